@@ -1,0 +1,1 @@
+"""HAProxy with our configuration: versions, weights, retries, errors."""

@@ -1,0 +1,1 @@
+"""OCI artefacts in registries and on disk. Knows nothing of models."""

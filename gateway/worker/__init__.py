@@ -1,0 +1,1 @@
+"""One Serve replica that runs one kit version behind its own HTTP server."""

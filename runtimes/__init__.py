@@ -1,0 +1,1 @@
+"""Model formats to tensors. Knows nothing of kits, OCI, Ray or HTTP."""
