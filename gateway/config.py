@@ -1,0 +1,277 @@
+"""What a user writes, and every fault of it at once, each with its line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from gateway.errors import ConfigError, InvalidReference
+from gateway.oci.credentials import RegistryOptions
+from gateway.oci.reference import LayoutReference, parse_reference
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+Path_ = tuple[str | int, ...]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Address(_Strict):
+    """Where to listen, written `HOST:PORT`."""
+
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        host, separator, port = value.rpartition(":")
+        if not separator or not host or not port.isdigit():
+            raise ValueError(f"{value!r} is not HOST:PORT, such as 127.0.0.1:8080")
+        return {"host": host.strip("[]"), "port": int(port)}
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Resources(_Strict):
+    """What one worker may use: CPU threads, and GPUs (a fraction shares one)."""
+
+    cpus: Annotated[float, Field(gt=0, le=1024)] = 1
+    gpus: Annotated[float, Field(ge=0, le=64)] = 0
+
+
+class Replicas(_Strict):
+    """How many workers run a version; a plain number fixes it."""
+
+    min: Annotated[int, Field(ge=1, le=256)] = 1
+    max: Annotated[int, Field(ge=1, le=256)] = 1
+    target_ongoing_requests: Annotated[float, Field(gt=0)] = 8
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, value: object) -> object:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return {"min": value, "max": value}
+        if isinstance(value, dict) and "min" in value and "max" not in value:
+            return {**value, "max": value["min"]}
+        return value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Replicas:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is more than max ({self.max})")
+        return self
+
+
+def _check_kit(value: str) -> str:
+    try:
+        parse_reference(value)
+    except InvalidReference as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+class Canary(_Strict):
+    """A second version on trial, and its share of unversioned calls in percent."""
+
+    kit: str
+    weight: Annotated[int, Field(ge=0, le=100)]
+
+    _kit = field_validator("kit")(_check_kit)
+
+
+class Model(_Strict):
+    """A name clients call, and the kit that answers."""
+
+    name: str
+    kit: str
+    canary: Canary | None = None
+    runtime: str = "auto"
+    resources: Resources = Resources()
+    replicas: Replicas = Replicas()
+
+    _kit = field_validator("kit")(_check_kit)
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not MODEL_NAME.fullmatch(value):
+            raise ValueError(f"{value!r} is not a model name: letters, digits, '.', '_' and '-', at most 64")
+        return value
+
+    @model_validator(mode="after")
+    def _two_kits(self) -> Model:
+        if self.canary is not None and self.canary.kit == self.kit:
+            raise ValueError(f"the canary is the same kit as the stable version ({self.kit})")
+        return self
+
+
+class Registry(_Strict):
+    """How to reach one registry host. Secrets come from the environment or a file, never from here."""
+
+    username: str | None = None
+    password_env: str | None = None
+    password_file: Path | None = None
+    plain_http: bool = False
+    ca_file: Path | None = None
+
+
+class GatewayConfig(_Strict):
+    """The whole config file."""
+
+    listen: Address = Address(host="127.0.0.1", port=8080)
+    admin: Address = Address(host="127.0.0.1", port=8081)
+    access_log: Literal["off", "errors", "all"] = "errors"
+    models: tuple[Model, ...] = ()
+    registries: dict[str, Registry] = {}
+
+    @model_validator(mode="after")
+    def _distinct(self) -> GatewayConfig:
+        names = [model.name for model in self.models]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"model {twice[0]!r} is written more than once")
+        if self.listen.port == self.admin.port:
+            raise ValueError(f"listen and admin both want port {self.listen.port}")
+        return self
+
+    def registry_options(self) -> dict[str, RegistryOptions]:
+        """Each registry host with its options, as the OCI room takes them."""
+        return {host: RegistryOptions(**dict(registry)) for host, registry in self.registries.items()}
+
+    def rooted(self, directory: Path) -> GatewayConfig:
+        """The same config with relative paths made absolute from `directory`."""
+        models = [
+            model.model_copy(
+                update={
+                    "kit": _rooted_kit(model.kit, directory),
+                    "canary": model.canary
+                    and model.canary.model_copy(update={"kit": _rooted_kit(model.canary.kit, directory)}),
+                }
+            )
+            for model in self.models
+        ]
+        registries = {
+            host: registry.model_copy(
+                update={
+                    name: directory / path
+                    for name in ("password_file", "ca_file")
+                    if (path := getattr(registry, name)) is not None
+                }
+            )
+            for host, registry in self.registries.items()
+        }
+        return self.model_copy(update={"models": tuple(models), "registries": registries})
+
+
+def load_config(path: Path) -> GatewayConfig:
+    """Read a config file; relative paths in it count from the working directory.
+
+    Raises:
+        ConfigError: with one line for each fault in the file.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
+    return parse_config(text, str(path)).rooted(Path.cwd())
+
+
+def parse_config(text: str, source: str = "config") -> GatewayConfig:
+    """Parse YAML (or JSON, which is YAML too) into a config; `source` names it in errors."""
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(source, [" ".join(str(error).split())]) from error
+    lines: dict[Path_, int] = {}
+    faults: list[str] = []
+    value = {} if node is None else _plain(node, (), lines, faults)
+    if not isinstance(value, dict):
+        raise ConfigError(source, ["line 1: a config is a mapping that starts with `models:`"])
+    try:
+        config = GatewayConfig.model_validate(value)
+    except ValidationError as error:
+        faults += [_fault(detail, lines) for detail in error.errors()]
+    if faults:
+        raise ConfigError(source, faults)
+    return config
+
+
+def _rooted_kit(kit: str, directory: Path) -> str:
+    reference = parse_reference(kit)
+    if isinstance(reference, LayoutReference) and not reference.directory.is_absolute():
+        prefix = "oci-layout:"
+        return (
+            f"{prefix}{directory / reference.directory}{kit[len(prefix) + len(str(reference.directory)) :]}"
+        )
+    return kit
+
+
+def _plain(node: yaml.Node, path: Path_, lines: dict[Path_, int], faults: list[str]) -> Any:
+    """A YAML node as plain values; notes the line of each path and each key written twice."""
+    lines[path] = node.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, (*path, index), lines, faults) for index, item in enumerate(node.value)]
+    if not isinstance(node, yaml.MappingNode):
+        return yaml.SafeLoader("").construct_object(node)
+    mapping: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key = str(key_node.value)
+        line = key_node.start_mark.line + 1
+        if key in mapping:
+            faults.append(f"line {line}: {_written((*path, key))}: written twice")
+        mapping[key] = _plain(value_node, (*path, key), lines, faults)
+        lines[(*path, key)] = line
+    return mapping
+
+
+def _fault(detail: ErrorDetails, lines: Mapping[Path_, int]) -> str:
+    where = detail["loc"]
+    known = where
+    while known not in lines and known:
+        known = known[:-1]
+    name = _written(where)
+    if detail["type"] == "extra_forbidden":
+        parent = where[:-1]
+        fields = _fields_at(parent)
+        close = difflib.get_close_matches(str(where[-1]), fields, n=1)
+        advice = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(fields)}"
+        return f"line {lines.get(known, 1)}: {name}: unknown field; {advice}"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"line {lines.get(known, 1)}: {name + ': ' if name else ''}{message}"
+
+
+def _fields_at(path: Path_) -> list[str]:
+    """The field names of the config model that `path` leads to."""
+    table: dict[str, type[BaseModel]] = {
+        "models": Model,
+        "canary": Canary,
+        "resources": Resources,
+        "replicas": Replicas,
+        "registries": Registry,
+        "listen": Address,
+        "admin": Address,
+    }
+    model: type[BaseModel] = GatewayConfig
+    for step in path:
+        model = table.get(str(step), model)
+    return list(model.model_fields)
+
+
+def _written(path: Path_) -> str:
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
+    return text

@@ -1,0 +1,279 @@
+"""HAProxy's files, and the changes it takes while it runs.
+
+`EdgeControl` brings routing tables to the running HAProxy: servers and weights over its runtime
+socket, and a reload only when the pool of backends has to grow. Each change is first written to the
+files, so that an HAProxy that starts again is right at once.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+import gateway
+from gateway.edge.routes import (
+    Placement,
+    RoutingTable,
+    Server,
+    assign_slots,
+    backend_name,
+    map_entries,
+    place,
+)
+from gateway.errors import EdgeError
+
+DRAIN_SECONDS = 60
+TIMEOUT_SECONDS = 75
+ERRORS = {
+    400: "the request is not valid HTTP",
+    408: "the request took too long to arrive",
+    413: "the request body is too large",
+    500: "the edge failed",
+    502: "the worker answered no valid HTTP; if this lasts, see its log",
+    503: "no worker of this version is up; one is being started",
+    504: "the worker did not answer in time",
+}
+_LEAST_SLOTS = 32
+_LEAST_SERVERS = 8
+_ANSWER_SECONDS = 10
+_STATE_FIELDS = 19
+# Bits of srv_admin_state (HAProxy management guide, `show servers state`): forced, inherited, resolution.
+_IN_MAINTENANCE = 0x01 | 0x02 | 0x20
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeFiles:
+    """The files and sockets of one HAProxy, all in one directory."""
+
+    directory: Path
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "haproxy.cfg"
+
+    @property
+    def routes(self) -> Path:
+        return self.directory / "routes.map"
+
+    @property
+    def slots(self) -> Path:
+        return self.directory / "slots.json"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "haproxy.log"
+
+    @property
+    def runtime_socket(self) -> Path:
+        return self.directory / "runtime.sock"
+
+    @property
+    def master_socket(self) -> Path:
+        return self.directory / "master.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeSettings:
+    """What of the edge's configuration a user chooses."""
+
+    listen: str
+    access_log: str = "errors"
+    reuse: str = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """How many backends HAProxy has ready, and how many servers each."""
+
+    slots: int = _LEAST_SLOTS
+    servers: int = _LEAST_SERVERS
+
+    def grown_for(self, slots: int, servers: int) -> Pool:
+        """The same pool, or one doubled until it holds that many."""
+        pool = self
+        while pool.slots < slots:
+            pool = Pool(pool.slots * 2, pool.servers)
+        while pool.servers < servers:
+            pool = Pool(pool.slots, pool.servers * 2)
+        return pool
+
+
+def render(settings: EdgeSettings, files: EdgeFiles, pool: Pool, placement: Placement) -> str:
+    """HAProxy's whole configuration, with each worker at its place and the rest of the pool empty."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("gateway.edge", "."),
+        autoescape=False,  # noqa: S701  it is no HTML
+        undefined=jinja2.StrictUndefined,
+    )
+    slots = [
+        {
+            "name": backend_name(slot),
+            "servers": [
+                _server_line(number, placement.get(slot, {}).get(number)) for number in range(pool.servers)
+            ],
+        }
+        for slot in range(pool.slots)
+    ]
+    return environment.get_template("haproxy.cfg.j2").render(
+        files=files,
+        listen=settings.listen,
+        access_log=settings.access_log,
+        reuse=settings.reuse,
+        errors=ERRORS,
+        slots=slots,
+        version=gateway.__version__,
+        drain_seconds=DRAIN_SECONDS,
+        timeout_seconds=TIMEOUT_SECONDS,
+    )
+
+
+def _server_line(number: int, server: Server | None) -> dict[str, Any]:
+    address = "127.0.0.1:1" if server is None else f"{server.host}:{server.port}"
+    return {"name": f"w{number}", "address": address, "up": server is not None}
+
+
+class EdgeControl:
+    """Brings routing tables to the HAProxy that runs from `files`.
+
+    It keeps nothing about HAProxy in memory: each time it reads what HAProxy has, and changes the
+    difference. So a gateway that starts again, or an HAProxy that does, needs no special care.
+    """
+
+    def __init__(self, settings: EdgeSettings, files: EdgeFiles) -> None:
+        self._settings = settings
+        self._files = files
+
+    def apply(self, table: RoutingTable) -> None:
+        """Make HAProxy route by `table`. New workers come before the routes to them, old ones go after.
+
+        Raises:
+            EdgeError: when HAProxy does not answer or refuses; the files are right even then.
+        """
+        slots = assign_slots([backend.version for backend in table.backends()], self._slots())
+        live, capacity = self._live_servers()
+        placement = place(table, slots, live)
+        pool = capacity.grown_for(
+            slots=max(placement, default=-1) + 1,
+            servers=max((max(servers, default=-1) + 1 for servers in placement.values()), default=0),
+        )
+        entries = map_entries(table, slots)
+        self.write(table, slots, pool, placement)
+        if pool != capacity:
+            self._reload()
+            return
+        self._command(_arrivals(live, placement))
+        self._swap_map(entries)
+        self._command(_departures(live, placement))
+
+    def write(self, table: RoutingTable, slots: Mapping[str, int], pool: Pool, placement: Placement) -> None:
+        """Write the files from which an HAProxy would start with this table."""
+        lines = [f"{key} {value}\n" for key, value in map_entries(table, slots).items()]
+        _write(self._files.slots, json.dumps(slots))
+        _write(self._files.routes, "".join(lines))
+        _write(self._files.config, render(self._settings, self._files, pool, placement))
+
+    def write_first(self, table: RoutingTable) -> None:
+        """Write the files for a first start, where no worker runs yet."""
+        self._files.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.write(table, {}, Pool(), {})
+
+    def old_processes(self) -> int:
+        """How many processes of before the last reload still finish their calls."""
+        shown = ask(self._files.master_socket, "show proc").partition("# old workers")[2]
+        return sum(1 for line in shown.splitlines() if line[:1].isdigit())
+
+    def _slots(self) -> dict[str, int]:
+        try:
+            held: dict[str, int] = json.loads(self._files.slots.read_text())
+        except FileNotFoundError:
+            return {}
+        return held
+
+    def _live_servers(self) -> tuple[dict[int, dict[int, Server]], Pool]:
+        """Who stands where in the running HAProxy, and how large its pool is."""
+        live: dict[int, dict[int, Server]] = {}
+        slots = servers = 0
+        for line in self._command(["show servers state"]).splitlines():
+            fields = line.split()
+            if len(fields) < _STATE_FIELDS or not fields[1].startswith("slot"):
+                continue
+            slot, number = int(fields[1].removeprefix("slot")), int(fields[3].removeprefix("w"))
+            slots, servers = max(slots, slot + 1), max(servers, number + 1)
+            if not int(fields[6]) & _IN_MAINTENANCE:
+                live.setdefault(slot, {})[number] = Server("", fields[4], int(fields[18]))
+        return live, Pool(slots, servers)
+
+    def _swap_map(self, entries: Mapping[str, str]) -> None:
+        """Replace the whole map in one step, so that no call sees half of it."""
+        path = self._files.routes
+        answer = self._command([f"prepare map {path}"])
+        number = answer.rpartition(":")[2].strip()
+        if not number.isdigit():
+            raise EdgeError(f"HAProxy refused to change its routes: {answer.strip()}")
+        payload = "".join(f"{key} {value}\n" for key, value in entries.items())
+        self._command([f"add map @{number} {path} <<\n{payload}"])
+        self._command([f"commit map @{number} {path}"])
+
+    def _command(self, commands: list[str]) -> str:
+        return ask(self._files.runtime_socket, "; ".join(commands)) if commands else ""
+
+    def _reload(self) -> None:
+        answer = ask(self._files.master_socket, "reload")
+        if "Success=1" not in answer:
+            raise EdgeError(f"HAProxy refused its new configuration: {' '.join(answer.split())}")
+
+
+def _arrivals(live: Placement, placement: Placement) -> list[str]:
+    return [
+        command
+        for slot, servers in placement.items()
+        for number, server in servers.items()
+        if not _stands(live, slot, number, server)
+        for command in (
+            f"set server {backend_name(slot)}/w{number} state maint",
+            f"set server {backend_name(slot)}/w{number} addr {server.host} port {server.port}",
+            f"set server {backend_name(slot)}/w{number} state ready",
+        )
+    ]
+
+
+def _departures(live: Placement, placement: Placement) -> list[str]:
+    return [
+        f"set server {backend_name(slot)}/w{number} state maint"
+        for slot, servers in live.items()
+        for number in servers
+        if number not in placement.get(slot, {})
+    ]
+
+
+def _stands(live: Placement, slot: int, number: int, server: Server) -> bool:
+    there = live.get(slot, {}).get(number)
+    return there is not None and (there.host, there.port) == (server.host, server.port)
+
+
+def ask(path: Path, command: str) -> str:
+    """Send one command line to an HAProxy socket and return its whole answer."""
+    answer = bytearray()
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_ANSWER_SECONDS)
+            connection.connect(str(path))
+            connection.sendall(command.encode() + b"\n")
+            connection.shutdown(socket.SHUT_WR)
+            while part := connection.recv(65536):
+                answer += part
+    except OSError as error:
+        raise EdgeError(f"HAProxy does not answer at {path}: {error}") from error
+    return answer.decode(errors="replace")
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text)
+    temporary.replace(path)

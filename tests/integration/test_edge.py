@@ -1,0 +1,221 @@
+"""The edge: a real HAProxy in front of real HTTP servers in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from email.message import Message
+from pathlib import Path
+
+import pytest
+
+from gateway.edge.haproxy import EdgeControl, EdgeFiles, EdgeSettings, ask
+from gateway.edge.process import Edge
+from gateway.edge.routes import Backend, Route, RoutingTable, Server
+from gateway.errors import EdgeError
+from tests.load import Load
+from tests.ports import free_port
+
+WORKER = """
+import sys, threading
+from gateway.worker.server import WorkerServer
+async def app(scope, receive, send):
+    await receive()
+    role = dict(scope["headers"]).get(b"modelkit-role", b"-")
+    headers = [(b"content-length", b"%d" % len(role)), (b"modelkit-version", sys.argv[1].encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": role})
+server = WorkerServer(app, "127.0.0.1")
+server.start()
+print(server.port, flush=True)
+threading.Event().wait()
+"""
+
+
+class Workers:
+    """Small HTTP servers that say which version they are."""
+
+    def __init__(self) -> None:
+        self._processes: dict[int, subprocess.Popen[str]] = {}
+
+    def start(self, version: str) -> Server:
+        command = [sys.executable, "-c", WORKER, version]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        self._processes[port] = process
+        return Server(f"{version}-{port}", "127.0.0.1", port)
+
+    def kill(self, server: Server) -> None:
+        self._processes[server.port].kill()
+        self._processes[server.port].wait()
+
+    def stop(self) -> None:
+        for process in self._processes.values():
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    workers = Workers()
+    yield workers
+    workers.stop()
+
+
+class RunningEdge:
+    def __init__(self, directory: Path) -> None:
+        self.port = free_port()
+        self.files = EdgeFiles(directory)
+        self.control = EdgeControl(EdgeSettings(f"127.0.0.1:{self.port}", "off"), self.files)
+        self.control.write_first(RoutingTable((Route("iris"),)))
+        self.lost: list[EdgeError] = []
+        self.process = Edge(self.files, self.lost.append)
+        self.process.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, Message, bytes]:
+        request = urllib.request.Request(self.url + path, headers=headers or {})
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, answer.headers, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.headers, error.read()
+
+    def master_pid(self) -> int:
+        shown = ask(self.files.master_socket, "show proc")
+        return int(next(line.split()[0] for line in shown.splitlines() if " master " in line))
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Iterator[RunningEdge]:
+    running = RunningEdge(tmp_path)
+    yield running
+    running.process.stop(grace=0.5)
+    assert running.lost == []
+
+
+def backend(version: str, *servers: Server) -> Backend:
+    return Backend(f"iris.{version}", (version, f"sha256:{version}"), servers)
+
+
+def test_a_model_without_a_version_says_why(edge: RunningEdge) -> None:
+    edge.control.apply(RoutingTable((Route("iris", reason='failed: "no such tag"'),)))
+    status, headers, body = edge.get("/v2/models/iris/infer")
+    assert (status, json.loads(body)) == (503, {"error": 'model iris failed: "no such tag"'})
+    assert headers["Retry-After"] == "1"
+    assert edge.get("/v2/health/live")[0] == 200
+    assert edge.get("/v2/health/ready")[0] == 503
+
+
+def test_paths_lead_to_versions(edge: RunningEdge, workers: Workers) -> None:
+    stable, canary = backend("v1", workers.start("v1")), backend("v2", workers.start("v2"))
+    edge.control.apply(RoutingTable((Route("iris", stable, canary, 0),)))
+    assert edge.get("/v2/health/ready")[0] == 200
+    for path, version, role in [
+        ("/v2/models/iris/infer", "v1", "stable"),
+        ("/v2/models/iris", "v1", "stable"),
+        ("/v2/models/iris/versions/v1/infer", "v1", "stable"),
+        ("/v2/models/iris/versions/v2", "v2", "canary"),
+        ("/v2/models/iris/versions/sha256:v2/ready", "v2", "canary"),
+        ("/v2/models/iris/versions/sha256%3Av2/ready", "v2", "canary"),
+    ]:
+        status, headers, body = edge.get(path, {"ModelKit-Role": "forged", "X-Request-Id": "r-1"})
+        assert (status, headers["ModelKit-Version"], body.decode()) == (200, version, role), path
+        assert headers["X-Request-Id"] == "r-1"
+    for path, text in [
+        ("/v2/models/iris/versions/v3/infer", "model iris has no version v3 that is served"),
+        ('/v2/models/no"such/infer', 'no model is named no"such'),
+        ("/v1/nothing", "no such path: /v1/nothing"),
+    ]:
+        status, headers, body = edge.get(path)
+        assert (status, json.loads(body)) == (404, {"error": text})
+        assert len(headers["X-Request-Id"]) == 36
+
+
+def test_weights_change_under_load_and_no_call_fails(edge: RunningEdge, workers: Workers) -> None:
+    stable, canary = backend("v1", workers.start("v1")), backend("v2", workers.start("v2"))
+    master = edge.master_pid()
+    edge.control.apply(RoutingTable((Route("iris", stable),)))
+    with Load(f"{edge.url}/v2/models/iris/infer") as load:
+        load.wait_for("v1")
+        for weight in (20, 70, 100, 0, 35):
+            edge.control.apply(RoutingTable((Route("iris", stable, canary, weight),)))
+            time.sleep(0.05)
+            load.forget()
+            time.sleep(1.0)
+            share = load.versions["v2"] / max(1, load.versions.total())
+            assert abs(share - weight / 100) < 0.06, (weight, load.versions)
+    assert load.failures == {}
+    assert edge.master_pid() == master
+    assert edge.control.old_processes() == 0
+
+
+def test_the_pool_grows_by_a_reload_that_loses_no_call(edge: RunningEdge, workers: Workers) -> None:
+    server = workers.start("v1")
+    edge.control.apply(RoutingTable((Route("iris", backend("v1", server)),)))
+    with Load(f"{edge.url}/v2/models/iris/infer") as load:
+        load.wait_for("v1")
+        for models in (40, 80, 160):
+            others = [Route(f"m{n}", Backend(f"m{n}.v1", ("v1",), (server,))) for n in range(models)]
+            edge.control.apply(RoutingTable((Route("iris", backend("v1", server)), *others)))
+            assert edge.get(f"/v2/models/m{models - 1}/versions/v1")[0] == 200
+            time.sleep(0.3)
+    assert load.failures == {}
+    assert load.outcomes["200"] > 100
+
+
+def test_a_killed_worker_costs_no_call(edge: RunningEdge, workers: Workers) -> None:
+    servers = [workers.start("v1"), workers.start("v1")]
+    edge.control.apply(RoutingTable((Route("iris", backend("v1", *servers)),)))
+    with Load(f"{edge.url}/v2/models/iris/infer", clients=8) as load:
+        load.wait_for("v1")
+        for _ in range(3):
+            time.sleep(0.5)
+            workers.kill(servers.pop(0))
+            time.sleep(0.5)
+            servers.append(workers.start("v1"))
+            edge.control.apply(RoutingTable((Route("iris", backend("v1", *servers)),)))
+    assert load.failures == {}
+    assert load.outcomes["200"] > 100
+
+
+def test_a_killed_haproxy_comes_back_with_its_routes(edge: RunningEdge, workers: Workers) -> None:
+    stable, canary = backend("v1", workers.start("v1")), backend("v2", workers.start("v2"))
+    edge.control.apply(RoutingTable((Route("iris", stable, canary, 100),)))
+    os.kill(edge.master_pid(), signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while True:
+        with contextlib.suppress(OSError, urllib.error.URLError):
+            status, headers, _ = edge.get("/v2/models/iris/infer")
+            assert (status, headers["ModelKit-Version"]) == (200, "v2")
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    while True:
+        with contextlib.suppress(EdgeError):
+            edge.control.apply(RoutingTable((Route("iris", stable),)))
+            break
+        assert time.monotonic() < deadline
+    assert edge.get("/v2/models/iris/infer")[1]["ModelKit-Version"] == "v1"
+
+
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        files = EdgeFiles(tmp_path)
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        EdgeControl(EdgeSettings(address), files).write_first(RoutingTable())
+        with pytest.raises(EdgeError, match="in use"):
+            Edge(files, pytest.fail).start()
