@@ -1,0 +1,225 @@
+"""What a runtime is: a file becomes a loaded model, and tensors become tensors.
+
+Datatypes carry the names of the Open Inference Protocol, version 2
+(https://github.com/open-inference/open-inference-protocol).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.errors import InputError
+from runtimes.files import Format
+
+Array = NDArray[Any]
+
+
+class Datatype(StrEnum):
+    """The protocol's datatypes. BF16 is left out: numpy has no such dtype."""
+
+    BOOL = "BOOL"
+    UINT8 = "UINT8"
+    UINT16 = "UINT16"
+    UINT32 = "UINT32"
+    UINT64 = "UINT64"
+    INT8 = "INT8"
+    INT16 = "INT16"
+    INT32 = "INT32"
+    INT64 = "INT64"
+    FP16 = "FP16"
+    FP32 = "FP32"
+    FP64 = "FP64"
+    BYTES = "BYTES"
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        """The numpy dtype, little-endian; `object` (of `bytes`) for BYTES."""
+        return _NUMPY[self]
+
+    @classmethod
+    def of(cls, dtype: np.dtype[Any]) -> Datatype:
+        """Return the datatype of a numpy dtype; strings of any kind are BYTES. Raises InputError."""
+        if dtype.kind in "OSU":
+            return cls.BYTES
+        for datatype, known in _NUMPY.items():
+            if known == dtype:
+                return datatype
+        raise InputError(f"dtype {dtype} has no datatype in the Open Inference Protocol; cast it first")
+
+
+_NUMPY: Mapping[Datatype, np.dtype[Any]] = {
+    Datatype.BOOL: np.dtype(np.bool_),
+    Datatype.UINT8: np.dtype("<u1"),
+    Datatype.UINT16: np.dtype("<u2"),
+    Datatype.UINT32: np.dtype("<u4"),
+    Datatype.UINT64: np.dtype("<u8"),
+    Datatype.INT8: np.dtype("<i1"),
+    Datatype.INT16: np.dtype("<i2"),
+    Datatype.INT32: np.dtype("<i4"),
+    Datatype.INT64: np.dtype("<i8"),
+    Datatype.FP16: np.dtype("<f2"),
+    Datatype.FP32: np.dtype("<f4"),
+    Datatype.FP64: np.dtype("<f8"),
+    Datatype.BYTES: np.dtype(object),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor of a signature.
+
+    `datatype` is the value of a `Datatype`. In `shape`, -1 stands for any length; None for any rank.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model takes and gives, in the file's order.
+
+    `outputs` is empty where their names are known only after a run.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one loaded model may use: CPU cores and GPUs, which may be shares of one."""
+
+    cpus: float = 1
+    gpus: float = 0
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute: the cores rounded up, at least 1."""
+        return max(1, math.ceil(self.cpus))
+
+
+@runtime_checkable
+class LoadedModel(Protocol):
+    """A model in this process's memory. That it exists means that it can answer.
+
+    `infer` may be called from any thread, by one thread at a time; a runtime whose engine allows more
+    says so in its own docstring.
+    """
+
+    @property
+    def signature(self) -> Signature:
+        """What `infer` takes and gives."""
+        ...
+
+    @property
+    def platform(self) -> str:
+        """The protocol's platform name, `<project>_<format>`: `onnxruntime_onnx`."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it computes: `cpu` or `cuda:0`."""
+        ...
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
+        """Return the named `outputs`, or all of them when none is named.
+
+        Raises InputError for a tensor that is missing, unknown, or of a wrong datatype, rank or
+        dimension, and for an unknown output; ExecutionError when the model itself fails.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds. Closing twice does no harm; an `infer` after it is ExecutionError."""
+        ...
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """An adapter for one engine: stateless, made without arguments, cheap to import."""
+
+    name: ClassVar[str]
+    formats: ClassVar[tuple[Format, ...]]
+
+    def load(self, path: Path, resources: Resources) -> LoadedModel:
+        """Load the model file that `runtimes.select.choose` chose. Raises LoadError or UnsafeFormat."""
+        ...
+
+    def signature(self, path: Path) -> Signature | None:
+        """Return what the file tells without being loaded, None when it does not. Raises LoadError."""
+        ...
+
+
+class InputCheck:
+    """The check of inputs against a signature, prepared once and called for each request."""
+
+    __slots__ = ("_expected", "_wanted")
+
+    def __init__(self, signature: Signature) -> None:
+        self._expected = tuple(
+            (
+                spec.name,
+                Datatype(spec.datatype).numpy,
+                None if spec.shape is None else len(spec.shape),
+                tuple((axis, size) for axis, size in enumerate(spec.shape or ()) if size >= 0),
+            )
+            for spec in signature.inputs
+        )
+        self._wanted = {spec.name: spec for spec in signature.inputs}
+
+    def __call__(self, inputs: Mapping[str, Array]) -> None:
+        """Raise InputError, naming the tensor, unless `inputs` fit the signature."""
+        for name, dtype, rank, sizes in self._expected:
+            array = inputs.get(name)
+            if array is None:
+                raise InputError(f"input {name!r} is missing; the model takes {self._names()}")
+            found = array.dtype
+            # numpy hands out one object per native dtype, so identity answers nearly every call
+            if found is not dtype and found != dtype and not (dtype.kind == "O" and found.kind in "SU"):
+                raise self._wrong(name, array)
+            if rank is not None:
+                shape = array.shape
+                if len(shape) != rank:
+                    raise self._wrong(name, array)
+                for axis, size in sizes:
+                    if shape[axis] != size:
+                        raise self._wrong(name, array)
+        if len(inputs) != len(self._expected):
+            unknown = ", ".join(repr(name) for name in inputs if name not in self._wanted)
+            raise InputError(f"unknown input {unknown}; the model takes {self._names()}")
+
+    def _names(self) -> str:
+        return ", ".join(repr(name) for name in self._wanted) or "no inputs"
+
+    def _wrong(self, name: str, array: Array) -> InputError:
+        spec = self._wanted[name]
+        shape = "any shape" if spec.shape is None else f"shape {list(spec.shape)} (-1: any length)"
+        found = f"{_describe(array.dtype)} of shape {list(array.shape)}"
+        return InputError(f"input {name!r} must be {spec.datatype} of {shape}, not {found}")
+
+
+def check_inputs(signature: Signature, inputs: Mapping[str, Array]) -> None:
+    """Raise InputError unless `inputs` fit `signature`; on a hot path keep an `InputCheck` instead."""
+    InputCheck(signature)(inputs)
+
+
+def unknown_output(name: str, known: Sequence[str]) -> InputError:
+    """Return the error for an output that the model does not give."""
+    return InputError(f"unknown output {name!r}; the model gives {', '.join(map(repr, known))}")
+
+
+def _describe(dtype: np.dtype[Any]) -> str:
+    try:
+        return Datatype.of(dtype).value
+    except InputError:
+        return f"numpy {dtype.str}"

@@ -1,0 +1,215 @@
+"""What a model file is, told from its bytes and never from its name.
+
+Nothing is decoded, extracted or run: each test reads a bounded prefix, a zip's central directory, or
+the outermost protobuf fields.
+"""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+import pickletools
+import struct
+import zipfile
+import zlib
+from enum import Enum
+from pathlib import Path
+from typing import BinaryIO
+
+from runtimes import protobuf
+from runtimes.errors import LoadError
+
+_PREFIX = 64 * 1024
+_ZIP_ENTRIES = 200_000
+_ZIP_DIRECTORY_BYTES = 64 * 1024 * 1024
+_SAFETENSORS_HEADER_BYTES = 100_000_000
+
+# ModelProto's fields (onnx.proto3) by wire type
+_ONNX_FIELDS = {protobuf.VARINT: {1, 5}, protobuf.BYTES: {2, 3, 4, 6, 7, 8, 14, 20, 25, 26}}
+
+
+class Hazard(Enum):
+    """What loading a format can do: nothing, compute within its engine, or run any code."""
+
+    DATA = "data"
+    PROGRAM = "program"
+    CODE = "code"
+
+
+class Format(Enum):
+    """A file format, with the hazard of loading it."""
+
+    ONNX = ("ONNX", Hazard.DATA)
+    TORCHSCRIPT = ("TorchScript", Hazard.PROGRAM)
+    TORCH_EXPORT = ("torch.export program", Hazard.PROGRAM)
+    PICKLE = ("pickle (joblib included)", Hazard.CODE)
+    TORCH_PICKLE = ("PyTorch checkpoint (pickle)", Hazard.CODE)
+    SAFETENSORS = ("safetensors", Hazard.DATA)
+    GGUF = ("GGUF", Hazard.DATA)
+    HDF5 = ("HDF5", Hazard.DATA)
+    JSON = ("JSON", Hazard.DATA)
+    TEXT = ("text", Hazard.DATA)
+    UNKNOWN = ("unknown", Hazard.DATA)
+
+    def __init__(self, title: str, hazard: Hazard) -> None:
+        self.title = title
+        self.hazard = hazard
+
+
+def identify(path: Path) -> Format:
+    """Return the format of the regular file at `path`. Raises LoadError when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_PREFIX)
+            if head.startswith(b"PK\x03\x04"):
+                return _zip_format(file)
+            size = file.seek(0, io.SEEK_END)
+    except OSError as error:
+        raise LoadError(f"{path} cannot be read: {error}") from error
+    if head.startswith(b"GGUF"):
+        return Format.GGUF
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return Format.HDF5
+    if _is_safetensors(head, size):
+        return Format.SAFETENSORS
+    if is_pickle(head) or is_pickle(_decompressed(head)):
+        return Format.PICKLE
+    if _is_onnx(path):
+        return Format.ONNX
+    return _text_format(head)
+
+
+def is_pickle(prefix: bytes) -> bool:
+    """Tell whether `prefix` begins a pickle of any protocol, 0 to 5: its operations decode and balance.
+
+    The stack is followed because protocols 0 and 1 have no magic: text that happens to spell
+    operations soon takes from an empty stack, or goes on after the end, and a pickle does neither.
+    """
+    versioned = prefix[:1] == b"\x80" and prefix[1:2] <= b"\x05"
+    file = io.BytesIO(prefix)
+    stack: list[object] = []
+    seen = 0
+    try:
+        for opcode, _, _ in pickletools.genops(file):
+            _follow(stack, opcode)
+            seen += 1
+    except IndexError:
+        return False
+    except ValueError:
+        # an operation that goes on after the prefix, or an array that joblib writes between operations
+        cut = len(prefix) == _PREFIX == file.tell()
+        return seen >= 2 and (versioned or cut)
+    return seen >= 2 and (versioned or not file.read().strip())
+
+
+def _follow(stack: list[object], opcode: pickletools.OpcodeInfo) -> None:
+    """Do to `stack` what the operation does. Raises IndexError when it takes what is not there."""
+    taken = opcode.stack_before
+    if pickletools.markobject in taken:
+        while stack.pop() is not pickletools.markobject:
+            pass
+        taken = taken[: taken.index(pickletools.markobject)]
+    for _ in taken:
+        stack.pop()
+    stack += opcode.stack_after
+
+
+def zip_names(file: BinaryIO) -> list[str]:
+    """Return the member names of a zip from its central directory. Raises LoadError when it is odd.
+
+    The directory's declared size is checked before it is read: at most 200,000 entries in 64 MiB.
+    """
+    entries, size = _zip_directory(file)
+    if entries > _ZIP_ENTRIES or size > _ZIP_DIRECTORY_BYTES:
+        raise LoadError(
+            f"{file.name}: its zip directory declares {entries} entries in {size} bytes, which is too many"
+        )
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise LoadError(f"{file.name}: its zip directory is broken: {error}") from error
+
+
+def _zip_directory(file: BinaryIO) -> tuple[int, int]:
+    """Return (entries, bytes) of the central directory, as APPNOTE.TXT 4.3.14 to 4.3.16 lay them out."""
+    end = file.seek(0, io.SEEK_END)
+    start = file.seek(max(0, end - 65_557))
+    tail = file.read()
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or len(tail) - at < 22:
+        raise LoadError(f"{file.name}: its zip directory is missing; the file is cut short or no zip")
+    entries, size = struct.unpack_from("<HI", tail, at + 10)
+    locator = tail[at - 20 : at] if at >= 20 else b""
+    if locator.startswith(b"PK\x06\x07"):
+        offset = struct.unpack_from("<Q", locator, 8)[0]
+        if offset + 56 > start + at:
+            raise LoadError(f"{file.name}: its zip64 directory is out of place")
+        file.seek(offset)
+        entries, size = struct.unpack_from("<QQ", file.read(56), 32)
+    return entries, size
+
+
+def _zip_format(file: BinaryIO) -> Format:
+    try:
+        names = set(zip_names(file))
+    except LoadError:
+        return Format.UNKNOWN
+    inner = {name.partition("/")[2] for name in names}
+    if "archive_format" in inner or "serialized_exported_program.json" in names:
+        return Format.TORCH_EXPORT
+    if "constants.pkl" in inner and any(name.startswith("code/") for name in inner):
+        return Format.TORCHSCRIPT
+    if "data.pkl" in inner or "data.pkl" in names:
+        return Format.TORCH_PICKLE
+    return Format.UNKNOWN
+
+
+def _is_safetensors(head: bytes, size: int) -> bool:
+    """Tell the layout: length of the header (uint64, little-endian), then the header, a JSON object."""
+    if len(head) < 10 or head[8:9] != b"{":
+        return False
+    return 2 <= int.from_bytes(head[:8], "little") <= min(_SAFETENSORS_HEADER_BYTES, size - 8)
+
+
+def _is_onnx(path: Path) -> bool:
+    """Tell from the outermost fields: ONNX has no magic, so all must be ModelProto's, up to the end."""
+    seen = set()
+    try:
+        with protobuf.mapped(path) as data:
+            reader = protobuf.Reader(data, allowance=100_000)
+            for number, wire, _, _ in reader.fields(reader.whole):
+                if number not in _ONNX_FIELDS.get(wire, ()):
+                    return False
+                seen.add(number)
+    except protobuf.Malformed:
+        return False
+    return 7 in seen and bool(seen & {1, 8})
+
+
+def _decompressed(head: bytes) -> bytes:
+    """Return the start of what joblib's compressors (zlib, gzip, bz2, xz) hold, at most 64 KiB."""
+    try:
+        if head[:1] == b"\x78" or head[:2] == b"\x1f\x8b":
+            return zlib.decompressobj(wbits=47).decompress(head, _PREFIX)
+        if head[:3] == b"BZh":
+            return bz2.BZ2Decompressor().decompress(head, _PREFIX)
+        if head[:6] == b"\xfd7zXZ\x00" or head[:3] == b"\x5d\x00\x00":
+            return lzma.LZMADecompressor(memlimit=_ZIP_DIRECTORY_BYTES).decompress(head, _PREFIX)
+    except (zlib.error, OSError, lzma.LZMAError, EOFError):
+        pass
+    return b""
+
+
+def _text_format(head: bytes) -> Format:
+    if not head or b"\0" in head:
+        return Format.UNKNOWN
+    try:
+        text = head.decode()
+    except UnicodeDecodeError as error:
+        # a prefix may end inside a character, which takes up to four bytes
+        if len(head) < _PREFIX or error.start < len(head) - 4:
+            return Format.UNKNOWN
+        return Format.TEXT
+    return Format.JSON if text.lstrip()[:1] in ("{", "[") else Format.TEXT

@@ -1,0 +1,135 @@
+"""ONNX models on ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from runtimes import onnx_file
+from runtimes.base import Array, Datatype, InputCheck, Resources, Signature, unknown_output
+from runtimes.errors import ExecutionError, InputError, LoadError, ModelError
+from runtimes.files import Format
+
+_LOG_ERRORS = 3
+
+# operator sets inside ONNX Runtime; custom operators would be a native library, which is never loaded
+_DOMAINS = ("", "ai.onnx", "com.microsoft", "com.ms")
+
+
+class OnnxRuntime:
+    """Loads ONNX files; CUDA where GPUs are given and usable, else the CPU."""
+
+    name: ClassVar[str] = "onnx"
+    formats: ClassVar[tuple[Format, ...]] = (Format.ONNX,)
+
+    def load(self, path: Path, resources: Resources) -> OnnxModel:
+        """Load the file and the external data beside it. Raises LoadError."""
+        file = onnx_file.read(path)
+        onnx_file.check_external(path, file)
+        custom = sorted(domain for domain in file.foreign if not _is_known(domain))
+        if custom:
+            raise LoadError(f"{path} uses custom operators of {', '.join(custom)}; export it without them")
+        return OnnxModel(_session(path, resources), file.signature)
+
+    def signature(self, path: Path) -> Signature:
+        """Return what the file declares. Raises LoadError."""
+        return onnx_file.read(path).signature
+
+
+class OnnxModel:
+    """A session of ONNX Runtime. `infer` may be called by several threads at once."""
+
+    platform = "onnxruntime_onnx"
+
+    def __init__(self, session: Any, signature: Signature) -> None:
+        self.signature = signature
+        self.device = "cuda:0" if session.get_providers()[0].startswith("CUDA") else "cpu"
+        self._run: Callable[[list[str], dict[str, Array]], list[Array]] = session.run
+        self._check = InputCheck(signature)
+        self._outputs = [spec.name for spec in signature.outputs]
+        self._strings = _strings(signature)
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
+        """Run the model; see `LoadedModel.infer`."""
+        self._check(inputs)
+        names = self._outputs
+        if outputs:
+            names = list(outputs)
+            for name in names:
+                if name not in self._outputs:
+                    raise unknown_output(name, self._outputs)
+        feed = dict(inputs) if not self._strings else self._with_text(inputs)
+        try:
+            results = dict(zip(names, self._run(names, feed), strict=True))
+        except Exception as error:
+            raise _run_error(error) from error
+        for name in self._strings.intersection(names):
+            results[name] = _to_bytes(results[name])
+        return results
+
+    def close(self) -> None:
+        """Free the session."""
+        self._run = _closed
+
+    def _with_text(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: _to_text(name, a) if name in self._strings else a for name, a in inputs.items()}
+
+
+def _session(path: Path, resources: Resources) -> Any:
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise LoadError(f"{path} needs ONNX Runtime: pip install onnxruntime ({error})") from error
+    providers = ["CPUExecutionProvider"]
+    if resources.gpus > 0 and "CUDAExecutionProvider" in ort.get_available_providers():
+        providers.insert(0, "CUDAExecutionProvider")
+        ort.preload_dlls()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = resources.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _LOG_ERRORS
+    # idle threads that spin would take the cores of the replicas beside this one
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:
+        raise LoadError(f"ONNX Runtime {ort.__version__} refuses {path}: {error}") from error
+
+
+def _is_known(domain: str) -> bool:
+    return domain in _DOMAINS or domain.startswith(tuple(f"{known}." for known in _DOMAINS if known))
+
+
+def _strings(signature: Signature) -> frozenset[str]:
+    specs = signature.inputs + signature.outputs
+    return frozenset(spec.name for spec in specs if spec.datatype == Datatype.BYTES)
+
+
+def _run_error(error: Exception) -> Exception:
+    """Tell a tensor that the session refused from a node that failed while it ran."""
+    if isinstance(error, ModelError):
+        return error
+    refused = type(error).__name__ == "InvalidArgument" and "while running" not in str(error)
+    return InputError(str(error)) if refused else ExecutionError(f"the model failed: {error}")
+
+
+def _to_text(name: str, array: Array) -> Array:
+    """Decode bytes: ONNX strings are UTF-8, and the engine takes them as `str`."""
+    flat = array.reshape(-1).tolist()
+    try:
+        decoded = [item.decode() if isinstance(item, bytes) else item for item in flat]
+    except UnicodeDecodeError as error:
+        raise InputError(f"input {name!r} holds bytes that are not UTF-8: {error}") from error
+    return np.array(decoded, dtype=object).reshape(array.shape)
+
+
+def _to_bytes(array: Array) -> Array:
+    encoded = [item.encode() if isinstance(item, str) else item for item in array.reshape(-1).tolist()]
+    return np.array(encoded, dtype=object).reshape(array.shape)
+
+
+def _closed(_names: list[str], _feed: dict[str, Array]) -> list[Array]:
+    raise ExecutionError("the model is closed")

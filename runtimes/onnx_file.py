@@ -1,0 +1,196 @@
+"""What an ONNX file says about itself, read without an ONNX library.
+
+Field numbers are those of onnx.proto3 (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from runtimes.base import Signature, TensorSpec
+from runtimes.errors import LoadError
+from runtimes.protobuf import BYTES, Malformed, Reader, Span, mapped
+
+_NESTING = 32
+
+# TensorProto.DataType; the others (complex, bfloat16, 8 bit floats, 4 bit) have no datatype in the protocol
+_DATATYPES = {
+    1: "FP32",
+    2: "UINT8",
+    3: "INT8",
+    4: "UINT16",
+    5: "INT16",
+    6: "INT32",
+    7: "INT64",
+    8: "BYTES",
+    9: "BOOL",
+    10: "FP16",
+    11: "FP64",
+    12: "UINT32",
+    13: "UINT64",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """Where a tensor keeps its data beside the file: a relative path, and the bytes there."""
+
+    location: str
+    offset: int = 0
+    length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxFile:
+    """What one ONNX file declares; `foreign` are operator domains that it uses and does not define."""
+
+    signature: Signature
+    foreign: frozenset[str]
+    external: tuple[External, ...]
+
+
+def read(path: Path) -> OnnxFile:
+    """Read what the ONNX file at `path` declares, stepping over its weights.
+
+    Raises LoadError when it is broken, or when an input or output is not a tensor of a datatype of the
+    Open Inference Protocol.
+    """
+    try:
+        with mapped(path) as data:
+            return _model(Reader(data))
+    except Malformed as error:
+        raise LoadError(f"{path} is not a usable ONNX model: {error}") from error
+
+
+def check_external(path: Path, file: OnnxFile) -> None:
+    """Raise LoadError unless all external data of `path` lie in regular files below its directory."""
+    root = path.parent.resolve()
+    for external in file.external:
+        where = external.location
+        name = PurePosixPath(where)
+        if not where or name.is_absolute() or ".." in name.parts or "\\" in where or "\0" in where:
+            raise LoadError(f"{path} keeps weights in {where!r}; they must lie below its own directory")
+        target = path.parent / name
+        if target.is_symlink() or not target.is_file() or not target.resolve().is_relative_to(root):
+            raise LoadError(f"{path} keeps weights in {where!r}, which is no regular file beside it: pack it")
+        if min(external.offset, external.length) < 0:
+            raise LoadError(f"{path} keeps weights in {where!r} at a negative place")
+        if external.offset + external.length > target.stat().st_size:
+            raise LoadError(f"{path} keeps weights in {where!r}, which is too short; pack it again")
+
+
+def _model(reader: Reader) -> OnnxFile:
+    graphs: list[Span] = []
+    functions: list[Span] = []
+    for number, span in reader.messages(reader.whole, 7, 25):
+        (graphs if number == 7 else functions).append(span)
+    if len(graphs) != 1:
+        raise Malformed(f"it has {len(graphs)} graphs instead of one")
+    contents = _Contents(reader)
+    defined = set()
+    for function in functions:
+        defined.add(reader.string(function, 10))
+        contents.function(function)
+    contents.graph(graphs[0])
+    return OnnxFile(
+        _signature(reader, graphs[0]), frozenset(contents.domains - defined), tuple(contents.external)
+    )
+
+
+def _signature(reader: Reader, graph: Span) -> Signature:
+    initialized = set()
+    values: dict[int, list[Span]] = {11: [], 12: []}
+    for number, span in reader.messages(graph, 5, 11, 12):
+        if number == 5:
+            initialized.add(reader.string(span, 8))
+        else:
+            values[number].append(span)
+    # before IR version 4 each initializer was an input as well; callers may leave those out
+    inputs = tuple(_spec(reader, s) for s in values[11] if reader.string(s, 1) not in initialized)
+    return Signature(inputs, tuple(_spec(reader, s) for s in values[12]))
+
+
+def _spec(reader: Reader, value: Span) -> TensorSpec:
+    """Read a ValueInfoProto, whose type must be a dense tensor."""
+    name = reader.string(value, 1)
+    tensors = [tensor for _, kind in reader.messages(value, 2) for _, tensor in reader.messages(kind, 1)]
+    if not tensors:
+        raise Malformed(
+            f"{name!r} is not a tensor but a sequence, a map or untyped; "
+            "export with plain tensors (for skl2onnx: options={'zipmap': False})"
+        )
+    element = reader.integer(tensors[-1], 1)
+    if element not in _DATATYPES:
+        raise Malformed(f"{name!r} has element type {element}, which no datatype stands for; cast it")
+    shapes = [shape for _, shape in reader.messages(tensors[-1], 2)]
+    if not shapes:
+        return TensorSpec(name, _DATATYPES[element], None)
+    sizes = [reader.integer(dimension, 1) for _, dimension in reader.messages(shapes[-1], 1)]
+    return TensorSpec(
+        name, _DATATYPES[element], tuple(-1 if size is None or size < 0 else size for size in sizes)
+    )
+
+
+@dataclass(slots=True)
+class _Contents:
+    """What the graphs hold, gathered while walking them: operator domains and external data."""
+
+    reader: Reader
+    domains: set[str] = field(default_factory=set)
+    external: list[External] = field(default_factory=list)
+
+    def graph(self, span: Span, depth: int = 0) -> None:
+        if depth > _NESTING:
+            raise Malformed(f"its graphs nest deeper than {_NESTING}")
+        for number, inner in self.reader.messages(span, 1, 5, 15):
+            if number == 1:
+                self._node(inner, depth)
+            elif number == 5:
+                self._tensor(inner)
+            else:
+                self._sparse(inner)
+
+    def function(self, span: Span) -> None:
+        for number, inner in self.reader.messages(span, 7, 11):
+            if number == 7:
+                self._node(inner, 0)
+            else:
+                self._attribute(inner, 0)
+
+    def _node(self, span: Span, depth: int) -> None:
+        domain = ""
+        for number, inner in self.reader.messages(span, 5, 7):
+            if number == 7:
+                domain = self.reader.text(inner)
+            else:
+                self._attribute(inner, depth)
+        self.domains.add(domain)
+
+    def _attribute(self, span: Span, depth: int) -> None:
+        for number, inner in self.reader.messages(span, 5, 6, 10, 11, 22, 23):
+            if number in (6, 11):
+                self.graph(inner, depth + 1)
+            elif number in (5, 10):
+                self._tensor(inner)
+            else:
+                self._sparse(inner)
+
+    def _sparse(self, span: Span) -> None:
+        for _, inner in self.reader.messages(span, 1, 2):
+            self._tensor(inner)
+
+    def _tensor(self, span: Span) -> None:
+        entries = {}
+        outside = False
+        for number, wire, value, inner in self.reader.fields(span):
+            if number == 13 and wire == BYTES:
+                entries[self.reader.string(inner, 1)] = self.reader.string(inner, 2)
+            elif number == 14:
+                outside = value == 1
+        if outside or entries:
+            try:
+                offset, length = int(entries.get("offset", "0")), int(entries.get("length", "0"))
+            except ValueError as error:
+                raise Malformed(f"external data lie at an odd place: {error}") from error
+            self.external.append(External(entries.get("location", ""), offset, length))

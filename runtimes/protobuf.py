@@ -1,0 +1,117 @@
+"""Protobuf's wire format, read in place and without a schema.
+
+See https://protobuf.dev/programming-guides/encoding. A message is a span of the file, (start, end);
+its fields are walked, and nothing that is stepped over is read. The number of fields is bounded.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runtimes.errors import LoadError
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+
+Span = tuple[int, int]
+
+_NAME_BYTES = 64 * 1024
+
+
+class Malformed(Exception):
+    """The bytes are not a message of the expected kind, or of a size that nobody writes."""
+
+
+class Reader:
+    """One pass over the bytes of a file, which may visit so many fields and no more."""
+
+    __slots__ = ("_data", "_left")
+
+    def __init__(self, data: mmap.mmap | bytes, allowance: int = 4_000_000) -> None:
+        self._data = data
+        self._left = allowance
+
+    @property
+    def whole(self) -> Span:
+        """The span of the outermost message."""
+        return 0, len(self._data)
+
+    def fields(self, span: Span) -> Iterator[tuple[int, int, int, Span]]:
+        """Yield (number, wire type, integer, span of its bytes) of each field. Raises Malformed."""
+        at, end = span
+        while at < end:
+            self._left -= 1
+            if self._left < 0:
+                raise Malformed("it has too many fields")
+            tag, at = self._varint(at, end)
+            number, wire, value, start = tag >> 3, tag & 7, 0, at
+            if wire == VARINT:
+                value, at = self._varint(at, end)
+            elif wire == BYTES:
+                size, start = self._varint(at, end)
+                at = start + size
+            elif wire in (FIXED64, FIXED32):
+                at += 8 if wire == FIXED64 else 4
+            else:
+                raise Malformed(f"wire type {wire} does not exist in protobuf 3")
+            if number == 0 or at > end:
+                raise Malformed("a field does not fit its message; the file is cut short or something else")
+            yield number, wire, value, (start, at)
+
+    def messages(self, span: Span, *numbers: int) -> Iterator[tuple[int, Span]]:
+        """Yield (number, span) of the fields of these numbers that hold a message, a string or bytes."""
+        for number, wire, _, inner in self.fields(span):
+            if wire == BYTES and number in numbers:
+                yield number, inner
+
+    def integer(self, span: Span, number: int) -> int | None:
+        """Return the last integer of that number, signed, or None: in protobuf the last one counts."""
+        last = None
+        for found, wire, value, _ in self.fields(span):
+            if found == number and wire == VARINT:
+                last = value - (1 << 64) if value >> 63 else value
+        return last
+
+    def string(self, span: Span, number: int) -> str:
+        """Return the last string of that number, or an empty one."""
+        last = ""
+        for _, inner in self.messages(span, number):
+            last = self.text(inner)
+        return last
+
+    def text(self, span: Span) -> str:
+        """Return the string at `span`. Raises Malformed for one over 64 KiB or not UTF-8."""
+        if span[1] - span[0] > _NAME_BYTES:
+            raise Malformed("a name is longer than 64 KiB")
+        try:
+            return self._data[span[0] : span[1]].decode()
+        except UnicodeDecodeError as error:
+            raise Malformed("a name is not UTF-8") from error
+
+    def _varint(self, at: int, end: int) -> tuple[int, int]:
+        value = shift = 0
+        while at < end and shift < 70:
+            byte = self._data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value & 0xFFFF_FFFF_FFFF_FFFF, at
+            shift += 7
+        raise Malformed("a number does not end; the file is cut short or something else")
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
+    """Map the file at `path` into memory, read-only. Raises LoadError when it cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{path} cannot be read: {error}") from error
+    try:
+        yield data
+    finally:
+        if isinstance(data, mmap.mmap):
+            data.close()

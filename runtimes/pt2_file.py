@@ -1,0 +1,113 @@
+"""What an archive of torch.export.save says about itself, read without PyTorch.
+
+The schema of its `models/model.json` is torch/_export/serde/schema.py.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runtimes.base import Signature, TensorSpec
+from runtimes.errors import LoadError
+from runtimes.files import zip_names
+from runtimes.pt2_safety import check_program
+
+MODEL = "models/model.json"
+
+_MODEL_BYTES = 256 * 1024 * 1024
+
+# ScalarType; the others (complex, bfloat16, 8 bit floats) have no datatype in the protocol
+_DATATYPES = {
+    1: "UINT8",
+    2: "INT8",
+    3: "INT16",
+    4: "INT32",
+    5: "INT64",
+    6: "FP16",
+    7: "FP32",
+    8: "FP64",
+    12: "BOOL",
+    28: "UINT16",
+    34: "UINT32",
+    35: "UINT64",
+}
+
+
+def read(path: Path) -> Signature:
+    """Return the signature of the program in the archive at `path`. Raises LoadError and UnsafeFormat."""
+    try:
+        with path.open("rb") as file:
+            members = [name for name in zip_names(file) if name.partition("/")[2] == MODEL]
+            with zipfile.ZipFile(file) as archive:
+                usable = len(members) == 1 and archive.getinfo(members[0]).file_size <= _MODEL_BYTES
+                text = archive.read(members[0]) if usable else None
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        raise LoadError(f"{path} is not a usable exported program: {error}") from error
+    if text is None:
+        raise LoadError(f"{path} has no {MODEL} of a usable size; export it again with torch 2.9 or later")
+    return parse(text, path)
+
+
+def parse(text: bytes, path: Path) -> Signature:
+    """Check the text of `model.json` and return its signature. Raises LoadError and UnsafeFormat.
+
+    Inputs bear their names in the graph. Outputs bear the keys of the dict that `forward` returns, or
+    are `output_0`, `output_1` and so on.
+    """
+    try:
+        program = json.loads(text)
+        check_program(program, path)
+        return _signature(program["graph_module"])
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        StopIteration,
+        RecursionError,
+    ) as error:
+        raise LoadError(f"{path} has a {MODEL} that is not understood: {error!r}") from error
+
+
+def output_names(spec: Mapping[str, Any], count: int) -> Sequence[str]:
+    """Name `count` outputs by the pytree of what `forward` returns."""
+    if (
+        spec["type"]
+        and spec["type"].endswith("ict")
+        and all(c["type"] is None for c in spec["children_spec"])
+    ):
+        return [str(key) for key in json.loads(spec["context"])]
+    return [f"output_{index}" for index in range(count)]
+
+
+def _signature(module: Mapping[str, Any]) -> Signature:
+    tensors = module["graph"]["tensor_values"]
+    inputs = [s["user_input"]["arg"] for s in module["signature"]["input_specs"] if "user_input" in s]
+    outputs = [s["user_output"]["arg"] for s in module["signature"]["output_specs"] if "user_output" in s]
+    root = next(entry for entry in module["module_call_graph"] if entry["fqn"] == "")
+    names = output_names(json.loads(root["signature"]["out_spec"])[1], len(outputs))
+    return Signature(
+        tuple(_spec(_tensor(argument), _tensor(argument), tensors) for argument in inputs),
+        tuple(_spec(name, _tensor(value), tensors) for name, value in zip(names, outputs, strict=True)),
+    )
+
+
+def _tensor(argument: Mapping[str, Any]) -> str:
+    if "as_tensor" not in argument:
+        raise LookupError(f"{next(iter(argument))} among its inputs or outputs; only tensors can be served")
+    name: str = argument["as_tensor"]["name"]
+    return name
+
+
+def _spec(name: str, tensor: str, tensors: Mapping[str, Any]) -> TensorSpec:
+    meta = tensors[tensor]
+    if meta["dtype"] not in _DATATYPES:
+        raise LookupError(f"{name!r} has scalar type {meta['dtype']}, which no datatype stands for; cast it")
+    return TensorSpec(
+        name, _DATATYPES[meta["dtype"]], tuple(size.get("as_int", -1) for size in meta["sizes"])
+    )

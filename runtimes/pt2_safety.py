@@ -1,0 +1,171 @@
+"""That a torch.export program holds nothing which PyTorch would run as code while it loads it.
+
+PyTorch writes Python source with the names in `model.json`, evaluates its shape expressions, looks its
+operators up by attribute, imports what its pytrees name, and falls back to a full unpickling. So each
+string must be of a form that cannot say more than it should. The schema is
+torch/_export/serde/schema.py, its readers are serialize.py there and torch/export/pt2_archive.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from runtimes.errors import LoadError, UnsafeFormat
+
+_IDENTIFIER = re.compile(r"(?:[A-Za-z_]\w*)?", re.ASCII)
+_DOTTED = re.compile(r"[\w.@-]*", re.ASCII)
+_KEY = re.compile(r"[\w. @-]*", re.ASCII)
+_OPERATOR = re.compile(
+    r"torch\.ops\.(?:aten|prims|quantized_decomposed)"
+    r"\.(?!from_file\b)(?:[a-z]\w*|_[A-Za-z]\w*|__i?(?:and|or|xor|lshift|rshift)__)\.[A-Za-z]\w*"
+    r"|torch\.ops\.higher_order\.(?:cond|while_loop|map_impl|scan|associative_scan"
+    r"|wrap_with_set_grad_enabled|wrap_with_autocast)"
+    r"|torch\.sym_(?:int|float|max|min|ite|not|sum|sqrt)|torch\._sym_sqrt"
+    r"|torch\._C\._set_grad_enabled|torch\.amp\.autocast_mode\._(?:enter|exit)_autocast"
+    r"|math\.(?:ceil|floor|trunc|sqrt)"
+    r"|_operator\.(?:getitem|add|sub|mul|truediv|floordiv|mod|pow|neg|pos|abs|lshift|rshift"
+    r"|and_|or_|not_|eq|ne|lt|le|gt|ge)",
+    re.ASCII,
+)
+_CONTAINERS = (
+    None,
+    "builtins.tuple",
+    "builtins.list",
+    "builtins.dict",
+    "collections.OrderedDict",
+    "torch.fx.immutable_collections.immutable_list",
+    "torch.fx.immutable_collections.immutable_dict",
+)
+_FUNCTIONS = re.compile(
+    r"Symbol|Integer|Float|Rational|Add|Mul|Pow|(?:Une|E)quality|(?:Strict)?(?:Greater|Less)Than|Max|Min|Abs|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not|Piecewise|ceiling|floor"
+    r"|(?:Python)?Mod|(?:Floor|Clean|Ceil|IntTrue|FloatTrue)Div|ModularIndexing|Where|[LR]Shift|Identity"
+    r"|(?:Ceil|Floor|Trunc|Round)ToInt|TruncToFloat|ToFloat|RoundDecimal|PowByNatural|FloatPow"
+    r"|IsNonOverlappingAndDenseIndicator"
+)
+_ARITHMETIC = (
+    ast.Expression,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.Compare,
+    ast.BoolOp,
+    ast.keyword,
+    ast.operator,
+    ast.unaryop,
+    ast.cmpop,
+    ast.boolop,
+    ast.expr_context,
+)
+
+# nothing evaluates these: annotations for people, and guards that a module made without them never meets
+_UNREAD = ("metadata", "guards_code", "torch_version")
+
+
+def check_program(program: object, path: Path) -> None:
+    """Raise UnsafeFormat, naming `path`, for a string in a decoded `model.json` that could be run."""
+    for field, text in _strings(program, "name"):
+        if not _is_harmless(field, text):
+            raise UnsafeFormat(
+                f"{path}: an exported program may not hold the {field} {text[:80]!r}, which PyTorch could "
+                "run as code; export the model again with plain tensors and without custom operators"
+            )
+
+
+def check_payloads(config: object, path: Path) -> None:
+    """Raise UnsafeFormat for weights or constants stored as a pickle. Raises LoadError for an odd table."""
+    try:
+        payloads: dict[str, Any] = config["config"]  # type: ignore[index]
+        pickled = [
+            name
+            for name, payload in payloads.items()
+            if payload["use_pickle"] or not payload["path_name"].startswith(("weight_", "tensor_"))
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise LoadError(f"{path} has a table of weights that is not understood: {error!r}") from error
+    if pickled:
+        raise UnsafeFormat(
+            f"{path}: {pickled[0]!r} is stored as a pickle, which runs code when it is loaded; "
+            "export the model again with plain tensors"
+        )
+
+
+def check_members(names: Iterable[str], path: Path) -> None:
+    """Raise UnsafeFormat for members (without the archive's root) that are native code or a pickle."""
+    for name in names:
+        if name.startswith("data/aotinductor/"):
+            raise UnsafeFormat(f"{path}: {name} is native code; save the exported program itself instead")
+        if re.fullmatch(r"data/(?:weights|constants)/[^/]*\.pt", name):
+            raise UnsafeFormat(f"{path}: {name} is a pickle; export the model again with torch 2.9 or later")
+
+
+def _strings(value: object, field: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield field, value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item, field)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield "key", key
+            if key not in _UNREAD:
+                yield from _strings(item, key)
+
+
+def _is_harmless(field: str, text: str) -> bool:
+    if field in ("target", "as_operator"):
+        return bool(_OPERATOR.fullmatch(text))
+    if field == "expr_str":
+        return _is_arithmetic(text)
+    if field in ("in_spec", "out_spec"):
+        return _is_plain_tree(json.loads(text)[1])
+    if field in ("as_string", "as_strings"):
+        return True
+    if field == "as_float":
+        return text in ("Infinity", "-Infinity", "NaN")
+    if field in ("key", "fqn", "parameter_name", "buffer_name", "tensor_constant_name"):
+        return bool(_DOTTED.fullmatch(text))
+    return bool(_IDENTIFIER.fullmatch(text))
+
+
+def _is_arithmetic(text: str) -> bool:
+    """Tell whether a shape expression only calculates, since sympy evaluates it as Python."""
+    try:
+        return len(text) <= 4096 and _calculates(ast.parse(text, mode="eval"))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+
+
+def _calculates(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        if not isinstance(node.func, ast.Name) or not _FUNCTIONS.fullmatch(node.func.id):
+            return False
+        arguments: list[ast.AST] = [*node.args, *node.keywords]
+        if node.func.id == "Symbol" and node.args and isinstance(node.args[0], ast.Constant):
+            name = arguments.pop(0).value  # type: ignore[attr-defined]
+            return (
+                isinstance(name, str)
+                and bool(_IDENTIFIER.fullmatch(name))
+                and all(map(_calculates, arguments))
+            )
+        return all(map(_calculates, arguments))
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, (bool, int, float))
+    if isinstance(node, ast.Name):
+        return bool(_IDENTIFIER.fullmatch(node.id)) and not node.id.startswith("_")
+    return isinstance(node, _ARITHMETIC) and all(map(_calculates, ast.iter_child_nodes(node)))
+
+
+def _is_plain_tree(spec: Any) -> bool:
+    """Tell whether a pytree is of containers that import nothing, with keys that are plain words."""
+    if spec["type"] not in _CONTAINERS:
+        return False
+    context = json.loads(spec["context"] or "null")
+    keys = [] if context is None else context
+    plain = isinstance(keys, list) and all(
+        isinstance(key, int) or (isinstance(key, str) and bool(_KEY.fullmatch(key))) for key in keys
+    )
+    return plain and all(map(_is_plain_tree, spec["children_spec"]))

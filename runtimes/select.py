@@ -1,0 +1,158 @@
+"""Which file of a model is served, and by which runtime: decided by content, never by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from runtimes.base import Runtime
+from runtimes.errors import LoadError, NoRuntime, UnsafeFormat
+from runtimes.files import Format, Hazard, identify
+
+GROUP = "kitserve.runtimes"
+
+_FILES = 1_000
+
+# found without metadata as well, as when running from a checkout that was never installed
+_BUILT_IN = (
+    EntryPoint("onnx", "runtimes.onnx:OnnxRuntime", GROUP),
+    EntryPoint("torchscript", "runtimes.torchscript:TorchScriptRuntime", GROUP),
+    EntryPoint("torch-export", "runtimes.torch_export:TorchExportRuntime", GROUP),
+)
+
+_ADVICE = {
+    Format.PICKLE: "export the model to ONNX (skl2onnx for scikit-learn)",
+    Format.TORCH_PICKLE: "it holds weights and no program to run: save the model with torch.export.save "
+    "or torch.jit.save, or export it to ONNX",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The runtime that reads `path`, a file of `format`."""
+
+    runtime: Runtime
+    path: Path
+    format: Format
+
+
+def installed() -> dict[str, Runtime]:
+    """Return every runtime by name, built-in ones first. Raises NoRuntime for a plugin that is broken."""
+    found: dict[str, EntryPoint] = {entry.name: entry for entry in _BUILT_IN}
+    for entry in entry_points(group=GROUP):
+        known = found.setdefault(entry.name, entry)
+        if known.value != entry.value:
+            raise NoRuntime(
+                f"two runtimes are called {entry.name!r}: {known.value} and {entry.value}; uninstall one"
+            )
+    return {name: _instance(entry) for name, entry in found.items()}
+
+
+def choose(
+    model_path: Path,
+    hint: str | None = None,
+    runtimes: Mapping[str, Runtime] | None = None,
+    *,
+    framework: str | None = None,
+) -> Choice:
+    """Choose the model file at or below `model_path`, and the runtime that reads it.
+
+    `hint` is a runtime's name, given by a user, and binds. `framework` is the packager's free text: it
+    only decides between several files or runtimes that would all do. `runtimes` defaults to
+    `installed()`; the first that reads a format takes it. At most 1,000 files are looked at.
+
+    Raises NoRuntime when nothing fits or several files do, UnsafeFormat when all that could be a model
+    would run code, LoadError when a file cannot be read.
+    """
+    available = installed() if runtimes is None else runtimes
+    if hint is not None and hint not in available:
+        raise NoRuntime(f"there is no runtime {hint!r}; installed are {', '.join(available)}")
+    formats = {path: identify(path) for path in _files(model_path)}
+    usable = available if hint is None else {hint: available[hint]}
+    choices = [
+        Choice(runtime, path, format_)
+        for path, format_ in formats.items()
+        if format_.hazard is not Hazard.CODE
+        for runtime in usable.values()
+        if format_ in runtime.formats
+    ]
+    if len({choice.path for choice in choices}) > 1:
+        choices = [choice for choice in choices if _is_meant(choice, framework)] or choices
+    files = {choice.path for choice in choices}
+    if len(files) > 1:
+        listed = ", ".join(sorted(str(path.relative_to(model_path)) for path in files))
+        raise NoRuntime(f"{model_path} holds several models: {listed}; point the Kitfile's model.path at one")
+    if not choices:
+        raise _refusal(model_path, formats, hint, available)
+    return next((choice for choice in choices if _is_meant(choice, framework)), choices[0])
+
+
+def _files(model_path: Path) -> Iterator[Path]:
+    if not model_path.is_dir():
+        if not model_path.is_file():
+            raise LoadError(
+                f"{model_path} does not exist or is no regular file; check the Kitfile's model.path"
+            )
+        yield model_path
+        return
+    seen = 0
+    for directory, _, names in os.walk(model_path):
+        for name in sorted(names):
+            path = Path(directory, name)
+            if path.is_symlink() or not path.is_file():
+                continue
+            seen += 1
+            if seen > _FILES:
+                raise NoRuntime(
+                    f"{model_path} holds over {_FILES} files; point the Kitfile's model.path at the model"
+                )
+            yield path
+
+
+def _is_meant(choice: Choice, framework: str | None) -> bool:
+    words = (choice.runtime.name, choice.format.title, choice.format.name)
+    plain = _plain(framework or "")
+    return bool(plain) and any(plain == _plain(word) for word in words)
+
+
+def _plain(text: str) -> str:
+    return "".join(letter for letter in text.lower() if letter.isalnum())
+
+
+def _refusal(
+    model_path: Path, formats: Mapping[Path, Format], hint: str | None, available: Mapping[str, Runtime]
+) -> NoRuntime | UnsafeFormat:
+    readers = {format_: name for name, runtime in available.items() for format_ in runtime.formats}
+    if hint is not None:
+        for path, format_ in formats.items():
+            if format_ in readers and format_.hazard is not Hazard.CODE:
+                reader = readers[format_]
+                return NoRuntime(
+                    f"runtime {hint!r} does not read {path}: it is {format_.title}, for {reader!r}"
+                )
+    for path, format_ in formats.items():
+        if format_.hazard is Hazard.CODE:
+            return UnsafeFormat(
+                f"{path} is a {format_.title}, which runs code when it is loaded and is never served; "
+                f"{_ADVICE[format_]}"
+            )
+    found = ", ".join(sorted({format_.title for format_ in formats.values()})) or "no file"
+    supported = ", ".join(f"{format_.title} ({name})" for format_, name in readers.items())
+    return NoRuntime(f"no runtime reads {model_path}: found {found}; supported are {supported}")
+
+
+def _instance(entry: EntryPoint) -> Runtime:
+    try:
+        module, _, name = entry.value.partition(":")
+        runtime: object = getattr(import_module(module), name)()
+    except Exception as error:
+        raise NoRuntime(
+            f"runtime {entry.name!r} ({entry.value}) is broken: {error!r}; repair or uninstall it"
+        ) from error
+    if not isinstance(runtime, Runtime) or runtime.name != entry.name:
+        raise NoRuntime(f"runtime {entry.name!r} ({entry.value}) is not a Runtime of that name; uninstall it")
+    return runtime

@@ -1,0 +1,139 @@
+"""Programs of torch.export on PyTorch."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from runtimes import pt2_file, pt2_safety
+from runtimes.base import Array, InputCheck, Resources, Signature
+from runtimes.errors import ExecutionError, InputError, LoadError, ModelError, UnsafeFormat
+from runtimes.files import Format, zip_names
+from runtimes.torch_tensors import choose_outputs, prepare, to_torch
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+_SHAPES = 1_024
+
+_SAMPLES = "data/sample_inputs/model.pt"
+
+
+class TorchExportRuntime:
+    """Loads archives of `torch.export.save` as torch 2.9 and later write them, never through full pickle."""
+
+    name: ClassVar[str] = "torch-export"
+    formats: ClassVar[tuple[Format, ...]] = (Format.TORCH_EXPORT,)
+
+    def load(self, path: Path, resources: Resources) -> TorchExportModel:
+        """Load the program. Raises UnsafeFormat where it could run code, LoadError where it is broken."""
+        import torch
+
+        device = prepare(resources)
+        try:
+            signature = _check(path)
+            with path.open("rb") as file:
+                program = torch.export.load(file)
+            if device != "cpu":
+                from torch.export.passes import move_to_device_pass
+
+                program = move_to_device_pass(program, device)
+            return TorchExportModel(program, signature, device)
+        except ModelError:
+            raise
+        except Exception as error:
+            raise LoadError(f"PyTorch {torch.__version__} refuses {path}: {error}") from error
+
+    def signature(self, path: Path) -> Signature:
+        """Return what the archive's `model.json` tells. Raises LoadError and UnsafeFormat."""
+        return pt2_file.read(path)
+
+
+class TorchExportModel:
+    """An exported program. For the names of inputs and outputs see `pt2_file.parse`."""
+
+    platform = "pytorch_export"
+
+    def __init__(self, program: ExportedProgram, signature: Signature, device: str) -> None:
+        from torch.export.graph_signature import InputKind
+
+        self.signature = signature
+        self.device = device
+        # guards are Python text in the file; the module's own hook checks sizes and ranges all the same
+        module = program.module(check_guards=False)
+        self._checked: Callable[..., Any] = module
+        self._forward: Callable[..., Any] = module.forward
+        self._accepted: set[tuple[tuple[int, ...], ...]] = set()
+        self._tree = program.call_spec.in_spec
+        self._check = InputCheck(signature)
+        self._inputs = [spec.name for spec in signature.inputs]
+        self._outputs = [spec.name for spec in signature.outputs]
+        specs = program.graph_signature.input_specs
+        self._leaves = [
+            (s.arg.name, getattr(s.arg, "value", None)) for s in specs if s.kind is InputKind.USER_INPUT
+        ]
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
+        """Run the model; see `LoadedModel.infer`."""
+        import torch
+        from torch.utils import _pytree as pytree
+
+        self._check(inputs)
+        device = self.device
+        try:
+            with torch.inference_mode():
+                leaves = [to_torch(inputs[n], device) if n in inputs else value for n, value in self._leaves]
+                args, kwargs = pytree.tree_unflatten(leaves, self._tree)
+                # the hook takes longer than a small model, and depends on nothing but the shapes
+                shapes = tuple(inputs[name].shape for name in self._inputs)
+                run = self._forward if shapes in self._accepted else self._checked
+                results = pytree.tree_leaves(run(*args, **kwargs))
+                if len(self._accepted) < _SHAPES:
+                    self._accepted.add(shapes)
+                return choose_outputs(dict(zip(self._outputs, results, strict=True)), outputs)
+        except ModelError:
+            raise
+        except Exception as error:
+            if str(error).startswith("Expected input at"):
+                raise InputError(f"the program was exported for other sizes: {error}") from error
+            raise ExecutionError(f"the model failed: {error}") from error
+
+    def close(self) -> None:
+        """Free the module."""
+        self._checked = self._forward = _closed
+
+
+def _check(path: Path) -> Signature:
+    """Check an archive through PyTorch's own reader, so that what is checked is what will be loaded.
+
+    A member called `version` outside of the root would let `torch.export.load` turn to an older layout.
+    """
+    import torch
+    from torch.export.pt2_archive._package import PT2ArchiveReader
+
+    with path.open("rb") as file:
+        if "version" in zip_names(file):
+            raise LoadError(f"{path} has the layout of an old torch; export it again with torch 2.9 or later")
+        file.seek(0)
+        reader = PT2ArchiveReader(file)
+        names = reader.get_file_names()
+        pt2_safety.check_members(names, path)
+        if [name for name in names if name.startswith("models/")] != [pt2_file.MODEL]:
+            raise LoadError(f"{path} must hold one program, {pt2_file.MODEL}; export it again")
+        signature = pt2_file.parse(reader.read_bytes(pt2_file.MODEL), path)
+        for table in ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json"):
+            pt2_safety.check_payloads(json.loads(reader.read_bytes(table)), path)
+        samples = reader.read_bytes(_SAMPLES)
+    try:
+        if samples:
+            torch.load(io.BytesIO(samples), weights_only=True)
+    except Exception as error:
+        raise UnsafeFormat(f"{path}: {_SAMPLES} needs a full unpickling, which runs code: {error}") from error
+    return signature
+
+
+def _closed(*_args: object, **_kwargs: object) -> Any:
+    raise ExecutionError("the model is closed")

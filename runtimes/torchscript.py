@@ -1,0 +1,131 @@
+"""TorchScript programs on PyTorch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from runtimes.base import Array, Datatype, InputCheck, Resources, Signature, TensorSpec
+from runtimes.errors import ExecutionError, LoadError, ModelError, UnsafeFormat
+from runtimes.files import Format, identify
+from runtimes.torch_tensors import choose_outputs, named, prepare, to_torch
+
+_FILE_OPERATORS = re.compile(rb"\b(?:from_file|load_tensor|save)\b")
+
+
+class TorchScriptRuntime:
+    """Loads archives of `torch.jit.save`, which PyTorch's C++ interpreter runs without Python code."""
+
+    name: ClassVar[str] = "torchscript"
+    formats: ClassVar[tuple[Format, ...]] = (Format.TORCHSCRIPT,)
+
+    def load(self, path: Path, resources: Resources) -> TorchScriptModel:
+        """Load the archive. Raises LoadError; a checkpoint that needs pickle never reaches PyTorch."""
+        found = identify(path)
+        if found is not Format.TORCHSCRIPT:
+            raise LoadError(f"{path} is not a whole TorchScript archive but {found.title}; save it again")
+        import torch
+
+        device = prepare(resources)
+        try:
+            _check(path)
+            module = torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
+        except ModelError:
+            raise
+        except Exception as error:
+            raise LoadError(f"PyTorch {torch.__version__} refuses {path}: {error}") from error
+        return TorchScriptModel(module, _signature(module, path), device)
+
+    def signature(self, path: Path) -> None:  # noqa: ARG002
+        """Return None: an archive tells its signature only once it is compiled."""
+        return
+
+
+class TorchScriptModel:
+    """A compiled module. Inputs bear the names of `forward`'s arguments; see `named` for outputs.
+
+    The format does not record datatypes: an argument counts as FP32 unless the program looks it up in
+    an embedding, which makes it INT64. Shapes are unknown.
+    """
+
+    platform = "pytorch_torchscript"
+
+    def __init__(self, module: Callable[..., Any], signature: Signature, device: str) -> None:
+        self.signature = signature
+        self.device = device
+        self._forward: Callable[..., Any] = module
+        self._check = InputCheck(signature)
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
+        """Run the model; see `LoadedModel.infer`."""
+        import torch
+
+        self._check(inputs)
+        device = self.device
+        try:
+            with torch.inference_mode():
+                tensors = {name: to_torch(array, device) for name, array in inputs.items()}
+                return choose_outputs(named(self._forward(**tensors)), outputs)
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ExecutionError(f"the model failed: {error}") from error
+
+    def close(self) -> None:
+        """Free the module."""
+        self._forward = _closed
+
+
+def _check(path: Path) -> None:
+    """Raise UnsafeFormat for a program that names an operator which reads or writes files."""
+    import torch
+
+    reader = torch._C.PyTorchFileReader(str(path))
+    for name in reader.get_all_records():
+        if name.startswith("code/") and name.endswith(".py"):
+            found = _FILE_OPERATORS.search(reader.get_record(name))
+            if found:
+                raise UnsafeFormat(
+                    f"{path}: {name} uses {found[0].decode()!r}, which reads or writes files; "
+                    "save the model without it"
+                )
+
+
+def _signature(module: Any, path: Path) -> Signature:
+    schema = module.forward.schema
+    integers = _embedded(module)
+    inputs = []
+    for argument in schema.arguments[1:]:
+        kind = argument.type.kind()
+        if kind == "TensorType":
+            datatype = Datatype.INT64 if argument.name in integers else Datatype.FP32
+            inputs.append(TensorSpec(argument.name, datatype.value))
+        elif not argument.has_default_value():
+            raise LoadError(
+                f"{path}: forward takes {argument.name!r} of {argument.type}; only tensors can come"
+            )
+    return Signature(tuple(inputs), _outputs(schema.returns[0].type))
+
+
+def _outputs(returned: Any) -> tuple[TensorSpec, ...]:
+    """Name outputs where the type tells how many there are; a list or dict tells that only after a run."""
+    if returned.kind() == "TensorType":
+        count = 1
+    elif returned.kind() == "TupleType":
+        count = len(returned.elements())
+    else:
+        return ()
+    return tuple(TensorSpec(f"output_{index}", Datatype.FP32.value) for index in range(count))
+
+
+def _embedded(module: Any) -> set[str]:
+    """Return the arguments that an embedding takes as its indices."""
+    graph = module.inlined_graph
+    nodes = graph.findAllNodes("aten::embedding", recurse=True)
+    return {list(node.inputs())[1].debugName().partition(".")[0] for node in nodes}
+
+
+def _closed(**_tensors: object) -> Any:
+    raise ExecutionError("the model is closed")

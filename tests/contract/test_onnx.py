@@ -1,0 +1,60 @@
+"""ONNX Runtime keeps the contract, on the sample classifier."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtimes.base import Array, LoadedModel, Resources
+from runtimes.onnx import OnnxRuntime
+from runtimes.testing import RuntimeContract
+
+
+class TestOnnx(RuntimeContract):
+    engine = "onnxruntime"
+
+    @pytest.fixture
+    def runtime(self) -> OnnxRuntime:
+        return OnnxRuntime()
+
+    @pytest.fixture
+    def model_path(self, sample: Callable[[str], Path]) -> Path:
+        return sample("/iris:v1") / "model" / "iris.onnx"
+
+    @pytest.fixture
+    def inputs(self, flowers: Array) -> dict[str, Array]:
+        return {"input": flowers}
+
+    @pytest.fixture
+    def expected(self, probabilities: Array) -> dict[str, Array]:
+        return {"probabilities": probabilities, "label": np.array([0, 2, 1])}
+
+    def test_several_threads_may_call_at_once(
+        self, model: LoadedModel, inputs: dict[str, Array], expected: dict[str, Array]
+    ) -> None:
+        answers: list[dict[str, Array]] = []
+
+        def ask() -> None:
+            answers.extend(model.infer(inputs) for _ in range(50))
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(answers) == 200
+        for answer in answers:
+            self.same(answer, expected)
+
+    def test_gives_outputs_in_the_asked_order(self, model: LoadedModel, inputs: dict[str, Array]) -> None:
+        assert list(model.infer(inputs, ["label", "probabilities"])) == ["label", "probabilities"]
+
+    def test_answers_where_gpus_are_asked_and_none_is_there(
+        self, runtime: OnnxRuntime, model_path: Path, inputs: dict[str, Array], expected: dict[str, Array]
+    ) -> None:
+        model = runtime.load(model_path, Resources(gpus=1))
+        self.same(model.infer(inputs), expected)

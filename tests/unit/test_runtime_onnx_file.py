@@ -1,0 +1,295 @@
+"""Reading an ONNX file without an ONNX library."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtimes import onnx_file
+from runtimes.base import Datatype, Resources, Signature, TensorSpec
+from runtimes.errors import ExecutionError, InputError, LoadError
+from runtimes.files import Format, identify
+from runtimes.onnx import OnnxRuntime
+from tests.contract.models import (
+    chunk,
+    external_tensor,
+    identity_onnx,
+    node,
+    number,
+    onnx_model,
+    value_info,
+    varint,
+)
+
+ELEMENTS = {
+    1: "FP32",
+    2: "UINT8",
+    3: "INT8",
+    4: "UINT16",
+    5: "INT16",
+    6: "INT32",
+    7: "INT64",
+    8: "BYTES",
+    9: "BOOL",
+    10: "FP16",
+    11: "FP64",
+    12: "UINT32",
+    13: "UINT64",
+}
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[[bytes], Path]:
+    def write(data: bytes) -> Path:
+        path = tmp_path / "model.onnx"
+        path.write_bytes(data)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(("element", "datatype"), ELEMENTS.items())
+def test_every_datatype_is_read_as_the_engine_reads_it(
+    written: Callable[[bytes], Path], element: int, datatype: str
+) -> None:
+    path = written(identity_onnx(element))
+    assert identify(path) is Format.ONNX
+    spec = (TensorSpec("x", datatype, (-1, 2)),)
+    model = OnnxRuntime().load(path, Resources())
+    outputs = tuple(TensorSpec("y", s.datatype, s.shape) for s in spec)
+    assert model.signature == Signature(spec, outputs)
+    numpy = Datatype(datatype).numpy
+    array = np.array([[b"a", "é".encode()]], object) if datatype == "BYTES" else np.ones((1, 2), numpy)
+    answer = model.infer({"x": array})["y"]
+    assert answer.dtype == numpy
+    assert answer.tolist() == array.tolist()
+
+
+@pytest.mark.parametrize(
+    ("shape", "read"), [(None, None), ((), ()), ((3,), (3,)), (("n", 4), (-1, 4)), ((-1, 2), (-1, 2))]
+)
+def test_shapes(
+    written: Callable[[bytes], Path], shape: tuple[int | str, ...] | None, read: tuple[int, ...] | None
+) -> None:
+    assert onnx_file.read(written(identity_onnx(shape=shape))).signature.inputs[0].shape == read
+
+
+def test_an_initializer_is_not_an_input(written: Callable[[bytes], Path]) -> None:
+    weight = number(1, 2) + number(2, 1) + chunk(8, "w") + chunk(9, np.ones(2, np.float32).tobytes())
+    inputs = [value_info("x", 1, [2]), value_info("w", 1, [2])]
+    data = onnx_model([node("Add", ["x", "w"], ["y"])], inputs, [value_info("y", 1, [2])], [weight])
+    path = written(data)
+    assert [spec.name for spec in onnx_file.read(path).signature.inputs] == ["x"]
+    model = OnnxRuntime().load(path, Resources())
+    assert model.infer({"x": np.ones(2, np.float32)})["y"].tolist() == [2.0, 2.0]
+
+
+def test_strings_that_are_not_text_are_an_input_error(written: Callable[[bytes], Path]) -> None:
+    model = OnnxRuntime().load(written(identity_onnx(8)), Resources())
+    with pytest.raises(InputError, match=r"'x'.*UTF-8"):
+        model.infer({"x": np.array([[b"\xff", b""]], object)})
+
+
+def test_a_failing_node_is_an_execution_error(written: Callable[[bytes], Path]) -> None:
+    inputs = [value_info("x", 1, ["n"]), value_info("i", 7, ["m"])]
+    data = onnx_model([node("Gather", ["x", "i"], ["y"])], inputs, [value_info("y", 1, ["m"])])
+    model = OnnxRuntime().load(written(data), Resources())
+    with pytest.raises(ExecutionError, match="the model failed"):
+        model.infer({"x": np.ones(2, np.float32), "i": np.array([7])})
+
+
+@pytest.mark.parametrize("element", [14, 16, 17, 99, 0])
+def test_an_element_type_without_a_datatype_is_named(written: Callable[[bytes], Path], element: int) -> None:
+    with pytest.raises(LoadError, match=f"model.onnx.*'x' has element type {element}"):
+        onnx_file.read(written(identity_onnx(element)))
+
+
+def test_a_sequence_of_maps_is_refused_with_advice(written: Callable[[bytes], Path]) -> None:
+    sequence = chunk(1, "scores") + chunk(2, chunk(4, chunk(1, chunk(5, number(1, 7)))))
+    data = onnx_model(
+        [node("ZipMap", ["x"], ["scores"], "ai.onnx.ml")], [value_info("x", 1, [2])], [sequence]
+    )
+    with pytest.raises(LoadError, match=r"'scores'.*zipmap"):
+        onnx_file.read(written(data))
+
+
+def test_custom_operators_are_named(written: Callable[[bytes], Path]) -> None:
+    nodes = [node("Thing", ["x"], ["y"], "com.example")]
+    data = onnx_model(
+        nodes, [value_info("x", 1, [2])], [value_info("y", 1, [2])], domains=["", "com.example"]
+    )
+    assert onnx_file.read(written(data)).foreign == {"com.example"}
+    with pytest.raises(LoadError, match=r"custom operators of com\.example"):
+        OnnxRuntime().load(written(data), Resources())
+
+
+def test_an_operator_that_the_file_defines_is_not_custom(written: Callable[[bytes], Path]) -> None:
+    body = node("Identity", ["a"], ["b"])
+    function = (
+        chunk(1, "Thing")
+        + chunk(4, "a")
+        + chunk(5, "b")
+        + chunk(7, body)
+        + chunk(9, chunk(1, "") + number(2, 17))
+    )
+    nodes = [node("Thing", ["x"], ["y"], "com.example")]
+    data = onnx_model(
+        nodes,
+        [value_info("x", 1, [2])],
+        [value_info("y", 1, [2])],
+        functions=[function + chunk(10, "com.example")],
+        domains=["", "com.example"],
+    )
+    model = OnnxRuntime().load(written(data), Resources())
+    assert model.infer({"x": np.ones(2, np.float32)})["y"].tolist() == [1.0, 1.0]
+
+
+class TestExternalData:
+    def model(self, directory: Path, entries: dict[str, str]) -> Path:
+        path = directory / "model.onnx"
+        path.write_bytes(
+            onnx_model(
+                [node("Add", ["x", "w"], ["y"])],
+                [value_info("x", 1, [2])],
+                [value_info("y", 1, [2])],
+                [external_tensor("w", 2, entries)],
+            )
+        )
+        return path
+
+    def test_beside_the_model(self, tmp_path: Path) -> None:
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "w.bin").write_bytes(bytes(4) + np.array([3, 4], np.float32).tobytes())
+        path = self.model(tmp_path, {"location": "data/w.bin", "offset": "4", "length": "8"})
+        model = OnnxRuntime().load(path, Resources())
+        assert model.infer({"x": np.ones(2, np.float32)})["y"].tolist() == [4.0, 5.0]
+
+    @pytest.mark.parametrize(
+        "location", ["/etc/passwd", "../w.bin", "a/../../w.bin", "..\\w.bin", "", "w\0.bin"]
+    )
+    def test_outside_of_the_directory(self, tmp_path: Path, location: str) -> None:
+        with pytest.raises(LoadError, match=r"model\.onnx keeps weights in .*below its own directory"):
+            OnnxRuntime().load(self.model(tmp_path, {"location": location}), Resources())
+
+    @pytest.mark.parametrize("kind", ["missing", "link", "directory", "linked directory", "pipe"])
+    def test_no_regular_file(self, tmp_path: Path, kind: str) -> None:
+        inside, outside = tmp_path / "kit", tmp_path / "outside"
+        inside.mkdir()
+        outside.mkdir()
+        (outside / "w.bin").write_bytes(bytes(8))
+        location = "w.bin"
+        if kind == "link":
+            (inside / "w.bin").symlink_to(outside / "w.bin")
+        elif kind == "directory":
+            (inside / "w.bin").mkdir()
+        elif kind == "linked directory":
+            (inside / "way").symlink_to(outside)
+            location = "way/w.bin"
+        elif kind == "pipe":
+            os.mkfifo(inside / "w.bin")
+        with pytest.raises(LoadError, match="no regular file"):
+            OnnxRuntime().load(self.model(inside, {"location": location}), Resources())
+
+    @pytest.mark.parametrize(
+        ("offset", "length"),
+        [("4", "8"), ("-4", "8"), ("0", "-8"), ("0", "9" * 30), ("x", "8"), ("0", "8.5")],
+    )
+    def test_beyond_the_file(self, tmp_path: Path, offset: str, length: str) -> None:
+        (tmp_path / "w.bin").write_bytes(bytes(8))
+        path = self.model(tmp_path, {"location": "w.bin", "offset": offset, "length": length})
+        with pytest.raises(LoadError, match=r"model\.onnx"):
+            OnnxRuntime().load(path, Resources())
+
+    @pytest.mark.parametrize("where", ["constant", "branch", "function", "sparse"])
+    def test_found_wherever_it_hides(self, written: Callable[[bytes], Path], where: str) -> None:
+        tensor = external_tensor("w", 2, {"location": "/etc/passwd"})
+        attribute = chunk(5, chunk(1, "value") + chunk(5, tensor))
+        nodes, functions = [node("Constant", [], ["y"], attributes=attribute)], []
+        if where == "branch":
+            nodes = [
+                node("If", ["x"], ["y"], attributes=chunk(5, chunk(1, "then") + chunk(6, chunk(1, nodes[0]))))
+            ]
+        elif where == "function":
+            functions, nodes = [chunk(7, nodes[0])], []
+        elif where == "sparse":
+            nodes = [node("Constant", [], ["y"], attributes=chunk(5, chunk(22, chunk(1, tensor))))]
+        data = onnx_model(nodes, [], [value_info("y", 1, [2])], functions=functions)
+        assert [external.location for external in onnx_file.read(written(data)).external] == ["/etc/passwd"]
+
+
+def nested(depth: int) -> bytes:
+    graph = b""
+    for _ in range(depth):
+        graph = chunk(1, chunk(5, chunk(6, graph)))
+    return number(1, 8) + chunk(7, graph)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        number(1, 8),
+        chunk(7, b"") + chunk(7, b""),
+        nested(40),
+        chunk(7, b"")[:-1] + b"\xff",
+        chunk(7, chunk(11, chunk(1, b"\xff"))),
+        chunk(7, chunk(11, chunk(1, b"x" * 70_000))),
+        b"\x80" * 20,
+        varint(7 << 3 | 3),
+        varint(7 << 3 | 2) + varint(2**63),
+    ],
+)
+def test_broken_files_are_load_errors(written: Callable[[bytes], Path], data: bytes) -> None:
+    with pytest.raises(LoadError, match=r"model\.onnx"):
+        onnx_file.read(written(data))
+
+
+WHOLE = identity_onnx()
+
+
+@settings(max_examples=300, deadline=2_000)
+@given(data=st.one_of(st.binary(max_size=400), st.integers(0, len(WHOLE)).map(lambda n: WHOLE[:n])))
+def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    read_or_refuse(tmp_path_factory.getbasetemp() / "any.onnx", data)
+
+
+@settings(max_examples=300, deadline=2_000)
+@given(at=st.integers(0, len(WHOLE) - 1), byte=st.integers(0, 255))
+def test_any_changed_byte_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, at: int, byte: int
+) -> None:
+    read_or_refuse(tmp_path_factory.getbasetemp() / "any.onnx", WHOLE[:at] + bytes([byte]) + WHOLE[at + 1 :])
+
+
+def read_or_refuse(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    identify(path)
+    with contextlib.suppress(LoadError):
+        onnx_file.check_external(path, onnx_file.read(path))
+
+
+def test_time_is_bounded_by_an_allowance_of_fields(written: Callable[[bytes], Path]) -> None:
+    path = written(number(1, 8) + chunk(7, chunk(1, b"\x08\x00" * 6_000_000)))
+    began = time.monotonic()
+    with pytest.raises(LoadError, match="too many fields"):
+        onnx_file.read(path)
+    assert time.monotonic() - began < 20
+
+
+def test_weights_are_stepped_over(tmp_path: Path) -> None:
+    path = tmp_path / "large.onnx"
+    head = number(1, 8) + varint(7 << 3 | 2) + varint((1 << 33) + 100)
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + (1 << 33) + 100)
+    began = time.monotonic()
+    assert identify(path) is Format.ONNX
+    assert time.monotonic() - began < 1

@@ -1,0 +1,303 @@
+"""Which file is served, and by whom."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from runtimes import errors
+from runtimes.base import (
+    Array,
+    Datatype,
+    InputCheck,
+    LoadedModel,
+    Resources,
+    Signature,
+    TensorSpec,
+    check_inputs,
+)
+from runtimes.errors import InputError, LoadError, ModelError, NoRuntime, UnsafeFormat
+from runtimes.files import Format
+from runtimes.select import choose, installed
+from tests.contract.models import Double, identity_onnx, save_script
+
+
+def put(directory: Path, **files: bytes) -> Path:
+    for name, data in files.items():
+        path = directory / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return directory
+
+
+ONNX = identity_onnx()
+PICKLE = pickle.dumps({"a": 1})
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return save_script(Double(), tmp_path_factory.mktemp("script") / "model.pt").read_bytes()
+
+
+def test_the_built_in_runtimes_are_installed() -> None:
+    assert list(installed())[:3] == ["onnx", "torchscript", "torch-export"]
+
+
+def test_a_file(tmp_path: Path) -> None:
+    choice = choose(put(tmp_path, model=ONNX) / "model")
+    assert (choice.runtime.name, choice.path, choice.format) == ("onnx", tmp_path / "model", Format.ONNX)
+
+
+def test_a_directory_with_companions(tmp_path: Path) -> None:
+    put(tmp_path, deep__model=ONNX, config=b"{}", README=b"# hello", labels=b"a\nb\n", weights=bytes(99))
+    assert choose(tmp_path).path == tmp_path / "deep" / "model"
+
+
+def test_a_pickle_beside_the_model_is_left_alone(tmp_path: Path) -> None:
+    assert choose(put(tmp_path, model=ONNX, scaler=PICKLE)).path == tmp_path / "model"
+
+
+def test_several_models_are_listed(tmp_path: Path) -> None:
+    with pytest.raises(NoRuntime, match=r"a/x, b.*model\.path"):
+        choose(put(tmp_path, a__x=ONNX, b=ONNX))
+
+
+def test_a_hint_binds(tmp_path: Path, script: bytes) -> None:
+    put(tmp_path, one=ONNX, two=script)
+    assert choose(tmp_path, "torchscript").path == tmp_path / "two"
+    with pytest.raises(
+        NoRuntime, match="no runtime 'tensorflow'; installed are onnx, torchscript, torch-export"
+    ):
+        choose(tmp_path, "tensorflow")
+    with pytest.raises(NoRuntime, match=r"'torchscript' does not read .*one: it is ONNX, for 'onnx'"):
+        choose(tmp_path / "one", "torchscript")
+
+
+@pytest.mark.parametrize(
+    ("framework", "name"), [("ONNX", "one"), ("Torch-Script", "two"), ("TorchScript", "two")]
+)
+def test_a_framework_breaks_a_tie(tmp_path: Path, script: bytes, framework: str, name: str) -> None:
+    assert choose(put(tmp_path, one=ONNX, two=script), framework=framework).path == tmp_path / name
+
+
+def test_a_framework_never_overrides_content(tmp_path: Path) -> None:
+    assert choose(put(tmp_path, model=ONNX), framework="torchscript").runtime.name == "onnx"
+    with pytest.raises(NoRuntime, match="several models"):
+        choose(put(tmp_path, other=ONNX), framework="sklearn")
+
+
+@pytest.mark.parametrize("hint", [None, "onnx"])
+def test_code_is_refused_by_name_with_advice(tmp_path: Path, hint: str | None) -> None:
+    put(tmp_path, README=b"# hello", **{"model.onnx": PICKLE})
+    with pytest.raises(UnsafeFormat, match=r"model\.onnx is a pickle.*export the model to ONNX"):
+        choose(tmp_path, hint)
+
+
+def test_weights_without_a_program_are_refused(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "weights.pt")
+    with pytest.raises(UnsafeFormat, match=r"weights\.pt is a PyTorch checkpoint.*no program to run"):
+        choose(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [({}, "no file"), ({"a": b"GGUF" + bytes(20)}, "GGUF"), ({"a": b"{}", "b": b"x"}, "JSON, text")],
+)
+def test_nothing_fits(tmp_path: Path, files: dict[str, bytes], found: str) -> None:
+    with pytest.raises(NoRuntime, match=rf"found {found}; supported are ONNX \(onnx\), TorchScript"):
+        choose(put(tmp_path, **files))
+
+
+def test_a_missing_path(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="nowhere does not exist"):
+        choose(tmp_path / "nowhere")
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    put(tmp_path / "outside", model=ONNX)
+    inside = put(tmp_path / "inside", README=b"x")
+    (inside / "model").symlink_to(tmp_path / "outside" / "model")
+    (inside / "more").symlink_to(tmp_path / "outside")
+    with pytest.raises(NoRuntime, match="found text"):
+        choose(inside)
+
+
+def test_a_crowd_of_files_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, **{f"f{number}": b"x" for number in range(1_001)})
+    with pytest.raises(NoRuntime, match="over 1000 files"):
+        choose(tmp_path)
+
+
+PLUGIN = """
+class {name}:
+    name = "{runtime}"
+    formats = ({format},)
+    def load(self, path, resources): raise NotImplementedError
+    def signature(self, path): return None
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, str], None]]:
+    """Put a distribution on the path, with one module and one entry point."""
+    site = tmp_path / "site"
+    modules = []
+
+    def install(entry: str, module: str, source: str) -> None:
+        info = site / f"{module}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[kitserve.runtimes]\n{entry}\n")
+        (site / f"{module}.py").write_text("from runtimes.files import Format\n" + source)
+        modules.append(module)
+
+    monkeypatch.syspath_prepend(site)
+    yield install
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+def test_a_third_partys_runtime_is_chosen(tmp_path: Path, install: Callable[[str, str, str], None]) -> None:
+    install(
+        "gguf = ks_gguf:Gguf", "ks_gguf", PLUGIN.format(name="Gguf", runtime="gguf", format="Format.GGUF")
+    )
+    put(tmp_path / "kit", model=b"GGUF" + bytes(20))
+    assert choose(tmp_path / "kit").runtime.name == "gguf"
+    assert choose(tmp_path / "kit", "gguf").path == tmp_path / "kit" / "model"
+
+
+def test_built_in_runtimes_come_before_a_third_partys(
+    tmp_path: Path, install: Callable[[str, str, str], None]
+) -> None:
+    install(
+        "fast = ks_fast:Fast", "ks_fast", PLUGIN.format(name="Fast", runtime="fast", format="Format.ONNX")
+    )
+    put(tmp_path / "kit", model=ONNX)
+    assert choose(tmp_path / "kit").runtime.name == "onnx"
+    assert choose(tmp_path / "kit", "fast").runtime.name == "fast"
+    assert choose(tmp_path / "kit", framework="fast").runtime.name == "fast"
+
+
+@pytest.mark.parametrize(
+    ("entry", "source", "message"),
+    [
+        (
+            "onnx = ks_bad:Mine",
+            PLUGIN.format(name="Mine", runtime="onnx", format=""),
+            "two runtimes.*'onnx'.*ks_bad:Mine",
+        ),
+        ("bad = ks_bad:Mine", "raise OSError('no library')\n", "'bad' .*ks_bad:Mine.* is broken.*no library"),
+        ("bad = ks_bad:Missing", "", "'bad' .*ks_bad:Missing.* is broken"),
+        ("bad = ks_bad:Mine", "class Mine: pass\n", "'bad' .*is not a Runtime"),
+        (
+            "bad = ks_bad:Mine",
+            PLUGIN.format(name="Mine", runtime="other", format=""),
+            "not a Runtime of that name",
+        ),
+    ],
+)
+def test_a_bad_plugin_is_named(
+    install: Callable[[str, str, str], None], entry: str, source: str, message: str
+) -> None:
+    install(entry, "ks_bad", source.replace("formats = (,)", "formats = ()"))
+    with pytest.raises(NoRuntime, match=message):
+        installed()
+
+
+def test_choosing_imports_no_engine(tmp_path: Path) -> None:
+    put(tmp_path, model=ONNX)
+    program = (
+        "import sys, pathlib; from runtimes.select import choose;"
+        f"choice = choose(pathlib.Path({str(tmp_path)!r})); choice.runtime.signature(choice.path);"
+        "sys.exit(bool({'torch', 'onnxruntime', 'gateway'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+class Halves:
+    """A whole runtime in a few lines, as a third party would write it."""
+
+    name: ClassVar[str] = "halves"
+    formats: ClassVar[tuple[Format, ...]] = (Format.TEXT,)
+
+    def load(self, path: Path, resources: Resources) -> LoadedModel:
+        raise LoadError(f"{path}: not today, with {resources.threads} threads")
+
+    def signature(self, path: Path) -> Signature | None:
+        return None
+
+
+def test_runtimes_may_be_given(tmp_path: Path) -> None:
+    choice = choose(put(tmp_path, model=b"text"), runtimes={"halves": Halves()})
+    with pytest.raises(LoadError, match="with 3 threads"):
+        choice.runtime.load(choice.path, Resources(cpus=2.5))
+
+
+@pytest.mark.parametrize("cls", [getattr(errors, name) for name in dir(errors) if name[0].isupper()])
+def test_errors_travel_between_processes(cls: type[ModelError]) -> None:
+    error = pickle.loads(pickle.dumps(cls("model.bin: said so")))
+    assert (type(error), str(error)) == (cls, "model.bin: said so")
+    assert issubclass(cls, ModelError)
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(0, 1), (0.5, 1), (1, 1), (1.1, 2), (8, 8)])
+def test_threads(cpus: float, threads: int) -> None:
+    assert Resources(cpus).threads == threads
+
+
+@pytest.mark.parametrize("datatype", Datatype)
+def test_datatypes_go_both_ways(datatype: Datatype) -> None:
+    assert Datatype.of(datatype.numpy) is datatype
+
+
+@pytest.mark.parametrize("dtype", ["c8", ">f4", "M8[s]", "g"])
+def test_dtypes_without_a_datatype_are_input_errors(dtype: str) -> None:
+    with pytest.raises(InputError, match="has no datatype"):
+        Datatype.of(np.dtype(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["O", "S4", "U4"])
+def test_strings_of_any_kind_are_bytes(dtype: str) -> None:
+    check_inputs(Signature((TensorSpec("x", "BYTES", (1,)),), ()), {"x": np.array(["a"], dtype)})
+
+
+SIGNATURE = Signature(
+    (TensorSpec("a", "FP32", (-1, 2)), TensorSpec("b", "INT64"), TensorSpec("c", "BOOL", ())), ()
+)
+GOOD: dict[str, Array] = {
+    "a": np.ones((3, 2), np.float32),
+    "b": np.ones((1, 1, 1), np.int64),
+    "c": np.array(True),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"a": np.ones((3, 2))}, r"'a' must be FP32 of shape \[-1, 2\] .* not FP64 of shape \[3, 2\]"),
+        ({"a": np.ones((3, 2), ">f4")}, "'a' must be FP32.*not numpy >f4"),
+        ({"a": np.ones(2, np.float32)}, r"'a' must be .* not FP32 of shape \[2\]"),
+        ({"a": np.ones((3, 3), np.float32)}, r"'a' must be .* not FP32 of shape \[3, 3\]"),
+        ({"b": np.ones(1, np.int32)}, "'b' must be INT64 of any shape.*not INT32"),
+        ({"c": np.ones(1, bool)}, r"'c' must be BOOL of shape \[\]"),
+        ({"d": np.ones(1)}, "unknown input 'd'; the model takes 'a', 'b', 'c'"),
+    ],
+)
+def test_wrong_inputs_are_named(change: dict[str, Array], message: str) -> None:
+    check = InputCheck(SIGNATURE)
+    check(GOOD)
+    with pytest.raises(InputError, match=message):
+        check({**GOOD, **change})
+
+
+def test_a_missing_input_is_named() -> None:
+    with pytest.raises(InputError, match="'b' is missing"):
+        check_inputs(SIGNATURE, {"a": GOOD["a"], "c": GOOD["c"]})
