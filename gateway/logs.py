@@ -1,0 +1,56 @@
+"""Logging: events with fields, as lines for people or as JSON, in one file for all processes of a node."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, process, event, and the record's own fields."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "process": f"{self._process}-{os.getpid()}",
+            "event": record.getMessage(),
+            **fields_of(record),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, object]:
+    """What was logged beside the event's name."""
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+
+
+def log_path(home: Path) -> Path:
+    """The file that every process of a node logs into."""
+    return home / "logs" / "kitserve.log"
+
+
+def configure_logging(process: str, home: Path) -> None:
+    """Send the logs of this process to the node's file. Calling it again changes nothing."""
+    path = log_path(home)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    logger = logging.getLogger("gateway")
+    if any(handler.get_name() == str(path) for handler in logger.handlers):
+        return
+    handler = logging.FileHandler(path)
+    handler.set_name(str(path))
+    handler.setFormatter(JsonFormatter(process))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

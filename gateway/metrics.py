@@ -1,0 +1,230 @@
+"""Every metric, in one place: names, labels, buckets; the cheap counting in a worker; the exposition.
+
+A worker counts in plain numbers and sends them to the gateway every second; the gateway adds up all
+workers, those that are gone included, and gives them to prometheus-client. Names and units follow
+https://prometheus.io/docs/practices/naming/.
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version as installed
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+import gateway
+
+BUCKETS = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+)
+"""Upper bounds of the latency histograms, in seconds."""
+
+
+class Histogram:
+    """Counts of durations by bucket; the last count is of those over every bound."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
+        self.total += seconds
+
+    def add(self, other: Histogram) -> None:
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """Prometheus' buckets: bound and the count of all up to it."""
+        bounds = [*(str(bound) for bound in BUCKETS), "+Inf"]
+        totals = (sum(self.counts[: position + 1]) for position in range(len(bounds)))
+        return list(zip(bounds, totals, strict=True))
+
+
+@dataclass(slots=True)
+class Numbers:
+    """What one worker, or all of one version, did since it started."""
+
+    requests: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """Answers by role and HTTP status."""
+    request: Histogram = field(default_factory=Histogram)
+    queue: Histogram = field(default_factory=Histogram)
+    compute: Histogram = field(default_factory=Histogram)
+    pulled_bytes: int = 0
+    cache_hits: int = 0
+    unpacks: int = 0
+    unpack_seconds: float = 0.0
+    loads: int = 0
+    load_seconds: float = 0.0
+
+    def add(self, other: Numbers) -> None:
+        """Add another's numbers to these."""
+        self.requests.update(other.requests)
+        self.request.add(other.request)
+        self.queue.add(other.queue)
+        self.compute.add(other.compute)
+        self.pulled_bytes += other.pulled_bytes
+        self.cache_hits += other.cache_hits
+        self.unpacks += other.unpacks
+        self.unpack_seconds += other.unpack_seconds
+        self.loads += other.loads
+        self.load_seconds += other.load_seconds
+
+
+class Tally:
+    """The numbers of a running worker; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers = Numbers()
+        self.ongoing = 0
+
+    def answered(self, role: str, status: int, request: float, queue: float, compute: float) -> None:
+        """Count one answered call; durations in seconds."""
+        with self._lock:
+            numbers = self._numbers
+            numbers.requests[role, status] += 1
+            numbers.request.observe(request)
+            numbers.queue.observe(queue)
+            numbers.compute.observe(compute)
+
+    def refused(self, role: str, status: int) -> None:
+        """Count one call that never reached the model."""
+        with self._lock:
+            self._numbers.requests[role, status] += 1
+
+    def opened(self, pulled_bytes: int, from_cache: bool, unpack_seconds: float) -> None:
+        """Count a kit that was brought to this node, or found there."""
+        with self._lock:
+            self._numbers.pulled_bytes += pulled_bytes
+            self._numbers.cache_hits += from_cache
+            self._numbers.unpacks += not from_cache
+            self._numbers.unpack_seconds += unpack_seconds
+
+    def loaded(self, seconds: float) -> None:
+        """Count a model that was loaded."""
+        with self._lock:
+            self._numbers.loads += 1
+            self._numbers.load_seconds += seconds
+
+    def numbers(self) -> Numbers:
+        """A copy of the numbers so far."""
+        with self._lock:
+            copy = Numbers()
+            copy.add(self._numbers)
+            return copy
+
+
+@dataclass(frozen=True, slots=True)
+class VersionLabels:
+    """What names a version in every metric. `digest` is its first 12 digits."""
+
+    model: str
+    version: str
+    digest: str
+    runtime: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSample:
+    """One version at one moment."""
+
+    labels: VersionLabels
+    numbers: Numbers
+    ongoing: int = 0
+    replicas: Mapping[str, int] = field(default_factory=dict)
+    """Workers by state."""
+    weights: Mapping[str, int] = field(default_factory=dict)
+    """Percent of unversioned calls by role."""
+
+
+class KitserveCollector(Collector):
+    """Gives prometheus-client the samples that `read` returns at each scrape."""
+
+    def __init__(self, read: Callable[[], Iterable[VersionSample]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        yield build_info()
+        yield from families(self._read())
+
+
+def build_info() -> Metric:
+    """What runs here."""
+    info = {"version": gateway.__version__, "python": platform.python_version(), "ray": installed("ray")}
+    return InfoMetricFamily("kitserve_build", "What runs here", value=info)
+
+
+def families(samples: Iterable[VersionSample]) -> Iterator[Metric]:
+    """Turn samples into Prometheus' families."""
+    names = ["model", "version", "digest", "runtime"]
+    requests = CounterMetricFamily(
+        "kitserve_requests", "Inference calls answered", labels=[*names, "role", "status"]
+    )
+    durations = {
+        part: HistogramMetricFamily(f"kitserve_{part}_duration_seconds", text, labels=names)
+        for part, text in (
+            ("request", "From the arrival of a call at its worker to its answer"),
+            ("queue", "Wait of a call for the model"),
+            ("compute", "Decoding, inference and encoding of a call"),
+        )
+    }
+    ongoing = GaugeMetricFamily("kitserve_requests_in_flight", "Calls inside the workers now", labels=names)
+    pulled = CounterMetricFamily("kitserve_pulled_bytes", "Bytes fetched from registries", labels=names)
+    hits = CounterMetricFamily("kitserve_cache_hits", "Kits found unpacked on this node", labels=names)
+    unpack = SummaryMetricFamily("kitserve_unpack_duration_seconds", "Unpacking of kits", labels=names)
+    load = SummaryMetricFamily("kitserve_load_duration_seconds", "Loading of models", labels=names)
+    replicas = GaugeMetricFamily("kitserve_replicas", "Workers by state", labels=[*names, "state"])
+    weights = GaugeMetricFamily(
+        "kitserve_traffic_weight_ratio", "Share of a model's unversioned calls", labels=[*names, "role"]
+    )
+    for sample in samples:
+        at = [sample.labels.model, sample.labels.version, sample.labels.digest, sample.labels.runtime]
+        numbers = sample.numbers
+        for (role, status), count in sorted(numbers.requests.items()):
+            requests.add_metric([*at, role, str(status)], count)
+        for part, family in durations.items():
+            histogram: Histogram = getattr(numbers, part)
+            family.add_metric(at, histogram.cumulative(), histogram.total)
+        ongoing.add_metric(at, sample.ongoing)
+        pulled.add_metric(at, numbers.pulled_bytes)
+        hits.add_metric(at, numbers.cache_hits)
+        unpack.add_metric(at, numbers.unpacks, numbers.unpack_seconds)
+        load.add_metric(at, numbers.loads, numbers.load_seconds)
+        for state, count in sample.replicas.items():
+            replicas.add_metric([*at, state], count)
+        for role, percent in sample.weights.items():
+            weights.add_metric([*at, role], percent / 100)
+    yield from (requests, *durations.values(), ongoing, pulled, hits, unpack, load, replicas, weights)

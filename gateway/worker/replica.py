@@ -1,0 +1,154 @@
+"""One Serve replica that runs one kit version: library, runtime, ASGI app, HTTP server.
+
+Serve places it, restarts it, asks for its health and tells it to go. Calls do not come through Serve
+but straight from the edge, to the replica's own HTTP server; the same app is its Serve ingress.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import replace
+from typing import Any
+
+from ray import serve
+
+from gateway.errors import KitserveError
+from gateway.kits.library import Library
+from gateway.kits.model import choose_runtime, load
+from gateway.logs import configure_logging
+from gateway.metrics import Tally
+from gateway.oci.reference import parse_reference
+from gateway.worker.app import Identity, WorkerApp
+from gateway.worker.server import WorkerServer
+from gateway.worker.spec import Announcement, WorkerSpec, WorkerState
+from runtimes.base import LoadedModel
+
+ANNOUNCE_SECONDS = 1.0
+_ANSWER_SECONDS = 5.0
+_HEALTH_SECONDS = 5.0
+# The edge has stopped to send calls this long after it was told.
+_EDGE_SECONDS = 0.5
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """The deployment class. Its construction ends when the model answers, or raises why it cannot."""
+
+    async def __init__(self, spec: WorkerSpec) -> None:  # type: ignore[misc]  # Serve awaits it
+        configure_logging("worker", spec.home)
+        self._spec = spec
+        self._tally = Tally()
+        self._gateway = serve.get_app_handle(spec.gateway)
+        self._news = Announcement(
+            worker=serve.get_replica_context().replica_id.unique_id, app=spec.app, state=WorkerState.PULLING
+        )
+        self._announcing = asyncio.create_task(self._announce_for_ever())
+        try:
+            self._model, self._runtime = await asyncio.to_thread(self._load)
+        except Exception as error:
+            known = isinstance(error, KitserveError)
+            await self._tell(WorkerState.FAILED, str(error) if known else f"{type(error).__name__}: {error}")
+            log.log(
+                logging.WARNING if known else logging.ERROR,
+                "worker.failed",
+                exc_info=not known,
+                extra=self._names,
+            )
+            self._announcing.cancel()
+            raise
+        identity = Identity(spec.model, spec.version, spec.digest)
+        self._app = WorkerApp(identity, self._model, self._tally)
+        self._server = WorkerServer(self._app, spec.host)
+        self._server.start()
+        self._news = replace(
+            self._news,
+            host=self._server.host,
+            port=self._server.port,
+            runtime=self._runtime,
+            device=self._model.device,
+        )
+        log.info("worker.ready", extra={**self._names, "port": self._server.port, "runtime": self._runtime})
+        await self._tell(WorkerState.READY)
+
+    def __serve_build_asgi_app__(self) -> WorkerApp:
+        return self._app
+
+    async def check_health(self) -> None:
+        """Tell Serve whether this worker can answer; raises when it cannot."""
+        await asyncio.wait_for(self._server.check(), _HEALTH_SECONDS)
+        if not self._app.compute.is_alive():
+            raise RuntimeError("the model's thread has ended")
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell Serve's autoscaling how many calls are inside; Serve does not see them."""
+        return {"ongoing": float(self._tally.ongoing)}
+
+    async def __del__(self) -> None:
+        """Go: leave the edge, answer what is inside, close. Serve calls this once, at its shutdown."""
+        if not hasattr(self, "_server"):
+            return
+        await self._tell(WorkerState.DRAINING)
+        await asyncio.sleep(_EDGE_SECONDS)
+        deadline = time.monotonic() + self._spec.drain_seconds
+        while self._tally.ongoing and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        if self._tally.ongoing:
+            log.warning("worker.abandoned", extra={**self._names, "calls": self._tally.ongoing})
+        await self._tell(WorkerState.DRAINING)
+        self._announcing.cancel()
+        await asyncio.to_thread(self._close)
+        log.info("worker.stopped", extra=self._names)
+
+    @property
+    def _names(self) -> dict[str, Any]:
+        spec = self._spec
+        return {"model": spec.model, "version": spec.version, "digest": spec.digest, "app": spec.app}
+
+    def _load(self) -> tuple[LoadedModel, str]:
+        """Bring the kit to this node and load it; returns the model and its runtime's name."""
+        spec = self._spec
+        kit = Library(spec.home, spec.registries).open(parse_reference(spec.reference), self)
+        self._tally.opened(kit.pulled_bytes, kit.from_cache, kit.unpack_seconds)
+        choice = choose_runtime(kit, spec.runtime)
+        self._news = replace(self._news, state=WorkerState.LOADING, detail="", runtime=choice.runtime.name)
+        started = time.perf_counter()
+        model = load(kit, choice, spec.resources)
+        self._tally.loaded(time.perf_counter() - started)
+        return model, choice.runtime.name
+
+    def pulling(self, done: int, total: int) -> None:
+        """Note the bytes that are here; the library calls this."""
+        self._news = replace(self._news, detail=f"{done}/{total} bytes")
+
+    def unpacking(self) -> None:
+        """Note that the kit is being unpacked; the library calls this."""
+        self._news = replace(self._news, detail="unpacking")
+
+    def _close(self) -> None:
+        self._server.stop()
+        self._app.compute.stop()
+        self._model.close()
+
+    async def _announce_for_ever(self) -> None:
+        while True:
+            await self._announce()
+            await asyncio.sleep(ANNOUNCE_SECONDS)
+
+    async def _tell(self, state: WorkerState, detail: str = "") -> None:
+        """Change this worker's state and report it at once."""
+        self._news = replace(self._news, state=state, detail=detail)
+        await self._announce()
+
+    async def _announce(self) -> None:
+        news = replace(self._news, ongoing=self._tally.ongoing, numbers=self._tally.numbers())
+        # A gateway that is being started again hears the next announcement.
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._gateway.announce.remote(news), _ANSWER_SECONDS)
+
+
+WorkerDeployment = serve.ingress()(Worker)
+"""The worker as Serve deploys it."""

@@ -1,0 +1,63 @@
+"""What a worker is told, and what it tells: values that cross between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from gateway.metrics import Numbers
+from gateway.oci.credentials import RegistryOptions
+from runtimes.base import Resources
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """Everything a worker needs to run one version."""
+
+    app: str
+    """The Serve application that this worker belongs to."""
+    model: str
+    version: str
+    """The tag, or the digest's first 12 digits: what clients call it."""
+    digest: str
+    reference: str
+    """The kit's reference, pinned to the digest."""
+    runtime: str | None
+    resources: Resources
+    home: Path
+    """The node's directory for blobs, unpacked kits and logs."""
+    registries: Mapping[str, RegistryOptions]
+    gateway: str
+    """The Serve application to report to."""
+    host: str
+    """The address to listen on."""
+    drain_seconds: float
+
+
+class WorkerState(StrEnum):
+    """Where a worker is on its way."""
+
+    PULLING = "pulling"
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a worker reports every second, and at each change of state."""
+
+    worker: str
+    app: str
+    state: WorkerState
+    detail: str = ""
+    """How far it is, or why it failed."""
+    host: str = ""
+    port: int = 0
+    runtime: str = ""
+    device: str = ""
+    ongoing: int = 0
+    numbers: Numbers = field(default_factory=Numbers)
