@@ -85,7 +85,7 @@ class InvalidKitfile(KitError):
 
 
 class UnsafeArchive(KitError):
-    """A layer with an entry that must not be unpacked; the message names it."""
+    """A layer that must not be unpacked, or is damaged as packed; the message names the entry."""
 
 
 class UnusableModel(KitError):

@@ -1,0 +1,65 @@
+"""A version that runs, or should: one kit digest under one model's name, with its resources."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from gateway.config import Model
+from gateway.oci.reference import Digest, parse_reference
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One Serve application. `app` names it, and changes with anything that needs other workers."""
+
+    app: str
+    model: str
+    label: str
+    """The tag, or the digest's first 12 digits: what clients call it."""
+    digest: str
+    reference: str
+    """Pinned to the digest."""
+    runtime: str | None
+    cpus: float
+    gpus: float
+    min_replicas: int
+    max_replicas: int
+    target_ongoing_requests: float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everything that clients may call it by."""
+        return tuple(dict.fromkeys((self.label, self.digest, Digest.parse(self.digest).short)))
+
+
+def version_of(model: Model, kit: str, digest: str) -> Version:
+    """The version that `kit` means for `model` while it points at `digest`."""
+    known = Digest.parse(digest)
+    reference = parse_reference(kit).pinned(known)
+    facts = {
+        "model": model.name,
+        "label": reference.label,
+        "digest": digest,
+        "reference": str(reference),
+        "runtime": None if model.runtime == "auto" else model.runtime,
+        "cpus": model.resources.cpus,
+        "gpus": model.resources.gpus,
+        "min_replicas": model.replicas.min,
+        "max_replicas": model.replicas.max,
+        "target_ongoing_requests": model.replicas.target_ongoing_requests,
+    }
+    fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+    app = f"{model.name}.{reference.label}.{known.short}.{fingerprint}"
+    return Version(app=app, **facts)  # type: ignore[arg-type]  # the facts are its fields
+
+
+def version_to_json(version: Version) -> str:
+    """Write a version for the gateway's state."""
+    return json.dumps(asdict(version))
+
+
+def version_from_json(text: str) -> Version:
+    """Read what `version_to_json` wrote."""
+    return Version(**json.loads(text))

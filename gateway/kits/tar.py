@@ -1,0 +1,191 @@
+"""A reader of tar archives that takes regular files and directories, and refuses everything else.
+
+USTAR (POSIX.1-1988), PAX extended headers (POSIX.1-2001) and GNU long names are understood. Python's
+tarfile is not used: it follows links out of the target, can be made to loop, and swells on large headers.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from gateway.errors import UnsafeArchive
+from gateway.oci.content import CHUNK
+
+_BLOCK = 512
+_MAX_PAX = 64 * 1024  # bytes
+_MAX_LONG_NAME = 4 * 1024  # bytes
+_MAX_FILE = 128 * 1024**3  # bytes
+_END = bytes(_BLOCK)
+
+_FILE = b"0\0"
+_DIRECTORY = b"5"
+_PAX, _PAX_GLOBAL, _LONG_NAME = b"x", b"g", b"L"
+
+Read = Callable[[int], bytes]
+"""Returns at most so many bytes, and b"" only at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class TarEntry:
+    """A file or directory of an archive: its name as it is written, and its size in bytes."""
+
+    name: str
+    size: int
+    is_directory: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    name: bytes
+    size: int
+    kind: bytes
+
+
+def read_tar(read: Read) -> Iterator[tuple[TarEntry, Iterator[bytes]]]:
+    """Yield each entry with its content, which is to be read before the next entry is asked for.
+
+    Raises UnsafeArchive for an entry of another type, a damaged or truncated archive, and anything but
+    zeros after its end.
+    """
+    records: dict[str, str] = {}
+    long_name: bytes | None = None
+    while (block := _exactly(read, _BLOCK)) != _END:
+        header = _parse(block)
+        if header.kind == _PAX and not records:
+            records = _pax(_content(read, header, _MAX_PAX))
+        elif header.kind == _PAX_GLOBAL:
+            _check_global(_pax(_content(read, header, _MAX_PAX)))
+        elif header.kind == _LONG_NAME and long_name is None:
+            long_name = _content(read, header, _MAX_LONG_NAME).rstrip(b"\0")
+        else:
+            entry = _entry(header, records, long_name)
+            records, long_name = {}, None
+            yield from _with_content(read, entry)
+    if records or long_name is not None:
+        raise UnsafeArchive("it ends after an extended header")
+    if _exactly(read, _BLOCK) != _END:
+        raise UnsafeArchive("it has one zero block where its end should have two")
+    while rest := read(CHUNK):
+        if rest.strip(b"\0"):
+            raise UnsafeArchive("it has bytes after its end")
+
+
+def _with_content(read: Read, entry: TarEntry) -> Iterator[tuple[TarEntry, Iterator[bytes]]]:
+    left = entry.size
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal left
+        while left:
+            chunk = _some(read, min(left, CHUNK))
+            left -= len(chunk)
+            yield chunk
+
+    yield entry, chunks()
+    assert not left, "an entry's content is to be read before the next entry"
+    _exactly(read, -entry.size % _BLOCK)
+
+
+def _entry(header: _Header, records: dict[str, str], long_name: bytes | None) -> TarEntry:
+    if header.kind not in _FILE and header.kind != _DIRECTORY:
+        raise UnsafeArchive(
+            f"{_shown(header.name)} is of type {_shown(header.kind)}; only files and directories are unpacked"
+        )
+    if any(key.startswith("GNU.sparse.") for key in records):
+        raise UnsafeArchive(f"{_shown(header.name)} is a sparse file; only plain files are unpacked")
+    if long_name is not None and "path" in records:
+        raise UnsafeArchive(f"{_shown(header.name)} has two extended names")
+    name = records["path"] if "path" in records else _text(header.name if long_name is None else long_name)
+    size = _decimal(records["size"]) if "size" in records else header.size
+    is_directory = header.kind == _DIRECTORY
+    if size > _MAX_FILE or (is_directory and size):
+        raise UnsafeArchive(f"{name!r} has the size {size}")
+    return TarEntry(name, size, is_directory)
+
+
+def _parse(block: bytes) -> _Header:
+    magic = block[257:265]
+    if magic not in (b"ustar\00000", b"ustar  \0"):
+        raise UnsafeArchive(
+            "it is no tar archive, or of a format that is not supported (USTAR, PAX and GNU are)"
+        )
+    if _number(block[148:156]) != sum(block[:148]) + 8 * ord(" ") + sum(block[156:]):
+        raise UnsafeArchive("a header has a wrong checksum; the archive is damaged")
+    name, prefix = _field(block[:100]), _field(block[345:500])
+    if prefix and magic == b"ustar\00000":
+        name = prefix + b"/" + name
+    size = _number(block[124:136])
+    return _Header(name, size, block[156:157])
+
+
+def _number(data: bytes) -> int:
+    """Read an octal field, or a GNU base-256 one that is not negative."""
+    if data[0] == 0x80:
+        return int.from_bytes(data[1:], "big")
+    digits = data.strip(b" \0")
+    if not digits or any(digit not in b"01234567" for digit in digits):
+        raise UnsafeArchive(f"a header has {_shown(data)} where a number that is not negative should be")
+    return int(digits, 8)
+
+
+def _pax(data: bytes) -> dict[str, str]:
+    """Read PAX records, each "LENGTH KEY=VALUE" and a line end, with the length of the whole record."""
+    records: dict[str, str] = {}
+    while data:
+        length, space, _ = data.partition(b" ")
+        size = _decimal(_text(length))
+        record = data[len(length) + 1 : size]
+        key, equals, value = record.removesuffix(b"\n").partition(b"=")
+        if not space or not equals or size > len(data) or not record.endswith(b"\n"):
+            raise UnsafeArchive("an extended header is broken")
+        if _text(key) in records:
+            raise UnsafeArchive(f"an extended header has {_shown(key)} twice")
+        records[_text(key)] = _text(value)
+        data = data[size:]
+    return records
+
+
+def _check_global(records: dict[str, str]) -> None:
+    if risky := [key for key in records if key in ("path", "size", "linkpath") or key.startswith("GNU.")]:
+        raise UnsafeArchive(f"a global header sets {', '.join(risky)} for every entry after it")
+
+
+def _content(read: Read, header: _Header, limit: int) -> bytes:
+    if header.size > limit:
+        raise UnsafeArchive(f"an extended header has {header.size} bytes; {limit} are allowed")
+    data = _exactly(read, header.size)
+    _exactly(read, -header.size % _BLOCK)
+    return data
+
+
+def _decimal(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise UnsafeArchive(f"an extended header has {text[:80]!r} where a number should be")
+    return int(text)
+
+
+def _exactly(read: Read, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        data += _some(read, size - len(data))
+    return bytes(data)
+
+
+def _some(read: Read, size: int) -> bytes:
+    data = read(size)
+    if not data:
+        raise UnsafeArchive("it ends early; the archive is truncated")
+    return data
+
+
+def _field(data: bytes) -> bytes:
+    return data.partition(b"\0")[0]
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise UnsafeArchive(f"{_shown(data)} is not UTF-8") from None
+
+
+def _shown(data: bytes) -> str:
+    return repr(data[:80].decode("utf-8", "backslashreplace"))

@@ -1,0 +1,58 @@
+"""Content by descriptor, and the one interface behind which every place that has content stands."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
+
+from gateway.oci.reference import Digest, Reference
+
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+# Registries should take manifests of up to 4 MiB (OCI distribution spec); nothing honest is larger.
+MAX_MANIFEST = 4 * 1024 * 1024
+CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What some content is and how it is verified; `size` in bytes (OCI image spec, "Descriptors")."""
+
+    media_type: str
+    digest: Digest
+    size: int
+    annotations: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class BlobStream:
+    """Bytes of a blob from `start` on: the offset asked for, or 0 where the source cannot skip."""
+
+    start: int
+    chunks: Iterator[bytes]
+
+
+class Source(Protocol):
+    """Where one reference's content can be had; for one thread at a time."""
+
+    @property
+    def reference(self) -> Reference:
+        """The reference this was opened for; errors name it."""
+
+    def resolve(self) -> Descriptor:
+        """Return the descriptor of the manifest that the reference names now.
+
+        Raises NotFound, Unauthorized, RegistryUnavailable.
+        """
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        """Return a whole manifest of at most 4 MiB, its size and digest verified.
+
+        Raises DigestMismatch and SizeMismatch, and what `resolve` raises.
+        """
+
+    def blob(self, descriptor: Descriptor, offset: int = 0) -> AbstractContextManager[BlobStream]:
+        """Open a blob at a byte offset; not verified here, and cut at no size.
+
+        Entering raises what `resolve` raises; a stream that breaks raises RegistryUnavailable.
+        """
