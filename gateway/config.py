@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from gateway.errors import ConfigError, InvalidReference
 from gateway.oci.credentials import RegistryOptions
@@ -18,11 +18,17 @@ from gateway.oci.reference import LayoutReference, parse_reference
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
+# No honest config comes near these; aliases of aliases, or an alias of itself, would.
+_MAX_DEPTH = 32
+_MAX_NODES = 100_000
+# What PyYAML raises for text and tags it cannot use, besides its own errors.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, OverflowError, RecursionError, LookupError, AttributeError)
+
 Path_ = tuple[str | int, ...]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Address(_Strict):
@@ -31,13 +37,20 @@ class Address(_Strict):
     host: str
     port: Annotated[int, Field(ge=1, le=65535)]
 
+    @field_validator("host")
+    @classmethod
+    def _host(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9._:*-]+", value):
+            raise ValueError(f"{value!r} is not a host")
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         host, separator, port = value.rpartition(":")
-        if not separator or not host or not port.isdigit():
+        if not separator or not host or not re.fullmatch("[0-9]{1,5}", port):
             raise ValueError(f"{value!r} is not HOST:PORT, such as 127.0.0.1:8080")
         return {"host": host.strip("[]"), "port": int(port)}
 
@@ -114,7 +127,8 @@ class Model(_Strict):
     @model_validator(mode="after")
     def _two_kits(self) -> Model:
         if self.canary is not None and self.canary.kit == self.kit:
-            raise ValueError(f"the canary is the same kit as the stable version ({self.kit})")
+            message = f"the canary is the same kit as the stable version ({self.kit})"
+            raise _faults_at({("canary", "kit"): message})
         return self
 
 
@@ -137,19 +151,27 @@ class GatewayConfig(_Strict):
     models: tuple[Model, ...] = ()
     registries: dict[str, Registry] = {}
 
+    @field_validator("models")
+    @classmethod
+    def _distinct(cls, models: tuple[Model, ...]) -> tuple[Model, ...]:
+        names = [model.name for model in models]
+        again = [place for place, name in enumerate(names) if name in names[:place]]
+        if again:
+            raise _faults_at(
+                {(place, "name"): f"a model {names[place]!r} is written above" for place in again}
+            )
+        return models
+
     @model_validator(mode="after")
-    def _distinct(self) -> GatewayConfig:
-        names = [model.name for model in self.models]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"model {twice[0]!r} is written more than once")
+    def _two_ports(self) -> GatewayConfig:
         if self.listen.port == self.admin.port:
-            raise ValueError(f"listen and admin both want port {self.listen.port}")
+            where = "admin" if "admin" in self.model_fields_set else "listen"
+            raise _faults_at({(where,): f"listen and admin both want port {self.listen.port}"})
         return self
 
     def registry_options(self) -> dict[str, RegistryOptions]:
         """Each registry host with its options, as the OCI room takes them."""
-        return {host: RegistryOptions(**dict(registry)) for host, registry in self.registries.items()}
+        return {host.lower(): RegistryOptions(**dict(registry)) for host, registry in self.registries.items()}
 
     def rooted(self, directory: Path) -> GatewayConfig:
         """The same config with relative paths made absolute from `directory`."""
@@ -191,13 +213,13 @@ def load_config(path: Path) -> GatewayConfig:
 
 def parse_config(text: str, source: str = "config") -> GatewayConfig:
     """Parse YAML (or JSON, which is YAML too) into a config; `source` names it in errors."""
-    try:
-        node = yaml.compose(text, yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(source, [" ".join(str(error).split())]) from error
     lines: dict[Path_, int] = {}
     faults: list[str] = []
-    value = {} if node is None else _plain(node, (), lines, faults)
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        value = {} if node is None else _plain(node, (), lines, faults)
+    except _YAML_ERRORS as error:
+        raise ConfigError(source, [" ".join(str(error).split())]) from error
     if not isinstance(value, dict):
         raise ConfigError(source, ["line 1: a config is a mapping that starts with `models:`"])
     try:
@@ -209,27 +231,45 @@ def parse_config(text: str, source: str = "config") -> GatewayConfig:
     return config
 
 
+def _faults_at(messages: Mapping[Path_, str]) -> ValidationError:
+    """Faults of fields below the one that is validated, each by its path from there."""
+    details = [
+        InitErrorDetails(type=PydanticCustomError("fault", "{text}", {"text": text}), loc=where, input=None)
+        for where, text in messages.items()
+    ]
+    return ValidationError.from_exception_data("config", details)
+
+
 def _rooted_kit(kit: str, directory: Path) -> str:
     reference = parse_reference(kit)
     if isinstance(reference, LayoutReference) and not reference.directory.is_absolute():
-        prefix = "oci-layout:"
-        return (
-            f"{prefix}{directory / reference.directory}{kit[len(prefix) + len(str(reference.directory)) :]}"
-        )
+        scheme, written, name = kit.split(":", 2)
+        return f"{scheme}:{directory / written}:{name}"
     return kit
 
 
 def _plain(node: yaml.Node, path: Path_, lines: dict[Path_, int], faults: list[str]) -> Any:
     """A YAML node as plain values; notes the line of each path and each key written twice."""
+    if len(path) > _MAX_DEPTH or len(lines) + len(faults) > _MAX_NODES:
+        raise yaml.MarkedYAMLError("this goes too deep, or has too many parts", node.start_mark)
     lines[path] = node.start_mark.line + 1
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, (*path, index), lines, faults) for index, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
-        return yaml.SafeLoader("").construct_object(node)
+        try:
+            node.value.encode()
+            return yaml.SafeLoader("").construct_object(node)
+        except _YAML_ERRORS:
+            kind = node.tag.rpartition(":")[2]
+            faults.append(f"line {lines[path]}: {_written(path)}: {node.value!r} is not a valid {kind}")
+            return node.value
     mapping: dict[str, Any] = {}
     for key_node, value_node in node.value:
-        key = str(key_node.value)
         line = key_node.start_mark.line + 1
+        key = key_node.value
+        if not isinstance(key, str) or not key.isprintable():
+            faults.append(f"line {line}: a field's name must be plain text")
+            continue
         if key in mapping:
             faults.append(f"line {line}: {_written((*path, key))}: written twice")
         mapping[key] = _plain(value_node, (*path, key), lines, faults)

@@ -1,4 +1,4 @@
-"""Every error Kitserve raises on purpose, drawn once:
+"""Every error Kitserve raises on purpose, drawn once.
 
     KitserveError
     ├── ConfigError            what a user wrote is wrong; all faults at once
@@ -93,7 +93,7 @@ class UnusableModel(KitError):
 
 
 class StoreError(KitserveError):
-    """This node's store cannot be written or read."""
+    """The node's store cannot be written or read."""
 
 
 class EdgeError(KitserveError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,7 +28,8 @@ class JsonFormatter(logging.Formatter):
             **fields_of(record),
         }
         if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
+            # Ray replaces `print` in its replicas, which logging's own formatting goes through.
+            line["error"] = "".join(traceback.format_exception(*record.exc_info))
         return json.dumps(line, default=str)
 
 

@@ -91,7 +91,13 @@ class State:
             database.execute("DELETE FROM config")
             database.execute("INSERT INTO config VALUES (?, ?)", (generation, config.model_dump_json()))
             database.execute("DELETE FROM failures")
+            self._set_about("configured", self._about("instance") or "")
         return generation
+
+    def is_configured(self) -> bool:
+        """Whether a config was applied since Kitserve was started."""
+        with self._transaction():
+            return self._about("configured") == self._about("instance")
 
     def desired(self) -> Desired:
         """The config in force."""

@@ -55,8 +55,10 @@ class RoutingTable:
 
     def backends(self) -> tuple[Backend, ...]:
         """Every version in the table, each once, the routed ones first."""
-        every = [backend for route in self.routes for backend in route.backends()] + list(self.draining)
-        return tuple({backend.version: backend for backend in reversed(every)}.values())[::-1]
+        found: dict[str, Backend] = {}
+        for backend in (*(at for route in self.routes for at in route.backends()), *self.draining):
+            found.setdefault(backend.version, backend)
+        return tuple(found.values())
 
 
 def assign_slots(versions: Iterable[str], held: Mapping[str, int]) -> dict[str, int]:
@@ -81,7 +83,8 @@ def map_entries(table: RoutingTable, slots: Mapping[str, int]) -> dict[str, str]
     callable_now = [route.stable is not None and bool(route.stable.servers) for route in table.routes]
     entries = {":ready": str(all(callable_now)).lower()}
     for route in table.routes:
-        entries[f"{route.model}:reason"] = route.reason
+        # one line, as everything in HAProxy's map
+        entries[f"{route.model}:reason"] = " ".join(route.reason.split())
         for role, backend in (("canary", route.canary), ("stable", route.stable)):
             if backend is None:
                 continue

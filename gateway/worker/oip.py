@@ -9,24 +9,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import orjson
 
 from runtimes.base import Array, Datatype, Signature, TensorSpec
-from runtimes.errors import InputError
+from runtimes.errors import ExecutionError, InputError
 
 _MAX_RANK = 16
-# Which kinds of JSON values (numpy kinds of the parsed list) each kind of datatype takes.
-_ACCEPTS: Mapping[str, str] = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}
-_KIND_NAMES: Mapping[str, str] = {
-    "f": "fractions",
-    "i": "integers",
-    "u": "integers",
-    "b": "booleans",
-    "U": "strings",
-    "O": "values of several types",
+# Which types of JSON values each kind (of numpy) of datatype takes.
+_ACCEPTS: Mapping[str, frozenset[type]] = {
+    "f": frozenset({float, int}),
+    "i": frozenset({int}),
+    "u": frozenset({int}),
+    "b": frozenset({bool}),
+    "O": frozenset({str}),
+}
+_TYPE_NAMES: Mapping[type, str] = {
+    float: "fractions",
+    int: "integers",
+    bool: "booleans",
+    str: "strings",
+    dict: "objects",
+    type(None): "null",
 }
 
 
@@ -64,7 +71,7 @@ def decode(body: bytes) -> Call:
     if type(request_id) is not str:
         raise InputError("`id` must be a string")
     wanted = document.get("outputs")
-    return Call(request_id, inputs, _output_names(wanted) if wanted else ())
+    return Call(request_id, inputs, () if wanted is None else _output_names(wanted))
 
 
 def _decode_tensor(tensor: Any, position: int) -> tuple[str, Array]:
@@ -86,46 +93,53 @@ def _decode_tensor(tensor: Any, position: int) -> tuple[str, Array]:
     data = tensor.get("data")
     if type(data) is not list:
         raise InputError(f"input {name!r}: data must be a list (binary tensors are not taken: send JSON)")
-    array = _strings(name, data) if datatype is Datatype.BYTES else _numbers(name, data, datatype)
+    array = _array(name, data, datatype)
     if array.size != math.prod(shape):
         raise InputError(
             f"input {name!r}: shape {shape} needs {math.prod(shape)} elements, data has {array.size}"
         )
-    return name, array.reshape(shape)
-
-
-def _numbers(name: str, data: list[Any], datatype: Datatype) -> Array:
-    wanted = datatype.numpy
     try:
-        found = np.array(data)
-    except (ValueError, OverflowError):
-        raise InputError(f"input {name!r}: data is ragged or holds values of several types") from None
-    if found.size == 0:
-        return found.astype(wanted)
-    if found.dtype.kind not in _ACCEPTS[wanted.kind]:
-        kind = _KIND_NAMES.get(found.dtype.kind, "other values")
-        raise InputError(f"input {name!r}: {datatype} cannot be made of {kind}")
-    if wanted.kind in "iu":
-        limits = np.iinfo(wanted)
-        if int(found.min()) < limits.min or int(found.max()) > limits.max:
-            raise InputError(f"input {name!r}: a value is outside {datatype} ({limits.min} to {limits.max})")
+        return name, array.reshape(shape)
+    except ValueError:
+        # numpy multiplies the other sizes even where one of them is 0
+        raise InputError(f"input {name!r}: shape {shape} is too large") from None
+
+
+def _array(name: str, data: list[Any], datatype: Datatype) -> Array:
+    flat, types = _flat(name, data)
+    wanted = datatype.numpy
+    wrong = types - _ACCEPTS[wanted.kind]
+    if wrong:
+        found = " or ".join(sorted(_TYPE_NAMES[kind] for kind in wrong))
+        raise InputError(f"input {name!r}: {datatype} cannot be made of {found}")
+    if datatype is Datatype.BYTES:
+        array = np.empty(len(flat), dtype=object)
+        array[:] = [item.encode() for item in flat]
+        return array
+    if wanted.kind in "iu" and flat:
+        return _integers(name, flat, datatype)
     with np.errstate(over="ignore"):
-        return found.astype(wanted)
+        return np.array(flat, dtype=wanted)
 
 
-def _strings(name: str, data: list[Any]) -> Array:
-    flat = _flatten(data)
-    if not all(type(item) is str for item in flat):
-        raise InputError(f"input {name!r}: BYTES takes strings alone")
-    array = np.empty(len(flat), dtype=object)
-    array[:] = [item.encode() for item in flat]
-    return array
+def _flat(name: str, data: list[Any]) -> tuple[list[Any], set[type]]:
+    """The elements of lists in lists, and their types; lists side by side must have one length."""
+    while list in (types := set(map(type, data))):
+        if len(types) > 1 or len(set(map(len, data))) > 1:
+            raise InputError(f"input {name!r}: data is ragged")
+        data = list(chain.from_iterable(data))
+    return data, types
 
 
-def _flatten(data: list[Any]) -> list[Any]:
-    while any(type(item) is list for item in data):
-        data = [inner for item in data for inner in (item if type(item) is list else [item])]
-    return data
+def _integers(name: str, flat: list[int], datatype: Datatype) -> Array:
+    limits = np.iinfo(datatype.numpy)
+    found = np.array(flat)
+    if found.dtype.kind == "f":
+        # numpy's choice for small and very large integers side by side
+        found = np.array(flat, dtype=object)
+    if found.min() < limits.min or found.max() > limits.max:
+        raise InputError(f"input {name!r}: a value is outside {datatype} ({limits.min} to {limits.max})")
+    return found.astype(datatype.numpy)
 
 
 def _output_names(wanted: Any) -> tuple[str, ...]:
@@ -145,11 +159,15 @@ class Encoder:
         self._head = orjson.dumps({"model_name": model, "model_version": version})[:-1]
 
     def __call__(self, request_id: str, outputs: Mapping[str, Array]) -> bytes:
-        """Write an answer. NaN and the infinities, which JSON has not, become null."""
+        """Write an answer. NaN and the infinities, which JSON has not, become null.
+
+        Raises:
+            ExecutionError: when the protocol has no datatype for an output.
+        """
         tensors = [
             {
                 "name": name,
-                "datatype": Datatype.of(array.dtype).value,
+                "datatype": _datatype(name, array),
                 "shape": array.shape,
                 "data": _plain(array),
             }
@@ -157,6 +175,13 @@ class Encoder:
         ]
         tail = orjson.dumps({"id": request_id, "outputs": tensors}, option=orjson.OPT_SERIALIZE_NUMPY)
         return self._head + b"," + tail[1:]
+
+
+def _datatype(name: str, array: Array) -> str:
+    try:
+        return Datatype.of(array.dtype).value
+    except InputError as error:
+        raise ExecutionError(f"output {name!r}: {error}") from error
 
 
 def _plain(array: Array) -> Any:
@@ -184,7 +209,7 @@ def metadata(model: str, version: str, platform: str, signature: Signature) -> b
 
 
 def _spec(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape or (-1,))}
+    return {"name": spec.name, "datatype": spec.datatype, "shape": [-1] if spec.shape is None else spec.shape}
 
 
 def error(message: str) -> bytes:

@@ -61,13 +61,13 @@ class _Server(uvicorn.Server):
 
 
 class WorkerServer:
-    """Serves one ASGI app on a free port of `host` until it is stopped.
+    """Serves one ASGI app until it is stopped, on `port` of `host`; 0 takes a free one.
 
     A response to HEAD must close its connection: its head is sent when the body comes or at the close.
     """
 
-    def __init__(self, app: Any, host: str) -> None:
-        self._socket = socket.create_server((host, 0), backlog=_BACKLOG)
+    def __init__(self, app: Any, host: str, port: int = 0) -> None:
+        self._socket = socket.create_server((host, port), backlog=_BACKLOG)
         self.host = host
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(

@@ -1,0 +1,73 @@
+"""What a kit is, as `kitserve inspect` tells it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from gateway.errors import KitserveError
+from gateway.kits.library import Kit, Library, Progress
+from gateway.kits.model import choose_runtime
+from gateway.oci.reference import LayoutReference, Reference
+from runtimes.errors import ModelError
+
+PULL_LIMIT_BYTES = 100 * 1024 * 1024
+"""Kits larger than this are not pulled only to be looked at."""
+
+
+def describe(
+    library: Library, reference: Reference, pull: bool | None, progress: Progress | None
+) -> dict[str, Any]:
+    """Everything known of a kit. Its model is fetched when `pull` says so; None: when that costs little."""
+    kit = library.describe(reference)
+    document = _document(kit)
+    local = isinstance(reference, LayoutReference)
+    if pull is None:
+        pull = local or kit.size <= PULL_LIMIT_BYTES
+    if not pull:
+        document["runtime_message"] = "not known before the model is pulled; use --pull"
+        return document
+    try:
+        unpacked = library.open(kit.reference, progress)
+        choice = choose_runtime(unpacked, None)
+        document["runtime"] = choice.runtime.name
+        document["file"] = str(choice.path.relative_to(unpacked.path))
+        signature = choice.runtime.signature(choice.path)
+    except (KitserveError, ModelError) as error:
+        document["runtime_message"] = str(error)
+        return document
+    if signature is not None:
+        document["inputs"] = [asdict(spec) for spec in signature.inputs]
+        document["outputs"] = [asdict(spec) for spec in signature.outputs]
+    return document
+
+
+def _document(kit: Kit) -> dict[str, Any]:
+    package, model = kit.kitfile.package, kit.kitfile.model
+    served = kit.needed_layers()
+    return {
+        "reference": str(kit.reference),
+        "digest": str(kit.digest),
+        "format": kit.manifest.format.value,
+        "package": " ".join(part for part in (package.name, package.version) if part),
+        "framework": model and (model.framework or model.format),
+        "model": kit.model_name,
+        "layers": [
+            {
+                "role": layer.role.value,
+                "digest": str(layer.descriptor.digest),
+                "size": layer.descriptor.size,
+                "media_type": layer.descriptor.media_type,
+                "compression": layer.compression.value,
+                "path": layer.path,
+                "served": layer in served,
+            }
+            for layer in kit.layers
+        ],
+        "kitfile": kit.kitfile.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "runtime": None,
+        "runtime_message": "",
+        "file": "",
+        "inputs": [],
+        "outputs": [],
+    }

@@ -1,0 +1,268 @@
+"""kitserve: serve, apply, status, inspect, pull."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+import gateway
+from gateway.cli import show
+from gateway.cli.client import AdminClient
+from gateway.cli.inspect import describe
+from gateway.cli.serve import Kitserve, Stopped, catch_signals, running
+from gateway.config import GatewayConfig, load_config
+from gateway.errors import ConfigError, ControlError, KitserveError
+from gateway.kits.library import Library
+from gateway.oci.credentials import RegistryOptions
+from gateway.oci.reference import RegistryReference, parse_reference
+
+_FAILED = 1
+_MISUSED = 2
+_WATCH_SECONDS = 0.5
+_FOLLOW_SECONDS = 600.0
+_SETTLED = ("ready", "failed")
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+app = typer.Typer(
+    help="Serve ModelKits by reference.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Output(StrEnum):
+    """How a command prints what it found."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def _default_home() -> Path:
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(os.environ.get("KITSERVE_HOME") or Path(data) / "kitserve")
+
+
+ConfigFile = Annotated[Path, typer.Argument(help="The config file (YAML or JSON).", metavar="FILE")]
+Home = Annotated[
+    Path,
+    typer.Option(
+        help="Where blobs, unpacked kits, state and logs are kept.",
+        envvar="KITSERVE_HOME",
+        default_factory=_default_home,
+        show_default="~/.local/share/kitserve",
+    ),
+]
+Admin = Annotated[str, typer.Option(help="The admin address of a running Kitserve.", metavar="HOST:PORT")]
+OutputFormat = Annotated[Output, typer.Option("--output", "-o", help="How to print.")]
+Registries = Annotated[
+    Path | None, typer.Option("--config", help="A config file whose `registries:` are used.", metavar="FILE")
+]
+PlainHttp = Annotated[bool, typer.Option("--plain-http", help="Speak HTTP without TLS to this registry.")]
+KitReference = Annotated[str, typer.Argument(help="The kit's reference.", metavar="REF")]
+
+
+@app.command()
+def serve(
+    file: ConfigFile,
+    home: Home,
+    address: Annotated[str | None, typer.Option(help="Join the Ray cluster at this address.")] = None,
+    log_format: Annotated[Output, typer.Option(help="How to print what happens.")] = Output.TEXT,
+) -> None:
+    """Serve the models of FILE until Ctrl-C."""
+    config = load_config(file)
+    say = _Reporter(log_format)
+    say(f"Kitserve {gateway.__version__}: {len(config.models)} model(s) from {file}, home {home}")
+    catch_signals()
+    try:
+        with running(config, home.absolute(), address, say) as kitserve:
+            _watch(kitserve, say)
+    except Stopped:
+        say("stopped")
+        return
+    raise ControlError("the edge is gone")
+
+
+@app.command()
+def apply(
+    file: ConfigFile,
+    admin: Annotated[
+        str | None, typer.Option(help="The admin address; else the one in FILE.", metavar="HOST:PORT")
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Wait until every model is ready or has failed.")] = True,
+) -> None:
+    """Put FILE in force on a running Kitserve."""
+    config = load_config(file)
+    client = AdminClient(admin or str(config.admin))
+    generation = client.apply(config)
+    if not wait:
+        return
+    say = _Reporter(Output.TEXT)
+    deadline = time.monotonic() + _FOLLOW_SECONDS
+    while True:
+        status = client.status()
+        if status["generation"] >= generation:
+            say.models(status)
+            if _is_settled(status):
+                break
+        if time.monotonic() > deadline:
+            raise ControlError(
+                f"not every model is ready after {_FOLLOW_SECONDS:.0f} s; see `kitserve status`"
+            )
+        time.sleep(_WATCH_SECONDS)
+    if any(model["state"] == "failed" for model in status["models"]):
+        raise typer.Exit(_FAILED)
+
+
+@app.command()
+def status(admin: Admin = "127.0.0.1:8081", output: OutputFormat = Output.TEXT) -> None:
+    """Show the models of a running Kitserve, and their versions."""
+    document = AdminClient(admin).status()
+    if output is Output.JSON:
+        _print_json(document)
+        return
+    out.print(show.models_table(document["models"]))
+    for model in document["models"]:
+        if model["message"]:
+            out.print(f"{model['name']}: {model['message']}", markup=False)
+    if document["edge"]:
+        out.print(f"edge: {document['edge']}", markup=False)
+
+
+@app.command()
+def inspect(
+    reference: KitReference,
+    home: Home,
+    output: OutputFormat = Output.TEXT,
+    pull: Annotated[
+        bool | None, typer.Option(help="Fetch the model to look into it (default: up to 100 MiB).")
+    ] = None,
+    config: Registries = None,
+    plain_http: PlainHttp = False,
+) -> None:
+    """Show what a kit is: its Kitfile, layers, runtime, inputs and outputs."""
+    library = _library(reference, home, config, plain_http)
+    with show.PullProgress(err, reference) as progress:
+        document = describe(library, parse_reference(reference), pull, progress)
+    if output is Output.JSON:
+        _print_json(document)
+    else:
+        for part in show.kit_text(document):
+            out.print(part)
+
+
+@app.command()
+def pull(
+    reference: KitReference, home: Home, config: Registries = None, plain_http: PlainHttp = False
+) -> None:
+    """Bring a kit to this machine: pulled, verified and unpacked, ready to be served offline."""
+    library = _library(reference, home, config, plain_http)
+    with show.PullProgress(err, reference) as progress:
+        kit = library.open(parse_reference(reference), progress)
+    out.print(f"{kit.kit.reference}", markup=False)
+    out.print(f"{kit.path}  {'was here already' if kit.from_cache else f'{kit.pulled_bytes} bytes pulled'}")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"kitserve {gateway.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; errors raised on purpose become one message and an exit code."""
+    try:
+        app()
+    except ConfigError as error:
+        err.print(f"kitserve: {error}", style="red", markup=False)
+        sys.exit(_MISUSED)
+    except KitserveError as error:
+        err.print(f"kitserve: {error}", style="red", markup=False)
+        sys.exit(_FAILED)
+
+
+class _Reporter:
+    """Says what happens: lines for people, or JSON lines; a model's line when it changes."""
+
+    def __init__(self, format_: Output) -> None:
+        self._json = format_ is Output.JSON
+        self._last: dict[str, Any] = {}
+
+    def __call__(self, text: str) -> None:
+        if self._json:
+            self._line({"event": "said", "text": text})
+        else:
+            out.print(text, markup=False)
+
+    def models(self, status: dict[str, Any]) -> None:
+        """Say which models changed since the last time."""
+        for model in status["models"]:
+            line = show.model_line(model)
+            if self._last.get(model["name"]) == line:
+                continue
+            self._last[model["name"]] = line
+            if self._json:
+                self._line({"event": "model.changed", **model})
+            else:
+                out.print(line, markup=False)
+
+    def _line(self, fields: dict[str, Any]) -> None:
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        sys.stdout.write(json.dumps({"time": now, **fields}) + "\n")
+        sys.stdout.flush()
+
+
+def _watch(kitserve: Kitserve, say: _Reporter) -> None:
+    """Say what changes until the end; returns when the edge is lost."""
+    while not kitserve.ended.wait(_WATCH_SECONDS):
+        with _gateway_may_restart():
+            say.models(kitserve.client.status())
+    if kitserve.lost is not None:
+        raise kitserve.lost
+
+
+@contextmanager
+def _gateway_may_restart() -> Iterator[None]:
+    """Pass over a gateway that does not answer: Serve starts it again, and calls do not need it."""
+    try:
+        yield
+    except ControlError:
+        time.sleep(_WATCH_SECONDS)
+
+
+def _is_settled(status: dict[str, Any]) -> bool:
+    return all(model["state"] in _SETTLED for model in status["models"])
+
+
+def _library(reference: str, home: Path, config: Path | None, plain_http: bool) -> Library:
+    known = load_config(config) if config is not None else GatewayConfig()
+    registries = known.registry_options()
+    parsed = parse_reference(reference)
+    if plain_http and isinstance(parsed, RegistryReference):
+        registries[parsed.host] = RegistryOptions(plain_http=True)
+    return Library(home.absolute(), registries)
+
+
+def _print_json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")

@@ -1,0 +1,122 @@
+"""What the command line shows: models, kits and progress, for people; JSON is the caller's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+_COLOURS = {"ready": "green", "failed": "red", "loading": "yellow", "pulling": "yellow"}
+
+
+def models_table(models: Iterable[dict[str, Any]]) -> Table:
+    """Models and their versions, a row a version."""
+    names = ("MODEL", "STATE", "VERSION", "DIGEST", "WEIGHT", "REPLICAS", "RUNTIME")
+    table = Table(*names, box=None, pad_edge=False)
+    for model in models:
+        name, state = model["name"], f"[{_COLOURS[model['state']]}]{model['state']}[/]"
+        for version in model["versions"] or [None]:
+            if version is None:
+                table.add_row(name, state, *["-"] * 5)
+            else:
+                table.add_row(
+                    name,
+                    state,
+                    version["tag"],
+                    version["digest"].removeprefix("sha256:")[:12],
+                    f"{version['weight']} %" if version["role"] else "-",
+                    str(version["replicas"]),
+                    version["runtime"] or "-",
+                )
+            name = state = ""
+    return table
+
+
+def model_line(model: dict[str, Any]) -> str:
+    """A model's state in one line, for logs and for terminals that are none."""
+    versions = ", ".join(
+        f"{version['tag']}@{version['digest'].removeprefix('sha256:')[:12]} {version['weight']} %"
+        for version in model["versions"]
+        if version["role"]
+    )
+    parts = [f"{model['name']}: {model['state']}", versions, model["message"]]
+    return "  ".join(part for part in parts if part)
+
+
+class PullProgress:
+    """Bytes pulled: a bar on a terminal, a line at each tenth otherwise."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self._console = console
+        self._name = name
+        self._tenth = -1
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> PullProgress:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def pulling(self, done: int, total: int) -> None:
+        """Show how many bytes are here."""
+        if self._console.is_terminal:
+            if self._task is None:
+                self._task = self._bar.add_task(self._name, total=total)
+            self._bar.update(self._task, completed=done)
+            return
+        tenth = 10 * done // total if total else 10
+        if tenth > self._tenth:
+            self._tenth = tenth
+            self._console.print(f"{self._name}: {done} of {total} bytes", highlight=False)
+
+    def unpacking(self) -> None:
+        """Say that the layers are here."""
+        if not self._console.is_terminal:
+            self._console.print(f"{self._name}: unpacking", highlight=False)
+
+
+def kit_text(kit: dict[str, Any]) -> Iterable[Any]:
+    """A kit as `inspect` shows it: its names, its layers, its runtime and its tensors."""
+    yield f"[bold]{kit['reference']}[/]"
+    about = Table(box=None, show_header=False, pad_edge=False)
+    for name in ("digest", "format", "package", "framework", "model"):
+        if kit[name]:
+            about.add_row(name, str(kit[name]))
+    yield about
+    layers = Table("LAYER", "DIGEST", "SIZE", "COMPRESSION", "SERVED", "PATH", box=None, pad_edge=False)
+    for layer in kit["layers"]:
+        layers.add_row(
+            layer["role"],
+            layer["digest"].removeprefix("sha256:")[:12],
+            f"{layer['size']:,}",
+            layer["compression"],
+            "yes" if layer["served"] else "no",
+            layer["path"] or "-",
+        )
+    yield layers
+    if kit["runtime"] is None:
+        yield f"runtime: [yellow]{kit['runtime_message']}[/]"
+        return
+    yield f"runtime: {kit['runtime']} ({kit['file']})"
+    tensors = Table("TENSOR", "NAME", "DATATYPE", "SHAPE", box=None, pad_edge=False)
+    for kind in ("inputs", "outputs"):
+        for tensor in kit[kind]:
+            shape = "any" if tensor["shape"] is None else str(tensor["shape"])
+            tensors.add_row(kind.removesuffix("s"), tensor["name"], tensor["datatype"], shape)
+    if tensors.row_count:
+        yield tensors

@@ -1,0 +1,112 @@
+"""The admin API: status, config, metrics and health. It listens apart from the data, on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gateway.config import GatewayConfig, parse_config
+from gateway.control.state import State
+from gateway.control.status import Status
+from gateway.errors import ConfigError
+
+_MAX_CONFIG_BYTES = 1024 * 1024
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_FIXED = ("listen", "admin", "access_log")
+
+
+class AdminApi:
+    """What the API's handlers share: the state, and ways to read status and metrics."""
+
+    def __init__(
+        self,
+        state: State,
+        read_status: Callable[[], Status],
+        metrics: CollectorRegistry,
+        changed: Callable[[], None],
+    ) -> None:
+        self._state = state
+        self._read_status = read_status
+        self._metrics = metrics
+        self._changed = changed
+
+    def app(self, host: str) -> Starlette:
+        """Build the ASGI app; on loopback it answers to loopback's names alone (DNS rebinding)."""
+        hosts = [*_LOOPBACK, "[::1]"] if host in _LOOPBACK else ["*"]
+        return Starlette(
+            routes=[
+                Route("/healthz", self._health),
+                Route("/metrics", self._show_metrics),
+                Route("/api/status", self._status),
+                Route("/api/config", self._config, methods=["GET"]),
+                Route("/api/config", self._apply, methods=["PUT"]),
+                Route("/api/models/{name}", self._model),
+            ],
+            middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
+        )
+
+    async def _health(self, _request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    def _show_metrics(self, _request: Request) -> Response:
+        return Response(generate_latest(self._metrics), media_type=CONTENT_TYPE_LATEST)
+
+    def _status(self, _request: Request) -> Response:
+        return JSONResponse(self._document())
+
+    def _config(self, _request: Request) -> Response:
+        desired = self._state.desired()
+        return JSONResponse(
+            {"generation": desired.generation, "config": desired.config.model_dump(mode="json")}
+        )
+
+    def _model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        for model in self._document()["models"]:
+            if model["name"] == name:
+                return JSONResponse(model)
+        return _error(404, f"no model is named {name}")
+
+    async def _apply(self, request: Request) -> Response:
+        if "origin" in request.headers:
+            return _error(403, "the admin API takes no changes from web pages")
+        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+            return _error(415, "send the config as application/json")
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > _MAX_CONFIG_BYTES:
+                return _error(413, f"the config is larger than {_MAX_CONFIG_BYTES} bytes")
+        try:
+            config = parse_config(body.decode("utf-8", "replace"))
+        except ConfigError as error:
+            return JSONResponse({"error": str(error), "faults": error.faults}, 400)
+        before = self._state.desired()
+        fixed = _changed_for_good(before.config, config) if before.generation else []
+        if fixed:
+            return _error(409, f"{' and '.join(fixed)} can only change with a restart of `kitserve serve`")
+        generation = self._state.apply(config)
+        self._changed()
+        return JSONResponse({"generation": generation})
+
+    def _document(self) -> dict[str, Any]:
+        status = self._read_status()
+        wanted = self._state.desired().generation
+        return {**asdict(status), "wanted_generation": wanted}
+
+
+def _changed_for_good(before: GatewayConfig, after: GatewayConfig) -> list[str]:
+    return [name for name in _FIXED if getattr(before, name) != getattr(after, name)]
+
+
+def _error(status: int, message: str) -> Response:
+    return JSONResponse({"error": message}, status)

@@ -1,0 +1,273 @@
+"""The reconcile loop: read, decide, write, act, and again.
+
+One thread ticks. What takes long (asking registries, Serve) is done by a few others, one task for one
+subject at a time, so that a tick never waits: a worker that announces itself is at the edge at once.
+Everything is level-triggered: what fails or is forgotten is seen again at the next tick.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from gateway.control import serving
+from gateway.control.reconcile import Known, Observed, Plan, reconcile
+from gateway.control.state import State
+from gateway.control.status import Status
+from gateway.control.versions import Version
+from gateway.control.workers import Workers
+from gateway.edge.haproxy import EdgeControl
+from gateway.edge.routes import RoutingTable
+from gateway.errors import EdgeError, KitserveError, RegistryUnavailable
+from gateway.kits.library import Library
+from gateway.oci.credentials import RegistryOptions
+from gateway.oci.reference import parse_reference
+from gateway.worker.spec import WorkerSpec, WorkerState
+from runtimes.base import Resources
+
+DRAIN_SECONDS = 60.0
+_TICK_SECONDS = 0.5
+_LOOK_SECONDS = 1.0
+_EDGE_SECONDS = 5.0
+# A version that no route names any more keeps its workers for this long, for calls on their way to it.
+_LINGER_SECONDS = 1.0
+_WARM_UP_LEAST_SECONDS = 3.0
+_WARM_UP_MOST_SECONDS = 15.0
+_RETRY_SECONDS = (2.0, 5.0, 10.0, 20.0, 40.0)
+
+log = logging.getLogger(__name__)
+
+
+class ReconcileLoop:
+    """Makes what runs here what the config asks for."""
+
+    def __init__(
+        self,
+        state: State,
+        workers: Workers,
+        edge: EdgeControl,
+        home: Path,
+        worker_host: str,
+        reserve_cpus: bool,
+        fresh: bool,
+    ) -> None:
+        self._state = state
+        self._workers = workers
+        self._edge = edge
+        self._home = home
+        self._worker_host = worker_host
+        self._reserve_cpus = reserve_cpus
+        self._started = time.monotonic()
+        self._warm = fresh
+        self._resolving = ThreadPoolExecutor(4, thread_name_prefix="resolve")
+        # One thread: Serve builds no two applications at a time.
+        self._serving = ThreadPoolExecutor(1, thread_name_prefix="serve")
+        self._running: set[str] = set()
+        self._attempts: dict[str, int] = {}
+        self._not_before: dict[str, float] = {}
+        self._surplus_since: dict[str, float] = {}
+        self._apps: Mapping[str, str] = {}
+        self._looked = float("-inf")
+        self._applied: RoutingTable | None = None
+        self._applied_at = float("-inf")
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self.status = Status()
+        self.beat = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
+
+    def start(self) -> None:
+        """Begin to tick."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the tick in progress."""
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join(10)
+        for tasks in (self._resolving, self._serving):
+            tasks.shutdown(wait=False, cancel_futures=True)
+
+    def wake(self) -> None:
+        """Tick now: something has changed."""
+        self._wake.set()
+
+    def tick(self) -> None:
+        """Look at everything once, and start what is to be done."""
+        self.beat = time.monotonic()
+        observed = self._observe()
+        self._note_failures(observed)
+        known = self._known()
+        if not self._is_warm(known, observed):
+            return
+        plan = reconcile(known, observed)
+        if plan.routed != known.routed:
+            self._state.route(plan.routed)
+        trouble = self._route(plan.table)
+        self._begin(plan, known.desired.generation)
+        self.status = Status(known.desired.generation, plan.models, trouble)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.clear()
+            try:
+                self.tick()
+            except Exception:
+                log.exception("tick.failed")
+            self._wake.wait(_TICK_SECONDS)
+
+    def _known(self) -> Known:
+        desired = self._state.desired()
+        return Known(
+            desired=desired,
+            pins=self._state.pins(desired.generation),
+            failures=self._state.failures(),
+            versions=self._state.versions(),
+            routed=self._state.routed(),
+        )
+
+    def _observe(self) -> Observed:
+        if time.monotonic() - self._looked > _LOOK_SECONDS:
+            self._apps = serving.applications()
+            self._looked = time.monotonic()
+        return Observed(self._apps, self._workers.present())
+
+    def _note_failures(self, observed: Observed) -> None:
+        """A version that fails before it ever answered is given up; one that answers is left to Serve."""
+        answering = {worker.app for worker in observed.workers if worker.state is WorkerState.READY}
+        given_up = {app: trouble for app, trouble in observed.apps.items() if serving.has_failed(trouble)}
+        failed = given_up | {news.app: news.detail for news in self._workers.take_failed()}
+        generation = self._state.desired().generation
+        for app, reason in failed.items():
+            if app not in answering and app not in self._state.failures():
+                log.warning("version.failed", extra={"app": app, "reason": reason})
+                self._state.fail(app, generation, reason)
+
+    def _is_warm(self, known: Known, observed: Observed) -> bool:
+        """Whether to act: a config was applied, and after a restart the workers were heard again."""
+        if not self._state.is_configured():
+            return False
+        if not self._warm:
+            age = time.monotonic() - self._started
+            routed = {app for at in known.routed.values() for app in (at.stable, at.canary) if app}
+            heard = {worker.app for worker in observed.workers if worker.state is WorkerState.READY}
+            self._warm = age > _WARM_UP_MOST_SECONDS or (age > _WARM_UP_LEAST_SECONDS and routed <= heard)
+        return self._warm
+
+    def _route(self, table: RoutingTable) -> str:
+        """Bring the table to the edge when it changed, and now and then in any case."""
+        now = time.monotonic()
+        if table == self._applied and now - self._applied_at < _EDGE_SECONDS:
+            return ""
+        try:
+            self._edge.apply(table)
+        except EdgeError as error:
+            log.warning("edge.failed", extra={"reason": str(error)})
+            self._applied = None
+            return str(error)
+        if table != self._applied:
+            log.info("routes.applied", extra={"routes": _summary(table)})
+        self._applied, self._applied_at = table, now
+        return ""
+
+    def _begin(self, plan: Plan, generation: int) -> None:
+        now = time.monotonic()
+        for reference in plan.resolve:
+            key = f"{generation} {reference}"
+            if now >= self._not_before.get(key, 0.0):
+                self._task(self._resolving, f"resolve {reference}", self._resolve, reference, generation)
+        for version in plan.deploy:
+            self._task(self._serving, f"app {version.app}", self._deploy, version)
+        self._surplus_since = {app: self._surplus_since.get(app, now) for app in plan.surplus}
+        for app, since in self._surplus_since.items():
+            if now - since > _LINGER_SECONDS and self._applied == plan.table:
+                self._task(self._serving, f"app {app}", self._delete, app, since)
+
+    def _task(
+        self, tasks: ThreadPoolExecutor, subject: str, work: Callable[..., None], *arguments: object
+    ) -> None:
+        if subject in self._running:
+            return
+        self._running.add(subject)
+
+        def run() -> None:
+            try:
+                work(*arguments)
+            except Exception:
+                log.exception("task.failed", extra={"subject": subject})
+            finally:
+                self._running.discard(subject)
+                self._looked = float("-inf")
+                self.wake()
+
+        tasks.submit(run)
+
+    def _resolve(self, kit: str, generation: int) -> None:
+        """Find what a reference means now, and that it is a kit; note it, or why not."""
+        desired = self._state.desired()
+        library = Library(self._home, desired.config.registry_options())
+        key = f"{generation} {kit}"
+        try:
+            found = library.describe(parse_reference(kit))
+        except RegistryUnavailable as error:
+            known = self._state.last_pin(kit)
+            if known is not None:
+                log.warning("registry.unavailable", extra={"kit": kit, "digest": known, "reason": str(error)})
+                self._state.pin(kit, known, generation)
+                return
+            attempt = self._attempts[key] = self._attempts.get(key, 0) + 1
+            if attempt > len(_RETRY_SECONDS):
+                self._state.fail(kit, generation, str(error))
+                return
+            log.warning("resolve.retried", extra={"kit": kit, "attempt": attempt, "reason": str(error)})
+            self._not_before[key] = time.monotonic() + _RETRY_SECONDS[attempt - 1]
+        except KitserveError as error:
+            log.warning("resolve.failed", extra={"kit": kit, "reason": str(error)})
+            self._state.fail(kit, generation, str(error))
+        else:
+            log.info("kit.resolved", extra={"kit": kit, "digest": str(found.digest)})
+            self._state.pin(kit, str(found.digest), generation)
+
+    def _deploy(self, version: Version) -> None:
+        self._state.keep_version(version)
+        registries: Mapping[str, RegistryOptions] = self._state.desired().config.registry_options()
+        spec = WorkerSpec(
+            app=version.app,
+            model=version.model,
+            version=version.label,
+            digest=version.digest,
+            reference=version.reference,
+            runtime=version.runtime,
+            resources=Resources(version.cpus, version.gpus),
+            home=self._home,
+            registries=registries,
+            gateway=serving.GATEWAY_APP,
+            host=self._worker_host,
+            drain_seconds=DRAIN_SECONDS,
+        )
+        log.info("version.deployed", extra={"app": version.app, "kit": version.reference})
+        serving.deploy(version, spec, self._reserve_cpus)
+
+    def _delete(self, app: str, since: float) -> None:
+        if app in self._apps:
+            if self._edge.old_processes() and time.monotonic() - since < DRAIN_SECONDS:
+                return
+            log.info("version.removed", extra={"app": app})
+            serving.delete(app)
+        else:
+            self._state.drop_version(app)
+
+
+def _summary(table: RoutingTable) -> dict[str, dict[str, int]]:
+    """Each model's versions and their percent, for the log."""
+    return {
+        route.model: {
+            backend.version: (route.weight if backend is route.canary else 100 - route.weight)
+            for backend in route.backends()
+        }
+        for route in table.routes
+    }

@@ -1,0 +1,258 @@
+"""What is wanted against what is there: a plan of what to do next. Pure.
+
+A role (stable, canary) moves to the version that its config names once that version's workers are
+ready; until then, and when it fails, the role's last good version stays. So a config that fails for
+one model changes nothing for its callers, nor for other models.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.config import Model
+from gateway.control.state import Desired, Routed
+from gateway.control.status import ModelState, ModelStatus, VersionStatus
+from gateway.control.versions import Version, version_of
+from gateway.edge.routes import Backend, Route, RoutingTable, Server
+from gateway.worker.spec import Announcement, WorkerState
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the gateway remembers."""
+
+    desired: Desired
+    pins: Mapping[str, str]
+    """Reference to digest, for the config in force."""
+    failures: Mapping[str, str]
+    """Reference or app to the reason why it failed."""
+    versions: Mapping[str, Version]
+    routed: Mapping[str, Routed]
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What is there now: Serve's applications with what Serve says of them, and workers heard of late."""
+
+    apps: Mapping[str, str]
+    workers: Sequence[Announcement]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do next. Every part may be done again without harm."""
+
+    resolve: tuple[str, ...]
+    deploy: tuple[Version, ...]
+    surplus: tuple[str, ...]
+    """Apps that no one wants any more; they may go once their calls are answered."""
+    routed: Mapping[str, Routed]
+    table: RoutingTable
+    models: tuple[ModelStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Role:
+    """One role of one model: the kit it names, and how far that is."""
+
+    kit: str
+    version: Version | None
+    state: ModelState
+    message: str
+
+
+def reconcile(known: Known, observed: Observed) -> Plan:
+    """Decide what to do next."""
+    by_app: dict[str, list[Announcement]] = defaultdict(list)
+    for worker in observed.workers:
+        by_app[worker.app].append(worker)
+    routed: dict[str, Routed] = {}
+    roles: dict[str, list[_Role]] = {}
+    for model in known.desired.config.models:
+        stable = _role(model, model.kit, known, observed, by_app)
+        canary = _role(model, model.canary.kit, known, observed, by_app) if model.canary else None
+        roles[model.name] = [stable, *([canary] if canary else [])]
+        routed[model.name] = _route(model, stable, canary, known, by_app)
+
+    versions = {**known.versions, **_wanted_versions(roles)}
+    in_use = {app for at in routed.values() for app in (at.stable, at.canary) if app is not None}
+    wanted = {app for app in {*in_use, *_wanted_versions(roles)} if app not in known.failures}
+    surplus = tuple(sorted(app for app in {*observed.apps, *known.versions} if app not in wanted))
+    return Plan(
+        resolve=tuple(
+            dict.fromkeys(
+                role.kit
+                for both in roles.values()
+                for role in both
+                if role.version is None and role.state is not ModelState.FAILED
+            )
+        ),
+        deploy=tuple(versions[app] for app in sorted(wanted) if app in versions and app not in observed.apps),
+        surplus=surplus,
+        routed=routed,
+        table=_table(roles, routed, versions, surplus, by_app),
+        models=tuple(
+            _status(name, both, routed[name], versions, by_app, known.failures)
+            for name, both in roles.items()
+        ),
+    )
+
+
+def _role(
+    model: Model, kit: str, known: Known, observed: Observed, by_app: Mapping[str, list[Announcement]]
+) -> _Role:
+    if kit in known.failures:
+        return _Role(kit, None, ModelState.FAILED, known.failures[kit])
+    if kit not in known.pins:
+        return _Role(kit, None, ModelState.PULLING, "resolving its reference")
+    version = version_of(model, kit, known.pins[kit])
+    if version.app in known.failures:
+        return _Role(kit, version, ModelState.FAILED, known.failures[version.app])
+    workers = by_app.get(version.app, [])
+    ready = len(_ready(workers))
+    now = known.routed.get(model.name, Routed())
+    if ready >= (1 if version.app in (now.stable, now.canary) else version.min_replicas):
+        return _Role(kit, version, ModelState.READY, "")
+    if ready:
+        message = f"{ready} of {version.min_replicas} workers are ready"
+        return _Role(kit, version, ModelState.LOADING, message)
+    for state in (WorkerState.LOADING, WorkerState.PULLING):
+        for worker in workers:
+            if worker.state is state:
+                return _Role(kit, version, ModelState(state.value), worker.detail)
+    return _Role(kit, version, ModelState.LOADING, observed.apps.get(version.app, "") or "starting a worker")
+
+
+def _route(
+    model: Model,
+    stable: _Role,
+    canary: _Role | None,
+    known: Known,
+    by_app: Mapping[str, list[Announcement]],
+) -> Routed:
+    """Where the model's calls go next, given where they go now."""
+    now = known.routed.get(model.name, Routed())
+    app = now.stable if now.stable in known.versions else None
+    wanted = stable.version
+    if wanted is not None and stable.state is not ModelState.FAILED and wanted.app != app:
+        workers = _ready(by_app.get(wanted.app, []))
+        # The first version answers as soon as it can; a successor comes with all its workers.
+        if len(workers) >= (1 if app is None else wanted.min_replicas):
+            app = wanted.app
+    trial = canary.version.app if canary and canary.version and canary.state is ModelState.READY else None
+    if app is None or trial is None or trial == app or model.canary is None:
+        return Routed(app)
+    return Routed(app, trial, model.canary.weight)
+
+
+def _table(
+    roles: Mapping[str, list[_Role]],
+    routed: Mapping[str, Routed],
+    versions: Mapping[str, Version],
+    surplus: Sequence[str],
+    by_app: Mapping[str, list[Announcement]],
+) -> RoutingTable:
+    def backend(app: str | None, going: bool = False) -> Backend | None:
+        if app is None or app not in versions:
+            return None
+        workers = _reachable(by_app.get(app, [])) if going else _ready(by_app.get(app, []))
+        servers = tuple(sorted(Server(worker.worker, worker.host, worker.port) for worker in workers))
+        return Backend(app, versions[app].names, servers)
+
+    routes = tuple(
+        Route(
+            name,
+            backend(at.stable),
+            backend(at.canary),
+            at.weight,
+            _reason(roles[name][0]),
+        )
+        for name, at in routed.items()
+    )
+    draining = (backend(app, going=True) for app in surplus)
+    return RoutingTable(routes, tuple(gone for gone in draining if gone is not None and gone.servers))
+
+
+def _reason(role: _Role) -> str:
+    """What a caller is told while no version of the model can answer."""
+    if role.state is ModelState.FAILED:
+        return f"could not be served: {role.message}"
+    return f"is not ready yet: {role.state}"
+
+
+def _status(
+    name: str,
+    roles: Sequence[_Role],
+    routed: Routed,
+    versions: Mapping[str, Version],
+    by_app: Mapping[str, list[Announcement]],
+    failures: Mapping[str, str],
+) -> ModelStatus:
+    unready = [role for role in roles if role.state is not ModelState.READY]
+    failed = [role for role in unready if role.state is ModelState.FAILED]
+    shown = list(
+        dict.fromkeys(
+            app
+            for app in (routed.stable, routed.canary, *(role.version.app for role in roles if role.version))
+            if app is not None and app in versions
+        )
+    )
+    if failed:
+        state, about = ModelState.FAILED, failed
+    elif unready:
+        state, about = unready[0].state, unready
+    else:
+        state, about = ModelState.READY, []
+    return ModelStatus(
+        name=name,
+        state=state,
+        message="; ".join(role.message for role in about if role.message),
+        versions=tuple(
+            _version_status(versions[app], routed, by_app.get(app, []), failures) for app in shown
+        ),
+    )
+
+
+def _version_status(
+    version: Version, routed: Routed, workers: Sequence[Announcement], failures: Mapping[str, str]
+) -> VersionStatus:
+    role, weight = "", 0
+    if version.app == routed.stable:
+        role, weight = "stable", 100 - routed.weight
+    elif version.app == routed.canary:
+        role, weight = "canary", routed.weight
+    ready = _ready(workers)
+    states = [worker.state for worker in workers]
+    if version.app in failures and not ready:
+        state = ModelState.FAILED
+    elif ready:
+        state = ModelState.READY
+    else:
+        state = ModelState.PULLING if WorkerState.PULLING in states else ModelState.LOADING
+    return VersionStatus(
+        tag=version.label,
+        digest=version.digest,
+        reference=version.reference,
+        app=version.app,
+        role=role,
+        weight=weight,
+        state=state,
+        replicas=len(ready),
+        runtime=next((worker.runtime for worker in workers if worker.runtime), ""),
+    )
+
+
+def _ready(workers: Sequence[Announcement]) -> list[Announcement]:
+    return [worker for worker in workers if worker.state is WorkerState.READY]
+
+
+def _reachable(workers: Sequence[Announcement]) -> list[Announcement]:
+    return [worker for worker in workers if worker.state in (WorkerState.READY, WorkerState.DRAINING)]
+
+
+def _wanted_versions(roles: Mapping[str, list[_Role]]) -> dict[str, Version]:
+    return {
+        role.version.app: role.version for both in roles.values() for role in both if role.version is not None
+    }

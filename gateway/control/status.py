@@ -1,0 +1,50 @@
+"""What the admin API tells of models and versions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ModelState(StrEnum):
+    """How far the newest config of a model is. A failed one may still serve its last good version."""
+
+    PULLING = "pulling"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatus:
+    """One version of a model. `weight` is its percent of unversioned calls."""
+
+    tag: str
+    digest: str
+    reference: str
+    app: str
+    role: str
+    weight: int
+    state: ModelState
+    replicas: int
+    runtime: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One model, its state, why it is so, and its versions: routed ones first."""
+
+    name: str
+    state: ModelState
+    message: str
+    versions: tuple[VersionStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All models. `generation` is the config's that this was worked out for."""
+
+    generation: int = 0
+    models: tuple[ModelStatus, ...] = ()
+    edge: str = ""
+    """What is wrong at the edge, if anything."""

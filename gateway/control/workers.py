@@ -1,0 +1,88 @@
+"""Who of the workers was heard of late, and what they counted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.metrics import Numbers
+from gateway.worker.spec import Announcement, WorkerState
+
+SILENCE_SECONDS = 10.0
+"""A worker that says nothing for so long is gone; the edge's own checks notice it sooner."""
+
+
+@dataclass(slots=True)
+class _Heard:
+    news: Announcement
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class AppNumbers:
+    """One version's numbers over all its workers, those that are gone included."""
+
+    numbers: Numbers
+    ongoing: int
+    replicas: dict[str, int]
+    runtime: str
+
+
+class Workers:
+    """The workers of all versions; safe to use from several threads."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._heard: dict[str, _Heard] = {}
+        self._gone: dict[str, Numbers] = defaultdict(Numbers)
+
+    def hear(self, news: Announcement) -> bool:
+        """Take a worker's report; returns whether it changes who can be called."""
+        with self._lock:
+            before = self._heard.get(news.worker)
+            self._heard[news.worker] = _Heard(news, self._clock())
+            return before is None or before.news.state is not news.state
+
+    def present(self) -> tuple[Announcement, ...]:
+        """The last report of every worker that was heard of late."""
+        with self._lock:
+            oldest = self._clock() - SILENCE_SECONDS
+            for worker in [name for name, heard in self._heard.items() if heard.at < oldest]:
+                self._forget(worker)
+            return tuple(heard.news for heard in self._heard.values())
+
+    def take_failed(self) -> tuple[Announcement, ...]:
+        """The reports of workers that failed, each given out once."""
+        with self._lock:
+            failed = [heard.news for heard in self._heard.values() if heard.news.state is WorkerState.FAILED]
+            for news in failed:
+                self._forget(news.worker)
+            return tuple(failed)
+
+    def numbers(self) -> dict[str, AppNumbers]:
+        """The numbers of each app."""
+        with self._lock:
+            totals: dict[str, Numbers] = {}
+            for app, gone in self._gone.items():
+                totals.setdefault(app, Numbers()).add(gone)
+            ongoing: Counter[str] = Counter()
+            replicas: dict[str, Counter[str]] = defaultdict(Counter)
+            runtimes: dict[str, str] = {}
+            for heard in self._heard.values():
+                news = heard.news
+                totals.setdefault(news.app, Numbers()).add(news.numbers)
+                ongoing[news.app] += news.ongoing
+                replicas[news.app][news.state.value] += 1
+                runtimes[news.app] = news.runtime or runtimes.get(news.app, "")
+            return {
+                app: AppNumbers(numbers, ongoing[app], dict(replicas[app]), runtimes.get(app, ""))
+                for app, numbers in totals.items()
+            }
+
+    def _forget(self, worker: str) -> None:
+        news = self._heard.pop(worker).news
+        self._gone[news.app].add(news.numbers)
