@@ -9,15 +9,15 @@ from collections import Counter
 from types import TracebackType
 from urllib.parse import urlsplit
 
-IRIS_CALL = (
-    b'{"inputs":[{"name":"input","shape":[1,4],"datatype":"FP32","data":[5.1,3.5,1.4,0.2]}]}'
-)
+IRIS_CALL = b'{"inputs":[{"name":"input","shape":[1,4],"datatype":"FP32","data":[5.1,3.5,1.4,0.2]}]}'
 
 
 class Load:
     """Keep-alive clients that call one URL until the `with` block ends."""
 
-    def __init__(self, url: str, body: bytes | None = IRIS_CALL, clients: int = 4, pause: float = 0.0) -> None:
+    def __init__(
+        self, url: str, body: bytes | None = IRIS_CALL, clients: int = 4, pause: float = 0.0
+    ) -> None:
         self._url = urlsplit(url)
         self._body = body
         self._pause = pause

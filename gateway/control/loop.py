@@ -8,6 +8,7 @@ Everything is level-triggered: what fails or is forgotten is seen again at the n
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,13 +27,14 @@ from gateway.errors import EdgeError, KitserveError, RegistryUnavailable
 from gateway.kits.library import Library
 from gateway.oci.credentials import RegistryOptions
 from gateway.oci.reference import parse_reference
-from gateway.worker.spec import WorkerSpec, WorkerState
+from gateway.worker.spec import Announcement, WorkerSpec, WorkerState
 from runtimes.base import Resources
 
 DRAIN_SECONDS = 60.0
 _TICK_SECONDS = 0.5
 _LOOK_SECONDS = 1.0
 _EDGE_SECONDS = 5.0
+_PROBE_SECONDS = 0.2
 # A version that no route names any more keeps its workers for this long, for calls on their way to it.
 _LINGER_SECONDS = 1.0
 _WARM_UP_LEAST_SECONDS = 3.0
@@ -128,12 +130,17 @@ class ReconcileLoop:
             failures=self._state.failures(),
             versions=self._state.versions(),
             routed=self._state.routed(),
+            condemned=self._state.condemned(),
         )
 
     def _observe(self) -> Observed:
         if time.monotonic() - self._looked > _LOOK_SECONDS:
             self._apps = serving.applications()
             self._looked = time.monotonic()
+        for news in self._workers.late():
+            if _is_refused(news):
+                log.warning("worker.lost", extra={"app": news.app, "worker": news.worker})
+                self._workers.drop(news.worker)
         return Observed(self._apps, self._workers.present())
 
     def _note_failures(self, observed: Observed) -> None:
@@ -256,10 +263,22 @@ class ReconcileLoop:
         if app in self._apps:
             if self._edge.old_processes() and time.monotonic() - since < DRAIN_SECONDS:
                 return
+            self._state.condemn_version(app)
             log.info("version.removed", extra={"app": app})
             serving.delete(app)
         else:
             self._state.drop_version(app)
+
+
+def _is_refused(news: Announcement) -> bool:
+    """Whether nobody listens any more where a worker did."""
+    try:
+        socket.create_connection((news.host, news.port), _PROBE_SECONDS).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _summary(table: RoutingTable) -> dict[str, dict[str, int]]:

@@ -30,6 +30,8 @@ class Known:
     """Reference or app to the reason why it failed."""
     versions: Mapping[str, Version]
     routed: Mapping[str, Routed]
+    condemned: frozenset[str] = frozenset()
+    """Apps that are being removed, whatever is wanted now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ def reconcile(known: Known, observed: Observed) -> Plan:
 
     versions = {**known.versions, **_wanted_versions(roles)}
     in_use = {app for at in routed.values() for app in (at.stable, at.canary) if app is not None}
-    wanted = {app for app in {*in_use, *_wanted_versions(roles)} if app not in known.failures}
+    lost = known.condemned.union(known.failures)
+    wanted = {app for app in {*in_use, *_wanted_versions(roles)} if app not in lost}
     surplus = tuple(sorted(app for app in {*observed.apps, *known.versions} if app not in wanted))
     return Plan(
         resolve=tuple(
@@ -107,7 +110,7 @@ def _role(
         return _Role(kit, None, ModelState.FAILED, known.failures[kit])
     if kit not in known.pins:
         return _Role(kit, None, ModelState.PULLING, "resolving its reference")
-    version = version_of(model, kit, known.pins[kit])
+    version = _existing_or_new(version_of(model, kit, known.pins[kit], known.desired.generation), known)
     if version.app in known.failures:
         return _Role(kit, version, ModelState.FAILED, known.failures[version.app])
     workers = by_app.get(version.app, [])
@@ -125,6 +128,14 @@ def _role(
     return _Role(kit, version, ModelState.LOADING, observed.apps.get(version.app, "") or "starting a worker")
 
 
+def _existing_or_new(version: Version, known: Known) -> Version:
+    """The app of an earlier config that does the same, if it stays; else a new one."""
+    for app, earlier in known.versions.items():
+        if earlier.fingerprint == version.fingerprint and app not in known.condemned:
+            return earlier
+    return version
+
+
 def _route(
     model: Model,
     stable: _Role,
@@ -134,7 +145,7 @@ def _route(
 ) -> Routed:
     """Where the model's calls go next, given where they go now."""
     now = known.routed.get(model.name, Routed())
-    app = now.stable if now.stable in known.versions else None
+    app = now.stable if now.stable in known.versions and now.stable not in known.condemned else None
     wanted = stable.version
     if wanted is not None and stable.state is not ModelState.FAILED and wanted.app != app:
         workers = _ready(by_app.get(wanted.app, []))

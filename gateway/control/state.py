@@ -22,7 +22,8 @@ CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS config (generation INTEGER PRIMARY KEY, document TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS pins
     (reference TEXT PRIMARY KEY, digest TEXT NOT NULL, generation INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS versions (app TEXT PRIMARY KEY, document TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS versions
+    (app TEXT PRIMARY KEY, document TEXT NOT NULL, condemned INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS routes (model TEXT PRIMARY KEY, stable TEXT, canary TEXT, weight INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS failures
     (subject TEXT PRIMARY KEY, generation INTEGER NOT NULL, reason TEXT NOT NULL);
@@ -143,7 +144,18 @@ class State:
         """Remember a version before it is deployed."""
         with self._transaction() as database:
             row = (version.app, version_to_json(version))
-            database.execute("INSERT OR REPLACE INTO versions VALUES (?, ?)", row)
+            database.execute("INSERT OR REPLACE INTO versions (app, document) VALUES (?, ?)", row)
+
+    def condemn_version(self, app: str) -> None:
+        """Note that a version is about to be removed, and can never be used again."""
+        with self._transaction() as database:
+            database.execute("UPDATE versions SET condemned = 1 WHERE app = ?", (app,))
+
+    def condemned(self) -> frozenset[str]:
+        """The apps that are about to be removed."""
+        with self._transaction() as database:
+            rows = database.execute("SELECT app FROM versions WHERE condemned").fetchall()
+        return frozenset(str(app) for (app,) in rows)
 
     def drop_version(self, app: str) -> None:
         """Forget a version that is gone."""

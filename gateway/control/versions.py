@@ -12,9 +12,14 @@ from gateway.oci.reference import Digest, parse_reference
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One Serve application. `app` names it, and changes with anything that needs other workers."""
+    """One Serve application, named `app`.
+
+    `fingerprint` changes with anything that needs other workers. The name has a number besides: an
+    application that is on its way out must not be taken for one that comes.
+    """
 
     app: str
+    fingerprint: str
     model: str
     label: str
     """The tag, or the digest's first 12 digits: what clients call it."""
@@ -34,8 +39,8 @@ class Version:
         return tuple(dict.fromkeys((self.label, self.digest, Digest.parse(self.digest).short)))
 
 
-def version_of(model: Model, kit: str, digest: str) -> Version:
-    """The version that `kit` means for `model` while it points at `digest`."""
+def version_of(model: Model, kit: str, digest: str, number: int) -> Version:
+    """The version that `kit` means for `model` while it points at `digest`, as app `number` of its kind."""
     known = Digest.parse(digest)
     reference = parse_reference(kit).pinned(known)
     facts = {
@@ -51,8 +56,8 @@ def version_of(model: Model, kit: str, digest: str) -> Version:
         "target_ongoing_requests": model.replicas.target_ongoing_requests,
     }
     fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
-    app = f"{model.name}.{reference.label}.{known.short}.{fingerprint}"
-    return Version(app=app, **facts)  # type: ignore[arg-type]  # the facts are its fields
+    app = f"{model.name}.{reference.label}.{known.short}.{fingerprint}.{number}"
+    return Version(app=app, fingerprint=fingerprint, **facts)  # type: ignore[arg-type]  # its own fields
 
 
 def version_to_json(version: Version) -> str:

@@ -13,6 +13,7 @@ from gateway.worker.spec import Announcement, WorkerState
 
 SILENCE_SECONDS = 10.0
 """A worker that says nothing for so long is gone; the edge's own checks notice it sooner."""
+_LATE_SECONDS = 2.5
 
 
 @dataclass(slots=True)
@@ -54,6 +55,20 @@ class Workers:
             for worker in [name for name, heard in self._heard.items() if heard.at < oldest]:
                 self._forget(worker)
             return tuple(heard.news for heard in self._heard.values())
+
+    def late(self) -> tuple[Announcement, ...]:
+        """Callable workers whose next report is overdue; it is worth asking whether they still listen."""
+        with self._lock:
+            oldest = self._clock() - _LATE_SECONDS
+            return tuple(
+                heard.news for heard in self._heard.values() if heard.at < oldest and heard.news.port
+            )
+
+    def drop(self, worker: str) -> None:
+        """Forget a worker that is gone, but not what it counted."""
+        with self._lock:
+            if worker in self._heard:
+                self._forget(worker)
 
     def take_failed(self) -> tuple[Announcement, ...]:
         """The reports of workers that failed, each given out once."""

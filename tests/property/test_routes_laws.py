@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.edge.routes import Backend, Route, RoutingTable, Server, assign_slots, map_entries, place
+
+_servers = st.lists(
+    st.builds(Server, st.just(""), st.sampled_from(["10.0.0.1", "10.0.0.2"]), st.integers(1, 6)), max_size=6
+).map(tuple)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> RoutingTable:
+    versions = st.sampled_from("abcdefgh")
+    backends = {version: Backend(version, (version,), draw(_servers)) for version in "abcdefgh"}
+    some = st.none() | versions.map(backends.__getitem__)
+    routes = tuple(
+        Route(f"m{number}", draw(some), draw(some), draw(st.integers(0, 100)))
+        for number in range(draw(st.integers(0, 4)))
+    )
+    draining = draw(st.lists(versions, max_size=3))
+    return RoutingTable(routes, tuple(backends[version] for version in draining))
+
+
+def versions_of(table: RoutingTable) -> list[str]:
+    return [backend.version for backend in table.backends()]
+
+
+@settings(deadline=None)
+@given(st.lists(tables(), max_size=6))
+def test_slots_are_distinct_and_stay_while_their_version_does(changes: list[RoutingTable]) -> None:
+    held: dict[str, int] = {}
+    most = 0
+    for table in changes:
+        versions = versions_of(table)
+        slots = assign_slots(versions, held)
+        assert sorted(slots) == sorted(versions)
+        assert len(set(slots.values())) == len(slots)
+        assert all(slots[version] == held[version] for version in versions if version in held)
+        most = max(most, len(versions))
+        assert all(slot < most for slot in slots.values()), "the pool never grows for nothing"
+        held = slots
+
+
+@settings(deadline=None)
+@given(tables())
+def test_each_version_is_in_a_table_once_and_routed_ones_come_first(table: RoutingTable) -> None:
+    versions = versions_of(table)
+    routed = {backend.version for route in table.routes for backend in route.backends()}
+    assert len(versions) == len(set(versions))
+    assert set(versions[: len(routed)]) == routed
+
+
+@settings(deadline=None)
+@given(st.lists(tables(), max_size=5))
+def test_no_two_workers_share_a_server_and_none_that_stands_is_moved(changes: list[RoutingTable]) -> None:
+    held: dict[str, int] = {}
+    live: dict[int, dict[int, Server]] = {}
+    for table in changes:
+        slots = assign_slots(versions_of(table), held)
+        placed = place(table, slots, live)
+        assert set(placed) == set(slots.values())
+        for backend in table.backends():
+            servers = placed[slots[backend.version]]
+            assert sorted(servers.values()) == sorted(set(backend.servers))
+            standing = live.get(slots[backend.version], {})
+            for number, server in standing.items():
+                if server in backend.servers:
+                    assert servers[number] == server
+        held, live = slots, placed
+
+
+@settings(deadline=None)
+@given(tables())
+def test_the_map_names_only_slots_of_routed_versions(table: RoutingTable) -> None:
+    slots = assign_slots(versions_of(table), {})
+    entries = map_entries(table, slots)
+    routed = {f"slot{slots[backend.version]}" for route in table.routes for backend in route.backends()}
+    assert {value for value in entries.values() if value.startswith("slot")} == routed
+    assert all(len(f"{key} {value}".splitlines()) == 1 for key, value in entries.items())

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.logs import configure_logging, log_path
+
+log = logging.getLogger("gateway.tests")
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    """Give the gateway's logger back as it was found."""
+    logger = logging.getLogger("gateway")
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    yield
+    for handler in set(logger.handlers) - set(handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.setLevel(level)
+    logger.propagate = propagate
+
+
+def written(home: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log_path(home).read_text().splitlines()]
+
+
+def test_an_event_is_one_line_of_json_with_its_fields(tmp_path: Path) -> None:
+    configure_logging("worker", tmp_path)
+    log.info("kit.opened", extra={"digest": "sha256:ab", "bytes": 3, "path": Path("/x"), "text": 'a\n"b"'})
+    (line,) = written(tmp_path)
+    age = datetime.now(UTC) - datetime.fromisoformat(line.pop("time"))
+    assert abs(age.total_seconds()) < 60
+    assert line == {
+        "level": "info",
+        "process": f"worker-{os.getpid()}",
+        "event": "kit.opened",
+        "digest": "sha256:ab",
+        "bytes": 3,
+        "path": "/x",
+        "text": 'a\n"b"',
+    }
+
+
+def test_an_event_may_have_arguments(tmp_path: Path) -> None:
+    configure_logging("worker", tmp_path)
+    log.warning("%d of %s", 3, "four")
+    assert [(line["level"], line["event"]) for line in written(tmp_path)] == [("warning", "3 of four")]
+
+
+def test_an_exception_is_in_its_line(tmp_path: Path) -> None:
+    configure_logging("worker", tmp_path)
+    try:
+        int("no\nsuch")
+    except ValueError:
+        log.exception("call.failed", extra={"request_id": "r-1"})
+    log.error("quiet", exc_info=False)
+    failed, quiet = written(tmp_path)
+    assert (failed["level"], failed["event"], failed["request_id"]) == ("error", "call.failed", "r-1")
+    assert failed["error"].startswith("Traceback (most recent call last):")
+    assert "ValueError: invalid literal for int()" in failed["error"]
+    assert "error" not in quiet
+
+
+def test_details_for_debugging_are_left_out(tmp_path: Path) -> None:
+    configure_logging("worker", tmp_path)
+    log.debug("detail")
+    log.info("event")
+    assert [line["event"] for line in written(tmp_path)] == ["event"]
+
+
+def test_configuring_twice_writes_each_event_once(tmp_path: Path) -> None:
+    before = len(logging.getLogger("gateway").handlers)
+    configure_logging("worker", tmp_path)
+    configure_logging("worker", tmp_path)
+    assert len(logging.getLogger("gateway").handlers) == before + 1
+    log.info("once")
+    assert [line["event"] for line in written(tmp_path)] == ["once"]
+
+
+def test_what_was_logged_before_is_kept(tmp_path: Path) -> None:
+    log_path(tmp_path).parent.mkdir()
+    log_path(tmp_path).write_text('{"event": "earlier"}\n')
+    configure_logging("gateway", tmp_path)
+    log.info("later")
+    assert [line["event"] for line in written(tmp_path)] == ["earlier", "later"]

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.metrics import (
+    BUCKETS,
+    Histogram,
+    KitserveCollector,
+    Numbers,
+    Tally,
+    VersionLabels,
+    VersionSample,
+)
+
+AT = {"model": "iris", "version": "v1", "digest": "0123456789ab", "runtime": "onnx"}
+
+
+def counts(histogram: Histogram) -> dict[str, float]:
+    """The buckets that have something, not cumulated."""
+    bounds = [*map(str, BUCKETS), "+Inf"]
+    return {bound: count for bound, count in zip(bounds, histogram.counts, strict=True) if count}
+
+
+@pytest.fixture
+def tally() -> Tally:
+    tally = Tally()
+    tally.answered("stable", 200, request=0.002, queue=0.0002, compute=0.0005)
+    tally.answered("stable", 200, request=60.0, queue=0.0, compute=0.001)
+    tally.answered("canary", 500, request=0.3, queue=0.0001, compute=0.2)
+    tally.refused("stable", 413)
+    tally.opened(pulled_bytes=1000, from_cache=False, unpack_seconds=1.5)
+    tally.opened(pulled_bytes=0, from_cache=True, unpack_seconds=0.0)
+    tally.loaded(2.5)
+    return tally
+
+
+def test_a_tally_counts(tally: Tally) -> None:
+    numbers = tally.numbers()
+    assert numbers.requests == {("stable", 200): 2, ("canary", 500): 1, ("stable", 413): 1}
+    assert counts(numbers.request) == {"0.0025": 1, "0.5": 1, "+Inf": 1}
+    assert counts(numbers.queue) == {"0.0001": 2, "0.00025": 1}
+    assert counts(numbers.compute) == {"0.0005": 1, "0.001": 1, "0.25": 1}
+    assert numbers.request.total == pytest.approx(60.302)
+    assert (numbers.pulled_bytes, numbers.cache_hits) == (1000, 1)
+    assert (numbers.unpacks, numbers.unpack_seconds) == (1, 1.5)
+    assert (numbers.loads, numbers.load_seconds) == (1, 2.5)
+
+
+def test_numbers_that_were_read_stay_as_they_are(tally: Tally) -> None:
+    before = tally.numbers()
+    tally.answered("stable", 200, request=0.1, queue=0.1, compute=0.1)
+    before.requests["other", 200] += 1
+    assert before.requests["stable", 200] == 2
+    assert sum(before.request.counts) == 3
+    after = tally.numbers()
+    assert ("other", 200) not in after.requests
+    assert sum(after.request.counts) == 4
+
+
+def test_buckets_are_cumulative_and_bounds_are_inclusive() -> None:
+    histogram = Histogram()
+    for seconds in (0.0, BUCKETS[0], BUCKETS[3], BUCKETS[-1], BUCKETS[-1] + 1):
+        histogram.observe(seconds)
+    buckets = histogram.cumulative()
+    assert [bound for bound, _ in buckets] == [*map(str, BUCKETS), "+Inf"]
+    assert [count for _, count in buckets] == [2, 2, 2, *[3] * (len(BUCKETS) - 4), 4, 5]
+
+
+def test_numbers_of_workers_add_up(tally: Tally) -> None:
+    total = Numbers()
+    for _ in range(3):
+        total.add(tally.numbers())
+    assert total.requests == {("stable", 200): 6, ("canary", 500): 3, ("stable", 413): 3}
+    for part in ("request", "queue", "compute"):
+        one: Histogram = getattr(tally.numbers(), part)
+        three: Histogram = getattr(total, part)
+        assert three.counts == [3 * count for count in one.counts]
+        assert three.total == pytest.approx(3 * one.total)
+    assert (total.pulled_bytes, total.cache_hits, total.unpacks, total.unpack_seconds) == (3000, 3, 3, 4.5)
+    assert (total.loads, total.load_seconds) == (3, 7.5)
+
+
+def test_numbers_travel_between_processes(tally: Tally) -> None:
+    there = pickle.loads(pickle.dumps(tally.numbers()))
+    assert there.requests == tally.numbers().requests
+    assert there.request.counts == tally.numbers().request.counts
+    assert there.unpack_seconds == 1.5
+
+
+def scrape(*samples: VersionSample) -> dict[str, Metric]:
+    registry = CollectorRegistry()
+    registry.register(KitserveCollector(lambda: samples))
+    text = generate_latest(registry).decode()
+    families = list(text_string_to_metric_families(text))
+    series = [
+        (sample.name, frozenset(sample.labels.items())) for family in families for sample in family.samples
+    ]
+    assert len(series) == len(set(series)), "no series is there twice"
+    return {family.name: family for family in families}
+
+
+def values(family: Metric, name: str = "") -> Iterator[tuple[dict[str, str], float]]:
+    """The samples' own labels and values."""
+    for sample in family.samples:
+        if sample.name == (name or family.name):
+            assert {key: value for key, value in sample.labels.items() if key in AT} == AT
+            yield {key: value for key, value in sample.labels.items() if key not in AT}, sample.value
+
+
+def test_what_prometheus_reads(tally: Tally) -> None:
+    replicas, weights = {"ready": 2, "loading": 1}, {"canary": 20}
+    sample = VersionSample(VersionLabels(**AT), tally.numbers(), 4, replicas, weights)
+    families = scrape(sample)
+    assert {name: family.type for name, family in families.items()} == {
+        "kitserve_build_info": "gauge",
+        "kitserve_requests": "counter",
+        "kitserve_request_duration_seconds": "histogram",
+        "kitserve_queue_duration_seconds": "histogram",
+        "kitserve_compute_duration_seconds": "histogram",
+        "kitserve_requests_in_flight": "gauge",
+        "kitserve_pulled_bytes": "counter",
+        "kitserve_cache_hits": "counter",
+        "kitserve_unpack_duration_seconds": "summary",
+        "kitserve_load_duration_seconds": "summary",
+        "kitserve_replicas": "gauge",
+        "kitserve_traffic_weight_ratio": "gauge",
+    }
+    assert all(family.documentation for family in families.values())
+    assert list(values(families["kitserve_requests"], "kitserve_requests_total")) == [
+        ({"role": "canary", "status": "500"}, 1),
+        ({"role": "stable", "status": "200"}, 2),
+        ({"role": "stable", "status": "413"}, 1),
+    ]
+    assert list(values(families["kitserve_requests_in_flight"])) == [({}, 4)]
+    assert list(values(families["kitserve_pulled_bytes"], "kitserve_pulled_bytes_total")) == [({}, 1000)]
+    assert list(values(families["kitserve_cache_hits"], "kitserve_cache_hits_total")) == [({}, 1)]
+    assert list(values(families["kitserve_replicas"])) == [({"state": "ready"}, 2), ({"state": "loading"}, 1)]
+    assert list(values(families["kitserve_traffic_weight_ratio"])) == [({"role": "canary"}, 0.2)]
+    for part, seconds in (("unpack", 1.5), ("load", 2.5)):
+        family = families[f"kitserve_{part}_duration_seconds"]
+        assert list(values(family, f"{family.name}_count")) == [({}, 1)]
+        assert list(values(family, f"{family.name}_sum")) == [({}, seconds)]
+    (build,) = families["kitserve_build_info"].samples
+    assert build.value == 1
+    assert set(build.labels) == {"version", "python", "ray"}
+
+
+@pytest.mark.parametrize(("part", "total"), [("request", 60.302), ("queue", 0.0003), ("compute", 0.2015)])
+def test_what_prometheus_reads_of_durations(tally: Tally, part: str, total: float) -> None:
+    families = scrape(VersionSample(VersionLabels(**AT), tally.numbers()))
+    name = f"kitserve_{part}_duration_seconds"
+    buckets = [(labels["le"], count) for labels, count in values(families[name], f"{name}_bucket")]
+    assert buckets == getattr(tally.numbers(), part).cumulative()
+    assert list(values(families[name], f"{name}_count")) == [({}, 3)]
+    ((_, found),) = values(families[name], f"{name}_sum")
+    assert found == pytest.approx(total)
+
+
+def test_versions_have_series_of_their_own(tally: Tally) -> None:
+    other = VersionLabels(model="iris", version='v"2\\\n', digest="ba9876543210", runtime="torchscript")
+    families = scrape(
+        VersionSample(VersionLabels(**AT), tally.numbers()), VersionSample(other, tally.numbers(), 1)
+    )
+    in_flight = families["kitserve_requests_in_flight"].samples
+    assert [(sample.labels["version"], sample.value) for sample in in_flight] == [
+        ("v1", 0),
+        (other.version, 1),
+    ]
+
+
+def test_without_versions_only_the_build_is_known() -> None:
+    assert [family.name for family in scrape().values() if family.samples] == ["kitserve_build_info"]

@@ -1,0 +1,491 @@
+"""The worker's HTTP interface: a real server in front of a real model."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pytest
+
+from gateway.kits.library import Library
+from gateway.kits.model import choose_runtime, load
+from gateway.metrics import Tally
+from gateway.oci.reference import parse_reference
+from gateway.worker import app as app_module
+from gateway.worker.app import Identity, WorkerApp
+from gateway.worker.server import WorkerServer
+from runtimes.base import Array, LoadedModel, Resources, Signature, TensorSpec
+from runtimes.errors import ExecutionError, InputError, LoadError
+
+SECONDS = 10
+DIGEST = "sha256:" + "ab" * 32
+INFER = "/v2/models/iris/infer"
+FLOWER = json.dumps(
+    {
+        "id": "flower-1",
+        "inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 4], "data": [5.1, 3.5, 1.4, 0.2]}],
+    }
+).encode()
+
+Answer = tuple[int, Mapping[str, str], bytes]
+
+
+class Serving:
+    """A worker's server, app and tally around a model."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.tally = Tally()
+        self.app = WorkerApp(Identity("iris", "v1", DIGEST), model, self.tally)
+        self.server = WorkerServer(self.app, "127.0.0.1")
+        self.server.start()
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection((self.server.host, self.server.port), timeout=SECONDS)
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        connection = http.client.HTTPConnection(self.server.host, self.server.port, timeout=SECONDS)
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body, names, encode_chunked="Transfer-Encoding" in names)
+        answer = connection.getresponse()
+        found = answer.status, dict(answer.getheaders()), answer.read()
+        connection.close()
+        return found
+
+    def infer(self, body: bytes = FLOWER, **headers: str) -> tuple[int, dict[str, Any]]:
+        status, _, answer = self.ask("POST", INFER, body, **headers)
+        return status, json.loads(answer)
+
+    def stop(self) -> None:
+        self.server.stop()
+        self.app.compute.stop()
+
+
+class Doing:
+    """A model that does what a test says."""
+
+    signature = Signature((TensorSpec("input", "FP32", (-1, 4)),), ())
+    platform = "test_doing"
+    device = "cpu"
+
+    def __init__(self, work: Callable[[], Array]) -> None:
+        self._work = work
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
+        return {"Y": self._work()}
+
+    def close(self) -> None:
+        pass
+
+
+class Records(logging.Handler):
+    """Keeps what a logger is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append(record)
+
+
+@pytest.fixture(scope="module")
+def iris(tmp_path_factory: pytest.TempPathFactory, layout: Path) -> Iterator[Serving]:
+    """The sample classifier, served for all tests of this file."""
+    kit = Library(tmp_path_factory.mktemp("library")).open(
+        parse_reference(f"oci-layout:{layout}:samples/iris:v1")
+    )
+    model = load(kit, choose_runtime(kit, None), Resources())
+    serving = Serving(model)
+    yield serving
+    serving.stop()
+    model.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Callable[[], Array]], Serving]]:
+    """Serves a model that does what it is told."""
+    running: list[Serving] = []
+
+    def start(work: Callable[[], Array]) -> Serving:
+        running.append(Serving(Doing(work)))
+        return running[-1]
+
+    yield start
+    for serving in running:
+        serving.stop()
+
+
+@pytest.fixture
+def logged() -> Iterator[list[logging.LogRecord]]:
+    records = Records()
+    logger = logging.getLogger("gateway.worker.app")
+    logger.addHandler(records)
+    yield records.seen
+    logger.removeHandler(records)
+
+
+def request(method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: w", f"Content-Length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def read_answer(stream: BinaryIO) -> Answer:
+    status = int(stream.readline().split()[1])
+    headers: dict[str, str] = {}
+    while line := stream.readline().strip():
+        name, _, value = line.decode().partition(": ")
+        headers[name] = value
+    return status, headers, stream.read(int(headers["content-length"]))
+
+
+def test_a_flower_is_named(iris: Serving) -> None:
+    status, answer = iris.infer()
+    assert status == 200
+    probabilities, label = answer.pop("outputs")
+    assert answer == {"model_name": "iris", "model_version": "v1", "id": "flower-1"}
+    assert label == {"name": "label", "datatype": "INT64", "shape": [1], "data": [0]}
+    assert (probabilities["datatype"], probabilities["shape"]) == ("FP32", [1, 3])
+    assert probabilities["data"] == pytest.approx([0.98157287, 0.01842713, 1.4781e-08], rel=1e-4)
+
+
+@pytest.mark.parametrize("wanted", [["label"], ["probabilities"], ["probabilities", "label"]])
+def test_only_the_outputs_asked_for_are_given(iris: Serving, wanted: list[str]) -> None:
+    asked = json.loads(FLOWER) | {"outputs": [{"name": name} for name in wanted]}
+    status, answer = iris.infer(json.dumps(asked).encode())
+    assert status == 200
+    assert [output["name"] for output in answer["outputs"]] == wanted
+
+
+@pytest.mark.parametrize("role", ["stable", "canary"])
+def test_every_answer_names_its_version_and_the_role_the_edge_gave(iris: Serving, role: str) -> None:
+    for method, path, body in [
+        ("POST", INFER, FLOWER),
+        ("POST", INFER, b"{"),
+        ("GET", INFER, None),
+        ("GET", "/v2/models/iris", None),
+        ("GET", "/v2/models/iris/ready", None),
+        ("GET", "/nothing", None),
+    ]:
+        for given, expected in ((role, role), (None, None), ("forged", None)):
+            _, headers, _ = iris.ask(method, path, body, **({"ModelKit_Role": given} if given else {}))
+            assert headers["modelkit-digest"] == DIGEST
+            assert headers["modelkit-version"] == "v1"
+            assert headers.get("modelkit-role") == expected
+            assert headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/health/ready", "/v2/models/iris/ready", "/v2/models/iris/versions/v1/ready"]
+)
+def test_ready(iris: Serving, path: str) -> None:
+    status, _, body = iris.ask("GET", path)
+    assert (status, json.loads(body)) == (200, {"name": "iris", "ready": True})
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/models/iris", "/v2/models/iris/", "/v2/models/iris/versions/v1", "/v2/models/iris?x=1"]
+)
+def test_metadata(iris: Serving, path: str) -> None:
+    status, _, body = iris.ask("GET", path)
+    assert status == 200
+    assert json.loads(body) == {
+        "name": "iris",
+        "versions": ["v1"],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, 4]}],
+        "outputs": [
+            {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]},
+            {"name": "label", "datatype": "INT64", "shape": [-1]},
+        ],
+    }
+
+
+def test_a_version_is_called_by_its_path_too(iris: Serving) -> None:
+    for name in ("v1", DIGEST, "sha256%3Aab"):
+        assert iris.ask("POST", f"/v2/models/iris/versions/{name}/infer", FLOWER)[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/v2", "/v2/models/iris/nothing", "/v2/models/iris/infer/"])
+def test_other_paths_are_not_found(iris: Serving, path: str) -> None:
+    status, _, body = iris.ask("GET", path)
+    assert (status, json.loads(body)) == (404, {"error": f"no such path: {path}"})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "text"),
+    [
+        ("GET", INFER, "GET is not allowed here; use POST"),
+        ("PUT", INFER, "PUT is not allowed here; use POST"),
+        ("POST", "/v2/models/iris", "POST is not allowed here; use GET"),
+        ("DELETE", "/v2/models/iris/ready", "DELETE is not allowed here; use GET"),
+        ("HEAD", INFER, None),
+        ("HEAD", "/v2/models/iris", None),
+        ("HEAD", "/nothing", None),
+    ],
+)
+def test_other_methods_are_not_allowed(iris: Serving, method: str, path: str, text: str | None) -> None:
+    status, headers, body = iris.ask(method, path)
+    assert (status, headers["connection"]) == (405, "close")
+    assert body == (b"" if text is None else json.dumps({"error": text}, separators=(",", ":")).encode())
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"inputs": []}, "`inputs` must be a list of one tensor or more"),
+        (
+            {"outputs": [{"name": "colour"}]},
+            "unknown output 'colour'; the model gives 'probabilities', 'label'",
+        ),
+        (
+            {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]},
+            "input 'input' must be FP32 of shape [-1, 4] (-1: any length), not FP32 of shape [1, 3]",
+        ),
+        (
+            {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3]}]},
+            "input 'input': shape [1, 4] needs 4 elements, data has 3",
+        ),
+        (
+            {"inputs": [{"name": "Z", "datatype": "FP32", "shape": [1], "data": [1]}]},
+            "input 'input' is missing; the model takes 'input'",
+        ),
+    ],
+)
+def test_what_a_caller_did_wrong_is_told(iris: Serving, changed: dict[str, Any], text: str) -> None:
+    assert iris.infer(json.dumps(json.loads(FLOWER) | changed).encode()) == (400, {"error": text})
+
+
+def test_a_call_without_json_is_a_bad_request(iris: Serving) -> None:
+    for body in (b"", b"{", b"\x00"):
+        status, answer = iris.infer(body)
+        assert status == 400
+        assert answer["error"].startswith("the body is not JSON: ")
+
+
+def test_binary_tensors_are_refused_with_a_way_out(iris: Serving) -> None:
+    assert iris.infer(b"\x00" * 16, Inference_Header_Content_Length="8") == (
+        400,
+        {"error": "binary tensors are not supported: send them as JSON (tritonclient: binary_data=False)"},
+    )
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["by length", "chunked"])
+def test_a_body_over_the_limit_is_refused_and_the_connection_closed(
+    iris: Serving, monkeypatch: pytest.MonkeyPatch, chunked: bool
+) -> None:
+    def send(body: bytes) -> Answer:
+        parts = iter([body[:50], body[50:]])
+        return (
+            iris.ask("POST", INFER, parts, Transfer_Encoding="chunked")
+            if chunked
+            else iris.ask("POST", INFER, body)
+        )
+
+    monkeypatch.setattr(app_module, "MAX_BODY_BYTES", len(FLOWER))
+    assert send(FLOWER)[0] == 200
+    status, headers, body = send(FLOWER + b" ")
+    assert (status, headers["connection"]) == (413, "close")
+    assert json.loads(body) == {"error": f"the body is larger than {len(FLOWER)} bytes"}
+
+
+def test_a_body_may_come_in_pieces(iris: Serving) -> None:
+    pieces = iter([FLOWER[:10], FLOWER[10:11], FLOWER[11:]])
+    status, _, body = iris.ask("POST", INFER, pieces, Transfer_Encoding="chunked")
+    assert (status, json.loads(body)["id"]) == (200, "flower-1")
+
+
+def test_a_large_body_is_read_whole(iris: Serving) -> None:
+    rows = 20_000
+    flowers = {"name": "input", "datatype": "FP32", "shape": [rows, 4], "data": [5.1, 3.5, 1.4, 0.2] * rows}
+    status, answer = iris.infer(json.dumps({"inputs": [flowers], "outputs": [{"name": "label"}]}).encode())
+    assert status == 200
+    assert answer["outputs"][0]["data"] == [0] * rows
+
+
+def test_a_model_that_fails_says_why(
+    serve: Callable[[Callable[[], Array]], Serving], logged: list[logging.LogRecord]
+) -> None:
+    def fail() -> Array:
+        raise ExecutionError("the model failed: out of range")
+
+    status, answer = serve(fail).infer(X_Request_Id="r-7")
+    assert (status, answer) == (500, {"error": "the model failed: out of range"})
+    assert [record.getMessage() for record in logged] == ["call.failed"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("secret"), MemoryError("secret"), KeyError("secret")])
+def test_what_nobody_expected_is_in_the_log_and_not_in_the_answer(
+    serve: Callable[[Callable[[], Array]], Serving], logged: list[logging.LogRecord], error: Exception
+) -> None:
+    def fail() -> Array:
+        raise error
+
+    serving = serve(fail)
+    for number in range(2):
+        status, answer = serving.infer(X_Request_Id=f"r-{number}")
+        assert (status, answer) == (500, {"error": "the worker failed on this call; its log says why"})
+    for number, record in enumerate(logged):
+        fields = vars(record)
+        assert (fields["request_id"], fields["model"], fields["version"]) == (f"r-{number}", "iris", "v1")
+        assert fields["digest"] == DIGEST
+        assert record.exc_info is not None
+        assert record.exc_info[1] is error
+    assert len(logged) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(InputError("yours"), 400), (LoadError("ours"), 500), (ExecutionError("ours"), 500)]
+)
+def test_errors_have_the_status_of_their_family(
+    serve: Callable[[Callable[[], Array]], Serving], error: Exception, status: int
+) -> None:
+    def fail() -> Array:
+        raise error
+
+    assert serve(fail).infer() == (status, {"error": str(error)})
+
+
+def test_an_output_that_the_protocol_cannot_say_is_no_fault_of_the_caller(
+    serve: Callable[[Callable[[], Array]], Serving],
+) -> None:
+    status, answer = serve(lambda: np.zeros(1, "complex64")).infer()
+    assert status == 500
+    assert answer["error"].startswith("output 'Y': dtype complex64 has no datatype")
+
+
+def test_calls_are_counted(serve: Callable[[Callable[[], Array]], Serving]) -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    def wait() -> Array:
+        begun.set()
+        assert gate.wait(SECONDS)
+        return np.zeros(1, "f4")
+
+    serving = serve(wait)
+    with serving.connect() as connection:
+        connection.sendall(request("POST", INFER, FLOWER, "ModelKit-Role: canary"))
+        assert begun.wait(SECONDS)
+        assert serving.tally.ongoing == 1
+        gate.set()
+        assert read_answer(connection.makefile("rb"))[0] == 200
+    assert serving.infer(b"{", ModelKit_Role="stable")[0] == 400
+    assert serving.infer(b"", Inference_Header_Content_Length="0")[0] == 400
+    serving.stop()
+    numbers = serving.tally.numbers()
+    assert serving.tally.ongoing == 0
+    assert numbers.requests == {("canary", 200): 1, ("stable", 400): 1, ("", 400): 1}
+    for histogram in (numbers.request, numbers.queue, numbers.compute):
+        assert sum(histogram.counts) == 2
+    assert numbers.compute.total <= numbers.request.total
+
+
+def test_a_client_that_leaves_harms_no_other(serve: Callable[[Callable[[], Array]], Serving]) -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    def wait() -> Array:
+        begun.set()
+        assert gate.wait(SECONDS)
+        return np.zeros(1, "f4")
+
+    serving = serve(wait)
+    with serving.connect() as connection:
+        connection.sendall(request("POST", INFER, FLOWER))
+        assert begun.wait(SECONDS)
+    with serving.connect() as connection:
+        connection.sendall(request("POST", INFER, FLOWER)[:-5])
+    gate.set()
+    assert serving.infer()[0] == 200
+    serving.stop()
+    assert serving.tally.ongoing == 0
+
+
+def test_a_connection_takes_many_calls(iris: Serving) -> None:
+    with iris.connect() as connection, connection.makefile("rb") as stream:
+        for number in range(100):
+            body = FLOWER.replace(b"flower-1", b"flower-%d" % number)
+            connection.sendall(request("POST", INFER, body))
+            status, headers, answer = read_answer(stream)
+            assert (status, json.loads(answer)["id"]) == (200, f"flower-{number}")
+            assert "connection" not in headers
+
+
+def test_calls_that_come_at_once_on_one_connection_are_answered_in_order(iris: Serving) -> None:
+    sent = b"".join(
+        request("POST", INFER, FLOWER.replace(b"flower-1", b"flower-%d" % number))
+        + request("GET", "/v2/models/iris/ready")
+        for number in range(20)
+    )
+    with iris.connect() as connection, connection.makefile("rb") as stream:
+        connection.sendall(sent)
+        for number in range(20):
+            assert json.loads(read_answer(stream)[2])["id"] == f"flower-{number}"
+            assert json.loads(read_answer(stream)[2])["ready"] is True
+
+
+def test_many_connections_at_once(iris: Serving) -> None:
+    outcomes: list[int] = []
+
+    def call() -> None:
+        outcomes.extend(iris.infer()[0] for _ in range(10))
+
+    threads = [threading.Thread(target=call) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SECONDS)
+    assert outcomes == [200] * 160
+
+
+@pytest.mark.parametrize(
+    ("sent", "end"),
+    [
+        (request("POST", INFER, FLOWER), b"]}]}"),
+        (request("POST", INFER, b"{"), b'"}'),
+        (request("GET", "/v2/health/ready"), b'"ready":true}'),
+        (request("GET", "/nothing"), b'"}'),
+        (request("GET", INFER), b'"}'),
+        (request("HEAD", INFER), b"\r\n\r\n"),
+        (b"nonsense\r\n\r\n", b"Invalid HTTP request received."),
+    ],
+    ids=["infer", "400", "ready", "404", "405", "HEAD", "no HTTP"],
+)
+def test_head_and_body_of_an_answer_come_together(iris: Serving, sent: bytes, end: bytes) -> None:
+    for _ in range(20):
+        with iris.connect() as connection:
+            connection.sendall(sent)
+            first = connection.recv(65536)
+            assert first.startswith(b"HTTP/1.1 ")
+            assert first.endswith(end)
+
+
+def test_a_client_may_ask_before_it_sends_the_body(iris: Serving) -> None:
+    whole = request("POST", INFER, FLOWER, "Expect: 100-continue")
+    with iris.connect() as connection:
+        connection.sendall(whole.removesuffix(FLOWER))
+        assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(FLOWER)
+        assert read_answer(connection.makefile("rb"))[0] == 200
+
+
+def test_a_stopped_server_has_left_its_port_and_its_connections(
+    serve: Callable[[Callable[[], Array]], Serving],
+) -> None:
+    serving = serve(lambda: np.zeros(1, "f4"))
+    asyncio.run(serving.server.check())
+    with serving.connect() as idle:
+        idle.sendall(request("GET", "/v2/health/ready"))
+        assert idle.recv(65536)
+        serving.stop()
+        assert idle.recv(1) == b""
+    with pytest.raises(ConnectionRefusedError):
+        serving.connect()
+    with pytest.raises(RuntimeError, match="has ended"):
+        asyncio.run(serving.server.check())
