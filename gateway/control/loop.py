@@ -35,6 +35,7 @@ _TICK_SECONDS = 0.5
 _LOOK_SECONDS = 1.0
 _EDGE_SECONDS = 5.0
 _PROBE_SECONDS = 0.2
+_AGAIN_SECONDS = 5.0
 # A version that no route names any more keeps its workers for this long, for calls on their way to it.
 _LINGER_SECONDS = 1.0
 _WARM_UP_LEAST_SECONDS = 3.0
@@ -69,6 +70,7 @@ class ReconcileLoop:
         # One thread: Serve builds no two applications at a time.
         self._serving = ThreadPoolExecutor(1, thread_name_prefix="serve")
         self._running: set[str] = set()
+        self._again: dict[str, float] = {}
         self._attempts: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
         self._surplus_since: dict[str, float] = {}
@@ -186,20 +188,25 @@ class ReconcileLoop:
         for reference in plan.resolve:
             key = f"{generation} {reference}"
             if now >= self._not_before.get(key, 0.0):
-                self._task(self._resolving, f"resolve {reference}", self._resolve, reference, generation)
+                self._task(self._resolving, f"resolve {key}", self._resolve, reference, generation)
         for version in plan.deploy:
-            self._task(self._serving, f"app {version.app}", self._deploy, version)
+            self._task(self._serving, f"deploy {version.app}", self._deploy, version)
         self._surplus_since = {app: self._surplus_since.get(app, now) for app in plan.surplus}
         for app, since in self._surplus_since.items():
             if now - since > _LINGER_SECONDS and self._applied == plan.table:
-                self._task(self._serving, f"app {app}", self._delete, app, since)
+                self._task(self._serving, f"delete {app}", self._delete, app, since)
 
     def _task(
         self, tasks: ThreadPoolExecutor, subject: str, work: Callable[..., None], *arguments: object
     ) -> None:
-        if subject in self._running:
+        now = time.monotonic()
+        if subject in self._running or now < self._again.get(subject, now):
             return
         self._running.add(subject)
+        # What is not seen to be done by then is done again.
+        self._again = {key: at for key, at in self._again.items() if at > now} | {
+            subject: now + _AGAIN_SECONDS
+        }
 
         def run() -> None:
             try:
@@ -260,7 +267,7 @@ class ReconcileLoop:
         serving.deploy(version, spec, self._reserve_cpus)
 
     def _delete(self, app: str, since: float) -> None:
-        if app in self._apps:
+        if app in serving.applications():
             if self._edge.old_processes() and time.monotonic() - since < DRAIN_SECONDS:
                 return
             self._state.condemn_version(app)

@@ -152,10 +152,22 @@ def _route(
         # The first version answers as soon as it can; a successor comes with all its workers.
         if len(workers) >= (1 if app is None else wanted.min_replicas):
             app = wanted.app
-    trial = canary.version.app if canary and canary.version and canary.state is ModelState.READY else None
-    if app is None or trial is None or trial == app or model.canary is None:
-        return Routed(app)
-    return Routed(app, trial, model.canary.weight)
+    trial, weight = _trial(model, canary, known, by_app)
+    return Routed(app) if app is None or trial == app else Routed(app, trial, weight)
+
+
+def _trial(
+    model: Model, canary: _Role | None, known: Known, by_app: Mapping[str, list[Announcement]]
+) -> tuple[str | None, int]:
+    """The canary that takes calls next, and its percent: the wanted one once ready, else the one now."""
+    if canary is None or model.canary is None or canary.state is ModelState.FAILED:
+        return None, 0
+    if canary.version is not None and canary.state is ModelState.READY:
+        return canary.version.app, model.canary.weight
+    now = known.routed.get(model.name, Routed())
+    if now.canary is None or now.canary in known.condemned or not _ready(by_app.get(now.canary, [])):
+        return None, 0
+    return now.canary, now.weight
 
 
 def _table(

@@ -72,7 +72,7 @@ def replicas(kitserve: Running) -> int:
 def test_a_killed_worker_is_replaced_and_no_call_fails(kitserve: Running, layout: Path) -> None:
     kitserve.models = {"two": {"kit": kit(layout, "v1"), "replicas": 2}}
     kitserve.apply()
-    kitserve.wait(lambda _: len(kitserve.workers("two")) == 2)
+    kitserve.wait(lambda _: replicas(kitserve) == 2)
     with Load(f"{kitserve.url}/v2/models/two/infer", clients=8) as load:
         load.wait_for("v1")
         for _ in range(2):

@@ -2,13 +2,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
 
 import pytest
 
 from gateway.worker.compute import ComputeThread, Job
 
 SECONDS = 10
+Answer = TypeVar("Answer")
+
+
+def run(main: Coroutine[Any, Any, Answer]) -> Answer:
+    return asyncio.run(asyncio.wait_for(main, SECONDS))
 
 
 class Held:
@@ -60,7 +66,7 @@ def test_calls_are_answered_in_the_order_they_came(compute: ComputeThread, work:
         await asyncio.gather(*calls)
         return answered
 
-    assert asyncio.run(main()) == list(range(50))
+    assert run(main()) == list(range(50))
     assert work.done == [b"%d" % number for number in range(50)]
 
 
@@ -75,7 +81,7 @@ def test_many_calls_at_once_get_their_own_answers(compute: ComputeThread, work: 
     async def main() -> None:
         await asyncio.gather(*(call(number) for number in range(100)))
 
-    asyncio.run(main())
+    run(main())
     assert len(work.done) == 2000
 
 
@@ -92,28 +98,28 @@ def test_a_cancelled_call_harms_no_other(compute: ComputeThread, work: Held) -> 
                 await cancelled
         assert (await compute.run(b"3", "")).answer == b"answer to 3"
 
-    asyncio.run(main())
+    run(main())
     assert compute.is_alive()
 
 
 def test_calls_of_two_event_loops_go_back_to_their_own(compute: ComputeThread, work: Held) -> None:
-    answers: dict[str, list[bytes]] = {}
-
-    async def main(name: str) -> None:
-        jobs = await asyncio.gather(*(compute.run(b"%s %d" % (name.encode(), n), "") for n in range(200)))
-        answers[name] = [job.answer for job in jobs]
-
-    loops = [threading.Thread(target=asyncio.run, args=(main(name),)) for name in ("one", "two")]
+    loops = [asyncio.new_event_loop() for _ in range(2)]
     for loop in loops:
-        loop.start()
-    assert work.begun.wait(SECONDS)
+        loop.set_debug(True)  # a call from another thread is an error then
+    threads = [threading.Thread(target=loop.run_forever, daemon=True) for loop in loops]
+    for thread in threads:
+        thread.start()
+    bodies = [b"%d" % number for number in range(400)]
+    calls = [
+        asyncio.run_coroutine_threadsafe(compute.run(body, ""), loops[number % 2])
+        for number, body in enumerate(bodies)
+    ]
     work.gate.set()
-    for loop in loops:
-        loop.join(SECONDS)
-    assert answers == {
-        name: [b"answer to %s %d" % (name.encode(), n) for n in range(200)] for name in answers
-    }
-    assert sorted(answers) == ["one", "two"]
+    assert [call.result(SECONDS).answer for call in calls] == [b"answer to " + body for body in bodies]
+    for loop, thread in zip(loops, threads, strict=True):
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(SECONDS)
+        loop.close()
 
 
 def test_a_loop_that_is_gone_harms_no_other(compute: ComputeThread, work: Held) -> None:
@@ -122,9 +128,9 @@ def test_a_loop_that_is_gone_harms_no_other(compute: ComputeThread, work: Held) 
         await _begun(work)
         left.cancel()
 
-    asyncio.run(leave())
+    run(leave())
     work.gate.set()
-    assert asyncio.run(compute.run(b"next", "")).answer == b"answer to next"
+    assert run(compute.run(b"next", "")).answer == b"answer to next"
     assert work.done == [b"left", b"next"]
 
 
@@ -139,7 +145,7 @@ def test_the_event_loop_is_free_while_the_model_works(compute: ComputeThread, wo
         work.gate.set()
         return (await call).answer
 
-    assert asyncio.run(main()) == b"answer to slow"
+    assert run(main()) == b"answer to slow"
 
 
 def test_stop_finishes_the_calls_that_wait(compute: ComputeThread, work: Held) -> None:
@@ -152,7 +158,7 @@ def test_stop_finishes_the_calls_that_wait(compute: ComputeThread, work: Held) -
         await stopping
         return [job.answer for job in jobs]
 
-    assert asyncio.run(main()) == [b"answer to %d" % number for number in range(20)]
+    assert run(main()) == [b"answer to %d" % number for number in range(20)]
     assert not compute.is_alive()
 
 

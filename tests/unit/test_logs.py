@@ -85,6 +85,13 @@ def test_configuring_twice_writes_each_event_once(tmp_path: Path) -> None:
     assert [line["event"] for line in written(tmp_path)] == ["once"]
 
 
+def test_events_go_to_the_file_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    configure_logging("worker", tmp_path)
+    log.error("event")
+    assert len(written(tmp_path)) == 1
+    assert caplog.records == []
+
+
 def test_what_was_logged_before_is_kept(tmp_path: Path) -> None:
     log_path(tmp_path).parent.mkdir()
     log_path(tmp_path).write_text('{"event": "earlier"}\n')

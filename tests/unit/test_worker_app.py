@@ -21,7 +21,7 @@ from gateway.metrics import Tally
 from gateway.oci.reference import parse_reference
 from gateway.worker import app as app_module
 from gateway.worker.app import Identity, WorkerApp
-from gateway.worker.server import WorkerServer
+from gateway.worker.server import OneWriteTransport, WorkerServer
 from runtimes.base import Array, LoadedModel, Resources, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError
 
@@ -83,6 +83,20 @@ class Doing:
 
     def close(self) -> None:
         pass
+
+
+class Writes(asyncio.Transport):
+    """A transport that keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        self.seen.append(bytes(data))
+
+    def close(self) -> None:
+        self.seen.append(b"closed")
 
 
 class Records(logging.Handler):
@@ -464,6 +478,27 @@ def test_head_and_body_of_an_answer_come_together(iris: Serving, sent: bytes, en
             first = connection.recv(65536)
             assert first.startswith(b"HTTP/1.1 ")
             assert first.endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        ([b"HTTP/1.1 200 OK\r\n\r\n", b"body"], [b"HTTP/1.1 200 OK\r\n\r\nbody", b"closed"]),
+        ([b"HTTP/1.1 200 OK\r\n\r\n", b""], [b"HTTP/1.1 200 OK\r\n\r\n", b"closed"]),
+        ([b"HTTP/1.1 200 OK\r\n\r\n"], [b"HTTP/1.1 200 OK\r\n\r\n", b"closed"]),
+        ([b"HTTP/1.1 200 OK\r\n\r\n", b"a", b"b"], [b"HTTP/1.1 200 OK\r\n\r\na", b"b", b"closed"]),
+        ([b"HTTP/1.1 100 Continue\r\n\r\n"], [b"HTTP/1.1 100 Continue\r\n\r\n", b"closed"]),
+        ([], [b"closed"]),
+    ],
+    ids=["body", "empty body", "no body", "two parts", "continue", "nothing"],
+)
+def test_a_transport_holds_a_head_until_its_body_or_its_end(given: list[bytes], written: list[bytes]) -> None:
+    below = Writes()
+    transport = OneWriteTransport(below)
+    for data in given:
+        transport.write(data)
+    transport.close()
+    assert below.seen == written
 
 
 def test_a_client_may_ask_before_it_sends_the_body(iris: Serving) -> None:
