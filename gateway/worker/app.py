@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 
 STATUSES: Mapping[type[Exception], int] = {InputError: 400, ExecutionError: 500, ModelError: 500}
 """The one table from errors to HTTP statuses; the closest ancestor of an error decides."""
+
+_ROLES: Mapping[bytes, str] = {b"stable": "stable", b"canary": "canary"}
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -39,7 +41,7 @@ class Identity:
 class WorkerApp:
     """Answers `infer`, `ready` and metadata for one loaded model.
 
-    Which model and version a path names is the edge's concern; here only its end counts.
+    Which model and version a path names is the edge's concern; here only what it asks of them counts.
     """
 
     def __init__(self, identity: Identity, model: LoadedModel, tally: Tally) -> None:
@@ -66,28 +68,37 @@ class WorkerApp:
         if scope["type"] != "http":
             return
         head = _read_head(scope["headers"])
-        role = head.role
-        path: str = scope["path"]
         method: str = scope["method"]
-        if not path.endswith("/infer"):
-            await self._respond(send, *self._describe(method, path), role)
-        elif method != "POST":
-            await self._respond(send, 405, oip.error(f"{method} is not allowed here; use POST"), role)
-        elif head.binary:
-            self._tally.refused(role, 400)
-            message = "binary tensors are not supported: send them as JSON (tritonclient: binary_data=False)"
-            await self._respond(send, 400, oip.error(message), role)
-        else:
+        action = _action(scope["path"])
+        allowed = "POST" if action == "infer" else "GET"
+        if action is None and method != "HEAD":
+            await self._respond(send, 404, oip.error(f"no such path: {scope['path']}"), head.role)
+        elif method != allowed:
+            text = f"{method} is not allowed here; use {allowed}"
+            # Closing sends the head of an answer to HEAD, which has no body to go with.
+            extra = [(b"allow", allowed.encode()), (b"connection", b"close")]
+            await self._respond(send, 405, oip.error(text), head.role, extra)
+        elif action == "infer":
             await self._call(receive, send, head)
+        else:
+            await self._respond(send, 200, self._ready if action == "ready" else self._metadata, head.role)
 
     async def _call(self, receive: Receive, send: Send, head: _Head) -> None:
         arrived = time.perf_counter()
         role = head.role
-        body = await _read_body(receive)
-        if body is None:
+        if head.binary:
+            self._tally.refused(role, 400)
+            text = "binary tensors are not supported: send them as JSON (tritonclient: binary_data=False)"
+            await self._respond(send, 400, oip.error(text), role)
+            return
+        try:
+            body = await _read_body(receive)
+        except _ClientLeftError:
+            return
+        except _TooLargeError:
             self._tally.refused(role, 413)
             text = f"the body is larger than {MAX_BODY_BYTES} bytes"
-            await self._respond(send, 413, oip.error(text), role, close=True)
+            await self._respond(send, 413, oip.error(text), role, [(b"connection", b"close")])
             return
         self._tally.ongoing += 1
         try:
@@ -116,22 +127,22 @@ class WorkerApp:
             known = str(error) if status else "the worker failed on this call; its log says why"
             return status or 500, oip.error(known)
 
-    def _describe(self, method: str, path: str) -> tuple[int, bytes]:
-        if method != "GET":
-            return 405, oip.error(f"{method} is not allowed here; use GET")
-        if path.endswith("/ready"):
-            return 200, self._ready
-        parts = path.rstrip("/").split("/")
-        if parts[-2:-1] in (["models"], ["versions"]):
-            return 200, self._metadata
-        return 404, oip.error(f"no such path: {path}")
-
-    async def _respond(self, send: Send, status: int, body: bytes, role: str, close: bool = False) -> None:
-        headers = [*self._headers.get(role, self._headers[""]), (b"content-length", b"%d" % len(body))]
-        if close or status == 405:
-            headers.append((b"connection", b"close"))
+    async def _respond(
+        self, send: Send, status: int, body: bytes, role: str, extra: Sequence[tuple[bytes, bytes]] = ()
+    ) -> None:
+        headers = [*self._headers[role], (b"content-length", b"%d" % len(body)), *extra]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+
+def _action(path: str) -> str | None:
+    """What a path asks of the model it names: `infer`, `ready`, "" (metadata), or None for nothing known."""
+    parts = path.split("/")
+    if parts[1:3] == ["v2", "models"] and len(parts) > 3:
+        rest = parts[6:] if parts[4:5] == ["versions"] and len(parts) > 5 else parts[4:]
+        action = "/".join(rest)
+        return action if action in ("", "infer", "ready") else None
+    return "ready" if parts[1:] == ["v2", "health", "ready"] else None
 
 
 @dataclass(slots=True)
@@ -147,7 +158,7 @@ def _read_head(headers: Headers) -> _Head:
     head = _Head()
     for name, value in headers:
         if name == b"modelkit-role":
-            head.role = value.decode("latin-1")
+            head.role = _ROLES.get(value, "")
         elif name == b"x-request-id":
             head.request_id = value.decode("latin-1")
         elif name == b"inference-header-content-length":
@@ -155,18 +166,25 @@ def _read_head(headers: Headers) -> _Head:
     return head
 
 
-async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body, or None when it is too large."""
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        return body if len(body) <= MAX_BODY_BYTES else None
-    parts, size = [body], len(body)
-    while message.get("more_body", False):
+class _ClientLeftError(Exception):
+    """The caller closed the connection before the body was here."""
+
+
+class _TooLargeError(Exception):
+    """The body is larger than allowed."""
+
+
+async def _read_body(receive: Receive) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _ClientLeftError
         part: bytes = message.get("body", b"")
         size += len(part)
         if size > MAX_BODY_BYTES:
-            return None
+            raise _TooLargeError
         parts.append(part)
-    return b"".join(parts)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
