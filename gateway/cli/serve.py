@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ from types import FrameType
 from gateway.cli.client import AdminClient
 from gateway.cli.processes import descendants, end_all
 from gateway.config import Address, GatewayConfig
+from gateway.control.environment import prepare
 from gateway.edge.haproxy import EdgeControl, EdgeFiles, EdgeSettings
 from gateway.edge.process import Edge
 from gateway.edge.routes import Route, RoutingTable
@@ -70,7 +72,9 @@ def running(
         directory = Path(tempfile.mkdtemp(prefix="kitserve-"))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         files = EdgeFiles(directory)
-        settings = EdgeSettings(str(config.listen), config.access_log)
+        # On a cluster workers listen on their nodes' addresses, and must know the edge from others.
+        key = "" if address is None else secrets.token_hex(32)
+        settings = EdgeSettings(str(config.listen), config.access_log, key)
         routes = tuple(Route(model.name, reason="is not ready yet: starting") for model in config.models)
         EdgeControl(settings, files).write_first(RoutingTable(routes))
         edge = Edge(files, kitserve.edge_lost)
@@ -92,6 +96,7 @@ def _start_gateway(
 ) -> None:
     address = kitserve.address
     say("starting Ray" if address is None else f"joining Ray at {address}")
+    prepare(address)
     # Ray takes seconds to import: only those commands wait for it that need it.
     from gateway.control import serving
     from gateway.control.gateway import Gateway, GatewaySettings
@@ -108,7 +113,7 @@ def _start_gateway(
             edge=settings,
             admin_host=admin.host,
             admin_port=admin.port,
-            worker_host=_LOOPBACK,
+            worker_host=_LOOPBACK if address is None else "",
             reserve_cpus=address is not None,
             instance=uuid.uuid4().hex,
         ),

@@ -52,6 +52,7 @@ class Gateway:
             edge=EdgeControl(settings.edge, settings.edge_files),
             home=settings.home,
             worker_host=settings.worker_host,
+            edge_key=settings.edge.key,
             reserve_cpus=settings.reserve_cpus,
             fresh=fresh,
         )

@@ -55,6 +55,7 @@ class ReconcileLoop:
         edge: EdgeControl,
         home: Path,
         worker_host: str,
+        edge_key: str,
         reserve_cpus: bool,
         fresh: bool,
     ) -> None:
@@ -63,6 +64,7 @@ class ReconcileLoop:
         self._edge = edge
         self._home = home
         self._worker_host = worker_host
+        self._edge_key = edge_key
         self._reserve_cpus = reserve_cpus
         self._started = time.monotonic()
         self._warm = fresh
@@ -261,6 +263,7 @@ class ReconcileLoop:
             registries=registries,
             gateway=serving.GATEWAY_APP,
             host=self._worker_host,
+            edge_key=self._edge_key,
             drain_seconds=DRAIN_SECONDS,
         )
         log.info("version.deployed", extra={"app": version.app, "kit": version.reference})

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -22,11 +21,6 @@ from gateway.worker.replica import WorkerDeployment
 from gateway.worker.spec import WorkerSpec
 
 GATEWAY_APP = "kitserve"
-_WORKER_ENVIRONMENT = {
-    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "0",
-}
 _OBJECT_STORE_BYTES = 100 * 1024 * 1024
 _MAX_ONGOING = 1024
 _HEALTH_PERIOD_SECONDS = 5
@@ -39,8 +33,6 @@ def start_ray(address: str | None) -> None:
     Raises:
         ControlError: when Ray cannot be started or joined.
     """
-    for name, value in _WORKER_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     options: dict[str, Any] = {
         "namespace": GATEWAY_APP,
         "log_to_driver": False,

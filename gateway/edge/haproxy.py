@@ -84,7 +84,8 @@ class EdgeSettings:
 
     listen: str
     access_log: str = "errors"
-    reuse: str = "never"
+    key: str = ""
+    """What workers on other machines know the edge by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ def render(settings: EdgeSettings, files: EdgeFiles, pool: Pool, placement: Plac
         files=files,
         listen=settings.listen,
         access_log=settings.access_log,
-        reuse=settings.reuse,
+        key=settings.key,
         errors=ERRORS,
         slots=slots,
         version=gateway.__version__,
@@ -275,5 +276,6 @@ def ask(path: Path, command: str) -> str:
 
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".new")
+    temporary.touch(mode=0o600)
     temporary.write_text(text)
     temporary.replace(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
@@ -20,6 +21,8 @@ STATUSES: Mapping[type[Exception], int] = {InputError: 400, ExecutionError: 500,
 """The one table from errors to HTTP statuses; the closest ancestor of an error decides."""
 
 _ROLES: Mapping[bytes, str] = {b"stable": "stable", b"canary": "canary"}
+
+_CLOSE = ((b"connection", b"close"),)
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -44,8 +47,9 @@ class WorkerApp:
     Which model and version a path names is the edge's concern; here only what it asks of them counts.
     """
 
-    def __init__(self, identity: Identity, model: LoadedModel, tally: Tally) -> None:
+    def __init__(self, identity: Identity, model: LoadedModel, tally: Tally, edge_key: str = "") -> None:
         self._identity = identity
+        self._edge_key = edge_key.encode()
         self._model = model
         self._encode = oip.Encoder(identity.model, identity.version)
         self._tally = tally
@@ -71,13 +75,16 @@ class WorkerApp:
         method: str = scope["method"]
         action = _action(scope["path"])
         allowed = "POST" if action == "infer" else "GET"
-        if action is None and method != "HEAD":
+        if not hmac.compare_digest(head.edge_key, self._edge_key):
+            await self._respond(send, 403, oip.error("call the edge, not its workers"), "", _CLOSE)
+        elif action is None and method != "HEAD":
             await self._respond(send, 404, oip.error(f"no such path: {scope['path']}"), head.role)
         elif method != allowed:
             text = f"{method} is not allowed here; use {allowed}"
             # Closing sends the head of an answer to HEAD, which has no body to go with.
-            extra = [(b"allow", allowed.encode()), (b"connection", b"close")]
-            await self._respond(send, 405, oip.error(text), head.role, extra)
+            await self._respond(
+                send, 405, oip.error(text), head.role, [(b"allow", allowed.encode()), *_CLOSE]
+            )
         elif action == "infer":
             await self._call(receive, send, head)
         else:
@@ -98,7 +105,7 @@ class WorkerApp:
         except _TooLargeError:
             self._tally.refused(role, 413)
             text = f"the body is larger than {MAX_BODY_BYTES} bytes"
-            await self._respond(send, 413, oip.error(text), role, [(b"connection", b"close")])
+            await self._respond(send, 413, oip.error(text), role, _CLOSE)
             return
         self._tally.ongoing += 1
         try:
@@ -151,6 +158,7 @@ class _Head:
 
     role: str = ""
     request_id: str = ""
+    edge_key: bytes = b""
     binary: bool = False
 
 
@@ -161,6 +169,8 @@ def _read_head(headers: Headers) -> _Head:
             head.role = _ROLES.get(value, "")
         elif name == b"x-request-id":
             head.request_id = value.decode("latin-1")
+        elif name == b"kitserve-edge":
+            head.edge_key = value
         elif name == b"inference-header-content-length":
             head.binary = True
     return head

@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import ray
 from ray import serve
 
 from gateway.errors import KitserveError
@@ -61,8 +62,9 @@ class Worker:
             self._announcing.cancel()
             raise
         identity = Identity(spec.model, spec.version, spec.digest)
-        self._app = WorkerApp(identity, self._model, self._tally)
-        self._server = WorkerServer(self._app, spec.host)
+        self._app = WorkerApp(identity, self._model, self._tally, spec.edge_key)
+        own: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        self._server = WorkerServer(self._app, spec.host or own)
         self._server.start()
         self._news = replace(
             self._news,

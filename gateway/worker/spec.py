@@ -32,7 +32,9 @@ class WorkerSpec:
     gateway: str
     """The Serve application to report to."""
     host: str
-    """The address to listen on."""
+    """The address to listen on; "" for the node's own."""
+    edge_key: str
+    """What every call must carry, so that nobody gets around the edge; "" where nobody else can call."""
     drain_seconds: float
 
 

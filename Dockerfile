@@ -1,0 +1,24 @@
+# syntax=docker/dockerfile:1
+# Build:  docker build -t kitserve .
+# Run:    docker run -p 8080:8080 -v kitserve:/var/lib/kitserve -v $PWD/kitserve.yaml:/etc/kitserve.yaml:ro kitserve
+# In the config, `listen: 0.0.0.0:8080` lets calls in from outside the container.
+FROM python:3.11-slim-bookworm AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/kitserve
+WORKDIR /src
+COPY constraints.txt pyproject.toml README.md ./
+COPY gateway gateway
+COPY runtimes runtimes
+RUN /opt/kitserve/bin/pip install -c constraints.txt .
+
+FROM python:3.11-slim-bookworm
+RUN useradd --system --create-home --home-dir /var/lib/kitserve kitserve
+COPY --from=build /opt/kitserve /opt/kitserve
+ENV PATH=/opt/kitserve/bin:$PATH KITSERVE_HOME=/var/lib/kitserve
+USER kitserve
+WORKDIR /var/lib/kitserve
+EXPOSE 8080
+VOLUME /var/lib/kitserve
+HEALTHCHECK --interval=10s --start-period=60s CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/v2/health/live', timeout=3)"]
+ENTRYPOINT ["kitserve"]
+CMD ["serve", "/etc/kitserve.yaml"]

@@ -1,0 +1,15 @@
+"""What Ray reads from the environment when it is imported; so this is set before, and imports no Ray."""
+
+from __future__ import annotations
+
+import os
+
+
+def prepare(address: str | None) -> None:
+    """Set what is not set yet, for this process and all that Ray starts from it."""
+    # Serve's replicas then run our code in their main loop, without a thread between.
+    os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is not None:
+        # Clusters ask for a token since Ray 2.60; a client that is not told so sends none.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
