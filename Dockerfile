@@ -12,10 +12,10 @@ COPY runtimes runtimes
 RUN /opt/kitserve/bin/pip install -c constraints.txt .
 
 FROM python:3.11-slim-bookworm
-RUN useradd --system --create-home --home-dir /var/lib/kitserve kitserve
+RUN useradd --uid 10001 --create-home --home-dir /var/lib/kitserve kitserve
 COPY --from=build /opt/kitserve /opt/kitserve
 ENV PATH=/opt/kitserve/bin:$PATH KITSERVE_HOME=/var/lib/kitserve
-USER kitserve
+USER 10001
 WORKDIR /var/lib/kitserve
 EXPOSE 8080
 VOLUME /var/lib/kitserve
