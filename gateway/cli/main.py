@@ -19,6 +19,7 @@ import gateway
 from gateway.cli import show
 from gateway.cli.client import AdminClient
 from gateway.cli.inspect import describe
+from gateway.cli.report import Reporter
 from gateway.cli.serve import Kitserve, Stopped, catch_signals, running
 from gateway.config import GatewayConfig, load_config
 from gateway.errors import ConfigError, ControlError, KitserveError
@@ -32,7 +33,9 @@ _WATCH_SECONDS = 0.5
 _FOLLOW_SECONDS = 600.0
 _SETTLED = ("ready", "failed")
 
-out = Console(highlight=False, soft_wrap=True)
+# A pipe has no width: nothing is cut off for it.
+_WIDE = None if sys.stdout.isatty() else 240
+out = Console(highlight=False, soft_wrap=True, width=_WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 app = typer.Typer(
     help="Serve ModelKits by reference.",
@@ -83,11 +86,11 @@ def serve(
 ) -> None:
     """Serve the models of FILE until Ctrl-C."""
     config = load_config(file)
-    say = _Reporter(log_format)
+    say = Reporter(out, as_json=log_format is Output.JSON)
     say(f"Kitserve {gateway.__version__}: {len(config.models)} model(s) from {file}, home {home}")
     catch_signals()
     try:
-        with running(config, home.absolute(), address, say) as kitserve:
+        with running(config, home.absolute(), address, say) as kitserve, say:
             _watch(kitserve, say)
     except Stopped:
         say("stopped")
@@ -109,7 +112,7 @@ def apply(
     generation = client.apply(config)
     if not wait:
         return
-    say = _Reporter(Output.TEXT)
+    say = Reporter(out)
     deadline = time.monotonic() + _FOLLOW_SECONDS
     while True:
         status = client.status()
@@ -202,38 +205,7 @@ def main() -> None:
         sys.exit(_FAILED)
 
 
-class _Reporter:
-    """Says what happens: lines for people, or JSON lines; a model's line when it changes."""
-
-    def __init__(self, format_: Output) -> None:
-        self._json = format_ is Output.JSON
-        self._last: dict[str, Any] = {}
-
-    def __call__(self, text: str) -> None:
-        if self._json:
-            self._line({"event": "said", "text": text})
-        else:
-            out.print(text, markup=False)
-
-    def models(self, status: dict[str, Any]) -> None:
-        """Say which models changed since the last time."""
-        for model in status["models"]:
-            line = show.model_line(model)
-            if self._last.get(model["name"]) == line:
-                continue
-            self._last[model["name"]] = line
-            if self._json:
-                self._line({"event": "model.changed", **model})
-            else:
-                out.print(line, markup=False)
-
-    def _line(self, fields: dict[str, Any]) -> None:
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        sys.stdout.write(json.dumps({"time": now, **fields}) + "\n")
-        sys.stdout.flush()
-
-
-def _watch(kitserve: Kitserve, say: _Reporter) -> None:
+def _watch(kitserve: Kitserve, say: Reporter) -> None:
     """Say what changes until the end; returns when the edge is lost."""
     while not kitserve.ended.wait(_WATCH_SECONDS):
         with _gateway_may_restart():

@@ -231,7 +231,11 @@ def _status(
     return ModelStatus(
         name=name,
         state=state,
-        message="; ".join(role.message for role in about if role.message),
+        message="; ".join(
+            prefix + role.message
+            for prefix, role in zip(("", "canary: "), roles, strict=False)
+            if role in about and role.message
+        ),
         versions=tuple(
             _version_status(versions[app], routed, by_app.get(app, []), failures) for app in shown
         ),

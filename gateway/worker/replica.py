@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from rich.filesize import decimal
 
 from gateway.errors import KitserveError
 from gateway.kits.library import Library
@@ -124,7 +125,7 @@ class Worker:
 
     def pulling(self, done: int, total: int) -> None:
         """Note the bytes that are here; the library calls this."""
-        self._news = replace(self._news, detail=f"{done}/{total} bytes")
+        self._news = replace(self._news, detail=f"{decimal(done)} of {decimal(total)}")
 
     def unpacking(self) -> None:
         """Note that the kit is being unpacked; the library calls this."""
