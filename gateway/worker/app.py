@@ -73,7 +73,8 @@ class WorkerApp:
             return
         head = _read_head(scope["headers"])
         method: str = scope["method"]
-        action = _action(scope["path"])
+        # Serve's own proxy calls below a prefix, which ASGI keeps in the path.
+        action = _action(scope["path"].removeprefix(scope.get("root_path", "")))
         allowed = "POST" if action == "infer" else "GET"
         if not hmac.compare_digest(head.edge_key, self._edge_key):
             await self._respond(send, 403, oip.error("call the edge, not its workers"), "", _CLOSE)

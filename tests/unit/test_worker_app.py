@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from gateway.kits.library import Library
 from gateway.kits.model import choose_runtime, load
@@ -524,3 +526,40 @@ def test_a_stopped_server_has_left_its_port_and_its_connections(
         serving.connect()
     with pytest.raises(RuntimeError, match="has ended"):
         asyncio.run(serving.server.check())
+
+
+def test_below_the_prefix_of_serves_own_proxy_the_same_paths_answer(iris: Serving) -> None:
+    mounted = WorkerServer(Starlette(routes=[Mount("/some.app", app=iris.app)]), "127.0.0.1")
+    mounted.start()
+    try:
+        connection = http.client.HTTPConnection(mounted.host, mounted.port, timeout=SECONDS)
+        connection.request("POST", f"/some.app{INFER}", FLOWER)
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["id"]) == (200, "flower-1")
+        connection.close()
+    finally:
+        mounted.stop()
+
+
+def test_a_worker_that_knows_its_edge_answers_nobody_else(iris: Serving) -> None:
+    guarded = WorkerApp(
+        Identity("iris", "v1", DIGEST), Doing(lambda: np.zeros(1)), Tally(), edge_key="secret"
+    )
+    server = WorkerServer(guarded, "127.0.0.1")
+    server.start()
+    try:
+        for key, status in (("secret", 200), ("Secret", 403), ("", 403)):
+            connection = http.client.HTTPConnection(server.host, server.port, timeout=SECONDS)
+            connection.request("GET", "/v2/models/iris/ready", headers={"Kitserve-Edge": key})
+            assert connection.getresponse().status == status
+            connection.close()
+    finally:
+        server.stop()
+        guarded.compute.stop()
+
+
+def test_a_model_may_be_called_like_an_action(iris: Serving) -> None:
+    for name in ("infer", "ready", "versions", "models"):
+        assert iris.ask("GET", f"/v2/models/{name}")[0] == 200
+        assert json.loads(iris.ask("GET", f"/v2/models/{name}/versions/infer")[2])["platform"]
+        assert iris.ask("POST", f"/v2/models/{name}/versions/ready/infer", FLOWER)[0] == 200
