@@ -16,11 +16,17 @@ class Load:
     """Keep-alive clients that call one URL until the `with` block ends."""
 
     def __init__(
-        self, url: str, body: bytes | None = IRIS_CALL, clients: int = 4, pause: float = 0.0
+        self,
+        url: str,
+        body: bytes | None = IRIS_CALL,
+        clients: int = 4,
+        pause: float = 0.0,
+        seconds: float = 300,
     ) -> None:
         self._url = urlsplit(url)
         self._body = body
         self._pause = pause
+        self._seconds = seconds
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._call, daemon=True) for _ in range(clients)]
         self.outcomes: Counter[str] = Counter()
@@ -59,7 +65,7 @@ class Load:
     def _call(self) -> None:
         assert self._url.hostname is not None
         connection = http.client.HTTPConnection(self._url.hostname, self._url.port, timeout=20)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + self._seconds
         while not self._stop.is_set() and time.monotonic() < deadline:
             version = ""
             try:

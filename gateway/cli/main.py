@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +23,7 @@ from gateway.cli.inspect import describe
 from gateway.cli.report import Reporter
 from gateway.cli.serve import Kitserve, Stopped, catch_signals, running
 from gateway.config import GatewayConfig, load_config
-from gateway.errors import ConfigError, ControlError, KitserveError
+from gateway.errors import ConfigError, ControlError, InvalidReference, KitserveError
 from gateway.kits.library import Library
 from gateway.oci.credentials import RegistryOptions
 from gateway.oci.reference import RegistryReference, parse_reference
@@ -142,6 +143,8 @@ def status(admin: Admin = "127.0.0.1:8081", output: OutputFormat = Output.TEXT) 
             out.print(f"{model['name']}: {model['message']}", markup=False)
     if document["edge"]:
         out.print(f"edge: {document['edge']}", markup=False)
+    if document["trouble"]:
+        out.print(f"gateway: {document['trouble']}", markup=False)
 
 
 @app.command()
@@ -175,7 +178,8 @@ def pull(
     with show.PullProgress(err, reference) as progress:
         kit = library.open(parse_reference(reference), progress)
     out.print(f"{kit.kit.reference}", markup=False)
-    out.print(f"{kit.path}  {'was here already' if kit.from_cache else f'{kit.pulled_bytes} bytes pulled'}")
+    how = "was here already" if kit.from_cache else f"{kit.pulled_bytes} bytes pulled"
+    out.print(f"{kit.path}  {how}", markup=False)
 
 
 def _version(wanted: bool) -> None:
@@ -196,8 +200,8 @@ def _options(
 def main() -> None:
     """Run the command line; errors raised on purpose become one message and an exit code."""
     try:
-        app()
-    except ConfigError as error:
+        app(prog_name="kitserve")
+    except (ConfigError, InvalidReference) as error:
         err.print(f"kitserve: {error}", style="red", markup=False)
         sys.exit(_MISUSED)
     except KitserveError as error:
@@ -232,7 +236,7 @@ def _library(reference: str, home: Path, config: Path | None, plain_http: bool) 
     registries = known.registry_options()
     parsed = parse_reference(reference)
     if plain_http and isinstance(parsed, RegistryReference):
-        registries[parsed.host] = RegistryOptions(plain_http=True)
+        registries[parsed.host] = replace(registries.get(parsed.host, RegistryOptions()), plain_http=True)
     return Library(home.absolute(), registries)
 
 

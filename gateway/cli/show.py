@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
+from rich.text import Text
 
 _COLOURS = {"ready": "green", "failed": "red", "loading": "yellow", "pulling": "yellow"}
 
@@ -15,7 +16,7 @@ _COLOURS = {"ready": "green", "failed": "red", "loading": "yellow", "pulling": "
 def models_table(models: Iterable[dict[str, Any]]) -> Table:
     """Models and their versions, a row a version."""
     names = ("MODEL", "STATE", "VERSION", "DIGEST", "WEIGHT", "REPLICAS", "RUNTIME")
-    table = Table(*names, box=None, pad_edge=False)
+    table = _table(*names)
     for model in models:
         name, state = model["name"], f"[{_COLOURS[model['state']]}]{model['state']}[/]"
         for version in model["versions"] or [None]:
@@ -54,7 +55,7 @@ class PullProgress:
         self._name = name
         self._tenth = -1
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),
@@ -82,23 +83,21 @@ class PullProgress:
         tenth = 10 * done // total if total else 10
         if tenth > self._tenth:
             self._tenth = tenth
-            self._console.print(f"{self._name}: {done} of {total} bytes", highlight=False)
+            self._console.print(f"{self._name}: {done} of {total} bytes", markup=False)
 
     def unpacking(self) -> None:
         """Say that the layers are here."""
         if not self._console.is_terminal:
-            self._console.print(f"{self._name}: unpacking", highlight=False)
+            self._console.print(f"{self._name}: unpacking", markup=False)
 
 
 def kit_text(kit: dict[str, Any]) -> Iterable[Any]:
     """A kit as `inspect` shows it: its names, its layers, its runtime and its tensors."""
-    yield f"[bold]{kit['reference']}[/]"
-    about = Table(box=None, show_header=False, pad_edge=False)
+    yield _text(kit["reference"], "bold")
     for name in ("digest", "format", "package", "framework", "model"):
         if kit[name]:
-            about.add_row(name, str(kit[name]))
-    yield about
-    layers = Table("LAYER", "DIGEST", "SIZE", "COMPRESSION", "SERVED", "PATH", box=None, pad_edge=False)
+            yield _text(f"{name:<9}  {kit[name]}")
+    layers = _table("LAYER", "DIGEST", "SIZE", "COMPRESSION", "SERVED", "PATH")
     for layer in kit["layers"]:
         layers.add_row(
             layer["role"],
@@ -106,17 +105,30 @@ def kit_text(kit: dict[str, Any]) -> Iterable[Any]:
             f"{layer['size']:,}",
             layer["compression"],
             "yes" if layer["served"] else "no",
-            layer["path"] or "-",
+            _text(layer["path"] or "-"),
         )
     yield layers
     if kit["runtime"] is None:
-        yield f"runtime: [yellow]{kit['runtime_message']}[/]"
+        yield Text("runtime: ") + _text(kit["runtime_message"], "yellow")
         return
-    yield f"runtime: {kit['runtime']} ({kit['file']})"
-    tensors = Table("TENSOR", "NAME", "DATATYPE", "SHAPE", box=None, pad_edge=False)
+    yield _text(f"runtime: {kit['runtime']} ({kit['file']})")
+    tensors = _table("TENSOR", "NAME", "DATATYPE", "SHAPE")
     for kind in ("inputs", "outputs"):
         for tensor in kit[kind]:
             shape = "any" if tensor["shape"] is None else str(tensor["shape"])
-            tensors.add_row(kind.removesuffix("s"), tensor["name"], tensor["datatype"], shape)
+            tensors.add_row(kind.removesuffix("s"), _text(tensor["name"]), tensor["datatype"], shape)
     if tensors.row_count:
         yield tensors
+
+
+def _table(*names: str) -> Table:
+    """A table that breaks what is too long for the line, and never cuts it off."""
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _text(words: str, style: str = "") -> Text:
+    """Words from a kit: no markup of ours, and no orders to the terminal."""
+    return Text("".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in words), style)

@@ -8,16 +8,18 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.config import GatewayConfig, parse_config
 from gateway.control.state import State
 from gateway.control.status import Status
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, KitserveError
 
 _MAX_CONFIG_BYTES = 1024 * 1024
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -51,7 +53,11 @@ class AdminApi:
                 Route("/api/config", self._apply, methods=["PUT"]),
                 Route("/api/models/{name}", self._model),
             ],
-            middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
+            middleware=[
+                Middleware(_CloseAfterHead),
+                Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
+            ],
+            exception_handlers={KitserveError: _tell},
         )
 
     async def _health(self, _request: Request) -> Response:
@@ -106,6 +112,25 @@ class AdminApi:
 
 def _changed_for_good(before: GatewayConfig, after: GatewayConfig) -> list[str]:
     return [name for name in _FIXED if getattr(before, name) != getattr(after, name)]
+
+
+class _CloseAfterHead:
+    """Closes after an answer to HEAD, which has no body: the server sends its head only then."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def closing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["connection"] = "close"
+            await send(message)
+
+        await self._app(scope, receive, closing if scope.get("method") == "HEAD" else send)
+
+
+async def _tell(_request: Request, error: Exception) -> Response:
+    return _error(500, str(error))
 
 
 def _error(status: int, message: str) -> Response:

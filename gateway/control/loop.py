@@ -13,13 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from gateway.control import serving
 from gateway.control.reconcile import Known, Observed, Plan, reconcile
 from gateway.control.state import State
 from gateway.control.status import Status
-from gateway.control.versions import Version
+from gateway.control.versions import Version, kind_of
 from gateway.control.workers import Workers
 from gateway.edge.haproxy import EdgeControl
 from gateway.edge.routes import RoutingTable
@@ -34,6 +35,8 @@ DRAIN_SECONDS = 60.0
 _TICK_SECONDS = 0.5
 _LOOK_SECONDS = 1.0
 _EDGE_SECONDS = 5.0
+# A registry that does not answer holds a thread for minutes; other models must find one.
+_RESOLVERS = 32
 _PROBE_SECONDS = 0.2
 _AGAIN_SECONDS = 5.0
 # A version that no route names any more keeps its workers for this long, for calls on their way to it.
@@ -68,7 +71,7 @@ class ReconcileLoop:
         self._reserve_cpus = reserve_cpus
         self._started = time.monotonic()
         self._warm = fresh
-        self._resolving = ThreadPoolExecutor(4, thread_name_prefix="resolve")
+        self._resolving = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolve")
         # One thread: Serve builds no two applications at a time.
         self._serving = ThreadPoolExecutor(1, thread_name_prefix="serve")
         self._running: set[str] = set()
@@ -76,7 +79,8 @@ class ReconcileLoop:
         self._attempts: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
         self._surplus_since: dict[str, float] = {}
-        self._apps: Mapping[str, str] = {}
+        self._last_words: dict[str, str] = {}
+        self._apps: Mapping[str, str] | None = None
         self._looked = float("-inf")
         self._applied: RoutingTable | None = None
         self._applied_at = float("-inf")
@@ -114,7 +118,7 @@ class ReconcileLoop:
         if plan.routed != known.routed:
             self._state.route(plan.routed)
         trouble = self._route(plan.table)
-        self._begin(plan, known.desired.generation)
+        self._begin(plan, known)
         self.status = Status(known.desired.generation, plan.models, trouble)
 
     def _run(self) -> None:
@@ -122,8 +126,9 @@ class ReconcileLoop:
             self._wake.clear()
             try:
                 self.tick()
-            except Exception:
+            except Exception as error:
                 log.exception("tick.failed")
+                self.status = replace(self.status, trouble=str(error) or type(error).__name__)
             self._wake.wait(_TICK_SECONDS)
 
     def _known(self) -> Known:
@@ -139,24 +144,41 @@ class ReconcileLoop:
 
     def _observe(self) -> Observed:
         if time.monotonic() - self._looked > _LOOK_SECONDS:
-            self._apps = serving.applications()
-            self._looked = time.monotonic()
+            self._look()
         for news in self._workers.late():
             if _is_refused(news):
                 log.warning("worker.lost", extra={"app": news.app, "worker": news.worker})
                 self._workers.drop(news.worker)
-        return Observed(self._apps, self._workers.present())
+        return Observed(self._apps or {}, self._workers.present())
+
+    def _look(self) -> None:
+        try:
+            self._apps = serving.applications()
+        except Exception as error:
+            # Serve's controller is being started again: workers come and go at the edge all the same.
+            if self._apps is None:
+                raise
+            log.warning("serve.unavailable", extra={"reason": str(error)})
+        self._looked = time.monotonic()
 
     def _note_failures(self, observed: Observed) -> None:
-        """A version that fails before it ever answered is given up; one that answers is left to Serve."""
-        answering = {worker.app for worker in observed.workers if worker.state is WorkerState.READY}
+        """A version that fails before it ever answered is given up; one that did is left to Serve."""
+        told = {news.app: news.detail for news in self._workers.take_failed()}
         given_up = {app: trouble for app, trouble in observed.apps.items() if serving.has_failed(trouble)}
-        failed = given_up | {news.app: news.detail for news in self._workers.take_failed()}
+        if not told and not given_up:
+            return
+        self._last_words |= told
+        answering = {worker.app for worker in observed.workers if worker.state is WorkerState.READY}
+        answered = {app for at in self._state.routed().values() for app in (at.stable, at.canary)}
+        for app in told.keys() & answered:
+            log.warning("worker.failed", extra={"app": app, "reason": told[app]})
+        failed = {*given_up, *told.keys() - answered} - answering - self._state.condemned()
         generation = self._state.desired().generation
-        for app, reason in failed.items():
-            if app not in answering and app not in self._state.failures():
-                log.warning("version.failed", extra={"app": app, "reason": reason})
-                self._state.fail(app, generation, reason)
+        for app in failed:
+            reason = self._last_words.pop(app, "") or given_up[app]
+            log.warning("version.failed", extra={"app": app, "reason": reason})
+            self._state.fail(kind_of(app), generation, reason)
+            self._state.condemn_version(app)
 
     def _is_warm(self, known: Known, observed: Observed) -> bool:
         """Whether to act: a config was applied, and after a restart the workers were heard again."""
@@ -176,7 +198,7 @@ class ReconcileLoop:
             return ""
         try:
             self._edge.apply(table)
-        except EdgeError as error:
+        except (EdgeError, OSError) as error:
             log.warning("edge.failed", extra={"reason": str(error)})
             self._applied = None
             return str(error)
@@ -185,8 +207,9 @@ class ReconcileLoop:
         self._applied, self._applied_at = table, now
         return ""
 
-    def _begin(self, plan: Plan, generation: int) -> None:
+    def _begin(self, plan: Plan, known: Known) -> None:
         now = time.monotonic()
+        generation = known.desired.generation
         for reference in plan.resolve:
             key = f"{generation} {reference}"
             if now >= self._not_before.get(key, 0.0):
@@ -195,8 +218,19 @@ class ReconcileLoop:
             self._task(self._serving, f"deploy {version.app}", self._deploy, version)
         self._surplus_since = {app: self._surplus_since.get(app, now) for app in plan.surplus}
         for app, since in self._surplus_since.items():
-            if now - since > _LINGER_SECONDS and self._applied == plan.table:
-                self._task(self._serving, f"delete {app}", self._delete, app, since)
+            if app not in known.condemned:
+                if now - since <= _LINGER_SECONDS or self._applied != plan.table or not self._lets_go(since):
+                    continue
+                # Here, not in the task: no tick may route to it again before the task runs.
+                self._state.condemn_version(app)
+            self._task(self._serving, f"delete {app}", self._delete, app)
+
+    def _lets_go(self, since: float) -> bool:
+        """Whether no HAProxy of before a reload has calls in flight to what is surplus since then."""
+        try:
+            return time.monotonic() - since > DRAIN_SECONDS or not self._edge.old_processes()
+        except EdgeError:
+            return False
 
     def _task(
         self, tasks: ThreadPoolExecutor, subject: str, work: Callable[..., None], *arguments: object
@@ -269,11 +303,8 @@ class ReconcileLoop:
         log.info("version.deployed", extra={"app": version.app, "kit": version.reference})
         serving.deploy(version, spec, self._reserve_cpus)
 
-    def _delete(self, app: str, since: float) -> None:
+    def _delete(self, app: str) -> None:
         if app in serving.applications():
-            if self._edge.old_processes() and time.monotonic() - since < DRAIN_SECONDS:
-                return
-            self._state.condemn_version(app)
             log.info("version.removed", extra={"app": app})
             serving.delete(app)
         else:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from gateway.config import Model
 from gateway.control.state import Desired, Routed
 from gateway.control.status import ModelState, ModelStatus, VersionStatus
-from gateway.control.versions import Version, version_of
+from gateway.control.versions import Version, kind_of, version_of
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.worker.spec import Announcement, WorkerState
 
@@ -27,7 +27,7 @@ class Known:
     pins: Mapping[str, str]
     """Reference to digest, for the config in force."""
     failures: Mapping[str, str]
-    """Reference or app to the reason why it failed."""
+    """Reference or kind of app to the reason why it failed."""
     versions: Mapping[str, Version]
     routed: Mapping[str, Routed]
     condemned: frozenset[str] = frozenset()
@@ -80,8 +80,11 @@ def reconcile(known: Known, observed: Observed) -> Plan:
 
     versions = {**known.versions, **_wanted_versions(roles)}
     in_use = {app for at in routed.values() for app in (at.stable, at.canary) if app is not None}
-    lost = known.condemned.union(known.failures)
-    wanted = {app for app in {*in_use, *_wanted_versions(roles)} if app not in lost}
+    wanted = {
+        app
+        for app in {*in_use, *_wanted_versions(roles)}
+        if app not in known.condemned and kind_of(app) not in known.failures
+    }
     surplus = tuple(sorted(app for app in {*observed.apps, *known.versions} if app not in wanted))
     return Plan(
         resolve=tuple(
@@ -111,8 +114,8 @@ def _role(
     if kit not in known.pins:
         return _Role(kit, None, ModelState.PULLING, "resolving its reference")
     version = _existing_or_new(version_of(model, kit, known.pins[kit], known.desired.generation), known)
-    if version.app in known.failures:
-        return _Role(kit, version, ModelState.FAILED, known.failures[version.app])
+    if kind_of(version.app) in known.failures:
+        return _Role(kit, version, ModelState.FAILED, known.failures[kind_of(version.app)])
     workers = by_app.get(version.app, [])
     ready = len(_ready(workers))
     now = known.routed.get(model.name, Routed())
@@ -252,7 +255,7 @@ def _version_status(
         role, weight = "canary", routed.weight
     ready = _ready(workers)
     states = [worker.state for worker in workers]
-    if version.app in failures and not ready:
+    if kind_of(version.app) in failures and not ready:
         state = ModelState.FAILED
     elif ready:
         state = ModelState.READY

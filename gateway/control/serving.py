@@ -15,7 +15,7 @@ import ray
 from ray import serve
 from ray.serve.api import RunTarget
 
-from gateway.control.versions import Version
+from gateway.control.versions import Version, is_version
 from gateway.errors import ControlError
 from gateway.worker.replica import WorkerDeployment
 from gateway.worker.spec import WorkerSpec
@@ -123,11 +123,9 @@ def delete(app: str) -> None:
 
 
 def applications() -> Mapping[str, str]:
-    """Serve's applications but the gateway, each with what Serve says of it: "" when all is well."""
+    """The versions that Serve runs, each with what Serve says of it: "" when all is well."""
     return {
-        name: _trouble(overview)
-        for name, overview in serve.status().applications.items()
-        if name != GATEWAY_APP
+        name: _trouble(overview) for name, overview in serve.status().applications.items() if is_version(name)
     }
 
 
@@ -139,7 +137,7 @@ def has_failed(trouble: str) -> bool:
 def delete_all() -> None:
     """Have Serve end the gateway and everything it deployed."""
     with contextlib.suppress(Exception):
-        for name in serve.status().applications:
+        for name in (GATEWAY_APP, *applications()):
             serve.delete(name, _blocking=False)
 
 

@@ -64,12 +64,12 @@ class State:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.executescript(_SCHEMA)
+            known = self._about("schema")
+            if known is None:
+                self._set_about("schema", str(_SCHEMA_VERSION))
         except sqlite3.Error as error:
             raise StoreError(f"{path} cannot be used as the gateway's state: {error}") from error
-        known = self._about("schema")
-        if known is None:
-            self._set_about("schema", str(_SCHEMA_VERSION))
-        elif int(known) > _SCHEMA_VERSION:
+        if known is not None and int(known) > _SCHEMA_VERSION:
             raise StoreError(
                 f"{path} was written by a newer Kitserve (schema {known}); upgrade, or use another --home"
             )
@@ -111,9 +111,14 @@ class State:
         )
 
     def pin(self, reference: str, digest: str, generation: int) -> None:
-        """Note what a reference meant when a config was applied."""
+        """Note what a reference meant when a config was applied; a later config's answer stays."""
         with self._transaction() as database:
-            database.execute("INSERT OR REPLACE INTO pins VALUES (?, ?, ?)", (reference, digest, generation))
+            database.execute(
+                "INSERT INTO pins VALUES (?, ?, ?) ON CONFLICT (reference) DO UPDATE"
+                " SET digest = excluded.digest, generation = excluded.generation"
+                " WHERE excluded.generation >= pins.generation",
+                (reference, digest, generation),
+            )
 
     def last_pin(self, reference: str) -> str | None:
         """The digest that a reference last meant, under whatever config."""
@@ -128,7 +133,7 @@ class State:
             return dict(rows.fetchall())
 
     def fail(self, subject: str, generation: int, reason: str) -> None:
-        """Note why a reference or an app failed; it is not tried again before the next apply."""
+        """Note why a reference or a kind of app failed; it is not tried again before the next apply."""
         with self._transaction() as database:
             if generation == self._generation():
                 database.execute(
@@ -136,7 +141,7 @@ class State:
                 )
 
     def failures(self) -> dict[str, str]:
-        """Reference or app to the reason why it failed."""
+        """Reference or kind of app to the reason why it failed."""
         with self._transaction() as database:
             return dict(database.execute("SELECT subject, reason FROM failures").fetchall())
 
@@ -188,10 +193,12 @@ class State:
                 self._database.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._database
+                    self._database.execute("COMMIT")
                 except BaseException:
-                    self._database.execute("ROLLBACK")
+                    # SQLite has ended it by itself after some faults.
+                    if self._database.in_transaction:
+                        self._database.execute("ROLLBACK")
                     raise
-                self._database.execute("COMMIT")
             except sqlite3.Error as error:
                 raise StoreError(f"{self._path}: {error}; is the disk full?") from error
 

@@ -48,3 +48,5 @@ class Status:
     models: tuple[ModelStatus, ...] = ()
     edge: str = ""
     """What is wrong at the edge, if anything."""
+    trouble: str = ""
+    """What keeps the gateway from its work, if anything; the rest is then of before."""

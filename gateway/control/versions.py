@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 
 from gateway.config import Model
 from gateway.oci.reference import Digest, parse_reference
+
+_APP = re.compile(r".+\.[0-9a-f]{12}\.[0-9a-f]{8}\.[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +52,25 @@ def version_of(model: Model, kit: str, digest: str, number: int) -> Version:
         "digest": digest,
         "reference": str(reference),
         "runtime": None if model.runtime == "auto" else model.runtime,
-        "cpus": model.resources.cpus,
-        "gpus": model.resources.gpus,
+        "cpus": float(model.resources.cpus),
+        "gpus": float(model.resources.gpus),
         "min_replicas": model.replicas.min,
         "max_replicas": model.replicas.max,
-        "target_ongoing_requests": model.replicas.target_ongoing_requests,
+        "target_ongoing_requests": float(model.replicas.target_ongoing_requests),
     }
     fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
     app = f"{model.name}.{reference.label}.{known.short}.{fingerprint}.{number}"
     return Version(app=app, fingerprint=fingerprint, **facts)  # type: ignore[arg-type]  # its own fields
+
+
+def is_version(app: str) -> bool:
+    """Whether a Serve application has the name of a version; others may share the cluster."""
+    return _APP.fullmatch(app) is not None
+
+
+def kind_of(app: str) -> str:
+    """What every app of one fingerprint has in its name: all but the number."""
+    return app.rpartition(".")[0]
 
 
 def version_to_json(version: Version) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from gateway.worker.spec import Announcement, WorkerState
 SILENCE_SECONDS = 10.0
 """A worker that says nothing for so long is gone; the edge's own checks notice it sooner."""
 _LATE_SECONDS = 2.5
+_REMEMBERED = 256
 
 
 @dataclass(slots=True)
@@ -39,12 +40,15 @@ class Workers:
         self._clock = clock
         self._lock = threading.Lock()
         self._heard: dict[str, _Heard] = {}
+        # Who is gone, for the case that they were only silent; the oldest are added up by app.
+        self._left: OrderedDict[str, Announcement] = OrderedDict()
         self._gone: dict[str, Numbers] = defaultdict(Numbers)
 
     def hear(self, news: Announcement) -> bool:
         """Take a worker's report; returns whether it changes who can be called."""
         with self._lock:
             before = self._heard.get(news.worker)
+            self._left.pop(news.worker, None)
             self._heard[news.worker] = _Heard(news, self._clock())
             return before is None or before.news.state is not news.state
 
@@ -84,6 +88,8 @@ class Workers:
             totals: dict[str, Numbers] = {}
             for app, gone in self._gone.items():
                 totals.setdefault(app, Numbers()).add(gone)
+            for left in self._left.values():
+                totals.setdefault(left.app, Numbers()).add(left.numbers)
             ongoing: Counter[str] = Counter()
             replicas: dict[str, Counter[str]] = defaultdict(Counter)
             runtimes: dict[str, str] = {}
@@ -99,5 +105,7 @@ class Workers:
             }
 
     def _forget(self, worker: str) -> None:
-        news = self._heard.pop(worker).news
-        self._gone[news.app].add(news.numbers)
+        self._left[worker] = self._heard.pop(worker).news
+        if len(self._left) > _REMEMBERED:
+            _, oldest = self._left.popitem(last=False)
+            self._gone[oldest.app].add(oldest.numbers)

@@ -1,0 +1,1 @@
+"""How fast Kitserve is, beside the least a Python server can do and beside plain Ray Serve."""

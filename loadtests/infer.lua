@@ -1,0 +1,22 @@
+-- wrk's side: one POST again and again, and at the end the numbers as one line of JSON.
+local request_ = ""
+
+function init(args)
+   wrk.method = "POST"
+   wrk.headers["Content-Type"] = "application/json"
+   wrk.body = args[1]
+   request_ = wrk.format()
+end
+
+function request()
+   return request_
+end
+
+function done(summary, latency, _)
+   local errors = summary.errors
+   io.write(string.format(
+      '\nRESULT {"requests":%d,"microseconds":%d,"p50_us":%d,"p99_us":%d,' ..
+      '"connect":%d,"read":%d,"write":%d,"timeout":%d,"status":%d}\n',
+      summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+      errors.connect, errors.read, errors.write, errors.timeout, errors.status))
+end

@@ -1,0 +1,62 @@
+"""The same model in Ray Serve as its own pages have it: a FastAPI ingress calls a model's deployment.
+
+Run as `python -m loadtests.plain_ray_serve PORT MODEL`. One replica each, Serve's HTTP proxy, a Ray of its
+own. Options are Serve's defaults, but that 512 calls may wait and none is logged; both are in its favour,
+as is that bytes go through the handle.
+"""
+
+# No `from __future__ import annotations`: FastAPI cannot read them in what Serve makes of the class.
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import ray
+from fastapi import FastAPI, Request, Response
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from loadtests.call import PlainModel
+
+_MAX_ONGOING = 512
+_ENDS = {signal.SIGTERM, signal.SIGINT}
+
+app = FastAPI()
+
+
+@serve.deployment(max_ongoing_requests=_MAX_ONGOING)
+class Model:
+    """The model's replica."""
+
+    def __init__(self, path: str) -> None:
+        self._model = PlainModel(Path(path))
+
+    def infer(self, body: bytes) -> bytes:
+        """Answer one call."""
+        return self._model.answer(body)
+
+
+@serve.deployment(max_ongoing_requests=_MAX_ONGOING)
+@serve.ingress(app)
+class Ingress:
+    """The replica of the HTTP side."""
+
+    def __init__(self, model: DeploymentHandle[Any]) -> None:
+        self._model = model
+
+    @app.post("/v2/models/iris/infer")
+    async def infer(self, request: Request) -> Response:
+        """Pass one call on."""
+        answer = await self._model.infer.remote(await request.body())
+        return Response(answer, media_type="application/json")
+
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+    port, model = sys.argv[1:]
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, num_cpus=4)
+    serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
+    application = Ingress.bind(Model.bind(model))  # type: ignore[attr-defined]  # Serve's decorators
+    serve.run(application, logging_config={"enable_access_log": False})
+    signal.sigwait(_ENDS)
+    ray.shutdown()

@@ -1,0 +1,70 @@
+"""wrk, the load generator: one thread, kept connections, the next call after each answer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+_SCRIPT = Path(__file__).with_name("infer.lua")
+_RESULT = "RESULT "
+_FAULTS = ("connect", "read", "write", "timeout", "status")
+_PATIENCE_SECONDS = 20
+
+
+class WrkFailed(Exception):
+    """wrk is not there, or did not end as it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What wrk saw. `errors` counts answers of 400 and above, and failures of sockets."""
+
+    requests: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    errors: int
+
+
+def find() -> str:
+    """The program's path. Raises WrkFailed."""
+    program = shutil.which("wrk")
+    if program is None:
+        raise WrkFailed("wrk is not installed; it is Debian's package `wrk`: apt-get install wrk")
+    return program
+
+
+def run(url: str, body: str, connections: int, seconds: int) -> Load:
+    """Load `url` for that long. Raises WrkFailed."""
+    command = [find(), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(_SCRIPT)]
+    try:
+        done = subprocess.run(
+            [*command, url, "--", body],
+            capture_output=True,
+            text=True,
+            timeout=seconds + _PATIENCE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise WrkFailed(f"wrk did not end {_PATIENCE_SECONDS} s after its time on {url}") from None
+    if done.returncode != 0:
+        raise WrkFailed(f"wrk ended with {done.returncode} on {url}: {done.stdout} {done.stderr}")
+    return parse(done.stdout)
+
+
+def parse(output: str) -> Load:
+    """Read the line that `infer.lua` writes. Raises WrkFailed."""
+    line = next((line for line in output.splitlines() if line.startswith(_RESULT)), None)
+    if line is None:
+        raise WrkFailed(f"wrk wrote no result: {output}")
+    found = json.loads(line.removeprefix(_RESULT))
+    return Load(
+        requests=found["requests"],
+        seconds=found["microseconds"] / 1e6,
+        p50_ms=found["p50_us"] / 1e3,
+        p99_ms=found["p99_us"] / 1e3,
+        errors=sum(found[fault] for fault in _FAULTS),
+    )

@@ -1,0 +1,294 @@
+"""What a person types where no Kitserve runs: help, inspect, pull, and plain words when it cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gateway
+from gateway.cli import main
+from tests.artifacts import MODELKIT, LayoutBuilder, tar
+from tests.e2e.running import KITSERVE
+from tests.ports import free_port
+from tests.registry import Registry
+
+
+class Cli:
+    """`kitserve` as its command runs it, in this process: a second less for each call."""
+
+    def __init__(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch, captured: pytest.CaptureFixture[str]
+    ) -> None:
+        self.home = home
+        self._monkeypatch = monkeypatch
+        self._captured = captured
+
+    def __call__(self, *arguments: str, code: int = 0) -> tuple[str, str]:
+        """Returns what it said on standard output and standard error."""
+        self._monkeypatch.setattr(sys, "argv", ["kitserve", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said, error = self._captured.readouterr()
+        assert (ended.value.code or 0) == code, said + error
+        return said, error
+
+    def inspect(self, reference: str, *options: str) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self("inspect", reference, "-o", "json", *options)[0])
+        return document
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    monkeypatch.setenv("KITSERVE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "100")
+    return Cli(tmp_path / "home", monkeypatch, capsys)
+
+
+def test_help_names_every_command(cli: Cli) -> None:
+    for arguments in (["--help"], ["-h"]):
+        said, _ = cli(*arguments)
+        for command in ("serve", "apply", "status", "inspect", "pull", "--version"):
+            assert command in said
+    for command, option in (
+        ("serve", "--address"),
+        ("apply", "--no-wait"),
+        ("status", "--admin"),
+        ("inspect", "--no-pull"),
+        ("pull", "--plain-http"),
+    ):
+        assert option in cli(command, "--help")[0]
+    assert not cli.home.exists()
+
+
+def test_the_installed_command_and_the_module_are_the_same() -> None:
+    for command in ([str(Path(sys.executable).with_name("kitserve"))], KITSERVE):
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+        assert done.stdout == f"kitserve {gateway.__version__}\n"
+        wrong = subprocess.run([*command, "sevre"], capture_output=True, text=True, check=False)
+        assert wrong.returncode == 2
+        assert "Usage: kitserve" in wrong.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["serve"], ["status", "-o", "yaml"], ["inspect", "--pul", "x"]])
+def test_a_wrong_command_is_told_and_ends_with_two(cli: Cli, arguments: list[str]) -> None:
+    said, error = cli(*arguments, code=2)
+    assert "Usage: kitserve" in said + error
+
+
+IRIS = [
+    {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]},
+    {"name": "label", "datatype": "INT64", "shape": [-1]},
+]
+SAMPLES: dict[str, dict[str, Any]] = {
+    "iris:v1": {"runtime": "onnx", "file": "model/iris.onnx", "outputs": IRIS, "package": "iris 1.0.0"},
+    "iris:v2": {"runtime": "onnx", "file": "model/iris.onnx", "outputs": IRIS, "package": "iris 2.0.0"},
+    "iris:bad": {"runtime": "onnx", "file": "model/iris.onnx", "outputs": IRIS, "package": "iris bad.0.0"},
+    "iris:v1-gzip": {"runtime": "onnx", "file": "model/iris.onnx", "outputs": IRIS, "package": "iris 1.0.0"},
+    "iris-torchscript:v1": {"runtime": "torchscript", "file": "model/iris.pt", "outputs": []},
+    "iris-export:v1": {
+        "runtime": "torch-export",
+        "file": "model/iris.pt2",
+        "outputs": [{"name": "output_0", "datatype": "FP32", "shape": [-1, 3]}],
+    },
+    "iris-pickle:v1": {
+        "runtime": None,
+        "said": "model/iris.joblib is a pickle (joblib included), which runs code when it is loaded and is "
+        "never served; export the model to ONNX (skl2onnx for scikit-learn)",
+    },
+    "iris-statedict:v1": {
+        "runtime": None,
+        "said": "model/weights.pt is a PyTorch checkpoint (pickle), which runs code when it is loaded and is "
+        "never served; it holds weights and no program to run",
+    },
+    "iris-child:v1": {
+        "runtime": None,
+        "said": "names a parent kit 127.0.0.1:5055/samples/iris:v1; parent kits are not supported yet",
+    },
+}
+
+
+def reference(layout: Path, name: str) -> str:
+    return f"oci-layout:{layout}:samples/{name}"
+
+
+def test_every_sample_is_known_here(layout: Path) -> None:
+    index = json.loads((layout / "index.json").read_text())["manifests"]
+    names = {entry["annotations"]["org.opencontainers.image.ref.name"] for entry in index}
+    assert names == {f"samples/{name}" for name in SAMPLES}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_inspect_tells_what_a_sample_is(cli: Cli, layout: Path, name: str) -> None:
+    expected = dict(SAMPLES[name])
+    said = expected.pop("said", "")
+    kit = cli.inspect(reference(layout, name))
+    assert {key: kit[key] for key in expected} == expected
+    assert said in kit["runtime_message"]
+    assert kit["reference"] == f"{reference(layout, name)}@{kit['digest']}"
+    assert kit["kitfile"]["package"]["name"] == name.partition(":")[0]
+    assert [layer["role"] for layer in kit["layers"] if layer["served"]] == (
+        [] if name == "iris-child:v1" else ["model"]
+    )
+    text, _ = cli("inspect", reference(layout, name))
+    lines = " ".join(text.split())
+    for shown in (
+        kit["reference"],
+        f"digest {kit['digest']}",
+        "format ModelKit",
+        f"package {kit['package']}",
+    ):
+        assert shown in lines, "nothing is cut off, however narrow"
+    assert (said if said else f"runtime: {kit['runtime']} ({kit['file']})") in lines
+    for tensor in kit["inputs"] + kit["outputs"]:
+        assert tensor["name"] in lines
+
+
+def test_inspect_without_pulling_says_what_it_does_not_know(cli: Cli, layout: Path) -> None:
+    kit = cli.inspect(reference(layout, "iris:v1"), "--no-pull")
+    assert kit["runtime"] is None
+    assert kit["runtime_message"] == "not known before the model is pulled; use --pull"
+    assert not list((cli.home / "kits").iterdir())
+
+
+def test_inspect_asks_a_registry(cli: Cli, registry: Registry) -> None:
+    kit = cli.inspect(f"{registry.host}/samples/iris:v1", "--plain-http")
+    assert kit["runtime"] == "onnx"
+    assert kit["layers"][0]["size"] == 2560
+    assert kit["reference"].startswith(f"{registry.host}/samples/iris:v1@sha256:")
+
+
+def test_a_registry_that_speaks_no_tls_is_said_to(cli: Cli, registry: Registry) -> None:
+    _, error = cli("inspect", f"{registry.host}/samples/iris:v1", code=1)
+    assert "does not speak TLS; if that is meant, set `plain_http: true`" in error
+
+
+def test_an_image_is_refused_by_what_it_is(cli: Cli, tmp_path: Path) -> None:
+    build = LayoutBuilder(tmp_path / "layout")
+    config = build.blob("application/vnd.oci.image.config.v1+json", b"{}")
+    layer = build.blob("application/vnd.oci.image.layer.v1.tar", tar(("bin/sh", b"#!")))
+    build.artifact("debian:12", {"schemaVersion": 2, "config": config, "layers": [layer]})
+    for command in ("inspect", "pull"):
+        said, error = cli(command, f"oci-layout:{build.directory}:debian:12", code=1)
+        assert said == ""
+        assert "is no kit: this is a container image; name a ModelKit or a ModelPack" in error
+
+
+def test_words_of_a_kit_give_no_orders_to_the_terminal(cli: Cli, tmp_path: Path) -> None:
+    build = LayoutBuilder(tmp_path / "layout")
+    layer = build.blob(f"{MODELKIT}.model.v1.tar", tar(("[/red].onnx", b"no model")))
+    kitfile = {"package": {"name": "\x1b[2Jodd"}, "model": {"path": "[/red].onnx", "framework": "[red]"}}
+    config = build.blob(f"{MODELKIT}.config.v1+json", json.dumps(kitfile).encode())
+    build.artifact("odd:v1", {"schemaVersion": 2, "config": config, "layers": [layer]})
+    text, _ = cli("inspect", f"oci-layout:{build.directory}:odd:v1")
+    assert "\x1b" not in text
+    assert "package    \N{REPLACEMENT CHARACTER}[2Jodd\nframework  [red]\nmodel      [/red].onnx\n" in text
+
+
+def test_a_kit_is_pulled_once_with_plain_lines(cli: Cli, registry: Registry) -> None:
+    kit = f"{registry.host}/samples/iris:v1"
+    said, error = cli("pull", kit, "--plain-http")
+    digest = said.split("@", 1)[1].split()[0]
+    path = cli.home / "kits" / digest.removeprefix("sha256:")
+    assert said == f"{kit}@{digest}\n{path}  2560 bytes pulled\n"
+    assert error.splitlines() == [
+        f"{kit}: 0 of 2560 bytes",
+        f"{kit}: 2560 of 2560 bytes",
+        f"{kit}: unpacking",
+    ]
+    assert (path / "model" / "iris.onnx").is_file()
+    said, error = cli("pull", kit, "--plain-http")
+    assert said == f"{kit}@{digest}\n{path}  was here already\n"
+    assert error == ""
+
+
+def test_on_a_terminal_a_bar_shows_the_bytes(cli: Cli, layout: Path) -> None:
+    terminal, end = pty.openpty()
+    kit = reference(layout, "iris-pickle:v1")
+    done = subprocess.Popen(
+        [*KITSERVE, "pull", kit, "--home", str(cli.home)],
+        stdout=subprocess.PIPE,
+        stderr=end,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "300"},
+    )
+    os.close(end)
+    shown = b""
+    try:
+        while part := os.read(terminal, 65536):
+            shown += part
+    except OSError:
+        os.close(terminal)  # Linux says so that the other end is closed
+    assert done.communicate()[0].decode().endswith("22528 bytes pulled\n")
+    assert done.returncode == 0
+    assert b"22.5/22.5 kB" in shown
+    assert b"22528 bytes" not in shown
+    assert b"\x1b[2K" in shown, "the bar is taken away at the end"
+
+
+def test_plain_http_keeps_the_rest_that_the_config_says(
+    cli: Cli, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"registries:\n  {registry.host}: {{username: ci, password_env: NOT_SET}}\n")
+    arguments = ["pull", f"{registry.host}/samples/iris:v1", "--plain-http", "--config", str(config)]
+    assert "NOT_SET" in cli(*arguments, code=1)[1]
+    monkeypatch.setenv("NOT_SET", "open sesame")
+    cli(*arguments)
+
+
+def test_what_is_not_there_is_named(cli: Cli, registry: Registry, layout: Path) -> None:
+    for kit in (f"{registry.host}/samples/iris:v9", reference(layout, "iris:v9")):
+        for command in ("pull", "inspect"):
+            said, error = cli(command, kit, "--plain-http", code=1)
+            assert said == ""
+            assert error.startswith("kitserve: ")
+            assert "samples/iris:v9" in error
+
+
+@pytest.mark.parametrize(
+    ("kit", "advice"),
+    [
+        ("iris", "write HOST/REPOSITORY:TAG"),
+        ("registry.test/Iris:v1", "lower-case letters"),
+        ("registry.test/iris@sha256:12", "64 lower-case hex digits"),
+        ("oci-layout:here", "write oci-layout:DIR:NAME:TAG"),
+    ],
+)
+def test_a_reference_that_is_none_is_a_wrong_command(cli: Cli, kit: str, advice: str) -> None:
+    for command in ("pull", "inspect"):
+        _, error = cli(command, kit, code=2)
+        assert advice in error
+
+
+def test_where_nobody_runs_one_is_told_how_to_start(cli: Cli, tmp_path: Path) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    file = tmp_path / "kitserve.yaml"
+    file.write_text(f"admin: {nobody}\n")
+    for arguments in (["status", "--admin", nobody], ["apply", str(file)]):
+        said, error = cli(*arguments, code=1)
+        assert said == ""
+        assert f"no Kitserve answers at {nobody}; start one with `kitserve serve`" in error
+
+
+def test_another_server_at_the_admin_port_is_no_kitserve(cli: Cli, registry: Registry) -> None:
+    _, error = cli("status", "--admin", registry.host, code=1)
+    assert f"{registry.host}" in error
+
+
+def test_apply_names_the_faults_of_a_file_and_a_file_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "kitserve.yaml"
+    assert "cannot be read" in cli("apply", str(file), code=2)[1]
+    file.write_text("models:\n  - name: iris\n")
+    assert "line 2: models[0].kit: Field required" in cli("apply", str(file), code=2)[1]
+
+
+def test_a_home_that_cannot_be_used_is_named(cli: Cli, layout: Path) -> None:
+    cli.home.write_text("a file")
+    _, error = cli("pull", reference(layout, "iris:v1"), code=1)
+    assert str(cli.home) in error

@@ -1,0 +1,227 @@
+"""The reconcile loop against a small Serve: whatever is applied, lives and dies, these laws hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.config import GatewayConfig
+from gateway.control.reconcile import Known, Observed, Plan, reconcile
+from gateway.control.state import Desired, Routed
+from gateway.control.status import ModelState
+from gateway.control.versions import Version, kind_of
+from gateway.oci.reference import Digest
+from gateway.worker.spec import Announcement, WorkerState
+
+READY = WorkerState.READY
+KITS = [f"registry.test/kit:v{number}" for number in range(4)]
+BROKEN = KITS[3]
+MISSING = "registry.test/kit:none"
+
+
+@dataclass
+class World:
+    """What the gateway remembers, and a Serve that does what it is told, step by step."""
+
+    desired: Desired = field(default_factory=lambda: Desired(0, GatewayConfig()))
+    pins: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, Version] = field(default_factory=dict)
+    routed: dict[str, Routed] = field(default_factory=dict)
+    condemned: set[str] = field(default_factory=set)
+    workers: dict[str, list[WorkerState]] = field(default_factory=dict)
+
+    def apply(self, config: GatewayConfig) -> None:
+        self.desired = Desired(self.desired.generation + 1, config)
+        self.pins, self.failures = {}, {}
+
+    def plan(self) -> Plan:
+        known = Known(
+            self.desired, self.pins, self.failures, self.versions, self.routed, frozenset(self.condemned)
+        )
+        workers = [
+            Announcement(f"{app}#{number}", app, state, "", "10.0.0.1", number + 1)
+            for app, states in self.workers.items()
+            for number, state in enumerate(states)
+        ]
+        return reconcile(known, Observed(dict.fromkeys(self.workers, ""), workers))
+
+    def tick(self, delete: bool = True) -> Plan:
+        plan = self.plan()
+        check(self, plan)
+        self.routed = dict(plan.routed)
+        for reference in plan.resolve:
+            if reference == MISSING:
+                self.failures[reference] = "no such tag"
+            else:
+                self.pins[reference] = str(Digest.of(reference.encode()))
+        for version in plan.deploy:
+            self.versions[version.app] = version
+            self.workers[version.app] = [WorkerState.PULLING] * version.min_replicas
+        for app in plan.surplus if delete else ():
+            if app in self.condemned or app not in self.workers:
+                self.workers.pop(app, None)
+                self.versions.pop(app, None)
+                self.condemned.discard(app)
+            else:
+                self.condemned.add(app)
+        return plan
+
+    def progress(self) -> None:
+        """Every worker goes one step on; those of the broken kit fail."""
+        for app, states in self.workers.items():
+            if BROKEN in self.versions[app].reference:
+                self.failures[kind_of(app)] = "broken"
+                self.condemned.add(app)
+            else:
+                self.workers[app] = [
+                    READY
+                    if state is WorkerState.LOADING
+                    else WorkerState.LOADING
+                    if state is not READY
+                    else READY
+                    for state in states
+                ]
+
+    def kill(self, choice: int) -> None:
+        """A worker dies, and Serve starts another."""
+        if self.workers:
+            states = self.workers[sorted(self.workers)[choice % len(self.workers)]]
+            states[choice % len(states)] = WorkerState.PULLING
+
+    def restart(self) -> None:
+        """Everything ends but the database; the same config is applied."""
+        self.workers = {}
+        self.apply(self.desired.config)
+
+    def ready(self, app: str) -> int:
+        return self.workers.get(app, []).count(READY)
+
+
+def check(world: World, plan: Plan) -> None:
+    models = {model.name: model for model in world.desired.config.models}
+    deployed = {version.app for version in plan.deploy}
+    assert not deployed & set(plan.surplus)
+    assert not deployed & set(world.workers)
+    assert not {app for app in deployed if kind_of(app) in world.failures}
+    assert set(plan.routed) == set(models)
+    versions = world.versions | {version.app: version for version in plan.deploy}
+    for name, at in plan.routed.items():
+        before = world.routed.get(name, Routed())
+        assert 0 <= at.weight <= 100
+        assert at.canary is None or at.canary != at.stable
+        assert at.canary is not None or at.weight == 0
+        assert all(versions[app].model == name for app in (at.stable, at.canary) if app)
+        assert at.canary is None or world.ready(at.canary), "a canary gets calls only while it answers"
+        if before.stable and before.stable not in world.condemned and at.stable != before.stable:
+            assert at.stable is not None, "a routed version is never dropped for nothing"
+            assert world.ready(at.stable) >= versions[at.stable].min_replicas
+            assert models[name].kit in versions[at.stable].reference.partition("@")[0]
+    for route in plan.table.routes:
+        assert all(versions[backend.version].model == route.model for backend in route.backends())
+    drained = {backend.version for backend in plan.table.draining}
+    assert drained <= set(plan.surplus)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> GatewayConfig:
+    models: list[dict[str, Any]] = []
+    for name in draw(st.lists(st.sampled_from(["a", "b"]), unique=True)):
+        stable, canary = draw(st.permutations([*KITS, MISSING]))[:2]
+        weight = draw(st.integers(0, 100))
+        trial = {"canary": {"kit": canary, "weight": weight}} if draw(st.booleans()) else {}
+        models.append({"name": name, "kit": stable, "replicas": draw(st.integers(1, 2)), **trial})
+    return GatewayConfig.model_validate({"models": models})
+
+
+steps = st.one_of(
+    configs(),
+    st.just("progress"),
+    st.just("progress"),
+    st.just("tick"),
+    st.just("keep"),
+    st.just("restart"),
+    st.integers(0, 7),
+)
+
+
+def settle(world: World) -> None:
+    for _ in range(12):
+        world.progress()
+        world.tick()
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(steps, max_size=25))
+def test_whatever_happens_the_laws_hold_and_it_settles(history: list[Any]) -> None:
+    world = World()
+    for step in history:
+        if isinstance(step, GatewayConfig):
+            world.apply(step)
+        elif isinstance(step, int):
+            world.kill(step)
+        elif step == "progress":
+            world.progress()
+        elif step == "restart":
+            world.restart()
+        world.tick(delete=step != "keep")
+    settle(world)
+    plan = world.plan()
+    assert (plan.resolve, plan.deploy, plan.surplus) == ((), (), ())
+    assert plan.routed == world.routed
+    assert plan.table.draining == ()
+    for model, shown in zip(world.desired.config.models, plan.models, strict=True):
+        kits = [model.kit, *([model.canary.kit] if model.canary else [])]
+        failed = {BROKEN, MISSING} & set(kits)
+        assert shown.state is (ModelState.FAILED if failed else ModelState.READY)
+        at = plan.routed[model.name]
+        if model.kit not in failed:
+            assert at.stable is not None
+            assert model.kit in world.versions[at.stable].reference
+        if model.canary and not failed:
+            assert at.canary is not None
+            assert model.canary.kit in world.versions[at.canary].reference
+            assert at.weight == model.canary.weight
+    assert set(world.workers) >= {app for at in plan.routed.values() for app in (at.stable, at.canary) if app}
+
+
+@settings(deadline=None)
+@given(configs(), configs(), st.integers(0, 12))
+def test_what_answers_goes_on_through_any_apply(
+    before: GatewayConfig, after: GatewayConfig, when: int
+) -> None:
+    world = World()
+    world.apply(before)
+    settle(world)
+    answered = {name: at.stable for name, at in world.routed.items() if at.stable}
+    world.apply(after)
+    kept = {model.name for model in after.models} & set(answered)
+    for number in range(12):
+        if number == when:
+            world.apply(after)
+        plan = world.tick()
+        for name in kept:
+            stable = plan.routed[name].stable
+            assert stable is not None
+            assert world.ready(stable) > 0, "calls are answered at every moment"
+        world.progress()
+
+
+@settings(deadline=None)
+@given(configs(), configs())
+def test_one_model_is_served_the_same_whatever_is_beside_it(
+    mine: GatewayConfig, others: GatewayConfig
+) -> None:
+    beside = tuple(model.model_copy(update={"name": f"x{model.name}"}) for model in others.models)
+    alone, together = World(), World()
+    alone.apply(mine)
+    together.apply(mine.model_copy(update={"models": (*mine.models, *beside)}))
+    for _ in range(8):
+        one, both = alone.tick(), together.tick()
+        assert {name: both.routed[name] for name in one.routed} == one.routed
+        assert both.models[: len(one.models)] == one.models
+        alone.progress()
+        together.progress()

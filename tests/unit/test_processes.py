@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.cli.processes import descendants, end_all
+
+# Starts a child that starts a child; each ignores what can be ignored, and says its id.
+FAMILY = """
+import os, signal, subprocess, sys, time
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+print(os.getpid(), flush=True)
+left = int(sys.argv[2])
+if left:
+    subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[1], str(left - 1)])
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def family() -> Iterator[list[int]]:
+    """A process, its child and grandchild: ids in this order."""
+    parent = subprocess.Popen([sys.executable, "-c", FAMILY, FAMILY, "2"], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    ids = [int(parent.stdout.readline()) for _ in range(3)]
+    yield ids
+    for process in descendants(parent.pid):
+        os.kill(process, signal.SIGKILL)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+
+
+def test_descendants_are_children_and_theirs_but_nobody_else(family: list[int]) -> None:
+    parent, child, grandchild = family
+    assert set(family) <= set(descendants(os.getpid()))
+    assert set(descendants(parent)) == {child, grandchild}
+    assert set(descendants(child)) == {grandchild}
+    assert descendants(grandchild) == {}
+    assert os.getppid() not in descendants(os.getpid())
+
+
+def test_who_is_asked_by_nobody_is_killed_after_the_wait(family: list[int]) -> None:
+    parent, child, grandchild = family
+    started = time.monotonic()
+    assert sorted(end_all(descendants(parent), 0.2)) == sorted([child, grandchild])
+    assert 0.2 <= time.monotonic() - started < 2
+    assert end_all(descendants(parent), 2) == []
+
+
+def test_nobody_is_waited_for_who_is_gone() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    known = {process.pid: descendants(os.getpid())[process.pid]}
+    process.communicate(b"\n")
+    started = time.monotonic()
+    assert end_all(known, 5) == []
+    assert end_all({}, 5) == []
+    assert time.monotonic() - started < 1
+
+
+def test_a_zombie_is_gone() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    known = {process.pid: descendants(os.getpid())[process.pid]}
+    process.kill()
+    assert end_all(known, 5) == []
+    process.communicate()
+
+
+def test_another_process_with_the_same_id_is_spared(family: list[int]) -> None:
+    parent = family[0]
+    assert end_all({parent: "1"}, 0) == []
+    assert parent in descendants(os.getpid())
