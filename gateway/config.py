@@ -64,6 +64,13 @@ class Resources(_Strict):
     cpus: Annotated[float, Field(gt=0, le=1024)] = 1
     gpus: Annotated[float, Field(ge=0, le=64)] = 0
 
+    @field_validator("gpus")
+    @classmethod
+    def _whole_or_shared(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(f"{value:g} GPUs: a worker has a share of one GPU, or whole ones")
+        return value
+
 
 class Replicas(_Strict):
     """How many workers run a version; a plain number fixes it."""

@@ -32,6 +32,7 @@ _FAILED = 1
 _MISUSED = 2
 _WATCH_SECONDS = 0.5
 _FOLLOW_SECONDS = 600.0
+_RESTART_SECONDS = 20.0
 _SETTLED = ("ready", "failed")
 
 # A pipe has no width: nothing is cut off for it.
@@ -133,7 +134,12 @@ def apply(
 @app.command()
 def status(admin: Admin = "127.0.0.1:8081", output: OutputFormat = Output.TEXT) -> None:
     """Show the models of a running Kitserve, and their versions."""
-    document = AdminClient(admin).status()
+    client = AdminClient(admin)
+    document = client.status()
+    deadline = time.monotonic() + _RESTART_SECONDS
+    while document["wanted_generation"] and not document["generation"] and time.monotonic() < deadline:
+        time.sleep(_WATCH_SECONDS)
+        document = client.status()
     if output is Output.JSON:
         _print_json(document)
         return

@@ -77,9 +77,12 @@ class AdminApi:
 
     def _model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        for model in self._document()["models"]:
+        document = self._document()
+        for model in document["models"]:
             if model["name"] == name:
                 return JSONResponse(model)
+        if not document["generation"]:
+            return _error(503, "the gateway has just started, and does not know yet; ask again")
         return _error(404, f"no model is named {name}")
 
     async def _apply(self, request: Request) -> Response:

@@ -136,6 +136,7 @@ class ReconcileLoop:
         return Known(
             desired=desired,
             pins=self._state.pins(desired.generation),
+            notes=self._state.notes(desired.generation),
             failures=self._state.failures(),
             versions=self._state.versions(),
             routed=self._state.routed(),
@@ -267,7 +268,8 @@ class ReconcileLoop:
             known = self._state.last_pin(kit)
             if known is not None:
                 log.warning("registry.unavailable", extra={"kit": kit, "digest": known, "reason": str(error)})
-                self._state.pin(kit, known, generation)
+                note = f"its registry did not answer, so this is what {kit} was before: {error}"
+                self._state.pin(kit, known, generation, note)
                 return
             attempt = self._attempts[key] = self._attempts.get(key, 0) + 1
             if attempt > len(_RETRY_SECONDS):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.config import Model
 from gateway.control.state import Desired, Routed
@@ -32,6 +32,8 @@ class Known:
     routed: Mapping[str, Routed]
     condemned: frozenset[str] = frozenset()
     """Apps that are being removed, whatever is wanted now."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Reference to what a person should know of how it was resolved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def _role(
     ready = len(_ready(workers))
     now = known.routed.get(model.name, Routed())
     if ready >= (1 if version.app in (now.stable, now.canary) else version.min_replicas):
-        return _Role(kit, version, ModelState.READY, "")
+        return _Role(kit, version, ModelState.READY, known.notes.get(kit, ""))
     if ready:
         message = f"{ready} of {version.min_replicas} workers are ready"
         return _Role(kit, version, ModelState.LOADING, message)
@@ -230,7 +232,7 @@ def _status(
     elif unready:
         state, about = unready[0].state, unready
     else:
-        state, about = ModelState.READY, []
+        state, about = ModelState.READY, list(roles)
     return ModelStatus(
         name=name,
         state=state,

@@ -21,7 +21,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS config (generation INTEGER PRIMARY KEY, document TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS pins
-    (reference TEXT PRIMARY KEY, digest TEXT NOT NULL, generation INTEGER NOT NULL);
+    (reference TEXT PRIMARY KEY, digest TEXT NOT NULL, generation INTEGER NOT NULL, note TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS versions
     (app TEXT PRIMARY KEY, document TEXT NOT NULL, condemned INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS routes (model TEXT PRIMARY KEY, stable TEXT, canary TEXT, weight INTEGER NOT NULL);
@@ -110,14 +110,14 @@ class State:
             else Desired(row[0], GatewayConfig.model_validate_json(row[1]))
         )
 
-    def pin(self, reference: str, digest: str, generation: int) -> None:
+    def pin(self, reference: str, digest: str, generation: int, note: str = "") -> None:
         """Note what a reference meant when a config was applied; a later config's answer stays."""
         with self._transaction() as database:
             database.execute(
-                "INSERT INTO pins VALUES (?, ?, ?) ON CONFLICT (reference) DO UPDATE"
-                " SET digest = excluded.digest, generation = excluded.generation"
+                "INSERT INTO pins VALUES (?, ?, ?, ?) ON CONFLICT (reference) DO UPDATE"
+                " SET digest = excluded.digest, generation = excluded.generation, note = excluded.note"
                 " WHERE excluded.generation >= pins.generation",
-                (reference, digest, generation),
+                (reference, digest, generation, note),
             )
 
     def last_pin(self, reference: str) -> str | None:
@@ -128,9 +128,11 @@ class State:
 
     def pins(self, generation: int) -> dict[str, str]:
         """Reference to digest, as resolved for one config."""
-        with self._transaction() as database:
-            rows = database.execute("SELECT reference, digest FROM pins WHERE generation = ?", (generation,))
-            return dict(rows.fetchall())
+        return self._of_pins("digest", generation)
+
+    def notes(self, generation: int) -> dict[str, str]:
+        """Reference to what a person should know of how it was resolved; "" where that is nothing."""
+        return self._of_pins("note", generation)
 
     def fail(self, subject: str, generation: int, reason: str) -> None:
         """Note why a reference or a kind of app failed; it is not tried again before the next apply."""
@@ -201,6 +203,14 @@ class State:
                     raise
             except sqlite3.Error as error:
                 raise StoreError(f"{self._path}: {error}; is the disk full?") from error
+
+    def _of_pins(self, column: str, generation: int) -> dict[str, str]:
+        with self._transaction() as database:
+            rows = database.execute(
+                f"SELECT reference, {column} FROM pins WHERE generation = ?",  # noqa: S608  our own names
+                (generation,),
+            )
+            return dict(rows.fetchall())
 
     def _generation(self) -> int:
         row = self._database.execute("SELECT max(generation) FROM config").fetchone()

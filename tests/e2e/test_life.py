@@ -70,6 +70,7 @@ def test_from_its_cache_it_serves_what_it_served_before_without_the_registry(
             kitserve.start()
             kitserve.wait(lambda status: status["models"][0]["state"] == "ready")
             assert served(kitserve) == before
+            assert "its registry did not answer" in kitserve.model("iris")["message"]
             assert kitserve.infer("iris", version="v2").status_code == 200
             assert kitserve.infer("iris").json()["outputs"][1]["data"] == [0]
 
