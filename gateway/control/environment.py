@@ -10,6 +10,8 @@ def prepare(address: str | None) -> None:
     # Serve's replicas then run our code in their main loop, without a thread between.
     os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's workers run with nice 15, as batch work does; ours answer callers, as HAProxy beside them.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     if address is not None:
         # Clusters ask for a token since Ray 2.60; a client that is not told so sends none.
         os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from gateway.metrics import Tally
@@ -75,21 +76,20 @@ class WorkerApp:
         method: str = scope["method"]
         # Serve's own proxy calls below a prefix, which ASGI keeps in the path.
         action = _action(scope["path"].removeprefix(scope.get("root_path", "")))
-        allowed = "POST" if action == "infer" else "GET"
-        if not hmac.compare_digest(head.edge_key, self._edge_key):
+        if self._edge_key and not hmac.compare_digest(head.edge_key, self._edge_key):
             await self._respond(send, 403, oip.error("call the edge, not its workers"), "", _CLOSE)
+        elif action == "infer" and method == "POST":
+            await self._call(receive, send, head)
+        elif action is not None and action != "infer" and method == "GET":
+            await self._respond(send, 200, self._ready if action == "ready" else self._metadata, head.role)
         elif action is None and method != "HEAD":
             await self._respond(send, 404, oip.error(f"no such path: {scope['path']}"), head.role)
-        elif method != allowed:
+        else:
+            allowed = "POST" if action == "infer" else "GET"
             text = f"{method} is not allowed here; use {allowed}"
             # Closing sends the head of an answer to HEAD, which has no body to go with.
-            await self._respond(
-                send, 405, oip.error(text), head.role, [(b"allow", allowed.encode()), *_CLOSE]
-            )
-        elif action == "infer":
-            await self._call(receive, send, head)
-        else:
-            await self._respond(send, 200, self._ready if action == "ready" else self._metadata, head.role)
+            extra = [(b"allow", allowed.encode()), *_CLOSE]
+            await self._respond(send, 405, oip.error(text), head.role, extra)
 
     async def _call(self, receive: Receive, send: Send, head: _Head) -> None:
         arrived = time.perf_counter()
@@ -143,6 +143,7 @@ class WorkerApp:
         await send({"type": "http.response.body", "body": body})
 
 
+@lru_cache(maxsize=256)
 def _action(path: str) -> str | None:
     """What a path asks of the model it names: `infer`, `ready`, "" (metadata), or None for nothing known."""
     parts = path.split("/")

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
+import numpy as np
+
 # Answers are handed back at the latest after this long, even while more calls wait.
 _HAND_BACK_SECONDS = 0.0005
 
@@ -61,6 +63,11 @@ class ComputeThread:
         self._thread.join(seconds)
 
     def _run(self) -> None:
+        # A number too large for FP32 becomes infinite, as in every other server; set once, not for each call.
+        with np.errstate(over="ignore"):
+            self._work_off()
+
+    def _work_off(self) -> None:
         while (job := self._waiting.get()) is not None:
             done: list[Job] = []
             handed_back = time.perf_counter()

@@ -118,8 +118,7 @@ def _array(name: str, data: list[Any], datatype: Datatype) -> Array:
         return array
     if wanted.kind in "iu" and flat:
         return _integers(name, flat, datatype)
-    with np.errstate(over="ignore"):
-        return np.array(flat, dtype=wanted)
+    return np.array(flat, dtype=wanted)
 
 
 def _flat(name: str, data: list[Any]) -> tuple[list[Any], set[type]]:
@@ -157,6 +156,7 @@ class Encoder:
 
     def __init__(self, model: str, version: str) -> None:
         self._head = orjson.dumps({"model_name": model, "model_version": version})[:-1]
+        self._datatypes: dict[np.dtype[Any], str] = {}
 
     def __call__(self, request_id: str, outputs: Mapping[str, Array]) -> bytes:
         """Write an answer. NaN and the infinities, which JSON has not, become null.
@@ -167,7 +167,7 @@ class Encoder:
         tensors = [
             {
                 "name": name,
-                "datatype": _datatype(name, array),
+                "datatype": self._datatypes.get(array.dtype) or self._datatype(name, array),
                 "shape": array.shape,
                 "data": _plain(array),
             }
@@ -176,12 +176,12 @@ class Encoder:
         tail = orjson.dumps({"id": request_id, "outputs": tensors}, option=orjson.OPT_SERIALIZE_NUMPY)
         return self._head + b"," + tail[1:]
 
-
-def _datatype(name: str, array: Array) -> str:
-    try:
-        return Datatype.of(array.dtype).value
-    except InputError as error:
-        raise ExecutionError(f"output {name!r}: {error}") from error
+    def _datatype(self, name: str, array: Array) -> str:
+        try:
+            known = self._datatypes[array.dtype] = Datatype.of(array.dtype).value
+        except InputError as error:
+            raise ExecutionError(f"output {name!r}: {error}") from error
+        return known
 
 
 def _plain(array: Array) -> Any:
