@@ -17,7 +17,7 @@ from gateway.edge.haproxy import EdgeControl, EdgeFiles, EdgeSettings
 from gateway.logs import configure_logging
 from gateway.metrics import KitserveCollector, VersionLabels, VersionSample
 from gateway.oci.reference import Digest
-from gateway.worker.server import WorkerServer
+from gateway.worker.server import HttpServer
 from gateway.worker.spec import Announcement
 
 _STUCK_SECONDS = 60.0
@@ -59,7 +59,7 @@ class Gateway:
         registry = CollectorRegistry()
         registry.register(KitserveCollector(self._samples))
         api = AdminApi(self._state, lambda: self._loop.status, registry, self._loop.wake)
-        self._server = WorkerServer(api.app(settings.admin_host), settings.admin_host, settings.admin_port)
+        self._server = HttpServer(api.app(settings.admin_host), settings.admin_host, settings.admin_port)
         self._server.start()
         self._loop.start()
 

@@ -24,7 +24,7 @@ from gateway.logs import configure_logging
 from gateway.metrics import Tally
 from gateway.oci.reference import parse_reference
 from gateway.worker.app import Identity, WorkerApp
-from gateway.worker.server import WorkerServer
+from gateway.worker.server import HttpServer
 from gateway.worker.spec import Announcement, WorkerSpec, WorkerState
 from runtimes.base import LoadedModel
 
@@ -65,7 +65,7 @@ class Worker:
         identity = Identity(spec.model, spec.version, spec.digest)
         self._app = WorkerApp(identity, self._model, self._tally, spec.edge_key)
         own: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        self._server = WorkerServer(self._app, spec.host or own)
+        self._server = HttpServer(self._app, spec.host or own)
         self._server.start()
         self._news = replace(
             self._news,

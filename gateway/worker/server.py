@@ -1,4 +1,4 @@
-"""A worker's own HTTP server: uvicorn in a thread, with a loop of its own."""
+"""An HTTP server in a thread, with a loop of its own: uvicorn, for workers and for the admin API."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class _Server(uvicorn.Server):
         """Leave signals to the process: this server lives in a thread."""
 
 
-class WorkerServer:
+class HttpServer:
     """Serves one ASGI app until it is stopped, on `port` of `host`; 0 takes a free one.
 
     A response to HEAD must close its connection: its head is sent when the body comes or at the close.
@@ -86,7 +86,7 @@ class WorkerServer:
         )
         self._server = _Server(config)
         self._loop: Future[asyncio.AbstractEventLoop] = Future()
-        self._thread = threading.Thread(target=self._run, name="worker-http", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
     def start(self) -> None:
         """Start to answer; returns once the loop runs."""
@@ -100,7 +100,7 @@ class WorkerServer:
             RuntimeError: when its thread has ended.
         """
         if not self._thread.is_alive():
-            raise RuntimeError("the worker's HTTP server has ended")
+            raise RuntimeError("the HTTP server has ended")
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop.result()))
 
     def stop(self, grace: float = 1.0) -> None:

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e.running import IRIS, Running
 from tests.registry import Registry
 
-ROWS = Path(__file__).parents[2] / "configs" / "iris.csv"
+ROWS = Path(__file__).parents[1] / "iris.csv"
 
 
 def digest_of(layout: Path, name: str) -> str:

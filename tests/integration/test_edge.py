@@ -27,14 +27,14 @@ from tests.ports import free_port
 
 WORKER = """
 import sys, threading
-from gateway.worker.server import WorkerServer
+from gateway.worker.server import HttpServer
 async def app(scope, receive, send):
     await receive()
     role = dict(scope["headers"]).get(b"modelkit-role", b"-")
     headers = [(b"content-length", b"%d" % len(role)), (b"modelkit-version", sys.argv[1].encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": role})
-server = WorkerServer(app, "127.0.0.1")
+server = HttpServer(app, "127.0.0.1")
 server.start()
 print(server.port, flush=True)
 threading.Event().wait()

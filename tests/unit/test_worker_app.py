@@ -23,7 +23,7 @@ from gateway.metrics import Tally
 from gateway.oci.reference import parse_reference
 from gateway.worker import app as app_module
 from gateway.worker.app import Identity, WorkerApp
-from gateway.worker.server import OneWriteTransport, WorkerServer
+from gateway.worker.server import HttpServer, OneWriteTransport
 from runtimes.base import Array, LoadedModel, Resources, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError
 
@@ -46,7 +46,7 @@ class Serving:
     def __init__(self, model: LoadedModel) -> None:
         self.tally = Tally()
         self.app = WorkerApp(Identity("iris", "v1", DIGEST), model, self.tally)
-        self.server = WorkerServer(self.app, "127.0.0.1")
+        self.server = HttpServer(self.app, "127.0.0.1")
         self.server.start()
 
     def connect(self) -> socket.socket:
@@ -529,7 +529,7 @@ def test_a_stopped_server_has_left_its_port_and_its_connections(
 
 
 def test_below_the_prefix_of_serves_own_proxy_the_same_paths_answer(iris: Serving) -> None:
-    mounted = WorkerServer(Starlette(routes=[Mount("/some.app", app=iris.app)]), "127.0.0.1")
+    mounted = HttpServer(Starlette(routes=[Mount("/some.app", app=iris.app)]), "127.0.0.1")
     mounted.start()
     try:
         connection = http.client.HTTPConnection(mounted.host, mounted.port, timeout=SECONDS)
@@ -545,7 +545,7 @@ def test_a_worker_that_knows_its_edge_answers_nobody_else(iris: Serving) -> None
     guarded = WorkerApp(
         Identity("iris", "v1", DIGEST), Doing(lambda: np.zeros(1)), Tally(), edge_key="secret"
     )
-    server = WorkerServer(guarded, "127.0.0.1")
+    server = HttpServer(guarded, "127.0.0.1")
     server.start()
     try:
         for key, status in (("secret", 200), ("Secret", 403), ("", 403)):
