@@ -20,7 +20,7 @@ import gateway
 from gateway.cli import show
 from gateway.cli.client import AdminClient
 from gateway.cli.inspect import describe
-from gateway.cli.report import Reporter
+from gateway.cli.report import SETTLED, Reporter
 from gateway.cli.serve import Kitserve, Stopped, catch_signals, running
 from gateway.config import GatewayConfig, load_config
 from gateway.errors import ConfigError, ControlError, InvalidReference, KitserveError
@@ -33,7 +33,6 @@ _MISUSED = 2
 _WATCH_SECONDS = 0.5
 _FOLLOW_SECONDS = 600.0
 _RESTART_SECONDS = 20.0
-_SETTLED = ("ready", "failed")
 
 # A pipe has no width: nothing is cut off for it.
 _WIDE = None if sys.stdout.isatty() else 240
@@ -114,19 +113,8 @@ def apply(
     generation = client.apply(config)
     if not wait:
         return
-    say = Reporter(out)
-    deadline = time.monotonic() + _FOLLOW_SECONDS
-    while True:
-        status = client.status()
-        if status["generation"] >= generation:
-            say.models(status)
-            if _is_settled(status):
-                break
-        if time.monotonic() > deadline:
-            raise ControlError(
-                f"not every model is ready after {_FOLLOW_SECONDS:.0f} s; see `kitserve status`"
-            )
-        time.sleep(_WATCH_SECONDS)
+    with Reporter(out) as say:
+        status = _follow(client, generation, say)
     if any(model["state"] == "failed" for model in status["models"]):
         raise typer.Exit(_FAILED)
 
@@ -215,6 +203,29 @@ def main() -> None:
         sys.exit(_FAILED)
 
 
+def _follow(client: AdminClient, generation: int, say: Reporter) -> dict[str, Any]:
+    """Say what changes until every model is ready or has failed; returns the status then.
+
+    The config is in force by now: a gateway that is started again meanwhile goes on with it.
+    """
+    started = answered = time.monotonic()
+    while True:
+        try:
+            status = client.status()
+            answered = time.monotonic()
+            if status["generation"] >= generation:
+                say.models(status)
+                if all(model["state"] in SETTLED for model in status["models"]):
+                    return status
+        except ControlError:
+            if time.monotonic() - answered > _RESTART_SECONDS:
+                raise
+        if time.monotonic() - started > _FOLLOW_SECONDS:
+            text = f"not every model is ready after {_FOLLOW_SECONDS:.0f} s; see `kitserve status`"
+            raise ControlError(text)
+        time.sleep(_WATCH_SECONDS)
+
+
 def _watch(kitserve: Kitserve, say: Reporter) -> None:
     """Say what changes until the end; returns when the edge is lost."""
     while not kitserve.ended.wait(_WATCH_SECONDS):
@@ -231,10 +242,6 @@ def _gateway_may_restart() -> Iterator[None]:
         yield
     except ControlError:
         time.sleep(_WATCH_SECONDS)
-
-
-def _is_settled(status: dict[str, Any]) -> bool:
-    return all(model["state"] in _SETTLED for model in status["models"])
 
 
 def _library(reference: str, home: Path, config: Path | None, plain_http: bool) -> Library:

@@ -15,7 +15,8 @@ from rich.text import Text
 from gateway.cli.show import model_line
 
 _AGAIN_SECONDS = 10.0
-_SETTLED = ("ready", "failed")
+SETTLED = ("ready", "failed")
+"""The states that a model stays in until something new is asked for."""
 _NUMBERS = re.compile(r"[0-9.]+")
 
 
@@ -52,7 +53,7 @@ class Reporter:
         moving = []
         for model in status["models"]:
             line = model_line(model)
-            settled = model["state"] in _SETTLED
+            settled = model["state"] in SETTLED
             if self._live is not None and not settled:
                 moving.append(line)
                 self._said.pop(model["name"], None)

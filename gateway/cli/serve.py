@@ -56,9 +56,7 @@ class Kitserve:
 
 
 @contextmanager
-def running(
-    config: GatewayConfig, home: Path, address: str | None, say: Callable[[str], None]
-) -> Iterator[Kitserve]:
+def running(config: GatewayConfig, home: Path, address: str | None, say: Say) -> Iterator[Kitserve]:
     """Start everything, and stop everything at the end of the block.
 
     Raises:
@@ -91,9 +89,7 @@ def running(
             edge.stop(_DRAIN_SECONDS)
 
 
-def _start_gateway(
-    kitserve: Kitserve, files: EdgeFiles, settings: EdgeSettings, say: Callable[[str], None]
-) -> None:
+def _start_gateway(kitserve: Kitserve, files: EdgeFiles, settings: EdgeSettings, say: Say) -> None:
     address = kitserve.address
     say("starting Ray" if address is None else f"joining Ray at {address}")
     prepare(address)
@@ -172,7 +168,8 @@ def _only_one(home: Path) -> Iterator[None]:
 
 def _check_free(name: str, listen: Address) -> None:
     try:
-        socket.create_server((listen.host, listen.port)).close()
+        family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+        socket.create_server((listen.host, listen.port), family=family).close()
     except OSError as error:
         raise ControlError(
             f"cannot listen on {listen} ({error.strerror}); "

@@ -67,7 +67,8 @@ class HttpServer:
     """
 
     def __init__(self, app: Any, host: str, port: int = 0) -> None:
-        self._socket = socket.create_server((host, port), backlog=_BACKLOG)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         self.host = host
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
