@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from gateway.errors import ConfigError, InvalidReference
-from gateway.oci.credentials import RegistryOptions
+from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import LayoutReference, parse_reference
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -176,9 +176,11 @@ class GatewayConfig(_Strict):
             raise _faults_at({(where,): f"listen and admin both want port {self.listen.port}"})
         return self
 
-    def registry_options(self) -> dict[str, RegistryOptions]:
-        """Each registry host with its options, as the OCI room takes them."""
-        return {host.lower(): RegistryOptions(**dict(registry)) for host, registry in self.registries.items()}
+    def source_options(self) -> SourceOptions:
+        """How kits are reached, as the OCI room takes it."""
+        return SourceOptions(
+            {host.lower(): RegistryOptions(**dict(registry)) for host, registry in self.registries.items()}
+        )
 
     def rooted(self, directory: Path) -> GatewayConfig:
         """The same config with relative paths made absolute from `directory`."""

@@ -25,7 +25,6 @@ from gateway.cli.serve import Kitserve, Stopped, catch_signals, running
 from gateway.config import GatewayConfig, load_config
 from gateway.errors import ConfigError, ControlError, InvalidReference, KitserveError
 from gateway.kits.library import Library
-from gateway.oci.credentials import RegistryOptions
 from gateway.oci.reference import RegistryReference, parse_reference
 
 _FAILED = 1
@@ -246,11 +245,12 @@ def _gateway_may_restart() -> Iterator[None]:
 
 def _library(reference: str, home: Path, config: Path | None, plain_http: bool) -> Library:
     known = load_config(config) if config is not None else GatewayConfig()
-    registries = known.registry_options()
+    sources = known.source_options()
     parsed = parse_reference(reference)
     if plain_http and isinstance(parsed, RegistryReference):
-        registries[parsed.host] = replace(registries.get(parsed.host, RegistryOptions()), plain_http=True)
-    return Library(home.absolute(), registries)
+        plain = replace(sources.registry(parsed.host), plain_http=True)
+        sources = replace(sources, registries={**sources.registries, parsed.host: plain})
+    return Library(home.absolute(), sources)
 
 
 def _print_json(document: Any) -> None:

@@ -26,7 +26,6 @@ from gateway.edge.haproxy import EdgeControl
 from gateway.edge.routes import RoutingTable
 from gateway.errors import EdgeError, KitserveError, RegistryUnavailable
 from gateway.kits.library import Library
-from gateway.oci.credentials import RegistryOptions
 from gateway.oci.reference import parse_reference
 from gateway.worker.spec import Announcement, WorkerSpec, WorkerState
 from runtimes.base import Resources
@@ -260,7 +259,7 @@ class ReconcileLoop:
     def _resolve(self, kit: str, generation: int) -> None:
         """Find what a reference means now, and that it is a kit; note it, or why not."""
         desired = self._state.desired()
-        library = Library(self._home, desired.config.registry_options())
+        library = Library(self._home, desired.config.source_options())
         key = f"{generation} {kit}"
         try:
             found = library.describe(parse_reference(kit))
@@ -286,7 +285,6 @@ class ReconcileLoop:
 
     def _deploy(self, version: Version) -> None:
         self._state.keep_version(version)
-        registries: Mapping[str, RegistryOptions] = self._state.desired().config.registry_options()
         spec = WorkerSpec(
             app=version.app,
             model=version.model,
@@ -296,7 +294,7 @@ class ReconcileLoop:
             runtime=version.runtime,
             resources=Resources(version.cpus, version.gpus),
             home=self._home,
-            registries=registries,
+            sources=self._state.desired().config.source_options(),
             gateway=serving.GATEWAY_APP,
             host=self._worker_host,
             edge_key=self._edge_key,

@@ -9,10 +9,8 @@ Blobs are beside it, in the node's Store. Several processes may use one library 
 import os
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Protocol
 
 from pydantic import BaseModel, ValidationError
@@ -23,14 +21,16 @@ from gateway.kits.kitfile import MAX_CONFIG, read_kitfile
 from gateway.kits.manifest import Layer, Role, parse_manifest
 from gateway.kits.unpack import Tree, UnpackedFile, check_supported, unpack_layer
 from gateway.oci.content import Descriptor
-from gateway.oci.credentials import RegistryOptions
+from gateway.oci.files import sync_directory
+from gateway.oci.options import SourceOptions
 from gateway.oci.reference import Digest, Reference
 from gateway.oci.sources import open_source
-from gateway.oci.store import Store, sync_directory
+from gateway.oci.store import Store
 
 __all__ = ["Kit", "Layer", "Library", "Progress", "Role", "UnpackedKit"]
 
-_NO_REGISTRIES: Mapping[str, RegistryOptions] = MappingProxyType({})
+
+_ANYWHERE = SourceOptions()
 
 
 class Progress(Protocol):
@@ -68,22 +68,22 @@ class _Seal(BaseModel):
 
 
 class Library:
-    """Kits and their blobs under `root`; `registries` maps a host to its options.
+    """Kits and their blobs under `root`; `sources` says how their sources are reached.
 
     Every method raises the RegistryError family where a source is asked, the ContentError family for
     bytes that are not what was promised, and StoreError where this node's disk fails.
     """
 
-    def __init__(self, root: Path, registries: Mapping[str, RegistryOptions] = _NO_REGISTRIES) -> None:
+    def __init__(self, root: Path, sources: SourceOptions = _ANYWHERE) -> None:
         self._store = Store(root)
-        self._registries = registries
+        self._sources = sources
         self._kits = root / "kits"
         with self._store.writing():
             self._kits.mkdir(exist_ok=True)
 
     def resolve(self, reference: Reference) -> Digest:
         """Return the digest that a reference names now; a pinned one answers for itself."""
-        return reference.digest or open_source(reference, self._registries).resolve().digest
+        return reference.digest or open_source(reference, self._sources).resolve().digest
 
     def describe(self, reference: Reference) -> Kit:
         """Return what a reference names, without its layers; asks nobody when it is pinned and known.
@@ -94,7 +94,7 @@ class Library:
         digest = self.resolve(pinned)
         data = self._store.read(digest)
         if data is None:
-            source = open_source(pinned, self._registries)
+            source = open_source(pinned, self._sources)
             data = source.manifest(source.resolve())
         manifest = parse_manifest(data, str(pinned))
         self._store.put(data)
@@ -132,7 +132,7 @@ class Library:
             raise SizeMismatch(f"{pinned}: its Kitfile has {descriptor.size} bytes; 4 MiB are allowed")
         data = self._store.read(descriptor.digest)
         if data is None:
-            data = self._store.fetch(descriptor, open_source(pinned, self._registries)).read_bytes()
+            data = self._store.fetch(descriptor, open_source(pinned, self._sources)).read_bytes()
         return data
 
     def _pull(self, kit: Kit, progress: Progress | None) -> int:
@@ -149,7 +149,7 @@ class Library:
 
         arrived(0)
         if missing:
-            source = open_source(kit.reference, self._registries)
+            source = open_source(kit.reference, self._sources)
             for descriptor in missing:
                 self._store.fetch(descriptor, source, arrived)
         return pulled

@@ -15,10 +15,10 @@ from typing import BinaryIO
 from gateway.errors import DigestMismatch, KitError, SizeMismatch, StoreError, UnsafeArchive
 from gateway.kits.manifest import Archive, Compression, Layer
 from gateway.kits.names import folded, safe_path
-from gateway.kits.tar import Read, read_tar
 from gateway.oci.content import CHUNK
+from gateway.oci.files import sync_directory
 from gateway.oci.reference import Digest
-from gateway.oci.store import sync_directory
+from gateway.oci.tar import Read, read_tar
 
 _MAX_ENTRIES = 100_000
 # Weights compress less than three times; a bomb of zeros does 1,028 times.

@@ -12,6 +12,8 @@ OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 # Registries should take manifests of up to 4 MiB (OCI distribution spec); nothing honest is larger.
 MAX_MANIFEST = 4 * 1024 * 1024
 CHUNK = 1024 * 1024
+# Nobody signs one kit so often; a registry that says so is not to keep us busy.
+MAX_REFERRERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class Descriptor:
     digest: Digest
     size: int
     annotations: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    artifact_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class BlobStream:
 
 
 class Source(Protocol):
-    """Where one reference's content can be had; for one thread at a time."""
+    """Where one reference's content can be had; several threads may use one at the same time."""
 
     @property
     def reference(self) -> Reference:
@@ -55,4 +58,17 @@ class Source(Protocol):
         """Open a blob at a byte offset; not verified here, and cut at no size.
 
         Entering raises what `resolve` raises; a stream that breaks raises RegistryUnavailable.
+        """
+
+    def tagged(self, tag: str) -> Descriptor | None:
+        """Return the manifest that another tag of the same repository names; None where there is none.
+
+        Raises Unauthorized, RegistryUnavailable.
+        """
+
+    def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
+        """Return the manifests whose `subject` is this one (OCI distribution spec, "Listing Referrers").
+
+        At most MAX_REFERRERS, in the source's order; none where the source knows of none. Raises
+        Unauthorized, RegistryUnavailable.
         """

@@ -1,4 +1,4 @@
-"""How a registry is reached, and the name and password it is given."""
+"""The name and password that a registry is given."""
 
 import base64
 import os
@@ -9,21 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gateway.errors import Unauthorized
 from gateway.oci.documents import read_json
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryOptions:
-    """What a user says about one registry.
-
-    The password is in the environment variable `password_env` or in the file `password_file` (its
-    trailing line end is dropped). `plain_http` is for registries without TLS; `ca_file` is a PEM bundle.
-    """
-
-    username: str | None = None
-    password_env: str | None = None
-    password_file: Path | None = None
-    plain_http: bool = False
-    ca_file: Path | None = None
+from gateway.oci.options import RegistryOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,14 @@ class LayoutSource:
             file.seek(offset)
             yield BlobStream(offset, self._chunks(file))
 
+    def tagged(self, tag: str) -> Descriptor | None:
+        """Return what another tag of the same repository names."""
+        raise NotImplementedError
+
+    def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
+        """Return the manifests that have this one as their subject."""
+        raise NotImplementedError
+
     def _chunks(self, file: BinaryIO) -> Iterator[bytes]:
         try:
             while chunk := file.read(CHUNK):

@@ -29,8 +29,9 @@ from gateway.errors import (
     Unauthorized,
 )
 from gateway.oci.content import MAX_MANIFEST, OCI_MANIFEST, BlobStream, Descriptor
-from gateway.oci.credentials import Credential, RegistryOptions, find_credential
+from gateway.oci.credentials import Credential, find_credential
 from gateway.oci.documents import read_json
+from gateway.oci.options import RegistryOptions
 from gateway.oci.reference import Digest, RegistryReference
 from gateway.oci.transport import Transport, same_origin
 
@@ -113,6 +114,14 @@ class RegistrySource:
                 self._check_range(response, descriptor, offset)
             start = offset if response.status_code == 206 else 0
             yield BlobStream(start, self._transport.chunks(response))
+
+    def tagged(self, tag: str) -> Descriptor | None:
+        """Return what another tag of the same repository names."""
+        raise NotImplementedError
+
+    def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
+        """Return the manifests that have this one as their subject."""
+        raise NotImplementedError
 
     @property
     def _name(self) -> str:

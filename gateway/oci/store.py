@@ -18,6 +18,7 @@ import filelock
 
 from gateway.errors import ContentError, DigestMismatch, RegistryUnavailable, SizeMismatch, StoreError
 from gateway.oci.content import CHUNK, Descriptor, Source
+from gateway.oci.files import sync_directory
 from gateway.oci.reference import Digest
 
 _CUTS = 3  # broken streams in a row that brought nothing
@@ -222,12 +223,3 @@ def _receive(descriptor: Descriptor, source: Source, arriving: _Arriving, arrive
             else:
                 if arriving.size < descriptor.size:
                     raise SizeMismatch(f"{what} ended after {arriving.size}; push the kit again")
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

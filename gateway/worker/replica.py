@@ -114,7 +114,7 @@ class Worker:
     def _load(self) -> tuple[LoadedModel, str]:
         """Bring the kit to this node and load it; returns the model and its runtime's name."""
         spec = self._spec
-        kit = Library(spec.home, spec.registries).open(parse_reference(spec.reference), self)
+        kit = Library(spec.home, spec.sources).open(parse_reference(spec.reference), self)
         self._tally.opened(kit.pulled_bytes, kit.from_cache, kit.unpack_seconds)
         choice = choose_runtime(kit, spec.runtime)
         self._news = replace(self._news, state=WorkerState.LOADING, detail="", runtime=choice.runtime.name)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from gateway.metrics import Numbers
-from gateway.oci.credentials import RegistryOptions
+from gateway.oci.options import SourceOptions
 from runtimes.base import Resources
 
 
@@ -28,7 +27,7 @@ class WorkerSpec:
     resources: Resources
     home: Path
     """The node's directory for blobs, unpacked kits and logs."""
-    registries: Mapping[str, RegistryOptions]
+    sources: SourceOptions
     gateway: str
     """The Serve application to report to."""
     host: str

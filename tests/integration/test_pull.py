@@ -21,7 +21,7 @@ from gateway.errors import (
     Unauthorized,
 )
 from gateway.kits.library import Library
-from gateway.oci.credentials import RegistryOptions
+from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import Digest, RegistryReference, parse_reference
 from gateway.oci.sources import open_source
 from gateway.oci.store import Store
@@ -44,7 +44,7 @@ SERVABLE = [
 
 @pytest.fixture
 def library(tmp_path: Path, registry: Registry) -> Library:
-    return Library(tmp_path / "library", {registry.host: PLAIN})
+    return Library(tmp_path / "library", SourceOptions({registry.host: PLAIN}))
 
 
 @pytest.mark.parametrize("name", SERVABLE)
@@ -58,7 +58,7 @@ def test_every_sample_is_pulled_by_tag_and_by_digest(
     assert kit.pulled_bytes == kit.kit.size
     assert _tree(kit.path) == _tree(here.path)
 
-    other = Library(tmp_path / "other", {registry.host: PLAIN})
+    other = Library(tmp_path / "other", SourceOptions({registry.host: PLAIN}))
     pinned = RegistryReference(registry.host, f"samples/{name.split(':')[0]}", None, kit.kit.digest)
     assert _tree(other.open(pinned).path) == _tree(kit.path)
 
@@ -81,7 +81,7 @@ def test_what_is_not_there_is_named(library: Library, registry: Registry, name: 
 def test_a_registry_that_is_down_is_given_up_in_seconds(tmp_path: Path, layout: Path) -> None:
     with run_registry(tmp_path / "registry") as own:
         own.push_layout(layout)
-        library = Library(tmp_path / "library", {own.host: PLAIN})
+        library = Library(tmp_path / "library", SourceOptions({own.host: PLAIN}))
         reference = parse_reference(f"{own.host}/samples/iris:v1")
         kit = library.open(reference)
         own.stop()
@@ -111,7 +111,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, layout: Path) -> Iterator[
 def test_the_right_password_opens(tmp_path: Path, guarded: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGISTRY_PASSWORD", PASSWORD)
     options = RegistryOptions(USERNAME, password_env="REGISTRY_PASSWORD", plain_http=True)
-    library = Library(tmp_path, {guarded.host: options})
+    library = Library(tmp_path, SourceOptions({guarded.host: options}))
     assert library.open(parse_reference(f"{guarded.host}/samples/iris:v1")).pulled_bytes == 2560
 
 
@@ -126,7 +126,9 @@ def test_a_wrong_or_missing_password_fails_at_once(
         options = RegistryOptions(USERNAME, password_file=tmp_path / "password", plain_http=True)
     begun = time.monotonic()
     with pytest.raises(Unauthorized, match="samples/iris:v1") as refused:
-        Library(tmp_path, {guarded.host: options}).open(parse_reference(f"{guarded.host}/samples/iris:v1"))
+        Library(tmp_path, SourceOptions({guarded.host: options})).open(
+            parse_reference(f"{guarded.host}/samples/iris:v1")
+        )
     assert time.monotonic() - begun < 2
     assert password is None or password not in str(refused.value).replace("samples", "")
 
@@ -139,7 +141,7 @@ def test_an_altered_blob_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
         own.push_layout(builder.directory)
         digest = str(Digest.of(data))
         own.blob_path(digest).write_bytes(data[:50_000] + bytes([data[50_000] ^ 1]) + data[50_001:])
-        library = Library(tmp_path / "library", {own.host: PLAIN})
+        library = Library(tmp_path / "library", SourceOptions({own.host: PLAIN}))
         reference = parse_reference(f"{own.host}/team/kit:v1")
         with pytest.raises(DigestMismatch) as mismatch:
             library.open(reference)
@@ -169,7 +171,7 @@ def proxy(registry: Registry) -> Iterator[Proxy]:
 
 def test_a_pull_goes_on_where_it_was_cut(tmp_path: Path, proxy: Proxy, large: bytes) -> None:
     proxy.cut_after = 300_000
-    library = Library(tmp_path, {proxy.host: PLAIN})
+    library = Library(tmp_path, SourceOptions({proxy.host: PLAIN}))
     assert library.open(parse_reference(f"{proxy.host}/team/large:v1")).pulled_bytes == len(large)
     assert proxy.connections >= 4
     assert proxy.passed < len(large) + 20_000
@@ -178,10 +180,10 @@ def test_a_pull_goes_on_where_it_was_cut(tmp_path: Path, proxy: Proxy, large: by
 def test_a_pull_that_gets_nowhere_ends_and_can_be_continued(
     tmp_path: Path, proxy: Proxy, large: bytes
 ) -> None:
-    library = Library(tmp_path, {proxy.host: PLAIN})
+    library = Library(tmp_path, SourceOptions({proxy.host: PLAIN}))
     reference = parse_reference(f"{proxy.host}/team/large:v1")
     kit = library.describe(reference)
-    store, source = Store(tmp_path), open_source(kit.reference, {proxy.host: PLAIN})
+    store, source = Store(tmp_path), open_source(kit.reference, SourceOptions({proxy.host: PLAIN}))
     (layer,) = kit.needed_layers()
     partial = tmp_path / "ingest" / layer.descriptor.digest.hex
 
@@ -205,7 +207,7 @@ def test_a_pull_that_gets_nowhere_ends_and_can_be_continued(
 
 def _open(root: Path, host: str, start: object, results: object) -> None:
     start.wait()  # type: ignore[attr-defined]
-    kit = Library(root, {host: PLAIN}).open(parse_reference(f"{host}/team/large:v1"))
+    kit = Library(root, SourceOptions({host: PLAIN})).open(parse_reference(f"{host}/team/large:v1"))
     results.put((str(kit.path), kit.from_cache, kit.pulled_bytes))  # type: ignore[attr-defined]
 
 
@@ -263,7 +265,9 @@ def test_a_full_disk_is_said_and_left_clean(tmp_path: Path, registry: Registry, 
         pytest.skip("mounting a small disk needs root")
     try:
         with pytest.raises(StoreError, match=r"is full: \d+ bytes are needed and \d+ are free"):
-            Library(disk, {registry.host: PLAIN}).open(parse_reference(f"{registry.host}/team/large:v1"))
+            Library(disk, SourceOptions({registry.host: PLAIN})).open(
+                parse_reference(f"{registry.host}/team/large:v1")
+            )
         assert not list((disk / "ingest").iterdir())
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.errors import RegistryUnavailable, SizeMismatch, Unauthorized
 from gateway.oci.content import Descriptor
-from gateway.oci.credentials import RegistryOptions
+from gateway.oci.options import RegistryOptions
 from gateway.oci.reference import Digest, RegistryReference
 from gateway.oci.registry import RegistrySource
 from gateway.oci.store import Store

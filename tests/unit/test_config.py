@@ -7,7 +7,7 @@ import pytest
 
 from gateway.config import Address, GatewayConfig, Replicas, Resources, load_config, parse_config
 from gateway.errors import ConfigError
-from gateway.oci.credentials import RegistryOptions
+from gateway.oci.options import RegistryOptions
 
 IRIS = """\
 models:
@@ -277,7 +277,7 @@ def test_relative_paths_are_made_absolute() -> None:
 
 
 def test_registry_options_go_by_the_host_as_references_have_it() -> None:
-    assert parse_config(FULL).registry_options() == {
+    assert parse_config(FULL).source_options().registries == {
         "r.io": RegistryOptions(
             username="bob", password_file=Path("secrets/r.io"), ca_file=Path("/etc/ca.pem")
         ),

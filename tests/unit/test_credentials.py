@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import Unauthorized
-from gateway.oci.credentials import Credential, RegistryOptions, find_credential
+from gateway.oci.credentials import Credential, find_credential
+from gateway.oci.options import RegistryOptions
 
 
 @pytest.fixture(autouse=True)

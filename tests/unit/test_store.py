@@ -10,6 +10,7 @@ import pytest
 
 from gateway.errors import DigestMismatch, NotFound, RegistryUnavailable, SizeMismatch, StoreError
 from gateway.oci.content import BlobStream, Descriptor, Source
+from gateway.oci.options import SourceOptions
 from gateway.oci.reference import Digest, LayoutReference
 from gateway.oci.sources import open_source
 from gateway.oci.store import Store
@@ -27,7 +28,7 @@ def store(tmp_path: Path) -> Store:
 def source(tmp_path: Path) -> Source:
     builder = LayoutBuilder(tmp_path / "layout")
     builder.blob("x/y", DATA)
-    return open_source(LayoutReference(builder.directory, "x", "v1", None), {})
+    return open_source(LayoutReference(builder.directory, "x", "v1", None), SourceOptions({}))
 
 
 def _descriptor(data: bytes = DATA, size: int | None = None) -> Descriptor:
@@ -104,6 +105,12 @@ class _Breaking:
 
     def manifest(self, descriptor: Descriptor) -> bytes:
         return DATA
+
+    def tagged(self, tag: str) -> Descriptor | None:
+        return None
+
+    def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
+        return ()
 
     @contextmanager
     def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[BlobStream]:
