@@ -26,6 +26,8 @@ class Kit:
     layers: tuple[Layer, ...]
     model_name: str
     """The model's path within the kit, "" for the kit itself."""
+    parents: tuple["Kit", ...] = ()
+    """The kits that its model comes from, nearest first."""
 
     @classmethod
     def of(cls, reference: Reference, digest: Digest, manifest: Manifest, kitfile: Kitfile) -> "Kit":
@@ -44,9 +46,14 @@ class Kit:
         return tuple(layer for layer in self.layers if layer.role in roles)
 
     @property
+    def chain(self) -> tuple["Kit", ...]:
+        """The kit and its parents."""
+        return (self, *self.parents)
+
+    @property
     def size(self) -> int:
-        """Bytes of the layers that serving needs, as they are stored."""
-        return sum(layer.descriptor.size for layer in self.needed_layers())
+        """Bytes of the layers that serving needs, parents' included, as they are stored."""
+        return sum(layer.descriptor.size for link in self.chain for layer in link.needed_layers())
 
 
 def _matched(manifest: Manifest, kitfile: Kitfile) -> tuple[Layer, ...]:

@@ -1,0 +1,56 @@
+"""Parent kits: a kit whose model is another kit's, followed to the kit that has the model.
+
+Only the model and its parts come from a parent, as `kit unpack` has it; what the Kitfiles say is merged
+as `kit dev` does, the child's word first.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from gateway.errors import InvalidKitfile
+from gateway.kits.kit import Kit
+from gateway.kits.kitfile import Model
+from gateway.oci.reference import Reference, parse_reference
+
+MAX_PARENTS = 10
+"""How long a chain may be (KitOps: MaxModelRefChain)."""
+
+
+def with_parents(kit: Kit, describe: Callable[[Reference], Kit]) -> Kit:
+    """Return the kit with its parents, nearest first; `describe` returns what one reference names.
+
+    Raises InvalidKitfile for a chain that is too long or a circle, and what `describe` raises.
+    """
+    chain = [kit]
+    while (parent := chain[-1].kitfile.parent) is not None:
+        names = " → ".join(str(link.reference) for link in chain)
+        if len(chain) > MAX_PARENTS:
+            raise InvalidKitfile(
+                f"{kit.reference}: its chain of parent kits is longer than {MAX_PARENTS}: {names} → {parent}"
+            )
+        found = describe(parse_reference(parent))
+        if any(found.digest == link.digest for link in chain):
+            raise InvalidKitfile(
+                f"{kit.reference}: its parent kits go in a circle: {names} → {parent}; pack it again"
+            )
+        chain.append(found)
+    return adopt(kit, tuple(chain[1:]))
+
+
+def adopt(kit: Kit, parents: tuple[Kit, ...]) -> Kit:
+    """Return the kit with these parents, nearest first, and the model where the last one has it."""
+    return replace(kit, parents=parents, model_name=parents[-1].model_name) if parents else kit
+
+
+def model_of(kit: Kit) -> Model | None:
+    """Return what the kit and its parents say of the model, the child's word first."""
+    models = [link.kitfile.model for link in kit.chain if link.kitfile.model is not None]
+    if not models:
+        return None
+    said = {
+        name: next((value for model in models if (value := getattr(model, name))), None)
+        for name in ("name", "description", "license", "framework", "format", "version", "parameters")
+    }
+    return models[-1].model_copy(
+        update={**said, "parts": tuple(part for model in models for part in model.parts)}
+    )
