@@ -1,8 +1,9 @@
 #!/bin/sh
-# Installs the programs that tests run beside Kitserve: a registry, and a load generator.
+# Installs the programs that tests run beside Kitserve: a registry, a copier of images, and a load generator.
 set -eu
 missing=""
 command -v docker-registry >/dev/null || missing="$missing docker-registry"
+command -v skopeo >/dev/null || missing="$missing skopeo"
 command -v wrk >/dev/null || missing="$missing wrk"
 [ -z "$missing" ] && exit 0
 if ! command -v apt-get >/dev/null; then
