@@ -51,6 +51,12 @@ class Kit:
         return (self, *self.parents)
 
     @property
+    def key(self) -> str:
+        """What names the kit on a node: its digest in hex; with parents, that of its and their digests."""
+        digests = " ".join(link.digest.hex for link in self.chain)
+        return Digest.of(digests.encode()).hex if self.parents else digests
+
+    @property
     def size(self) -> int:
         """Bytes of the layers that serving needs, parents' included, as they are stored."""
         return sum(layer.descriptor.size for link in self.chain for layer in link.needed_layers())

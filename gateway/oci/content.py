@@ -9,6 +9,9 @@ from typing import Protocol
 from gateway.oci.reference import Digest, Reference
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+# The annotation that names a manifest in a layout's index (OCI image spec, "Pre-Defined Annotation Keys").
+REF_NAME = "org.opencontainers.image.ref.name"
 # Registries should take manifests of up to 4 MiB (OCI distribution spec); nothing honest is larger.
 MAX_MANIFEST = 4 * 1024 * 1024
 CHUNK = 1024 * 1024
