@@ -251,7 +251,7 @@ def _faults_at(messages: Mapping[Path_, str]) -> ValidationError:
 
 def _rooted_kit(kit: str, directory: Path) -> str:
     reference = parse_reference(kit)
-    if isinstance(reference, LayoutReference) and not reference.directory.is_absolute():
+    if isinstance(reference, LayoutReference) and not reference.path.is_absolute():
         scheme, written, name = kit.split(":", 2)
         return f"{scheme}:{directory / written}:{name}"
     return kit

@@ -8,7 +8,7 @@ from typing import Any
 from gateway.errors import KitserveError
 from gateway.kits.library import Kit, Library, Progress
 from gateway.kits.model import choose_runtime
-from gateway.oci.reference import LayoutReference, Reference
+from gateway.oci.reference import Reference, RegistryReference
 from runtimes.errors import ModelError
 
 PULL_LIMIT_BYTES = 100 * 1024 * 1024
@@ -21,7 +21,7 @@ def describe(
     """Everything known of a kit. Its model is fetched when `pull` says so; None: when that costs little."""
     kit = library.describe(reference)
     document = _document(kit)
-    local = isinstance(reference, LayoutReference)
+    local = not isinstance(reference, RegistryReference)
     if pull is None:
         pull = local or kit.size <= PULL_LIMIT_BYTES
     if not pull:

@@ -1,12 +1,16 @@
 """References and digests: the strings that name an artifact, as values that cannot be wrong.
 
-Two forms are understood:
+    HOST[:PORT]/REPOSITORY[:TAG][@DIGEST]       in a registry; HOST has a "." in it, or a port behind it
+    REPOSITORY[:TAG][@DIGEST], DIGEST           in the local storage of the kit command line
+    kit:[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST] in that storage too, also what was packed for a registry
+    oci-layout:PATH:NAME[:TAG][@DIGEST]         in an OCI image layout on disk, a directory or a tar file
 
-    HOST[:PORT]/REPOSITORY[:TAG][@sha256:HEX]           an artifact in a registry
-    oci-layout:DIR:NAME[:TAG][@sha256:HEX]              an artifact in an OCI image layout on disk
+The first two are read as kit reads them, with one difference: what begins like a digest has to be one.
+The default tag is "latest". A tag beside a digest is only what people call it: the digest decides.
 """
 
 import hashlib
+import ipaddress
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,17 +18,27 @@ from pathlib import Path
 from gateway.errors import InvalidReference
 
 _LAYOUT = "oci-layout:"
+_KIT = "kit:"
 _DEFAULT_TAG = "latest"
+# kit's own words for "no registry" and "no repository".
+LOCAL = "localhost"
+_NAMELESS = "_"
 
 # OCI distribution spec, "Pulling manifests": <name> and <reference>.
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
-# RFC 3986 host and port, without userinfo; the kit CLI knows a registry by a "." or ":" in it.
-_LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
-_HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::[0-9]{{1,5}})?")
+# RFC 3986 host and port, without userinfo.
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_HOST = re.compile(rf"({_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:.]+\])(?::([0-9]{{1,5}}))?")
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 _HEX = re.compile(r"[0-9a-f]{64}")
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)")
+_ALGORITHMS = ("sha256", "sha384", "sha512")
+_DIGESTS = tuple(f"{algorithm}:" for algorithm in _ALGORITHMS)
 # Many clients cap host and name at 255 characters together (OCI distribution spec).
 _MAX_NAME = 255
+_MAX_TEXT = 8192
+_FORMS = "write HOST/REPOSITORY:TAG, kit:NAME:TAG or oci-layout:PATH:NAME:TAG"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +53,18 @@ class Digest:
 
     def __post_init__(self) -> None:
         if self.algorithm != "sha256":
-            raise InvalidReference(f"digest algorithm {self.algorithm!r} is not supported; use sha256")
+            raise InvalidReference(f"digest algorithm {self.algorithm[:80]!r} is not supported; use sha256")
         if not _HEX.fullmatch(self.hex):
-            raise InvalidReference(f"{str(self)!r} is not a sha256 digest; it needs 64 lower-case hex digits")
+            raise InvalidReference(
+                f"{str(self)[:80]!r} is not a sha256 digest; it needs 64 lower-case hex digits"
+            )
 
     @classmethod
     def parse(cls, text: str) -> "Digest":
         """Read "sha256:HEX"; raises InvalidReference."""
         algorithm, colon, digits = text.partition(":")
         if not colon:
-            raise InvalidReference(f"{text!r} is not a digest; write sha256:HEX")
+            raise InvalidReference(f"{text[:80]!r} is not a digest; write sha256:HEX")
         return cls(algorithm, digits)
 
     @classmethod
@@ -76,8 +92,7 @@ class RegistryReference:
 
     def __post_init__(self) -> None:
         text = str(self)
-        if not _HOST.fullmatch(self.host):
-            raise InvalidReference(f"{text!r}: {self.host!r} is not a registry host; write HOST or HOST:PORT")
+        _check_host(text, self.host)
         _check_name(text, self.repository, self.tag, self.digest)
         if len(self.host) + len(self.repository) > _MAX_NAME:
             raise InvalidReference(f"{text!r}: host and repository have more than {_MAX_NAME} characters")
@@ -92,26 +107,30 @@ class RegistryReference:
         return replace(self, digest=digest)
 
     def __str__(self) -> str:
-        return f"{self.host}/{self.repository}{_suffix(self.tag, self.digest)}"
+        return f"{self.host}/{_written(self.repository, self.tag, self.digest)}"
 
 
 @dataclass(frozen=True, slots=True)
 class LayoutReference:
-    """An artifact in an OCI image layout directory, by name and tag, by digest, or by both."""
+    """An artifact in an OCI image layout on disk, by name and tag, by digest, or by both.
 
-    directory: Path
+    `path` is a directory or a tar file. `name` may begin with a registry's host. A digest without a
+    name has the name "_".
+    """
+
+    path: Path
     name: str
     tag: str | None
     digest: Digest | None
 
     def __post_init__(self) -> None:
         text = str(self)
-        directory = str(self.directory)
-        if ":" in directory or not directory.isprintable():
+        path = str(self.path)
+        if ":" in path or not path.isprintable():
             raise InvalidReference(
-                f"{text!r}: the directory of a layout has no ':' and no control characters in its name"
+                f"{text!r}: the path of a layout has no ':' and no control characters in it"
             )
-        _check_name(text, self.name, self.tag, self.digest)
+        _check_local(text, self.name, self.tag, self.digest)
 
     @property
     def label(self) -> str:
@@ -123,38 +142,159 @@ class LayoutReference:
         return replace(self, digest=digest)
 
     def __str__(self) -> str:
-        return f"{_LAYOUT}{self.directory}:{self.name}{_suffix(self.tag, self.digest)}"
+        return f"{_LAYOUT}{self.path}:{_written(self.name, self.tag, self.digest)}"
 
 
-Reference = RegistryReference | LayoutReference
+@dataclass(frozen=True, slots=True)
+class LocalReference:
+    """An artifact in the local storage of the kit command line.
+
+    `registry` is the host it was packed for or pulled from, as it was written then; LOCAL for none. A
+    digest without a name has the repository "_".
+    """
+
+    registry: str
+    repository: str
+    tag: str | None
+    digest: Digest | None
+
+    def __post_init__(self) -> None:
+        text = str(self)
+        if _split_host(self.name) != (self.registry, self.repository):
+            raise InvalidReference(
+                f"{text!r}: {self.registry!r} is not a registry of kit's; it has a '.' or ':', or is {LOCAL}"
+            )
+        _check_local(text, self.name, self.tag, self.digest)
+
+    @property
+    def name(self) -> str:
+        """Its name without tag and digest, as kit shows it."""
+        return self.repository if self.registry == LOCAL else f"{self.registry}/{self.repository}"
+
+    @property
+    def label(self) -> str:
+        """What a client calls this version: the tag, else the digest's first 12 digits."""
+        return _label(self.tag, self.digest)
+
+    def pinned(self, digest: Digest) -> "LocalReference":
+        """Return the same reference with this digest."""
+        return replace(self, digest=digest)
+
+    def __str__(self) -> str:
+        return f"{_KIT}{_written(self.name, self.tag, self.digest)}"
+
+
+Reference = RegistryReference | LayoutReference | LocalReference
 
 
 def parse_reference(text: str) -> Reference:
     """Read a reference; a missing tag and digest mean the tag "latest". Raises InvalidReference."""
+    if len(text) > _MAX_TEXT:
+        raise InvalidReference(f"a reference has at most {_MAX_TEXT} characters; this has {len(text)}")
     if text.startswith(_LAYOUT):
-        directory, colon, name = text.removeprefix(_LAYOUT).partition(":")
-        if not directory or not colon:
-            raise InvalidReference(f"{text!r}: write oci-layout:DIR:NAME:TAG")
-        return LayoutReference(Path(directory), *_split(name))
-    host, slash, rest = text.partition("/")
-    if not slash or not ("." in host or ":" in host):
-        raise InvalidReference(
-            f"{text!r} names no registry; write HOST/REPOSITORY:TAG, where HOST has a '.' or a ':PORT', "
-            "or oci-layout:DIR:NAME:TAG"
-        )
-    return RegistryReference(host.lower(), *_split(rest))
+        path, _, named = text.removeprefix(_LAYOUT).partition(":")
+        if not path or not named:
+            raise InvalidReference(f"{text!r}: write oci-layout:PATH:NAME:TAG")
+        return LayoutReference(Path(path), *_read(named))
+    if text.startswith(_KIT) and not _SCHEME.match(text):
+        name, tag, digest = _read(text.removeprefix(_KIT))
+        return LocalReference(*_split_host(name), tag, digest)
+    name, tag, digest = _read(text)
+    host, repository = _split_host(name)
+    if host == LOCAL:
+        return LocalReference(host, repository, tag, digest)
+    return RegistryReference(host.lower(), repository, tag, digest)
 
 
-def _split(text: str) -> tuple[str, str | None, Digest | None]:
-    rest, at, digest = text.partition("@")
+def is_kit_reference(text: str) -> bool:
+    """Tell whether kit takes a Kitfile's `model.path` for a reference rather than a file.
+
+    It does where there is a ":" or "@" in it and it can be read as one. Our own forms are not kit's.
+    """
+    if not (":" in text or "@" in text) or text.startswith((_LAYOUT, _KIT)):
+        return False
+    try:
+        parse_reference(text)
+    except InvalidReference:
+        return False
+    return True
+
+
+def _read(text: str) -> tuple[str, str | None, Digest | None]:
+    """Read [HOST/]REPOSITORY[:TAG][@DIGEST], or a digest alone; return name, tag and digest."""
+    _check_characters(text)
+    if text.startswith(_DIGESTS):
+        return _NAMELESS, None, Digest.parse(text)
+    host, rest = _split_host(text)
+    rest, at, digest = rest.partition("@")
     name, colon, tag = rest.partition(":")
-    if not colon and not at:
-        return name, _DEFAULT_TAG, None
-    return name, tag if colon else None, Digest.parse(digest) if at else None
+    if host != LOCAL:
+        name = f"{host}/{name}"
+    if at:
+        # Like kit, take any tag before a digest; only a valid one is kept, to call the version by.
+        return name, tag if _TAG.fullmatch(tag) else None, Digest.parse(digest)
+    return name, tag if colon else _DEFAULT_TAG, None
+
+
+def _split_host(name: str) -> tuple[str, str]:
+    """Split a name as kit does: a first part with "." or ":" in it is a registry's host."""
+    host, slash, repository = name.partition("/")
+    return (host, repository) if slash and ("." in host or ":" in host) else (LOCAL, name)
+
+
+def _check_characters(text: str) -> None:
+    # What stands before an "@" can be a password: it is not repeated, nor what follows a scheme.
+    if scheme := _SCHEME.match(text):
+        plain = "; `plain_http: true` in a registry's options says http" if scheme[1] == "http://" else ""
+        raise InvalidReference(f"a reference has no {scheme[1]!r} before it; {_FORMS}{plain}")
+    after = text.rpartition("@")[2]
+    if "@" in text and (not after.startswith(_DIGESTS) or ("@" in text.partition("/")[0] and "/" in text)):
+        raise InvalidReference(
+            f"{after[:80]!r} stands behind an '@' and is no sha256 digest; if a user's name stands before "
+            "it: name and password belong into the options of the registry"
+        )
+    if "," in text:
+        raise InvalidReference(f"{text!r} has several tags; write one reference for each")
+    if bad := next((c for c in text if c in "#?%\\" or c.isspace() or not c.isprintable()), None):
+        raise InvalidReference(f"{text!r} has {bad!r} in it, which no reference has; {_FORMS}")
+
+
+def _check_host(text: str, host: str) -> None:
+    parts = _HOST.fullmatch(host)
+    if parts is None or host != host.lower() or not ("." in host or ":" in host):
+        raise InvalidReference(f"{text!r}: {host!r} is not a registry host; write HOST.DOMAIN or HOST:PORT")
+    if f"{parts[1]}:" in (_KIT, _LAYOUT):
+        raise InvalidReference(
+            f"{text!r}: a registry host {host!r} cannot be told from {parts[1]}:NAME; give it another name"
+        )
+    if parts[2] is not None and not 0 < int(parts[2]) < 2**16:
+        raise InvalidReference(f"{text!r}: {parts[2]} is not a port")
+    try:
+        if parts[1].startswith("["):
+            ipaddress.IPv6Address(parts[1][1:-1])
+        elif _NUMBER.fullmatch(parts[1].rpartition(".")[2]):
+            # Resolvers read 127.1, 0x7f.1 and 2130706433 as addresses too; nobody else should have to.
+            ipaddress.IPv4Address(parts[1])
+    except ValueError:
+        raise InvalidReference(
+            f"{text!r}: {parts[1]!r} is no IP address as people write it, like 127.0.0.1 or [::1]"
+        ) from None
+
+
+def _check_local(text: str, name: str, tag: str | None, digest: Digest | None) -> None:
+    """Check a name that may begin with a host, or be none beside a digest."""
+    host, repository = _split_host(name)
+    if not _HOST.fullmatch(host):
+        raise InvalidReference(f"{text!r}: {host!r} is not a registry host; write HOST.DOMAIN or HOST:PORT")
+    if repository in _ALGORITHMS:
+        raise InvalidReference(f"{text!r}: {repository!r} begins a digest, sha256:HEX, and is no name")
+    if name == _NAMELESS and tag is None and digest is not None:
+        return
+    _check_name(text, repository, tag, digest)
 
 
 def _check_name(text: str, name: str, tag: str | None, digest: Digest | None) -> None:
-    if not _REPOSITORY.fullmatch(name):
+    if not _REPOSITORY.fullmatch(name) or len(name) > _MAX_NAME:
         raise InvalidReference(
             f"{text!r}: {name!r} is not a repository name; "
             "it has lower-case letters, digits, and '.', '_', '-' or '/' between them"
@@ -174,5 +314,7 @@ def _label(tag: str | None, digest: Digest | None) -> str:
     return digest.short
 
 
-def _suffix(tag: str | None, digest: Digest | None) -> str:
-    return (f":{tag}" if tag is not None else "") + (f"@{digest}" if digest is not None else "")
+def _written(name: str, tag: str | None, digest: Digest | None) -> str:
+    if name == _NAMELESS:
+        return str(digest)
+    return name + (f":{tag}" if tag is not None else "") + (f"@{digest}" if digest is not None else "")

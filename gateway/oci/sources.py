@@ -1,9 +1,10 @@
 """From a reference to the place that has it."""
 
 from gateway.oci.content import Source
+from gateway.oci.kit_storage import KitStorageSource
 from gateway.oci.layout import LayoutSource
 from gateway.oci.options import SourceOptions
-from gateway.oci.reference import Reference, RegistryReference
+from gateway.oci.reference import LocalReference, Reference, RegistryReference
 from gateway.oci.registry import RegistrySource
 
 
@@ -14,4 +15,6 @@ def open_source(reference: Reference, options: SourceOptions) -> Source:
     """
     if isinstance(reference, RegistryReference):
         return RegistrySource(reference, options.registry(reference.host))
+    if isinstance(reference, LocalReference):
+        return KitStorageSource(reference, options.kitops_home)
     return LayoutSource(reference)

@@ -15,13 +15,28 @@ _MAX_PAX = 64 * 1024  # bytes
 _MAX_LONG_NAME = 4 * 1024  # bytes
 _MAX_FILE = 128 * 1024**3  # bytes
 _END = bytes(_BLOCK)
+_SHOWN = 80  # bytes or characters of a name, in an error
 
 _FILE = b"0\0"
 _DIRECTORY = b"5"
-_PAX, _PAX_GLOBAL, _LONG_NAME = b"x", b"g", b"L"
+_PAX, _LONG_NAME = b"x", b"L"
+_REFUSED = {
+    b"1": "a hard link",
+    b"2": "a symbolic link",
+    b"3": "a character device",
+    b"4": "a block device",
+    b"6": "a FIFO",
+    b"7": "a contiguous file",
+    b"g": "a global header, which changes every entry after it",
+    b"K": "a long link name",
+    b"S": "a sparse file",
+}
+_SET_ID = 0o6000  # setuid and setgid
 
 Read = Callable[[int], bytes]
 """Returns at most so many bytes, and b"" only at the end."""
+Skip = Callable[[int], object]
+"""Passes over so many bytes without reading them, also beyond the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +51,15 @@ class TarEntry:
 @dataclass(frozen=True, slots=True)
 class _Header:
     name: bytes
+    mode: int
     size: int
     kind: bytes
 
 
-def read_tar(read: Read) -> Iterator[tuple[TarEntry, Iterator[bytes]]]:
+def read_tar(read: Read, skip: Skip | None = None) -> Iterator[tuple[TarEntry, Iterator[bytes]]]:
     """Yield each entry with its content, which is to be read before the next entry is asked for.
+
+    With `skip` it may be left unread. What `read` returns next is then the content, from its first byte.
 
     Raises UnsafeArchive for an entry of another type, a damaged or truncated archive, and anything but
     zeros after its end.
@@ -52,14 +70,12 @@ def read_tar(read: Read) -> Iterator[tuple[TarEntry, Iterator[bytes]]]:
         header = _parse(block)
         if header.kind == _PAX and not records:
             records = _pax(_content(read, header, _MAX_PAX))
-        elif header.kind == _PAX_GLOBAL:
-            _check_global(_pax(_content(read, header, _MAX_PAX)))
         elif header.kind == _LONG_NAME and long_name is None:
             long_name = _content(read, header, _MAX_LONG_NAME).rstrip(b"\0")
         else:
             entry = _entry(header, records, long_name)
             records, long_name = {}, None
-            yield from _with_content(read, entry)
+            yield from _with_content(read, skip, entry)
     if records or long_name is not None:
         raise UnsafeArchive("it ends after an extended header")
     if _exactly(read, _BLOCK) != _END:
@@ -69,7 +85,9 @@ def read_tar(read: Read) -> Iterator[tuple[TarEntry, Iterator[bytes]]]:
             raise UnsafeArchive("it has bytes after its end")
 
 
-def _with_content(read: Read, entry: TarEntry) -> Iterator[tuple[TarEntry, Iterator[bytes]]]:
+def _with_content(
+    read: Read, skip: Skip | None, entry: TarEntry
+) -> Iterator[tuple[TarEntry, Iterator[bytes]]]:
     left = entry.size
 
     def chunks() -> Iterator[bytes]:
@@ -80,24 +98,31 @@ def _with_content(read: Read, entry: TarEntry) -> Iterator[tuple[TarEntry, Itera
             yield chunk
 
     yield entry, chunks()
+    if skip is not None:
+        skip(left)
+        left = 0
     assert not left, "an entry's content is to be read before the next entry"
     _exactly(read, -entry.size % _BLOCK)
 
 
 def _entry(header: _Header, records: dict[str, str], long_name: bytes | None) -> TarEntry:
-    if header.kind not in _FILE and header.kind != _DIRECTORY:
-        raise UnsafeArchive(
-            f"{_shown(header.name)} is of type {_shown(header.kind)}; only files and directories are unpacked"
-        )
-    if any(key.startswith("GNU.sparse.") for key in records):
-        raise UnsafeArchive(f"{_shown(header.name)} is a sparse file; only plain files are unpacked")
     if long_name is not None and "path" in records:
         raise UnsafeArchive(f"{_shown(header.name)} has two extended names")
     name = records["path"] if "path" in records else _text(header.name if long_name is None else long_name)
+    if header.kind not in _FILE and header.kind != _DIRECTORY:
+        what = _REFUSED.get(header.kind, f"of type {_shown(header.kind)}")
+        raise UnsafeArchive(f"{name[:_SHOWN]!r} is {what}; only files and directories are unpacked")
+    if any(key.startswith("GNU.sparse.") for key in records):
+        raise UnsafeArchive(f"{name[:_SHOWN]!r} is a sparse file; only plain files are unpacked")
     size = _decimal(records["size"]) if "size" in records else header.size
     is_directory = header.kind == _DIRECTORY
+    # A shared directory is setgid honestly; a file with such a bit would be run as somebody else.
+    if header.mode & _SET_ID and not is_directory:
+        raise UnsafeArchive(f"{name[:_SHOWN]!r} is a setuid or setgid file, which no model needs to be")
     if size > _MAX_FILE or (is_directory and size):
-        raise UnsafeArchive(f"{name!r} has the size {size}")
+        raise UnsafeArchive(
+            f"{name[:_SHOWN]!r} has the size {size}; a file may have {_MAX_FILE} bytes, a directory none"
+        )
     return TarEntry(name, size, is_directory)
 
 
@@ -112,8 +137,7 @@ def _parse(block: bytes) -> _Header:
     name, prefix = _field(block[:100]), _field(block[345:500])
     if prefix and magic == b"ustar\00000":
         name = prefix + b"/" + name
-    size = _number(block[124:136])
-    return _Header(name, size, block[156:157])
+    return _Header(name, _number(block[100:108]), _number(block[124:136]), block[156:157])
 
 
 def _number(data: bytes) -> int:
@@ -141,11 +165,6 @@ def _pax(data: bytes) -> dict[str, str]:
         records[_text(key)] = _text(value)
         data = data[size:]
     return records
-
-
-def _check_global(records: dict[str, str]) -> None:
-    if risky := [key for key in records if key in ("path", "size", "linkpath") or key.startswith("GNU.")]:
-        raise UnsafeArchive(f"a global header sets {', '.join(risky)} for every entry after it")
 
 
 def _content(read: Read, header: _Header, limit: int) -> bytes:
@@ -188,4 +207,4 @@ def _text(data: bytes) -> str:
 
 
 def _shown(data: bytes) -> str:
-    return repr(data[:80].decode("utf-8", "backslashreplace"))
+    return repr(data[:_SHOWN].decode("utf-8", "backslashreplace"))

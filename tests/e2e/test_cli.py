@@ -254,10 +254,10 @@ def test_what_is_not_there_is_named(cli: Cli, registry: Registry, layout: Path) 
 @pytest.mark.parametrize(
     ("kit", "advice"),
     [
-        ("iris", "write HOST/REPOSITORY:TAG"),
+        ("oci://registry.test/iris", "write HOST/REPOSITORY:TAG"),
         ("registry.test/Iris:v1", "lower-case letters"),
         ("registry.test/iris@sha256:12", "64 lower-case hex digits"),
-        ("oci-layout:here", "write oci-layout:DIR:NAME:TAG"),
+        ("oci-layout:here", "write oci-layout:PATH:NAME:TAG"),
     ],
 )
 def test_a_reference_that_is_none_is_a_wrong_command(cli: Cli, kit: str, advice: str) -> None:

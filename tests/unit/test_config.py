@@ -158,13 +158,13 @@ def test_an_anchor_may_be_used_again() -> None:
         ("models:\n  - name: iris", "line 2: models[0].kit: Field required"),
         ("access_log: some", "line 1: access_log: Input should be 'off', 'errors' or 'all'"),
         (
-            "models:\n  - name: iris\n    kit: iris:v1",
-            "line 3: models[0].kit: 'iris:v1' names no registry; write HOST/REPOSITORY:TAG, "
-            "where HOST has a '.' or a ':PORT', or oci-layout:DIR:NAME:TAG",
+            "models:\n  - name: iris\n    kit: oci://r.io/iris:v1",
+            "line 3: models[0].kit: a reference has no 'oci://' before it; write HOST/REPOSITORY:TAG, "
+            "kit:NAME:TAG or oci-layout:PATH:NAME:TAG",
         ),
         (
             IRIS + "    canary:\n      weight: 1\n      kit: oci-layout:x",
-            "line 6: models[0].canary.kit: 'oci-layout:x': write oci-layout:DIR:NAME:TAG",
+            "line 6: models[0].canary.kit: 'oci-layout:x': write oci-layout:PATH:NAME:TAG",
         ),
         (
             "models:\n  - kit: r.io/iris\n    name: a/b",
@@ -245,7 +245,7 @@ def test_aliases_cannot_make_a_small_file_endless(text: str) -> None:
 
 
 def test_all_faults_are_told_at_once() -> None:
-    text = "listen: here\nmodels:\n  - name: a b\n    kit: iris\n    x: 1\n  - kit: r.io/b\n    kit: r.io/c\n"
+    text = "listen: here\nmodels:\n  - name: a b\n    kit: Iris\n    x: 1\n  - kit: r.io/b\n    kit: r.io/c\n"
     assert [fault.split(": ")[:2] for fault in faults(text)] == [
         ["line 7", "models[1].kit"],
         ["line 1", "listen"],

@@ -1,0 +1,160 @@
+"""Manifests and blobs of an OCI image layout by their digests (OCI image spec, "Image Layout")."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gateway.errors import DigestMismatch, NotFound, RegistryError, RegistryUnavailable, SizeMismatch
+from gateway.oci.content import (
+    MAX_MANIFEST,
+    MAX_REFERRERS,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    BlobStream,
+    Descriptor,
+)
+from gateway.oci.disk import Extent, Files
+from gateway.oci.documents import DescriptorDocument, faults, read_json
+from gateway.oci.reference import Digest
+
+MAX_ENTRIES = 10_000
+"""The most manifests that an index or a list of tags may have."""
+_MAX_DOCUMENT = 4 * 1024 * 1024  # bytes
+_MAX_SEARCHED = 64 * 1024 * 1024  # bytes of manifests that are read to find referrers
+
+
+class _Layout(BaseModel):
+    version: str = Field(alias="imageLayoutVersion", pattern=r"^1\.")
+
+
+class _Index(BaseModel):
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    manifests: list[DescriptorDocument] = Field(max_length=MAX_ENTRIES)
+
+
+class _Referrer(BaseModel):
+    """The members of a manifest that make it a referrer (OCI image spec, "Image Manifest")."""
+
+    subject: DescriptorDocument | None = None
+    artifact_type: str | None = Field(alias="artifactType", default=None)
+    config: DescriptorDocument | None = None
+    annotations: dict[str, str] | None = None
+
+
+class Blobs:
+    """What a layout has by digest.
+
+    Errors name `label`, the reference that is read, and `place`, where it is, and end with `advice`.
+    """
+
+    def __init__(self, files: Files, label: str, place: str, advice: str) -> None:
+        self._files = files
+        self._label = label
+        self._place = place
+        self._advice = advice
+
+    def index(self) -> list[DescriptorDocument]:
+        """Return what index.json lists. Raises NotFound, or RegistryError for what is no layout."""
+        try:
+            _Layout.model_validate(read_json(self.document("oci-layout")))
+            return _Index.model_validate(read_json(self.document("index.json"))).manifests
+        except ValueError as error:
+            raise self.unusable(error) from error
+
+    def document(self, name: str) -> bytes:
+        """Read a file of at most 4 MiB. Raises NotFound where it is missing, and RegistryError."""
+        try:
+            with self._files.open(name) as extent:
+                if extent.size > _MAX_DOCUMENT:
+                    raise self.unusable(f"{name} has {extent.size} bytes; 4 MiB are allowed")
+                return extent.read()
+        except OSError as error:
+            raise _kind(error)(
+                f"{self._label}: {self._place} is no OCI image layout: {name}: {error.strerror}"
+            ) from error
+
+    def unusable(self, why: object) -> RegistryError:
+        """Return the error for a layout whose documents cannot be used."""
+        why = faults(why) if isinstance(why, ValidationError) else why
+        return RegistryError(
+            f"{self._label}: {self._place} is no usable OCI image layout ({why}); {self._advice}"
+        )
+
+    def named(self, digest: Digest, listed: list[DescriptorDocument]) -> Descriptor:
+        """Describe a manifest by its digest; `listed` may know its media type. Raises NotFound."""
+        media_type = next((entry.media_type for entry in listed if entry.digest == digest), OCI_MANIFEST)
+        with self._open(digest) as extent:
+            return Descriptor(media_type, digest, extent.size)
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        """Read a manifest, and verify it. Raises NotFound, SizeMismatch, DigestMismatch."""
+        with self._open(descriptor.digest) as extent:
+            if extent.size != descriptor.size or extent.size > MAX_MANIFEST:
+                raise SizeMismatch(
+                    f"{self._label}: manifest {descriptor.digest} was to have {descriptor.size} bytes, "
+                    f"at most 4 MiB, and has {extent.size}; {self._advice}"
+                )
+            data = b"".join(self._chunks(extent, 0))
+        if Digest.of(data) != descriptor.digest:
+            raise DigestMismatch(
+                f"{self._label}: the manifest stored as {descriptor.digest} has the digest "
+                f"{Digest.of(data)}; {self._advice}"
+            )
+        return data
+
+    @contextmanager
+    def blob(self, descriptor: Descriptor, offset: int) -> Iterator[BlobStream]:
+        """Read a blob from an offset on. Entering raises NotFound; a stream raises RegistryUnavailable."""
+        with self._open(descriptor.digest) as extent:
+            yield BlobStream(offset, self._chunks(extent, offset))
+
+    def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
+        """Return the listed manifests that have this one as their subject, as a registry would.
+
+        Those that are listed and not there are passed over. Raises RegistryError for too much to search,
+        and DigestMismatch or SizeMismatch for a damaged manifest.
+        """
+        found: list[Descriptor] = []
+        searched = 0
+        for entry in {entry.digest: entry for entry in self.index()}.values():
+            if entry.media_type not in (OCI_MANIFEST, OCI_INDEX) or entry.size > MAX_MANIFEST:
+                continue
+            searched += entry.size
+            if searched > _MAX_SEARCHED:
+                raise self.unusable(f"it has more than {_MAX_SEARCHED} bytes of manifests to search")
+            referrer = self._referrer(entry, digest)
+            if referrer is not None:
+                found.append(referrer)
+            if len(found) == MAX_REFERRERS:
+                break
+        return tuple(found)
+
+    def _referrer(self, entry: DescriptorDocument, digest: Digest) -> Descriptor | None:
+        try:
+            manifest = _Referrer.model_validate(read_json(self.manifest(entry.descriptor())))
+        except (NotFound, ValueError):
+            return None
+        if manifest.subject is None or manifest.subject.digest != digest:
+            return None
+        kind = manifest.artifact_type or (manifest.config.media_type if manifest.config else None)
+        return Descriptor(entry.media_type, entry.digest, entry.size, manifest.annotations or {}, kind)
+
+    def _chunks(self, extent: Extent, offset: int) -> Iterator[bytes]:
+        try:
+            yield from extent.chunks(offset)
+        except OSError as error:
+            raise RegistryUnavailable(f"{self._label}: reading {self._place} failed: {error}") from error
+
+    def _open(self, digest: Digest) -> Extent:
+        try:
+            return self._files.open(f"blobs/{digest.algorithm}/{digest.hex}")
+        except OSError as error:
+            raise _kind(error)(
+                f"{self._label}: {self._place} lacks blob {digest} ({error.strerror}); {self._advice}"
+            ) from error
+
+
+def _kind(error: OSError) -> type[RegistryError]:
+    return NotFound if isinstance(error, FileNotFoundError | NotADirectoryError) else RegistryError

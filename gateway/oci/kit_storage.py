@@ -1,0 +1,122 @@
+"""The local storage of the kit command line as a Source.
+
+    HOME/storage/oci-layout, index.json    an OCI image layout of everything; no names in it
+    HOME/storage/NAME-index.json           the manifests of one repository
+    HOME/storage/NAME-tags.json            its tags, each with a descriptor
+
+NAME is "REGISTRY/REPOSITORY" in URL-safe base64. kit locks nothing and may write at any time.
+"""
+
+import base64
+import os
+from contextlib import AbstractContextManager
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
+
+from gateway.errors import NotFound, RegistryError
+from gateway.oci.blobs import MAX_ENTRIES, Blobs
+from gateway.oci.content import BlobStream, Descriptor
+from gateway.oci.disk import DirectoryFiles
+from gateway.oci.documents import DescriptorDocument, read_json
+from gateway.oci.layout import listed
+from gateway.oci.reference import LOCAL, Digest, LocalReference
+
+_TAGS = "-tags.json"
+_FILES_SEARCHED = 1000
+_tags: TypeAdapter[dict[str, DescriptorDocument]] = TypeAdapter(
+    Annotated[dict[str, DescriptorDocument], Field(max_length=MAX_ENTRIES)]
+)
+
+
+def kit_home() -> Path:
+    """Return the directory that kit keeps its storage and credentials in on Linux. Raises NotFound."""
+    if home := os.environ.get("KITOPS_HOME"):
+        return Path(home)
+    if data := os.environ.get("XDG_DATA_HOME"):
+        return Path(data) / "kitops"
+    try:
+        return Path.home() / ".local" / "share" / "kitops"
+    except RuntimeError as error:
+        raise NotFound("kit's local storage: this user has no home directory; set $KITOPS_HOME") from error
+
+
+class KitStorageSource:
+    """A reference in kit's storage below `home`, kit's own choice for None.
+
+    Raises NotFound, or RegistryError for a storage that cannot be read.
+    """
+
+    def __init__(self, reference: LocalReference, home: Path | None) -> None:
+        self.reference = reference
+        self._storage = (home or kit_home()) / "storage"
+        self._place = f"kit's local storage {self._storage}"
+        self._blobs = Blobs(
+            DirectoryFiles(self._storage), str(reference), self._place, "pack or pull it again with kit"
+        )
+
+    def resolve(self) -> Descriptor:
+        """Find the tag in the repository's tags; a digest needs only its blob, as a tag may move on."""
+        if self.reference.digest is not None:
+            return self._blobs.named(self.reference.digest, self._blobs.index())
+        found = self.tagged(self.reference.label)
+        if found is None:
+            raise self._not_found()
+        return found
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        """Read a manifest, and verify it."""
+        return self._blobs.manifest(descriptor)
+
+    def blob(self, descriptor: Descriptor, offset: int = 0) -> AbstractContextManager[BlobStream]:
+        """Read a blob from an offset on."""
+        return self._blobs.blob(descriptor, offset)
+
+    def tagged(self, tag: str) -> Descriptor | None:
+        """Return what another tag of the same repository names."""
+        repository = f"{self.reference.registry}/{self.reference.repository}"
+        entry = self._tags(f"{base64.urlsafe_b64encode(repository.encode()).decode()}{_TAGS}").get(tag)
+        return None if entry is None else entry.descriptor()
+
+    def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
+        """Return the manifests of the whole storage that have this one as their subject."""
+        return self._blobs.referrers(digest)
+
+    def _tags(self, file: str) -> dict[str, DescriptorDocument]:
+        try:
+            return _tags.validate_python(read_json(self._blobs.document(file)))
+        except NotFound:
+            return {}
+        except ValueError as error:
+            raise self._blobs.unusable(f"{file}: {error}") from error
+
+    def _not_found(self) -> NotFound:
+        reference = self.reference
+        what = f"{reference}: {self._place} has no {reference.name}:{reference.label}"
+        if (self._storage / reference.registry / reference.repository / "index.json").is_file():
+            return NotFound(
+                f"{what} but in the form of kit before 0.3; run `kit list` of a newer kit, which converts it"
+            )
+        if not self._storage.is_dir():
+            return NotFound(
+                f"{what}, as it does not exist; set $KITOPS_HOME to kit's directory, or, for a kit in a "
+                "registry, write HOST/REPOSITORY:TAG"
+            )
+        return NotFound(
+            f"{what}; it has {listed(self._names())}; a kit in a registry is written HOST/REPOSITORY:TAG"
+        )
+
+    def _names(self) -> list[str]:
+        """What is there, as kit shows it: first of this repository, then of the others."""
+        found: list[tuple[bool, str]] = []
+        for path in islice(self._storage.glob(f"*{_TAGS}"), _FILES_SEARCHED):
+            try:
+                repository = base64.urlsafe_b64decode(path.name.removesuffix(_TAGS)).decode()
+                tags = self._tags(path.name)
+            except (ValueError, RegistryError):
+                continue
+            name = repository.removeprefix(f"{LOCAL}/")
+            found += [(name != self.reference.name, f"{name}:{tag}") for tag in tags]
+        return [name for _, name in sorted(found)]
