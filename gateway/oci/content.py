@@ -1,6 +1,6 @@
 """Content by descriptor, and the one interface behind which every place that has content stands."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -32,10 +32,15 @@ class Descriptor:
 
 @dataclass(frozen=True, slots=True)
 class BlobStream:
-    """Bytes of a blob from `start` on: the offset asked for, or 0 where the source cannot skip."""
+    """Bytes of a blob from `start` on: the offset asked for, or 0 where the source cannot skip.
+
+    Who finds that the blob is not what it should be calls `reject`, which returns whether the source has
+    it from elsewhere, too: then it is worth another try, from offset 0.
+    """
 
     start: int
     chunks: Iterator[bytes]
+    reject: Callable[[], bool] = lambda: False
 
 
 class Source(Protocol):

@@ -1,23 +1,23 @@
 """One repository of one registry as a Source, over oras-py.
 
-Of oras-py this uses the client (its session, URL prefix and TLS setting), the container's URLs, and the
-helpers that read a challenge and write a Basic header. It does not use `do_request`, `get_blob`,
-`download_blob`, `get_manifest`, `pull` or the auth backends: they have no time-outs, retry a wrong
-password for two minutes, never renew a token, follow redirects with credentials, decode what they read,
-and verify nothing. One client serves one repository, so credentials never reach another registry.
+Of oras-py this uses the client (its session and cookie policy), the container's URLs, and the helper that
+writes a Basic header. It does not use `do_request`, `get_blob`, `download_blob`, `get_manifest`, `pull` or
+the auth backends: they have no time-outs, retry a wrong password for two minutes, never renew a token,
+follow redirects with credentials, decode what they read, and verify nothing. One client serves one
+repository, so credentials never reach another registry.
 
 Rules are from the OCI distribution spec and the Docker token authentication spec.
 """
 
-import ipaddress
 import re
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from urllib.parse import urlencode, urlsplit
+from pathlib import Path
+from urllib.parse import urljoin
 
-import oras.auth.utils
 import oras.container
-import oras.provider
 import requests
 
 from gateway.errors import (
@@ -28,57 +28,80 @@ from gateway.errors import (
     SizeMismatch,
     Unauthorized,
 )
-from gateway.oci.content import MAX_MANIFEST, OCI_MANIFEST, BlobStream, Descriptor
-from gateway.oci.credentials import Credential, find_credential
-from gateway.oci.documents import read_json
+from gateway.oci.connections import Limits
+from gateway.oci.content import (
+    MAX_MANIFEST,
+    MAX_REFERRERS,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    BlobStream,
+    Descriptor,
+)
+from gateway.oci.credentials import configured_credential, stored_credential
 from gateway.oci.options import RegistryOptions
 from gateway.oci.reference import Digest, RegistryReference
-from gateway.oci.transport import Transport, same_origin
+from gateway.oci.referrers import fallback_tag, read_list
+from gateway.oci.sessions import open_sessions
+from gateway.oci.tokens import Access
+from gateway.oci.transport import ATTEMPTS, Transport, same_origin
 
 _ACCEPT = ", ".join(
     (
         OCI_MANIFEST,
-        "application/vnd.oci.image.index.v1+json",
+        OCI_INDEX,
         "application/vnd.docker.distribution.manifest.v2+json",
         "application/vnd.docker.distribution.manifest.list.v2+json",
     )
 )
-_MAX_TOKEN = 128 * 1024  # bytes of a token server's answer
 # Docker Hub's API is not at the name that people write.
 _API_HOSTS = {"docker.io": "registry-1.docker.io"}
+_GOOD = frozenset({200, 206})
+# What registries say that have never heard of referrers; the spec says 404.
+_UNKNOWN = frozenset({400, 404, 405, 406, 501})
+_SENDINGS = 3  # of one request: with what there is, with a new token, with one for more
+_MAX_PAGES = 100
 
 
 class RegistrySource:
-    """A reference's repository in its registry; no request is made before the first is needed.
+    """A reference's repository in its registry, for several threads; `connections` of them at a time.
 
-    Raises Unauthorized when the configured credential cannot be read.
+    No request is made before the first is needed. `ends` is when everything must be done, on the
+    monotonic clock; `pull_timeout` from now by default. Raises Unauthorized when the configured
+    credential cannot be read.
     """
 
-    def __init__(self, reference: RegistryReference, options: RegistryOptions) -> None:
-        host = _API_HOSTS.get(reference.host, reference.host)
-        client = oras.provider.Registry(
-            host, insecure=options.plain_http, tls_verify=str(options.ca_file) if options.ca_file else True
-        )
-        client.session.verify = client._tls_verify
-        # Neither proxies nor ~/.netrc from the environment: only what is configured for this registry.
-        client.session.trust_env = False
-        self._container = oras.container.Container(f"{host}/{reference.repository}")
-        self._prefix: str = client.prefix
+    def __init__(
+        self,
+        reference: RegistryReference,
+        options: RegistryOptions,
+        kitops_home: Path | None = None,
+        *,
+        ends: float | None = None,
+        attempts: int = ATTEMPTS,
+    ) -> None:
         self.reference = reference
-        self._credential: Credential | None = find_credential(reference.host, options)
-        self._transport = Transport(client.session, str(reference))
-        self._authorization: str | None = None
+        host = _API_HOSTS.get(reference.host, reference.host)
+        self._home = f"{'http' if options.plain_http else 'https'}://{host}"
+        self._container = oras.container.Container(f"{host}/{reference.repository}")
+        ends = time.monotonic() + options.pull_timeout if ends is None else ends
+        limits = Limits(str(reference), options.stall_timeout, options.pull_timeout, ends)
+        session, token_session = open_sessions(self._home, options, limits)
+        self._transport = Transport(session, limits, options.proxy, attempts)
+        self._permits = threading.BoundedSemaphore(options.connections)
+        self._access = Access(
+            reference.host,
+            reference.repository,
+            self._home,
+            Transport(token_session, limits, options.proxy, attempts),
+            configured_credential(reference.host, options),
+            lambda: stored_credential(reference.host, kitops_home),
+            options.token_hosts,
+        )
 
     def resolve(self) -> Descriptor:
         """Ask for the manifest's descriptor by HEAD, or by GET where the answer does not say it all."""
-        url = self._url(self._container.manifest_url(self._name))
-        with self._request("HEAD", url, {"Accept": _ACCEPT}) as response:
-            descriptor = _described(response)
-        if descriptor is None:
-            with self._request("GET", url, {"Accept": _ACCEPT}) as response:
-                data = self._transport.read(response, MAX_MANIFEST)
-                descriptor = Descriptor(_media_type(response), Digest.of(data), len(data))
         wanted = self.reference.digest
+        descriptor = self._describe(str(wanted or self.reference.tag))
         if wanted is not None and descriptor.digest != wanted:
             raise DigestMismatch(
                 f"{self.reference}: the registry has {descriptor.digest} under this digest; tell its operator"
@@ -108,54 +131,126 @@ class RegistrySource:
     def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[BlobStream]:
         """Get a blob from an offset on; from 0 where the registry does not do ranges."""
         url = self._url(self._container.get_blob_url(str(descriptor.digest)))
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
-        with self._request("GET", url, headers, unranged=bool(offset)) as response:
-            if response.status_code == 206:
-                self._check_range(response, descriptor, offset)
-            start = offset if response.status_code == 206 else 0
-            yield BlobStream(start, self._transport.chunks(response))
+        if offset:
+            headers = {"Range": f"bytes={offset}-"}
+            with self._request("GET", url, headers, _GOOD | {416}) as response:
+                if response.status_code == 200 or self._is_range(response, descriptor, offset):
+                    start = 0 if response.status_code == 200 else offset
+                    yield BlobStream(start, self._transport.chunks(response))
+                    return
+        with self._request("GET", url, {}, frozenset({200})) as response:
+            yield BlobStream(0, self._transport.chunks(response))
 
     def tagged(self, tag: str) -> Descriptor | None:
         """Return what another tag of the same repository names."""
-        raise NotImplementedError
+        try:
+            return self._describe(tag)
+        except NotFound:
+            return None
 
     def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
-        """Return the manifests that have this one as their subject."""
-        raise NotImplementedError
+        """Return the manifests that have this one as their subject, over all pages of the registry's list."""
+        listed = self._list(self._home + f"/v2/{self.reference.repository}/referrers/{digest}")
+        if listed is None:
+            url = self._url(self._container.manifest_url(fallback_tag(digest)))
+            with self._request("GET", url, {"Accept": OCI_INDEX}, _GOOD | {404}) as response:
+                listed = self._listed(response) or []
+        return tuple(listed[:MAX_REFERRERS])
 
-    @property
-    def _name(self) -> str:
-        return str(self.reference.digest or self.reference.tag)
+    def _list(self, url: str) -> list[Descriptor] | None:
+        found: list[Descriptor] = []
+        for page in range(_MAX_PAGES):
+            expected = _GOOD if page else _GOOD | _UNKNOWN
+            with self._request("GET", url, {"Accept": OCI_INDEX}, expected) as response:
+                listed = self._listed(response)
+                following = response.links.get("next", {}).get("url")
+            if listed is None and not page:
+                return None
+            found += listed or []
+            if not following or len(found) >= MAX_REFERRERS:
+                break
+            url = self._next_page(url, following)
+        return found
+
+    def _listed(self, response: requests.Response) -> list[Descriptor] | None:
+        """Read a list of manifests; None for what is none."""
+        if response.status_code not in _GOOD:
+            self._transport.finish(response)
+            return None
+        data = self._transport.read(response, MAX_MANIFEST)
+        return None if len(data) > MAX_MANIFEST else read_list(data)
+
+    def _next_page(self, url: str, following: str) -> str:
+        try:
+            target = urljoin(url, following)
+            foreign = not same_origin(target, self._home)
+        except ValueError:
+            foreign = True
+        if foreign:
+            raise RegistryUnavailable(
+                f"{self.reference}: the registry's list of referrers goes on at another address, "
+                "which is not safe; tell its operator"
+            )
+        return target
+
+    def _describe(self, name: str) -> Descriptor:
+        url = self._url(self._container.manifest_url(name))
+        with self._request("HEAD", url, {"Accept": _ACCEPT}, _GOOD | {405}) as response:
+            descriptor = _described(response) if response.status_code in _GOOD else None
+        if descriptor is not None:
+            return descriptor
+        with self._request("GET", url, {"Accept": _ACCEPT}) as response:
+            data = self._transport.read(response, MAX_MANIFEST)
+        if len(data) > MAX_MANIFEST:
+            raise SizeMismatch(f"{self.reference}: a manifest of more than the 4 MiB that are allowed")
+        return Descriptor(_media_type(response), Digest.of(data), len(data))
 
     def _url(self, path: str) -> str:
-        return f"{self._prefix}://{path}"
+        return f"{self._home.partition('://')[0]}://{path}"
 
     @contextmanager
     def _request(
-        self, method: str, url: str, headers: Mapping[str, str], *, unranged: bool = False
+        self, method: str, url: str, headers: Mapping[str, str], expected: frozenset[int] = _GOOD
     ) -> Iterator[requests.Response]:
-        """Send with what authorization there is; once more with a new one, or without a refused range."""
-        for final in (False, True):
-            sent = {**headers, **({"Authorization": self._authorization} if self._authorization else {})}
-            with self._transport.open(method, url, sent) as response:
-                if response.status_code in (200, 206):
+        """Send with what authorization there is, and again with what the registry wants."""
+        for sending in range(1, _SENDINGS + 1):
+            used = self._access.header()
+            sent = {**headers, **({"Authorization": used} if used else {})}
+            with self._permit(), self._transport.open(method, url, sent) as response:
+                if response.status_code in expected:
                     yield response
                     return
-                if response.status_code == 401 and not final:
-                    challenge = response.headers.get("WWW-Authenticate", "")
-                elif response.status_code == 416 and unranged and not final:
-                    headers, challenge = {}, None
-                else:
-                    raise self._fault(response)
-            if challenge is not None:
-                self._authorization = self._authorize(challenge)
+                fault = self._fault(response)
+                challenge = self._challenge(response)
+            if challenge is None or sending == _SENDINGS:
+                break
+            if not self._access.renew(challenge, used, again=sending > 1):
+                break
+        raise fault
+
+    @contextmanager
+    def _permit(self) -> Iterator[None]:
+        while not self._permits.acquire(timeout=self._transport.limits.left()):
+            pass
+        try:
+            yield
+        finally:
+            self._permits.release()
+
+    def _challenge(self, response: requests.Response) -> str | None:
+        """Return what the registry itself wants; what other servers want is not for them to have."""
+        challenge: str = response.headers.get("WWW-Authenticate", "")
+        asks = response.status_code == 401 or (
+            response.status_code == 403 and "insufficient_scope" in challenge
+        )
+        return challenge if asks and same_origin(response.url, self._home) else None
 
     def _fault(self, response: requests.Response) -> Exception:
         said = f"{self.reference}: {self._transport.refusal(response)}"
-        if response.status_code in (401, 403):
+        if response.status_code in (401, 403) and same_origin(response.url, self._home):
             remedy = (
-                f"check the username and password for {self.reference.host}, and that they may pull this"
-                if self._credential
+                f"check the credentials for {self.reference.host}, and that they may pull this"
+                if self._access.named
                 else f"set username and password_env for {self.reference.host}, or check the name"
             )
             return Unauthorized(f"{said}; {remedy}")
@@ -163,79 +258,19 @@ class RegistrySource:
             return NotFound(f"{said}; check repository and tag, or push the kit")
         return RegistryUnavailable(f"{said}; this is no answer that a registry should give")
 
-    def _authorize(self, challenge: str) -> str:
-        scheme = challenge.partition(" ")[0].lower()
-        if scheme == "bearer":
-            return f"Bearer {self._token(challenge)}"
-        if scheme == "basic" and self._credential is not None:
-            return _basic(self._credential)
-        raise Unauthorized(
-            f"{self.reference}: the registry wants credentials ({scheme or 'no scheme named'}); "
-            f"set username and password_env for the registry {self.reference.host}"
-        )
-
-    def _token(self, challenge: str) -> str:
-        wanted = oras.auth.utils.parse_auth_header(challenge)
-        realm = self._checked_realm(wanted.realm or "")
-        scope = wanted.scope or f"repository:{self.reference.repository}:pull"
-        query = urlencode({"scope": scope, **({"service": wanted.service} if wanted.service else {})})
-        url = f"{realm}{'&' if urlsplit(realm).query else '?'}{query}"
-        headers = {"Authorization": _basic(self._credential)} if self._credential else {}
-        with self._transport.open("GET", url, headers) as response:
-            if response.status_code != 200:
-                raise Unauthorized(
-                    f"{self.reference}: no token: {self._transport.refusal(response)}; "
-                    f"check the username and password for {self.reference.host}"
-                )
-            data = self._transport.read(response, _MAX_TOKEN)
-        try:
-            answer = read_json(data)
-            token = answer.get("token") or answer.get("access_token")
-        except (ValueError, AttributeError):
-            token = None
-        if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
-            raise Unauthorized(
-                f"{self.reference}: the token server at {urlsplit(realm).netloc} gave no token"
-            )
-        return token
-
-    def _checked_realm(self, realm: str) -> str:
-        """Refuse a token server that would get the password in the clear, or that is inside our network."""
-        parts = urlsplit(realm)
-        home = self._url(self._container.registry)
-        if same_origin(realm, home):
-            return realm
-        try:
-            outside = ipaddress.ip_address(parts.hostname or "").is_global
-        except ValueError:
-            outside = bool(parts.hostname)
-        if parts.scheme not in ("https", self._prefix) or not outside:
-            raise Unauthorized(
-                f"{self.reference}: the registry names {realm!r} as its token server, which is not safe; "
-                "it must be https, and no private address"
-            )
-        return realm
-
-    def _check_range(self, response: requests.Response, descriptor: Descriptor, offset: int) -> None:
+    def _is_range(self, response: requests.Response, descriptor: Descriptor, offset: int) -> bool:
         given = response.headers.get("Content-Range", "")
         wanted = rf"bytes {offset}-{descriptor.size - 1}/(?:{descriptor.size}|\*)"
-        if not re.fullmatch(wanted, given):
-            raise RegistryUnavailable(
-                f"{self.reference}: asked for {descriptor.digest} from byte {offset} of {descriptor.size}, "
-                f"the registry sent {given!r}; remove the partial file or try again"
-            )
+        return response.status_code == 206 and re.fullmatch(wanted, given) is not None
 
 
 def _described(response: requests.Response) -> Descriptor | None:
     try:
         digest = Digest.parse(response.headers["Docker-Content-Digest"])
-        return Descriptor(_media_type(response), digest, int(response.headers["Content-Length"]))
+        size = int(response.headers["Content-Length"])
     except (KeyError, ValueError, InvalidReference):
         return None
-
-
-def _basic(credential: Credential) -> str:
-    return f"Basic {oras.auth.utils.get_basic_auth(credential.username, credential.password)}"
+    return Descriptor(_media_type(response), digest, size) if size >= 0 else None
 
 
 def _media_type(response: requests.Response) -> str:

@@ -3,9 +3,9 @@
 from gateway.oci.content import Source
 from gateway.oci.kit_storage import KitStorageSource
 from gateway.oci.layout import LayoutSource
+from gateway.oci.mirrors import open_registry
 from gateway.oci.options import SourceOptions
 from gateway.oci.reference import LocalReference, Reference, RegistryReference
-from gateway.oci.registry import RegistrySource
 
 
 def open_source(reference: Reference, options: SourceOptions) -> Source:
@@ -14,7 +14,7 @@ def open_source(reference: Reference, options: SourceOptions) -> Source:
     Makes no request. Raises Unauthorized when a configured credential cannot be read.
     """
     if isinstance(reference, RegistryReference):
-        return RegistrySource(reference, options.registry(reference.host))
+        return open_registry(reference, options)
     if isinstance(reference, LocalReference):
         return KitStorageSource(reference, options.kitops_home)
     return LayoutSource(reference)

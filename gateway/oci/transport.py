@@ -1,9 +1,11 @@
-"""HTTP for registries: every request has time-outs, bounded attempts and bounded reads.
+"""HTTP for registries: bounded attempts, bounded reads, and an end to everything.
 
 Redirects are followed by hand, so that credentials stay with the origin they were meant for, and bytes
 are read as they were sent, never decoded, because a digest is over those.
 """
 
+import contextlib
+import http.client
 import random
 import re
 import time
@@ -15,53 +17,77 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin, urlsplit
 
 import requests
+import requests.utils
 import urllib3
 
 from gateway.errors import RegistryUnavailable
+from gateway.oci.connections import Limits
 from gateway.oci.content import CHUNK
+from gateway.oci.faults import lasting_fault, passing_fault
 
-_TIMEOUTS = (10.0, 30.0)  # seconds to connect, and between two reads
-_ATTEMPTS = 5
-_FIRST_WAIT = 0.2  # seconds; doubled for each further attempt
-_LONGEST_WAIT = 60.0  # seconds, whatever Retry-After says
-_PATIENCE = 120.0  # seconds after which no further attempt begins
+ATTEMPTS = 6
+_CONNECT = 10.0  # seconds
+_FIRST_WAIT = 0.25  # seconds; doubled for each further attempt
+_LONGEST_WAIT = 30.0  # seconds, by our own count
+_LONGEST_ASKED = 60.0  # seconds, whatever Retry-After says
 _REDIRECTS = 5
-_PASSING = frozenset({429, 502, 503, 504})
+_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_ASKING = frozenset({429, 503})  # statuses whose Retry-After counts (RFC 9110 and RFC 6585)
 _MAX_FAULT = 512  # bytes of an error's body that are shown
+_MAX_REST = 4096  # bytes that are read rather than a connection given up
+_KEPT_HOME = frozenset({"authorization", "cookie"})
+# What the libraries raise for a connection that fails before or within an answer.
+_BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """Requests about one reference; `label` names it in errors. For one thread at a time."""
+    """Requests within `limits`; for several threads.
+
+    `proxy` is a URL, "" for none, None for what the environment says about each host.
+    """
 
     session: requests.Session
-    label: str
+    limits: Limits
+    proxy: str | None = ""
+    attempts: int = ATTEMPTS
 
     @contextmanager
-    def open(self, method: str, url: str, headers: Mapping[str, str]) -> Iterator[requests.Response]:
+    def open(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        form: Mapping[str, str] | None = None,
+        abroad: bool = True,
+    ) -> Iterator[requests.Response]:
         """Send a request, and give the answer with its body unread.
 
-        Any status may come back but a redirect. Raises RegistryUnavailable when five attempts got no
-        usable answer, or for a redirect that must not be followed.
+        Any status may come back but a redirect. `form` is sent as a body, and nowhere else; without
+        `abroad` no other origin is asked. Raises RegistryUnavailable when no attempt got a usable answer,
+        or for a redirect that must not be followed.
         """
         for _ in range(_REDIRECTS + 1):
-            with self._attempt(method, url, headers) as response:
+            with self._attempt(method, url, headers, form) as response:
                 if not response.is_redirect:
                     self._refuse_encoding(response)
                     yield response
                     return
-                target = urljoin(url, response.headers["Location"])
-            if urlsplit(target).scheme not in ("https", urlsplit(url).scheme):
-                raise RegistryUnavailable(
-                    f"{self.label}: {_origin(url)} redirects to {_origin(target)}, which is not safe; "
-                    "that address must begin with https"
-                )
-            if _origin(target) != _origin(url):
-                headers = {name: value for name, value in headers.items() if name != "Authorization"}
+                target = self._target(url, response.headers["Location"])
+                self.finish(response)
+            if not same_origin(target, url):
+                if not abroad:
+                    raise self._refused(url, target, "credentials are not taken to another server")
+                headers = {name: value for name, value in headers.items() if name.lower() not in _KEPT_HOME}
+            if form is not None:
+                raise self._refused(url, target, "what is posted is not sent twice")
             url = target
-        raise RegistryUnavailable(f"{self.label}: {_origin(url)} redirects more than {_REDIRECTS} times")
+        raise RegistryUnavailable(
+            f"{self.limits.label}: {origin(url)} redirects more than {_REDIRECTS} times; tell its operator"
+        )
 
     def read(self, response: requests.Response, limit: int) -> bytes:
         """Read a body of at most `limit` bytes, and one more where there are more."""
@@ -77,82 +103,112 @@ class Transport:
         try:
             while chunk := response.raw.read1(min(size, CHUNK), decode_content=False):
                 yield chunk
-        except (urllib3.exceptions.HTTPError, OSError) as error:
+        except _BROKEN as error:
             raise RegistryUnavailable(
-                f"{self.label}: {_origin(response.url)} broke off an answer ({_reason(error)}); try again"
+                f"{self.limits.label}: {origin(response.url)} broke off an answer ({passing_fault(error)}); "
+                "try again"
             ) from error
+
+    def finish(self, response: requests.Response) -> None:
+        """Read what little there may be of an answer, so that its connection can be used again."""
+        length = response.headers.get("Content-Length", "")
+        if re.fullmatch("[0-9]{1,4}", length) and int(length) <= _MAX_REST:
+            with contextlib.suppress(RegistryUnavailable):
+                self.read(response, _MAX_REST)
 
     def refusal(self, response: requests.Response) -> str:
         """Say which answer it was, with the beginning of what the server says about it."""
-        body = self.read(response, _MAX_FAULT).decode(errors="replace")
-        said = re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in body)).strip()
-        return f"{_origin(response.url)} answered {response.status_code}" + (f" ({said})" if said else "")
+        body = b""
+        if response.status_code >= 400:
+            with contextlib.suppress(RegistryUnavailable):
+                body = self.read(response, _MAX_FAULT)
+        text = "".join(c if c.isprintable() else " " for c in body.decode(errors="replace"))
+        said = re.sub(r"\s+", " ", text).strip()
+        return f"{origin(response.url)} answered {response.status_code}" + (f" ({said})" if said else "")
 
     @contextmanager
-    def _attempt(self, method: str, url: str, headers: Mapping[str, str]) -> Iterator[requests.Response]:
-        deadline = time.monotonic() + _PATIENCE
-        for attempt in range(1, _ATTEMPTS + 1):
+    def _attempt(
+        self, method: str, url: str, headers: Mapping[str, str], form: Mapping[str, str] | None
+    ) -> Iterator[requests.Response]:
+        label = self.limits.label
+        for attempt in range(1, self.attempts + 1):
             wait = _FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+            wait = min(wait, _LONGEST_WAIT)
             try:
-                response = self._send(method, url, headers)
-            except requests.RequestException as error:
-                fault = f"{_origin(url)} cannot be reached ({_reason(error)})"
+                response = self._send(method, url, headers, form)
+            except _BROKEN as error:
+                self.limits.left()
+                if lasting := lasting_fault(error):
+                    raise RegistryUnavailable(f"{label}: {origin(url)} cannot be used: {lasting}") from error
+                fault = f"{origin(url)} cannot be reached ({passing_fault(error)})"
             else:
                 with response:
                     if response.status_code not in _PASSING:
                         yield response
                         return
                     fault = self.refusal(response)
-                    wait = max(wait, _retry_after(response))
-            if attempt == _ATTEMPTS or time.monotonic() + wait > deadline:
+                    if response.status_code in _ASKING:
+                        wait = max(wait, _retry_after(response))
+            if attempt == self.attempts or wait >= self.limits.left():
                 break
             time.sleep(wait)
-        raise RegistryUnavailable(f"{self.label}: {fault}, {attempt} time(s); try again when it is up")
+        raise RegistryUnavailable(f"{label}: {fault}, {attempt} time(s); try again when it is up")
 
-    def _send(self, method: str, url: str, headers: Mapping[str, str]) -> requests.Response:
+    def _send(
+        self, method: str, url: str, headers: Mapping[str, str], form: Mapping[str, str] | None
+    ) -> requests.Response:
+        limits = self.limits
+        asked = requests.Request(method, url, {"Accept-Encoding": "identity", **headers}, data=form)
+        # Not by the session: that reads the whole body of a redirect, and decodes it.
+        return self.session.get_adapter(url).send(
+            self.session.prepare_request(asked),
+            stream=True,
+            timeout=(min(_CONNECT, limits.stall_timeout, limits.left()), limits.stall_timeout),
+            proxies=self._proxies(url),
+        )
+
+    def _proxies(self, url: str) -> dict[str, str]:
+        if self.proxy is None:
+            return requests.utils.get_environ_proxies(url)
+        return {"all": self.proxy} if self.proxy else {}
+
+    def _target(self, url: str, location: str) -> str:
         try:
-            return self.session.request(
-                method,
-                url,
-                headers={"Accept-Encoding": "identity", **headers},
-                stream=True,
-                timeout=_TIMEOUTS,
-                allow_redirects=False,
+            target = urljoin(url, location)
+            parts = urlsplit(target)
+            safe = parts.hostname and "@" not in parts.netloc and (parts.port or 1) > 0
+        except ValueError:
+            safe = False
+        if not safe or parts.scheme not in ("https", urlsplit(url).scheme):
+            raise self._refused(
+                url, target if safe else None, "which is not safe: it must be an https address"
             )
-        except requests.exceptions.SSLError as error:
-            hint = (
-                "its certificate is not trusted; set `ca_file` for this registry"
-                if "CERTIFICATE_VERIFY_FAILED" in str(error)
-                else "it does not speak TLS; if that is meant, set `plain_http: true` for this registry"
-            )
-            raise RegistryUnavailable(f"{self.label}: {_origin(url)} cannot be reached: {hint}") from error
+        return target
+
+    def _refused(self, url: str, target: str | None, why: str) -> RegistryUnavailable:
+        where = origin(target) if target else "what is no address"
+        return RegistryUnavailable(
+            f"{self.limits.label}: {origin(url)} redirects to {where}, {why}; tell its operator"
+        )
 
     def _refuse_encoding(self, response: requests.Response) -> None:
         encoding = response.headers.get("Content-Encoding", "identity")
-        if encoding != "identity":
+        if encoding.strip().lower() not in ("identity", ""):
             raise RegistryUnavailable(
-                f"{self.label}: {_origin(response.url)} sent content encoded as {encoding!r} though it was "
-                "asked not to; turn compression off in it, or in the proxy before it"
+                f"{self.limits.label}: {origin(response.url)} sent content encoded as {encoding!r} though it "
+                "was asked not to; turn compression off in it, or in the proxy before it"
             )
 
 
 def same_origin(one: str, other: str) -> bool:
     """Tell whether two URLs have one scheme, host and port."""
-    return _origin(one) == _origin(other)
+    return origin(one) == origin(other)
 
 
-def _origin(url: str) -> str:
-    # Without path and query: those of a signed URL are secrets.
+def origin(url: str) -> str:
+    """Return scheme, host and port of a URL; without path and query, as those of a signed one are secrets."""
     parts = urlsplit(url)
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
-    return f"{parts.scheme}://{parts.hostname}:{port}"
-
-
-def _reason(error: BaseException) -> str:
-    while isinstance(error.args[0] if error.args else None, BaseException):
-        error = error.args[0]
-    inner = getattr(error, "reason", None)
-    return f"{type(inner or error).__name__}: {inner or error}"
+    return f"{parts.scheme}://{parts.hostname}:{parts.port or DEFAULT_PORTS.get(parts.scheme)}"
 
 
 def _retry_after(response: requests.Response) -> float:
@@ -164,4 +220,4 @@ def _retry_after(response: requests.Response) -> float:
             seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
         except (ValueError, TypeError):
             return 0.0
-    return min(max(seconds, 0.0), _LONGEST_WAIT)
+    return min(max(seconds, 0.0), _LONGEST_ASKED)

@@ -1,231 +1,247 @@
-"""Answers that registries give and Debian's does not, from a small HTTP server."""
+"""Answers that registries give and Debian's does not: faults, redirects, ranges, and what never ends."""
 
 from __future__ import annotations
 
-import base64
-import threading
+import resource
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
 
-from gateway.errors import RegistryUnavailable, SizeMismatch, Unauthorized
+from gateway.errors import (
+    DigestMismatch,
+    NotFound,
+    RegistryError,
+    RegistryUnavailable,
+    SizeMismatch,
+    Unauthorized,
+)
+from gateway.oci import transport
 from gateway.oci.content import Descriptor
-from gateway.oci.options import RegistryOptions
-from gateway.oci.reference import Digest, RegistryReference
-from gateway.oci.registry import RegistrySource
+from gateway.oci.reference import Digest
 from gateway.oci.store import Store
-
-DATA = bytes(range(256)) * 40
-BLOB = Descriptor("x/y", Digest.of(DATA), len(DATA))
+from tests.answers import BLOB, DATA, Answers, Handler, read
 
 
-class _Answers(ThreadingHTTPServer):
-    """Answers every GET as `answer` does, and remembers path and Authorization of each."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.host = f"127.0.0.1:{self.server_address[1]}"
-        self.seen: list[tuple[str, str | None]] = []
-        self.answer: Callable[[_Handler], None] = lambda handler: handler.say(200, DATA)
-
-    def source(self, options: RegistryOptions | None = None) -> RegistrySource:
-        reference = RegistryReference(self.host, "team/kit", "v1", None)
-        return RegistrySource(reference, options or RegistryOptions(plain_http=True))
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Answers
-
-    def do_GET(self) -> None:
-        self.server.seen.append((self.path, self.headers.get("Authorization")))
-        self.server.answer(self)
-
-    def say(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in {"Content_Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        pass
-
-
-@pytest.fixture(autouse=True)
-def no_docker_logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-
-
-@pytest.fixture
-def server() -> Iterator[_Answers]:
-    with _serving() as running:
-        yield running
-
-
-@pytest.fixture
-def elsewhere() -> Iterator[_Answers]:
-    with _serving() as running:
-        yield running
-
-
-class _serving:  # noqa: N801 - used as a context manager only
-    def __enter__(self) -> _Answers:
-        self.running = _Answers()
-        threading.Thread(target=self.running.serve_forever, args=(0.01,), daemon=True).start()
-        return self.running
-
-    def __exit__(self, *_: object) -> None:
-        self.running.shutdown()
-        self.running.server_close()
-
-
-def _read(source: RegistrySource, offset: int = 0) -> tuple[int, bytes]:
-    with source.blob(BLOB, offset) as stream:
-        return stream.start, b"".join(stream.chunks)
-
-
-@pytest.mark.parametrize("named", [True, False])
-def test_a_token_is_had_and_renewed(server: _Answers, monkeypatch: pytest.MonkeyPatch, named: bool) -> None:
-    issued: list[str] = []
-
-    def answer(handler: _Handler) -> None:
-        if handler.path.startswith("/token?"):
-            issued.append(f"token{len(issued)}")
-            handler.say(200, f'{{"token":"{issued[-1]}"}}'.encode())
-        elif issued and handler.headers.get("Authorization") == f"Bearer {issued[-1]}":
-            handler.say(200, DATA)
-        else:
-            challenge = (
-                f'Bearer realm="http://{server.host}/token",service="s",scope="repository:team/kit:pull"'
-            )
-            handler.say(401, WWW_Authenticate=challenge)
-
-    server.answer = answer
-    monkeypatch.setenv("PASSWORD", "secret")
-    source = server.source(
-        RegistryOptions("ci", "PASSWORD", plain_http=True) if named else RegistryOptions(plain_http=True)
+def _after(answers: Answers, faults: int, status: int, headers: dict[str, str] | None = None) -> None:
+    """Answer the first requests with a status, then with the blob."""
+    answers.answer = lambda handler: (
+        handler.say(status, b"", **(headers or {})) if len(answers.seen) <= faults else handler.say(200, DATA)
     )
-    assert _read(source) == (0, DATA)
-    assert _read(source) == (0, DATA)
-    assert issued == ["token0"]
-    issued.append("only the server knows that token0 has expired")
-    assert _read(source) == (0, DATA)
-    assert len(issued) == 3
-    tokens = [entry for entry in server.seen if entry[0].startswith("/token")]
-    basic = f"Basic {base64.b64encode(b'ci:secret').decode()}" if named else None
-    assert tokens == [("/token?scope=repository%3Ateam%2Fkit%3Apull&service=s", basic)] * 2
 
 
-def test_a_refused_token_fails_at_once(server: _Answers) -> None:
-    challenge = f'Bearer realm="http://{server.host}/token",service="s"'
-    server.answer = lambda handler: handler.say(
-        *((200, b'{"access_token":"t"}') if handler.path.startswith("/token") else (401, b"")),
-        WWW_Authenticate=challenge,
-    )
-    with pytest.raises(Unauthorized, match=r"team/kit:v1.*answered 401"):
-        _read(server.source())
-    assert len(server.seen) == 3
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_passing_faults_are_tried_again(server: Answers, status: int) -> None:
+    _after(server, 2, status)
+    assert read(server.source()) == (0, DATA)
+    first, second, third = (seen.at for seen in server.seen)
+    assert 0.2 <= second - first < 0.5
+    assert 0.4 <= third - second < 0.9
 
 
-@pytest.mark.parametrize("realm", ["http://169.254.169.254/latest", "ftp://r.io/token", "http://[::1]/t", ""])
-def test_a_token_server_that_is_not_safe_is_refused(server: _Answers, realm: str) -> None:
-    server.answer = lambda handler: handler.say(401, WWW_Authenticate=f'Bearer realm="{realm}",service="s"')
-    with pytest.raises(Unauthorized, match="which is not safe"):
-        _read(server.source())
-
-
-def test_a_redirect_leaves_the_password_behind(
-    server: _Answers, elsewhere: _Answers, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("when", ["1", format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)])
+def test_a_server_says_when_to_come_back(
+    server: Answers, monkeypatch: pytest.MonkeyPatch, status: int, when: str
 ) -> None:
-    def answer(handler: _Handler) -> None:
-        if handler.headers.get("Authorization") is None:
-            handler.say(401, WWW_Authenticate='Basic realm="r"')
-        elif handler.path != "/again":
-            handler.say(307, Location="/again")
-        else:
-            handler.say(307, Location=f"http://{elsewhere.host}/signed?secret=1")
-
-    server.answer = answer
-    monkeypatch.setenv("PASSWORD", "secret")
-    assert _read(server.source(RegistryOptions("ci", "PASSWORD", plain_http=True))) == (0, DATA)
-    assert [authorization is not None for _, authorization in server.seen] == [False, True, True]
-    assert elsewhere.seen == [("/signed?secret=1", None)]
+    monkeypatch.setattr(transport, "_LONGEST_ASKED", 1.0)
+    _after(server, 1, status, {"Retry_After": when})
+    assert read(server.source()) == (0, DATA)
+    assert 1 <= server.seen[1].at - server.seen[0].at < 2
 
 
-def test_redirects_end(server: _Answers) -> None:
-    server.answer = lambda handler: handler.say(302, Location=handler.path)
-    with pytest.raises(RegistryUnavailable, match="redirects more than 5 times"):
-        _read(server.source())
-    assert len(server.seen) == 6
+@pytest.mark.parametrize(
+    ("status", "when"), [(429, "soon"), (429, "-5"), (503, "Thu, 01 Jan 1970 00:00:00 GMT"), (502, "60")]
+)
+def test_a_wish_that_does_not_count(server: Answers, status: int, when: str) -> None:
+    _after(server, 1, status, {"Retry_After": when})
+    assert read(server.source()) == (0, DATA)
+    assert server.seen[1].at - server.seen[0].at < 0.5
 
 
-def test_a_redirect_to_another_scheme_is_refused(server: _Answers) -> None:
-    server.answer = lambda handler: handler.say(302, Location="file:///etc/passwd")
-    with pytest.raises(RegistryUnavailable, match="which is not safe"):
-        _read(server.source())
-
-
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_passing_faults_are_tried_again_when_told(server: _Answers, status: int) -> None:
-    def answer(handler: _Handler) -> None:
-        if len(server.seen) < 2:
-            handler.say(status, Retry_After="1")
-        else:
-            handler.say(200, DATA)
-
-    server.answer = answer
-    begun = time.monotonic()
-    assert _read(server.source()) == (0, DATA)
-    assert 1 <= time.monotonic() - begun < 3
-
-
-@pytest.mark.parametrize("status", [400, 403, 405, 500])
-def test_lasting_faults_are_not(server: _Answers, status: int) -> None:
-    server.answer = lambda handler: handler.say(status, b'{"errors":[{"code":"DENIED\x1b[31m"}]}')
-    with pytest.raises((Unauthorized, RegistryUnavailable), match=rf"team/kit:v1: .*{status} .*DENIED \[31m"):
-        _read(server.source())
+def test_nobody_waits_past_the_end(server: Answers) -> None:
+    server.answer = lambda handler: handler.say(429, Retry_After="1000000000")
+    with pytest.raises(RegistryUnavailable, match=r"team/kit:v1: .* answered 429, 1 time"):
+        read(server.source(pull_timeout=30.0))
     assert len(server.seen) == 1
 
 
-def test_ranges(server: _Answers) -> None:
-    def ranged(handler: _Handler) -> None:
-        assert handler.headers["Range"] == "bytes=1000-"
-        handler.say(206, DATA[1000:], Content_Range=f"bytes 1000-{len(DATA) - 1}/{len(DATA)}")
+def test_attempts_end(server: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "_FIRST_WAIT", 0.001)
+    server.answer = lambda handler: handler.say(500)
+    with pytest.raises(RegistryUnavailable, match="answered 500, 6 time"):
+        read(server.source())
+    assert len(server.seen) == 6
 
-    server.answer = ranged
-    assert _read(server.source(), 1000) == (1000, DATA[1000:])
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(400, RegistryUnavailable), (403, Unauthorized), (404, NotFound), (405, RegistryUnavailable)]
+    + [(status, RegistryUnavailable) for status in (410, 418, 204, 304)],
+)
+def test_lasting_faults_are_not_tried_again(server: Answers, status: int, error: type[RegistryError]) -> None:
+    server.answer = lambda handler: handler.say(status, b'{"errors":[{"code":"DENIED\x1b[31m"}]}')
+    with pytest.raises(error, match=rf"team/kit:v1: .*{status}") as caught:
+        read(server.source())
+    assert ("DENIED [31m" in str(caught.value)) == (status >= 400)
+    assert len(server.seen) == 1
+
+
+def test_head_may_be_unknown_or_say_too_little(server: Answers) -> None:
+    server.answer = lambda handler: handler.say(405 if handler.command == "HEAD" else 200, DATA)
+    assert server.source().resolve().digest == BLOB.digest
+    server.answer = lambda handler: handler.say(200, DATA, Docker_Content_Digest="sha512:abc")
+    assert server.source().resolve().digest == BLOB.digest
+    assert [seen.method for seen in server.seen] == ["HEAD", "GET"] * 2
+
+
+def test_a_redirect_leaves_the_password_behind(
+    server: Answers, elsewhere: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(handler: Handler) -> None:
+        if handler.headers.get("Authorization") is None:
+            handler.say(401, WWW_Authenticate='Basic realm="r"', Set_Cookie="a=b")
+        elif handler.path != "/again":
+            handler.say(307, Location="/again")
+        else:
+            handler.say(307, Location=f"{elsewhere.url}/signed?secret=1")
+
+    server.answer = answer
+    monkeypatch.setenv("PASSWORD", "secret")
+    source = server.source(username="ci", password_env="PASSWORD")
+    assert read(source) == (0, DATA)
+    assert [seen.authorization is not None for seen in server.seen] == [False, True, True]
+    assert not any("Cookie" in seen.headers for seen in server.seen)
+    assert [(seen.path, seen.authorization) for seen in elsewhere.seen] == [("/signed?secret=1", None)]
+    elsewhere.answer = lambda handler: handler.say(403)
+    with pytest.raises(RegistryUnavailable, match=rf"{elsewhere.host} answered 403") as caught:
+        read(source)
+    assert "secret" not in str(caught.value)
+
+
+def test_what_another_server_asks_for_is_not_answered(
+    server: Answers, elsewhere: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answer = lambda handler: handler.say(307, Location=f"{elsewhere.url}/blob")
+    elsewhere.answer = lambda handler: handler.say(401, WWW_Authenticate='Basic realm="r"')
+    monkeypatch.setenv("PASSWORD", "secret")
+    with pytest.raises(RegistryUnavailable, match="answered 401"):
+        read(server.source(username="ci", password_env="PASSWORD"))
+    assert [seen.authorization for seen in elsewhere.seen] == [None]
+
+
+def test_redirects_end(server: Answers) -> None:
+    server.answer = lambda handler: handler.say(302, Location=handler.path)
+    with pytest.raises(RegistryUnavailable, match="redirects more than 5 times"):
+        read(server.source())
+    assert len(server.seen) == 6
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["file:///etc/passwd", "http://[::1/x", "http://x:99999/", "http://a:b@127.0.0.1/"],
+)
+def test_a_redirect_that_is_not_safe_is_refused(server: Answers, location: str) -> None:
+    server.answer = lambda handler: handler.say(302, Location=location)
+    with pytest.raises(RegistryUnavailable, match="which is not safe"):
+        read(server.source())
+
+
+def test_ranges(server: Answers) -> None:
+    end = f"{len(DATA) - 1}/{len(DATA)}"
+    server.answer = lambda handler: handler.say(206, DATA[1000:], Content_Range=f"bytes 1000-{end}")
+    assert read(server.source(), 1000) == (1000, DATA[1000:])
+    assert server.seen[0].headers["Range"] == "bytes=1000-"
+    server.answer = lambda handler: handler.say(206, DATA[9:], Content_Range=f"bytes 9-{len(DATA) - 1}/*")
+    assert read(server.source(), 9) == (9, DATA[9:])
     server.answer = lambda handler: handler.say(200, DATA)
-    assert _read(server.source(), 1000) == (0, DATA)
-    server.answer = lambda handler: handler.say(416) if "Range" in handler.headers else handler.say(200, DATA)
-    assert _read(server.source(), 1000) == (0, DATA)
-    server.answer = lambda handler: handler.say(
-        206, DATA, Content_Range=f"bytes 0-{len(DATA) - 1}/{len(DATA)}"
+    assert read(server.source(), 1000) == (0, DATA)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (416, {}),
+        (206, {"Content_Range": f"bytes 0-{len(DATA) - 1}/{len(DATA)}"}),
+        (206, {"Content_Range": f"bytes 1000-{len(DATA) - 1}/{len(DATA) + 1}"}),
+        (206, {"Content_Type": "multipart/byteranges; boundary=x"}),
+    ],
+)
+def test_a_range_that_is_not_the_one_asked_for(server: Answers, status: int, headers: dict[str, str]) -> None:
+    server.answer = lambda handler: (
+        handler.say(status, b"x", **headers) if "Range" in handler.headers else handler.say(200, DATA)
     )
-    with pytest.raises(RegistryUnavailable, match="from byte 1000"):
-        _read(server.source(), 1000)
+    assert read(server.source(), 1000) == (0, DATA)
 
 
-def test_bytes_are_taken_as_they_are(server: _Answers) -> None:
-    server.answer = lambda handler: handler.say(200, DATA, Content_Encoding="gzip")
+@pytest.mark.parametrize("status", [200, 206])
+def test_bytes_are_taken_as_they_are(server: Answers, status: int) -> None:
+    server.answer = lambda handler: handler.say(status, DATA, Content_Encoding="gzip")
     with pytest.raises(RegistryUnavailable, match="encoded as 'gzip'"):
-        _read(server.source())
+        read(server.source(), 5)
+    assert server.seen[0].headers["Accept-Encoding"] == "identity"
 
 
 @pytest.mark.parametrize("sent", [DATA[:-1], DATA + b"x"])
-def test_a_blob_of_another_size(server: _Answers, tmp_path: Path, sent: bytes) -> None:
+def test_a_blob_of_another_size(server: Answers, tmp_path: Path, sent: bytes) -> None:
     server.answer = lambda handler: handler.say(200, sent)
     with pytest.raises(SizeMismatch, match=f"team/kit:v1: blob {BLOB.digest}"):
         Store(tmp_path / "store").fetch(BLOB, server.source())
     assert not list((tmp_path / "store" / "ingest").iterdir())
 
 
-def test_a_manifest_that_never_ends_is_cut(server: _Answers) -> None:
-    server.answer = lambda handler: handler.say(200, b"x" * 5_000_000)
+def test_a_manifest_that_is_not_what_was_promised(server: Answers) -> None:
+    manifest = b"x" * 4_000_000
+    server.answer = lambda handler: handler.say(200, manifest)
+    promised = Descriptor("x/y", Digest.of(manifest), len(manifest))
+    assert server.source().manifest(promised) == manifest
+    with pytest.raises(DigestMismatch, match="has the digest"):
+        server.source().manifest(Descriptor("x/y", BLOB.digest, len(manifest)))
     with pytest.raises(SizeMismatch, match="more"):
         server.source().manifest(BLOB)
     with pytest.raises(SizeMismatch, match="4 MiB are allowed"):
         server.source().manifest(Descriptor("x/y", BLOB.digest, 1 << 40))
+
+
+def _endless(handler: Handler) -> None:
+    handler.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while not handler.server.stopping.is_set():
+        handler.wfile.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+
+
+def _long_head(handler: Handler) -> None:
+    handler.send(b"HTTP/1.1 200 OK\r\n")
+    for number in range(160):
+        handler.wfile.write(b"X-%d: %s\r\n" % (number, b"x" * 60_000))
+    handler.wfile.write(b"\r\n")
+
+
+def _continued(handler: Handler) -> None:
+    handler.close_connection = True
+    while not handler.server.stopping.is_set():
+        handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+
+
+def _long_fault(handler: Handler) -> None:
+    handler.say(403, b"x" * 50_000_000)
+
+
+def _long_redirect(handler: Handler) -> None:
+    handler.send(b"HTTP/1.1 302 Found\r\nLocation: /x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while not handler.server.stopping.is_set():
+        handler.wfile.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+
+
+@pytest.mark.parametrize("answer", [_endless, _long_head, _continued, _long_fault, _long_redirect])
+def test_what_never_ends_is_cut(server: Answers, answer: object) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    server.answer = answer  # type: ignore[assignment]
+    begun = time.monotonic()
+    with pytest.raises((RegistryError, SizeMismatch)):
+        server.source().resolve()
+    assert time.monotonic() - begun < 5
+    # The server is in this process; its 50 MB are not the client's.
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 20_000 + (50_000 if answer is _long_fault else 0)
