@@ -2,17 +2,19 @@
 
 import posixpath
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from gateway.errors import InvalidKitfile, UnsafeArchive
 from gateway.kits.kitfile import Entry, Kitfile
-from gateway.kits.manifest import Layer, Manifest, Role
+from gateway.kits.layer import Archive, Layer, Role
+from gateway.kits.manifest import Format, Manifest
 from gateway.kits.names import safe_path
 from gateway.oci.reference import Digest, Reference
 
 _MODEL_ROLES = frozenset({Role.MODEL, Role.PART})
 _NEEDED = _MODEL_ROLES | {Role.CODE}
+_SHOWN = 8  # faults of one kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,9 @@ class Kit:
         try:
             layers = _matched(manifest, kitfile)
             return cls(reference, digest, manifest, kitfile, layers, _model_name(kitfile, layers))
-        except (InvalidKitfile, UnsafeArchive) as error:
+        except InvalidKitfile as error:
             raise InvalidKitfile(
-                f"{reference}: its Kitfile cannot be followed: {error}; pack the kit again"
+                f"{reference}: its manifest and its Kitfile do not go together: {error}; pack the kit again"
             ) from error
 
     def needed_layers(self, with_code: bool = False) -> tuple[Layer, ...]:
@@ -64,47 +66,110 @@ class Kit:
 
 def _matched(manifest: Manifest, kitfile: Kitfile) -> tuple[Layer, ...]:
     entries = list(kitfile.entries())
-    if not entries:
-        return manifest.layers
-    # Kits from before KitOps 0.5 have no digests in their Kitfile; their layers are in its order.
-    legacy = all(entry.digest is None for _, entry in entries)
-    waiting: dict[tuple[Role, Digest | None], deque[Entry]] = defaultdict(deque)
-    for role, entry in entries:
-        if legacy or entry.digest is not None:
-            waiting[_group(role), entry.digest].append(entry)
-    merge: Callable[[Layer, Entry], Layer] = _merge_legacy if legacy else _merge
-    layers = []
-    for layer in manifest.layers:
-        found = waiting[_group(layer.role), None if legacy else layer.descriptor.digest]
+    if manifest.format is Format.MODELPACK and all(entry.digest is None for _, _, entry in entries):
+        layers = _described_by_themselves(manifest.layers, kitfile.layer_diff_ids)
+    else:
+        layers = _described_by_entries(manifest.layers, entries)
+    _check_paths(layers)
+    return layers
+
+
+def _described_by_themselves(layers: tuple[Layer, ...], diff_ids: tuple[Digest, ...]) -> tuple[Layer, ...]:
+    if not diff_ids:
+        return layers
+    if len(diff_ids) != len(layers):
+        raise InvalidKitfile(f"modelfs.diffIds: {len(diff_ids)} digests for {len(layers)} layers")
+    return tuple(replace(layer, diff_id=digest) for layer, digest in zip(layers, diff_ids, strict=True))
+
+
+def _described_by_entries(
+    layers: tuple[Layer, ...], entries: Iterable[tuple[str, Role, Entry]]
+) -> tuple[Layer, ...]:
+    """Match by digest; kits from before KitOps 0.5 have none, and their layers are in the Kitfile's order."""
+    entries = list(entries)
+    legacy = all(entry.digest is None for _, _, entry in entries)
+    waiting: dict[tuple[Role, Digest | None], deque[tuple[str, Entry]]] = defaultdict(deque)
+    for where, role, entry in entries:
+        if entry.digest is None and not legacy:
+            raise InvalidKitfile(f"{where}: has no digest, where others have one")
+        waiting[role if legacy else _group(role), entry.digest].append((where, entry))
+    matched = []
+    for position, layer in enumerate(layers):
+        found = waiting[(layer.role, None) if legacy else (_group(layer.role), layer.descriptor.digest)]
         if found:
-            layers.append(merge(layer, found.popleft()))
-        elif layer.role in _NEEDED:
-            raise InvalidKitfile(
-                f"it does not say what {layer.role.value} layer {layer.descriptor.digest} is"
-            )
+            matched.append((_merge_legacy if legacy else _merge)(layer, *found.popleft()))
+        elif layer.role is Role.OTHER:
+            matched.append(layer)
         else:
-            layers.append(layer)
-    if missing := [entry.path for left in waiting.values() for entry in left]:
-        raise InvalidKitfile(f"the manifest has no layer for {', '.join(map(repr, missing))}")
-    return tuple(layers)
+            raise InvalidKitfile(f"{_named(layer, position)} is not, or not so often, in the Kitfile")
+    left = [said for group in waiting.values() for said in group]
+    if left:
+        raise InvalidKitfile("; ".join(_missing(where, entry, layers) for where, entry in left[:_SHOWN]))
+    return tuple(matched)
+
+
+def _missing(where: str, entry: Entry, layers: tuple[Layer, ...]) -> str:
+    if entry.digest is None:
+        return f"{where}: the manifest has no layer for it"
+    for layer in layers:
+        if layer.descriptor.digest == entry.digest:
+            if layer.role is Role.OTHER:
+                return f"{where}: its layer has the type {layer.descriptor.media_type!r}, which is not known"
+            return f"{where}: the manifest has {entry.digest} as a {layer.role.value} layer, or not so often"
+    return f"{where}: the manifest has no layer {entry.digest}"
 
 
 def _group(role: Role) -> Role:
-    # A part may be packed as one more weight layer.
-    return Role.MODEL if role is Role.PART else role
+    # A part may be packed as one more weight layer; prompts are code to those who do not know them.
+    return {Role.PART: Role.MODEL, Role.PROMPT: Role.CODE}.get(role, role)
 
 
-def _merge(layer: Layer, entry: Entry) -> Layer:
+def _merge(layer: Layer, where: str, entry: Entry) -> Layer:
+    if entry.path and layer.role in _NEEDED:
+        _checked(where, entry.path)
     return replace(layer, path=layer.path or entry.path, diff_id=entry.diff_id)
 
 
-def _merge_legacy(layer: Layer, entry: Entry) -> Layer:
+def _merge_legacy(layer: Layer, where: str, entry: Entry) -> Layer:
     """Old tars begin at the last part of the Kitfile's path, so they are unpacked beside it."""
-    return replace(layer, path=entry.path, root=posixpath.dirname(safe_path(entry.path or "")))
+    if not entry.path:
+        raise InvalidKitfile(f"{where}.path: is missing, in a kit whose layers are unpacked beside it")
+    if layer.role not in _NEEDED:
+        return replace(layer, path=entry.path)
+    return replace(layer, path=entry.path, root=posixpath.dirname(_checked(where, entry.path)))
+
+
+def _check_paths(layers: tuple[Layer, ...]) -> None:
+    """Refuse what no unpacking could come well out of, before anything is pulled for it."""
+    seen: dict[tuple[Digest, str | None] | str, int] = {}
+    for position, layer in enumerate(layers):
+        if layer.role not in _NEEDED:
+            continue
+        target: tuple[Digest, str | None] | str = (layer.descriptor.digest, layer.path)
+        if layer.archive is Archive.RAW:
+            if not layer.path:
+                raise InvalidKitfile(f"{_named(layer, position)} is a single file, and nothing says which")
+            target = _checked(f"layers.{position}", layer.path)
+        if target in seen:
+            raise InvalidKitfile(f"{_named(layer, position)} repeats layers.{seen[target]}")
+        seen[target] = position
+
+
+def _checked(where: str, path: str) -> str:
+    try:
+        return safe_path(path)
+    except UnsafeArchive as error:
+        raise InvalidKitfile(f"{where}.path: {error}") from error
+
+
+def _named(layer: Layer, position: int) -> str:
+    return f"layers.{position} ({layer.role.value}, {layer.descriptor.digest})"
 
 
 def _model_name(kitfile: Kitfile, layers: tuple[Layer, ...]) -> str:
-    if kitfile.model is not None and kitfile.model.path and kitfile.parent is None:
-        return safe_path(kitfile.model.path)
+    if kitfile.parent is not None:
+        return ""
+    if kitfile.model is not None and kitfile.model.path:
+        return _checked("model", kitfile.model.path)
     weights = [layer.path for layer in layers if layer.role is Role.MODEL]
-    return safe_path(weights[0] or "") if len(weights) == 1 else ""
+    return _checked("layers", weights[0] or "") if len(weights) == 1 else ""

@@ -4,15 +4,16 @@ A ModelKit carries it as its config blob. A ModelPack made by kit carries it as 
 ModelPack has a model-spec config, from which the same model is filled as far as it goes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
-from gateway.errors import InvalidKitfile, InvalidReference
-from gateway.kits.manifest import Format, Manifest, Role
+from gateway.errors import InvalidKitfile
+from gateway.kits.layer import Role
+from gateway.kits.manifest import Format, Manifest
 from gateway.oci.documents import DigestField, faults, read_json
-from gateway.oci.reference import parse_reference
+from gateway.oci.reference import is_kit_reference
 
 MAX_CONFIG = 4 * 1024 * 1024
 """The most bytes that a config blob may have."""
@@ -34,11 +35,15 @@ def _present(value: Any) -> Any:
     return () if value is None else value
 
 
+def _object(value: Any) -> Any:
+    return {} if value is None else value
+
+
 class Entry(_Part):
     """Something packed as a layer.
 
     `path` is relative to the kit; `digest` is of the layer's blob and `diff_id` of its uncompressed bytes,
-    both None in kits from before KitOps 0.5.
+    both None in kits from before KitOps 0.5. What has a `remote_path` is elsewhere, and no layer.
     """
 
     name: str | None = None
@@ -47,6 +52,7 @@ class Entry(_Part):
     license: str | None = None
     digest: DigestField | None = None
     diff_id: DigestField | None = Field(alias="diffId", default=None)
+    remote_path: str | None = Field(alias="remotePath", default=None)
 
 
 class ModelPart(Entry):
@@ -82,38 +88,45 @@ class Kitfile(_Part):
     """A Kitfile; every member is optional, as in KitOps."""
 
     manifest_version: str | None = Field(alias="manifestVersion", default=None)
-    package: Package = Package()
+    package: Annotated[Package, BeforeValidator(_object)] = Package()
     model: Model | None = None
     code: Entries = ()
     datasets: Entries = ()
     docs: Entries = ()
     prompts: Entries = ()
+    mcp_servers: Entries = Field(alias="mcpServers", default=())
+    layer_diff_ids: tuple[DigestField, ...] = Field(default=(), exclude=True)
+    """The digest of each layer's uncompressed bytes, where a ModelPack's config stands in for a Kitfile."""
 
-    def entries(self) -> Iterator[tuple[Role, Entry]]:
-        """Yield everything that may be a layer, in the order in which kit packs it."""
+    def entries(self) -> Iterator[tuple[str, Role, Entry]]:
+        """Yield everything that is a layer, with where it is said, in the order in which kit packs it."""
         if self.model is not None:
-            if self.model.path and self.parent is None:
-                yield Role.MODEL, self.model
-            yield from ((Role.PART, part) for part in self.model.parts)
-        yield from ((Role.CODE, entry) for entry in self.code)
-        yield from ((Role.DATASET, entry) for entry in self.datasets)
-        yield from ((Role.DOCS, entry) for entry in self.docs)
-        yield from ((Role.CODE, entry) for entry in self.prompts)
+            if (self.model.path or self.model.digest) and self.parent is None:
+                yield "model", Role.MODEL, self.model
+            yield from _listed("model.parts", Role.PART, self.model.parts)
+        yield from _listed("code", Role.CODE, self.code)
+        yield from _listed("datasets", Role.DATASET, self.datasets)
+        yield from _listed("docs", Role.DOCS, self.docs)
+        yield from _listed("prompts", Role.PROMPT, self.prompts)
+        yield from _listed("mcpServers", Role.MCP_SERVER, self.mcp_servers)
 
     @property
     def parent(self) -> str | None:
         """The reference of the kit whose model this one uses, if `model.path` is one.
 
-        kit takes a path for a reference when it has a ":" or "@" and parses as one.
+        kit takes a path for a reference when it has a ":" or "@" and parses as one; a model with a digest
+        has a layer, and so a path.
         """
-        path = (self.model and self.model.path) or ""
-        if ":" not in path and "@" not in path:
+        if self.model is None or self.model.digest is not None:
             return None
-        try:
-            parse_reference(path)
-        except InvalidReference:
-            return None
-        return path
+        path = self.model.path or ""
+        return path if is_kit_reference(path) else None
+
+
+def _listed(where: str, role: Role, entries: Sequence[Entry]) -> Iterator[tuple[str, Role, Entry]]:
+    for position, entry in enumerate(entries):
+        if not entry.remote_path:
+            yield f"{where}.{position}", role, entry
 
 
 class _Descriptor(_Part):
@@ -129,15 +142,23 @@ class _Config(_Part):
     format: str | None = None
 
 
+class _ModelFiles(_Part):
+    # "diff_ids" up to model-spec 0.0.6.
+    diff_ids: Annotated[tuple[DigestField, ...], BeforeValidator(_present)] = Field(
+        validation_alias=AliasChoices("diffIds", "diff_ids"), default=()
+    )
+
+
 class _ModelPack(_Part):
     """A ModelPack's config (CNCF model-spec, "Model Artifact Configuration")."""
 
-    descriptor: _Descriptor = _Descriptor()
-    config: _Config = _Config()
+    descriptor: Annotated[_Descriptor, BeforeValidator(_object)] = _Descriptor()
+    config: Annotated[_Config, BeforeValidator(_object)] = _Config()
+    files: Annotated[_ModelFiles, BeforeValidator(_object)] = Field(alias="modelfs", default=_ModelFiles())
 
     def kitfile(self) -> Kitfile:
         about = self.descriptor
-        return Kitfile(
+        kitfile = Kitfile(
             package=Package(
                 name=about.name,
                 version=about.version,
@@ -147,6 +168,7 @@ class _ModelPack(_Part):
             ),
             model=Model(name=about.name, version=about.version, format=self.config.format),
         )
+        return kitfile.model_copy(update={"layer_diff_ids": self.files.diff_ids})
 
 
 def read_kitfile(manifest: Manifest, config: bytes, origin: str) -> Kitfile:

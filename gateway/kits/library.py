@@ -18,8 +18,10 @@ from pydantic import BaseModel, ValidationError
 from gateway.errors import ContentError, KitError, SizeMismatch
 from gateway.kits.kit import Kit
 from gateway.kits.kitfile import MAX_CONFIG, read_kitfile
-from gateway.kits.manifest import Layer, Role, parse_manifest
-from gateway.kits.unpack import Tree, UnpackedFile, check_supported, unpack_layer
+from gateway.kits.layer import Layer, Role
+from gateway.kits.manifest import parse_manifest
+from gateway.kits.tree import Tree, UnpackedFile
+from gateway.kits.unpack import unpack_layer
 from gateway.oci.content import Descriptor
 from gateway.oci.files import sync_directory
 from gateway.oci.options import SourceOptions
@@ -159,7 +161,7 @@ class Library:
         fresh = path.with_name(f".{path.name}.tmp")
         _remove_tree(fresh)
         try:
-            tree = Tree(fresh, str(kit.reference))
+            tree = Tree(fresh, str(kit.reference), durable=True)
             for layer in kit.needed_layers():
                 with self._store.path(layer.descriptor.digest).open("rb") as blob:
                     unpack_layer(blob, layer, tree)
@@ -211,8 +213,6 @@ def _check_servable(kit: Kit) -> None:
         )
     if not layers:
         raise KitError(f"{kit.reference} has no model; pack one, with `model` in its Kitfile")
-    for layer in layers:
-        check_supported(layer, str(kit.reference))
 
 
 def _seal_path(path: Path) -> Path:

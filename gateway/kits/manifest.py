@@ -1,20 +1,23 @@
-"""A kit's manifest: which layers it has, what each is for, and how each is packed.
+"""A kit's manifest: its format, its config and its layers.
 
-Two formats are read alike: KitOps ModelKits and CNCF ModelPacks (model-spec).
+Two formats are read alike: KitOps ModelKits and CNCF ModelPacks (model-spec). A document that two honest
+readers could take for different things is refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.errors import KitError, NotAKit
-from gateway.oci.content import MAX_MANIFEST, Descriptor
+from gateway.kits.layer import Layer
+from gateway.oci.content import MAX_MANIFEST, OCI_MANIFEST, Descriptor
 from gateway.oci.documents import DescriptorDocument, faults, read_json
-from gateway.oci.reference import Digest
+
+MODELKIT_INDEX = "application/vnd.kitops.modelkit.index.v1+json"
+"""The artifact type of an index of ModelKits."""
 
 
 class Format(Enum):
@@ -24,100 +27,42 @@ class Format(Enum):
     MODELPACK = "ModelPack"
 
 
-class Role(Enum):
-    """What a layer is for."""
-
-    MODEL = "model"
-    PART = "part"
-    CODE = "code"
-    DATASET = "dataset"
-    DOCS = "docs"
-    OTHER = "other"
-
-
-class Archive(Enum):
-    """How a layer holds its files: many in a tar, or one as it is."""
-
-    TAR = "tar"
-    RAW = "raw"
-
-
-class Compression(Enum):
-    """How a layer's bytes are compressed."""
-
-    NONE = "none"
-    GZIP = "gzip"
-    ZSTD = "zstd"
-
-
-_PACKINGS = {
-    f"{archive.value}{suffix}": (archive, compression)
-    for archive in Archive
-    for suffix, compression in (
-        ("", Compression.NONE),
-        ("+gzip", Compression.GZIP),
-        ("+zstd", Compression.ZSTD),
-    )
-}
-_MODELKIT_ROLES = {
-    "model": Role.MODEL,
-    "modelpart": Role.PART,
-    "dataset": Role.DATASET,
-    "code": Role.CODE,
-    "docs": Role.DOCS,
-}
-_MODELPACK_ROLES = {
-    "weight": Role.MODEL,
-    "weight.config": Role.PART,
-    "dataset": Role.DATASET,
-    "code": Role.CODE,
-    "doc": Role.DOCS,
-}
-
-LAYER_TYPES: Mapping[str, tuple[Role, Archive, Compression]] = MappingProxyType(
-    {
-        f"application/vnd.{family}.{base}.v1.{packing}": (role, *how)
-        for family, roles in (("kitops.modelkit", _MODELKIT_ROLES), ("cncf.model", _MODELPACK_ROLES))
-        for base, role in roles.items()
-        for packing, how in _PACKINGS.items()
-        # The ModelPack specification has no compressed raw layers.
-        if not (family == "cncf.model" and packing.startswith("raw+"))
-    }
-)
-"""Each layer media type of both formats: its role, archive and compression."""
-
 _KIT_TYPES = {
     "application/vnd.kitops.modelkit.manifest.v1+json": Format.MODELKIT,
     "application/vnd.kitops.modelkit.config.v1+json": Format.MODELKIT,
     "application/vnd.cncf.model.manifest.v1+json": Format.MODELPACK,
     "application/vnd.cncf.model.config.v1+json": Format.MODELPACK,
+    "application/vnd.cnai.model.manifest.v1+json": Format.MODELPACK,
+    "application/vnd.cnai.model.config.v1+json": Format.MODELPACK,
 }
 _OTHER_TYPES = {
     "application/vnd.oci.image.config.v1+json": "a container image",
     "application/vnd.docker.container.image.v1+json": "a container image",
     "application/vnd.cncf.helm.config.v1+json": "a Helm chart",
+    "application/vnd.docker.ai.model.config.v0.1+json": "a Docker model",
 }
-_KIT_INDEX = "application/vnd.kitops.modelkit.index.v1+json"
-_FILE_PATH = "org.cncf.model.filepath"
+_SCHEMA_1 = "a container image of Docker's first schema"
+# What a manifest, an index or a descriptor is read by. Go's JSON takes these names in any case, Python's
+# in this one, and a document must not mean two things (compare CVE-2021-41190).
+_ESSENTIAL = {
+    name.casefold(): name
+    for name in (
+        "schemaVersion",
+        "mediaType",
+        "artifactType",
+        "config",
+        "layers",
+        "manifests",
+        "subject",
+        "annotations",
+        "digest",
+        "size",
+        "urls",
+        "data",
+        "platform",
+    )
+}
 _MAX_LAYERS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One layer: its blob, what it is for, how it is packed.
-
-    `path` is the file or directory it holds, as the manifest or the Kitfile says; None where neither does.
-    `root` is the directory of the kit, "" for its top, that names in a tar are relative to. `diff_id` is the
-    digest of the uncompressed bytes, where the kit states one.
-    """
-
-    descriptor: Descriptor
-    role: Role
-    archive: Archive
-    compression: Compression
-    path: str | None
-    root: str = ""
-    diff_id: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,58 +81,109 @@ class _Document(BaseModel):
     model_config = ConfigDict(strict=True, hide_input_in_errors=True)
 
     schema_version: int = Field(alias="schemaVersion", ge=2, le=2)
-    artifact_type: str | None = Field(alias="artifactType", default=None)
+    media_type: str | None = Field(alias="mediaType", max_length=255, default=None)
+    artifact_type: str | None = Field(alias="artifactType", max_length=255, default=None)
     config: DescriptorDocument
     # kit writes null for a kit that has no layer of its own.
     layers: list[DescriptorDocument] | None = Field(max_length=_MAX_LAYERS)
     annotations: dict[str, str] | None = None
 
 
-def parse_manifest(data: bytes, origin: str) -> Manifest:
+def parse_manifest(data: bytes, origin: str, media_type: str | None = None) -> Manifest:
     """Read a manifest; `origin` is the reference that errors name.
 
-    Raises NotAKit for any other artifact, and KitError for a manifest that is broken.
+    `media_type` is the one under which the document was named or sent, where that is known; kit writes none
+    into its manifests. Raises NotAKit for any other artifact, and KitError for a manifest that is broken.
     """
-    if len(data) > MAX_MANIFEST:
-        raise KitError(f"{origin}: its manifest has {len(data)} bytes; 4 MiB are allowed")
-    try:
-        members = read_json(data)
-        if not isinstance(members, dict):
-            raise ValueError("is not an object")  # noqa: TRY004, TRY301 - one way to say it is broken
-    except ValueError as error:
-        raise KitError(f"{origin}: its manifest cannot be read: {error}; push the kit again") from error
-    _refuse_index(members, origin)
+    found = read_manifest(data, origin, media_type)
+    if isinstance(found, str):
+        raise NotAKit(f"{origin} is no kit: this is {found}; name a ModelKit or a ModelPack")
+    return found
+
+
+def read_manifest(data: bytes, origin: str, media_type: str | None = None) -> Manifest | str:
+    """Read a manifest as `parse_manifest` does, but return what it is of where that is no kit.
+
+    Raises NotAKit for an index, and KitError for a manifest that is broken.
+    """
+    members = read_members(data, origin, "manifest")
+    if "manifests" in members:
+        raise NotAKit(
+            f"{origin} is {index_kind(members, origin)}, not a kit; name one kit of it by its digest"
+        )
+    if "fsLayers" in members:
+        return _SCHEMA_1
     try:
         document = _Document.model_validate(members)
     except ValidationError as error:
         raise KitError(f"{origin}: its manifest is broken: {faults(error)}; push the kit again") from error
-    return Manifest(
-        format=_classify(document, origin),
-        config=document.config.descriptor(),
-        layers=tuple(_layer(entry.descriptor()) for entry in document.layers or ()),
-        annotations=document.annotations or {},
-    )
+    stated = agreed_type(document.media_type, media_type, origin, "manifest") or OCI_MANIFEST
+    layers = tuple(Layer.of(entry.descriptor()) for entry in document.layers or ())
+    found = _format(document, origin)
+    if isinstance(found, str):
+        return found
+    if stated != OCI_MANIFEST:
+        raise KitError(
+            f"{origin}: its manifest has the media type {stated!r}, and a kit's has {OCI_MANIFEST}; "
+            "push the kit again"
+        )
+    return Manifest(found, document.config.descriptor(), layers, document.annotations or {})
 
 
-def _refuse_index(members: dict[str, Any], origin: str) -> None:
-    if "manifests" not in members:
-        return
-    if "config" in members or "layers" in members:
-        raise NotAKit(f"{origin} is an index and a manifest in one, which no honest tool writes")
-    what = "an index of ModelKits" if members.get("artifactType") == _KIT_INDEX else "an index of manifests"
-    raise NotAKit(f"{origin} is {what}, not a kit; name one kit of it by its tag or digest")
+def read_members(data: bytes, origin: str, what: str) -> dict[str, Any]:
+    """Read a manifest's or index's JSON object; raises KitError where it is none, or is ambiguous."""
+    if len(data) > MAX_MANIFEST:
+        raise KitError(f"{origin}: its {what} has {len(data)} bytes; 4 MiB are allowed")
+    try:
+        members = read_json(data)
+        if not isinstance(members, dict):
+            raise ValueError("is not an object")  # noqa: TRY004, TRY301 - one way to say it is broken
+        _check_names(members, "")
+        _check_names(members.get("config"), "config.")
+        for entries in ("layers", "manifests"):
+            if isinstance(members.get(entries), list):
+                for position, entry in enumerate(members[entries]):
+                    _check_names(entry, f"{entries}.{position}.")
+    except ValueError as error:
+        raise KitError(f"{origin}: its {what} cannot be read: {error}; push the kit again") from error
+    return members
 
 
-def _classify(document: _Document, origin: str) -> Format:
-    for name in (document.artifact_type, document.config.media_type):
-        if name in _KIT_TYPES:
-            return _KIT_TYPES[name]
-    name = document.artifact_type or document.config.media_type
-    what = _OTHER_TYPES.get(document.config.media_type, f"an artifact of type {name!r}")
-    raise NotAKit(f"{origin} is no kit: this is {what}; name a ModelKit or a ModelPack")
+def agreed_type(written: str | None, sent: str | None, origin: str, what: str) -> str | None:
+    """Return the media type of a document by what it says and how it was sent; raises KitError."""
+    if written and sent and written != sent:
+        raise KitError(
+            f"{origin}: its {what} says that it is {written!r} and was sent as {sent!r}; push the kit again"
+        )
+    return written or sent or None
 
 
-def _layer(descriptor: Descriptor) -> Layer:
-    other = (Role.OTHER, Archive.RAW, Compression.NONE)
-    role, archive, compression = LAYER_TYPES.get(descriptor.media_type, other)
-    return Layer(descriptor, role, archive, compression, descriptor.annotations.get(_FILE_PATH))
+def index_kind(members: Mapping[str, Any], origin: str) -> str:
+    """Say what kind of index this is; raises NotAKit for one that is a manifest as well."""
+    if both := [name for name in ("config", "layers", "fsLayers") if name in members]:
+        raise NotAKit(
+            f"{origin} is an index and a manifest in one (it has manifests and {', '.join(both)}), "
+            "which no honest tool writes"
+        )
+    of_kits = members.get("artifactType") == MODELKIT_INDEX
+    return "an index of ModelKits" if of_kits else "an index of manifests"
+
+
+def _check_names(members: object, where: str) -> None:
+    names: Iterable[str] = members if isinstance(members, dict) else ()
+    for name in names:
+        if (essential := _ESSENTIAL.get(name.casefold(), name)) != name:
+            raise ValueError(f"has {where}{name[:80]!r} where {essential!r} is written")
+
+
+def _format(document: _Document, origin: str) -> Format | str:
+    types = (document.artifact_type, document.config.media_type)
+    formats = {_KIT_TYPES[name] for name in types if name in _KIT_TYPES}
+    if len(formats) > 1:
+        raise KitError(
+            f"{origin}: its manifest is a ModelKit by one type and a ModelPack by the other "
+            f"(artifactType {types[0]!r}, config {types[1]!r}); push the kit again"
+        )
+    other = document.artifact_type or document.config.media_type
+    known = _OTHER_TYPES.get(document.config.media_type, f"an artifact of type {other!r}")
+    return next(iter(formats), known)

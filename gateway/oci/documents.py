@@ -9,6 +9,9 @@ from gateway.errors import InvalidReference
 from gateway.oci.content import Descriptor
 from gateway.oci.reference import Digest
 
+_FAULTS = 8
+_FAULT = 300  # characters of one
+
 
 def read_json(data: bytes) -> Any:
     """Read UTF-8 JSON; raises ValueError for a repeated key, NaN, Infinity, or too deep a nesting."""
@@ -19,11 +22,13 @@ def read_json(data: bytes) -> Any:
 
 
 def faults(error: ValidationError) -> str:
-    """Say in one line what pydantic found wrong, without repeating the input."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in fault['loc']) or 'document'}: {fault['msg']}"
-        for fault in error.errors(include_url=False, include_input=False)
-    )
+    """Say in one line what pydantic found wrong, the first of it, without repeating the input."""
+    found = error.errors(include_url=False, include_input=False)
+    said = [
+        f"{'.'.join(str(part) for part in fault['loc'])[:_FAULT] or 'document'}: {fault['msg'][:_FAULT]}"
+        for fault in found[:_FAULTS]
+    ]
+    return "; ".join([*said, *([f"and {len(found) - _FAULTS} more"] if len(found) > _FAULTS else [])])
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import KitserveError, UnsafeArchive
-from gateway.kits.manifest import Archive, Compression, Layer, Role
+from gateway.kits.layer import Archive, Compression, Layer, Role
 from gateway.kits.names import folded, safe_path
-from gateway.kits.unpack import Tree, unpack_layer
+from gateway.kits.tree import Tree
+from gateway.kits.unpack import unpack_layer
 from gateway.oci.content import Descriptor
 from gateway.oci.reference import Digest
 from tests.artifacts import tar
