@@ -14,7 +14,8 @@
     │   ├── NotAKit            some other artefact (an image, a chart)
     │   ├── InvalidKitfile
     │   ├── UnsafeArchive      an entry that must not be unpacked
-    │   └── UnusableModel      no runtime fits it, or its runtime refuses it
+    │   ├── UnusableModel      no runtime fits it, or its runtime refuses it
+    │   └── NotTrusted         the policy does not let it be served
     ├── StoreError             this node's disk: full, locked, unwritable
     ├── EdgeError              HAProxy is missing, refuses its configuration, or died
     └── ControlError           the control plane cannot be reached or did not do what was asked
@@ -90,6 +91,10 @@ class UnsafeArchive(KitError):
 
 class UnusableModel(KitError):
     """No runtime fits the model, or the one that does refuses it."""
+
+
+class NotTrusted(KitError):
+    """The policy does not let the kit be served; the message names the rule."""
 
 
 class StoreError(KitserveError):

@@ -1,0 +1,83 @@
+"""Public keys of a policy, and the signatures that cosign makes with their private halves."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    ECDSA,
+    SECP256R1,
+    SECP384R1,
+    SECP521R1,
+    EllipticCurvePublicKey,
+)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.padding import MGF1, PSS, PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+_MAX_PEM = 64 * 1024
+_MIN_RSA = 2048  # bits
+
+# cosign hashed with SHA-256 whatever the curve until version 3, which hashes by the curve.
+_HASHES = {SECP256R1: (SHA256(),), SECP384R1: (SHA384(), SHA256()), SECP521R1: (SHA512(), SHA256())}
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A public key that can verify, in PEM, by the name that messages call it.
+
+    ECDSA on P-256, P-384 or P-521, Ed25519, or RSA of at least 2,048 bits. Raises ValueError for anything
+    else, without repeating it.
+    """
+
+    name: str
+    pem: str
+
+    def __post_init__(self) -> None:
+        try:
+            _load(self.pem)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.name} is no usable public key: {error}; give what cosign wrote as cosign.pub"
+            ) from None
+
+    @classmethod
+    def parse(cls, name: str, pem: str) -> "PublicKey":
+        """Read the text of a PEM file. Raises ValueError."""
+        return cls(name, pem.strip())
+
+    def verifies(self, signature: bytes, data: bytes) -> bool:
+        """Tell whether this key's private half signed exactly these bytes, as cosign signs."""
+        key, ways = _load(self.pem)
+        for way in ways:
+            try:
+                key.verify(signature, data, *way)
+            except InvalidSignature:
+                continue
+            return True
+        return False
+
+
+@lru_cache(maxsize=64)
+def _load(pem: str) -> tuple[Any, tuple[tuple[Any, ...], ...]]:
+    """Return the key, and the arguments of `verify` for each way in which it may have signed."""
+    if len(pem) > _MAX_PEM or pem.count("-----BEGIN ") > 1:
+        raise ValueError("it is more than one key")
+    if "PRIVATE KEY-----" in pem:
+        raise ValueError("it is a private key, which does not belong here")
+    if "-----BEGIN CERTIFICATE-----" in pem:
+        raise ValueError("it is a certificate")
+    try:
+        key = load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError("it is not in PEM, or is damaged") from None
+    if isinstance(key, Ed25519PublicKey):
+        return key, ((),)
+    if isinstance(key, EllipticCurvePublicKey) and type(key.curve) in _HASHES:
+        return key, tuple((ECDSA(hash_),) for hash_ in _HASHES[type(key.curve)])
+    if isinstance(key, RSAPublicKey) and key.key_size >= _MIN_RSA:
+        return key, tuple((padding, SHA256()) for padding in (PKCS1v15(), PSS(MGF1(SHA256()), PSS.AUTO)))
+    raise ValueError("it is not ECDSA on P-256, P-384 or P-521, Ed25519, or RSA of at least 2048 bits")
