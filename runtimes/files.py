@@ -73,7 +73,7 @@ def identify(path: Path) -> Format:
         return Format.HDF5
     if _is_safetensors(head, size):
         return Format.SAFETENSORS
-    if is_pickle(head) or is_pickle(_decompressed(head)):
+    if is_pickle(head) or is_pickle(decompressed(head, _PREFIX)):
         return Format.PICKLE
     if _is_onnx(path):
         return Format.ONNX
@@ -92,7 +92,7 @@ def is_pickle(prefix: bytes) -> bool:
     seen = 0
     try:
         for opcode, _, _ in pickletools.genops(file):
-            _follow(stack, opcode)
+            follow(stack, opcode)
             seen += 1
     except IndexError:
         return False
@@ -103,7 +103,7 @@ def is_pickle(prefix: bytes) -> bool:
     return seen >= 2 and (versioned or not file.read().strip())
 
 
-def _follow(stack: list[object], opcode: pickletools.OpcodeInfo) -> None:
+def follow(stack: list[object], opcode: pickletools.OpcodeInfo) -> None:
     """Do to `stack` what the operation does. Raises IndexError when it takes what is not there."""
     taken = opcode.stack_before
     if pickletools.markobject in taken:
@@ -113,6 +113,23 @@ def _follow(stack: list[object], opcode: pickletools.OpcodeInfo) -> None:
     for _ in taken:
         stack.pop()
     stack += opcode.stack_after
+
+
+def decompressed(data: bytes, limit: int) -> bytes:
+    """Return the start of what joblib's compressors (zlib, gzip, bz2, xz) hold, at most `limit` bytes.
+
+    `data` may be cut anywhere; it is empty for anything else.
+    """
+    try:
+        if data[:1] == b"\x78" or data[:2] == b"\x1f\x8b":
+            return zlib.decompressobj(wbits=47).decompress(data, limit)
+        if data[:3] == b"BZh":
+            return bz2.BZ2Decompressor().decompress(data, limit)
+        if data[:6] == b"\xfd7zXZ\x00" or data[:3] == b"\x5d\x00\x00":
+            return lzma.LZMADecompressor(memlimit=_ZIP_DIRECTORY_BYTES).decompress(data, limit)
+    except (zlib.error, OSError, lzma.LZMAError, EOFError):
+        pass
+    return b""
 
 
 def zip_names(file: BinaryIO) -> list[str]:
@@ -186,20 +203,6 @@ def _is_onnx(path: Path) -> bool:
     except protobuf.Malformed:
         return False
     return 7 in seen and bool(seen & {1, 8})
-
-
-def _decompressed(head: bytes) -> bytes:
-    """Return the start of what joblib's compressors (zlib, gzip, bz2, xz) hold, at most 64 KiB."""
-    try:
-        if head[:1] == b"\x78" or head[:2] == b"\x1f\x8b":
-            return zlib.decompressobj(wbits=47).decompress(head, _PREFIX)
-        if head[:3] == b"BZh":
-            return bz2.BZ2Decompressor().decompress(head, _PREFIX)
-        if head[:6] == b"\xfd7zXZ\x00" or head[:3] == b"\x5d\x00\x00":
-            return lzma.LZMADecompressor(memlimit=_ZIP_DIRECTORY_BYTES).decompress(head, _PREFIX)
-    except (zlib.error, OSError, lzma.LZMAError, EOFError):
-        pass
-    return b""
 
 
 def _text_format(head: bytes) -> Format:

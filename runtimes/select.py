@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -12,6 +12,7 @@ from pathlib import Path
 from runtimes.base import Runtime
 from runtimes.errors import LoadError, NoRuntime, UnsafeFormat
 from runtimes.files import Format, Hazard, identify
+from runtimes.pickles import scan
 
 GROUP = "kitserve.runtimes"
 
@@ -22,12 +23,13 @@ _BUILT_IN = (
     EntryPoint("onnx", "runtimes.onnx:OnnxRuntime", GROUP),
     EntryPoint("torchscript", "runtimes.torchscript:TorchScriptRuntime", GROUP),
     EntryPoint("torch-export", "runtimes.torch_export:TorchExportRuntime", GROUP),
+    EntryPoint("sklearn", "runtimes.sklearn:SklearnRuntime", GROUP),
 )
 
 _ADVICE = {
     Format.PICKLE: "export the model to ONNX (skl2onnx for scikit-learn)",
-    Format.TORCH_PICKLE: "it holds weights and no program to run: save the model with torch.export.save "
-    "or torch.jit.save, or export it to ONNX",
+    Format.TORCH_PICKLE: "it holds weights and no program to run, so it cannot be served at all: save the "
+    "model with torch.export.save or torch.jit.save, or export it to ONNX",
 }
 
 
@@ -58,6 +60,7 @@ def choose(
     runtimes: Mapping[str, Runtime] | None = None,
     *,
     framework: str | None = None,
+    allow_code: bool = False,
 ) -> Choice:
     """Choose the model file at or below `model_path`, and the runtime that reads it.
 
@@ -65,7 +68,8 @@ def choose(
     only decides between several files or runtimes that would all do. `runtimes` defaults to
     `installed()`; the first that reads a format takes it. At most 1,000 files are looked at.
 
-    Raises NoRuntime when nothing fits or several files do, UnsafeFormat when all that could be a model
+    A file that runs code when it is loaded is chosen only with `allow_code`, and only where no other would
+    do. Raises NoRuntime when nothing fits or several files do, UnsafeFormat when all that could be a model
     would run code, LoadError when a file cannot be read.
     """
     available = installed() if runtimes is None else runtimes
@@ -73,13 +77,15 @@ def choose(
         raise NoRuntime(f"there is no runtime {hint!r}; installed are {', '.join(available)}")
     formats = {path: identify(path) for path in _files(model_path)}
     usable = available if hint is None else {hint: available[hint]}
-    choices = [
+    readable = [
         Choice(runtime, path, format_)
         for path, format_ in formats.items()
-        if format_.hazard is not Hazard.CODE
         for runtime in usable.values()
         if format_ in runtime.formats
     ]
+    choices = [choice for choice in readable if choice.format.hazard is not Hazard.CODE]
+    if allow_code:
+        choices = choices or readable
     if len({choice.path for choice in choices}) > 1:
         choices = [choice for choice in choices if _is_meant(choice, framework)] or choices
     files = {choice.path for choice in choices}
@@ -87,7 +93,7 @@ def choose(
         listed = ", ".join(sorted(str(path.relative_to(model_path)) for path in files))
         raise NoRuntime(f"{model_path} holds several models: {listed}; point the Kitfile's model.path at one")
     if not choices:
-        raise _refusal(model_path, formats, hint, available)
+        raise _refusal(model_path, formats, hint, available, allow_code)
     return next((choice for choice in choices if _is_meant(choice, framework)), choices[0])
 
 
@@ -124,25 +130,38 @@ def _plain(text: str) -> str:
 
 
 def _refusal(
-    model_path: Path, formats: Mapping[Path, Format], hint: str | None, available: Mapping[str, Runtime]
+    model_path: Path,
+    formats: Mapping[Path, Format],
+    hint: str | None,
+    available: Mapping[str, Runtime],
+    allow_code: bool,
 ) -> NoRuntime | UnsafeFormat:
     readers = {format_: name for name, runtime in available.items() for format_ in runtime.formats}
     if hint is not None:
         for path, format_ in formats.items():
-            if format_ in readers and format_.hazard is not Hazard.CODE:
+            if format_ in readers and (allow_code or format_.hazard is not Hazard.CODE):
                 reader = readers[format_]
                 return NoRuntime(
                     f"runtime {hint!r} does not read {path}: it is {format_.title}, for {reader!r}"
                 )
-    for path, format_ in formats.items():
-        if format_.hazard is Hazard.CODE:
-            return UnsafeFormat(
-                f"{path} is a {format_.title}, which runs code when it is loaded and is never served; "
-                f"{_ADVICE[format_]}"
-            )
+    code = [path for path, format_ in formats.items() if format_.hazard is Hazard.CODE]
+    if code:
+        # What could be served, if code were allowed, is what the reader asks about.
+        code.sort(key=lambda path: formats[path] not in readers)
+        return _code_refusal(code, formats[code[0]])
     found = ", ".join(sorted({format_.title for format_ in formats.values()})) or "no file"
     supported = ", ".join(f"{format_.title} ({name})" for format_, name in readers.items())
     return NoRuntime(f"no runtime reads {model_path}: found {found}; supported are {supported}")
+
+
+def _code_refusal(paths: Sequence[Path], format_: Format) -> UnsafeFormat:
+    """Refuse files that run code, the first of which has this format, and say what they would import."""
+    path, *others = paths
+    also = f" (as do {len(others)} more, such as {others[0].name})" if others else ""
+    return UnsafeFormat(
+        f"{path} is a {format_.title}, which runs code when it is loaded{also}: it imports {scan(paths)}. "
+        f"It is not served like this; {_ADVICE[format_]}"
+    )
 
 
 def _instance(entry: EntryPoint) -> Runtime:
