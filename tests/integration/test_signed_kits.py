@@ -1,0 +1,168 @@
+"""Signed kits get one verdict, from a layout and from a registry that knows no referrers itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import NotTrusted
+from gateway.kits.kit import Kit
+from gateway.kits.library import Library
+from gateway.kits.trust import Policy, Verdict, judge
+from gateway.oci.content import OCI_INDEX, OCI_MANIFEST, REF_NAME, Descriptor, Source
+from gateway.oci.options import RegistryOptions, SourceOptions
+from gateway.oci.reference import Digest, Reference, parse_reference
+from gateway.oci.sources import open_source
+from tests.artifacts import LayoutBuilder, tar
+from tests.registry import Registry
+from tests.signing import (
+    BUNDLE,
+    SIMPLE_ARTIFACT,
+    Signer,
+    claim,
+    compact,
+    referrer_manifest,
+    statement,
+    tag_manifest,
+)
+
+PROD = Signer()
+ATTACKER = Signer("keys/attacker.pub")
+POLICY = Policy(keys=(PROD.key,))
+
+
+class Kits:
+    """A layout with one kit, and its signatures; `name` is its repository in the registry too."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.name = name
+        self.builder = LayoutBuilder(directory / "layout")
+        self.digest = Digest.parse(self.builder.kit(f"{name}:v1", tar(("model", name.encode()))))
+        size = len((self.builder.directory / "blobs/sha256" / self.digest.hex).read_bytes())
+        self._kit = Descriptor(OCI_MANIFEST, self.digest, size)
+        self._referrers: list[dict[str, Any]] = []
+
+    def sign_by_tag(self, *signers: Signer) -> None:
+        layers = [signer.simple(claim(self.digest), self.builder.blob) for signer in signers]
+        self._add(f"sha256-{self.digest.hex}.sig", tag_manifest(layers, self.builder.blob))
+
+    def sign_by_bundle(self, signer: Signer) -> None:
+        bundle = self.builder.blob(BUNDLE, compact(signer.bundle(compact(statement(self.digest)))))
+        self._refer([bundle], BUNDLE)
+
+    def sign_by_referrer(self, signer: Signer) -> None:
+        self._refer([signer.simple(claim(self.digest), self.builder.blob)], SIMPLE_ARTIFACT)
+
+    def push(self, registry: Registry) -> None:
+        """Push all of it, and the list of referrers under the tag that stands in for the API."""
+        registry.push_layout(self.builder.directory)
+        index = compact({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": self._referrers})
+        entry = {
+            **self.builder.blob(OCI_INDEX, index),
+            "annotations": {REF_NAME: f"{self.name}:sha256-{self.digest.hex}"},
+        }
+        registry.push(self.builder.directory, entry)
+
+    def _refer(self, layers: list[dict[str, Any]], artifact_type: str) -> None:
+        manifest = referrer_manifest(layers, self._kit, self.builder.blob, artifact_type)
+        digest, size = self._add(f"referrer-{len(self._referrers)}", manifest)
+        self._referrers.append(
+            {"mediaType": OCI_MANIFEST, "digest": digest, "size": size, "artifactType": artifact_type}
+        )
+
+    def _add(self, tag: str, manifest: bytes) -> tuple[str, int]:
+        digest = self.builder.artifact(f"{self.name}:{tag}", json.loads(manifest))
+        path = self.builder.directory / "blobs" / digest.replace(":", "/")
+        return digest, path.stat().st_size
+
+
+@pytest.fixture
+def kits(tmp_path: Path) -> Kits:
+    return Kits(tmp_path, f"signed/{tmp_path.name}")
+
+
+@pytest.fixture(params=["layout", "registry"])
+def verdict(
+    request: pytest.FixtureRequest, tmp_path: Path, kits: Kits, registry: Registry
+) -> Callable[[], Verdict]:
+    """Judge the kit where it is found; the registry gets it when this is called."""
+    sources = SourceOptions({registry.host: RegistryOptions(plain_http=True)})
+
+    def judged() -> Verdict:
+        reference: Reference = parse_reference(f"oci-layout:{kits.builder.directory}:{kits.name}:v1")
+        if request.param == "registry":
+            kits.push(registry)
+            reference = parse_reference(f"{registry.host}/{kits.name}:v1")
+        kit = Library(tmp_path / "library", sources).describe(reference)
+        assert kit.digest == kits.digest
+        return judge(kit, POLICY, open_source(kit.reference, sources))
+
+    return judged
+
+
+def test_an_unsigned_kit_is_refused(kits: Kits, verdict: Callable[[], Verdict]) -> None:
+    with pytest.raises(NotTrusted, match=f"is not signed: nothing was found for {kits.digest}"):
+        verdict()
+
+
+def test_a_tag_signature(kits: Kits, verdict: Callable[[], Verdict]) -> None:
+    kits.sign_by_tag(ATTACKER, PROD)
+    assert verdict().signature == "signed by keys/prod.pub (cosign tag signature)"
+
+
+def test_a_bundle(kits: Kits, verdict: Callable[[], Verdict]) -> None:
+    kits.sign_by_bundle(ATTACKER)
+    kits.sign_by_bundle(PROD)
+    assert verdict().signature == "signed by keys/prod.pub (cosign bundle)"
+
+
+def test_a_referrer_of_the_first_scheme(kits: Kits, verdict: Callable[[], Verdict]) -> None:
+    kits.sign_by_referrer(PROD)
+    assert verdict().signature == "signed by keys/prod.pub (cosign referrer signature)"
+
+
+def test_bad_in_one_place_and_good_in_another(kits: Kits, verdict: Callable[[], Verdict]) -> None:
+    kits.sign_by_tag(ATTACKER)
+    kits.sign_by_bundle(PROD)
+    assert verdict().signature == "signed by keys/prod.pub (cosign bundle)"
+
+
+def test_another_key_in_every_place(kits: Kits, verdict: Callable[[], Verdict]) -> None:
+    kits.sign_by_tag(ATTACKER)
+    kits.sign_by_bundle(ATTACKER)
+    kits.sign_by_referrer(ATTACKER)
+    with pytest.raises(NotTrusted) as caught:
+        verdict()
+    text = str(caught.value)
+    for scheme in ("tag signature", "bundle", "referrer signature"):
+        assert f"cosign {scheme}: none of keys/prod.pub made it" in text
+
+
+def pushed(kits: Kits, registry: Registry, library: Path) -> tuple[Kit, Source]:
+    kits.push(registry)
+    sources = SourceOptions({registry.host: RegistryOptions(plain_http=True)})
+    kit = Library(library, sources).describe(parse_reference(f"{registry.host}/{kits.name}:v1"))
+    return kit, open_source(kit.reference, sources)
+
+
+def test_an_altered_signature_is_never_looked_at(kits: Kits, registry: Registry, tmp_path: Path) -> None:
+    kits.sign_by_tag(PROD)
+    kit, source = pushed(kits, registry, tmp_path / "library")
+    assert judge(kit, POLICY, source)
+    payload = claim(kits.digest)
+    registry.blob_path(str(Digest.of(payload))).write_bytes(payload.replace(b"team/iris", b"team/rose"))
+    with pytest.raises(NotTrusted, match="was promised, and the bytes have another digest"):
+        judge(kit, POLICY, source)
+
+
+def test_no_layer_is_fetched_for_a_verdict(kits: Kits, registry: Registry, tmp_path: Path) -> None:
+    kit, source = pushed(kits, registry, tmp_path / "library")
+    with pytest.raises(NotTrusted):
+        judge(kit, POLICY, source)
+    (layer,) = kit.needed_layers()
+    assert registry.served(f"/{kits.name}/manifests/") > 0
+    assert registry.served(str(layer.descriptor.digest)) == 0
