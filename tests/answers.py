@@ -69,6 +69,7 @@ class Answers(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: Answers
     body = b""
 
@@ -78,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.seen.append(Seen(self.command, self.path, headers, self.body, time.monotonic()))
         self.server.answer(self)
 
-    do_HEAD = do_POST = do_GET  # noqa: N815 - the base class's names
+    do_HEAD = do_POST = do_CONNECT = do_GET  # noqa: N815 - the base class's names
 
     def say(self, status: int, body: bytes = b"", **headers: str) -> None:
         """Answer; underscores in names of headers stand for hyphens."""

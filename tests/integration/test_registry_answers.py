@@ -33,12 +33,21 @@ def _after(answers: Answers, faults: int, status: int, headers: dict[str, str] |
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_passing_faults_are_tried_again(server: Answers, status: int) -> None:
-    _after(server, 2, status)
+def test_passing_faults_are_tried_again(
+    server: Answers, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(transport, "_FIRST_WAIT", 0.001)
+    _after(server, 5, status)
     assert read(server.source()) == (0, DATA)
-    first, second, third = (seen.at for seen in server.seen)
-    assert 0.2 <= second - first < 0.5
-    assert 0.4 <= third - second < 0.9
+    assert len(server.seen) == 6
+
+
+def test_waits_grow(server: Answers) -> None:
+    _after(server, 3, 502)
+    assert read(server.source()) == (0, DATA)
+    at = [seen.at for seen in server.seen]
+    for wait, before, after in zip((0.25, 0.5, 1.0), at, at[1:], strict=False):
+        assert 0.8 * wait <= after - before < 1.2 * wait + 0.2
 
 
 @pytest.mark.parametrize("status", [429, 503])
