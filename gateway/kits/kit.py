@@ -2,7 +2,7 @@
 
 import posixpath
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gateway.errors import InvalidKitfile, UnsafeArchive
@@ -83,28 +83,30 @@ def _described_by_themselves(layers: tuple[Layer, ...], diff_ids: tuple[Digest, 
 
 
 def _described_by_entries(
-    layers: tuple[Layer, ...], entries: Iterable[tuple[str, Role, Entry]]
+    layers: tuple[Layer, ...], entries: Sequence[tuple[str, Role, Entry]]
 ) -> tuple[Layer, ...]:
     """Match by digest; kits from before KitOps 0.5 have none, and their layers are in the Kitfile's order."""
-    entries = list(entries)
     legacy = all(entry.digest is None for _, _, entry in entries)
-    waiting: dict[tuple[Role, Digest | None], deque[tuple[str, Entry]]] = defaultdict(deque)
+    waiting: dict[tuple[Role, Digest | None], deque[tuple[str, Role, Entry]]] = defaultdict(deque)
     for where, role, entry in entries:
         if entry.digest is None and not legacy:
             raise InvalidKitfile(f"{where}: has no digest, where others have one")
-        waiting[role if legacy else _group(role), entry.digest].append((where, entry))
+        waiting[role if legacy else _group(role), entry.digest].append((where, role, entry))
     matched = []
     for position, layer in enumerate(layers):
         found = waiting[(layer.role, None) if legacy else (_group(layer.role), layer.descriptor.digest)]
         if found:
-            matched.append((_merge_legacy if legacy else _merge)(layer, *found.popleft()))
+            where, role, entry = found.popleft()
+            # A prompt is one by the manifest's word or the Kitfile's.
+            layer = replace(layer, role=role) if role is Role.PROMPT else layer
+            matched.append((_merge_legacy if legacy else _merge)(layer, where, entry))
         elif layer.role is Role.OTHER:
             matched.append(layer)
         else:
             raise InvalidKitfile(f"{_named(layer, position)} is not, or not so often, in the Kitfile")
     left = [said for group in waiting.values() for said in group]
     if left:
-        raise InvalidKitfile("; ".join(_missing(where, entry, layers) for where, entry in left[:_SHOWN]))
+        raise InvalidKitfile("; ".join(_missing(where, entry, layers) for where, _, entry in left[:_SHOWN]))
     return tuple(matched)
 
 

@@ -135,9 +135,10 @@ def test_code_is_needed_only_when_asked_for() -> None:
     assert [layer.role for layer in kit.needed_layers(with_code=True)] == [Role.MODEL, Role.CODE]
 
 
-def test_prompts_that_are_not_marked_are_code() -> None:
+def test_prompts_that_the_manifest_does_not_mark() -> None:
     kitfile = {"code": [_modern("src", ONE)], "prompts": [_modern("ask.txt", TWO)]}
-    assert len(_kit(kitfile, _layer(Role.CODE, TWO), _layer(Role.CODE, ONE)).layers) == 2
+    kit = _kit(kitfile, _layer(Role.CODE, TWO), _layer(Role.CODE, ONE))
+    assert [layer.role for layer in kit.layers] == [Role.PROMPT, Role.CODE]
 
 
 def test_old_kits_are_matched_by_order_and_unpacked_beside_their_path() -> None:
