@@ -133,12 +133,16 @@ class _Paced(io.RawIOBase):
         self._limits = limits
         self._waited = 0.0  # seconds of the present window, and the bytes that arrived in it
         self._arrived = 0
+        self._fault: OSError | None = None
         self.head: int | None = _MAX_HEAD  # bytes that a head may still have; None past it
+        self.ended = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
+        if self._fault is not None:
+            raise self._fault
         while True:
             count = self._receive(buffer)
             if self._waited >= self._limits.stall_timeout:
@@ -161,7 +165,10 @@ class _Paced(io.RawIOBase):
         except TimeoutError:
             count = None
         self._waited += time.monotonic() - begun
+        if count and isinstance(self._socket, ssl.SSLSocket):
+            count = self._fill(self._socket, memoryview(buffer), count)
         self._arrived += count or 0
+        self.ended = count == 0
         if self.head is not None:
             self.head -= count or 0
             if self.head < 0:
@@ -169,6 +176,22 @@ class _Paced(io.RawIOBase):
                     f"{self._limits.label}: an answer's head has more than {_MAX_HEAD // 1024} KiB; "
                     "this is no registry"
                 )
+        return count
+
+    def _fill(self, sock: ssl.SSLSocket, buffer: memoryview, count: int) -> int:
+        """Take what else is here: TLS gives 16 KiB at a time, which is little for all that reads it."""
+        sock.settimeout(0)
+        while count < len(buffer):
+            try:
+                more = sock.recv_into(buffer[count:])
+            except (ssl.SSLWantReadError, BlockingIOError):
+                break
+            except OSError as error:
+                self._fault = error  # for the next read, as these bytes are good
+                break
+            if not more:
+                break
+            count += more
         return count
 
 
@@ -181,6 +204,9 @@ def _pools(limits: Limits, guard: Guard) -> dict[str, type[urllib3.HTTPConnectio
 
         def begin(self) -> None:
             super().begin()
+            if self._paced.ended:
+                # The library takes what there is of a head for all of it.
+                raise http.client.RemoteDisconnected("the connection was closed within a head")
             self._paced.head = None
 
     class Connection(urllib3.connection.HTTPConnection):
