@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -113,8 +114,8 @@ class RegistrySource:
         if descriptor.size > MAX_MANIFEST:
             raise SizeMismatch(f"{self.reference}: a manifest of {descriptor.size} bytes; 4 MiB are allowed")
         url = self._url(self._container.manifest_url(str(descriptor.digest)))
-        with self._request("GET", url, {"Accept": _ACCEPT}) as response:
-            data = self._transport.read(response, descriptor.size)
+        asked = partial(self._request, "GET", url, {"Accept": _ACCEPT})
+        _, data = self._transport.whole(asked, descriptor.size)
         if len(data) != descriptor.size:
             raise SizeMismatch(
                 f"{self.reference}: manifest {descriptor.digest} was to have {descriptor.size} bytes "
@@ -199,8 +200,8 @@ class RegistrySource:
             descriptor = _described(response) if response.status_code in _GOOD else None
         if descriptor is not None:
             return descriptor
-        with self._request("GET", url, {"Accept": _ACCEPT}) as response:
-            data = self._transport.read(response, MAX_MANIFEST)
+        asked = partial(self._request, "GET", url, {"Accept": _ACCEPT})
+        response, data = self._transport.whole(asked, MAX_MANIFEST)
         if len(data) > MAX_MANIFEST:
             raise SizeMismatch(f"{self.reference}: a manifest of more than the 4 MiB that are allowed")
         return Descriptor(_media_type(response), Digest.of(data), len(data))

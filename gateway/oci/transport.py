@@ -9,8 +9,8 @@ import http.client
 import random
 import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -39,7 +39,13 @@ _KEPT_HOME = frozenset({"authorization", "cookie"})
 # What the libraries raise for a connection that fails before or within an answer.
 _BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
 
+_READINGS = 3  # of a small answer that breaks off
+
 DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class _BrokenOff(RegistryUnavailable):
+    """An answer that began and did not come to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +104,23 @@ class Transport:
                 break
         return bytes(data[: limit + 1])
 
+    def whole(
+        self, ask: Callable[[], AbstractContextManager[requests.Response]], limit: int
+    ) -> tuple[requests.Response, bytes]:
+        """Ask, and read the answer as `read` does; again where it breaks off."""
+        for _ in range(_READINGS - 1):
+            with contextlib.suppress(_BrokenOff), ask() as response:
+                return response, self.read(response, limit)
+        with ask() as response:
+            return response, self.read(response, limit)
+
     def chunks(self, response: requests.Response, size: int = CHUNK) -> Iterator[bytes]:
         """Yield a body as it arrives; raises RegistryUnavailable when it breaks off or stalls."""
         try:
             while chunk := response.raw.read1(min(size, CHUNK), decode_content=False):
                 yield chunk
         except _BROKEN as error:
-            raise RegistryUnavailable(
+            raise _BrokenOff(
                 f"{self.limits.label}: {origin(response.url)} broke off an answer ({passing_fault(error)}); "
                 "try again"
             ) from error
