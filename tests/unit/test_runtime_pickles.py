@@ -103,7 +103,7 @@ WAYS = {
     "long memo": b"\x80\x04" + NAME + b"r\x07\0\0\x000" + MODULE + b"j\x07\0\0\0\x93" + CALL,
     "twice": b"\x80\x04" + MODULE + NAME + b"\x9320" + CALL,
     "never called": b"\x80\x04" + MODULE + NAME + b"\x93.",
-    "after a fault": b"\x80\x04t0" + MODULE + NAME + b"\x93.",
+    "after a fault": b"\x80\x04e" + MODULE + NAME + b"\x93.",
     "after another": pickle.dumps(1) + pickle.dumps(THINGS),
 }
 # What identify tells to be something else, which nothing unpickles.
@@ -155,6 +155,7 @@ def test_arrays_of_objects_are_pickles_within(tmp_path: Path, array: Any) -> Non
     told = found(tmp_path, dumped([array, collections.OrderedDict()]))
     assert told.dangerous == (SYSTEM,)
     assert "collections.OrderedDict" in told.imports
+    assert [name for name in told.imports if name.endswith("._reconstruct")], "the inner pickle was left out"
     assert told.whole
 
 
@@ -243,6 +244,19 @@ def test_a_wrapper_that_lies_is_not_followed(tmp_path: Path) -> None:
         assert not found(tmp_path, state(dtype, shape)).whole
     for other in (b"N", short("f8"), b"cnumpy\ndtype\n", dtype.replace(b"f8", b"f,")):
         assert not found(tmp_path, state(other, b")")).whole
+
+
+def test_wrappers_within_wrappers_are_bounded(tmp_path: Path) -> None:
+    dtype = b"cnumpy\ndtype\n" + short("O8") + b"\x85R"
+    state = b"}(" + short("dtype") + dtype + short("shape") + b")u"
+    nested = b"\x80\x04cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81" + state + b"b"
+    assert "numpy.dtype" in found(tmp_path, nested * 5_000).imports
+
+
+def test_the_second_pickle_counts_as_the_first_does(tmp_path: Path) -> None:
+    assert not found(tmp_path, pickle.dumps(1) + pickle.dumps(list(range(300_000)))).whole
+    assert not found(tmp_path, pickle.dumps(1) + pickle.dumps(bytes(100_000_000))).whole
+    assert found(tmp_path, pickle.dumps(1) + b"\xffother data").whole
 
 
 def test_names_that_cannot_be_told(tmp_path: Path) -> None:

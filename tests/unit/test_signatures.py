@@ -358,6 +358,14 @@ def test_a_huge_signature_is_never_asked_for(shelf: Shelf) -> None:
     assert not [asked for asked in shelf.asked if asked.startswith("blob")]
 
 
+def test_bytes_of_another_digest_are_no_payload(shelf: Shelf) -> None:
+    layer = good_layer(shelf)
+    shelf.blobs[OTHER] = shelf.blobs[Digest.parse(layer["digest"])]
+    shelf.tag_signatures({**layer, "digest": str(OTHER)})
+    (text,) = find(shelf).refused
+    assert text == f"cosign tag signature: {OTHER} was promised, and the bytes have another digest"
+
+
 def test_a_stream_without_end_is_left(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.tag_signatures(good_layer(shelf))
     taken = 0
