@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import gzip
 import io
 import tarfile
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -16,7 +16,7 @@ from gateway.kits.tree import Tree
 from gateway.kits.unpack import unpack_layer
 from gateway.oci.content import Descriptor
 from gateway.oci.reference import Digest
-from tests.artifacts import tar
+from tests.artifacts import COMPRESS, tar
 
 _part = st.text(
     st.characters(whitelist_categories=["L", "N"], whitelist_characters=". _-"), min_size=1, max_size=20
@@ -41,6 +41,9 @@ def _unpack(data: bytes, compression: Compression = Compression.NONE) -> dict[st
         tree = Tree(Path(directory) / "tree", "r")
         try:
             unpack_layer(io.BytesIO(data), layer, tree)
+        except KitserveError:
+            assert list(tree.root.iterdir()) == []
+            raise
         finally:
             assert [path.name for path in Path(directory).iterdir()] == ["tree"]
         return {
@@ -51,12 +54,12 @@ def _unpack(data: bytes, compression: Compression = Compression.NONE) -> dict[st
 
 
 @settings(max_examples=80, deadline=None)
-@given(_files, _form, st.booleans())
-def test_what_tarfile_packs_is_unpacked(files: dict[str, bytes], form: int, packed: bool) -> None:
+@given(_files, _form, st.sampled_from(Compression))
+def test_what_tarfile_packs_is_unpacked(files: dict[str, bytes], form: int, compression: Compression) -> None:
     data = tar(*files.items(), form=form)
-    compression = Compression.GZIP if packed else Compression.NONE
+    suffix = "" if compression is Compression.NONE else compression.value
     try:
-        found = _unpack(gzip.compress(data) if packed else data, compression)
+        found = _unpack(COMPRESS[suffix](data), compression)
     except UnsafeArchive:
         assert _clashes(list(files))
     else:
@@ -103,3 +106,14 @@ def test_a_safe_path_stays_inside(name: str) -> None:
     inside = (Path("/root/of/kit") / path).resolve()
     assert inside.is_relative_to("/root/of/kit")
     assert safe_path(path) == path
+
+
+@settings(max_examples=100, deadline=None)
+@given(_files.filter(bool), st.sampled_from([Compression.GZIP, Compression.ZSTD]), st.data())
+def test_no_change_of_a_compressed_byte_gets_anything_but_an_error_or_files_inside(
+    files: dict[str, bytes], compression: Compression, data: st.DataObject
+) -> None:
+    packed = bytearray(COMPRESS[compression.value](tar(*files.items())))
+    packed[data.draw(st.integers(0, len(packed) - 1))] ^= data.draw(st.integers(1, 255))
+    with suppress(KitserveError):
+        _unpack(bytes(packed), compression)

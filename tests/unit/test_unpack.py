@@ -247,6 +247,17 @@ def test_a_full_disk(small_disk: Path, compression: Compression) -> None:
     assert list(tree.root.iterdir()) == []
 
 
+def test_a_verified_file_is_copied_to_another_disk(small_disk: Path, tmp_path: Path) -> None:
+    blob = tmp_path / "blob"
+    blob.write_bytes(data := os.urandom(300_000))
+    tree = Tree(small_disk / "tree", "r")
+    with blob.open("rb") as stream:
+        unpack_layer(stream, layer_of(data, Archive.RAW, path="w"), tree, verified=True)
+    tree.seal()
+    assert (tree.root / "w").read_bytes() == data
+    assert [file.sha256 for file in tree.files] == [Digest.of(data).hex]
+
+
 def test_memory_stays_flat(tmp_path: Path) -> None:
     bombs = [header("p", 200 * MIB, b"L") + bytes(200 * MIB), header("p", 200 * MIB, b"x") + bytes(200 * MIB)]
     packed = [gzip.compress(bomb, 1) for bomb in bombs]
