@@ -151,35 +151,30 @@ class RegistrySource:
 
     def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
         """Return the manifests that have this one as their subject, over all pages of the registry's list."""
-        listed = self._list(self._home + f"/v2/{self.reference.repository}/referrers/{digest}")
+        listed = self._list(f"{self._home}/v2/{self.reference.repository}/referrers/{digest}")
         if listed is None:
             url = self._url(self._container.manifest_url(fallback_tag(digest)))
-            with self._request("GET", url, {"Accept": OCI_INDEX}, _GOOD | {404}) as response:
-                listed = self._listed(response) or []
-        return tuple(listed[:MAX_REFERRERS])
+            listed, _ = self._page(url, _GOOD | {404})
+        return tuple((listed or [])[:MAX_REFERRERS])
 
     def _list(self, url: str) -> list[Descriptor] | None:
-        found: list[Descriptor] = []
-        for page in range(_MAX_PAGES):
-            expected = _GOOD if page else _GOOD | _UNKNOWN
-            with self._request("GET", url, {"Accept": OCI_INDEX}, expected) as response:
-                listed = self._listed(response)
-                following = response.links.get("next", {}).get("url")
-            if listed is None and not page:
-                return None
-            found += listed or []
+        found, following = self._page(url, _GOOD | _UNKNOWN)
+        if found is None:
+            return None
+        for _ in range(_MAX_PAGES - 1):
             if not following or len(found) >= MAX_REFERRERS:
                 break
             url = self._next_page(url, following)
+            more, following = self._page(url, _GOOD)
+            found += more or []
         return found
 
-    def _listed(self, response: requests.Response) -> list[Descriptor] | None:
-        """Read a list of manifests; None for what is none."""
-        if response.status_code not in _GOOD:
-            self._transport.finish(response)
-            return None
-        data = self._transport.read(response, MAX_MANIFEST)
-        return None if len(data) > MAX_MANIFEST else read_list(data)
+    def _page(self, url: str, expected: frozenset[int]) -> tuple[list[Descriptor] | None, str | None]:
+        """Return a page of a list of manifests, None for what is none, and where the list goes on."""
+        asked = partial(self._request, "GET", url, {"Accept": OCI_INDEX}, expected)
+        response, data = self._transport.whole(asked, MAX_MANIFEST)
+        usable = response.status_code in _GOOD and len(data) <= MAX_MANIFEST
+        return read_list(data) if usable else None, response.links.get("next", {}).get("url")
 
     def _next_page(self, url: str, following: str) -> str:
         try:

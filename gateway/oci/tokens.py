@@ -5,7 +5,6 @@ a token server and what to ask it for (Docker token authentication and OAuth2 sp
 that says where that server is, so its address is checked before anything is sent there.
 """
 
-import math
 import re
 import threading
 import time
@@ -24,6 +23,7 @@ from gateway.oci.transport import DEFAULT_PORTS, Transport, origin, same_origin
 
 _MAX_ANSWER = 128 * 1024  # bytes of a token server's answer
 _SHORTEST = 60.0  # seconds that a token lasts at least (Docker token authentication spec, `expires_in`)
+_LONGEST = 1e9  # seconds; longer than this process
 _RENEWED_AT = 0.8  # of a token's life
 _CLIENT = "kitserve"
 
@@ -230,7 +230,7 @@ def _read_token(data: bytes) -> tuple[str | None, float]:
     token = answer.get("token") or answer.get("access_token")
     lasts = answer.get("expires_in")
     usable = isinstance(token, str) and re.fullmatch(r"[\x21-\x7e]+", token)
-    seconds = float(lasts) if isinstance(lasts, int | float) and math.isfinite(lasts) else _SHORTEST
+    seconds = min(lasts, _LONGEST) if isinstance(lasts, int | float) else _SHORTEST
     return (token if usable else None), max(seconds, _SHORTEST)
 
 

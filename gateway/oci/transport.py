@@ -35,11 +35,10 @@ _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _ASKING = frozenset({429, 503})  # statuses whose Retry-After counts (RFC 9110 and RFC 6585)
 _MAX_FAULT = 512  # bytes of an error's body that are shown
 _MAX_REST = 4096  # bytes that are read rather than a connection given up
+_READINGS = 3  # of a small answer that breaks off
 _KEPT_HOME = frozenset({"authorization", "cookie"})
 # What the libraries raise for a connection that fails before or within an answer.
 _BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
-
-_READINGS = 3  # of a small answer that breaks off
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 

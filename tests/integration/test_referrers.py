@@ -123,6 +123,14 @@ def test_pages_of_another_server_are_refused(server: Answers, there: str) -> Non
         server.source().referrers(BLOB.digest)
 
 
+def test_a_list_that_breaks_off_is_asked_for_again(server: Answers) -> None:
+    whole = _index(_entry(1))
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(whole)}\r\n\r\n".encode()
+    server.answer = lambda handler: handler.send(head + whole[: 20 if len(server.seen) == 1 else None])
+    assert server.source().referrers(BLOB.digest) == (_descriptor(1),)
+    assert len(server.seen) == 2
+
+
 def test_a_list_that_is_too_long_is_none(server: Answers) -> None:
     _serve(server, api=(200, _index(_entry(1)) + b" " * (4 << 20)), tag=(200, _index(_entry(2))))
     assert server.source().referrers(BLOB.digest) == (_descriptor(2),)
