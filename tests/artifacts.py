@@ -114,7 +114,7 @@ class Format(Protocol):
     def __call__(self, builder: LayoutBuilder, name: str, model: bytes | None = None) -> str: ...
 
 
-def _packed(packing: str, path: str, data: bytes) -> tuple[bytes, bytes]:
+def packed(packing: str, path: str, data: bytes) -> tuple[bytes, bytes]:
     """Return a layer's blob and its uncompressed bytes, in a tar with the directories above it."""
     archive, _, compression = packing.partition("+")
     above = path.split("/")[:-1]
@@ -141,7 +141,7 @@ def _modelkit(kind: str, packing: str, builder: LayoutBuilder, name: str, model:
 
     def add(kind: str, packing: str, data: bytes) -> None:
         base, section, path, _ = _KINDS[kind]
-        blob, content = _packed(packing, path, data)
+        blob, content = packed(packing, path, data)
         more = {"ml_kitops_modelkit_layer-subtype": "prompt"} if kind == "prompt" else {}
         layer = builder.blob(f"{MODELKIT}.{base}.v1.{packing}", blob, org_cncf_model_filepath=path, **more)
         layers.append(layer)
@@ -168,8 +168,8 @@ def _modelkit(kind: str, packing: str, builder: LayoutBuilder, name: str, model:
 
 def _old_modelkit(packing: str, builder: LayoutBuilder, name: str, model: bytes | None = None) -> str:
     """Store a ModelKit as kit packed it before 0.5: no digests, and tars that begin at a path's last part."""
-    blob, _ = _packed(packing, "iris.onnx", iris() if model is None else model)
-    part, _ = _packed(packing, "labels.txt", _KINDS["part"][3])
+    blob, _ = packed(packing, "iris.onnx", iris() if model is None else model)
+    part, _ = packed(packing, "labels.txt", _KINDS["part"][3])
     kitfile = {
         "manifestVersion": "v1.0.0",
         "package": {"authors": None},
@@ -193,7 +193,7 @@ def _modelpack(
     files["doc"] = ("README.md", _KINDS["docs"][3])
     layers, entries, diff_ids = [], {}, []
     for base, (path, data) in files.items():
-        blob, content = _packed(packing, path, data)
+        blob, content = packed(packing, path, data)
         layer = builder.blob(f"{family}.{base}.v1.{packing}", blob, **{f"{owner}_model_filepath": path})
         layers.append(layer)
         diff_ids.append(sha256(content))

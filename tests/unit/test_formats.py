@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,7 @@ from gateway.kits.tree import Tree
 from gateway.kits.unpack import unpack_layer
 from gateway.oci.layout import LayoutSource
 from gateway.oci.reference import LayoutReference
-from tests.artifacts import FORMATS, MODEL_PATH, LayoutBuilder, iris
+from tests.artifacts import FORMATS, MODEL_PATH, MODELKIT, LayoutBuilder, iris, packed, sha256
 
 LABELS = {"model/labels.txt": b"setosa\nversicolor\nvirginica\n"}
 
@@ -29,7 +31,7 @@ def _open(directory: Path, with_code: bool, verified: bool) -> dict[str, bytes]:
         with (directory / "blobs" / "sha256" / layer.descriptor.digest.hex).open("rb") as blob:
             unpack_layer(blob, layer, tree, verified=verified)
     tree.seal()
-    assert kit.model_name in (MODEL_PATH, "")
+    assert (tree.root / kit.model_name).is_file()
     return {file.path: (tree.root / file.path).read_bytes() for file in tree.files}
 
 
@@ -55,3 +57,32 @@ def test_formats_take_any_model(tmp_path: Path) -> None:
 
 def test_there_is_every_format() -> None:
     assert len(FORMATS) == 6 * 6 + 2 + 3 * 4
+
+
+def test_shards_and_parts_of_every_packing_land_in_one_tree(tmp_path: Path) -> None:
+    files = {
+        "model-1-of-2.safetensors": (b"one", "raw"),
+        "model-2-of-2.safetensors": (b"two", "raw+zstd"),
+        "config.json": (b"{}", "tar"),
+        "onnx/model.onnx": (b"graph", "raw+gzip"),
+        "onnx/model.onnx.data": (b"weights", "raw"),
+        "onnx/copy.onnx.data": (b"weights", "raw"),
+        "tokenizer/tokenizer.json": (b"[]", "tar+gzip"),
+        "tokenizer/vocab.txt": (b"a b", "tar+zstd"),
+    }
+    builder = LayoutBuilder(tmp_path / "layout")
+    entries: list[dict[str, str]] = []
+    layers: list[dict[str, Any]] = []
+    for path, (data, packing) in files.items():
+        blob, content = packed(packing, path, data)
+        base = "modelpart" if layers else "model"
+        layers.append(builder.blob(f"{MODELKIT}.{base}.v1.{packing}", blob, org_cncf_model_filepath=path))
+        entries.append({"path": path, "digest": layers[-1]["digest"], "diffId": sha256(content)})
+    config = json.dumps({"model": {**entries[0], "parts": entries[1:]}}).encode()
+    manifest = {
+        "schemaVersion": 2,
+        "config": builder.blob(f"{MODELKIT}.config.v1+json", config),
+        "layers": layers,
+    }
+    builder.artifact("kit:v1", manifest)
+    assert _open(builder.directory, False, True) == {path: data for path, (data, _) in files.items()}
