@@ -55,8 +55,10 @@ class Writes:
 class Tree:
     """A directory made for one kit; `origin` is named in errors.
 
-    `durable` has every file and directory outlive a crash of the machine, which costs a wait for the disk
-    for each; `max_bytes` and `max_entries` are what the kit may unpack to.
+    `expected` is how many bytes of layers will come, so that what they may unpack to does not hang on their
+    order; without it, the layers begun so far count. `durable` has every file and directory outlive a crash
+    of the machine, which costs a wait for the disk for each. `max_bytes` and `max_entries` are what the kit
+    may unpack to.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class Tree:
         root: Path,
         origin: str,
         *,
+        expected: int = 0,
         durable: bool = False,
         max_bytes: int = MAX_TREE,
         max_entries: int = MAX_ENTRIES,
     ) -> None:
         self.root = root
         self.origin = origin
+        self._expected = expected
         self._durable = durable
         self._max_bytes = max_bytes
         self._max_entries = max_entries
@@ -204,7 +208,7 @@ class Tree:
         writes.written += size
 
     def _check_room(self, path: str, size: int, file: int) -> None:
-        limit = min(self._max_bytes, max(self._stored * MAX_RATIO, RATIO_FLOOR))
+        limit = min(self._max_bytes, max(self._expected * MAX_RATIO, self._stored * MAX_RATIO, RATIO_FLOOR))
         if self._written + size > limit:
             raise UnsafeArchive(
                 f"{path!r} takes the kit beyond {limit} bytes, the most that it may unpack to"

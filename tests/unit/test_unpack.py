@@ -203,6 +203,11 @@ def test_a_kit_of_many_small_bombs(tmp_path: Path) -> None:
     with pytest.raises(UnsafeArchive, match=r"'two' takes the kit beyond 67108864 bytes"):
         _unpack(tree, data, layer_of(data, Archive.RAW, Compression.GZIP, path="two"))
     assert [file.path for file in tree.files] == ["one"]
+    tree = Tree(tmp_path / "expected", "r", expected=5 * MIB)
+    for path in ("one", "two"):
+        _unpack(tree, data, layer_of(data, Archive.RAW, Compression.GZIP, path=path))
+    with pytest.raises(UnsafeArchive, match=r"'three' takes the kit beyond 104857600 bytes"):
+        _unpack(tree, data, layer_of(data, Archive.RAW, Compression.GZIP, path="three"))
 
 
 def test_limits_of_a_tree(tmp_path: Path) -> None:
