@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -26,6 +25,7 @@ from tests.artifacts import MODELKIT, LayoutBuilder, tar
 from tests.registry import run_registry
 
 _LAYERS = 8
+_LOOK_SECONDS = 0.01
 _KITSERVE, _SKOPEO, _ORAS = "kitserve pull", "skopeo copy", "oras copy"
 _HEADER = ("contender", "cold s", "delta s", "delta / cold", "CPU s", "peak MiB", "above idle MiB")
 
@@ -135,18 +135,29 @@ def _registry(directory: Path, mib: int) -> Iterator[str]:
 def _run(command: list[str]) -> Run:
     os.sync()
     begun = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, used = os.wait4(process.pid, 0)
-    seconds = time.monotonic() - begun
-    if status:
-        raise SystemExit(f"{' '.join(command)}: {said.decode(errors='replace')}")
-    return Run(seconds, used.ru_utime + used.ru_stime, _mib(used))
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        peak = 0.0
+        while True:
+            # Not ru_maxrss: that begins with what this process, its parent, has.
+            peak = max(peak, _peak_mib(process.pid))
+            ended, status, used = os.wait4(process.pid, os.WNOHANG)
+            if ended:
+                break
+            time.sleep(_LOOK_SECONDS)
+        seconds = time.monotonic() - begun
+        if status:
+            said.seek(0)
+            raise SystemExit(f"{' '.join(command)}: {said.read().decode(errors='replace')}")
+    return Run(seconds, used.ru_utime + used.ru_stime, peak)
 
 
-def _mib(used: resource.struct_rusage) -> float:
-    return used.ru_maxrss / 1024
+def _peak_mib(process: int) -> float:
+    with suppress(OSError):
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return 0.0
 
 
 def _empty(directory: Path) -> None:

@@ -1,60 +1,56 @@
 """The kits of one node: from a reference to a verified, unpacked directory.
 
-    kits/HEX/             an unpacked kit, by the digest of its manifest; nothing in it is writable
-    kits/HEX.seal.json    what was unpacked; written last, so a directory without it does not exist
+    kits/          unpacked kits (see trees.py)
+    parents/       which kits the parents of a kit were (see lookup.py)
+    trust/         what was judged of which kit by which policy
 
-Blobs are beside it, in the node's Store. Several processes may use one library at the same time.
+Blobs are beside them, in the node's Store. Several processes may use one library at the same time.
 """
 
-import os
-import shutil
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
-from pydantic import BaseModel, ValidationError
-
-from gateway.errors import ContentError, KitError, SizeMismatch
+from gateway.errors import ContentError, KitError, StoreError
+from gateway.kits.cache import Cache
 from gateway.kits.kit import Kit
-from gateway.kits.kitfile import MAX_CONFIG, read_kitfile
 from gateway.kits.layer import Layer, Role
-from gateway.kits.manifest import parse_manifest
-from gateway.kits.tree import Tree, UnpackedFile
-from gateway.kits.unpack import unpack_layer
-from gateway.oci.content import Descriptor
-from gateway.oci.files import sync_directory
+from gateway.kits.lookup import Lookup
+from gateway.kits.pull import Progress, Pull
+from gateway.kits.tree import Tree
+from gateway.kits.trees import Seal, SealedBlob, Trees, boot_id, remove_tree, sealed_files
+from gateway.kits.trust import (
+    ANYTHING,
+    Policy,
+    Verdict,
+    judge,
+    together,
+    verdict_from_json,
+    verdict_to_json,
+)
+from gateway.oci.files import replace_file
+from gateway.oci.leases import Lease
 from gateway.oci.options import SourceOptions
-from gateway.oci.reference import Digest, Reference
+from gateway.oci.reference import Digest, Reference, RegistryReference
 from gateway.oci.sources import open_source
 from gateway.oci.store import Store
 
 __all__ = ["Kit", "Layer", "Library", "Progress", "Role", "UnpackedKit"]
 
-
 _ANYWHERE = SourceOptions()
-
-
-class Progress(Protocol):
-    """Told how far `Library.open` is; called in the thread that called it."""
-
-    def pulling(self, done: int, total: int) -> None:
-        """Bytes of the needed layers that are on this node, and bytes of all of them."""
-
-    def unpacking(self) -> None:
-        """Every layer is here, and is being unpacked."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnpackedKit:
-    """A kit in a directory of this node: read-only, and there until the library is removed.
+    """A kit in a directory of this node: read-only, and there until `lease` is given back.
 
     `from_cache` says that it was unpacked before; `pulled_bytes` is what came from the source for it, and
-    `unpack_seconds` the time that unpacking took.
+    `unpack_seconds` the time that unpacking took, added up over threads.
     """
 
     kit: Kit
     path: Path
+    verdict: Verdict
+    lease: Lease
     from_cache: bool
     pulled_bytes: int
     unpack_seconds: float
@@ -65,135 +61,158 @@ class UnpackedKit:
         return self.path / self.kit.model_name
 
 
-class _Seal(BaseModel):
-    files: list[UnpackedFile]
-
-
 class Library:
     """Kits and their blobs under `root`; `sources` says how their sources are reached.
 
+    `limit` is how many bytes all of it may take: the least recently used go first, and what is in use never.
     Every method raises the RegistryError family where a source is asked, the ContentError family for
     bytes that are not what was promised, and StoreError where this node's disk fails.
     """
 
-    def __init__(self, root: Path, sources: SourceOptions = _ANYWHERE) -> None:
+    def __init__(self, root: Path, sources: SourceOptions = _ANYWHERE, limit: int | None = None) -> None:
         self._store = Store(root)
         self._sources = sources
-        self._kits = root / "kits"
+        self._pins = root / "parents"
+        self._verdicts = root / "trust"
         with self._store.writing():
-            self._kits.mkdir(exist_ok=True)
+            self._trees = Trees(root / "kits")
+            self._pins.mkdir(exist_ok=True)
+            self._verdicts.mkdir(exist_ok=True)
+        self.cache = Cache(self._store, self._trees, limit)
 
     def resolve(self, reference: Reference) -> Digest:
         """Return the digest that a reference names now; a pinned one answers for itself."""
         return reference.digest or open_source(reference, self._sources).resolve().digest
 
-    def describe(self, reference: Reference) -> Kit:
+    def describe(self, reference: Reference, policy: Policy = ANYTHING) -> Kit:
         """Return what a reference names, without its layers; asks nobody when it is pinned and known.
 
-        Raises NotAKit, InvalidKitfile or KitError for what cannot be served.
+        An index is followed to the one kit in it. Raises NotAKit, InvalidKitfile or KitError for what cannot
+        be served, and NotTrusted, before anyone is asked, for a place that the policy does not allow.
         """
-        pinned = reference.pinned(self.resolve(reference))
-        digest = self.resolve(pinned)
-        data = self._store.read(digest)
-        if data is None:
-            source = open_source(pinned, self._sources)
-            data = source.manifest(source.resolve())
-        manifest = parse_manifest(data, str(pinned))
-        self._store.put(data)
-        config = self._config(pinned, manifest.config)
-        return Kit.of(pinned, digest, manifest, read_kitfile(manifest, config, str(pinned)))
+        return self._lookup().kit(reference, policy)
 
-    def open(self, reference: Reference, progress: Progress | None = None) -> UnpackedKit:
-        """Return the kit's directory: pulled, verified, unpacked and sealed, by whoever comes first.
+    def judge(self, kit: Kit, policy: Policy) -> Verdict:
+        """Return what the policy says of a kit that may be served; raises NotTrusted for one that may not."""
+        return self._judge(kit, policy, self._lookup())
 
-        Asks nobody when the reference is pinned and the kit is here. Raises what `describe` raises, and
-        UnsafeArchive for a layer that must not be unpacked; nothing of a kit is left behind then.
+    def open(
+        self, reference: Reference, progress: Progress | None = None, *, policy: Policy = ANYTHING
+    ) -> UnpackedKit:
+        """Return the kit's directory: judged, pulled, verified, unpacked and sealed, by whoever comes first.
+
+        Asks nobody when the reference is pinned, and the kit is here and was judged by this policy. Raises
+        what `describe` and `judge` raise, and UnsafeArchive for a layer that must not be unpacked; nothing of
+        a kit is left behind then but whole blobs, and what a later try can go on with.
         """
-        kit = self.describe(reference)
+        lookup = self._lookup()
+        kit = lookup.kit(reference, policy)
+        verdict = self._judge(kit, policy, lookup)
         _check_servable(kit)
-        path = self._kits / kit.digest.hex
-        with self._store.lock(f"kit-{kit.digest.hex}"), self._store.writing():
-            if self._is_sealed(path):
-                return UnpackedKit(kit, path, from_cache=True, pulled_bytes=0, unpack_seconds=0.0)
-            pulled = self._pull(kit, progress)
-            if progress is not None:
-                progress.unpacking()
+        lease = self.cache.lease(kit.key)
+        pull = Pull(self._store, kit, lookup.source, lookup.connections(kit.reference), progress)
+        try:
+            with self._store.lock(f"kit-{kit.key}"), self._store.writing():
+                from_cache = self._trees.find(kit.key) is not None
+                seconds = 0.0 if from_cache else self._bring(kit, pull)
+                self._name(kit)
+        except BaseException:
+            lease.release()
+            raise
+        return UnpackedKit(
+            kit=kit,
+            path=self._trees.path(kit.key),
+            verdict=verdict,
+            lease=lease,
+            from_cache=from_cache,
+            pulled_bytes=pull.pulled,
+            unpack_seconds=seconds,
+        )
+
+    def _lookup(self) -> Lookup:
+        return Lookup(self._store, self._sources, self._pins)
+
+    def _judge(self, kit: Kit, policy: Policy, lookup: Lookup) -> Verdict:
+        """Judge a kit and its parents; what took requests is remembered for when nobody answers them."""
+        path = self._verdicts / f"{kit.key}.{policy.fingerprint}.json"
+        with self._store.writing():
+            if path.exists():
+                return verdict_from_json(path.read_text())
+            verdict = together([judge(link, policy, lookup.source(link.reference)) for link in kit.chain])
+            if policy.keys:
+                replace_file(path, verdict_to_json(verdict).encode())
+        return verdict
+
+    def _bring(self, kit: Kit, pull: Pull) -> float:
+        """Pull and unpack a kit; returns the seconds that unpacking took."""
+        with self.cache.pulling():
             try:
-                seconds = self._unpack(kit, path)
+                self.cache.make_room(pull.needed)
+                return self._unpack(kit, pull)
             except ContentError:
                 # A blob was damaged on this disk: have it again, once. Whole blobs mean a lying kit.
-                digests = [layer.descriptor.digest for layer in kit.needed_layers()]
-                if not [digest for digest in digests if not self._store.sound(digest)]:
+                damaged = [digest for digest in pull.cached if not self._store.sound(digest)]
+                if not damaged:
                     raise
-                pulled += self._pull(kit, progress)
-                seconds = self._unpack(kit, path)
-            return UnpackedKit(kit, path, from_cache=False, pulled_bytes=pulled, unpack_seconds=seconds)
+                return self._unpack(kit, pull)
+            except StoreError:
+                pull.undo()
+                raise
 
-    def _config(self, pinned: Reference, descriptor: Descriptor) -> bytes:
-        if descriptor.size > MAX_CONFIG:
-            raise SizeMismatch(f"{pinned}: its Kitfile has {descriptor.size} bytes; 4 MiB are allowed")
-        data = self._store.read(descriptor.digest)
-        if data is None:
-            data = self._store.fetch(descriptor, open_source(pinned, self._sources)).read_bytes()
-        return data
-
-    def _pull(self, kit: Kit, progress: Progress | None) -> int:
-        """Fetch what is missing of the needed layers; return the bytes that came."""
-        layers = kit.needed_layers()
-        missing = [layer.descriptor for layer in layers if not self._store.has(layer.descriptor.digest)]
-        here, pulled = kit.size - sum(descriptor.size for descriptor in missing), 0
-
-        def arrived(size: int) -> None:
-            nonlocal pulled
-            pulled += size
-            if progress is not None:
-                progress.pulling(min(here + pulled, kit.size), kit.size)
-
-        arrived(0)
-        if missing:
-            source = open_source(kit.reference, self._sources)
-            for descriptor in missing:
-                self._store.fetch(descriptor, source, arrived)
-        return pulled
-
-    def _unpack(self, kit: Kit, path: Path) -> float:
-        begun = time.monotonic()
-        fresh = path.with_name(f".{path.name}.tmp")
-        _remove_tree(fresh)
+    def _unpack(self, kit: Kit, pull: Pull) -> float:
+        fresh = self._trees.begin(kit.key)
         try:
-            tree = Tree(fresh, str(kit.reference), durable=True)
-            for layer in kit.needed_layers():
-                with self._store.path(layer.descriptor.digest).open("rb") as blob:
-                    unpack_layer(blob, layer, tree)
+            tree = Tree(fresh, str(kit.reference), expected=kit.size)
+            seconds = pull.into(tree)
             _check_model(kit, fresh)
             tree.seal()
-            fresh.rename(path)
+            files = sealed_files(fresh, tree.files)
         except BaseException:
-            _remove_tree(fresh)
+            remove_tree(fresh)
             raise
-        self._seal(path, tree.files)
-        return time.monotonic() - begun
+        self._trees.finish(
+            kit.key,
+            Seal(
+                digest=kit.digest,
+                manifest_size=self._store.path(kit.digest).stat().st_size,
+                names=[],
+                blobs=[SealedBlob(digest=digest, size=size) for digest, size in self._blobs(kit).items()],
+                boot=boot_id(),
+                files=files,
+            ),
+        )
+        return seconds
 
-    def _seal(self, path: Path, files: list[UnpackedFile]) -> None:
-        fresh = path.with_name(f".{path.name}.seal.tmp")
-        with fresh.open("w") as file:
-            file.write(_Seal(files=files).model_dump_json())
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.rename(_seal_path(path))
-        sync_directory(self._kits)
+    def _blobs(self, kit: Kit) -> dict[Digest, int]:
+        """Return every blob that the kit and its parents need."""
+        return {
+            digest: self._store.path(digest).stat().st_size
+            for link in kit.chain
+            for digest in (
+                link.digest,
+                link.manifest.config.digest,
+                *(layer.descriptor.digest for layer in link.needed_layers()),
+            )
+            if self._store.has(digest)
+        }
 
-    def _is_sealed(self, path: Path) -> bool:
-        """Tell whether an unpacked kit is whole, by names and sizes; remove what is left of any other."""
-        try:
-            seal = _Seal.model_validate_json(_seal_path(path).read_bytes())
-            if all((path / file.path).lstat().st_size == file.size for file in seal.files) and path.is_dir():
-                return True
-        except (FileNotFoundError, NotADirectoryError, ValidationError):
-            pass
-        _seal_path(path).unlink(missing_ok=True)
-        _remove_tree(path)
-        return False
+    def _name(self, kit: Kit) -> None:
+        """Note by which reference a kit was opened."""
+        seal = self._trees.read(kit.key)
+        name = _name_in_index(kit.reference)
+        if seal is not None and name and name not in seal.names:
+            seal.names.append(name)
+            self._trees.write(kit.key, seal)
+            self.cache.write_index()
+
+
+def _name_in_index(reference: Reference) -> str:
+    """Return what a kit is called in the node's own layout; "" for one that has no tag."""
+    if reference.tag is None:
+        return ""
+    if isinstance(reference, RegistryReference):
+        return str(replace(reference, digest=None))
+    return f"{reference.name}:{reference.tag}"
 
 
 def _check_model(kit: Kit, root: Path) -> None:
@@ -205,23 +224,10 @@ def _check_model(kit: Kit, root: Path) -> None:
 
 
 def _check_servable(kit: Kit) -> None:
-    layers = kit.needed_layers()
-    if not any(layer.role is Role.MODEL for layer in layers) and kit.kitfile.parent is not None:
-        raise KitError(
-            f"{kit.reference} names a parent kit {kit.kitfile.parent}; parent kits are not supported yet; "
-            "serve the parent, or pack the model into this kit"
-        )
-    if not layers:
+    if not any(link.needed_layers() for link in kit.chain):
         raise KitError(f"{kit.reference} has no model; pack one, with `model` in its Kitfile")
 
 
-def _seal_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.seal.json")
-
-
-def _remove_tree(path: Path) -> None:
-    if not path.exists():
-        return
-    for directory, _, _ in os.walk(path):
-        Path(directory).chmod(0o755)
-    shutil.rmtree(path)
+def cache_directory(home: Path) -> Path:
+    """Return where a Kitserve that keeps its things in `home` has its library."""
+    return home.absolute() / "cache"

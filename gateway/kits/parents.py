@@ -10,14 +10,20 @@ from dataclasses import replace
 from gateway.errors import InvalidKitfile
 from gateway.kits.kit import Kit
 from gateway.kits.kitfile import Model
-from gateway.oci.reference import Reference, parse_reference
+from gateway.oci.reference import (
+    LayoutReference,
+    LocalReference,
+    Reference,
+    RegistryReference,
+    parse_reference,
+)
 
 MAX_PARENTS = 10
 """How long a chain may be (KitOps: MaxModelRefChain)."""
 
 
-def with_parents(kit: Kit, describe: Callable[[Reference], Kit]) -> Kit:
-    """Return the kit with its parents, nearest first; `describe` returns what one reference names.
+def with_parents(kit: Kit, describe: Callable[[Reference, Kit], Kit]) -> Kit:
+    """Return the kit with its parents, nearest first; `describe` returns what a kit means by a reference.
 
     Raises InvalidKitfile for a chain that is too long or a circle, and what `describe` raises.
     """
@@ -28,13 +34,28 @@ def with_parents(kit: Kit, describe: Callable[[Reference], Kit]) -> Kit:
             raise InvalidKitfile(
                 f"{kit.reference}: its chain of parent kits is longer than {MAX_PARENTS}: {names} → {parent}"
             )
-        found = describe(parse_reference(parent))
+        found = describe(parse_reference(parent), chain[-1])
         if any(found.digest == link.digest for link in chain):
             raise InvalidKitfile(
                 f"{kit.reference}: its parent kits go in a circle: {names} → {parent}; pack it again"
             )
         chain.append(found)
     return adopt(kit, tuple(chain[1:]))
+
+
+def beside(child: Reference, parent: Reference) -> tuple[Reference, ...]:
+    """Return where a parent may be in the layout or local storage that its child is in, if in any.
+
+    kit looks into its own storage first, too: what was packed on a laptop needs no registry.
+    """
+    if not isinstance(parent, RegistryReference):
+        return ()
+    if isinstance(child, LocalReference):
+        return (LocalReference(parent.host, parent.repository, parent.tag, parent.digest),)
+    if isinstance(child, LayoutReference):
+        names = (f"{parent.host}/{parent.repository}", parent.repository)
+        return tuple(LayoutReference(child.path, name, parent.tag, parent.digest) for name in names)
+    return ()
 
 
 def adopt(kit: Kit, parents: tuple[Kit, ...]) -> Kit:

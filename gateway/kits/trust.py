@@ -6,7 +6,8 @@ Each rule must hold by itself. What the kit's own documents tell is judged befor
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 from gateway.errors import NotTrusted
 from gateway.kits.keys import PublicKey
@@ -16,7 +17,7 @@ from gateway.kits.signatures import find_signature
 from gateway.oci.content import Source
 from gateway.oci.reference import Digest, Reference, RegistryReference
 
-__all__ = ["Policy", "PublicKey", "Verdict", "judge"]
+__all__ = ["ANYTHING", "Policy", "PublicKey", "Verdict", "judge", "judge_registry", "together"]
 
 _REASONS_SHOWN = 8
 
@@ -54,6 +55,10 @@ class Policy:
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
 
 
+ANYTHING = Policy()
+"""Allows every kit, and no code."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """That a kit may be served, and why: in words, rule by rule.
@@ -79,14 +84,31 @@ def judge(kit: Kit, policy: Policy, source: Source) -> Verdict:
     `source` is where the kit is from; it is asked only for signatures, and only if `policy` has keys.
     Raises NotTrusted, and Unauthorized or RegistryUnavailable where the source cannot be asked.
     """
-    registry = _judge_registry(kit.reference, policy)
+    registry = judge_registry(kit.reference, policy)
     license_ = _judge_license(kit, policy)
     signature = _judge_signature(kit, policy, source)
     code, code_reason = _judge_code(kit, policy)
     return Verdict(registry, license_, signature, code, code_reason)
 
 
-def _judge_registry(reference: Reference, policy: Policy) -> str:
+def together(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return the verdict on a kit with its parents, its own first; code must be allowed for each."""
+    strictest = next((verdict for verdict in verdicts if not verdict.code), verdicts[0])
+    return replace(verdicts[0], code=strictest.code, code_reason=strictest.code_reason)
+
+
+def verdict_to_json(verdict: Verdict) -> str:
+    """Write a verdict for the node."""
+    return json.dumps(asdict(verdict))
+
+
+def verdict_from_json(text: str) -> Verdict:
+    """Read what `verdict_to_json` wrote."""
+    return Verdict(**json.loads(text))
+
+
+def judge_registry(reference: Reference, policy: Policy) -> str:
+    """Return why kits may come from where a reference points; raises NotTrusted where they may not."""
     if not policy.registries:
         return "any registry is allowed"
     for entry in policy.registries:

@@ -43,6 +43,8 @@ def _refuse(constant: str) -> Any:
 
 
 def _digest(value: object) -> Digest:
+    if isinstance(value, Digest):
+        return value
     if not isinstance(value, str):
         raise ValueError("is not a string")  # noqa: TRY004 - pydantic reports ValueError only
     try:

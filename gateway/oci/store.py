@@ -1,15 +1,17 @@
 """The content-addressed store of one node, shared by all its processes.
 
-blobs/sha256/HEX    whole, verified content, mode 0444; a file is here only if it was both
-ingest/HEX          what has arrived of a blob so far
-locks/NAME          file locks, one for each digest or kit being worked on
+oci-layout, index.json   the store is an OCI image layout; the index names what is wanted of it
+blobs/sha256/HEX         whole, verified content, mode 0444; a file is here only if it was both
+ingest/HEX               what has arrived of a blob so far
+locks/NAME               file locks, one for each digest or kit being worked on
 """
 
 import errno
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -17,15 +19,16 @@ from typing import BinaryIO
 import filelock
 
 from gateway.errors import ContentError, DigestMismatch, RegistryUnavailable, SizeMismatch, StoreError
-from gateway.oci.content import CHUNK, Descriptor, Source
-from gateway.oci.files import sync_directory
+from gateway.oci.content import CHUNK, OCI_INDEX, REF_NAME, BlobStream, Descriptor, Source
+from gateway.oci.files import replace_file
 from gateway.oci.reference import Digest
 
-_CUTS = 3  # broken streams in a row that brought nothing
+_CUTS = 3  # broken streams in a row that brought next to nothing
+_PROGRESS = 64 * 1024  # bytes that are more than that
 _LOCK_WAIT = 3600.0  # seconds that another process may take for one blob or kit
 
 Arrived = Callable[[int], None]
-"""Told the number of bytes of each piece that arrives from a source."""
+"""Told the number of bytes of each piece that arrives from a source; what it raises ends the transfer."""
 
 
 class Store:
@@ -35,10 +38,14 @@ class Store:
         self.root = root
         self._blobs = root / "blobs" / "sha256"
         self._ingest = root / "ingest"
-        self._locks = root / "locks"
+        self.locks = root / "locks"
         with self.writing():
-            for directory in (self._blobs, self._ingest, self._locks):
+            for directory in (self._blobs, self._ingest, self.locks):
                 directory.mkdir(parents=True, exist_ok=True)
+        if not (root / "index.json").exists():
+            with self.lock("index"):
+                if not (root / "index.json").exists():
+                    self.name(())
 
     def path(self, digest: Digest) -> Path:
         """Return where a blob is, or would be."""
@@ -47,6 +54,11 @@ class Store:
     def has(self, digest: Digest) -> bool:
         """Tell whether a blob is here; its bytes are not looked at."""
         return self.path(digest).is_file()
+
+    def blobs(self) -> dict[Digest, int]:
+        """Return every blob that is here, with its size in bytes."""
+        with self.writing(), os.scandir(self._blobs) as entries:
+            return {Digest("sha256", entry.name): entry.stat().st_size for entry in entries}
 
     def read(self, digest: Digest) -> bytes | None:
         """Return a small blob, verified; None when it is not here. A damaged one is removed."""
@@ -70,45 +82,77 @@ class Store:
                     self._commit(file, digest)
         return digest
 
-    def fetch(self, descriptor: Descriptor, source: Source, arrived: Arrived = lambda _: None) -> Path:
-        """Return the path of a blob, fetched from the source if it is not here.
+    def fetch(
+        self, descriptor: Descriptor, source: Source, arrived: Arrived = lambda _: None
+    ) -> tuple[BinaryIO, bool]:
+        """Return a blob, open for reading, and whether it was fetched, and so verified, just now.
 
-        A blob that another process is fetching is waited for. What is left of an interrupted fetch is
-        continued. Raises DigestMismatch or SizeMismatch for wrong bytes (they are removed),
-        RegistryUnavailable when the stream broke three times without a byte (they are kept), StoreError,
-        and what the source raises.
+        A blob that is here already is not looked at. One that another process is fetching is waited for.
+        What is left of an interrupted fetch is continued. Raises DigestMismatch or SizeMismatch for wrong
+        bytes (they are removed), RegistryUnavailable when three streams broke that had brought next to
+        nothing (it is kept), StoreError, and what the source or `arrived` raises.
         """
-        with self.lock(descriptor.digest.hex):
+        with self.lock(descriptor.digest.hex), self.writing(descriptor.size):
             path = self.path(descriptor.digest)
             if self.has(descriptor.digest) and path.stat().st_size != descriptor.size:
                 self.discard(descriptor.digest)
-            if not self.has(descriptor.digest):
+            fresh = not self.has(descriptor.digest)
+            if fresh:
                 self._download(descriptor, source, arrived)
-            return path
+            # Opened under the lock: whoever removes the blob from now on takes nothing from the reader.
+            return path.open("rb"), fresh
 
     def sound(self, digest: Digest) -> bool:
         """Read a blob through; a damaged one is removed, and False is returned for it."""
-        hasher = hashlib.sha256()
         try:
             with self.path(digest).open("rb") as file:
-                while chunk := file.read(CHUNK):
-                    hasher.update(chunk)
+                whole = hashlib.file_digest(file, "sha256").hexdigest() == digest.hex
         except FileNotFoundError:
             return False
-        if hasher.hexdigest() == digest.hex:
-            return True
-        self.discard(digest)
-        return False
+        if not whole:
+            self.discard(digest)
+        return whole
 
     def discard(self, digest: Digest) -> None:
         """Remove a blob if it is here."""
         with self.writing():
             self.path(digest).unlink(missing_ok=True)
 
+    def discard_partial(self, digest: Digest) -> None:
+        """Remove what has arrived of a blob, unless someone is at it."""
+        with self.writing():
+            lock = filelock.FileLock(self.locks / f"{digest.hex}.lock", blocking=False)
+            try:
+                with lock:
+                    (self._ingest / digest.hex).unlink(missing_ok=True)
+            except filelock.Timeout:
+                return
+
+    def partials(self) -> dict[Digest, int]:
+        """Return the blobs that have arrived in part, with the bytes there are."""
+        with self.writing(), os.scandir(self._ingest) as entries:
+            return {Digest("sha256", entry.name): entry.stat().st_size for entry in entries}
+
+    def name(self, named: Iterable[tuple[Descriptor, str | None]]) -> None:
+        """Write the layout's index: manifests with their names (OCI image spec, "Image Layout")."""
+        manifests = [
+            {
+                "mediaType": descriptor.media_type,
+                "digest": str(descriptor.digest),
+                "size": descriptor.size,
+                **({"annotations": {REF_NAME: name}} if name else {}),
+            }
+            for descriptor, name in named
+        ]
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}
+        with self.writing():
+            replace_file(self.root / "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+            replace_file(self.root / "index.json", json.dumps(index, indent=1).encode())
+
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Keep every other process and thread of this node out of the same name."""
-        lock = filelock.FileLock(self._locks / f"{name}.lock", timeout=_LOCK_WAIT)
+        lock = filelock.FileLock(self.locks / f"{name}.lock", timeout=_LOCK_WAIT)
         with self.writing():
             try:
                 lock.acquire()
@@ -128,44 +172,42 @@ class Store:
             yield
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise self._full(needed) from error
+                raise self.full(needed) from error
             raise StoreError(
                 f"the store {self.root} cannot be used: {error}; check its disk and owner"
             ) from error
 
+    @property
+    def free(self) -> int:
+        """Bytes that can still be written."""
+        with self.writing():
+            return shutil.disk_usage(self.root).free
+
+    def full(self, needed: int) -> StoreError:
+        """Return the error that says so."""
+        return StoreError(
+            f"the store {self.root} is full: {needed} bytes are needed and {self.free} are free; make room "
+            "there, or with `kitserve cache prune`"
+        )
+
     def _download(self, descriptor: Descriptor, source: Source, arrived: Arrived) -> None:
         path = self._ingest / descriptor.digest.hex
-        with self.writing(descriptor.size), path.open("a+b") as file:
+        with path.open("a+b", buffering=0) as file:
             arriving = _Arriving(file)
             try:
-                self._check_space(descriptor.size - arriving.size)
+                if self.free < descriptor.size - arriving.size:
+                    raise self.full(descriptor.size - arriving.size)
                 _receive(descriptor, source, arriving, arrived)
-                if arriving.digest != descriptor.digest:
-                    raise DigestMismatch(
-                        f"{source.reference}: the bytes sent for blob {descriptor.digest} have the digest "
-                        f"{arriving.digest}; push the kit again"
-                    )
             except (ContentError, StoreError, OSError):
                 path.unlink(missing_ok=True)
                 raise
             self._commit(file, descriptor.digest)
 
     def _commit(self, file: BinaryIO, digest: Digest) -> None:
+        # Not forced to disk: a blob that a power cut spoilt is found by whoever reads it, as each verifies.
         file.flush()
-        os.fsync(file.fileno())
         os.fchmod(file.fileno(), 0o444)
         Path(file.name).replace(self.path(digest))
-        sync_directory(self._blobs)
-
-    def _check_space(self, needed: int) -> None:
-        if shutil.disk_usage(self.root).free < needed:
-            raise self._full(needed)
-
-    def _full(self, needed: int) -> StoreError:
-        free = shutil.disk_usage(self.root).free
-        return StoreError(
-            f"the store {self.root} is full: {needed} bytes are needed and {free} are free; make room there"
-        )
 
 
 class _Arriving:
@@ -180,14 +222,25 @@ class _Arriving:
             self._hasher.update(chunk)
             self.size += len(chunk)
 
-    @property
-    def digest(self) -> Digest:
-        return Digest("sha256", self._hasher.hexdigest())
+    def is_whole(self, descriptor: Descriptor, source: Source) -> bool:
+        """Tell whether all is here; raises DigestMismatch when it is, and is not what it should be."""
+        if self.size < descriptor.size:
+            return False
+        found = Digest("sha256", self._hasher.hexdigest())
+        if found != descriptor.digest or self.size > descriptor.size:
+            raise DigestMismatch(
+                f"{source.reference}: the bytes sent for blob {descriptor.digest} have the digest {found}; "
+                "push the kit again"
+            )
+        return True
 
     def write(self, chunk: bytes) -> None:
-        self._file.write(chunk)
+        written = self._file.write(chunk)
         self._hasher.update(chunk)
         self.size += len(chunk)
+        # An unbuffered file may take less than all, as when the disk fills up.
+        while written < len(chunk):
+            written += self._file.write(memoryview(chunk)[written:])
 
     def restart(self) -> None:
         self._file.seek(0)
@@ -197,29 +250,51 @@ class _Arriving:
 
 
 def _receive(descriptor: Descriptor, source: Source, arriving: _Arriving, arrived: Arrived) -> None:
-    """Read a blob to its end, over as many streams as it takes while each brings something."""
+    """Read a blob to its end and verify it, over as many streams as it takes while each brings something.
+
+    Wrong bytes are read again from the beginning where there is hope: the source has them elsewhere, too, or
+    some were left by an earlier transfer.
+    """
     what = f"{source.reference}: blob {descriptor.digest} of {descriptor.size} bytes"
-    if arriving.size > descriptor.size:
-        arriving.restart()
+    resumed = arriving.size > 0
+    reject: Callable[[], bool] = bool
     cuts = 0
-    while arriving.size < descriptor.size:
-        before = arriving.size
-        with source.blob(descriptor, before) as stream:
-            if stream.start != before:
-                arriving.restart()
-            try:
-                for chunk in stream.chunks:
-                    if arriving.size + len(chunk) > descriptor.size:
-                        raise SizeMismatch(f"{what} is sent with more; push the kit again")
-                    arriving.write(chunk)
-                    arrived(len(chunk))
-            except RegistryUnavailable as error:
-                cuts = 0 if arriving.size > before else cuts + 1
+    while True:
+        try:
+            if arriving.is_whole(descriptor, source):
+                return
+            before = arriving.size
+            with source.blob(descriptor, before) as stream:
+                reject = stream.reject
+                broken = _take(stream, descriptor, arriving, arrived, what)
+            if broken is not None:
+                cuts = 0 if arriving.size - before >= _PROGRESS else cuts + 1
                 if cuts == _CUTS:
                     raise RegistryUnavailable(
                         f"{what} broke off {cuts} times at byte {arriving.size}, which are kept; "
-                        f"try again ({error})"
-                    ) from error
-            else:
-                if arriving.size < descriptor.size:
-                    raise SizeMismatch(f"{what} ended after {arriving.size}; push the kit again")
+                        f"try again ({broken})"
+                    ) from broken
+            elif arriving.size < descriptor.size:
+                raise SizeMismatch(f"{what} ended after {arriving.size}; push the kit again")
+        except ContentError:
+            if not reject() and not resumed:
+                raise
+            resumed = False
+            arriving.restart()
+
+
+def _take(
+    stream: BlobStream, descriptor: Descriptor, arriving: _Arriving, arrived: Arrived, what: str
+) -> RegistryUnavailable | None:
+    """Read a stream to its end; returns what broke it off."""
+    if stream.start != arriving.size:
+        arriving.restart()
+    try:
+        for chunk in stream.chunks:
+            if arriving.size + len(chunk) > descriptor.size:
+                raise SizeMismatch(f"{what} is sent with more; push the kit again")
+            arriving.write(chunk)
+            arrived(len(chunk))
+    except RegistryUnavailable as error:
+        return error
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -25,7 +26,8 @@ from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import Digest, RegistryReference, parse_reference
 from gateway.oci.sources import open_source
 from gateway.oci.store import Store
-from tests.artifacts import LayoutBuilder, tar
+from tests.artifacts import MODELKIT, LayoutBuilder, tar
+from tests.ports import free_port
 from tests.proxy import Proxy, run_proxy
 from tests.registry import PASSWORD, USERNAME, Registry, run_registry
 
@@ -63,9 +65,30 @@ def test_every_sample_is_pulled_by_tag_and_by_digest(
     assert _tree(other.open(pinned).path) == _tree(kit.path)
 
 
-def test_a_kit_that_names_a_parent_says_so(library: Library, registry: Registry) -> None:
-    with pytest.raises(KitError, match=r"names a parent kit 127\.0\.0\.1:5055/samples/iris:v1"):
-        library.open(parse_reference(f"{registry.host}/samples/iris-child:v1"))
+def test_a_parent_is_pulled_from_its_own_registry(tmp_path: Path, registry: Registry, layout: Path) -> None:
+    builder = LayoutBuilder(tmp_path / "layout")
+    kitfile = {"model": {"path": f"{registry.host}/samples/iris:v1"}}
+    config = builder.blob(f"{MODELKIT}.config.v1+json", json.dumps(kitfile).encode())
+    builder.artifact("team/child:v1", {"schemaVersion": 2, "config": config, "layers": None})
+    with run_registry(tmp_path / "registry") as own:
+        own.push_layout(builder.directory)
+        library = Library(tmp_path / "library", SourceOptions({own.host: PLAIN, registry.host: PLAIN}))
+        opened = library.open(parse_reference(f"{own.host}/team/child:v1"))
+    assert opened.pulled_bytes == 2560
+    assert [str(parent.reference) for parent in opened.kit.parents] == [
+        f"{registry.host}/samples/iris:v1@{opened.kit.parents[0].digest}"
+    ]
+    parent = Library(tmp_path / "parent").open(parse_reference(f"oci-layout:{layout}:samples/iris:v1"))
+    assert _tree(opened.path) == _tree(parent.path)
+
+
+def test_a_parent_that_cannot_be_had_is_named(tmp_path: Path) -> None:
+    builder = LayoutBuilder(tmp_path / "layout")
+    parent = f"127.0.0.1:{free_port()}/samples/iris:v1"
+    config = builder.blob(f"{MODELKIT}.config.v1+json", json.dumps({"model": {"path": parent}}).encode())
+    builder.artifact("team/child:v1", {"schemaVersion": 2, "config": config, "layers": None})
+    with pytest.raises(RegistryUnavailable, match=parent):
+        Library(tmp_path / "library").open(parse_reference(f"oci-layout:{builder.directory}:team/child:v1"))
 
 
 @pytest.mark.parametrize(
