@@ -35,9 +35,11 @@ class Registry:
         tokens: TokenServer | None = None,
         certificates: Certificates | None = None,
         client_certificates: bool = False,
+        storage: Path | None = None,
     ) -> None:
-        self.storage = directory / "storage"
-        self.storage.mkdir(parents=True)
+        self.storage = storage or directory / "storage"
+        self.storage.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         self._port = free_port()
         self.host = f"127.0.0.1:{self._port}"
         self._url = f"{'https' if certificates else 'http'}://{self.host}"
@@ -183,8 +185,11 @@ def run_registry(
     tokens: TokenServer | None = None,
     certificates: Certificates | None = None,
     client_certificates: bool = False,
+    storage: Path | None = None,
 ) -> Iterator[Registry]:
-    """Run a registry whose data is under `directory`; stopped at the end, whatever happened.
+    """Run a registry whose data is under `directory`, or in the `storage` of another one.
+
+    It is stopped at the end, whatever happened.
 
     It asks for a name and password (`htpasswd`), for a token of `tokens`, or for neither. With
     `certificates` it speaks TLS, and `client_certificates` lets in only who shows one of that authority.
@@ -195,6 +200,7 @@ def run_registry(
         tokens=tokens,
         certificates=certificates,
         client_certificates=client_certificates,
+        storage=storage,
     )
     registry.start()
     try:

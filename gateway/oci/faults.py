@@ -36,7 +36,10 @@ _TLS = {
         "it refuses the connection; if it wants a client's certificate, set `client_cert_file` and "
         "`client_key_file`"
     ),
-    "BAD_CERTIFICATE": _REFUSES,
+    # Go's servers say this of a certificate that they do not know, and of none.
+    "BAD_CERTIFICATE": (
+        "it wants a client's certificate that it knows; set `client_cert_file` and `client_key_file`"
+    ),
     "CERTIFICATE_UNKNOWN": _REFUSES,
     "CERTIFICATE_EXPIRED": _REFUSES,
     "UNKNOWN_CA": _REFUSES,

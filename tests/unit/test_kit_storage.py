@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,30 +13,11 @@ from gateway.oci.options import SourceOptions
 from gateway.oci.reference import Digest, LocalReference, parse_reference
 from gateway.oci.sources import open_source
 from tests.artifacts import LayoutBuilder, tar
+from tests.kitops import kit_storage
 
 V1 = Digest.parse("sha256:702c3f942317fbbe1f30dca2f5fd2019cbfdf3e7ed7b7718d2cda6d6c56aac8d")
 V2 = Digest.parse("sha256:29ffc517c883dd34033dbc81fd7b0589fb9f878de405803b10bcd3a370c043ec")
 REAL = Path(__file__).parents[3] / "shared" / "kits" / "kitops-home"
-
-
-def kit_storage(home: Path, layout: Path, registry: str) -> Path:
-    """Lay a layout's kits out as kit does after it packed them for a registry; return the directory."""
-    storage = home / "storage"
-    shutil.copytree(layout, storage)
-    index = json.loads((storage / "index.json").read_bytes())
-    repositories: dict[str, dict[str, object]] = {}
-    for entry in index["manifests"]:
-        repository, _, tag = entry.pop("annotations")["org.opencontainers.image.ref.name"].partition(":")
-        repositories.setdefault(f"{registry}/{repository}", {})[tag] = entry
-    (storage / "index.json").write_text(json.dumps(index))
-    for name, tags in repositories.items():
-        encoded = base64.urlsafe_b64encode(name.encode()).decode()
-        listed = {"schemaVersion": 2, "manifests": list(tags.values())}
-        (storage / f"{encoded}-index.json").write_text(json.dumps(listed))
-        (storage / f"{encoded}-tags.json").write_text(json.dumps(tags))
-    for blob in (storage / "blobs" / "sha256").iterdir():
-        blob.chmod(0o600)
-    return storage
 
 
 @pytest.fixture
