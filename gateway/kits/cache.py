@@ -8,6 +8,7 @@ from typing import Self
 
 from gateway.kits.trees import Seal, Trees
 from gateway.oci.content import OCI_MANIFEST, Descriptor
+from gateway.oci.files import remove_unfinished
 from gateway.oci.leases import Lease, claimed, last_used
 from gateway.oci.reference import Digest
 from gateway.oci.store import Store
@@ -200,6 +201,9 @@ class Cache:
         for key in self._trees.leftovers():
             self._trees.remove(key)
             self._trees.begin(key)
+        root = self._store.root
+        for directory in (root, *filter(Path.is_dir, root.iterdir())):
+            remove_unfinished(directory)
         return Freed(
             blobs=len(strays), transfers=len(partials), size=sum(strays.values()) + sum(partials.values())
         )

@@ -135,7 +135,7 @@ class Trees:
     def leftovers(self) -> list[str]:
         """Return the keys of directories that have no seal, or are not unpacked to their end."""
         sealed = set(self._keys())
-        names = (entry.name for entry in self._root.iterdir() if not entry.name.endswith(_SEAL))
+        names = (entry.name for entry in self._root.iterdir() if entry.is_dir())
         return [name.removeprefix(".").removesuffix(".tmp") for name in names if name not in sealed]
 
     def _keys(self) -> Iterator[str]:

@@ -1,7 +1,12 @@
 """Files that must outlive a crash."""
 
 import os
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
+
+_ABANDONED = 60.0  # seconds without a write
 
 
 def sync_directory(path: Path) -> None:
@@ -15,10 +20,18 @@ def sync_directory(path: Path) -> None:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a small file whole or not at all, also when this process or the machine dies."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     with fresh.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
     sync_directory(path.parent)
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Remove what processes that died within `replace_file` left in a directory."""
+    for path in directory.glob(".*.tmp"):
+        with suppress(FileNotFoundError):
+            if path.is_file() and time.time() - path.stat().st_mtime > _ABANDONED:
+                path.unlink()
