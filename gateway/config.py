@@ -6,32 +6,29 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from gateway.errors import ConfigError, InvalidReference
-from gateway.oci.options import RegistryOptions, SourceOptions
+from gateway.config_kits import REGISTRY_FILES, Cache, Key, Registry, Strict, Trust
+from gateway.errors import ConfigError, InvalidReference, NotTrusted
+from gateway.kits.trust import Policy, judge_registry
+from gateway.oci.kit_storage import kit_home
+from gateway.oci.options import SourceOptions
 from gateway.oci.reference import LayoutReference, parse_reference
+from gateway.yaml_file import Path_, read_yaml, written
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-# No honest config comes near these; aliases of aliases, or an alias of itself, would.
-_MAX_DEPTH = 32
-_MAX_NODES = 100_000
-# What PyYAML raises for text and tags it cannot use, besides its own errors.
-_YAML_ERRORS = (yaml.YAMLError, ValueError, OverflowError, RecursionError, LookupError, AttributeError)
 
-Path_ = tuple[str | int, ...]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Address(_Strict):
+class Address(Strict):
     """Where to listen, written `HOST:PORT`."""
 
     host: str
@@ -58,7 +55,7 @@ class Address(_Strict):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Resources(_Strict):
+class Resources(Strict):
     """What one worker may use: CPU threads, and GPUs (a fraction shares one)."""
 
     cpus: Annotated[float, Field(gt=0, le=1024)] = 1
@@ -72,7 +69,7 @@ class Resources(_Strict):
         return value
 
 
-class Replicas(_Strict):
+class Replicas(Strict):
     """How many workers run a version; a plain number fixes it."""
 
     min: Annotated[int, Field(ge=1, le=256)] = 1
@@ -103,7 +100,7 @@ def _check_kit(value: str) -> str:
     return value
 
 
-class Canary(_Strict):
+class Canary(Strict):
     """A second version on trial, and its share of unversioned calls in percent."""
 
     kit: str
@@ -112,7 +109,7 @@ class Canary(_Strict):
     _kit = field_validator("kit")(_check_kit)
 
 
-class Model(_Strict):
+class Model(Strict):
     """A name clients call, and the kit that answers."""
 
     name: str
@@ -121,6 +118,7 @@ class Model(_Strict):
     runtime: str = "auto"
     resources: Resources = Resources()
     replicas: Replicas = Replicas()
+    trust: Trust = Trust()
 
     _kit = field_validator("kit")(_check_kit)
 
@@ -139,24 +137,17 @@ class Model(_Strict):
         return self
 
 
-class Registry(_Strict):
-    """How to reach one registry host. Secrets come from the environment or a file, never from here."""
-
-    username: str | None = None
-    password_env: str | None = None
-    password_file: Path | None = None
-    plain_http: bool = False
-    ca_file: Path | None = None
-
-
-class GatewayConfig(_Strict):
+class GatewayConfig(Strict):
     """The whole config file."""
 
     listen: Address = Address(host="127.0.0.1", port=8080)
     admin: Address = Address(host="127.0.0.1", port=8081)
     access_log: Literal["off", "errors", "all"] = "errors"
     models: tuple[Model, ...] = ()
-    registries: dict[str, Registry] = {}
+    registries: dict[str, Registry] = Field(default_factory=dict)
+    kitops_home: Path | None = None
+    cache: Cache = Cache()
+    trust: Trust = Trust()
 
     @field_validator("models")
     @classmethod
@@ -176,11 +167,44 @@ class GatewayConfig(_Strict):
             raise _faults_at({(where,): f"listen and admin both want port {self.listen.port}"})
         return self
 
+    @model_validator(mode="after")
+    def _allowed_places(self) -> GatewayConfig:
+        faults: dict[Path_, str] = {}
+        for place, model in enumerate(self.models):
+            try:
+                policy = self.policy(model)
+            except ValueError as error:
+                faults["models", place, "trust"] = str(error)
+                continue
+            kits: dict[Path_, str] = {("kit",): model.kit}
+            if model.canary is not None:
+                kits["canary", "kit"] = model.canary.kit
+            for field, kit in kits.items():
+                try:
+                    judge_registry(parse_reference(kit), policy)
+                except NotTrusted as error:
+                    faults["models", place, *field] = str(error)
+        if faults:
+            raise _faults_at(faults)
+        return self
+
     def source_options(self) -> SourceOptions:
         """How kits are reached, as the OCI room takes it."""
-        return SourceOptions(
-            {host.lower(): RegistryOptions(**dict(registry)) for host, registry in self.registries.items()}
-        )
+        registries = {host.lower(): registry.options() for host, registry in self.registries.items()}
+        return SourceOptions(registries, self.kitops_home)
+
+    def policy(self, model: Model | None = None) -> Policy:
+        """Which kits may be served, as a model or else as any."""
+        return (self.trust if model is None else model.trust.over(self.trust)).policy()
+
+    def model(self, name: str) -> Model | None:
+        """Return the model of that name."""
+        return next((model for model in self.models if model.name == name), None)
+
+    def policies(self, kit: str) -> tuple[Policy, ...]:
+        """Return the policies of the models that a kit's reference is used for, each once."""
+        users = (model for model in self.models if kit in (model.kit, model.canary and model.canary.kit))
+        return tuple(dict.fromkeys(self.policy(model) for model in users))
 
     def rooted(self, directory: Path) -> GatewayConfig:
         """The same config with relative paths made absolute from `directory`."""
@@ -198,13 +222,16 @@ class GatewayConfig(_Strict):
             host: registry.model_copy(
                 update={
                     name: directory / path
-                    for name in ("password_file", "ca_file")
+                    for name in REGISTRY_FILES
                     if (path := getattr(registry, name)) is not None
                 }
             )
             for host, registry in self.registries.items()
         }
-        return self.model_copy(update={"models": tuple(models), "registries": registries})
+        home = directory / (self.kitops_home or kit_home())
+        return self.model_copy(
+            update={"models": tuple(models), "registries": registries, "kitops_home": home}
+        )
 
 
 def load_config(path: Path) -> GatewayConfig:
@@ -222,13 +249,7 @@ def load_config(path: Path) -> GatewayConfig:
 
 def parse_config(text: str, source: str = "config") -> GatewayConfig:
     """Parse YAML (or JSON, which is YAML too) into a config; `source` names it in errors."""
-    lines: dict[Path_, int] = {}
-    faults: list[str] = []
-    try:
-        node = yaml.compose(text, yaml.SafeLoader)
-        value = {} if node is None else _plain(node, (), lines, faults)
-    except _YAML_ERRORS as error:
-        raise ConfigError(source, [" ".join(str(error).split())]) from error
+    value, lines, faults = read_yaml(text, source)
     if not isinstance(value, dict):
         raise ConfigError(source, ["line 1: a config is a mapping that starts with `models:`"])
     try:
@@ -257,41 +278,12 @@ def _rooted_kit(kit: str, directory: Path) -> str:
     return kit
 
 
-def _plain(node: yaml.Node, path: Path_, lines: dict[Path_, int], faults: list[str]) -> Any:
-    """A YAML node as plain values; notes the line of each path and each key written twice."""
-    if len(path) > _MAX_DEPTH or len(lines) + len(faults) > _MAX_NODES:
-        raise yaml.MarkedYAMLError("this goes too deep, or has too many parts", node.start_mark)
-    lines[path] = node.start_mark.line + 1
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, (*path, index), lines, faults) for index, item in enumerate(node.value)]
-    if not isinstance(node, yaml.MappingNode):
-        try:
-            node.value.encode()
-            return yaml.SafeLoader("").construct_object(node)
-        except _YAML_ERRORS:
-            kind = node.tag.rpartition(":")[2]
-            faults.append(f"line {lines[path]}: {_written(path)}: {node.value!r} is not a valid {kind}")
-            return node.value
-    mapping: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        line = key_node.start_mark.line + 1
-        key = key_node.value
-        if not isinstance(key, str) or not key.isprintable():
-            faults.append(f"line {line}: a field's name must be plain text")
-            continue
-        if key in mapping:
-            faults.append(f"line {line}: {_written((*path, key))}: written twice")
-        mapping[key] = _plain(value_node, (*path, key), lines, faults)
-        lines[(*path, key)] = line
-    return mapping
-
-
 def _fault(detail: ErrorDetails, lines: Mapping[Path_, int]) -> str:
     where = detail["loc"]
     known = where
     while known not in lines and known:
         known = known[:-1]
-    name = _written(where)
+    name = written(where)
     if detail["type"] == "extra_forbidden":
         parent = where[:-1]
         fields = _fields_at(parent)
@@ -312,15 +304,11 @@ def _fields_at(path: Path_) -> list[str]:
         "registries": Registry,
         "listen": Address,
         "admin": Address,
+        "cache": Cache,
+        "trust": Trust,
+        "keys": Key,
     }
     model: type[BaseModel] = GatewayConfig
     for step in path:
         model = table.get(str(step), model)
     return list(model.model_fields)
-
-
-def _written(path: Path_) -> str:
-    text = ""
-    for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
-    return text

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from gateway.errors import KitserveError
+from gateway.errors import KitserveError, NotTrusted
 from gateway.kits.library import Kit, Library, Progress
 from gateway.kits.model import choose_runtime
+from gateway.kits.parents import model_of
+from gateway.kits.trust import Policy
 from gateway.oci.reference import Reference, RegistryReference
 from runtimes.errors import ModelError
 
@@ -16,11 +18,22 @@ PULL_LIMIT_BYTES = 100 * 1024 * 1024
 
 
 def describe(
-    library: Library, reference: Reference, pull: bool | None, progress: Progress | None
+    library: Library,
+    reference: Reference,
+    policy: Policy,
+    pull: bool | None,
+    progress: Progress | None,
 ) -> dict[str, Any]:
     """Everything known of a kit. Its model is fetched when `pull` says so; None: when that costs little."""
     kit = library.describe(reference)
     document = _document(kit)
+    try:
+        verdict = library.judge(kit, policy)
+    except NotTrusted as error:
+        document["trust"] = {"allowed": False, "reasons": [str(error)]}
+        document["runtime_message"] = "not looked into: the policy refuses the kit"
+        return document
+    document["trust"] = {"allowed": True, "reasons": verdict.reasons}
     local = not isinstance(reference, RegistryReference)
     if pull is None:
         pull = local or kit.size <= PULL_LIMIT_BYTES
@@ -28,8 +41,8 @@ def describe(
         document["runtime_message"] = "not known before the model is pulled; use --pull"
         return document
     try:
-        unpacked = library.open(kit.reference, progress)
-        choice = choose_runtime(unpacked, None)
+        unpacked = library.open(kit.reference, progress, policy=policy)
+        choice = choose_runtime(unpacked, None, verdict.code)
         document["runtime"] = choice.runtime.name
         document["file"] = str(choice.path.relative_to(unpacked.path))
         signature = choice.runtime.signature(choice.path)
@@ -43,8 +56,8 @@ def describe(
 
 
 def _document(kit: Kit) -> dict[str, Any]:
-    package, model = kit.kitfile.package, kit.kitfile.model
-    served = kit.needed_layers()
+    package, model = kit.kitfile.package, model_of(kit)
+    served = [layer for link in kit.chain for layer in link.needed_layers()]
     return {
         "reference": str(kit.reference),
         "digest": str(kit.digest),
@@ -52,6 +65,7 @@ def _document(kit: Kit) -> dict[str, Any]:
         "package": " ".join(part for part in (package.name, package.version) if part),
         "framework": model and (model.framework or model.format),
         "model": kit.model_name,
+        "parents": [str(parent.reference) for parent in kit.parents],
         "layers": [
             {
                 "role": layer.role.value,
@@ -62,9 +76,11 @@ def _document(kit: Kit) -> dict[str, Any]:
                 "path": layer.path,
                 "served": layer in served,
             }
-            for layer in kit.layers
+            for link in kit.chain
+            for layer in link.layers
         ],
         "kitfile": kit.kitfile.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "trust": None,
         "runtime": None,
         "runtime_message": "",
         "file": "",

@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 import gateway
-from gateway.cli import show
+from gateway.cli import cache, show
 from gateway.cli.client import AdminClient
 from gateway.cli.inspect import describe
+from gateway.cli.options import FAILED, MISUSED, Home, Output, OutputFormat, err, out, print_json
 from gateway.cli.report import SETTLED, Reporter
 from gateway.cli.serve import Kitserve, Stopped, catch_signals, running
 from gateway.config import GatewayConfig, load_config
 from gateway.errors import ConfigError, ControlError, InvalidReference, KitserveError
-from gateway.kits.library import Library
+from gateway.kits.library import Library, cache_directory
+from gateway.kits.trust import Policy
 from gateway.oci.reference import RegistryReference, parse_reference
 
-_FAILED = 1
-_MISUSED = 2
 _WATCH_SECONDS = 0.5
 _FOLLOW_SECONDS = 600.0
 _RESTART_SECONDS = 20.0
 
-# A pipe has no width: nothing is cut off for it.
-_WIDE = None if sys.stdout.isatty() else 240
-out = Console(highlight=False, soft_wrap=True, width=_WIDE)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 app = typer.Typer(
     help="Serve ModelKits by reference.",
     no_args_is_help=True,
@@ -46,35 +38,17 @@ app = typer.Typer(
 )
 
 
-class Output(StrEnum):
-    """How a command prints what it found."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-def _default_home() -> Path:
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(os.environ.get("KITSERVE_HOME") or Path(data) / "kitserve")
-
-
 ConfigFile = Annotated[Path, typer.Argument(help="The config file (YAML or JSON).", metavar="FILE")]
-Home = Annotated[
-    Path,
-    typer.Option(
-        help="Where blobs, unpacked kits, state and logs are kept.",
-        envvar="KITSERVE_HOME",
-        default_factory=_default_home,
-        show_default="~/.local/share/kitserve",
-    ),
-]
 Admin = Annotated[str, typer.Option(help="The admin address of a running Kitserve.", metavar="HOST:PORT")]
-OutputFormat = Annotated[Output, typer.Option("--output", "-o", help="How to print.")]
 Registries = Annotated[
-    Path | None, typer.Option("--config", help="A config file whose `registries:` are used.", metavar="FILE")
+    Path | None,
+    typer.Option("--config", help="A config file: its registries, trust and cache hold.", metavar="FILE"),
 ]
 PlainHttp = Annotated[bool, typer.Option("--plain-http", help="Speak HTTP without TLS to this registry.")]
 KitReference = Annotated[str, typer.Argument(help="The kit's reference.", metavar="REF")]
+
+
+app.add_typer(cache.app, name="cache")
 
 
 @app.command()
@@ -115,7 +89,7 @@ def apply(
     with Reporter(out) as say:
         status = _follow(client, generation, say)
     if any(model["state"] == "failed" for model in status["models"]):
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -128,7 +102,7 @@ def status(admin: Admin = "127.0.0.1:8081", output: OutputFormat = Output.TEXT) 
         time.sleep(_WATCH_SECONDS)
         document = client.status()
     if output is Output.JSON:
-        _print_json(document)
+        print_json(document)
         return
     out.print(show.models_table(document["models"]))
     for model in document["models"]:
@@ -152,11 +126,11 @@ def inspect(
     plain_http: PlainHttp = False,
 ) -> None:
     """Show what a kit is: its Kitfile, layers, runtime, inputs and outputs."""
-    library = _library(reference, home, config, plain_http)
+    library, policy = _library(reference, home, config, plain_http)
     with show.PullProgress(err, reference) as progress:
-        document = describe(library, parse_reference(reference), pull, progress)
+        document = describe(library, parse_reference(reference), policy, pull, progress)
     if output is Output.JSON:
-        _print_json(document)
+        print_json(document)
     else:
         for part in show.kit_text(document):
             out.print(part)
@@ -167,9 +141,9 @@ def pull(
     reference: KitReference, home: Home, config: Registries = None, plain_http: PlainHttp = False
 ) -> None:
     """Bring a kit to this machine: pulled, verified and unpacked, ready to be served offline."""
-    library = _library(reference, home, config, plain_http)
+    library, policy = _library(reference, home, config, plain_http)
     with show.PullProgress(err, reference) as progress:
-        kit = library.open(parse_reference(reference), progress)
+        kit = library.open(parse_reference(reference), progress, policy=policy)
     out.print(f"{kit.kit.reference}", markup=False)
     how = "was here already" if kit.from_cache else f"{kit.pulled_bytes} bytes pulled"
     out.print(f"{kit.path}  {how}", markup=False)
@@ -196,10 +170,10 @@ def main() -> None:
         app(prog_name="kitserve")
     except (ConfigError, InvalidReference) as error:
         err.print(f"kitserve: {error}", style="red", markup=False)
-        sys.exit(_MISUSED)
+        sys.exit(MISUSED)
     except KitserveError as error:
         err.print(f"kitserve: {error}", style="red", markup=False)
-        sys.exit(_FAILED)
+        sys.exit(FAILED)
 
 
 def _follow(client: AdminClient, generation: int, say: Reporter) -> dict[str, Any]:
@@ -243,15 +217,12 @@ def _gateway_may_restart() -> Iterator[None]:
         time.sleep(_WATCH_SECONDS)
 
 
-def _library(reference: str, home: Path, config: Path | None, plain_http: bool) -> Library:
+def _library(reference: str, home: Path, config: Path | None, plain_http: bool) -> tuple[Library, Policy]:
+    """The library of this machine as a config has it, and what that config trusts."""
     known = load_config(config) if config is not None else GatewayConfig()
     sources = known.source_options()
     parsed = parse_reference(reference)
     if plain_http and isinstance(parsed, RegistryReference):
         plain = replace(sources.registry(parsed.host), plain_http=True)
         sources = replace(sources, registries={**sources.registries, parsed.host: plain})
-    return Library(home.absolute(), sources)
-
-
-def _print_json(document: Any) -> None:
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    return Library(cache_directory(home), sources, known.cache.max_size), known.policy()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
+
+from gateway.kits.cache import CachedKit
 
 _COLOURS = {"ready": "green", "failed": "red", "loading": "yellow", "pulling": "yellow"}
 
@@ -91,12 +95,29 @@ class PullProgress:
             self._console.print(f"{self._name}: unpacking", markup=False)
 
 
+def cache_table(kits: Iterable[CachedKit]) -> Table:
+    """Kits on this machine, a row a kit."""
+    table = _table("KIT", "DIGEST", "STORED", "UNPACKED", "LAST USED", "IN USE")
+    for kit in kits:
+        table.add_row(
+            _text("\n".join(kit.names) or "-"),
+            kit.digest.short,
+            decimal(kit.stored),
+            decimal(kit.unpacked),
+            datetime.fromtimestamp(kit.last_used).astimezone().strftime("%Y-%m-%d %H:%M"),
+            "yes" if kit.in_use else "no",
+        )
+    return table
+
+
 def kit_text(kit: dict[str, Any]) -> Iterable[Any]:
     """A kit as `inspect` shows it: its names, its layers, its runtime and its tensors."""
     yield _text(kit["reference"], "bold")
     for name in ("digest", "format", "package", "framework", "model"):
         if kit[name]:
             yield _text(f"{name:<9}  {kit[name]}")
+    for parent in kit["parents"]:
+        yield _text(f"parent     {parent}")
     layers = _table("LAYER", "DIGEST", "SIZE", "COMPRESSION", "SERVED", "PATH")
     for layer in kit["layers"]:
         layers.add_row(
@@ -108,6 +129,11 @@ def kit_text(kit: dict[str, Any]) -> Iterable[Any]:
             _text(layer["path"] or "-"),
         )
     yield layers
+    trust = kit["trust"]
+    verdict = ("the policy allows it", "green") if trust["allowed"] else ("the policy refuses it", "red")
+    yield Text("trust: ") + _text(*verdict)
+    for reason in trust["reasons"]:
+        yield _text(f"  {reason}")
     if kit["runtime"] is None:
         yield Text("runtime: ") + _text(kit["runtime_message"], "yellow")
         return

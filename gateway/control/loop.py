@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from gateway.config import GatewayConfig
 from gateway.control import serving
 from gateway.control.reconcile import Known, Observed, Plan, reconcile
 from gateway.control.state import State
@@ -24,8 +25,8 @@ from gateway.control.versions import Version, kind_of
 from gateway.control.workers import Workers
 from gateway.edge.haproxy import EdgeControl
 from gateway.edge.routes import RoutingTable
-from gateway.errors import EdgeError, KitserveError, RegistryUnavailable
-from gateway.kits.library import Library
+from gateway.errors import EdgeError, KitError, KitserveError, NotTrusted, RegistryUnavailable
+from gateway.kits.library import Kit, Library, cache_directory
 from gateway.oci.reference import parse_reference
 from gateway.worker.spec import Announcement, WorkerSpec, WorkerState
 from runtimes.base import Resources
@@ -259,10 +260,10 @@ class ReconcileLoop:
     def _resolve(self, kit: str, generation: int) -> None:
         """Find what a reference means now, and that it is a kit; note it, or why not."""
         desired = self._state.desired()
-        library = Library(self._home, desired.config.source_options())
+        library = self._library(desired.config)
         key = f"{generation} {kit}"
         try:
-            found = library.describe(parse_reference(kit))
+            found = _describe(library, kit, desired.config)
         except RegistryUnavailable as error:
             known = self._state.last_pin(kit)
             if known is not None:
@@ -283,8 +284,12 @@ class ReconcileLoop:
             log.info("kit.resolved", extra={"kit": kit, "digest": str(found.digest)})
             self._state.pin(kit, str(found.digest), generation)
 
+    def _library(self, config: GatewayConfig) -> Library:
+        return Library(cache_directory(self._home), config.source_options(), config.cache.max_size)
+
     def _deploy(self, version: Version) -> None:
         self._state.keep_version(version)
+        config = self._state.desired().config
         spec = WorkerSpec(
             app=version.app,
             model=version.model,
@@ -294,7 +299,9 @@ class ReconcileLoop:
             runtime=version.runtime,
             resources=Resources(version.cpus, version.gpus),
             home=self._home,
-            sources=self._state.desired().config.source_options(),
+            sources=config.source_options(),
+            policy=config.policy(config.model(version.model)),
+            cache_limit=config.cache.max_size,
             gateway=serving.GATEWAY_APP,
             host=self._worker_host,
             edge_key=self._edge_key,
@@ -309,6 +316,17 @@ class ReconcileLoop:
             serving.delete(app)
         else:
             self._state.drop_version(app)
+
+
+def _describe(library: Library, kit: str, config: GatewayConfig) -> Kit:
+    """Find what a reference is, as the first of its models allows to; each worker judges for its own."""
+    refusal: NotTrusted | None = None
+    for policy in config.policies(kit):
+        try:
+            return library.describe(parse_reference(kit), policy)
+        except NotTrusted as error:
+            refusal = error
+    raise refusal or KitError(f"{kit}: no model uses it any more")
 
 
 def _is_refused(news: Announcement) -> bool:

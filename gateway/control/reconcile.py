@@ -115,7 +115,9 @@ def _role(
         return _Role(kit, None, ModelState.FAILED, known.failures[kit])
     if kit not in known.pins:
         return _Role(kit, None, ModelState.PULLING, "resolving its reference")
-    version = _existing_or_new(version_of(model, kit, known.pins[kit], known.desired.generation), known)
+    config, digest = known.desired.config, known.pins[kit]
+    wanted = version_of(model, kit, digest, known.desired.generation, config.policy(model))
+    version = _existing_or_new(wanted, known)
     if kind_of(version.app) in known.failures:
         return _Role(kit, version, ModelState.FAILED, known.failures[kind_of(version.app)])
     workers = by_app.get(version.app, [])

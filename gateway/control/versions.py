@@ -8,6 +8,7 @@ import re
 from dataclasses import asdict, dataclass
 
 from gateway.config import Model
+from gateway.kits.trust import ANYTHING, Policy
 from gateway.oci.reference import Digest, parse_reference
 
 _APP = re.compile(r".+\.[0-9a-f]{12}\.[0-9a-f]{8}\.[0-9]+")
@@ -35,6 +36,8 @@ class Version:
     min_replicas: int
     max_replicas: int
     target_ongoing_requests: float
+    trust: str = ""
+    """The fingerprint of the policy that the kit is judged by, "" for the one that allows everything."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -42,7 +45,7 @@ class Version:
         return tuple(dict.fromkeys((self.label, self.digest, Digest.parse(self.digest).short)))
 
 
-def version_of(model: Model, kit: str, digest: str, number: int) -> Version:
+def version_of(model: Model, kit: str, digest: str, number: int, policy: Policy = ANYTHING) -> Version:
     """The version that `kit` means for `model` while it points at `digest`, as app `number` of its kind."""
     known = Digest.parse(digest)
     reference = parse_reference(kit).pinned(known)
@@ -57,6 +60,7 @@ def version_of(model: Model, kit: str, digest: str, number: int) -> Version:
         "min_replicas": model.replicas.min,
         "max_replicas": model.replicas.max,
         "target_ongoing_requests": float(model.replicas.target_ongoing_requests),
+        "trust": "" if policy == ANYTHING else policy.fingerprint,
     }
     fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
     app = f"{model.name}.{reference.label}.{known.short}.{fingerprint}.{number}"

@@ -18,7 +18,7 @@ from ray import serve
 from rich.filesize import decimal
 
 from gateway.errors import KitserveError
-from gateway.kits.library import Library
+from gateway.kits.library import Library, cache_directory
 from gateway.kits.model import choose_runtime, load
 from gateway.logs import configure_logging
 from gateway.metrics import Tally
@@ -85,6 +85,8 @@ class Worker:
         await asyncio.wait_for(self._server.check(), _HEALTH_SECONDS)
         if not self._app.compute.is_alive():
             raise RuntimeError("the model's thread has ended")
+        # What serves is what was used last, however long ago it was loaded.
+        self._lease.touch()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell Serve's autoscaling how many calls are inside; Serve does not see them."""
@@ -114,9 +116,11 @@ class Worker:
     def _load(self) -> tuple[LoadedModel, str]:
         """Bring the kit to this node and load it; returns the model and its runtime's name."""
         spec = self._spec
-        kit = Library(spec.home, spec.sources).open(parse_reference(spec.reference), self)
+        library = Library(cache_directory(spec.home), spec.sources, spec.cache_limit)
+        kit = library.open(parse_reference(spec.reference), self, policy=spec.policy)
+        self._lease = kit.lease
         self._tally.opened(kit.pulled_bytes, kit.from_cache, kit.unpack_seconds)
-        choice = choose_runtime(kit, spec.runtime)
+        choice = choose_runtime(kit, spec.runtime, kit.verdict.code)
         self._news = replace(self._news, state=WorkerState.LOADING, detail="", runtime=choice.runtime.name)
         started = time.perf_counter()
         model = load(kit, choice, spec.resources)

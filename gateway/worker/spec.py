@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from gateway.kits.trust import Policy
 from gateway.metrics import Numbers
 from gateway.oci.options import SourceOptions
 from runtimes.base import Resources
@@ -28,6 +29,10 @@ class WorkerSpec:
     home: Path
     """The node's directory for blobs, unpacked kits and logs."""
     sources: SourceOptions
+    policy: Policy
+    """Which kits may be served as this model."""
+    cache_limit: int | None
+    """How many bytes kits may take on a node."""
     gateway: str
     """The Serve application to report to."""
     host: str

@@ -99,18 +99,16 @@ SAMPLES: dict[str, dict[str, Any]] = {
     },
     "iris-pickle:v1": {
         "runtime": None,
-        "said": "model/iris.joblib is a pickle (joblib included), which runs code when it is loaded and is "
-        "never served; export the model to ONNX (skl2onnx for scikit-learn)",
+        "said": "model/iris.joblib is a pickle (joblib included), which runs code when it is loaded: "
+        "it imports joblib.numpy_pickle, numpy, numpy._core, sklearn.ensemble and sklearn.tree. "
+        "It is not served like this",
     },
     "iris-statedict:v1": {
         "runtime": None,
-        "said": "model/weights.pt is a PyTorch checkpoint (pickle), which runs code when it is loaded and is "
-        "never served; it holds weights and no program to run",
+        "said": "model/weights.pt is a PyTorch checkpoint (pickle), which runs code when it is loaded: "
+        "it imports collections, torch and torch._utils. It is not served like this; it holds weights",
     },
-    "iris-child:v1": {
-        "runtime": None,
-        "said": "names a parent kit 127.0.0.1:5055/samples/iris:v1; parent kits are not supported yet",
-    },
+    "iris-child:v1": {"runtime": "onnx", "file": "model/iris.onnx", "outputs": IRIS},
 }
 
 
@@ -133,9 +131,7 @@ def test_inspect_tells_what_a_sample_is(cli: Cli, layout: Path, name: str) -> No
     assert said in kit["runtime_message"]
     assert kit["reference"] == f"{reference(layout, name)}@{kit['digest']}"
     assert kit["kitfile"]["package"]["name"] == name.partition(":")[0]
-    assert [layer["role"] for layer in kit["layers"] if layer["served"]] == (
-        [] if name == "iris-child:v1" else ["model"]
-    )
+    assert [layer["role"] for layer in kit["layers"] if layer["served"]] == (["model"])
     text, _ = cli("inspect", reference(layout, name))
     lines = " ".join(text.split())
     for shown in (
@@ -154,7 +150,7 @@ def test_inspect_without_pulling_says_what_it_does_not_know(cli: Cli, layout: Pa
     kit = cli.inspect(reference(layout, "iris:v1"), "--no-pull")
     assert kit["runtime"] is None
     assert kit["runtime_message"] == "not known before the model is pulled; use --pull"
-    assert not list((cli.home / "kits").iterdir())
+    assert not list((cli.home / "cache/kits").iterdir())
 
 
 def test_inspect_asks_a_registry(cli: Cli, registry: Registry) -> None:
@@ -195,7 +191,7 @@ def test_a_kit_is_pulled_once_with_plain_lines(cli: Cli, registry: Registry) -> 
     kit = f"{registry.host}/samples/iris:v1"
     said, error = cli("pull", kit, "--plain-http")
     digest = said.split("@", 1)[1].split()[0]
-    path = cli.home / "kits" / digest.removeprefix("sha256:")
+    path = cli.home / "cache/kits" / digest.removeprefix("sha256:")
     assert said == f"{kit}@{digest}\n{path}  2560 bytes pulled\n"
     assert error.splitlines() == [
         f"{kit}: 0 of 2560 bytes",

@@ -121,7 +121,7 @@ def test_two_of_them_do_not_share_a_home(shared: Running, tmp_path: Path) -> Non
 
 def test_every_fault_of_a_config_is_told_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "faulty.yaml"
-    file.write_text("modells: []\nmodels:\n  - name: iris\n    kit: iris\n    replicas: {min: 3, max: 2}\n")
+    file.write_text("modells: []\nmodels:\n  - name: iris\n    kit: i ris\n    replicas: {min: 3, max: 2}\n")
     done = Running(tmp_path).run("serve", str(file), check=False)
     assert done.returncode == 2
     assert "line 1: modells: unknown field; did you mean 'models'?" in done.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.artifacts import MODELKIT, LayoutBuilder
 from tests.e2e.running import Running
 from tests.load import Load
 from tests.registry import Registry, run_registry
@@ -23,8 +24,18 @@ def serving(kitserve: Running, layout: Path) -> Running:
     return kitserve
 
 
+def _orphan(tmp_path: Path, registry: Registry) -> str:
+    """Push a kit whose parent is not there; return its reference."""
+    builder = LayoutBuilder(tmp_path / "layout")
+    kitfile = {"model": {"path": f"{registry.host}/samples/iris:v9"}}
+    config = builder.blob(f"{MODELKIT}.config.v1+json", json.dumps(kitfile).encode())
+    builder.artifact("team/orphan:v1", {"schemaVersion": 2, "config": config, "layers": None})
+    (reference,) = registry.push_layout(builder.directory)
+    return reference
+
+
 def test_each_refusal_names_its_cause_and_the_rest_goes_on(
-    serving: Running, registry: Registry, layout: Path
+    serving: Running, registry: Registry, layout: Path, tmp_path: Path
 ) -> None:
     host = registry.host
     refused = {
@@ -38,7 +49,7 @@ def test_each_refusal_names_its_cause_and_the_rest_goes_on(
         "no-such-runtime": ({"kit": f"{host}/samples/iris:v1", "runtime": "abacus"}, "abacus"),
         "pickle": ({"kit": f"{host}/samples/iris-pickle:v1"}, "pickle"),
         "weights-only": ({"kit": f"{host}/samples/iris-statedict:v1"}, "weights"),
-        "child": ({"kit": f"{host}/samples/iris-child:v1"}, "parent"),
+        "orphan": ({"kit": _orphan(tmp_path, registry)}, f"{host}/samples/iris:v9"),
     }
     serving.models |= {name: model for name, (model, _) in refused.items()}
     with Load(f"{serving.url}/v2/models/good/infer", clients=1, pause=0.005) as load:
@@ -80,8 +91,8 @@ def test_a_blob_altered_in_the_registry_is_refused(serving: Running, spoilt: Reg
     serving.registries[spoilt.host] = {"plain_http": True}
     serving.models["good"]["kit"] = f"{spoilt.host}/samples/iris:v2"
     # A blob that this node has is not fetched again, so it must not have it.
-    shutil.rmtree(serving.home / "kits", ignore_errors=True)
-    (serving.home / "blobs/sha256" / digest.removeprefix("sha256:")).unlink(missing_ok=True)
+    shutil.rmtree(serving.home / "cache/kits", ignore_errors=True)
+    (serving.home / "cache/blobs/sha256" / digest.removeprefix("sha256:")).unlink(missing_ok=True)
     with Load(f"{serving.url}/v2/models/good/infer", clients=1, pause=0.005) as load:
         assert serving.apply(check=False).returncode == 1
     assert load.failures == {}
@@ -114,7 +125,7 @@ def test_a_faulty_config_changes_nothing(serving: Running) -> None:
     assert "models[0].repliccas: unknown field; did you mean 'replicas'?" in done.stderr
     refused = requests.put(
         f"http://{serving.admin}/api/config",
-        json={"models": [{"name": "good", "kit": "x", "spare": 1}]},
+        json={"models": [{"name": "good", "kit": "x y", "spare": 1}]},
         timeout=10,
     )
     assert refused.status_code == 400

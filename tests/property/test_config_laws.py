@@ -7,7 +7,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.config import Canary, GatewayConfig, Model, Registry, Replicas, Resources, parse_config
+from gateway.config import Canary, GatewayConfig, Model, Replicas, Resources, parse_config
+from gateway.config_kits import Cache, Key, Registry, Trust
 from gateway.errors import ConfigError
 
 _fields = st.sampled_from(
@@ -18,6 +19,9 @@ _fields = st.sampled_from(
         *Resources.model_fields,
         *Replicas.model_fields,
         *Registry.model_fields,
+        *Cache.model_fields,
+        *Trust.model_fields,
+        *Key.model_fields,
         "host",
         "port",
     ]

@@ -122,7 +122,7 @@ def test_each_of_many_applies_gets_a_generation_of_its_own(api: Api) -> None:
     [
         ({"modells": []}, ["line 1: modells: unknown field; did you mean 'models'?"]),
         (
-            {"models": [{"name": "a b", "kit": "iris", "spare": 1}]},
+            {"models": [{"name": "a b", "kit": "i ris", "spare": 1}]},
             ["models[0].name", "models[0].kit", "models[0].spare"],
         ),
         ("{", ["line 1"]),

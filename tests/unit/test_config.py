@@ -119,7 +119,8 @@ def test_an_anchor_may_be_used_again() -> None:
         ("modles: []", "line 1: modles: unknown field; did you mean 'models'?"),
         (
             "zzz: 1",
-            "line 1: zzz: unknown field; known here: listen, admin, access_log, models, registries",
+            "line 1: zzz: unknown field; known here: listen, admin, access_log, models, registries, "
+            "kitops_home, cache, trust",
         ),
         (IRIS + "    kits: 1", "line 4: models[0].kits: unknown field; did you mean 'kit'?"),
         (

@@ -1,0 +1,69 @@
+"""YAML that people write: as plain values, with the line of every field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from gateway.errors import ConfigError
+
+# No honest config comes near these; aliases of aliases, or an alias of itself, would.
+_MAX_DEPTH = 32
+_MAX_NODES = 100_000
+# What PyYAML raises for text and tags it cannot use, besides its own errors.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, OverflowError, RecursionError, LookupError, AttributeError)
+
+Path_ = tuple[str | int, ...]
+"""Where a field is: the keys and positions that lead to it."""
+
+
+def read_yaml(text: str, source: str) -> tuple[Any, dict[Path_, int], list[str]]:
+    """Return what a document says ({} for an empty one), the line of each field, and the faults in it.
+
+    Raises ConfigError, naming `source`, for text that is no YAML at all.
+    """
+    lines: dict[Path_, int] = {}
+    faults: list[str] = []
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        return {} if node is None else _plain(node, (), lines, faults), lines, faults
+    except _YAML_ERRORS as error:
+        raise ConfigError(source, [" ".join(str(error).split())]) from error
+
+
+def written(path: Path_) -> str:
+    """Return how a field is written for people: models[0].name."""
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
+    return text
+
+
+def _plain(node: yaml.Node, path: Path_, lines: dict[Path_, int], faults: list[str]) -> Any:
+    """A YAML node as plain values; notes the line of each path and each key written twice."""
+    if len(path) > _MAX_DEPTH or len(lines) + len(faults) > _MAX_NODES:
+        raise yaml.MarkedYAMLError("this goes too deep, or has too many parts", node.start_mark)
+    lines[path] = node.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, (*path, index), lines, faults) for index, item in enumerate(node.value)]
+    if not isinstance(node, yaml.MappingNode):
+        try:
+            node.value.encode()
+            return yaml.SafeLoader("").construct_object(node)
+        except _YAML_ERRORS:
+            kind = node.tag.rpartition(":")[2]
+            faults.append(f"line {lines[path]}: {written(path)}: {node.value!r} is not a valid {kind}")
+            return node.value
+    mapping: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        key = key_node.value
+        if not isinstance(key, str) or not key.isprintable():
+            faults.append(f"line {line}: a field's name must be plain text")
+            continue
+        if key in mapping:
+            faults.append(f"line {line}: {written((*path, key))}: written twice")
+        mapping[key] = _plain(value_node, (*path, key), lines, faults)
+        lines[(*path, key)] = line
+    return mapping
