@@ -8,7 +8,7 @@ from typing import Self
 
 from gateway.kits.trees import Seal, Trees
 from gateway.oci.content import OCI_MANIFEST, Descriptor
-from gateway.oci.files import remove_unfinished
+from gateway.oci.files import disk_use, remove_unfinished
 from gateway.oci.leases import Lease, claimed, last_used
 from gateway.oci.reference import Digest
 from gateway.oci.store import Store
@@ -24,6 +24,7 @@ class CachedKit:
     stored: int
     """Of its blobs, those that other kits have too included."""
     unpacked: int
+    """Of its files, those that other kits have too included."""
     last_used: float
     in_use: bool
 
@@ -85,8 +86,8 @@ class Cache:
         one to fail for: what serves goes on serving.
         """
         kits = self.kits()
-        allowed = self._used(kits) + self._store.free if self._limit is None else self._limit
-        over = max(self._used(kits) + needed - allowed, needed - self._store.free)
+        allowed = self._used() + self._store.free if self._limit is None else self._limit
+        over = max(self._used() + needed - allowed, needed - self._store.free)
         freed = self._remove(reversed(kits), over) if over > 0 else Freed()
         if needed > self._store.free:
             raise self._store.full(needed)
@@ -98,7 +99,7 @@ class Cache:
         Blobs of no kit and transfers that were broken off go in any case, unless a pull is in progress.
         """
         kits = self.kits()
-        freed = self._remove(reversed(kits), self._used(kits) - keep)
+        freed = self._remove(reversed(kits), self._used() - keep)
         with self._store.writing(), claimed(self._pulls) as alone:
             return freed + self._remove_strays() if alone else freed
 
@@ -161,8 +162,10 @@ class Cache:
             in_use=in_use,
         )
 
-    def _used(self, kits: Iterable[CachedKit]) -> int:
-        return sum(self._store.blobs().values()) + sum(kit.unpacked for kit in kits)
+    def _used(self) -> int:
+        """Bytes that blobs and unpacked kits take; a file of several names counts once."""
+        blobs = (self._store.path(digest) for digest in self._store.blobs())
+        return disk_use((*blobs, *self._trees.files()))
 
     def _remove(self, kits: Iterable[CachedKit], wanted: int) -> Freed:
         """Remove kits in this order until so many bytes are free; one that is in use is passed over."""
@@ -180,15 +183,14 @@ class Cache:
             seal = self._trees.read(kit.key)
             if not free or seal is None:
                 return Freed()
+            before = self._used()
             self._trees.remove(kit.key)
             needed = {blob.digest for other in self._trees.all().values() for blob in other.blobs}
-            alone = [
-                blob for blob in seal.blobs if blob.digest not in needed and self._store.has(blob.digest)
-            ]
-            for blob in alone:
-                self._store.discard(blob.digest)
+            for blob in seal.blobs:
+                if blob.digest not in needed:
+                    self._store.discard(blob.digest)
             self._lease(kit.key).unlink()
-        return Freed(kits=(kit,), size=kit.unpacked + sum(blob.size for blob in alone))
+            return Freed(kits=(kit,), size=before - self._used())
 
     def _remove_strays(self) -> Freed:
         needed = {blob.digest for seal in self._trees.all().values() for blob in seal.blobs}

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from gateway.errors import ContentError, KitError, StoreError
 from gateway.kits.cache import Cache
+from gateway.kits.donors import Donors
 from gateway.kits.kit import Kit
 from gateway.kits.layer import Layer, Role
 from gateway.kits.lookup import Lookup
 from gateway.kits.pull import Progress, Pull
 from gateway.kits.tree import Tree
-from gateway.kits.trees import Seal, SealedBlob, Trees, boot_id, remove_tree, sealed_files
+from gateway.kits.trees import Seal, SealedBlob, Trees, boot_id, remove_tree, sealed_files, sealed_layers
 from gateway.kits.trust import (
     ANYTHING,
     Policy,
@@ -110,11 +111,11 @@ class Library:
         verdict = self._judge(kit, policy, lookup)
         _check_servable(kit)
         lease = self.cache.lease(kit.key)
-        pull = Pull(self._store, kit, lookup.source, lookup.connections(kit.reference), progress)
+        pull = None
         try:
             with self._store.lock(f"kit-{kit.key}"), self._store.writing():
-                from_cache = self._trees.find(kit.key) is not None
-                seconds = 0.0 if from_cache else self._bring(kit, pull)
+                if self._trees.find(kit.key) is None:
+                    pull = self._bring(kit, lookup, progress)
                 self._name(kit)
         except BaseException:
             lease.release()
@@ -124,9 +125,9 @@ class Library:
             path=self._trees.path(kit.key),
             verdict=verdict,
             lease=lease,
-            from_cache=from_cache,
-            pulled_bytes=pull.pulled,
-            unpack_seconds=seconds,
+            from_cache=pull is None,
+            pulled_bytes=pull.pulled if pull else 0,
+            unpack_seconds=pull.unpack_seconds if pull else 0.0,
         )
 
     def _lookup(self) -> Lookup:
@@ -143,27 +144,30 @@ class Library:
                 replace_file(path, verdict_to_json(verdict).encode())
         return verdict
 
-    def _bring(self, kit: Kit, pull: Pull) -> float:
-        """Pull and unpack a kit; returns the seconds that unpacking took."""
-        with self.cache.pulling():
+    def _bring(self, kit: Kit, lookup: Lookup, progress: Progress | None) -> Pull:
+        """Pull and unpack a kit."""
+        connections = lookup.connections(kit.reference)
+        with self.cache.pulling(), Donors(self._trees, self.cache.lease) as donors:
+            pull = Pull(self._store, kit, lookup.source, connections, donors, progress)
             try:
                 self.cache.make_room(pull.needed)
-                return self._unpack(kit, pull)
+                self._unpack(kit, pull)
             except ContentError:
                 # A blob was damaged on this disk: have it again, once. Whole blobs mean a lying kit.
                 damaged = [digest for digest in pull.cached if not self._store.sound(digest)]
                 if not damaged:
                     raise
-                return self._unpack(kit, pull)
+                self._unpack(kit, pull)
             except StoreError:
                 pull.undo()
                 raise
+        return pull
 
-    def _unpack(self, kit: Kit, pull: Pull) -> float:
+    def _unpack(self, kit: Kit, pull: Pull) -> None:
         fresh = self._trees.begin(kit.key)
         try:
             tree = Tree(fresh, str(kit.reference), expected=kit.size)
-            seconds = pull.into(tree)
+            layers = sealed_layers(pull.into(tree))
             _check_model(kit, fresh)
             tree.seal()
             files = sealed_files(fresh, tree.files)
@@ -179,9 +183,9 @@ class Library:
                 blobs=[SealedBlob(digest=digest, size=size) for digest, size in self._blobs(kit).items()],
                 boot=boot_id(),
                 files=files,
+                layers=layers,
             ),
         )
-        return seconds
 
     def _blobs(self, kit: Kit) -> dict[Digest, int]:
         """Return every blob that the kit and its parents need."""

@@ -6,10 +6,11 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from threading import Event, Lock
 from typing import Protocol
 
+from gateway.kits.donors import Donors
 from gateway.kits.kit import Kit
-from gateway.kits.layer import Compression, Layer
+from gateway.kits.layer import Archive, Compression, Layer
 from gateway.kits.tree import Tree
-from gateway.kits.unpack import unpack_layer
+from gateway.kits.unpack import UnpackedLayer, form_of, link_layer, unpack_layer
 from gateway.oci.content import Source
 from gateway.oci.reference import Reference
 from gateway.oci.store import Store
@@ -28,7 +29,8 @@ class Progress(Protocol):
 class Pull:
     """The way of a kit's layers, parents' included, into a tree; for one thread at a time.
 
-    `pulled` is how many bytes came from sources, `cached` the blobs that were here before.
+    `pulled` is how many bytes came from sources, `cached` the blobs that were here before, `unpack_seconds`
+    the time that unpacking took, added up over threads.
     """
 
     def __init__(
@@ -37,9 +39,11 @@ class Pull:
         kit: Kit,
         source: Callable[[Reference], Source],
         connections: int,
+        donors: Donors,
         progress: Progress | None,
     ) -> None:
         self.pulled = 0
+        self.unpack_seconds = 0.0
         self._store = store
         self._source = source
         self._connections = connections
@@ -48,6 +52,11 @@ class Pull:
         digests = {layer.descriptor.digest: layer.descriptor.size for _, layer in self._layers}
         self.cached = [digest for digest in digests if store.has(digest)]
         self._missing = {digest: size for digest, size in digests.items() if digest not in self.cached}
+        self._donors = {
+            form_of(layer): donor
+            for _, layer in self._layers
+            if layer.descriptor.digest in self.cached and (donor := donors.find(layer)) is not None
+        }
         self._total = kit.size
         self._lock = Lock()
         self._stopping = Event()
@@ -55,11 +64,17 @@ class Pull:
     @property
     def needed(self) -> int:
         """Bytes that the disk must take at least: missing blobs, and what is unpacked from all of them."""
-        packed = (layer for _, layer in self._layers if layer.compression is Compression.NONE)
-        return sum(self._missing.values()) + sum(layer.descriptor.size for layer in packed)
+        written = (
+            layer.descriptor.size
+            for _, layer in self._layers
+            if form_of(layer) not in self._donors
+            and layer.compression is Compression.NONE
+            and layer.archive is Archive.TAR
+        )
+        return sum(self._missing.values()) + sum(written)
 
-    def into(self, tree: Tree) -> float:
-        """Fetch and unpack every layer; returns the seconds that unpacking took, added up over threads.
+    def into(self, tree: Tree) -> list[UnpackedLayer]:
+        """Fetch and unpack every layer; returns what each put into the tree.
 
         The first fault ends all transfers; what has arrived of them is kept for the next try.
         """
@@ -79,7 +94,7 @@ class Pull:
         faults = [task.exception() for task in tasks if not task.cancelled()]
         for fault in sorted(filter(None, faults), key=lambda fault: isinstance(fault, _Abandoned)):
             raise fault
-        return sum(task.result() for task in tasks)
+        return [task.result() for task in tasks]
 
     def undo(self) -> None:
         """Remove what was fetched, whole or in part: the disk has no room for it."""
@@ -87,12 +102,16 @@ class Pull:
             self._store.discard(digest)
             self._store.discard_partial(digest)
 
-    def _bring(self, layer: Layer, source: Source, tree: Tree) -> float:
+    def _bring(self, layer: Layer, source: Source, tree: Tree) -> UnpackedLayer:
+        if donor := self._donors.get(form_of(layer)):
+            return link_layer(donor.root, donor.unpacked, layer.descriptor.size, tree)
         blob, fresh = self._store.fetch(layer.descriptor, source, self._arrived)
         with blob:
             begun = time.monotonic()
-            unpack_layer(blob, layer, tree, verified=fresh)
-            return time.monotonic() - begun
+            unpacked = unpack_layer(blob, layer, tree, verified=fresh)
+        with self._lock:
+            self.unpack_seconds += time.monotonic() - begun
+        return unpacked
 
     def _arrived(self, size: int) -> None:
         if self._stopping.is_set():

@@ -30,6 +30,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 # What copy_file_range says where a file system or kernel cannot do it (copy_file_range(2)).
 _NO_COPYING = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+# What link(2) says where a file system cannot do it, or another user has the file; and a file without a name.
+_NO_LINKING = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS}
 _CHANGED = {errno.ELOOP, errno.ENOTDIR, errno.ENOENT, errno.EEXIST}
 
 
@@ -44,12 +46,16 @@ class UnpackedFile:
 
 @dataclass(slots=True)
 class Writes:
-    """What one layer has put into a tree so far, so that it can be taken out again."""
+    """What one layer has put into a tree so far, so that it can be taken out again.
+
+    `names` are those that it made; `directories` those that it has entries for, made by it or not.
+    """
 
     stored: int
     written: int = 0
     names: list[str] = field(default_factory=list)
     files: list[UnpackedFile] = field(default_factory=list)
+    directories: list[str] = field(default_factory=list)
 
 
 class Tree:
@@ -111,6 +117,7 @@ class Tree:
         """Make a directory and those above it; one that is there is left alone."""
         with self._lock:
             self._make(writes, path)
+        writes.directories.append(path)
 
     def add_file(
         self,
@@ -134,6 +141,29 @@ class Tree:
                 _write(file, chunk)
                 written += len(chunk)
         writes.files.append(UnpackedFile(path, written, sha256() if sha256 else hasher.hexdigest()))
+
+    def link_file(self, writes: Writes, path: str, source: BinaryIO, size: int, sha256: str) -> None:
+        """Give a whole, read-only file of the same store a second name here; copied where that cannot be.
+
+        Nothing is written twice then: kits that share a layer share its files.
+        """
+        try:
+            with self._lock:
+                parent, _, name = path.rpartition("/")
+                self._make(writes, parent)
+                self._check_name(path)
+                self._check_limit(path, size)
+                with self._opened(parent) as directory:
+                    _link(source, name, directory)
+                self._record(writes, path)
+                self._written += size
+                writes.written += size
+        except OSError as error:
+            if error.errno not in _NO_LINKING:
+                raise
+            self.copy_file(writes, path, source, size, sha256)
+        else:
+            writes.files.append(UnpackedFile(path, size, sha256))
 
     def copy_file(self, writes: Writes, path: str, source: BinaryIO, size: int, sha256: str) -> None:
         """Write a file that is a whole file elsewhere, of known size and digest, within the kernel."""
@@ -207,12 +237,15 @@ class Tree:
             self._written += size
         writes.written += size
 
-    def _check_room(self, path: str, size: int, file: int) -> None:
+    def _check_limit(self, path: str, size: int) -> None:
         limit = min(self._max_bytes, max(self._expected * MAX_RATIO, self._stored * MAX_RATIO, RATIO_FLOOR))
         if self._written + size > limit:
             raise UnsafeArchive(
                 f"{path!r} takes the kit beyond {limit} bytes, the most that it may unpack to"
             )
+
+    def _check_room(self, path: str, size: int, file: int) -> None:
+        self._check_limit(path, size)
         disk = os.fstatvfs(file)
         if size > (free := disk.f_bavail * disk.f_frsize):
             raise StoreError(
@@ -272,6 +305,12 @@ def _write(file: int, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(file, left) :]
+
+
+def _link(source: BinaryIO, name: str, directory: int) -> None:
+    if not os.fstat(source.fileno()).st_nlink:
+        raise OSError(errno.EXDEV, "the file has no name any more")
+    os.link(f"/proc/self/fd/{source.fileno()}", name, dst_dir_fd=directory, follow_symlinks=True)
 
 
 def _copy(source: BinaryIO, file: int, size: int) -> None:

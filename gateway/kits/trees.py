@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from gateway.kits.tree import UnpackedFile
+from gateway.kits.unpack import UnpackedLayer
 from gateway.oci.documents import DigestField
 from gateway.oci.files import replace_file
 
@@ -38,6 +39,14 @@ class SealedFile(BaseModel):
     changed: int
 
 
+class SealedLayer(BaseModel):
+    """A layer that the kit was unpacked from: what it is, and what of the kit is its."""
+
+    form: str
+    files: list[str]
+    directories: list[str]
+
+
 class Seal(BaseModel):
     """What an unpacked kit is; `names` are the references without digest that it was opened by.
 
@@ -51,6 +60,7 @@ class Seal(BaseModel):
     blobs: list[SealedBlob]
     boot: str
     files: list[SealedFile]
+    layers: list[SealedLayer]
 
     @property
     def size(self) -> int:
@@ -132,6 +142,22 @@ class Trees:
         seals = {key: self.read(key) for key in self._keys()}
         return {key: seal for key, seal in seals.items() if seal is not None}
 
+    def layers(self) -> dict[str, list[tuple[str, UnpackedLayer]]]:
+        """Return every layer that is unpacked, by its form: the key of the kit, and what it put there."""
+        found: dict[str, list[tuple[str, UnpackedLayer]]] = {}
+        for key, seal in self.all().items():
+            files = {file.path: UnpackedFile(file.path, file.size, file.sha256) for file in seal.files}
+            for layer in seal.layers:
+                unpacked = UnpackedLayer(
+                    tuple(files[path] for path in layer.files), tuple(layer.directories), layer.form
+                )
+                found.setdefault(layer.form, []).append((key, unpacked))
+        return found
+
+    def files(self) -> Iterator[Path]:
+        """Yield every file of every kit."""
+        return (self.path(key) / file.path for key, seal in self.all().items() for file in seal.files)
+
     def leftovers(self) -> list[str]:
         """Return the keys of directories that have no seal, or are not unpacked to their end."""
         sealed = set(self._keys())
@@ -143,6 +169,18 @@ class Trees:
 
     def _seal(self, key: str) -> Path:
         return self._root / f"{key}{_SEAL}"
+
+
+def sealed_layers(layers: Iterable[UnpackedLayer]) -> list[SealedLayer]:
+    """Return what a seal says of the layers that a kit was just unpacked from."""
+    return [
+        SealedLayer(
+            form=unpacked.form,
+            files=[file.path for file in unpacked.files],
+            directories=list(unpacked.directories),
+        )
+        for unpacked in layers
+    ]
 
 
 def sealed_files(root: Path, files: Iterable[UnpackedFile]) -> list[SealedFile]:

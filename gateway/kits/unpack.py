@@ -4,21 +4,36 @@ A layer's digest is verified while it is read, so a layer that was damaged on di
 that was verified just now is read once less.
 """
 
+import json
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from gateway.errors import DigestMismatch, SizeMismatch, UnsafeArchive
 from gateway.kits.layer import Archive, Compression, Layer
 from gateway.kits.names import safe_path
 from gateway.kits.streams import Hashed, decompressed
-from gateway.kits.tree import Tree, Writes
+from gateway.kits.tree import Tree, UnpackedFile, Writes
 from gateway.oci.content import CHUNK
 from gateway.oci.tar import Read, read_tar
 
 
-def unpack_layer(stream: BinaryIO, layer: Layer, tree: Tree, *, verified: bool = False) -> None:
+@dataclass(frozen=True, slots=True)
+class UnpackedLayer:
+    """What a layer put into a tree: its files, and the directories that it has entries for.
+
+    Layers of one `form` put the same into every tree.
+    """
+
+    files: tuple[UnpackedFile, ...]
+    directories: tuple[str, ...]
+    form: str
+
+
+def unpack_layer(stream: BinaryIO, layer: Layer, tree: Tree, *, verified: bool = False) -> UnpackedLayer:
     """Unpack a layer's blob into a tree, verifying its digest and, where stated, that of its content.
 
     `verified` says that the caller has just verified the blob: a file is then not hashed as a whole again.
@@ -52,6 +67,28 @@ def unpack_layer(stream: BinaryIO, layer: Layer, tree: Tree, *, verified: bool =
                 f"{what} has content with the digest {found} where its Kitfile says {layer.diff_id}; "
                 "pack the kit again"
             )
+    return UnpackedLayer(tuple(writes.files), tuple(writes.directories), form_of(layer))
+
+
+def form_of(layer: Layer) -> str:
+    """Return what a layer's files in a tree depend on."""
+    raw_path = layer.path if layer.archive is Archive.RAW else None
+    facts = (layer.descriptor.digest, layer.archive.value, layer.compression.value, layer.diff_id)
+    return json.dumps([str(fact) for fact in (*facts, layer.root, raw_path)])
+
+
+def link_layer(root: Path, known: UnpackedLayer, size: int, tree: Tree) -> UnpackedLayer:
+    """Put a layer of `size` bytes that is unpacked below `root` into a tree, its files by a second name.
+
+    Raises StoreError, and OSError for files that are not there; nothing of the layer is left then.
+    """
+    with tree.layer(size) as writes:
+        for directory in known.directories:
+            tree.add_directory(writes, directory)
+        for file in known.files:
+            with (root / file.path).open("rb") as source:
+                tree.link_file(writes, file.path, source, file.size, file.sha256)
+    return known
 
 
 def _extract(read: Read, layer: Layer, tree: Tree, writes: Writes) -> None:
@@ -68,7 +105,7 @@ def _extract(read: Read, layer: Layer, tree: Tree, writes: Writes) -> None:
 def _place(
     stream: BinaryIO, blob: Hashed | None, read: Read, layer: Layer, tree: Tree, writes: Writes
 ) -> None:
-    """Write the one file of a raw layer; where it is not compressed, its digest is the layer's."""
+    """Write the one file of a raw layer; where it is not compressed, it is the blob itself."""
     if not layer.path:
         raise UnsafeArchive("it is a single file, and the kit does not say which")
     path, size = safe_path(layer.path), layer.descriptor.size
@@ -76,7 +113,7 @@ def _place(
     if layer.compression is not Compression.NONE:
         tree.add_file(writes, path, chunks)
     elif blob is None:
-        tree.copy_file(writes, path, stream, size, layer.descriptor.digest.hex)
+        tree.link_file(writes, path, stream, size, layer.descriptor.digest.hex)
     else:
         tree.add_file(writes, path, _cut(chunks, size), size, lambda: blob.digest.hex)
 

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,3 +36,13 @@ def remove_unfinished(directory: Path) -> None:
         with suppress(FileNotFoundError):
             if path.is_file() and time.time() - path.stat().st_mtime > _ABANDONED:
                 path.unlink()
+
+
+def disk_use(paths: Iterable[Path]) -> int:
+    """Return the bytes of these files; one of several names counts once, one that is gone not at all."""
+    sizes = {}
+    for path in paths:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            status = path.lstat()
+            sizes[status.st_ino] = status.st_size
+    return sum(sizes.values())
