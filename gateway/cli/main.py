@@ -8,22 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import gateway
 from gateway.cli import cache, show
 from gateway.cli.client import AdminClient
-from gateway.cli.inspect import describe
 from gateway.cli.options import FAILED, MISUSED, Home, Output, OutputFormat, err, out, print_json
 from gateway.cli.report import SETTLED, Reporter
-from gateway.cli.serve import Kitserve, Stopped, catch_signals, running
 from gateway.config import GatewayConfig, load_config
 from gateway.errors import ConfigError, ControlError, InvalidReference, KitserveError
 from gateway.kits.library import Library, cache_directory
 from gateway.kits.trust import Policy
 from gateway.oci.reference import RegistryReference, parse_reference
+
+if TYPE_CHECKING:
+    from gateway.cli.serve import Kitserve
 
 _WATCH_SECONDS = 0.5
 _FOLLOW_SECONDS = 600.0
@@ -59,6 +60,9 @@ def serve(
     log_format: Annotated[Output, typer.Option(help="How to print what happens.")] = Output.TEXT,
 ) -> None:
     """Serve the models of FILE until Ctrl-C."""
+    # Here, because it takes as long to load as all other commands together.
+    from gateway.cli.serve import Stopped, catch_signals, running
+
     config = load_config(file)
     say = Reporter(out, as_json=log_format is Output.JSON)
     say(f"Kitserve {gateway.__version__}: {len(config.models)} model(s) from {file}, home {home}")
@@ -125,7 +129,10 @@ def inspect(
     config: Registries = None,
     plain_http: PlainHttp = False,
 ) -> None:
-    """Show what a kit is: its Kitfile, layers, runtime, inputs and outputs."""
+    """Show what a kit is: its Kitfile, layers, runtime, inputs and outputs, and whether it is trusted."""
+    # Here, because the runtimes come with it.
+    from gateway.cli.inspect import describe
+
     library, policy = _library(reference, home, config, plain_http)
     with show.PullProgress(err, reference) as progress:
         document = describe(library, parse_reference(reference), policy, pull, progress)
