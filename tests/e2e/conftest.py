@@ -22,4 +22,5 @@ def kitserve(shared: Running) -> Iterator[Running]:
     shared.models = {}
     yield shared
     shared.models = {}
+    shared.settings = {}
     shared.apply()

@@ -34,6 +34,7 @@ class Running:
         self.file = directory / "kitserve.yaml"
         self.registries = dict(registries or {})
         self.models: dict[str, dict[str, Any]] = {}
+        self.settings: dict[str, Any] = {}
         self.process: subprocess.Popen[str] | None = None
         self.log = directory / "serve.log"
 
@@ -71,6 +72,7 @@ class Running:
             "admin": self.admin,
             "models": [{"name": name, **model} for name, model in self.models.items()],
             "registries": self.registries,
+            **self.settings,
         }
         self.file.write_text(yaml.safe_dump(document))
 

@@ -1,0 +1,145 @@
+"""Kits of every origin are served, those that the policy refuses are not, and the cache keeps what serves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from gateway.kits.library import Library
+from gateway.oci.reference import Digest, parse_reference
+from tests.artifacts import LayoutBuilder
+from tests.e2e.running import IRIS, Running
+from tests.kitops import kit_storage
+from tests.registry import Registry
+from tests.signing import SIMPLE, Signer, claim, tag_manifest
+
+
+def _label(answer: requests.Response) -> int:
+    assert answer.status_code == 200, answer.text
+    (label,) = next(output["data"] for output in answer.json()["outputs"] if output["name"] == "label")
+    return int(label)
+
+
+def test_kits_from_every_place_answer(
+    kitserve: Running, registry: Registry, layout: Path, tmp_path: Path
+) -> None:
+    kit_storage(tmp_path / "kitops", layout, "127.0.0.1:5055")
+    archive = tmp_path / "kits.tar"
+    skopeo = shutil.which("skopeo")
+    assert skopeo, "skopeo is not installed"
+    command = [skopeo, "copy", f"oci:{layout}:samples/iris:v1-gzip", f"oci-archive:{archive}:samples/iris:v1"]
+    subprocess.run(command, check=True, capture_output=True)
+    kitserve.settings = {"kitops_home": str(tmp_path / "kitops")}
+    kitserve.models = {
+        "registry": {"kit": f"{registry.host}/samples/iris:v1"},
+        "archive": {"kit": f"oci-layout:{archive}:samples/iris:v1"},
+        "local": {"kit": "kit:127.0.0.1:5055/samples/iris:v2"},
+        # Its model is that of a parent, which is beside it.
+        "child": {"kit": f"oci-layout:{layout}:samples/iris-child:v1"},
+        "local-child": {"kit": "kit:127.0.0.1:5055/samples/iris-child:v1"},
+    }
+    kitserve.apply()
+    assert {name: _label(kitserve.infer(name)) for name in kitserve.models} == dict.fromkeys(
+        kitserve.models, 0
+    )
+    assert kitserve.model("local")["versions"][0]["tag"] == "v2"
+
+
+@pytest.fixture
+def signed(registry: Registry, layout: Path, tmp_path: Path) -> Signer:
+    """Who signed samples/iris:v1, and nothing else, in the registry."""
+    signer = Signer(str(tmp_path / "prod.pub"))
+    Path(signer.name).write_text(signer.pem)
+    digest = Library(tmp_path / "look").resolve(parse_reference(f"oci-layout:{layout}:samples/iris:v1"))
+    builder = LayoutBuilder(tmp_path / "signatures")
+    payload = signer.simple(claim(digest), builder.blob)
+    assert payload["mediaType"] == SIMPLE
+    manifest: dict[str, Any] = json.loads(tag_manifest([payload], builder.blob))
+    builder.artifact(f"samples/iris:sha256-{digest.hex}.sig", manifest)
+    registry.push_layout(builder.directory)
+    return signer
+
+
+def test_only_signed_kits_are_served_where_a_key_is_named(
+    kitserve: Running, registry: Registry, signed: Signer
+) -> None:
+    kitserve.settings = {"trust": {"keys": [signed.name]}}
+    unsigned = f"{registry.host}/samples/iris:v2"
+    kitserve.models = {
+        "signed": {"kit": f"{registry.host}/samples/iris:v1"},
+        "unsigned": {"kit": unsigned},
+        "excepted": {"kit": unsigned, "trust": {"keys": []}},
+    }
+    assert kitserve.apply(check=False).returncode == 1
+    assert _label(kitserve.infer("signed")) == _label(kitserve.infer("excepted")) == 0
+    refused = kitserve.model("unsigned")
+    assert refused["state"] == "failed"
+    assert "is not signed" in refused["message"]
+    assert signed.name in refused["message"]
+    assert kitserve.infer("unsigned").status_code == 503
+
+    # A change of policy is a change of version: what was served goes on until its successor is judged.
+    stranger = Signer(str(Path(signed.name).with_name("stranger.pub")))
+    Path(stranger.name).write_text(stranger.pem)
+    kitserve.settings = {"trust": {"keys": [stranger.name]}}
+    assert kitserve.apply(check=False).returncode == 1
+    assert "has no valid signature" in kitserve.model("signed")["message"]
+    assert _label(kitserve.infer("signed")) == 0
+
+
+def test_a_kit_that_runs_code_is_served_to_who_names_its_digest(kitserve: Running, layout: Path) -> None:
+    kit = f"oci-layout:{layout}:samples/iris-pickle:v1"
+    digest = Library(kitserve.directory / "look").resolve(parse_reference(kit))
+    kitserve.models = {
+        "named": {"kit": kit, "trust": {"allow_code": [str(digest)]}},
+        "other": {"kit": kit, "trust": {"allow_code": [str(Digest.of(b"another"))]}},
+    }
+    assert kitserve.apply(check=False).returncode == 1
+    assert kitserve.model("named")["versions"][0]["runtime"] == "sklearn"
+    tensor = {"name": "input", "shape": [1, 4], "datatype": "FP64", "data": IRIS}
+    url = f"{kitserve.url}/v2/models/named/infer"
+    assert _label(requests.post(url, json={"inputs": [tensor]}, timeout=20)) == 0
+    message = kitserve.model("other")["message"]
+    assert "it imports joblib.numpy_pickle, numpy, numpy._core, sklearn.ensemble" in message
+    assert str(digest) in message
+
+
+def test_a_kit_from_a_place_that_is_not_allowed_is_a_fault_of_the_config(
+    kitserve: Running, registry: Registry
+) -> None:
+    kitserve.settings = {"trust": {"registries": ["registry.example.com"]}}
+    kitserve.models = {"iris": {"kit": f"{registry.host}/samples/iris:v1"}}
+    done = kitserve.apply(check=False)
+    assert done.returncode == 2
+    assert "models[0].kit" in done.stderr
+    assert "allows kits from registry.example.com only" in done.stderr
+
+
+def test_the_cache_is_shown_and_never_takes_what_is_served(kitserve: Running, layout: Path) -> None:
+    def cache(*arguments: str) -> Any:
+        done = kitserve.run("cache", *arguments, "--home", str(kitserve.home), "-o", "json")
+        return json.loads(done.stdout)
+
+    kitserve.models = {"iris": {"kit": f"oci-layout:{layout}:samples/iris:v1"}}
+    kitserve.apply()
+    kitserve.run("pull", f"oci-layout:{layout}:samples/iris:bad", "--home", str(kitserve.home))
+    kits = {name: kit for kit in cache("ls") for name in kit["names"]}
+    assert kits["samples/iris:v1"]["in_use"]
+    assert not kits["samples/iris:bad"]["in_use"]
+    removed = {name for kit in cache("prune")["kits"] for name in kit["names"]}
+    assert "samples/iris:bad" in removed
+    assert "samples/iris:v1" not in removed
+    assert cache("verify")["bad_kits"] == []
+    assert "samples/iris:v1" in kitserve.run("cache", "ls", "--home", str(kitserve.home)).stdout
+    # A worker that is killed comes again from the cache.
+    (worker,) = kitserve.workers("iris")
+    subprocess.run(["kill", "-9", str(worker)], check=True)
+    kitserve.wait(lambda _: kitserve.workers("iris") not in ([], [worker]))
+    kitserve.wait(lambda status: status["models"][0]["state"] == "ready")
+    assert _label(kitserve.infer("iris")) == 0
