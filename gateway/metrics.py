@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 import threading
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -47,6 +48,7 @@ BUCKETS = (
     30.0,
 )
 """Upper bounds of the latency histograms, in seconds."""
+_FAILURES = 400
 
 
 class Histogram:
@@ -74,6 +76,26 @@ class Histogram:
 
 
 @dataclass(slots=True)
+class Steps:
+    """Calls, and the seconds that all of them spent, in total and step by step."""
+
+    calls: int = 0
+    total: float = 0.0
+    queue: float = 0.0
+    decode: float = 0.0
+    infer: float = 0.0
+    encode: float = 0.0
+
+    def add(self, other: Steps) -> None:
+        self.calls += other.calls
+        self.total += other.total
+        self.queue += other.queue
+        self.decode += other.decode
+        self.infer += other.infer
+        self.encode += other.encode
+
+
+@dataclass(slots=True)
 class Numbers:
     """What one worker, or all of one version, did since it started."""
 
@@ -82,6 +104,10 @@ class Numbers:
     request: Histogram = field(default_factory=Histogram)
     queue: Histogram = field(default_factory=Histogram)
     compute: Histogram = field(default_factory=Histogram)
+    succeeded: Steps = field(default_factory=Steps)
+    failed: Steps = field(default_factory=Steps)
+    last_call: float = 0.0
+    """When the last call was answered, in seconds since 1970; 0 before the first."""
     pulled_bytes: int = 0
     cache_hits: int = 0
     unpacks: int = 0
@@ -95,6 +121,9 @@ class Numbers:
         self.request.add(other.request)
         self.queue.add(other.queue)
         self.compute.add(other.compute)
+        self.succeeded.add(other.succeeded)
+        self.failed.add(other.failed)
+        self.last_call = max(self.last_call, other.last_call)
         self.pulled_bytes += other.pulled_bytes
         self.cache_hits += other.cache_hits
         self.unpacks += other.unpacks
@@ -111,19 +140,37 @@ class Tally:
         self._numbers = Numbers()
         self.ongoing = 0
 
-    def answered(self, role: str, status: int, request: float, queue: float, compute: float) -> None:
-        """Count one answered call; durations in seconds."""
+    def answered(
+        self,
+        role: str,
+        status: int,
+        request: float,
+        queue: float,
+        compute: float,
+        infer: float = 0.0,
+        encode: float = 0.0,
+    ) -> None:
+        """Count one answered call; durations in seconds, `infer` and `encode` being parts of `compute`."""
         with self._lock:
             numbers = self._numbers
             numbers.requests[role, status] += 1
             numbers.request.observe(request)
             numbers.queue.observe(queue)
             numbers.compute.observe(compute)
+            numbers.last_call = time.time()
+            steps = numbers.succeeded if status < _FAILURES else numbers.failed
+            steps.calls += 1
+            steps.total += request
+            steps.queue += queue
+            steps.decode += compute - infer - encode
+            steps.infer += infer
+            steps.encode += encode
 
     def refused(self, role: str, status: int) -> None:
         """Count one call that never reached the model."""
         with self._lock:
             self._numbers.requests[role, status] += 1
+            self._numbers.failed.calls += 1
 
     def opened(self, pulled_bytes: int, from_cache: bool, unpack_seconds: float) -> None:
         """Count a kit that was brought to this node, or found there."""

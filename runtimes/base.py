@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +24,7 @@ Array = NDArray[Any]
 
 
 class Datatype(StrEnum):
-    """The protocol's datatypes. BF16 is left out: numpy has no such dtype."""
+    """The protocol's datatypes."""
 
     BOOL = "BOOL"
     UINT8 = "UINT8"
@@ -35,13 +36,14 @@ class Datatype(StrEnum):
     INT32 = "INT32"
     INT64 = "INT64"
     FP16 = "FP16"
+    BF16 = "BF16"
     FP32 = "FP32"
     FP64 = "FP64"
     BYTES = "BYTES"
 
     @property
     def numpy(self) -> np.dtype[Any]:
-        """The numpy dtype, little-endian; `object` (of `bytes`) for BYTES."""
+        """The numpy dtype, little-endian; ml_dtypes' for BF16, `object` (of `bytes`) for BYTES."""
         return _NUMPY[self]
 
     @classmethod
@@ -66,6 +68,7 @@ _NUMPY: Mapping[Datatype, np.dtype[Any]] = {
     Datatype.INT32: np.dtype("<i4"),
     Datatype.INT64: np.dtype("<i8"),
     Datatype.FP16: np.dtype("<f2"),
+    Datatype.BF16: np.dtype(ml_dtypes.bfloat16),
     Datatype.FP32: np.dtype("<f4"),
     Datatype.FP64: np.dtype("<f8"),
     Datatype.BYTES: np.dtype(object),

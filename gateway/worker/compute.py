@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
@@ -22,23 +22,31 @@ _HAND_BACK_SECONDS = 0.0005
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One call on its way through the model's thread. Times are of `time.perf_counter`, in seconds."""
+    """One call on its way through the model's thread. Times are of `time.perf_counter`, in seconds.
 
-    body: bytes
+    `body` is in the pieces in which it came; `json_size` is what the caller says of it, as a header has it.
+    `answer_json_size` says where raw tensors begin in the answer, None where there are none.
+    """
+
+    body: Sequence[bytes]
     request_id: str
+    json_size: bytes
     answered: asyncio.Future[None]
     arrived: float = field(default_factory=time.perf_counter)
     started: float = 0.0
+    decoded: float = 0.0
+    inferred: float = 0.0
     finished: float = 0.0
     status: int = 500
     answer: bytes = b""
+    answer_json_size: int | None = None
 
 
-Work = Callable[[Job], tuple[int, bytes]]
+Work = Callable[[Job], None]
 
 
 class ComputeThread:
-    """Runs `work(job) -> (HTTP status, answer)` for one call at a time; `work` must not raise."""
+    """Runs `work(job)` for one call at a time: it writes status and answer there, and must not raise."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
@@ -46,9 +54,9 @@ class ComputeThread:
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
         self._thread.start()
 
-    async def run(self, body: bytes, request_id: str) -> Job:
+    async def run(self, body: Sequence[bytes], request_id: str, json_size: bytes = b"") -> Job:
         """Give a call to the model and wait for its answer."""
-        job = Job(body, request_id, asyncio.get_running_loop().create_future())
+        job = Job(body, request_id, json_size, asyncio.get_running_loop().create_future())
         self._waiting.put(job)
         await job.answered
         return job
@@ -74,7 +82,7 @@ class ComputeThread:
             more: Job | None = job
             while more is not None:
                 more.started = time.perf_counter()
-                more.status, more.answer = self._work(more)
+                self._work(more)
                 more.finished = time.perf_counter()
                 done.append(more)
                 if more.finished - handed_back > _HAND_BACK_SECONDS:

@@ -1,27 +1,32 @@
-"""The Open Inference Protocol in JSON: a request body becomes arrays, arrays become an answer.
+"""The Open Inference Protocol's inference request: a body becomes a call on a model.
 
-Specification: open-inference-protocol, `specification/protocol/inference_rest.md`. Beyond it, numbers
-are checked strictly: 1.5 is no INT64, true is no FP32, and a shape must fit its data.
+Specification: open-inference-protocol, `specification/protocol/inference_rest.md`, and Triton's extensions
+for binary tensors, classification and parameters. Beyond them, numbers are checked strictly: 1.5 is no
+INT64, true is no FP32, and a shape must fit its data.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import orjson
 
-from runtimes.base import Array, Datatype, Signature, TensorSpec
-from runtimes.errors import ExecutionError, InputError
+from gateway.worker.raw import RawInput
+from gateway.worker.tensors import Incoming, from_bytes
+from runtimes.base import Array, Datatype, Signature
+from runtimes.errors import InputError
 
 _MAX_RANK = 16
-# Which types of JSON values each kind (of numpy) of datatype takes.
+_MAX_DIGITS = 18
+# Which types of JSON values each kind (of numpy) of datatype takes; BF16 is of kind V.
 _ACCEPTS: Mapping[str, frozenset[type]] = {
     "f": frozenset({float, int}),
+    "V": frozenset({float, int}),
     "i": frozenset({int}),
     "u": frozenset({int}),
     "b": frozenset({bool}),
@@ -35,25 +40,68 @@ _TYPE_NAMES: Mapping[type, str] = {
     dict: "objects",
     type(None): "null",
 }
+_SCALARS = (str, int, float, bool)
+_NO_PARAMETERS: Mapping[str, Any] = {}
+_NOTHING = Incoming(())
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How an output is to be answered: as raw bytes or in JSON; all of it, or its `classes` largest."""
+
+    binary: bool = False
+    classes: int = 0
+
+
+IN_JSON = Wanted()
+IN_BINARY = Wanted(binary=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One decoded request. `outputs` is empty when all are wanted."""
+    """One decoded request. `outputs` is empty when all are wanted; `others` is how they are then."""
 
     id: str
     inputs: dict[str, Array]
-    outputs: tuple[str, ...]
+    outputs: Mapping[str, Wanted] = field(default_factory=dict)
+    others: Wanted = IN_JSON
 
 
-def decode(body: bytes) -> Call:
-    """Read an inference request.
+class Decoder:
+    """Reads the inference requests of one model."""
 
-    Raises:
-        InputError: naming the field that is wrong.
-    """
+    def __init__(self, signature: Signature) -> None:
+        self._raw = RawInput(signature)
+
+    def __call__(self, pieces: Sequence[bytes], json_size: bytes = b"") -> Call:
+        """Read a body that came in `pieces`.
+
+        `json_size` is the header `Inference-Header-Content-Length`: how many bytes of the body are JSON, with
+        raw tensors after them. It is empty where all is JSON, and 0 where all is the only input's raw data.
+
+        Raises:
+            InputError: naming the field that is wrong.
+        """
+        if not json_size:
+            return _decode(pieces[0] if len(pieces) == 1 else b"".join(pieces), _NOTHING)
+        body = Incoming(pieces)
+        size = int(json_size) if json_size.isdigit() and len(json_size) <= _MAX_DIGITS else body.left + 1
+        if size > body.left:
+            raise InputError(
+                f"Inference-Header-Content-Length must be a number from 0 to the body's {body.left} bytes, "
+                f"not {json_size.decode('latin-1')!r}"
+            )
+        if size == 0:
+            return Call("", self._raw(body), others=IN_BINARY)
+        call = _decode(body.take(size), body)
+        if body.left:
+            raise InputError(f"{body.left} bytes follow the data of the last input")
+        return call
+
+
+def _decode(text: bytes | memoryview, rest: Incoming) -> Call:
     try:
-        document = orjson.loads(body)
+        document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise InputError(f"the body is not JSON: {error}") from None
     if type(document) is not dict:
@@ -63,18 +111,19 @@ def decode(body: bytes) -> Call:
         raise InputError("`inputs` must be a list of one tensor or more")
     inputs: dict[str, Array] = {}
     for position, tensor in enumerate(tensors):
-        name, array = _decode_tensor(tensor, position)
+        name, array = _decode_tensor(tensor, position, rest)
         if name in inputs:
             raise InputError(f"input {name!r} is there twice")
         inputs[name] = array
     request_id = document.get("id", "")
     if type(request_id) is not str:
         raise InputError("`id` must be a string")
+    others = _others(document) if "parameters" in document else IN_JSON
     wanted = document.get("outputs")
-    return Call(request_id, inputs, () if wanted is None else _output_names(wanted))
+    return Call(request_id, inputs, {} if wanted is None else _outputs(wanted, others), others)
 
 
-def _decode_tensor(tensor: Any, position: int) -> tuple[str, Array]:
+def _decode_tensor(tensor: Any, position: int, rest: Incoming) -> tuple[str, Array]:
     if type(tensor) is not dict:
         raise InputError(f"inputs[{position}] must be an object")
     name = tensor.get("name")
@@ -90,19 +139,40 @@ def _decode_tensor(tensor: Any, position: int) -> tuple[str, Array]:
         raise InputError(
             f"input {name!r}: shape must be a list of at most {_MAX_RANK} whole numbers from 0 up"
         )
-    data = tensor.get("data")
-    if type(data) is not list:
-        raise InputError(f"input {name!r}: data must be a list (binary tensors are not taken: send JSON)")
-    array = _array(name, data, datatype)
-    if array.size != math.prod(shape):
-        raise InputError(
-            f"input {name!r}: shape {shape} needs {math.prod(shape)} elements, data has {array.size}"
-        )
+    if "parameters" in tensor and (size := _binary_size(name, tensor)) is not None:
+        if size > rest.left:
+            raise InputError(
+                f"input {name!r}: binary_data_size is {size}, but {rest.left} bytes of the body are left; "
+                "is Inference-Header-Content-Length right?"
+            )
+        array = from_bytes(name, datatype, shape, rest.take(size))
+    else:
+        data = tensor.get("data")
+        if type(data) is not list:
+            raise InputError(f"input {name!r}: data must be a list, or parameters.binary_data_size be there")
+        array = _array(name, data, datatype)
+        if array.size != math.prod(shape):
+            raise InputError(
+                f"input {name!r}: shape {shape} needs {math.prod(shape)} elements, data has {array.size}"
+            )
     try:
         return name, array.reshape(shape)
     except ValueError:
         # numpy multiplies the other sizes even where one of them is 0
         raise InputError(f"input {name!r}: shape {shape} is too large") from None
+
+
+def _binary_size(name: str, tensor: Mapping[str, Any]) -> int | None:
+    where = f"input {name!r}"
+    parameters = _parameters(tensor, where)
+    size = parameters.get("binary_data_size")
+    if size is None:
+        return None
+    if type(size) is not int or size < 0:
+        raise InputError(f"{where}: binary_data_size must be a whole number from 0 up")
+    if "data" in tensor:
+        raise InputError(f"{where} has both data and binary_data_size; send one of them")
+    return size
 
 
 def _array(name: str, data: list[Any], datatype: Datatype) -> Array:
@@ -141,77 +211,51 @@ def _integers(name: str, flat: list[int], datatype: Datatype) -> Array:
     return found.astype(datatype.numpy)
 
 
-def _output_names(wanted: Any) -> tuple[str, ...]:
+def _others(document: Mapping[str, Any]) -> Wanted:
+    where = "the request"
+    return IN_BINARY if _flag(_parameters(document, where), "binary_data_output", False, where) else IN_JSON
+
+
+def _outputs(wanted: Any, others: Wanted) -> dict[str, Wanted]:
     if type(wanted) is not list:
         raise InputError("`outputs` must be a list")
-    names = [output.get("name") if type(output) is dict else None for output in wanted]
-    known = tuple(name for name in names if type(name) is str)
-    if len(known) != len(names):
-        raise InputError("each of `outputs` must be an object with a `name`")
-    return known
+    outputs: dict[str, Wanted] = {}
+    for output in wanted:
+        name = output.get("name") if type(output) is dict else None
+        if type(name) is not str:
+            raise InputError("each of `outputs` must be an object with a `name`")
+        if name in outputs:
+            raise InputError(f"output {name!r} is asked for twice")
+        outputs[name] = _wanted(name, output, others) if "parameters" in output else others
+    return outputs
 
 
-class Encoder:
-    """Writes the answers of one version; what never changes is written once."""
-
-    def __init__(self, model: str, version: str) -> None:
-        self._head = orjson.dumps({"model_name": model, "model_version": version})[:-1]
-        self._datatypes: dict[np.dtype[Any], str] = {}
-
-    def __call__(self, request_id: str, outputs: Mapping[str, Array]) -> bytes:
-        """Write an answer. NaN and the infinities, which JSON has not, become null.
-
-        Raises:
-            ExecutionError: when the protocol has no datatype for an output.
-        """
-        tensors = [
-            {
-                "name": name,
-                "datatype": self._datatypes.get(array.dtype) or self._datatype(name, array),
-                "shape": array.shape,
-                "data": _plain(array),
-            }
-            for name, array in outputs.items()
-        ]
-        tail = orjson.dumps({"id": request_id, "outputs": tensors}, option=orjson.OPT_SERIALIZE_NUMPY)
-        return self._head + b"," + tail[1:]
-
-    def _datatype(self, name: str, array: Array) -> str:
-        try:
-            known = self._datatypes[array.dtype] = Datatype.of(array.dtype).value
-        except InputError as error:
-            raise ExecutionError(f"output {name!r}: {error}") from error
-        return known
+def _wanted(name: str, output: Mapping[str, Any], others: Wanted) -> Wanted:
+    where = f"output {name!r}"
+    parameters = _parameters(output, where)
+    classes = parameters.get("classification", 0)
+    if type(classes) is not int or classes < 0:
+        raise InputError(f"{where}: classification must be a whole number from 0 up")
+    return Wanted(_flag(parameters, "binary_data", others.binary, where), classes)
 
 
-def _plain(array: Array) -> Any:
-    flat = array.reshape(-1)
-    if array.dtype.kind in "OSU":
-        return [_text(item) for item in flat.tolist()]
-    return flat if flat.flags.c_contiguous else flat.copy()
+def _parameters(holder: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """The parameters of a request, an input or an output; those that nothing here knows change nothing."""
+    parameters = holder.get("parameters")
+    if parameters is None:
+        return _NO_PARAMETERS
+    if type(parameters) is not dict:
+        raise InputError(f"{where}: parameters must be an object")
+    for key, value in parameters.items():
+        if type(value) not in _SCALARS:
+            raise InputError(f"{where}: parameter {key!r} must be a string, a number or a boolean")
+    if "shared_memory_region" in parameters:
+        raise InputError(f"{where}: shared memory is not supported; send data with the request")
+    return parameters
 
 
-def _text(item: Any) -> str:
-    return item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
-
-
-def metadata(model: str, version: str, platform: str, signature: Signature) -> bytes:
-    """Write a model's metadata; an unknown rank is written as [-1]."""
-    return orjson.dumps(
-        {
-            "name": model,
-            "versions": [version],
-            "platform": platform,
-            "inputs": [_spec(spec) for spec in signature.inputs],
-            "outputs": [_spec(spec) for spec in signature.outputs],
-        }
-    )
-
-
-def _spec(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": [-1] if spec.shape is None else spec.shape}
-
-
-def error(message: str) -> bytes:
-    """Write an error as every client of the protocol reads it."""
-    return orjson.dumps({"error": message})
+def _flag(parameters: Mapping[str, Any], key: str, default: bool, where: str) -> bool:
+    value = parameters.get(key, default)
+    if type(value) is not bool:
+        raise InputError(f"{where}: parameter {key!r} must be true or false")
+    return value

@@ -25,11 +25,12 @@ class Held:
         self.gate = threading.Event()
         self.done: list[bytes] = []
 
-    def __call__(self, job: Job) -> tuple[int, bytes]:
+    def __call__(self, job: Job) -> None:
         self.begun.set()
         assert self.gate.wait(SECONDS)
-        self.done.append(job.body)
-        return 200, b"answer to " + job.body
+        (body,) = job.body
+        self.done.append(body)
+        job.status, job.answer = 200, b"answer to " + body
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_calls_are_answered_in_the_order_they_came(compute: ComputeThread, work:
         answered: list[int] = []
 
         async def call(number: int) -> None:
-            job = await compute.run(b"%d" % number, f"r-{number}")
+            job = await compute.run([b"%d" % number], f"r-{number}")
             assert (job.status, job.answer) == (200, b"answer to %d" % number)
             assert job.request_id == f"r-{number}"
             assert job.arrived <= job.started <= job.finished
@@ -76,7 +77,7 @@ def test_many_calls_at_once_get_their_own_answers(compute: ComputeThread, work: 
     async def call(number: int) -> None:
         for turn in range(20):
             body = b"%d.%d" % (number, turn)
-            assert (await compute.run(body, "")).answer == b"answer to " + body
+            assert (await compute.run([body], "")).answer == b"answer to " + body
 
     async def main() -> None:
         await asyncio.gather(*(call(number) for number in range(100)))
@@ -87,7 +88,7 @@ def test_many_calls_at_once_get_their_own_answers(compute: ComputeThread, work: 
 
 def test_a_cancelled_call_harms_no_other(compute: ComputeThread, work: Held) -> None:
     async def main() -> None:
-        first, second, third = (asyncio.create_task(compute.run(b"%d" % n, "")) for n in range(3))
+        first, second, third = (asyncio.create_task(compute.run([b"%d" % n], "")) for n in range(3))
         await _begun(work)
         first.cancel()
         second.cancel()
@@ -96,7 +97,7 @@ def test_a_cancelled_call_harms_no_other(compute: ComputeThread, work: Held) -> 
         for cancelled in (first, second):
             with pytest.raises(asyncio.CancelledError):
                 await cancelled
-        assert (await compute.run(b"3", "")).answer == b"answer to 3"
+        assert (await compute.run([b"3"], "")).answer == b"answer to 3"
 
     run(main())
     assert compute.is_alive()
@@ -111,7 +112,7 @@ def test_calls_of_two_event_loops_go_back_to_their_own(compute: ComputeThread, w
         thread.start()
     bodies = [b"%d" % number for number in range(400)]
     calls = [
-        asyncio.run_coroutine_threadsafe(compute.run(body, ""), loops[number % 2])
+        asyncio.run_coroutine_threadsafe(compute.run([body], ""), loops[number % 2])
         for number, body in enumerate(bodies)
     ]
     work.gate.set()
@@ -124,19 +125,19 @@ def test_calls_of_two_event_loops_go_back_to_their_own(compute: ComputeThread, w
 
 def test_a_loop_that_is_gone_harms_no_other(compute: ComputeThread, work: Held) -> None:
     async def leave() -> None:
-        left = asyncio.create_task(compute.run(b"left", ""))
+        left = asyncio.create_task(compute.run([b"left"], ""))
         await _begun(work)
         left.cancel()
 
     run(leave())
     work.gate.set()
-    assert run(compute.run(b"next", "")).answer == b"answer to next"
+    assert run(compute.run([b"next"], "")).answer == b"answer to next"
     assert work.done == [b"left", b"next"]
 
 
 def test_the_event_loop_is_free_while_the_model_works(compute: ComputeThread, work: Held) -> None:
     async def main() -> bytes:
-        call = asyncio.create_task(compute.run(b"slow", ""))
+        call = asyncio.create_task(compute.run([b"slow"], ""))
         await _begun(work)
         ran = asyncio.Event()
         asyncio.get_running_loop().call_later(0.01, ran.set)
@@ -150,7 +151,7 @@ def test_the_event_loop_is_free_while_the_model_works(compute: ComputeThread, wo
 
 def test_stop_finishes_the_calls_that_wait(compute: ComputeThread, work: Held) -> None:
     async def main() -> list[bytes]:
-        calls = [asyncio.create_task(compute.run(b"%d" % number, "")) for number in range(20)]
+        calls = [asyncio.create_task(compute.run([b"%d" % number], "")) for number in range(20)]
         await _begun(work)
         stopping = asyncio.create_task(asyncio.to_thread(compute.stop))
         work.gate.set()

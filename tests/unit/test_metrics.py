@@ -47,9 +47,23 @@ def test_a_tally_counts(tally: Tally) -> None:
     assert counts(numbers.queue) == {"0.0001": 2, "0.00025": 1}
     assert counts(numbers.compute) == {"0.0005": 1, "0.001": 1, "0.25": 1}
     assert numbers.request.total == pytest.approx(60.302)
+    assert (numbers.succeeded.calls, numbers.failed.calls) == (2, 2)
+    assert numbers.succeeded.total == pytest.approx(60.002)
+    assert numbers.failed.total == 0.3
     assert (numbers.pulled_bytes, numbers.cache_hits) == (1000, 1)
     assert (numbers.unpacks, numbers.unpack_seconds) == (1, 1.5)
     assert (numbers.loads, numbers.load_seconds) == (1, 2.5)
+
+
+def test_the_steps_of_a_call_add_up() -> None:
+    tally = Tally()
+    tally.answered("", 200, request=1.0, queue=0.1, compute=0.8, infer=0.5, encode=0.2)
+    steps = Numbers().succeeded
+    for _ in range(2):
+        steps.add(tally.numbers().succeeded)
+    assert (steps.calls, steps.total, steps.queue) == (2, 2.0, 0.2)
+    assert (steps.infer, steps.encode) == (1.0, 0.4)
+    assert steps.decode == pytest.approx(0.2)
 
 
 def test_numbers_that_were_read_stay_as_they_are(tally: Tally) -> None:

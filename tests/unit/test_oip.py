@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.worker import oip
+from gateway.worker import answers, describe
+from gateway.worker.oip import IN_BINARY, IN_JSON, Call, Decoder, Wanted
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError
 
@@ -21,6 +22,7 @@ VALUES: dict[str, list[Any]] = {
     "INT32": [-(2**31), -1, 0, 2**31 - 1],
     "INT64": [-(2**63), -1, 0, 2**63 - 1],
     "FP16": [0.0, -1.5, 65504.0, 2.0],
+    "BF16": [0.0, -1.5, 256.0, 0.0078125],
     "FP32": [0.0, -1.5, 0.25, 1e10],
     "FP64": [0.1, -1.5, 1e300, 5e-324],
     "BYTES": ["", "iris", "né\u0000\U0001f338", '"\\\n'],
@@ -31,8 +33,12 @@ def tensor(datatype: Any = "FP32", shape: Any = (2,), data: Any = (1, 2), **othe
     return {"name": "x", "datatype": datatype, "shape": shape, "data": data, **others}
 
 
-def decode(*inputs: Any, **others: Any) -> oip.Call:
-    return oip.decode(json.dumps({"inputs": inputs, **others}).encode())
+def read(body: bytes) -> Call:
+    return Decoder(Signature((), ()))([body])
+
+
+def decode(*inputs: Any, **others: Any) -> Call:
+    return read(json.dumps({"inputs": inputs, **others}).encode())
 
 
 def refused(*inputs: Any, **others: Any) -> str:
@@ -42,7 +48,9 @@ def refused(*inputs: Any, **others: Any) -> str:
 
 
 def encode(**outputs: Array) -> list[dict[str, Any]]:
-    answer = json.loads(oip.Encoder("iris", "v1")("", outputs), parse_constant=pytest.fail)
+    body, json_size = answers.Encoder("iris", "v1", {})(Call("", {}), outputs)
+    assert json_size is None
+    answer = json.loads(body, parse_constant=pytest.fail)
     tensors: list[dict[str, Any]] = answer["outputs"]
     return tensors
 
@@ -84,17 +92,17 @@ def test_a_scalar_has_the_empty_shape() -> None:
 
 def test_id_and_outputs() -> None:
     assert decode(tensor()).id == ""
-    assert decode(tensor()).outputs == ()
+    assert decode(tensor()).outputs == {}
     call = decode(tensor(), id="r-1", outputs=[{"name": "b"}, {"name": "a", "parameters": {}}])
-    assert (call.id, call.outputs) == ("r-1", ("b", "a"))
-    assert decode(tensor(), outputs=None).outputs == ()
-    assert decode(tensor(), outputs=[]).outputs == ()
+    assert (call.id, list(call.outputs)) == ("r-1", ["b", "a"])
+    assert decode(tensor(), outputs=None).outputs == {}
+    assert decode(tensor(), outputs=[]).outputs == {}
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"inputs": [NaN]}', b"[" * 2000, b'"\\ud800"'])
 def test_what_is_not_json_is_refused(body: bytes) -> None:
     with pytest.raises(InputError, match=r"^the body is not JSON: "):
-        oip.decode(body)
+        read(body)
 
 
 def test_a_nan_literal_is_not_json() -> None:
@@ -109,13 +117,13 @@ def test_a_number_beyond_all_measure_is_refused() -> None:
 @pytest.mark.parametrize("body", [b"[]", b"1", b"null", b'"inputs"'])
 def test_a_body_must_be_an_object(body: bytes) -> None:
     with pytest.raises(InputError, match=r"^the body must be a JSON object with `inputs`$"):
-        oip.decode(body)
+        read(body)
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"inputs": []}', b'{"inputs": {}}', b'{"inputs": null}'])
 def test_inputs_must_be_there(body: bytes) -> None:
     with pytest.raises(InputError, match=r"^`inputs` must be a list of one tensor or more$"):
-        oip.decode(body)
+        read(body)
 
 
 def test_each_input_is_an_object_with_a_name_of_its_own() -> None:
@@ -124,11 +132,11 @@ def test_each_input_is_an_object_with_a_name_of_its_own() -> None:
     assert refused(tensor(), tensor()) == "input 'x' is there twice"
 
 
-@pytest.mark.parametrize("datatype", ["FP8", "BF16", "fp32", "", None, 32, ["FP32"]])
+@pytest.mark.parametrize("datatype", ["FP8", "TYPE_FP32", "fp32", "", None, 32, ["FP32"]])
 def test_an_unknown_datatype_is_named(datatype: Any) -> None:
     assert refused(tensor(datatype)) == (
         f"input 'x': datatype {datatype!r} is none of BOOL, UINT8, UINT16, UINT32, UINT64, "
-        "INT8, INT16, INT32, INT64, FP16, FP32, FP64, BYTES"
+        "INT8, INT16, INT32, INT64, FP16, BF16, FP32, FP64, BYTES"
     )
 
 
@@ -156,11 +164,6 @@ def test_a_shape_that_no_array_can_have_is_refused(shape: list[int]) -> None:
 @pytest.mark.parametrize("data", [None, 1, "12", {"0": 1}])
 def test_data_is_a_list(data: Any) -> None:
     assert refused(tensor(data=data)).startswith("input 'x': data must be a list")
-
-
-def test_a_tensor_without_data_is_told_that_binary_is_not_taken() -> None:
-    without = {"name": "x", "datatype": "FP32", "shape": [2], "parameters": {"binary_data_size": 8}}
-    assert refused(without) == "input 'x': data must be a list (binary tensors are not taken: send JSON)"
 
 
 @pytest.mark.parametrize(
@@ -241,6 +244,88 @@ def test_one_long_string_among_many_costs_no_memory() -> None:
     assert decode(tensor("BYTES", [100_001], strings)).inputs["x"].size == 100_001
 
 
+@pytest.mark.parametrize(
+    ("parameters", "binary", "default"),
+    [
+        (None, None, False),
+        ({}, {}, False),
+        ({"binary_data_output": True}, None, True),
+        ({"binary_data_output": False}, {"binary_data": True}, False),
+        ({"binary_data_output": True}, {"binary_data": False}, True),
+        ({"priority": 1, "timeout": 5, "mine": "x", "ratio": 0.5}, {"mine": True}, False),
+    ],
+)
+def test_outputs_are_raw_where_they_or_all_are_asked_to_be(
+    parameters: Any, binary: Any, default: bool
+) -> None:
+    output = {"name": "y"} | ({} if binary is None else {"parameters": binary})
+    others = {} if parameters is None else {"parameters": parameters}
+    call = decode(tensor(), outputs=[output], **others)
+    assert call.others == (IN_BINARY if default else IN_JSON)
+    assert call.outputs == {"y": Wanted((binary or {}).get("binary_data", default))}
+
+
+def test_classes_may_be_asked_of_an_output() -> None:
+    for asked, parameters in [
+        (Wanted(classes=3), {"classification": 3}),
+        (Wanted(binary=True, classes=1), {"classification": 1, "binary_data": True}),
+        (Wanted(), {"classification": 0}),
+    ]:
+        assert decode(tensor(), outputs=[{"name": "y", "parameters": parameters}]).outputs == {"y": asked}
+
+
+@pytest.mark.parametrize("value", [None, [], {}, [1], {"a": 1}])
+def test_parameters_are_plain_values(value: Any) -> None:
+    text = "parameter 'p' must be a string, a number or a boolean"
+    assert refused(tensor(), parameters={"p": value}) == f"the request: {text}"
+    assert refused(tensor(parameters={"p": value})) == f"input 'x': {text}"
+    assert refused(tensor(), outputs=[{"name": "y", "parameters": {"p": value}}]) == f"output 'y': {text}"
+
+
+@pytest.mark.parametrize("parameters", [1, "x", [], True])
+def test_parameters_are_an_object(parameters: Any) -> None:
+    assert refused(tensor(), parameters=parameters) == "the request: parameters must be an object"
+    assert refused(tensor(parameters=parameters)) == "input 'x': parameters must be an object"
+    outputs = [{"name": "y", "parameters": parameters}]
+    assert refused(tensor(), outputs=outputs) == "output 'y': parameters must be an object"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "others", "text"),
+    [
+        (
+            None,
+            {"parameters": {"binary_data_output": 1}},
+            "the request: parameter 'binary_data_output' must be true or false",
+        ),
+        ({"binary_data": "yes"}, {}, "output 'y': parameter 'binary_data' must be true or false"),
+        ({"classification": -1}, {}, "output 'y': classification must be a whole number from 0 up"),
+        ({"classification": 1.5}, {}, "output 'y': classification must be a whole number from 0 up"),
+        ({"classification": True}, {}, "output 'y': classification must be a whole number from 0 up"),
+        (
+            {"shared_memory_region": "r"},
+            {},
+            "output 'y': shared memory is not supported; send data with the request",
+        ),
+    ],
+)
+def test_known_parameters_have_their_types(outputs: Any, others: dict[str, Any], text: str) -> None:
+    wanted = None if outputs is None else [{"name": "y", "parameters": outputs}]
+    assert refused(tensor(), outputs=wanted, **others) == text
+
+
+def test_an_input_in_shared_memory_is_refused() -> None:
+    region = {"shared_memory_region": "r", "shared_memory_byte_size": 8}
+    without = {"name": "x", "datatype": "FP32", "shape": [2], "parameters": region}
+    assert refused(without) == "input 'x': shared memory is not supported; send data with the request"
+
+
+def test_a_great_many_parameters_and_outputs_cost_little() -> None:
+    many = {f"p{number}": number for number in range(100_000)}
+    outputs = [{"name": f"y{number}"} for number in range(100_000)]
+    assert len(decode(tensor(), parameters=many, outputs=outputs).outputs) == 100_000
+
+
 @pytest.mark.parametrize("request_id", [1, None, ["r"], {}])
 def test_an_id_is_a_string(request_id: Any) -> None:
     assert refused(tensor(), id=request_id) == "`id` must be a string"
@@ -255,6 +340,7 @@ def test_an_id_is_a_string(request_id: Any) -> None:
         ("y", "`outputs` must be a list"),
         (["y"], "each of `outputs` must be an object with a `name`"),
         ([{"name": "y"}, {}], "each of `outputs` must be an object with a `name`"),
+        ([{"name": "y"}, {"name": "y"}], "output 'y' is asked for twice"),
         ([{"name": 1}], "each of `outputs` must be an object with a `name`"),
     ],
 )
@@ -263,8 +349,9 @@ def test_outputs_are_objects_with_names(outputs: Any, text: str) -> None:
 
 
 def test_an_answer_names_model_version_and_request() -> None:
-    answer = oip.Encoder('i"ris', "v1")('r"1', {"b": np.array([1], "i8"), "a": np.array([True])})
-    assert json.loads(answer) == {
+    encode = answers.Encoder('i"ris', "v1", {})
+    body, _ = encode(Call('r"1', {}), {"b": np.array([1], "i8"), "a": np.array([True])})
+    assert json.loads(body) == {
         "model_name": 'i"ris',
         "model_version": "v1",
         "id": 'r"1',
@@ -307,7 +394,7 @@ def test_metadata_tells_scalars_any_length_and_any_rank_apart() -> None:
     signature = Signature(
         (TensorSpec("a", "FP32", (-1, 4)), TensorSpec("b", "BYTES", None)), (TensorSpec("c", "INT64", ()),)
     )
-    assert json.loads(oip.metadata("iris", "v1", "onnxruntime_onnx", signature)) == {
+    assert json.loads(describe.metadata("iris", "v1", "onnxruntime_onnx", signature)) == {
         "name": "iris",
         "versions": ["v1"],
         "platform": "onnxruntime_onnx",
@@ -319,5 +406,21 @@ def test_metadata_tells_scalars_any_length_and_any_rank_apart() -> None:
     }
 
 
+def test_a_configuration_has_the_same_tensors_in_tritons_words() -> None:
+    signature = Signature(
+        (TensorSpec("a", "BF16", (-1, 4)), TensorSpec("b", "BYTES", None)), (TensorSpec("c", "BOOL", ()),)
+    )
+    assert json.loads(describe.configuration("iris", "onnxruntime_onnx", signature)) == {
+        "name": "iris",
+        "platform": "onnxruntime_onnx",
+        "max_batch_size": 0,
+        "input": [
+            {"name": "a", "data_type": "TYPE_BF16", "dims": [-1, 4]},
+            {"name": "b", "data_type": "TYPE_STRING", "dims": [-1]},
+        ],
+        "output": [{"name": "c", "data_type": "TYPE_BOOL", "dims": []}],
+    }
+
+
 def test_an_error_is_json() -> None:
-    assert json.loads(oip.error('no "x"\n')) == {"error": 'no "x"\n'}
+    assert json.loads(answers.error('no "x"\n')) == {"error": 'no "x"\n'}

@@ -8,6 +8,7 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -286,13 +287,6 @@ def test_a_call_without_json_is_a_bad_request(iris: Serving) -> None:
         assert answer["error"].startswith("the body is not JSON: ")
 
 
-def test_binary_tensors_are_refused_with_a_way_out(iris: Serving) -> None:
-    assert iris.infer(b"\x00" * 16, Inference_Header_Content_Length="8") == (
-        400,
-        {"error": "binary tensors are not supported: send them as JSON (tritonclient: binary_data=False)"},
-    )
-
-
 @pytest.mark.parametrize("chunked", [False, True], ids=["by length", "chunked"])
 def test_a_body_over_the_limit_is_refused_and_the_connection_closed(
     iris: Serving, monkeypatch: pytest.MonkeyPatch, chunked: bool
@@ -393,14 +387,19 @@ def test_calls_are_counted(serve: Callable[[Callable[[], Array]], Serving]) -> N
         gate.set()
         assert read_answer(connection.makefile("rb"))[0] == 200
     assert serving.infer(b"{", ModelKit_Role="stable")[0] == 400
-    assert serving.infer(b"", Inference_Header_Content_Length="0")[0] == 400
+    assert serving.infer(FLOWER, Content_Encoding="br")[0] == 415
     serving.stop()
     numbers = serving.tally.numbers()
     assert serving.tally.ongoing == 0
-    assert numbers.requests == {("canary", 200): 1, ("stable", 400): 1, ("", 400): 1}
+    assert numbers.requests == {("canary", 200): 1, ("stable", 400): 1, ("", 415): 1}
     for histogram in (numbers.request, numbers.queue, numbers.compute):
         assert sum(histogram.counts) == 2
     assert numbers.compute.total <= numbers.request.total
+    assert (numbers.succeeded.calls, numbers.failed.calls) == (1, 2)
+    steps = numbers.succeeded
+    assert steps.total >= steps.queue + steps.decode + steps.infer + steps.encode
+    assert min(steps.queue, steps.decode, steps.infer, steps.encode) > 0
+    assert abs(numbers.last_call - time.time()) < SECONDS
 
 
 def test_a_client_that_leaves_harms_no_other(serve: Callable[[Callable[[], Array]], Serving]) -> None:

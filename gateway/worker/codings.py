@@ -1,0 +1,74 @@
+"""Compressed bodies: what `Content-Encoding` and `Accept-Encoding` say, by zlib and within bounds."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+
+from runtimes.errors import InputError
+
+# zlib's `wbits`: a gzip member; a zlib stream, which HTTP calls deflate (RFC 9110, 8.4.1)
+_FORMATS: Mapping[str, int] = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+_FAST = 1
+# A smaller answer fits one packet as it is.
+_LEAST_BYTES = 1400
+
+
+class BodyTooLarge(InputError):
+    """A body has more bytes than are taken."""
+
+
+class UnknownCoding(InputError):
+    """A body is compressed in a way that is not known here."""
+
+
+def decompress(pieces: Sequence[bytes], coding: str, limit: int) -> list[bytes]:
+    """Return a compressed body's content, never holding more than `limit` bytes of it.
+
+    Raises:
+        UnknownCoding: for anything but one of gzip, deflate and identity.
+        BodyTooLarge: when the content has more than `limit` bytes.
+        InputError: when the body is not what `coding` says, ends early, or goes on after its end.
+    """
+    coding = coding.strip().lower()
+    if coding == "identity":
+        return list(pieces)
+    if coding not in _FORMATS:
+        raise UnknownCoding(f"Content-Encoding {coding!r} is none of gzip, deflate and identity")
+    reader = zlib.decompressobj(_FORMATS[coding])
+    found: list[bytes] = []
+    room = limit
+    try:
+        for piece in pieces:
+            # one byte more than there is room for tells too much from just enough
+            found.append(reader.decompress(piece, room + 1))
+            room -= len(found[-1])
+            if room < 0:
+                raise BodyTooLarge(f"the body is larger than {limit} bytes once decompressed")
+            if reader.unused_data:
+                break
+    except zlib.error as error:
+        raise InputError(f"the body is not {coding}, as Content-Encoding says: {error}") from None
+    if not reader.eof:
+        raise InputError(f"the body ends before its {coding} stream does")
+    if reader.unused_data:
+        raise InputError(f"the body goes on after the end of its {coding} stream")
+    return found
+
+
+def chosen(accepted: str) -> str:
+    """Return the coding for an answer: the one that `Accept-Encoding` names if it names it alone, else "".
+
+    HTTP libraries name several on their own account; one alone is what a caller asked for.
+    """
+    name, _, weight = accepted.strip().lower().partition(";")
+    refused = weight.replace(" ", "").rstrip("0.") == "q="
+    return "" if refused or name.strip() not in ("gzip", "deflate") else name.strip()
+
+
+def compress(body: bytes, coding: str) -> bytes | None:
+    """Return the body compressed, None where that is not worth it."""
+    if len(body) < _LEAST_BYTES:
+        return None
+    writer = zlib.compressobj(_FAST, zlib.DEFLATED, _FORMATS[coding])
+    return writer.compress(body) + writer.flush()

@@ -1,0 +1,52 @@
+"""What a version tells of itself: the protocol's metadata, and Triton's model configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from runtimes.base import Datatype, Signature, TensorSpec
+
+
+def metadata(model: str, version: str, platform: str, signature: Signature) -> bytes:
+    """Write a model's metadata; an unknown rank is written as [-1]."""
+    return orjson.dumps(
+        {
+            "name": model,
+            "versions": [version],
+            "platform": platform,
+            "inputs": [_spec(spec) for spec in signature.inputs],
+            "outputs": [_spec(spec) for spec in signature.outputs],
+        }
+    )
+
+
+def configuration(model: str, platform: str, signature: Signature) -> bytes:
+    """Write a model's configuration (Triton, `docs/protocol/extension_model_configuration.md`).
+
+    `max_batch_size` is 0: the dimensions are all of a tensor's, the batch's too if it has one.
+    """
+    return orjson.dumps(
+        {
+            "name": model,
+            "platform": platform,
+            "max_batch_size": 0,
+            "input": [_field(spec) for spec in signature.inputs],
+            "output": [_field(spec) for spec in signature.outputs],
+        }
+    )
+
+
+def _spec(spec: TensorSpec) -> Mapping[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": _dimensions(spec)}
+
+
+def _field(spec: TensorSpec) -> Mapping[str, Any]:
+    datatype = "STRING" if spec.datatype == Datatype.BYTES else spec.datatype
+    return {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": _dimensions(spec)}
+
+
+def _dimensions(spec: TensorSpec) -> tuple[int, ...]:
+    return (-1,) if spec.shape is None else spec.shape

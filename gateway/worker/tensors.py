@@ -1,0 +1,108 @@
+"""Tensors as raw bytes, as the binary tensor extension of the Open Inference Protocol has them.
+
+Specification: Triton, `docs/protocol/extension_binary_data.md`. Numbers are little-endian, row by row,
+without gaps; a BOOL is one byte, 0 or 1; before each element of BYTES stands its length, 4 bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from runtimes.base import Array, Datatype
+from runtimes.errors import InputError
+
+_LENGTH = 4
+
+
+class Incoming:
+    """The bytes of a body, in the pieces in which they came, read once from front to back."""
+
+    __slots__ = ("_offset", "_piece", "_pieces", "left")
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self._pieces = pieces
+        self._piece = 0
+        self._offset = 0
+        self.left = sum(map(len, pieces))
+
+    def take(self, size: int) -> memoryview:
+        """Return the next `size` bytes, as many as there must be: a view, or a copy of several pieces."""
+        self.left -= size
+        part = self._next(size)
+        if len(part) == size:
+            return part
+        # numpy's memory is aligned for every datatype, a bytearray's need not be
+        whole = np.empty(size, np.uint8).data
+        done = 0
+        while True:
+            whole[done : done + len(part)] = part
+            done += len(part)
+            if done == size:
+                return whole
+            part = self._next(size - done)
+
+    def _next(self, most: int) -> memoryview:
+        """The next bytes that lie together: `most`, or as many as are left of a piece."""
+        if most == 0:
+            return memoryview(b"")
+        while self._offset == len(self._pieces[self._piece]):
+            self._piece, self._offset = self._piece + 1, 0
+        part = memoryview(self._pieces[self._piece])[self._offset : self._offset + most]
+        self._offset += len(part)
+        return part
+
+
+def from_bytes(name: str, datatype: Datatype, shape: Sequence[int], data: memoryview) -> Array:
+    """Return the elements of input `name`, flat: a view of `data` where they are aligned there, else a copy.
+
+    Raises InputError when the data are not as many as the shape says, or are no elements of the datatype.
+    """
+    count = math.prod(shape)
+    if datatype is Datatype.BYTES:
+        return _split(name, shape, count, data)
+    dtype = datatype.numpy
+    if count * dtype.itemsize != len(data):
+        raise InputError(
+            f"input {name!r}: shape {list(shape)} of {datatype} needs {count * dtype.itemsize} bytes, "
+            f"its data has {len(data)}"
+        )
+    if datatype is Datatype.BOOL and count and np.frombuffer(data, np.uint8).max() > 1:
+        raise InputError(f"input {name!r}: each byte of BOOL data must be 0 or 1")
+    array = np.frombuffer(data, dtype)
+    return array if array.flags.aligned else array.copy()
+
+
+def _split(name: str, shape: Sequence[int], count: int, data: memoryview) -> Array:
+    size = len(data)
+    if count * _LENGTH > size:
+        raise InputError(
+            f"input {name!r}: shape {list(shape)} of BYTES needs {count * _LENGTH} bytes for lengths alone, "
+            f"its data has {size}"
+        )
+    elements = np.empty(count, dtype=object)
+    end = 0
+    for position in range(count):
+        start = end + _LENGTH
+        end = start + int.from_bytes(data[end:start], "little")
+        if start > size or end > size:
+            raise InputError(f"input {name!r}: element {position} of BYTES goes beyond the data")
+        elements[position] = bytes(data[start:end])
+    if end != size:
+        raise InputError(
+            f"input {name!r}: {size - end} bytes follow the last of the {count} elements of BYTES"
+        )
+    return elements
+
+
+def to_bytes(array: Array) -> memoryview | bytes:
+    """Return an array's elements as raw bytes: a view of them, unless they have gaps or are strings."""
+    if array.dtype.kind in "OSU":
+        parts: list[bytes] = []
+        for item in array.reshape(-1).tolist():
+            element = item if isinstance(item, bytes) else str(item).encode("utf-8", "replace")
+            parts += (len(element).to_bytes(_LENGTH, "little"), element)
+        return b"".join(parts)
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
