@@ -27,6 +27,7 @@ from tests.registry import run_registry
 _LAYERS = 8
 _LOOK_SECONDS = 0.01
 _KITSERVE, _SKOPEO, _ORAS = "kitserve pull", "skopeo copy", "oras copy"
+_PROGRAMS = (("skopeo", "--version"), ("oras", "version"), ("docker-registry", "--version"))
 _HEADER = ("contender", "cold s", "delta s", "delta / cold", "CPU s", "peak MiB", "above idle MiB")
 
 
@@ -64,10 +65,18 @@ def main() -> int:
     options.add_argument("--passes", type=int, default=3)
     given = options.parse_args()
     where = conditions()
+    where["pulled with"] = ", ".join(_version(*command) for command in _PROGRAMS)
     passes = _measure(_contenders(), given.mib, given.passes)
     print(_table(passes))
     print("\n".join(["", *_verdicts(passes), *(f"- {name}: {text}" for name, text in where.items())]))
     return 0
+
+
+def _version(*command: str) -> str:
+    if shutil.which(command[0]) is None:
+        return f"{command[0]} is not installed"
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return " ".join((done.stdout or done.stderr).split()[:4])
 
 
 def _contenders() -> list[Contender]:
