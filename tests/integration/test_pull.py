@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -63,6 +64,22 @@ def test_every_sample_is_pulled_by_tag_and_by_digest(
     other = Library(tmp_path / "other", SourceOptions({registry.host: PLAIN}))
     pinned = RegistryReference(registry.host, f"samples/{name.split(':')[0]}", None, kit.kit.digest)
     assert _tree(other.open(pinned).path) == _tree(kit.path)
+
+
+def test_addresses_that_a_layer_names_are_never_asked(tmp_path: Path, registry: Registry) -> None:
+    builder = LayoutBuilder(tmp_path / "layout")
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.setblocking(False)
+        layer = builder.blob(f"{MODELKIT}.model.v1.tar", tar(("model", b"x")))
+        layer["urls"] = [f"http://127.0.0.1:{elsewhere.getsockname()[1]}/model"]
+        kitfile = {"model": {"path": "model", "digest": layer["digest"]}}
+        config = builder.blob(f"{MODELKIT}.config.v1+json", json.dumps(kitfile).encode())
+        builder.artifact("team/foreign:v1", {"schemaVersion": 2, "config": config, "layers": [layer]})
+        (name,) = registry.push_layout(builder.directory)
+        library = Library(tmp_path / "library", SourceOptions({registry.host: PLAIN}))
+        assert library.open(parse_reference(name)).model_path.read_bytes() == b"x"
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
 
 
 def test_a_parent_is_pulled_from_its_own_registry(tmp_path: Path, registry: Registry, layout: Path) -> None:

@@ -11,8 +11,9 @@ from gateway.errors import InvalidKitfile, KitError, NotTrusted, UnsafeArchive
 from gateway.kits.library import Library
 from gateway.kits.parents import MAX_PARENTS, model_of
 from gateway.kits.trust import Policy
-from gateway.oci.reference import LayoutReference, parse_reference
+from gateway.oci.reference import Digest, LayoutReference, parse_reference
 from tests.artifacts import MODELKIT, LayoutBuilder, tar
+from tests.signing import Signer, claim, tag_manifest
 
 
 @pytest.fixture
@@ -135,3 +136,21 @@ def test_a_parent_without_a_model_is_named(library: Library, builder: LayoutBuil
     _child(builder, "top/m:v1", "r.io/base/m:v1")
     with pytest.raises(KitError, match=r"top/m:v1.* has no model"):
         library.open(_named(builder, "top/m:v1"))
+
+
+def test_a_parent_is_judged_as_its_child_is(library: Library, builder: LayoutBuilder) -> None:
+    signer = Signer()
+
+    def sign(name: str, digest: str) -> None:
+        layer = signer.simple(claim(Digest.parse(digest)), builder.blob)
+        tag = f"{name}:{digest.replace(':', '-')}.sig"
+        builder.artifact(tag, json.loads(tag_manifest([layer], builder.blob)))
+
+    parent = builder.kit("base/m:v1", tar(("model", b"1")))
+    sign("top/m", _child(builder, "top/m:v1", "r.io/base/m:v1"))
+    policy = Policy(keys=(signer.key,))
+    with pytest.raises(NotTrusted, match=r"base/m:v1.*is not signed"):
+        library.open(_named(builder, "top/m:v1"), policy=policy)
+    sign("base/m", parent)
+    opened = library.open(_named(builder, "top/m:v1"), policy=policy)
+    assert opened.verdict.signature.startswith("signed by")
