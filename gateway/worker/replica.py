@@ -18,12 +18,13 @@ from ray import serve
 from rich.filesize import decimal
 
 from gateway.errors import KitserveError
-from gateway.kits.library import Library, cache_directory
+from gateway.kits.library import Library, UnpackedKit, cache_directory
 from gateway.kits.model import choose_runtime, load
 from gateway.logs import configure_logging
 from gateway.metrics import Tally
 from gateway.oci.reference import parse_reference
 from gateway.worker.app import Identity, WorkerApp
+from gateway.worker.labels import Labels, UnusableLabels, read_labels
 from gateway.worker.server import HttpServer
 from gateway.worker.spec import Announcement, WorkerSpec, WorkerState
 from runtimes.base import LoadedModel
@@ -50,7 +51,7 @@ class Worker:
         )
         self._announcing = asyncio.create_task(self._announce_for_ever())
         try:
-            self._model, self._runtime = await asyncio.to_thread(self._load)
+            self._model, self._runtime, labels = await asyncio.to_thread(self._load)
         except Exception as error:
             known = isinstance(error, KitserveError)
             await self._tell(WorkerState.FAILED, str(error) if known else f"{type(error).__name__}: {error}")
@@ -63,7 +64,7 @@ class Worker:
             self._announcing.cancel()
             raise
         identity = Identity(spec.model, spec.version, spec.digest)
-        self._app = WorkerApp(identity, self._model, self._tally, spec.edge_key)
+        self._app = WorkerApp(identity, self._model, self._tally, spec.edge_key, labels)
         own: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._server = HttpServer(self._app, spec.host or own)
         self._server.start()
@@ -113,8 +114,8 @@ class Worker:
         spec = self._spec
         return {"model": spec.model, "version": spec.version, "digest": spec.digest, "app": spec.app}
 
-    def _load(self) -> tuple[LoadedModel, str]:
-        """Bring the kit to this node and load it; returns the model and its runtime's name."""
+    def _load(self) -> tuple[LoadedModel, str, Labels]:
+        """Bring the kit to this node and load it; returns the model, its runtime's name, and its labels."""
         spec = self._spec
         library = Library(cache_directory(spec.home), spec.sources, spec.cache_limit)
         kit = library.open(parse_reference(spec.reference), self, policy=spec.policy)
@@ -125,7 +126,15 @@ class Worker:
         started = time.perf_counter()
         model = load(kit, choice, spec.resources)
         self._tally.loaded(time.perf_counter() - started)
-        return model, choice.runtime.name
+        return model, choice.runtime.name, self._labels(kit)
+
+    def _labels(self, kit: UnpackedKit) -> Labels:
+        """The kit's labels; a kit whose labels are broken is served without them."""
+        try:
+            return read_labels(kit)
+        except (UnusableLabels, OSError) as error:
+            log.warning("labels.unusable", extra={**self._names, "reason": str(error)})
+            return {}
 
     def pulling(self, done: int, total: int) -> None:
         """Note the bytes that are here; the library calls this."""

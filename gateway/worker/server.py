@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 _KEEP_ALIVE_SECONDS = 180
 _START_SECONDS = 10
 _BACKLOG = 4096
+_LARGE = 65536
 
 
 class OneWriteTransport:
@@ -32,8 +33,12 @@ class OneWriteTransport:
 
     def write(self, data: bytes) -> None:
         if self._head:
-            data = self._head + data
-            self._head = b""
+            head, self._head = self._head, b""
+            if len(data) > _LARGE:
+                # both in one system call without a copy of the body
+                self._transport.writelines((head, data))
+                return
+            data = head + data
         elif data.startswith(b"HTTP/1.") and not data.startswith(b"100", 9):
             self._head = data
             return

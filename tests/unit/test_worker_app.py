@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import http.client
 import json
 import logging
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,6 +33,7 @@ from runtimes.errors import ExecutionError, InputError, LoadError
 SECONDS = 10
 DIGEST = "sha256:" + "ab" * 32
 INFER = "/v2/models/iris/infer"
+LARGE = bytes(100_000)
 FLOWER = json.dumps(
     {
         "id": "flower-1",
@@ -181,6 +184,13 @@ def test_only_the_outputs_asked_for_are_given(iris: Serving, wanted: list[str]) 
     assert [output["name"] for output in answer["outputs"]] == wanted
 
 
+def test_the_configuration_is_told(iris: Serving) -> None:
+    for path in ("/v2/models/iris/config", "/v2/models/iris/versions/v1/config"):
+        status, _, body = iris.ask("GET", path)
+        assert status == 200
+        assert json.loads(body)["input"] == [{"name": "input", "data_type": "TYPE_FP32", "dims": [-1, 4]}]
+
+
 @pytest.mark.parametrize("role", ["stable", "canary"])
 def test_every_answer_names_its_version_and_the_role_the_edge_gave(iris: Serving, role: str) -> None:
     for method, path, body in [
@@ -285,6 +295,56 @@ def test_a_call_without_json_is_a_bad_request(iris: Serving) -> None:
         status, answer = iris.infer(body)
         assert status == 400
         assert answer["error"].startswith("the body is not JSON: ")
+
+
+def test_raw_tensors_come_and_go(iris: Serving) -> None:
+    tensor = {"name": "input", "datatype": "FP32", "shape": [1, 4], "parameters": {"binary_data_size": 16}}
+    text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    data = np.array([5.1, 3.5, 1.4, 0.2], "f4").tobytes()
+    whole = iris.ask("POST", INFER, text + data, Inference_Header_Content_Length=str(len(text)))
+    bare = iris.ask("POST", INFER, data, Inference_Header_Content_Length="0", ModelKit_Role="canary")
+    for status, headers, body in (whole, bare):
+        assert (status, headers["content-type"]) == (200, "application/octet-stream")
+        json_size = int(headers["inference-header-content-length"])
+        outputs = json.loads(body[:json_size])["outputs"]
+        assert [at["parameters"]["binary_data_size"] for at in outputs] == [12, 8]
+        assert np.frombuffer(body, "f4", 3, json_size).argmax() == 0
+        assert body[json_size + 12 :] == bytes(8)
+    assert bare[1]["modelkit-role"] == "canary"
+    assert (whole[1]["modelkit-digest"], whole[1]["modelkit-version"]) == (DIGEST, "v1")
+
+
+@pytest.mark.parametrize(("coding", "unpack"), [("gzip", gzip.decompress), ("deflate", zlib.decompress)])
+def test_a_large_answer_is_compressed_for_who_asks(
+    iris: Serving, coding: str, unpack: Callable[[bytes], bytes]
+) -> None:
+    rows = {"name": "input", "datatype": "FP32", "shape": [200, 4], "data": [5.1, 3.5, 1.4, 0.2] * 200}
+    body = json.dumps({"inputs": [rows]}).encode()
+    _, plain, expected = iris.ask("POST", INFER, body, Accept_Encoding="gzip, deflate, br")
+    assert "content-encoding" not in plain
+    _, headers, packed = iris.ask("POST", INFER, body, Accept_Encoding=coding)
+    assert (headers["content-encoding"], headers["content-type"]) == (coding, "application/json")
+    assert unpack(packed) == expected
+    assert len(packed) < len(expected) / 2
+    for small in (FLOWER, b"{"):
+        assert "content-encoding" not in iris.ask("POST", INFER, small, Accept_Encoding=coding)[1]
+
+
+def test_a_compressed_body_is_read_or_its_fault_is_told(iris: Serving) -> None:
+    packed = gzip.compress(FLOWER)
+    assert iris.infer(packed, Content_Encoding="gzip")[0] == 200
+    assert iris.infer(FLOWER, Content_Encoding="identity")[0] == 200
+    for body, coding, status, text in [
+        (packed[:-1], "gzip", 400, "the body ends before its gzip stream does"),
+        (packed + b"x", "gzip", 400, "the body goes on after the end of its gzip stream"),
+        (packed, "deflate", 400, "the body is not deflate, as Content-Encoding says: "),
+        (gzip.compress(packed), "gzip", 400, "the body is not JSON: "),
+        (packed, "br", 415, "Content-Encoding 'br' is none of gzip, deflate and identity"),
+        (packed, "gzip, gzip", 415, "Content-Encoding 'gzip, gzip' is none of gzip, deflate and identity"),
+        (gzip.compress(bytes(65 * 2**20), 1), "gzip", 413, "the body is larger than 67108864 bytes once "),
+    ]:
+        found, answer = iris.infer(body, Content_Encoding=coding)
+        assert (found, answer["error"][: len(text)]) == (status, text)
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["by length", "chunked"])
@@ -485,13 +545,14 @@ def test_head_and_body_of_an_answer_come_together(iris: Serving, sent: bytes, en
     ("given", "written"),
     [
         ([b"HTTP/1.1 200 OK\r\n\r\n", b"body"], [b"HTTP/1.1 200 OK\r\n\r\nbody", b"closed"]),
+        ([b"HTTP/1.1 200 OK\r\n\r\n", LARGE], [b"HTTP/1.1 200 OK\r\n\r\n" + LARGE, b"closed"]),
         ([b"HTTP/1.1 200 OK\r\n\r\n", b""], [b"HTTP/1.1 200 OK\r\n\r\n", b"closed"]),
         ([b"HTTP/1.1 200 OK\r\n\r\n"], [b"HTTP/1.1 200 OK\r\n\r\n", b"closed"]),
         ([b"HTTP/1.1 200 OK\r\n\r\n", b"a", b"b"], [b"HTTP/1.1 200 OK\r\n\r\na", b"b", b"closed"]),
         ([b"HTTP/1.1 100 Continue\r\n\r\n"], [b"HTTP/1.1 100 Continue\r\n\r\n", b"closed"]),
         ([], [b"closed"]),
     ],
-    ids=["body", "empty body", "no body", "two parts", "continue", "nothing"],
+    ids=["body", "large body", "empty body", "no body", "two parts", "continue", "nothing"],
 )
 def test_a_transport_holds_a_head_until_its_body_or_its_end(given: list[bytes], written: list[bytes]) -> None:
     below = Writes()
