@@ -72,7 +72,7 @@ def running(config: GatewayConfig, home: Path, address: str | None, say: Say) ->
         files = EdgeFiles(directory)
         # On a cluster workers listen on their nodes' addresses, and must know the edge from others.
         key = "" if address is None else secrets.token_hex(32)
-        settings = EdgeSettings(str(config.listen), config.access_log, key)
+        settings = EdgeSettings(str(config.listen), config.access_log, key, str(config.admin))
         routes = tuple(Route(model.name, reason="is not ready yet: starting") for model in config.models)
         EdgeControl(settings, files).write_first(RoutingTable(routes))
         edge = Edge(files, kitserve.edge_lost)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.config import GatewayConfig, parse_config
@@ -27,7 +28,10 @@ _FIXED = ("listen", "admin", "access_log")
 
 
 class AdminApi:
-    """What the API's handlers share: the state, and ways to read status and metrics."""
+    """What the API's handlers share: the state, and ways to read status and metrics.
+
+    `routes` are others that the same server answers.
+    """
 
     def __init__(
         self,
@@ -35,11 +39,13 @@ class AdminApi:
         read_status: Callable[[], Status],
         metrics: CollectorRegistry,
         changed: Callable[[], None],
+        routes: Sequence[BaseRoute] = (),
     ) -> None:
         self._state = state
         self._read_status = read_status
         self._metrics = metrics
         self._changed = changed
+        self._routes = routes
 
     def app(self, host: str) -> Starlette:
         """Build the ASGI app; on loopback it answers to loopback's names alone (DNS rebinding)."""
@@ -52,12 +58,13 @@ class AdminApi:
                 Route("/api/config", self._config, methods=["GET"]),
                 Route("/api/config", self._apply, methods=["PUT"]),
                 Route("/api/models/{name}", self._model),
+                *self._routes,
             ],
             middleware=[
                 Middleware(_CloseAfterHead),
                 Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
             ],
-            exception_handlers={KitserveError: _tell},
+            exception_handlers={KitserveError: _tell, HTTPException: _refuse},
         )
 
     async def _health(self, _request: Request) -> Response:
@@ -134,6 +141,11 @@ class _CloseAfterHead:
 
 async def _tell(_request: Request, error: Exception) -> Response:
     return _error(500, str(error))
+
+
+async def _refuse(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 def _error(status: int, message: str) -> Response:

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from gateway.control.api import AdminApi
 from gateway.control.loop import ReconcileLoop
+from gateway.control.protocol import ServerProtocol
 from gateway.control.state import State
 from gateway.control.workers import Workers
 from gateway.edge.haproxy import EdgeControl, EdgeFiles, EdgeSettings
@@ -58,7 +59,8 @@ class Gateway:
         )
         registry = CollectorRegistry()
         registry.register(KitserveCollector(self._samples))
-        api = AdminApi(self._state, lambda: self._loop.status, registry, self._loop.wake)
+        protocol = ServerProtocol(lambda: self._loop.status, self._samples)
+        api = AdminApi(self._state, lambda: self._loop.status, registry, self._loop.wake, protocol.routes())
         self._server = HttpServer(api.app(settings.admin_host), settings.admin_host, settings.admin_port)
         self._server.start()
         self._loop.start()

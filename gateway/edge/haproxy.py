@@ -39,6 +39,15 @@ ERRORS = {
     503: "no worker of this version is up; one is being started",
     504: "the worker did not answer in time",
 }
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+)
+"""What of Triton's extensions of the protocol is served; models come and go by Kitserve's config alone."""
 _LEAST_SLOTS = 32
 _LEAST_SERVERS = 8
 _ANSWER_SECONDS = 10
@@ -86,6 +95,8 @@ class EdgeSettings:
     access_log: str = "errors"
     key: str = ""
     """What workers on other machines know the edge by."""
+    admin: str = ""
+    """Where the gateway answers what is asked of the server as a whole; "" where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +137,8 @@ def render(settings: EdgeSettings, files: EdgeFiles, pool: Pool, placement: Plac
         listen=settings.listen,
         access_log=settings.access_log,
         key=settings.key,
+        admin=settings.admin,
+        extensions=json.dumps(EXTENSIONS, separators=(",", ":")),
         errors=ERRORS,
         slots=slots,
         version=gateway.__version__,

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.edge.haproxy import EdgeControl, EdgeFiles, EdgeSettings, ask
+import gateway
+from gateway.edge.haproxy import EXTENSIONS, EdgeControl, EdgeFiles, EdgeSettings, ask
 from gateway.edge.process import Edge
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.errors import EdgeError
@@ -73,10 +74,10 @@ def workers() -> Iterator[Workers]:
 
 
 class RunningEdge:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, admin: str = "", key: str = "") -> None:
         self.port = free_port()
         self.files = EdgeFiles(directory)
-        self.control = EdgeControl(EdgeSettings(f"127.0.0.1:{self.port}", "off"), self.files)
+        self.control = EdgeControl(EdgeSettings(f"127.0.0.1:{self.port}", "off", key, admin), self.files)
         self.control.write_first(RoutingTable((Route("iris"),)))
         self.lost: list[EdgeError] = []
         self.process = Edge(self.files, self.lost.append)
@@ -143,6 +144,49 @@ def test_paths_lead_to_versions(edge: RunningEdge, workers: Workers) -> None:
         status, headers, body = edge.get(path)
         assert (status, json.loads(body)) == (404, {"error": text})
         assert len(headers["X-Request-Id"]) == 36
+
+
+def test_what_is_asked_of_the_whole_server_goes_to_the_gateway(tmp_path: Path, workers: Workers) -> None:
+    control, worker = workers.start("the-gateway"), workers.start("v1")
+    edge = RunningEdge(tmp_path, f"127.0.0.1:{control.port}", "secret")
+    try:
+        edge.control.apply(RoutingTable((Route("iris", backend("v1", worker)),)))
+        for path, version in [
+            ("/v2/repository/index", "the-gateway"),
+            ("/v2/models/stats", "the-gateway"),
+            ("/v2/models/iris/stats", "the-gateway"),
+            ("/v2/models/iris/stats?x=1", "the-gateway"),
+            ("/v2/models/iris/versions/v1/stats", "the-gateway"),
+            ("/v2/models/nothing/stats", "the-gateway"),
+            ("/v2/models/iris", "v1"),
+            ("/v2/models/iris/config", "v1"),
+            ("/v2/models/iris/other/stats", "v1"),
+            ("/v2/models/iris/versions/v1/other/stats", "v1"),
+        ]:
+            status, headers, _ = edge.get(path)
+            assert (status, headers["ModelKit-Version"]) == (200, version), path
+        for path in ("/api/config", "/api/status", "/metrics", "/healthz", "/v2/repository/index/x"):
+            assert edge.get(path)[0] == 404, path
+        workers.kill(control)
+        status, headers, body = edge.get("/v2/models/stats")
+        assert (status, json.loads(body)) == (503, {"error": "the gateway is being started; ask again"})
+        assert headers["Retry-After"] == "1"
+        assert edge.get("/v2/models/iris")[0] == 200
+    finally:
+        edge.process.stop(grace=0.5)
+    assert edge.lost == []
+
+
+def test_the_server_tells_of_itself_and_of_what_it_leaves_to_the_config(edge: RunningEdge) -> None:
+    status, _, body = edge.get("/v2")
+    assert (status, json.loads(body)) == (
+        200,
+        {"name": "kitserve", "version": gateway.__version__, "extensions": list(EXTENSIONS)},
+    )
+    for path in ("/v2/repository/models/iris/load", "/v2/repository/models/iris/unload"):
+        status, _, body = edge.get(path)
+        text = "models are loaded and unloaded by the config: change it, and run kitserve apply"
+        assert (status, json.loads(body)) == (501, {"error": text})
 
 
 def test_weights_change_under_load_and_no_call_fails(edge: RunningEdge, workers: Workers) -> None:

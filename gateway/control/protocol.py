@@ -1,0 +1,154 @@
+"""What the Open Inference Protocol asks of the server as a whole: which models it has, and what they did.
+
+The edge sends these calls here, because a worker knows of itself alone. Specification: Triton,
+`docs/protocol/extension_model_repository.md` and `extension_statistics.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gateway.control.status import ModelState, ModelStatus, Status
+from gateway.metrics import Numbers, Steps, VersionSample
+
+_STATES: Mapping[ModelState, str] = {
+    ModelState.PULLING: "LOADING",
+    ModelState.LOADING: "LOADING",
+    ModelState.READY: "READY",
+    ModelState.FAILED: "UNAVAILABLE",
+}
+_READY = _STATES[ModelState.READY]
+_MAX_BYTES = 64 * 1024
+_NANOSECONDS = 1_000_000_000
+_DIGEST = "sha256:"
+_SHORT = 12
+
+
+class ServerProtocol:
+    """Answers repository index and statistics from the gateway's status and the workers' last reports."""
+
+    def __init__(
+        self, read_status: Callable[[], Status], read_samples: Callable[[], Iterable[VersionSample]]
+    ) -> None:
+        self._read_status = read_status
+        self._read_samples = read_samples
+
+    def routes(self) -> list[Route]:
+        """The paths that the edge sends here."""
+        return [
+            Route("/v2/repository/index", self._index, methods=["POST"]),
+            Route("/v2/models/stats", self._statistics, methods=["GET"]),
+            Route("/v2/models/{model}/stats", self._statistics, methods=["GET"]),
+            Route("/v2/models/{model}/versions/{version}/stats", self._statistics, methods=["GET"]),
+        ]
+
+    async def _index(self, request: Request) -> Response:
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > _MAX_BYTES:
+                raise HTTPException(413, f"the body is larger than {_MAX_BYTES} bytes")
+        ready = _read_ready(body)
+        entries = [entry for model in self._known().models for entry in index(model)]
+        return JSONResponse([entry for entry in entries if not ready or entry["state"] == _READY])
+
+    def _statistics(self, request: Request) -> Response:
+        status = self._known()
+        model, version = request.path_params.get("model"), request.path_params.get("version")
+        if model is not None and model not in {known.name for known in status.models}:
+            raise HTTPException(404, f"no model is named {model}")
+        names = {known.name for known in status.models} if model is None else {model}
+        found = statistics(
+            sample for sample in self._read_samples() if sample.labels.model in names and _is(sample, version)
+        )
+        if version is not None and not found:
+            raise HTTPException(404, f"model {model} has no version {version} that is served")
+        return JSONResponse({"model_stats": found})
+
+    def _known(self) -> Status:
+        status = self._read_status()
+        if not status.generation:
+            raise HTTPException(503, "the gateway has just started, and does not know yet; ask again")
+        return status
+
+
+def index(model: ModelStatus) -> list[dict[str, str]]:
+    """What the repository index says of a model: an entry for each version, or one that has none yet."""
+    if not model.versions:
+        return [{"name": model.name, "state": _STATES[model.state], "reason": model.message}]
+    return [
+        {
+            "name": model.name,
+            "version": version.tag,
+            "state": _STATES[version.state],
+            "reason": "" if version.state is ModelState.READY else model.message,
+        }
+        for version in model.versions
+    ]
+
+
+def statistics(samples: Iterable[VersionSample]) -> list[dict[str, Any]]:
+    """What the statistics say of each version, those of one name and digest taken together."""
+    totals: dict[tuple[str, str, str], Numbers] = {}
+    for sample in samples:
+        labels = sample.labels
+        key = (labels.model, labels.version, labels.digest)
+        totals.setdefault(key, Numbers()).add(sample.numbers)
+    return [_entry(model, version, numbers) for (model, version, _), numbers in totals.items()]
+
+
+def _entry(model: str, version: str, numbers: Numbers) -> dict[str, Any]:
+    done, failed = numbers.succeeded, numbers.failed
+    return {
+        "name": model,
+        "version": version,
+        "last_inference": int(numbers.last_call * 1000),
+        "inference_count": done.calls,
+        "execution_count": done.calls,
+        "inference_stats": {
+            "success": _duration(done, done.total),
+            "fail": _duration(failed, failed.total),
+            "queue": _duration(done, done.queue),
+            "compute_input": _duration(done, done.decode),
+            "compute_infer": _duration(done, done.infer),
+            "compute_output": _duration(done, done.encode),
+            "cache_hit": _duration(Steps(), 0.0),
+            "cache_miss": _duration(Steps(), 0.0),
+        },
+        "response_stats": {},
+        "batch_stats": [],
+        "memory_usage": [],
+    }
+
+
+def _duration(steps: Steps, seconds: float) -> dict[str, int]:
+    return {"count": steps.calls, "ns": round(seconds * _NANOSECONDS)}
+
+
+def _read_ready(body: bytes) -> bool:
+    """Whether only what is ready is asked for."""
+    if not body:
+        return False
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise HTTPException(400, f"the body is not JSON: {error}") from None
+    ready = document.get("ready", False) if isinstance(document, dict) else None
+    if not isinstance(ready, bool):
+        raise HTTPException(400, "the body must be a JSON object, and `ready` true or false")
+    return ready
+
+
+def _is(sample: VersionSample, version: str | None) -> bool:
+    """Whether a sample is of the version that a caller names: by tag, digest or its first 12 digits."""
+    labels = sample.labels
+    if version is None or version in (labels.version, labels.digest):
+        return True
+    return version.startswith(_DIGEST) and version.removeprefix(_DIGEST)[:_SHORT] == labels.digest
