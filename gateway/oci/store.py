@@ -12,20 +12,29 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import filelock
 
-from gateway.errors import ContentError, DigestMismatch, RegistryUnavailable, SizeMismatch, StoreError
-from gateway.oci.content import CHUNK, OCI_INDEX, REF_NAME, BlobStream, Descriptor, Source
+from gateway.errors import (
+    ContentError,
+    DigestMismatch,
+    InvalidReference,
+    RegistryUnavailable,
+    SizeMismatch,
+    StoreError,
+)
+from gateway.oci.content import CHUNK, MAX_MANIFEST, OCI_INDEX, REF_NAME, BlobStream, Descriptor, Source
 from gateway.oci.files import replace_file
 from gateway.oci.reference import Digest
 
 _CUTS = 3  # broken streams in a row that brought next to nothing
 _PROGRESS = 64 * 1024  # bytes that are more than that
-_LOCK_WAIT = 3600.0  # seconds that another process may take for one blob or kit
+
+LOCK_WAIT = 24 * 3600.0
+"""Seconds that another process may take for one blob or kit: more than a pull does."""
 
 Arrived = Callable[[int], None]
 """Told the number of bytes of each piece that arrives from a source; what it raises ends the transfer."""
@@ -42,10 +51,10 @@ class Store:
         with self.writing():
             for directory in (self._blobs, self._ingest, self.locks):
                 directory.mkdir(parents=True, exist_ok=True)
-        if not (root / "index.json").exists():
-            with self.lock("index"):
-                if not (root / "index.json").exists():
-                    self.name(())
+            if not (root / "index.json").exists():
+                with self.lock("index"):
+                    if not (root / "index.json").exists():
+                        self.name(())
 
     def path(self, digest: Digest) -> Path:
         """Return where a blob is, or would be."""
@@ -57,14 +66,21 @@ class Store:
 
     def blobs(self) -> dict[Digest, int]:
         """Return every blob that is here, with its size in bytes."""
-        with self.writing(), os.scandir(self._blobs) as entries:
-            return {Digest("sha256", entry.name): entry.stat().st_size for entry in entries}
+        with self.writing():
+            return _sizes(self._blobs)
 
     def read(self, digest: Digest) -> bytes | None:
-        """Return a small blob, verified; None when it is not here. A damaged one is removed."""
-        try:
-            data = self.path(digest).read_bytes()
-        except FileNotFoundError:
+        """Return a document, verified; None when it is not here, or is too large for one.
+
+        A damaged one is removed.
+        """
+        with self.writing():
+            try:
+                with self.path(digest).open("rb") as file:
+                    data = file.read(MAX_MANIFEST + 1)
+            except FileNotFoundError:
+                return None
+        if len(data) > MAX_MANIFEST:
             return None
         if Digest.of(data) == digest:
             return data
@@ -76,8 +92,7 @@ class Store:
         digest = Digest.of(data)
         with self.lock(digest.hex), self.writing(len(data)):
             if not self.has(digest):
-                partial = self._ingest / digest.hex
-                with partial.open("wb") as file:
+                with self._partial(digest).open("wb") as file:
                     file.write(data)
                     self._commit(file, digest)
         return digest
@@ -89,26 +104,23 @@ class Store:
 
         A blob that is here already is not looked at. One that another process is fetching is waited for.
         What is left of an interrupted fetch is continued. Raises DigestMismatch or SizeMismatch for wrong
-        bytes (they are removed), RegistryUnavailable when three streams broke that had brought next to
-        nothing (it is kept), StoreError, and what the source or `arrived` raises.
+        bytes (they are removed) or a wrong promise, RegistryUnavailable when three streams broke that had
+        brought next to nothing (it is kept), StoreError, and what the source or `arrived` raises.
         """
         with self.lock(descriptor.digest.hex), self.writing(descriptor.size):
-            path = self.path(descriptor.digest)
-            if self.has(descriptor.digest) and path.stat().st_size != descriptor.size:
-                self.discard(descriptor.digest)
-            fresh = not self.has(descriptor.digest)
-            if fresh:
-                self._download(descriptor, source, arrived)
-            # Opened under the lock: whoever removes the blob from now on takes nothing from the reader.
-            return path.open("rb"), fresh
+            here = self._opened(descriptor, source)
+            if here is not None:
+                return here, False
+            return self._download(descriptor, source, arrived), True
 
     def sound(self, digest: Digest) -> bool:
         """Read a blob through; a damaged one is removed, and False is returned for it."""
-        try:
-            with self.path(digest).open("rb") as file:
-                whole = hashlib.file_digest(file, "sha256").hexdigest() == digest.hex
-        except FileNotFoundError:
-            return False
+        with self.writing():
+            try:
+                with self.path(digest).open("rb") as file:
+                    whole = hashlib.file_digest(file, "sha256").hexdigest() == digest.hex
+            except FileNotFoundError:
+                return False
         if not whole:
             self.discard(digest)
         return whole
@@ -130,8 +142,8 @@ class Store:
 
     def partials(self) -> dict[Digest, int]:
         """Return the blobs that have arrived in part, with the bytes there are."""
-        with self.writing(), os.scandir(self._ingest) as entries:
-            return {Digest("sha256", entry.name): entry.stat().st_size for entry in entries}
+        with self.writing():
+            return _sizes(self._ingest)
 
     def name(self, named: Iterable[tuple[Descriptor, str | None]]) -> None:
         """Write the layout's index: manifests with their names (OCI image spec, "Image Layout")."""
@@ -152,13 +164,13 @@ class Store:
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Keep every other process and thread of this node out of the same name."""
-        lock = filelock.FileLock(self.locks / f"{name}.lock", timeout=_LOCK_WAIT)
+        lock = filelock.FileLock(self.locks / f"{name}.lock", timeout=LOCK_WAIT)
         with self.writing():
             try:
                 lock.acquire()
             except filelock.Timeout as error:
                 raise StoreError(
-                    f"{lock.lock_file} has been held for an hour; end the process that holds it"
+                    f"{lock.lock_file} has been held for a day; end the process that holds it"
                 ) from error
         try:
             yield
@@ -190,8 +202,32 @@ class Store:
             "there, or with `kitserve cache prune`"
         )
 
-    def _download(self, descriptor: Descriptor, source: Source, arrived: Arrived) -> None:
-        path = self._ingest / descriptor.digest.hex
+    def _opened(self, descriptor: Descriptor, source: Source) -> BinaryIO | None:
+        """Open a blob if it is here; one of another size than promised is removed only if it is damaged."""
+        try:
+            file = self.path(descriptor.digest).open("rb")
+        except FileNotFoundError:
+            return None
+        size = os.fstat(file.fileno()).st_size
+        if size == descriptor.size:
+            return file
+        file.close()
+        if self.sound(descriptor.digest):
+            raise SizeMismatch(
+                f"{source.reference}: {descriptor.size} bytes are promised of blob {descriptor.digest}, "
+                f"which has {size}; push the kit again"
+            )
+        return None
+
+    def _partial(self, digest: Digest) -> Path:
+        """Return the file that a blob arrives in; a process that died as it was whole left it read-only."""
+        path = self._ingest / digest.hex
+        with suppress(FileNotFoundError):
+            path.chmod(0o644)
+        return path
+
+    def _download(self, descriptor: Descriptor, source: Source, arrived: Arrived) -> BinaryIO:
+        path = self._partial(descriptor.digest)
         with path.open("a+b", buffering=0) as file:
             arriving = _Arriving(file)
             try:
@@ -201,13 +237,27 @@ class Store:
             except (ContentError, StoreError, OSError):
                 path.unlink(missing_ok=True)
                 raise
+            # Opened before anyone else sees it: whoever removes the blob takes nothing from the reader.
+            opened = path.open("rb")
             self._commit(file, descriptor.digest)
+            return opened
 
     def _commit(self, file: BinaryIO, digest: Digest) -> None:
         # Not forced to disk: a blob that a power cut spoilt is found by whoever reads it, as each verifies.
         file.flush()
         os.fchmod(file.fileno(), 0o444)
         Path(file.name).replace(self.path(digest))
+
+
+def _sizes(directory: Path) -> dict[Digest, int]:
+    """Return the files of a directory that are named as digests, with their sizes."""
+    found = {}
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            # Another process may have removed it since it was listed; and not every name is ours.
+            with suppress(FileNotFoundError, InvalidReference):
+                found[Digest("sha256", entry.name)] = entry.stat().st_size
+    return found
 
 
 class _Arriving:

@@ -1,19 +1,21 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from gateway.errors import DigestMismatch, NotFound, RegistryUnavailable, SizeMismatch, StoreError
-from gateway.oci.content import BlobStream, Descriptor, Source
-from gateway.oci.options import SourceOptions
+from gateway.oci.content import MAX_MANIFEST, BlobStream, Descriptor, Source
+from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import Digest, LayoutReference
 from gateway.oci.sources import open_source
-from gateway.oci.store import Arrived, Store
+from gateway.oci.store import LOCK_WAIT, Arrived, Store
 from tests.artifacts import LayoutBuilder
 
 DATA = os.urandom(3_000_000)
@@ -188,3 +190,78 @@ def test_a_store_that_cannot_be_made_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be used"):
         Store(tmp_path / "file" / "store")
+
+
+@pytest.mark.parametrize("size", [len(DATA) - 1, len(DATA) + 1])
+def test_a_descriptor_that_lies_costs_no_other_kit_its_blob(store: Store, source: Source, size: int) -> None:
+    assert _fetched(store, _descriptor(), source) == DATA
+    with pytest.raises(SizeMismatch, match=rf"{size} bytes are promised.*has {len(DATA)}"):
+        store.fetch(_descriptor(size=size), source)
+    assert store.has(Digest.of(DATA))
+
+
+def test_a_large_blob_is_not_read_for_a_document(store: Store, source: Source) -> None:
+    large = Digest("sha256", "a" * 64)
+    with store.path(large).open("wb") as file:
+        file.truncate(MAX_MANIFEST + 1)
+    assert store.read(large) is None
+    assert store.has(large)
+
+
+def test_what_goes_or_does_not_belong_is_passed_over_in_lists(store: Store) -> None:
+    """Another process may remove a blob between its name and its size."""
+    digest = store.put(b"here")
+    for directory in ("blobs/sha256", "ingest"):
+        (store.root / directory / ("0" * 64)).symlink_to("gone")
+        (store.root / directory / ".nfs0001").write_bytes(b"")
+    assert store.blobs() == {digest: 4}
+    assert store.partials() == {}
+
+
+def test_a_blob_that_is_removed_as_it_arrives_is_still_given(
+    store: Store, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = store._commit
+
+    def lose(file: BinaryIO, digest: Digest) -> None:
+        commit(file, digest)
+        store.discard(digest)
+
+    monkeypatch.setattr(store, "_commit", lose)
+    assert _fetched(store, _descriptor(), source) == DATA
+    assert not store.has(Digest.of(DATA))
+
+
+def test_what_a_process_left_that_died_at_the_end_is_continued(source: Source) -> None:
+    """It died between making the blob read-only and giving it its name; root would not be stopped by that."""
+    with tempfile.TemporaryDirectory() as directory:
+        store = Store(Path(directory) / "store")
+        for data in (DATA, b"manifest"):
+            partial = store.root / "ingest" / Digest.of(data).hex
+            partial.write_bytes(data)
+            partial.chmod(0o444)
+        child = os.fork()
+        if not child:
+            try:
+                if os.getuid() == 0:
+                    for path in (Path(directory), *Path(directory).rglob("*")):
+                        os.chown(path, 65534, 65534)
+                    os.setresuid(65534, 65534, 65534)
+                assert _fetched(store, _descriptor(), _Breaking(len(DATA))) == DATA
+                assert store.has(store.put(b"manifest"))
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_who_waits_for_a_pull_waits_as_long_as_it_may_take() -> None:
+    assert RegistryOptions().pull_timeout < LOCK_WAIT
+
+
+def test_faults_of_the_disk_are_store_errors(store: Store) -> None:
+    digest = Digest("sha256", "b" * 64)
+    store.path(digest).mkdir()
+    for use in (store.read, store.sound):
+        with pytest.raises(StoreError, match="cannot be used"):
+            use(digest)
