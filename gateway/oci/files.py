@@ -1,4 +1,4 @@
-"""Files that must outlive a crash."""
+"""Small files that must outlive a crash, and how much room files take."""
 
 import os
 import threading
@@ -10,24 +10,19 @@ from pathlib import Path
 _ABANDONED = 60.0  # seconds without a write
 
 
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def replace_file(path: Path, data: bytes) -> None:
     """Write a small file whole or not at all, also when this process or the machine dies."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    with fresh.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    sync_directory(path.parent)
+    try:
+        with fresh.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
 
 
 def remove_unfinished(directory: Path) -> None:
@@ -44,5 +39,14 @@ def disk_use(paths: Iterable[Path]) -> int:
     for path in paths:
         with suppress(FileNotFoundError, NotADirectoryError):
             status = path.lstat()
-            sizes[status.st_ino] = status.st_size
+            sizes[status.st_dev, status.st_ino] = status.st_size
     return sum(sizes.values())
+
+
+def _sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -12,6 +12,7 @@ import pytest
 
 from gateway.errors import DigestMismatch, NotFound, RegistryUnavailable, SizeMismatch, StoreError
 from gateway.oci.content import MAX_MANIFEST, BlobStream, Descriptor, Source
+from gateway.oci.files import replace_file
 from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import Digest, LayoutReference
 from gateway.oci.sources import open_source
@@ -265,3 +266,10 @@ def test_faults_of_the_disk_are_store_errors(store: Store) -> None:
     for use in (store.read, store.sound):
         with pytest.raises(StoreError, match="cannot be used"):
             use(digest)
+
+
+def test_a_small_file_that_cannot_be_put_in_place_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="taken"):
+        replace_file(tmp_path / "taken", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
