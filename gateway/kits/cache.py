@@ -85,10 +85,11 @@ class Cache:
         Raises StoreError when the disk is too small even so. A limit that what is in use exceeds is not
         one to fail for: what serves goes on serving.
         """
-        kits = self.kits()
-        allowed = self._used() + self._store.free if self._limit is None else self._limit
-        over = max(self._used() + needed - allowed, needed - self._store.free)
-        freed = self._remove(reversed(kits), over) if over > 0 else Freed()
+        used, free = self._used(), self._store.free
+        if needed > used + free:
+            raise self._store.full(needed)
+        over = max(0 if self._limit is None else used + needed - self._limit, needed - free)
+        freed = self._remove(reversed(self.kits()), over) if over > 0 else Freed()
         if needed > self._store.free:
             raise self._store.full(needed)
         return freed
@@ -108,15 +109,11 @@ class Cache:
         blobs = self._store.blobs()
         bad_blobs = tuple(digest for digest in blobs if not self._store.sound(digest))
         with self._store.writing():
-            seals = self._trees.all()
-            bad_kits = []
-            for key, seal in seals.items():
-                if not self._trees.is_whole(key, seal, thorough=True):
-                    self._trees.remove(key)
-                    bad_kits.append(key)
+            keys = self._trees.all().keys()
+        bad_kits = tuple(key for key in keys if not self._is_sound(key))
         if bad_kits:
             self.write_index()
-        return Damage(len(blobs), len(seals), bad_blobs, tuple(bad_kits))
+        return Damage(len(blobs), len(keys), bad_blobs, bad_kits)
 
     def write_index(self) -> None:
         """Have the layout's index name every kit that is here, by the references it was opened with."""
@@ -134,8 +131,9 @@ class Cache:
 
     @contextmanager
     def pulling(self) -> Iterator[None]:
-        """Have blobs that belong to no kit yet be left alone within the block."""
-        lease = Lease(self._pulls)
+        """Have what belongs to no kit yet be left alone within the block."""
+        with self._store.writing():
+            lease = Lease(self._pulls)
         try:
             yield
         finally:
@@ -167,6 +165,11 @@ class Cache:
         blobs = (self._store.path(digest) for digest in self._store.blobs())
         return disk_use((*blobs, *self._trees.files()))
 
+    def _is_sound(self, key: str) -> bool:
+        """Read a kit through; whoever wants to open it waits, so that what is made again is not removed."""
+        with self._store.lock(f"kit-{key}"), self._store.writing():
+            return self._trees.read(key) is None or self._trees.find(key, thorough=True) is not None
+
     def _remove(self, kits: Iterable[CachedKit], wanted: int) -> Freed:
         """Remove kits in this order until so many bytes are free; one that is in use is passed over."""
         freed = Freed()
@@ -185,7 +188,7 @@ class Cache:
                 return Freed()
             before = self._used()
             self._trees.remove(kit.key)
-            needed = {blob.digest for other in self._trees.all().values() for blob in other.blobs}
+            needed = self._trees.needed()
             for blob in seal.blobs:
                 if blob.digest not in needed:
                     self._store.discard(blob.digest)
@@ -193,7 +196,7 @@ class Cache:
             return Freed(kits=(kit,), size=before - self._used())
 
     def _remove_strays(self) -> Freed:
-        needed = {blob.digest for seal in self._trees.all().values() for blob in seal.blobs}
+        needed = self._trees.needed()
         strays = {digest: size for digest, size in self._store.blobs().items() if digest not in needed}
         partials = self._store.partials()
         for digest in strays:
@@ -201,8 +204,12 @@ class Cache:
         for digest in partials:
             self._store.discard_partial(digest)
         for key in self._trees.leftovers():
-            self._trees.remove(key)
-            self._trees.begin(key)
+            with claimed(self._lease(key)) as free:
+                if free:
+                    self._trees.remove(key)
+                    self._trees.begin(key)
+                    self._lease(key).unlink()
+        self.write_index()
         root = self._store.root
         for directory in (root, *filter(Path.is_dir, root.iterdir())):
             remove_unfinished(directory)

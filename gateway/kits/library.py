@@ -7,7 +7,9 @@
 Blobs are beside them, in the node's Store. Several processes may use one library at the same time.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from gateway.errors import ContentError, KitError, StoreError
@@ -24,6 +26,7 @@ from gateway.kits.trust import (
     Policy,
     Verdict,
     judge,
+    judge_registry,
     together,
     verdict_from_json,
     verdict_to_json,
@@ -32,7 +35,6 @@ from gateway.oci.files import replace_file
 from gateway.oci.leases import Lease
 from gateway.oci.options import SourceOptions
 from gateway.oci.reference import Digest, Reference, RegistryReference
-from gateway.oci.sources import open_source
 from gateway.oci.store import Store
 
 __all__ = ["Kit", "Layer", "Library", "Progress", "Role", "UnpackedKit"]
@@ -81,10 +83,6 @@ class Library:
             self._verdicts.mkdir(exist_ok=True)
         self.cache = Cache(self._store, self._trees, limit)
 
-    def resolve(self, reference: Reference) -> Digest:
-        """Return the digest that a reference names now; a pinned one answers for itself."""
-        return reference.digest or open_source(reference, self._sources).resolve().digest
-
     def describe(self, reference: Reference, policy: Policy = ANYTHING) -> Kit:
         """Return what a reference names, without its layers; asks nobody when it is pinned and known.
 
@@ -107,9 +105,13 @@ class Library:
         a kit is left behind then but whole blobs, and what a later try can go on with.
         """
         lookup = self._lookup()
-        kit = lookup.kit(reference, policy)
-        verdict = self._judge(kit, policy, lookup)
-        _check_servable(kit)
+        with self.cache.pulling():
+            kit = lookup.kit(reference, policy)
+            verdict = self._judge(kit, policy, lookup)
+            _check_servable(kit)
+            return self._open(kit, verdict, lookup, progress)
+
+    def _open(self, kit: Kit, verdict: Verdict, lookup: Lookup, progress: Progress | None) -> UnpackedKit:
         lease = self.cache.lease(kit.key)
         pull = None
         try:
@@ -136,32 +138,42 @@ class Library:
     def _judge(self, kit: Kit, policy: Policy, lookup: Lookup) -> Verdict:
         """Judge a kit and its parents; what took requests is remembered for when nobody answers them."""
         path = self._verdicts / f"{kit.key}.{policy.fingerprint}.json"
-        with self._store.writing():
-            if path.exists():
-                return verdict_from_json(path.read_text())
-            verdict = together([judge(link, policy, lookup.source(link.reference)) for link in kit.chain])
-            if policy.keys:
+        # Where a kit is from is not in its key.
+        registry, *_ = [judge_registry(link.reference, policy) for link in kit.chain]
+        with self._store.writing(), suppress(FileNotFoundError, ValueError):
+            return replace(verdict_from_json(path.read_bytes()), registry=registry)
+        verdict = together(
+            [judge(link, policy, partial(lookup.source, link.reference)) for link in kit.chain]
+        )
+        if policy.keys:
+            with self._store.writing():
                 replace_file(path, verdict_to_json(verdict).encode())
         return verdict
 
     def _bring(self, kit: Kit, lookup: Lookup, progress: Progress | None) -> Pull:
         """Pull and unpack a kit."""
         connections = lookup.connections(kit.reference)
-        with self.cache.pulling(), Donors(self._trees, self.cache.lease) as donors:
+        with Donors(self._trees, self.cache.lease) as donors:
             pull = Pull(self._store, kit, lookup.source, connections, donors, progress)
             try:
-                self.cache.make_room(pull.needed)
-                self._unpack(kit, pull)
-            except ContentError:
-                # A blob was damaged on this disk: have it again, once. Whole blobs mean a lying kit.
-                damaged = [digest for digest in pull.cached if not self._store.sound(digest)]
-                if not damaged:
-                    raise
-                self._unpack(kit, pull)
+                with self._store.writing():
+                    self.cache.make_room(pull.needed)
+                    self._unpack_sound(kit, pull)
             except StoreError:
-                pull.undo()
+                pull.undo(self._trees.needed())
                 raise
         return pull
+
+    def _unpack_sound(self, kit: Kit, pull: Pull) -> None:
+        """Unpack a kit; a blob that was damaged on this disk is had again, once."""
+        try:
+            self._unpack(kit, pull)
+        except ContentError:
+            damaged = [digest for digest in pull.cached if not self._store.sound(digest)]
+            # Whole blobs mean a lying kit.
+            if not damaged:
+                raise
+            self._unpack(kit, pull)
 
     def _unpack(self, kit: Kit, pull: Pull) -> None:
         fresh = self._trees.begin(kit.key)

@@ -2,9 +2,12 @@
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
-from gateway.errors import NotFound, SizeMismatch
+from pydantic import TypeAdapter
+
+from gateway.errors import InvalidReference, NotFound, SizeMismatch
 from gateway.kits.indexes import choose_kit, is_index
 from gateway.kits.kit import Kit
 from gateway.kits.kitfile import MAX_CONFIG, read_kitfile
@@ -17,6 +20,8 @@ from gateway.oci.options import SourceOptions
 from gateway.oci.reference import Digest, Reference, RegistryReference, parse_reference
 from gateway.oci.sources import open_source
 from gateway.oci.store import Store
+
+_pinned = TypeAdapter(list[str])
 
 
 class Lookup:
@@ -52,11 +57,13 @@ class Lookup:
         kit = self._alone(reference, policy)
         if kit.kitfile.parent is None:
             return kit
-        pins = self._pins / f"{kit.digest.hex}.json"
+        # By place, too: whoever has a copy of a kit elsewhere is not to say which parents it has here.
+        place = str(replace(kit.reference, tag=None))
+        pins = self._pins / f"{Digest.of(place.encode()).hex}.json"
         with self._store.writing():
-            if pins.exists():
-                known = [parse_reference(text) for text in json.loads(pins.read_bytes())]
-                return adopt(kit, tuple(self._alone(parent, policy) for parent in known))
+            known = _read_pins(pins)
+        if known:
+            return adopt(kit, tuple(self._alone(parent, policy) for parent in known))
         kit = with_parents(kit, lambda parent, child: self._parent(parent, child.reference, policy))
         with self._store.writing():
             replace_file(pins, json.dumps([str(parent.reference) for parent in kit.parents]).encode())
@@ -86,7 +93,8 @@ class Lookup:
             data = self._manifest(reference, descriptor)
         manifest = parse_manifest(data, str(reference), descriptor.media_type if descriptor else None)
         pinned = reference.pinned(self._store.put(data))
-        self._sources.setdefault(pinned, self._sources.get(reference) or open_source(pinned, self._options))
+        if reference in self._sources:
+            self._sources.setdefault(pinned, self._sources[reference])
         config = self._config(pinned, manifest.config)
         return Kit.of(pinned, Digest.of(data), manifest, read_kitfile(manifest, config, str(pinned)))
 
@@ -102,3 +110,11 @@ class Lookup:
             with file:
                 data = file.read()
         return data
+
+
+def _read_pins(path: Path) -> list[Reference]:
+    """Return the parents that were noted; none where there is no note, or a damaged one."""
+    try:
+        return [parse_reference(text) for text in _pinned.validate_json(path.read_bytes())]
+    except (FileNotFoundError, ValueError, InvalidReference):
+        return []

@@ -1,7 +1,7 @@
 """The layers of one kit, brought to this node in parallel; each is unpacked as soon as it is whole."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from threading import Event, Lock
 from typing import Protocol
@@ -12,7 +12,7 @@ from gateway.kits.layer import Archive, Compression, Layer
 from gateway.kits.tree import Tree
 from gateway.kits.unpack import UnpackedLayer, form_of, link_layer, unpack_layer
 from gateway.oci.content import Source
-from gateway.oci.reference import Reference
+from gateway.oci.reference import Digest, Reference
 from gateway.oci.store import Store
 
 
@@ -96,10 +96,11 @@ class Pull:
             raise fault
         return [task.result() for task in tasks]
 
-    def undo(self) -> None:
-        """Remove what was fetched, whole or in part: the disk has no room for it."""
+    def undo(self, kept: Container[Digest]) -> None:
+        """Remove what was fetched, whole or in part: the disk has no room for it; other kits need `kept`."""
         for digest in self._missing:
-            self._store.discard(digest)
+            if digest not in kept:
+                self._store.discard(digest)
             self._store.discard_partial(digest)
 
     def _bring(self, layer: Layer, source: Source, tree: Tree) -> UnpackedLayer:

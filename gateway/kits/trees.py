@@ -18,6 +18,7 @@ from gateway.kits.tree import UnpackedFile
 from gateway.kits.unpack import UnpackedLayer
 from gateway.oci.documents import DigestField
 from gateway.oci.files import replace_file
+from gateway.oci.reference import Digest
 
 _SEAL = ".seal.json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -94,13 +95,18 @@ class Trees:
         """Write a kit's seal."""
         replace_file(self._seal(key), seal.model_dump_json().encode())
 
-    def find(self, key: str) -> Seal | None:
-        """Return the seal of a kit that is whole; remove what is left of any other."""
+    def find(self, key: str, *, thorough: bool = False) -> Seal | None:
+        """Return the seal of a kit that is whole; remove what is left of any other.
+
+        For whoever has the kit's lock: another may be unpacking it.
+        """
         seal = self.read(key)
-        if seal is not None and self.is_whole(key, seal):
-            return seal
-        self.remove(key)
-        return None
+        if seal is None or (known := self._known(key, seal, thorough)) is None:
+            self.remove(key)
+            return None
+        if known != seal:
+            self.write(key, known)
+        return known
 
     def read(self, key: str) -> Seal | None:
         """Return a kit's seal, whatever state its files are in."""
@@ -109,28 +115,29 @@ class Trees:
         except (FileNotFoundError, ValidationError):
             return None
 
-    def is_whole(self, key: str, seal: Seal, *, thorough: bool = False) -> bool:
-        """Tell whether every file is what was sealed; files that were touched since are read through."""
-        known, read = seal.boot == boot_id() and not thorough, False
+    def is_whole(self, key: str) -> bool:
+        """Tell whether a kit is here and as it was sealed; nothing is removed or noted."""
+        seal = self.read(key)
+        return seal is not None and self._known(key, seal) is not None
+
+    def _known(self, key: str, seal: Seal, thorough: bool = False) -> Seal | None:
+        """Return the seal as of now where every file is what was sealed; those touched are read through."""
+        boot, files = boot_id(), []
         try:
             for file in seal.files:
                 path = self.path(key) / file.path
                 status = path.lstat()
                 if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
-                    return False
-                if known and status.st_mtime_ns == file.changed:
-                    continue
-                if not _has_digest(path, file.sha256):
-                    return False
-                file.changed, read = status.st_mtime_ns, True
+                    return None
+                touched = seal.boot != boot or status.st_mtime_ns != file.changed
+                if (thorough or touched) and not _has_digest(path, file.sha256):
+                    return None
+                files.append(file.model_copy(update={"changed": status.st_mtime_ns}) if touched else file)
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            return None
         if not self.path(key).is_dir():
-            return False
-        if read:
-            seal.boot = boot_id()
-            self.write(key, seal)
-        return True
+            return None
+        return seal.model_copy(update={"boot": boot, "files": files})
 
     def remove(self, key: str) -> None:
         """Remove a kit, its seal first."""
@@ -141,6 +148,10 @@ class Trees:
         """Return every seal by key."""
         seals = {key: self.read(key) for key in self._keys()}
         return {key: seal for key, seal in seals.items() if seal is not None}
+
+    def needed(self) -> set[Digest]:
+        """Return the blobs that the kits here were made of."""
+        return {blob.digest for seal in self.all().values() for blob in seal.blobs}
 
     def layers(self) -> dict[str, list[tuple[str, UnpackedLayer]]]:
         """Return every layer that is unpacked, by its form: the key of the kit, and what it put there."""
@@ -159,10 +170,9 @@ class Trees:
         return (self.path(key) / file.path for key, seal in self.all().items() for file in seal.files)
 
     def leftovers(self) -> list[str]:
-        """Return the keys of directories that have no seal, or are not unpacked to their end."""
-        sealed = set(self._keys())
-        names = (entry.name for entry in self._root.iterdir() if entry.is_dir())
-        return [name.removeprefix(".").removesuffix(".tmp") for name in names if name not in sealed]
+        """Return the keys of what has no readable seal, or is not unpacked to its end."""
+        names = {entry.name for entry in self._root.iterdir() if entry.is_dir()} | set(self._keys())
+        return [name.removeprefix(".").removesuffix(".tmp") for name in names - self.all().keys()]
 
     def _keys(self) -> Iterator[str]:
         return (entry.name.removesuffix(_SEAL) for entry in self._root.glob(f"[0-9a-f]*{_SEAL}"))

@@ -6,8 +6,10 @@ Each rule must hold by itself. What the kit's own documents tell is judged befor
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+
+from pydantic import TypeAdapter
 
 from gateway.errors import NotTrusted
 from gateway.kits.keys import PublicKey
@@ -78,11 +80,14 @@ class Verdict:
         return self.registry, self.license, self.signature, self.code_reason
 
 
-def judge(kit: Kit, policy: Policy, source: Source) -> Verdict:
+_verdict = TypeAdapter(Verdict)
+
+
+def judge(kit: Kit, policy: Policy, source: Callable[[], Source]) -> Verdict:
     """Return why the kit may be served; its parents are to be judged on their own.
 
-    `source` is where the kit is from; it is asked only for signatures, and only if `policy` has keys.
-    Raises NotTrusted, and Unauthorized or RegistryUnavailable where the source cannot be asked.
+    `source` opens where the kit is from, which is asked only for signatures, if `policy` has keys. Raises
+    NotTrusted, and Unauthorized or RegistryUnavailable where the source cannot be asked.
     """
     registry = judge_registry(kit.reference, policy)
     license_ = _judge_license(kit, policy)
@@ -102,9 +107,9 @@ def verdict_to_json(verdict: Verdict) -> str:
     return json.dumps(asdict(verdict))
 
 
-def verdict_from_json(text: str) -> Verdict:
-    """Read what `verdict_to_json` wrote."""
-    return Verdict(**json.loads(text))
+def verdict_from_json(text: bytes) -> Verdict:
+    """Read what `verdict_to_json` wrote; raises ValueError for anything else."""
+    return _verdict.validate_json(text)
 
 
 def judge_registry(reference: Reference, policy: Policy) -> str:
@@ -169,10 +174,10 @@ def _is_allowed(text: str, allowed: frozenset[str]) -> bool:
     return text.lower() in allowed or all(map(satisfied, text.lower().split(",")))
 
 
-def _judge_signature(kit: Kit, policy: Policy, source: Source) -> str:
+def _judge_signature(kit: Kit, policy: Policy, source: Callable[[], Source]) -> str:
     if not policy.keys:
         return "no signature is asked for"
-    found = find_signature(source, kit.digest, policy.keys)
+    found = find_signature(source(), kit.digest, policy.keys)
     if found.key:
         return f"signed by {found.key} ({found.scheme})"
     names = ", ".join(key.name for key in policy.keys)

@@ -99,7 +99,7 @@ def verdict(
             reference = parse_reference(f"{registry.host}/{kits.name}:v1")
         kit = Library(tmp_path / "library", sources).describe(reference)
         assert kit.digest == kits.digest
-        return judge(kit, POLICY, open_source(kit.reference, sources))
+        return judge(kit, POLICY, lambda: open_source(kit.reference, sources))
 
     return judged
 
@@ -152,17 +152,42 @@ def pushed(kits: Kits, registry: Registry, library: Path) -> tuple[Kit, Source]:
 def test_an_altered_signature_is_never_looked_at(kits: Kits, registry: Registry, tmp_path: Path) -> None:
     kits.sign_by_tag(PROD)
     kit, source = pushed(kits, registry, tmp_path / "library")
-    assert judge(kit, POLICY, source)
+    assert judge(kit, POLICY, lambda: source)
     payload = claim(kits.digest)
     registry.blob_path(str(Digest.of(payload))).write_bytes(payload.replace(b"team/iris", b"team/rose"))
     with pytest.raises(NotTrusted, match="was promised, and the bytes have another digest"):
-        judge(kit, POLICY, source)
+        judge(kit, POLICY, lambda: source)
 
 
 def test_no_layer_is_fetched_for_a_verdict(kits: Kits, registry: Registry, tmp_path: Path) -> None:
     kit, source = pushed(kits, registry, tmp_path / "library")
     with pytest.raises(NotTrusted):
-        judge(kit, POLICY, source)
+        judge(kit, POLICY, lambda: source)
     (layer,) = kit.needed_layers()
     assert registry.served(f"/{kits.name}/manifests/") > 0
     assert registry.served(str(layer.descriptor.digest)) == 0
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b"{", b"\xff", b'{"signature": 1}'])
+def test_a_damaged_verdict_is_judged_again(kits: Kits, tmp_path: Path, damage: bytes) -> None:
+    kits.sign_by_tag(PROD)
+    library = Library(tmp_path / "library")
+    reference = parse_reference(f"oci-layout:{kits.builder.directory}:{kits.name}:v1")
+    verdict = library.judge(library.describe(reference), POLICY)
+    (note,) = (tmp_path / "library/trust").iterdir()
+    whole = note.read_bytes()
+    note.write_bytes(damage)
+    assert library.judge(library.describe(reference), POLICY) == verdict
+    assert note.read_bytes() == whole
+
+
+def test_a_verdict_on_a_kit_allows_no_other_place_of_it(kits: Kits, tmp_path: Path) -> None:
+    kits.sign_by_tag(PROD)
+    library = Library(tmp_path / "library")
+    policy = Policy(keys=(PROD.key,), registries=("oci-layout",))
+    kit = library.describe(parse_reference(f"oci-layout:{kits.builder.directory}:{kits.name}:v1"))
+    library.judge(kit, policy)
+    elsewhere = library.describe(parse_reference(f"127.0.0.1:1/{kits.name}:v1@{kits.digest}"))
+    assert elsewhere.digest == kit.digest
+    with pytest.raises(NotTrusted, match=r"127\.0\.0\.1:1"):
+        library.judge(elsewhere, policy)

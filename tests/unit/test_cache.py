@@ -7,14 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.errors import StoreError
-from gateway.kits.cache import Damage
-from gateway.kits.library import Library, UnpackedKit
+from gateway.kits.cache import Damage, Freed
+from gateway.kits.library import Kit, Library, UnpackedKit
+from gateway.kits.lookup import Lookup
+from gateway.kits.trees import Trees
 from gateway.oci.reference import Digest, LayoutReference, parse_reference
 from tests.artifacts import MODELKIT, LayoutBuilder, tar
 
@@ -242,3 +246,75 @@ def test_a_disk_that_is_too_small_is_said_before_the_first_byte(
     assert _here(tmp_path / "library")[0] == set()
     monkeypatch.undo()
     assert not _open(library, builder, "b").from_cache
+
+
+def test_a_prune_leaves_a_kit_alone_from_its_first_document_on(
+    tmp_path: Path, builder: LayoutBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library(tmp_path / "library")
+    describe = Lookup.kit
+
+    def described(*arguments: Any) -> Kit:
+        kit = describe(*arguments)
+        assert library.cache.prune() == Freed()
+        return kit
+
+    monkeypatch.setattr(Lookup, "kit", described)
+    assert _open(library, builder, "a").kit.digest == library.cache.kits()[0].digest
+    assert library.cache.verify() == Damage(blobs=3, kits=1, bad_blobs=(), bad_kits=())
+
+
+def test_a_kit_whose_seal_is_damaged_goes_with_prune_once_it_is_not_in_use(
+    tmp_path: Path, builder: LayoutBuilder
+) -> None:
+    root = tmp_path / "library"
+    library = Library(root)
+    a = _open(library, builder, "a")
+    seal = root / "kits" / f"{a.kit.key}.seal.json"
+    seal.write_text("{")
+    library.cache.prune()
+    assert _here(root)[0] == {a.kit.key}
+    a.lease.release()
+    library.cache.prune()
+    assert list((root / "kits").iterdir()) == []
+
+
+def test_what_is_made_again_while_all_is_read_through_stays(
+    tmp_path: Path, builder: LayoutBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library(tmp_path / "library")
+    a = _open(library, builder, "a")
+    a.model_path.parent.chmod(0o755)
+    a.model_path.unlink()
+    remove = Trees.remove
+    again = threading.Thread(target=_open, args=(library, builder, "a"))
+
+    def open_then_remove(trees: Trees, key: str) -> None:
+        monkeypatch.undo()
+        again.start()
+        again.join(0.5)
+        remove(trees, key)
+
+    monkeypatch.setattr(Trees, "remove", open_then_remove)
+    assert library.cache.verify().bad_kits == (a.kit.key,)
+    again.join(10)
+    assert a.model_path.exists()
+
+
+def test_a_kit_that_can_never_fit_costs_no_other(tmp_path: Path, builder: LayoutBuilder) -> None:
+    library = Library(tmp_path / "library")
+    a = _open(library, builder, "a")
+    a.lease.release()
+    with pytest.raises(StoreError, match="is full"):
+        library.cache.make_room(1 << 60)
+    assert _here(tmp_path / "library")[0] == {a.kit.key}
+
+
+def test_the_index_names_no_kit_that_a_killed_process_removed(tmp_path: Path, builder: LayoutBuilder) -> None:
+    root = tmp_path / "library"
+    library = Library(root)
+    _open(library, builder, "a").lease.release()
+    for path in root.glob("kits/*.seal.json"):
+        path.unlink()
+    library.cache.prune()
+    assert json.loads((root / "index.json").read_text())["manifests"] == []

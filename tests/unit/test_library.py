@@ -1,14 +1,26 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from gateway.errors import DigestMismatch, InvalidKitfile, KitError, NotAKit, NotFound, UnsafeArchive
+from gateway.errors import (
+    DigestMismatch,
+    InvalidKitfile,
+    KitError,
+    NotAKit,
+    NotFound,
+    StoreError,
+    UnsafeArchive,
+)
 from gateway.kits.library import Library, Role
+from gateway.kits.trees import Trees
+from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import LayoutReference, parse_reference
 from tests.artifacts import MODELKIT, MODELPACK, LayoutBuilder, tar
 
@@ -43,7 +55,6 @@ class _Told:
 def test_a_kit_of_kit_is_described_and_opened(library: Library, layout: Path) -> None:
     reference = parse_reference(f"oci-layout:{layout}:samples/iris:v1")
     kit = library.describe(reference)
-    assert kit.digest == library.resolve(reference)
     assert kit.reference == reference.pinned(kit.digest)
     assert kit.reference.label == "v1"
     assert [layer.role for layer in kit.layers] == [Role.MODEL, Role.DATASET, Role.DOCS]
@@ -222,3 +233,30 @@ def test_other_artifacts_are_refused(library: Library, builder: LayoutBuilder) -
     builder.artifact("empty:v1", {"schemaVersion": 2, "config": empty, "layers": None})
     with pytest.raises(KitError, match="has no model"):
         library.open(_named(builder, "empty:v1"))
+
+
+def test_a_kit_that_is_here_needs_no_login(library: Library, layout: Path, tmp_path: Path) -> None:
+    opened = library.open(parse_reference(f"oci-layout:{layout}:samples/iris:v1"))
+    lost = RegistryOptions(username="me", password_file=tmp_path / "gone")
+    offline = Library(tmp_path / "library", SourceOptions({"r.io": lost}))
+    assert offline.open(parse_reference(f"r.io/samples/iris:v1@{opened.kit.digest}")).from_cache
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_disk_that_fills_up_while_unpacking_keeps_what_other_kits_need(
+    library: Library, builder: LayoutBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    builder.kit("a:v1", gzip.compress(tar(("model", b"1"))), "tar+gzip")
+    (layer,) = library.describe(_named(builder, "a:v1")).needed_layers()
+
+    def full(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gateway.kits.tree._write", full)
+    if shared:
+        # Another process has sealed a kit with the same layer meanwhile.
+        monkeypatch.setattr(Trees, "needed", lambda _: {layer.descriptor.digest})
+    with pytest.raises(StoreError, match="is full"):
+        library.open(_named(builder, "a:v1"))
+    assert (tmp_path / "library/blobs/sha256" / layer.descriptor.digest.hex).exists() == shared
+    assert list((tmp_path / "library/kits").iterdir()) == []

@@ -154,3 +154,29 @@ def test_a_parent_is_judged_as_its_child_is(library: Library, builder: LayoutBui
     sign("base/m", parent)
     opened = library.open(_named(builder, "top/m:v1"), policy=policy)
     assert opened.verdict.signature.startswith("signed by")
+
+
+def test_a_parent_found_in_one_place_is_no_parent_for_another(library: Library, tmp_path: Path) -> None:
+    """A child's digest does not tell its parent: whoever has a copy may not choose the parent for all."""
+    found = []
+    for place in (b"evil", b"good"):
+        builder = LayoutBuilder(tmp_path / place.decode())
+        builder.kit("base/m:v1", tar(("model", place)))
+        _child(builder, "top/m:v1", "r.io/base/m:v1")
+        found.append(library.open(_named(builder, "top/m:v1")))
+    assert found[0].kit.digest == found[1].kit.digest
+    assert [kit.model_path.read_bytes() for kit in found] == [b"evil", b"good"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"{", b'["no reference!"]', b"[1]", b"\xff"])
+def test_a_damaged_note_of_parents_is_made_again(
+    library: Library, builder: LayoutBuilder, tmp_path: Path, damage: bytes
+) -> None:
+    builder.kit("base/m:v1", tar(("model", b"1")))
+    _child(builder, "top/m:v1", "r.io/base/m:v1")
+    library.open(_named(builder, "top/m:v1"))
+    (note,) = (tmp_path / "library/parents").iterdir()
+    whole = note.read_bytes()
+    note.write_bytes(damage)
+    assert library.open(_named(builder, "top/m:v1")).from_cache
+    assert note.read_bytes() == whole

@@ -57,7 +57,7 @@ def sign(shelf: Shelf, signer: Signer = PROD) -> None:
 
 def test_a_policy_that_says_nothing_asks_nobody_and_refuses_code() -> None:
     kit, shelf = make_kit()
-    verdict = judge(kit, Policy(), shelf)
+    verdict = judge(kit, Policy(), lambda: shelf)
     assert not verdict.code
     assert verdict.signature == "no signature is asked for"
     assert verdict.reasons == (
@@ -84,7 +84,7 @@ def test_a_policy_that_says_nothing_asks_nobody_and_refuses_code() -> None:
 )
 def test_a_registry_is_allowed_with_all_below_its_path(reference: str, entry: str) -> None:
     kit, shelf = make_kit(reference)
-    verdict = judge(kit, Policy(registries=("quay.io", entry)), shelf)
+    verdict = judge(kit, Policy(registries=("quay.io", entry)), lambda: shelf)
     assert verdict.registry == f"{entry} is an allowed registry"
 
 
@@ -111,7 +111,7 @@ def test_a_registry_is_allowed_with_all_below_its_path(reference: str, entry: st
 def test_any_other_registry_is_refused_before_anything_is_asked(reference: str, entry: str) -> None:
     kit, shelf = make_kit(reference)
     with pytest.raises(NotTrusted, match=rf"{kit.digest}: the policy allows kits from {entry} only"):
-        judge(kit, Policy(registries=(entry,), keys=KEYS), shelf)
+        judge(kit, Policy(registries=(entry,), keys=KEYS), lambda: shelf)
     assert shelf.asked == []
 
 
@@ -130,7 +130,7 @@ def test_any_other_registry_is_refused_before_anything_is_asked(reference: str, 
 )
 def test_allowed_licenses(stated: str, allowed: tuple[str, ...]) -> None:
     kit, shelf = make_kit(package={"license": stated})
-    assert judge(kit, Policy(licenses=allowed), shelf).license == f"{stated} is allowed"
+    assert judge(kit, Policy(licenses=allowed), lambda: shelf).license == f"{stated} is allowed"
 
 
 @pytest.mark.parametrize(
@@ -158,13 +158,16 @@ def test_any_other_license_is_refused_before_anything_is_asked(kitfile: dict[str
     with pytest.raises(
         NotTrusted, match=rf"allows the licenses Apache-2.0, MIT only, and the kit states {named};"
     ):
-        judge(kit, policy, shelf)
+        judge(kit, policy, lambda: shelf)
     assert shelf.asked == []
 
 
 def test_what_serving_leaves_out_needs_no_allowed_license() -> None:
     kit, shelf = make_kit(model={"license": "MIT"})
-    assert judge(kit, Policy(licenses=("Apache-2.0", "MIT")), shelf).license == "Apache-2.0, MIT is allowed"
+    assert (
+        judge(kit, Policy(licenses=("Apache-2.0", "MIT")), lambda: shelf).license
+        == "Apache-2.0, MIT is allowed"
+    )
 
 
 def test_a_signature_is_asked_for_and_told() -> None:
@@ -173,22 +176,22 @@ def test_a_signature_is_asked_for_and_told() -> None:
     with pytest.raises(
         NotTrusted, match=rf"{REFERENCE}@{kit.digest} is not signed: .*\(keys/old\.pub, keys/prod\.pub\)"
     ):
-        judge(kit, policy, shelf)
+        judge(kit, policy, lambda: shelf)
     sign(shelf, Signer("keys/attacker.pub"))
     with pytest.raises(
         NotTrusted,
         match=rf"{REFERENCE}@{kit.digest} has no valid signature: .*none of keys/old\.pub, keys/prod",
     ):
-        judge(kit, policy, shelf)
+        judge(kit, policy, lambda: shelf)
     shelf.refer_bundle(PROD.bundle(compact(statement(kit.digest))))
-    assert judge(kit, policy, shelf).signature == "signed by keys/prod.pub (cosign bundle)"
+    assert judge(kit, policy, lambda: shelf).signature == "signed by keys/prod.pub (cosign bundle)"
 
 
 def test_a_crowd_of_bad_signatures_is_not_told_in_full() -> None:
     kit, shelf = make_kit()
     shelf.tag_signatures(*[Signer().simple(claim(kit.digest), shelf.put) for _ in range(20)])
     with pytest.raises(NotTrusted, match=r"; and 12 more; sign it") as caught:
-        judge(kit, Policy(keys=KEYS), shelf)
+        judge(kit, Policy(keys=KEYS), lambda: shelf)
     assert len(str(caught.value)) < 1500
 
 
@@ -198,7 +201,7 @@ def test_a_signature_of_another_kit_counts_for_nothing() -> None:
     assert other.digest == kit.digest
     shelf.tag_signatures(PROD.simple(claim(Digest.of(b"another")), shelf.put))
     with pytest.raises(NotTrusted, match="it is for 'sha256:"):
-        judge(kit, Policy(keys=KEYS), shelf)
+        judge(kit, Policy(keys=KEYS), lambda: shelf)
 
 
 def test_a_registry_without_answer_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,15 +212,15 @@ def test_a_registry_without_answer_is_no_verdict(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(shelf, "referrers", fail)
     with pytest.raises(RegistryUnavailable):
-        judge(kit, Policy(keys=KEYS), shelf)
-    assert judge(kit, Policy(), shelf)
+        judge(kit, Policy(keys=KEYS), lambda: shelf)
+    assert judge(kit, Policy(), lambda: shelf)
 
 
 def test_code_is_allowed_by_digest() -> None:
     kit, shelf = make_kit()
     other = Digest.of(b"another kit")
-    assert not judge(kit, Policy(code_digests=(other,)), shelf).code
-    verdict = judge(kit, Policy(code_digests=(other, kit.digest)), shelf)
+    assert not judge(kit, Policy(code_digests=(other,)), lambda: shelf).code
+    verdict = judge(kit, Policy(code_digests=(other, kit.digest)), lambda: shelf)
     assert verdict.code
     assert verdict.reasons[-1] == "code formats are allowed: the policy lists the kit's digest"
     assert shelf.asked == []
@@ -227,11 +230,11 @@ def test_code_is_allowed_if_signed() -> None:
     kit, shelf = make_kit()
     policy = Policy(keys=KEYS, code_if_signed=True)
     with pytest.raises(NotTrusted):
-        judge(kit, policy, shelf)
+        judge(kit, policy, lambda: shelf)
     sign(shelf)
-    assert judge(kit, policy, shelf).code
-    assert not judge(kit, Policy(keys=KEYS), shelf).code
-    assert not judge(kit, Policy(keys=KEYS, code_digests=(Digest.of(b"x"),)), shelf).code
+    assert judge(kit, policy, lambda: shelf).code
+    assert not judge(kit, Policy(keys=KEYS), lambda: shelf).code
+    assert not judge(kit, Policy(keys=KEYS, code_digests=(Digest.of(b"x"),)), lambda: shelf).code
 
 
 def test_every_rule_must_hold() -> None:
@@ -243,7 +246,7 @@ def test_every_rule_must_hold() -> None:
         keys=KEYS,
         code_digests=(kit.digest,),
     )
-    assert judge(kit, policy, shelf).code
+    assert judge(kit, policy, lambda: shelf).code
     changes: tuple[dict[str, Any], ...] = (
         {"registries": ("quay.io",)},
         {"licenses": ("MIT",)},
@@ -251,7 +254,7 @@ def test_every_rule_must_hold() -> None:
     )
     for change in changes:
         with pytest.raises(NotTrusted):
-            judge(kit, replace(policy, **change), shelf)
+            judge(kit, replace(policy, **change), lambda: shelf)
 
 
 def test_code_if_signed_without_keys_is_a_fault() -> None:
@@ -264,11 +267,11 @@ def test_keys_rotate_with_overlap() -> None:
     old, new = Signer("keys/2025.pub"), Signer("keys/2026.pub", "ed25519")
     sign(shelf, old)
     both = Policy(keys=(old.key, new.key))
-    assert "keys/2025.pub" in judge(kit, both, shelf).signature
+    assert "keys/2025.pub" in judge(kit, both, lambda: shelf).signature
     with pytest.raises(NotTrusted):
-        judge(kit, Policy(keys=(new.key,)), shelf)
+        judge(kit, Policy(keys=(new.key,)), lambda: shelf)
     shelf.refer_bundle(new.bundle(compact(statement(kit.digest))))
-    assert "keys/2026.pub" in judge(kit, Policy(keys=(new.key,)), shelf).signature
+    assert "keys/2026.pub" in judge(kit, Policy(keys=(new.key,)), lambda: shelf).signature
 
 
 FULL = Policy(("a.example",), ("MIT",), KEYS, (Digest.of(b"a"),), code_if_signed=True)
