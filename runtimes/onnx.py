@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from runtimes import onnx_file
+from runtimes import onnx_bf16, onnx_file
 from runtimes.base import Array, Datatype, InputCheck, Resources, Signature, unknown_output
 from runtimes.errors import ExecutionError, InputError, LoadError, ModelError
 from runtimes.files import Format
@@ -32,6 +32,9 @@ class OnnxRuntime:
         custom = sorted(domain for domain in file.foreign if not _is_known(domain))
         if custom:
             raise LoadError(f"{path} uses custom operators of {', '.join(custom)}; export it without them")
+        inputs = {spec.datatype for spec in file.signature.inputs}
+        if Datatype.BYTES in inputs and _has_bf16(file.signature):
+            raise LoadError(f"{path} has strings and BF16; ONNX Runtime's Python interface takes not both")
         return OnnxModel(_session(path, resources), file.signature)
 
     def signature(self, path: Path) -> Signature:
@@ -47,7 +50,7 @@ class OnnxModel:
     def __init__(self, session: Any, signature: Signature) -> None:
         self.signature = signature
         self.device = "cuda:0" if session.get_providers()[0].startswith("CUDA") else "cpu"
-        self._run: Callable[[list[str], dict[str, Array]], list[Array]] = session.run
+        self._run: onnx_bf16.Run = onnx_bf16.runner(session) if _has_bf16(signature) else session.run
         self._check = InputCheck(signature)
         self._outputs = [spec.name for spec in signature.outputs]
         self._strings = _strings(signature)
@@ -101,6 +104,10 @@ def _session(path: Path, resources: Resources) -> Any:
 
 def _is_known(domain: str) -> bool:
     return domain in _DOMAINS or domain.startswith(tuple(f"{known}." for known in _DOMAINS if known))
+
+
+def _has_bf16(signature: Signature) -> bool:
+    return any(spec.datatype == Datatype.BF16 for spec in signature.inputs + signature.outputs)
 
 
 def _strings(signature: Signature) -> frozenset[str]:

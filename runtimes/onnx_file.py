@@ -14,7 +14,7 @@ from runtimes.protobuf import BYTES, Malformed, Reader, Span, mapped
 
 _NESTING = 32
 
-# TensorProto.DataType; the others (complex, bfloat16, 8 bit floats, 4 bit) have no datatype in the protocol
+# TensorProto.DataType; the others (complex, 8 bit floats, 4 bit) have no datatype in the protocol
 _DATATYPES = {
     1: "FP32",
     2: "UINT8",
@@ -29,6 +29,7 @@ _DATATYPES = {
     11: "FP64",
     12: "UINT32",
     13: "UINT64",
+    16: "BF16",
 }
 
 

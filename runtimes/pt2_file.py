@@ -20,7 +20,7 @@ MODEL = "models/model.json"
 
 _MODEL_BYTES = 256 * 1024 * 1024
 
-# ScalarType; the others (complex, bfloat16, 8 bit floats) have no datatype in the protocol
+# ScalarType; the others (complex, 8 bit floats) have no datatype in the protocol
 _DATATYPES = {
     1: "UINT8",
     2: "INT8",
@@ -31,6 +31,7 @@ _DATATYPES = {
     7: "FP32",
     8: "FP64",
     12: "BOOL",
+    13: "BF16",
     28: "UINT16",
     34: "UINT32",
     35: "UINT64",

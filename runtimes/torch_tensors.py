@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from runtimes.base import Array, Resources, unknown_output
+import numpy as np
+
+from runtimes.base import Array, Datatype, Resources, unknown_output
 from runtimes.errors import ExecutionError
 
 if TYPE_CHECKING:
     import torch
+
+_BF16 = Datatype.BF16.numpy
 
 
 def prepare(resources: Resources) -> str:
@@ -30,7 +34,11 @@ def to_torch(array: Array, device: str) -> torch.Tensor:
     flags = array.flags
     if not (flags.writeable and flags.c_contiguous):
         array = array.copy(order="C")
-    tensor = torch.from_numpy(array)
+    if array.dtype == _BF16:
+        # numpy and PyTorch share no BF16, but its bits
+        tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    else:
+        tensor = torch.from_numpy(array)
     return tensor if device == "cpu" else tensor.to(device)
 
 
@@ -41,7 +49,10 @@ def to_numpy(name: str, tensor: object) -> Array:
     if not isinstance(tensor, torch.Tensor):
         raise ExecutionError(f"output {name!r} is a {type(tensor).__name__}; forward must return tensors")
     try:
-        array: Array = tensor.detach().cpu().numpy()
+        found = tensor.detach().cpu()
+        if found.dtype is torch.bfloat16:
+            return found.contiguous().view(torch.int16).numpy().view(_BF16)
+        array: Array = found.numpy()
     except (TypeError, RuntimeError) as error:
         raise ExecutionError(f"output {name!r} has no numpy form ({error}); cast it in forward") from error
     return array

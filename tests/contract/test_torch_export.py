@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from runtimes.base import Array, Resources, Signature, TensorSpec
+from runtimes.base import Array, Datatype, Resources, Signature, TensorSpec
 from runtimes.errors import InputError, LoadError, ModelError, UnsafeFormat
 from runtimes.testing import RuntimeContract
 from runtimes.torch_export import TorchExportRuntime
@@ -240,6 +240,18 @@ def test_another_suffix_makes_no_difference(tmp_path: Path) -> None:
     torch.export.save(torch.export.export(Double(), (torch.ones(2),)), path)
     model = TorchExportRuntime().load(path, Resources())
     assert model.infer({"x": np.ones(2, np.float32)})["output_0"].tolist() == [2.0, 2.0]
+
+
+def test_bf16_goes_in_and_comes_out(tmp_path: Path) -> None:
+    path, bf16 = tmp_path / "model.pt2", Datatype.BF16.numpy
+    torch.export.save(torch.export.export(Double(), (torch.ones(2, 2, dtype=torch.bfloat16),)), path)
+    model = TorchExportRuntime().load(path, Resources())
+    assert [spec.datatype for spec in model.signature.inputs] == ["BF16"]
+    array = np.array([[1.5, -2], [0, 2.0**100]], bf16)
+    for given in (array, array.T):
+        answer = model.infer({"x": given})["output_0"]
+        assert answer.dtype == bf16
+        assert answer.tolist() == (given.astype("f4") * 2).tolist()
 
 
 def test_two_programs_in_one_archive_are_refused(lookup: Path, tmp_path: Path) -> None:

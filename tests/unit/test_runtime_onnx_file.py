@@ -43,6 +43,7 @@ ELEMENTS = {
     11: "FP64",
     12: "UINT32",
     13: "UINT64",
+    16: "BF16",
 }
 
 
@@ -71,6 +72,8 @@ def test_every_datatype_is_read_as_the_engine_reads_it(
     answer = model.infer({"x": array})["y"]
     assert answer.dtype == numpy
     assert answer.tolist() == array.tolist()
+    empty = model.infer({"x": np.empty((0, 2), numpy)})["y"]
+    assert (empty.dtype, empty.shape) == (numpy, (0, 2))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +95,28 @@ def test_an_initializer_is_not_an_input(written: Callable[[bytes], Path]) -> Non
     assert model.infer({"x": np.ones(2, np.float32)})["y"].tolist() == [2.0, 2.0]
 
 
+def test_bf16_stands_beside_other_datatypes(written: Callable[[bytes], Path]) -> None:
+    shape, bf16 = ("n", 2), Datatype.BF16.numpy
+    inputs = [value_info("x", 16, shape), value_info("i", 7, shape)]
+    outputs = [value_info("y", 16, shape), value_info("j", 7, shape)]
+    nodes = [node("Identity", ["x"], ["y"]), node("Identity", ["i"], ["j"])]
+    model = OnnxRuntime().load(written(onnx_model(nodes, inputs, outputs)), Resources())
+    whole = np.arange(8).reshape(2, 4)
+    for rows in (whole[:, :2], whole[:, ::2]):
+        answer = model.infer({"x": rows.astype(bf16), "i": rows})
+        assert (answer["y"].dtype, answer["j"].dtype) == (bf16, rows.dtype)
+        assert answer["y"].tolist() == answer["j"].tolist() == rows.tolist()
+    assert list(model.infer({"x": rows.astype(bf16), "i": rows}, ["j"])) == ["j"]
+
+
+def test_bf16_beside_strings_is_refused(written: Callable[[bytes], Path]) -> None:
+    inputs = [value_info("x", 16, [1]), value_info("s", 8, [1])]
+    nodes = [node("Identity", ["x"], ["y"]), node("Identity", ["s"], ["t"])]
+    path = written(onnx_model(nodes, inputs, [value_info("y", 16, [1]), value_info("t", 8, [1])]))
+    with pytest.raises(LoadError, match="has strings and BF16"):
+        OnnxRuntime().load(path, Resources())
+
+
 def test_strings_that_are_not_text_are_an_input_error(written: Callable[[bytes], Path]) -> None:
     model = OnnxRuntime().load(written(identity_onnx(8)), Resources())
     with pytest.raises(InputError, match=r"'x'.*UTF-8"):
@@ -106,7 +131,7 @@ def test_a_failing_node_is_an_execution_error(written: Callable[[bytes], Path]) 
         model.infer({"x": np.ones(2, np.float32), "i": np.array([7])})
 
 
-@pytest.mark.parametrize("element", [14, 16, 17, 99, 0])
+@pytest.mark.parametrize("element", [14, 15, 17, 99, 0])
 def test_an_element_type_without_a_datatype_is_named(written: Callable[[bytes], Path], element: int) -> None:
     with pytest.raises(LoadError, match=f"model.onnx.*'x' has element type {element}"):
         onnx_file.read(written(identity_onnx(element)))
