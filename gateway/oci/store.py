@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -20,24 +20,17 @@ import filelock
 
 from gateway.errors import (
     ContentError,
-    DigestMismatch,
     InvalidReference,
-    RegistryUnavailable,
     SizeMismatch,
     StoreError,
 )
-from gateway.oci.content import CHUNK, MAX_MANIFEST, OCI_INDEX, REF_NAME, BlobStream, Descriptor, Source
+from gateway.oci.content import MAX_MANIFEST, OCI_INDEX, REF_NAME, Descriptor, Source
 from gateway.oci.files import replace_file
 from gateway.oci.reference import Digest
-
-_CUTS = 3  # broken streams in a row that brought next to nothing
-_PROGRESS = 64 * 1024  # bytes that are more than that
+from gateway.oci.transfer import Arrived, Arriving, receive
 
 LOCK_WAIT = 24 * 3600.0
 """Seconds that another process may take for one blob or kit: more than a pull does."""
-
-Arrived = Callable[[int], None]
-"""Told the number of bytes of each piece that arrives from a source; what it raises ends the transfer."""
 
 
 class Store:
@@ -229,11 +222,11 @@ class Store:
     def _download(self, descriptor: Descriptor, source: Source, arrived: Arrived) -> BinaryIO:
         path = self._partial(descriptor.digest)
         with path.open("a+b", buffering=0) as file:
-            arriving = _Arriving(file)
+            arriving = Arriving(file)
             try:
                 if self.free < descriptor.size - arriving.size:
                     raise self.full(descriptor.size - arriving.size)
-                _receive(descriptor, source, arriving, arrived)
+                receive(descriptor, source, arriving, arrived)
             except (ContentError, StoreError, OSError):
                 path.unlink(missing_ok=True)
                 raise
@@ -258,93 +251,3 @@ def _sizes(directory: Path) -> dict[Digest, int]:
             with suppress(FileNotFoundError, InvalidReference):
                 found[Digest("sha256", entry.name)] = entry.stat().st_size
     return found
-
-
-class _Arriving:
-    """A blob's bytes so far: in a file, counted and hashed."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._hasher = hashlib.sha256()
-        self.size = 0
-        file.seek(0)
-        while chunk := file.read(CHUNK):
-            self._hasher.update(chunk)
-            self.size += len(chunk)
-
-    def is_whole(self, descriptor: Descriptor, source: Source) -> bool:
-        """Tell whether all is here; raises DigestMismatch when it is, and is not what it should be."""
-        if self.size < descriptor.size:
-            return False
-        found = Digest("sha256", self._hasher.hexdigest())
-        if found != descriptor.digest or self.size > descriptor.size:
-            raise DigestMismatch(
-                f"{source.reference}: the bytes sent for blob {descriptor.digest} have the digest {found}; "
-                "push the kit again"
-            )
-        return True
-
-    def write(self, chunk: bytes) -> None:
-        written = self._file.write(chunk)
-        self._hasher.update(chunk)
-        self.size += len(chunk)
-        # An unbuffered file may take less than all, as when the disk fills up.
-        while written < len(chunk):
-            written += self._file.write(memoryview(chunk)[written:])
-
-    def restart(self) -> None:
-        self._file.seek(0)
-        self._file.truncate()
-        self._hasher = hashlib.sha256()
-        self.size = 0
-
-
-def _receive(descriptor: Descriptor, source: Source, arriving: _Arriving, arrived: Arrived) -> None:
-    """Read a blob to its end and verify it, over as many streams as it takes while each brings something.
-
-    Wrong bytes are read again from the beginning where there is hope: the source has them elsewhere, too, or
-    some were left by an earlier transfer.
-    """
-    what = f"{source.reference}: blob {descriptor.digest} of {descriptor.size} bytes"
-    resumed = arriving.size > 0
-    reject: Callable[[], bool] = bool
-    cuts = 0
-    while True:
-        try:
-            if arriving.is_whole(descriptor, source):
-                return
-            before = arriving.size
-            with source.blob(descriptor, before) as stream:
-                reject = stream.reject
-                broken = _take(stream, descriptor, arriving, arrived, what)
-            if broken is not None:
-                cuts = 0 if arriving.size - before >= _PROGRESS else cuts + 1
-                if cuts == _CUTS:
-                    raise RegistryUnavailable(
-                        f"{what} broke off {cuts} times at byte {arriving.size}, which are kept; "
-                        f"try again ({broken})"
-                    ) from broken
-            elif arriving.size < descriptor.size:
-                raise SizeMismatch(f"{what} ended after {arriving.size}; push the kit again")
-        except ContentError:
-            if not reject() and not resumed:
-                raise
-            resumed = False
-            arriving.restart()
-
-
-def _take(
-    stream: BlobStream, descriptor: Descriptor, arriving: _Arriving, arrived: Arrived, what: str
-) -> RegistryUnavailable | None:
-    """Read a stream to its end; returns what broke it off."""
-    if stream.start != arriving.size:
-        arriving.restart()
-    try:
-        for chunk in stream.chunks:
-            if arriving.size + len(chunk) > descriptor.size:
-                raise SizeMismatch(f"{what} is sent with more; push the kit again")
-            arriving.write(chunk)
-            arrived(len(chunk))
-    except RegistryUnavailable as error:
-        return error
-    return None

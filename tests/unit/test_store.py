@@ -16,7 +16,8 @@ from gateway.oci.files import replace_file
 from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import Digest, LayoutReference
 from gateway.oci.sources import open_source
-from gateway.oci.store import LOCK_WAIT, Arrived, Store
+from gateway.oci.store import LOCK_WAIT, Store
+from gateway.oci.transfer import Arrived
 from tests.artifacts import LayoutBuilder
 
 DATA = os.urandom(3_000_000)
