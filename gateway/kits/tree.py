@@ -62,9 +62,8 @@ class Tree:
     """A directory made for one kit; `origin` is named in errors.
 
     `expected` is how many bytes of layers will come, so that what they may unpack to does not hang on their
-    order; without it, the layers begun so far count. `durable` has every file and directory outlive a crash
-    of the machine, which costs a wait for the disk for each. `max_bytes` and `max_entries` are what the kit
-    may unpack to.
+    order; without it, the layers begun so far count. `max_bytes` and `max_entries` are what the kit may
+    unpack to. Nothing is forced to disk: whoever opens a tree after a crash of the machine reads it through.
     """
 
     def __init__(
@@ -73,14 +72,12 @@ class Tree:
         origin: str,
         *,
         expected: int = 0,
-        durable: bool = False,
         max_bytes: int = MAX_TREE,
         max_entries: int = MAX_ENTRIES,
     ) -> None:
         self.root = root
         self.origin = origin
         self._expected = expected
-        self._durable = durable
         self._max_bytes = max_bytes
         self._max_entries = max_entries
         self._files: dict[str, UnpackedFile] = {}
@@ -173,7 +170,7 @@ class Tree:
         writes.files.append(UnpackedFile(path, size, sha256))
 
     def seal(self) -> None:
-        """Make all of it unwritable, and durable if asked for; raises StoreError for what is not ours."""
+        """Make all of it unwritable; raises StoreError for what is not ours."""
         found, directories = set(), set()
         for name, _, files, handle in os.fwalk(self.root, topdown=False):
             path = os.path.relpath(name, self.root).removeprefix(".")
@@ -183,8 +180,6 @@ class Tree:
                     found.add(f"{path}/{file}".removeprefix("/"))
             os.utime(handle, (0, 0))
             os.fchmod(handle, 0o555)
-            if self._durable:
-                os.fsync(handle)
         with self._lock:
             if strange := (found ^ self._files.keys()) | (directories ^ self._directories):
                 raise self._changed(min(strange))
@@ -203,8 +198,6 @@ class Tree:
             self._check_room(path, size, file)
             yield file
             os.utime(file, (0, 0))
-            if self._durable:
-                os.fsync(file)
         finally:
             os.close(file)
 
