@@ -56,7 +56,9 @@ def signed(registry: Registry, layout: Path, tmp_path: Path) -> Signer:
     """Who signed samples/iris:v1, and nothing else, in the registry."""
     signer = Signer(str(tmp_path / "prod.pub"))
     Path(signer.name).write_text(signer.pem)
-    digest = Library(tmp_path / "look").resolve(parse_reference(f"oci-layout:{layout}:samples/iris:v1"))
+    digest = (
+        Library(tmp_path / "look").describe(parse_reference(f"oci-layout:{layout}:samples/iris:v1")).digest
+    )
     builder = LayoutBuilder(tmp_path / "signatures")
     payload = signer.simple(claim(digest), builder.blob)
     assert payload["mediaType"] == SIMPLE
@@ -95,7 +97,7 @@ def test_only_signed_kits_are_served_where_a_key_is_named(
 
 def test_a_kit_that_runs_code_is_served_to_who_names_its_digest(kitserve: Running, layout: Path) -> None:
     kit = f"oci-layout:{layout}:samples/iris-pickle:v1"
-    digest = Library(kitserve.directory / "look").resolve(parse_reference(kit))
+    digest = Library(kitserve.directory / "look").describe(parse_reference(kit)).digest
     kitserve.models = {
         "named": {"kit": kit, "trust": {"allow_code": [str(digest)]}},
         "other": {"kit": kit, "trust": {"allow_code": [str(Digest.of(b"another"))]}},
