@@ -296,6 +296,7 @@ class ReconcileLoop:
             version=version.label,
             digest=version.digest,
             reference=version.reference,
+            parents=self._parents(version, config),
             runtime=version.runtime,
             resources=Resources(version.cpus, version.gpus),
             home=self._home,
@@ -309,6 +310,17 @@ class ReconcileLoop:
         )
         log.info("version.deployed", extra={"app": version.app, "kit": version.reference})
         serving.deploy(version, spec, self._reserve_cpus)
+
+    def _parents(self, version: Version, config: GatewayConfig) -> tuple[str, ...]:
+        """Return a version's parents as they were when it was resolved, the same for all its workers."""
+        policy = config.policy(config.model(version.model))
+        try:
+            kit = self._library(config).describe(parse_reference(version.reference), policy)
+        except KitserveError as error:
+            # The workers find out for themselves, and say what is wrong.
+            log.warning("parents.unknown", extra={"app": version.app, "reason": str(error)})
+            return ()
+        return tuple(str(parent.reference) for parent in kit.parents)
 
     def _delete(self, app: str) -> None:
         if app in serving.applications():

@@ -7,6 +7,7 @@
 Blobs are beside them, in the node's Store. Several processes may use one library at the same time.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -96,17 +97,23 @@ class Library:
         return self._judge(kit, policy, self._lookup())
 
     def open(
-        self, reference: Reference, progress: Progress | None = None, *, policy: Policy = ANYTHING
+        self,
+        reference: Reference,
+        progress: Progress | None = None,
+        *,
+        policy: Policy = ANYTHING,
+        parents: Sequence[Reference] = (),
     ) -> UnpackedKit:
         """Return the kit's directory: judged, pulled, verified, unpacked and sealed, by whoever comes first.
 
+        `parents` are the kit's, pinned, where another node has looked them up: nodes must not differ in them.
         Asks nobody when the reference is pinned, and the kit is here and was judged by this policy. Raises
         what `describe` and `judge` raise, and UnsafeArchive for a layer that must not be unpacked; nothing of
         a kit is left behind then but whole blobs, and what a later try can go on with.
         """
         lookup = self._lookup()
         with self.cache.pulling():
-            kit = lookup.kit(reference, policy)
+            kit = lookup.kit(reference, policy, parents)
             verdict = self._judge(kit, policy, lookup)
             _check_servable(kit)
             return self._open(kit, verdict, lookup, progress)

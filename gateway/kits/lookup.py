@@ -1,6 +1,7 @@
 """What references mean: each followed to its kit, with the kit's parents, and no layer yet."""
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -48,9 +49,11 @@ class Lookup:
         host = reference.host if isinstance(reference, RegistryReference) else ""
         return self._options.registry(host).connections
 
-    def kit(self, reference: Reference, policy: Policy) -> Kit:
+    def kit(self, reference: Reference, policy: Policy, parents: Sequence[Reference] = ()) -> Kit:
         """Return what a reference names, and its parents; asks nobody where all is pinned and known.
 
+        `parents` are those that another node found for the same kit, pinned; without them, those that this
+        one found before hold.
         Raises NotTrusted before anyone is asked for what the policy does not allow, NotAKit,
         InvalidKitfile, KitError, and what sources raise.
         """
@@ -61,7 +64,7 @@ class Lookup:
         place = str(replace(kit.reference, tag=None))
         pins = self._pins / f"{Digest.of(place.encode()).hex}.json"
         with self._store.writing():
-            known = _read_pins(pins)
+            known = parents or _read_pins(pins)
         if known:
             return adopt(kit, tuple(self._alone(parent, policy) for parent in known))
         kit = with_parents(kit, lambda parent, child: self._parent(parent, child.reference, policy))

@@ -118,7 +118,8 @@ class Worker:
         """Bring the kit to this node and load it; returns the model, its runtime's name, and its labels."""
         spec = self._spec
         library = Library(cache_directory(spec.home), spec.sources, spec.cache_limit)
-        kit = library.open(parse_reference(spec.reference), self, policy=spec.policy)
+        parents = [parse_reference(parent) for parent in spec.parents]
+        kit = library.open(parse_reference(spec.reference), self, policy=spec.policy, parents=parents)
         self._lease = kit.lease
         self._tally.opened(kit.pulled_bytes, kit.from_cache, kit.unpack_seconds)
         choice = choose_runtime(kit, spec.runtime, kit.verdict.code)

@@ -24,6 +24,8 @@ class WorkerSpec:
     digest: str
     reference: str
     """The kit's reference, pinned to the digest."""
+    parents: tuple[str, ...]
+    """The references of its parent kits, pinned, where the gateway knows them."""
     runtime: str | None
     resources: Resources
     home: Path

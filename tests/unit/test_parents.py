@@ -99,6 +99,25 @@ def test_a_parent_that_moves_on_is_not_followed(library: Library, builder: Layou
     assert fresh.path.name != first.path.name
 
 
+def test_parents_that_another_node_found_hold(builder: LayoutBuilder, tmp_path: Path) -> None:
+    builder.kit("base/m:v1", tar(("model", b"1")))
+    _child(builder, "top/m:v1", "r.io/base/m:v1")
+    there = Library(tmp_path / "there").open(_named(builder, "top/m:v1"))
+    parents = [parent.reference for parent in there.kit.parents]
+    builder.kit("base/m:v2", tar(("model", b"2")))
+    index = json.loads((builder.directory / "index.json").read_text())
+    index["manifests"] = [
+        {**entry, "annotations": {"org.opencontainers.image.ref.name": name.replace("m:v2", "m:v1")}}
+        for entry in index["manifests"]
+        if (name := entry["annotations"]["org.opencontainers.image.ref.name"]) != "base/m:v1"
+    ]
+    (builder.directory / "index.json").write_text(json.dumps(index))
+    told = Library(tmp_path / "told").open(_named(builder, "top/m:v1"), parents=parents)
+    assert told.kit.key == there.kit.key
+    assert told.model_path.read_bytes() == b"1"
+    assert Library(tmp_path / "alone").open(_named(builder, "top/m:v1")).model_path.read_bytes() == b"2"
+
+
 def test_circles_and_long_chains_end(library: Library, builder: LayoutBuilder) -> None:
     _child(builder, "a/m:v1", "r.io/b/m:v1")
     _child(builder, "b/m:v1", "r.io/a/m:v1")
