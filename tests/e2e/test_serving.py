@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
-import tritonclient.http
 from prometheus_client.parser import text_string_to_metric_families
+from tritonclient.http import (
+    InferenceServerClient,
+    InferenceServerException,
+    InferInput,
+    InferRequestedOutput,
+)
 
+from gateway.edge.haproxy import EXTENSIONS
 from tests.e2e.running import IRIS, Running
 from tests.registry import Registry
 
@@ -87,32 +94,109 @@ def test_two_formats_of_one_model_agree_on_every_row(kitserve: Running, layout: 
     assert np.abs(answers["iris"] - answers["iris-torch"]).max() < 1e-5
 
 
-def test_tritonclient_reads_metadata_and_infers(kitserve: Running, layout: Path) -> None:
+@pytest.mark.parametrize("binary", [True, False], ids=["raw", "json"])
+def test_tritonclient_infers(kitserve: Running, layout: Path, binary: bool) -> None:
     kitserve.models = {"iris": {"kit": f"oci-layout:{layout}:samples/iris:v1"}}
     kitserve.apply()
-    client = tritonclient.http.InferenceServerClient(f"127.0.0.1:{kitserve.port}")
-    assert client.is_server_live()
-    assert client.is_server_ready()
-    assert client.get_server_metadata()["name"] == "kitserve"
-    for version in ("", "v1"):
-        assert client.is_model_ready("iris", version)
-        metadata = client.get_model_metadata("iris", version)
-        assert metadata["platform"] == "onnxruntime_onnx"
-        assert metadata["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 4]}]
-        tensor = tritonclient.http.InferInput("input", [1, 4], "FP32")
-        tensor.set_data_from_numpy(np.array([IRIS], np.float32), binary_data=False)
-        wanted = [tritonclient.http.InferRequestedOutput("label", binary_data=False)]
-        result = client.infer("iris", [tensor], version, outputs=wanted, request_id="r-7")
-        assert result.as_numpy("label").tolist() == [0]
-        assert result.get_response()["id"] == "r-7"
-        assert result.as_numpy("probabilities") is None
-    assert not client.is_model_ready("iris", "v9")
-    with pytest.raises(tritonclient.http.InferenceServerException, match="no model is named nothing"):
-        client.get_model_metadata("nothing")
-    tensor.set_data_from_numpy(np.array([IRIS], np.float32), binary_data=True)
-    with pytest.raises(tritonclient.http.InferenceServerException, match="binary tensors are not supported"):
-        client.infer("iris", [tensor])
-    client.close()
+    with InferenceServerClient(f"127.0.0.1:{kitserve.port}") as client:
+        tensor = InferInput("input", [1, 4], "FP32")
+        tensor.set_data_from_numpy(np.array([IRIS], np.float32), binary_data=binary)
+        for version in ("", "v1"):
+            whole = client.infer("iris", [tensor], version, request_id="r-7")
+            assert whole.as_numpy("label").tolist() == [0]
+            assert int(whole.as_numpy("probabilities").argmax()) == 0
+            answer = whole.get_response()
+            assert (answer["id"], answer["model_name"], answer["model_version"]) == ("r-7", "iris", "v1")
+            assert "binary_data_size" in answer["outputs"][0]["parameters"]
+        wanted = [InferRequestedOutput("label", binary_data=binary)]
+        one = client.infer("iris", [tensor], outputs=wanted)
+        assert one.as_numpy("label").tolist() == [0]
+        assert one.as_numpy("probabilities") is None
+        classes = [InferRequestedOutput("probabilities", binary_data=binary, class_count=2)]
+        found = client.infer("iris", [tensor], outputs=classes).as_numpy("probabilities")
+        assert found.shape == (1, 2)
+        texts = [at.decode() if isinstance(at, bytes) else at for at in found[0].tolist()]
+        assert [text.split(":")[1:] for text in texts] == [["0", "setosa"], ["1", "versicolor"]]
+        rows = np.tile(np.array([IRIS], np.float32), (20_000, 1))
+        many = InferInput("input", list(rows.shape), "FP32").set_data_from_numpy(rows, binary_data=binary)
+        for coding in (None, "gzip", "deflate"):
+            large = client.infer(
+                "iris",
+                [many],
+                request_compression_algorithm=coding,
+                response_compression_algorithm=coding,
+            )
+            assert large.as_numpy("label").tolist() == [0] * len(rows)
+
+
+def test_tritonclient_learns_what_is_served_and_what_is_wrong(kitserve: Running, layout: Path) -> None:
+    flowers = {
+        "kit": f"oci-layout:{layout}:samples/iris:v1",
+        "replicas": 2,
+        "canary": {"kit": f"oci-layout:{layout}:samples/iris:v2", "weight": 0},
+    }
+    kitserve.models = {"petals": flowers}
+    kitserve.apply()
+    with InferenceServerClient(f"127.0.0.1:{kitserve.port}") as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.get_server_metadata()["extensions"] == list(EXTENSIONS)
+        assert client.get_model_repository_index() == [
+            {"name": "petals", "version": version, "state": "READY", "reason": ""} for version in ("v1", "v2")
+        ]
+        for version in ("", "v1"):
+            assert client.is_model_ready("petals", version)
+            metadata = client.get_model_metadata("petals", version)
+            assert metadata["platform"] == "onnxruntime_onnx"
+            assert metadata["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 4]}]
+            config = client.get_model_config("petals", version)
+            assert config["input"] == [{"name": "input", "data_type": "TYPE_FP32", "dims": [-1, 4]}]
+        assert not client.is_model_ready("petals", "v9")
+        assert not client.is_model_ready("nothing")
+
+        tensor = InferInput("input", [1, 4], "FP32").set_data_from_numpy(np.array([IRIS], np.float32))
+        short = InferInput("input", [1, 3], "FP32").set_data_from_numpy(np.array([IRIS[:3]], np.float32))
+        other = InferInput("other", [1, 4], "FP32").set_data_from_numpy(np.array([IRIS], np.float32))
+        colour = [InferRequestedOutput("colour")]
+        faults: list[tuple[str, str, Callable[[], object]]] = [
+            ("404", "no model is named nothing", lambda: client.infer("nothing", [tensor])),
+            ("404", "no model is named nothing", lambda: client.get_model_metadata("nothing")),
+            ("404", "no model is named nothing", lambda: client.get_inference_statistics("nothing")),
+            ("404", "model petals has no version v9", lambda: client.infer("petals", [tensor], "v9")),
+            (
+                "404",
+                "model petals has no version v9",
+                lambda: client.get_inference_statistics("petals", "v9"),
+            ),
+            ("400", "input 'input' must be FP32 of shape", lambda: client.infer("petals", [short])),
+            ("400", "unknown input 'other'", lambda: client.infer("petals", [tensor, other])),
+            ("400", "unknown output 'colour'", lambda: client.infer("petals", [tensor], outputs=colour)),
+            ("501", "models are loaded and unloaded by the config", lambda: client.load_model("petals")),
+        ]
+        for status, text, call in faults:
+            with pytest.raises(InferenceServerException, match=text) as told:
+                call()
+            assert told.value.status() == status
+
+        for _ in range(20):
+            client.infer("petals", [tensor])
+        client.infer("petals", [tensor], "v2")
+
+        def counted(model: str = "", version: str = "") -> dict[str, tuple[int, int]]:
+            found = client.get_inference_statistics(model, version)["model_stats"]
+            return {
+                at["version"]: (at["inference_count"], at["inference_stats"]["fail"]["count"])
+                for at in found
+                if at["name"] == "petals"
+            }
+
+        # each worker reports once a second, and two share the calls
+        kitserve.wait(lambda _: counted() == {"v1": (20, 3), "v2": (1, 0)}, 10)
+        assert counted("petals") == counted()
+        assert counted("petals", "v2") == {"v2": (1, 0)}
+        (entry,) = client.get_inference_statistics("petals", "v1")["model_stats"]
+        steps = entry["inference_stats"]
+        assert steps["success"]["ns"] >= steps["compute_infer"]["ns"] > 0
 
 
 def test_metrics_count_every_call_of_every_worker(kitserve: Running, layout: Path) -> None:
