@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from gateway.kits.trees import Seal, Trees
+from gateway.kits.sealed import Seal, SealedTrees
 from gateway.oci.content import OCI_MANIFEST, Descriptor
 from gateway.oci.files import disk_use, remove_unfinished
 from gateway.oci.leases import Lease, claimed, last_used
@@ -63,7 +63,7 @@ class Cache:
     `limit` is how many bytes both may take together; None for as many as the disk has.
     """
 
-    def __init__(self, store: Store, trees: Trees, limit: int | None) -> None:
+    def __init__(self, store: Store, trees: SealedTrees, limit: int | None) -> None:
         self._store = store
         self._trees = trees
         self._limit = limit

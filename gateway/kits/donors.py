@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from gateway.kits.layer import Layer
-from gateway.kits.trees import Trees
+from gateway.kits.sealed import SealedTrees
 from gateway.kits.unpack import UnpackedLayer, form_of
 from gateway.oci.leases import Lease
 
@@ -24,7 +24,7 @@ class Donor:
 class Donors:
     """Finds donors, and has them stay until the block ends; `lease` takes a lease on a kit by its key."""
 
-    def __init__(self, trees: Trees, lease: Callable[[str], Lease]) -> None:
+    def __init__(self, trees: SealedTrees, lease: Callable[[str], Lease]) -> None:
         self._trees = trees
         self._lease = lease
         self._stack = ExitStack()

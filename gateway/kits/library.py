@@ -1,6 +1,6 @@
 """The kits of one node: from a reference to a verified, unpacked directory.
 
-    kits/          unpacked kits (see trees.py)
+    kits/          unpacked kits (see sealed.py)
     parents/       which kits the parents of a kit were (see lookup.py)
     trust/         what was judged of which kit by which policy
 
@@ -20,8 +20,16 @@ from gateway.kits.kit import Kit
 from gateway.kits.layer import Layer, Role
 from gateway.kits.lookup import Lookup
 from gateway.kits.pull import Progress, Pull
+from gateway.kits.sealed import (
+    Seal,
+    SealedBlob,
+    SealedTrees,
+    boot_id,
+    remove_tree,
+    sealed_files,
+    sealed_layers,
+)
 from gateway.kits.tree import Tree
-from gateway.kits.trees import Seal, SealedBlob, Trees, boot_id, remove_tree, sealed_files, sealed_layers
 from gateway.kits.trust import (
     ANYTHING,
     Policy,
@@ -79,7 +87,7 @@ class Library:
         self._pins = root / "parents"
         self._verdicts = root / "trust"
         with self._store.writing():
-            self._trees = Trees(root / "kits")
+            self._trees = SealedTrees(root / "kits")
             self._pins.mkdir(exist_ok=True)
             self._verdicts.mkdir(exist_ok=True)
         self.cache = Cache(self._store, self._trees, limit)

@@ -18,7 +18,7 @@ from gateway.errors import StoreError
 from gateway.kits.cache import Damage, Freed
 from gateway.kits.library import Kit, Library, UnpackedKit
 from gateway.kits.lookup import Lookup
-from gateway.kits.trees import Trees
+from gateway.kits.sealed import SealedTrees
 from gateway.oci.reference import Digest, LayoutReference, parse_reference
 from tests.artifacts import MODELKIT, LayoutBuilder, tar
 
@@ -286,16 +286,16 @@ def test_what_is_made_again_while_all_is_read_through_stays(
     a = _open(library, builder, "a")
     a.model_path.parent.chmod(0o755)
     a.model_path.unlink()
-    remove = Trees.remove
+    remove = SealedTrees.remove
     again = threading.Thread(target=_open, args=(library, builder, "a"))
 
-    def open_then_remove(trees: Trees, key: str) -> None:
+    def open_then_remove(trees: SealedTrees, key: str) -> None:
         monkeypatch.undo()
         again.start()
         again.join(0.5)
         remove(trees, key)
 
-    monkeypatch.setattr(Trees, "remove", open_then_remove)
+    monkeypatch.setattr(SealedTrees, "remove", open_then_remove)
     assert library.cache.verify().bad_kits == (a.kit.key,)
     again.join(10)
     assert a.model_path.exists()

@@ -69,7 +69,7 @@ class Seal(BaseModel):
         return sum(file.size for file in self.files)
 
 
-class Trees:
+class SealedTrees:
     """The unpacked kits below `root`, by key. Raises OSError where the disk fails."""
 
     def __init__(self, root: Path) -> None:
