@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class Lease:
-    """Shared use of something; taken when made, given back by `release` or with the process."""
+    """Shared use of something; taken when made, and given back by `release`, or with the object or process."""
 
     def __init__(self, path: Path) -> None:
         self._file: int | None = _locked(path, fcntl.LOCK_SH)
@@ -27,6 +27,10 @@ class Lease:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self.release()
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import select
+import selectors
 import socket
 import ssl
 from collections.abc import Iterator
@@ -186,13 +186,15 @@ class _Proxy:
         with socket.create_connection((host, int(port)), 5) as there:
             handler.say(200)
             handler.close_connection = True
-            ends = {there: handler.connection, handler.connection: there}
-            while not self._server.stopping.is_set():
-                for ready in select.select([*ends], [], [], 0.05)[0]:
-                    data = ready.recv(65536)
-                    if not data:
-                        return
-                    ends[ready].sendall(data)
+            with selectors.DefaultSelector() as ends:
+                ends.register(there, selectors.EVENT_READ, handler.connection)
+                ends.register(handler.connection, selectors.EVENT_READ, there)
+                while not self._server.stopping.is_set():
+                    for ready, _ in ends.select(0.05):
+                        data = ready.fileobj.recv(65536)  # type: ignore[union-attr]  # both are sockets
+                        if not data:
+                            return
+                        ready.data.sendall(data)
 
 
 @pytest.fixture

@@ -101,6 +101,16 @@ def test_blobs_that_another_kit_needs_stay(tmp_path: Path) -> None:
     assert _open(library, builder, "b").from_cache
 
 
+def test_a_kit_that_nobody_holds_is_not_in_use(tmp_path: Path, builder: LayoutBuilder) -> None:
+    library = Library(tmp_path / "library")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    kit = _open(library, builder, "a")
+    assert library.cache.kits()[0].in_use
+    del kit
+    assert not library.cache.kits()[0].in_use
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_a_process_that_is_killed_uses_its_kit_no_more(tmp_path: Path, builder: LayoutBuilder) -> None:
     root = tmp_path / "library"
     reference = f"oci-layout:{builder.directory}:a:v1"
