@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class Lease:
-    """Shared use of something; taken when made, and given back by `release`, or with the object or process."""
+    """Shared use of something, given back by `release`, with the object, or with the process."""
 
     def __init__(self, path: Path) -> None:
         self._file: int | None = _locked(path, fcntl.LOCK_SH)
