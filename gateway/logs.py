@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# Runtimes log too, and know nothing of the gateway.
+_OURS = ("gateway", "runtimes")
 
 
 class JsonFormatter(logging.Formatter):
@@ -47,12 +49,13 @@ def configure_logging(process: str, home: Path) -> None:
     """Send the logs of this process to the node's file. Calling it again changes nothing."""
     path = log_path(home)
     path.parent.mkdir(parents=True, exist_ok=True)
-    logger = logging.getLogger("gateway")
-    if any(handler.get_name() == str(path) for handler in logger.handlers):
-        return
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(path, delay=True)
     handler.set_name(str(path))
     handler.setFormatter(JsonFormatter(process))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    for name in _OURS:
+        logger = logging.getLogger(name)
+        if any(known.get_name() == str(path) for known in logger.handlers):
+            continue
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False

@@ -17,15 +17,16 @@ log = logging.getLogger("gateway.tests")
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
-    """Give the gateway's logger back as it was found."""
-    logger = logging.getLogger("gateway")
-    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    """Give our loggers back as they were found."""
+    loggers = [logging.getLogger(name) for name in ("gateway", "runtimes")]
+    found = [(list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
     yield
-    for handler in set(logger.handlers) - set(handlers):
-        logger.removeHandler(handler)
-        handler.close()
-    logger.setLevel(level)
-    logger.propagate = propagate
+    for logger, (handlers, level, propagate) in zip(loggers, found, strict=True):
+        for handler in set(logger.handlers) - set(handlers):
+            logger.removeHandler(handler)
+            handler.close()
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 def written(home: Path) -> list[dict[str, Any]]:
@@ -98,3 +99,9 @@ def test_what_was_logged_before_is_kept(tmp_path: Path) -> None:
     configure_logging("gateway", tmp_path)
     log.info("later")
     assert [line["event"] for line in written(tmp_path)] == ["earlier", "later"]
+
+
+def test_runtimes_log_into_the_same_file(tmp_path: Path) -> None:
+    configure_logging("worker", tmp_path)
+    logging.getLogger("runtimes.tests").warning("model.odd", extra={"file": "model.joblib"})
+    assert [line["event"] for line in written(tmp_path)] == ["model.odd"]
