@@ -60,12 +60,16 @@ IN_BINARY = Wanted(binary=True)
 # Not frozen: one is made for each call, and freezing makes that three times as slow.
 @dataclass(slots=True)
 class Call:
-    """One decoded request. `outputs` is empty when all are wanted; `others` is how they are then."""
+    """One decoded request. `outputs` is empty when all are wanted; `others` is how they are then.
+
+    `timeout_us` is how long its caller waits for it, in microseconds; 0 is for ever.
+    """
 
     id: str
     inputs: dict[str, Array]
     outputs: Mapping[str, Wanted] = field(default_factory=dict)
     others: Wanted = IN_JSON
+    timeout_us: int = 0
 
 
 class Decoder:
@@ -119,9 +123,9 @@ def _decode(text: bytes | memoryview, rest: Incoming) -> Call:
     request_id = document.get("id", "")
     if type(request_id) is not str:
         raise InputError("`id` must be a string")
-    others = _others(document) if "parameters" in document else IN_JSON
+    others, timeout_us = _of_request(document) if "parameters" in document else (IN_JSON, 0)
     wanted = document.get("outputs")
-    return Call(request_id, inputs, {} if wanted is None else _outputs(wanted, others), others)
+    return Call(request_id, inputs, {} if wanted is None else _outputs(wanted, others), others, timeout_us)
 
 
 def _decode_tensor(tensor: Any, position: int, rest: Incoming) -> tuple[str, Array]:
@@ -212,9 +216,12 @@ def _integers(name: str, flat: list[int], datatype: Datatype) -> Array:
     return found.astype(datatype.numpy)
 
 
-def _others(document: Mapping[str, Any]) -> Wanted:
+def _of_request(document: Mapping[str, Any]) -> tuple[Wanted, int]:
+    """How outputs are answered that are not asked for by name, and how many microseconds the caller waits."""
     where = "the request"
-    return IN_BINARY if _flag(_parameters(document, where), "binary_data_output", False, where) else IN_JSON
+    parameters = _parameters(document, where)
+    others = IN_BINARY if _flag(parameters, "binary_data_output", False, where) else IN_JSON
+    return others, _whole(parameters, "timeout", where)
 
 
 def _outputs(wanted: Any, others: Wanted) -> dict[str, Wanted]:
@@ -234,9 +241,7 @@ def _outputs(wanted: Any, others: Wanted) -> dict[str, Wanted]:
 def _wanted(name: str, output: Mapping[str, Any], others: Wanted) -> Wanted:
     where = f"output {name!r}"
     parameters = _parameters(output, where)
-    classes = parameters.get("classification", 0)
-    if type(classes) is not int or classes < 0:
-        raise InputError(f"{where}: classification must be a whole number from 0 up")
+    classes = _whole(parameters, "classification", where)
     return Wanted(_flag(parameters, "binary_data", others.binary, where), classes)
 
 
@@ -259,4 +264,11 @@ def _flag(parameters: Mapping[str, Any], key: str, default: bool, where: str) ->
     value = parameters.get(key, default)
     if type(value) is not bool:
         raise InputError(f"{where}: parameter {key!r} must be true or false")
+    return value
+
+
+def _whole(parameters: Mapping[str, Any], key: str, where: str) -> int:
+    value = parameters.get(key, 0)
+    if type(value) is not int or value < 0:
+        raise InputError(f"{where}: {key} must be a whole number from 0 up")
     return value

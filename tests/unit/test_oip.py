@@ -274,6 +274,18 @@ def test_classes_may_be_asked_of_an_output() -> None:
         assert decode(tensor(), outputs=[{"name": "y", "parameters": parameters}]).outputs == {"y": asked}
 
 
+def test_a_caller_may_say_how_long_it_waits() -> None:
+    assert decode(tensor()).timeout_us == 0
+    assert decode(tensor(), parameters={"timeout": 0}).timeout_us == 0
+    assert decode(tensor(), parameters={"timeout": 250_000}).timeout_us == 250_000
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, 1e6, "5", True, 2**64])
+def test_a_timeout_is_a_whole_number(value: Any) -> None:
+    text = refused(tensor(), parameters={"timeout": value})
+    assert text == "the request: timeout must be a whole number from 0 up"
+
+
 @pytest.mark.parametrize("value", [None, [], {}, [1], {"a": 1}])
 def test_parameters_are_plain_values(value: Any) -> None:
     text = "parameter 'p' must be a string, a number or a boolean"
