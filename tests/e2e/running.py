@@ -17,6 +17,7 @@ from typing import Any
 import requests
 import yaml
 
+from gateway.logs import log_path
 from tests.ports import free_port
 
 KITSERVE = [sys.executable, "-m", "gateway.cli"]
@@ -121,6 +122,10 @@ class Running:
     def workers(self, model: str) -> list[int]:
         """Process ids of a model's workers."""
         return _processes(f"ray::ServeReplica:{model}.")
+
+    def events(self) -> list[str]:
+        """What gateway and workers have logged so far, by name."""
+        return [json.loads(line)["event"] for line in log_path(self.home).read_text().splitlines()]
 
     def gateway(self) -> list[int]:
         """Process ids of the gateway's replica."""
