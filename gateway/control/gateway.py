@@ -10,6 +10,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from gateway.control.api import AdminApi
+from gateway.control.descriptions import Descriptions
 from gateway.control.loop import ReconcileLoop
 from gateway.control.protocol import ServerProtocol
 from gateway.control.state import State
@@ -47,6 +48,7 @@ class Gateway:
         self._state = State(settings.home / "state.db")
         fresh = self._state.begin(settings.instance)
         self._workers = Workers()
+        self._descriptions = Descriptions(self._state)
         self._loop = ReconcileLoop(
             state=self._state,
             workers=self._workers,
@@ -65,10 +67,11 @@ class Gateway:
         self._server.start()
         self._loop.start()
 
-    async def announce(self, news: Announcement) -> None:
-        """Hear from a worker."""
+    async def announce(self, news: Announcement) -> bool:
+        """Hear from a worker; returns whether it is to describe its model with the next report."""
         if self._workers.hear(news):
             self._loop.wake()
+        return self._descriptions.hear(news)
 
     async def check_health(self) -> None:
         """Tell Serve whether the gateway works; raises when it does not."""

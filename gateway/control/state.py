@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from gateway.config import GatewayConfig
 from gateway.control.versions import Version, version_from_json, version_to_json
 from gateway.errors import StoreError
+from gateway.worker.spec import Description
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -24,11 +27,13 @@ CREATE TABLE IF NOT EXISTS pins
     (reference TEXT PRIMARY KEY, digest TEXT NOT NULL, generation INTEGER NOT NULL, note TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS versions
     (app TEXT PRIMARY KEY, document TEXT NOT NULL, condemned INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS descriptions (app TEXT PRIMARY KEY, document TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS routes (model TEXT PRIMARY KEY, stable TEXT, canary TEXT, weight INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS failures
     (subject TEXT PRIMARY KEY, generation INTEGER NOT NULL, reason TEXT NOT NULL);
 """
 _SCHEMA_VERSION = 1
+_DESCRIPTION = TypeAdapter(Description)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +173,27 @@ class State:
         """Forget a version that is gone."""
         with self._transaction() as database:
             database.execute("DELETE FROM versions WHERE app = ?", (app,))
+            database.execute("DELETE FROM descriptions WHERE app = ?", (app,))
 
     def versions(self) -> dict[str, Version]:
         """Every version that may be deployed, by app."""
         with self._transaction() as database:
             rows = database.execute("SELECT app, document FROM versions").fetchall()
         return {app: version_from_json(document) for app, document in rows}
+
+    def describe_version(self, app: str, description: Description) -> None:
+        """Note what a version's model takes and gives; nothing is noted of one that is not deployed."""
+        with self._transaction() as database:
+            database.execute(
+                "INSERT OR REPLACE INTO descriptions SELECT app, ? FROM versions WHERE app = ?",
+                (_DESCRIPTION.dump_json(description).decode(), app),
+            )
+
+    def descriptions(self) -> dict[str, Description]:
+        """What the models of versions take and give, by app, for each that was ready once."""
+        with self._transaction() as database:
+            rows = database.execute("SELECT app, document FROM descriptions").fetchall()
+        return {app: _DESCRIPTION.validate_json(document) for app, document in rows}
 
     def route(self, routed: Mapping[str, Routed]) -> None:
         """Replace all routes."""

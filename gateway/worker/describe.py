@@ -1,4 +1,4 @@
-"""What a version tells of itself: the protocol's metadata, and Triton's model configuration."""
+"""What a version tells of itself: metadata, Triton's model configuration, and what its callers see."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from typing import Any
 
 import orjson
 
+from gateway.kits.kit import Kit
+from gateway.kits.parents import model_of
+from gateway.worker.labels import Labels
+from gateway.worker.spec import Description
 from runtimes.base import Datatype, Signature, TensorSpec
+
+_SHOWN = 100
+_LONGEST = 200
+_LONGEST_TEXT = 2000
 
 
 def metadata(model: str, version: str, platform: str, signature: Signature) -> bytes:
@@ -37,6 +45,15 @@ def configuration(model: str, platform: str, signature: Signature) -> bytes:
             "output": [_field(spec) for spec in signature.outputs],
         }
     )
+
+
+def describe(kit: Kit, platform: str, signature: Signature, labels: Labels) -> Description:
+    """Say what callers need to know of a kit's model; long texts and lists are cut."""
+    model, package = model_of(kit), kit.kitfile.package
+    about = package.description or (model and model.description) or ""
+    license_ = (model and model.license) or package.license or ""
+    shown = {output: tuple(label[:_LONGEST] for label in names[:_SHOWN]) for output, names in labels.items()}
+    return Description(platform, signature, about[:_LONGEST_TEXT], license_[:_LONGEST], shown)
 
 
 def _spec(spec: TensorSpec) -> Mapping[str, Any]:

@@ -24,9 +24,10 @@ from gateway.logs import configure_logging
 from gateway.metrics import Tally
 from gateway.oci.reference import parse_reference
 from gateway.worker.app import Identity, WorkerApp
+from gateway.worker.describe import describe
 from gateway.worker.labels import Labels, UnusableLabels, read_labels
 from gateway.worker.server import HttpServer
-from gateway.worker.spec import Announcement, WorkerSpec, WorkerState
+from gateway.worker.spec import Announcement, Description, WorkerSpec, WorkerState
 from runtimes.base import LoadedModel
 
 ANNOUNCE_SECONDS = 1.0
@@ -49,6 +50,8 @@ class Worker:
         self._news = Announcement(
             worker=serve.get_replica_context().replica_id.unique_id, app=spec.app, state=WorkerState.PULLING
         )
+        self._description: Description | None = None
+        self._asked_for_description = False
         self._announcing = asyncio.create_task(self._announce_for_ever())
         try:
             self._model, self._runtime, labels = await asyncio.to_thread(self._load)
@@ -127,7 +130,9 @@ class Worker:
         started = time.perf_counter()
         model = load(kit, choice, spec.resources)
         self._tally.loaded(time.perf_counter() - started)
-        return model, choice.runtime.name, self._labels(kit)
+        labels = self._labels(kit)
+        self._description = describe(kit.kit, model.platform, model.signature, labels)
+        return model, choice.runtime.name, labels
 
     def _labels(self, kit: UnpackedKit) -> Labels:
         """The kit's labels; a kit whose labels are broken is served without them."""
@@ -161,10 +166,17 @@ class Worker:
         await self._announce()
 
     async def _announce(self) -> None:
-        news = replace(self._news, ongoing=self._tally.ongoing, numbers=self._tally.numbers())
+        news = replace(
+            self._news,
+            ongoing=self._tally.ongoing,
+            numbers=self._tally.numbers(),
+            description=self._description if self._asked_for_description else None,
+        )
         # A gateway that is being started again hears the next announcement.
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(self._gateway.announce.remote(news), _ANSWER_SECONDS)
+            self._asked_for_description = await asyncio.wait_for(
+                self._gateway.announce.remote(news), _ANSWER_SECONDS
+            )
 
 
 WorkerDeployment = serve.ingress()(Worker)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from gateway.kits.trust import Policy
 from gateway.metrics import Numbers
 from gateway.oci.options import SourceOptions
-from runtimes.base import Resources
+from runtimes.base import Resources, Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,19 @@ class WorkerState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Description:
+    """What a version's callers need to know of its model; it never changes."""
+
+    platform: str
+    signature: Signature
+    about: str = ""
+    """What the Kitfile says the model is."""
+    license: str = ""
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The first of the names of an output's classes, by output; those under "" are of every other output."""
+
+
+@dataclass(frozen=True, slots=True)
 class Announcement:
     """What a worker reports every second, and at each change of state."""
 
@@ -69,3 +83,5 @@ class Announcement:
     device: str = ""
     ongoing: int = 0
     numbers: Numbers = field(default_factory=Numbers)
+    description: Description | None = None
+    """Sent only when the gateway asks for it."""
