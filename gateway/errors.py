@@ -17,6 +17,9 @@
     │   ├── UnusableModel      no runtime fits it, or its runtime refuses it
     │   └── NotTrusted         the policy does not let it be served
     ├── StoreError             this node's disk: full, locked, unwritable
+    ├── Overload               a call that a worker did not get to
+    │   ├── QueueFull          too many calls wait for the model
+    │   └── DeadlineExceeded   its time was over before the model began
     ├── EdgeError              HAProxy is missing, refuses its configuration, or died
     └── ControlError           the control plane cannot be reached or did not do what was asked
 
@@ -99,6 +102,18 @@ class NotTrusted(KitError):
 
 class StoreError(KitserveError):
     """The node's store cannot be written or read."""
+
+
+class Overload(KitserveError):
+    """A call that a worker did not get to."""
+
+
+class QueueFull(Overload):
+    """Too many calls, or too many bytes of them, wait for the model."""
+
+
+class DeadlineExceeded(Overload):
+    """A call's time was over before the model began with it."""
 
 
 class EdgeError(KitserveError):

@@ -114,6 +114,8 @@ class Numbers:
     unpack_seconds: float = 0.0
     loads: int = 0
     load_seconds: float = 0.0
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Calls that the model never answered: `rejected` by a full queue, `expired`, `cancelled` by callers."""
 
     def add(self, other: Numbers) -> None:
         """Add another's numbers to these."""
@@ -130,6 +132,7 @@ class Numbers:
         self.unpack_seconds += other.unpack_seconds
         self.loads += other.loads
         self.load_seconds += other.load_seconds
+        self.dropped.update(other.dropped)
 
 
 class Tally:
@@ -171,6 +174,11 @@ class Tally:
         with self._lock:
             self._numbers.requests[role, status] += 1
             self._numbers.failed.calls += 1
+
+    def dropped(self, reason: str) -> None:
+        """Count one call that the model never answered, see `Numbers.dropped`."""
+        with self._lock:
+            self._numbers.dropped[reason] += 1
 
     def opened(self, pulled_bytes: int, from_cache: bool, unpack_seconds: float) -> None:
         """Count a kit that was brought to this node, or found there."""

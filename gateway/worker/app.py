@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,23 +13,16 @@ from typing import Any
 
 from gateway.metrics import Tally
 from gateway.worker.answers import Encoder, error
-from gateway.worker.codings import BodyTooLarge, UnknownCoding, chosen, compress, decompress
-from gateway.worker.compute import ComputeThread, Job
+from gateway.worker.codings import BodyTooLarge, chosen, compress, decompress
+from gateway.worker.compute import DEFAULT_LIMITS, ComputeThread, Job, QueueLimits
+from gateway.worker.deadlines import request_timeout
 from gateway.worker.describe import configuration, metadata
-from gateway.worker.oip import Decoder
-from runtimes.base import LoadedModel
-from runtimes.errors import ExecutionError, InputError, ModelError
+from gateway.worker.oip import Call, Decoder
+from gateway.worker.statuses import status_of
+from runtimes.base import Array, LoadedModel, Signature
+from runtimes.errors import InputError
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
-
-STATUSES: Mapping[type[Exception], int] = {
-    BodyTooLarge: 413,
-    UnknownCoding: 415,
-    InputError: 400,
-    ExecutionError: 500,
-    ModelError: 500,
-}
-"""The one table from errors to HTTP statuses; the closest ancestor of an error decides."""
 
 _ROLES: Mapping[bytes, str] = {b"stable": "stable", b"canary": "canary"}
 
@@ -47,8 +40,6 @@ Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
 Headers = list[Header]
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -57,6 +48,25 @@ class Identity:
     model: str
     version: str
     digest: str
+
+
+class RestCodec:
+    """Writes calls and answers as REST does, see `compute.Codec`."""
+
+    def __init__(
+        self, identity: Identity, signature: Signature, labels: Mapping[str, Sequence[str]] = _NO_LABELS
+    ) -> None:
+        self._decode = Decoder(signature)
+        self._encode = Encoder(identity.model, identity.version, labels)
+
+    def decode(self, job: Job) -> Call:
+        return self._decode(job.body, job.json_size)
+
+    def encode(self, job: Job, call: Call, outputs: Mapping[str, Array]) -> None:
+        job.answer, job.answer_json_size = self._encode(call, outputs)
+
+    def error(self, job: Job, _status: int, message: str) -> None:
+        job.answer = error(message)
 
 
 class WorkerApp:
@@ -73,12 +83,10 @@ class WorkerApp:
         tally: Tally,
         edge_key: str = "",
         labels: Mapping[str, Sequence[str]] = _NO_LABELS,
+        limits: QueueLimits = DEFAULT_LIMITS,
     ) -> None:
-        self._identity = identity
         self._edge_key = edge_key.encode()
-        self._model = model
-        self._decode = Decoder(model.signature)
-        self._encode = Encoder(identity.model, identity.version, labels)
+        self._codec = RestCodec(identity, model.signature, labels)
         self._tally = tally
         self._documents: Mapping[str, bytes] = {
             "": metadata(identity.model, identity.version, model.platform, model.signature),
@@ -94,7 +102,7 @@ class WorkerApp:
             "stable": [*names, (b"modelkit-role", b"stable")],
             "canary": [*names, (b"modelkit-role", b"canary")],
         }
-        self.compute = ComputeThread(self._infer)
+        self.compute = ComputeThread(model, tally, limits, asdict(identity))
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
@@ -120,9 +128,10 @@ class WorkerApp:
             await self._respond(send, 405, error(text), head.role, extra)
 
     async def _call(self, receive: Receive, send: Send, head: _Head) -> None:
-        arrived = time.perf_counter()
+        began = time.perf_counter()
         role = head.role
         try:
+            timeout = request_timeout(head.timeout) if head.timeout else math.inf
             body = await _read_body(receive)
             if head.coding:
                 # Beside the model's thread: what is slow for one caller must not hold up the others.
@@ -130,29 +139,34 @@ class WorkerApp:
         except _ClientLeftError:
             return
         except InputError as refusal:
-            status = _status(refusal) or 500
+            status = status_of(refusal) or 500
             self._tally.refused(role, status)
             await self._respond(send, status, error(str(refusal)), role, _CLOSE)
             return
-        self._tally.ongoing += 1
-        try:
-            job = await self.compute.run(body, head.request_id, head.json_size)
-            if job.status == _OK and (head.accepted or job.answer_json_size is not None):
-                await self._give(send, job, head)
-            else:
-                await self._respond(send, job.status, job.answer, role)
-        finally:
-            self._tally.ongoing -= 1
-        done = job.status == _OK
-        self._tally.answered(
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[Job] = loop.create_future()
+        job = Job(
+            body,
+            self._codec,
+            loop,
+            answered.set_result,
             role,
-            job.status,
-            request=time.perf_counter() - arrived,
-            queue=job.started - job.arrived,
-            compute=job.finished - job.started,
-            infer=job.inferred - job.decoded if done else 0.0,
-            encode=job.finished - job.inferred if done else 0.0,
+            head.request_id,
+            head.json_size,
+            timeout,
+            began,
         )
+        self.compute.submit(job)
+        try:
+            await answered
+        except asyncio.CancelledError:
+            job.cancel()
+            raise
+        if job.status == _OK and (head.accepted or job.answer_json_size is not None):
+            await self._give(send, job, head)
+        else:
+            extra = [(b"retry-after", b"%d" % job.retry_after)] if job.retry_after else ()
+            await self._respond(send, job.status, job.answer, role, extra)
 
     async def _give(self, send: Send, job: Job, head: _Head) -> None:
         """Send an answer that has raw tensors, or that its caller may want compressed."""
@@ -166,23 +180,6 @@ class WorkerApp:
                 body = smaller
                 extra.append((b"content-encoding", coding.encode()))
         await self._respond(send, job.status, body, head.role, extra, content)
-
-    def _infer(self, job: Job) -> None:
-        try:
-            call = self._decode(job.body, job.json_size)
-            job.decoded = time.perf_counter()
-            outputs = self._model.infer(call.inputs, tuple(call.outputs))
-            job.inferred = time.perf_counter()
-            job.answer, job.answer_json_size = self._encode(call, outputs)
-            job.status = _OK
-        except Exception as failure:
-            status = _status(failure)
-            if status is not None and status < 500:
-                job.status, job.answer = status, error(str(failure))
-                return
-            log.exception("call.failed", extra={"request_id": job.request_id, **asdict(self._identity)})
-            known = str(failure) if status else "the worker failed on this call; its log says why"
-            job.status, job.answer = status or 500, error(known)
 
     async def _respond(
         self,
@@ -220,6 +217,7 @@ class _Head:
     """Of the body; see `Decoder`."""
     coding: str = ""
     accepted: str = ""
+    timeout: bytes = b""
 
 
 def _read_head(headers: Headers) -> _Head:
@@ -235,6 +233,8 @@ def _read_head(headers: Headers) -> _Head:
             head.json_size = value or b"?"
         elif name == b"content-encoding":
             head.coding = value.decode("latin-1")
+        elif name == b"x-request-timeout":
+            head.timeout = value or b"?"
         elif name == b"accept-encoding":
             head.accepted = value.decode("latin-1")
     return head
@@ -259,8 +259,3 @@ async def _read_body(receive: Receive) -> list[bytes]:
         pieces.append(piece)
         if not message.get("more_body", False):
             return pieces
-
-
-def _status(failure: Exception) -> int | None:
-    """The status of an error, None for one that nobody raises on purpose."""
-    return next((STATUSES[kind] for kind in type(failure).__mro__ if kind in STATUSES), None)

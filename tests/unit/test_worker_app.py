@@ -146,7 +146,7 @@ def serve() -> Iterator[Callable[[Callable[[], Array]], Serving]]:
 @pytest.fixture
 def logged() -> Iterator[list[logging.LogRecord]]:
     records = Records()
-    logger = logging.getLogger("gateway.worker.app")
+    logger = logging.getLogger("gateway.worker.statuses")
     logger.addHandler(records)
     yield records.seen
     logger.removeHandler(records)
