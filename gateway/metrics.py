@@ -48,6 +48,11 @@ BUCKETS = (
     30.0,
 )
 """Upper bounds of the latency histograms, in seconds."""
+DROPPED = ("rejected", "expired", "cancelled")
+"""Why the model never answers a call: the queue was full, its time was over, its caller hung up."""
+MOST_BATCH_ROWS = 1024
+"""Batches of up to so many rows are counted by their size, and larger ones by the next power of two."""
+_BATCH_BOUNDS = tuple(1 << power for power in range(MOST_BATCH_ROWS.bit_length()))
 _FAILURES = 400
 
 
@@ -96,6 +101,24 @@ class Steps:
 
 
 @dataclass(slots=True)
+class Runs:
+    """Runs of a model on batches of one size, and the seconds that their calls took, step by step."""
+
+    runs: int = 0
+    rows: int = 0
+    decode: float = 0.0
+    infer: float = 0.0
+    encode: float = 0.0
+
+    def add(self, other: Runs) -> None:
+        self.runs += other.runs
+        self.rows += other.rows
+        self.decode += other.decode
+        self.infer += other.infer
+        self.encode += other.encode
+
+
+@dataclass(slots=True)
 class Numbers:
     """What one worker, or all of one version, did since it started."""
 
@@ -115,7 +138,9 @@ class Numbers:
     loads: int = 0
     load_seconds: float = 0.0
     dropped: Counter[str] = field(default_factory=Counter)
-    """Calls that the model never answered: `rejected` by a full queue, `expired`, `cancelled` by callers."""
+    """Calls that the model never answered, by the words of `DROPPED`."""
+    batches: dict[int, Runs] = field(default_factory=dict)
+    """Runs by the rows of their batch; empty where calls are not batched."""
 
     def add(self, other: Numbers) -> None:
         """Add another's numbers to these."""
@@ -133,6 +158,8 @@ class Numbers:
         self.loads += other.loads
         self.load_seconds += other.load_seconds
         self.dropped.update(other.dropped)
+        for rows, runs in other.batches.items():
+            self.batches.setdefault(rows, Runs()).add(runs)
 
 
 class Tally:
@@ -176,9 +203,23 @@ class Tally:
             self._numbers.failed.calls += 1
 
     def dropped(self, reason: str) -> None:
-        """Count one call that the model never answered, see `Numbers.dropped`."""
+        """Count one call that the model never answered; `reason` is one of `DROPPED`."""
         with self._lock:
             self._numbers.dropped[reason] += 1
+
+    def executed(self, rows: int, decode: float, infer: float, encode: float) -> None:
+        """Count one run of the model on a batch, of however many calls it was made; durations in seconds."""
+        # Callers must not make entries without end.
+        size = rows if rows <= MOST_BATCH_ROWS else 1 << (rows - 1).bit_length()
+        with self._lock:
+            runs = self._numbers.batches.get(size)
+            if runs is None:
+                runs = self._numbers.batches[size] = Runs()
+            runs.runs += 1
+            runs.rows += rows
+            runs.decode += decode
+            runs.infer += infer
+            runs.encode += encode
 
     def opened(self, pulled_bytes: int, from_cache: bool, unpack_seconds: float) -> None:
         """Count a kit that was brought to this node, or found there."""
@@ -193,6 +234,11 @@ class Tally:
         with self._lock:
             self._numbers.loads += 1
             self._numbers.load_seconds += seconds
+
+    @property
+    def last_call(self) -> float:
+        """When the last call was answered, in seconds since 1970; 0 before the first."""
+        return self._numbers.last_call
 
     def numbers(self) -> Numbers:
         """A copy of the numbers so far."""
@@ -223,6 +269,8 @@ class VersionSample:
     """Workers by state."""
     weights: Mapping[str, int] = field(default_factory=dict)
     """Percent of unversioned calls by role."""
+    waiting: int = 0
+    """Calls that wait for the model."""
 
 
 class KitserveCollector(Collector):
@@ -234,6 +282,15 @@ class KitserveCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield build_info()
         yield from families(self._read())
+
+
+def _batch_buckets(batches: Mapping[int, Runs]) -> list[tuple[str, float]]:
+    """Prometheus' buckets of runs by rows."""
+    counts = [
+        (str(bound), float(sum(runs.runs for rows, runs in batches.items() if rows <= bound)))
+        for bound in _BATCH_BOUNDS
+    ]
+    return [*counts, ("+Inf", float(sum(runs.runs for runs in batches.values())))]
 
 
 def build_info() -> Metric:
@@ -257,6 +314,15 @@ def families(samples: Iterable[VersionSample]) -> Iterator[Metric]:
         )
     }
     ongoing = GaugeMetricFamily("kitserve_requests_in_flight", "Calls inside the workers now", labels=names)
+    waiting = GaugeMetricFamily("kitserve_queue_length", "Calls that wait for the model now", labels=names)
+    dropped = CounterMetricFamily(
+        "kitserve_requests_dropped",
+        "Calls that the model never answered: rejected by a full queue, expired, or cancelled by callers",
+        labels=[*names, "reason"],
+    )
+    batches = HistogramMetricFamily(
+        "kitserve_batch_size", "Rows of a batch that the model ran on; absent without batching", labels=names
+    )
     pulled = CounterMetricFamily("kitserve_pulled_bytes", "Bytes fetched from registries", labels=names)
     hits = CounterMetricFamily("kitserve_cache_hits", "Kits found unpacked on this node", labels=names)
     unpack = SummaryMetricFamily("kitserve_unpack_duration_seconds", "Unpacking of kits", labels=names)
@@ -274,6 +340,12 @@ def families(samples: Iterable[VersionSample]) -> Iterator[Metric]:
             histogram: Histogram = getattr(numbers, part)
             family.add_metric(at, histogram.cumulative(), histogram.total)
         ongoing.add_metric(at, sample.ongoing)
+        waiting.add_metric(at, sample.waiting)
+        for reason in DROPPED:
+            dropped.add_metric([*at, reason], numbers.dropped[reason])
+        if numbers.batches:
+            rows = sum(runs.rows for runs in numbers.batches.values())
+            batches.add_metric(at, _batch_buckets(numbers.batches), rows)
         pulled.add_metric(at, numbers.pulled_bytes)
         hits.add_metric(at, numbers.cache_hits)
         unpack.add_metric(at, numbers.unpacks, numbers.unpack_seconds)
@@ -282,4 +354,17 @@ def families(samples: Iterable[VersionSample]) -> Iterator[Metric]:
             replicas.add_metric([*at, state], count)
         for role, percent in sample.weights.items():
             weights.add_metric([*at, role], percent / 100)
-    yield from (requests, *durations.values(), ongoing, pulled, hits, unpack, load, replicas, weights)
+    yield from (
+        requests,
+        *durations.values(),
+        ongoing,
+        waiting,
+        dropped,
+        batches,
+        pulled,
+        hits,
+        unpack,
+        load,
+        replicas,
+        weights,
+    )

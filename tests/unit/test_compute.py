@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from gateway.metrics import Tally
-from gateway.worker.compute import DEFAULT_LIMITS, ComputeThread, Job, QueueLimits
+from gateway.worker.compute import ComputeThread
+from gateway.worker.jobs import DEFAULT_LIMITS, Job, QueueLimits
 from gateway.worker.oip import Call
 from runtimes.base import Array, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError

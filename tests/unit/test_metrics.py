@@ -13,6 +13,7 @@ from gateway.metrics import (
     Histogram,
     KitserveCollector,
     Numbers,
+    Runs,
     Tally,
     VersionLabels,
     VersionSample,
@@ -37,6 +38,13 @@ def tally() -> Tally:
     tally.opened(pulled_bytes=1000, from_cache=False, unpack_seconds=1.5)
     tally.opened(pulled_bytes=0, from_cache=True, unpack_seconds=0.0)
     tally.loaded(2.5)
+    tally.executed(1, decode=0.1, infer=0.2, encode=0.3)
+    tally.executed(4, decode=0.5, infer=0.25, encode=0.5)
+    tally.executed(4, decode=0.5, infer=0.25, encode=0.5)
+    tally.executed(5000, decode=1.0, infer=1.0, encode=1.0)
+    tally.dropped("rejected")
+    tally.dropped("cancelled")
+    tally.dropped("rejected")
     return tally
 
 
@@ -98,6 +106,8 @@ def test_numbers_of_workers_add_up(tally: Tally) -> None:
         assert three.total == pytest.approx(3 * one.total)
     assert (total.pulled_bytes, total.cache_hits, total.unpacks, total.unpack_seconds) == (3000, 3, 3, 4.5)
     assert (total.loads, total.load_seconds) == (3, 7.5)
+    assert total.dropped == {"rejected": 6, "cancelled": 3}
+    assert {rows: runs.runs for rows, runs in total.batches.items()} == {1: 3, 4: 6, 8192: 3}
 
 
 def test_numbers_travel_between_processes(tally: Tally) -> None:
@@ -129,7 +139,7 @@ def values(family: Metric, name: str = "") -> Iterator[tuple[dict[str, str], flo
 
 def test_what_prometheus_reads(tally: Tally) -> None:
     replicas, weights = {"ready": 2, "loading": 1}, {"canary": 20}
-    sample = VersionSample(VersionLabels(**AT), tally.numbers(), 4, replicas, weights)
+    sample = VersionSample(VersionLabels(**AT), tally.numbers(), 4, replicas, weights, waiting=3)
     families = scrape(sample)
     assert {name: family.type for name, family in families.items()} == {
         "kitserve_build_info": "gauge",
@@ -138,6 +148,9 @@ def test_what_prometheus_reads(tally: Tally) -> None:
         "kitserve_queue_duration_seconds": "histogram",
         "kitserve_compute_duration_seconds": "histogram",
         "kitserve_requests_in_flight": "gauge",
+        "kitserve_queue_length": "gauge",
+        "kitserve_requests_dropped": "counter",
+        "kitserve_batch_size": "histogram",
         "kitserve_pulled_bytes": "counter",
         "kitserve_cache_hits": "counter",
         "kitserve_unpack_duration_seconds": "summary",
@@ -152,6 +165,12 @@ def test_what_prometheus_reads(tally: Tally) -> None:
         ({"role": "stable", "status": "413"}, 1),
     ]
     assert list(values(families["kitserve_requests_in_flight"])) == [({}, 4)]
+    assert list(values(families["kitserve_queue_length"])) == [({}, 3)]
+    assert list(values(families["kitserve_requests_dropped"], "kitserve_requests_dropped_total")) == [
+        ({"reason": "rejected"}, 2),
+        ({"reason": "expired"}, 0),
+        ({"reason": "cancelled"}, 1),
+    ]
     assert list(values(families["kitserve_pulled_bytes"], "kitserve_pulled_bytes_total")) == [({}, 1000)]
     assert list(values(families["kitserve_cache_hits"], "kitserve_cache_hits_total")) == [({}, 1)]
     assert list(values(families["kitserve_replicas"])) == [({"state": "ready"}, 2), ({"state": "loading"}, 1)]
@@ -174,6 +193,37 @@ def test_what_prometheus_reads_of_durations(tally: Tally, part: str, total: floa
     assert list(values(families[name], f"{name}_count")) == [({}, 3)]
     ((_, found),) = values(families[name], f"{name}_sum")
     assert found == pytest.approx(total)
+
+
+def test_what_prometheus_reads_of_batches(tally: Tally) -> None:
+    name = "kitserve_batch_size"
+    family = scrape(VersionSample(VersionLabels(**AT), tally.numbers()))[name]
+    buckets = {labels["le"]: count for labels, count in values(family, f"{name}_bucket")}
+    assert list(buckets) == [*(f"{2**power}" for power in range(11)), "+Inf"]
+    assert (buckets["1"], buckets["2"], buckets["4"], buckets["1024"], buckets["+Inf"]) == (
+        1,
+        1,
+        3,
+        3,
+        4,
+    )
+    assert list(values(family, f"{name}_count")) == [({}, 4)]
+    assert list(values(family, f"{name}_sum")) == [({}, 5009)]
+    without = scrape(VersionSample(VersionLabels(**AT), Tally().numbers()))[name]
+    assert not without.samples
+
+
+def test_runs_are_counted_by_the_rows_of_their_batch(tally: Tally) -> None:
+    batches = tally.numbers().batches
+    assert batches == {
+        1: Runs(1, 1, 0.1, 0.2, 0.3),
+        4: Runs(2, 8, 1.0, 0.5, 1.0),
+        8192: Runs(1, 5000, 1.0, 1.0, 1.0),
+    }
+    for rows in range(1, 100_000, 7):
+        tally.executed(rows, 0.0, 0.0, 0.0)
+    assert len(tally.numbers().batches) < 200, "callers cannot make entries without end"
+    assert batches[4].runs == 2, "numbers that were read stay as they are"
 
 
 def test_versions_have_series_of_their_own(tally: Tally) -> None:
