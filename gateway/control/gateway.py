@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from gateway.control.admin_server import AdminServer
 from gateway.control.api import AdminApi
 from gateway.control.descriptions import Descriptions
 from gateway.control.loop import ReconcileLoop
@@ -19,7 +20,6 @@ from gateway.edge.haproxy import EdgeControl, EdgeFiles, EdgeSettings
 from gateway.logs import configure_logging
 from gateway.metrics import KitserveCollector, VersionLabels, VersionSample
 from gateway.oci.reference import Digest
-from gateway.worker.server import HttpServer
 from gateway.worker.spec import Announcement
 
 _STUCK_SECONDS = 60.0
@@ -63,7 +63,7 @@ class Gateway:
         registry.register(KitserveCollector(self._samples))
         protocol = ServerProtocol(lambda: self._loop.status, self._samples)
         api = AdminApi(self._state, lambda: self._loop.status, registry, self._loop.wake, protocol.routes())
-        self._server = HttpServer(api.app(settings.admin_host), settings.admin_host, settings.admin_port)
+        self._server = AdminServer(api.app(settings.admin_host), settings.admin_host, settings.admin_port)
         self._server.start()
         self._loop.start()
 

@@ -17,7 +17,7 @@ from ray.serve.api import RunTarget
 
 from gateway.control.versions import Version, is_version
 from gateway.errors import ControlError
-from gateway.worker.replica import WorkerDeployment
+from gateway.worker.replica import Worker
 from gateway.worker.spec import WorkerSpec
 
 GATEWAY_APP = "kitserve"
@@ -103,7 +103,7 @@ def deploy(version: Version, spec: WorkerSpec, reserve_cpus: bool) -> None:
             "downscale_delay_s": 60,
         }
     application = _deployment(
-        WorkerDeployment,
+        Worker,
         name="worker",
         max_ongoing_requests=_MAX_ONGOING,
         health_check_period_s=_HEALTH_PERIOD_SECONDS,

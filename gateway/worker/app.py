@@ -1,44 +1,26 @@
-"""One version's HTTP interface as a raw ASGI app: paths to handlers, errors to statuses."""
+"""One version's HTTP interface: who may call, and which path is answered by what."""
 
 from __future__ import annotations
 
-import asyncio
 import hmac
-import math
-import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
 
 from gateway.metrics import Tally
-from gateway.worker.answers import Encoder, error
-from gateway.worker.codings import BodyTooLarge, chosen, compress, decompress
-from gateway.worker.compute import DEFAULT_LIMITS, ComputeThread, Job, QueueLimits
-from gateway.worker.deadlines import request_timeout
+from gateway.worker.answers import error
+from gateway.worker.compute import ComputeThread
 from gateway.worker.describe import configuration, metadata
-from gateway.worker.oip import Call, Decoder
-from gateway.worker.statuses import status_of
-from runtimes.base import Array, LoadedModel, Signature
-from runtimes.errors import InputError
+from gateway.worker.exchange import Exchange, lines
+from gateway.worker.jobs import DEFAULT_LIMITS, QueueLimits
+from gateway.worker.rest import JSON, RestCodec, RestInfer
+from runtimes.base import LoadedModel
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 
 _ROLES: Mapping[bytes, str] = {b"stable": "stable", b"canary": "canary"}
-
 _ACTIONS = frozenset({"", "infer", "ready", "config"})
-
-_CLOSE = ((b"connection", b"close"),)
-_JSON = (b"content-type", b"application/json")
-_BINARY = (b"content-type", b"application/octet-stream")
-_OK = 200
 _NO_LABELS: Mapping[str, Sequence[str]] = {}
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Header = tuple[bytes, bytes]
-Headers = list[Header]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +32,8 @@ class Identity:
     digest: str
 
 
-class RestCodec:
-    """Writes calls and answers as REST does, see `compute.Codec`."""
-
-    def __init__(
-        self, identity: Identity, signature: Signature, labels: Mapping[str, Sequence[str]] = _NO_LABELS
-    ) -> None:
-        self._decode = Decoder(signature)
-        self._encode = Encoder(identity.model, identity.version, labels)
-
-    def decode(self, job: Job) -> Call:
-        return self._decode(job.body, job.json_size)
-
-    def encode(self, job: Job, call: Call, outputs: Mapping[str, Array]) -> None:
-        job.answer, job.answer_json_size = self._encode(call, outputs)
-
-    def error(self, job: Job, _status: int, message: str) -> None:
-        job.answer = error(message)
-
-
 class WorkerApp:
-    """Answers `infer`, `ready`, metadata and configuration for one loaded model.
+    """Answers `infer`, `ready`, metadata and configuration for one loaded model; see `exchange.Handler`.
 
     Which model and version a path names is the edge's concern; here only what it asks of them counts.
     `labels` are the names of the classes that outputs have, see `answers.Encoder`.
@@ -84,9 +47,10 @@ class WorkerApp:
         edge_key: str = "",
         labels: Mapping[str, Sequence[str]] = _NO_LABELS,
         limits: QueueLimits = DEFAULT_LIMITS,
+        max_body: int = MAX_BODY_BYTES,
     ) -> None:
+        self.max_body = max_body
         self._edge_key = edge_key.encode()
-        self._codec = RestCodec(identity, model.signature, labels)
         self._tally = tally
         self._documents: Mapping[str, bytes] = {
             "": metadata(identity.model, identity.version, model.platform, model.signature),
@@ -97,102 +61,49 @@ class WorkerApp:
             (b"modelkit-digest", identity.digest.encode()),
             (b"modelkit-version", identity.version.encode()),
         ]
-        self._headers: Mapping[str, Headers] = {
-            "": names,
-            "stable": [*names, (b"modelkit-role", b"stable")],
-            "canary": [*names, (b"modelkit-role", b"canary")],
+        self._names: Mapping[str, bytes] = {
+            "": lines(names),
+            "stable": lines([*names, (b"modelkit-role", b"stable")]),
+            "canary": lines([*names, (b"modelkit-role", b"canary")]),
         }
         self.compute = ComputeThread(model, tally, limits, asdict(identity))
+        codec = RestCodec(identity.model, identity.version, model.signature, labels)
+        self._infer = RestInfer(codec, self.compute, tally, self._names, max_body)
 
-    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one HTTP request."""
-        if scope["type"] != "http":
-            return
-        head = _read_head(scope["headers"])
-        method: str = scope["method"]
-        # Serve's own proxy calls below a prefix, which ASGI keeps in the path.
-        action = _action(scope["path"].removeprefix(scope.get("root_path", "")))
-        if self._edge_key and not hmac.compare_digest(head.edge_key, self._edge_key):
-            await self._respond(send, 403, error("call the edge, not its workers"), "", _CLOSE)
-        elif action == "infer" and method == "POST":
-            await self._call(receive, send, head)
-        elif action is not None and action != "infer" and method == "GET":
-            await self._respond(send, 200, self._documents[action], head.role)
-        elif action is None and method != "HEAD":
-            await self._respond(send, 404, error(f"no such path: {scope['path']}"), head.role)
+    def head(self, exchange: Exchange) -> None:
+        """Turn away who comes around the edge, before the body comes."""
+        key = self._edge_key
+        if key and not hmac.compare_digest(exchange.headers.get(b"kitserve-edge", b""), key):
+            exchange.keep_alive = False
+            self._respond(exchange, 403, error("call the edge, not its workers"), "")
+
+    def handle(self, exchange: Exchange) -> None:
+        """Answer a call: at once, or once the model has."""
+        action, method, role = _action(exchange.path), exchange.method, _role(exchange)
+        if action == "infer" and method == "POST":
+            self._infer(exchange, role)
+        elif action is None:
+            self._respond(exchange, 404, error(f"no such path: {exchange.path}"), role)
+        elif action != "infer" and method in ("GET", "HEAD"):
+            self._respond(exchange, 200, self._documents[action], role)
         else:
             allowed = "POST" if action == "infer" else "GET"
             text = f"{method} is not allowed here; use {allowed}"
-            # Closing sends the head of an answer to HEAD, which has no body to go with.
-            extra = [(b"allow", allowed.encode()), *_CLOSE]
-            await self._respond(send, 405, error(text), head.role, extra)
+            self._respond(exchange, 405, error(text), role, b"allow: %s\r\n" % allowed.encode())
 
-    async def _call(self, receive: Receive, send: Send, head: _Head) -> None:
-        began = time.perf_counter()
-        role = head.role
-        try:
-            timeout = request_timeout(head.timeout) if head.timeout else math.inf
-            body = await _read_body(receive)
-            if head.coding:
-                # Beside the model's thread: what is slow for one caller must not hold up the others.
-                body = await asyncio.to_thread(decompress, body, head.coding, MAX_BODY_BYTES)
-        except _ClientLeftError:
-            return
-        except InputError as refusal:
-            status = status_of(refusal) or 500
-            self._tally.refused(role, status)
-            await self._respond(send, status, error(str(refusal)), role, _CLOSE)
-            return
-        loop = asyncio.get_running_loop()
-        answered: asyncio.Future[Job] = loop.create_future()
-        job = Job(
-            body,
-            self._codec,
-            loop,
-            answered.set_result,
-            role,
-            head.request_id,
-            head.json_size,
-            timeout,
-            began,
-        )
-        self.compute.submit(job)
-        try:
-            await answered
-        except asyncio.CancelledError:
-            job.cancel()
-            raise
-        if job.status == _OK and (head.accepted or job.answer_json_size is not None):
-            await self._give(send, job, head)
-        else:
-            extra = [(b"retry-after", b"%d" % job.retry_after)] if job.retry_after else ()
-            await self._respond(send, job.status, job.answer, role, extra)
+    def refuse(self, exchange: Exchange, status: int, text: str) -> None:
+        """Answer a call that the server refuses."""
+        role = _role(exchange)
+        self._tally.refused(role, status)
+        self._respond(exchange, status, error(text), role)
 
-    async def _give(self, send: Send, job: Job, head: _Head) -> None:
-        """Send an answer that has raw tensors, or that its caller may want compressed."""
-        body, extra, content = job.answer, [], _JSON
-        if job.answer_json_size is not None:
-            content = _BINARY
-            extra.append((b"inference-header-content-length", b"%d" % job.answer_json_size))
-        if coding := chosen(head.accepted):
-            smaller = await asyncio.to_thread(compress, body, coding)
-            if smaller is not None:
-                body = smaller
-                extra.append((b"content-encoding", coding.encode()))
-        await self._respond(send, job.status, body, head.role, extra, content)
+    def _respond(self, exchange: Exchange, status: int, body: bytes, role: str, extra: bytes = b"") -> None:
+        exchange.respond(status, JSON + self._names[role] + extra, body)
 
-    async def _respond(
-        self,
-        send: Send,
-        status: int,
-        body: bytes,
-        role: str,
-        extra: Sequence[Header] = (),
-        content: Header = _JSON,
-    ) -> None:
-        headers = [content, *self._headers[role], (b"content-length", b"%d" % len(body)), *extra]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+
+def _role(exchange: Exchange) -> str:
+    """Whose turn the edge says it is: the stable version's or the canary's."""
+    return _ROLES.get(exchange.headers.get(b"modelkit-role", b""), "")
 
 
 @lru_cache(maxsize=256)
@@ -204,58 +115,3 @@ def _action(path: str) -> str | None:
         action = "/".join(rest)
         return action if action in _ACTIONS else None
     return "ready" if parts[1:] == ["v2", "health", "ready"] else None
-
-
-@dataclass(slots=True)
-class _Head:
-    """What of a request's headers counts here; the edge sets role and request id."""
-
-    role: str = ""
-    request_id: str = ""
-    edge_key: bytes = b""
-    json_size: bytes = b""
-    """Of the body; see `Decoder`."""
-    coding: str = ""
-    accepted: str = ""
-    timeout: bytes = b""
-
-
-def _read_head(headers: Headers) -> _Head:
-    head = _Head()
-    for name, value in headers:
-        if name == b"modelkit-role":
-            head.role = _ROLES.get(value, "")
-        elif name == b"x-request-id":
-            head.request_id = value.decode("latin-1")
-        elif name == b"kitserve-edge":
-            head.edge_key = value
-        elif name == b"inference-header-content-length":
-            head.json_size = value or b"?"
-        elif name == b"content-encoding":
-            head.coding = value.decode("latin-1")
-        elif name == b"x-request-timeout":
-            head.timeout = value or b"?"
-        elif name == b"accept-encoding":
-            head.accepted = value.decode("latin-1")
-    return head
-
-
-class _ClientLeftError(Exception):
-    """The caller closed the connection before the body was here."""
-
-
-async def _read_body(receive: Receive) -> list[bytes]:
-    """The body in the pieces in which it comes. Raises BodyTooLarge as soon as it is."""
-    pieces: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _ClientLeftError
-        piece: bytes = message.get("body", b"")
-        size += len(piece)
-        if size > MAX_BODY_BYTES:
-            raise BodyTooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes")
-        pieces.append(piece)
-        if not message.get("more_body", False):
-            return pieces

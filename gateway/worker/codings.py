@@ -22,7 +22,7 @@ class UnknownCoding(InputError):
     """A body is compressed in a way that is not known here."""
 
 
-def decompress(pieces: Sequence[bytes], coding: str, limit: int) -> list[bytes]:
+def decompress(pieces: Sequence[bytes | memoryview], coding: str, limit: int) -> list[bytes | memoryview]:
     """Return a compressed body's content, never holding more than `limit` bytes of it.
 
     Raises:
@@ -36,13 +36,14 @@ def decompress(pieces: Sequence[bytes], coding: str, limit: int) -> list[bytes]:
     if coding not in _FORMATS:
         raise UnknownCoding(f"Content-Encoding {coding!r} is none of gzip, deflate and identity")
     reader = zlib.decompressobj(_FORMATS[coding])
-    found: list[bytes] = []
+    found: list[bytes | memoryview] = []
     room = limit
     try:
         for piece in pieces:
             # one byte more than there is room for tells too much from just enough
-            found.append(reader.decompress(piece, room + 1))
-            room -= len(found[-1])
+            content = reader.decompress(piece, room + 1)
+            found.append(content)
+            room -= len(content)
             if room < 0:
                 raise BodyTooLarge(f"the body is larger than {limit} bytes once decompressed")
             if reader.unused_data:

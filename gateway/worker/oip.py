@@ -21,8 +21,15 @@ from gateway.worker.tensors import Incoming, from_bytes
 from runtimes.base import Array, Datatype, Signature
 from runtimes.errors import InputError
 
+try:
+    from gateway.worker.large import LargeBodies
+except ImportError:  # simdjson has no wheel for this Python or this machine
+    LargeBodies = None  # type: ignore[assignment, misc]
+
 _MAX_RANK = 16
 _MAX_DIGITS = 18
+# From so many bytes on a body is large, see `loadtests.codec`.
+_LARGE_BYTES = 512
 # Which types of JSON values each kind (of numpy) of datatype takes; BF16 is of kind V.
 _ACCEPTS: Mapping[str, frozenset[type]] = {
     "f": frozenset({float, int}),
@@ -78,7 +85,7 @@ class Decoder:
     def __init__(self, signature: Signature) -> None:
         self._raw = RawInput(signature)
 
-    def __call__(self, pieces: Sequence[bytes], json_size: bytes = b"") -> Call:
+    def __call__(self, pieces: Sequence[bytes | memoryview], json_size: bytes = b"") -> Call:
         """Read a body that came in `pieces`.
 
         `json_size` is the header `Inference-Header-Content-Length`: how many bytes of the body are JSON, with

@@ -1,7 +1,7 @@
-"""One Serve replica that runs one kit version: library, runtime, ASGI app, HTTP server.
+"""One Serve replica that runs one kit version: library, runtime, app, HTTP server.
 
 Serve places it, restarts it, asks for its health and tells it to go. Calls do not come through Serve
-but straight from the edge, to the replica's own HTTP server; the same app is its Serve ingress.
+but straight from the edge, to the replica's own HTTP server.
 """
 
 from __future__ import annotations
@@ -80,9 +80,6 @@ class Worker:
         )
         log.info("worker.ready", extra={**self._names, "port": self._server.port, "runtime": self._runtime})
         await self._tell(WorkerState.READY)
-
-    def __serve_build_asgi_app__(self) -> WorkerApp:
-        return self._app
 
     async def check_health(self) -> None:
         """Tell Serve whether this worker can answer; raises when it cannot."""
@@ -177,7 +174,3 @@ class Worker:
             self._asked_for_description = await asyncio.wait_for(
                 self._gateway.announce.remote(news), _ANSWER_SECONDS
             )
-
-
-WorkerDeployment = serve.ingress()(Worker)
-"""The worker as Serve deploys it."""

@@ -22,7 +22,7 @@ class Incoming:
 
     __slots__ = ("_offset", "_piece", "_pieces", "left")
 
-    def __init__(self, pieces: Sequence[bytes]) -> None:
+    def __init__(self, pieces: Sequence[bytes | memoryview]) -> None:
         self._pieces = pieces
         self._piece = 0
         self._offset = 0

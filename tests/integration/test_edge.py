@@ -29,13 +29,16 @@ from tests.ports import free_port
 WORKER = """
 import sys, threading
 from gateway.worker.server import HttpServer
-async def app(scope, receive, send):
-    await receive()
-    role = dict(scope["headers"]).get(b"modelkit-role", b"-")
-    headers = [(b"content-length", b"%d" % len(role)), (b"modelkit-version", sys.argv[1].encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": role})
-server = HttpServer(app, "127.0.0.1")
+class Version:
+    max_body = 2**26
+    def head(self, exchange):
+        pass
+    def handle(self, exchange):
+        role = exchange.headers.get(b"modelkit-role", b"-")
+        exchange.respond(200, [(b"modelkit-version", sys.argv[1].encode())], role)
+    def refuse(self, exchange, status, text):
+        exchange.respond(status, [], text.encode())
+server = HttpServer(Version(), "127.0.0.1")
 server.start()
 print(server.port, flush=True)
 threading.Event().wait()

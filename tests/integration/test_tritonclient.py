@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ml_dtypes
@@ -14,7 +15,7 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 from gateway.metrics import Tally
-from gateway.worker.app import Identity, WorkerApp
+from gateway.worker.app import MAX_BODY_BYTES, Identity, WorkerApp
 from gateway.worker.server import HttpServer
 from runtimes.base import Array, Datatype, InputCheck, Signature, TensorSpec, unknown_output
 
@@ -59,17 +60,24 @@ class Echo:
         pass
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+@contextmanager
+def worker(max_body: int = MAX_BODY_BYTES) -> Iterator[str]:
     """A worker that echoes one tensor of any datatype's, two of FP32's, and knows labels for two outputs."""
     specs = [TensorSpec(f"x_{datatype}", datatype, (-1, 2)) for datatype in VALUES]
     labels = {"y_FP32": ("cat", "dog"), "": ("no", "yes")}
-    app = WorkerApp(Identity("echo", "v1", "sha256:" + "ab" * 32), Echo(*specs), Tally(), labels=labels)
+    identity = Identity("echo", "v1", "sha256:" + "ab" * 32)
+    app = WorkerApp(identity, Echo(*specs), Tally(), labels=labels, max_body=max_body)
     server = HttpServer(app, "127.0.0.1")
     server.start()
     yield f"{server.host}:{server.port}"
     server.stop()
     app.compute.stop()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with worker() as address:
+        yield address
 
 
 @pytest.fixture
@@ -261,13 +269,11 @@ def test_the_client_is_told_what_is_wrong(client: InferenceServerClient) -> None
     assert client.infer("echo", inputs).as_numpy("y_BOOL") is not None
 
 
-def test_a_body_that_is_too_large_once_decompressed_is_refused(
-    client: InferenceServerClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gateway.worker.app.MAX_BODY_BYTES", 4000)
+def test_a_body_that_is_too_large_once_decompressed_is_refused() -> None:
     zeros = InferInput("x_BYTES", [1, 2], "BYTES")
     zeros.set_data_from_numpy(np.array([[bytes(4000), b""]], dtype=object))
-    for coding in ("gzip", "deflate"):
-        with pytest.raises(InferenceServerException, match="than 4000 bytes once decompressed") as told:
-            client.infer("echo", [zeros], request_compression_algorithm=coding)
-        assert told.value.status() == "413"
+    with worker(max_body=4000) as address, InferenceServerClient(address) as client:
+        for coding in ("gzip", "deflate"):
+            with pytest.raises(InferenceServerException, match="than 4000 bytes once decompressed") as told:
+                client.infer("echo", [zeros], request_compression_algorithm=coding)
+            assert told.value.status() == "413"

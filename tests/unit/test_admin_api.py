@@ -13,11 +13,11 @@ import requests
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 
 from gateway.config import GatewayConfig
+from gateway.control.admin_server import AdminServer
 from gateway.control.api import AdminApi
 from gateway.control.state import State
 from gateway.control.status import ModelState, ModelStatus, Status, VersionStatus
 from gateway.metrics import KitserveCollector
-from gateway.worker.server import HttpServer
 
 KIT = "registry.test/team/iris:v1"
 V1 = VersionStatus("v1", "sha256:12", KIT, "iris.1", "stable", 100, ModelState.READY, 1, "onnx")
@@ -46,7 +46,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
     registry = CollectorRegistry()
     registry.register(KitserveCollector(lambda: ()))
     admin = AdminApi(api.state, lambda: api.status, registry, lambda: api.changes.append(1))
-    server = HttpServer(admin.app("127.0.0.1"), "127.0.0.1")
+    server = AdminServer(admin.app("127.0.0.1"), "127.0.0.1")
     server.start()
     api.url = f"http://127.0.0.1:{server.port}"
     yield api
@@ -167,7 +167,7 @@ def test_nor_can_they_read_by_another_name(api: Api) -> None:
 
 def test_elsewhere_than_on_loopback_it_answers_to_any_name(api: Api) -> None:
     app = AdminApi(api.state, lambda: STATUS, CollectorRegistry(), lambda: None).app("0.0.0.0")
-    server = HttpServer(app, "127.0.0.1")
+    server = AdminServer(app, "127.0.0.1")
     server.start()
     url = f"http://127.0.0.1:{server.port}/healthz"
     assert requests.get(url, headers={"Host": "gateway.example.com"}, timeout=5).status_code == 200

@@ -12,12 +12,12 @@ import requests
 from prometheus_client import CollectorRegistry
 from tritonclient.http import InferenceServerClient, InferenceServerException
 
+from gateway.control.admin_server import AdminServer
 from gateway.control.api import AdminApi
 from gateway.control.protocol import ServerProtocol
 from gateway.control.state import State
 from gateway.control.status import ModelState, ModelStatus, Status, VersionStatus
 from gateway.metrics import Numbers, Tally, VersionLabels, VersionSample
-from gateway.worker.server import HttpServer
 
 DIGESTS = {"v1": "sha256:" + "1" * 64, "v2": "sha256:" + "2" * 64}
 
@@ -71,7 +71,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
     state = State(tmp_path / "state.db")
     protocol = ServerProtocol(lambda: api.status, lambda: api.samples)
     admin = AdminApi(state, lambda: api.status, CollectorRegistry(), lambda: None, protocol.routes())
-    server = HttpServer(admin.app("127.0.0.1"), "127.0.0.1")
+    server = AdminServer(admin.app("127.0.0.1"), "127.0.0.1")
     server.start()
     api.address = f"127.0.0.1:{server.port}"
     yield api

@@ -1,0 +1,75 @@
+"""An HTTP server in a thread, with a loop of its own: uvicorn, for the admin API."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from concurrent.futures import Future
+from typing import Any
+
+import uvicorn
+
+# Longer than the edge keeps an idle connection, so that the edge is always the side that closes.
+_KEEP_ALIVE_SECONDS = 180
+_START_SECONDS = 10
+
+
+class _Server(uvicorn.Server):
+    def install_signal_handlers(self) -> None:
+        """Leave signals to the process: this server lives in a thread."""
+
+
+class AdminServer:
+    """Serves one ASGI app until it is stopped, on `port` of `host`; 0 takes a free one."""
+
+    def __init__(self, app: Any, host: str, port: int = 0) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, port), family=family)
+        self.port: int = self._socket.getsockname()[1]
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            loop="uvloop",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        )
+        self._server = _Server(config)
+        self._loop: Future[asyncio.AbstractEventLoop] = Future()
+        self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
+
+    def start(self) -> None:
+        """Start to answer; returns once the loop runs."""
+        self._thread.start()
+        self._loop.result(_START_SECONDS)
+
+    async def check(self) -> None:
+        """Ask the server's thread for a sign of life.
+
+        Raises:
+            RuntimeError: when its thread has ended.
+        """
+        if not self._thread.is_alive():
+            raise RuntimeError("the admin API's server has ended")
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop.result()))
+
+    def stop(self, grace: float = 1.0) -> None:
+        """Close the port and all connections, and end the thread."""
+        self._server.should_exit = True
+        self._thread.join(grace)
+        self._server.force_exit = True
+        self._thread.join(grace)
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=self._server.config.get_loop_factory()) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop.set_result(asyncio.get_running_loop())
+        await self._server.serve(sockets=[self._socket])
