@@ -14,19 +14,20 @@ from gateway.oci.mirrors import mirror_reference
 from gateway.oci.options import RegistryOptions
 from gateway.oci.reference import Digest, RegistryReference
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS = {"us": 0.000001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def _seconds(value: object) -> object:
+def read_seconds(value: object) -> object:
+    """Read a number with its unit into seconds; leave anything else to who comes next."""
     if not isinstance(value, str):
         return value
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", value)
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h)", value)
     if found is None:
         raise ValueError(f"{value!r} is not a duration, such as 500ms, 30s, 5m or 2h")
     return float(found[1]) * _UNITS[found[2]]
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(read_seconds), Field(gt=0)]
 """A duration: a number of seconds, or a number with its unit."""
 
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from gateway.metrics import Tally
 from gateway.worker.answers import error
+from gateway.worker.batching import Batching
 from gateway.worker.compute import ComputeThread
 from gateway.worker.describe import configuration, metadata
 from gateway.worker.exchange import Exchange, lines
@@ -47,15 +48,17 @@ class WorkerApp:
         edge_key: str = "",
         labels: Mapping[str, Sequence[str]] = _NO_LABELS,
         limits: QueueLimits = DEFAULT_LIMITS,
+        batching: Batching | None = None,
         max_body: int = MAX_BODY_BYTES,
     ) -> None:
         self.max_body = max_body
         self._edge_key = edge_key.encode()
         self._tally = tally
+        self.compute = ComputeThread(model, tally, limits, asdict(identity), batching)
         self._documents: Mapping[str, bytes] = {
             "": metadata(identity.model, identity.version, model.platform, model.signature),
             "ready": b'{"name":"%s","ready":true}' % identity.model.encode(),
-            "config": configuration(identity.model, model.platform, model.signature),
+            "config": configuration(identity.model, model.platform, model.signature, self.compute.batching),
         }
         names = [
             (b"modelkit-digest", identity.digest.encode()),
@@ -66,7 +69,6 @@ class WorkerApp:
             "stable": lines([*names, (b"modelkit-role", b"stable")]),
             "canary": lines([*names, (b"modelkit-role", b"canary")]),
         }
-        self.compute = ComputeThread(model, tally, limits, asdict(identity))
         codec = RestCodec(identity.model, identity.version, model.signature, labels)
         self._infer = RestInfer(codec, self.compute, tally, self._names, max_body)
 

@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 class ComputeThread:
     """Answers jobs with one model: one by one, or in batches. `names` are what the log calls the version.
 
-    `not_batched` is why calls are answered one by one though `batching` was asked for, "" where they are not.
+    `batching` is None where the model has no batch axis. `not_batched` is why calls are answered one by one
+    though batching was asked for, "" where they are not.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class ComputeThread:
         if batching is not None and (reason := obstacle(model.signature)):
             self._stop_batching(reason)
             batching = None
+        self.batching = batching
         self._batcher = None if batching is None else Batcher(batching)
         # In the order of their arrival; one that has left the queue is passed over when its turn comes.
         self._submitted: SimpleQueue[Job | None] = SimpleQueue()
@@ -60,7 +62,7 @@ class ComputeThread:
         self._thread.start()
 
     @property
-    def waiting(self) -> int:
+    def queued(self) -> int:
         """How many calls wait for the model."""
         return len(self._waiting)
 

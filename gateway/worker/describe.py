@@ -9,6 +9,7 @@ import orjson
 
 from gateway.kits.kit import Kit
 from gateway.kits.parents import model_of
+from gateway.worker.batching import Batching
 from gateway.worker.labels import Labels
 from gateway.worker.spec import Description
 from runtimes.base import Datatype, Signature, TensorSpec
@@ -16,6 +17,7 @@ from runtimes.base import Datatype, Signature, TensorSpec
 _SHOWN = 100
 _LONGEST = 200
 _LONGEST_TEXT = 2000
+_MICROSECONDS = 1_000_000
 
 
 def metadata(model: str, version: str, platform: str, signature: Signature) -> bytes:
@@ -31,20 +33,24 @@ def metadata(model: str, version: str, platform: str, signature: Signature) -> b
     )
 
 
-def configuration(model: str, platform: str, signature: Signature) -> bytes:
+def configuration(model: str, platform: str, signature: Signature, batching: Batching | None = None) -> bytes:
     """Write a model's configuration (Triton, `docs/protocol/extension_model_configuration.md`).
 
-    `max_batch_size` is 0: the dimensions are all of a tensor's, the batch's too if it has one.
+    Where calls are batched, the dimensions are those of one row. Else `max_batch_size` is 0, and they are
+    all of a tensor's, the batch's too if it has one.
     """
-    return orjson.dumps(
-        {
-            "name": model,
-            "platform": platform,
-            "max_batch_size": 0,
-            "input": [_field(spec) for spec in signature.inputs],
-            "output": [_field(spec) for spec in signature.outputs],
-        }
-    )
+    first = 0 if batching is None else 1
+    document: dict[str, Any] = {
+        "name": model,
+        "platform": platform,
+        "max_batch_size": 0 if batching is None else batching.max_batch_size,
+        "input": [_field(spec, first) for spec in signature.inputs],
+        "output": [_field(spec, first) for spec in signature.outputs],
+    }
+    if batching is not None:
+        delay = round(batching.max_delay * _MICROSECONDS)
+        document["dynamic_batching"] = {"max_queue_delay_microseconds": delay}
+    return orjson.dumps(document)
 
 
 def describe(kit: Kit, platform: str, signature: Signature, labels: Labels) -> Description:
@@ -60,9 +66,9 @@ def _spec(spec: TensorSpec) -> Mapping[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": _dimensions(spec)}
 
 
-def _field(spec: TensorSpec) -> Mapping[str, Any]:
+def _field(spec: TensorSpec, first: int) -> Mapping[str, Any]:
     datatype = "STRING" if spec.datatype == Datatype.BYTES else spec.datatype
-    return {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": _dimensions(spec)}
+    return {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": _dimensions(spec)[first:]}
 
 
 def _dimensions(spec: TensorSpec) -> tuple[int, ...]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from gateway.kits.trust import Policy
 from gateway.metrics import Numbers
 from gateway.oci.options import SourceOptions
+from gateway.worker.batching import Batching
+from gateway.worker.jobs import DEFAULT_LIMITS, QueueLimits
 from runtimes.base import Resources, Signature
 
 
@@ -43,6 +45,10 @@ class WorkerSpec:
     edge_key: str
     """What every call must carry, so that nobody gets around the edge; "" where nobody else can call."""
     drain_seconds: float
+    limits: QueueLimits = DEFAULT_LIMITS
+    """How much may wait for the model."""
+    batching: Batching | None = None
+    """Which calls run together; None: each runs alone."""
 
 
 class WorkerState(StrEnum):
@@ -82,6 +88,10 @@ class Announcement:
     runtime: str = ""
     device: str = ""
     ongoing: int = 0
+    queued: int = 0
+    """Those of the calls inside that wait for the model."""
+    not_batched: str = ""
+    """Why calls run one by one although they were to run together, "" where they do not."""
     numbers: Numbers = field(default_factory=Numbers)
     description: Description | None = None
     """Sent only when the gateway asks for it."""

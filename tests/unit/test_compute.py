@@ -132,7 +132,7 @@ def test_calls_are_answered_in_the_order_they_came(compute: Calls, model: Held) 
         await compute.busy()
         calls = [asyncio.create_task(call(20 + number)) for number in range(50)]
         await asyncio.sleep(0)
-        assert compute.thread.waiting == 50
+        assert compute.thread.queued == 50
         assert compute.tally.ongoing == 51
         model.gate.set()
         await asyncio.gather(*calls)
@@ -140,7 +140,7 @@ def test_calls_are_answered_in_the_order_they_came(compute: Calls, model: Held) 
 
     assert run(main()) == list(range(20, 70))
     assert model.done == [0, *range(20, 70)]
-    assert compute.thread.waiting == compute.tally.ongoing == 0
+    assert compute.thread.queued == compute.tally.ongoing == 0
     assert compute.tally.numbers().succeeded.calls == 51
 
 
@@ -184,7 +184,7 @@ def test_who_hangs_up_leaves_the_queue(compute: Calls, model: Held) -> None:
         for job in (running, jobs[0][0], jobs[2][0]):
             job.cancel()
             job.cancel()
-        assert (compute.thread.waiting, compute.tally.ongoing) == (1, 1)
+        assert (compute.thread.queued, compute.tally.ongoing) == (1, 1)
         model.gate.set()
         assert (await jobs[1][1]).answer == b"answer to 3"
         jobs[1][0].cancel()
@@ -207,7 +207,7 @@ def test_a_full_queue_refuses_at_once_until_there_is_room(compute: Calls, model:
         assert (refused.status, refused.retry_after) == (503, 1)
         assert refused.answer == b"503: too many calls wait for the model: 2 calls, 2 bytes; ask again later"
         waiting[0][0].cancel()
-        assert compute.thread.waiting == 1
+        assert compute.thread.queued == 1
         _, let_in = compute.submit(4)
         assert (await compute(5)).status == 503
         model.gate.set()
@@ -264,7 +264,7 @@ def test_a_call_whose_time_is_over_is_answered_while_the_model_works(compute: Ca
         assert job.answer == b"504: the call waited for the model for longer than its 0.05 s"
         assert (await asyncio.wait_for(later, 1)).status == 504
         assert not patient.done()
-        assert compute.thread.waiting == 1
+        assert compute.thread.queued == 1
         model.gate.set()
         assert [(await call).status for call in (first, patient)] == [200, 200]
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gateway.worker import answers, describe
+from gateway.worker.batching import Batching
 from gateway.worker.oip import IN_BINARY, IN_JSON, Call, Decoder, Wanted
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError
@@ -431,6 +432,18 @@ def test_a_configuration_has_the_same_tensors_in_tritons_words() -> None:
             {"name": "b", "data_type": "TYPE_STRING", "dims": [-1]},
         ],
         "output": [{"name": "c", "data_type": "TYPE_BOOL", "dims": []}],
+    }
+
+
+def test_the_configuration_of_a_batched_model_is_of_one_row() -> None:
+    signature = Signature((TensorSpec("a", "FP32", (-1, 4)),), (TensorSpec("c", "INT64", (-1,)),))
+    assert json.loads(describe.configuration("iris", "onnxruntime_onnx", signature, Batching(8, 0.0025))) == {
+        "name": "iris",
+        "platform": "onnxruntime_onnx",
+        "max_batch_size": 8,
+        "input": [{"name": "a", "data_type": "TYPE_FP32", "dims": [4]}],
+        "output": [{"name": "c", "data_type": "TYPE_INT64", "dims": []}],
+        "dynamic_batching": {"max_queue_delay_microseconds": 2500},
     }
 
 
