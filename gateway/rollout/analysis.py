@@ -1,0 +1,253 @@
+"""What the evidence says of a canary: a verdict for each check, with its numbers and a sentence.
+
+A verdict is one of four, and the four differ. *Failed*: clear evidence that the canary is worse than its
+limit. *Successful*: clear evidence that it keeps it. *Inconclusive*: neither yet; no data at all is this,
+never a failure and never a pass. *Error*: the measuring is broken, which says nothing of the canary.
+
+Clear means a sequential test (see `sequential`): it may be asked after every call. Over a whole rollout
+of an equally good canary, the chance of a false `Failed` is `FALSE_ALARM` at most, shared out evenly over
+steps and checks; the chance that a step passes a canary that is over a limit is `MISS` at most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from gateway.rollout.evidence import Evidence, Pairs
+from gateway.rollout.plan import Agreement, Checks, Metric, Plan
+from gateway.rollout.sequential import Rate, Weighed, p_value, weigh, weigh_difference
+
+FALSE_ALARM = 0.01
+MISS = 0.01
+
+_ALL = 100
+# The index's usual limits are 0.1 and 0.25; below this many answers on a side it is mostly noise.
+_LEAST_ANSWERS = 100
+_EMPTY_SHARE = 0.5
+
+
+class Outcome(StrEnum):
+    """How a check ends; the words are Argo Rollouts'."""
+
+    SUCCESSFUL = "Successful"
+    FAILED = "Failed"
+    INCONCLUSIVE = "Inconclusive"
+    ERROR = "Error"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One check's outcome, what it rests on, and what to tell people."""
+
+    check: str
+    outcome: Outcome
+    message: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+def overall(verdicts: tuple[Verdict, ...]) -> Outcome:
+    """The outcome of all checks together; the worst counts, and no check at all is Successful."""
+    outcomes = {verdict.outcome for verdict in verdicts}
+    for outcome in (Outcome.FAILED, Outcome.ERROR, Outcome.INCONCLUSIVE):
+        if outcome in outcomes:
+            return outcome
+    return Outcome.SUCCESSFUL
+
+
+def judge(plan: Plan, step: int, evidence: Evidence) -> tuple[Verdict, ...]:
+    """Judge what was seen during one step. Which checks are made depends on what the step can show."""
+    checks = plan.checks
+    live = plan.steps[step].weight > 0 or bool(plan.steps[step].match)
+    # With every call at the canary and no step before, there is nothing to compare with.
+    alone = plan.steps[step].weight == _ALL and not evidence.stable.calls
+    mirrored = plan.mirror(step) > 0 and plan.steps[step].weight < _ALL
+    alarm = FALSE_ALARM / (len(plan.steps) * max(1, checks.count()))
+    verdicts = []
+    if live or mirrored:
+        verdicts.append(_requests(checks, evidence, live))
+    if live and checks.max_error_rate is not None:
+        verdicts.append(_error_rate(checks.max_error_rate, evidence, alarm, alone))
+    if live and not alone and checks.max_latency_ratio is not None:
+        verdicts.append(_latency(checks.max_latency_ratio, checks.latency_quantile, evidence, alarm))
+    if mirrored and checks.agreement is not None:
+        verdicts.append(_agreement(checks.agreement, evidence.pairs, alarm))
+    if not evidence.trouble:
+        return tuple(verdicts)
+    # What was seen before the measuring broke still counts, where it says enough.
+    return tuple(
+        verdict
+        if verdict.outcome is Outcome.FAILED
+        else Verdict(verdict.check, Outcome.ERROR, evidence.trouble, verdict.numbers)
+        for verdict in verdicts
+    )
+
+
+def _requests(checks: Checks, evidence: Evidence, live: bool) -> Verdict:
+    seen = evidence.canary.calls if live else evidence.pairs.compared
+    what = "answered" if live else "was mirrored"
+    outcome = Outcome.SUCCESSFUL if seen >= checks.min_requests else Outcome.INCONCLUSIVE
+    message = f"canary {what} {seen:,} of at least {checks.min_requests:,} calls"
+    return Verdict("requests", outcome, message, {"canary_calls": seen, "least": checks.min_requests})
+
+
+def _error_rate(limit: float, evidence: Evidence, alarm: float, alone: bool) -> Verdict:
+    canary = Rate(evidence.canary.errors, evidence.canary.calls)
+    stable = Rate(evidence.stable.errors, evidence.stable.calls)
+    weighed = weigh(canary, limit) if alone else weigh_difference(canary, stable, limit, limit)
+    numbers = {
+        "canary_calls": canary.trials,
+        "canary_errors": canary.hits,
+        "stable_calls": stable.trials,
+        "stable_errors": stable.hits,
+        "limit": limit,
+    }
+    if not canary.trials:
+        return _unknown("error_rate", "canary has answered no call yet", numbers)
+    if alone:
+        fact = f"canary fails {_percent(canary.share)} of {canary.trials:,} calls (limit {_percent(limit)})"
+        return _decide("error_rate", fact, weighed, alarm, numbers)
+    if not stable.trials:
+        return _unknown("error_rate", "stable has answered no call to compare with", numbers)
+    fact = (
+        f"canary fails {_percent(canary.share)} of {canary.trials:,} calls, stable "
+        f"{_percent(stable.share)} of {stable.trials:,} (limit {_percent(limit)} more)"
+    )
+    return _decide("error_rate", fact, weighed, alarm, numbers)
+
+
+def _latency(limit: float, quantile: float, evidence: Evidence, alarm: float) -> Verdict:
+    """Compare shares of slow calls: slow is what `limit` times the stable version's quantile exceeds."""
+    stable, canary = evidence.stable, evidence.canary
+    name = f"p{quantile * 100:g}"
+    if not canary.timed or not stable.timed:
+        who = "stable" if canary.timed else "canary"
+        return _unknown("latency", f"{who} has answered no call yet", {"limit": limit})
+    base, seen = stable.quantile(quantile), canary.quantile(quantile)
+    slow = Rate(canary.slower_than(limit * base), canary.timed)
+    usual = Rate((1 - quantile) * stable.timed, stable.timed)
+    weighed = weigh_difference(slow, usual, 0.0, 1 - quantile)
+    numbers = {
+        "canary_seconds": seen,
+        "stable_seconds": base,
+        "ratio": seen / base,
+        "limit": limit,
+        "canary_calls": canary.timed,
+        "canary_slow_calls": slow.hits,
+        "stable_calls": stable.timed,
+    }
+    fact = (
+        f"canary's {name} is {seen * 1000:.3g} ms over {canary.timed:,} calls, {seen / base:.2g} times "
+        f"stable's {base * 1000:.3g} ms (limit {limit:g} times)"
+    )
+    return _decide("latency", fact, weighed, alarm, numbers)
+
+
+def _agreement(asked: Agreement, pairs: Pairs, alarm: float) -> Verdict:
+    if asked.metric is Metric.PSI:
+        return _shift(asked, pairs, alarm)
+    limit = 1 - asked.least
+    differing = Rate(pairs.compared - pairs.agreeing, pairs.compared)
+    numbers = {
+        "compared": pairs.compared,
+        "agreeing": pairs.agreeing,
+        "failed": pairs.failed,
+        "dropped": pairs.dropped,
+        "limit": limit,
+    }
+    if not pairs.compared:
+        return _unknown("agreement", "no call has been mirrored yet", numbers)
+    fact = (
+        f"canary disagrees on {_percent(differing.share)} of {pairs.compared:,} mirrored calls "
+        f"(limit {_percent(limit)})"
+    )
+    if pairs.failed:
+        fact += f", {pairs.failed:,} of which it could not answer"
+    # A limit of nothing at all can be broken, but never be proved to be kept.
+    bound = min(max(limit, 1 / (2 * _LEAST_ANSWERS)), 1 - 1e-9)
+    return _decide("agreement", fact, weigh(differing, bound), alarm, numbers)
+
+
+def _shift(asked: Agreement, pairs: Pairs, alarm: float) -> Verdict:
+    """Compare what share of the answers has each label, by the population stability index.
+
+    Failed needs an index over the limit and clear evidence that the shares differ at all. The index of
+    equal shares is chi-squared with (labels - 1) degrees over the harmonic size (Yurdakul 2018,
+    "Statistical properties of the population stability index"): Successful keeps three deviations.
+    """
+    limit = asked.least
+    stable, canary = sum(pairs.stable.values()), sum(pairs.canary.values())
+    numbers = {"stable_answers": float(stable), "canary_answers": float(canary), "limit": limit}
+    if min(stable, canary) < _LEAST_ANSWERS:
+        fact = f"{min(stable, canary)} of {_LEAST_ANSWERS} mirrored answers compared"
+        return _unknown("agreement", fact, numbers)
+    index = stability_index(pairs.stable, pairs.canary)
+    labels = len({**pairs.stable, **pairs.canary})
+    unit = 1 / stable + 1 / canary
+    noise = (labels - 1) * unit + 3 * math.sqrt(2 * (labels - 1)) * unit
+    numbers |= {"index": index, "labels": labels, "noise": noise}
+    fact = (
+        f"the distribution of the canary's answers is shifted by {index:.3g} from stable's over "
+        f"{canary:,} mirrored calls (population stability index, limit {limit:g})"
+    )
+    if index > limit:
+        return _decide("agreement", fact, Weighed(_differ(pairs), 0.0), alarm, numbers)
+    sure = index + noise < limit
+    text = f"{fact}; it keeps the limit" if sure else f"{fact}; too little evidence yet"
+    return Verdict("agreement", Outcome.SUCCESSFUL if sure else Outcome.INCONCLUSIVE, text, numbers)
+
+
+def stability_index(base: Mapping[str, int], seen: Mapping[str, int]) -> float:
+    """The population stability index: 0 for equal shares. A label that a side lacks counts as half a hit."""
+    labels = {**base, **seen}
+    total_base, total_seen = sum(base.values()), sum(seen.values())
+    index: float = 0.0
+    for label in labels:
+        one = float(max(base.get(label, 0), _EMPTY_SHARE)) / total_base
+        two = float(max(seen.get(label, 0), _EMPTY_SHARE)) / total_seen
+        index += (two - one) * math.log(two / one)
+    return index
+
+
+def _differ(pairs: Pairs) -> float:
+    """The logarithm of the evidence that two samples of labels do not have the same shares."""
+    labels = {**pairs.stable, **pairs.canary}
+    sides = [[side.get(label, 0) for label in labels] for side in (pairs.stable, pairs.canary)]
+    apart = sum(_log_dirichlet(counts) for counts in sides)
+    pooled = [sum(both) for both in zip(*sides, strict=True)]
+    total = sum(pooled)
+    return float(max(0.0, apart - sum(count * math.log(count / total) for count in pooled if count)))
+
+
+def _log_dirichlet(counts: list[int]) -> float:
+    """The log-likelihood of counts under a mixture of all shares (Dirichlet, one half each)."""
+    width = len(counts) / 2
+    return (
+        math.lgamma(width)
+        - math.lgamma(width + sum(counts))
+        + sum(math.lgamma(0.5 + count) - math.lgamma(0.5) for count in counts)
+    )
+
+
+def _decide(check: str, fact: str, weighed: Weighed, alarm: float, numbers: Mapping[str, float]) -> Verdict:
+    above, below = p_value(weighed.above), p_value(weighed.below)
+    numbers = {**numbers, "p_worse": above, "p_within": below, "alarm": alarm}
+    if above <= alarm:
+        return Verdict(check, Outcome.FAILED, f"{fact}; p {_p(above)}", numbers)
+    if below <= MISS:
+        return Verdict(check, Outcome.SUCCESSFUL, f"{fact}; it keeps the limit, p {_p(below)}", numbers)
+    return _unknown(check, f"{fact}; too little evidence yet", numbers)
+
+
+def _unknown(check: str, message: str, numbers: Mapping[str, float]) -> Verdict:
+    return Verdict(check, Outcome.INCONCLUSIVE, message, numbers)
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.2g} %" if share < 0.1 else f"{share * 100:.0f} %"
+
+
+def _p(value: float) -> str:
+    return f"= {value:.2g}" if value > 1e-6 else "< 1e-6"

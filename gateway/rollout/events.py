@@ -1,0 +1,133 @@
+"""What may happen to a rollout: what the config asks for, what is observed, what people order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gateway.rollout.evidence import Evidence
+from gateway.rollout.plan import Plan
+from gateway.rollout.state import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the config asks for now."""
+
+    revision: str
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Stable:
+    """The revision that the route gives as stable."""
+
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryReady:
+    """The canary has all its workers."""
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryFailed:
+    """The canary cannot be served: its kit, its model, or its workers while they start."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryLost:
+    """A worker of the canary died after it had answered."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class GatesPassed:
+    """The canary may be given calls."""
+
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GateFailed:
+    """The canary may not be given calls."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passes; what was seen since the last tick, and whether the canary is up."""
+
+    seen: Evidence = field(default_factory=Evidence)
+    up: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """A person lets the rollout go on to its next step, or to its end."""
+
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """A person stops the rollout."""
+
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A person wants what failed, or what was rolled back, tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """A person returns to an earlier revision."""
+
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The gateway has started again, with another clock."""
+
+
+Event = (
+    Target
+    | Stable
+    | CanaryReady
+    | CanaryFailed
+    | CanaryLost
+    | GatesPassed
+    | GateFailed
+    | Tick
+    | Promote
+    | Abort
+    | Retry
+    | Rollback
+    | Resumed
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The rollout is in another phase, step or rollout than before."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An order made no sense, and changed nothing."""
+
+    message: str
+
+
+Action = Changed | Refused
+"""What to tell. What to do follows from the state."""

@@ -1,0 +1,111 @@
+"""What was seen of two versions: plain counts, which add up."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gateway.metrics import BUCKETS
+
+_NOTHING = (0,) * (len(BUCKETS) + 1)
+_LEAST_BOUND = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One version's calls: how many, how many failed, and their latencies by `metrics.BUCKETS`."""
+
+    calls: int = 0
+    errors: int = 0
+    latency: tuple[int, ...] = _NOTHING
+
+    def __add__(self, other: Side) -> Side:
+        latency = tuple(mine + theirs for mine, theirs in zip(self.latency, other.latency, strict=True))
+        return Side(self.calls + other.calls, self.errors + other.errors, latency)
+
+    @property
+    def timed(self) -> int:
+        """How many calls have a latency."""
+        return sum(self.latency)
+
+    def quantile(self, share: float) -> float:
+        """The latency, in seconds, that `share` of the calls do not exceed; NaN without calls.
+
+        Within a bucket, latencies are taken to be spread evenly over their logarithms.
+        """
+        wanted = share * self.timed
+        if not wanted:
+            return math.nan
+        below = 0
+        for bucket, count in enumerate(self.latency):
+            if count and below + count >= wanted:
+                low, high = _bounds(bucket)
+                return float(low * (high / low) ** ((wanted - below) / count))
+            below += count
+        return _bounds(len(BUCKETS))[1]
+
+    def slower_than(self, seconds: float) -> float:
+        """How many calls took longer; those of the bucket that `seconds` cuts count in part."""
+        bucket = bisect_left(BUCKETS, seconds)
+        low, high = _bounds(bucket)
+        part = min(1.0, max(0.0, math.log(high / max(seconds, low)) / math.log(high / low)))
+        return sum(self.latency[bucket + 1 :]) + part * self.latency[bucket]
+
+
+def _bounds(bucket: int) -> tuple[float, float]:
+    """A bucket's lower and upper bound; the outermost are given one, for want of better."""
+    low = BUCKETS[bucket - 1] if bucket else _LEAST_BOUND
+    return low, BUCKETS[bucket] if bucket < len(BUCKETS) else low * 4
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Calls that both versions answered, by the stable version's mirror.
+
+    `agreeing` sums up, over calls, the share of rows whose answers agree. `failed` of the compared calls
+    had no answer from the canary at all, and agree in nothing. `dropped` were not mirrored for lack of
+    time. `stable` and `canary` count the answers by label.
+    """
+
+    compared: int = 0
+    agreeing: float = 0.0
+    failed: int = 0
+    dropped: int = 0
+    stable: Mapping[str, int] = field(default_factory=dict)
+    canary: Mapping[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: Pairs) -> Pairs:
+        return Pairs(
+            self.compared + other.compared,
+            self.agreeing + other.agreeing,
+            self.failed + other.failed,
+            self.dropped + other.dropped,
+            _sum(self.stable, other.stable),
+            _sum(self.canary, other.canary),
+        )
+
+
+def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> Mapping[str, int]:
+    if not other:
+        return one
+    return {label: one.get(label, 0) + other.get(label, 0) for label in {**one, **other}}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Both versions at the same time.
+
+    `trouble` says why there is none when it should be there: a fault of the measuring, not of a version.
+    """
+
+    stable: Side = Side()
+    canary: Side = Side()
+    pairs: Pairs = Pairs()
+    trouble: str = ""
+
+    def __add__(self, later: Evidence) -> Evidence:
+        return Evidence(
+            self.stable + later.stable, self.canary + later.canary, self.pairs + later.pairs, later.trouble
+        )

@@ -1,0 +1,124 @@
+"""What a rollout was asked to do: steps, checks and gates, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Metric(StrEnum):
+    """How two answers to one call are compared; see `agreement`."""
+
+    AUTO = "auto"
+    LABEL = "label"
+    TOLERANCE = "tolerance"
+    COSINE = "cosine"
+    PSI = "psi"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Calls with this header (in lower case) go to the canary; `value` "" is any value."""
+
+    header: str
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step: the canary's share of calls in percent, and how long it has it at least, in seconds.
+
+    `pause` holds until a person promotes. `mirror` is the share of the stable version's calls that the
+    canary answers too, unseen by callers; None is the agreement check's own.
+    """
+
+    weight: int
+    hold: float = 0.0
+    pause: bool = False
+    mirror: float | None = None
+    match: tuple[Match, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How often the canary must answer as the stable version does.
+
+    `least` is the share of answers that agree; for PSI, the most that the index may be. `output` names
+    the output that counts, "" all of them.
+    """
+
+    metric: Metric = Metric.AUTO
+    least: float = 0.95
+    mirror: float = 0.1
+    output: str = ""
+    rtol: float = 0.01
+    atol: float = 1e-4
+    cosine: float = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """What the canary is held to at each step; a check that is None is not made.
+
+    `max_error_rate` is the share of calls that the canary may fail (5xx) beyond what the stable version
+    fails at the same time. `max_latency_ratio` bounds the canary's latency quantile by the stable version's.
+    """
+
+    max_error_rate: float | None = 0.01
+    max_latency_ratio: float | None = None
+    latency_quantile: float = 0.95
+    min_requests: int = 50
+    agreement: Agreement | None = None
+
+    def count(self) -> int:
+        """How many checks decide by evidence."""
+        return sum(
+            check is not None for check in (self.max_error_rate, self.max_latency_ratio, self.agreement)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """A dataset whose answers are known: its name or path in the kit, and the score to reach.
+
+    The score is the share of rows whose answer agrees with the expected one, by `metric`.
+    """
+
+    dataset: str
+    least: float = 1.0
+    metric: Metric = Metric.AUTO
+    rtol: float = 0.01
+    atol: float = 1e-4
+    cosine: float = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class Sticky:
+    """What keeps a caller on one version: the value of a header, or of a cookie."""
+
+    header: str = ""
+    cookie: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole rollout. Durations in seconds."""
+
+    steps: tuple[Step, ...] = (Step(100),)
+    checks: Checks = Checks()
+    golden: Golden | None = None
+    allow_signature_change: bool = False
+    sticky: Sticky | None = None
+    progress_deadline: float = 600.0
+    """How long the canary may take to be ready, and a step beyond its hold to find enough evidence."""
+    scale_down_delay: float = 30.0
+    """How long the version that lost keeps its workers."""
+    max_restarts: int = 2
+    """How often the canary's workers may die before it is given up."""
+
+    def mirror(self, step: int) -> float:
+        """The share of calls that is mirrored at a step."""
+        asked = self.steps[step].mirror
+        if asked is not None:
+            return asked
+        return self.checks.agreement.mirror if self.checks.agreement else 0.0

@@ -1,0 +1,161 @@
+"""Where the rollout of one model is: the value that is saved, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pydantic import TypeAdapter, ValidationError
+
+from gateway.errors import StoreError
+from gateway.rollout.analysis import Verdict
+from gateway.rollout.evidence import Evidence
+from gateway.rollout.plan import Match, Plan
+
+SCHEMA = 1
+ALL_CALLS = 100
+"""The weight that leaves the stable version no call."""
+
+
+class Stage(StrEnum):
+    """Where a rollout is."""
+
+    HEALTHY = "healthy"
+    LOADING = "loading"
+    GATING = "gating"
+    STEPPING = "stepping"
+    PAUSED = "paused"
+    DEGRADED = "degraded"
+
+
+class Phase(StrEnum):
+    """What people and scripts are told; the words are Argo Rollouts'."""
+
+    HEALTHY = "Healthy"
+    PROGRESSING = "Progressing"
+    PAUSED = "Paused"
+    DEGRADED = "Degraded"
+
+
+class Reason(StrEnum):
+    """Why a rollout is in its phase."""
+
+    NONE = ""
+    COMPLETED = "RolloutCompleted"
+    SUPERSEDED = "RolloutSuperseded"
+    CANARY_LOADING = "CanaryLoading"
+    GATES_RUNNING = "GatesRunning"
+    STEP_RUNNING = "StepRunning"
+    PAUSE_STEP = "CanaryPauseStep"
+    INCONCLUSIVE = "InconclusiveAnalysis"
+    ANALYSIS_ERROR = "AnalysisError"
+    CANARY_FAILED = "CanaryFailed"
+    CANARY_LOST = "CanaryLost"
+    SIGNATURE_CHANGED = "SignatureChanged"
+    GOLDEN_FAILED = "GoldenDatasetFailed"
+    ANALYSIS_FAILED = "AnalysisFailed"
+    DEADLINE = "ProgressDeadlineExceeded"
+    ABORTED = "RolloutAborted"
+
+
+_PHASES: Mapping[Stage, Phase] = {
+    Stage.HEALTHY: Phase.HEALTHY,
+    Stage.LOADING: Phase.PROGRESSING,
+    Stage.GATING: Phase.PROGRESSING,
+    Stage.STEPPING: Phase.PROGRESSING,
+    Stage.PAUSED: Phase.PAUSED,
+    Stage.DEGRADED: Phase.DEGRADED,
+}
+LIVE = (Stage.STEPPING, Stage.PAUSED)
+ON_THE_WAY = (Stage.LOADING, Stage.GATING, *LIVE)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One model's rollout, whole: what is saved. Durations in seconds."""
+
+    stable: str = ""
+    """The revision that takes the calls; "" before the first."""
+    canary: str = ""
+    """The revision on trial, or the one that failed; "" where there is none."""
+    declared: str = ""
+    """The revision that the config last asked for."""
+    previous: str = ""
+    """The stable revision before the last promotion."""
+    plan: Plan = field(default_factory=Plan)
+    stage: Stage = Stage.HEALTHY
+    reason: Reason = Reason.NONE
+    message: str = ""
+    number: int = 0
+    """How many rollouts there have been."""
+    step: int = 0
+    rollback: bool = False
+    """Whether this one returns to an earlier revision: without gates and steps."""
+    clock: float = 0.0
+    """What the caller's clock showed last."""
+    held: float = 0.0
+    """How long this stage or step has lasted, with its canary up."""
+    down: float = 0.0
+    """How long the canary has not been up, in this step."""
+    restarts: int = 0
+    evidence: Evidence = field(default_factory=Evidence)
+    verdicts: tuple[Verdict, ...] = ()
+    schema: int = SCHEMA
+
+    @property
+    def phase(self) -> Phase:
+        return _PHASES[self.stage]
+
+    @property
+    def weight(self) -> int:
+        """The canary's percent of calls."""
+        return self.plan.steps[self.step].weight if self.stage in LIVE else 0
+
+    @property
+    def mirror(self) -> float:
+        """The share of the stable version's calls that the canary answers unseen."""
+        return self.plan.mirror(self.step) if self.stage in LIVE and self.weight < ALL_CALLS else 0.0
+
+    @property
+    def match(self) -> tuple[Match, ...]:
+        """The calls that go to the canary whatever its weight."""
+        return self.plan.steps[self.step].match if self.stage in LIVE else ()
+
+    @property
+    def trial(self) -> str:
+        """The revision that must run beside the stable one; "" for none."""
+        return self.canary if self.stage in ON_THE_WAY else ""
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The revisions that must have workers; one that lost keeps them a little longer."""
+        lingering = self.held < self.plan.scale_down_delay
+        kept = {
+            Stage.HEALTHY: self.previous if lingering else "",
+            Stage.DEGRADED: self.canary if lingering and self.reason is not Reason.CANARY_FAILED else "",
+        }.get(self.stage, self.canary)
+        return tuple(dict.fromkeys(revision for revision in (self.stable, kept) if revision))
+
+
+_JSON = TypeAdapter(Rollout)
+
+
+def rollout_to_json(rollout: Rollout) -> str:
+    """Write a rollout for the gateway's state."""
+    return _JSON.dump_json(rollout).decode()
+
+
+def rollout_from_json(text: str) -> Rollout:
+    """Read what `rollout_to_json` wrote.
+
+    Raises:
+        StoreError: when a newer Kitserve wrote it, or it is none.
+    """
+    try:
+        rollout = _JSON.validate_json(text)
+    except ValidationError as error:
+        raise StoreError(f"a rollout in the gateway's state cannot be read: {error}") from error
+    if rollout.schema > SCHEMA:
+        raise StoreError(f"a newer Kitserve wrote this rollout (schema {rollout.schema}); upgrade")
+    return rollout

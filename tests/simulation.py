@@ -1,0 +1,185 @@
+"""Rollouts of made-up canaries, a second at a time: by the pure machine, and by bare thresholds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from gateway.metrics import BUCKETS
+from gateway.rollout.analysis import Outcome
+from gateway.rollout.events import CanaryReady, GatesPassed, Target, Tick
+from gateway.rollout.evidence import Evidence, Pairs, Side
+from gateway.rollout.machine import advance
+from gateway.rollout.plan import Agreement, Checks, Plan, Step
+from gateway.rollout.state import Rollout, Stage
+
+PLAN = Plan(
+    steps=(Step(5, hold=30), Step(25, hold=30), Step(50, hold=30)),
+    checks=Checks(max_error_rate=0.01, max_latency_ratio=1.5, min_requests=50, agreement=Agreement()),
+)
+CALLS_PER_SECOND = 500
+MOST_SECONDS = 3000
+SEED = 20
+_MEDIAN_SECONDS, _SPREAD = 0.002, 0.4
+
+
+@dataclass(frozen=True)
+class Version:
+    """How a version answers."""
+
+    errors: float = 0.001
+    slower: float = 1.0
+    differing: float = 0.01
+
+
+STABLE = Version()
+CANARIES: Mapping[str, tuple[Version, int]] = {
+    "as good as the stable version": (Version(), 490),
+    "errors on 5 % of calls": (Version(errors=0.05), 170),
+    "3 times slower": (Version(slower=3.0), 170),
+    "answers 20 % of calls otherwise": (Version(differing=0.2), 170),
+}
+"""Each kind of canary, and how many rollouts of it are simulated."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How a rollout ended, and how many calls the canary had answered by then."""
+
+    promoted: bool
+    aborted: bool
+    calls: int
+    seconds: int
+
+
+def simulate(version: Version, random: np.random.Generator) -> End:
+    """One rollout by the machine."""
+    state = Rollout(stable="v1", declared="v1", plan=PLAN)
+    for event in (Target("v2", PLAN), CanaryReady(), GatesPassed()):
+        state, _ = advance(state, event, 0.0)
+    calls = 0
+    for second in range(1, MOST_SECONDS):
+        seen = one_second(version, state.weight, state.mirror, random)
+        calls += seen.canary.calls
+        state, _ = advance(state, Tick(seen), float(second))
+        if state.stage in (Stage.HEALTHY, Stage.DEGRADED):
+            break
+    return End(state.stage is Stage.HEALTHY, state.stage is Stage.DEGRADED, calls, second)
+
+
+def simulate_thresholds(version: Version, random: np.random.Generator) -> End:
+    """One rollout by bare comparisons of rates with limits, once there are enough calls."""
+    calls = second = 0
+    for number, step in enumerate(PLAN.steps):
+        evidence, since = Evidence(), second
+        while True:
+            second += 1
+            seen = one_second(version, step.weight, PLAN.mirror(number), random)
+            evidence, calls = evidence + seen, calls + seen.canary.calls
+            outcome = _compare(evidence)
+            if outcome is Outcome.FAILED:
+                return End(False, True, calls, second)
+            if outcome is Outcome.SUCCESSFUL and second - since >= step.hold:
+                break
+    return End(True, False, calls, second)
+
+
+def _compare(evidence: Evidence) -> Outcome:
+    checks, canary, stable, pairs = PLAN.checks, evidence.canary, evidence.stable, evidence.pairs
+    assert checks.max_error_rate is not None
+    assert checks.max_latency_ratio is not None
+    assert checks.agreement is not None
+    if canary.calls < checks.min_requests:
+        return Outcome.INCONCLUSIVE
+    quantile = checks.latency_quantile
+    failed = (
+        canary.errors / canary.calls > stable.errors / stable.calls + checks.max_error_rate
+        or canary.quantile(quantile) > checks.max_latency_ratio * stable.quantile(quantile)
+        or pairs.agreeing < checks.agreement.least * pairs.compared
+    )
+    return Outcome.FAILED if failed else Outcome.SUCCESSFUL
+
+
+def one_second(version: Version, weight: int, mirror: float, random: np.random.Generator) -> Evidence:
+    """What is seen within a second."""
+    calls = int(random.poisson(CALLS_PER_SECOND))
+    at_canary = int(random.binomial(calls, weight / 100))
+    compared = int(random.binomial(calls - at_canary, mirror))
+    differing = int(random.binomial(compared, version.differing))
+    return Evidence(
+        _side(STABLE, calls - at_canary, random),
+        _side(version, at_canary, random),
+        Pairs(compared, compared - differing),
+    )
+
+
+def _side(version: Version, calls: int, random: np.random.Generator) -> Side:
+    latency = tuple(int(count) for count in random.multinomial(calls, _shares(version.slower)))
+    return Side(calls, int(random.binomial(calls, version.errors)), latency)
+
+
+def _shares(slower: float, known: dict[float, list[float]] = {}) -> list[float]:  # noqa: B006  a cache
+    """What share of lognormal latencies falls into each bucket."""
+    if slower not in known:
+        below = [
+            (1 + math.erf(math.log(bound / _MEDIAN_SECONDS / slower) / _SPREAD / math.sqrt(2))) / 2
+            for bound in BUCKETS
+        ]
+        known[slower] = [high - low for low, high in zip([0.0, *below], [*below, 1.0], strict=True)]
+    return known[slower]
+
+
+@dataclass(frozen=True)
+class Row:
+    """All rollouts of one kind of canary, by one way to judge."""
+
+    canary: str
+    judged: str
+    rollouts: int
+    promoted: int
+    aborted: int
+    calls: float
+    seconds: float
+
+
+def simulate_all() -> list[Row]:
+    """All rows of the table; the same at each run."""
+    ways: Mapping[str, Callable[[Version, np.random.Generator], End]] = {
+        "sequential tests": simulate,
+        "bare thresholds": simulate_thresholds,
+    }
+    return [
+        _row(kind, judged, [partial(way, version)(np.random.default_rng([SEED, n])) for n in range(rollouts)])
+        for kind, (version, rollouts) in CANARIES.items()
+        for judged, way in ways.items()
+    ]
+
+
+def _row(kind: str, judged: str, ends: list[End]) -> Row:
+    return Row(
+        kind,
+        judged,
+        len(ends),
+        sum(end.promoted for end in ends),
+        sum(end.aborted for end in ends),
+        sum(end.calls for end in ends) / len(ends),
+        sum(end.seconds for end in ends) / len(ends),
+    )
+
+
+def table(rows: list[Row]) -> str:
+    """The rows in Markdown, as the documentation has them."""
+    lines = [
+        "| canary | judged by | rollouts | promoted | aborted | mean calls it answered | mean seconds |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {row.canary} | {row.judged} | {row.rollouts} | {100 * row.promoted / row.rollouts:.1f} % "
+        f"| {100 * row.aborted / row.rollouts:.1f} % | {row.calls:,.0f} | {row.seconds:.0f} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
