@@ -1,46 +1,54 @@
-"""Who is measured, how each is started, and that nothing of it is left behind."""
+"""Who is measured, how each is started with a model, and that nothing of it is left behind."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import requests
 
 from gateway.cli.processes import descendants, end_all
-from gateway.logs import log_path
-from loadtests.call import BODY, HEADERS
-from loadtests.cpu import Processes
-from tests.e2e.running import running
+from loadtests import venvs
+from loadtests.calls import BENTOML_JSON, OIP_BINARY, OIP_JSON, Dialect
+from loadtests.models import Model
+from loadtests.usage import Processes
+from loadtests.workloads import Form
+from tests.artifacts import LayoutBuilder, tar
+from tests.e2e.running import Running, running
 from tests.ports import free_port
 
 FLOOR = "floor"
-PLAIN = "plain Ray Serve"
-WORKER = "Kitserve worker"
-EDGE = "Kitserve"
-CANARY = "Kitserve, 20 % canary"
-NAMES = (FLOOR, PLAIN, WORKER, EDGE, CANARY)
+MLSERVER = "MLServer"
+LITSERVE = "LitServe"
+BENTOML = "BentoML"
+KSERVE = "KServe"
+RAY_SERVE = "Ray Serve"
+KITSERVE = "Kitserve"
+BATCHING = "Kitserve, batching"
+PEERS = (MLSERVER, LITSERVE, BENTOML, KSERVE, RAY_SERVE)
+NAMES = (FLOOR, *PEERS, KITSERVE, BATCHING)
 
-_SAMPLES = Path(__file__).parents[1] / "configs" / "samples"
-V1 = f"oci-layout:{_SAMPLES}:samples/iris:v1"
-V2 = f"oci-layout:{_SAMPLES}:samples/iris:v2"
-
-_PATH = "/v2/models/{}/infer"
+_ROOT = Path(__file__).parents[1]
+_KITSERVE_MODELS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    KITSERVE: ("plain", {}),
+    BATCHING: ("batched", {"batching": {"max_batch_size": 16}}),
+}
 _READY_SECONDS = 120
 _STOP_SECONDS = 15
 _LEFTOVER_SECONDS = 3
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+Say = Callable[[str], None]
 
 
 class NotReady(Exception):
@@ -49,111 +57,191 @@ class NotReady(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """Something that answers calls. `processes` are those whose CPU time its answers cost."""
+    """Something that answers calls. `processes` are all that it keeps running for that."""
 
     name: str
     url: str
+    dialects: Mapping[Form, Dialect]
     processes: Processes
 
 
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Who is up, and why others are not."""
+
+    contenders: list[Contender] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """Started as `python ARGUMENTS PORT MODEL`; `peer` names its directory, "" is this Python."""
+
+    peer: str = ""
+    arguments: tuple[str, ...] = ()
+    dialects: Mapping[Form, Dialect] = field(default_factory=lambda: {"json": OIP_JSON})
+    path: str = "/v2/models/model/infer"
+
+    def command(self) -> list[str]:
+        if self.peer:
+            return [str(venvs.python(self.peer)), str(venvs.script(self.peer))]
+        return [sys.executable, *self.arguments]
+
+
+_OIP: Mapping[Form, Dialect] = {"json": OIP_JSON, "binary": OIP_BINARY}
+_SERVERS = {
+    FLOOR: _Server(arguments=("-m", "loadtests.floor"), dialects=_OIP),
+    MLSERVER: _Server("mlserver"),
+    LITSERVE: _Server("litserve"),
+    BENTOML: _Server("bentoml", dialects={"json": BENTOML_JSON}, path="/infer"),
+    KSERVE: _Server("kserve", dialects=_OIP),
+    RAY_SERVE: _Server(arguments=("-m", "loadtests.plain_ray_serve")),
+}
+
+
+def speaks(name: str, form: Form) -> bool:
+    """Whether a contender takes tensors in that form."""
+    return name not in _SERVERS or form in _SERVERS[name].dialects
+
+
 @contextmanager
-def python_server(name: str, module: str, model: Path) -> Iterator[Contender]:
-    """A server that is run as `python -m MODULE PORT MODEL`."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}{_PATH.format('iris')}"
+def field_of(names: Sequence[str], model: Model, say: Say) -> Iterator[Field]:
+    """Those contenders, up and idle, each with that model alone; nothing of them is left at the end.
+
+    A peer that cannot be installed or does not start is absent.
+
+    Raises:
+        NotReady: when another than a peer does not start.
+    """
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ksb-")))
+        os.environ["RAY_TMPDIR"] = str(directory)  # what Ray leaves on disk goes with the rest
+        file = directory / "model.onnx"
+        file.write_bytes(model.onnx)
+        up = Field()
+        started: dict[str, _Started] = {}
+        for name in (name for name in names if name in _SERVERS):
+            try:
+                command = [*_SERVERS[name].command(), str(port := free_port()), str(file)]
+            except venvs.NotInstalled as error:
+                up.absent[name] = str(error)
+                continue
+            log = directory / f"{len(started)}.log"
+            started[name] = stack.enter_context(_process(name, command, port, log))
+        ours = [name for name in names if name in _KITSERVE_MODELS]
+        if ours:
+            up.contenders.extend(stack.enter_context(_kitserve(directory, model, ours)))
+        for name, server in started.items():
+            contender = Contender(
+                name,
+                f"http://127.0.0.1:{server.port}{_SERVERS[name].path}",
+                _SERVERS[name].dialects,
+                server.processes,
+            )
+            try:
+                _wait(contender, model, server.ended)
+            except NotReady as error:
+                if name not in PEERS:
+                    raise
+                up.absent[name] = str(error)
+                continue
+            up.contenders.append(contender)
+        up.contenders.sort(key=lambda contender: NAMES.index(contender.name))
+        for name, why in up.absent.items():
+            say(f"{name} is left out: {why}")
+        yield up
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    name: str
+    port: int
+    process: subprocess.Popen[str]
+    log: Path
+
+    def processes(self) -> list[int]:
+        return [self.process.pid, *descendants(self.process.pid)]
+
+    def ended(self) -> str:
+        if self.process.poll() is None:
+            return ""
+        return f"{self.name} ended with {self.process.returncode}: {self.log.read_text()[-2000:]}"
+
+
+@contextmanager
+def _process(name: str, command: list[str], port: int, log: Path) -> Iterator[_Started]:
     # Nobody's settings for Serve, and no throughput options, reach plain Ray Serve.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_SERVE_")}
-    environment |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(Path(__file__).parents[1])}
-    with tempfile.TemporaryFile("w+") as words:
+    environment |= {"RAY_USAGE_STATS_ENABLED": "0", **_ONE_THREAD}
+    if command[0] == sys.executable:
+        environment["PYTHONPATH"] = str(_ROOT)
+    with log.open("w") as words:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, str(port), str(model)],
+            command,
             env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=words,
+            stdout=words,
+            stderr=subprocess.STDOUT,
+            cwd=log.parent,
             text=True,
             start_new_session=True,
         )
-
-        def ended() -> str:
-            if process.poll() is None:
-                return ""
-            words.seek(0)
-            return f"{name} ended with {process.returncode}: {words.read()[-2000:]}"
-
-        try:
-            _wait(url, partial(requests.post, data=BODY, headers=HEADERS, timeout=5), ended)
-            yield Contender(name, url, lambda: [process.pid, *descendants(process.pid)])
-        finally:
-            _end(process)
+    try:
+        yield _Started(name, port, process, log)
+    finally:
+        _end(process)
 
 
 @contextmanager
-def kitserve(directory: Path) -> Iterator[list[Contender]]:
-    """One Kitserve: a worker without the edge, the same through the edge, and two behind a canary."""
+def _kitserve(directory: Path, model: Model, names: Sequence[str]) -> Iterator[list[Contender]]:
+    """One Kitserve with the model under a name for each of its contenders, each with its own worker."""
+    builder = LayoutBuilder(directory / "layout")
+    builder.kit("bench/model:v1", tar(("model/model.onnx", model.onnx)))
     with running(directory) as serve:
-        serve.models = {"iris": {"kit": V1}, "trial": {"kit": V1, "canary": {"kit": V2, "weight": 20}}}
+        kit = f"oci-layout:{builder.directory}:bench/model:v1"
+        chosen = {name: _KITSERVE_MODELS[name] for name in names}
+        serve.models = {served: {"kit": kit, **options} for served, options in chosen.values()}
         try:
             serve.start()
-            _wait(f"{serve.url}/v2/health/ready", partial(requests.get, timeout=5), lambda: "")
-            assert serve.process is not None
-            haproxy = partial(_haproxy, serve.process.pid)
-            (alone,), trial = (_workers(log_path(serve.home), model) for model in serve.models)
-            yield [
-                Contender(
-                    WORKER, f"http://127.0.0.1:{alone.port}{_PATH.format('iris')}", lambda: [alone.pid]
-                ),
-                Contender(EDGE, serve.url + _PATH.format("iris"), lambda: [alone.pid, *haproxy()]),
-                Contender(
-                    CANARY,
-                    serve.url + _PATH.format("trial"),
-                    lambda: [*(worker.pid for worker in trial), *haproxy()],
-                ),
-            ]
+            contenders = [_served(serve, name) for name in names]
+            for contender in contenders:
+                _wait(contender, model, lambda: "")
+            yield contenders
         finally:
             if serve.process is not None:
                 _end(serve.process)
 
 
-@dataclass(frozen=True, slots=True)
-class _Worker:
-    pid: int
-    port: int
+def _served(serve: Running, name: str) -> Contender:
+    served, _ = _KITSERVE_MODELS[name]
+
+    def processes() -> list[int]:
+        assert serve.process is not None
+        others = {worker for model in serve.models if model != served for worker in serve.workers(model)}
+        return [
+            process
+            for process in (serve.process.pid, *descendants(serve.process.pid))
+            if process not in others
+        ]
+
+    return Contender(name, f"{serve.url}/v2/models/{served}/infer", _OIP, processes)
 
 
-def _workers(log: Path, model: str) -> list[_Worker]:
-    """The workers that said they are ready; the log calls a process `worker-PID`."""
-    lines: list[dict[str, Any]] = [json.loads(line) for line in log.read_text().splitlines()]
-    return [
-        _Worker(int(line["process"].removeprefix("worker-")), line["port"])
-        for line in lines
-        if line["event"] == "worker.ready" and line["model"] == model
-    ]
-
-
-def _haproxy(root: int) -> list[int]:
-    found = []
-    for process in descendants(root):
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{process}/comm").read_text().startswith("haproxy"):
-                found.append(process)
-    return found
-
-
-def _wait(url: str, call: Callable[[str], requests.Response], ended: Callable[[], str]) -> None:
+def _wait(contender: Contender, model: Model, ended: Callable[[], str]) -> None:
+    call = contender.dialects["json"].call(model.inputs[0])
     deadline = time.monotonic() + _READY_SECONDS
     last = "no answer"
     while time.monotonic() < deadline:
         if why := ended():
             raise NotReady(why)
         try:
-            answer = call(url)
+            answer = requests.post(contender.url, call.body, headers=dict(call.headers), timeout=5)
             if answer.status_code == 200:
                 return
             last = answer.text[:200]
         except requests.RequestException as error:
             last = str(error)
         time.sleep(0.2)
-    raise NotReady(f"{url} was not ready after {_READY_SECONDS} s: {last}")
+    raise NotReady(f"{contender.name} was not ready after {_READY_SECONDS} s: {last}")
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -161,9 +249,9 @@ def _end(process: subprocess.Popen[str]) -> None:
     family = descendants(process.pid)
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    if process.poll() is None:
+        process.kill()
+        process.wait()
     end_all(family, _LEFTOVER_SECONDS)

@@ -12,7 +12,9 @@ from typing import Any
 
 import uvicorn
 
-from loadtests.call import PlainModel
+from loadtests.plain_model import PlainModel
+
+_JSON_SIZE = b"inference-header-content-length"
 
 
 class Floor:
@@ -21,14 +23,18 @@ class Floor:
     def __init__(self, model: Path) -> None:
         self._model = PlainModel(model)
 
-    async def __call__(self, _scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one call."""
         message = await receive()
         body = message["body"]
-        while message.get("more_body"):
-            message = await receive()
-            body += message["body"]
-        answer = self._model.answer(body)
+        if message.get("more_body"):
+            pieces = [body]
+            while message.get("more_body"):
+                message = await receive()
+                pieces.append(message["body"])
+            body = b"".join(pieces)
+        json_size = next((int(value) for name, value in scope["headers"] if name == _JSON_SIZE), None)
+        answer = self._model.answer(body, json_size)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})

@@ -1,10 +1,16 @@
 -- wrk's side: one POST again and again, and at the end the numbers as one line of JSON.
+-- Arguments: the file with the body, then headers as `Name: value`.
 local request_ = ""
 
 function init(args)
+   local file = assert(io.open(args[1], "rb"))
    wrk.method = "POST"
-   wrk.headers["Content-Type"] = "application/json"
-   wrk.body = args[1]
+   wrk.body = file:read("*a")
+   file:close()
+   for place = 2, #args do
+      local name, value = args[place]:match("^([^:]+): (.*)$")
+      wrk.headers[name] = value
+   end
    request_ = wrk.format()
 end
 

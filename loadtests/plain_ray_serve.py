@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request, Response
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from loadtests.call import PlainModel
+from loadtests.plain_model import PlainModel
 
 _MAX_ONGOING = 512
 _ENDS = {signal.SIGTERM, signal.SIGINT}
@@ -44,7 +44,7 @@ class Ingress:
     def __init__(self, model: DeploymentHandle[Any]) -> None:
         self._model = model
 
-    @app.post("/v2/models/iris/infer")
+    @app.post("/v2/models/model/infer")
     async def infer(self, request: Request) -> Response:
         """Pass one call on."""
         answer = await self._model.infer.remote(await request.body())

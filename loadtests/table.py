@@ -1,36 +1,29 @@
-"""From measured cells to the table, its ratios and the goals."""
+"""From measured cells to a table for each workload."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from loadtests.contenders import EDGE, FLOOR, PLAIN, WORKER
+from loadtests.contenders import FLOOR, NAMES
 from loadtests.wrk import Load
 
-HEADER = (
-    "connections",
-    "contender",
-    "requests/s",
-    "spread",
-    "p50 ms",
-    "p99 ms",
-    "of the floor",
-    "x plain Ray Serve",
-    "CPU ms/request",
-    "errors",
-)
+ALONE = "onnxruntime alone"
+"""A loop that runs the model and nothing else: no calls, so no connections."""
+ORDER = (ALONE, *NAMES)
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One contender under one load, once; `errors` of its warm-up too."""
 
+    workload: str
     contender: str
     connections: int
     load: Load
     cpu_seconds: float
+    pss_mib: float
     errors: int
 
     @property
@@ -40,94 +33,107 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Figures:
     """One contender under one load: medians over the passes, and all errors."""
 
-    contender: str
-    connections: int
     rate: float
     spread: float
     """How far the passes lie apart: the highest rate less the lowest, as a share of the median."""
     p50_ms: float
     p99_ms: float
     cpu_ms: float
+    """CPU time a call: as many seconds for 1,000 calls."""
+    pss_mib: float
     errors: int
-    of_floor: float
-    of_plain: float
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
-    """`contender` answers at least `times` as many calls as `than`."""
+class Results:
+    """One workload: figures by contender and number of connections, and who was absent and why."""
 
-    contender: str
-    than: str
-    times: float
+    title: str
+    figures: Mapping[tuple[str, int], Figures]
+    absent: Mapping[str, str]
 
-
-GOALS = (Goal(EDGE, PLAIN, 20), Goal(WORKER, FLOOR, 0.85), Goal(EDGE, FLOOR, 0.45))
-GOAL_CONNECTIONS = 16
-
-
-def rows(cells: Sequence[Cell]) -> list[Row]:
-    """One row for each contender and number of connections, in the order of the cells."""
-    groups: dict[tuple[int, str], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell.connections, cell.contender), []).append(cell)
-    rates = {key: median(cell.rate for cell in group) for key, group in groups.items()}
-    return [
-        Row(
-            contender=contender,
-            connections=connections,
-            rate=(rate := rates[connections, contender]),
-            spread=_ratio(max(cell.rate for cell in group) - min(cell.rate for cell in group), rate),
-            p50_ms=median(cell.load.p50_ms for cell in group),
-            p99_ms=median(cell.load.p99_ms for cell in group),
-            cpu_ms=median(_ratio(cell.cpu_seconds * 1e3, cell.load.requests) for cell in group),
-            errors=sum(cell.errors for cell in group),
-            of_floor=_ratio(rate, rates.get((connections, FLOOR), 0)),
-            of_plain=_ratio(rate, rates.get((connections, PLAIN), 0)),
-        )
-        for (connections, contender), group in groups.items()
-    ]
+    def find(self, contender: str, connections: int) -> Figures | None:
+        """The figures of one contender under one load; a bare loop has them whatever the load."""
+        return self.figures.get((contender, 0 if contender == ALONE else connections))
 
 
-def verdicts(measured: Sequence[Row]) -> list[str]:
-    """Each goal with what was reached; none where its number of connections was not measured."""
-    found = {row.contender: row.rate for row in measured if row.connections == GOAL_CONNECTIONS}
+def results(title: str, cells: Sequence[Cell], absent: Mapping[str, str]) -> Results:
+    """One workload's cells, summed up."""
+    groups: dict[tuple[str, int], list[Cell]] = {}
+    for cell in sorted(cells, key=lambda cell: (ORDER.index(cell.contender), cell.connections)):
+        groups.setdefault((cell.contender, cell.connections), []).append(cell)
+    return Results(title, {key: _figures(group) for key, group in groups.items()}, dict(absent))
+
+
+def _figures(cells: Sequence[Cell]) -> Figures:
+    rates = [cell.rate for cell in cells]
+    return Figures(
+        rate=(rate := median(rates)),
+        spread=ratio(max(rates) - min(rates), rate),
+        p50_ms=median(cell.load.p50_ms for cell in cells),
+        p99_ms=median(cell.load.p99_ms for cell in cells),
+        cpu_ms=median(ratio(cell.cpu_seconds * 1e3, cell.load.requests) for cell in cells),
+        pss_mib=max(cell.pss_mib for cell in cells),
+        errors=sum(cell.errors for cell in cells),
+    )
+
+
+def header(connections: Sequence[int]) -> list[str]:
+    """The columns of a workload's table; the last four are of the load that goals are judged by."""
+    loads = [name for count in connections for name in (f"{count}: requests/s", "p50 ms", "p99 ms")]
+    return ["", *loads, "of the floor", "CPU s/1,000", "PSS MiB", "spread"]
+
+
+def rows(found: Results, connections: Sequence[int], judged: int) -> list[list[str]]:
+    """One line for each contender, in the order of the header; `judged` is the load of the last columns."""
     lines = []
-    for goal in GOALS:
-        if goal.contender in found and goal.than in found:
-            reached = _ratio(found[goal.contender], found[goal.than])
-            word = "met" if reached >= goal.times else "MISSED"
-            lines.append(
-                f"{word}: {goal.contender} is {reached:.2f} x {goal.than} at {GOAL_CONNECTIONS} connections "
-                f"(goal: {goal.times:g})"
-            )
+    floor = found.find(FLOOR, judged)
+    for name in dict.fromkeys(contender for contender, _ in found.figures):
+        loads = [figures for count in connections if (figures := found.find(name, count))]
+        last = found.find(name, judged) or loads[-1]
+        cells = (
+            # A bare loop has one figure, under no load: it stands in the place of the lowest.
+            text
+            for place, count in enumerate(connections)
+            for text in _load(found.find(name, count) if name != ALONE or place == 0 else None)
+        )
+        lines.append(
+            [
+                name,
+                *cells,
+                number(ratio(last.rate, floor.rate if floor else 0)),
+                number(last.cpu_ms),
+                f"{max(figures.pss_mib for figures in loads):,.0f}" if name != ALONE else "",
+                f"{max(figures.spread for figures in loads):.0%}",
+            ]
+        )
+    lines += [[f"{name}: absent", *[""] * (len(header(connections)) - 1)] for name in found.absent]
     return lines
 
 
-def texts(row: Row) -> list[str]:
-    """A row as it is shown, in the order of HEADER."""
-    return [
-        str(row.connections),
-        row.contender,
-        f"{row.rate:,.0f}" if row.rate >= 100 else f"{row.rate:.1f}",
-        f"{row.spread:.0%}",
-        f"{row.p50_ms:.2f}",
-        f"{row.p99_ms:.2f}",
-        f"{row.of_floor:.2f}" if row.of_floor >= 0.1 else f"{row.of_floor:.3f}",
-        f"{row.of_plain:.1f}",
-        f"{row.cpu_ms:.3f}",
-        f"{row.errors} (!)" if row.errors else "0",
-    ]
+def _load(figures: Figures | None) -> list[str]:
+    if figures is None:
+        return [""] * 3
+    mark = f" ({figures.errors} failed)" if figures.errors else ""
+    return [number(figures.rate) + mark, number(figures.p50_ms), number(figures.p99_ms)]
 
 
-def markdown(measured: Sequence[Row]) -> str:
-    """The table for a README."""
-    lines = [HEADER, ["---" if name == "contender" else "---:" for name in HEADER], *map(texts, measured)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def number(value: float) -> str:
+    """Three digits that mean something."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
 
 
-def _ratio(part: float, whole: float) -> float:
+def markdown(lines: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
+    """A table for a README."""
+    marks = ["---", *["---:"] * (len(columns) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (columns, marks, *lines))
+
+
+def ratio(part: float, whole: float) -> float:
+    """Not a number where there is no whole."""
     return part / whole if whole else float("nan")

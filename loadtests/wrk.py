@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from loadtests.calls import Call
 
 _SCRIPT = Path(__file__).with_name("infer.lua")
 _RESULT = "RESULT "
@@ -37,17 +40,21 @@ def find() -> str:
     return program
 
 
-def run(url: str, body: str, connections: int, seconds: int) -> Load:
-    """Load `url` for that long. Raises WrkFailed."""
+def run(url: str, call: Call, connections: int, seconds: int) -> Load:
+    """Load `url` with a call for that long. Raises WrkFailed."""
     command = [find(), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(_SCRIPT)]
+    headers = [f"{name}: {value}" for name, value in call.headers.items()]
     try:
-        done = subprocess.run(
-            [*command, url, "--", body],
-            capture_output=True,
-            text=True,
-            timeout=seconds + _PATIENCE_SECONDS,
-            check=False,
-        )
+        with tempfile.NamedTemporaryFile() as body:
+            body.write(call.body)
+            body.flush()
+            done = subprocess.run(
+                [*command, url, "--", body.name, *headers],
+                capture_output=True,
+                text=True,
+                timeout=seconds + _PATIENCE_SECONDS,
+                check=False,
+            )
     except subprocess.TimeoutExpired:
         raise WrkFailed(f"wrk did not end {_PATIENCE_SECONDS} s after its time on {url}") from None
     if done.returncode != 0:

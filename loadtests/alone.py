@@ -1,0 +1,40 @@
+"""The bare model: one process that does nothing but run it, again and again, on one thread.
+
+Run as `python -m loadtests.alone MODEL SECONDS`, MODEL being the name of one in `loadtests.models`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import numpy as np
+
+from loadtests import models
+from loadtests.plain_model import PlainModel
+
+if __name__ == "__main__":
+    model = getattr(models, sys.argv[1])()
+    plain = PlainModel(model.onnx)
+    call = {"input": model.inputs[0]}
+    for _ in range(20):
+        plain.run(call)
+    took: list[float] = []
+    cpu = time.process_time()
+    begun = before = time.perf_counter()
+    while before - begun < float(sys.argv[2]):
+        plain.run(call)
+        now = time.perf_counter()
+        took.append(now - before)
+        before = now
+    p50, p99 = np.percentile(took, [50, 99]) * 1e3
+    found = {
+        "requests": len(took),
+        "seconds": before - begun,
+        "p50_ms": p50,
+        "p99_ms": p99,
+        "errors": 0,
+        "cpu_seconds": time.process_time() - cpu,
+    }
+    print(json.dumps(found))
