@@ -7,9 +7,8 @@ INT64, true is no FP32, and a shape must fit its data.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -39,6 +38,30 @@ _ACCEPTS: Mapping[str, frozenset[type]] = {
     "b": frozenset({bool}),
     "O": frozenset({str}),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Elements:
+    """What a datatype's elements are: as an array, in JSON, and of integers which there are."""
+
+    datatype: Datatype
+    dtype: np.dtype[Any]
+    kind: str
+    accepted: frozenset[type]
+    least: int = 0
+    most: int = 0
+
+
+def _elements(datatype: Datatype) -> _Elements:
+    dtype = datatype.numpy
+    found = _Elements(datatype, dtype, dtype.kind, _ACCEPTS[dtype.kind])
+    if dtype.kind not in "iu":
+        return found
+    limits = np.iinfo(dtype)
+    return replace(found, least=int(limits.min), most=int(limits.max))
+
+
+_ELEMENTS: Mapping[str, _Elements] = {datatype.value: _elements(datatype) for datatype in Datatype}
 _TYPE_NAMES: Mapping[type, str] = {
     float: "fractions",
     int: "integers",
@@ -84,6 +107,9 @@ class Decoder:
 
     def __init__(self, signature: Signature) -> None:
         self._raw = RawInput(signature)
+        # Other elements than numbers are objects in Python either way, and then orjson is quicker.
+        numbers = all(_ELEMENTS[spec.datatype].kind in "fViu" for spec in signature.inputs)
+        self._large = LargeBodies() if numbers and LargeBodies is not None else None
 
     def __call__(self, pieces: Sequence[bytes | memoryview], json_size: bytes = b"") -> Call:
         """Read a body that came in `pieces`.
@@ -95,7 +121,8 @@ class Decoder:
             InputError: naming the field that is wrong.
         """
         if not json_size:
-            return _decode(pieces[0] if len(pieces) == 1 else b"".join(pieces), _NOTHING)
+            text = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            return _decode(self._document(text), _NOTHING)
         body = Incoming(pieces)
         size = int(json_size) if json_size.isdigit() and len(json_size) <= _MAX_DIGITS else body.left + 1
         if size > body.left:
@@ -105,17 +132,24 @@ class Decoder:
             )
         if size == 0:
             return Call("", self._raw(body), others=IN_BINARY)
-        call = _decode(body.take(size), body)
+        call = _decode(self._document(body.take(size)), body)
         if body.left:
             raise InputError(f"{body.left} bytes follow the data of the last input")
         return call
 
+    def _document(self, text: bytes | memoryview) -> Any:
+        """Return what a text says; the data of its tensors are lists, or flat arrays."""
+        if len(text) >= _LARGE_BYTES and self._large is not None:
+            document = self._large(text)
+            if document is not None:
+                return document
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            raise InputError(f"the body is not JSON: {error}") from None
 
-def _decode(text: bytes | memoryview, rest: Incoming) -> Call:
-    try:
-        document = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InputError(f"the body is not JSON: {error}") from None
+
+def _decode(document: Any, rest: Incoming) -> Call:
     if type(document) is not dict:
         raise InputError("the body must be a JSON object with `inputs`")
     tensors = document.get("inputs")
@@ -141,13 +175,13 @@ def _decode_tensor(tensor: Any, position: int, rest: Incoming) -> tuple[str, Arr
     name = tensor.get("name")
     if type(name) is not str:
         raise InputError(f"inputs[{position}].name must be a string")
-    try:
-        datatype = Datatype(str(tensor.get("datatype")))
-    except ValueError:
-        known = ", ".join(Datatype)
-        raise InputError(f"input {name!r}: datatype {tensor.get('datatype')!r} is none of {known}") from None
-    shape = tensor.get("shape")
-    if type(shape) is not list or len(shape) > _MAX_RANK or not all(type(n) is int and n >= 0 for n in shape):
+    datatype = tensor.get("datatype")
+    elements = _ELEMENTS.get(datatype) if type(datatype) is str else None
+    if elements is None:
+        raise InputError(f"input {name!r}: datatype {datatype!r} is none of {', '.join(_ELEMENTS)}")
+    shape: Any = tensor.get("shape")
+    count = _count(shape) if type(shape) is list and len(shape) <= _MAX_RANK else -1
+    if count < 0:
         raise InputError(
             f"input {name!r}: shape must be a list of at most {_MAX_RANK} whole numbers from 0 up"
         )
@@ -157,16 +191,17 @@ def _decode_tensor(tensor: Any, position: int, rest: Incoming) -> tuple[str, Arr
                 f"input {name!r}: binary_data_size is {size}, but {rest.left} bytes of the body are left; "
                 "is Inference-Header-Content-Length right?"
             )
-        array = from_bytes(name, datatype, shape, rest.take(size))
+        array = from_bytes(name, elements.datatype, shape, rest.take(size))
     else:
         data = tensor.get("data")
-        if type(data) is not list:
+        if type(data) is list:
+            array = _array(name, data, elements)
+        elif type(data) is np.ndarray:
+            array = _cast(name, data, elements)
+        else:
             raise InputError(f"input {name!r}: data must be a list, or parameters.binary_data_size be there")
-        array = _array(name, data, datatype)
-        if array.size != math.prod(shape):
-            raise InputError(
-                f"input {name!r}: shape {shape} needs {math.prod(shape)} elements, data has {array.size}"
-            )
+        if array.size != count:
+            raise InputError(f"input {name!r}: shape {shape} needs {count} elements, data has {array.size}")
     try:
         return name, array.reshape(shape)
     except ValueError:
@@ -187,20 +222,39 @@ def _binary_size(name: str, tensor: Mapping[str, Any]) -> int | None:
     return size
 
 
-def _array(name: str, data: list[Any], datatype: Datatype) -> Array:
+def _count(shape: list[Any]) -> int:
+    """How many elements a shape has, -1 where it is none."""
+    count = 1
+    for size in shape:
+        if type(size) is not int or size < 0:
+            return -1
+        count *= size
+    return count
+
+
+def _array(name: str, data: list[Any], elements: _Elements) -> Array:
     flat, types = _flat(name, data)
-    wanted = datatype.numpy
-    wrong = types - _ACCEPTS[wanted.kind]
-    if wrong:
-        found = " or ".join(sorted(_TYPE_NAMES[kind] for kind in wrong))
-        raise InputError(f"input {name!r}: {datatype} cannot be made of {found}")
-    if datatype is Datatype.BYTES:
+    if not types <= elements.accepted:
+        found = " or ".join(sorted(_TYPE_NAMES[kind] for kind in types - elements.accepted))
+        raise InputError(f"input {name!r}: {elements.datatype} cannot be made of {found}")
+    kind = elements.kind
+    if kind in "iu" and flat:
+        _check_range(name, min(flat), max(flat), elements)
+    elif kind == "O":
         array = np.empty(len(flat), dtype=object)
         array[:] = [item.encode() for item in flat]
         return array
-    if wanted.kind in "iu" and flat:
-        return _integers(name, flat, datatype)
-    return np.array(flat, dtype=wanted)
+    elif kind == "V":
+        # BF16's own conversion knows no integers beyond INT64
+        return np.array(flat, np.float64).astype(elements.dtype)
+    return np.array(flat, elements.dtype)
+
+
+def _cast(name: str, numbers: Array, elements: _Elements) -> Array:
+    """Make numbers of 8 bytes each, which are of the right kind, the datatype's."""
+    if elements.kind in "iu" and numbers.dtype != elements.dtype and numbers.size:
+        _check_range(name, numbers.min(), numbers.max(), elements)
+    return numbers.astype(elements.dtype, copy=False)
 
 
 def _flat(name: str, data: list[Any]) -> tuple[list[Any], set[type]]:
@@ -212,15 +266,11 @@ def _flat(name: str, data: list[Any]) -> tuple[list[Any], set[type]]:
     return data, types
 
 
-def _integers(name: str, flat: list[int], datatype: Datatype) -> Array:
-    limits = np.iinfo(datatype.numpy)
-    found = np.array(flat)
-    if found.dtype.kind == "f":
-        # numpy's choice for small and very large integers side by side
-        found = np.array(flat, dtype=object)
-    if found.min() < limits.min or found.max() > limits.max:
-        raise InputError(f"input {name!r}: a value is outside {datatype} ({limits.min} to {limits.max})")
-    return found.astype(datatype.numpy)
+def _check_range(name: str, least: Any, most: Any, elements: _Elements) -> None:
+    if least < elements.least or most > elements.most:
+        raise InputError(
+            f"input {name!r}: a value is outside {elements.datatype} ({elements.least} to {elements.most})"
+        )
 
 
 def _of_request(document: Mapping[str, Any]) -> tuple[Wanted, int]:
