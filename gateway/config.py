@@ -17,7 +17,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from gateway.config_kits import REGISTRY_FILES, Cache, Key, Registry, Strict, Trust
+from gateway.config_calls import Batching, Queue, Timeout
+from gateway.config_kits import REGISTRY_FILES, Cache, Key, Registry, Seconds, Strict, Trust
 from gateway.errors import ConfigError, InvalidReference, NotTrusted
 from gateway.kits.trust import Policy, judge_registry
 from gateway.oci.kit_storage import kit_home
@@ -26,6 +27,8 @@ from gateway.oci.reference import LayoutReference, parse_reference
 from gateway.yaml_file import Path_, read_yaml, written
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+WAKE_SECONDS = 60.0
+"""No call waits longer for a version that wakes."""
 
 
 class Address(Strict):
@@ -70,19 +73,32 @@ class Resources(Strict):
 
 
 class Replicas(Strict):
-    """How many workers run a version; a plain number fixes it."""
+    """How many workers run a version; a plain number fixes it. The names are Ray Serve's."""
 
-    min: Annotated[int, Field(ge=1, le=256)] = 1
+    min: Annotated[int, Field(ge=0, le=256)] = 1
+    """At least so many; with 0, a version that nobody calls goes to sleep, and the next call wakes it."""
     max: Annotated[int, Field(ge=1, le=256)] = 1
+    """At most so many."""
     target_ongoing_requests: Annotated[float, Field(gt=0)] = 8
+    """How many calls each worker is to have inside at a time; more of them call for more workers."""
+    upscale_delay: Seconds = 2.0
+    """How long there must be too many calls before workers are added."""
+    downscale_delay: Seconds = 60.0
+    """How long there must be too few calls before workers are taken away."""
+    downscale_to_zero_delay: Seconds = 300.0
+    """How long nobody must have called before the last worker goes, where `min` is 0."""
+    wake_timeout: Annotated[Seconds, Field(le=WAKE_SECONDS)] = WAKE_SECONDS
+    """How long a call waits for a version that wakes, before it is told to ask again."""
 
     @model_validator(mode="before")
     @classmethod
     def _from_number(cls, value: object) -> object:
         if isinstance(value, int) and not isinstance(value, bool):
+            if value == 0:
+                raise ValueError("0 workers answer nobody; {min: 0, max: 1} has one only while it is called")
             return {"min": value, "max": value}
-        if isinstance(value, dict) and "min" in value and "max" not in value:
-            return {**value, "max": value["min"]}
+        if isinstance(value, dict) and isinstance(value.get("min"), int) and "max" not in value:
+            return {**value, "max": value["min"] or 1}
         return value
 
     @model_validator(mode="after")
@@ -118,6 +134,9 @@ class Model(Strict):
     runtime: str = "auto"
     resources: Resources = Resources()
     replicas: Replicas = Replicas()
+    batching: Batching | None = None
+    queue: Queue = Queue()
+    timeout: Timeout = 60.0
     trust: Trust = Trust()
 
     _kit = field_validator("kit")(_check_kit)
@@ -301,6 +320,8 @@ def _fields_at(path: Path_) -> list[str]:
         "canary": Canary,
         "resources": Resources,
         "replicas": Replicas,
+        "batching": Batching,
+        "queue": Queue,
         "registries": Registry,
         "listen": Address,
         "admin": Address,

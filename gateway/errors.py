@@ -122,3 +122,7 @@ class EdgeError(KitserveError):
 
 class ControlError(KitserveError):
     """The control plane cannot be reached, or did not do what was asked."""
+
+
+class CannotWake(ControlError):
+    """A version that sleeps has no worker, or none in time."""

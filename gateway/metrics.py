@@ -269,8 +269,10 @@ class VersionSample:
     """Workers by state."""
     weights: Mapping[str, int] = field(default_factory=dict)
     """Percent of unversioned calls by role."""
-    waiting: int = 0
+    queued: int = 0
     """Calls that wait for the model."""
+    held: int = 0
+    """Calls that wait for the version to wake."""
 
 
 class KitserveCollector(Collector):
@@ -314,7 +316,7 @@ def families(samples: Iterable[VersionSample]) -> Iterator[Metric]:
         )
     }
     ongoing = GaugeMetricFamily("kitserve_requests_in_flight", "Calls inside the workers now", labels=names)
-    waiting = GaugeMetricFamily("kitserve_queue_length", "Calls that wait for the model now", labels=names)
+    queued = GaugeMetricFamily("kitserve_queue_length", "Calls that wait for the model now", labels=names)
     dropped = CounterMetricFamily(
         "kitserve_requests_dropped",
         "Calls that the model never answered: rejected by a full queue, expired, or cancelled by callers",
@@ -331,6 +333,9 @@ def families(samples: Iterable[VersionSample]) -> Iterator[Metric]:
     weights = GaugeMetricFamily(
         "kitserve_traffic_weight_ratio", "Share of a model's unversioned calls", labels=[*names, "role"]
     )
+    held = GaugeMetricFamily(
+        "kitserve_requests_waiting_to_wake", "Calls that wait for a version that sleeps", labels=names
+    )
     for sample in samples:
         at = [sample.labels.model, sample.labels.version, sample.labels.digest, sample.labels.runtime]
         numbers = sample.numbers
@@ -340,7 +345,7 @@ def families(samples: Iterable[VersionSample]) -> Iterator[Metric]:
             histogram: Histogram = getattr(numbers, part)
             family.add_metric(at, histogram.cumulative(), histogram.total)
         ongoing.add_metric(at, sample.ongoing)
-        waiting.add_metric(at, sample.waiting)
+        queued.add_metric(at, sample.queued)
         for reason in DROPPED:
             dropped.add_metric([*at, reason], numbers.dropped[reason])
         if numbers.batches:
@@ -352,13 +357,15 @@ def families(samples: Iterable[VersionSample]) -> Iterator[Metric]:
         load.add_metric(at, numbers.loads, numbers.load_seconds)
         for state, count in sample.replicas.items():
             replicas.add_metric([*at, state], count)
+        held.add_metric(at, sample.held)
         for role, percent in sample.weights.items():
             weights.add_metric([*at, role], percent / 100)
     yield from (
         requests,
         *durations.values(),
         ongoing,
-        waiting,
+        queued,
+        held,
         dropped,
         batches,
         pulled,

@@ -15,7 +15,7 @@ from rich.text import Text
 from gateway.cli.show import model_line
 
 _AGAIN_SECONDS = 10.0
-SETTLED = ("ready", "failed")
+SETTLED = ("ready", "asleep", "failed")
 """The states that a model stays in until something new is asked for."""
 _NUMBERS = re.compile(r"[0-9.]+")
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from gateway.kits.cache import CachedKit
 
-_COLOURS = {"ready": "green", "failed": "red", "loading": "yellow", "pulling": "yellow"}
+_COLOURS = {"ready": "green", "asleep": "cyan", "failed": "red", "loading": "yellow", "pulling": "yellow"}
 
 
 def models_table(models: Iterable[dict[str, Any]]) -> Table:
@@ -36,6 +36,8 @@ def models_table(models: Iterable[dict[str, Any]]) -> Table:
                     str(version["replicas"]),
                     version["runtime"] or "-",
                 )
+            if version is not None and version["note"]:
+                table.add_row("", "", _text(version["note"], "yellow"))
             name = state = ""
     return table
 

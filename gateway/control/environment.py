@@ -9,6 +9,8 @@ def prepare(address: str | None) -> None:
     """Set what is not set yet, for this process and all that Ray starts from it."""
     # Serve's replicas then run our code in their main loop, without a thread between.
     os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+    # Nobody calls workers through Serve; it would keep each for half a minute before it lets it go.
+    os.environ.setdefault("RAY_SERVE_ENABLE_DIRECT_INGRESS", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's workers run with nice 15, as batch work does; ours answer callers, as HAProxy beside them.
     os.environ.setdefault("RAY_worker_niceness", "0")

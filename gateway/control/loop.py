@@ -28,6 +28,8 @@ from gateway.edge.routes import RoutingTable
 from gateway.errors import EdgeError, KitError, KitserveError, NotTrusted, RegistryUnavailable
 from gateway.kits.library import Kit, Library, cache_directory
 from gateway.oci.reference import parse_reference
+from gateway.worker.batching import Batching
+from gateway.worker.jobs import QueueLimits
 from gateway.worker.spec import Announcement, WorkerSpec, WorkerState
 from runtimes.base import Resources
 
@@ -61,6 +63,7 @@ class ReconcileLoop:
         edge_key: str,
         reserve_cpus: bool,
         fresh: bool,
+        is_awaited: Callable[[str], bool],
     ) -> None:
         self._state = state
         self._workers = workers
@@ -69,6 +72,7 @@ class ReconcileLoop:
         self._worker_host = worker_host
         self._edge_key = edge_key
         self._reserve_cpus = reserve_cpus
+        self._is_awaited = is_awaited
         self._started = time.monotonic()
         self._warm = fresh
         self._resolving = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolve")
@@ -80,7 +84,9 @@ class ReconcileLoop:
         self._not_before: dict[str, float] = {}
         self._surplus_since: dict[str, float] = {}
         self._last_words: dict[str, str] = {}
-        self._apps: Mapping[str, str] | None = None
+        self._apps: Mapping[str, serving.Application] | None = None
+        # Kept from one look to the next: Serve forgets it while a version fails to wake.
+        self._proven: frozenset[str] = frozenset()
         self._looked = float("-inf")
         self._applied: RoutingTable | None = None
         self._applied_at = float("-inf")
@@ -150,7 +156,12 @@ class ReconcileLoop:
             if _is_refused(news):
                 log.warning("worker.lost", extra={"app": news.app, "worker": news.worker})
                 self._workers.drop(news.worker)
-        return Observed(self._apps or {}, self._workers.present())
+        apps = self._apps or {}
+        workers = self._workers.present()
+        ready = {worker.app for worker in workers if worker.state is WorkerState.READY}
+        proven = {app for app, application in apps.items() if application.proven}
+        self._proven = (self._proven | ready | proven) & apps.keys()
+        return Observed({app: known.trouble for app, known in apps.items()}, workers, self._proven)
 
     def _look(self) -> None:
         try:
@@ -173,7 +184,9 @@ class ReconcileLoop:
         answered = {app for at in self._state.routed().values() for app in (at.stable, at.canary)}
         for app in told.keys() & answered:
             log.warning("worker.failed", extra={"app": app, "reason": told[app]})
-        failed = {*given_up, *told.keys() - answered} - answering - self._state.condemned()
+        # One that fails to wake is tried again by the next call.
+        sleepers = {app for app in given_up if self._may_sleep(app, observed)} & answered
+        failed = {*given_up, *told.keys() - answered} - sleepers - answering - self._state.condemned()
         generation = self._state.desired().generation
         for app in failed:
             reason = self._last_words.pop(app, "") or given_up[app]
@@ -189,8 +202,13 @@ class ReconcileLoop:
             age = time.monotonic() - self._started
             routed = {app for at in known.routed.values() for app in (at.stable, at.canary) if app}
             heard = {worker.app for worker in observed.workers if worker.state is WorkerState.READY}
+            heard |= {app for app in routed if self._may_sleep(app, observed)}
             self._warm = age > _WARM_UP_MOST_SECONDS or (age > _WARM_UP_LEAST_SECONDS and routed <= heard)
         return self._warm
+
+    def _may_sleep(self, app: str, observed: Observed) -> bool:
+        version = self._state.versions().get(app)
+        return version is not None and observed.may_sleep(version)
 
     def _route(self, table: RoutingTable) -> str:
         """Bring the table to the edge when it changed, and now and then in any case."""
@@ -221,6 +239,8 @@ class ReconcileLoop:
         for app, since in self._surplus_since.items():
             if app not in known.condemned:
                 if now - since <= _LINGER_SECONDS or self._applied != plan.table or not self._lets_go(since):
+                    continue
+                if self._is_awaited(app):
                     continue
                 # Here, not in the task: no tick may route to it again before the task runs.
                 self._state.condemn_version(app)
@@ -307,6 +327,10 @@ class ReconcileLoop:
             host=self._worker_host,
             edge_key=self._edge_key,
             drain_seconds=DRAIN_SECONDS,
+            limits=QueueLimits(version.max_queued_requests, version.max_queued_bytes, version.timeout),
+            batching=(
+                Batching(version.max_batch_size, version.max_batch_delay) if version.max_batch_size else None
+            ),
         )
         log.info("version.deployed", extra={"app": version.app, "kit": version.reference})
         serving.deploy(version, spec, self._reserve_cpus)

@@ -3,6 +3,9 @@
 A role (stable, canary) moves to the version that its config names once that version's workers are
 ready; until then, and when it fails, the role's last good version stays. So a config that fails for
 one model changes nothing for its callers, nor for other models.
+
+A version that may sleep and was ready once counts as ready also while it has no worker: the next call
+wakes it, and is answered.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from gateway.control.status import ModelState, ModelStatus, VersionStatus
 from gateway.control.versions import Version, kind_of, version_of
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.worker.spec import Announcement, WorkerState
+
+_ANSWERS = (ModelState.READY, ModelState.ASLEEP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,12 @@ class Observed:
 
     apps: Mapping[str, str]
     workers: Sequence[Announcement]
+    proven: frozenset[str] = frozenset()
+    """Apps of which a worker was ready since they were deployed, so that they may sleep."""
+
+    def may_sleep(self, version: Version) -> bool:
+        """Whether a version answers also while it has no worker."""
+        return version.may_sleep and version.app in self.proven
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +89,7 @@ def reconcile(known: Known, observed: Observed) -> Plan:
         stable = _role(model, model.kit, known, observed, by_app)
         canary = _role(model, model.canary.kit, known, observed, by_app) if model.canary else None
         roles[model.name] = [stable, *([canary] if canary else [])]
-        routed[model.name] = _route(model, stable, canary, known, by_app)
+        routed[model.name] = _route(model, stable, canary, known, observed, by_app)
 
     versions = {**known.versions, **_wanted_versions(roles)}
     in_use = {app for at in routed.values() for app in (at.stable, at.canary) if app is not None}
@@ -100,9 +111,9 @@ def reconcile(known: Known, observed: Observed) -> Plan:
         deploy=tuple(versions[app] for app in sorted(wanted) if app in versions and app not in observed.apps),
         surplus=surplus,
         routed=routed,
-        table=_table(roles, routed, versions, surplus, by_app),
+        table=_table(roles, routed, versions, surplus, observed, by_app),
         models=tuple(
-            _status(name, both, routed[name], versions, by_app, known.failures)
+            _status(name, both, routed[name], versions, observed, by_app, known.failures)
             for name, both in roles.items()
         ),
     )
@@ -123,8 +134,10 @@ def _role(
     workers = by_app.get(version.app, [])
     ready = len(_ready(workers))
     now = known.routed.get(model.name, Routed())
-    if ready >= (1 if version.app in (now.stable, now.canary) else version.min_replicas):
+    if ready >= (1 if version.app in (now.stable, now.canary) else version.first_replicas):
         return _Role(kit, version, ModelState.READY, known.notes.get(kit, ""))
+    if observed.may_sleep(version):
+        return _Role(kit, version, ModelState.ASLEEP, _how_asleep(workers))
     if ready:
         message = f"{ready} of {version.min_replicas} workers are ready"
         return _Role(kit, version, ModelState.LOADING, message)
@@ -148,6 +161,7 @@ def _route(
     stable: _Role,
     canary: _Role | None,
     known: Known,
+    observed: Observed,
     by_app: Mapping[str, list[Announcement]],
 ) -> Routed:
     """Where the model's calls go next, given where they go now."""
@@ -157,24 +171,29 @@ def _route(
     if wanted is not None and stable.state is not ModelState.FAILED and wanted.app != app:
         workers = _ready(by_app.get(wanted.app, []))
         # The first version answers as soon as it can; a successor comes with all its workers.
-        if len(workers) >= (1 if app is None else wanted.min_replicas):
+        if len(workers) >= (1 if app is None else wanted.first_replicas) or observed.may_sleep(wanted):
             app = wanted.app
-    trial, weight = _trial(model, canary, known, by_app)
+    trial, weight = _trial(model, canary, known, observed, by_app)
     return Routed(app) if app is None or trial == app else Routed(app, trial, weight)
 
 
 def _trial(
-    model: Model, canary: _Role | None, known: Known, by_app: Mapping[str, list[Announcement]]
+    model: Model,
+    canary: _Role | None,
+    known: Known,
+    observed: Observed,
+    by_app: Mapping[str, list[Announcement]],
 ) -> tuple[str | None, int]:
     """The canary that takes calls next, and its percent: the wanted one once ready, else the one now."""
     if canary is None or model.canary is None or canary.state is ModelState.FAILED:
         return None, 0
-    if canary.version is not None and canary.state is ModelState.READY:
+    if canary.version is not None and canary.state in _ANSWERS:
         return canary.version.app, model.canary.weight
     now = known.routed.get(model.name, Routed())
-    if now.canary is None or now.canary in known.condemned or not _ready(by_app.get(now.canary, [])):
+    if now.canary is None or now.canary in known.condemned or now.canary not in known.versions:
         return None, 0
-    return now.canary, now.weight
+    answers = _ready(by_app.get(now.canary, [])) or observed.may_sleep(known.versions[now.canary])
+    return (now.canary, now.weight) if answers else (None, 0)
 
 
 def _table(
@@ -182,6 +201,7 @@ def _table(
     routed: Mapping[str, Routed],
     versions: Mapping[str, Version],
     surplus: Sequence[str],
+    observed: Observed,
     by_app: Mapping[str, list[Announcement]],
 ) -> RoutingTable:
     def backend(app: str | None, going: bool = False) -> Backend | None:
@@ -189,7 +209,9 @@ def _table(
             return None
         workers = _reachable(by_app.get(app, [])) if going else _ready(by_app.get(app, []))
         servers = tuple(sorted(Server(worker.worker, worker.host, worker.port) for worker in workers))
-        return Backend(app, versions[app].names, servers)
+        return Backend(
+            app, versions[app].names, servers, may_sleep=not going and observed.may_sleep(versions[app])
+        )
 
     routes = tuple(
         Route(
@@ -217,10 +239,11 @@ def _status(
     roles: Sequence[_Role],
     routed: Routed,
     versions: Mapping[str, Version],
+    observed: Observed,
     by_app: Mapping[str, list[Announcement]],
     failures: Mapping[str, str],
 ) -> ModelStatus:
-    unready = [role for role in roles if role.state is not ModelState.READY]
+    unready = [role for role in roles if role.state not in _ANSWERS]
     failed = [role for role in unready if role.state is ModelState.FAILED]
     shown = list(
         dict.fromkeys(
@@ -234,7 +257,7 @@ def _status(
     elif unready:
         state, about = unready[0].state, unready
     else:
-        state, about = ModelState.READY, list(roles)
+        state, about = roles[0].state, list(roles)
     return ModelStatus(
         name=name,
         state=state,
@@ -244,13 +267,17 @@ def _status(
             if role in about and role.message
         ),
         versions=tuple(
-            _version_status(versions[app], routed, by_app.get(app, []), failures) for app in shown
+            _version_status(versions[app], routed, observed, by_app.get(app, []), failures) for app in shown
         ),
     )
 
 
 def _version_status(
-    version: Version, routed: Routed, workers: Sequence[Announcement], failures: Mapping[str, str]
+    version: Version,
+    routed: Routed,
+    observed: Observed,
+    workers: Sequence[Announcement],
+    failures: Mapping[str, str],
 ) -> VersionStatus:
     role, weight = "", 0
     if version.app == routed.stable:
@@ -263,6 +290,8 @@ def _version_status(
         state = ModelState.FAILED
     elif ready:
         state = ModelState.READY
+    elif observed.may_sleep(version):
+        state = ModelState.ASLEEP
     else:
         state = ModelState.PULLING if WorkerState.PULLING in states else ModelState.LOADING
     return VersionStatus(
@@ -275,7 +304,17 @@ def _version_status(
         state=state,
         replicas=len(ready),
         runtime=next((worker.runtime for worker in workers if worker.runtime), ""),
+        note=next((f"not batched: {worker.not_batched}" for worker in workers if worker.not_batched), ""),
     )
+
+
+def _how_asleep(workers: Sequence[Announcement]) -> str:
+    """What a person should know of a version without a worker that answers."""
+    for state in (WorkerState.LOADING, WorkerState.PULLING):
+        for worker in workers:
+            if worker.state is state:
+                return f"waking: {worker.detail or state.value}"
+    return "the next call wakes it"
 
 
 def _ready(workers: Sequence[Announcement]) -> list[Announcement]:

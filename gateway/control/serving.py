@@ -1,6 +1,7 @@
 """Ray and Ray Serve, driven from here alone: start, deploy, delete, look, stop.
 
-What of Ray is used that is not public and stable is here too: `serve.run_many` (developer API).
+What of Ray is used that is not public and stable is here too: `serve.run_many` (developer API), and a
+`DeploymentHandle` made by its constructor, as `serve.get_app_handle` keeps each that it gives out.
 """
 
 from __future__ import annotations
@@ -9,22 +10,27 @@ import contextlib
 import logging
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray import serve
 from ray.serve.api import RunTarget
+from ray.serve.handle import DeploymentHandle
 
 from gateway.control.versions import Version, is_version
 from gateway.errors import ControlError
 from gateway.worker.replica import Worker
+from gateway.worker.scaling import LOOK_BACK_SECONDS, ByOngoingCalls
 from gateway.worker.spec import WorkerSpec
 
 GATEWAY_APP = "kitserve"
+_WORKER = "worker"
 _OBJECT_STORE_BYTES = 100 * 1024 * 1024
 _MAX_ONGOING = 1024
 _HEALTH_PERIOD_SECONDS = 5
 _HEALTH_TIMEOUT_SECONDS = 15
+_STATS_SECONDS = 1.0
 
 
 def start_ray(address: str | None) -> None:
@@ -88,33 +94,59 @@ def deploy(version: Version, spec: WorkerSpec, reserve_cpus: bool) -> None:
     On a machine of its own, Kitserve reserves no CPUs: a laptop with two cores serves three models. On
     a cluster it does, so that Ray can place workers well.
     """
-    options: dict[str, Any] = {}
-    if version.min_replicas == version.max_replicas:
-        options["num_replicas"] = version.min_replicas
-    else:
-        options["autoscaling_config"] = {
-            "min_replicas": version.min_replicas,
-            "max_replicas": version.max_replicas,
-            "target_ongoing_requests": version.target_ongoing_requests,
-            "policy": {"policy_function": "gateway.worker.scaling:by_ongoing_calls"},
-            "metrics_interval_s": 1,
-            "look_back_period_s": 5,
-            "upscale_delay_s": 5,
-            "downscale_delay_s": 60,
-        }
+    fixed = version.min_replicas == version.max_replicas
+    replicas: dict[str, Any] = (
+        {"num_replicas": version.min_replicas} if fixed else {"autoscaling_config": autoscaling(version)}
+    )
     application = _deployment(
         Worker,
-        name="worker",
+        name=_WORKER,
         max_ongoing_requests=_MAX_ONGOING,
         health_check_period_s=_HEALTH_PERIOD_SECONDS,
         health_check_timeout_s=_HEALTH_TIMEOUT_SECONDS,
         graceful_shutdown_timeout_s=spec.drain_seconds + 5,
         graceful_shutdown_wait_loop_s=0.1,
         ray_actor_options={"num_cpus": version.cpus if reserve_cpus else 0, "num_gpus": version.gpus},
-        **options,
+        **replicas,
     ).bind(spec)
     target = RunTarget(target=application, name=version.app, route_prefix=f"/{version.app}")
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def autoscaling(version: Version) -> dict[str, Any]:
+    """How Serve is to scale a version. It starts with one worker at least, which proves that it loads."""
+    return {
+        "min_replicas": version.min_replicas,
+        "initial_replicas": version.first_replicas,
+        "max_replicas": version.max_replicas,
+        "target_ongoing_requests": version.target_ongoing_requests,
+        "policy": {
+            "policy_function": f"{ByOngoingCalls.__module__}:{ByOngoingCalls.__name__}",
+            "policy_kwargs": {"idle_seconds": version.downscale_to_zero_delay},
+        },
+        "metrics_interval_s": _STATS_SECONDS,
+        "look_back_period_s": LOOK_BACK_SECONDS,
+        "upscale_delay_s": version.upscale_delay,
+        "downscale_delay_s": version.downscale_delay,
+        # The policy has waited for this by then: it knows when each worker was last called.
+        "downscale_to_zero_delay_s": 0,
+    }
+
+
+async def wake(app: str) -> None:
+    """Have Serve start a worker of a version that has none; returns when one takes calls.
+
+    A call that waits in a handle is what Serve scales up from zero by, and a call that is cancelled is
+    no reason any more. To be awaited on the event loop of the gateway's replica.
+    """
+    handle: Any = DeploymentHandle(_WORKER, app)
+    response = handle.options(method_name=Worker.is_awake.__name__).remote()
+    try:
+        await response
+    finally:
+        response.cancel()
+        # Else it reports to Serve's controller every second for as long as the gateway lives.
+        await handle.shutdown_async()
 
 
 def delete(app: str) -> None:
@@ -122,10 +154,22 @@ def delete(app: str) -> None:
     serve.delete(app, _blocking=False)
 
 
-def applications() -> Mapping[str, str]:
-    """The versions that Serve runs, each with what Serve says of it: "" when all is well."""
+@dataclass(frozen=True, slots=True)
+class Application:
+    """What Serve says of a version that it runs."""
+
+    trouble: str
+    """What is wrong; "" when all is well."""
+    proven: bool
+    """Whether a worker was ready since the version was deployed."""
+
+
+def applications() -> Mapping[str, Application]:
+    """The versions that Serve runs."""
     return {
-        name: _trouble(overview) for name, overview in serve.status().applications.items() if is_version(name)
+        name: Application(_trouble(overview), overview.status in ("RUNNING", "UNHEALTHY"))
+        for name, overview in serve.status().applications.items()
+        if is_version(name)
     }
 
 

@@ -12,6 +12,8 @@ class ModelState(StrEnum):
     PULLING = "pulling"
     LOADING = "loading"
     READY = "ready"
+    ASLEEP = "asleep"
+    """Nobody calls it, so it has no worker; the next call wakes it, waits, and is answered."""
     FAILED = "failed"
 
 
@@ -28,6 +30,8 @@ class VersionStatus:
     state: ModelState
     replicas: int
     runtime: str
+    note: str = ""
+    """What a person should know of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,29 @@ class Version:
     target_ongoing_requests: float
     trust: str = ""
     """The fingerprint of the policy that the kit is judged by, "" for the one that allows everything."""
+    upscale_delay: float = 2.0
+    """In seconds, as the other delays."""
+    downscale_delay: float = 60.0
+    downscale_to_zero_delay: float = 300.0
+    max_batch_size: int = 0
+    """The most rows of a batch; 0 where calls run one by one."""
+    max_batch_delay: float = 0.0
+    """In seconds, as the next."""
+    timeout: float = 60.0
+    """How long a call may wait for the model."""
+    max_queued_requests: int = 512
+    max_queued_bytes: int = 256 * 1024 * 1024
+    wake_timeout: float = 60.0
+
+    @property
+    def may_sleep(self) -> bool:
+        """Whether it has no worker while nobody calls it."""
+        return self.min_replicas == 0
+
+    @property
+    def first_replicas(self) -> int:
+        """How many workers prove that it can be served: one even of a version that may sleep."""
+        return max(1, self.min_replicas)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -60,6 +83,15 @@ def version_of(model: Model, kit: str, digest: str, number: int, policy: Policy 
         "min_replicas": model.replicas.min,
         "max_replicas": model.replicas.max,
         "target_ongoing_requests": float(model.replicas.target_ongoing_requests),
+        "upscale_delay": float(model.replicas.upscale_delay),
+        "downscale_delay": float(model.replicas.downscale_delay),
+        "downscale_to_zero_delay": float(model.replicas.downscale_to_zero_delay),
+        "wake_timeout": float(model.replicas.wake_timeout),
+        "max_batch_size": 0 if model.batching is None else model.batching.max_batch_size,
+        "max_batch_delay": 0.0 if model.batching is None else float(model.batching.max_delay),
+        "timeout": float(model.timeout),
+        "max_queued_requests": model.queue.max_requests,
+        "max_queued_bytes": int(model.queue.max_bytes),
         "trust": "" if policy == ANYTHING else policy.fingerprint,
     }
     fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]

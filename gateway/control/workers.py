@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.metrics import Numbers
 from gateway.worker.spec import Announcement, WorkerState
@@ -27,10 +27,11 @@ class _Heard:
 class AppNumbers:
     """One version's numbers over all its workers, those that are gone included."""
 
-    numbers: Numbers
-    ongoing: int
-    replicas: dict[str, int]
-    runtime: str
+    numbers: Numbers = field(default_factory=Numbers)
+    ongoing: int = 0
+    replicas: dict[str, int] = field(default_factory=dict)
+    runtime: str = ""
+    queued: int = 0
 
 
 class Workers:
@@ -60,6 +61,10 @@ class Workers:
                 self._forget(worker)
             return tuple(heard.news for heard in self._heard.values())
 
+    def ready(self, app: str) -> list[Announcement]:
+        """The last reports of an app's workers that can be called."""
+        return [news for news in self.present() if news.app == app and news.state is WorkerState.READY]
+
     def late(self) -> tuple[Announcement, ...]:
         """Callable workers whose next report is overdue; it is worth asking whether they still listen."""
         with self._lock:
@@ -88,19 +93,25 @@ class Workers:
             totals: dict[str, Numbers] = {}
             for app, gone in self._gone.items():
                 totals.setdefault(app, Numbers()).add(gone)
-            for left in self._left.values():
-                totals.setdefault(left.app, Numbers()).add(left.numbers)
             ongoing: Counter[str] = Counter()
+            queued: Counter[str] = Counter()
             replicas: dict[str, Counter[str]] = defaultdict(Counter)
             runtimes: dict[str, str] = {}
+            for left in self._left.values():
+                totals.setdefault(left.app, Numbers()).add(left.numbers)
+                # One that has no worker now goes on under the same labels.
+                runtimes[left.app] = left.runtime or runtimes.get(left.app, "")
             for heard in self._heard.values():
                 news = heard.news
                 totals.setdefault(news.app, Numbers()).add(news.numbers)
                 ongoing[news.app] += news.ongoing
+                queued[news.app] += news.queued
                 replicas[news.app][news.state.value] += 1
                 runtimes[news.app] = news.runtime or runtimes.get(news.app, "")
             return {
-                app: AppNumbers(numbers, ongoing[app], dict(replicas[app]), runtimes.get(app, ""))
+                app: AppNumbers(
+                    numbers, ongoing[app], dict(replicas[app]), runtimes.get(app, ""), queued[app]
+                )
                 for app, numbers in totals.items()
             }
 

@@ -29,6 +29,13 @@ class Backend:
     version: str
     names: tuple[str, ...]
     servers: tuple[Server, ...]
+    may_sleep: bool = False
+    """Whether a call is held, and wakes it, while it has no worker."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether a call to it is answered, if only after it woke."""
+        return bool(self.servers) or self.may_sleep
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,7 @@ def map_entries(table: RoutingTable, slots: Mapping[str, int]) -> dict[str, str]
     Keys: `:ready` (`true` when every model can be called), `MODEL:reason` (for every model known),
     `MODEL:stable`, `MODEL:canary`, `MODEL:weight` (percent), and `MODEL/NAME` for each name of each version.
     """
-    callable_now = [route.stable is not None and bool(route.stable.servers) for route in table.routes]
+    callable_now = [route.stable is not None and route.stable.answers for route in table.routes]
     entries = {":ready": str(all(callable_now)).lower()}
     for route in table.routes:
         # one line, as everything in HAProxy's map
@@ -94,6 +101,11 @@ def map_entries(table: RoutingTable, slots: Mapping[str, int]) -> dict[str, str]
         if route.canary is not None:
             entries[f"{route.model}:weight"] = str(route.weight)
     return entries
+
+
+def held_slots(table: RoutingTable, slots: Mapping[str, int]) -> frozenset[int]:
+    """The slots whose calls are held while they have no worker."""
+    return frozenset(slots[backend.version] for backend in table.backends() if backend.may_sleep)
 
 
 Placement = Mapping[int, Mapping[int, Server]]

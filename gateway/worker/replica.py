@@ -26,6 +26,7 @@ from gateway.oci.reference import parse_reference
 from gateway.worker.app import Identity, WorkerApp
 from gateway.worker.describe import describe
 from gateway.worker.labels import Labels, UnusableLabels, read_labels
+from gateway.worker.scaling import IDLE, ONGOING
 from gateway.worker.server import HttpServer
 from gateway.worker.spec import Announcement, Description, WorkerSpec, WorkerState
 from runtimes.base import LoadedModel
@@ -67,7 +68,9 @@ class Worker:
             self._announcing.cancel()
             raise
         identity = Identity(spec.model, spec.version, spec.digest)
-        self._app = WorkerApp(identity, self._model, self._tally, spec.edge_key, labels)
+        self._app = WorkerApp(
+            identity, self._model, self._tally, spec.edge_key, labels, spec.limits, spec.batching
+        )
         own: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._server = HttpServer(self._app, spec.host or own)
         self._server.start()
@@ -78,6 +81,7 @@ class Worker:
             runtime=self._runtime,
             device=self._model.device,
         )
+        self._ready_at = time.time()
         log.info("worker.ready", extra={**self._names, "port": self._server.port, "runtime": self._runtime})
         await self._tell(WorkerState.READY)
 
@@ -90,8 +94,14 @@ class Worker:
         self._lease.touch()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Tell Serve's autoscaling how many calls are inside; Serve does not see them."""
-        return {"ongoing": float(self._tally.ongoing)}
+        """Tell Serve's autoscaling how many calls are inside, and since when there were none."""
+        ongoing = self._tally.ongoing
+        idle = 0.0 if ongoing else time.time() - max(self._ready_at, self._tally.last_call)
+        return {ONGOING: float(ongoing), IDLE: idle}
+
+    async def is_awake(self) -> bool:
+        """Answer through Serve: a call that waits for this is what starts the first worker."""
+        return True
 
     async def __del__(self) -> None:
         """Go: leave the edge, answer what is inside, close. Serve calls this once, at its shutdown."""
@@ -166,6 +176,8 @@ class Worker:
         news = replace(
             self._news,
             ongoing=self._tally.ongoing,
+            queued=self._app.compute.queued if self._news.port else 0,
+            not_batched=self._app.compute.not_batched if self._news.port else "",
             numbers=self._tally.numbers(),
             description=self._description if self._asked_for_description else None,
         )

@@ -139,7 +139,7 @@ def values(family: Metric, name: str = "") -> Iterator[tuple[dict[str, str], flo
 
 def test_what_prometheus_reads(tally: Tally) -> None:
     replicas, weights = {"ready": 2, "loading": 1}, {"canary": 20}
-    sample = VersionSample(VersionLabels(**AT), tally.numbers(), 4, replicas, weights, waiting=3)
+    sample = VersionSample(VersionLabels(**AT), tally.numbers(), 4, replicas, weights, queued=3, held=2)
     families = scrape(sample)
     assert {name: family.type for name, family in families.items()} == {
         "kitserve_build_info": "gauge",
@@ -149,6 +149,7 @@ def test_what_prometheus_reads(tally: Tally) -> None:
         "kitserve_compute_duration_seconds": "histogram",
         "kitserve_requests_in_flight": "gauge",
         "kitserve_queue_length": "gauge",
+        "kitserve_requests_waiting_to_wake": "gauge",
         "kitserve_requests_dropped": "counter",
         "kitserve_batch_size": "histogram",
         "kitserve_pulled_bytes": "counter",
@@ -166,6 +167,7 @@ def test_what_prometheus_reads(tally: Tally) -> None:
     ]
     assert list(values(families["kitserve_requests_in_flight"])) == [({}, 4)]
     assert list(values(families["kitserve_queue_length"])) == [({}, 3)]
+    assert list(values(families["kitserve_requests_waiting_to_wake"])) == [({}, 2)]
     assert list(values(families["kitserve_requests_dropped"], "kitserve_requests_dropped_total")) == [
         ({"reason": "rejected"}, 2),
         ({"reason": "expired"}, 0),
