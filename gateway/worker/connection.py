@@ -125,6 +125,7 @@ class Connection(asyncio.BufferedProtocol):
             return  # a trailer
         name = name.lower()
         headers = self._headers
+        value = value.rstrip(b" \t")
         headers[name] = value if name not in headers else headers[name] + b", " + value
 
     def on_headers_complete(self) -> None:
@@ -139,6 +140,9 @@ class Connection(asyncio.BufferedProtocol):
         self._reading = exchange
         self._upgrade = parser.should_upgrade()
         self._waiting.append(exchange)
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None and coding.lower() != b"chunked":
+            self._refuse(400, "Transfer-Encoding must be chunked, and nothing else")
 
     def on_body(self, body: bytes) -> None:
         if self._reading is not None:
@@ -288,8 +292,9 @@ class Connection(asyncio.BufferedProtocol):
             self._handler.head(exchange)
             if exchange.ended:
                 return
-            if not exchange.complete and not exchange.size and b"expect" in exchange.headers:
-                self._transport.write(_CONTINUE)
+            asked = b"expect" in exchange.headers and not (exchange.complete or exchange.size)
+        else:
+            asked = False
         if exchange.on_piece is not None:
             self._hand_on(exchange)
         elif not exchange.handled:
@@ -300,6 +305,8 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 exchange.seen = True
                 self._handler.refuse(exchange, *exchange.refusal)
+        elif asked:
+            self._transport.write(_CONTINUE)
 
     def _gather(self, exchange: Exchange) -> None:
         """Have a call handled when its body is here, whole and not too large."""

@@ -119,6 +119,9 @@ class Exchange:
             self.send(body)
             self.end(trailers)
             return
+        if not self.complete:
+            # Where the rest of the body ends is not worth finding out.
+            self.keep_alive = False
         self._start()
         if self.abandoned:
             return
@@ -165,6 +168,8 @@ class Exchange:
         """End an answer that came in pieces. A client of HTTP/1.0 gets no trailers."""
         if self.abandoned:
             return
+        if not self.complete:
+            self.keep_alive = False
         if self._chunked and self.method != "HEAD":
             self._connection.write(b"0\r\n%s\r\n" % lines(trailers))
         self._end()
@@ -186,9 +191,6 @@ class Exchange:
         if self.answered:
             raise RuntimeError(f"{self.method} {self.path} is answered already")
         self.answered = True
-        if not self.complete:
-            # Where the rest of the body ends is not worth finding out.
-            self.keep_alive = False
 
     def _end(self) -> None:
         self.ended = True
