@@ -20,6 +20,9 @@ from runtimes.base import Array, Datatype
 
 # A parser keeps the memory that its largest body took, some 10 bytes for each byte.
 _KEPT_BYTES = 4 * 1024 * 1024
+# simdjson counts no further than 0xFFFFFF elements of a list, and pysimdjson writes beyond its memory then. A
+# body below this has no list that is so long.
+_MOST_BYTES = 2 * 0xFFFFFF
 # Of bodies with more lists than one in so many bytes, most is lists and not numbers.
 _BYTES_OF_A_LIST = 8
 _MAX_DEPTH = 16
@@ -50,8 +53,8 @@ class LargeBodies:
         Only data whose numbers all are of the tensor's kind are an array; the array is flat. Members that a
         request does not have are left out. None: have orjson read the body, it may be none.
         """
-        if text[0] == _BYTE_ORDER_MARK:
-            return None  # which simdjson skips
+        if len(text) >= _MOST_BYTES or text[0] == _BYTE_ORDER_MARK:
+            return None  # the mark is skipped by simdjson
         lists = int(np.count_nonzero(np.frombuffer(text, np.uint8) == _OPENING))
         if lists * _BYTES_OF_A_LIST > len(text):
             return None
@@ -91,7 +94,7 @@ def _request(root: Any, lists: int) -> dict[str, Any] | None:
             seen += sum(prod(sizes[:depth]) for depth in range(len(sizes)))
             datatype = plain.get("datatype")
             kind = _KINDS.get(datatype) if type(datatype) is str else None
-            plain["data"] = _numbers(data, kind, prod(sizes))
+            plain["data"] = _numbers(data, kind)
         inputs.append(plain)
     if seen != lists:
         return None  # there are lists among the numbers, or brackets in strings
@@ -140,14 +143,11 @@ def _within(data: Iterable[Any], depth: int) -> Iterable[Any]:
     return data
 
 
-def _numbers(data: JsonArray, kind: Kind | None, count: int) -> Array | list[Any]:
-    """The elements of data as a flat array, or as lists where they are not so many numbers of the kind."""
+def _numbers(data: JsonArray, kind: Kind | None) -> Array | list[Any]:
+    """The elements of data as a flat array, or as they are where not all are numbers of the kind."""
     if kind is not None:
         try:
-            array: Array = np.frombuffer(data.as_buffer(of_type=kind), _DTYPES[kind])
+            return np.frombuffer(data.as_buffer(of_type=kind), _DTYPES[kind])
         except (TypeError, ValueError):
-            pass  # other elements are among them; the caller says which
-        else:
-            if array.size == count:
-                return array
+            pass  # the caller says which they are
     return data.as_list()

@@ -126,6 +126,18 @@ def test_what_simdjson_might_read_otherwise_is_left_to_orjson(text: bytes) -> No
     assert read(text + b" " * 200) is None
 
 
+def test_lists_too_long_for_simdjson_are_left_to_orjson() -> None:
+    count = 0xFFFFFF
+    text = (
+        b'{"inputs":[{"name":"x","datatype":"BYTES","shape":[%d],"data":[' % count
+        + b"1," * (count - 1)
+        + b"1]}]}"
+    )
+    assert read(text) is None
+    shorter = text[: 2 * count - 100] + b"1]}]}"
+    assert array_of(read(shorter.replace(b"BYTES", b"UINT8"))).dtype == np.uint64
+
+
 def test_large_bodies_go_this_way_and_make_no_objects() -> None:
     """A number needs 8 bytes and then 4; a Python object for each would be 32 with its place in a list."""
     count = 100_000
