@@ -31,9 +31,19 @@ import sys, threading
 from gateway.worker.server import HttpServer
 class Version:
     max_body = 2**26
+    inside = 0
     def head(self, exchange):
         pass
+    def leave(self):
+        self.inside -= 1
     def handle(self, exchange):
+        if exchange.query == "hold":
+            self.inside += 1
+            exchange.on_abandoned = self.leave
+            return
+        if exchange.query == "inside":
+            exchange.respond(200, [], b"%d" % self.inside)
+            return
         role = exchange.headers.get(b"modelkit-role", b"-")
         exchange.respond(200, [(b"modelkit-version", sys.argv[1].encode())], role)
     def refuse(self, exchange, status, text):
@@ -237,6 +247,26 @@ def test_a_killed_worker_costs_no_call(edge: RunningEdge, workers: Workers) -> N
             edge.control.apply(RoutingTable((Route("iris", backend("v1", *servers)),)))
     assert load.failures == {}
     assert load.outcomes["200"] > 100
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_a_client_that_hangs_up_leaves_its_worker(edge: RunningEdge, workers: Workers, size: int) -> None:
+    edge.control.apply(RoutingTable((Route("iris", backend("v1", workers.start("v1"))),)))
+
+    def inside(expected: bytes) -> None:
+        deadline = time.monotonic() + 5
+        while edge.get("/v2/models/iris/infer?inside")[2] != expected:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    head = f"POST /v2/models/iris/infer?hold HTTP/1.1\r\nHost: w\r\nContent-Length: {size}\r\n\r\n"
+    clients = [socket.create_connection(("127.0.0.1", edge.port)) for _ in range(3)]
+    for client in clients:
+        client.sendall(head.encode() + bytes(size))
+    inside(b"3")
+    for client in clients:
+        client.close()
+    inside(b"0")
 
 
 def test_a_killed_haproxy_comes_back_with_its_routes(edge: RunningEdge, workers: Workers) -> None:
