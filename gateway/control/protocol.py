@@ -15,13 +15,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway.control.status import ModelState, ModelStatus, Status
-from gateway.metrics import Numbers, Steps, VersionSample
+from gateway.control.status import ModelState, ModelStatus, Status, VersionStatus
+from gateway.metrics import MOST_BATCH_ROWS, Numbers, Runs, VersionSample
 
 _STATES: Mapping[ModelState, str] = {
     ModelState.PULLING: "LOADING",
     ModelState.LOADING: "LOADING",
     ModelState.READY: "READY",
+    # A call to it is answered: it has to wait for a worker, and the reason says so.
+    ModelState.ASLEEP: "READY",
     ModelState.FAILED: "UNAVAILABLE",
 }
 _READY = _STATES[ModelState.READY]
@@ -55,13 +57,20 @@ class ServerProtocol:
             body += part
             if len(body) > _MAX_BYTES:
                 raise HTTPException(413, f"the body is larger than {_MAX_BYTES} bytes")
-        ready = _read_ready(body)
-        entries = [entry for model in self._known().models for entry in index(model)]
-        return JSONResponse([entry for entry in entries if not ready or entry["state"] == _READY])
+        return JSONResponse(self.index(_read_ready(body)))
 
     def _statistics(self, request: Request) -> Response:
-        status = self._known()
         model, version = request.path_params.get("model"), request.path_params.get("version")
+        return JSONResponse({"model_stats": self.statistics(model, version)})
+
+    def index(self, ready: bool) -> list[dict[str, str]]:
+        """The repository index, all of it or what is ready. Raises HTTPException."""
+        entries = [entry for model in self._known().models for entry in index(model)]
+        return [entry for entry in entries if not ready or entry["state"] == _READY]
+
+    def statistics(self, model: str | None, version: str | None) -> list[dict[str, Any]]:
+        """The statistics of all models, of one, or of one version. Raises HTTPException."""
+        status = self._known()
         if model is not None and model not in {known.name for known in status.models}:
             raise HTTPException(404, f"no model is named {model}")
         names = {known.name for known in status.models} if model is None else {model}
@@ -70,7 +79,7 @@ class ServerProtocol:
         )
         if version is not None and not found:
             raise HTTPException(404, f"model {model} has no version {version} that is served")
-        return JSONResponse({"model_stats": found})
+        return found
 
     def _known(self) -> Status:
         status = self._read_status()
@@ -88,10 +97,17 @@ def index(model: ModelStatus) -> list[dict[str, str]]:
             "name": model.name,
             "version": version.tag,
             "state": _STATES[version.state],
-            "reason": "" if version.state is ModelState.READY else model.message,
+            "reason": _reason(model, version),
         }
         for version in model.versions
     ]
+
+
+def _reason(model: ModelStatus, version: VersionStatus) -> str:
+    """Why a version is in its state: nothing when all is well."""
+    if version.state is ModelState.READY:
+        return ""
+    return "asleep: the next call wakes it" if version.state is ModelState.ASLEEP else model.message
 
 
 def statistics(samples: Iterable[VersionSample]) -> list[dict[str, Any]]:
@@ -105,31 +121,43 @@ def statistics(samples: Iterable[VersionSample]) -> list[dict[str, Any]]:
 
 
 def _entry(model: str, version: str, numbers: Numbers) -> dict[str, Any]:
-    done, failed = numbers.succeeded, numbers.failed
+    done, failed, batches = numbers.succeeded, numbers.failed, numbers.batches
     return {
         "name": model,
         "version": version,
         "last_inference": int(numbers.last_call * 1000),
-        "inference_count": done.calls,
-        "execution_count": done.calls,
+        # With batching an inference is a row; without, a call, and each is a run of its own.
+        "inference_count": sum(runs.rows for runs in batches.values()) if batches else done.calls,
+        "execution_count": sum(runs.runs for runs in batches.values()) if batches else done.calls,
         "inference_stats": {
-            "success": _duration(done, done.total),
-            "fail": _duration(failed, failed.total),
-            "queue": _duration(done, done.queue),
-            "compute_input": _duration(done, done.decode),
-            "compute_infer": _duration(done, done.infer),
-            "compute_output": _duration(done, done.encode),
-            "cache_hit": _duration(Steps(), 0.0),
-            "cache_miss": _duration(Steps(), 0.0),
+            "success": _duration(done.calls, done.total),
+            "fail": _duration(failed.calls, failed.total),
+            "queue": _duration(done.calls, done.queue),
+            "compute_input": _duration(done.calls, done.decode),
+            "compute_infer": _duration(done.calls, done.infer),
+            "compute_output": _duration(done.calls, done.encode),
+            "cache_hit": _duration(0, 0.0),
+            "cache_miss": _duration(0, 0.0),
         },
         "response_stats": {},
-        "batch_stats": [],
+        "batch_stats": [
+            _batch(rows, runs) for rows, runs in sorted(batches.items()) if rows <= MOST_BATCH_ROWS
+        ],
         "memory_usage": [],
     }
 
 
-def _duration(steps: Steps, seconds: float) -> dict[str, int]:
-    return {"count": steps.calls, "ns": round(seconds * _NANOSECONDS)}
+def _batch(rows: int, runs: Runs) -> dict[str, Any]:
+    return {
+        "batch_size": rows,
+        "compute_input": _duration(runs.runs, runs.decode),
+        "compute_infer": _duration(runs.runs, runs.infer),
+        "compute_output": _duration(runs.runs, runs.encode),
+    }
+
+
+def _duration(count: int, seconds: float) -> dict[str, int]:
+    return {"count": count, "ns": round(seconds * _NANOSECONDS)}
 
 
 def _read_ready(body: bytes) -> bool:

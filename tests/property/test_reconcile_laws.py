@@ -33,6 +33,7 @@ class World:
     routed: dict[str, Routed] = field(default_factory=dict)
     condemned: set[str] = field(default_factory=set)
     workers: dict[str, list[WorkerState]] = field(default_factory=dict)
+    proven: set[str] = field(default_factory=set)
 
     def apply(self, config: GatewayConfig) -> None:
         self.desired = Desired(self.desired.generation + 1, config)
@@ -47,7 +48,8 @@ class World:
             for app, states in self.workers.items()
             for number, state in enumerate(states)
         ]
-        return reconcile(known, Observed(dict.fromkeys(self.workers, ""), workers))
+        self.proven = {app for app in self.workers if app in self.proven or self.ready(app)}
+        return reconcile(known, Observed(dict.fromkeys(self.workers, ""), workers, frozenset(self.proven)))
 
     def tick(self, delete: bool = True) -> Plan:
         plan = self.plan()
@@ -60,7 +62,7 @@ class World:
                 self.pins[reference] = str(Digest.of(reference.encode()))
         for version in plan.deploy:
             self.versions[version.app] = version
-            self.workers[version.app] = [WorkerState.PULLING] * version.min_replicas
+            self.workers[version.app] = [WorkerState.PULLING] * version.first_replicas
         for app in plan.surplus if delete else ():
             if app in self.condemned or app not in self.workers:
                 self.workers.pop(app, None)
@@ -90,15 +92,30 @@ class World:
         """A worker dies, and Serve starts another."""
         if self.workers:
             states = self.workers[sorted(self.workers)[choice % len(self.workers)]]
-            states[choice % len(states)] = WorkerState.PULLING
+            if states:
+                states[choice % len(states)] = WorkerState.PULLING
+
+    def nap(self) -> None:
+        """Nobody calls: what may sleep, and is ready, has no worker any more; what slept is called."""
+        for app, states in self.workers.items():
+            if self.versions[app].may_sleep and app not in self.condemned:
+                if not states:
+                    states.append(WorkerState.PULLING)
+                elif self.ready(app):
+                    states.clear()
 
     def restart(self) -> None:
         """Everything ends but the database; the same config is applied."""
         self.workers = {}
+        self.proven = set()
         self.apply(self.desired.config)
 
     def ready(self, app: str) -> int:
         return self.workers.get(app, []).count(READY)
+
+    def answers(self, app: str) -> bool:
+        """Whether a call is answered, if only after it woke the version."""
+        return self.ready(app) > 0 or (app in self.proven and self.versions[app].may_sleep)
 
 
 def check(world: World, plan: Plan) -> None:
@@ -115,15 +132,21 @@ def check(world: World, plan: Plan) -> None:
         assert at.canary is None or at.canary != at.stable
         assert at.canary is not None or at.weight == 0
         assert all(versions[app].model == name for app in (at.stable, at.canary) if app)
-        assert at.canary is None or world.ready(at.canary), "a canary gets calls only while it answers"
+        assert at.canary is None or world.answers(at.canary), "a canary gets calls only while it answers"
         if before.stable and before.stable not in world.condemned and at.stable != before.stable:
             assert at.stable is not None, "a routed version is never dropped for nothing"
+            assert world.answers(at.stable)
             assert world.ready(at.stable) >= versions[at.stable].min_replicas
             assert models[name].kit in versions[at.stable].reference.partition("@")[0]
+        for backend in next(route for route in plan.table.routes if route.model == name).backends():
+            assert backend.answers == world.answers(backend.version)
     for route in plan.table.routes:
         assert all(versions[backend.version].model == route.model for backend in route.backends())
     drained = {backend.version for backend in plan.table.draining}
     assert drained <= set(plan.surplus)
+
+
+_replicas = st.sampled_from([1, 2, {"min": 0, "max": 2}])
 
 
 @st.composite
@@ -133,7 +156,7 @@ def configs(draw: st.DrawFn) -> GatewayConfig:
         stable, canary = draw(st.permutations([*KITS, MISSING]))[:2]
         weight = draw(st.integers(0, 100))
         trial = {"canary": {"kit": canary, "weight": weight}} if draw(st.booleans()) else {}
-        models.append({"name": name, "kit": stable, "replicas": draw(st.integers(1, 2)), **trial})
+        models.append({"name": name, "kit": stable, "replicas": draw(_replicas), **trial})
     return GatewayConfig.model_validate({"models": models})
 
 
@@ -144,6 +167,8 @@ steps = st.one_of(
     st.just("tick"),
     st.just("keep"),
     st.just("restart"),
+    st.just("nap"),
+    st.just("nap"),
     st.integers(0, 7),
 )
 
@@ -167,6 +192,8 @@ def test_whatever_happens_the_laws_hold_and_it_settles(history: list[Any]) -> No
             world.progress()
         elif step == "restart":
             world.restart()
+        elif step == "nap":
+            world.nap()
         world.tick(delete=step != "keep")
     settle(world)
     plan = world.plan()
@@ -176,7 +203,8 @@ def test_whatever_happens_the_laws_hold_and_it_settles(history: list[Any]) -> No
     for model, shown in zip(world.desired.config.models, plan.models, strict=True):
         kits = [model.kit, *([model.canary.kit] if model.canary else [])]
         failed = {BROKEN, MISSING} & set(kits)
-        assert shown.state is (ModelState.FAILED if failed else ModelState.READY)
+        fine = (ModelState.READY, ModelState.ASLEEP)
+        assert shown.state in ((ModelState.FAILED,) if failed else fine)
         at = plan.routed[model.name]
         if model.kit not in failed:
             assert at.stable is not None
@@ -189,9 +217,9 @@ def test_whatever_happens_the_laws_hold_and_it_settles(history: list[Any]) -> No
 
 
 @settings(deadline=None)
-@given(configs(), configs(), st.integers(0, 12))
+@given(configs(), configs(), st.integers(0, 12), st.sets(st.integers(0, 12)))
 def test_what_answers_goes_on_through_any_apply(
-    before: GatewayConfig, after: GatewayConfig, when: int
+    before: GatewayConfig, after: GatewayConfig, when: int, naps: set[int]
 ) -> None:
     world = World()
     world.apply(before)
@@ -202,11 +230,13 @@ def test_what_answers_goes_on_through_any_apply(
     for number in range(12):
         if number == when:
             world.apply(after)
+        if number in naps:
+            world.nap()
         plan = world.tick()
         for name in kept:
             stable = plan.routed[name].stable
             assert stable is not None
-            assert world.ready(stable) > 0, "calls are answered at every moment"
+            assert world.answers(stable), "calls are answered at every moment"
         world.progress()
 
 

@@ -85,11 +85,27 @@ def test_every_field_is_read() -> None:
 
 @pytest.mark.parametrize(
     ("written", "least", "most"),
-    [("2", 2, 2), ("{min: 3}", 3, 3), ("{max: 3}", 1, 3), ("{min: 2, max: 5}", 2, 5), ("{}", 1, 1)],
+    [
+        ("2", 2, 2),
+        ("{min: 3}", 3, 3),
+        ("{max: 3}", 1, 3),
+        ("{min: 2, max: 5}", 2, 5),
+        ("{}", 1, 1),
+        ("{min: 0}", 0, 1),
+        ("{min: 0, max: 4}", 0, 4),
+    ],
 )
 def test_replicas(written: str, least: int, most: int) -> None:
     (model,) = parse_config(f"{IRIS}    replicas: {written}\n").models
     assert (model.replicas.min, model.replicas.max) == (least, most)
+
+
+def test_delays_of_scaling() -> None:
+    delays = "upscale_delay: 500ms, downscale_delay: 2m, downscale_to_zero_delay: 1h, wake_timeout: 20"
+    (model,) = parse_config(f"{IRIS}    replicas: {{min: 0, {delays}}}\n").models
+    found = model.replicas
+    assert (found.upscale_delay, found.downscale_delay) == (0.5, 120)
+    assert (found.downscale_to_zero_delay, found.wake_timeout) == (3600, 20)
 
 
 def test_json_is_read_too() -> None:
@@ -181,6 +197,19 @@ def test_an_anchor_may_be_used_again() -> None:
         (
             IRIS + "    canary:\n      weight: 1\n      kit: r.io/iris:v1",
             "line 6: models[0].canary.kit: the canary is the same kit as the stable version (r.io/iris:v1)",
+        ),
+        (
+            IRIS + "    replicas: 0",
+            "line 4: models[0].replicas: "
+            "0 workers answer nobody; {min: 0, max: 1} has one only while it is called",
+        ),
+        (
+            IRIS + "    replicas: {min: 0, max: 0}",
+            "line 4: models[0].replicas.max: Input should be greater than or equal to 1",
+        ),
+        (
+            IRIS + "    replicas: {wake_timeout: 2m}",
+            "line 4: models[0].replicas.wake_timeout: Input should be less than or equal to 60",
         ),
         (IRIS + "    replicas: {min: 3, max: 2}", "line 4: models[0].replicas: min (3) is more than max (2)"),
         ("listen: 8080", "line 1: listen: Input should be a valid dictionary or instance of Address"),

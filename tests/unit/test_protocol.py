@@ -79,6 +79,15 @@ def api(tmp_path: Path) -> Iterator[Api]:
     state.close()
 
 
+def test_a_version_that_sleeps_is_ready_and_says_so(api: Api) -> None:
+    api.status = Status(
+        1, (ModelStatus("iris", ModelState.ASLEEP, "waking: loading", (version("v1", ModelState.ASLEEP),)),)
+    )
+    entry = {"name": "iris", "version": "v1", "state": "READY", "reason": "asleep: the next call wakes it"}
+    for body in ("", '{"ready": true}'):
+        assert api.ask("POST", "/v2/repository/index", body) == (200, [entry])
+
+
 @pytest.fixture
 def client(api: Api) -> Iterator[InferenceServerClient]:
     with InferenceServerClient(api.address) as client:
@@ -146,6 +155,34 @@ def test_statistics_count_calls_and_their_steps(api: Api, client: InferenceServe
         "cache_hit": {"count": 0, "ns": 0},
         "cache_miss": {"count": 0, "ns": 0},
     }
+
+
+def test_statistics_tell_batches(api: Api, client: InferenceServerClient) -> None:
+    tally = Tally()
+    for _ in range(6):
+        tally.answered("stable", 200, request=0.1, queue=0.0, compute=0.01)
+    tally.executed(4, decode=0.001, infer=0.002, encode=0.003)
+    tally.executed(4, decode=0.001, infer=0.002, encode=0.003)
+    tally.executed(1, decode=0.001, infer=0.001, encode=0.001)
+    tally.executed(5000, decode=1.0, infer=1.0, encode=1.0)
+    api.samples = (sample("iris", "v1", tally.numbers()),)
+    (told,) = client.get_inference_statistics("iris")["model_stats"]
+    assert (told["inference_count"], told["execution_count"]) == (5009, 4)
+    assert told["inference_stats"]["success"]["count"] == 6
+    assert told["batch_stats"] == [
+        {
+            "batch_size": 1,
+            "compute_input": {"count": 1, "ns": 1_000_000},
+            "compute_infer": {"count": 1, "ns": 1_000_000},
+            "compute_output": {"count": 1, "ns": 1_000_000},
+        },
+        {
+            "batch_size": 4,
+            "compute_input": {"count": 2, "ns": 2_000_000},
+            "compute_infer": {"count": 2, "ns": 4_000_000},
+            "compute_output": {"count": 2, "ns": 6_000_000},
+        },
+    ]
 
 
 def test_statistics_are_of_one_model_or_version_where_asked(api: Api, client: InferenceServerClient) -> None:

@@ -38,7 +38,7 @@ def model(tag: str, canary: str = "", weight: int = 20, name: str = "iris", repl
         name=name,
         kit=kit(tag),
         canary=Canary(kit=kit(canary), weight=weight) if canary else None,
-        replicas=Replicas(min=replicas, max=replicas),
+        replicas=Replicas(min=replicas, max=max(replicas, 1)),
     )
 
 
@@ -48,6 +48,7 @@ def version(tag: str, number: int = 1, name: str = "iris", replicas: int = 1) ->
 
 V1, V2, V3 = version("v1"), version("v2"), version("v3")
 TWO = version("v2", replicas=2)
+NAP1, NAP2 = version("v1", replicas=0), version("v2", replicas=0)
 OTHER = version("v1", name="other")
 
 
@@ -74,8 +75,11 @@ def known(
     )
 
 
-def observed(*workers: Announcement, apps: Iterable[Version] = ()) -> Observed:
-    return Observed({**{at.app: "" for at in apps}, **{at.app: "" for at in workers}}, workers)
+def observed(
+    *workers: Announcement, apps: Iterable[Version] = (), proven: Iterable[Version] = ()
+) -> Observed:
+    found = {**{at.app: "" for at in (*apps, *proven)}, **{at.app: "" for at in workers}}
+    return Observed(found, workers, frozenset(at.app for at in proven))
 
 
 def to(stable: Version | None = None, canary: Version | None = None, weight: int = 0) -> dict[str, Routed]:
@@ -369,6 +373,94 @@ CASES = [
         deploy=(V1,),
     ),
     Case(
+        "a version that may sleep loads for the first time",
+        known(model("v1", replicas=0), versions=[NAP1]),
+        observed(worker(NAP1, LOADING)),
+        ModelState.LOADING,
+    ),
+    Case(
+        "a version that may sleep has its first worker",
+        known(model("v1", replicas=0), versions=[NAP1]),
+        observed(worker(NAP1), proven=[NAP1]),
+        ModelState.READY,
+        routed=to(NAP1),
+    ),
+    Case(
+        "a version sleeps",
+        known(model("v1", replicas=0), versions=[NAP1], routed=to(NAP1)),
+        observed(proven=[NAP1]),
+        ModelState.ASLEEP,
+        "the next call wakes it",
+        routed=to(NAP1),
+    ),
+    Case(
+        "the last worker of a version goes",
+        known(model("v1", replicas=0), versions=[NAP1], routed=to(NAP1)),
+        observed(worker(NAP1, DRAINING), proven=[NAP1]),
+        ModelState.ASLEEP,
+        "the next call wakes it",
+        routed=to(NAP1),
+    ),
+    Case(
+        "a version wakes",
+        known(model("v1", replicas=0), versions=[NAP1], routed=to(NAP1)),
+        observed(worker(NAP1, PULLING, detail="1/9 bytes"), proven=[NAP1]),
+        ModelState.ASLEEP,
+        "waking: 1/9 bytes",
+        routed=to(NAP1),
+    ),
+    Case(
+        "a version went to sleep before anyone saw it ready",
+        known(model("v2", replicas=0), versions=[V1, NAP2], routed=to(V1)),
+        observed(worker(V1), proven=[NAP2]),
+        ModelState.ASLEEP,
+        "the next call wakes it",
+        routed=to(NAP2),
+        surplus=(V1,),
+    ),
+    Case(
+        "a successor of a version that sleeps loads",
+        known(model("v2", replicas=0), versions=[NAP1, NAP2], routed=to(NAP1)),
+        observed(worker(NAP2, LOADING), proven=[NAP1]),
+        ModelState.LOADING,
+        routed=to(NAP1),
+    ),
+    Case(
+        "a canary sleeps, and keeps its share",
+        known(model("v1", "v2", 5, replicas=0), versions=[NAP1, NAP2], routed=to(NAP1, NAP2, 20)),
+        observed(worker(NAP1), proven=[NAP1, NAP2]),
+        ModelState.READY,
+        "canary: the next call wakes it",
+        routed=to(NAP1, NAP2, 5),
+    ),
+    Case(
+        "the canary of before sleeps while another one loads",
+        known(model("v1", "v3", 5, replicas=0), versions=[NAP1, NAP2], routed=to(NAP1, NAP2, 20)),
+        observed(worker(NAP1), proven=[NAP1, NAP2]),
+        ModelState.LOADING,
+        "canary: starting a worker",
+        routed=to(NAP1, NAP2, 20),
+        deploy=(version("v3", replicas=0),),
+    ),
+    Case(
+        "a version that sleeps is being removed",
+        known(model("v1", replicas=0), versions=[NAP1], routed=to(NAP1), condemned=[NAP1], generation=2),
+        observed(proven=[NAP1]),
+        ModelState.LOADING,
+        "starting a worker",
+        deploy=(version("v1", 2, replicas=0),),
+        surplus=(NAP1,),
+    ),
+    Case(
+        "after a cold restart a version that may sleep must load again",
+        known(model("v1", replicas=0), versions=[NAP1], routed=to(NAP1), generation=9),
+        observed(),
+        ModelState.LOADING,
+        "starting a worker",
+        routed=to(NAP1),
+        deploy=(NAP1,),
+    ),
+    Case(
         "a route to what nobody remembers",
         known(model("v1"), routed=to(V3)),
         observed(),
@@ -419,6 +511,30 @@ def test_only_ready_workers_of_a_routed_version_get_calls() -> None:
     assert [server.port for server in stable.servers] == [1, 3]
     assert stable.names == V1.names
     assert plan.table.draining == ()
+
+
+def test_calls_are_held_for_a_version_that_may_sleep_from_when_it_was_ready_once() -> None:
+    remembered = known(model("v1", replicas=0), versions=[NAP1], routed=to(NAP1))
+    for seen, may_sleep, ports in [
+        (observed(worker(NAP1, LOADING)), False, []),
+        (observed(worker(NAP1), proven=[NAP1]), True, [1]),
+        (observed(proven=[NAP1]), True, []),
+        (observed(worker(NAP1, LOADING), proven=[NAP1]), True, []),
+    ]:
+        (stable,) = reconcile(remembered, seen).table.backends()
+        assert (stable.may_sleep, [server.port for server in stable.servers]) == (may_sleep, ports)
+    always = known(model("v1"), versions=[V1], routed=to(V1))
+    (stable,) = reconcile(always, observed(proven=[V1])).table.backends()
+    assert not stable.may_sleep
+    (shown,) = reconcile(remembered, observed(proven=[NAP1])).models
+    assert [(at.state, at.replicas, at.weight) for at in shown.versions] == [(ModelState.ASLEEP, 0, 100)]
+
+
+def test_a_version_that_is_taken_away_is_woken_no_more() -> None:
+    remembered = known(versions=[NAP1], routed=to(NAP1))
+    assert reconcile(remembered, observed(proven=[NAP1])).table == RoutingTable()
+    (going,) = reconcile(remembered, observed(worker(NAP1, DRAINING), proven=[NAP1])).table.draining
+    assert not going.may_sleep
 
 
 def test_a_model_taken_away_drains_while_its_workers_can_be_reached() -> None:

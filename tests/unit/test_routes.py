@@ -9,6 +9,7 @@ from gateway.edge.routes import (
     Server,
     assign_slots,
     backend_name,
+    held_slots,
     map_entries,
     place,
 )
@@ -88,11 +89,12 @@ def test_draining_versions_are_in_no_route() -> None:
         ((), "true"),
         ((Route("a", backend("v1", 1)),), "true"),
         ((Route("a", backend("v1")),), "false"),
+        ((Route("a", Backend("v1", (), (), may_sleep=True)),), "true"),
         ((Route("a", canary=backend("v1", 1)),), "false"),
         ((Route("a", backend("v1", 1)), Route("b")), "false"),
         ((Route("a", backend("v1", 1), backend("v2")),), "true"),
     ],
-    ids=["no models", "one", "no worker", "canary alone", "one of two", "canary without worker"],
+    ids=["no models", "one", "no worker", "asleep", "canary alone", "one of two", "canary without worker"],
 )
 def test_ready_is_when_every_model_can_be_called(routes: tuple[Route, ...], ready: str) -> None:
     assert map_entries(RoutingTable(routes), {"v1": 0, "v2": 1})[":ready"] == ready
@@ -136,3 +138,11 @@ def test_draining_versions_keep_their_place_and_freed_slots_have_none() -> None:
     table = RoutingTable((Route("iris", backend("v2", 2)),), draining=(backend("v1", 1),))
     live = {0: {4: server(1)}, 7: {0: server(3)}}
     assert place(table, {"v1": 0, "v2": 1}, live) == {0: {4: server(1)}, 1: {0: server(2)}}
+
+
+def test_calls_are_held_in_the_slots_of_versions_that_may_sleep() -> None:
+    asleep, awake = Backend("v1", (), (), may_sleep=True), Backend("v2", (), (server(1),), may_sleep=True)
+    table = RoutingTable((Route("a", asleep, awake), Route("b", backend("v3", 2))), (backend("v4", 3),))
+    slots = {"v1": 4, "v2": 0, "v3": 1, "v4": 2}
+    assert held_slots(table, slots) == {4, 0}
+    assert place(table, slots, {}) == {4: {}, 0: {0: server(1)}, 1: {0: server(2)}, 2: {0: server(3)}}

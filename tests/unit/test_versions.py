@@ -40,8 +40,39 @@ def version(kit: str = KIT, digest: str = DIGEST, number: int = 1, **model: Any)
         version(replicas=2),
         version(replicas={"min": 1, "max": 3}),
         version(replicas={"target_ongoing_requests": 2}),
+        version(replicas={"min": 0}),
+        version(replicas={"upscale_delay": 9}),
+        version(replicas={"downscale_delay": 9}),
+        version(replicas={"downscale_to_zero_delay": 9}),
+        version(replicas={"wake_timeout": 9}),
+        version(batching={}),
+        version(batching={"max_delay": 0}),
+        version(queue={"max_requests": 9}),
+        version(queue={"max_bytes": "1MiB"}),
+        version(timeout=9),
     ],
-    ids=["name", "tag", "repository", "digest", "runtime", "cpus", "gpus", "replicas", "most", "target"],
+    ids=[
+        "name",
+        "tag",
+        "repository",
+        "digest",
+        "runtime",
+        "cpus",
+        "gpus",
+        "replicas",
+        "most",
+        "target",
+        "none",
+        "up",
+        "down",
+        "to zero",
+        "wake",
+        "batching",
+        "delay",
+        "queue",
+        "bytes",
+        "timeout",
+    ],
 )
 def test_what_needs_other_workers_changes_the_fingerprint(other: Version) -> None:
     assert other.fingerprint != version().fingerprint
@@ -54,7 +85,7 @@ def test_what_needs_other_workers_changes_the_fingerprint(other: Version) -> Non
         version(number=2),
         version(canary={"kit": "registry.test/team/iris:v9", "weight": 7}),
         version(kit=f"{KIT}@{DIGEST}"),
-        version(runtime="auto", resources={"cpus": 1, "gpus": 0}, replicas=1),
+        version(runtime="auto", resources={"cpus": 1, "gpus": 0}, replicas=1, timeout="1m", queue={}),
     ],
     ids=["number", "canary", "pinned", "defaults written out"],
 )
@@ -107,3 +138,9 @@ def test_the_apps_of_others_on_a_cluster_are_told_apart(app: str, ours: bool) ->
 )
 def test_json_brings_a_version_back(one: Version) -> None:
     assert version_from_json(version_to_json(one)) == one
+
+
+@pytest.mark.parametrize(("least", "first", "may_sleep"), [(0, 1, True), (1, 1, False), (3, 3, False)])
+def test_a_version_that_may_sleep_is_proven_by_one_worker(least: int, first: int, may_sleep: bool) -> None:
+    found = version(replicas={"min": least, "max": 4})
+    assert (found.first_replicas, found.may_sleep) == (first, may_sleep)

@@ -95,6 +95,20 @@ def test_a_dropped_worker_is_gone_at_once_and_may_be_dropped_twice(workers: Work
     assert who(workers.present()) == ["w2"]
 
 
+def test_the_workers_of_an_app_that_can_be_called_are_told(workers: Workers) -> None:
+    for name, state in (("w1", WorkerState.READY), ("w2", WorkerState.LOADING), ("w3", WorkerState.DRAINING)):
+        workers.hear(news(name, state))
+    workers.hear(news("w4", app="another"))
+    assert [report.worker for report in workers.ready("iris.1")] == ["w1"]
+
+
+def test_an_app_without_workers_goes_on_under_its_runtime(workers: Workers) -> None:
+    workers.hear(news())
+    workers.drop("w1")
+    found = workers.numbers()["iris.1"]
+    assert (found.runtime, found.replicas) == ("onnx", {})
+
+
 def test_a_failure_is_given_out_once(workers: Workers) -> None:
     failed = replace(news("w2", WorkerState.FAILED), detail="it is a pickle")
     workers.hear(news())
