@@ -18,13 +18,14 @@ _BF16_KIND = Datatype.BF16.numpy.kind
 
 
 class Encoder:
-    """Writes the answers of one version; what never changes is written once.
+    """Writes the answers of one version.
 
     `labels` are the names of an output's classes, by output; those under "" are of every other output.
     """
 
     def __init__(self, model: str, version: str, labels: Mapping[str, Sequence[str]]) -> None:
-        self._head = orjson.dumps({"model_name": model, "model_version": version})[:-1]
+        self._model = model
+        self._version = version
         self._datatypes: dict[np.dtype[Any], str] = {}
         self._labels = labels
         self._all_labels = labels.get("", ())
@@ -53,10 +54,19 @@ class Encoder:
                 raw.append(data)
                 tensor["parameters"] = {"binary_data_size": len(data)}
             else:
-                tensor["data"] = _plain(array)
+                tensor["data"] = array if array.ndim == 1 else array.reshape(-1)
             tensors.append(tensor)
-        tail = orjson.dumps({"id": call.id, "outputs": tensors}, option=orjson.OPT_SERIALIZE_NUMPY)
-        body = self._head + b"," + tail[1:]
+        # All in one go, as any piece put to another would be copied.
+        body = orjson.dumps(
+            {
+                "model_name": self._model,
+                "model_version": self._version,
+                "id": call.id,
+                "outputs": tensors,
+            },
+            _plain,
+            orjson.OPT_SERIALIZE_NUMPY,
+        )
         return (b"".join((body, *raw)), len(body)) if raw else (body, None)
 
     def _datatype(self, name: str, array: Array) -> str:
@@ -67,14 +77,12 @@ class Encoder:
         return known
 
 
-def _plain(array: Array) -> Any:
-    flat = array.reshape(-1)
-    kind = array.dtype.kind
+def _plain(flat: Array) -> Any:
+    """What stands for an array that orjson does not know: one of BYTES or BF16, or one with gaps."""
+    kind = flat.dtype.kind
     if kind in "OSU":
         return [_text(item) for item in flat.tolist()]
-    if kind == _BF16_KIND:
-        return flat.astype(np.float32)
-    return flat if flat.flags.c_contiguous else flat.copy()
+    return flat.astype(np.float32) if kind == _BF16_KIND else flat.copy()
 
 
 def _text(item: Any) -> str:
