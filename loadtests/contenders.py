@@ -41,7 +41,7 @@ NAMES = (FLOOR, *PEERS, KITSERVE, BATCHING)
 _ROOT = Path(__file__).parents[1]
 _KITSERVE_MODELS: Mapping[str, tuple[str, dict[str, Any]]] = {
     KITSERVE: ("plain", {}),
-    BATCHING: ("batched", {"batching": {"max_batch_size": 16}}),
+    BATCHING: ("batched", {"batching": {"max_batch_size": 16, "max_delay": 0}}),
 }
 _READY_SECONDS = 120
 _STOP_SECONDS = 15
@@ -201,7 +201,10 @@ def _kitserve(directory: Path, model: Model, names: Sequence[str]) -> Iterator[l
         chosen = {name: _KITSERVE_MODELS[name] for name in names}
         serve.models = {served: {"kit": kit, **options} for served, options in chosen.values()}
         try:
-            serve.start()
+            try:
+                serve.start()
+            except AssertionError as error:
+                raise NotReady(f"Kitserve did not start: {error}") from error
             contenders = [_served(serve, name) for name in names]
             for contender in contenders:
                 _wait(contender, model, lambda: "")

@@ -1,0 +1,319 @@
+"""A long run at a share of what this machine can do: mixed models and sizes, and clients that hang up.
+
+Fails on any call that is not answered as the model itself would, and on resident memory that grows.
+Run as `python -m loadtests.soak --minutes 30`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import orjson
+import uvloop
+
+from gateway.cli.processes import descendants
+from loadtests import models, usage
+from loadtests.calls import OIP_BINARY, OIP_JSON, Dialect, same
+from loadtests.models import Array, Maker
+from loadtests.open_loop import Client
+from loadtests.plain_model import PlainModel
+from tests.artifacts import LayoutBuilder, tar
+from tests.e2e.running import Running, running
+
+_SETTLE_SECONDS = 300
+_WINDOW_SECONDS = 60
+_MOST_GROWTH = 0.02
+_LOOK_SECONDS = 5
+_SAY_SECONDS = 60
+_CAPACITY_SECONDS = 15
+_WARM_UP_SECONDS = 5
+_CALLERS = 32
+_SEED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of call: to which model, how, and its share of all calls."""
+
+    name: str
+    model: str
+    maker: Maker
+    dialect: Dialect
+    share: float
+
+
+_BATCHING: dict[str, Any] = {"batching": {"max_batch_size": 16, "max_delay": 0.002}}
+_MODELS: Mapping[str, tuple[Maker, dict[str, Any]]] = {
+    "flowers": (models.flowers, {}),
+    "flowers-batched": (models.flowers, _BATCHING),
+    "text-batched": (models.text, _BATCHING),
+    "image": (models.image, {}),
+}
+_KINDS = (
+    Kind("flower, JSON", "flowers", models.flowers, OIP_JSON, 0.50),
+    Kind("flower, binary, batched", "flowers-batched", models.flowers, OIP_BINARY, 0.36),
+    Kind("text, JSON, batched", "text-batched", models.text, OIP_JSON, 0.08),
+    Kind("image, JSON", "image", models.image, OIP_JSON, 0.02),
+    Kind("image, binary", "image", models.image, OIP_BINARY, 0.04),
+)
+_HANG_UPS = 0.03
+"""The share of calls whose client leaves: amid sending a large body, or before the answer to a small one."""
+_LARGE = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Resident memory in MiB of each part, so many seconds after the start."""
+
+    seconds: float
+    rss_mib: Mapping[str, float]
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What became of the calls."""
+
+    answered: int = 0
+    hung_up: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    latencies_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A request as bytes, and what its answer must be."""
+
+    kind: str
+    request: bytes
+    truth: Mapping[str, Array]
+    read: Callable[[Any], dict[str, Array]]
+
+
+def main() -> int:
+    """Run; 1 when a call failed or memory grew."""
+    parser = argparse.ArgumentParser(prog="python -m loadtests.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--share", type=float, default=0.7, help="of the capacity, which is measured first")
+    parser.add_argument("--out", type=Path, default=Path("build/soak.json"), help="where the samples go")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kss-") as directory, _kitserve(Path(directory)) as serve:
+        ledger, samples = uvloop.run(_soak(serve, options.minutes * 60, options.share))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(
+        json.dumps([{"seconds": sample.seconds, **sample.rss_mib} for sample in samples], indent=1)
+    )
+    faults = verdict(ledger, samples, *windows(options.minutes * 60))
+    print(f"{ledger.answered:,} calls answered, {ledger.hung_up:,} hung up")
+    for name, grown in growths(samples, *windows(options.minutes * 60)).items():
+        print(f"{name}: {samples[-1].rss_mib[name]:.1f} MiB, {grown:+.2%}")
+    print("\n".join(f"FAILED: {fault}" for fault in faults) or "no failed call, memory flat")
+    return 1 if faults else 0
+
+
+def windows(seconds: float) -> tuple[float, float]:
+    """From when on memory must be flat, and over how long it is looked at, in a run of that length."""
+    return min(_SETTLE_SECONDS, seconds / 6), min(_WINDOW_SECONDS, seconds / 6)
+
+
+def growths(samples: Sequence[Sample], settled: float, window: float) -> dict[str, float]:
+    """How much each part grew: the median of the last window, to that of the first after it settled."""
+    first = [sample for sample in samples if settled <= sample.seconds <= settled + window]
+    last = [sample for sample in samples if sample.seconds >= samples[-1].seconds - window]
+
+    def at(name: str, some: Sequence[Sample]) -> float:
+        return median(sample.rss_mib[name] for sample in some)
+
+    return {name: at(name, last) / at(name, first) - 1 for name in samples[0].rss_mib}
+
+
+def verdict(ledger: Ledger, samples: Sequence[Sample], settled: float, window: float) -> list[str]:
+    """What is wrong; nothing, as it should be."""
+    faults = [f"{count} x {why}" for why, count in ledger.failures.most_common()]
+    if not ledger.answered:
+        faults.append("no call was answered")
+    grown = growths(samples, settled, window)
+    faults += [f"{name} grew by {share:.1%}" for name, share in grown.items() if share > _MOST_GROWTH]
+    return faults
+
+
+@contextmanager
+def _kitserve(directory: Path) -> Iterator[Running]:
+    builder = LayoutBuilder(directory / "layout")
+    with running(directory) as serve:
+        for name, (maker, options) in _MODELS.items():
+            builder.kit(f"soak/{name}:v1", tar(("model/model.onnx", maker().onnx)))
+            serve.models[name] = {"kit": f"oci-layout:{builder.directory}:soak/{name}:v1", **options}
+        serve.start()
+        serve.wait(lambda status: all(model["state"] == "ready" for model in status["models"]))
+        yield serve
+
+
+def _prepare(serve: Running, kind: Kind) -> list[_Prepared]:
+    made = kind.maker()
+    plain = PlainModel(made.onnx)
+    prepared = []
+    for array in made.inputs:
+        call = kind.dialect.call(array)
+        head = [
+            f"POST /v2/models/{kind.model}/infer HTTP/1.1",
+            f"Host: 127.0.0.1:{serve.port}",
+            f"Content-Length: {len(call.body)}",
+            *(f"{name}: {value}" for name, value in call.headers.items()),
+        ]
+        request = "\r\n".join([*head, "", ""]).encode() + call.body
+        prepared.append(_Prepared(kind.name, request, plain.run({"input": array}), kind.dialect.read))
+    return prepared
+
+
+class _Mix:
+    """Draws calls by their shares, always in the same order."""
+
+    def __init__(self, serve: Running) -> None:
+        self._chance = random.Random(_SEED)
+        self._prepared = [_prepare(serve, kind) for kind in _KINDS]
+        self._shares = [kind.share for kind in _KINDS]
+
+    def draw(self) -> _Prepared:
+        (some,) = self._chance.choices(self._prepared, self._shares)
+        return self._chance.choice(some)
+
+    def hangs_up(self) -> bool:
+        return self._chance.random() < _HANG_UPS
+
+    def part(self, request: bytes) -> int:
+        """How much a client sends that hangs up."""
+        return self._chance.randrange(1, len(request)) if len(request) > _LARGE else len(request)
+
+    def patience(self) -> float:
+        return self._chance.uniform(0, 0.02)
+
+    def gap(self, rate: float) -> float:
+        return self._chance.expovariate(rate)
+
+
+async def _soak(serve: Running, seconds: float, share: float) -> tuple[Ledger, list[Sample]]:
+    mix = _Mix(serve)
+    client = Client("127.0.0.1", serve.port)
+    ledger = Ledger()
+    await _closed_loop(client, mix, _WARM_UP_SECONDS, ledger)
+    capacity = await _closed_loop(client, mix, _CAPACITY_SECONDS, ledger)
+    rate = capacity * share
+    print(f"capacity {capacity:,.0f}/s; {rate:,.0f}/s for {seconds / 60:g} minutes", flush=True)
+    ledger.latencies_ms.clear()
+    samples: list[Sample] = []
+    watch = asyncio.get_running_loop().create_task(_watch(serve, ledger, samples))
+    await _open_loop(client, mix, rate, seconds, ledger)
+    watch.cancel()
+    await client.close()
+    samples.append(Sample(seconds, _memory(serve)))
+    _say(samples[-1], ledger)
+    return ledger, samples
+
+
+async def _closed_loop(client: Client, mix: _Mix, seconds: float, ledger: Ledger) -> float:
+    """Callers that send the next call after each answer; returns answers a second."""
+    end = client.loop.time() + seconds
+    before = ledger.answered
+    ended = asyncio.Event()
+    active = _CALLERS
+
+    def begin() -> None:
+        nonlocal active
+        if client.loop.time() >= end:
+            active -= 1
+            if not active:
+                ended.set()
+            return
+        _send(client, mix.draw(), client.loop.time(), ledger, begin)
+
+    for _ in range(_CALLERS):
+        begin()
+    await ended.wait()
+    return (ledger.answered - before) / seconds
+
+
+async def _open_loop(client: Client, mix: _Mix, rate: float, seconds: float, ledger: Ledger) -> None:
+    """Calls at that rate, at random moments; late ones count from when they were due."""
+    due = begun = client.loop.time()
+    while due < begun + seconds:
+        await asyncio.sleep(max(0.0, due - client.loop.time()))
+        prepared = mix.draw()
+        if mix.hangs_up():
+            client.hang_up(prepared.request, mix.part(prepared.request), mix.patience())
+            ledger.hung_up += 1
+        else:
+            _send(client, prepared, due, ledger)
+        due += mix.gap(rate)
+
+
+def _send(
+    client: Client, prepared: _Prepared, due: float, ledger: Ledger, then: Callable[[], None] = lambda: None
+) -> None:
+    def answered(status: int, body: bytes) -> None:
+        ledger.latencies_ms[prepared.kind].append((client.loop.time() - due) * 1e3)
+        if status != 200:
+            ledger.failures[f"{prepared.kind}: {status} {body[:200].decode(errors='replace')}"] += 1
+        elif not same(prepared.read(orjson.loads(body)), prepared.truth):
+            ledger.failures[f"{prepared.kind}: a wrong answer"] += 1
+        else:
+            ledger.answered += 1
+        then()
+
+    client.call(prepared.request, answered)
+
+
+async def _watch(serve: Running, ledger: Ledger, samples: list[Sample]) -> None:
+    """Look at memory every few seconds, and say how things stand every minute."""
+    loop = asyncio.get_running_loop()
+    begun = said = loop.time()
+    while True:
+        now = loop.time()
+        samples.append(Sample(now - begun, _memory(serve)))
+        if now - said >= _SAY_SECONDS:
+            _say(samples[-1], ledger)
+            ledger.latencies_ms.clear()
+            said = now
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _memory(serve: Running) -> dict[str, float]:
+    assert serve.process is not None
+    haproxy = [process for process in descendants(serve.process.pid) if _is_haproxy(process)]
+    parts = {"gateway": serve.gateway(), "HAProxy": haproxy}
+    parts |= {f"worker of {model}": serve.workers(model) for model in serve.models}
+    return {name: usage.rss_mib(processes) for name, processes in parts.items()}
+
+
+def _is_haproxy(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/comm").read_text().startswith("haproxy")
+    except OSError:
+        return False
+
+
+def _say(sample: Sample, ledger: Ledger) -> None:
+    memory = ", ".join(f"{name} {mib:.1f}" for name, mib in sample.rss_mib.items())
+    print(
+        f"{sample.seconds / 60:.1f} min: {ledger.answered:,} answered, {ledger.hung_up:,} hung up, "
+        f"{ledger.failures.total()} failed; MiB: {memory}"
+    )
+    for kind, latencies in sorted(ledger.latencies_ms.items()):
+        marks = quantiles(latencies, n=100) if len(latencies) > 1 else latencies * 99
+        print(f"    {kind}: p50 {marks[49]:.1f} ms, p99 {marks[98]:.1f} ms")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
