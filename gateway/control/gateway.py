@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from gateway.control.admin_server import AdminServer
 from gateway.control.api import AdminApi
 from gateway.control.descriptions import Descriptions
+from gateway.control.docs import Docs
 from gateway.control.loop import ReconcileLoop
 from gateway.control.protocol import ServerProtocol
 from gateway.control.state import State
@@ -62,7 +63,9 @@ class Gateway:
         registry = CollectorRegistry()
         registry.register(KitserveCollector(self._samples))
         protocol = ServerProtocol(lambda: self._loop.status, self._samples)
-        api = AdminApi(self._state, lambda: self._loop.status, registry, self._loop.wake, protocol.routes())
+        docs = Docs(lambda: self._loop.status, self._descriptions.of, settings.edge.listen)
+        routes = [*protocol.routes(), *docs.routes()]
+        api = AdminApi(self._state, lambda: self._loop.status, registry, self._loop.wake, routes)
         self._server = AdminServer(api.app(settings.admin_host), settings.admin_host, settings.admin_port)
         self._server.start()
         self._loop.start()
