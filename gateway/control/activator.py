@@ -93,9 +93,10 @@ class Activator:
         self._thread.start()
 
     def stop(self) -> None:
-        """Close; the edge tells those who wait to ask again."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        """Close; the edge tells those who wait to ask again. Safe to call twice."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(5)
 
     def waiting(self) -> Mapping[str, int]:
         """How many calls wait for each app."""
@@ -103,7 +104,8 @@ class Activator:
 
     def hear(self, news: Announcement) -> None:
         """Take a worker's report that changes its state."""
-        self._loop.call_soon_threadsafe(self._take, news)
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._take, news)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
