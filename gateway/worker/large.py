@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import chain
-from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -25,10 +24,13 @@ _KEPT_BYTES = 4 * 1024 * 1024
 _MOST_BYTES = 2 * 0xFFFFFF
 # Of bodies with more lists than one in so many bytes, most is lists and not numbers.
 _BYTES_OF_A_LIST = 8
+# In fewer bytes than this numpy is slower to count.
+_SHORT_BYTES = 8192
 _MAX_DEPTH = 16
 _BYTE_ORDER_MARK = 0xEF
 _OPENING = ord("[")
 _DOCUMENT = frozenset({"id", "inputs", "outputs", "parameters"})
+_NONE = object()
 _TENSOR = frozenset({"name", "datatype", "shape", "data", "parameters"})
 
 Kind = Literal["d", "i", "u"]
@@ -55,7 +57,10 @@ class LargeBodies:
         """
         if len(text) >= _MOST_BYTES or text[0] == _BYTE_ORDER_MARK:
             return None  # the mark is skipped by simdjson
-        lists = int(np.count_nonzero(np.frombuffer(text, np.uint8) == _OPENING))
+        if type(text) is bytes and len(text) < _SHORT_BYTES:
+            lists = text.count(b"[")
+        else:
+            lists = int(np.count_nonzero(np.frombuffer(text, np.uint8) == _OPENING))
         if lists * _BYTES_OF_A_LIST > len(text):
             return None
         try:
@@ -83,15 +88,15 @@ def _request(root: Any, lists: int) -> dict[str, Any] | None:
         if tensor is None:
             return None
         seen += type(tensor.get("shape")) is JsonArray
-        plain = {key: _plain(value) for key, value in tensor.items() if key != "data"}
-        if "data" in tensor:
-            data = tensor["data"]
+        data = tensor.pop("data", _NONE)
+        plain = {key: _plain(value) for key, value in tensor.items()}
+        if data is not _NONE:
             if type(data) is not JsonArray:
                 return None
-            sizes = _sizes(data)
-            if sizes is None:
+            within = _lists(data)
+            if not within:
                 return None
-            seen += sum(prod(sizes[:depth]) for depth in range(len(sizes)))
+            seen += within
             datatype = plain.get("datatype")
             kind = _KINDS.get(datatype) if type(datatype) is str else None
             plain["data"] = _numbers(data, kind)
@@ -120,21 +125,25 @@ def _plain(value: Any) -> Any:
     return value.as_list() if type(value) is JsonArray else value
 
 
-def _sizes(data: JsonArray) -> list[int] | None:
-    """The shape of lists in lists, None where lists side by side differ in length.
+def _lists(data: JsonArray) -> int:
+    """How many lists data is made of, with itself; 0 where lists side by side differ in length.
 
     Lists among the numbers of the innermost lists are not looked for. Raises TypeError where a number stands
     among lists.
     """
-    sizes = [len(data)]
+    size = len(data)
+    found = rows = depth = 1
     first: Any = data
-    while sizes[-1] and type(first := first[0]) is JsonArray:
+    while size and type(first := first[0]) is JsonArray:
         # No list of rows is kept: there may be very many, each of which is an object while it is looked at.
-        lengths = set(map(len, _within(data, len(sizes))))
-        if len(lengths) != 1 or len(sizes) == _MAX_DEPTH:
-            return None
-        sizes.append(lengths.pop())
-    return sizes
+        sizes = set(map(len, _within(data, depth)))
+        if len(sizes) != 1 or depth == _MAX_DEPTH:
+            return 0
+        rows *= size
+        found += rows
+        size = sizes.pop()
+        depth += 1
+    return found
 
 
 def _within(data: Iterable[Any], depth: int) -> Iterable[Any]:

@@ -28,7 +28,7 @@ except ImportError:  # simdjson has no wheel for this Python or this machine
 _MAX_RANK = 16
 _MAX_DIGITS = 18
 # From so many bytes on a body is large, see `loadtests.codec`.
-_LARGE_BYTES = 512
+_LARGE_BYTES = 1024
 # Which types of JSON values each kind (of numpy) of datatype takes; BF16 is of kind V.
 _ACCEPTS: Mapping[str, frozenset[type]] = {
     "f": frozenset({float, int}),

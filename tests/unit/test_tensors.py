@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,35 @@ def test_nothing_is_copied_where_it_need_not_be() -> None:
     assert (pieces.tolist(), pieces.flags.writeable) == ([1.5, -2.0], True)
     output = np.arange(4.0)
     assert np.shares_memory(np.frombuffer(to_bytes(output), np.uint8), output)
+
+
+def peak(work: Callable[[], object]) -> int:
+    """The most bytes that work has at a time."""
+    tracemalloc.start()
+    try:
+        kept = work()
+        found = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    del kept
+    return found
+
+
+def test_large_tensors_are_copied_at_most_once() -> None:
+    size = 1 << 20
+    (whole,), json_size = body(tensor("UINT8", [size], size), data=bytes(size))
+    view = memoryview(whole)
+    pieces = [view[start : start + 65536] for start in range(0, len(whole), 65536)]
+    decoder = Decoder(Signature((TensorSpec("x", "UINT8", (-1,)),), ()))
+    assert peak(lambda: decoder([whole], json_size)) < size / 10
+    assert peak(lambda: decoder([view], json_size)) < size / 10
+    assert peak(lambda: decoder([view[-size:]], b"0")) < size / 10
+    assert size < peak(lambda: decoder(pieces, json_size)) < size * 1.1
+    encoder, call = Encoder("iris", "v1", {}), Call("", {}, others=IN_BINARY)
+    outputs = {"x": np.zeros(size, "u1")}
+    assert size < peak(lambda: encoder(call, outputs)) < size * 1.1
+    with_gaps = {"x": np.zeros(2 * size, "u1")[::2]}
+    assert size < peak(lambda: encoder(call, with_gaps)) < size * 2.1
 
 
 @pytest.mark.parametrize("json_size", [b"-1", b"x", b"1.0", b"+2", b" 2", b"1_0", b"\xb2", b"9" * 400, b"?"])
