@@ -100,8 +100,10 @@ class RunningEdge:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, Message, bytes]:
-        request = urllib.request.Request(self.url + path, headers=headers or {})
+    def get(
+        self, path: str, headers: dict[str, str] | None = None, method: str = "GET"
+    ) -> tuple[int, Message, bytes]:
+        request = urllib.request.Request(self.url + path, headers=headers or {}, method=method)
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
                 return answer.status, answer.headers, answer.read()
@@ -200,9 +202,26 @@ def test_the_server_tells_of_itself_and_of_what_it_leaves_to_the_config(edge: Ru
         {"name": "kitserve", "version": gateway.__version__, "extensions": list(EXTENSIONS)},
     )
     for path in ("/v2/repository/models/iris/load", "/v2/repository/models/iris/unload"):
-        status, _, body = edge.get(path)
+        status, _, body = edge.get(path, method="POST")
         text = "models are loaded and unloaded by the config: change it, and run kitserve apply"
         assert (status, json.loads(body)) == (501, {"error": text})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/v2", "GET, HEAD"),
+        ("DELETE", "/v2/health/live", "GET, HEAD"),
+        ("TRACE", "/v2/health/ready", "GET, HEAD"),
+        ("GET", "/v2/repository/models/iris/load", "POST"),
+    ],
+)
+def test_a_method_that_a_path_does_not_take_is_told_which_it_takes(
+    edge: RunningEdge, method: str, path: str, allowed: str
+) -> None:
+    status, headers, body = edge.get(path, method=method)
+    assert (status, headers["Allow"]) == (405, allowed)
+    assert json.loads(body) == {"error": f"{method} is not allowed here; use {allowed.partition(',')[0]}"}
 
 
 def test_weights_change_under_load_and_no_call_fails(edge: RunningEdge, workers: Workers) -> None:
