@@ -1,8 +1,8 @@
 """The thread that owns the model: calls come from event loops, and their answers go back there.
 
 All work on a call that costs CPU (decoding, inference, encoding) is done here, so an event loop only
-moves bytes. The thread takes every call that waits in one go and hands the answers back together:
-at high rates a hand-over costs less than a call.
+moves bytes, save for calls that are quicker than to be handed over, see `pace`. The thread takes every call
+that waits in one go and hands the answers back together: at high rates a hand-over costs less than a call.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from gateway.metrics import Tally
 from gateway.worker.batching import Batcher, Batching, NotRowWise, item_of, obstacle
 from gateway.worker.execution import Execution, limit_wait
 from gateway.worker.jobs import DEFAULT_LIMITS, Job, JobQueue, QueueLimits
+from gateway.worker.pace import Pace
 from runtimes.base import LoadedModel
 
 # Answers are handed back at the latest after this long, even while more calls wait.
@@ -56,6 +57,8 @@ class ComputeThread:
             batching = None
         self.batching = batching
         self._batcher = None if batching is None else Batcher(batching)
+        self._pace = Pace()
+        self._model_is_free = threading.Lock()
         # In the order of their arrival; one that has left the queue is passed over when its turn comes.
         self._submitted: SimpleQueue[Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
@@ -72,8 +75,11 @@ class ComputeThread:
         Call it on the job's loop.
         """
         job.owner = self
+        alone = not self._tally.ongoing
         self._tally.ongoing += 1
-        if self._waiting.enter(job):
+        if alone and self._batcher is None and self._run_on_loop(job):
+            self._answer([job])
+        elif self._waiting.enter(job):
             self._submitted.put(job)
         else:
             self._refuse(job)
@@ -94,6 +100,20 @@ class ComputeThread:
         """Finish the calls that wait, then end the thread."""
         self._submitted.put(None)
         self._thread.join(seconds)
+
+    def _run_on_loop(self, job: Job) -> bool:
+        """Answer a job here and now, if that takes no longer than to hand it over; False when it may."""
+        size = len(job.body[0]) if len(job.body) == 1 else sum(map(len, job.body))
+        if not self._pace.is_quick(size) or not self._model_is_free.acquire(blocking=False):
+            return False
+        try:
+            began = job.arrived = time.perf_counter()
+            job.deadline = job.began + job.timeout
+            with np.errstate(over="ignore"):
+                self._pace.note(self._execution.alone(job) - began)
+        finally:
+            self._model_is_free.release()
+        return True
 
     def _refuse(self, job: Job) -> None:
         # The queue takes about as long as its oldest has waited.
@@ -126,7 +146,10 @@ class ComputeThread:
             more: Job | None = job
             while more is not None:
                 if self._waiting.claim(more):
-                    now = self._execution.alone(more)
+                    with self._model_is_free:
+                        began = time.perf_counter()
+                        now = self._execution.alone(more)
+                        self._pace.note(now - began)
                     done.append(more)
                     if now - handed_back > _HAND_BACK_SECONDS:
                         self._hand_back(done)
