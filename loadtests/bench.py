@@ -37,6 +37,7 @@ _HOW = (
     "take turns, the others are up and idle; each answers a checked call before its turn",
     "one worker each, ONNX Runtime with 1 thread, no log of calls; other options as they come: no peer "
     "batches, MLServer runs the model in its own process (the quicker way)",
+    "Kitserve, batching: 32, 16 or 4 items (tiny, LSTM, image), no waiting for others",
     "CPU and memory (PSS) are of all processes of a server: for Kitserve and Ray Serve with all of Ray",
     f"of the floor and CPU are at {JUDGED} connections; PSS is the largest, spread the widest of a line",
 )

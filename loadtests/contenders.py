@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import requests
 
@@ -39,10 +38,7 @@ PEERS = (MLSERVER, LITSERVE, BENTOML, KSERVE, RAY_SERVE)
 NAMES = (FLOOR, *PEERS, KITSERVE, BATCHING)
 
 _ROOT = Path(__file__).parents[1]
-_KITSERVE_MODELS: Mapping[str, tuple[str, dict[str, Any]]] = {
-    KITSERVE: ("plain", {}),
-    BATCHING: ("batched", {"batching": {"max_batch_size": 16, "max_delay": 0}}),
-}
+_KITSERVE_MODELS = {KITSERVE: "plain", BATCHING: "batched"}
 _READY_SECONDS = 120
 _STOP_SECONDS = 15
 _LEFTOVER_SECONDS = 3
@@ -198,8 +194,10 @@ def _kitserve(directory: Path, model: Model, names: Sequence[str]) -> Iterator[l
     builder.kit("bench/model:v1", tar(("model/model.onnx", model.onnx)))
     with running(directory) as serve:
         kit = f"oci-layout:{builder.directory}:bench/model:v1"
-        chosen = {name: _KITSERVE_MODELS[name] for name in names}
-        serve.models = {served: {"kit": kit, **options} for served, options in chosen.values()}
+        for name in names:
+            # No call waits for others: those run together that wait anyway.
+            batching = {"batching": {"max_batch_size": model.batch, "max_delay": 0}}
+            serve.models[_KITSERVE_MODELS[name]] = {"kit": kit, **(batching if name == BATCHING else {})}
         try:
             try:
                 serve.start()
@@ -215,7 +213,7 @@ def _kitserve(directory: Path, model: Model, names: Sequence[str]) -> Iterator[l
 
 
 def _served(serve: Running, name: str) -> Contender:
-    served, _ = _KITSERVE_MODELS[name]
+    served = _KITSERVE_MODELS[name]
 
     def processes() -> list[int]:
         assert serve.process is not None

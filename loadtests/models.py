@@ -35,11 +35,15 @@ _TOPICS = 4
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """`onnx` is the file; `inputs` are calls of one item each, all different."""
+    """`onnx` is the file; `inputs` are calls of one item each, all different.
+
+    `batch` is how many items together suit it: a larger batch of images no longer fits a core's cache.
+    """
 
     name: str
     onnx: bytes
     inputs: Sequence[Array]
+    batch: int
 
 
 Maker = Callable[[], Model]
@@ -49,7 +53,7 @@ Maker = Callable[[], Model]
 def flowers() -> Model:
     """The iris sample: what a call costs beside the model, which takes microseconds."""
     rows = [[5.1, 3.5, 1.4, 0.2], [6.0, 2.9, 4.5, 1.5], [6.9, 3.1, 5.4, 2.1], [5.7, 2.8, 4.1, 1.3]]
-    return Model("flowers", iris(), [np.array([row], np.float32) for row in rows])
+    return Model("flowers", iris(), [np.array([row], np.float32) for row in rows], 32)
 
 
 @cache
@@ -76,7 +80,7 @@ def text() -> Model:
     ]
     inputs = [chance.integers(0, _WORDS, (1, _TOKENS)) for _ in range(4)]
     file = _file(nodes, weights, (TensorProto.INT64, ["n", _TOKENS]), _TOPICS)
-    return Model("text", file, inputs)
+    return Model("text", file, inputs, 16)
 
 
 @cache
@@ -103,7 +107,7 @@ def image() -> Model:
     # Four decimals, as a client would write a pixel.
     inputs = [chance.random((1, 3, _IMAGE_SIDE, _IMAGE_SIDE)).round(4).astype(np.float32) for _ in range(4)]
     file = _file(nodes, weights, (TensorProto.FLOAT, ["n", 3, _IMAGE_SIDE, _IMAGE_SIDE]), _CLASSES)
-    return Model("image", file, inputs)
+    return Model("image", file, inputs, 4)
 
 
 def _normal(chance: np.random.Generator, *shape: int, fan_in: float = 1.0) -> Array:
