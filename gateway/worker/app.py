@@ -1,4 +1,4 @@
-"""One version's HTTP interface: who may call, and which path is answered by what."""
+"""One version's interface, REST and gRPC: who may call, and which path is answered by what."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from gateway.worker.batching import Batching
 from gateway.worker.compute import ComputeThread
 from gateway.worker.describe import configuration, metadata
 from gateway.worker.exchange import Exchange, lines
+from gateway.worker.grpc import STREAM_INFER, ModelGrpc, is_grpc
+from gateway.worker.grpc_codec import GrpcCodec
 from gateway.worker.jobs import DEFAULT_LIMITS, QueueLimits
 from gateway.worker.rest import JSON, RestCodec, RestInfer
 from runtimes.base import LoadedModel
@@ -71,6 +73,15 @@ class WorkerApp:
         }
         codec = RestCodec(identity.model, identity.version, model.signature, labels)
         self._infer = RestInfer(codec, self.compute, tally, self._names, max_body)
+        self._grpc = ModelGrpc(
+            GrpcCodec(identity.model, identity.version, labels),
+            self.compute,
+            tally,
+            self._names,
+            max_body,
+            self._documents[""],
+            self._documents["config"],
+        )
 
     def head(self, exchange: Exchange) -> None:
         """Turn away who comes around the edge, before the body comes."""
@@ -78,12 +89,16 @@ class WorkerApp:
         if key and not hmac.compare_digest(exchange.headers.get(b"kitserve-edge", b""), key):
             exchange.keep_alive = False
             self._respond(exchange, 403, error("call the edge, not its workers"), "")
+        elif exchange.path == STREAM_INFER:
+            self._grpc.head(exchange, _role(exchange))
 
     def handle(self, exchange: Exchange) -> None:
         """Answer a call: at once, or once the model has."""
         action, method, role = _action(exchange.path), exchange.method, _role(exchange)
         if action == "infer" and method == "POST":
             self._infer(exchange, role)
+        elif action is None and is_grpc(exchange):
+            self._grpc.handle(exchange, role)
         elif action is None:
             self._respond(exchange, 404, error(f"no such path: {exchange.path}"), role)
         elif action != "infer" and method in ("GET", "HEAD"):
@@ -96,6 +111,9 @@ class WorkerApp:
     def refuse(self, exchange: Exchange, status: int, text: str) -> None:
         """Answer a call that the server refuses."""
         role = _role(exchange)
+        if is_grpc(exchange):
+            self._grpc.refuse(exchange, status, text, role)
+            return
         self._tally.refused(role, status)
         self._respond(exchange, status, error(text), role)
 

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 from concurrent.futures import Future
+from pathlib import Path
 
 import uvloop
 
@@ -20,13 +21,15 @@ _QUIET_TICKS = 36
 
 
 class HttpServer:
-    """Serves what `handler` answers until it is stopped, on `port` of `host`; 0 takes a free one."""
+    """Serves what `handler` answers until it is stopped, on `port` of `host`; 0 takes a free one.
+
+    Where `host` is a path, it is on a socket there, and has no port.
+    """
 
     def __init__(self, handler: Handler, host: str, port: int = 0) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        self._socket = _local_socket(host) if host.startswith("/") else _socket(host, port)
         self.host = host
-        self.port: int = self._socket.getsockname()[1]
+        self.port: int = 0 if host.startswith("/") else self._socket.getsockname()[1]
         self._shared = Shared(handler)
         self._grace = 0.0
         self._loop: Future[asyncio.AbstractEventLoop] = Future()
@@ -61,9 +64,8 @@ class HttpServer:
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: Connection(self._shared), sock=self._socket, backlog=_BACKLOG
-        )
+        create = loop.create_unix_server if self._socket.family == socket.AF_UNIX else loop.create_server
+        server = await create(lambda: Connection(self._shared), sock=self._socket, backlog=_BACKLOG)
         self._loop.set_result(loop)
         while not self._stopped.is_set():
             try:
@@ -92,3 +94,17 @@ class HttpServer:
         for connection in list(shared.connections):
             connection.abort()
         await asyncio.sleep(0)
+
+
+def _socket(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+
+
+def _local_socket(path: str) -> socket.socket:
+    """A socket for this user alone, in place of one that a server left which was killed."""
+    Path(path).unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path)
+    Path(path).chmod(0o600)
+    return listening

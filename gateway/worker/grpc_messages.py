@@ -1,0 +1,38 @@
+"""The messages of the gRPC services, from `protos/`, as `protos/services.binpb` describes them.
+
+They are in a pool of their own: a program that uses another library for the same protocol, as NVIDIA's and
+KServe's clients are, has messages of the same names in protobuf's common pool.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+
+INFERENCE = "inference.GRPCInferenceService"
+HEALTH = "grpc.health.v1.Health"
+REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+
+PROTOS = Path(__file__).with_name("protos")
+COMPILED = PROTOS / "services.binpb"
+
+
+@cache
+def pool() -> DescriptorPool:
+    """The pool with all files of the set."""
+    files = FileDescriptorSet.FromString(COMPILED.read_bytes())
+    found = DescriptorPool()
+    for file in files.file:
+        found.Add(file)
+    return found
+
+
+@cache
+def message(name: str) -> Any:
+    """The class of a message, by its full name."""
+    return GetMessageClass(pool().FindMessageTypeByName(name))

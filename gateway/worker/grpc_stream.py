@@ -1,0 +1,172 @@
+"""ModelStreamInfer: calls on one model that come in a stream, and whose answers go back in one.
+
+As in Triton, a call that fails has its error in its answer, and the stream goes on; what cannot be read as
+messages at all ends the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+from gateway.grpc_status import trailers
+from gateway.metrics import Tally
+from gateway.worker.compute import ComputeThread
+from gateway.worker.exchange import Exchange
+from gateway.worker.grpc_codec import GrpcCodec, decode, read
+from gateway.worker.grpc_frames import Pieces, Unframer, framed
+from gateway.worker.grpc_messages import message
+from gateway.worker.grpc_wire import field
+from gateway.worker.jobs import Job
+from gateway.worker.oip import Call
+from gateway.worker.statuses import explain
+from runtimes.base import Array
+from runtimes.errors import InputError
+
+# So many calls of one stream are inside at once; the client waits with the next.
+_MOST_INSIDE = 64
+_ERROR, _RESPONSE, _ID = 1, 2, 3
+
+
+def _last() -> bytes:
+    """The parameter that says that a call has no further answers."""
+    response = message("inference.ModelInferResponse")()
+    response.parameters["triton_final_response"].bool_param = True
+    found: bytes = response.SerializeToString()
+    return found
+
+
+_LAST = _last()
+
+
+class _StreamCodec:
+    """Writes one call's answer, see `jobs.Codec`; `check` sees the version that the call names."""
+
+    __slots__ = ("_check", "_codec", "_id")
+
+    def __init__(self, codec: GrpcCodec, check: Callable[[str], None]) -> None:
+        self._codec = codec
+        self._check = check
+        self._id = ""
+
+    def decode(self, job: Job) -> Call:
+        request, raw = read(job.body)
+        self._id = request.id
+        self._check(request.model_version)
+        return decode(request, raw, self._codec.model)
+
+    def encode(self, job: Job, call: Call, outputs: Mapping[str, Array]) -> None:
+        parts = [*self._codec.write(call, outputs), _LAST]
+        job.answer = framed([*field(_RESPONSE, parts)])
+
+    def error(self, job: Job, _status: int, text: str) -> None:
+        response = [*field(_ID, [self._id.encode()]), _LAST] if self._id else [_LAST]
+        job.answer = framed([*field(_ERROR, [text.encode("utf-8", "replace")]), *field(_RESPONSE, response)])
+
+
+class GrpcStream:
+    """One stream, on its connection's loop."""
+
+    def __init__(
+        self,
+        codec: GrpcCodec,
+        compute: ComputeThread,
+        tally: Tally,
+        max_message: int,
+        exchange: Exchange,
+        role: str,
+        timeout: float,
+    ) -> None:
+        self._codec = codec
+        self._compute = compute
+        self._tally = tally
+        self._exchange = exchange
+        self._role = role
+        self._until = time.perf_counter() + timeout
+        self._request_id = exchange.headers.get(b"x-request-id", b"").decode("latin-1")
+        self._unframer = Unframer(max_message)
+        self._inside: set[Job] = set()
+        self._version: str | None = None
+        self._closing = False
+        self._over = False
+
+    def begin(self, headers: bytes) -> None:
+        """Begin to answer."""
+        exchange = self._exchange
+        exchange.on_piece = self._feed
+        exchange.on_end = self._close
+        exchange.on_abandoned = self._abandon
+        exchange.begin(200, headers)
+
+    def _feed(self, piece: bytes | memoryview) -> None:
+        if self._over:
+            return
+        try:
+            messages = self._unframer.feed(piece)
+        except InputError as refusal:
+            self._break(refusal)
+            return
+        for pieces in messages:
+            self._submit(pieces)
+
+    def _submit(self, pieces: Pieces) -> None:
+        now = time.perf_counter()
+        job = Job(
+            pieces,
+            _StreamCodec(self._codec, self._check),
+            asyncio.get_running_loop(),
+            self._done,
+            self._role,
+            self._request_id,
+            timeout=self._until - now,
+            began=now,
+        )
+        self._inside.add(job)
+        if len(self._inside) == _MOST_INSIDE:
+            self._exchange.pause()
+        self._compute.submit(job)
+
+    def _done(self, job: Job) -> None:
+        self._exchange.send(job.answer)
+        if len(self._inside) == _MOST_INSIDE:
+            self._exchange.resume()
+        self._inside.discard(job)
+        self._end_if_done()
+
+    def _close(self) -> None:
+        if self._over:
+            return
+        if not self._unframer.is_between:
+            self._break(InputError("the stream ends within a message"))
+        else:
+            self._closing = True
+            self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if self._closing and not self._inside and not self._over:
+            self._over = True
+            self._exchange.end(trailers(200))
+
+    def _break(self, refusal: InputError) -> None:
+        """End the stream with an error."""
+        self._abandon()
+        status, text = explain(refusal, self._request_id, {})
+        self._tally.refused(self._role, status)
+        self._exchange.end(trailers(status, text))
+
+    def _abandon(self) -> None:
+        self._over = True
+        for job in self._inside:
+            job.cancel()
+        self._inside.clear()
+
+    def _check(self, version: str) -> None:
+        """See that all calls are for the version that the edge chose by the first. In the model's thread."""
+        if self._version is None:
+            self._version = version
+        elif version != self._version:
+            raise InputError(
+                f"model_version is {version!r}, but the stream is for {self._version!r}; "
+                "open another stream for another version"
+            )
