@@ -19,6 +19,8 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from gateway.config_calls import Batching, Queue, Timeout
 from gateway.config_kits import REGISTRY_FILES, Cache, Key, Registry, Seconds, Strict, Trust
+from gateway.config_rollout import FIELDS as ROLLOUT_FIELDS
+from gateway.config_rollout import Rollout
 from gateway.errors import ConfigError, InvalidReference, NotTrusted
 from gateway.kits.trust import Policy, judge_registry
 from gateway.oci.kit_storage import kit_home
@@ -137,6 +139,7 @@ class Model(Strict):
     batching: Batching | None = None
     queue: Queue = Queue()
     timeout: Timeout = 60.0
+    rollout: Rollout | None = None
     trust: Trust = Trust()
 
     _kit = field_validator("kit")(_check_kit)
@@ -153,6 +156,9 @@ class Model(Strict):
         if self.canary is not None and self.canary.kit == self.kit:
             message = f"the canary is the same kit as the stable version ({self.kit})"
             raise _faults_at({("canary", "kit"): message})
+        if self.canary is not None and self.rollout is not None:
+            message = "with `rollout`, another `kit` is the canary by itself; write one of the two"
+            raise _faults_at({("canary",): message})
         return self
 
 
@@ -328,6 +334,7 @@ def _fields_at(path: Path_) -> list[str]:
         "cache": Cache,
         "trust": Trust,
         "keys": Key,
+        **ROLLOUT_FIELDS,
     }
     model: type[BaseModel] = GatewayConfig
     for step in path:

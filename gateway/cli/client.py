@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import requests
 
@@ -36,6 +37,21 @@ class AdminClient:
         """
         answer = self._call("PUT", "/api/config", config.model_dump(mode="json"))
         return int(answer["generation"])
+
+    def rollout(self, model: str) -> dict[str, Any]:
+        """How far a model's rollout is."""
+        return self._call("GET", f"/api/models/{quote(model)}/rollout")
+
+    def rollout_history(self, model: str) -> list[dict[str, Any]]:
+        """What happened to a model's rollouts, the latest first."""
+        events: list[dict[str, Any]] = self._call("GET", f"/api/models/{quote(model)}/rollout/history")[
+            "events"
+        ]
+        return events
+
+    def order_rollout(self, model: str, order: str, fields: dict[str, Any]) -> dict[str, Any]:
+        """Promote, abort, retry or roll back; returns how far the rollout is then."""
+        return self._call("POST", f"/api/models/{quote(model)}/rollout/{order}", fields)
 
     def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         try:

@@ -1,4 +1,4 @@
-"""kitserve: serve, apply, status, inspect, pull."""
+"""kitserve: serve, apply, status, inspect, pull, cache, rollout."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import gateway
-from gateway.cli import cache, show
+from gateway.cli import cache, rollout, show
 from gateway.cli.client import AdminClient
-from gateway.cli.options import FAILED, MISUSED, Home, Output, OutputFormat, err, out, print_json
+from gateway.cli.options import FAILED, MISUSED, Admin, Home, Output, OutputFormat, err, out, print_json
 from gateway.cli.report import SETTLED, Reporter
 from gateway.config import GatewayConfig, load_config
 from gateway.errors import ConfigError, ControlError, InvalidReference, KitserveError
@@ -40,7 +40,6 @@ app = typer.Typer(
 
 
 ConfigFile = Annotated[Path, typer.Argument(help="The config file (YAML or JSON).", metavar="FILE")]
-Admin = Annotated[str, typer.Option(help="The admin address of a running Kitserve.", metavar="HOST:PORT")]
 Registries = Annotated[
     Path | None,
     typer.Option("--config", help="A config file: its registries, trust and cache hold.", metavar="FILE"),
@@ -50,6 +49,7 @@ KitReference = Annotated[str, typer.Argument(help="The kit's reference.", metava
 
 
 app.add_typer(cache.app, name="cache")
+app.add_typer(rollout.app, name="rollout")
 
 
 @app.command()

@@ -44,6 +44,7 @@ Home = Annotated[
         show_default="~/.local/share/kitserve",
     ),
 ]
+Admin = Annotated[str, typer.Option(help="The admin address of a running Kitserve.", metavar="HOST:PORT")]
 OutputFormat = Annotated[Output, typer.Option("--output", "-o", help="How to print.")]
 
 

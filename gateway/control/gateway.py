@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,19 +10,25 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from gateway.control import serving
+from gateway.control.activator import Activator, Sleeper
 from gateway.control.admin_server import AdminServer
 from gateway.control.api import AdminApi
 from gateway.control.descriptions import Descriptions
 from gateway.control.docs import Docs
+from gateway.control.grpc_services import GrpcServices
 from gateway.control.loop import ReconcileLoop
 from gateway.control.protocol import ServerProtocol
+from gateway.control.rollout_api import RolloutApi
+from gateway.control.rollouts import Rollouts
 from gateway.control.state import State
-from gateway.control.workers import Workers
+from gateway.control.workers import AppNumbers, Workers
 from gateway.edge.haproxy import EdgeControl, EdgeFiles, EdgeSettings
 from gateway.logs import configure_logging
 from gateway.metrics import KitserveCollector, VersionLabels, VersionSample
 from gateway.oci.reference import Digest
-from gateway.worker.spec import Announcement
+from gateway.worker.server import HttpServer
+from gateway.worker.spec import Announcement, WorkerState
 
 _STUCK_SECONDS = 60.0
 
@@ -50,42 +57,59 @@ class Gateway:
         fresh = self._state.begin(settings.instance)
         self._workers = Workers()
         self._descriptions = Descriptions(self._state)
+        self._edge = EdgeControl(settings.edge, settings.edge_files)
+        self._main = asyncio.get_running_loop()
+        self._activator = Activator(
+            settings.edge_files.activator_socket, self._find_sleeper, self._workers.ready, self._wake
+        )
+        self._activator.start()
+        self._rollouts = Rollouts(self._state, self._descriptions.of)
         self._loop = ReconcileLoop(
             state=self._state,
             workers=self._workers,
-            edge=EdgeControl(settings.edge, settings.edge_files),
+            edge=self._edge,
             home=settings.home,
             worker_host=settings.worker_host,
             edge_key=settings.edge.key,
             reserve_cpus=settings.reserve_cpus,
             fresh=fresh,
+            is_awaited=lambda app: app in self._activator.waiting(),
+            rollouts=self._rollouts,
         )
         registry = CollectorRegistry()
         registry.register(KitserveCollector(self._samples))
         protocol = ServerProtocol(lambda: self._loop.status, self._samples)
         docs = Docs(lambda: self._loop.status, self._descriptions.of, settings.edge.listen)
-        routes = [*protocol.routes(), *docs.routes()]
+        rollouts = RolloutApi(self._rollouts, self._loop.wake)
+        routes = [*protocol.routes(), *docs.routes(), *rollouts.routes()]
         api = AdminApi(self._state, lambda: self._loop.status, registry, self._loop.wake, routes)
         self._server = AdminServer(api.app(settings.admin_host), settings.admin_host, settings.admin_port)
         self._server.start()
+        services = GrpcServices(protocol, lambda: self._loop.status)
+        self._services = HttpServer(services, str(settings.edge_files.services_socket))
+        self._services.start()
         self._loop.start()
 
     async def announce(self, news: Announcement) -> bool:
         """Hear from a worker; returns whether it is to describe its model with the next report."""
         if self._workers.hear(news):
+            self._activator.hear(news)
             self._loop.wake()
         return self._descriptions.hear(news)
 
     async def check_health(self) -> None:
         """Tell Serve whether the gateway works; raises when it does not."""
         await self._server.check()
+        await self._services.check()
         if time.monotonic() - self._loop.beat > _STUCK_SECONDS:
             raise RuntimeError("the reconcile loop is stuck")
 
     async def __del__(self) -> None:
         """Stop, at Serve's shutdown."""
         self._loop.stop()
+        self._activator.stop()
         self._server.stop()
+        self._services.stop()
         self._state.close()
 
     def _samples(self) -> Iterator[VersionSample]:
@@ -96,11 +120,34 @@ class Gateway:
                 weights[at.stable] = {"stable": 100 - at.weight}
             if at.canary is not None:
                 weights[at.canary] = {"canary": at.weight}
-        for app, found in self._workers.numbers().items():
+        held = self._activator.waiting()
+        numbers = self._workers.numbers()
+        for app in dict.fromkeys((*numbers, *weights)):
             version = versions.get(app)
             if version is None:
                 continue
+            found = numbers.get(app, AppNumbers())
             labels = VersionLabels(
                 version.model, version.label, Digest.parse(version.digest).short, found.runtime
             )
-            yield VersionSample(labels, found.numbers, found.ongoing, found.replicas, weights.get(app, {}))
+            replicas = {WorkerState.READY.value: 0, **found.replicas}
+            yield VersionSample(
+                labels,
+                found.numbers,
+                found.ongoing,
+                replicas,
+                weights.get(app, {}),
+                queued=found.queued,
+                held=held.get(app, 0),
+            )
+
+    def _find_sleeper(self, backend: str) -> Sleeper | None:
+        app = self._edge.occupant(backend)
+        version = None if app is None else self._state.versions().get(app)
+        if version is None:
+            return None
+        return Sleeper(version.app, version.model, version.label, version.digest, version.wake_timeout)
+
+    async def _wake(self, app: str) -> None:
+        # Serve's handles belong to the loop that Serve runs this replica in.
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(serving.wake(app), self._main))

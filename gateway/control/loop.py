@@ -19,6 +19,7 @@ from pathlib import Path
 from gateway.config import GatewayConfig
 from gateway.control import serving
 from gateway.control.reconcile import Known, Observed, Plan, reconcile
+from gateway.control.rollouts import Rollouts
 from gateway.control.state import State
 from gateway.control.status import Status
 from gateway.control.versions import Version, kind_of
@@ -64,6 +65,7 @@ class ReconcileLoop:
         reserve_cpus: bool,
         fresh: bool,
         is_awaited: Callable[[str], bool],
+        rollouts: Rollouts,
     ) -> None:
         self._state = state
         self._workers = workers
@@ -73,6 +75,7 @@ class ReconcileLoop:
         self._edge_key = edge_key
         self._reserve_cpus = reserve_cpus
         self._is_awaited = is_awaited
+        self._rollouts = rollouts
         self._started = time.monotonic()
         self._warm = fresh
         self._resolving = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolve")
@@ -120,6 +123,8 @@ class ReconcileLoop:
         known = self._known()
         if not self._is_warm(known, observed):
             return
+        late = frozenset(news.app for news in self._workers.late())
+        known = replace(known, rollouts=self._rollouts.tick(known, observed, late))
         plan = reconcile(known, observed)
         if plan.routed != known.routed:
             self._state.route(plan.routed)

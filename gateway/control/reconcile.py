@@ -15,10 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.config import Model
+from gateway.control.rollout_status import digest_of, rollout_status
 from gateway.control.state import Desired, Routed
 from gateway.control.status import ModelState, ModelStatus, VersionStatus
 from gateway.control.versions import Version, kind_of, version_of
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
+from gateway.rollout.state import Phase, Rollout
 from gateway.worker.spec import Announcement, WorkerState
 
 _ANSWERS = (ModelState.READY, ModelState.ASLEEP)
@@ -39,6 +41,8 @@ class Known:
     """Apps that are being removed, whatever is wanted now."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Reference to what a person should know of how it was resolved."""
+    rollouts: Mapping[str, Rollout] = field(default_factory=dict)
+    """How far the rollouts are, by model; a revision is a reference that is pinned to its digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +90,13 @@ def reconcile(known: Known, observed: Observed) -> Plan:
     routed: dict[str, Routed] = {}
     roles: dict[str, list[_Role]] = {}
     for model in known.desired.config.models:
-        stable = _role(model, model.kit, known, observed, by_app)
-        canary = _role(model, model.canary.kit, known, observed, by_app) if model.canary else None
+        stable, canary, weight = _roles(model, known, observed, by_app)
         roles[model.name] = [stable, *([canary] if canary else [])]
-        routed[model.name] = _route(model, stable, canary, known, observed, by_app)
+        routed[model.name] = _route(model, stable, canary, weight, known, observed, by_app)
 
     versions = {**known.versions, **_wanted_versions(roles)}
     in_use = {app for at in routed.values() for app in (at.stable, at.canary) if app is not None}
+    in_use |= _lingering(known)
     wanted = {
         app
         for app in {*in_use, *_wanted_versions(roles)}
@@ -113,10 +117,29 @@ def reconcile(known: Known, observed: Observed) -> Plan:
         routed=routed,
         table=_table(roles, routed, versions, surplus, observed, by_app),
         models=tuple(
-            _status(name, both, routed[name], versions, observed, by_app, known.failures)
+            _status(name, both, routed[name], versions, observed, by_app, known)
             for name, both in roles.items()
         ),
     )
+
+
+def _roles(
+    model: Model, known: Known, observed: Observed, by_app: Mapping[str, list[Announcement]]
+) -> tuple[_Role, _Role | None, int]:
+    """The stable role, the canary's if there is one, and the canary's percent of calls."""
+    rollout = known.rollouts.get(model.name)
+    if rollout is None:
+        stable = _role(model, model.kit, known, observed, by_app)
+        if model.canary is None:
+            return stable, None, 0
+        return stable, _role(model, model.canary.kit, known, observed, by_app), model.canary.weight
+    stable = _role(model, rollout.stable, known, observed, by_app)
+    if rollout.trial:
+        return stable, _role(model, rollout.trial, known, observed, by_app), rollout.weight
+    if model.kit in known.pins:
+        return stable, None, 0
+    # What the config asks for is not known yet, or cannot be.
+    return stable, _role(model, model.kit, known, observed, by_app), 0
 
 
 def _role(
@@ -124,11 +147,9 @@ def _role(
 ) -> _Role:
     if kit in known.failures:
         return _Role(kit, None, ModelState.FAILED, known.failures[kit])
-    if kit not in known.pins:
+    version = version_for(model, kit, known)
+    if version is None:
         return _Role(kit, None, ModelState.PULLING, "resolving its reference")
-    config, digest = known.desired.config, known.pins[kit]
-    wanted = version_of(model, kit, digest, known.desired.generation, config.policy(model))
-    version = _existing_or_new(wanted, known)
     if kind_of(version.app) in known.failures:
         return _Role(kit, version, ModelState.FAILED, known.failures[kind_of(version.app)])
     workers = by_app.get(version.app, [])
@@ -148,6 +169,37 @@ def _role(
     return _Role(kit, version, ModelState.LOADING, observed.apps.get(version.app, "") or "starting a worker")
 
 
+def version_for(model: Model, kit: str, known: Known) -> Version | None:
+    """The version that a kit's reference means for a model now; None before it is resolved.
+
+    A revision of a rollout carries its digest, whatever its tag means by now.
+    """
+    rollout = known.rollouts.get(model.name)
+    if rollout is not None and kit in (rollout.stable, rollout.canary, rollout.previous):
+        digest = digest_of(kit)
+    elif kit in known.pins:
+        digest = known.pins[kit]
+    else:
+        return None
+    config = known.desired.config
+    wanted = version_of(model, kit, digest, known.desired.generation, config.policy(model))
+    return _existing_or_new(wanted, known)
+
+
+def _lingering(known: Known) -> set[str]:
+    """The apps of versions that lost in a rollout, and are kept a little longer."""
+    found = set()
+    for name, rollout in known.rollouts.items():
+        model = known.desired.config.model(name)
+        if model is None:
+            continue
+        for revision in rollout.wanted:
+            version = version_for(model, revision, known)
+            if version is not None and version.app in known.versions:
+                found.add(version.app)
+    return found
+
+
 def _existing_or_new(version: Version, known: Known) -> Version:
     """The app of an earlier config that does the same, if it stays; else a new one."""
     for app, earlier in known.versions.items():
@@ -160,6 +212,7 @@ def _route(
     model: Model,
     stable: _Role,
     canary: _Role | None,
+    weight: int,
     known: Known,
     observed: Observed,
     by_app: Mapping[str, list[Announcement]],
@@ -173,22 +226,25 @@ def _route(
         # The first version answers as soon as it can; a successor comes with all its workers.
         if len(workers) >= (1 if app is None else wanted.first_replicas) or observed.may_sleep(wanted):
             app = wanted.app
-    trial, weight = _trial(model, canary, known, observed, by_app)
+    trial, weight = _trial(model, canary, weight, known, observed, by_app)
     return Routed(app) if app is None or trial == app else Routed(app, trial, weight)
 
 
 def _trial(
     model: Model,
     canary: _Role | None,
+    weight: int,
     known: Known,
     observed: Observed,
     by_app: Mapping[str, list[Announcement]],
 ) -> tuple[str | None, int]:
     """The canary that takes calls next, and its percent: the wanted one once ready, else the one now."""
-    if canary is None or model.canary is None or canary.state is ModelState.FAILED:
+    if canary is None or canary.state is ModelState.FAILED:
         return None, 0
     if canary.version is not None and canary.state in _ANSWERS:
-        return canary.version.app, model.canary.weight
+        return canary.version.app, weight
+    if model.name in known.rollouts:
+        return None, 0
     now = known.routed.get(model.name, Routed())
     if now.canary is None or now.canary in known.condemned or now.canary not in known.versions:
         return None, 0
@@ -241,8 +297,9 @@ def _status(
     versions: Mapping[str, Version],
     observed: Observed,
     by_app: Mapping[str, list[Announcement]],
-    failures: Mapping[str, str],
+    known: Known,
 ) -> ModelStatus:
+    rollout = known.rollouts.get(name)
     unready = [role for role in roles if role.state not in _ANSWERS]
     failed = [role for role in unready if role.state is ModelState.FAILED]
     shown = list(
@@ -258,17 +315,24 @@ def _status(
         state, about = unready[0].state, unready
     else:
         state, about = roles[0].state, list(roles)
+    messages = [
+        prefix + role.message
+        for prefix, role in zip(("", "canary: "), roles, strict=False)
+        if role in about and role.message
+    ]
+    if rollout is not None and rollout.phase is Phase.DEGRADED:
+        # What the config asks for is not in force; what served before still does.
+        state = ModelState.FAILED
+        messages.append(f"rollout {rollout.phase} ({rollout.reason}): {rollout.message}")
     return ModelStatus(
         name=name,
         state=state,
-        message="; ".join(
-            prefix + role.message
-            for prefix, role in zip(("", "canary: "), roles, strict=False)
-            if role in about and role.message
-        ),
+        message="; ".join(messages),
         versions=tuple(
-            _version_status(versions[app], routed, observed, by_app.get(app, []), failures) for app in shown
+            _version_status(versions[app], routed, observed, by_app.get(app, []), known.failures)
+            for app in shown
         ),
+        rollout=None if rollout is None else rollout_status(rollout),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +31,12 @@ CREATE TABLE IF NOT EXISTS descriptions (app TEXT PRIMARY KEY, document TEXT NOT
 CREATE TABLE IF NOT EXISTS routes (model TEXT PRIMARY KEY, stable TEXT, canary TEXT, weight INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS failures
     (subject TEXT PRIMARY KEY, generation INTEGER NOT NULL, reason TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS rollouts (model TEXT PRIMARY KEY, document TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS rollout_events
+    (id INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, document TEXT NOT NULL);
 """
 _SCHEMA_VERSION = 1
+_EVENTS_KEPT = 500
 _DESCRIPTION = TypeAdapter(Description)
 
 
@@ -207,6 +211,42 @@ class State:
         with self._transaction() as database:
             rows = database.execute("SELECT model, stable, canary, weight FROM routes").fetchall()
         return {model: Routed(stable, canary, weight) for model, stable, canary, weight in rows}
+
+    def rollouts(self) -> dict[str, str]:
+        """The document of each model's rollout."""
+        with self._transaction() as database:
+            return dict(database.execute("SELECT model, document FROM rollouts").fetchall())
+
+    def save_rollout(self, model: str, document: str, events: Sequence[str] = ()) -> None:
+        """Replace a model's rollout, and note what happened to it; the last of a model's events are kept."""
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO rollouts VALUES (?, ?)", (model, document))
+            for event in events:
+                database.execute("INSERT INTO rollout_events (model, document) VALUES (?, ?)", (model, event))
+            if events:
+                database.execute(
+                    "DELETE FROM rollout_events WHERE model = ? AND id NOT IN"
+                    " (SELECT id FROM rollout_events WHERE model = ? ORDER BY id DESC LIMIT ?)",
+                    (model, model, _EVENTS_KEPT),
+                )
+
+    def drop_rollout(self, model: str) -> None:
+        """Forget a model's rollout, but not what happened."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM rollouts WHERE model = ?", (model,))
+
+    def rollout_events(self, model: str) -> list[str]:
+        """What happened to a model's rollouts, the latest first."""
+        with self._transaction() as database:
+            rows = database.execute(
+                "SELECT document FROM rollout_events WHERE model = ? ORDER BY id DESC", (model,)
+            )
+            return [str(document) for (document,) in rows.fetchall()]
+
+    def forgive(self, kinds: str) -> None:
+        """Have the kinds of apps whose names begin so be tried again."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM failures WHERE substr(subject, 1, ?) = ?", (len(kinds), kinds))
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gateway.control.rollout_status import RolloutStatus
+
 
 class ModelState(StrEnum):
     """How far the newest config of a model is. A failed one may still serve its last good version."""
@@ -42,6 +44,7 @@ class ModelStatus:
     state: ModelState
     message: str
     versions: tuple[VersionStatus, ...]
+    rollout: RolloutStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)

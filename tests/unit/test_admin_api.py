@@ -72,8 +72,8 @@ def test_status_is_told_with_the_generation_that_is_wanted(api: Api) -> None:
         "app": "iris.1",
         "role": "stable",
     }
-    version |= {"weight": 100, "state": "ready", "replicas": 1, "runtime": "onnx"}
-    iris = {"name": "iris", "state": "ready", "message": "", "versions": [version]}
+    version |= {"weight": 100, "state": "ready", "replicas": 1, "runtime": "onnx", "note": ""}
+    iris = {"name": "iris", "state": "ready", "message": "", "versions": [version], "rollout": None}
     assert api.get("/api/status").json() == {
         "generation": 1,
         "wanted_generation": 2,

@@ -1,0 +1,135 @@
+"""Rollouts of real versions under real calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.running import Running
+from tests.load import Load
+
+STEPS = [{"weight": 20, "for": "2s"}, {"weight": 60, "for": "2s"}]
+QUICK = {"steps": STEPS, "checks": {"max_error_rate": 0.05, "min_requests": 20}, "scale_down_delay": "2s"}
+
+
+def kit(layout: Path, tag: str) -> str:
+    return f"oci-layout:{layout}:samples/iris:{tag}"
+
+
+def rollout(kitserve: Running, name: str) -> dict[str, Any]:
+    shown = kitserve.run("rollout", "status", name, "--admin", kitserve.admin, "-o", "json")
+    document: dict[str, Any] = json.loads(shown.stdout)
+    return document
+
+
+def wait_for(kitserve: Running, name: str, seconds: float = 60, **wanted: Any) -> dict[str, Any]:
+    """Wait until the model's rollout has these fields; returns it."""
+
+    def holds(status: dict[str, Any]) -> bool:
+        shown = next(model["rollout"] for model in status["models"] if model["name"] == name)
+        return shown is not None and all(shown[field] == value for field, value in wanted.items())
+
+    status = kitserve.wait(holds, seconds)
+    shown: dict[str, Any] = next(model["rollout"] for model in status["models"] if model["name"] == name)
+    return shown
+
+
+def test_a_good_version_is_promoted_by_itself(kitserve: Running, layout: Path) -> None:
+    kitserve.models = {"walk": {"kit": kit(layout, "v1"), "rollout": QUICK}}
+    kitserve.apply()
+    assert wait_for(kitserve, "walk")["phase"] == "Healthy"
+    with Load(f"{kitserve.url}/v2/models/walk/infer") as load:
+        load.wait_for("v1")
+        kitserve.models["walk"]["kit"] = kit(layout, "v2")
+        kitserve.apply()
+        shown = wait_for(kitserve, "walk", step=2)
+        assert (shown["phase"], shown["weight"], shown["canary"]["tag"]) == ("Progressing", 60, "v2")
+        workers = set(kitserve.workers("walk"))
+        shown = wait_for(kitserve, "walk", phase="Healthy")
+        assert (shown["reason"], shown["stable"]["tag"]) == ("RolloutCompleted", "v2")
+        load.forget()
+        time.sleep(0.5)
+        assert set(load.versions) == {"v2"}
+        assert set(kitserve.workers("walk")) <= workers, "the promotion loads nothing"
+        kitserve.wait(lambda _: len(kitserve.workers("walk")) == 1, 30)
+    assert load.failures == {}
+    told = json.loads(
+        kitserve.run("rollout", "history", "walk", "--admin", kitserve.admin, "-o", "json").stdout
+    )
+    assert [event["reason"] for event in reversed(told)] == [
+        "CanaryLoading",
+        "GatesRunning",
+        "StepRunning",
+        "StepRunning",
+        "RolloutCompleted",
+    ]
+
+
+def test_people_promote_abort_retry_and_roll_back(kitserve: Running, layout: Path) -> None:
+    steps = [{"weight": 30, "pause": True}, {"weight": 70, "pause": True}]
+    kitserve.models = {"hand": {"kit": kit(layout, "v1"), "rollout": {**QUICK, "steps": steps}}}
+    kitserve.apply()
+    wait_for(kitserve, "hand")
+
+    def order(*words: str, check: bool = True) -> str:
+        done = kitserve.run("rollout", *words, "--admin", kitserve.admin, check=check)
+        return done.stdout + done.stderr
+
+    with Load(f"{kitserve.url}/v2/models/hand/infer", pause=0.005) as load:
+        assert "no rollout is on its way" in order("promote", "hand", check=False)
+        kitserve.models["hand"]["kit"] = kit(layout, "v2")
+        kitserve.apply()
+        wait_for(kitserve, "hand", phase="Paused", weight=30)
+        assert "CanaryPauseStep" in order("promote", "hand")
+        wait_for(kitserve, "hand", phase="Paused", weight=70)
+        order("abort", "hand", "-m", "a hunch")
+        time.sleep(0.3)
+        load.forget()
+        time.sleep(0.5)
+        assert set(load.versions) == {"v1"}
+        model = kitserve.model("hand")
+        assert (model["state"], model["rollout"]["phase"]) == ("failed", "Degraded")
+        assert "a hunch" in model["message"]
+        kitserve.apply(check=False)
+        assert rollout(kitserve, "hand")["reason"] == "RolloutAborted", "the same config is no second try"
+        order("retry", "hand")
+        wait_for(kitserve, "hand", phase="Paused", weight=30)
+        order("promote", "hand", "--full")
+        wait_for(kitserve, "hand", phase="Healthy")
+        load.forget()
+        load.wait_for("v2")
+        order("rollback", "hand")
+        wait_for(kitserve, "hand", phase="Healthy")
+        assert rollout(kitserve, "hand")["stable"]["tag"] == "v1"
+        time.sleep(0.3)
+        load.forget()
+        time.sleep(0.5)
+        assert set(load.versions) == {"v1"}
+    assert load.failures == {}
+
+
+def test_a_killed_gateway_goes_on_at_the_same_step(kitserve: Running, layout: Path) -> None:
+    steps = [{"weight": 30, "for": "20s"}, {"weight": 70, "for": "1s"}]
+    kitserve.models = {"back": {"kit": kit(layout, "v1"), "rollout": {**QUICK, "steps": steps}}}
+    kitserve.apply()
+    wait_for(kitserve, "back")
+    with Load(f"{kitserve.url}/v2/models/back/infer", pause=0.002) as load:
+        kitserve.models["back"]["kit"] = kit(layout, "v2")
+        kitserve.apply()
+        wait_for(kitserve, "back", step=1)
+        time.sleep(2)
+        before = rollout(kitserve, "back")
+        (gateway,) = kitserve.gateway()
+        os.kill(gateway, signal.SIGKILL)
+        kitserve.wait(lambda status: kitserve.gateway() != [gateway] and status["generation"] > 0, 60)
+        after = rollout(kitserve, "back")
+        assert (after["number"], after["step"]) == (before["number"], 1)
+        seen = {verdict["check"]: verdict["numbers"] for verdict in after["verdicts"]}
+        assert seen["requests"]["canary_calls"] >= before["verdicts"][0]["numbers"]["canary_calls"]
+        shown = wait_for(kitserve, "back", phase="Healthy")
+        assert shown["stable"]["tag"] == "v2"
+    assert load.failures == {}

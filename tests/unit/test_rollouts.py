@@ -1,0 +1,309 @@
+"""Rollouts as they run: config and workers become events, states are saved, orders are obeyed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config import GatewayConfig
+from gateway.control.reconcile import Known, Observed, Plan, reconcile
+from gateway.control.rollouts import Rollouts
+from gateway.control.state import State
+from gateway.control.status import ModelState
+from gateway.control.versions import kind_of
+from gateway.errors import ControlError, StoreError
+from gateway.metrics import Tally
+from gateway.oci.reference import Digest
+from gateway.rollout.events import Abort, Promote, Retry, Rollback
+from gateway.rollout.state import Reason, Stage
+from gateway.worker.spec import Announcement, Description, WorkerState
+from runtimes.base import Signature, TensorSpec
+
+ROLLOUT: dict[str, Any] = {
+    "steps": [{"weight": 10, "for": "5s"}, {"weight": 50, "for": "5s"}],
+    "checks": {"max_error_rate": 0.05, "min_requests": 10},
+    "scale_down_delay": "10s",
+}
+SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 4)),), (TensorSpec("y", "INT64", (-1,)),))
+
+
+def kit(tag: str) -> str:
+    return f"registry.test/iris:{tag}"
+
+
+class World:
+    """The gateway's state and rollouts, and a Serve whose workers are ready when told."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.now = path, 100.0
+        self.state = State(path)
+        self.descriptions: dict[str, Description] = {}
+        self.workers: dict[str, Tally] = {}
+        self.late: frozenset[str] = frozenset()
+        self.plan: Plan | None = None
+        self.pins: dict[str, str] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        self.rollouts = Rollouts(self.state, self.descriptions.get, lambda: self.now)
+
+    def die(self) -> None:
+        """The gateway is killed, and comes back on a machine whose clock began anew."""
+        self.state.close()
+        self.state, self.now = State(self.path), 3.0
+        self.begin()
+
+    def apply(self, tag: str, rollout: dict[str, Any] | None = ROLLOUT) -> None:
+        model = {"name": "iris", "kit": kit(tag), **({} if rollout is None else {"rollout": rollout})}
+        self.state.apply(GatewayConfig.model_validate({"models": [model]}))
+        self.pins.setdefault(kit(tag), str(Digest.of(tag.encode())))
+
+    def tick(self, seconds: float = 1.0, ready: bool = True) -> Plan:
+        self.now += seconds
+        known = Known(
+            desired=self.state.desired(),
+            pins=self.pins,
+            failures=self.state.failures(),
+            versions=self.state.versions(),
+            routed=self.state.routed(),
+            condemned=self.state.condemned(),
+        )
+        workers = [
+            Announcement(f"{app}#1", app, WorkerState.READY, "", "10.0.0.1", 1, numbers=tally.numbers())
+            for app, tally in self.workers.items()
+        ]
+        observed = Observed(dict.fromkeys(known.versions, ""), workers)
+        known = replace(known, rollouts=self.rollouts.tick(known, observed, self.late))
+        plan = reconcile(known, observed)
+        self.state.route(plan.routed)
+        for version in plan.deploy:
+            self.state.keep_version(version)
+            if ready:
+                self.workers[version.app] = Tally()
+                self.descriptions[version.app] = Description("onnx", SIGNATURE)
+        for app in plan.surplus:
+            self.workers.pop(app, None)
+            self.state.drop_version(app)
+        self.plan = plan
+        return plan
+
+    def app(self, tag: str) -> str:
+        return next(app for app in self.state.versions() if f".{tag}." in app)
+
+    def call(self, tag: str, count: int, status: int = 200) -> None:
+        for _ in range(count):
+            self.workers[self.app(tag)].answered("", status, request=0.002, queue=0.0, compute=0.001)
+
+    def serve(self, tag: str) -> None:
+        self.apply(tag)
+        for _ in range(3):
+            self.tick()
+
+    def to_step(self, tag: str = "v2") -> None:
+        self.apply(tag)
+        for _ in range(3):
+            self.tick()
+
+    def where(self) -> tuple[str | None, str | None, int]:
+        """What calls go to: tags, and the canary's percent."""
+        routed = self.state.routed()["iris"]
+        stable, canary = (
+            None if app is None else app.split(".")[1] for app in (routed.stable, routed.canary)
+        )
+        return stable, canary, routed.weight
+
+    def at(self) -> tuple[Stage, Reason, int]:
+        rollout = self.rollouts.get("iris")
+        assert rollout is not None
+        return rollout.stage, rollout.reason, rollout.weight
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path / "state.db")
+    world.serve("v1")
+    yield world
+    world.state.close()
+
+
+def test_the_first_version_serves_without_a_rollout(world: World) -> None:
+    assert world.at() == (Stage.HEALTHY, Reason.NONE, 0)
+    assert world.where() == ("v1", None, 0)
+
+
+def test_another_kit_walks_the_steps_and_is_promoted_without_a_new_worker(world: World) -> None:
+    world.to_step()
+    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
+    assert world.where() == ("v1", "v2", 10)
+    for weight in (10, 50):
+        assert world.where()[2] == weight
+        world.call("v1", 3000)
+        world.call("v2", 300)
+        plan = world.tick(6)
+        assert plan.deploy == ()
+    assert world.at() == (Stage.HEALTHY, Reason.COMPLETED, 0)
+    assert world.where() == ("v2", None, 0)
+    assert set(world.workers) == {world.app("v1"), world.app("v2")}, "v1 is kept for a while"
+    world.tick(11)
+    assert set(world.workers) == {world.app("v2")}
+    reasons = [event.reason for event in world.rollouts.history("iris")]
+    assert reasons == ["RolloutCompleted", "StepRunning", "StepRunning", "GatesRunning", "CanaryLoading"]
+
+
+def test_a_canary_with_errors_is_aborted_in_the_tick_that_sees_them(world: World) -> None:
+    world.to_step()
+    world.call("v1", 900)
+    world.call("v2", 60)
+    world.call("v2", 40, status=500)
+    plan = world.tick()
+    assert world.at() == (Stage.DEGRADED, Reason.ANALYSIS_FAILED, 0)
+    assert world.where() == ("v1", None, 0)
+    (model,) = plan.models
+    assert model.state is ModelState.FAILED
+    assert "canary fails 40 % of 100 calls" in model.message
+    assert model.rollout is not None
+    assert {verdict.check for verdict in model.rollout.verdicts} == {"requests", "error_rate"}
+
+
+def test_a_canary_that_cannot_be_loaded_leaves_the_stable_version(world: World) -> None:
+    world.apply("v2")
+    world.tick(ready=False)
+    world.tick(ready=False)
+    world.state.fail(kind_of(world.app("v2")), world.state.desired().generation, "no runtime fits")
+    world.tick()
+    assert world.at() == (Stage.DEGRADED, Reason.CANARY_FAILED, 0)
+    assert world.where() == ("v1", None, 0)
+    world.apply("v2")
+    world.tick()
+    assert world.at()[0] is Stage.DEGRADED, "an apply of the same is no second try"
+    world.rollouts.order("iris", Retry())
+    assert world.state.failures() == {}
+    for _ in range(3):
+        world.tick()
+    assert world.at()[0] is Stage.STEPPING
+
+
+def test_another_signature_is_refused_unless_it_is_allowed(world: World) -> None:
+    world.apply("v2")
+    world.tick()
+    other = Signature((TensorSpec("features", "FP32", (-1, 4)),), SIGNATURE.outputs)
+    world.descriptions[world.app("v2")] = Description("onnx", other)
+    world.tick()
+    world.tick()
+    assert world.at() == (Stage.DEGRADED, Reason.SIGNATURE_CHANGED, 0)
+    world.apply("v2", {**ROLLOUT, "allow_signature_change": True})
+    for _ in range(3):
+        world.tick()
+    assert world.at()[0] is Stage.STEPPING
+
+
+def test_workers_that_die_again_and_again_end_it(world: World) -> None:
+    world.to_step()
+    for _ in range(3):
+        tally = world.workers.pop(world.app("v2"))
+        world.tick()
+        assert world.where() == ("v1", None, 0), "no call goes where nobody answers"
+        world.workers[world.app("v2")] = tally
+        world.tick()
+    assert world.at() == (Stage.DEGRADED, Reason.CANARY_LOST, 0)
+
+
+def test_late_numbers_are_an_error_and_no_verdict(world: World) -> None:
+    world.to_step()
+    world.call("v1", 3000)
+    world.call("v2", 300)
+    world.late = frozenset([world.app("v2")])
+    world.tick(6)
+    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
+    world.late = frozenset()
+    world.tick(1)
+    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 50)
+
+
+def test_a_gateway_that_comes_back_goes_on_with_its_evidence(world: World) -> None:
+    world.to_step()
+    world.call("v1", 1500)
+    world.call("v2", 150)
+    world.tick(2)
+    before = world.rollouts.get("iris")
+    world.die()
+    world.tick(1)
+    after = world.rollouts.get("iris")
+    assert before is not None
+    assert after is not None
+    assert (after.number, after.step, after.evidence) == (before.number, before.step, before.evidence)
+    assert after.held == before.held + 1
+    world.call("v1", 1500)
+    world.call("v2", 150)
+    world.tick(3)
+    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 50)
+
+
+def test_a_state_that_cannot_be_saved_is_not_acted_on(world: World) -> None:
+    world.to_step()
+    before = world.rollouts.get("iris")
+    assert before is not None
+    world.state.close()
+    with pytest.raises(StoreError):
+        world.rollouts.order("iris", Abort())
+    assert world.rollouts.get("iris") == before
+
+
+def test_orders_that_make_no_sense_are_refused(world: World) -> None:
+    with pytest.raises(ControlError, match="model other has no rollout"):
+        world.rollouts.order("other", Abort())
+    with pytest.raises(ControlError, match="no rollout is on its way"):
+        world.rollouts.order("iris", Promote())
+    with pytest.raises(ControlError, match="no earlier version"):
+        world.rollouts.order("iris", Rollback(""))
+    with pytest.raises(ControlError, match="no version that served was called v9"):
+        world.rollouts.order("iris", Rollback("v9"))
+
+
+@pytest.mark.parametrize("asked", ["", "v1", str(Digest.of(b"v1")), Digest.of(b"v1").short])
+def test_a_rollback_takes_the_version_before_or_the_one_that_is_named(world: World, asked: str) -> None:
+    world.to_step()
+    world.rollouts.order("iris", Promote(full=True))
+    world.tick(20)
+    assert world.where()[0] == "v2"
+    world.rollouts.order("iris", Rollback(asked))
+    for _ in range(3):
+        world.tick()
+    assert world.where() == ("v1", None, 0)
+    world.apply("v2")
+    world.tick()
+    assert world.where() == ("v1", None, 0), "the same config does not undo it"
+    with pytest.raises(ControlError, match="serves already"):
+        world.rollouts.order("iris", Rollback("v1"))
+
+
+def test_the_same_kit_under_another_tag_needs_no_trial(world: World) -> None:
+    world.pins[kit("latest")] = str(Digest.of(b"v1"))
+    world.apply("latest")
+    for _ in range(3):
+        world.tick()
+    assert world.at()[0] is Stage.HEALTHY
+    assert world.where() == ("latest", None, 0)
+
+
+def test_a_model_that_drops_its_rollout_switches_plainly(world: World) -> None:
+    world.to_step()
+    world.apply("v2", None)
+    world.tick()
+    assert world.rollouts.get("iris") is None
+    assert world.where() == ("v2", None, 0)
+
+
+def test_a_kit_that_cannot_be_found_changes_nothing_but_is_told(world: World) -> None:
+    world.apply("v3")
+    del world.pins[kit("v3")]
+    assert world.tick().resolve == (kit("v3"),)
+    world.state.fail(kit("v3"), world.state.desired().generation, "no such tag")
+    plan = world.tick()
+    assert (plan.resolve, plan.models[0].state) == ((), ModelState.FAILED)
+    assert "no such tag" in plan.models[0].message
+    assert world.where() == ("v1", None, 0)
