@@ -12,11 +12,12 @@ import numpy as np
 import orjson
 import pytest
 
-from gateway.worker.large import LargeBodies
+from gateway.worker import oip
 from gateway.worker.oip import Decoder
 from runtimes.base import Datatype, Signature, TensorSpec
 from runtimes.errors import InputError
 
+_LargeBodies: Any = pytest.importorskip("gateway.worker.large").LargeBodies
 NUMERIC = [datatype for datatype in Datatype if datatype not in ("BOOL", "BYTES")]
 
 
@@ -29,7 +30,8 @@ def body(*inputs: Any, **others: Any) -> bytes:
 
 
 def read(text: bytes | memoryview) -> dict[str, Any] | None:
-    return LargeBodies()(text)
+    found: dict[str, Any] | None = _LargeBodies()(text)
+    return found
 
 
 def array_of(document: dict[str, Any] | None) -> Any:
@@ -171,6 +173,12 @@ def test_errors_of_large_bodies_name_the_field() -> None:
         assert str(caught.value) == f"input 'x': {text}"
         # An error that is kept keeps nothing that the next body needs.
         assert decode([body(tensor("FP32", [1000], [1] * 1000))]).inputs["x"].sum() == 1000
+
+
+def test_where_simdjson_is_missing_orjson_reads_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oip, "LargeBodies", None)
+    array = Decoder(Signature((), ()))([body(tensor(shape=[2000], data=[1.5] * 2000))]).inputs["x"]
+    assert array.tolist() == [1.5] * 2000
 
 
 def test_several_threads_may_read_at_once() -> None:
