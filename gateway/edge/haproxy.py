@@ -3,11 +3,15 @@
 `EdgeControl` brings routing tables to the running HAProxy: servers and weights over its runtime
 socket, and a reload only when the pool of backends has to grow. Each change is first written to the
 files, so that an HAProxy that starts again is right at once.
+
+Each backend has the gateway's activator as its last resort: the backup server that takes the calls of
+a version that sleeps. It learns the backend's name by the unique id of the PROXY protocol.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,19 +21,24 @@ from typing import Any
 import jinja2
 
 import gateway
+from gateway.config import WAKE_SECONDS
 from gateway.edge.routes import (
     Placement,
     RoutingTable,
     Server,
     assign_slots,
     backend_name,
+    held_slots,
     map_entries,
     place,
 )
 from gateway.errors import EdgeError
+from gateway.grpc_status import CODES
 
 DRAIN_SECONDS = 60
 TIMEOUT_SECONDS = 75
+STREAM_SECONDS = 3600
+"""How long a stream may be silent on the gateway's side."""
 ERRORS = {
     400: "the request is not valid HTTP",
     408: "the request took too long to arrive",
@@ -39,6 +48,11 @@ ERRORS = {
     503: "no worker of this version is up; one is being started",
     504: "the worker did not answer in time",
 }
+"""What the edge says where it fails, by HTTP's status."""
+_GATEWAY_STARTS = "the gateway is being started; ask again"
+_INFERENCE = "inference.GRPCInferenceService"
+_MODEL_METHODS = ("ModelInfer", "ModelStreamInfer", "ModelReady", "ModelMetadata", "ModelConfig")
+_COMPRESSED = "compressed messages are not read here; send them uncompressed (identity)"
 EXTENSIONS = (
     "binary_tensor_data",
     "classification",
@@ -51,6 +65,7 @@ EXTENSIONS = (
 _LEAST_SLOTS = 32
 _LEAST_SERVERS = 8
 _ANSWER_SECONDS = 10
+_ACTIVATOR = "activator"
 _STATE_FIELDS = 19
 # Bits of srv_admin_state (HAProxy management guide, `show servers state`): forced, inherited, resolution.
 _IN_MAINTENANCE = 0x01 | 0x02 | 0x20
@@ -71,6 +86,11 @@ class EdgeFiles:
         return self.directory / "routes.map"
 
     @property
+    def errors(self) -> Path:
+        """What the edge says where it fails; a map, as `routes` is."""
+        return self.directory / "errors.map"
+
+    @property
     def slots(self) -> Path:
         return self.directory / "slots.json"
 
@@ -79,12 +99,22 @@ class EdgeFiles:
         return self.directory / "haproxy.log"
 
     @property
+    def services_socket(self) -> Path:
+        """Where the gateway answers what is asked over gRPC of the server as a whole."""
+        return self.directory / "services.sock"
+
+    @property
     def runtime_socket(self) -> Path:
         return self.directory / "runtime.sock"
 
     @property
     def master_socket(self) -> Path:
         return self.directory / "master.sock"
+
+    @property
+    def activator_socket(self) -> Path:
+        """Where calls to versions that sleep go; the gateway listens there."""
+        return self.directory / "wake.sock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +146,15 @@ class Pool:
         return pool
 
 
-def render(settings: EdgeSettings, files: EdgeFiles, pool: Pool, placement: Placement) -> str:
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Who takes calls in which slot: workers, each at its place, and the activator in those that are held."""
+
+    workers: Placement
+    held: frozenset[int] = frozenset()
+
+
+def render(settings: EdgeSettings, files: EdgeFiles, pool: Pool, standing: Standing) -> str:
     """HAProxy's whole configuration, with each worker at its place and the rest of the pool empty."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gateway.edge", "."),
@@ -127,8 +165,10 @@ def render(settings: EdgeSettings, files: EdgeFiles, pool: Pool, placement: Plac
         {
             "name": backend_name(slot),
             "servers": [
-                _server_line(number, placement.get(slot, {}).get(number)) for number in range(pool.servers)
+                _server_line(number, standing.workers.get(slot, {}).get(number))
+                for number in range(pool.servers)
             ],
+            "held": slot in standing.held,
         }
         for slot in range(pool.slots)
     ]
@@ -139,12 +179,32 @@ def render(settings: EdgeSettings, files: EdgeFiles, pool: Pool, placement: Plac
         key=settings.key,
         admin=settings.admin,
         extensions=json.dumps(EXTENSIONS, separators=(",", ":")),
-        errors=ERRORS,
+        errors=tuple(ERRORS),
+        inference=_INFERENCE,
+        model_methods=_MODEL_METHODS,
+        compressed=_COMPRESSED,
         slots=slots,
         version=gateway.__version__,
         drain_seconds=DRAIN_SECONDS,
         timeout_seconds=TIMEOUT_SECONDS,
+        stream_seconds=STREAM_SECONDS,
+        activator=_ACTIVATOR,
+        wake_timeout_seconds=TIMEOUT_SECONDS + math.ceil(WAKE_SECONDS),
     )
+
+
+def error_entries() -> dict[str, str]:
+    """What HAProxy looks up to tell of an error, by HTTP's status and by who is told.
+
+    Keys: `STATUS/body` (REST's; gRPC's is empty), `STATUS/grpc` and `STATUS/gateway` (gRPC's message, the latter
+    where the gateway should have answered), `STATUS/code` (gRPC's code).
+    """
+    entries = {f"{status}/code": str(code.value) for status, code in CODES.items()}
+    for status, text in ERRORS.items():
+        entries[f"{status}/body"] = json.dumps({"error": text}, separators=(",", ":"))
+        entries[f"{status}/grpc"] = text
+        entries[f"{status}/gateway"] = _GATEWAY_STARTS if status == 503 else text
+    return entries
 
 
 def _server_line(number: int, server: Server | None) -> dict[str, Any]:
@@ -170,32 +230,37 @@ class EdgeControl:
             EdgeError: when HAProxy does not answer or refuses; the files are right even then.
         """
         slots = assign_slots([backend.version for backend in table.backends()], self._slots())
-        live, capacity = self._live_servers()
-        placement = place(table, slots, live)
+        live, capacity = self._live()
+        standing = Standing(place(table, slots, live.workers), held_slots(table, slots))
         pool = capacity.grown_for(
-            slots=max(placement, default=-1) + 1,
-            servers=max((max(servers, default=-1) + 1 for servers in placement.values()), default=0),
+            slots=max(standing.workers, default=-1) + 1,
+            servers=max((max(servers, default=-1) + 1 for servers in standing.workers.values()), default=0),
         )
         entries = map_entries(table, slots)
-        self.write(table, slots, pool, placement)
+        self.write(table, slots, pool, standing)
         if pool != capacity:
             self._reload()
             return
-        self._command(_arrivals(live, placement))
+        self._command(_arrivals(live, standing))
         self._swap_map(entries)
-        self._command(_departures(live, placement))
+        self._command(_departures(live, standing))
 
-    def write(self, table: RoutingTable, slots: Mapping[str, int], pool: Pool, placement: Placement) -> None:
+    def write(self, table: RoutingTable, slots: Mapping[str, int], pool: Pool, standing: Standing) -> None:
         """Write the files from which an HAProxy would start with this table."""
         lines = [f"{key} {value}\n" for key, value in map_entries(table, slots).items()]
         _write(self._files.slots, json.dumps(slots))
         _write(self._files.routes, "".join(lines))
-        _write(self._files.config, render(self._settings, self._files, pool, placement))
+        _write(self._files.errors, "".join(f"{key} {value}\n" for key, value in error_entries().items()))
+        _write(self._files.config, render(self._settings, self._files, pool, standing))
 
     def write_first(self, table: RoutingTable) -> None:
         """Write the files for a first start, where no worker runs yet."""
         self._files.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.write(table, {}, Pool(), {})
+        self.write(table, {}, Pool(), Standing({}))
+
+    def occupant(self, backend: str) -> str | None:
+        """The version that has the backend of this name."""
+        return next((app for app, slot in self._slots().items() if backend_name(slot) == backend), None)
 
     def old_processes(self) -> int:
         """How many processes of before the last reload still finish their calls."""
@@ -209,19 +274,25 @@ class EdgeControl:
             return {}
         return held
 
-    def _live_servers(self) -> tuple[dict[int, dict[int, Server]], Pool]:
+    def _live(self) -> tuple[Standing, Pool]:
         """Who stands where in the running HAProxy, and how large its pool is."""
-        live: dict[int, dict[int, Server]] = {}
+        workers: dict[int, dict[int, Server]] = {}
+        held: set[int] = set()
         slots = servers = 0
         for line in self._command(["show servers state"]).splitlines():
             fields = line.split()
             if len(fields) < _STATE_FIELDS or not fields[1].startswith("slot"):
                 continue
-            slot, number = int(fields[1].removeprefix("slot")), int(fields[3].removeprefix("w"))
-            slots, servers = max(slots, slot + 1), max(servers, number + 1)
-            if not int(fields[6]) & _IN_MAINTENANCE:
-                live.setdefault(slot, {})[number] = Server("", fields[4], int(fields[18]))
-        return live, Pool(slots, servers)
+            slot, up = int(fields[1].removeprefix("slot")), not int(fields[6]) & _IN_MAINTENANCE
+            slots = max(slots, slot + 1)
+            if fields[3] == _ACTIVATOR:
+                held |= {slot} if up else set()
+                continue
+            number = int(fields[3].removeprefix("w"))
+            servers = max(servers, number + 1)
+            if up:
+                workers.setdefault(slot, {})[number] = Server("", fields[4], int(fields[18]))
+        return Standing(workers, frozenset(held)), Pool(slots, servers)
 
     def _swap_map(self, entries: Mapping[str, str]) -> None:
         """Replace the whole map in one step, so that no call sees half of it."""
@@ -243,12 +314,16 @@ class EdgeControl:
             raise EdgeError(f"HAProxy refused its new configuration: {' '.join(answer.split())}")
 
 
-def _arrivals(live: Placement, placement: Placement) -> list[str]:
-    return [
+def _arrivals(live: Standing, standing: Standing) -> list[str]:
+    holds = [
+        f"set server {backend_name(slot)}/{_ACTIVATOR} state ready"
+        for slot in sorted(standing.held - live.held)
+    ]
+    return holds + [
         command
-        for slot, servers in placement.items()
+        for slot, servers in standing.workers.items()
         for number, server in servers.items()
-        if not _stands(live, slot, number, server)
+        if not _stands(live.workers, slot, number, server)
         for command in (
             f"set server {backend_name(slot)}/w{number} state maint",
             f"set server {backend_name(slot)}/w{number} addr {server.host} port {server.port}",
@@ -257,12 +332,16 @@ def _arrivals(live: Placement, placement: Placement) -> list[str]:
     ]
 
 
-def _departures(live: Placement, placement: Placement) -> list[str]:
-    return [
+def _departures(live: Standing, standing: Standing) -> list[str]:
+    workers = [
         f"set server {backend_name(slot)}/w{number} state maint"
-        for slot, servers in live.items()
+        for slot, servers in live.workers.items()
         for number in servers
-        if number not in placement.get(slot, {})
+        if number not in standing.workers.get(slot, {})
+    ]
+    return workers + [
+        f"set server {backend_name(slot)}/{_ACTIVATOR} state maint"
+        for slot in sorted(live.held - standing.held)
     ]
 
 
