@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from gateway.metrics import Tally
 from gateway.worker.app import Identity, WorkerApp
+from gateway.worker.batching import Batching
 from gateway.worker.server import HttpServer
 from runtimes.base import Array, InputCheck, LoadedModel, Signature, TensorSpec, unknown_output
 
@@ -38,10 +39,13 @@ class Echo:
 
 @contextmanager
 def worker(
-    model: LoadedModel, name: str = "echo", labels: Mapping[str, Sequence[str]] | None = None
+    model: LoadedModel,
+    name: str = "echo",
+    labels: Mapping[str, Sequence[str]] | None = None,
+    batching: Batching | None = None,
 ) -> Iterator[str]:
     """Serve a model as version v1 of `name`; yields the server's address."""
-    app = WorkerApp(Identity(name, "v1", DIGEST), model, Tally(), labels=labels or {})
+    app = WorkerApp(Identity(name, "v1", DIGEST), model, Tally(), labels=labels or {}, batching=batching)
     server = HttpServer(app, "127.0.0.1")
     server.start()
     try:

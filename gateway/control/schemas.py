@@ -204,7 +204,7 @@ def parameters(models: Sequence[str]) -> dict[str, Any]:
             "header",
             False,
             "How the body is compressed.",
-            {"type": "string", "enum": ["gzip", "deflate", "identity"]},
+            {"type": "string", "enum": ["gzip", "deflate", "identity", ""]},
         ),
     }
     return {
