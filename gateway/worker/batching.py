@@ -12,7 +12,7 @@ here again, as a single caller always is, the batch is run at once.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ _NEWEST = 0.125
 _GAPS = 4
 # Who left is no longer waited for once the estimate of callers is this close to those who are here.
 _NEARLY = 0.5
+_SINGLE = 1 + _NEARLY
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,11 @@ class Item:
     call: Call
     key: Key | None
     rows: int
+
+
+def rows_of(call: Call) -> int:
+    """How many rows a call has that may be batched."""
+    return max((array.shape[0] for array in call.inputs.values() if array.ndim), default=1)
 
 
 def item_of(job: Job, call: Call) -> Item:
@@ -131,10 +137,7 @@ class Batcher:
 
     def add(self, item: Item) -> None:
         """Have a call wait for its batch."""
-        arrived = item.job.arrived
-        gap = min(arrived - self._arrived, self._longest_gap)
-        self._gap += _NEWEST * (gap - self._gap)
-        self._arrived = arrived
+        self._note(item.job.arrived)
         key = (item,) if item.key is None else item.key
         group = self._groups.get(key)
         if group is None:
@@ -162,29 +165,38 @@ class Batcher:
             return 0.0
         return max(0.0, min(left, self._arrived + _GAPS * self._gap - now))
 
-    def take(self, claim: Callable[[Job], bool]) -> list[Item]:
-        """The next batch: of its calls, oldest first, those that are still there to `claim`.
-
-        A call that has more rows than a batch may have is run alone.
-        """
+    def take(self) -> list[Item]:
+        """The next batch, oldest first. A call that has more rows than a batch may have is run alone."""
         key = self._next
         if key is None:
             return []
-        group = self._groups[key]
-        batch: list[Item] = []
-        rows = 0
-        while group and (not batch or rows + group[0].rows <= self._most):
-            item = group.popleft()
-            self._calls -= 1
-            self._rows[key] -= item.rows
-            if claim(item.job):
-                batch.append(item)
-                rows += item.rows
-        if not group:
+        group, most = self._groups[key], self._most
+        if self._rows[key] <= most:
+            batch = list(group)
             del self._groups[key], self._rows[key]
+        else:
+            batch = [group.popleft()]
+            rows = batch[0].rows
+            while group and rows + group[0].rows <= most:
+                batch.append(group.popleft())
+                rows += batch[-1].rows
+            self._rows[key] -= rows
+            if not group:
+                del self._groups[key], self._rows[key]
+        self._calls -= len(batch)
         groups = self._groups
-        self._next = min(groups, key=lambda key: groups[key][0].job.arrived, default=None)
+        self._next = min(groups, key=lambda key: groups[key][0].job.arrived) if groups else None
         return batch
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call waits here and none is to be waited for: the next one may be run at once."""
+        return not self._calls and self._callers < _SINGLE
+
+    def passed(self, arrived: float, waiting: int, seconds: float) -> None:
+        """Learn from a call that was run at once, see `is_idle`."""
+        self._note(arrived)
+        self.ran(1, waiting, seconds)
 
     def give_up(self) -> None:
         """Have every call that waits be run alone, and at once."""
@@ -194,5 +206,12 @@ class Batcher:
     def ran(self, calls: int, waiting: int, seconds: float) -> None:
         """Learn from a batch: its calls, how many more are there by now, and how long the model ran."""
         callers = calls + waiting
-        self._callers = max(callers, self._callers + _NEWEST * (callers - self._callers))
+        self._callers += (1.0 if callers > self._callers else _NEWEST) * (callers - self._callers)
         self._run += _NEWEST * (seconds - self._run) if self._run else seconds
+
+    def _note(self, arrived: float) -> None:
+        gap = arrived - self._arrived
+        if gap > self._longest_gap:
+            gap = self._longest_gap
+        self._gap += _NEWEST * (gap - self._gap)
+        self._arrived = arrived

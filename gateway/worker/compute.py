@@ -49,13 +49,13 @@ class ComputeThread:
     ) -> None:
         self._tally = tally
         self._names = names
-        self._execution = Execution(model, tally, names)
         self._waiting = JobQueue(limits, self._give_up)
         self.not_batched = ""
         if batching is not None and (reason := obstacle(model.signature)):
             self._stop_batching(reason)
             batching = None
         self.batching = batching
+        self._execution = Execution(model, tally, names, counts_runs=batching is not None)
         self._batcher = None if batching is None else Batcher(batching)
         self._pace = Pace()
         self._model_is_free = threading.Lock()
@@ -170,7 +170,8 @@ class ComputeThread:
             if not ending:
                 ending = self._gather(batcher, done)
             self._work_batch(batcher, done)
-            self._hand_back(done)
+            if done:
+                self._hand_back(done)
             if self.not_batched and not batcher:
                 return not ending
         return False
@@ -179,22 +180,36 @@ class ComputeThread:
         """Take jobs until the next batch is to be run; returns whether there will be no more."""
         while not batcher.is_full:
             try:
-                job = self._submitted.get_nowait()
+                job = self._submitted.get_nowait() if batcher else self._next(done)
             except Empty:
-                pause = batcher.pause(time.perf_counter()) if batcher else None
-                if pause == 0:
+                pause = batcher.pause(time.perf_counter())
+                if pause <= 0:
                     break
-                self._hand_back(done)
-                done.clear()
                 try:
-                    job = self._submitted.get(timeout=pause)
+                    job = self._next(done, pause)
                 except Empty:
                     break
             if job is None:
                 return True
-            if job in self._waiting and not self._admit(batcher, job):
+            if batcher.is_idle and self._submitted.empty():
+                self._run_at_once(batcher, job)
+            elif job in self._waiting and not self._admit(batcher, job):
                 done.append(job)
         return False
+
+    def _run_at_once(self, batcher: Batcher, job: Job) -> None:
+        """Answer a job that has no company, and expects none."""
+        if self._waiting.claim(job):
+            self._execution.alone(job)
+            self._hand_back([job])
+            batcher.passed(job.arrived, self._submitted.qsize(), job.infer)
+
+    def _next(self, done: list[Job], seconds: float | None = None) -> Job | None:
+        """Wait for a job, with nothing that is done in hand. Raises Empty."""
+        if done:
+            self._hand_back(done)
+            done.clear()
+        return self._submitted.get(timeout=seconds)
 
     def _admit(self, batcher: Batcher, job: Job) -> bool:
         """Have a job wait for its batch; False when it is answered now, with an error."""
@@ -215,20 +230,17 @@ class ComputeThread:
 
     def _work_batch(self, batcher: Batcher, done: list[Job]) -> None:
         """Run the next batch, if there is one, and add its jobs to those that are done."""
-        started = time.perf_counter()
-        late: list[Job] = []
-
-        def claim(job: Job) -> bool:
-            if not self._waiting.claim(job):
-                return False
-            if started > job.deadline:
-                late.append(job)
-            return started <= job.deadline
-
-        items = batcher.take(claim)
-        for job in late:
-            self._execution.expire(job, started)
-        done.extend(late)
+        items = batcher.take()
+        jobs = [item.job for item in items]
+        mine = self._waiting.claim_all(jobs)
+        done.extend(mine)
+        now = time.perf_counter()
+        if len(mine) < len(jobs) or any(job.deadline < now for job in mine):
+            late = {job for job in mine if job.deadline < now}
+            for job in late:
+                self._execution.expire(job, now)
+            in_time = set(mine) - late
+            items = [item for item in items if item.job in in_time]
         if not items:
             return
         try:
@@ -236,7 +248,6 @@ class ComputeThread:
         except NotRowWise as error:
             self._stop_batching(str(error))
             batcher.give_up()
-        done.extend(item.job for item in items)
         batcher.ran(len(items), len(batcher) + self._submitted.qsize(), items[0].job.infer)
 
     def _hand_back(self, jobs: list[Job]) -> None:

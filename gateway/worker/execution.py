@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from gateway.errors import DeadlineExceeded
 from gateway.metrics import Tally
-from gateway.worker.batching import Item, NotRowWise, apart, together
+from gateway.worker.batching import Item, NotRowWise, apart, rows_of, together
 from gateway.worker.jobs import Job
 from gateway.worker.statuses import explain
 from runtimes.base import Array, LoadedModel
@@ -20,12 +20,18 @@ log = logging.getLogger(__name__)
 
 
 class Execution:
-    """Runs one model on calls. `names` are what the log calls the version."""
+    """Runs one model on calls. `names` are what the log calls the version.
 
-    def __init__(self, model: LoadedModel, tally: Tally, names: Mapping[str, str]) -> None:
+    Runs are counted by their rows where the model is one that may be batched.
+    """
+
+    def __init__(
+        self, model: LoadedModel, tally: Tally, names: Mapping[str, str], counts_runs: bool = False
+    ) -> None:
         self._model = model
         self._tally = tally
         self._names = names
+        self._counts_runs = counts_runs
 
     def fail(self, job: Job, failure: Exception) -> None:
         """Answer a call with an error."""
@@ -64,6 +70,8 @@ class Execution:
         decoded = decoded or finished
         inferred = inferred or finished
         job.decode, job.infer, job.encode = decoded - started, inferred - decoded, finished - inferred
+        if self._counts_runs and job.status == _OK:
+            self._tally.executed(rows_of(call), job.decode, job.infer, job.encode)
         return finished
 
     def batch(self, items: Sequence[Item]) -> None:

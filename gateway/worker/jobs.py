@@ -10,7 +10,7 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -126,9 +126,11 @@ class JobQueue:
 
     def enter(self, job: Job) -> bool:
         """Have a job wait; False when there is no room. Call it on the job's loop."""
-        job.arrived = time.perf_counter()
-        size = sum(map(len, job.body))
-        limits = self._limits
+        now = job.arrived = time.perf_counter()
+        body, limits = job.body, self._limits
+        size = len(body[0]) if len(body) == 1 else sum(map(len, body))
+        longest = limits.timeout
+        deadline = job.deadline = job.began + (longest if job.timeout > longest else job.timeout)
         with self._lock:
             waiting = len(self._jobs)
             # A call that is larger than all the room may come in alone.
@@ -136,9 +138,8 @@ class JobQueue:
                 return False
             self._jobs[job] = size
             self._bytes += size
-        job.deadline = job.began + min(job.timeout, limits.timeout)
-        if job.deadline < self._alarm or self._alarm < job.arrived - _LOST_SECONDS:
-            self._set_alarm(job.loop, job.deadline, job.arrived)
+        if deadline < self._alarm or self._alarm < now - _LOST_SECONDS:
+            self._set_alarm(job.loop, deadline, now)
         return True
 
     def claim(self, job: Job) -> bool:
@@ -149,6 +150,17 @@ class JobQueue:
                 return False
             self._bytes -= size
             return True
+
+    def claim_all(self, jobs: Iterable[Job]) -> list[Job]:
+        """Take jobs out; returns those that nobody else had taken."""
+        mine = []
+        with self._lock:
+            for job in jobs:
+                size = self._jobs.pop(job, None)
+                if size is not None:
+                    self._bytes -= size
+                    mine.append(job)
+        return mine
 
     def age(self, now: float) -> float:
         """How long the oldest job has waited, in seconds."""
@@ -171,4 +183,4 @@ class JobQueue:
         soonest = min((job.deadline for job in waiting if job.deadline > now), default=math.inf)
         if soonest < math.inf:
             self._set_alarm(loop, soonest, now)
-        self._late([job for job in waiting if job.deadline <= now and self.claim(job)])
+        self._late(self.claim_all(job for job in waiting if job.deadline <= now))
