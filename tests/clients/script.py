@@ -1,0 +1,129 @@
+"""What every client does with every sample model: health, metadata, calls, and errors.
+
+It needs numpy alone, so that a client with pins of its own can run it in its own Python.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+FLOWERS = np.array([[5.1, 3.5, 1.4, 0.2], [7.0, 3.2, 4.7, 1.4], [6.3, 3.3, 6.0, 2.5]])
+"""One flower of each kind, in the order of their classes."""
+
+
+class Refused(Exception):
+    """The server answered with an error; the message is the server's."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A model that tells irises apart; `versions` are all names of its one version."""
+
+    model: str
+    versions: tuple[str, ...]
+    input: str
+    datatype: str
+
+
+class Client(Protocol):
+    """One client in one of its ways to send tensors. A version of "" is whichever the server chooses."""
+
+    def is_live(self) -> bool: ...
+
+    def is_ready(self) -> bool: ...
+
+    def is_model_ready(self, model: str, version: str = "") -> bool: ...
+
+    def metadata(self, model: str, version: str = "") -> Mapping[str, Any] | None:
+        """Name, versions and inputs of a model; None from a client that cannot ask for it."""
+
+    def infer(
+        self, model: str, version: str, name: str, datatype: str, array: Any, outputs: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """Arrays by name. Raises Refused."""
+
+
+def run(client: Client, samples: list[Sample]) -> int:
+    """Go through all of it; returns how many calls were answered. Raises AssertionError."""
+    assert client.is_live()
+    assert client.is_ready()
+    return sum(_try(client, sample) for sample in samples)
+
+
+def _try(client: Client, sample: Sample) -> int:
+    array = FLOWERS.astype({"FP32": np.float32, "FP64": np.float64}[sample.datatype])
+    calls = 0
+    for version in ("", *sample.versions):
+        assert client.is_model_ready(sample.model, version), (sample, version)
+        known = client.metadata(sample.model, version)
+        if known is not None:
+            assert known["name"] == sample.model
+            assert known["versions"] == [sample.versions[0]]
+            assert [(at["name"], at["datatype"]) for at in known["inputs"]] == [
+                (sample.input, sample.datatype)
+            ]
+        outputs = client.infer(sample.model, version, sample.input, sample.datatype, array)
+        assert _classes(outputs) == [0, 1, 2], (sample, version, outputs)
+        one = next(iter(outputs))
+        chosen = client.infer(sample.model, version, sample.input, sample.datatype, array, (one,))
+        assert list(chosen) == [one]
+        assert np.array_equal(chosen[one], outputs[one])
+        calls += 2
+    _be_refused(client, sample, array)
+    assert _classes(client.infer(sample.model, "", sample.input, sample.datatype, array)) == [0, 1, 2]
+    return calls + 1
+
+
+def _be_refused(client: Client, sample: Sample, array: Any) -> None:
+    model, name, datatype = sample.model, sample.input, sample.datatype
+    assert not client.is_model_ready("nothing")
+    assert not client.is_model_ready(model, "v9")
+    other, numbers = ("FP64", np.float64) if datatype == "FP32" else ("FP32", np.float32)
+    wrong = array.astype(numbers)
+    faults: list[tuple[str, Callable[[], object]]] = [
+        ("no model is named nothing", lambda: client.infer("nothing", "", name, datatype, array)),
+        (
+            f"model {model} has no version v9 that is served",
+            lambda: client.infer(model, "v9", name, datatype, array),
+        ),
+        (f"input {name!r} is missing", lambda: client.infer(model, "", "other", datatype, array)),
+        (f"input {name!r} must be {datatype}", lambda: client.infer(model, "", name, other, wrong)),
+        ("unknown output 'colour'", lambda: client.infer(model, "", name, datatype, array, ("colour",))),
+    ]
+    for text, call in faults:
+        said = _refusal(call)
+        assert text in said, (text, said)
+
+
+def _refusal(call: Callable[[], object]) -> str:
+    """What the server says against a call; "" where it answers."""
+    try:
+        call()
+    except Refused as error:
+        return str(error)
+    return ""
+
+
+def _classes(outputs: Mapping[str, Any]) -> list[int]:
+    """The classes of three flowers, from whichever output has a score for each; else from the labels."""
+    for array in outputs.values():
+        if array.shape == (3, 3):
+            return [int(at) for at in array.argmax(-1)]
+    return [int(at) for at in next(iter(outputs.values())).reshape(-1)]
+
+
+def main(clients: Mapping[str, Client]) -> None:
+    """Run all of a client's ways on the samples in the file that the command line names."""
+    samples = [
+        Sample(at["model"], tuple(at["versions"]), at["input"], at["datatype"])
+        for at in json.loads(Path(sys.argv[2]).read_text())
+    ]
+    for way, client in clients.items():
+        print(f"{way}: {run(client, samples)} calls", flush=True)
