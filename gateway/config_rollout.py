@@ -102,6 +102,8 @@ class Golden(Strict):
 
     dataset: str
     min: Share = 1.0
+    target: str = ""
+    output: str = ""
     metric: Metric = Metric.AUTO
     rtol: Annotated[float, Field(ge=0)] = 0.01
     atol: Annotated[float, Field(ge=0)] = 1e-4
@@ -121,7 +123,16 @@ class Golden(Strict):
 
     def plan(self) -> GoldenPlan:
         """The gate as the rollout room takes it."""
-        return GoldenPlan(self.dataset, self.min, self.metric, self.rtol, self.atol, self.cosine)
+        return GoldenPlan(
+            self.dataset,
+            self.min,
+            self.target,
+            self.output,
+            self.metric,
+            self.rtol,
+            self.atol,
+            self.cosine,
+        )
 
 
 class Sticky(Strict):

@@ -54,6 +54,9 @@ MOST_BATCH_ROWS = 1024
 """Batches of up to so many rows are counted by their size, and larger ones by the next power of two."""
 _BATCH_BOUNDS = tuple(1 << power for power in range(MOST_BATCH_ROWS.bit_length()))
 _FAILURES = 400
+MIRRORED = "mirror"
+"""The role of calls that are only to be compared."""
+MOST_LABELS = 64
 
 
 class Histogram:
@@ -119,6 +122,37 @@ class Runs:
 
 
 @dataclass(slots=True)
+class Mirrored:
+    """Calls that the stable version answered, and the canary too, unseen by callers.
+
+    The canary's workers count what they compared; `agreeing` sums up the shares of rows that agree, and of
+    calls that `failed` there was no answer. The stable version's count what they `dropped` for lack of time.
+    `stable` and `canary` are the answers by label, where they are compared by distribution.
+    """
+
+    compared: int = 0
+    agreeing: float = 0.0
+    failed: int = 0
+    dropped: int = 0
+    stable: Counter[str] = field(default_factory=Counter)
+    canary: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Mirrored) -> None:
+        self.compared += other.compared
+        self.agreeing += other.agreeing
+        self.failed += other.failed
+        self.dropped += other.dropped
+        count_labels(self.stable, other.stable)
+        count_labels(self.canary, other.canary)
+
+
+def count_labels(counts: Counter[str], more: Mapping[str, int]) -> None:
+    """Add counts by label; those beyond `MOST_LABELS` become one: callers must not make more."""
+    for label, count in more.items():
+        counts[label if label in counts or len(counts) < MOST_LABELS else "other"] += count
+
+
+@dataclass(slots=True)
 class Numbers:
     """What one worker, or all of one version, did since it started."""
 
@@ -131,6 +165,7 @@ class Numbers:
     failed: Steps = field(default_factory=Steps)
     last_call: float = 0.0
     """When the last call was answered, in seconds since 1970; 0 before the first."""
+    mirrored: Mirrored = field(default_factory=Mirrored)
     pulled_bytes: int = 0
     cache_hits: int = 0
     unpacks: int = 0
@@ -151,6 +186,7 @@ class Numbers:
         self.succeeded.add(other.succeeded)
         self.failed.add(other.failed)
         self.last_call = max(self.last_call, other.last_call)
+        self.mirrored.add(other.mirrored)
         self.pulled_bytes += other.pulled_bytes
         self.cache_hits += other.cache_hits
         self.unpacks += other.unpacks
@@ -184,6 +220,8 @@ class Tally:
         with self._lock:
             numbers = self._numbers
             numbers.requests[role, status] += 1
+            if role == MIRRORED:
+                return
             numbers.request.observe(request)
             numbers.queue.observe(queue)
             numbers.compute.observe(compute)
@@ -200,12 +238,29 @@ class Tally:
         """Count one call that never reached the model."""
         with self._lock:
             self._numbers.requests[role, status] += 1
-            self._numbers.failed.calls += 1
+            self._numbers.failed.calls += role != MIRRORED
 
     def dropped(self, reason: str) -> None:
         """Count one call that the model never answered; `reason` is one of `DROPPED`."""
         with self._lock:
             self._numbers.dropped[reason] += 1
+
+    def compared(
+        self, agreeing: float, failed: bool, stable: Mapping[str, int], canary: Mapping[str, int]
+    ) -> None:
+        """Count one mirrored call, see `Mirrored`."""
+        with self._lock:
+            mirrored = self._numbers.mirrored
+            mirrored.compared += 1
+            mirrored.agreeing += agreeing
+            mirrored.failed += failed
+            count_labels(mirrored.stable, stable)
+            count_labels(mirrored.canary, canary)
+
+    def not_mirrored(self) -> None:
+        """Count one call that was to be mirrored, and was not."""
+        with self._lock:
+            self._numbers.mirrored.dropped += 1
 
     def executed(self, rows: int, decode: float, infer: float, encode: float) -> None:
         """Count one run of the model on a batch, of however many calls it was made; durations in seconds."""
@@ -329,6 +384,11 @@ def families(samples: Iterable[VersionSample]) -> Iterator[Metric]:
     hits = CounterMetricFamily("kitserve_cache_hits", "Kits found unpacked on this node", labels=names)
     unpack = SummaryMetricFamily("kitserve_unpack_duration_seconds", "Unpacking of kits", labels=names)
     load = SummaryMetricFamily("kitserve_load_duration_seconds", "Loading of models", labels=names)
+    mirrored = CounterMetricFamily(
+        "kitserve_mirrored_requests",
+        "Calls compared by a canary (their agreement is a sum of shares), or dropped by the stable version",
+        labels=[*names, "outcome"],
+    )
     replicas = GaugeMetricFamily("kitserve_replicas", "Workers by state", labels=[*names, "state"])
     weights = GaugeMetricFamily(
         "kitserve_traffic_weight_ratio", "Share of a model's unversioned calls", labels=[*names, "role"]
@@ -353,6 +413,8 @@ def families(samples: Iterable[VersionSample]) -> Iterator[Metric]:
             batches.add_metric(at, _batch_buckets(numbers.batches), rows)
         pulled.add_metric(at, numbers.pulled_bytes)
         hits.add_metric(at, numbers.cache_hits)
+        for outcome in ("compared", "agreeing", "failed", "dropped"):
+            mirrored.add_metric([*at, outcome], getattr(numbers.mirrored, outcome))
         unpack.add_metric(at, numbers.unpacks, numbers.unpack_seconds)
         load.add_metric(at, numbers.loads, numbers.load_seconds)
         for state, count in sample.replicas.items():
@@ -367,6 +429,7 @@ def families(samples: Iterable[VersionSample]) -> Iterator[Metric]:
         queued,
         held,
         dropped,
+        mirrored,
         batches,
         pulled,
         hits,

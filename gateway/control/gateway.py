@@ -10,12 +10,14 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from gateway.config import GatewayConfig
 from gateway.control import serving
 from gateway.control.activator import Activator, Sleeper
 from gateway.control.admin_server import AdminServer
 from gateway.control.api import AdminApi
 from gateway.control.descriptions import Descriptions
 from gateway.control.docs import Docs
+from gateway.control.golden_gate import GoldenGate
 from gateway.control.grpc_services import GrpcServices
 from gateway.control.loop import ReconcileLoop
 from gateway.control.protocol import ServerProtocol
@@ -24,11 +26,12 @@ from gateway.control.rollouts import Rollouts
 from gateway.control.state import State
 from gateway.control.workers import AppNumbers, Workers
 from gateway.edge.haproxy import EdgeControl, EdgeFiles, EdgeSettings
+from gateway.kits.library import Library, cache_directory
 from gateway.logs import configure_logging
 from gateway.metrics import KitserveCollector, VersionLabels, VersionSample
 from gateway.oci.reference import Digest
 from gateway.worker.server import HttpServer
-from gateway.worker.spec import Announcement, WorkerState
+from gateway.worker.spec import Announcement, Orders, WorkerState
 
 _STUCK_SECONDS = 60.0
 
@@ -63,7 +66,9 @@ class Gateway:
             settings.edge_files.activator_socket, self._find_sleeper, self._workers.ready, self._wake
         )
         self._activator.start()
-        self._rollouts = Rollouts(self._state, self._descriptions.of)
+        self._home = settings.home
+        golden = GoldenGate(self._library, settings.edge.key)
+        self._rollouts = Rollouts(self._state, self._descriptions.of, golden)
         self._loop = ReconcileLoop(
             state=self._state,
             workers=self._workers,
@@ -90,12 +95,12 @@ class Gateway:
         self._services.start()
         self._loop.start()
 
-    async def announce(self, news: Announcement) -> bool:
-        """Hear from a worker; returns whether it is to describe its model with the next report."""
+    async def announce(self, news: Announcement) -> Orders:
+        """Hear from a worker; returns what it is to do."""
         if self._workers.hear(news):
             self._activator.hear(news)
             self._loop.wake()
-        return self._descriptions.hear(news)
+        return Orders(self._descriptions.hear(news), self._rollouts.mirroring(news.app))
 
     async def check_health(self) -> None:
         """Tell Serve whether the gateway works; raises when it does not."""
@@ -111,6 +116,9 @@ class Gateway:
         self._server.stop()
         self._services.stop()
         self._state.close()
+
+    def _library(self, config: GatewayConfig) -> Library:
+        return Library(cache_directory(self._home), config.source_options(), config.cache.max_size)
 
     def _samples(self) -> Iterator[VersionSample]:
         versions = self._state.versions()

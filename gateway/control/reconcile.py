@@ -320,7 +320,7 @@ def _status(
         for prefix, role in zip(("", "canary: "), roles, strict=False)
         if role in about and role.message
     ]
-    if rollout is not None and rollout.phase is Phase.DEGRADED:
+    if rollout is not None and rollout.phase is Phase.DEGRADED and not unready:
         # What the config asks for is not in force; what served before still does.
         state = ModelState.FAILED
         messages.append(f"rollout {rollout.phase} ({rollout.reason}): {rollout.message}")

@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 
 from gateway.config import Model
 from gateway.control.gates import signature_faults
+from gateway.control.golden_gate import GoldenGate
 from gateway.control.reconcile import Known, Observed, version_for
 from gateway.control.rollout_status import (
     RolloutEvent,
@@ -23,7 +24,7 @@ from gateway.control.rollout_status import (
 )
 from gateway.control.state import State
 from gateway.control.versions import Version, kind_of
-from gateway.control.windows import Windows
+from gateway.control.windows import NOTHING, Seen, Windows
 from gateway.errors import ControlError
 from gateway.oci.reference import Digest, parse_reference
 from gateway.rollout.events import (
@@ -45,11 +46,11 @@ from gateway.rollout.events import (
     Target,
     Tick,
 )
-from gateway.rollout.evidence import Evidence, Side
+from gateway.rollout.evidence import Evidence
 from gateway.rollout.machine import advance
-from gateway.rollout.plan import Plan
+from gateway.rollout.plan import Agreement, Plan
 from gateway.rollout.state import LIVE, Reason, Rollout, Stage, rollout_from_json, rollout_to_json
-from gateway.worker.spec import Announcement, Description, WorkerState
+from gateway.worker.spec import Announcement, Description, Mirroring, WorkerState
 
 _SAVE_SECONDS = 5.0
 
@@ -66,15 +67,18 @@ class Rollouts:
         self,
         state: State,
         describe: Callable[[str], Description | None],
+        golden: GoldenGate,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._state = state
         self._describe = describe
+        self._golden = golden
         self._clock = clock
         self._lock = threading.Lock()
         self._windows = Windows()
         self._rollouts: dict[str, Rollout] = {}
         self._saved_at: dict[str, float] = {}
+        self._mirroring: Mapping[str, Mirroring] = {}
         for model, document in state.rollouts().items():
             self._rollouts[model], _ = advance(rollout_from_json(document), Resumed(), clock())
 
@@ -103,7 +107,12 @@ class Rollouts:
                 known = replace(known, rollouts=dict(self._rollouts))
                 for event in self._observed(model, known, observed, seen, lost, late):
                     self._advance(name, event)
+            self._mirroring = dict(self._mirrors(known, observed))
             return {name: self._rollouts[name] for name in planned if name in self._rollouts}
+
+    def mirroring(self, app: str) -> Mirroring | None:
+        """Which of an app's calls are to be mirrored, and where."""
+        return self._mirroring.get(app)
 
     def order(self, model: str, event: Promote | Abort | Retry | Rollback) -> Rollout:
         """Do what a person asks for.
@@ -161,7 +170,7 @@ class Rollouts:
         model: Model,
         known: Known,
         observed: Observed,
-        seen: Mapping[str, Side],
+        seen: Mapping[str, Seen],
         lost: Mapping[str, int],
         late: frozenset[str],
     ) -> Iterator[Event]:
@@ -183,17 +192,36 @@ class Rollouts:
         ):
             yield CanaryReady()
         if rollout.stage is Stage.GATING:
-            yield from self._gates(stable, canary, rollout)
+            yield from self._gates(model, stable, canary, known, ready)
         trouble = ""
         if {stable.app, canary.app} & late:
             trouble = "the numbers of a worker did not come in time"
+        base, trial = seen.get(stable.app, NOTHING), seen.get(canary.app, NOTHING)
+        pairs = replace(trial.pairs, dropped=base.pairs.dropped + trial.pairs.dropped)
         yield Tick(
-            Evidence(seen.get(stable.app, Side()), seen.get(canary.app, Side()), trouble=trouble),
+            Evidence(base.side, trial.side, pairs, trouble),
             up=bool(ready) or observed.may_sleep(canary),
         )
 
-    def _gates(self, stable: Version, canary: Version, rollout: Rollout) -> Iterator[Event]:
+    def _mirrors(self, known: Known, observed: Observed) -> Iterator[tuple[str, Mirroring]]:
+        """Who is to mirror what, by app."""
+        for name, rollout in self._rollouts.items():
+            model = known.desired.config.model(name)
+            if model is None or not rollout.mirror:
+                continue
+            stable, canary = (version_for(model, at, known) for at in (rollout.stable, rollout.canary))
+            if stable is None or canary is None:
+                continue
+            targets = tuple(sorted((worker.host, worker.port) for worker in _ready(canary, observed)))
+            if targets:
+                agreement = rollout.plan.checks.agreement or Agreement()
+                yield stable.app, Mirroring(rollout.mirror, targets, agreement)
+
+    def _gates(
+        self, model: Model, stable: Version, canary: Version, known: Known, ready: list[Announcement]
+    ) -> Iterator[Event]:
         """The gates' verdict, once it is there."""
+        rollout = self._rollouts[model.name]
         before, now = self._describe(stable.app), self._describe(canary.app)
         if before is None or now is None:
             return
@@ -201,8 +229,20 @@ class Rollouts:
         if faults and not rollout.plan.allow_signature_change:
             message = f"{'; '.join(faults)} (allow_signature_change lets it pass)"
             yield GateFailed(Reason.SIGNATURE_CHANGED, message)
-            return
-        yield GatesPassed()
+        elif rollout.plan.golden is None:
+            yield GatesPassed()
+        elif ready:
+            outcome = self._golden.ask(
+                rollout.number,
+                rollout.plan.golden,
+                model,
+                known.desired.config,
+                canary,
+                now.signature,
+                ready[0],
+            )
+            if outcome is not None:
+                yield outcome
 
     def _advance(self, model: str, event: Event) -> tuple[Action, ...]:
         """Feed one event to the machine; what comes of it is saved before anybody sees it."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from gateway.errors import ContentError, KitError, StoreError
 from gateway.kits.cache import Cache
+from gateway.kits.datasets import Dataset, find_dataset, read_dataset
 from gateway.kits.donors import Donors
 from gateway.kits.kit import Kit
 from gateway.kits.layer import Layer, Role
@@ -125,6 +126,20 @@ class Library:
             verdict = self._judge(kit, policy, lookup)
             _check_servable(kit)
             return self._open(kit, verdict, lookup, progress)
+
+    def dataset(self, reference: Reference, name: str, policy: Policy = ANYTHING) -> Dataset:
+        """Return a dataset of a kit, by its name in the Kitfile or its path; nothing else is pulled for it.
+
+        Raises what `describe` and `judge` raise, and KitError where the kit has no such file.
+        """
+        lookup = self._lookup()
+        with self.cache.pulling():
+            kit = lookup.kit(reference, policy)
+            self._judge(kit, policy, lookup)
+            layer = find_dataset(kit, name)
+            blob, _ = self._store.fetch(layer.descriptor, lookup.source(kit.reference))
+            with blob:
+                return read_dataset(blob, kit, layer)
 
     def _open(self, kit: Kit, verdict: Verdict, lookup: Lookup, progress: Progress | None) -> UnpackedKit:
         lease = self.cache.lease(kit.key)

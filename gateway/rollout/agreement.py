@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from gateway.metrics import count_labels
 from gateway.rollout.plan import Agreement, Golden, Metric
 from runtimes.base import Array
 
-LABELS = 64
-"""How many different labels are counted; what comes later counts as "other"."""
 _SUM_TOLERANCE = 1e-2
 _BIN = 0.5
+_LABEL_LENGTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,11 @@ def compare(
 
 
 def outputs_that_count(outputs: Mapping[str, Array], asked: Agreement | Golden) -> list[str]:
-    """The outputs to compare: the one that is asked for, else the labels, else all."""
-    named = asked.output if isinstance(asked, Agreement) else ""
-    if named:
-        return [named] if named in outputs else []
+    """The outputs to compare: the one that is asked for, else the labels, else all; all that are expected."""
+    if isinstance(asked, Golden):
+        return list(outputs)
+    if asked.output:
+        return [asked.output] if asked.output in outputs else []
     labels = [name for name, array in outputs.items() if fitting(array) is Metric.LABEL]
     if asked.metric in (Metric.AUTO, Metric.LABEL, Metric.PSI) and labels:
         return labels
@@ -80,7 +81,10 @@ def fitting(array: Array) -> Metric:
 
 
 def _rows(array: Array) -> Array:
-    """The output as [rows, values of a row]."""
+    """The output as [rows, values of a row]; strings as such, however they came."""
+    if array.dtype.kind in "OSU":
+        texts = np.array([_text(item) for item in array.reshape(-1).tolist()], object)
+        array = texts.reshape(array.shape)
     return array.reshape(len(array), math.prod(array.shape[1:])) if array.ndim > 1 else array.reshape(-1, 1)
 
 
@@ -107,25 +111,19 @@ def _labels(rows: Array) -> Array:
 def _count(rows: Array, metric: Metric) -> Mapping[str, int]:
     """How many rows have which label. Other numbers are put into bins, whose width grows with them."""
     if metric is Metric.LABEL:
-        found = Counter(_text(label) for label in np.asarray(_labels(rows)).reshape(-1).tolist())
+        found = Counter(
+            _text(label)[:_LABEL_LENGTH] for label in np.asarray(_labels(rows)).reshape(-1).tolist()
+        )
     else:
         values = rows.astype(np.float64).reshape(-1).tolist()
         found = Counter(_bin(value) for value in values)
-    return bounded({}, found)
-
-
-def bounded(counted: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
-    """Add up counts by label; labels beyond `LABELS` become one."""
-    total = dict(counted)
-    for label, count in more.items():
-        known = label if label in total or len(total) < LABELS else "other"
-        total[known] = total.get(known, 0) + count
-    return total
+    counted: Counter[str] = Counter()
+    count_labels(counted, found)
+    return counted
 
 
 def _text(label: object) -> str:
-    text = label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
-    return text[:LABELS]
+    return label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
 
 
 def _bin(value: float) -> str:

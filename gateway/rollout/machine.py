@@ -120,7 +120,7 @@ def _promote(state: Rollout, message: str) -> Next:
     )
 
 
-def _go_to(state: Rollout, number: int) -> Next:
+def _go_to(state: Rollout, number: int, why: str = "") -> Next:
     """Go to a step; beyond the last one is the promotion."""
     if number == len(state.plan.steps):
         return _promote(state, f"all {number} steps passed")
@@ -128,7 +128,7 @@ def _go_to(state: Rollout, number: int) -> Next:
     before = state.evidence if state.stage in LIVE else Evidence()
     # With every call at the canary, the stable version has no numbers but those of the step before.
     evidence = Evidence(stable=before.stable) if step.weight == ALL_CALLS else Evidence()
-    message = f"step {number + 1} of {len(state.plan.steps)}: {describe(step)}"
+    message = f"step {number + 1} of {len(state.plan.steps)}: {describe(step)}" + (f"; {why}" if why else "")
     stage, reason = (Stage.PAUSED, Reason.PAUSE_STEP) if step.pause else (Stage.STEPPING, Reason.STEP_RUNNING)
     return _enter(state, stage, reason, message, step=number, evidence=evidence, verdicts=())
 
@@ -222,9 +222,10 @@ def _lost(state: Rollout, event: Event) -> Next:
     return _degrade(state, Reason.CANARY_LOST, f"{event.message}; its workers died {state.restarts} times")
 
 
-def _passed(state: Rollout, _event: Event) -> Next:
+def _passed(state: Rollout, event: Event) -> Next:
     """The first step."""
-    return _go_to(state, 0)
+    assert isinstance(event, GatesPassed)
+    return _go_to(state, 0, event.message)
 
 
 def _at_gate(state: Rollout, event: Event) -> Next:

@@ -81,11 +81,14 @@ class Checks:
 class Golden:
     """A dataset whose answers are known: its name or path in the kit, and the score to reach.
 
-    The score is the share of rows whose answer agrees with the expected one, by `metric`.
+    The score is the share of rows whose answer agrees with the expected one, by `metric`. Of a CSV, `target`
+    is the column with what is expected of `output`; "" leaves them to be found.
     """
 
     dataset: str
     least: float = 1.0
+    target: str = ""
+    output: str = ""
     metric: Metric = Metric.AUTO
     rtol: float = 0.01
     atol: float = 1e-4

@@ -16,7 +16,10 @@ from gateway.worker.exchange import Exchange, lines
 from gateway.worker.grpc import STREAM_INFER, ModelGrpc, is_grpc
 from gateway.worker.grpc_codec import GrpcCodec
 from gateway.worker.jobs import DEFAULT_LIMITS, QueueLimits
+from gateway.worker.mirror import MIRROR_PATH, Mirror
+from gateway.worker.mirrored import MirroredInfer
 from gateway.worker.rest import JSON, RestCodec, RestInfer
+from gateway.worker.spec import Mirroring
 from runtimes.base import LoadedModel
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -73,6 +76,7 @@ class WorkerApp:
         }
         codec = RestCodec(identity.model, identity.version, model.signature, labels)
         self._infer = RestInfer(codec, self.compute, tally, self._names, max_body)
+        self._mirrored = MirroredInfer(codec, self.compute, tally)
         self._grpc = ModelGrpc(
             GrpcCodec(identity.model, identity.version, labels),
             self.compute,
@@ -82,6 +86,15 @@ class WorkerApp:
             self._documents[""],
             self._documents["config"],
         )
+
+    def mirror(self, mirroring: Mirroring | None) -> None:
+        """Have a share of the calls mirrored from now on, or none; may be called from any thread."""
+        mirror = self._infer.mirror
+        if mirroring == (None if mirror is None else mirror.mirroring):
+            return
+        self._infer.mirror = None if mirroring is None else Mirror(mirroring, self._tally, self._edge_key)
+        if mirror is not None:
+            mirror.stop()
 
     def head(self, exchange: Exchange) -> None:
         """Turn away who comes around the edge, before the body comes."""
@@ -99,6 +112,8 @@ class WorkerApp:
             self._infer(exchange, role)
         elif action is None and is_grpc(exchange):
             self._grpc.handle(exchange, role)
+        elif exchange.path == MIRROR_PATH and method == "POST":
+            self._mirrored(exchange)
         elif action is None:
             self._respond(exchange, 404, error(f"no such path: {exchange.path}"), role)
         elif action != "infer" and method in ("GET", "HEAD"):

@@ -28,7 +28,7 @@ from gateway.worker.describe import describe
 from gateway.worker.labels import Labels, UnusableLabels, read_labels
 from gateway.worker.scaling import IDLE, ONGOING
 from gateway.worker.server import HttpServer
-from gateway.worker.spec import Announcement, Description, WorkerSpec, WorkerState
+from gateway.worker.spec import Announcement, Description, Orders, WorkerSpec, WorkerState
 from runtimes.base import LoadedModel
 
 ANNOUNCE_SECONDS = 1.0
@@ -159,6 +159,7 @@ class Worker:
 
     def _close(self) -> None:
         self._server.stop()
+        self._app.mirror(None)
         self._app.compute.stop()
         self._model.close()
 
@@ -183,6 +184,7 @@ class Worker:
         )
         # A gateway that is being started again hears the next announcement.
         with contextlib.suppress(Exception):
-            self._asked_for_description = await asyncio.wait_for(
-                self._gateway.announce.remote(news), _ANSWER_SECONDS
-            )
+            orders: Orders = await asyncio.wait_for(self._gateway.announce.remote(news), _ANSWER_SECONDS)
+            self._asked_for_description = orders.describe
+            if news.port:
+                self._app.mirror(orders.mirroring)

@@ -15,6 +15,7 @@ from gateway.worker.compute import ComputeThread
 from gateway.worker.deadlines import request_timeout
 from gateway.worker.exchange import Exchange, lines
 from gateway.worker.jobs import Job
+from gateway.worker.mirror import Mirror
 from gateway.worker.oip import Call, Decoder
 from gateway.worker.statuses import explain
 from runtimes.base import Array, Signature
@@ -59,6 +60,8 @@ class RestInfer:
         self.compute = compute
         self.tally = tally
         self.max_body = max_body
+        self.mirror: Mirror | None = None
+        """Where a share of the calls goes besides."""
         self.json = {role: JSON + headers for role, headers in names.items()}
         self.binary = {role: _BINARY + headers for role, headers in names.items()}
 
@@ -135,9 +138,14 @@ class _RestCall:
             headers += b"retry-after: %d\r\n" % job.retry_after
         accepted = exchange.headers.get(b"accept-encoding")
         coding = chosen(accepted.decode("latin-1")) if accepted and job.status == _OK else ""
+        mirror = infer.mirror
         if not coding:
             exchange.respond(job.status, headers, job.answer)
+            if mirror is not None and job.status == _OK:
+                mirror.offer(job)
             return
+        if mirror is not None:
+            mirror.offer(job)
 
         def respond(smaller: bytes | None) -> None:
             if smaller is None:

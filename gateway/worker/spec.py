@@ -10,6 +10,7 @@ from pathlib import Path
 from gateway.kits.trust import Policy
 from gateway.metrics import Numbers
 from gateway.oci.options import SourceOptions
+from gateway.rollout.plan import Agreement
 from gateway.worker.batching import Batching
 from gateway.worker.jobs import DEFAULT_LIMITS, QueueLimits
 from runtimes.base import Resources, Signature
@@ -72,6 +73,25 @@ class Description:
     license: str = ""
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The first of the names of an output's classes, by output; those under "" are of every other output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mirroring:
+    """What share of a version's calls the canary's workers, by host and port, are to answer too."""
+
+    share: float
+    targets: tuple[tuple[str, int], ...]
+    agreement: Agreement
+    """How the answers are compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """The gateway's answer to a report."""
+
+    describe: bool = False
+    """Whether the next report is to describe the model."""
+    mirroring: Mirroring | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,11 @@ from tests.e2e.running import Running
 from tests.load import Load
 
 STEPS = [{"weight": 20, "for": "2s"}, {"weight": 60, "for": "2s"}]
-QUICK = {"steps": STEPS, "checks": {"max_error_rate": 0.05, "min_requests": 20}, "scale_down_delay": "2s"}
+QUICK: dict[str, Any] = {
+    "steps": STEPS,
+    "checks": {"max_error_rate": 0.05, "min_requests": 20},
+    "scale_down_delay": "2s",
+}
 
 
 def kit(layout: Path, tag: str) -> str:
@@ -133,3 +137,67 @@ def test_a_killed_gateway_goes_on_at_the_same_step(kitserve: Running, layout: Pa
         shown = wait_for(kitserve, "back", phase="Healthy")
         assert shown["stable"]["tag"] == "v2"
     assert load.failures == {}
+
+
+def test_a_version_that_answers_wrongly_is_stopped_by_agreement(kitserve: Running, layout: Path) -> None:
+    checks = {**QUICK["checks"], "agreement": {"min": 0.9, "mirror": 0.5}}
+    kitserve.models = {"wrong": {"kit": kit(layout, "v1"), "rollout": {**QUICK, "checks": checks}}}
+    kitserve.apply()
+    wait_for(kitserve, "wrong")
+    with Load(f"{kitserve.url}/v2/models/wrong/infer", pause=0.002) as load:
+        load.wait_for("v1")
+        load.forget()
+        kitserve.models["wrong"]["kit"] = kit(layout, "bad")
+        kitserve.apply(check=False)
+        shown = wait_for(kitserve, "wrong", phase="Degraded")
+        assert (shown["reason"], shown["weight"]) == ("AnalysisFailed", 0)
+        assert shown["message"].startswith("canary disagrees on")
+        time.sleep(0.3)
+        bad = load.versions["bad"]
+        time.sleep(0.5)
+        assert load.versions["bad"] == bad, "no call after the abort"
+        share = bad / load.versions.total()
+        assert share < 0.2
+        kitserve.models["wrong"]["kit"] = kit(layout, "v2")
+        kitserve.apply()
+        wait_for(kitserve, "wrong", phase="Healthy")
+        load.forget()
+        load.wait_for("v2")
+    assert load.failures == {}
+
+
+def test_a_shadow_takes_no_call_and_is_judged_all_the_same(kitserve: Running, layout: Path) -> None:
+    steps = [{"weight": 0, "mirror": 1.0, "for": "2s"}, {"weight": 100, "for": "1s"}]
+    checks = {**QUICK["checks"], "agreement": {"min": 0.9}}
+    kitserve.models = {
+        "dark": {"kit": kit(layout, "v1"), "rollout": {**QUICK, "steps": steps, "checks": checks}}
+    }
+    kitserve.apply()
+    wait_for(kitserve, "dark")
+    with Load(f"{kitserve.url}/v2/models/dark/infer", pause=0.005) as load:
+        kitserve.models["dark"]["kit"] = kit(layout, "v2")
+        kitserve.apply()
+        wait_for(kitserve, "dark", step=1)
+        assert set(load.versions) == {"v1"}
+        wait_for(kitserve, "dark", step=2)
+        wait_for(kitserve, "dark", phase="Healthy")
+        load.wait_for("v2")
+    assert load.failures == {}
+
+
+def test_a_golden_dataset_stops_a_wrong_version_before_any_call(kitserve: Running, layout: Path) -> None:
+    gate = {**QUICK, "golden": {"dataset": "iris", "min": 0.9}}
+    kitserve.models = {"gold": {"kit": kit(layout, "v1"), "rollout": gate}}
+    kitserve.apply()
+    wait_for(kitserve, "gold")
+    with Load(f"{kitserve.url}/v2/models/gold/infer", pause=0.005) as load:
+        kitserve.models["gold"]["kit"] = kit(layout, "bad")
+        assert kitserve.apply(check=False).returncode == 1
+        shown = wait_for(kitserve, "gold", phase="Degraded")
+        assert shown["reason"] == "GoldenDatasetFailed"
+        assert "rows of data/iris.csv are answered as expected" in shown["message"]
+        kitserve.models["gold"]["kit"] = kit(layout, "v2")
+        kitserve.apply()
+        wait_for(kitserve, "gold", phase="Healthy")
+    assert load.failures == {}
+    assert set(load.versions) == {"v1", "v2"}

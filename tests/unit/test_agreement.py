@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.rollout.agreement import LABELS, bounded, compare, fitting, outputs_that_count
+from gateway.metrics import MOST_LABELS
+from gateway.rollout.agreement import compare, fitting, outputs_that_count
 from gateway.rollout.plan import Agreement, Golden, Metric
 
 AUTO = Agreement()
@@ -86,8 +87,13 @@ def test_labels_are_counted_for_the_distribution() -> None:
     assert len(found.stable) == 4
 
 
+def test_strings_agree_however_they_came() -> None:
+    stable = {"label": np.array([b"a", "b", b"c"], object)}
+    assert compare(stable, {"label": np.array(["a", "b", "d"])}, AUTO).agreeing == pytest.approx(2 / 3)
+
+
 def test_labels_beyond_the_bound_become_one() -> None:
-    many = bounded({}, {str(number): 1 for number in range(LABELS + 30)})
-    assert len(many) == LABELS + 1
-    assert many["other"] == 30
-    assert bounded(many, {"0": 2, "new": 3}) == {**many, "0": 3, "other": 33}
+    many = np.arange(MOST_LABELS + 30)
+    found = compare({"label": many}, {"label": many}, Agreement(Metric.PSI)).stable
+    assert len(found) == MOST_LABELS + 1
+    assert found["other"] == 30

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -10,8 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.metrics import (
     BUCKETS,
+    MIRRORED,
     Histogram,
     KitserveCollector,
+    Mirrored,
     Numbers,
     Runs,
     Tally,
@@ -137,6 +140,24 @@ def values(family: Metric, name: str = "") -> Iterator[tuple[dict[str, str], flo
             yield {key: value for key, value in sample.labels.items() if key not in AT}, sample.value
 
 
+def test_mirrored_calls_are_counted_apart() -> None:
+    tally = Tally()
+    tally.answered(MIRRORED, 200, request=9.0, queue=9.0, compute=9.0)
+    tally.refused(MIRRORED, 503)
+    tally.compared(0.5, False, {"a": 1}, {"b": 1})
+    tally.compared(0.0, True, {}, {})
+    tally.not_mirrored()
+    numbers = tally.numbers()
+    assert numbers.requests == {(MIRRORED, 200): 1, (MIRRORED, 503): 1}
+    assert sum(numbers.request.counts) == numbers.succeeded.calls == numbers.failed.calls == 0
+    assert numbers.mirrored == Mirrored(2, 0.5, 1, 1, Counter(a=1), Counter(b=1))
+    numbers.add(numbers)
+    assert numbers.mirrored == Mirrored(4, 1.0, 2, 2, Counter(a=2), Counter(b=2))
+    family = scrape(VersionSample(VersionLabels(**AT), tally.numbers()))["kitserve_mirrored_requests"]
+    found = {labels["outcome"]: value for labels, value in values(family, "kitserve_mirrored_requests_total")}
+    assert found == {"compared": 2, "agreeing": 0.5, "failed": 1, "dropped": 1}
+
+
 def test_what_prometheus_reads(tally: Tally) -> None:
     replicas, weights = {"ready": 2, "loading": 1}, {"canary": 20}
     sample = VersionSample(VersionLabels(**AT), tally.numbers(), 4, replicas, weights, queued=3, held=2)
@@ -155,6 +176,7 @@ def test_what_prometheus_reads(tally: Tally) -> None:
         "kitserve_pulled_bytes": "counter",
         "kitserve_cache_hits": "counter",
         "kitserve_unpack_duration_seconds": "summary",
+        "kitserve_mirrored_requests": "counter",
         "kitserve_load_duration_seconds": "summary",
         "kitserve_replicas": "gauge",
         "kitserve_traffic_weight_ratio": "gauge",

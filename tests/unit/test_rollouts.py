@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 
 from gateway.config import GatewayConfig
+from gateway.control.golden_gate import GoldenGate
 from gateway.control.reconcile import Known, Observed, Plan, reconcile
 from gateway.control.rollouts import Rollouts
 from gateway.control.state import State
 from gateway.control.status import ModelState
 from gateway.control.versions import kind_of
 from gateway.errors import ControlError, StoreError
+from gateway.kits.library import Library
 from gateway.metrics import Tally
 from gateway.oci.reference import Digest
 from gateway.rollout.events import Abort, Promote, Retry, Rollback
+from gateway.rollout.plan import Agreement
 from gateway.rollout.state import Reason, Stage
-from gateway.worker.spec import Announcement, Description, WorkerState
+from gateway.worker.spec import Announcement, Description, Mirroring, WorkerState
 from runtimes.base import Signature, TensorSpec
 
 ROLLOUT: dict[str, Any] = {
@@ -46,10 +49,11 @@ class World:
         self.late: frozenset[str] = frozenset()
         self.plan: Plan | None = None
         self.pins: dict[str, str] = {}
+        self.golden = GoldenGate(lambda _: Library(path.parent / "library"), "")
         self.begin()
 
     def begin(self) -> None:
-        self.rollouts = Rollouts(self.state, self.descriptions.get, lambda: self.now)
+        self.rollouts = Rollouts(self.state, self.descriptions.get, self.golden, lambda: self.now)
 
     def die(self) -> None:
         """The gateway is killed, and comes back on a machine whose clock began anew."""
@@ -307,3 +311,21 @@ def test_a_kit_that_cannot_be_found_changes_nothing_but_is_told(world: World) ->
     assert (plan.resolve, plan.models[0].state) == ((), ModelState.FAILED)
     assert "no such tag" in plan.models[0].message
     assert world.where() == ("v1", None, 0)
+
+
+def test_the_stable_version_is_told_whom_to_mirror_to_while_it_steps(world: World) -> None:
+    checks = {**ROLLOUT["checks"], "agreement": {"min": 0.9, "mirror": 0.3}}
+    world.apply("v1", {**ROLLOUT, "checks": checks})
+    world.apply("v2", {**ROLLOUT, "checks": checks})
+    world.tick()
+    assert world.rollouts.mirroring(world.app("v1")) is None
+    world.tick()
+    world.tick()
+    told = world.rollouts.mirroring(world.app("v1"))
+    assert told == Mirroring(0.3, (("10.0.0.1", 1),), Agreement(least=0.9, mirror=0.3))
+    assert world.rollouts.mirroring(world.app("v2")) is None
+    for _ in range(20):
+        world.workers[world.app("v2")].compared(0.0, False, {}, {})
+    world.tick()
+    assert world.at()[:2] == (Stage.DEGRADED, Reason.ANALYSIS_FAILED)
+    assert world.rollouts.mirroring(world.app("v1")) is None

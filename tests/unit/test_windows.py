@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.control.windows import Windows
+from gateway.control.windows import NOTHING, Windows
 from gateway.metrics import Tally
-from gateway.rollout.evidence import Side
 from gateway.worker.spec import Announcement, WorkerState
 
 
@@ -20,10 +19,10 @@ def news(
 
 def test_the_first_look_at_a_worker_sees_nothing() -> None:
     windows = Windows()
-    assert windows.look([news("a", "v1", {200: 5})]) == {"v1": Side()}
-    seen = windows.look([news("a", "v1", {200: 8, 500: 2}), news("b", "v1", {200: 1})])["v1"]
+    assert windows.look([news("a", "v1", {200: 5})]) == {"v1": NOTHING}
+    seen = windows.look([news("a", "v1", {200: 8, 500: 2}), news("b", "v1", {200: 1})])["v1"].side
     assert (seen.calls, seen.errors, seen.timed) == (5, 2, 5)
-    seen = windows.look([news("b", "v1", {200: 4, 400: 1}), news("c", "v2", {})])["v1"]
+    seen = windows.look([news("b", "v1", {200: 4, 400: 1}), news("c", "v2", {})])["v1"].side
     assert (seen.calls, seen.errors) == (4, 0), "what callers did wrong is not the model's error"
 
 

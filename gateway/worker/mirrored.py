@@ -1,0 +1,102 @@
+"""The canary's half of mirroring: it answers a call that the stable version has answered, and compares."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from functools import lru_cache
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from gateway.metrics import MIRRORED, Tally
+from gateway.rollout.agreement import Comparison, compare
+from gateway.rollout.plan import Agreement
+from gateway.worker.compute import ComputeThread
+from gateway.worker.exchange import Exchange
+from gateway.worker.jobs import Job
+from gateway.worker.mirror import MIRROR_HEADER
+from gateway.worker.oip import Call
+from gateway.worker.read_answers import read_answer
+from gateway.worker.rest import RestCodec
+from runtimes.base import Array
+
+_SECONDS = 10.0
+_OK = 200
+# Too many calls and too little time say nothing of the model.
+_BUSY = (503, 504)
+_TEXT = b"content-type: text/plain\r\n"
+_AGREEMENT = TypeAdapter(Agreement)
+
+
+class MirroredInfer:
+    """Answers mirrored calls with nothing, once the tally has what came of the comparison."""
+
+    def __init__(self, codec: RestCodec, compute: ComputeThread, tally: Tally) -> None:
+        self._codec = codec
+        self._compute = compute
+        self._tally = tally
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Take a call whose body is here: the request and, behind it, the stable version's answer."""
+        try:
+            said = orjson.loads(exchange.headers.get(MIRROR_HEADER, b""))
+            size, json_size = int(said["request"]), str(said["json_size"]).encode("latin-1")
+            asked = _agreement(orjson.dumps(said["agreement"]))
+            answer_json_size = said["answer_json_size"]
+        except (ValueError, KeyError, TypeError) as error:
+            exchange.respond(400, _TEXT, f"this is no mirrored call: {error}".encode())
+            return
+        body = memoryview(b"".join(exchange.body))
+        codec = _Codec(self._codec, asked, body[size:], answer_json_size)
+
+        def done(job: Job) -> None:
+            self._count(codec, job)
+            exchange.respond(200, _TEXT)
+
+        loop = asyncio.get_running_loop()
+        job = Job([body[:size]], codec, loop, done, MIRRORED, json_size=json_size, timeout=_SECONDS)
+        exchange.on_abandoned = job.cancel
+        self._compute.submit(job)
+
+    def _count(self, codec: _Codec, job: Job) -> None:
+        found = codec.comparison
+        if found is not None:
+            self._tally.compared(found.agreeing, False, found.stable, found.canary)
+        elif job.status in _BUSY:
+            self._tally.not_mirrored()
+        elif job.status != _OK:
+            self._tally.compared(0.0, True, {}, {})
+
+
+class _Codec:
+    """Reads a call as REST does, and compares in place of writing an answer; see `jobs.Codec`."""
+
+    def __init__(
+        self, codec: RestCodec, asked: Agreement, answer: memoryview, answer_json_size: int | None
+    ) -> None:
+        self._codec = codec
+        self._asked = asked
+        self._answer = answer
+        self._answer_json_size = answer_json_size
+        self.comparison: Comparison | None = None
+
+    def decode(self, job: Job) -> Call:
+        return self._codec.decode(job)
+
+    def encode(self, _job: Job, call: Call, outputs: Mapping[str, Array]) -> None:
+        # The largest values with their names are no tensors to compare.
+        if not call.others.classes and not any(wanted.classes for wanted in call.outputs.values()):
+            stable = read_answer(self._answer, self._answer_json_size)
+            self.comparison = compare(stable, outputs, self._asked)
+
+    def error(self, job: Job, _status: int, _message: str) -> None:
+        job.answer = b""
+
+
+@lru_cache(maxsize=16)
+def _agreement(document: bytes) -> Agreement:
+    try:
+        return _AGREEMENT.validate_json(document)
+    except ValidationError as error:
+        raise ValueError(str(error)) from error
