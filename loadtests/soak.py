@@ -33,9 +33,9 @@ from tests.artifacts import LayoutBuilder, tar
 from tests.e2e.running import Running, running
 
 _SETTLE_SECONDS = 300
-_WINDOW_SECONDS = 60
+_WINDOW_SECONDS = 180
 _MOST_GROWTH = 0.02
-_LOOK_SECONDS = 5
+_LOOK_SECONDS = 3
 _SAY_SECONDS = 60
 _CAPACITY_SECONDS = 15
 _WARM_UP_SECONDS = 5
