@@ -206,7 +206,9 @@ def test_who_hangs_up_or_is_late_leaves_the_batch() -> None:
 
     def during(jobs: list[Job]) -> None:
         jobs[1].cancel()
-        time.sleep(0.03)  # the loop stands still, so that only the thread sees who is late
+        time.sleep(0.03)
+        model.gate.set()
+        time.sleep(0.05)  # the loop stands still, so that only the thread sees who is late
 
     calls = [call(value=place) for place in range(4)]
     jobs, found, tally, _ = run(model, calls, Batching(32, DELAY), during, timeouts={2: 0.01})
@@ -226,14 +228,16 @@ class Summing(Doubling):
 
 def test_a_model_that_is_none_to_batch_is_batched_no_more() -> None:
     model = Summing()
-    calls = [call(value=place) for place in range(6)] + [call(columns=3, value=7)]
+    calls = [call(columns=2 + place % 2, value=place) for place in range(9)]
     jobs, found, _, thread = run(model, calls, Batching(4, DELAY))
-    assert [job.status for job in jobs] == [200] * 7
+    assert [job.status for job in jobs] == [200] * 9
     for each, asked in zip(found, calls, strict=True):
         assert each is not None
         np.testing.assert_array_equal(each["y"], asked.inputs["x"])
     assert thread.not_batched == "output 'y' has shape [1, 2] for 4 rows of input"
-    assert [shape[0] for shape in model.runs[1:]] == [4, *[1] * 7]
+    assert [shape[0] for shape in model.runs[1:]] == [4, *[1] * 9], (
+        "also those of another kind that wait already"
+    )
 
 
 @pytest.mark.parametrize(
