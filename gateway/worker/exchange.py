@@ -114,16 +114,15 @@ class Exchange:
         trailers: Sequence[Header] = (),
     ) -> None:
         """Give the whole answer, in one write. `headers` are without its length."""
-        if trailers and self._chunked:
-            self.begin(status, headers)
-            self.send(body)
-            self.end(trailers)
-            return
         if not self.complete:
             # Where the rest of the body ends is not worth finding out.
             self.keep_alive = False
         self._start()
         if self.abandoned:
+            return
+        if trailers and self._chunked:
+            self._write_in_chunks(status, headers, body, trailers)
+            self._end()
             return
         head = b"%s%s%scontent-length: %d\r\n\r\n" % (
             _STATUS_LINES[status],
@@ -186,6 +185,26 @@ class Exchange:
     def resume(self) -> None:
         """Take the rest of the request."""
         self._connection.hold(False)
+
+    def _write_in_chunks(
+        self, status: int, headers: Headers, body: bytes | memoryview, trailers: Sequence[Header]
+    ) -> None:
+        """Write an answer in the one form that has something after its body."""
+        head = b"%s%s%s%s" % (
+            _STATUS_LINES[status],
+            headers if isinstance(headers, bytes) else lines(headers),
+            b"" if self.keep_alive else _CLOSE,
+            _CHUNKED,
+        )
+        end = b"0\r\n%s\r\n" % lines(trailers)
+        if self.method == "HEAD":
+            self._connection.write(head)
+        elif not body:
+            self._connection.write(head + end)
+        elif len(body) < _COPIED_BYTES:
+            self._connection.write(b"%s%x\r\n%s\r\n%s" % (head, len(body), body, end))
+        else:
+            self._connection.writelines((head + b"%x\r\n" % len(body), body, b"\r\n" + end))
 
     def _start(self) -> None:
         if self.answered:
