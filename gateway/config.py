@@ -140,6 +140,8 @@ class Model(Strict):
     queue: Queue = Queue()
     timeout: Timeout = 60.0
     rollout: Rollout | None = None
+    track: Annotated[Seconds, Field(ge=1)] | None = None
+    """How often to look whether the kit's tag has moved; None: only when the config is applied."""
     trust: Trust = Trust()
 
     _kit = field_validator("kit")(_check_kit)
@@ -156,6 +158,8 @@ class Model(Strict):
         if self.canary is not None and self.canary.kit == self.kit:
             message = f"the canary is the same kit as the stable version ({self.kit})"
             raise _faults_at({("canary", "kit"): message})
+        if self.track is not None and parse_reference(self.kit).digest is not None:
+            raise _faults_at({("track",): f"{self.kit} is pinned to a digest, which never moves"})
         if self.canary is not None and self.rollout is not None:
             message = "with `rollout`, another `kit` is the canary by itself; write one of the two"
             raise _faults_at({("canary",): message})
@@ -173,6 +177,8 @@ class GatewayConfig(Strict):
     kitops_home: Path | None = None
     cache: Cache = Cache()
     trust: Trust = Trust()
+    webhooks: tuple[Annotated[str, Field(pattern=r"^https?://[^\s/]+")], ...] = ()
+    """Who is told what happens to rollouts."""
 
     @field_validator("models")
     @classmethod

@@ -1,5 +1,7 @@
 """Holds the calls to versions that sleep: has a worker started, and passes their bytes on to it.
 
+A canary whose workers are gone sleeps as well, but nobody waits for it: the stable version answers.
+
 The edge sends a call here when its version has no worker that is up. It comes over a Unix socket with
 the PROXY protocol, whose unique id names the edge's backend. The call's head is read, the rest waits at
 the edge; once a worker is there the connection is tied to it, byte by byte in both directions, so that
@@ -53,7 +55,7 @@ class Sleeper:
 class Activator:
     """Listens for the edge in a thread of its own.
 
-    `find` names the version that has a backend of the edge, `ready` lists the workers that can be called,
+    `find` names the version that is to answer a call, `ready` lists the workers that can be called,
     and `wake` has a worker of an app started: it ends when one is there, and is cancelled when nobody
     waits any more. `hear` is to be called with what workers report, from any thread.
     """
@@ -61,7 +63,7 @@ class Activator:
     def __init__(
         self,
         path: Path,
-        find: Callable[[str], Sleeper | None],
+        find: Callable[[HeldCall], Sleeper | None],
         ready: Callable[[str], list[Announcement]],
         wake: Callable[[str], Awaitable[None]],
     ) -> None:
@@ -154,7 +156,7 @@ class Activator:
                 log.exception("activator.failed")
 
     async def _answer(self, client: socket.socket, call: HeldCall) -> None:
-        sleeper = self._find(call.backend)
+        sleeper = self._find(call)
         if sleeper is None:
             await self._say(client, refusal(call, "this version is being changed; ask again"))
         elif call.asks_readiness and not self._ready(sleeper.app):

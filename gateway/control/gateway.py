@@ -19,11 +19,13 @@ from gateway.control.descriptions import Descriptions
 from gateway.control.docs import Docs
 from gateway.control.golden_gate import GoldenGate
 from gateway.control.grpc_services import GrpcServices
+from gateway.control.held_call import HeldCall
 from gateway.control.loop import ReconcileLoop
 from gateway.control.protocol import ServerProtocol
 from gateway.control.rollout_api import RolloutApi
 from gateway.control.rollouts import Rollouts
 from gateway.control.state import State
+from gateway.control.webhooks import Webhooks
 from gateway.control.workers import AppNumbers, Workers
 from gateway.edge.haproxy import EdgeControl, EdgeFiles, EdgeSettings
 from gateway.kits.library import Library, cache_directory
@@ -68,7 +70,8 @@ class Gateway:
         self._activator.start()
         self._home = settings.home
         golden = GoldenGate(self._library, settings.edge.key)
-        self._rollouts = Rollouts(self._state, self._descriptions.of, golden)
+        self._webhooks = Webhooks(lambda: self._state.desired().config.webhooks)
+        self._rollouts = Rollouts(self._state, self._descriptions.of, golden, self._webhooks.tell)
         self._loop = ReconcileLoop(
             state=self._state,
             workers=self._workers,
@@ -115,6 +118,7 @@ class Gateway:
         self._activator.stop()
         self._server.stop()
         self._services.stop()
+        self._webhooks.stop()
         self._state.close()
 
     def _library(self, config: GatewayConfig) -> Library:
@@ -149,11 +153,14 @@ class Gateway:
                 held=held.get(app, 0),
             )
 
-    def _find_sleeper(self, backend: str) -> Sleeper | None:
-        app = self._edge.occupant(backend)
+    def _find_sleeper(self, call: HeldCall) -> Sleeper | None:
+        app = self._edge.occupant(call.backend)
         version = None if app is None else self._state.versions().get(app)
         if version is None:
             return None
+        at = self._state.routed().get(version.model)
+        if at is not None and at.stable is not None and not version.may_sleep and not call.names_version:
+            version = self._state.versions().get(at.stable, version)
         return Sleeper(version.app, version.model, version.label, version.digest, version.wake_timeout)
 
     async def _wake(self, app: str) -> None:

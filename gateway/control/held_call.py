@@ -26,6 +26,7 @@ _ADDRESS_BYTES = {0x00: 0, 0x10: 12, 0x20: 36, 0x30: 216}
 _TLV = struct.Struct(">BH")
 _UNIQUE_ID = 0x05
 _READY_PATH = re.compile(rb"/v2/models/[^/]+(/versions/[^/]+)?/ready")
+_VERSION_PATH = re.compile(rb"/v2/models/[^/]+/versions/")
 _READY_CALL = b"/inference.GRPCInferenceService/ModelReady"
 _GRPC_TYPE = re.compile(rb"\r\ncontent-type: *application/grpc", re.IGNORECASE)
 _GRPC_UNAVAILABLE = 14
@@ -76,6 +77,11 @@ class HeldCall:
         if method in (b"GET", b"HEAD"):
             return _READY_PATH.fullmatch(path) is not None
         return path == _READY_CALL
+
+    @property
+    def names_version(self) -> bool:
+        """Whether its path says which version is to answer, so that no other may."""
+        return _VERSION_PATH.match(self.head.partition(b"\r\n")[0].partition(b" ")[2]) is not None
 
     def closing(self) -> bytes:
         """The call as a worker is to get it: its connection takes no second one."""

@@ -85,6 +85,7 @@ class ReconcileLoop:
         self._again: dict[str, float] = {}
         self._attempts: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
+        self._followed: dict[str, float] = {}
         self._surplus_since: dict[str, float] = {}
         self._last_words: dict[str, str] = {}
         self._apps: Mapping[str, serving.Application] | None = None
@@ -238,6 +239,16 @@ class ReconcileLoop:
             key = f"{generation} {reference}"
             if now >= self._not_before.get(key, 0.0):
                 self._task(self._resolving, f"resolve {key}", self._resolve, reference, generation)
+        self._followed = {
+            subject: at for subject, at in self._followed.items() if subject.split()[1] == str(generation)
+        }
+        for model in known.desired.config.models:
+            if model.track is not None and model.kit in known.pins:
+                subject = f"follow {generation} {model.kit}"
+                since = self._followed.setdefault(subject, now)
+                if now - since >= model.track:
+                    self._followed[subject] = now
+                    self._task(self._resolving, subject, self._follow, model.kit, generation)
         for version in plan.deploy:
             self._task(self._serving, f"deploy {version.app}", self._deploy, version)
         self._surplus_since = {app: self._surplus_since.get(app, now) for app in plan.surplus}
@@ -308,6 +319,18 @@ class ReconcileLoop:
         else:
             log.info("kit.resolved", extra={"kit": kit, "digest": str(found.digest)})
             self._state.pin(kit, str(found.digest), generation)
+
+    def _follow(self, kit: str, generation: int) -> None:
+        """Look whether a tag has moved; a registry that does not answer changes nothing."""
+        desired = self._state.desired()
+        try:
+            digest = str(_describe(self._library(desired.config), kit, desired.config).digest)
+        except KitserveError as error:
+            log.warning("follow.failed", extra={"kit": kit, "reason": str(error)})
+            return
+        if desired.generation == generation and digest != self._state.pins(generation).get(kit):
+            log.info("tag.moved", extra={"kit": kit, "digest": digest})
+            self._state.pin(kit, digest, generation)
 
     def _library(self, config: GatewayConfig) -> Library:
         return Library(cache_directory(self._home), config.source_options(), config.cache.max_size)

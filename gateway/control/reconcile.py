@@ -11,7 +11,7 @@ wakes it, and is answered.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from gateway.config import Model
@@ -19,8 +19,8 @@ from gateway.control.rollout_status import digest_of, rollout_status
 from gateway.control.state import Desired, Routed
 from gateway.control.status import ModelState, ModelStatus, VersionStatus
 from gateway.control.versions import Version, kind_of, version_of
-from gateway.edge.routes import Backend, Route, RoutingTable, Server
-from gateway.rollout.state import Phase, Rollout
+from gateway.edge.routes import Backend, Route, RoutingTable, Rules, Server
+from gateway.rollout.state import Phase, Rollout, Stage
 from gateway.worker.spec import Announcement, WorkerState
 
 _ANSWERS = (ModelState.READY, ModelState.ASLEEP)
@@ -96,7 +96,8 @@ def reconcile(known: Known, observed: Observed) -> Plan:
 
     versions = {**known.versions, **_wanted_versions(roles)}
     in_use = {app for at in routed.values() for app in (at.stable, at.canary) if app is not None}
-    in_use |= _lingering(known)
+    lingering = _lingering(known) - in_use
+    in_use |= lingering
     wanted = {
         app
         for app in {*in_use, *_wanted_versions(roles)}
@@ -115,7 +116,7 @@ def reconcile(known: Known, observed: Observed) -> Plan:
         deploy=tuple(versions[app] for app in sorted(wanted) if app in versions and app not in observed.apps),
         surplus=surplus,
         routed=routed,
-        table=_table(roles, routed, versions, surplus, observed, by_app),
+        table=_table(roles, routed, versions, surplus, lingering, observed, by_app, known.rollouts),
         models=tuple(
             _status(name, both, routed[name], versions, observed, by_app, known)
             for name, both in roles.items()
@@ -243,9 +244,11 @@ def _trial(
         return None, 0
     if canary.version is not None and canary.state in _ANSWERS:
         return canary.version.app, weight
-    if model.name in known.rollouts:
-        return None, 0
     now = known.routed.get(model.name, Routed())
+    if model.name in known.rollouts:
+        # One that lost its workers keeps its place: what was on its way there finds the stable version.
+        app = None if canary.version is None else canary.version.app
+        return (app, 0) if app is not None and app == now.canary else (None, 0)
     if now.canary is None or now.canary in known.condemned or now.canary not in known.versions:
         return None, 0
     answers = _ready(by_app.get(now.canary, [])) or observed.may_sleep(known.versions[now.canary])
@@ -257,30 +260,49 @@ def _table(
     routed: Mapping[str, Routed],
     versions: Mapping[str, Version],
     surplus: Sequence[str],
+    lingering: Set[str],
     observed: Observed,
     by_app: Mapping[str, list[Announcement]],
+    rollouts: Mapping[str, Rollout],
 ) -> RoutingTable:
-    def backend(app: str | None, going: bool = False) -> Backend | None:
+    def backend(app: str | None, going: bool = False, trial: bool = False) -> Backend | None:
         if app is None or app not in versions:
             return None
         workers = _reachable(by_app.get(app, [])) if going else _ready(by_app.get(app, []))
         servers = tuple(sorted(Server(worker.worker, worker.host, worker.port) for worker in workers))
-        return Backend(
-            app, versions[app].names, servers, may_sleep=not going and observed.may_sleep(versions[app])
-        )
+        may_sleep = not going and observed.may_sleep(versions[app])
+        return Backend(app, versions[app].names, servers, may_sleep, has_spare=trial)
 
     routes = tuple(
         Route(
             name,
             backend(at.stable),
-            backend(at.canary),
+            backend(at.canary, trial=True),
             at.weight,
             _reason(roles[name][0]),
+            _rules(rollouts.get(name)),
         )
         for name, at in routed.items()
     )
-    draining = (backend(app, going=True) for app in surplus)
-    return RoutingTable(routes, tuple(gone for gone in draining if gone is not None and gone.servers))
+    draining = [backend(app, going=True) for app in surplus]
+    kept = [backend(app, going=True, trial=True) for app in sorted(lingering)]
+    gone = [at for at in draining if at is not None and at.servers] + [at for at in kept if at is not None]
+    return RoutingTable(routes, tuple(gone))
+
+
+def _rules(rollout: Rollout | None) -> Rules:
+    """What else than chance decides about a model's calls, at this step and at others."""
+    if rollout is None:
+        return Rules()
+    plan = rollout.plan
+    sticky = plan.sticky
+    watched = {("match", at.header) for step in plan.steps for at in step.match}
+    key: tuple[str, str] | None = None
+    if sticky is not None:
+        key = ("header", sticky.header) if sticky.header else ("cookie", sticky.cookie)
+        watched.add(key)
+    match = {at.header: at.value for at in rollout.match}
+    return Rules(key, tuple(sorted(match.items())), tuple(sorted(watched)))
 
 
 def _reason(role: _Role) -> str:
@@ -324,6 +346,9 @@ def _status(
         # What the config asks for is not in force; what served before still does.
         state = ModelState.FAILED
         messages.append(f"rollout {rollout.phase} ({rollout.reason}): {rollout.message}")
+    elif rollout is not None and rollout.stage is Stage.GATING and not unready:
+        state = ModelState.LOADING
+        messages.append(f"canary: {rollout.message}")
     return ModelStatus(
         name=name,
         state=state,

@@ -60,7 +60,8 @@ log = logging.getLogger(__name__)
 class Rollouts:
     """All models' rollouts; safe to use from several threads.
 
-    `describe` tells what a version's model takes and gives, None while nobody knows.
+    `describe` tells what a version's model takes and gives, None while nobody knows; `tell` is called with
+    what happens, once it is saved.
     """
 
     def __init__(
@@ -68,11 +69,13 @@ class Rollouts:
         state: State,
         describe: Callable[[str], Description | None],
         golden: GoldenGate,
+        tell: Callable[[RolloutEvent], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._state = state
         self._describe = describe
         self._golden = golden
+        self._tell = tell
         self._clock = clock
         self._lock = threading.Lock()
         self._windows = Windows()
@@ -252,11 +255,15 @@ class Rollouts:
         changes = [action for action in actions if isinstance(action, Changed)]
         due = self._clock() - self._saved_at.get(model, float("-inf")) > _SAVE_SECONDS
         if changes or _timeless(after) != _timeless(before) or (due and after.stage in LIVE):
+            events = tuple(self._event(model, after, change) for change in changes)
             try:
-                self._save(model, tuple(self._note(model, after, action) for action in changes))
+                self._save(model, events)
             except BaseException:
                 self._rollouts[model] = before
                 raise
+            for happened in events:
+                log.info("rollout.changed", extra=_fields(happened))
+                self._tell(happened)
         return actions
 
     def _save(self, model: str, events: tuple[RolloutEvent, ...] = ()) -> None:
@@ -264,8 +271,8 @@ class Rollouts:
         self._state.save_rollout(model, document, [event_to_json(event) for event in events])
         self._saved_at[model] = self._clock()
 
-    def _note(self, model: str, rollout: Rollout, change: Changed) -> RolloutEvent:
-        event = RolloutEvent(
+    def _event(self, model: str, rollout: Rollout, change: Changed) -> RolloutEvent:
+        return RolloutEvent(
             time.time(),
             model,
             rollout.number,
@@ -277,9 +284,6 @@ class Rollouts:
             rollout.weight,
             rollout.verdicts,
         )
-        told = {name: value for name, value in asdict(event).items() if name not in ("time", "message")}
-        log.info("rollout.changed", extra={**told, "text": event.message})
-        return event
 
     def _forgive(self, model: str) -> None:
         """Have a canary that could not be loaded be loaded again."""
@@ -316,6 +320,12 @@ def _ready(version: Version, observed: Observed) -> list[Announcement]:
         for worker in observed.workers
         if worker.app == version.app and worker.state is WorkerState.READY
     ]
+
+
+def _fields(event: RolloutEvent) -> dict[str, object]:
+    """An event as the log takes it, which has a time and a message of its own."""
+    told = asdict(event)
+    return {**{name: told[name] for name in told if name not in ("time", "message")}, "text": event.message}
 
 
 def _timeless(rollout: Rollout) -> Rollout:

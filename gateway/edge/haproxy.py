@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from gateway.edge.routes import (
     held_slots,
     map_entries,
     place,
+    watched,
 )
 from gateway.errors import EdgeError
 from gateway.grpc_status import CODES
@@ -154,8 +155,17 @@ class Standing:
     held: frozenset[int] = frozenset()
 
 
-def render(settings: EdgeSettings, files: EdgeFiles, pool: Pool, standing: Standing) -> str:
-    """HAProxy's whole configuration, with each worker at its place and the rest of the pool empty."""
+def render(
+    settings: EdgeSettings,
+    files: EdgeFiles,
+    pool: Pool,
+    standing: Standing,
+    looked_at: Sequence[tuple[str, str]] = (),
+) -> str:
+    """HAProxy's whole configuration, with each worker at its place and the rest of the pool empty.
+
+    `looked_at` is what of a call decides where it goes, see `routes.watched`.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gateway.edge", "."),
         autoescape=False,  # noqa: S701  it is no HTML
@@ -189,6 +199,7 @@ def render(settings: EdgeSettings, files: EdgeFiles, pool: Pool, standing: Stand
         timeout_seconds=TIMEOUT_SECONDS,
         stream_seconds=STREAM_SECONDS,
         activator=_ACTIVATOR,
+        watched=looked_at,
         wake_timeout_seconds=TIMEOUT_SECONDS + math.ceil(WAKE_SECONDS),
     )
 
@@ -196,8 +207,8 @@ def render(settings: EdgeSettings, files: EdgeFiles, pool: Pool, standing: Stand
 def error_entries() -> dict[str, str]:
     """What HAProxy looks up to tell of an error, by HTTP's status and by who is told.
 
-    Keys: `STATUS/body` (REST's; gRPC's is empty), `STATUS/grpc` and `STATUS/gateway` (gRPC's message, the latter
-    where the gateway should have answered), `STATUS/code` (gRPC's code).
+    Keys: `STATUS/body` (REST's; gRPC's is empty), `STATUS/grpc` and `STATUS/gateway` (gRPC's message, the
+    latter where the gateway should have answered), `STATUS/code` (gRPC's code).
     """
     entries = {f"{status}/code": str(code.value) for status, code in CODES.items()}
     for status, text in ERRORS.items():
@@ -238,7 +249,7 @@ class EdgeControl:
         )
         entries = map_entries(table, slots)
         self.write(table, slots, pool, standing)
-        if pool != capacity:
+        if pool != capacity or not self._watches(entries[":watched"]):
             self._reload()
             return
         self._command(_arrivals(live, standing))
@@ -251,7 +262,7 @@ class EdgeControl:
         _write(self._files.slots, json.dumps(slots))
         _write(self._files.routes, "".join(lines))
         _write(self._files.errors, "".join(f"{key} {value}\n" for key, value in error_entries().items()))
-        _write(self._files.config, render(self._settings, self._files, pool, standing))
+        _write(self._files.config, render(self._settings, self._files, pool, standing, watched(table)))
 
     def write_first(self, table: RoutingTable) -> None:
         """Write the files for a first start, where no worker runs yet."""
@@ -266,6 +277,10 @@ class EdgeControl:
         """How many processes of before the last reload still finish their calls."""
         shown = ask(self._files.master_socket, "show proc").partition("# old workers")[2]
         return sum(1 for line in shown.splitlines() if line[:1].isdigit())
+
+    def _watches(self, wanted: str) -> bool:
+        """Whether the running HAProxy looks at all that is wanted of a call."""
+        return f'value="{wanted}"' in self._command([f"get map {self._files.routes} :watched"])
 
     def _slots(self) -> dict[str, int]:
         try:

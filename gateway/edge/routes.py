@@ -31,11 +31,28 @@ class Backend:
     servers: tuple[Server, ...]
     may_sleep: bool = False
     """Whether a call is held, and wakes it, while it has no worker."""
+    has_spare: bool = False
+    """Whether another version takes the calls to it while it has no worker."""
 
     @property
     def answers(self) -> bool:
         """Whether a call to it is answered, if only after it woke."""
         return bool(self.servers) or self.may_sleep
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What decides about a model's unversioned calls besides chance.
+
+    `key` is a header or cookie whose value keeps a caller where it is while the weight only grows. Calls
+    with a header of `match` go to the canary: those with that value, or with any where it is "". HAProxy must
+    know beforehand what it is to look at: `watched` are all such names, by kind ("header", "cookie" or
+    "match"), also those that matter later.
+    """
+
+    key: tuple[str, str] | None = None
+    match: tuple[tuple[str, str], ...] = ()
+    watched: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +64,7 @@ class Route:
     canary: Backend | None = None
     weight: int = 0
     reason: str = "is loading"
+    rules: Rules = Rules()
 
     def backends(self) -> tuple[Backend, ...]:
         """The versions this route gives calls to, stable first."""
@@ -84,11 +102,12 @@ def backend_name(slot: int) -> str:
 def map_entries(table: RoutingTable, slots: Mapping[str, int]) -> dict[str, str]:
     """The routing table as HAProxy's map, from which it picks a backend for each call.
 
-    Keys: `:ready` (`true` when every model can be called), `MODEL:reason` (for every model known),
-    `MODEL:stable`, `MODEL:canary`, `MODEL:weight` (percent), and `MODEL/NAME` for each name of each version.
+    Keys: `:ready` (`true` when every model can be called), `:watched` (see `watched`), `MODEL:reason` (for
+    every model known), `MODEL:stable`, `MODEL:canary`, `MODEL:weight` (percent), `MODEL:key` (`KIND:NAME`),
+    `MODEL:match:NAME` (`=VALUE`, or `*` for any), and `MODEL/NAME` for each name of each version.
     """
     callable_now = [route.stable is not None and route.stable.answers for route in table.routes]
-    entries = {":ready": str(all(callable_now)).lower()}
+    entries = {":ready": str(all(callable_now)).lower(), ":watched": watched_words(watched(table))}
     for route in table.routes:
         # one line, as everything in HAProxy's map
         entries[f"{route.model}:reason"] = " ".join(route.reason.split())
@@ -100,12 +119,27 @@ def map_entries(table: RoutingTable, slots: Mapping[str, int]) -> dict[str, str]
             entries |= {f"{route.model}/{asked}": name for asked in backend.names}
         if route.canary is not None:
             entries[f"{route.model}:weight"] = str(route.weight)
+            if route.rules.key is not None:
+                entries[f"{route.model}:key"] = ":".join(route.rules.key)
+            for header, value in route.rules.match:
+                entries[f"{route.model}:match:{header}"] = f"={value}" if value else "*"
     return entries
+
+
+def watched(table: RoutingTable) -> tuple[tuple[str, str], ...]:
+    """What of a call HAProxy has to look at, by kind and name: it learns that by a reload alone."""
+    return tuple(sorted({name for route in table.routes for name in route.rules.watched}))
+
+
+def watched_words(names: Iterable[tuple[str, str]]) -> str:
+    """The same as one word."""
+    return ",".join(":".join(name) for name in names) or "-"
 
 
 def held_slots(table: RoutingTable, slots: Mapping[str, int]) -> frozenset[int]:
     """The slots whose calls are held while they have no worker."""
-    return frozenset(slots[backend.version] for backend in table.backends() if backend.may_sleep)
+    held = (backend for backend in table.backends() if backend.may_sleep or backend.has_spare)
+    return frozenset(slots[backend.version] for backend in held)
 
 
 Placement = Mapping[int, Mapping[int, Server]]

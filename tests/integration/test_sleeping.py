@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from gateway.control.activator import Activator, Sleeper
+from gateway.control.held_call import HeldCall
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.worker.spec import Announcement, WorkerState
 from tests.integration.test_edge import RunningEdge, Workers
@@ -44,7 +45,8 @@ class Nursery:
     def _activator(self) -> Activator:
         return Activator(self.edge.files.activator_socket, self._find, self._ready, self._wake)
 
-    def _find(self, backend: str) -> Sleeper | None:
+    def _find(self, call: HeldCall) -> Sleeper | None:
+        backend = call.backend
         app = self.edge.control.occupant(backend)
         return None if app is None else Sleeper(app, "iris", "v1", "sha256:v1", 10.0)
 

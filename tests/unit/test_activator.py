@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from gateway.control.activator import MOST_CALLS, Activator, Sleeper
-from gateway.control.held_call import HEAD_BYTES
+from gateway.control.held_call import HEAD_BYTES, HeldCall
 from gateway.worker.spec import Announcement, WorkerState
 
 APP = "iris.v1.0123456789ab.01234567.1"
@@ -77,7 +77,10 @@ class Edge:
         self.workers: list[Announcement] = []
         self._sleeper = Sleeper(APP, "iris", "v1", "sha256:0123", wake_seconds)
         self.activator = Activator(
-            self.path, lambda name: self._sleeper if name == "slot3" else None, self._ready, self._wake
+            self.path,
+            lambda call: self._sleeper if call.backend == "slot3" else None,
+            self._ready,
+            self._wake,
         )
         self.activator.start()
 
@@ -347,3 +350,16 @@ def test_who_waits_when_it_stops_is_let_go_and_the_next_one_takes_the_place(dire
     assert second.call(INFER % 0).endswith(b"000000000")
     second.activator.stop()
     worker.stop()
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (b"POST /v2/models/iris/versions/v2/infer HTTP/1.1", True),
+        (b"GET /v2/models/iris/versions/v2/ready HTTP/1.1", True),
+        (b"POST /v2/models/iris/infer HTTP/1.1", False),
+        (b"POST /inference.GRPCInferenceService/ModelInfer HTTP/1.1", False),
+    ],
+)
+def test_a_call_may_name_its_version(line: bytes, named: bool) -> None:
+    assert HeldCall("slot3", line + b"\r\n\r\n", b"").names_version is named

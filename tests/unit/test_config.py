@@ -136,7 +136,7 @@ def test_an_anchor_may_be_used_again() -> None:
         (
             "zzz: 1",
             "line 1: zzz: unknown field; known here: listen, admin, access_log, models, registries, "
-            "kitops_home, cache, trust",
+            "kitops_home, cache, trust, webhooks",
         ),
         (IRIS + "    kits: 1", "line 4: models[0].kits: unknown field; did you mean 'kit'?"),
         (

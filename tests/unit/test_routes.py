@@ -45,12 +45,17 @@ def test_a_slot_has_a_backend_name() -> None:
 
 
 def test_a_model_without_a_version_has_only_its_reason() -> None:
-    assert map_entries(RoutingTable((Route("iris"),)), {}) == {":ready": "false", "iris:reason": "is loading"}
+    assert map_entries(RoutingTable((Route("iris"),)), {}) == {
+        ":ready": "false",
+        ":watched": "-",
+        "iris:reason": "is loading",
+    }
 
 
 def test_a_stable_version_answers_under_all_its_names() -> None:
     assert map_entries(RoutingTable((Route("iris", backend("v1", 1)),)), {"v1": 3}) == {
         ":ready": "true",
+        ":watched": "-",
         "iris:reason": "is loading",
         "iris:stable": "slot3",
         "iris/v1": "slot3",

@@ -1,0 +1,151 @@
+"""What decides about a call besides chance: callers that stay, and headers that lead to a version."""
+
+from __future__ import annotations
+
+import http.client
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from gateway.edge.haproxy import ask
+from gateway.edge.routes import Route, RoutingTable, Rules
+from tests.integration.test_edge import RunningEdge, Workers, backend
+
+PATH = "/v2/models/iris/infer"
+CHANCE = Rules()
+WEIGHTS = (0, 1, 5, 20, 50, 100)
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    workers = Workers()
+    yield workers
+    workers.stop()
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Iterator[RunningEdge]:
+    running = RunningEdge(tmp_path)
+    yield running
+    running.process.stop(grace=0.5)
+    assert running.lost == []
+
+
+class Split:
+    """Two versions behind the edge, and whatever rules a test has."""
+
+    def __init__(self, edge: RunningEdge, workers: Workers) -> None:
+        self.edge = edge
+        self.stable, self.canary = backend("v1", workers.start("v1")), backend("v2", workers.start("v2"))
+
+    def apply(self, weight: int, rules: Rules = CHANCE) -> None:
+        self.edge.control.apply(
+            RoutingTable((Route("iris", self.stable, self.canary, weight, rules=rules), Route("other")))
+        )
+
+    def versions(self, calls: list[Mapping[str, str]]) -> list[str]:
+        """Which version answers each call, by its headers."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.edge.port, timeout=10)
+        found = []
+        for headers in calls:
+            connection.request("GET", PATH, headers=dict(headers))
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == 200
+            found.append(answer.headers["modelkit-version"])
+        connection.close()
+        return found
+
+
+@pytest.fixture
+def split(edge: RunningEdge, workers: Workers) -> Split:
+    return Split(edge, workers)
+
+
+def callers(kind: str, count: int = 400) -> list[Mapping[str, str]]:
+    return [
+        {"x-user": f"user-{number}"} if kind == "header" else {"cookie": f"a=b; user=u{number}; c=d"}
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("header", "x-user"), ("cookie", "user")])
+def test_a_caller_stays_while_weights_only_grow(split: Split, kind: str, name: str) -> None:
+    rules = Rules((kind, name), watched=((kind, name),))
+    split.apply(0, rules)
+    master = split.edge.master_pid()
+    calls, before = callers(kind), ["v1"] * 400
+    for weight in WEIGHTS:
+        split.apply(weight, rules)
+        now = split.versions(calls)
+        assert split.versions(calls) == now, "the same caller gets the same version"
+        assert all(new == "v2" for old, new in zip(before, now, strict=True) if old == "v2")
+        assert abs(now.count("v2") - 4 * weight) <= 40
+        before = now
+    assert split.edge.master_pid() == master
+
+
+def test_a_caller_without_the_header_is_left_to_chance(split: Split) -> None:
+    split.apply(50, Rules(("header", "x-user"), watched=(("header", "x-user"),)))
+    assert set(split.versions([{}] * 60)) == {"v1", "v2"}
+
+
+def test_headers_lead_to_the_canary_at_any_weight(split: Split) -> None:
+    watched = (("match", "x-staff"), ("match", "x-team"))
+    split.apply(0, Rules(match=(("x-staff", ""), ("x-team", "red blue")), watched=watched))
+    calls: list[Mapping[str, str]] = [
+        {"x-staff": "anyone"},
+        {"x-team": "red blue"},
+        {"x-team": "red"},
+        {"x-other": "1"},
+        {},
+    ]
+    assert split.versions(calls) == ["v2", "v2", "v1", "v1", "v1"]
+    split.apply(0, Rules(watched=watched))
+    assert split.versions(calls) == ["v1"] * 5
+    split.apply(100, Rules(watched=watched))
+    assert split.versions(calls) == ["v2"] * 5
+
+
+def test_a_header_names_the_version(split: Split) -> None:
+    split.apply(0)
+    names = ["v2", "sha256:v2", "v1"]
+    assert split.versions([{"modelkit-version": name} for name in names]) == ["v2", "v2", "v1"]
+    status, _, body = split.edge.get(PATH, {"modelkit-version": "v9"})
+    assert (status, b"v9" in body) == (404, True)
+    status, headers, _ = split.edge.get("/v2/models/iris/versions/v1/infer", {"modelkit-version": "v2"})
+    assert (status, headers["modelkit-version"]) == (200, "v1"), "the path says more"
+
+
+@pytest.mark.parametrize("weight", WEIGHTS[1:])
+def test_weights_are_kept(split: Split, weight: int) -> None:
+    """Chi-square with one degree of freedom; 10.8 is its 99.9th percentile."""
+    split.apply(weight)
+    count = 4000
+    seen = Counter(split.versions([{}] * count))
+    expected = {"v1": count * (100 - weight) / 100, "v2": count * weight / 100}
+    chi = sum((seen[name] - at) ** 2 / at for name, at in expected.items() if at)
+    assert chi < 10.8
+    assert weight < 100 or seen["v1"] == 0
+
+
+def test_rules_of_a_step_need_no_reload_and_new_names_do(split: Split) -> None:
+    watched = (("match", "x-staff"),)
+    split.apply(5, Rules(watched=watched))
+    before = _generation(split.edge)
+    split.apply(25, Rules(match=(("x-staff", ""),), watched=watched))
+    assert _generation(split.edge) == before
+    split.apply(25, Rules(("cookie", "user"), watched=(("cookie", "user"), *watched)))
+    assert _generation(split.edge) != before
+    assert set(split.versions(callers("cookie", 50))) == {"v1", "v2"}
+
+
+def _generation(edge: RunningEdge) -> str:
+    """The process that takes new calls."""
+    return next(
+        line.split(":", 1)[1].strip()
+        for line in ask(edge.files.runtime_socket, "show info").splitlines()
+        if line.startswith("Pid:")
+    )
