@@ -33,6 +33,7 @@ test: $(VENV)/.installed-dev $(VENV)/.system
 
 soak: $(VENV)/.installed-dev $(VENV)/.system
 	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m loadtests.soak --minutes 30
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
