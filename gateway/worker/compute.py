@@ -201,8 +201,9 @@ class ComputeThread:
         """Answer a job that has no company, and expects none."""
         if self._waiting.claim(job):
             self._execution.alone(job)
-            self._hand_back([job])
             batcher.passed(job.arrived, self._submitted.qsize(), job.infer)
+            # Last: the event loop needs the interpreter at once, and gets it when this thread waits again.
+            self._hand_back([job])
 
     def _next(self, done: list[Job], seconds: float | None = None) -> Job | None:
         """Wait for a job, with nothing that is done in hand. Raises Empty."""
