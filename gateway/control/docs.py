@@ -82,7 +82,7 @@ class Docs:
         only = request.path_params.get("model")
         models = [model for model in status.models if only in (None, model.name)]
         if only is not None and not models:
-            raise HTTPException(404, f"no model is named {only}")
+            raise HTTPException(404, f"Request for unknown model: no model is named {only}")
         page = self._page.render(
             base=base,
             host=base.partition("://")[2],

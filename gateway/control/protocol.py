@@ -72,7 +72,7 @@ class ServerProtocol:
         """The statistics of all models, of one, or of one version. Raises HTTPException."""
         status = self._known()
         if model is not None and model not in {known.name for known in status.models}:
-            raise HTTPException(404, f"no model is named {model}")
+            raise HTTPException(404, f"Request for unknown model: no model is named {model}")
         names = {known.name for known in status.models} if model is None else {model}
         found = statistics(
             sample for sample in self._read_samples() if sample.labels.model in names and _is(sample, version)

@@ -10,10 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
+import tritonclient.grpc
+import tritonclient.http
 
 from loadtests.venvs import NotInstalled, python
+from tests.artifacts import LayoutBuilder, tar
+from tests.clients.simple_models import simple_models
 from tests.e2e.running import Running
 from tests.e2e.test_serving import digest_of
 
@@ -108,3 +113,41 @@ def test_the_document_tells_of_every_sample_and_its_commands_work(served: tuple[
         "Softmax regression over four iris flower measurements."
         in requests.get(f"http://{address}/v2/models/onnx/docs", timeout=10).text
     )
+
+
+@pytest.mark.parametrize("protocol", [tritonclient.http, tritonclient.grpc], ids=["http", "grpc"])
+def test_what_nvidias_examples_do(kitserve: Running, tmp_path: Path, protocol: Any) -> None:
+    layout = LayoutBuilder(tmp_path / "layout")
+    kitserve.models = {}
+    for model, file in simple_models().items():
+        name = f"examples/{model.replace('_', '-')}:v1"
+        layout.kit(name, tar(("model.onnx", file)), path="model.onnx")
+        kitserve.models[model] = {"kit": f"oci-layout:{layout.directory}:{name}", "resources": {"cpus": 0.1}}
+    kitserve.apply()
+    kitserve.wait(lambda status: all(model["state"] == "ready" for model in status["models"]))
+    numbers, ones = np.arange(16, dtype=np.int32).reshape(1, 16), np.ones((1, 16), np.int32)
+    texts = [
+        np.array([str(at).encode() for at in each[0]], object).reshape(1, 16) for each in (numbers, ones)
+    ]
+    held = np.array([b"he\x00llo"] * 16, object).reshape(1, 16)
+
+    def tensor(name: str, datatype: str, array: Any) -> Any:
+        made = protocol.InferInput(name, list(array.shape), datatype)
+        made.set_data_from_numpy(array)
+        return made
+
+    with protocol.InferenceServerClient(f"127.0.0.1:{kitserve.port}") as client:
+        for model, datatype, arrays in [
+            ("simple", "INT32", (numbers, ones)),
+            ("simple_string", "BYTES", texts),
+        ]:
+            inputs = [tensor(f"INPUT{at}", datatype, array) for at, array in enumerate(arrays)]
+            for outputs in (None, [protocol.InferRequestedOutput(f"OUTPUT{at}") for at in range(2)]):
+                result = client.infer(model, inputs, outputs=outputs)
+                assert (result.as_numpy("OUTPUT0").astype(np.int32) == numbers + ones).all()
+                assert (result.as_numpy("OUTPUT1").astype(np.int32) == numbers - ones).all()
+        result = client.infer("simple_identity", [tensor("INPUT0", "BYTES", held)])
+        assert (result.as_numpy("OUTPUT0") == held).all()
+        # what the examples look for in the error
+        with pytest.raises(tritonclient.utils.InferenceServerException, match="Request for unknown model"):
+            client.infer("wrong_model_name", [tensor("INPUT0", "INT32", numbers)])

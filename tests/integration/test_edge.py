@@ -153,7 +153,7 @@ def test_paths_lead_to_versions(edge: RunningEdge, workers: Workers) -> None:
         assert headers["X-Request-Id"] == "r-1"
     for path, text in [
         ("/v2/models/iris/versions/v3/infer", "model iris has no version v3 that is served"),
-        ('/v2/models/no"such/infer', 'no model is named no"such'),
+        ('/v2/models/no"such/infer', 'Request for unknown model: no model is named no"such'),
         ("/v1/nothing", "no such path: /v1/nothing"),
     ]:
         status, headers, body = edge.get(path)
