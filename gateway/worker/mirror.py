@@ -1,20 +1,20 @@
 """The stable version's half of mirroring: some of the answered calls go to the canary as well.
 
-It happens after the caller has its answer, in a thread that takes two percent of a core at most. What
-does not fit into its queue is dropped: no caller ever waits for the canary.
+It happens on the server's loop, after the caller has its answer: one call at a time, at a bounded pace. A
+thread of its own would cost more, as each of its steps takes Python's lock from the loop. What does not fit
+into the queue is dropped: no caller ever waits for the canary.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import random
-import socket
-import threading
-import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from queue import SimpleQueue
+from typing import cast
 
 import orjson
 
@@ -28,11 +28,14 @@ MIRROR_HEADER = b"kitserve-mirror"
 _MOST_WAITING = 64
 _MOST_BYTES = 4 * 1024 * 1024
 _SECONDS = 10.0
-# How long the thread rests, for each second that it computes.
-_REST = 49
+_AGAIN_SECONDS = 0.1
+# The pace: so many calls a second at most, and so many bytes.
+_CALLS_PER_SECOND = 100
+_BYTES_PER_SECOND = 20_000_000
 _HEAD_END = b"\r\n\r\n"
 _MOST_HEAD_BYTES = 65536
 _OK = b"HTTP/1.1 200"
+_HEAD = b"POST %s HTTP/1.1\r\nhost: canary\r\nkitserve-edge: %s\r\n%s: %s\r\ncontent-length: %d\r\n\r\n"
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ class _Copy:
 
 
 class Mirror:
-    """Sends a share of calls to the canary's workers, until it is stopped."""
+    """Sends a share of calls to the canary's workers until it is stopped; `offer` is for the loop alone."""
 
     def __init__(self, mirroring: Mirroring, tally: Tally, edge_key: bytes) -> None:
         self.mirroring = mirroring
@@ -56,43 +59,58 @@ class Mirror:
         self._tally = tally
         self._edge_key = edge_key
         self._agreement = asdict(mirroring.agreement)
-        self._waiting: SimpleQueue[_Copy | None] = SimpleQueue()
         self._targets = itertools.cycle(mirroring.targets)
-        self._connection: socket.socket | None = None
-        self._stopped = threading.Event()
-        threading.Thread(target=self._run, name="mirror", daemon=True).start()
+        self._waiting: deque[_Copy] = deque()
+        self._busy = False
+        self._stopped = False
+        self._peer: _Peer | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def offer(self, job: Job) -> None:
         """Take a call that was answered, or do not."""
         if random.random() >= self._share:  # noqa: S311  a sample is no secret
             return
-        if self._waiting.qsize() >= _MOST_WAITING or sum(map(len, job.body)) > _MOST_BYTES:
+        if len(self._waiting) >= _MOST_WAITING or sum(map(len, job.body)) > _MOST_BYTES:
             self._tally.not_mirrored()
             return
-        self._waiting.put(_Copy(job.body, job.json_size, job.answer, job.answer_json_size))
+        self._waiting.append(_Copy(job.body, job.json_size, job.answer, job.answer_json_size))
+        if not self._busy:
+            self._loop = job.loop
+            self._next()
 
     def stop(self) -> None:
-        """End the thread soon; what waits is dropped."""
-        self._stopped.set()
-        self._waiting.put(None)
+        """Send no more, and close the connection soon; may be called from any thread."""
+        self._stopped = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._hang_up)
 
-    def _run(self) -> None:
-        while (copy := self._waiting.get()) is not None and not self._stopped.is_set():
-            began = time.thread_time()
-            try:
-                self._send(copy)
-            except OSError as error:
-                log.debug("mirror.failed", extra={"reason": str(error)})
-                self._tally.not_mirrored()
-                self._hang_up()
-            self._stopped.wait(_REST * (time.thread_time() - began))
+    def answered(self, size: int, seconds: float) -> None:
+        """Take note that the canary's worker has done with a call of so many bytes, after so long."""
+        pace = max(1 / _CALLS_PER_SECOND, size / _BYTES_PER_SECOND)
+        self._later(pace - seconds)
+
+    def failed(self, reason: str) -> None:
+        """Take note that a call was not compared; the next one goes to the next worker."""
+        log.debug("mirror.failed", extra={"reason": reason})
+        self._tally.not_mirrored()
         self._hang_up()
+        self._later(_AGAIN_SECONDS)
 
-    def _send(self, copy: _Copy) -> None:
-        """Have one call compared. Raises OSError when there is nobody to do so."""
-        if self._connection is None:
-            self._connection = socket.create_connection(next(self._targets), _SECONDS)
-            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def _later(self, seconds: float) -> None:
+        assert self._loop is not None
+        self._loop.call_later(max(0.0, seconds), self._next)
+
+    def _next(self) -> None:
+        """Send the next call that waits."""
+        assert self._loop is not None
+        self._busy = bool(self._waiting) and not self._stopped
+        if not self._busy:
+            return
+        if self._peer is None:
+            self._connecting = self._loop.create_task(self._connect())
+            return
+        copy = self._waiting.popleft()
         request = sum(map(len, copy.body))
         said = {
             "request": request,
@@ -100,22 +118,82 @@ class Mirror:
             "answer_json_size": copy.answer_json_size,
             "agreement": self._agreement,
         }
-        head = (
-            b"POST %s HTTP/1.1\r\nhost: canary\r\nkitserve-edge: %s\r\n%s: %s\r\ncontent-length: %d\r\n\r\n"
-        )
         size = request + len(copy.answer)
-        start = head % (MIRROR_PATH.encode(), self._edge_key, MIRROR_HEADER, orjson.dumps(said), size)
-        self._connection.sendall(b"".join((start, *copy.body, copy.answer)))
-        answer = b""
-        while _HEAD_END not in answer:
-            part = self._connection.recv(4096)
-            if not part or len(answer) > _MOST_HEAD_BYTES:
-                raise OSError("the canary's worker closed the connection")
-            answer += part
-        if not answer.startswith(_OK):
-            raise OSError(f"the canary's worker answers {answer[:64]!r}")
+        head = _HEAD % (MIRROR_PATH.encode(), self._edge_key, MIRROR_HEADER, orjson.dumps(said), size)
+        self._peer.send([head, *copy.body, copy.answer], size)
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        host, port = next(self._targets)
+        try:
+            async with asyncio.timeout(_SECONDS):
+                _, self._peer = await loop.create_connection(lambda: _Peer(self), host, port)
+        except OSError as error:
+            # As long as nobody is there, what waits grows old.
+            self._waiting.popleft()
+            self.failed(str(error))
+            return
+        if self._stopped:
+            self._hang_up()
+        self._next()
+
+    def lost(self) -> None:
+        """Take note that the connection is gone, with no call on it."""
+        self._peer = None
 
     def _hang_up(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        peer, self._peer = self._peer, None
+        if peer is not None:
+            peer.close()
+
+
+class _Peer(asyncio.Protocol):
+    """A connection to a worker of the canary, with one call on it at most."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
+        self._transport = cast(asyncio.Transport, None)
+        self._answer = b""
+        self._size = 0
+        self._sent = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def send(self, pieces: list[bytes | memoryview], size: int) -> None:
+        """Send a call; the mirror hears how that ended."""
+        loop = asyncio.get_running_loop()
+        self._answer, self._size, self._sent = b"", size, loop.time()
+        self._alarm = loop.call_later(_SECONDS, self._end, "it did not answer in time")
+        self._transport.writelines(pieces)
+
+    def close(self) -> None:
+        """Close the connection, without a word to the mirror."""
+        self._closed = True
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._answer += data
+        if _HEAD_END in self._answer or len(self._answer) > _MOST_HEAD_BYTES:
+            self._end("" if self._answer.startswith(_OK) else f"it answers {self._answer[:64]!r}")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._alarm is not None:
+            self._end(f"it closed the connection: {error}")
+        elif not self._closed:
+            self._mirror.lost()
+
+    def _end(self, reason: str) -> None:
+        if self._alarm is None:
+            return
+        self._alarm.cancel()
+        self._alarm = None
+        if reason:
+            self._mirror.failed(reason)
+        else:
+            self._mirror.answered(self._size, asyncio.get_running_loop().time() - self._sent)

@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.e2e.running import Running
 from tests.load import Load
+from tests.registry import Registry
 
 STEPS = [{"weight": 20, "for": "2s"}, {"weight": 60, "for": "2s"}]
 QUICK: dict[str, Any] = {
@@ -201,3 +202,46 @@ def test_a_golden_dataset_stops_a_wrong_version_before_any_call(kitserve: Runnin
         wait_for(kitserve, "gold", phase="Healthy")
     assert load.failures == {}
     assert set(load.versions) == {"v1", "v2"}
+
+
+def test_no_call_fails_while_a_canary_dies_again_and_again(kitserve: Running, layout: Path) -> None:
+    steps = [{"weight": 50, "pause": True}]
+    kitserve.models = {"frail": {"kit": kit(layout, "v1"), "rollout": {**QUICK, "steps": steps}}}
+    kitserve.apply()
+    wait_for(kitserve, "frail")
+    stable = set(kitserve.workers("frail"))
+    with Load(f"{kitserve.url}/v2/models/frail/infer", clients=6) as load:
+        kitserve.models["frail"]["kit"] = kit(layout, "v2")
+        kitserve.apply()
+        wait_for(kitserve, "frail", phase="Paused")
+        for restarts in (1, 2, 3):
+            kitserve.wait(lambda _: any(at["role"] == "canary" for at in kitserve.model("frail")["versions"]))
+            load.forget()
+            load.wait_for("v2")
+            (canary,) = set(kitserve.workers("frail")) - stable
+            os.kill(canary, signal.SIGKILL)
+            wait_for(kitserve, "frail", restarts=restarts)
+        shown = wait_for(kitserve, "frail", phase="Degraded")
+        assert (shown["reason"], shown["weight"]) == ("CanaryLost", 0)
+        assert set(kitserve.workers("frail")) >= stable
+    assert load.failures == {}
+
+
+def test_a_tag_that_moves_is_followed_by_a_rollout(
+    kitserve: Running, layout: Path, registry: Registry
+) -> None:
+    registry.push_layout(layout)
+    registry.retag("samples/iris", "v1", "followed")
+    kitserve.models = {
+        "follow": {"kit": f"{registry.host}/samples/iris:followed", "track": "1s", "rollout": QUICK}
+    }
+    kitserve.apply()
+    first = wait_for(kitserve, "follow")["stable"]
+    with Load(f"{kitserve.url}/v2/models/follow/infer", pause=0.002) as load:
+        registry.retag("samples/iris", "v2", "followed")
+        shown = wait_for(kitserve, "follow", phase="Progressing")
+        assert shown["canary"]["digest"] != first["digest"]
+        assert shown["stable"] == first
+        shown = wait_for(kitserve, "follow", phase="Healthy")
+        assert shown["stable"]["digest"] != first["digest"]
+    assert load.failures == {}

@@ -256,3 +256,16 @@ def test_answers_are_read_as_they_were_given() -> None:
     ):
         with pytest.raises(InputError, match="no answer"):
             read_answer(memoryview(broken), None)
+
+
+def test_a_canary_that_comes_back_is_found_again(serve: Callable[[Any], Serving]) -> None:
+    stable, first, second = serve("v1"), serve("v2"), serve("v2")
+    stable.mirror(first.at, second.at)
+    stable.call()
+    first.wait_for(1)
+    first.server.stop(grace=0.0)
+    deadline = time.monotonic() + SECONDS
+    while not second.mirrored.compared:
+        stable.call()
+        time.sleep(0.05)
+        assert time.monotonic() < deadline
