@@ -1,4 +1,4 @@
-"""An answer with trailers leaves a worker in one write: a worker that is killed has sent all of it or nothing."""
+"""An answer with trailers leaves a worker in one write: one that is killed has sent all of it or nothing."""
 
 from __future__ import annotations
 
