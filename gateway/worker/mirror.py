@@ -30,7 +30,7 @@ _MOST_BYTES = 4 * 1024 * 1024
 _SECONDS = 10.0
 _AGAIN_SECONDS = 0.1
 # The pace: so many calls a second at most, and so many bytes.
-_CALLS_PER_SECOND = 100
+_CALLS_PER_SECOND = 50
 _BYTES_PER_SECOND = 20_000_000
 _HEAD_END = b"\r\n\r\n"
 _MOST_HEAD_BYTES = 65536
