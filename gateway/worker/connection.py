@@ -69,6 +69,8 @@ class Connection(asyncio.BufferedProtocol):
         self.writable = True
         self.heard = shared.tick
         """When the client last did something."""
+        self._unread = 0
+        """How much of the answers the client had not taken at the last look."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -141,8 +143,8 @@ class Connection(asyncio.BufferedProtocol):
         self._upgrade = parser.should_upgrade()
         self._waiting.append(exchange)
         coding = headers.get(b"transfer-encoding")
-        if coding is not None and coding.lower() != b"chunked":
-            self._refuse(400, "Transfer-Encoding must be chunked, and nothing else")
+        if coding is not None and (old or coding.lower() != b"chunked"):
+            self._refuse(400, "Transfer-Encoding must be chunked, and nothing else, in HTTP/1.1")
 
     def on_body(self, body: bytes) -> None:
         if self._reading is not None:
@@ -167,6 +169,7 @@ class Connection(asyncio.BufferedProtocol):
     def answered(self, exchange: Exchange) -> None:
         """Go on after an answer's last byte."""
         exchange.on_abandoned = None
+        self._held = False
         self._waiting.popleft()
         if not exchange.keep_alive or self._shared.stopping:
             self._close(exchange.complete)
@@ -181,7 +184,11 @@ class Connection(asyncio.BufferedProtocol):
     # What the server calls.
 
     def is_quiet_since(self, tick: int) -> bool:
-        """Whether it has been the client's turn for longer than that, and nothing came."""
+        """Whether it has been the client's turn for longer than that, and it neither sent nor read."""
+        unread = self._transport.get_write_buffer_size()
+        if unread != self._unread:
+            self._unread = unread
+            self.heard = self._shared.tick
         if self.heard >= tick:
             return False
         if not self._waiting or not self.writable:
@@ -224,6 +231,9 @@ class Connection(asyncio.BufferedProtocol):
         # The parser has left HTTP, so this is the connection's last call.
         exchange.keep_alive = False
         size = _announced(exchange)
+        if size > self._handler.max_body:
+            self._refuse(413, f"the body is larger than {self._handler.max_body} bytes")
+            return
         exchange.body = [bytes(rest[:size])] if size else []
         exchange.size = min(len(rest), size)
         if exchange.size < size:
@@ -288,7 +298,6 @@ class Connection(asyncio.BufferedProtocol):
         """Hand on what is new of the call whose turn it is."""
         if exchange.refusal is None and not exchange.seen:
             exchange.seen = True
-            self._held = False
             self._handler.head(exchange)
             if exchange.ended:
                 return
@@ -296,7 +305,8 @@ class Connection(asyncio.BufferedProtocol):
         else:
             asked = False
         if exchange.on_piece is not None:
-            self._hand_on(exchange)
+            if self._direct is None:
+                self._hand_on(exchange)
         elif not exchange.handled:
             self._gather(exchange)
         if exchange.refusal is not None and not exchange.ended:
@@ -305,7 +315,7 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 exchange.seen = True
                 self._handler.refuse(exchange, *exchange.refusal)
-        elif asked:
+        elif asked and not exchange.answered:
             self._transport.write(_CONTINUE)
 
     def _gather(self, exchange: Exchange) -> None:

@@ -44,6 +44,13 @@ class Echo:
             exchange.on_piece = lambda piece: self.pieces.put(bytes(piece))
             exchange.on_end = lambda: exchange.respond(200, (), b"held")
             self.seen.put(exchange)
+        elif exchange.path == "/early":
+            exchange.begin(200, ())
+            exchange.on_piece, exchange.on_end = exchange.send, exchange.end
+        elif exchange.path == "/held-and-over":
+            exchange.pause()
+            exchange.on_piece = lambda _piece: None
+            exchange.on_end = lambda: exchange.respond(200, (), b"over")
         elif exchange.path == "/bad-head":
             raise RuntimeError("a fault of the handler")
 
@@ -332,6 +339,7 @@ def test_a_large_body_in_random_pieces(connect: Connect) -> None:
         b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\nabc",
         b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
         b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
         b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcdef\r\n",
@@ -477,6 +485,19 @@ def test_another_protocol_is_passed_over(connect: Connect, body: bytes) -> None:
         assert found["size"] == len(body)
 
 
+def test_a_body_beside_another_protocol_may_be_streamed(connect: Connect) -> None:
+    client = connect().send(post("/stream", b"abc", "Connection: Upgrade", "Upgrade: h2c")[:-1])
+    time.sleep(0.05)
+    assert client.send(b"c").answer()[2] == b"abc"
+
+
+def test_a_body_beside_another_protocol_is_limited(connect: Connect) -> None:
+    start = b"POST %s HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\na"
+    for path in (b"/stream", b"/hello"):
+        for size in (LIMIT + 1, 2**63 - 1):
+            assert connect().send(start % (path, size)).answer()[0] == 413
+
+
 def test_trailers_and_pieces_are_written_as_chunks(connect: Connect) -> None:
     client = connect().send(b"GET /trailers HTTP/1.1\r\n\r\n", b"GET /pieces HTTP/1.1\r\n\r\n")
     status, headers, body = client.answer()
@@ -527,6 +548,19 @@ def test_a_handler_may_hold_the_rest_of_a_body(connect: Connect, echo: Echo, ser
         assert time.monotonic() < deadline
         time.sleep(0.005)
     assert echo.pieces.qsize() > 10
+
+
+def test_what_was_held_for_one_call_is_read_for_the_next(connect: Connect) -> None:
+    client = connect().send(chunked("/held-and-over", b"abc"))
+    assert client.answer()[2] == b"over"
+    assert client.send(HELLO).answer()[0] == 200
+
+
+def test_a_client_that_asks_before_it_sends_may_have_its_answer_already(connect: Connect) -> None:
+    client = connect().send(b"POST /early HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+    assert client.head() == (200, {"transfer-encoding": "chunked"})
+    client.send(b"abc")
+    assert client.chunk() == b"abc"
 
 
 @pytest.mark.parametrize("how", ["close", "reset", "half"])
@@ -615,6 +649,21 @@ def test_a_silent_client_is_closed_in_the_end(echo: Echo, monkeypatch: pytest.Mo
     assert working.answer()[2] == b"late"
     assert streaming.send(b"0\r\n\r\n").answer()[2] == b"abc"
     assert working.is_closed()
+    server.stop()
+
+
+def test_a_client_that_reads_slowly_is_not_silent(echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_TICK_SECONDS", 0.05)
+    monkeypatch.setattr(server_module, "_QUIET_TICKS", 4)
+    server = HttpServer(echo, "127.0.0.1")
+    server.start()
+    slow, stuck = (Client(server.port, 4096).send(b"GET /large?8000000 HTTP/1.1\r\n\r\n") for _ in range(2))
+    slow.head()
+    for _ in range(16):
+        assert len(slow.stream.read(500_000)) == 500_000
+        time.sleep(0.05)
+    stuck.head()
+    assert len(stuck.stream.read()) < 8_000_000
     server.stop()
 
 
