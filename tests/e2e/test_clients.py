@@ -83,14 +83,17 @@ def test_nvidias_clients(served: tuple[str, Path], client: str, ways: list[str])
     assert said.splitlines() == [f"{way}: {9 * len(SAMPLES)} calls" for way in ways]
 
 
-def test_kserves_client(served: tuple[str, Path]) -> None:
+@pytest.mark.parametrize(
+    ("client", "ways"), [("kserve_rest", ["raw", "json"]), ("kserve_grpc", ["raw", "typed"])]
+)
+def test_kserves_clients(served: tuple[str, Path], client: str, ways: list[str]) -> None:
     address, samples = served
     try:
         interpreter = str(python("kserve"))
     except NotInstalled as error:
         pytest.skip(str(error))
-    said = run([interpreter, str(REPOSITORY / "tests/clients/kserve_rest.py"), address, str(samples)])
-    assert said.splitlines() == [f"{way}: {9 * len(SAMPLES)} calls" for way in ("raw", "json")]
+    said = run([interpreter, str(REPOSITORY / f"tests/clients/{client}.py"), address, str(samples)])
+    assert said.splitlines() == [f"{way}: {9 * len(SAMPLES)} calls" for way in ways]
 
 
 def test_curl(served: tuple[str, Path]) -> None:
