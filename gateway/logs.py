@@ -36,8 +36,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:
-    """What was logged beside the event's name."""
-    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    """What was logged beside the event's name; Ray adds fields of its own, which begin with `_`."""
+    return {
+        name: value
+        for name, value in vars(record).items()
+        if name not in _STANDARD and not name.startswith("_")
+    }
 
 
 def log_path(home: Path) -> Path:
