@@ -245,3 +245,23 @@ def test_a_tag_that_moves_is_followed_by_a_rollout(
         shown = wait_for(kitserve, "follow", phase="Healthy")
         assert shown["stable"]["digest"] != first["digest"]
     assert load.failures == {}
+
+
+def test_what_cannot_be_loaded_or_takes_something_else_gets_no_call(kitserve: Running, layout: Path) -> None:
+    kitserve.models = {"gate": {"kit": kit(layout, "v1"), "rollout": QUICK}}
+    kitserve.apply()
+    wait_for(kitserve, "gate")
+    with Load(f"{kitserve.url}/v2/models/gate/infer", pause=0.01) as load:
+        for name, reason, words in (
+            ("iris-pickle", "CanaryFailed", "pickle"),
+            ("iris-export", "SignatureChanged", "input 'input' is gone"),
+        ):
+            kitserve.models["gate"]["kit"] = f"oci-layout:{layout}:samples/{name}:v1"
+            assert kitserve.apply(check=False).returncode == 1
+            shown = wait_for(kitserve, "gate", phase="Degraded", reason=reason)
+            assert words in shown["message"]
+            assert shown["weight"] == 0
+    assert load.failures == {}
+    assert set(load.versions) == {"v1"}
+    digests = {at["digest"] for at in kitserve.model("gate")["versions"] if at["role"]}
+    assert len(digests) == 1
