@@ -91,4 +91,5 @@ def _text(item: Any) -> str:
 
 def error(message: str) -> bytes:
     """Write an error as every client of the protocol reads it."""
-    return orjson.dumps({"error": message})
+    # an engine's own words may hold what is no Unicode
+    return orjson.dumps({"error": message.encode("utf-8", "replace").decode()})

@@ -12,6 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 import numpy as np
@@ -86,7 +87,8 @@ class ComputeThread:
 
     def cancel(self, job: Job) -> None:
         """Take a call back, see `Job.cancel`."""
-        self._waiting.claim(job)
+        if self._waiting.claim(job):
+            job.body = ()  # the thread passes over the job only when its turn comes
         job.owner = None
         job.cancelled = True
         self._tally.ongoing -= 1
@@ -255,7 +257,8 @@ class ComputeThread:
         loops = {job.loop for job in jobs}
         for loop in loops:
             own = list(jobs) if len(loops) == 1 else [job for job in jobs if job.loop is loop]
-            if not loop.is_closed():
+            # A loop may close at any time, and takes nothing then.
+            with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._answer, own)
 
     def _answer(self, jobs: list[Job]) -> None:
@@ -267,6 +270,7 @@ class ComputeThread:
                 job.done(job)
             except Exception:
                 log.exception("answer.failed", extra={"request_id": job.request_id, **self._names})
+            job.body = ()  # an idle thread keeps hold of its last job
             self._tally.ongoing -= 1
             if job.decode:
                 self._tally.answered(

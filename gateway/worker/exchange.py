@@ -173,6 +173,11 @@ class Exchange:
             self._connection.write(b"0\r\n%s\r\n" % lines(trailers))
         self._end()
 
+    def take(self) -> list[bytes | memoryview]:
+        """Take the body away: it is kept for as long as the taker needs it, which the answer may outlive."""
+        body, self.body = self.body, []
+        return body
+
     @property
     def writable(self) -> bool:
         """Whether the client keeps up with what it is sent; `on_writable` tells when it does again."""

@@ -10,8 +10,10 @@ from gateway.errors import DeadlineExceeded
 from gateway.metrics import Tally
 from gateway.worker.batching import Item, NotRowWise, apart, rows_of, together
 from gateway.worker.jobs import Job
+from gateway.worker.oip import Call
 from gateway.worker.statuses import explain
 from runtimes.base import Array, LoadedModel
+from runtimes.errors import ExecutionError
 
 _MICROSECONDS = 1_000_000
 _OK = 200
@@ -59,7 +61,7 @@ class Execution:
             if decoded > job.deadline:
                 self.expire(job, decoded)
                 return decoded
-            outputs = self._model.infer(call.inputs, tuple(call.outputs))
+            outputs = self._infer(call.inputs, call)
             inferred = time.perf_counter()
             job.codec.encode(job, call, outputs)
             job.status = _OK
@@ -86,7 +88,7 @@ class Execution:
         started = time.perf_counter()
         refusal: NotRowWise | None = None
         try:
-            outputs = self._model.infer(together(items), tuple(items[0].call.outputs))
+            outputs = self._infer(together(items), items[0].call)
             parts = apart(outputs, items)
         except NotRowWise as error:
             refusal = error
@@ -105,13 +107,22 @@ class Execution:
         job = item.job
         started = time.perf_counter()
         try:
-            outputs = self._model.infer(item.call.inputs, tuple(item.call.outputs))
+            outputs = self._infer(item.call.inputs, item.call)
         except Exception as failure:
             self.fail(job, failure)
             job.queue = started - job.arrived - job.decode
             job.infer = time.perf_counter() - started
         else:
             self._encode((item,), (outputs,), started, time.perf_counter())
+
+    def _infer(self, inputs: Mapping[str, Array], call: Call) -> dict[str, Array]:
+        """Run the model. Whatever it raises is an Exception, so that it ends a call and not the thread."""
+        try:
+            return self._model.infer(inputs, tuple(call.outputs))
+        except Exception:
+            raise
+        except BaseException as failure:  # `sys.exit()`, and the panic of an engine that is written in Rust
+            raise ExecutionError(f"the model gave up with {type(failure).__name__}") from failure
 
     def _encode(
         self, items: Sequence[Item], parts: Sequence[Mapping[str, Array]], started: float, inferred: float

@@ -132,7 +132,7 @@ class ModelGrpc:
 
         try:
             job = Job(
-                single(exchange.body),
+                single(exchange.take()),
                 self._codec,
                 asyncio.get_running_loop(),
                 done,

@@ -71,7 +71,7 @@ class Mirror:
         """Take a call that was answered, or do not."""
         if random.random() >= self._share:  # noqa: S311  a sample is no secret
             return
-        if len(self._waiting) >= _MOST_WAITING or sum(map(len, job.body)) > _MOST_BYTES:
+        if len(self._waiting) >= _MOST_WAITING or sum(map(len, job.body)) + len(job.answer) > _MOST_BYTES:
             self._tally.not_mirrored()
             return
         self._waiting.append(_Copy(job.body, job.json_size, job.answer, job.answer_json_size))

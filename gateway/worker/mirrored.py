@@ -47,7 +47,7 @@ class MirroredInfer:
         except (ValueError, KeyError, TypeError) as error:
             exchange.respond(400, _TEXT, f"this is no mirrored call: {error}".encode())
             return
-        body = memoryview(b"".join(exchange.body))
+        body = memoryview(b"".join(exchange.take()))
         codec = _Codec(self._codec, asked, body[size:], answer_json_size)
 
         def done(job: Job) -> None:

@@ -74,7 +74,7 @@ class RestInfer:
         try:
             timeout = headers.get(b"x-request-timeout")
             job = Job(
-                exchange.body,
+                exchange.take(),
                 self.codec,
                 asyncio.get_running_loop(),
                 call.done,
@@ -105,9 +105,9 @@ class _RestCall:
         self._exchange = exchange
         self._role = role
 
-    def refuse(self, refusal: InputError) -> None:
-        """Answer a call that does not get to the model."""
-        status, text = explain(refusal, "", {})
+    def refuse(self, failure: Exception) -> None:
+        """Answer a call that does not get to the model, or whose answer does not get to its caller."""
+        status, text = explain(failure, "", {})
         self._infer.tally.refused(self._role, status)
         self._exchange.respond(status, self._infer.json[self._role], error(text))
 
@@ -156,13 +156,13 @@ class _RestCall:
         self._beside(lambda: compress(job.answer, coding), respond)
 
     def _beside(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Do work in a thread, then the rest on the loop, unless the work is refused."""
+        """Do work in a thread, then the rest on the loop, unless the work fails."""
 
         def finish(future: asyncio.Future[Any]) -> None:
             try:
                 found = future.result()
-            except InputError as refusal:
-                self.refuse(refusal)
+            except Exception as failure:
+                self.refuse(failure)
             else:
                 then(found)
 

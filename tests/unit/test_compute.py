@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
@@ -44,7 +45,7 @@ class Plain:
 
 
 class Held:
-    """A model that waits at a gate and answers with what it got; 13 fails, 14 as nobody expected."""
+    """A model that waits at a gate and answers with what it got; 13 fails, 14 worse, 16 exits."""
 
     signature = Signature((TensorSpec("x", "INT64", (-1,)),), (TensorSpec("x", "INT64", (-1,)),))
     platform = "test_held"
@@ -64,6 +65,8 @@ class Held:
             raise ExecutionError("13 is unlucky")
         if number == 14:
             raise RuntimeError("secret")
+        if number == 16:
+            sys.exit("secret")
         return dict(inputs)
 
     def close(self) -> None:
@@ -163,17 +166,18 @@ def test_each_failure_is_told_and_counted(compute: Calls, model: Held) -> None:
     model.gate.set()
 
     async def main() -> list[bytes]:
-        return [(await compute(body, role="stable")).answer for body in ("bad", 13, 14, 15)]
+        return [(await compute(body, role="stable")).answer for body in ("bad", 13, 14, 16, 15)]
 
     assert run(main()) == [
         b"400: this is no number",
         b"500: 13 is unlucky",
         b"500: the worker failed on this call; its log says why",
+        b"500: the model gave up with SystemExit",
         b"answer to 15",
     ]
     numbers = compute.tally.numbers()
-    assert numbers.requests == {("stable", 400): 1, ("stable", 500): 2, ("stable", 200): 1}
-    assert (numbers.succeeded.calls, numbers.failed.calls) == (1, 3)
+    assert numbers.requests == {("stable", 400): 1, ("stable", 500): 3, ("stable", 200): 1}
+    assert (numbers.succeeded.calls, numbers.failed.calls) == (1, 4)
 
 
 def test_who_hangs_up_leaves_the_queue(compute: Calls, model: Held) -> None:
@@ -185,6 +189,7 @@ def test_who_hangs_up_leaves_the_queue(compute: Calls, model: Held) -> None:
             job.cancel()
             job.cancel()
         assert (compute.thread.queued, compute.tally.ongoing) == (1, 1)
+        assert not jobs[0][0].body, "the body of a call that has left is not kept until its turn"
         model.gate.set()
         assert (await jobs[1][1]).answer == b"answer to 3"
         jobs[1][0].cancel()

@@ -169,6 +169,13 @@ def test_a_canary_that_fails_agrees_in_nothing(serve: Callable[[Any], Serving]) 
     assert canary.mirrored == Mirrored(1, 0.0, failed=1)
 
 
+def test_what_is_too_large_is_not_mirrored(serve: Callable[[Any], Serving]) -> None:
+    stable = serve(lambda: {"Y": np.zeros(3_000_000, "f4")})
+    stable.mirror(serve(lambda: {"Y": np.zeros(1, "f4")}).at)
+    stable.call()
+    wait(lambda: stable.mirrored.dropped == 1)
+
+
 def test_classes_are_not_compared(serve: Callable[[Any], Serving]) -> None:
     stable, canary = serve("v1"), serve("v2")
     stable.mirror(canary.at)

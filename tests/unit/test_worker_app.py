@@ -10,6 +10,7 @@ import logging
 import socket
 import threading
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from gateway.kits.library import Library
 from gateway.kits.model import choose_runtime, load
 from gateway.metrics import Tally
 from gateway.oci.reference import parse_reference
+from gateway.worker import rest
 from gateway.worker.app import Identity, WorkerApp
 from gateway.worker.server import HttpServer
 from runtimes.base import Array, LoadedModel, Resources, Signature, TensorSpec
@@ -137,6 +139,13 @@ def logged() -> Iterator[list[logging.LogRecord]]:
 def request(method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
     lines = [f"{method} {path} HTTP/1.1", "Host: w", f"Content-Length: {len(body)}", *headers, "", ""]
     return "\r\n".join(lines).encode() + body
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 def read_answer(stream: BinaryIO) -> Answer:
@@ -401,6 +410,30 @@ def test_what_nobody_expected_is_in_the_log_and_not_in_the_answer(
     assert len(logged) == 2
 
 
+def test_the_words_of_an_engine_need_not_be_unicode(
+    serve: Callable[[Callable[[], Array]], Serving],
+) -> None:
+    def fail() -> Array:
+        raise ExecutionError("no such file: caf\udce9")
+
+    serving = serve(fail)
+    for _ in range(2):
+        assert serving.infer() == (500, {"error": "no such file: caf?"})
+
+
+@pytest.mark.parametrize("work", ["compress", "decompress"])
+def test_a_failure_beside_the_model_is_answered(
+    iris: Serving, logged: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("secret")
+
+    monkeypatch.setattr(rest, work, fail)
+    status, answer = iris.infer(gzip.compress(FLOWER), Content_Encoding="gzip", Accept_Encoding="gzip")
+    assert (status, answer) == (500, {"error": "the worker failed on this call; its log says why"})
+    assert [record.getMessage() for record in logged] == ["call.failed"]
+
+
 @pytest.mark.parametrize(
     ("error", "status"), [(InputError("yours"), 400), (LoadError("ours"), 500), (ExecutionError("ours"), 500)]
 )
@@ -470,6 +503,34 @@ def test_a_client_that_leaves_harms_no_other(serve: Callable[[Callable[[], Array
     assert serving.infer()[0] == 200
     serving.stop()
     assert serving.tally.ongoing == 0
+
+
+def test_bodies_of_clients_that_left_are_not_kept(serve: Callable[[Callable[[], Array]], Serving]) -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    def wait() -> Array:
+        begun.set()
+        assert gate.wait(SECONDS)
+        return np.zeros(1, "f4")
+
+    serving = serve(wait)
+    body, size = bytes(2_000_000), 0
+    tracemalloc.start()
+    try:
+        with serving.connect() as busy:
+            busy.sendall(request("POST", INFER, FLOWER))
+            assert begun.wait(SECONDS)
+            for _ in range(10):
+                with serving.connect() as leaving:
+                    leaving.sendall(request("POST", INFER, body))
+                    until(lambda: serving.app.compute.queued == 1)
+                until(lambda: serving.app.compute.queued == 0)
+            size, _ = tracemalloc.get_traced_memory()
+            gate.set()
+            assert busy.recv(100)
+    finally:
+        tracemalloc.stop()
+    assert size < 2 * len(body)
 
 
 def test_a_connection_takes_many_calls(iris: Serving) -> None:
