@@ -12,7 +12,7 @@ from typing import cast
 import httptools
 import numpy as np
 
-from gateway.worker.exchange import Exchange, Handler
+from gateway.worker.exchange import Exchange, Handler, add_piece
 
 HEAD_BYTES = 65536
 """The most that a head, or what is between two pieces of a body, may take."""
@@ -147,9 +147,10 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(400, "Transfer-Encoding must be chunked, and nothing else, in HTTP/1.1")
 
     def on_body(self, body: bytes) -> None:
-        if self._reading is not None:
-            self._reading.body.append(body)
-            self._reading.size += len(body)
+        exchange = self._reading
+        if exchange is not None:
+            add_piece(exchange.body, body)
+            exchange.size += len(body)
             self._between = 0
 
     def on_message_complete(self) -> None:

@@ -20,6 +20,8 @@ _CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
 _CLOSE = b"connection: close\r\n"
 # A larger body goes to the kernel as it is, beside its head; a smaller one is quicker copied.
 _COPIED_BYTES = 32768
+# Each piece of a body is an object of some 60 bytes, and a client may send one byte in each.
+_SMALL_PIECE = 2048
 
 
 class Handler(Protocol):
@@ -219,6 +221,14 @@ class Exchange:
     def _end(self) -> None:
         self.ended = True
         self._connection.answered(self)
+
+
+def add_piece(pieces: list[bytes | memoryview], piece: bytes | memoryview) -> None:
+    """Put a piece of a body behind the others; small ones become one."""
+    if pieces and len(piece) < _SMALL_PIECE and len(pieces[-1]) < _SMALL_PIECE:
+        pieces[-1] = b"".join((pieces[-1], piece))
+    else:
+        pieces.append(piece)
 
 
 def lines(headers: Sequence[Header]) -> bytes:

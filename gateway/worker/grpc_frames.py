@@ -9,6 +9,7 @@ import struct
 from collections.abc import Sequence
 
 from gateway.worker.codings import BodyTooLarge, UnknownCoding
+from gateway.worker.exchange import add_piece
 from runtimes.errors import InputError
 
 Pieces = list[bytes | memoryview]
@@ -63,7 +64,7 @@ class Unframer:
             UnknownCoding: when one is compressed.
             BodyTooLarge: when one is too large.
         """
-        self._pieces.append(piece)
+        add_piece(self._pieces, piece)
         self._have += len(piece)
         found: list[Pieces] = []
         while True:

@@ -305,6 +305,13 @@ def test_bodies_of_any_size(connect: Connect, size: int, way: str) -> None:
         assert told(client.answer())["path"] == "/hello"
 
 
+def test_a_body_in_very_many_pieces_is_kept_in_few(connect: Connect) -> None:
+    pieces = [b"ab"] * 50_000
+    found = told(connect().send(chunked("/hello", *pieces)).answer())
+    assert found["sum"] == sum(map(sum, pieces))
+    assert found["pieces"] <= 50  # type: ignore[operator]
+
+
 def test_a_large_body_in_random_pieces(connect: Connect) -> None:
     chance = random.Random(1)
     client = connect()
