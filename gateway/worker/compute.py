@@ -70,13 +70,14 @@ class ComputeThread:
         """How many calls wait for the model."""
         return len(self._waiting)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, followed: bool = False) -> None:
         """Give a call to the model; where too many wait, it is answered with 503 at once.
 
-        Call it on the job's loop.
+        Call it on the job's loop. One that is `followed` by others is not answered there: all of them, one
+        after the other, would hold it up.
         """
         job.owner = self
-        alone = not self._tally.ongoing
+        alone = not followed and not self._tally.ongoing
         self._tally.ongoing += 1
         if alone and self._batcher is None and self._run_on_loop(job):
             self._answer([job])

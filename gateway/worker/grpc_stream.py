@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 
 from gateway.grpc_status import trailers
@@ -86,6 +87,8 @@ class GrpcStream:
         self._until = time.perf_counter() + timeout
         self._request_id = exchange.headers.get(b"x-request-id", b"").decode("latin-1")
         self._unframer = Unframer(max_message)
+        self._waiting: deque[Pieces] = deque()
+        self._submitting = False
         self._inside: set[Job] = set()
         self._version: str | None = None
         self._closing = False
@@ -107,10 +110,24 @@ class GrpcStream:
         except InputError as refusal:
             self._break(refusal)
             return
-        for pieces in messages:
-            self._submit(pieces)
+        self._waiting += messages
+        self._submit_waiting()
 
-    def _submit(self, pieces: Pieces) -> None:
+    def _submit_waiting(self) -> None:
+        """Submit as many calls as may be inside; the client is read from once none is left."""
+        if self._submitting:
+            return  # a call was answered at once
+        self._submitting = True
+        waiting = self._waiting
+        while waiting and len(self._inside) < _MOST_INSIDE:
+            self._submit(waiting.popleft(), bool(waiting))
+        self._submitting = False
+        if waiting:
+            self._exchange.pause()
+        elif not self._over:
+            self._exchange.resume()
+
+    def _submit(self, pieces: Pieces, followed: bool) -> None:
         now = time.perf_counter()
         job = Job(
             pieces,
@@ -123,15 +140,13 @@ class GrpcStream:
             began=now,
         )
         self._inside.add(job)
-        if len(self._inside) == _MOST_INSIDE:
-            self._exchange.pause()
-        self._compute.submit(job)
+        self._compute.submit(job, followed)
 
     def _done(self, job: Job) -> None:
         self._exchange.send(job.answer)
-        if len(self._inside) == _MOST_INSIDE:
-            self._exchange.resume()
         self._inside.discard(job)
+        if self._waiting:
+            self._submit_waiting()
         self._end_if_done()
 
     def _close(self) -> None:
@@ -144,7 +159,7 @@ class GrpcStream:
             self._end_if_done()
 
     def _end_if_done(self) -> None:
-        if self._closing and not self._inside and not self._over:
+        if self._closing and not self._inside and not self._waiting and not self._over:
             self._over = True
             self._exchange.end(trailers(200))
 
@@ -160,6 +175,7 @@ class GrpcStream:
         for job in self._inside:
             job.cancel()
         self._inside.clear()
+        self._waiting.clear()
 
     def _check(self, version: str) -> None:
         """See that all calls are for the version that the edge chose by the first. In the model's thread."""

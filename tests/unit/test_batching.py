@@ -127,7 +127,7 @@ def run(
         wanted = [
             answer for answer, job in zip(answers[-len(jobs) :], jobs, strict=True) if not job.cancelled
         ]
-        await asyncio.wait_for(asyncio.gather(*wanted), SECONDS)
+        await asyncio.wait_for(asyncio.gather(*wanted, *answers[: -len(jobs)]), SECONDS)
         return jobs
 
     jobs = asyncio.run(main())

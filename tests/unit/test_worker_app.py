@@ -25,6 +25,10 @@ from gateway.metrics import Tally
 from gateway.oci.reference import parse_reference
 from gateway.worker import rest
 from gateway.worker.app import Identity, WorkerApp
+from gateway.worker.grpc import STREAM_INFER
+from gateway.worker.grpc_frames import framed
+from gateway.worker.grpc_messages import message
+from gateway.worker.jobs import QueueLimits
 from gateway.worker.server import HttpServer
 from runtimes.base import Array, LoadedModel, Resources, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError
@@ -502,6 +506,35 @@ def test_a_client_that_leaves_harms_no_other(serve: Callable[[Callable[[], Array
     gate.set()
     assert serving.infer()[0] == 200
     serving.stop()
+    assert serving.tally.ongoing == 0
+
+
+def test_a_stream_of_many_small_calls_fills_neither_the_queue_nor_the_loop(
+    serve: Callable[..., Serving],
+) -> None:
+    threads: list[str] = []
+
+    def work() -> Array:
+        threads.append(threading.current_thread().name)
+        return np.zeros(1, "f4")
+
+    serving = serve(work, limits=QueueLimits(max_requests=64))
+    for _ in range(200):
+        assert serving.infer()[0] == 200
+    assert threads[-1] == "http", "quick calls are answered on the loop"
+    threads.clear()
+    call = message("inference.ModelInferRequest")(model_name="iris")
+    tensor = call.inputs.add(name="input", datatype="FP32", shape=[0, 4])
+    tensor.contents.SetInParent()
+    calls = framed([call.SerializeToString()]) * 1000
+    head = request("POST", STREAM_INFER, calls, "Content-Type: application/grpc", "Connection: close")
+    with serving.connect() as client, client.makefile("rb") as stream:
+        client.sendall(head)
+        answer = stream.read()
+    assert answer.count(b"triton_final_response") == len(threads) == 1000
+    assert b"too many calls" not in answer
+    assert answer.endswith(b"0\r\ngrpc-status: 0\r\n\r\n")
+    assert threads.count("http") < 20
     assert serving.tally.ongoing == 0
 
 
