@@ -143,6 +143,7 @@ def test_paths_lead_to_versions(edge: RunningEdge, workers: Workers) -> None:
     for path, version, role in [
         ("/v2/models/iris/infer", "v1", "stable"),
         ("/v2/models/iris", "v1", "stable"),
+        ("/v2/models/iris/versions", "v1", "stable"),
         ("/v2/models/iris/versions/v1/infer", "v1", "stable"),
         ("/v2/models/iris/versions/v2", "v2", "canary"),
         ("/v2/models/iris/versions/sha256:v2/ready", "v2", "canary"),
