@@ -92,7 +92,6 @@ class Rollouts:
         """
         with self._lock:
             seen = self._windows.look(observed.workers)
-            lost = self._windows.lost(observed.workers)
             planned: dict[str, tuple[Model, Plan]] = {
                 model.name: (model, model.rollout.plan())
                 for model in known.desired.config.models
@@ -108,7 +107,7 @@ class Rollouts:
                 for event in self._asked(model, plan, known):
                     self._advance(name, event)
                 known = replace(known, rollouts=dict(self._rollouts))
-                for event in self._observed(model, known, observed, seen, lost, late):
+                for event in self._observed(model, known, observed, seen, late):
                     self._advance(name, event)
             self._mirroring = dict(self._mirrors(known, observed))
             return {name: self._rollouts[name] for name in planned if name in self._rollouts}
@@ -174,7 +173,6 @@ class Rollouts:
         known: Known,
         observed: Observed,
         seen: Mapping[str, Seen],
-        lost: Mapping[str, int],
         late: frozenset[str],
     ) -> Iterator[Event]:
         """What happened to a model's versions since the last tick."""
@@ -188,7 +186,7 @@ class Rollouts:
         ready = _ready(canary, observed)
         if reason is not None:
             yield CanaryFailed(reason)
-        for _ in range(lost.get(canary.app, 0)):
+        for _ in set(rollout.workers) - {worker.worker for worker in observed.workers}:
             yield CanaryLost("a worker of the canary died")
         if rollout.stage is Stage.LOADING and (
             len(ready) >= canary.first_replicas or observed.may_sleep(canary)
@@ -204,6 +202,7 @@ class Rollouts:
         yield Tick(
             Evidence(base.side, trial.side, pairs, trouble),
             up=bool(ready) or observed.may_sleep(canary),
+            workers=tuple(sorted(worker.worker for worker in ready)),
         )
 
     def _mirrors(self, known: Known, observed: Observed) -> Iterator[tuple[str, Mirroring]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from gateway.metrics import MIRRORED, Mirrored, Numbers
 from gateway.rollout.evidence import Pairs, Side
-from gateway.worker.spec import Announcement, WorkerState
+from gateway.worker.spec import Announcement
 
 _ERRORS = 500
 
@@ -35,7 +35,6 @@ class Windows:
 
     def __init__(self) -> None:
         self._last: Mapping[str, Seen] = {}
-        self._ready: Mapping[str, frozenset[str]] = {}
 
     def look(self, workers: Iterable[Announcement]) -> Mapping[str, Seen]:
         """Return what each app did since the last look."""
@@ -47,17 +46,6 @@ class Windows:
             seen[worker.app] = seen.get(worker.app, NOTHING) + _less(counts, before)
         self._last = counted
         return seen
-
-    def lost(self, workers: Iterable[Announcement]) -> Mapping[str, int]:
-        """How many workers of each app were ready at the last look, and are gone without having said so."""
-        known = {worker.worker for worker in workers}
-        ready: dict[str, set[str]] = {}
-        for worker in workers:
-            if worker.state is WorkerState.READY:
-                ready.setdefault(worker.app, set()).add(worker.worker)
-        lost = {app: len(before - known) for app, before in self._ready.items()}
-        self._ready = {app: frozenset(names) for app, names in ready.items()}
-        return lost
 
 
 def _counted(numbers: Numbers) -> Seen:

@@ -46,9 +46,12 @@ class Workers:
         self._gone: dict[str, Numbers] = defaultdict(Numbers)
 
     def hear(self, news: Announcement) -> bool:
-        """Take a worker's report; returns whether it changes who can be called."""
+        """Take a worker's report, unless a later one is here; returns whether it changes who can be called."""
         with self._lock:
             before = self._heard.get(news.worker)
+            last = self._left.get(news.worker) if before is None else before.news
+            if last is not None and news.number < last.number:
+                return False
             self._left.pop(news.worker, None)
             self._heard[news.worker] = _Heard(news, self._clock())
             return before is None or before.news.state is not news.state

@@ -60,10 +60,11 @@ class GateFailed:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passes; what was seen since the last tick, and whether the canary is up."""
+    """Time passes; what was seen since the last tick, whether the canary is up, and its workers that are."""
 
     seen: Evidence = field(default_factory=Evidence)
     up: bool = True
+    workers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ def advance(state: Rollout, event: Event, now: float) -> Next:
         clock=max(now, state.clock),
         held=state.held + (0.0 if down else passed),
         down=state.down + (passed if down else 0.0),
+        workers=event.workers if isinstance(event, Tick) else state.workers,
     )
     return TABLE[state.stage][type(event)](state, event)
 
@@ -97,6 +98,7 @@ def _begin(state: Rollout, revision: str, message: str, rollback: bool = False) 
         step=0,
         rollback=rollback,
         restarts=0,
+        workers=(),
         evidence=Evidence(),
         verdicts=(),
     )

@@ -99,6 +99,8 @@ class Rollout:
     down: float = 0.0
     """How long the canary has not been up, in this step."""
     restarts: int = 0
+    workers: tuple[str, ...] = ()
+    """The canary's workers that were up at the last tick: one that is gone without a word has died."""
     evidence: Evidence = field(default_factory=Evidence)
     verdicts: tuple[Verdict, ...] = ()
     schema: int = SCHEMA

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from dataclasses import replace
@@ -51,6 +52,7 @@ class Worker:
         self._news = Announcement(
             worker=serve.get_replica_context().replica_id.unique_id, app=spec.app, state=WorkerState.PULLING
         )
+        self._reports = itertools.count(1)
         self._description: Description | None = None
         self._asked_for_description = False
         self._announcing = asyncio.create_task(self._announce_for_ever())
@@ -181,6 +183,7 @@ class Worker:
             not_batched=self._app.compute.not_batched if self._news.port else "",
             numbers=self._tally.numbers(),
             description=self._description if self._asked_for_description else None,
+            number=next(self._reports),
         )
         # A gateway that is being started again hears the next announcement.
         with contextlib.suppress(Exception):

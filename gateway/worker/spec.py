@@ -115,3 +115,5 @@ class Announcement:
     numbers: Numbers = field(default_factory=Numbers)
     description: Description | None = None
     """Sent only when the gateway asks for it."""
+    number: int = 0
+    """Counts a worker's reports: a later one may arrive first."""

@@ -48,6 +48,7 @@ class World:
         self.descriptions: dict[str, Description] = {}
         self.workers: dict[str, Tally] = {}
         self.late: frozenset[str] = frozenset()
+        self.draining: set[str] = set()
         self.plan: Plan | None = None
         self.pins: dict[str, str] = {}
         self.told: list[RolloutEvent] = []
@@ -81,7 +82,15 @@ class World:
             condemned=self.state.condemned(),
         )
         workers = [
-            Announcement(f"{app}#1", app, WorkerState.READY, "", "10.0.0.1", 1, numbers=tally.numbers())
+            Announcement(
+                f"{app}#1",
+                app,
+                WorkerState.DRAINING if app in self.draining else WorkerState.READY,
+                "",
+                "10.0.0.1",
+                1,
+                numbers=tally.numbers(),
+            )
             for app, tally in self.workers.items()
         ]
         observed = Observed(dict.fromkeys(known.versions, ""), workers)
@@ -219,6 +228,26 @@ def test_workers_that_die_again_and_again_end_it(world: World) -> None:
         world.workers[world.app("v2")] = tally
         world.tick()
     assert world.at() == (Stage.DEGRADED, Reason.CANARY_LOST, 0)
+
+
+def test_a_worker_that_dies_with_the_gateway_is_counted(world: World) -> None:
+    world.to_step()
+    world.tick()
+    lost = world.workers.pop(world.app("v2"))
+    world.die()
+    world.tick()
+    rollout = world.rollouts.get("iris")
+    assert rollout is not None
+    assert rollout.restarts == 1
+    world.workers[world.app("v2")] = lost
+    world.tick()
+    world.draining.add(world.app("v2"))
+    world.tick()
+    del world.workers[world.app("v2")]
+    world.tick()
+    rollout = world.rollouts.get("iris")
+    assert rollout is not None
+    assert rollout.restarts == 1, "who says that it goes has not died"
 
 
 def test_late_numbers_are_an_error_and_no_verdict(world: World) -> None:

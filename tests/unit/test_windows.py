@@ -24,14 +24,3 @@ def test_the_first_look_at_a_worker_sees_nothing() -> None:
     assert (seen.calls, seen.errors, seen.timed) == (5, 2, 5)
     seen = windows.look([news("b", "v1", {200: 4, 400: 1}), news("c", "v2", {})])["v1"].side
     assert (seen.calls, seen.errors) == (4, 0), "what callers did wrong is not the model's error"
-
-
-def test_workers_that_vanish_are_lost_and_those_that_said_so_are_not() -> None:
-    windows = Windows()
-    first = [news(name, "v1", {}) for name in "abc"] + [news("d", "v1", {}, WorkerState.LOADING)]
-    assert windows.lost(first) == {}
-    draining = news("b", "v1", {}, WorkerState.DRAINING)
-    assert windows.lost([news("a", "v1", {}), draining]) == {"v1": 1}
-    assert windows.lost([news("a", "v1", {})]) == {"v1": 0}
-    assert windows.lost([]) == {"v1": 1}
-    assert windows.lost([]) == {}

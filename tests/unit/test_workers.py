@@ -51,6 +51,16 @@ def test_only_a_new_worker_or_state_is_a_change(workers: Workers) -> None:
     assert workers.hear(news("w2"))
 
 
+def test_a_report_that_comes_out_of_turn_changes_nothing(workers: Workers) -> None:
+    assert workers.hear(replace(news(), number=2))
+    assert not workers.hear(replace(news(state=WorkerState.LOADING), number=1))
+    assert who(tuple(workers.ready("iris.1"))) == ["w1"]
+    workers.drop("w1")
+    assert not workers.hear(replace(news(), number=1))
+    assert workers.present() == ()
+    assert workers.hear(replace(news(), number=3)), "it was only silent"
+
+
 def test_the_last_report_counts(workers: Workers) -> None:
     workers.hear(news(state=WorkerState.LOADING))
     workers.hear(news())
