@@ -46,7 +46,7 @@ class Workers:
         self._gone: dict[str, Numbers] = defaultdict(Numbers)
 
     def hear(self, news: Announcement) -> bool:
-        """Take a worker's report, unless a later one is here; returns whether it changes who can be called."""
+        """Take a report, unless a later one is here; returns whether it changes who can be called."""
         with self._lock:
             before = self._heard.get(news.worker)
             last = self._left.get(news.worker) if before is None else before.news
