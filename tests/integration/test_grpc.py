@@ -33,6 +33,7 @@ from gateway.control.status import ModelState, ModelStatus, Status, VersionStatu
 from gateway.edge.haproxy import EXTENSIONS
 from gateway.edge.routes import Route
 from gateway.metrics import VersionLabels, VersionSample
+from gateway.worker.grpc_messages import message
 from gateway.worker.jobs import QueueLimits
 from runtimes.base import Array, Datatype, TensorSpec
 from tests.grpc_calls import Echo, Plane, Version, running_plane
@@ -582,7 +583,12 @@ def test_health(world: World, channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as told:
         check("nothing")
     assert told.value.code() is grpc.StatusCode.NOT_FOUND
-    listed = stub.List(health_pb2.HealthListRequest(), timeout=SECONDS).statuses
+    list_all = channel.unary_unary(
+        "/grpc.health.v1.Health/List",
+        message("grpc.health.v1.HealthListRequest").SerializeToString,
+        message("grpc.health.v1.HealthListResponse").FromString,
+    )
+    listed = list_all(message("grpc.health.v1.HealthListRequest")(), timeout=SECONDS).statuses
     assert {name: at.status for name, at in listed.items()} == {
         "": 2,
         "inference.GRPCInferenceService": 2,

@@ -40,6 +40,10 @@ def ours(package: str) -> Iterator[Any]:
                 yield found
 
 
+# Of a later grpc.health.v1 than that of packages which are content with protobuf 6, as tritonclient must be.
+LATELY = {"HealthListRequest", "HealthListResponse"}
+
+
 def fields(descriptor: Any) -> dict[str, Any]:
     return {
         field.name: (
@@ -71,12 +75,14 @@ def test_every_field_is_as_others_have_it(package: str, modules: tuple[Any, ...]
     seen = 0
     for descriptor in ours(package):
         outer, *inner = descriptor.full_name.removeprefix(f"{package}.").split(".")
+        if outer in LATELY and outer not in theirs:
+            continue
         expected = theirs[outer]
         for name in inner:
             expected = expected.nested_types_by_name[name]
         assert fields(descriptor).items() <= fields(expected).items(), descriptor.full_name
         seen += 1
-    assert seen > 3
+    assert seen > 1
     for module in modules:
         for name, enum in module.DESCRIPTOR.enum_types_by_name.items():
             if name == "DataType":
@@ -106,7 +112,9 @@ def test_every_method_is_as_others_have_it(name: str, module: Any, service: str)
         }
 
     expected = methods(module.DESCRIPTOR.services_by_name[service])
-    assert methods(pool().FindServiceByName(name)).items() <= expected.items()
+    found = methods(pool().FindServiceByName(name))
+    lately = {at for at in found if found[at][0].rpartition(".")[2] in LATELY and at not in expected}
+    assert {at: found[at] for at in found.keys() - lately}.items() <= expected.items()
 
 
 def test_both_versions_of_reflection_are_the_same_but_for_their_names() -> None:
