@@ -34,7 +34,7 @@ class GoldenGate:
         self._library = library
         self._edge_key = edge_key
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="golden")
-        self._running: dict[tuple[str, int], Future[Outcome]] = {}
+        self._running: dict[tuple[str, int, str, Golden], Future[Outcome]] = {}
 
     def ask(
         self,
@@ -47,7 +47,8 @@ class GoldenGate:
         worker: Announcement,
     ) -> Outcome:
         """What came of the gate of a model's rollout of this number; None while it runs."""
-        key = (model.name, number)
+        # A rollout may begin anew under its number, with another canary, and its plan may change.
+        key = (model.name, number, canary.app, golden)
         running = self._running.get(key)
         if running is None:
             for old in [name for name in self._running if name[0] == model.name]:
