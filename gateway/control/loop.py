@@ -18,7 +18,8 @@ from pathlib import Path
 
 from gateway.config import GatewayConfig
 from gateway.control import serving
-from gateway.control.reconcile import Known, Observed, Plan, reconcile
+from gateway.control.known import Known, Observed
+from gateway.control.reconcile import Plan, reconcile
 from gateway.control.rollouts import Rollouts
 from gateway.control.state import State
 from gateway.control.status import Status

@@ -12,51 +12,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gateway.config import Model
-from gateway.control.rollout_status import digest_of, rollout_status
-from gateway.control.state import Desired, Routed
-from gateway.control.status import ModelState, ModelStatus, VersionStatus
-from gateway.control.versions import Version, kind_of, version_of
+from gateway.control.known import Known, Observed, ready, version_for
+from gateway.control.model_status import ANSWERS, Role, how_asleep, model_status
+from gateway.control.state import Routed
+from gateway.control.status import ModelState, ModelStatus
+from gateway.control.versions import Version, kind_of
 from gateway.edge.routes import Backend, Route, RoutingTable, Rules, Server
-from gateway.rollout.state import Phase, Rollout, Stage
+from gateway.rollout.state import Rollout
 from gateway.worker.spec import Announcement, WorkerState
-
-_ANSWERS = (ModelState.READY, ModelState.ASLEEP)
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What the gateway remembers."""
-
-    desired: Desired
-    pins: Mapping[str, str]
-    """Reference to digest, for the config in force."""
-    failures: Mapping[str, str]
-    """Reference or kind of app to the reason why it failed."""
-    versions: Mapping[str, Version]
-    routed: Mapping[str, Routed]
-    condemned: frozenset[str] = frozenset()
-    """Apps that are being removed, whatever is wanted now."""
-    notes: Mapping[str, str] = field(default_factory=dict)
-    """Reference to what a person should know of how it was resolved."""
-    rollouts: Mapping[str, Rollout] = field(default_factory=dict)
-    """How far the rollouts are, by model; a revision is a reference that is pinned to its digest."""
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """What is there now: Serve's applications with what Serve says of them, and workers heard of late."""
-
-    apps: Mapping[str, str]
-    workers: Sequence[Announcement]
-    proven: frozenset[str] = frozenset()
-    """Apps of which a worker was ready since they were deployed, so that they may sleep."""
-
-    def may_sleep(self, version: Version) -> bool:
-        """Whether a version answers also while it has no worker."""
-        return version.may_sleep and version.app in self.proven
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +38,13 @@ class Plan:
     models: tuple[ModelStatus, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Role:
-    """One role of one model: the kit it names, and how far that is."""
-
-    kit: str
-    version: Version | None
-    state: ModelState
-    message: str
-
-
 def reconcile(known: Known, observed: Observed) -> Plan:
     """Decide what to do next."""
     by_app: dict[str, list[Announcement]] = defaultdict(list)
     for worker in observed.workers:
         by_app[worker.app].append(worker)
     routed: dict[str, Routed] = {}
-    roles: dict[str, list[_Role]] = {}
+    roles: dict[str, list[Role]] = {}
     for model in known.desired.config.models:
         stable, canary, weight = _roles(model, known, observed, by_app)
         roles[model.name] = [stable, *([canary] if canary else [])]
@@ -118,7 +74,7 @@ def reconcile(known: Known, observed: Observed) -> Plan:
         routed=routed,
         table=_table(roles, routed, versions, surplus, lingering, observed, by_app, known.rollouts),
         models=tuple(
-            _status(name, both, routed[name], versions, observed, by_app, known)
+            model_status(name, both, routed[name], versions, observed, by_app, known)
             for name, both in roles.items()
         ),
     )
@@ -126,7 +82,7 @@ def reconcile(known: Known, observed: Observed) -> Plan:
 
 def _roles(
     model: Model, known: Known, observed: Observed, by_app: Mapping[str, list[Announcement]]
-) -> tuple[_Role, _Role | None, int]:
+) -> tuple[Role, Role | None, int]:
     """The stable role, the canary's if there is one, and the canary's percent of calls."""
     rollout = known.rollouts.get(model.name)
     if rollout is None:
@@ -145,46 +101,29 @@ def _roles(
 
 def _role(
     model: Model, kit: str, known: Known, observed: Observed, by_app: Mapping[str, list[Announcement]]
-) -> _Role:
+) -> Role:
     if kit in known.failures:
-        return _Role(kit, None, ModelState.FAILED, known.failures[kit])
+        return Role(kit, None, ModelState.FAILED, known.failures[kit])
     version = version_for(model, kit, known)
     if version is None:
-        return _Role(kit, None, ModelState.PULLING, "resolving its reference")
+        return Role(kit, None, ModelState.PULLING, "resolving its reference")
     if kind_of(version.app) in known.failures:
-        return _Role(kit, version, ModelState.FAILED, known.failures[kind_of(version.app)])
+        return Role(kit, version, ModelState.FAILED, known.failures[kind_of(version.app)])
     workers = by_app.get(version.app, [])
-    ready = len(_ready(workers))
+    up = len(ready(workers))
     now = known.routed.get(model.name, Routed())
-    if ready >= (1 if version.app in (now.stable, now.canary) else version.first_replicas):
-        return _Role(kit, version, ModelState.READY, known.notes.get(kit, ""))
+    if up >= (1 if version.app in (now.stable, now.canary) else version.first_replicas):
+        return Role(kit, version, ModelState.READY, known.notes.get(kit, ""))
     if observed.may_sleep(version):
-        return _Role(kit, version, ModelState.ASLEEP, _how_asleep(workers))
-    if ready:
-        message = f"{ready} of {version.min_replicas} workers are ready"
-        return _Role(kit, version, ModelState.LOADING, message)
+        return Role(kit, version, ModelState.ASLEEP, how_asleep(workers))
+    if up:
+        message = f"{up} of {version.min_replicas} workers are ready"
+        return Role(kit, version, ModelState.LOADING, message)
     for state in (WorkerState.LOADING, WorkerState.PULLING):
         for worker in workers:
             if worker.state is state:
-                return _Role(kit, version, ModelState(state.value), worker.detail)
-    return _Role(kit, version, ModelState.LOADING, observed.apps.get(version.app, "") or "starting a worker")
-
-
-def version_for(model: Model, kit: str, known: Known) -> Version | None:
-    """The version that a kit's reference means for a model now; None before it is resolved.
-
-    A revision of a rollout carries its digest, whatever its tag means by now.
-    """
-    rollout = known.rollouts.get(model.name)
-    if rollout is not None and kit in (rollout.stable, rollout.canary, rollout.previous):
-        digest = digest_of(kit)
-    elif kit in known.pins:
-        digest = known.pins[kit]
-    else:
-        return None
-    config = known.desired.config
-    wanted = version_of(model, kit, digest, known.desired.generation, config.policy(model))
-    return _existing_or_new(wanted, known)
+                return Role(kit, version, ModelState(state.value), worker.detail)
+    return Role(kit, version, ModelState.LOADING, observed.apps.get(version.app, "") or "starting a worker")
 
 
 def _lingering(known: Known) -> set[str]:
@@ -201,18 +140,10 @@ def _lingering(known: Known) -> set[str]:
     return found
 
 
-def _existing_or_new(version: Version, known: Known) -> Version:
-    """The app of an earlier config that does the same, if it stays; else a new one."""
-    for app, earlier in known.versions.items():
-        if earlier.fingerprint == version.fingerprint and app not in known.condemned:
-            return earlier
-    return version
-
-
 def _route(
     model: Model,
-    stable: _Role,
-    canary: _Role | None,
+    stable: Role,
+    canary: Role | None,
     weight: int,
     known: Known,
     observed: Observed,
@@ -223,7 +154,7 @@ def _route(
     app = now.stable if now.stable in known.versions and now.stable not in known.condemned else None
     wanted = stable.version
     if wanted is not None and stable.state is not ModelState.FAILED and wanted.app != app:
-        workers = _ready(by_app.get(wanted.app, []))
+        workers = ready(by_app.get(wanted.app, []))
         # The first version answers as soon as it can; a successor comes with all its workers.
         if len(workers) >= (1 if app is None else wanted.first_replicas) or observed.may_sleep(wanted):
             app = wanted.app
@@ -233,7 +164,7 @@ def _route(
 
 def _trial(
     model: Model,
-    canary: _Role | None,
+    canary: Role | None,
     weight: int,
     known: Known,
     observed: Observed,
@@ -242,7 +173,7 @@ def _trial(
     """The canary that takes calls next, and its percent: the wanted one once ready, else the one now."""
     if canary is None or canary.state is ModelState.FAILED:
         return None, 0
-    if canary.version is not None and canary.state in _ANSWERS:
+    if canary.version is not None and canary.state in ANSWERS:
         return canary.version.app, weight
     now = known.routed.get(model.name, Routed())
     if model.name in known.rollouts:
@@ -251,12 +182,12 @@ def _trial(
         return (app, 0) if app is not None and app == now.canary else (None, 0)
     if now.canary is None or now.canary in known.condemned or now.canary not in known.versions:
         return None, 0
-    answers = _ready(by_app.get(now.canary, [])) or observed.may_sleep(known.versions[now.canary])
+    answers = ready(by_app.get(now.canary, [])) or observed.may_sleep(known.versions[now.canary])
     return (now.canary, now.weight) if answers else (None, 0)
 
 
 def _table(
-    roles: Mapping[str, list[_Role]],
+    roles: Mapping[str, list[Role]],
     routed: Mapping[str, Routed],
     versions: Mapping[str, Version],
     surplus: Sequence[str],
@@ -268,7 +199,7 @@ def _table(
     def backend(app: str | None, going: bool = False, trial: bool = False) -> Backend | None:
         if app is None or app not in versions:
             return None
-        workers = _reachable(by_app.get(app, [])) if going else _ready(by_app.get(app, []))
+        workers = _reachable(by_app.get(app, [])) if going else ready(by_app.get(app, []))
         servers = tuple(sorted(Server(worker.worker, worker.host, worker.port) for worker in workers))
         may_sleep = not going and observed.may_sleep(versions[app])
         return Backend(app, versions[app].names, servers, may_sleep, has_spare=trial)
@@ -305,116 +236,18 @@ def _rules(rollout: Rollout | None) -> Rules:
     return Rules(key, tuple(sorted(match.items())), tuple(sorted(watched)))
 
 
-def _reason(role: _Role) -> str:
+def _reason(role: Role) -> str:
     """What a caller is told while no version of the model can answer."""
     if role.state is ModelState.FAILED:
         return f"could not be served: {role.message}"
     return f"is not ready yet: {role.state}"
 
 
-def _status(
-    name: str,
-    roles: Sequence[_Role],
-    routed: Routed,
-    versions: Mapping[str, Version],
-    observed: Observed,
-    by_app: Mapping[str, list[Announcement]],
-    known: Known,
-) -> ModelStatus:
-    rollout = known.rollouts.get(name)
-    unready = [role for role in roles if role.state not in _ANSWERS]
-    failed = [role for role in unready if role.state is ModelState.FAILED]
-    shown = list(
-        dict.fromkeys(
-            app
-            for app in (routed.stable, routed.canary, *(role.version.app for role in roles if role.version))
-            if app is not None and app in versions
-        )
-    )
-    if failed:
-        state, about = ModelState.FAILED, failed
-    elif unready:
-        state, about = unready[0].state, unready
-    else:
-        state, about = roles[0].state, list(roles)
-    messages = [
-        prefix + role.message
-        for prefix, role in zip(("", "canary: "), roles, strict=False)
-        if role in about and role.message
-    ]
-    if rollout is not None and rollout.phase is Phase.DEGRADED and not unready:
-        # What the config asks for is not in force; what served before still does.
-        state = ModelState.FAILED
-        messages.append(f"rollout {rollout.phase} ({rollout.reason}): {rollout.message}")
-    elif rollout is not None and rollout.stage is Stage.GATING and not unready:
-        state = ModelState.LOADING
-        messages.append(f"canary: {rollout.message}")
-    return ModelStatus(
-        name=name,
-        state=state,
-        message="; ".join(messages),
-        versions=tuple(
-            _version_status(versions[app], routed, observed, by_app.get(app, []), known.failures)
-            for app in shown
-        ),
-        rollout=None if rollout is None else rollout_status(rollout),
-    )
-
-
-def _version_status(
-    version: Version,
-    routed: Routed,
-    observed: Observed,
-    workers: Sequence[Announcement],
-    failures: Mapping[str, str],
-) -> VersionStatus:
-    role, weight = "", 0
-    if version.app == routed.stable:
-        role, weight = "stable", 100 - routed.weight
-    elif version.app == routed.canary:
-        role, weight = "canary", routed.weight
-    ready = _ready(workers)
-    states = [worker.state for worker in workers]
-    if kind_of(version.app) in failures and not ready:
-        state = ModelState.FAILED
-    elif ready:
-        state = ModelState.READY
-    elif observed.may_sleep(version):
-        state = ModelState.ASLEEP
-    else:
-        state = ModelState.PULLING if WorkerState.PULLING in states else ModelState.LOADING
-    return VersionStatus(
-        tag=version.label,
-        digest=version.digest,
-        reference=version.reference,
-        app=version.app,
-        role=role,
-        weight=weight,
-        state=state,
-        replicas=len(ready),
-        runtime=next((worker.runtime for worker in workers if worker.runtime), ""),
-        note=next((f"not batched: {worker.not_batched}" for worker in workers if worker.not_batched), ""),
-    )
-
-
-def _how_asleep(workers: Sequence[Announcement]) -> str:
-    """What a person should know of a version without a worker that answers."""
-    for state in (WorkerState.LOADING, WorkerState.PULLING):
-        for worker in workers:
-            if worker.state is state:
-                return f"waking: {worker.detail or state.value}"
-    return "the next call wakes it"
-
-
-def _ready(workers: Sequence[Announcement]) -> list[Announcement]:
-    return [worker for worker in workers if worker.state is WorkerState.READY]
-
-
 def _reachable(workers: Sequence[Announcement]) -> list[Announcement]:
     return [worker for worker in workers if worker.state in (WorkerState.READY, WorkerState.DRAINING)]
 
 
-def _wanted_versions(roles: Mapping[str, list[_Role]]) -> dict[str, Version]:
+def _wanted_versions(roles: Mapping[str, list[Role]]) -> dict[str, Version]:
     return {
         role.version.app: role.version for both in roles.values() for role in both if role.version is not None
     }

@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from gateway.config import Model
 from gateway.control.gates import signature_faults
 from gateway.control.golden_gate import GoldenGate
-from gateway.control.reconcile import Known, Observed, version_for
+from gateway.control.known import Known, Observed, version_for
 from gateway.control.rollout_status import (
     RolloutEvent,
     digest_of,

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.config import GatewayConfig
-from gateway.control.reconcile import Known, Observed, Plan, reconcile
+from gateway.control.known import Known, Observed
+from gateway.control.reconcile import Plan, reconcile
 from gateway.control.state import Desired, Routed
 from gateway.control.status import ModelState
 from gateway.control.versions import Version, kind_of

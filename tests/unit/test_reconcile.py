@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from gateway.config import Canary, GatewayConfig, Model, Replicas
-from gateway.control.reconcile import Known, Observed, Plan, reconcile
+from gateway.control.known import Known, Observed
+from gateway.control.reconcile import Plan, reconcile
 from gateway.control.state import Desired, Routed
 from gateway.control.status import ModelState
 from gateway.control.versions import Version, kind_of, version_of

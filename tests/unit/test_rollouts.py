@@ -11,7 +11,8 @@ import pytest
 
 from gateway.config import GatewayConfig
 from gateway.control.golden_gate import GoldenGate
-from gateway.control.reconcile import Known, Observed, Plan, reconcile
+from gateway.control.known import Known, Observed
+from gateway.control.reconcile import Plan, reconcile
 from gateway.control.rollout_status import RolloutEvent
 from gateway.control.rollouts import Rollouts
 from gateway.control.state import State
