@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -13,23 +15,25 @@ IRIS_CALL = b'{"inputs":[{"name":"input","shape":[1,4],"datatype":"FP32","data":
 
 
 class Load:
-    """Keep-alive clients that call one URL until the `with` block ends."""
+    """Keep-alive clients that call one URL until the `with` block ends, with each of the bodies in turn."""
 
     def __init__(
         self,
         url: str,
-        body: bytes | None = IRIS_CALL,
+        body: bytes | Sequence[bytes] | None = IRIS_CALL,
         clients: int = 4,
         pause: float = 0.0,
         seconds: float = 300,
     ) -> None:
         self._url = urlsplit(url)
-        self._body = body
+        self._bodies = itertools.cycle([body] if body is None or isinstance(body, bytes) else body)
         self._pause = pause
         self._seconds = seconds
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._call, daemon=True) for _ in range(clients)]
         self.outcomes: Counter[str] = Counter()
+        self.failed_at: list[tuple[float, str]] = []
+        """Every outcome but a 200, and when it came to light, by `time.monotonic`."""
         self.versions: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -68,9 +72,10 @@ class Load:
         deadline = time.monotonic() + self._seconds
         while not self._stop.is_set() and time.monotonic() < deadline:
             version = ""
+            body = next(self._bodies)
             try:
-                method = "POST" if self._body else "GET"
-                connection.request(method, self._url.path, self._body, {"Content-Type": "application/json"})
+                method = "POST" if body else "GET"
+                connection.request(method, self._url.path, body, {"Content-Type": "application/json"})
                 answer = connection.getresponse()
                 text = answer.read()
                 outcome = str(answer.status)
@@ -82,6 +87,8 @@ class Load:
                 connection.close()
             with self._lock:
                 self.outcomes[outcome] += 1
+                if outcome != "200":
+                    self.failed_at.append((time.monotonic(), outcome))
                 self.versions[version] += 1
             if self._pause:
                 time.sleep(self._pause)

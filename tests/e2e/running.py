@@ -17,6 +17,7 @@ from typing import Any
 import requests
 import yaml
 
+from gateway.edge.haproxy import EdgeFiles
 from gateway.logs import log_path
 from tests.ports import free_port
 
@@ -104,7 +105,7 @@ class Running:
         deadline = time.monotonic() + seconds
         status: dict[str, Any] = {}
         while True:
-            with contextlib.suppress(requests.ConnectionError):
+            with contextlib.suppress(requests.RequestException):
                 status = requests.get(f"http://{self.admin}/api/status", timeout=10).json()
                 if holds(status):
                     return status
@@ -123,6 +124,10 @@ class Running:
         """Process ids of a model's workers."""
         return _processes(f"ray::ServeReplica:{model}.")
 
+    def replicas(self, app: str) -> list[int]:
+        """Process ids of one version's workers."""
+        return _processes(f"ray::ServeReplica:{app}:")
+
     def events(self) -> list[str]:
         """What gateway and workers have logged so far, by name."""
         return [json.loads(line)["event"] for line in log_path(self.home).read_text().splitlines()]
@@ -130,6 +135,17 @@ class Running:
     def gateway(self) -> list[int]:
         """Process ids of the gateway's replica."""
         return _processes("ray::ServeReplica:kitserve:gateway")
+
+    def edge(self) -> EdgeFiles:
+        """The files and sockets of its HAProxy."""
+        assert self.process is not None
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_text().split("\0")
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent == self.process.pid and words[-3:-2] == ["-f"]:
+                    return EdgeFiles(Path(words[-2]).parent)
+        raise AssertionError("no edge runs")
 
     def metrics(self) -> str:
         return requests.get(f"http://{self.admin}/metrics", timeout=10).text

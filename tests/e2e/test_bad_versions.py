@@ -1,0 +1,298 @@
+"""Versions that are bad in every way a version can be: each is stopped, and told why."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import torch
+
+from gateway.edge.haproxy import ask
+from gateway.errors import EdgeError
+from tests.artifacts import LayoutBuilder, tar
+from tests.contract.models import chunk, node, number, onnx_model, save_script, value_info
+from tests.e2e.running import Running
+from tests.e2e.test_rollouts import wait_for
+from tests.load import Load
+
+INT64, FP32 = 7, 1
+SIZE = 256
+ABORT_SECONDS = 0.1
+LEAK_BYTES = 1 << 20
+CALLS_UNTIL_DEATH = 100
+ROLLOUT: dict[str, Any] = {
+    "steps": [{"weight": 50, "for": "10m"}],
+    "checks": {"max_error_rate": 0.01, "max_latency_ratio": 1.5, "min_requests": 20},
+    "allow_signature_change": True,
+    "scale_down_delay": "2s",
+    "max_restarts": 2,
+}
+
+
+def initializer(name: str, shape: tuple[int, ...], value: float) -> bytes:
+    """An FP32 constant that is the same everywhere."""
+    array = torch.full(shape, value, dtype=torch.float32).numpy()
+    return (
+        b"".join(number(1, size) for size in shape)
+        + number(2, FP32)
+        + chunk(8, name)
+        + chunk(9, array.tobytes())
+    )
+
+
+def integer(name: str, value: int) -> bytes:
+    """An operator's attribute."""
+    return chunk(5, chunk(1, name) + number(3, value) + number(20, 2))
+
+
+def lookup(entries: int) -> bytes:
+    """A model that knows the numbers below `entries`, and fails for others."""
+    return onnx_model(
+        [
+            node("Cast", ["x"], ["index"], attributes=integer("to", INT64)),
+            node("Gather", ["table", "index"], ["y"]),
+        ],
+        [value_info("x", FP32, ("n",))],
+        [value_info("y", FP32, ("n",))],
+        [initializer("table", (entries,), 1.0)],
+    )
+
+
+def busy(products: int) -> bytes:
+    """A model that multiplies large matrices so often before it answers."""
+    steps = [node("Mul", ["large", "x"], ["m0"])]
+    steps += [node("MatMul", [f"m{at}", f"m{at}"], [f"m{at + 1}"]) for at in range(products)]
+    steps += [
+        node("ReduceSum", [f"m{products}"], ["sum"], attributes=integer("keepdims", 0)),
+        node("Add", ["x", "sum"], ["y"]),
+    ]
+    return onnx_model(
+        steps,
+        [value_info("x", FP32, ("n",))],
+        [value_info("y", FP32, ("n",))],
+        [initializer("large", (SIZE, SIZE), 0.0)],
+    )
+
+
+class Leak(torch.nn.Module):
+    """Keeps a MiB more for each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: Any = torch.jit.Attribute([], list[torch.Tensor])
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.kept.append(torch.ones(1 << 18))
+        return {"y": x + self.kept[-1][0]}
+
+
+def unknown_operator() -> bytes:
+    """A model that no runtime can load."""
+    return onnx_model(
+        [node("NoSuchOperator", ["x"], ["y"])],
+        [value_info("x", FP32, ("n",))],
+        [value_info("y", FP32, ("n",))],
+    )
+
+
+@pytest.fixture(scope="module")
+def kits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The place of kits whose tags say what is wrong with them; `good` and `quick` are not."""
+    directory = tmp_path_factory.mktemp("kits")
+    builder = LayoutBuilder(directory / "layout")
+    models = {
+        "good": lookup(20),
+        "errors": lookup(19),
+        "quick": busy(4),
+        "slow": busy(14),
+        "unloadable": unknown_operator(),
+    }
+    for tag, data in models.items():
+        builder.kit(f"test/bad:{tag}", tar(("model", None), ("model/model.onnx", data)))
+    leak = save_script(Leak(), directory / "leak.pt").read_bytes()
+    builder.kit("test/bad:leak", tar(("model", None), ("model/model.pt", leak)))
+    return f"oci-layout:{builder.directory}:test/bad"
+
+
+def call(value: int) -> bytes:
+    return b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[%d]}]}' % value
+
+
+CALLS = [call(value) for value in range(20)]
+
+
+class EdgeWatch:
+    """Looks, all the time, at which percent of a model's calls the edge gives to the canary."""
+
+    def __init__(self, kitserve: Running, model: str) -> None:
+        files = kitserve.edge()
+        self._command = f"get map {files.routes} {model}:weight"
+        self._socket = files.runtime_socket
+        self._stop = threading.Event()
+        self.changes: list[tuple[float, int]] = []
+        """Since when, in seconds since 1970, the percent is which."""
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(EdgeError):
+                answer = ask(self._socket, self._command)
+                percent = int(answer.partition('value="')[2].partition('"')[0] or 0)
+                if not self.changes or self.changes[-1][1] != percent:
+                    self.changes.append((time.time(), percent))
+            time.sleep(0.002)
+
+
+@contextmanager
+def tried(kitserve: Running, name: str, kits: str, stable: str, canary: str) -> Iterator[Load]:
+    """Calls to a model of which another version is on trial."""
+    kitserve.models = {name: {"kit": f"{kits}:{stable}", "rollout": ROLLOUT}}
+    kitserve.apply()
+    wait_for(kitserve, name)
+    with Load(f"{kitserve.url}/v2/models/{name}/infer", CALLS, pause=0.002) as load:
+        load.wait_for(stable)
+        kitserve.models[name]["kit"] = f"{kits}:{canary}"
+        kitserve.apply(check=False)
+        yield load
+
+
+def ended(kitserve: Running, name: str, reason: str, seconds: float = 90) -> dict[str, Any]:
+    """Wait for the rollout's end; the last of its events."""
+    shown = wait_for(kitserve, name, seconds, phase="Degraded", reason=reason, weight=0)
+    address = f"http://{kitserve.admin}/api/models/{name}/rollout/history"
+    event: dict[str, Any] = requests.get(address, timeout=10).json()["events"][0]
+    assert (event["reason"], event["message"]) == (reason, shown["message"])
+    return event
+
+
+def no_more(load: Load, version: str) -> int:
+    """How many calls the version answered; it answers none any more."""
+    time.sleep(0.3)
+    answered = load.versions[version]
+    time.sleep(0.5)
+    assert load.versions[version] == answered
+    return answered
+
+
+@pytest.mark.parametrize(
+    ("stable", "canary", "check"), [("good", "errors", "error_rate"), ("quick", "slow", "latency")]
+)
+def test_errors_and_slowness_are_stopped_by_what_was_seen(
+    kitserve: Running, kits: str, stable: str, canary: str, check: str
+) -> None:
+    name = f"bad-{canary}"
+    with tried(kitserve, name, kits, stable, canary) as load:
+        wait_for(kitserve, name, step=1)
+        watch = EdgeWatch(kitserve, name)
+        event = ended(kitserve, name, "AnalysisFailed")
+        answered = no_more(load, canary)
+        watch.stop()
+    (verdict,) = (verdict for verdict in event["verdicts"] if verdict["check"] == check)
+    assert verdict["outcome"] == "Failed"
+    assert watch.changes[-1][1] == 0
+    took = watch.changes[-1][0] - event["time"]
+    print(f"{canary}: {event['message']}; answered {answered} calls, edge at 0 after {took * 1000:.0f} ms")
+    assert 0 < verdict["numbers"]["canary_calls"] <= answered
+    assert took < ABORT_SECONDS
+    if check == "latency":
+        assert load.failures == {}
+    else:
+        assert load.failures
+    for outcome in load.failures:
+        assert outcome.startswith("500 ")
+        assert "out of data bounds" in outcome, "no failure but the model's own"
+
+
+def test_an_abort_is_at_the_edge_at_once(kitserve: Running, kits: str) -> None:
+    with tried(kitserve, "aborted", kits, "good", "quick") as load:
+        wait_for(kitserve, "aborted", step=1)
+        load.wait_for("quick")
+        watch = EdgeWatch(kitserve, "aborted")
+        time.sleep(0.3)
+        kitserve.run("rollout", "abort", "aborted", "--admin", kitserve.admin)
+        event = ended(kitserve, "aborted", "RolloutAborted")
+        no_more(load, "quick")
+        watch.stop()
+    assert watch.changes[-1][1] == 0
+    took = watch.changes[-1][0] - event["time"]
+    print(f"abort by a person: edge at 0 after {took * 1000:.0f} ms")
+    assert took < ABORT_SECONDS
+    assert load.failures == {}
+
+
+def test_a_version_that_runs_out_of_memory_again_and_again_is_stopped(kitserve: Running, kits: str) -> None:
+    """The test is the kernel's out-of-memory killer: whoever grows beyond what it may is killed."""
+    limits: dict[int, int] = {}
+
+    def kill_who_is_too_large() -> None:
+        while not done.wait(0.01):
+            versions = [at for at in kitserve.model("leaks")["versions"] if at["role"] == "canary"]
+            for version in versions:
+                for process in kitserve.replicas(version["app"]):
+                    size = resident(process)
+                    most = limits.setdefault(process, size + LEAK_BYTES * CALLS_UNTIL_DEATH)
+                    if size > most:
+                        os.kill(process, signal.SIGKILL)
+
+    done = threading.Event()
+    killer = threading.Thread(target=kill_who_is_too_large, daemon=True)
+    with tried(kitserve, "leaks", kits, "good", "leak") as load:
+        wait_for(kitserve, "leaks", step=1)
+        killer.start()
+        event = ended(kitserve, "leaks", "CanaryLost", 120)
+        done.set()
+        killer.join()
+        answered = no_more(load, "leak")
+    print(f"leak: {event['message']}; answered {answered} calls")
+    assert "died 3 times" in event["message"]
+    assert answered > CALLS_UNTIL_DEATH
+    assert load.failures == {}
+
+
+def resident(process: int) -> int:
+    """Resident bytes; 0 for a process that is gone."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def test_a_version_that_cannot_be_loaded_gets_no_call(kitserve: Running, kits: str) -> None:
+    with tried(kitserve, "unloadable", kits, "good", "unloadable") as load:
+        event = ended(kitserve, "unloadable", "CanaryFailed")
+        assert "NoSuchOperator" in event["message"]
+    assert set(load.versions) == {"good"}
+    assert load.failures == {}
+
+
+def test_a_version_whose_process_dies_while_it_loads_gets_no_call(kitserve: Running, kits: str) -> None:
+    done = threading.Event()
+
+    def kill_all() -> None:
+        while not done.wait(0.01):
+            for process in kitserve.workers("dies.quick"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_all, daemon=True)
+    killer.start()
+    with tried(kitserve, "dies", kits, "good", "quick") as load:
+        event = ended(kitserve, "dies", "CanaryFailed", 120)
+        print(f"dies while it loads: {event['message']}")
+        done.set()
+        killer.join()
+    assert set(load.versions) == {"good"}
+    assert load.failures == {}
