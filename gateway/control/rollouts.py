@@ -149,7 +149,11 @@ class Rollouts:
         if app is None or app not in known.versions:
             return False
         serving = known.versions[app].reference
-        self._rollouts[model.name] = Rollout(stable=serving, declared=serving, plan=plan, clock=self._clock())
+        # Numbers go on where a model had rollouts before, so that its history tells them apart.
+        number = max((event.number for event in self.history(model.name)), default=0)
+        self._rollouts[model.name] = Rollout(
+            stable=serving, declared=serving, plan=plan, number=number, clock=self._clock()
+        )
         self._save(model.name)
         return True
 

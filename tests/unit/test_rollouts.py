@@ -337,6 +337,54 @@ def test_a_model_that_drops_its_rollout_switches_plainly(world: World) -> None:
     assert world.where() == ("v2", None, 0)
 
 
+def test_a_rollout_that_comes_back_goes_on_counting(world: World) -> None:
+    world.to_step()
+    world.apply("v2", None)
+    world.tick()
+    world.tick()
+    world.to_step("v1")
+    numbers = [event.number for event in world.rollouts.history("iris")]
+    assert (min(numbers), max(numbers)) == (1, 2)
+
+
+def test_a_model_that_goes_amid_its_rollout_takes_it_along(world: World) -> None:
+    world.to_step()
+    world.state.apply(GatewayConfig())
+    plan = world.tick()
+    assert (plan.routed, plan.table.routes, world.rollouts.get("iris")) == ({}, (), None)
+    with pytest.raises(ControlError, match="has no rollout"):
+        world.rollouts.order("iris", Abort())
+    assert world.rollouts.history("iris") != []
+    world.die()
+    world.serve("v1")
+    assert (world.at()[0], world.where()) == (Stage.HEALTHY, ("v1", None, 0))
+
+
+@pytest.mark.parametrize("stage", [Stage.STEPPING, Stage.DEGRADED])
+def test_another_kit_amid_a_rollout_or_after_one_begins_anew(world: World, stage: Stage) -> None:
+    world.to_step()
+    if stage is Stage.DEGRADED:
+        world.rollouts.order("iris", Abort())
+    world.to_step("v3")
+    world.tick()
+    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
+    assert world.where() == ("v1", "v3", 10)
+
+
+def test_a_rollback_to_what_is_gone_leaves_what_serves(world: World) -> None:
+    world.to_step()
+    world.rollouts.order("iris", Promote(full=True))
+    world.tick(20)
+    assert world.where()[0] == "v2"
+    world.rollouts.order("iris", Rollback("v1"))
+    world.tick(ready=False)
+    kind = kind_of(world.app("v1"))
+    world.state.fail(kind, world.state.desired().generation, "its registry has it no more")
+    world.tick()
+    assert world.at()[:2] == (Stage.DEGRADED, Reason.CANARY_FAILED)
+    assert world.where() == ("v2", None, 0)
+
+
 def test_a_kit_that_cannot_be_found_changes_nothing_but_is_told(world: World) -> None:
     world.apply("v3")
     del world.pins[kit("v3")]
