@@ -50,6 +50,8 @@ class World:
         self.workers: dict[str, Tally] = {}
         self.late: frozenset[str] = frozenset()
         self.draining: set[str] = set()
+        self.proven: set[str] = set()
+        self.replicas: dict[str, int] = {"min": 1, "max": 1}
         self.plan: Plan | None = None
         self.pins: dict[str, str] = {}
         self.told: list[RolloutEvent] = []
@@ -68,7 +70,12 @@ class World:
         self.begin()
 
     def apply(self, tag: str, rollout: dict[str, Any] | None = ROLLOUT) -> None:
-        model = {"name": "iris", "kit": kit(tag), **({} if rollout is None else {"rollout": rollout})}
+        model = {
+            "name": "iris",
+            "kit": kit(tag),
+            "replicas": self.replicas,
+            **({} if rollout is None else {"rollout": rollout}),
+        }
         self.state.apply(GatewayConfig.model_validate({"models": [model]}))
         self.pins.setdefault(kit(tag), str(Digest.of(tag.encode())))
 
@@ -94,7 +101,8 @@ class World:
             )
             for app, tally in self.workers.items()
         ]
-        observed = Observed(dict.fromkeys(known.versions, ""), workers)
+        self.proven |= self.workers.keys()
+        observed = Observed(dict.fromkeys(known.versions, ""), workers, frozenset(self.proven))
         known = replace(known, rollouts=self.rollouts.tick(known, observed, self.late))
         plan = reconcile(known, observed)
         self.state.route(plan.routed)
@@ -249,6 +257,32 @@ def test_a_worker_that_dies_with_the_gateway_is_counted(world: World) -> None:
     rollout = world.rollouts.get("iris")
     assert rollout is not None
     assert rollout.restarts == 1, "who says that it goes has not died"
+
+
+def test_versions_that_sleep_are_not_lost_and_go_on_when_called(tmp_path: Path) -> None:
+    world = World(tmp_path / "state.db")
+    world.replicas = {"min": 0, "max": 1}
+    world.serve("v1")
+    world.to_step()
+    asleep = dict(world.workers)
+    world.draining |= asleep.keys()
+    world.tick()
+    world.workers.clear()
+    world.draining.clear()
+    plan = world.tick(30)
+    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 10), "nobody called, so nothing is known"
+    assert world.where() == ("v1", "v2", 10)
+    assert all(backend.may_sleep for backend in plan.table.backends())
+    world.workers |= asleep
+    world.tick()
+    world.call("v1", 3000)
+    world.call("v2", 300)
+    world.tick()
+    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 50)
+    rollout = world.rollouts.get("iris")
+    assert rollout is not None
+    assert rollout.restarts == 0
+    world.state.close()
 
 
 def test_late_numbers_are_an_error_and_no_verdict(world: World) -> None:
