@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +144,8 @@ def test_the_cache_is_shown_and_never_takes_what_is_served(kitserve: Running, la
     assert "samples/iris:v1" in kitserve.run("cache", "ls", "--home", str(kitserve.home)).stdout
     # A worker that is killed comes again from the cache.
     (worker,) = kitserve.workers("iris")
-    subprocess.run(["kill", "-9", str(worker)], check=True)
-    kitserve.wait(lambda _: kitserve.workers("iris") not in ([], [worker]))
+    expected = Counter(kitserve.events()) + Counter(["worker.lost", "worker.ready"])
+    os.kill(worker, signal.SIGKILL)
+    kitserve.wait(lambda _: Counter(kitserve.events()) >= expected)
     kitserve.wait(lambda status: status["models"][0]["state"] == "ready")
     assert _label(kitserve.infer("iris")) == 0
