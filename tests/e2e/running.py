@@ -17,6 +17,7 @@ from typing import Any
 import requests
 import yaml
 
+from gateway.cli.processes import descendants
 from gateway.edge.haproxy import EdgeFiles
 from gateway.logs import log_path
 from tests.ports import free_port
@@ -122,11 +123,11 @@ class Running:
 
     def workers(self, model: str) -> list[int]:
         """Process ids of a model's workers."""
-        return _processes(f"ray::ServeReplica:{model}.")
+        return self._processes(f"ray::ServeReplica:{model}.")
 
     def replicas(self, app: str) -> list[int]:
         """Process ids of one version's workers."""
-        return _processes(f"ray::ServeReplica:{app}:")
+        return self._processes(f"ray::ServeReplica:{app}:")
 
     def events(self) -> list[str]:
         """What gateway and workers have logged so far, by name."""
@@ -134,7 +135,7 @@ class Running:
 
     def gateway(self) -> list[int]:
         """Process ids of the gateway's replica."""
-        return _processes("ray::ServeReplica:kitserve:gateway")
+        return self._processes("ray::ServeReplica:kitserve:gateway")
 
     def edge(self) -> EdgeFiles:
         """The files and sockets of its HAProxy."""
@@ -147,17 +148,18 @@ class Running:
                     return EdgeFiles(Path(words[-2]).parent)
         raise AssertionError("no edge runs")
 
+    def _processes(self, title: str) -> list[int]:
+        """Those of its own processes whose titles begin so; another Kitserve may run beside it."""
+        assert self.process is not None
+        found = []
+        for process in descendants(self.process.pid):
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").startswith(title):
+                    found.append(process)
+        return found
+
     def metrics(self) -> str:
         return requests.get(f"http://{self.admin}/metrics", timeout=10).text
-
-
-def _processes(title: str) -> list[int]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if (entry / "cmdline").read_bytes().decode(errors="replace").startswith(title):
-                found.append(int(entry.name))
-    return found
 
 
 @contextmanager
