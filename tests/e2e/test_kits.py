@@ -134,12 +134,16 @@ def test_the_cache_is_shown_and_never_takes_what_is_served(kitserve: Running, la
     kitserve.models = {"iris": {"kit": f"oci-layout:{layout}:samples/iris:v1"}}
     kitserve.apply()
     kitserve.run("pull", f"oci-layout:{layout}:samples/iris:bad", "--home", str(kitserve.home))
-    kits = {name: kit for kit in cache("ls") for name in kit["names"]}
-    assert kits["samples/iris:v1"]["in_use"]
-    assert not kits["samples/iris:bad"]["in_use"]
-    removed = {name for kit in cache("prune")["kits"] for name in kit["names"]}
-    assert "samples/iris:bad" in removed
-    assert "samples/iris:v1" not in removed
+    # By digest: two layouts may have one name for two kits.
+    served = kitserve.model("iris")["versions"][0]["digest"]
+    kits = {kit["digest"]: kit for kit in cache("ls")}
+    (pulled,) = (kit["digest"] for kit in kits.values() if "samples/iris:bad" in kit["names"])
+    assert "samples/iris:v1" in kits[served]["names"]
+    assert kits[served]["in_use"]
+    assert not kits[pulled]["in_use"]
+    removed = {kit["digest"] for kit in cache("prune")["kits"]}
+    assert pulled in removed
+    assert served not in removed
     assert cache("verify")["bad_kits"] == []
     assert "samples/iris:v1" in kitserve.run("cache", "ls", "--home", str(kitserve.home)).stdout
     # A worker that is killed comes again from the cache.

@@ -82,6 +82,12 @@ def model_layer(layout: Path, name: str) -> str:
     raise LookupError(name)
 
 
+def forget(serving: Running, blob: str) -> None:
+    """What a node has is not fetched again, so it must not have it."""
+    shutil.rmtree(serving.home / "cache/kits", ignore_errors=True)
+    (serving.home / "cache/blobs/sha256" / blob.removeprefix("sha256:")).unlink(missing_ok=True)
+
+
 def test_a_blob_altered_in_the_registry_is_refused(serving: Running, spoilt: Registry, layout: Path) -> None:
     digest = model_layer(layout, "samples/iris:v2")
     path = spoilt.blob_path(digest)
@@ -90,9 +96,7 @@ def test_a_blob_altered_in_the_registry_is_refused(serving: Running, spoilt: Reg
     path.write_bytes(data)
     serving.registries[spoilt.host] = {"plain_http": True}
     serving.models["good"]["kit"] = f"{spoilt.host}/samples/iris:v2"
-    # A blob that this node has is not fetched again, so it must not have it.
-    shutil.rmtree(serving.home / "cache/kits", ignore_errors=True)
-    (serving.home / "cache/blobs/sha256" / digest.removeprefix("sha256:")).unlink(missing_ok=True)
+    forget(serving, digest)
     with Load(f"{serving.url}/v2/models/good/infer", clients=1, pause=0.005) as load:
         assert serving.apply(check=False).returncode == 1
     assert load.failures == {}
@@ -107,6 +111,7 @@ def test_a_truncated_download_is_refused(serving: Running, spoilt: Registry, lay
     digest = model_layer(layout, "samples/iris:bad")
     path = spoilt.blob_path(digest)
     path.write_bytes(path.read_bytes()[:2000])
+    forget(serving, digest)
     serving.registries[spoilt.host] = {"plain_http": True}
     serving.models["cut"] = {"kit": f"{spoilt.host}/samples/iris:bad"}
     assert serving.apply(check=False).returncode == 1
