@@ -144,8 +144,8 @@ class Running:
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_text().split("\0")
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent == self.process.pid and words[-3:-2] == ["-f"]:
-                    return EdgeFiles(Path(words[-2]).parent)
+                if parent == self.process.pid and "-f" in words:
+                    return EdgeFiles(Path(words[words.index("-f") + 1]).parent)
         raise AssertionError("no edge runs")
 
     def _processes(self, title: str) -> list[int]:

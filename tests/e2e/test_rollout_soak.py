@@ -36,6 +36,8 @@ GOOD = ["CanaryLoading", "GatesRunning", "StepRunning", "StepRunning", "RolloutC
 MOST_KILLS = 2
 KILLS_WITHIN_SECONDS = 12.0
 ROUND_SECONDS = 240.0
+# The gateway knows by then that a worker is gone, whose place has not been taken yet.
+MISSED_SECONDS = 6.0
 # A call that is on its way through an edge that dies is lost with it.
 EDGE_SECONDS = 0.5
 
@@ -49,6 +51,7 @@ class Killer:
         self._chance = chance
         self.files = kitserve.edge()
         self.killed: Counter[str] = Counter()
+        self._last = float("-inf")
         self.edge_gone: list[tuple[float, float]] = []
         """From when to when calls could fail because there was no edge, by `time.monotonic`."""
 
@@ -72,7 +75,7 @@ class Killer:
         deadline = started + 30
         while True:
             assert time.monotonic() < deadline, "the edge did not come back"
-            with contextlib.suppress(requests.ConnectionError):
+            with contextlib.suppress(requests.RequestException):
                 requests.get(f"{self._kitserve.url}/v2/health/live", timeout=5)
                 if self._edge_pid() != pid:
                     break
@@ -88,6 +91,8 @@ class Killer:
         return next(int(line.split(":")[1]) for line in shown.splitlines() if line.startswith("Pid:"))
 
     def _stable(self) -> bool:
+        if time.monotonic() - self._last < MISSED_SECONDS:
+            return False
         version = self._version("stable")
         return version is not None and version["replicas"] == 2 and self._end_one(version["app"], of=2)
 
@@ -104,6 +109,7 @@ class Killer:
 
     def _end_one(self, app: str, of: int) -> bool:
         workers = self._kitserve.replicas(app)
+        self._last = time.monotonic()
         return len(workers) >= of and self._end([self._chance.choice(workers)])
 
     def _end(self, processes: list[int]) -> bool:
