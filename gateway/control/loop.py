@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gateway.config import GatewayConfig
 from gateway.control import serving
-from gateway.control.known import Known, Observed
+from gateway.control.known import Known, Observed, ready
 from gateway.control.reconcile import Plan, reconcile
 from gateway.control.rollouts import Rollouts
 from gateway.control.state import State
@@ -32,7 +32,7 @@ from gateway.kits.library import Kit, Library, cache_directory
 from gateway.oci.reference import parse_reference
 from gateway.worker.batching import Batching
 from gateway.worker.jobs import QueueLimits
-from gateway.worker.spec import Announcement, WorkerSpec, WorkerState
+from gateway.worker.spec import Announcement, WorkerSpec
 from runtimes.base import Resources
 
 DRAIN_SECONDS = 60.0
@@ -165,9 +165,9 @@ class ReconcileLoop:
                 self._workers.drop(news.worker)
         apps = self._apps or {}
         workers = self._workers.present()
-        ready = {worker.app for worker in workers if worker.state is WorkerState.READY}
+        answering = {worker.app for worker in ready(workers)}
         proven = {app for app, application in apps.items() if application.proven}
-        self._proven = (self._proven | ready | proven) & apps.keys()
+        self._proven = (self._proven | answering | proven) & apps.keys()
         return Observed({app: known.trouble for app, known in apps.items()}, workers, self._proven)
 
     def _look(self) -> None:
@@ -187,7 +187,7 @@ class ReconcileLoop:
         if not told and not given_up:
             return
         self._last_words |= told
-        answering = {worker.app for worker in observed.workers if worker.state is WorkerState.READY}
+        answering = {worker.app for worker in ready(observed.workers)}
         answered = {app for at in self._state.routed().values() for app in (at.stable, at.canary)}
         for app in told.keys() & answered:
             log.warning("worker.failed", extra={"app": app, "reason": told[app]})
@@ -208,7 +208,7 @@ class ReconcileLoop:
         if not self._warm:
             age = time.monotonic() - self._started
             routed = {app for at in known.routed.values() for app in (at.stable, at.canary) if app}
-            heard = {worker.app for worker in observed.workers if worker.state is WorkerState.READY}
+            heard = {worker.app for worker in ready(observed.workers)}
             heard |= {app for app in routed if self._may_sleep(app, observed)}
             self._warm = age > _WARM_UP_MOST_SECONDS or (age > _WARM_UP_LEAST_SECONDS and routed <= heard)
         return self._warm

@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from gateway.config import Model
 from gateway.control.gates import signature_faults
 from gateway.control.golden_gate import GoldenGate
-from gateway.control.known import Known, Observed, version_for
+from gateway.control.known import Known, Observed, ready, version_for
 from gateway.control.rollout_status import (
     RolloutEvent,
     digest_of,
@@ -50,7 +50,7 @@ from gateway.rollout.evidence import Evidence
 from gateway.rollout.machine import advance
 from gateway.rollout.plan import Agreement, Plan
 from gateway.rollout.state import LIVE, Reason, Rollout, Stage, rollout_from_json, rollout_to_json
-from gateway.worker.spec import Announcement, Description, Mirroring, WorkerState
+from gateway.worker.spec import Announcement, Description, Mirroring
 
 _SAVE_SECONDS = 5.0
 
@@ -187,17 +187,17 @@ class Rollouts:
             yield Tick()
             return
         reason = known.failures.get(kind_of(canary.app))
-        ready = _ready(canary, observed)
+        running = _ready(canary, observed)
         if reason is not None:
             yield CanaryFailed(reason)
         for _ in set(rollout.workers) - {worker.worker for worker in observed.workers}:
             yield CanaryLost("a worker of the canary died")
         if rollout.stage is Stage.LOADING and (
-            len(ready) >= canary.first_replicas or observed.may_sleep(canary)
+            len(running) >= canary.first_replicas or observed.may_sleep(canary)
         ):
             yield CanaryReady()
         if rollout.stage is Stage.GATING:
-            yield from self._gates(model, stable, canary, known, ready)
+            yield from self._gates(model, stable, canary, known, running)
         trouble = ""
         if {stable.app, canary.app} & late:
             trouble = "the numbers of a worker did not come in time"
@@ -205,8 +205,8 @@ class Rollouts:
         pairs = replace(trial.pairs, dropped=base.pairs.dropped + trial.pairs.dropped)
         yield Tick(
             Evidence(base.side, trial.side, pairs, trouble),
-            up=bool(ready) or observed.may_sleep(canary),
-            workers=tuple(sorted(worker.worker for worker in ready)),
+            up=bool(running) or observed.may_sleep(canary),
+            workers=tuple(sorted(worker.worker for worker in running)),
         )
 
     def _mirrors(self, known: Known, observed: Observed) -> Iterator[tuple[str, Mirroring]]:
@@ -224,7 +224,7 @@ class Rollouts:
                 yield stable.app, Mirroring(rollout.mirror, targets, agreement)
 
     def _gates(
-        self, model: Model, stable: Version, canary: Version, known: Known, ready: list[Announcement]
+        self, model: Model, stable: Version, canary: Version, known: Known, running: list[Announcement]
     ) -> Iterator[Event]:
         """The gates' verdict, once it is there."""
         rollout = self._rollouts[model.name]
@@ -237,7 +237,7 @@ class Rollouts:
             yield GateFailed(Reason.SIGNATURE_CHANGED, message)
         elif rollout.plan.golden is None:
             yield GatesPassed()
-        elif ready:
+        elif running:
             outcome = self._golden.ask(
                 rollout.number,
                 rollout.plan.golden,
@@ -245,7 +245,7 @@ class Rollouts:
                 known.desired.config,
                 canary,
                 now.signature,
-                ready[0],
+                running[0],
             )
             if outcome is not None:
                 yield outcome
@@ -318,11 +318,7 @@ class Rollouts:
 
 
 def _ready(version: Version, observed: Observed) -> list[Announcement]:
-    return [
-        worker
-        for worker in observed.workers
-        if worker.app == version.app and worker.state is WorkerState.READY
-    ]
+    return [worker for worker in ready(observed.workers) if worker.app == version.app]
 
 
 def _fields(event: RolloutEvent) -> dict[str, object]:
