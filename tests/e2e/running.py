@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from tests.ports import free_port
 
 KITSERVE = [sys.executable, "-m", "gateway.cli"]
 READY_SECONDS = 90
+TITLE_SECONDS = 5
+RUNNING_METHOD = re.compile(r"ray::\d+:worker\.")
 IRIS = [5.1, 3.5, 1.4, 0.2]
 
 
@@ -154,12 +157,22 @@ class Running:
         found = []
         for process in descendants(self.process.pid):
             with contextlib.suppress(OSError):
-                if Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").startswith(title):
+                if _title(process).startswith(title):
                     found.append(process)
         return found
 
     def metrics(self) -> str:
         return requests.get(f"http://{self.admin}/metrics", timeout=10).text
+
+
+def _title(process: int) -> str:
+    """A process's title; waits while Ray shows a method in its stead, as it does until a worker has ended."""
+    deadline = time.monotonic() + TITLE_SECONDS
+    while True:
+        title = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
+        if not RUNNING_METHOD.match(title) or time.monotonic() > deadline:
+            return title
+        time.sleep(0.01)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def test_a_model_and_its_canary_over_grpc(kitserve: Running, layout: Path) -> No
         metadata = client.get_model_metadata("lily", "v1")
         assert (metadata.platform, list(metadata.versions)) == ("onnxruntime_onnx", ["v1"])
         assert client.get_model_config("lily").config.input[0].name == "input"
-        expected = kitserve.infer("lily").json()["outputs"]
+        expected = kitserve.infer("lily", version="v1").json()["outputs"]
         result = client.infer("lily", [tensor], "v1", request_id="r-1")
         assert [output.name for output in result.get_response().outputs] == [at["name"] for at in expected]
         for output in expected:

@@ -204,15 +204,6 @@ def test_a_golden_dataset_stops_a_wrong_version_before_any_call(kitserve: Runnin
     assert set(load.versions) == {"v1", "v2"}
 
 
-def another_worker(kitserve: Running, model: str, known: set[int]) -> int:
-    """The worker beside those; Ray rewrites its processes' titles, so that one is not seen for moments."""
-    deadline = time.monotonic() + 5
-    while len(others := set(kitserve.workers(model)) - known) != 1:
-        assert time.monotonic() < deadline, others
-        time.sleep(0.02)
-    return others.pop()
-
-
 def test_no_call_fails_while_a_canary_dies_again_and_again(kitserve: Running, layout: Path) -> None:
     steps = [{"weight": 50, "pause": True}]
     kitserve.models = {"frail": {"kit": kit(layout, "v1"), "rollout": {**QUICK, "steps": steps}}}
@@ -227,7 +218,8 @@ def test_no_call_fails_while_a_canary_dies_again_and_again(kitserve: Running, la
             kitserve.wait(lambda _: any(at["role"] == "canary" for at in kitserve.model("frail")["versions"]))
             load.forget()
             load.wait_for("v2")
-            os.kill(another_worker(kitserve, "frail", stable), signal.SIGKILL)
+            (canary,) = set(kitserve.workers("frail")) - stable
+            os.kill(canary, signal.SIGKILL)
             wait_for(kitserve, "frail", restarts=restarts)
         shown = wait_for(kitserve, "frail", phase="Degraded")
         assert (shown["reason"], shown["weight"]) == ("CanaryLost", 0)
