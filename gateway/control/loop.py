@@ -8,10 +8,9 @@ Everything is level-triggered: what fails or is forgotten is seen again at the n
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from gateway.control.rollouts import Rollouts
 from gateway.control.state import State
 from gateway.control.status import Status
 from gateway.control.versions import Version, kind_of
+from gateway.control.watch import Watch
 from gateway.control.workers import Workers
 from gateway.edge.haproxy import EdgeControl
 from gateway.edge.routes import RoutingTable
@@ -32,16 +32,14 @@ from gateway.kits.library import Kit, Library, cache_directory
 from gateway.oci.reference import parse_reference
 from gateway.worker.batching import Batching
 from gateway.worker.jobs import QueueLimits
-from gateway.worker.spec import Announcement, WorkerSpec
+from gateway.worker.spec import WorkerSpec
 from runtimes.base import Resources
 
 DRAIN_SECONDS = 60.0
 _TICK_SECONDS = 0.5
-_LOOK_SECONDS = 1.0
 _EDGE_SECONDS = 5.0
 # A registry that does not answer holds a thread for minutes; other models must find one.
 _RESOLVERS = 32
-_PROBE_SECONDS = 0.2
 _AGAIN_SECONDS = 5.0
 # A version that no route names any more keeps its workers for this long, for calls on their way to it.
 _LINGER_SECONDS = 1.0
@@ -89,10 +87,9 @@ class ReconcileLoop:
         self._followed: dict[str, float] = {}
         self._surplus_since: dict[str, float] = {}
         self._last_words: dict[str, str] = {}
-        self._apps: Mapping[str, serving.Application] | None = None
+        self._watch = Watch(workers, serving.applications, self.wake)
         # Kept from one look to the next: Serve forgets it while a version fails to wake.
         self._proven: frozenset[str] = frozenset()
-        self._looked = float("-inf")
         self._applied: RoutingTable | None = None
         self._applied_at = float("-inf")
         self._wake = threading.Event()
@@ -103,10 +100,12 @@ class ReconcileLoop:
 
     def start(self) -> None:
         """Begin to tick."""
+        self._watch.start()
         self._thread.start()
 
     def stop(self) -> None:
         """End after the tick in progress."""
+        self._watch.stop()
         self._stopping.set()
         self._wake.set()
         self._thread.join(10)
@@ -157,28 +156,12 @@ class ReconcileLoop:
         )
 
     def _observe(self) -> Observed:
-        if time.monotonic() - self._looked > _LOOK_SECONDS:
-            self._look()
-        for news in self._workers.late():
-            if _is_refused(news):
-                log.warning("worker.lost", extra={"app": news.app, "worker": news.worker})
-                self._workers.drop(news.worker)
-        apps = self._apps or {}
+        apps = self._watch.applications()
         workers = self._workers.present()
         answering = {worker.app for worker in ready(workers)}
         proven = {app for app, application in apps.items() if application.proven}
         self._proven = (self._proven | answering | proven) & apps.keys()
         return Observed({app: known.trouble for app, known in apps.items()}, workers, self._proven)
-
-    def _look(self) -> None:
-        try:
-            self._apps = serving.applications()
-        except Exception as error:
-            # Serve's controller is being started again: workers come and go at the edge all the same.
-            if self._apps is None:
-                raise
-            log.warning("serve.unavailable", extra={"reason": str(error)})
-        self._looked = time.monotonic()
 
     def _note_failures(self, observed: Observed) -> None:
         """A version that fails before it ever answered is given up; one that did is left to Serve."""
@@ -285,11 +268,12 @@ class ReconcileLoop:
         def run() -> None:
             try:
                 work(*arguments)
+                if tasks is self._serving:
+                    self._watch.look()
             except Exception:
                 log.exception("task.failed", extra={"subject": subject})
             finally:
                 self._running.discard(subject)
-                self._looked = float("-inf")
                 self.wake()
 
         tasks.submit(run)
@@ -376,7 +360,9 @@ class ReconcileLoop:
         return tuple(str(parent.reference) for parent in kit.parents)
 
     def _delete(self, app: str) -> None:
-        if app in serving.applications():
+        # No tick may see it in Serve once it is forgotten here.
+        self._watch.look()
+        if app in self._watch.applications():
             log.info("version.removed", extra={"app": app})
             serving.delete(app)
         else:
@@ -392,17 +378,6 @@ def _describe(library: Library, kit: str, config: GatewayConfig) -> Kit:
         except NotTrusted as error:
             refusal = error
     raise refusal or KitError(f"{kit}: no model uses it any more")
-
-
-def _is_refused(news: Announcement) -> bool:
-    """Whether nobody listens any more where a worker did."""
-    try:
-        socket.create_connection((news.host, news.port), _PROBE_SECONDS).close()
-    except ConnectionRefusedError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _summary(table: RoutingTable) -> dict[str, dict[str, int]]:
