@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tests.contract.models import chunk, node, number, onnx_model, value_info
 
-_INT32, _STRING = 6, 8
+_INT8, _INT32, _STRING = 3, 6, 8
 _INT_ATTRIBUTE = 2
 
 
@@ -20,6 +20,19 @@ def simple_models() -> Mapping[str, bytes]:
             ],
             [value_info(name, _INT32, ("n", 16)) for name in ("INPUT0", "INPUT1")],
             [value_info(name, _INT32, ("n", 16)) for name in ("OUTPUT0", "OUTPUT1")],
+        ),
+        "simple_int8": onnx_model(
+            # ONNX Runtime adds no INT8.
+            [
+                _cast("INPUT0", "first", _INT32),
+                _cast("INPUT1", "second", _INT32),
+                node("Add", ["first", "second"], ["sum"]),
+                node("Sub", ["first", "second"], ["difference"]),
+                _cast("sum", "OUTPUT0", _INT8),
+                _cast("difference", "OUTPUT1", _INT8),
+            ],
+            [value_info(name, _INT8, ("n", 16)) for name in ("INPUT0", "INPUT1")],
+            [value_info(name, _INT8, ("n", 16)) for name in ("OUTPUT0", "OUTPUT1")],
         ),
         "simple_string": onnx_model(
             [
@@ -37,6 +50,11 @@ def simple_models() -> Mapping[str, bytes]:
             [node("Identity", ["INPUT0"], ["OUTPUT0"])],
             [value_info("INPUT0", _STRING, ("n", "m"))],
             [value_info("OUTPUT0", _STRING, ("n", "m"))],
+        ),
+        "custom_identity_int32": onnx_model(
+            [node("Identity", ["INPUT0"], ["OUTPUT0"])],
+            [value_info("INPUT0", _INT32, ("n", "m"))],
+            [value_info("OUTPUT0", _INT32, ("n", "m"))],
         ),
     }
 

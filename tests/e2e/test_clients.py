@@ -142,6 +142,7 @@ def test_what_nvidias_examples_do(kitserve: Running, tmp_path: Path, protocol: A
     with protocol.InferenceServerClient(f"127.0.0.1:{kitserve.port}") as client:
         for model, datatype, arrays in [
             ("simple", "INT32", (numbers, ones)),
+            ("simple_int8", "INT8", (numbers.astype(np.int8), ones.astype(np.int8))),
             ("simple_string", "BYTES", texts),
         ]:
             inputs = [tensor(f"INPUT{at}", datatype, array) for at, array in enumerate(arrays)]
@@ -151,6 +152,8 @@ def test_what_nvidias_examples_do(kitserve: Running, tmp_path: Path, protocol: A
                 assert (result.as_numpy("OUTPUT1").astype(np.int32) == numbers - ones).all()
         result = client.infer("simple_identity", [tensor("INPUT0", "BYTES", held)])
         assert (result.as_numpy("OUTPUT0") == held).all()
+        result = client.infer("custom_identity_int32", [tensor("INPUT0", "INT32", numbers)])
+        assert (result.as_numpy("OUTPUT0") == numbers).all()
         # what the examples look for in the error
         with pytest.raises(tritonclient.utils.InferenceServerException, match="Request for unknown model"):
             client.infer("wrong_model_name", [tensor("INPUT0", "INT32", numbers)])
