@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import linear_regression, quantiles
+from statistics import quantiles
 from typing import Any
 
 import orjson
@@ -113,7 +113,7 @@ def main() -> int:
     options.out.write_text(
         json.dumps([{"seconds": sample.seconds, **sample.rss_mib} for sample in samples], indent=1)
     )
-    settled = min(_SETTLE_SECONDS, options.minutes * 60 / 6)
+    settled = settle_seconds(options.minutes * 60)
     faults = verdict(ledger, samples, settled)
     print(f"{ledger.answered:,} calls answered, {ledger.hung_up:,} hung up")
     for name, grown in growths(samples, settled).items():
@@ -122,17 +122,28 @@ def main() -> int:
     return 1 if faults else 0
 
 
-def growths(samples: Sequence[Sample], settled: float) -> dict[str, float]:
-    """How much each part grew, as a share, by the line of least squares through all samples since it settled.
+def settle_seconds(seconds: float) -> float:
+    """From when on memory must be flat, in a run of that length."""
+    return min(_SETTLE_SECONDS, seconds / 6)
 
-    A worker with large bodies in flight swings by a tenth within minutes: two moments tell of that alone.
+
+def growths(samples: Sequence[Sample], settled: float) -> dict[str, float]:
+    """How much each part grew since it settled, as a share of what it had.
+
+    A worker with large bodies in flight swings by a tenth within minutes, but what it comes back to must not
+    rise, nor what it comes up to. So the least and the most of two halves are compared; these lie half of the
+    time apart, hence twice the difference.
     """
+    middle = (settled + samples[-1].seconds) / 2
     counted = [sample for sample in samples if sample.seconds >= settled]
-    times = [sample.seconds for sample in counted]
+    halves = [
+        [sample.rss_mib for sample in counted if (sample.seconds >= middle) is second]
+        for second in (False, True)
+    ]
 
     def grown(name: str) -> float:
-        slope, start = linear_regression(times, [sample.rss_mib[name] for sample in counted])
-        return (slope * times[-1] + start) / (slope * times[0] + start) - 1
+        first, second = ([rss_mib[name] for rss_mib in half] for half in halves)
+        return 2 * max(min(second) / min(first) - 1, max(second) / max(first) - 1)
 
     return {name: grown(name) for name in samples[0].rss_mib}
 

@@ -30,6 +30,7 @@ from gateway.edge.routes import RoutingTable
 from gateway.errors import EdgeError, KitError, KitserveError, NotTrusted, RegistryUnavailable
 from gateway.kits.library import Kit, Library, cache_directory
 from gateway.oci.reference import parse_reference
+from gateway.rollout.state import Phase
 from gateway.worker.batching import Batching
 from gateway.worker.jobs import QueueLimits
 from gateway.worker.spec import WorkerSpec
@@ -123,6 +124,7 @@ class ReconcileLoop:
         self._note_failures(observed)
         known = self._known()
         if not self._is_warm(known, observed):
+            self._end_failed(known)
             return
         late = frozenset(news.app for news in self._workers.late())
         known = replace(known, rollouts=self._rollouts.tick(known, observed, late))
@@ -195,6 +197,13 @@ class ReconcileLoop:
             heard |= {app for app in routed if self._may_sleep(app, observed)}
             self._warm = age > _WARM_UP_MOST_SECONDS or (age > _WARM_UP_LEAST_SECONDS and routed <= heard)
         return self._warm
+
+    def _end_failed(self, known: Known) -> None:
+        """Abort rollouts as people order it, before the workers were heard that a whole table is made of."""
+        for model, at in known.routed.items():
+            rollout = self._rollouts.get(model)
+            if at.canary is not None and rollout is not None and rollout.phase is Phase.DEGRADED:
+                self._edge.end_canary(model)
 
     def _may_sleep(self, app: str, observed: Observed) -> bool:
         version = self._state.versions().get(app)

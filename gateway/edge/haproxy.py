@@ -264,6 +264,26 @@ class EdgeControl:
         _write(self._files.errors, "".join(f"{key} {value}\n" for key, value in error_entries().items()))
         _write(self._files.config, render(self._settings, self._files, pool, standing, watched(table)))
 
+    def end_canary(self, model: str) -> None:
+        """Give a model's canary no more calls, and leave all else: for who does not know the whole table yet.
+
+        Raises:
+            EdgeError: when HAProxy does not answer.
+        """
+        weight, matches = f"{model}:weight", f"{model}:match:"
+        lines = self._files.routes.read_text().splitlines()
+        keys = [line.partition(" ")[0] for line in lines]
+        path = self._files.routes
+        rules = [f"del map {path} {key}" for key in keys if key.startswith(matches)]
+        self._command([f"set map {path} {weight} 0", *rules])
+        kept = [
+            f"{weight} 0" if key == weight else line
+            for key, line in zip(keys, lines, strict=True)
+            if not key.startswith(matches)
+        ]
+        if kept != lines:
+            _write(path, "".join(f"{line}\n" for line in kept))
+
     def write_first(self, table: RoutingTable) -> None:
         """Write the files for a first start, where no worker runs yet."""
         self._files.directory.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -237,6 +237,39 @@ def test_an_abort_is_at_the_edge_at_once(kitserve: Running, kits: str) -> None:
     assert load.failures == {}
 
 
+def test_a_gateway_that_is_started_again_aborts_before_it_knows_its_workers(
+    kitserve: Running, kits: str
+) -> None:
+    watch = EdgeWatch(kitserve, "again")
+    with tried(kitserve, "again", kits, "good", "other") as load:
+        wait_for(kitserve, "again", step=1)
+        load.wait_for("other")
+        (gateway,) = kitserve.gateway()
+        os.kill(gateway, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while kitserve.gateway() in ([], [gateway]) or not is_up(kitserve):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert requests.get(f"http://{kitserve.admin}/api/status", timeout=5).json()["generation"] == 0
+        kitserve.run("rollout", "abort", "again", "--admin", kitserve.admin)
+        kitserve.wait(lambda status: status["generation"] > 0)
+        event = ended(kitserve, "again", "RolloutAborted")
+        no_more(load, "other")
+        watch.stop()
+    assert [percent for _, percent in watch.changes] == [0, 50, 0]
+    took = watch.changes[-1][0] - event["time"]
+    print(f"abort by a person after a restart: edge at 0 after {took * 1000:.0f} ms")
+    assert took < ABORT_SECONDS
+    assert load.failures == {}
+
+
+def is_up(kitserve: Running) -> bool:
+    """Whether the gateway answers."""
+    with contextlib.suppress(requests.RequestException):
+        return requests.get(f"http://{kitserve.admin}/api/status", timeout=5).ok
+    return False
+
+
 def test_a_version_that_runs_out_of_memory_again_and_again_is_stopped(kitserve: Running, kits: str) -> None:
     """The test is the kernel's out-of-memory killer: whoever grows beyond what it may is killed."""
     done = threading.Event()

@@ -135,6 +135,22 @@ def test_headers_lead_to_the_canary_at_any_weight(split: Split) -> None:
     assert split.versions(calls) == ["v2"] * 5
 
 
+def test_a_canary_is_ended_without_the_rest_of_the_table(split: Split) -> None:
+    rules = Rules(match=(("x-staff", ""),), watched=(("match", "x-staff"),))
+    split.apply(100, rules)
+    calls: list[Mapping[str, str]] = [{"x-staff": "anyone"}, {}]
+    assert split.versions(calls) == ["v2", "v2"]
+    split.edge.control.end_canary("iris")
+    assert split.versions(calls) == ["v1", "v1"]
+    written = split.edge.files.routes.read_text().splitlines()
+    assert "iris:weight 0" in written
+    assert not any(line.startswith("iris:match:") for line in written)
+    assert "other:reason is loading" in written, "an edge that starts again knows all the rest"
+    split.edge.control.end_canary("other")
+    split.apply(100, rules)
+    assert split.versions(calls) == ["v2", "v2"]
+
+
 def test_a_header_names_the_version(split: Split) -> None:
     split.apply(0)
     names = ["v2", "sha256:v2", "v1"]

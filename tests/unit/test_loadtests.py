@@ -15,7 +15,6 @@ from loadtests.calls import BENTOML_JSON, OIP_BINARY, OIP_JSON, same
 from loadtests.contenders import BATCHING, BENTOML, FLOOR, KITSERVE, KSERVE, MLSERVER, speaks
 from loadtests.goals import JUDGED, verdicts
 from loadtests.plain_model import PlainModel
-from loadtests.soak import Ledger, Sample, verdict
 from loadtests.table import ALONE, Cell, Results, header, markdown, number, results, rows
 from loadtests.workloads import COMPUTE, IMAGE_BINARY, IMAGE_JSON, TINY
 from loadtests.wrk import Load, WrkFailed, parse
@@ -205,18 +204,3 @@ def test_a_picture_has_every_contender(names: Sequence[str], tmp_path: Path) -> 
     plot.draw([found(*cells), found()], JUDGED, tmp_path / "picture.svg")
     picture = (tmp_path / "picture.svg").read_text()
     assert all(name in picture for name in names)
-
-
-def test_memory_that_swings_is_flat_and_memory_that_rises_is_not() -> None:
-    def sample(seconds: int) -> Sample:
-        swing = 20.0 if seconds // 240 % 2 else 0.0
-        started = min(seconds / 300, 1.0) * 50
-        return Sample(seconds, {"swings": 180 + swing + started, "rises": 180 + started + seconds / 300})
-
-    ledger = Ledger(answered=1)
-    assert verdict(ledger, [sample(seconds) for seconds in range(0, 1801, 3)], 300) == ["rises grew by 2.2%"]
-    ledger.failures["flower, JSON: 503 busy"] = 2
-    assert (
-        verdict(ledger, [sample(seconds) for seconds in range(300, 400)], 300)[0]
-        == "2 x flower, JSON: 503 busy"
-    )
