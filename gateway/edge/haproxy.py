@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,8 @@ EXTENSIONS = (
 _LEAST_SLOTS = 32
 _LEAST_SERVERS = 8
 _ANSWER_SECONDS = 10
+# A command and what it carries must fit a buffer (tune.bufsize, less what HAProxy reserves).
+_PORTION_BYTES = 16384
 _ACTIVATOR = "activator"
 _STATE_FIELDS = 19
 # Bits of srv_admin_state (HAProxy management guide, `show servers state`): forced, inherited, resolution.
@@ -247,13 +249,15 @@ class EdgeControl:
             slots=max(standing.workers, default=-1) + 1,
             servers=max((max(servers, default=-1) + 1 for servers in standing.workers.values()), default=0),
         )
-        entries = map_entries(table, slots)
+        entries, shown = map_entries(table, slots), self._shown()
         self.write(table, slots, pool, standing)
-        if pool != capacity or not self._watches(entries[":watched"]):
+        # What HAProxy looks at of a call it learns by a reload alone.
+        if pool != capacity or shown.get(":watched") != entries[":watched"]:
             self._reload()
             return
         self._command(_arrivals(live, standing))
-        self._swap_map(entries)
+        if shown != entries:
+            self._swap_map(entries)
         self._command(_departures(live, standing))
 
     def write(self, table: RoutingTable, slots: Mapping[str, int], pool: Pool, standing: Standing) -> None:
@@ -298,9 +302,14 @@ class EdgeControl:
         shown = ask(self._files.master_socket, "show proc").partition("# old workers")[2]
         return sum(1 for line in shown.splitlines() if line[:1].isdigit())
 
-    def _watches(self, wanted: str) -> bool:
-        """Whether the running HAProxy looks at all that is wanted of a call."""
-        return f'value="{wanted}"' in self._command([f"get map {self._files.routes} :watched"])
+    def _shown(self) -> dict[str, str]:
+        """The map by which the running HAProxy routes.
+
+        Not by `get map`: what that finds, HAProxy 2.8 looks at again at a later match, when it may be freed.
+        """
+        lines = self._command([f"show map {self._files.routes}"]).splitlines()
+        words = (line.split(" ", 2) for line in lines)
+        return {entry[1]: entry[2] for entry in words if len(entry) == 3}
 
     def _slots(self) -> dict[str, int]:
         try:
@@ -336,12 +345,12 @@ class EdgeControl:
         number = answer.rpartition(":")[2].strip()
         if not number.isdigit():
             raise EdgeError(f"HAProxy refused to change its routes: {answer.strip()}")
-        payload = "".join(f"{key} {value}\n" for key, value in entries.items())
-        self._command([f"add map @{number} {path} <<\n{payload}"])
+        for lines in _portions([f"{key} {value}\n" for key, value in entries.items()]):
+            self._command([f"add map @{number} {path} <<\n{''.join(lines)}"])
         self._command([f"commit map @{number} {path}"])
 
     def _command(self, commands: list[str]) -> str:
-        return ask(self._files.runtime_socket, "; ".join(commands)) if commands else ""
+        return "".join(ask(self._files.runtime_socket, "; ".join(some)) for some in _portions(commands))
 
     def _reload(self) -> None:
         answer = ask(self._files.master_socket, "reload")
@@ -383,6 +392,20 @@ def _departures(live: Standing, standing: Standing) -> list[str]:
 def _stands(live: Placement, slot: int, number: int, server: Server) -> bool:
     there = live.get(slot, {}).get(number)
     return there is not None and (there.host, there.port) == (server.host, server.port)
+
+
+def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The same texts in order, so many at a time as HAProxy's buffer holds."""
+    portion: list[str] = []
+    size = 0
+    for text in texts:
+        if portion and size + len(text) > _PORTION_BYTES:
+            yield portion
+            portion, size = [], 0
+        portion.append(text)
+        size += len(text)
+    if portion:
+        yield portion
 
 
 def ask(path: Path, command: str) -> str:

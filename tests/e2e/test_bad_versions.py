@@ -138,7 +138,7 @@ class EdgeWatch:
 
     def __init__(self, kitserve: Running, model: str) -> None:
         files = kitserve.edge()
-        self._command = f"get map {files.routes} {model}:weight"
+        self._command, self._key = f"show map {files.routes}", f"{model}:weight"
         self._socket = files.runtime_socket
         self._stop = threading.Event()
         self.changes: list[tuple[float, int]] = []
@@ -154,7 +154,7 @@ class EdgeWatch:
         while not self._stop.is_set():
             with contextlib.suppress(EdgeError):
                 answer = ask(self._socket, self._command)
-                percent = int(answer.partition('value="')[2].partition('"')[0] or 0)
+                percent = int(answer.partition(f" {self._key} ")[2].partition("\n")[0] or 0)
                 if not self.changes or self.changes[-1][1] != percent:
                     self.changes.append((time.time(), percent))
             time.sleep(0.002)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gateway.edge.haproxy import ask
-from gateway.edge.routes import Route, RoutingTable, Rules
+from gateway.edge.routes import Route, RoutingTable, Rules, Server
 from tests.integration.test_edge import RunningEdge, Workers, backend
 
 PATH = "/v2/models/iris/infer"
@@ -173,6 +173,44 @@ def test_weights_are_kept_and_cost_no_reload(split: Split) -> None:
         print(f"weight {weight}: p = {found}")
         assert found[-1] > LEAST_CHANCE
     assert _generation(split.edge) == before
+
+
+def test_a_table_that_is_there_already_is_not_brought_again(split: Split) -> None:
+    """And what HAProxy has else, from whoever, is put right."""
+
+    def command(text: str) -> list[str]:
+        return ask(split.edge.files.runtime_socket, text).split("\n")
+
+    path = split.edge.files.routes
+    split.apply(20)
+    first = command(f"show map {path}")
+    split.apply(20)
+    assert command(f"show map {path}") == first, "each entry at its address"
+    command(f"set map {path} iris:weight 90")
+    command(f"del map {path} iris:canary")
+    split.apply(20)
+    assert [line.partition(" ")[2] for line in command(f"show map {path}")] == [
+        line.partition(" ")[2] for line in first
+    ]
+
+
+def test_hundreds_of_models_and_workers_reach_the_edge(split: Split) -> None:
+    def route(number: int) -> Route:
+        server = Server(f"w{number}", "127.0.0.1", 20000 + number)
+        return Route(f"{number}-{'m' * 150}", backend(f"{number}", server))
+
+    routes = [route(number) for number in range(200)]
+    # The first one has the pool grow by a reload; of the second, HAProxy is told while it runs.
+    for weight, some in ((30, routes), (70, [*reversed(routes), Route("late")])):
+        split.edge.control.apply(RoutingTable((Route("iris", split.stable, split.canary, weight), *some)))
+    generation = _generation(split.edge)
+    split.edge.control.apply(RoutingTable((Route("iris", split.stable), *routes[:10])))
+    split.edge.control.apply(RoutingTable((Route("iris", split.stable), *routes, Route("late"))))
+    assert _generation(split.edge) == generation
+    shown = ask(split.edge.files.runtime_socket, f"show map {split.edge.files.routes}")
+    assert "late:reason is loading" in shown
+    assert shown.count("m:stable slot") == 200
+    assert split.versions([{}]) == ["v1"]
 
 
 def test_rules_of_a_step_need_no_reload_and_new_names_do(split: Split) -> None:
