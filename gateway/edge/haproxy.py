@@ -262,10 +262,9 @@ class EdgeControl:
 
     def write(self, table: RoutingTable, slots: Mapping[str, int], pool: Pool, standing: Standing) -> None:
         """Write the files from which an HAProxy would start with this table."""
-        lines = [f"{key} {value}\n" for key, value in map_entries(table, slots).items()]
         _write(self._files.slots, json.dumps(slots))
-        _write(self._files.routes, "".join(lines))
-        _write(self._files.errors, "".join(f"{key} {value}\n" for key, value in error_entries().items()))
+        _write(self._files.routes, "".join(_lines(map_entries(table, slots))))
+        _write(self._files.errors, "".join(_lines(error_entries())))
         _write(self._files.config, render(self._settings, self._files, pool, standing, watched(table)))
 
     def end_canary(self, model: str) -> None:
@@ -345,7 +344,7 @@ class EdgeControl:
         number = answer.rpartition(":")[2].strip()
         if not number.isdigit():
             raise EdgeError(f"HAProxy refused to change its routes: {answer.strip()}")
-        for lines in _portions([f"{key} {value}\n" for key, value in entries.items()]):
+        for lines in _portions(_lines(entries)):
             self._command([f"add map @{number} {path} <<\n{''.join(lines)}"])
         self._command([f"commit map @{number} {path}"])
 
@@ -392,6 +391,11 @@ def _departures(live: Standing, standing: Standing) -> list[str]:
 def _stands(live: Placement, slot: int, number: int, server: Server) -> bool:
     there = live.get(slot, {}).get(number)
     return there is not None and (there.host, there.port) == (server.host, server.port)
+
+
+def _lines(entries: Mapping[str, str]) -> list[str]:
+    """A map as HAProxy reads it."""
+    return [f"{key} {value}\n" for key, value in entries.items()]
 
 
 def _portions(texts: Sequence[str]) -> Iterator[list[str]]:

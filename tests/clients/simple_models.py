@@ -21,31 +21,9 @@ def simple_models() -> Mapping[str, bytes]:
             [value_info(name, _INT32, ("n", 16)) for name in ("INPUT0", "INPUT1")],
             [value_info(name, _INT32, ("n", 16)) for name in ("OUTPUT0", "OUTPUT1")],
         ),
-        "simple_int8": onnx_model(
-            # ONNX Runtime adds no INT8.
-            [
-                _cast("INPUT0", "first", _INT32),
-                _cast("INPUT1", "second", _INT32),
-                node("Add", ["first", "second"], ["sum"]),
-                node("Sub", ["first", "second"], ["difference"]),
-                _cast("sum", "OUTPUT0", _INT8),
-                _cast("difference", "OUTPUT1", _INT8),
-            ],
-            [value_info(name, _INT8, ("n", 16)) for name in ("INPUT0", "INPUT1")],
-            [value_info(name, _INT8, ("n", 16)) for name in ("OUTPUT0", "OUTPUT1")],
-        ),
-        "simple_string": onnx_model(
-            [
-                _cast("INPUT0", "first", _INT32),
-                _cast("INPUT1", "second", _INT32),
-                node("Add", ["first", "second"], ["sum"]),
-                node("Sub", ["first", "second"], ["difference"]),
-                _cast("sum", "OUTPUT0", _STRING),
-                _cast("difference", "OUTPUT1", _STRING),
-            ],
-            [value_info(name, _STRING, ("n", 16)) for name in ("INPUT0", "INPUT1")],
-            [value_info(name, _STRING, ("n", 16)) for name in ("OUTPUT0", "OUTPUT1")],
-        ),
+        # ONNX Runtime adds neither.
+        "simple_int8": _sum_and_difference_of(_INT8),
+        "simple_string": _sum_and_difference_of(_STRING),
         "simple_identity": onnx_model(
             [node("Identity", ["INPUT0"], ["OUTPUT0"])],
             [value_info("INPUT0", _STRING, ("n", "m"))],
@@ -57,6 +35,22 @@ def simple_models() -> Mapping[str, bytes]:
             [value_info("OUTPUT0", _INT32, ("n", "m"))],
         ),
     }
+
+
+def _sum_and_difference_of(element: int) -> bytes:
+    """What `simple` does, for tensors that are INT32 only within."""
+    return onnx_model(
+        [
+            _cast("INPUT0", "first", _INT32),
+            _cast("INPUT1", "second", _INT32),
+            node("Add", ["first", "second"], ["sum"]),
+            node("Sub", ["first", "second"], ["difference"]),
+            _cast("sum", "OUTPUT0", element),
+            _cast("difference", "OUTPUT1", element),
+        ],
+        [value_info(name, element, ("n", 16)) for name in ("INPUT0", "INPUT1")],
+        [value_info(name, element, ("n", 16)) for name in ("OUTPUT0", "OUTPUT1")],
+    )
 
 
 def _cast(source: str, target: str, element: int) -> bytes:

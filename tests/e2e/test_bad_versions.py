@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,14 @@ def ended(kitserve: Running, name: str, reason: str, seconds: float = 90) -> dic
     return event
 
 
+def assert_edge_followed(watch: EdgeWatch, event: Mapping[str, Any]) -> None:
+    """The edge gave the canary half of the calls, and none at once after the event that ended it."""
+    assert [percent for _, percent in watch.changes] == [0, 50, 0]
+    took = watch.changes[-1][0] - event["time"]
+    print(f"{event['reason']}: edge at 0 after {took * 1000:.0f} ms")
+    assert took < ABORT_SECONDS
+
+
 def no_more(load: Load, version: str) -> int:
     """How many calls the version answered; it answers none any more."""
     time.sleep(0.3)
@@ -207,11 +215,9 @@ def test_errors_and_slowness_are_stopped_by_what_was_seen(
         watch.stop()
     (verdict,) = (verdict for verdict in event["verdicts"] if verdict["check"] == check)
     assert verdict["outcome"] == "Failed"
-    assert [percent for _, percent in watch.changes] == [0, 50, 0]
-    took = watch.changes[-1][0] - event["time"]
-    print(f"{canary}: {event['message']}; answered {answered} calls, edge at 0 after {took * 1000:.0f} ms")
+    print(f"{canary}: {event['message']}; answered {answered} calls")
+    assert_edge_followed(watch, event)
     assert 0 < verdict["numbers"]["canary_calls"] <= answered
-    assert took < ABORT_SECONDS
     if check == "latency":
         assert load.failures == {}
     else:
@@ -230,10 +236,7 @@ def test_an_abort_is_at_the_edge_at_once(kitserve: Running, kits: str) -> None:
         event = ended(kitserve, "aborted", "RolloutAborted")
         no_more(load, "other")
         watch.stop()
-    assert [percent for _, percent in watch.changes] == [0, 50, 0]
-    took = watch.changes[-1][0] - event["time"]
-    print(f"abort by a person: edge at 0 after {took * 1000:.0f} ms")
-    assert took < ABORT_SECONDS
+    assert_edge_followed(watch, event)
     assert load.failures == {}
 
 
@@ -256,10 +259,7 @@ def test_a_gateway_that_is_started_again_aborts_before_it_knows_its_workers(
         event = ended(kitserve, "again", "RolloutAborted")
         no_more(load, "other")
         watch.stop()
-    assert [percent for _, percent in watch.changes] == [0, 50, 0]
-    took = watch.changes[-1][0] - event["time"]
-    print(f"abort by a person after a restart: edge at 0 after {took * 1000:.0f} ms")
-    assert took < ABORT_SECONDS
+    assert_edge_followed(watch, event)
     assert load.failures == {}
 
 
