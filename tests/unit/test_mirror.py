@@ -26,6 +26,7 @@ from gateway.worker.spec import Mirroring
 from runtimes.base import Array, LoadedModel, Resources, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError
 from tests.ports import free_port
+from tests.waiting import wait
 
 SECONDS = 10
 KEY = "a-secret"
@@ -91,13 +92,6 @@ class Doing:
 
     def close(self) -> None:
         pass
-
-
-def wait(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

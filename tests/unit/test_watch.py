@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import pytest
 
@@ -13,15 +13,9 @@ from gateway.control.serving import Application
 from gateway.control.watch import Watch
 from gateway.control.workers import Workers
 from gateway.worker.spec import Announcement, WorkerState
+from tests.waiting import wait
 
 FINE, DEPLOYING = Application("", True), Application("deploying", False)
-
-
-def wait(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 class Serve:

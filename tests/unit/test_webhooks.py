@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -14,17 +13,11 @@ from gateway.control.rollout_status import RolloutEvent
 from gateway.control.webhooks import Webhooks
 from gateway.errors import StoreError
 from tests.answers import Handler, run_answers
+from tests.waiting import wait
 
 
 def event(number: int) -> RolloutEvent:
     return RolloutEvent(1.5, "iris", number, "Degraded", "AnalysisFailed", "wrong", "v1", "v2", 0)
-
-
-def wait(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_each_event_is_sent_once_and_in_order() -> None:
