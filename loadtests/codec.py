@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from gateway.worker.answers import Encoder
-from gateway.worker.oip import IN_BINARY, Call, Decoder
+from gateway.codec.json_answer import Encoder
+from gateway.codec.json_request import IN_BINARY, Call, Decoder
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 
 _TURNS = 9

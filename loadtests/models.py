@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.artifacts import iris
+from tests.support.artifacts import iris
 
 Array = NDArray[Any]
 

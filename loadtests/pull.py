@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import median
 
 from loadtests.conditions import conditions
-from tests.artifacts import MODELKIT, LayoutBuilder, tar
-from tests.registry import run_registry
+from tests.support.artifacts import MODELKIT, LayoutBuilder, tar
+from tests.support.registry import run_registry
 
 _LAYERS = 8
 _LOOK_SECONDS = 0.01

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.registry import Registry, run_registry
+from tests.support.registry import Registry, run_registry
 
 
 @pytest.fixture(scope="session")

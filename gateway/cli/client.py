@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import requests
 
-from gateway.config import GatewayConfig
+from gateway.config.config import GatewayConfig
 from gateway.errors import ConfigError, ControlError
 
 _SECONDS = 10

@@ -17,7 +17,7 @@ from gateway.cli import cache, rollout, show
 from gateway.cli.client import AdminClient
 from gateway.cli.options import FAILED, MISUSED, Admin, Home, Output, OutputFormat, err, out, print_json
 from gateway.cli.report import SETTLED, Reporter
-from gateway.config import GatewayConfig, load_config
+from gateway.config.config import GatewayConfig, load_config
 from gateway.errors import ConfigError, ControlError, InvalidReference, KitserveError
 from gateway.kits.library import Library, cache_directory
 from gateway.kits.trust import Policy

@@ -19,9 +19,9 @@ from types import FrameType
 
 from gateway.cli.client import AdminClient
 from gateway.cli.processes import descendants, end_all
-from gateway.config import Address, GatewayConfig
-from gateway.control.environment import prepare
-from gateway.edge.haproxy import EdgeControl, EdgeFiles, EdgeSettings
+from gateway.config.config import Address, GatewayConfig
+from gateway.control.loop.environment import prepare
+from gateway.edge.control import EdgeControl, EdgeFiles, EdgeSettings
 from gateway.edge.process import Edge
 from gateway.edge.routes import Route, RoutingTable
 from gateway.errors import ControlError, EdgeError, StoreError
@@ -94,8 +94,8 @@ def _start_gateway(kitserve: Kitserve, files: EdgeFiles, settings: EdgeSettings,
     say("starting Ray" if address is None else f"joining Ray at {address}")
     prepare(address)
     # Ray takes seconds to import: only those commands wait for it that need it.
-    from gateway.control import serving
     from gateway.control.gateway import Gateway, GatewaySettings
+    from gateway.control.loop import serving
 
     serving.start_ray(address)
     catch_signals()  # Ray puts handlers of its own in their place
@@ -133,7 +133,7 @@ def _stop_ray(local: bool) -> None:
 
     The edge has answered its last call by now, and all that must last is on disk: nothing is waited for.
     """
-    from gateway.control import serving
+    from gateway.control.loop import serving
 
     left = descendants(os.getpid())
     if not local:

@@ -10,30 +10,30 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from gateway.config import GatewayConfig
-from gateway.control import serving
-from gateway.control.activator import Activator, Sleeper
-from gateway.control.admin_server import AdminServer
-from gateway.control.api import AdminApi
-from gateway.control.descriptions import Descriptions
-from gateway.control.docs import Docs
-from gateway.control.golden_gate import GoldenGate
-from gateway.control.grpc_services import GrpcServices
-from gateway.control.held_call import HeldCall
-from gateway.control.loop import ReconcileLoop
-from gateway.control.protocol import ServerProtocol
-from gateway.control.rollout_api import RolloutApi
-from gateway.control.rollouts import Rollouts
-from gateway.control.state import State
-from gateway.control.webhooks import Webhooks
-from gateway.control.workers import AppNumbers, Workers
-from gateway.edge.haproxy import EdgeControl, EdgeFiles, EdgeSettings
+from gateway.config.config import GatewayConfig
+from gateway.contract import Announcement, Orders, WorkerState
+from gateway.control.activator.activator import Activator, Sleeper
+from gateway.control.activator.held_call import HeldCall
+from gateway.control.admin.api import AdminApi
+from gateway.control.admin.rollout_api import RolloutApi
+from gateway.control.admin.server import AdminServer
+from gateway.control.front.docs import Docs
+from gateway.control.front.grpc import GrpcServices
+from gateway.control.front.repository import ServerProtocol
+from gateway.control.loop import serving
+from gateway.control.loop.loop import ReconcileLoop
+from gateway.control.rollouts.driver import Rollouts
+from gateway.control.rollouts.golden_gate import GoldenGate
+from gateway.control.rollouts.webhooks import Webhooks
+from gateway.control.state.database import State
+from gateway.control.state.descriptions import Descriptions
+from gateway.control.state.workers import AppNumbers, Workers
+from gateway.edge.control import EdgeControl, EdgeFiles, EdgeSettings
 from gateway.kits.library import Library, cache_directory
 from gateway.logs import configure_logging
 from gateway.metrics import KitserveCollector, VersionLabels, VersionSample
 from gateway.oci.reference import Digest
-from gateway.worker.server import HttpServer
-from gateway.worker.spec import Announcement, Orders, WorkerState
+from gateway.wire.server import HttpServer
 
 _STUCK_SECONDS = 60.0
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.edge.haproxy import EdgeFiles, ask
+from gateway.edge.control import EdgeFiles, ask
 from gateway.errors import EdgeError
 
 _START_SECONDS = 10

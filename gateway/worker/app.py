@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
+from gateway.codec.grpc import GrpcCodec
+from gateway.codec.json_answer import error
+from gateway.contract import Mirroring
+from gateway.engine.batching import Batching
+from gateway.engine.jobs import DEFAULT_LIMITS, QueueLimits
+from gateway.engine.thread import ComputeThread
 from gateway.metrics import Tally
-from gateway.worker.answers import error
-from gateway.worker.batching import Batching
-from gateway.worker.compute import ComputeThread
+from gateway.wire.exchange import Exchange, lines
 from gateway.worker.describe import configuration, metadata
-from gateway.worker.exchange import Exchange, lines
 from gateway.worker.grpc import STREAM_INFER, ModelGrpc, is_grpc
-from gateway.worker.grpc_codec import GrpcCodec
-from gateway.worker.jobs import DEFAULT_LIMITS, QueueLimits
 from gateway.worker.mirror import MIRROR_PATH, Mirror
 from gateway.worker.mirrored import MirroredInfer
 from gateway.worker.rest import JSON, RestCodec, RestInfer
-from gateway.worker.spec import Mirroring
 from runtimes.base import LoadedModel
 
 MAX_BODY_BYTES = 64 * 1024 * 1024

@@ -7,11 +7,11 @@ from typing import Any
 
 import orjson
 
+from gateway.contract import Description
+from gateway.engine.batching import Batching
 from gateway.kits.kit import Kit
 from gateway.kits.parents import model_of
-from gateway.worker.batching import Batching
 from gateway.worker.labels import Labels
-from gateway.worker.spec import Description
 from runtimes.base import Datatype, Signature, TensorSpec
 
 _SHOWN = 100

@@ -16,17 +16,17 @@ import orjson
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
-from gateway.grpc_status import code_of, message_value
+from gateway.codec.deadlines import grpc_timeout
+from gateway.codec.grpc import GrpcCodec
+from gateway.codec.statuses import explain
+from gateway.engine.jobs import Job
+from gateway.engine.thread import ComputeThread
 from gateway.metrics import Tally
-from gateway.worker.compute import ComputeThread
-from gateway.worker.deadlines import grpc_timeout
-from gateway.worker.exchange import Exchange, lines
-from gateway.worker.grpc_codec import GrpcCodec
-from gateway.worker.grpc_frames import framed, single
-from gateway.worker.grpc_messages import INFERENCE, message
+from gateway.wire.exchange import Exchange, lines
+from gateway.wire.grpc_frames import framed, single
+from gateway.wire.grpc_messages import INFERENCE, message
+from gateway.wire.grpc_status import code_of, message_value
 from gateway.worker.grpc_stream import GrpcStream
-from gateway.worker.jobs import Job
-from gateway.worker.statuses import explain
 from runtimes.errors import InputError
 
 INFER = f"/{INFERENCE}/ModelInfer"

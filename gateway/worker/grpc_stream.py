@@ -11,17 +11,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from gateway.grpc_status import trailers
+from gateway.codec.grpc import GrpcCodec, decode, read
+from gateway.codec.json_request import Call
+from gateway.codec.statuses import explain
+from gateway.engine.jobs import Job
+from gateway.engine.thread import ComputeThread
 from gateway.metrics import Tally
-from gateway.worker.compute import ComputeThread
-from gateway.worker.exchange import Exchange
-from gateway.worker.grpc_codec import GrpcCodec, decode, read
-from gateway.worker.grpc_frames import Pieces, Unframer, framed
-from gateway.worker.grpc_messages import message
-from gateway.worker.grpc_wire import field
-from gateway.worker.jobs import Job
-from gateway.worker.oip import Call
-from gateway.worker.statuses import explain
+from gateway.wire.exchange import Exchange
+from gateway.wire.grpc_frames import Pieces, Unframer, framed
+from gateway.wire.grpc_messages import message
+from gateway.wire.grpc_status import trailers
+from gateway.wire.protobuf import field
 from runtimes.base import Array
 from runtimes.errors import InputError
 

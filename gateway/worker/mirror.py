@@ -18,9 +18,9 @@ from typing import cast
 
 import orjson
 
+from gateway.contract import Mirroring
+from gateway.engine.jobs import Job
 from gateway.metrics import Tally
-from gateway.worker.jobs import Job
-from gateway.worker.spec import Mirroring
 
 MIRROR_PATH = "/kitserve/mirror"
 MIRROR_HEADER = b"kitserve-mirror"

@@ -9,15 +9,15 @@ from functools import lru_cache
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from gateway.codec.json_request import Call
+from gateway.codec.read_answers import read_answer
+from gateway.engine.jobs import Job
+from gateway.engine.thread import ComputeThread
 from gateway.metrics import MIRRORED, Tally
 from gateway.rollout.agreement import Comparison, compare
 from gateway.rollout.plan import Agreement
-from gateway.worker.compute import ComputeThread
-from gateway.worker.exchange import Exchange
-from gateway.worker.jobs import Job
+from gateway.wire.exchange import Exchange
 from gateway.worker.mirror import MIRROR_HEADER
-from gateway.worker.oip import Call
-from gateway.worker.read_answers import read_answer
 from gateway.worker.rest import RestCodec
 from runtimes.base import Array
 

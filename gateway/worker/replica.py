@@ -18,18 +18,18 @@ import ray
 from ray import serve
 from rich.filesize import decimal
 
+from gateway.contract import Announcement, Description, Orders, WorkerSpec, WorkerState
 from gateway.errors import KitserveError
 from gateway.kits.library import Library, UnpackedKit, cache_directory
 from gateway.kits.model import choose_runtime, load
 from gateway.logs import configure_logging
 from gateway.metrics import Tally
 from gateway.oci.reference import parse_reference
+from gateway.wire.server import HttpServer
 from gateway.worker.app import Identity, WorkerApp
 from gateway.worker.describe import describe
 from gateway.worker.labels import Labels, UnusableLabels, read_labels
 from gateway.worker.scaling import IDLE, ONGOING
-from gateway.worker.server import HttpServer
-from gateway.worker.spec import Announcement, Description, Orders, WorkerSpec, WorkerState
 from runtimes.base import LoadedModel
 
 ANNOUNCE_SECONDS = 1.0

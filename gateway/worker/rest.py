@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from gateway.codec.deadlines import request_timeout
+from gateway.codec.json_answer import Encoder, error
+from gateway.codec.json_request import Call, Decoder
+from gateway.codec.statuses import explain
+from gateway.engine.jobs import Job
+from gateway.engine.thread import ComputeThread
 from gateway.metrics import Tally
-from gateway.worker.answers import Encoder, error
-from gateway.worker.codings import chosen, compress, decompress
-from gateway.worker.compute import ComputeThread
-from gateway.worker.deadlines import request_timeout
-from gateway.worker.exchange import Exchange, lines
-from gateway.worker.jobs import Job
+from gateway.wire.codings import chosen, compress, decompress
+from gateway.wire.exchange import Exchange, lines
 from gateway.worker.mirror import Mirror
-from gateway.worker.oip import Call, Decoder
-from gateway.worker.statuses import explain
 from runtimes.base import Array, Signature
 from runtimes.errors import InputError
 

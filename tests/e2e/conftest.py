@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.running import Running, running
-from tests.registry import Registry
+from tests.support.registry import Registry
 
 
 @pytest.fixture(scope="session")

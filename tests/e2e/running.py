@@ -19,9 +19,9 @@ import requests
 import yaml
 
 from gateway.cli.processes import descendants
-from gateway.edge.haproxy import EdgeFiles
+from gateway.edge.control import EdgeFiles
 from gateway.logs import log_path
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 KITSERVE = [sys.executable, "-m", "gateway.cli"]
 READY_SECONDS = 90

@@ -16,13 +16,13 @@ import pytest
 import requests
 import torch
 
-from gateway.edge.haproxy import ask
+from gateway.edge.control import ask
 from gateway.errors import EdgeError
-from tests.artifacts import LayoutBuilder, tar
 from tests.contract.models import chunk, node, number, onnx_model, save_script, value_info
 from tests.e2e.running import Running
 from tests.e2e.test_rollouts import wait_for
-from tests.load import Load
+from tests.support.artifacts import LayoutBuilder, tar
+from tests.support.load import Load
 
 INT64, FP32 = 7, 1
 SIZE = 256

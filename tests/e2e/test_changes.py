@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.e2e.running import Running
-from tests.load import Load
+from tests.support.load import Load
 
 
 def kit(layout: Path, tag: str) -> str:

@@ -14,10 +14,10 @@ import pytest
 
 import gateway
 from gateway.cli import main
-from tests.artifacts import MODELKIT, LayoutBuilder, tar
 from tests.e2e.running import KITSERVE
-from tests.ports import free_port
-from tests.registry import Registry
+from tests.support.artifacts import MODELKIT, LayoutBuilder, tar
+from tests.support.ports import free_port
+from tests.support.registry import Registry
 
 
 class Cli:

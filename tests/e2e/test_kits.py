@@ -16,11 +16,11 @@ import requests
 
 from gateway.kits.library import Library
 from gateway.oci.reference import Digest, parse_reference
-from tests.artifacts import LayoutBuilder
 from tests.e2e.running import IRIS, Running
-from tests.kitops import kit_storage
-from tests.registry import Registry
-from tests.signing import SIMPLE, Signer, claim, tag_manifest
+from tests.support.artifacts import LayoutBuilder
+from tests.support.kitops import kit_storage
+from tests.support.registry import Registry
+from tests.support.signing import SIMPLE, Signer, claim, tag_manifest
 
 
 def _label(answer: requests.Response) -> int:

@@ -14,7 +14,7 @@ import requests
 
 from gateway.cli.processes import descendants
 from tests.e2e.running import Running, running
-from tests.registry import run_registry
+from tests.support.registry import run_registry
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.artifacts import MODELKIT, LayoutBuilder
 from tests.e2e.running import Running
-from tests.load import Load
-from tests.registry import Registry, run_registry
+from tests.support.artifacts import MODELKIT, LayoutBuilder
+from tests.support.load import Load
+from tests.support.registry import Registry, run_registry
 
 
 @pytest.fixture

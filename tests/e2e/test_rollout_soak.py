@@ -19,11 +19,11 @@ import pytest
 import requests
 
 from gateway.cli.client import AdminClient
-from gateway.config import parse_config
-from gateway.edge.haproxy import ask
+from gateway.config.config import parse_config
+from gateway.edge.control import ask
 from gateway.errors import ControlError, EdgeError
 from tests.e2e.running import Running
-from tests.load import Load
+from tests.support.load import Load
 
 ROLLOUT: dict[str, Any] = {
     "steps": [{"weight": 20, "for": "2s"}, {"weight": 60, "for": "2s"}],

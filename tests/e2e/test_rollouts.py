@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.running import Running
-from tests.load import Load
-from tests.registry import Registry
+from tests.support.load import Load
+from tests.support.registry import Registry
 
 STEPS = [{"weight": 20, "for": "2s"}, {"weight": 60, "for": "2s"}]
 QUICK: dict[str, Any] = {

@@ -12,7 +12,7 @@ from pathlib import Path
 import requests
 
 from tests.e2e.running import IRIS, Running
-from tests.load import Load
+from tests.support.load import Load
 
 ROWS = 2000
 LARGE = json.dumps(

@@ -18,9 +18,9 @@ from tritonclient.http import (
     InferRequestedOutput,
 )
 
-from gateway.edge.haproxy import EXTENSIONS
+from gateway.edge.control import EXTENSIONS
 from tests.e2e.running import IRIS, Running
-from tests.registry import Registry
+from tests.support.registry import Registry
 
 ROWS = Path(__file__).parents[1] / "iris.csv"
 

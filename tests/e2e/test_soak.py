@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.running import Running
-from tests.load import Load
+from tests.support.load import Load
 
 ROUNDS = 24
 

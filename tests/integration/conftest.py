@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.answers import Answers, run_answers
+from tests.support.answers import Answers, run_answers
 
 
 @pytest.fixture(autouse=True)

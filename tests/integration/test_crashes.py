@@ -21,10 +21,10 @@ from gateway.errors import StoreError
 from gateway.kits.library import Library
 from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import RegistryReference
-from tests.artifacts import MODELKIT, LayoutBuilder, sha256, tar
-from tests.checks import check_clean, tree
-from tests.faults import Answer, Fault, FaultProxy, run_faults
-from tests.registry import Registry, run_registry
+from tests.support.artifacts import MODELKIT, LayoutBuilder, sha256, tar
+from tests.support.checks import check_clean, tree
+from tests.support.faults import Answer, Fault, FaultProxy, run_faults
+from tests.support.registry import Registry, run_registry
 
 WEIGHTS = random.Random(8).randbytes(600_000)
 LAYER = tar(("model/weights.bin", WEIGHTS))

@@ -19,16 +19,16 @@ from pathlib import Path
 import pytest
 
 import gateway
-from gateway.edge.haproxy import EXTENSIONS, EdgeControl, EdgeFiles, EdgeSettings, ask
+from gateway.edge.control import EXTENSIONS, EdgeControl, EdgeFiles, EdgeSettings, ask
 from gateway.edge.process import Edge
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.errors import EdgeError
-from tests.load import Load
-from tests.ports import free_port
+from tests.support.load import Load
+from tests.support.ports import free_port
 
 WORKER = """
 import sys, threading
-from gateway.worker.server import HttpServer
+from gateway.wire.server import HttpServer
 class Version:
     max_body = 2**26
     inside = 0

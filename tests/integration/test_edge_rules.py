@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.edge.haproxy import ask
+from gateway.edge.control import ask
 from gateway.edge.routes import Route, RoutingTable, Rules, Server
 from tests.integration.test_edge import RunningEdge, Workers, backend
 

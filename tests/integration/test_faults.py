@@ -32,9 +32,9 @@ from gateway.errors import (
 from gateway.kits.library import Library
 from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import RegistryReference
-from tests.artifacts import LayoutBuilder, tar
-from tests.checks import check_clean, check_store, tree
-from tests.faults import (
+from tests.support.artifacts import LayoutBuilder, tar
+from tests.support.checks import check_clean, check_store, tree
+from tests.support.faults import (
     Answer,
     Change,
     Fault,
@@ -48,8 +48,8 @@ from tests.faults import (
     run_faults,
     says,
 )
-from tests.registry import Registry, run_registry
-from tests.tokens import TokenServer, run_token_server
+from tests.support.registry import Registry, run_registry
+from tests.support.tokens import TokenServer, run_token_server
 
 WEIGHTS = random.Random(7).randbytes(600_000)
 LAYER = tar(("model/weights.bin", WEIGHTS))

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutations import Request, mutated, valid_requests
+from tests.support.mutations import Request, mutated, valid_requests
 
 WORKER = """
 import sys, threading
-from gateway.worker.batching import Batching
+from gateway.engine.batching import Batching
 from runtimes.base import Datatype, TensorSpec
-from tests.worker import Echo, worker
+from tests.support.worker import Echo, worker
 model = Echo(*(TensorSpec(f"x_{datatype}", datatype, (-1, 2)) for datatype in Datatype))
 with worker(model, batching=Batching(8, 0.001) if sys.argv[1] == "batched" else None) as address:
     print(address, flush=True)

@@ -29,15 +29,15 @@ from tritonclient.grpc import (
 from tritonclient.utils import InferenceServerException, deserialize_bytes_tensor
 
 import gateway
-from gateway.control.status import ModelState, ModelStatus, Status, VersionStatus
-from gateway.edge.haproxy import EXTENSIONS
+from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
+from gateway.edge.control import EXTENSIONS
 from gateway.edge.routes import Route
+from gateway.engine.jobs import QueueLimits
 from gateway.metrics import VersionLabels, VersionSample
-from gateway.worker.grpc_messages import message
-from gateway.worker.jobs import QueueLimits
+from gateway.wire.grpc_messages import message
 from runtimes.base import Array, Datatype, TensorSpec
-from tests.grpc_calls import Echo, Plane, Version, running_plane
-from tests.ports import free_port
+from tests.support.grpc_calls import Echo, Plane, Version, running_plane
+from tests.support.ports import free_port
 
 VALUES: dict[str, Array] = {
     "BOOL": np.array([[True, False], [False, True]]),

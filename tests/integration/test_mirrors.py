@@ -12,7 +12,7 @@ from gateway.errors import InvalidReference, RegistryUnavailable
 from gateway.oci.content import Descriptor, Source
 from gateway.oci.options import RegistryOptions
 from gateway.oci.reference import Digest
-from tests.answers import BLOB, DATA, Answers, Handler, read, run_answers
+from tests.support.answers import BLOB, DATA, Answers, Handler, read, run_answers
 
 _WRONG = bytes(reversed(DATA))
 

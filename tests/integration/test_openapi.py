@@ -12,10 +12,10 @@ import requests
 
 from runtimes.base import Datatype, LoadedModel, Resources, TensorSpec
 from runtimes.onnx import OnnxRuntime
-from tests.conformance import check_conformance
 from tests.contract.models import identity_onnx
-from tests.plane import data_plane
-from tests.worker import Echo
+from tests.support.conformance import check_conformance
+from tests.support.plane import data_plane
+from tests.support.worker import Echo
 
 
 @pytest.fixture(scope="module")

@@ -27,10 +27,10 @@ from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import Digest, RegistryReference, parse_reference
 from gateway.oci.sources import open_source
 from gateway.oci.store import Store
-from tests.artifacts import MODELKIT, LayoutBuilder, tar
-from tests.ports import free_port
-from tests.proxy import Proxy, run_proxy
-from tests.registry import PASSWORD, USERNAME, Registry, run_registry
+from tests.support.artifacts import MODELKIT, LayoutBuilder, tar
+from tests.support.ports import free_port
+from tests.support.proxy import Proxy, run_proxy
+from tests.support.registry import PASSWORD, USERNAME, Registry, run_registry
 
 PLAIN = RegistryOptions(plain_http=True)
 SERVABLE = [

@@ -10,7 +10,7 @@ import pytest
 from gateway.errors import NotFound, RegistryUnavailable, Unauthorized
 from gateway.oci.content import MAX_REFERRERS, OCI_INDEX, OCI_MANIFEST, Descriptor
 from gateway.oci.reference import Digest
-from tests.answers import BLOB, DATA, Answers, Handler
+from tests.support.answers import BLOB, DATA, Answers, Handler
 
 _API = f"/v2/team/kit/referrers/{BLOB.digest}"
 _TAG = f"/v2/team/kit/manifests/sha256-{BLOB.digest.hex}"

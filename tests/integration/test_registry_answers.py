@@ -22,7 +22,7 @@ from gateway.oci import transport
 from gateway.oci.content import Descriptor
 from gateway.oci.reference import Digest
 from gateway.oci.store import Store
-from tests.answers import BLOB, DATA, Answers, Handler, read
+from tests.support.answers import BLOB, DATA, Answers, Handler, read
 
 
 def _after(answers: Answers, faults: int, status: int, headers: dict[str, str] | None = None) -> None:

@@ -17,9 +17,9 @@ from gateway.oci.content import OCI_INDEX, OCI_MANIFEST, REF_NAME, Descriptor, S
 from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import Digest, Reference, parse_reference
 from gateway.oci.sources import open_source
-from tests.artifacts import LayoutBuilder, tar
-from tests.registry import Registry
-from tests.signing import (
+from tests.support.artifacts import LayoutBuilder, tar
+from tests.support.registry import Registry
+from tests.support.signing import (
     BUNDLE,
     SIMPLE_ARTIFACT,
     Signer,

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway.control.activator import Activator, Sleeper
-from gateway.control.held_call import HeldCall
+from gateway.contract import Announcement, WorkerState
+from gateway.control.activator.activator import Activator, Sleeper
+from gateway.control.activator.held_call import HeldCall
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
-from gateway.worker.spec import Announcement, WorkerState
 from tests.integration.test_edge import RunningEdge, Workers
-from tests.load import Load
+from tests.support.load import Load
 
 APP = "iris.v1"
 

@@ -12,7 +12,7 @@ import pytest
 from gateway.errors import RegistryUnavailable
 from gateway.oci import transport
 from gateway.oci.content import Source
-from tests.answers import BLOB, DATA, Answers, Handler, read
+from tests.support.answers import BLOB, DATA, Answers, Handler, read
 
 _HEAD = f"HTTP/1.1 200 OK\r\nContent-Length: {len(DATA)}\r\n\r\n".encode()
 _CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -27,12 +27,12 @@ from gateway.errors import RegistryUnavailable, Unauthorized
 from gateway.kits.library import Library
 from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import LayoutReference, LocalReference, Reference, RegistryReference
-from tests.artifacts import FORMATS, MODEL_PATH, LayoutBuilder, iris
-from tests.certificates import Certificates, make_certificates
-from tests.checks import check_clean, tree
-from tests.kitops import kit_storage
-from tests.registry import PASSWORD, USERNAME, Registry, run_registry
-from tests.tokens import TokenServer, run_token_server
+from tests.support.artifacts import FORMATS, MODEL_PATH, LayoutBuilder, iris
+from tests.support.certificates import Certificates, make_certificates
+from tests.support.checks import check_clean, tree
+from tests.support.kitops import kit_storage
+from tests.support.registry import PASSWORD, USERNAME, Registry, run_registry
+from tests.support.tokens import TokenServer, run_token_server
 
 SAMPLES = Path(__file__).parents[2] / "configs" / "samples"
 REAL_STORAGE = Path(__file__).parents[3] / "shared" / "kits" / "kitops-home"

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.errors import RegistryUnavailable, Unauthorized
 from gateway.oci import tokens, transport
-from tests.answers import BLOB, DATA, Answers, Handler, read
+from tests.support.answers import BLOB, DATA, Answers, Handler, read
 
 _SCOPE = "repository:team/kit:pull"
 

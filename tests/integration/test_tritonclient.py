@@ -15,8 +15,8 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 from gateway.metrics import Tally
+from gateway.wire.server import HttpServer
 from gateway.worker.app import MAX_BODY_BYTES, Identity, WorkerApp
-from gateway.worker.server import HttpServer
 from runtimes.base import Array, Datatype, InputCheck, Signature, TensorSpec, unknown_output
 
 VALUES: Mapping[str, Array] = {

@@ -18,8 +18,8 @@ from gateway.oci import transport
 from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import RegistryReference
 from gateway.oci.sources import open_source
-from tests.answers import BLOB, DATA, Answers, Handler, read, run_answers
-from tests.certificates import Certificates, KeyPair, make_certificates
+from tests.support.answers import BLOB, DATA, Answers, Handler, read, run_answers
+from tests.support.certificates import Certificates, KeyPair, make_certificates
 
 
 @pytest.fixture(scope="module")

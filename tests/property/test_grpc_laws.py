@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
-from gateway.grpc_status import message_value
-from gateway.worker.grpc_codec import GrpcEncoder, decode, read
-from gateway.worker.grpc_frames import Unframer, framed, single
-from gateway.worker.grpc_wire import take_apart
-from gateway.worker.oip import IN_BINARY, Call
-from gateway.worker.tensors import Incoming
+from gateway.codec.grpc import GrpcEncoder, decode, read
+from gateway.codec.json_request import IN_BINARY, Call
+from gateway.codec.tensors import Incoming
+from gateway.wire.grpc_frames import Unframer, framed, single
+from gateway.wire.grpc_status import message_value
+from gateway.wire.protobuf import take_apart
 from runtimes.base import Datatype
 from runtimes.errors import InputError
 

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.worker import oip
-from gateway.worker.oip import Decoder
+from gateway.codec import json_request as oip
+from gateway.codec.json_request import Decoder
 from runtimes.base import Array, Datatype, Signature
 from runtimes.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 
 _NUMERIC = [datatype for datatype in Datatype if datatype not in ("BOOL", "BYTES")]
-_large = pytest.importorskip("gateway.worker.large").LargeBodies()
+_large = pytest.importorskip("gateway.codec.large_json").LargeBodies()
 _decoder = Decoder(Signature((), ()))
 _plain_decoder = Decoder(Signature((), ()))
 _plain_decoder._large = None

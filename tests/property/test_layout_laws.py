@@ -10,7 +10,7 @@ from gateway.errors import KitserveError
 from gateway.oci.content import Descriptor
 from gateway.oci.layout import LayoutSource
 from gateway.oci.reference import Digest, LayoutReference
-from tests.artifacts import LayoutBuilder, tar
+from tests.support.artifacts import LayoutBuilder, tar
 
 _names = ["oci-layout", "index.json"]
 

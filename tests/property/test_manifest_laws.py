@@ -16,7 +16,7 @@ from gateway.kits.manifest import parse_manifest
 from gateway.kits.names import safe_path
 from gateway.oci.content import OCI_INDEX, OCI_MANIFEST, Descriptor
 from gateway.oci.reference import Digest, LocalReference
-from tests.artifacts import MODELKIT, sha256
+from tests.support.artifacts import MODELKIT, sha256
 
 REFERENCE = LocalReference("localhost", "x", "v1", None)
 ESSENTIAL = ("schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests", "annotations")

@@ -11,9 +11,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.worker.answers import Encoder
-from gateway.worker.codings import decompress
-from gateway.worker.oip import Call, Decoder, Wanted
+from gateway.codec.json_answer import Encoder
+from gateway.codec.json_request import Call, Decoder, Wanted
+from gateway.wire.codings import decompress
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import InputError
 

@@ -8,14 +8,14 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.config import GatewayConfig
-from gateway.control.known import Known, Observed
-from gateway.control.reconcile import Plan, reconcile
-from gateway.control.state import Desired, Routed
-from gateway.control.status import ModelState
-from gateway.control.versions import Version, kind_of
+from gateway.config.config import GatewayConfig
+from gateway.contract import Announcement, WorkerState
+from gateway.control.loop.reconcile import Plan, reconcile
+from gateway.control.state.database import Desired, Routed
+from gateway.control.state.snapshot import Known, Observed
+from gateway.control.state.status import ModelState
+from gateway.control.state.versions import Version, kind_of
 from gateway.oci.reference import Digest
-from gateway.worker.spec import Announcement, WorkerState
 
 READY = WorkerState.READY
 KITS = [f"registry.test/kit:v{number}" for number in range(4)]

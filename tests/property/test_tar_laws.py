@@ -16,7 +16,7 @@ from gateway.kits.tree import Tree
 from gateway.kits.unpack import unpack_layer
 from gateway.oci.content import Descriptor
 from gateway.oci.reference import Digest
-from tests.artifacts import COMPRESS, tar
+from tests.support.artifacts import COMPRESS, tar
 
 _part = st.text(
     st.characters(whitelist_categories=["L", "N"], whitelist_characters=". _-"), min_size=1, max_size=20

@@ -1,0 +1,1 @@
+"""Between messages and calls on a model: JSON, binary tensors, gRPC."""

@@ -1,0 +1,95 @@
+"""The Open Inference Protocol's answers: arrays become JSON, with raw tensors after it where asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from gateway.codec.classification import largest
+from gateway.codec.json_request import Call
+from gateway.codec.tensors import to_bytes
+from runtimes.base import Array, Datatype
+from runtimes.errors import ExecutionError, InputError
+
+_BF16_KIND = Datatype.BF16.numpy.kind
+
+
+class Encoder:
+    """Writes the answers of one version.
+
+    `labels` are the names of an output's classes, by output; those under "" are of every other output.
+    """
+
+    def __init__(self, model: str, version: str, labels: Mapping[str, Sequence[str]]) -> None:
+        self._model = model
+        self._version = version
+        self._datatypes: dict[np.dtype[Any], str] = {}
+        self._labels = labels
+        self._all_labels = labels.get("", ())
+
+    def __call__(self, call: Call, outputs: Mapping[str, Array]) -> tuple[bytes, int | None]:
+        """Write an answer: its body, and how much of that is JSON where raw tensors follow, else None.
+
+        NaN and the infinities, which JSON has not, become null there.
+
+        Raises:
+            ExecutionError: when the protocol has no datatype for an output.
+            InputError: when classes are asked of an output that has none.
+        """
+        raw: list[bytes | memoryview] = []
+        tensors = []
+        for name, given in outputs.items():
+            wanted = call.outputs.get(name, call.others)
+            if wanted.classes:
+                array = largest(name, given, wanted.classes, self._labels.get(name, self._all_labels))
+            else:
+                array = given
+            datatype = self._datatypes.get(array.dtype) or self._datatype(name, array)
+            tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": array.shape}
+            if wanted.binary:
+                data = to_bytes(array)
+                raw.append(data)
+                tensor["parameters"] = {"binary_data_size": len(data)}
+            else:
+                tensor["data"] = array if array.ndim == 1 else array.reshape(-1)
+            tensors.append(tensor)
+        # All in one go, as any piece put to another would be copied.
+        body = orjson.dumps(
+            {
+                "model_name": self._model,
+                "model_version": self._version,
+                "id": call.id,
+                "outputs": tensors,
+            },
+            _plain,
+            orjson.OPT_SERIALIZE_NUMPY,
+        )
+        return (b"".join((body, *raw)), len(body)) if raw else (body, None)
+
+    def _datatype(self, name: str, array: Array) -> str:
+        try:
+            known = self._datatypes[array.dtype] = Datatype.of(array.dtype).value
+        except InputError as error:
+            raise ExecutionError(f"output {name!r}: {error}") from error
+        return known
+
+
+def _plain(flat: Array) -> Any:
+    """What stands for an array that orjson does not know: one of BYTES or BF16, or one with gaps."""
+    kind = flat.dtype.kind
+    if kind in "OSU":
+        return [_text(item) for item in flat.tolist()]
+    return flat.astype(np.float32) if kind == _BF16_KIND else flat.copy()
+
+
+def _text(item: Any) -> str:
+    return item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
+
+
+def error(message: str) -> bytes:
+    """Write an error as every client of the protocol reads it."""
+    # an engine's own words may hold what is no Unicode
+    return orjson.dumps({"error": message.encode("utf-8", "replace").decode()})

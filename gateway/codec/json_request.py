@@ -1,0 +1,331 @@
+"""The Open Inference Protocol's inference request: a body becomes a call on a model.
+
+Specification: open-inference-protocol, `specification/protocol/inference_rest.md`, and Triton's extensions
+for binary tensors, classification and parameters. Beyond them, numbers are checked strictly: 1.5 is no
+INT64, true is no FP32, and a shape must fit its data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import orjson
+
+from gateway.codec.raw_request import RawInput
+from gateway.codec.tensors import Incoming, from_bytes
+from runtimes.base import Array, Datatype, Signature
+from runtimes.errors import InputError
+
+try:
+    from gateway.codec.large_json import LargeBodies
+except ImportError:  # simdjson has no wheel for this Python or this machine
+    LargeBodies = None  # type: ignore[assignment, misc]
+
+_MAX_RANK = 16
+_MAX_DIGITS = 18
+# From so many bytes on a body is large, see `loadtests.codec`.
+_LARGE_BYTES = 1024
+# Which types of JSON values each kind (of numpy) of datatype takes; BF16 is of kind V.
+_ACCEPTS: Mapping[str, frozenset[type]] = {
+    "f": frozenset({float, int}),
+    "V": frozenset({float, int}),
+    "i": frozenset({int}),
+    "u": frozenset({int}),
+    "b": frozenset({bool}),
+    "O": frozenset({str}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Elements:
+    """What a datatype's elements are: as an array, in JSON, and of integers which there are."""
+
+    datatype: Datatype
+    dtype: np.dtype[Any]
+    kind: str
+    accepted: frozenset[type]
+    least: int = 0
+    most: int = 0
+
+
+def _elements(datatype: Datatype) -> _Elements:
+    dtype = datatype.numpy
+    found = _Elements(datatype, dtype, dtype.kind, _ACCEPTS[dtype.kind])
+    if dtype.kind not in "iu":
+        return found
+    limits = np.iinfo(dtype)
+    return replace(found, least=int(limits.min), most=int(limits.max))
+
+
+_ELEMENTS: Mapping[str, _Elements] = {datatype.value: _elements(datatype) for datatype in Datatype}
+_TYPE_NAMES: Mapping[type, str] = {
+    float: "fractions",
+    int: "integers",
+    bool: "booleans",
+    str: "strings",
+    dict: "objects",
+    type(None): "null",
+}
+_SCALARS = (str, int, float, bool)
+_NO_PARAMETERS: Mapping[str, Any] = {}
+_NOTHING = Incoming(())
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How an output is to be answered: as raw bytes or in JSON; all of it, or its `classes` largest."""
+
+    binary: bool = False
+    classes: int = 0
+
+
+IN_JSON = Wanted()
+IN_BINARY = Wanted(binary=True)
+
+
+# Not frozen: one is made for each call, and freezing makes that three times as slow.
+@dataclass(slots=True)
+class Call:
+    """One decoded request. `outputs` is empty when all are wanted; `others` is how they are then.
+
+    `timeout_us` is how long its caller waits for it, in microseconds; 0 is for ever.
+    """
+
+    id: str
+    inputs: dict[str, Array]
+    outputs: Mapping[str, Wanted] = field(default_factory=dict)
+    others: Wanted = IN_JSON
+    timeout_us: int = 0
+
+
+class Decoder:
+    """Reads the inference requests of one model."""
+
+    def __init__(self, signature: Signature) -> None:
+        self._raw = RawInput(signature)
+        # Other elements than numbers are objects in Python either way, and then orjson is quicker.
+        numbers = all(_ELEMENTS[spec.datatype].kind in "fViu" for spec in signature.inputs)
+        self._large = LargeBodies() if numbers and LargeBodies is not None else None
+
+    def __call__(self, pieces: Sequence[bytes | memoryview], json_size: bytes = b"") -> Call:
+        """Read a body that came in `pieces`.
+
+        `json_size` is the header `Inference-Header-Content-Length`: how many bytes of the body are JSON, with
+        raw tensors after them. It is empty where all is JSON, and 0 where all is the only input's raw data.
+
+        Raises:
+            InputError: naming the field that is wrong.
+        """
+        if not json_size:
+            text = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            return _decode(self._document(text), _NOTHING)
+        body = Incoming(pieces)
+        size = int(json_size) if json_size.isdigit() and len(json_size) <= _MAX_DIGITS else body.left + 1
+        if size > body.left:
+            raise InputError(
+                f"Inference-Header-Content-Length must be a number from 0 to the body's {body.left} bytes, "
+                f"not {json_size.decode('latin-1')!r}"
+            )
+        if size == 0:
+            return Call("", self._raw(body), others=IN_BINARY)
+        call = _decode(self._document(body.take(size)), body)
+        if body.left:
+            raise InputError(f"{body.left} bytes follow the data of the last input")
+        return call
+
+    def _document(self, text: bytes | memoryview) -> Any:
+        """Return what a text says; the data of its tensors are lists, or flat arrays."""
+        if len(text) >= _LARGE_BYTES and self._large is not None:
+            document = self._large(text)
+            if document is not None:
+                return document
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            raise InputError(f"the body is not JSON: {error}") from None
+
+
+def _decode(document: Any, rest: Incoming) -> Call:
+    if type(document) is not dict:
+        raise InputError("the body must be a JSON object with `inputs`")
+    tensors = document.get("inputs")
+    if type(tensors) is not list or not tensors:
+        raise InputError("`inputs` must be a list of one tensor or more")
+    inputs: dict[str, Array] = {}
+    for position, tensor in enumerate(tensors):
+        name, array = _decode_tensor(tensor, position, rest)
+        if name in inputs:
+            raise InputError(f"input {name!r} is there twice")
+        inputs[name] = array
+    request_id = document.get("id", "")
+    if type(request_id) is not str:
+        raise InputError("`id` must be a string")
+    others, timeout_us = _of_request(document) if "parameters" in document else (IN_JSON, 0)
+    wanted = document.get("outputs")
+    return Call(request_id, inputs, {} if wanted is None else _outputs(wanted, others), others, timeout_us)
+
+
+def _decode_tensor(tensor: Any, position: int, rest: Incoming) -> tuple[str, Array]:
+    if type(tensor) is not dict:
+        raise InputError(f"inputs[{position}] must be an object")
+    name = tensor.get("name")
+    if type(name) is not str:
+        raise InputError(f"inputs[{position}].name must be a string")
+    datatype = tensor.get("datatype")
+    elements = _ELEMENTS.get(datatype) if type(datatype) is str else None
+    if elements is None:
+        raise InputError(f"input {name!r}: datatype {datatype!r} is none of {', '.join(_ELEMENTS)}")
+    shape: Any = tensor.get("shape")
+    count = _count(shape) if type(shape) is list and len(shape) <= _MAX_RANK else -1
+    if count < 0:
+        raise InputError(
+            f"input {name!r}: shape must be a list of at most {_MAX_RANK} whole numbers from 0 up"
+        )
+    if "parameters" in tensor and (size := _binary_size(name, tensor)) is not None:
+        if size > rest.left:
+            raise InputError(
+                f"input {name!r}: binary_data_size is {size}, but {rest.left} bytes of the body are left; "
+                "is Inference-Header-Content-Length right?"
+            )
+        array = from_bytes(name, elements.datatype, shape, rest.take(size))
+    else:
+        data = tensor.get("data")
+        if type(data) is list:
+            array = _array(name, data, elements)
+        elif type(data) is np.ndarray:
+            array = _cast(name, data, elements)
+        else:
+            raise InputError(f"input {name!r}: data must be a list, or parameters.binary_data_size be there")
+        if array.size != count:
+            raise InputError(f"input {name!r}: shape {shape} needs {count} elements, data has {array.size}")
+    try:
+        return name, array.reshape(shape)
+    except ValueError:
+        # numpy multiplies the other sizes even where one of them is 0
+        raise InputError(f"input {name!r}: shape {shape} is too large") from None
+
+
+def _binary_size(name: str, tensor: Mapping[str, Any]) -> int | None:
+    where = f"input {name!r}"
+    parameters = _parameters(tensor, where)
+    size = parameters.get("binary_data_size")
+    if size is None:
+        return None
+    if type(size) is not int or size < 0:
+        raise InputError(f"{where}: binary_data_size must be a whole number from 0 up")
+    if "data" in tensor:
+        raise InputError(f"{where} has both data and binary_data_size; send one of them")
+    return size
+
+
+def _count(shape: list[Any]) -> int:
+    """How many elements a shape has, -1 where it is none."""
+    count = 1
+    for size in shape:
+        if type(size) is not int or size < 0:
+            return -1
+        count *= size
+    return count
+
+
+def _array(name: str, data: list[Any], elements: _Elements) -> Array:
+    flat, types = _flat(name, data)
+    if not types <= elements.accepted:
+        found = " or ".join(sorted(_TYPE_NAMES[kind] for kind in types - elements.accepted))
+        raise InputError(f"input {name!r}: {elements.datatype} cannot be made of {found}")
+    kind = elements.kind
+    if kind in "iu" and flat:
+        _check_range(name, min(flat), max(flat), elements)
+    elif kind == "O":
+        array = np.empty(len(flat), dtype=object)
+        array[:] = [item.encode() for item in flat]
+        return array
+    elif kind == "V":
+        # BF16's own conversion knows no integers beyond INT64
+        return np.array(flat, np.float64).astype(elements.dtype)
+    return np.array(flat, elements.dtype)
+
+
+def _cast(name: str, numbers: Array, elements: _Elements) -> Array:
+    """Make numbers of 8 bytes each, which are of the right kind, the datatype's."""
+    if elements.kind in "iu" and numbers.dtype != elements.dtype and numbers.size:
+        _check_range(name, numbers.min(), numbers.max(), elements)
+    return numbers.astype(elements.dtype, copy=False)
+
+
+def _flat(name: str, data: list[Any]) -> tuple[list[Any], set[type]]:
+    """The elements of lists in lists, and their types; lists side by side must have one length."""
+    while list in (types := set(map(type, data))):
+        if len(types) > 1 or len(set(map(len, data))) > 1:
+            raise InputError(f"input {name!r}: data is ragged")
+        data = list(chain.from_iterable(data))
+    return data, types
+
+
+def _check_range(name: str, least: Any, most: Any, elements: _Elements) -> None:
+    if least < elements.least or most > elements.most:
+        raise InputError(
+            f"input {name!r}: a value is outside {elements.datatype} ({elements.least} to {elements.most})"
+        )
+
+
+def _of_request(document: Mapping[str, Any]) -> tuple[Wanted, int]:
+    """How outputs are answered that are not asked for by name, and how many microseconds the caller waits."""
+    where = "the request"
+    parameters = _parameters(document, where)
+    others = IN_BINARY if _flag(parameters, "binary_data_output", False, where) else IN_JSON
+    return others, _whole(parameters, "timeout", where)
+
+
+def _outputs(wanted: Any, others: Wanted) -> dict[str, Wanted]:
+    if type(wanted) is not list:
+        raise InputError("`outputs` must be a list")
+    outputs: dict[str, Wanted] = {}
+    for output in wanted:
+        name = output.get("name") if type(output) is dict else None
+        if type(name) is not str:
+            raise InputError("each of `outputs` must be an object with a `name`")
+        if name in outputs:
+            raise InputError(f"output {name!r} is asked for twice")
+        outputs[name] = _wanted(name, output, others) if "parameters" in output else others
+    return outputs
+
+
+def _wanted(name: str, output: Mapping[str, Any], others: Wanted) -> Wanted:
+    where = f"output {name!r}"
+    parameters = _parameters(output, where)
+    classes = _whole(parameters, "classification", where)
+    return Wanted(_flag(parameters, "binary_data", others.binary, where), classes)
+
+
+def _parameters(holder: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """The parameters of a request, an input or an output; those that nothing here knows change nothing."""
+    parameters = holder.get("parameters")
+    if parameters is None:
+        return _NO_PARAMETERS
+    if type(parameters) is not dict:
+        raise InputError(f"{where}: parameters must be an object")
+    for key, value in parameters.items():
+        if type(value) not in _SCALARS:
+            raise InputError(f"{where}: parameter {key!r} must be a string, a number or a boolean")
+    if "shared_memory_region" in parameters:
+        raise InputError(f"{where}: shared memory is not supported; send data with the request")
+    return parameters
+
+
+def _flag(parameters: Mapping[str, Any], key: str, default: bool, where: str) -> bool:
+    value = parameters.get(key, default)
+    if type(value) is not bool:
+        raise InputError(f"{where}: parameter {key!r} must be true or false")
+    return value
+
+
+def _whole(parameters: Mapping[str, Any], key: str, where: str) -> int:
+    value = parameters.get(key, 0)
+    if type(value) is not int or value < 0:
+        raise InputError(f"{where}: {key} must be a whole number from 0 up")
+    return value

@@ -1,0 +1,42 @@
+"""What becomes of an error that a call ends with: the one table from errors to HTTP statuses, and the log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from gateway.errors import DeadlineExceeded, QueueFull
+from gateway.wire.codings import BodyTooLarge, UnknownCoding
+from runtimes.errors import ExecutionError, InputError, ModelError
+
+STATUSES: Mapping[type[Exception], int] = {
+    BodyTooLarge: 413,
+    UnknownCoding: 415,
+    InputError: 400,
+    ExecutionError: 500,
+    ModelError: 500,
+    QueueFull: 503,
+    DeadlineExceeded: 504,
+}
+"""The one table from errors to HTTP statuses; the closest ancestor of an error decides."""
+
+_FAILURES = 500
+_UNKNOWN = "the worker failed on this call; its log says why"
+
+log = logging.getLogger(__name__)
+
+
+def status_of(failure: Exception) -> int | None:
+    """The status of an error, None for one that nobody raises on purpose."""
+    return next((STATUSES[kind] for kind in type(failure).__mro__ if kind in STATUSES), None)
+
+
+def explain(failure: Exception, request_id: str, names: Mapping[str, str]) -> tuple[int, str]:
+    """The status of an error and what its caller is told; what is the model's or our own fault is logged.
+
+    `names` say in the log which model and version failed.
+    """
+    status = status_of(failure)
+    if status is None or (isinstance(failure, ModelError) and status >= _FAILURES):
+        log.error("call.failed", exc_info=failure, extra={"request_id": request_id, **names})
+    return status or _FAILURES, str(failure) if status else _UNKNOWN

@@ -1,0 +1,119 @@
+"""What a worker is told, and what it tells: values that cross between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from gateway.engine.batching import Batching
+from gateway.engine.jobs import DEFAULT_LIMITS, QueueLimits
+from gateway.kits.trust import Policy
+from gateway.metrics import Numbers
+from gateway.oci.options import SourceOptions
+from gateway.rollout.plan import Agreement
+from runtimes.base import Resources, Signature
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """Everything a worker needs to run one version."""
+
+    app: str
+    """The Serve application that this worker belongs to."""
+    model: str
+    version: str
+    """The tag, or the digest's first 12 digits: what clients call it."""
+    digest: str
+    reference: str
+    """The kit's reference, pinned to the digest."""
+    parents: tuple[str, ...]
+    """The references of its parent kits, pinned, where the gateway knows them."""
+    runtime: str | None
+    resources: Resources
+    home: Path
+    """The node's directory for blobs, unpacked kits and logs."""
+    sources: SourceOptions
+    policy: Policy
+    """Which kits may be served as this model."""
+    cache_limit: int | None
+    """How many bytes kits may take on a node."""
+    gateway: str
+    """The Serve application to report to."""
+    host: str
+    """The address to listen on; "" for the node's own."""
+    edge_key: str
+    """What every call must carry, so that nobody gets around the edge; "" where nobody else can call."""
+    drain_seconds: float
+    limits: QueueLimits = DEFAULT_LIMITS
+    """How much may wait for the model."""
+    batching: Batching | None = None
+    """Which calls run together; None: each runs alone."""
+
+
+class WorkerState(StrEnum):
+    """Where a worker is on its way."""
+
+    PULLING = "pulling"
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a version's callers need to know of its model; it never changes."""
+
+    platform: str
+    signature: Signature
+    about: str = ""
+    """What the Kitfile says the model is."""
+    license: str = ""
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The first of the names of an output's classes, by output; those under "" are of every other output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mirroring:
+    """What share of a version's calls the canary's workers, by host and port, are to answer too."""
+
+    share: float
+    targets: tuple[tuple[str, int], ...]
+    agreement: Agreement
+    """How the answers are compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """The gateway's answer to a report."""
+
+    describe: bool = False
+    """Whether the next report is to describe the model."""
+    mirroring: Mirroring | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a worker reports every second, and at each change of state."""
+
+    worker: str
+    app: str
+    state: WorkerState
+    detail: str = ""
+    """How far it is, or why it failed."""
+    host: str = ""
+    port: int = 0
+    runtime: str = ""
+    device: str = ""
+    ongoing: int = 0
+    queued: int = 0
+    """Those of the calls inside that wait for the model."""
+    not_batched: str = ""
+    """Why calls run one by one although they were to run together, "" where they do not."""
+    numbers: Numbers = field(default_factory=Numbers)
+    description: Description | None = None
+    """Sent only when the gateway asks for it."""
+    number: int = 0
+    """Counts a worker's reports: a later one may arrive first."""

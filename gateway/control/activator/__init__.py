@@ -1,0 +1,1 @@
+"""Holds the calls of versions that sleep, and wakes these."""

@@ -1,0 +1,106 @@
+"""The admin API's part for rollouts: how far they are, what happened, and people's orders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gateway.control.rollouts.driver import Rollouts
+from gateway.control.state.rollout_status import rollout_status
+from gateway.errors import ControlError
+from gateway.rollout.events import Abort, Promote, Retry, Rollback
+from gateway.rollout.state import Rollout
+
+_MAX_BYTES = 64 * 1024
+
+
+class RolloutApi:
+    """Answers `/api/models/{name}/rollout` and what is below it; `changed` is called after each order."""
+
+    def __init__(self, rollouts: Rollouts, changed: Callable[[], None]) -> None:
+        self._rollouts = rollouts
+        self._changed = changed
+
+    def routes(self) -> list[Route]:
+        """The paths that the admin API's server answers by this."""
+        path = "/api/models/{name}/rollout"
+        return [
+            Route(path, self._show, methods=["GET"]),
+            Route(f"{path}/history", self._history, methods=["GET"]),
+            Route(f"{path}/{{order}}", self._order, methods=["POST"]),
+        ]
+
+    def _show(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        rollout = self._rollouts.get(name)
+        if rollout is None:
+            raise HTTPException(404, f"model {name} has no rollout")
+        return JSONResponse(_document(name, rollout))
+
+    def _history(self, request: Request) -> Response:
+        events = self._rollouts.history(request.path_params["name"])
+        return JSONResponse({"events": [asdict(event) for event in events]})
+
+    async def _order(self, request: Request) -> Response:
+        name, order = request.path_params["name"], request.path_params["order"]
+        if "origin" in request.headers:
+            raise HTTPException(403, "the admin API takes no changes from web pages")
+        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+            raise HTTPException(415, "send the order as application/json, {} where there is nothing to say")
+        event = _event(order, _read(await _body(request)))
+        try:
+            rollout = self._rollouts.order(name, event)
+        except ControlError as error:
+            raise HTTPException(409, str(error)) from error
+        self._changed()
+        return JSONResponse(_document(name, rollout))
+
+
+def _event(order: str, fields: dict[str, Any]) -> Promote | Abort | Retry | Rollback:
+    match order:
+        case "promote":
+            return Promote(full=_field(fields, "full", False))
+        case "abort":
+            return Abort(_field(fields, "message", ""))
+        case "retry":
+            return Retry()
+        case "rollback":
+            return Rollback(_field(fields, "digest", ""))
+    raise HTTPException(404, f"no such order: {order}; there are promote, abort, retry and rollback")
+
+
+def _field(fields: dict[str, Any], name: str, default: Any) -> Any:
+    value = fields.get(name, default)
+    if type(value) is not type(default):
+        raise HTTPException(400, f"{name} must be a {'boolean' if default is False else 'string'}")
+    return value
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _MAX_BYTES:
+            raise HTTPException(413, f"the body is larger than {_MAX_BYTES} bytes")
+    return body
+
+
+def _read(body: bytes) -> dict[str, Any]:
+    try:
+        fields = orjson.loads(body or b"{}")
+    except ValueError as error:
+        raise HTTPException(400, f"the body is no JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise HTTPException(400, "the body must be a JSON object")
+    return fields
+
+
+def _document(name: str, rollout: Rollout) -> dict[str, Any]:
+    return {"model": name, **asdict(rollout_status(rollout))}

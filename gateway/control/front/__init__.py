@@ -1,0 +1,1 @@
+"""What the edge asks the gateway: the model repository, documents, and gRPC services."""

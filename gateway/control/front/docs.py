@@ -1,0 +1,148 @@
+"""`/openapi.json`, and `/docs`: what this Kitserve serves, for programs and for people.
+
+The page is written here, whole: it needs no script and nothing from any other place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jinja2
+import orjson
+from markupsafe import Markup
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+import gateway
+from gateway.control.front import examples
+from gateway.control.front.openapi import (
+    ABOUT,
+    FAULTS,
+    JSON,
+    UNKNOWN_SHAPES,
+    Describe,
+    Served,
+    document,
+    model_path,
+    served,
+)
+from gateway.control.state.status import ModelStatus, Status
+from runtimes.base import TensorSpec
+
+# A caller's word for where it called; nothing else may come into commands that people paste.
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9a-fA-F:.]{2,45}\](:[0-9]{1,5})?")
+_PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+
+
+class Docs:
+    """Answers from the gateway's status, and from what is known of each version's model.
+
+    `listen` is where the edge listens: what callers are told to call, when they do not say whom they called.
+    """
+
+    def __init__(self, read_status: Callable[[], Status], describe: Describe, listen: str) -> None:
+        self._read_status = read_status
+        self._describe = describe
+        self._listen = listen
+        templates = jinja2.Environment(
+            loader=jinja2.PackageLoader("gateway.control.front", "."),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        templates.filters |= {"shape": _shape, "code": _code}
+        self._page = templates.get_template("docs.html.j2")
+
+    def routes(self) -> list[Route]:
+        """The paths that the edge sends here."""
+        return [
+            Route("/openapi.json", self._document, methods=["GET"]),
+            Route("/docs", self._show, methods=["GET"]),
+            Route("/v2/models/{model}/docs", self._show, methods=["GET"]),
+        ]
+
+    def _document(self, request: Request) -> Response:
+        written = document(self._read_status(), self._describe, self._base(request))
+        return Response(orjson.dumps(written), media_type=JSON, headers={"Cache-Control": "no-cache"})
+
+    def _show(self, request: Request) -> Response:
+        status, base = self._read_status(), self._base(request)
+        only = request.path_params.get("model")
+        models = [model for model in status.models if only in (None, model.name)]
+        if only is not None and not models:
+            raise HTTPException(404, f"Request for unknown model: no model is named {only}")
+        page = self._page.render(
+            base=base,
+            host=base.partition("://")[2],
+            about=ABOUT,
+            only=only,
+            models=[self._model(model, base) for model in models],
+            operations=_operations(document(Status(), self._describe, base)),
+            faults=FAULTS,
+            version=gateway.__version__,
+            unknown_shapes=UNKNOWN_SHAPES,
+        )
+        return HTMLResponse(page, headers=_PAGE_HEADERS)
+
+    def _model(self, model: ModelStatus, base: str) -> dict[str, Any]:
+        versions = served(model, self._describe)
+        return {
+            "status": model,
+            "path": model_path(model.name),
+            "versions": versions,
+            "example": _example(versions[0], base) if versions else None,
+        }
+
+    def _base(self, request: Request) -> str:
+        """The URL that the caller used; the edge says which host that was."""
+        host = request.headers.get("x-forwarded-host", "")
+        return f"http://{host if _HOST.fullmatch(host) else self._listen}"
+
+
+def _example(version: Served, base: str) -> dict[str, Any]:
+    """A call and its answer, on the model's own path."""
+    signature = version.description.signature
+    answer = examples.answer(version.model, version.version.tag, signature)
+    shown = bool(signature.outputs) and examples.is_small(signature.outputs)
+    return {
+        "signature": signature,
+        "is_known": examples.is_known(signature),
+        "command": examples.command(f"{base}{model_path(version.model)}/infer", signature),
+        "answer": orjson.dumps(answer).decode() if shown else "",
+    }
+
+
+def _operations(document: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Each operation of a document: method, path and summary."""
+    return [
+        (method.upper(), path, operation["summary"])
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        if method != "parameters"
+    ]
+
+
+def _shape(spec: TensorSpec) -> str:
+    if spec.shape is None:
+        return "any"
+    return "[" + ", ".join("any" if size < 0 else str(size) for size in spec.shape) + "]"
+
+
+def _code(text: str) -> Markup:
+    """Text with `code` in backquotes, as HTML."""
+    parts = text.split("`")
+    return Markup().join(
+        Markup("<code>{}</code>").format(part) if at % 2 else part for at, part in enumerate(parts)
+    )

@@ -1,0 +1,61 @@
+"""The health service: the server's under "", each model's under its name (grpc, doc/health-checking.md)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from gateway.control.state.status import ModelState, ModelStatus, Status
+from gateway.wire.exchange import Exchange
+from gateway.wire.grpc_frames import framed
+from gateway.wire.grpc_messages import INFERENCE, message
+
+SERVER = ("", INFERENCE)
+"""Names of the server as a whole."""
+_LOOK_SECONDS = 0.5
+_CALLABLE = (ModelState.READY, ModelState.ASLEEP)
+
+_RESPONSE = message("grpc.health.v1.HealthCheckResponse")
+SERVING, NOT_SERVING, SERVICE_UNKNOWN = (
+    _RESPONSE.ServingStatus.Value(name) for name in ("SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
+)
+
+
+def is_ready(model: ModelStatus) -> bool:
+    """Whether a call to the model is answered: by a worker, or by one that the call wakes."""
+    return any(version.role == "stable" and version.state in _CALLABLE for version in model.versions)
+
+
+def are_ready(status: Status) -> bool:
+    """Whether that is so for every model."""
+    return bool(status.generation) and all(map(is_ready, status.models))
+
+
+def health(status: Status) -> dict[str, int]:
+    """The health of each name."""
+    found = dict.fromkeys(SERVER, SERVING if are_ready(status) else NOT_SERVING)
+    return found | {model.name: SERVING if is_ready(model) else NOT_SERVING for model in status.models}
+
+
+class Watch:
+    """One stream that tells of a name's health: now, and at each change."""
+
+    def __init__(self, exchange: Exchange, name: str, read_status: Callable[[], Status]) -> None:
+        self._exchange = exchange
+        self._name = name
+        self._read_status = read_status
+        self._told = -1
+
+    def begin(self, headers: bytes) -> None:
+        """Begin to tell; it goes on until the client hangs up."""
+        self._exchange.begin(200, headers)
+        self._look()
+
+    def _look(self) -> None:
+        if self._exchange.abandoned:
+            return
+        now = health(self._read_status()).get(self._name, SERVICE_UNKNOWN)
+        if now != self._told:
+            self._told = now
+            self._exchange.send(framed([_RESPONSE(status=now).SerializeToString()]))
+        asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)

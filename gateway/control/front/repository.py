@@ -1,0 +1,182 @@
+"""What the Open Inference Protocol asks of the server as a whole: which models it has, and what they did.
+
+The edge sends these calls here, because a worker knows of itself alone. Specification: Triton,
+`docs/protocol/extension_model_repository.md` and `extension_statistics.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
+from gateway.metrics import MOST_BATCH_ROWS, Numbers, Runs, VersionSample
+
+_STATES: Mapping[ModelState, str] = {
+    ModelState.PULLING: "LOADING",
+    ModelState.LOADING: "LOADING",
+    ModelState.READY: "READY",
+    # A call to it is answered: it has to wait for a worker, and the reason says so.
+    ModelState.ASLEEP: "READY",
+    ModelState.FAILED: "UNAVAILABLE",
+}
+_READY = _STATES[ModelState.READY]
+_MAX_BYTES = 64 * 1024
+_NANOSECONDS = 1_000_000_000
+_DIGEST = "sha256:"
+_SHORT = 12
+
+
+class ServerProtocol:
+    """Answers repository index and statistics from the gateway's status and the workers' last reports."""
+
+    def __init__(
+        self, read_status: Callable[[], Status], read_samples: Callable[[], Iterable[VersionSample]]
+    ) -> None:
+        self._read_status = read_status
+        self._read_samples = read_samples
+
+    def routes(self) -> list[Route]:
+        """The paths that the edge sends here."""
+        return [
+            Route("/v2/repository/index", self._index, methods=["POST"]),
+            Route("/v2/models/stats", self._statistics, methods=["GET"]),
+            Route("/v2/models/{model}/stats", self._statistics, methods=["GET"]),
+            Route("/v2/models/{model}/versions/{version}/stats", self._statistics, methods=["GET"]),
+        ]
+
+    async def _index(self, request: Request) -> Response:
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > _MAX_BYTES:
+                raise HTTPException(413, f"the body is larger than {_MAX_BYTES} bytes")
+        return JSONResponse(self.index(_read_ready(body)))
+
+    def _statistics(self, request: Request) -> Response:
+        model, version = request.path_params.get("model"), request.path_params.get("version")
+        return JSONResponse({"model_stats": self.statistics(model, version)})
+
+    def index(self, ready: bool) -> list[dict[str, str]]:
+        """The repository index, all of it or what is ready. Raises HTTPException."""
+        entries = [entry for model in self._known().models for entry in index(model)]
+        return [entry for entry in entries if not ready or entry["state"] == _READY]
+
+    def statistics(self, model: str | None, version: str | None) -> list[dict[str, Any]]:
+        """The statistics of all models, of one, or of one version. Raises HTTPException."""
+        status = self._known()
+        if model is not None and model not in {known.name for known in status.models}:
+            raise HTTPException(404, f"Request for unknown model: no model is named {model}")
+        names = {known.name for known in status.models} if model is None else {model}
+        found = statistics(
+            sample for sample in self._read_samples() if sample.labels.model in names and _is(sample, version)
+        )
+        if version is not None and not found:
+            raise HTTPException(404, f"model {model} has no version {version} that is served")
+        return found
+
+    def _known(self) -> Status:
+        status = self._read_status()
+        if not status.generation:
+            raise HTTPException(503, "the gateway has just started, and does not know yet; ask again")
+        return status
+
+
+def index(model: ModelStatus) -> list[dict[str, str]]:
+    """What the repository index says of a model: an entry for each version, or one that has none yet."""
+    if not model.versions:
+        return [{"name": model.name, "state": _STATES[model.state], "reason": model.message}]
+    return [
+        {
+            "name": model.name,
+            "version": version.tag,
+            "state": _STATES[version.state],
+            "reason": _reason(model, version),
+        }
+        for version in model.versions
+    ]
+
+
+def _reason(model: ModelStatus, version: VersionStatus) -> str:
+    """Why a version is in its state: nothing when all is well."""
+    if version.state is ModelState.READY:
+        return ""
+    return "asleep: the next call wakes it" if version.state is ModelState.ASLEEP else model.message
+
+
+def statistics(samples: Iterable[VersionSample]) -> list[dict[str, Any]]:
+    """What the statistics say of each version, those of one name and digest taken together."""
+    totals: dict[tuple[str, str, str], Numbers] = {}
+    for sample in samples:
+        labels = sample.labels
+        key = (labels.model, labels.version, labels.digest)
+        totals.setdefault(key, Numbers()).add(sample.numbers)
+    return [_entry(model, version, numbers) for (model, version, _), numbers in totals.items()]
+
+
+def _entry(model: str, version: str, numbers: Numbers) -> dict[str, Any]:
+    done, failed, batches = numbers.succeeded, numbers.failed, numbers.batches
+    return {
+        "name": model,
+        "version": version,
+        "last_inference": int(numbers.last_call * 1000),
+        # With batching an inference is a row; without, a call, and each is a run of its own.
+        "inference_count": sum(runs.rows for runs in batches.values()) if batches else done.calls,
+        "execution_count": sum(runs.runs for runs in batches.values()) if batches else done.calls,
+        "inference_stats": {
+            "success": _duration(done.calls, done.total),
+            "fail": _duration(failed.calls, failed.total),
+            "queue": _duration(done.calls, done.queue),
+            "compute_input": _duration(done.calls, done.decode),
+            "compute_infer": _duration(done.calls, done.infer),
+            "compute_output": _duration(done.calls, done.encode),
+            "cache_hit": _duration(0, 0.0),
+            "cache_miss": _duration(0, 0.0),
+        },
+        "response_stats": {},
+        "batch_stats": [
+            _batch(rows, runs) for rows, runs in sorted(batches.items()) if rows <= MOST_BATCH_ROWS
+        ],
+        "memory_usage": [],
+    }
+
+
+def _batch(rows: int, runs: Runs) -> dict[str, Any]:
+    return {
+        "batch_size": rows,
+        "compute_input": _duration(runs.runs, runs.decode),
+        "compute_infer": _duration(runs.runs, runs.infer),
+        "compute_output": _duration(runs.runs, runs.encode),
+    }
+
+
+def _duration(count: int, seconds: float) -> dict[str, int]:
+    return {"count": count, "ns": round(seconds * _NANOSECONDS)}
+
+
+def _read_ready(body: bytes) -> bool:
+    """Whether only what is ready is asked for."""
+    if not body:
+        return False
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise HTTPException(400, f"the body is not JSON: {error}") from None
+    ready = document.get("ready", False) if isinstance(document, dict) else None
+    if not isinstance(ready, bool):
+        raise HTTPException(400, "the body must be a JSON object, and `ready` true or false")
+    return ready
+
+
+def _is(sample: VersionSample, version: str | None) -> bool:
+    """Whether a sample is of the version that a caller names: by tag, digest or its first 12 digits."""
+    labels = sample.labels
+    if version is None or version in (labels.version, labels.digest):
+        return True
+    return version.startswith(_DIGEST) and version.removeprefix(_DIGEST)[:_SHORT] == labels.digest

@@ -1,0 +1,97 @@
+"""Runs the golden datasets' gates beside the loop: a dataset may have to be pulled, a model may be slow."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from gateway.config.config import GatewayConfig, Model
+from gateway.contract import Announcement
+from gateway.control.rollouts.golden_rows import read_rows, score
+from gateway.control.state.versions import Version
+from gateway.errors import KitserveError, RegistryUnavailable
+from gateway.kits.library import Library
+from gateway.oci.reference import parse_reference
+from gateway.rollout.events import GateFailed, GatesPassed
+from gateway.rollout.plan import Golden
+from gateway.rollout.state import Reason
+from runtimes.base import Signature
+
+_THREADS = 4
+_AGAIN_SECONDS = 2.0
+
+log = logging.getLogger(__name__)
+
+Outcome = GatesPassed | GateFailed | None
+
+
+class GoldenGate:
+    """The gates of all rollouts, each asked for once; `library` gives the kits as a config reaches them."""
+
+    def __init__(self, library: Callable[[GatewayConfig], Library], edge_key: str) -> None:
+        self._library = library
+        self._edge_key = edge_key
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="golden")
+        self._running: dict[tuple[str, int, str, Golden], Future[Outcome]] = {}
+
+    def ask(
+        self,
+        number: int,
+        golden: Golden,
+        model: Model,
+        config: GatewayConfig,
+        canary: Version,
+        signature: Signature,
+        worker: Announcement,
+    ) -> Outcome:
+        """What came of the gate of a model's rollout of this number; None while it runs."""
+        # A rollout may begin anew under its number, with another canary, and its plan may change.
+        key = (model.name, number, canary.app, golden)
+        running = self._running.get(key)
+        if running is None:
+            for old in [name for name in self._running if name[0] == model.name]:
+                del self._running[old]
+            self._running[key] = self._threads.submit(
+                self._check, golden, model, config, canary, signature, worker
+            )
+            return None
+        if not running.done():
+            return None
+        del self._running[key]
+        return running.result()
+
+    def _check(
+        self,
+        golden: Golden,
+        model: Model,
+        config: GatewayConfig,
+        canary: Version,
+        signature: Signature,
+        worker: Announcement,
+    ) -> Outcome:
+        """Check, and tell what came of it; None where somebody did not answer, and may do so later."""
+        try:
+            reference = parse_reference(canary.reference)
+            dataset = self._library(config).dataset(reference, golden.dataset, config.policy(model))
+            rows = read_rows(dataset, golden, signature)
+            address, path = (worker.host, worker.port), f"/v2/models/{model.name}/infer"
+            found = score(rows, golden, signature, address, path, self._edge_key)
+        except (RegistryUnavailable, OSError) as error:
+            log.warning("golden.retried", extra={"app": canary.app, "reason": str(error)})
+            time.sleep(_AGAIN_SECONDS)
+            return None
+        except KitserveError as error:
+            return GateFailed(Reason.GOLDEN_FAILED, str(error))
+        except Exception as error:
+            log.exception("golden.failed", extra={"app": canary.app})
+            return GateFailed(Reason.GOLDEN_FAILED, f"{type(error).__name__}: {error}")
+        message = (
+            f"{found.right:g} of {found.rows} rows of {dataset.path} are answered as expected "
+            f"({found.share * 100:.3g} %, at least {golden.least * 100:g} % is asked for)"
+        )
+        log.info("golden.checked", extra={"app": canary.app, "right": found.right, "rows": found.rows})
+        return (
+            GatesPassed(message) if found.share >= golden.least else GateFailed(Reason.GOLDEN_FAILED, message)
+        )

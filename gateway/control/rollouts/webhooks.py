@@ -1,0 +1,127 @@
+"""Tells others what happens to rollouts: each event is sent to each webhook, in order, as JSON."""
+
+from __future__ import annotations
+
+import http
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from queue import Full, Queue
+from urllib.parse import urlsplit
+
+import requests
+from requests.utils import get_environ_proxies
+
+from gateway.control.state.rollout_status import RolloutEvent
+
+_MOST_WAITING = 256
+_SECONDS = 5.0
+_TRIES = (0.0, 1.0, 5.0)
+
+log = logging.getLogger(__name__)
+
+
+class Webhooks:
+    """Sends events from threads of its own: no rollout waits for who is told, and no webhook for another.
+
+    `urls` gives the webhooks of now. One that does not answer with 2xx is tried again, three times in all.
+    """
+
+    def __init__(self, urls: Callable[[], Sequence[str]]) -> None:
+        self._urls = urls
+        self._events = _Waiting()
+        self._hooks: dict[str, _Waiting] = {}
+        _begin(self._run)
+
+    def tell(self, event: RolloutEvent) -> None:
+        """Have an event sent; it is dropped, and logged, where too many wait."""
+        self._events.add(event)
+
+    def stop(self) -> None:
+        """End once what waits is sent, or has failed."""
+        self._events.end()
+
+    def _run(self) -> None:
+        while (event := self._events.next()) is not None:
+            try:
+                urls = self._urls()
+            except Exception:
+                log.exception("webhook.unknown", extra={"model": event.model, "reason": event.reason})
+                continue
+            for url in [url for url in self._hooks if url not in urls]:
+                self._hooks.pop(url).end()
+            for url in urls:
+                if url not in self._hooks:
+                    self._hooks[url] = _Waiting()
+                    _begin(_send_all, url, self._hooks[url])
+                self._hooks[url].add(event)
+        for waiting in self._hooks.values():
+            waiting.end()
+
+
+class _Waiting:
+    """Events that wait for a thread, so many at most."""
+
+    def __init__(self) -> None:
+        self._queue: Queue[RolloutEvent | None] = Queue(_MOST_WAITING)
+        self._ended = False
+
+    def add(self, event: RolloutEvent) -> None:
+        try:
+            self._queue.put_nowait(event)
+        except Full:
+            log.warning("webhook.dropped", extra={"model": event.model, "reason": event.reason})
+
+    def end(self) -> None:
+        """Have `next` return None once nothing waits, or at once where too much does."""
+        try:
+            self._queue.put_nowait(None)
+        except Full:
+            self._ended = True
+
+    def next(self) -> RolloutEvent | None:
+        return None if self._ended else self._queue.get()
+
+
+def _begin(work: Callable[..., None], *arguments: object) -> None:
+    threading.Thread(target=work, args=arguments, name="webhook", daemon=True).start()
+
+
+def _send_all(url: str, waiting: _Waiting) -> None:
+    while (event := waiting.next()) is not None:
+        try:
+            _send(url, event)
+        except Exception:
+            log.exception("webhook.failed", extra={"host": urlsplit(url).hostname})
+
+
+def _send(url: str, event: RolloutEvent) -> None:
+    document = {"event": "rollout.changed", **asdict(event)}
+    why = ""
+    with requests.Session() as session:
+        # Neither ~/.netrc nor anything else of the environment but its proxies.
+        session.trust_env = False
+        for pause in _TRIES:
+            time.sleep(pause)
+            try:
+                # What it answers besides its status is not read: it might never end.
+                answer = session.post(
+                    url,
+                    json=document,
+                    timeout=_SECONDS,
+                    allow_redirects=False,
+                    stream=True,
+                    proxies=get_environ_proxies(url),
+                )
+                answer.close()
+            except requests.RequestException as error:
+                # Its words hold the address.
+                why = type(error).__name__
+                continue
+            if http.HTTPStatus.OK <= answer.status_code < http.HTTPStatus.MULTIPLE_CHOICES:
+                return
+            why = f"status {answer.status_code}"
+    # The address may hold a secret: only the host is logged.
+    log.warning("webhook.failed", extra={"host": urlsplit(url).hostname, "reason": why})

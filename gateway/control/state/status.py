@@ -1,0 +1,59 @@
+"""What the admin API tells of models and versions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from gateway.control.state.rollout_status import RolloutStatus
+
+
+class ModelState(StrEnum):
+    """How far the newest config of a model is. A failed one may still serve its last good version."""
+
+    PULLING = "pulling"
+    LOADING = "loading"
+    READY = "ready"
+    ASLEEP = "asleep"
+    """Nobody calls it, so it has no worker; the next call wakes it, waits, and is answered."""
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatus:
+    """One version of a model. `weight` is its percent of unversioned calls."""
+
+    tag: str
+    digest: str
+    reference: str
+    app: str
+    role: str
+    weight: int
+    state: ModelState
+    replicas: int
+    runtime: str
+    note: str = ""
+    """What a person should know of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One model, its state, why it is so, and its versions: routed ones first."""
+
+    name: str
+    state: ModelState
+    message: str
+    versions: tuple[VersionStatus, ...]
+    rollout: RolloutStatus | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All models. `generation` is the config's that this was worked out for."""
+
+    generation: int = 0
+    models: tuple[ModelStatus, ...] = ()
+    edge: str = ""
+    """What is wrong at the edge, if anything."""
+    trouble: str = ""
+    """What keeps the gateway from its work, if anything; the rest is then of before."""

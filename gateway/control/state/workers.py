@@ -1,0 +1,125 @@
+"""Who of the workers was heard of late, and what they counted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gateway.contract import Announcement, WorkerState
+from gateway.metrics import Numbers
+
+SILENCE_SECONDS = 10.0
+"""A worker that says nothing for so long is gone; the edge's own checks notice it sooner."""
+_LATE_SECONDS = 2.5
+_REMEMBERED = 256
+
+
+@dataclass(slots=True)
+class _Heard:
+    news: Announcement
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class AppNumbers:
+    """One version's numbers over all its workers, those that are gone included."""
+
+    numbers: Numbers = field(default_factory=Numbers)
+    ongoing: int = 0
+    replicas: dict[str, int] = field(default_factory=dict)
+    runtime: str = ""
+    queued: int = 0
+
+
+class Workers:
+    """The workers of all versions; safe to use from several threads."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._heard: dict[str, _Heard] = {}
+        # Who is gone, for the case that they were only silent; the oldest are added up by app.
+        self._left: OrderedDict[str, Announcement] = OrderedDict()
+        self._gone: dict[str, Numbers] = defaultdict(Numbers)
+
+    def hear(self, news: Announcement) -> bool:
+        """Take a report, unless a later one is here; returns whether it changes who can be called."""
+        with self._lock:
+            before = self._heard.get(news.worker)
+            last = self._left.get(news.worker) if before is None else before.news
+            if last is not None and news.number < last.number:
+                return False
+            self._left.pop(news.worker, None)
+            self._heard[news.worker] = _Heard(news, self._clock())
+            return before is None or before.news.state is not news.state
+
+    def present(self) -> tuple[Announcement, ...]:
+        """The last report of every worker that was heard of late."""
+        with self._lock:
+            oldest = self._clock() - SILENCE_SECONDS
+            for worker in [name for name, heard in self._heard.items() if heard.at < oldest]:
+                self._forget(worker)
+            return tuple(heard.news for heard in self._heard.values())
+
+    def ready(self, app: str) -> list[Announcement]:
+        """The last reports of an app's workers that can be called."""
+        return [news for news in self.present() if news.app == app and news.state is WorkerState.READY]
+
+    def late(self) -> tuple[Announcement, ...]:
+        """Callable workers whose next report is overdue; it is worth asking whether they still listen."""
+        with self._lock:
+            oldest = self._clock() - _LATE_SECONDS
+            return tuple(
+                heard.news for heard in self._heard.values() if heard.at < oldest and heard.news.port
+            )
+
+    def drop(self, worker: str) -> None:
+        """Forget a worker that is gone, but not what it counted."""
+        with self._lock:
+            if worker in self._heard:
+                self._forget(worker)
+
+    def take_failed(self) -> tuple[Announcement, ...]:
+        """The reports of workers that failed, each given out once."""
+        with self._lock:
+            failed = [heard.news for heard in self._heard.values() if heard.news.state is WorkerState.FAILED]
+            for news in failed:
+                self._forget(news.worker)
+            return tuple(failed)
+
+    def numbers(self) -> dict[str, AppNumbers]:
+        """The numbers of each app."""
+        with self._lock:
+            totals: dict[str, Numbers] = {}
+            for app, gone in self._gone.items():
+                totals.setdefault(app, Numbers()).add(gone)
+            ongoing: Counter[str] = Counter()
+            queued: Counter[str] = Counter()
+            replicas: dict[str, Counter[str]] = defaultdict(Counter)
+            runtimes: dict[str, str] = {}
+            for left in self._left.values():
+                totals.setdefault(left.app, Numbers()).add(left.numbers)
+                # One that has no worker now goes on under the same labels.
+                runtimes[left.app] = left.runtime or runtimes.get(left.app, "")
+            for heard in self._heard.values():
+                news = heard.news
+                totals.setdefault(news.app, Numbers()).add(news.numbers)
+                ongoing[news.app] += news.ongoing
+                queued[news.app] += news.queued
+                replicas[news.app][news.state.value] += 1
+                runtimes[news.app] = news.runtime or runtimes.get(news.app, "")
+            return {
+                app: AppNumbers(
+                    numbers, ongoing[app], dict(replicas[app]), runtimes.get(app, ""), queued[app]
+                )
+                for app, numbers in totals.items()
+            }
+
+    def _forget(self, worker: str) -> None:
+        self._left[worker] = self._heard.pop(worker).news
+        if len(self._left) > _REMEMBERED:
+            _, oldest = self._left.popitem(last=False)
+            self._gone[oldest.app].add(oldest.numbers)

@@ -1,0 +1,1 @@
+"""The queue, the batches and the thread of a model."""

@@ -1,0 +1,153 @@
+"""What the model's thread does with claimed calls, alone or in a batch; whatever fails becomes an answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+
+from gateway.codec.json_request import Call
+from gateway.codec.statuses import explain
+from gateway.engine.batching import Item, NotRowWise, apart, rows_of, together
+from gateway.engine.jobs import Job
+from gateway.errors import DeadlineExceeded
+from gateway.metrics import Tally
+from runtimes.base import Array, LoadedModel
+from runtimes.errors import ExecutionError
+
+_MICROSECONDS = 1_000_000
+_OK = 200
+
+log = logging.getLogger(__name__)
+
+
+class Execution:
+    """Runs one model on calls. `names` are what the log calls the version.
+
+    Runs are counted by their rows where the model is one that may be batched.
+    """
+
+    def __init__(
+        self, model: LoadedModel, tally: Tally, names: Mapping[str, str], counts_runs: bool = False
+    ) -> None:
+        self._model = model
+        self._tally = tally
+        self._names = names
+        self._counts_runs = counts_runs
+
+    def fail(self, job: Job, failure: Exception) -> None:
+        """Answer a call with an error."""
+        job.status, message = explain(failure, job.request_id, self._names)
+        job.codec.error(job, job.status, message)
+
+    def expire(self, job: Job, now: float) -> None:
+        """Answer a call whose time is over."""
+        job.queue, job.decode = now - job.arrived, 0.0
+        given = job.deadline - job.began
+        self._tally.dropped("expired")
+        self.fail(job, DeadlineExceeded(f"the call waited for the model for longer than its {given:g} s"))
+        job.body = ()
+
+    def alone(self, job: Job) -> float:
+        """Answer one call; returns when that was."""
+        started = time.perf_counter()
+        decoded = inferred = 0.0
+        job.queue = started - job.arrived
+        try:
+            call = job.codec.decode(job)
+            decoded = time.perf_counter()
+            if call.timeout_us:
+                limit_wait(job, call.timeout_us)
+            if decoded > job.deadline:
+                self.expire(job, decoded)
+                return decoded
+            outputs = self._infer(call.inputs, call)
+            inferred = time.perf_counter()
+            job.codec.encode(job, call, outputs)
+            job.status = _OK
+        except Exception as failure:
+            self.fail(job, failure)
+        finished = time.perf_counter()
+        # Where it failed, the step that did lasted until now.
+        decoded = decoded or finished
+        inferred = inferred or finished
+        job.decode, job.infer, job.encode = decoded - started, inferred - decoded, finished - inferred
+        if self._counts_runs and job.status == _OK:
+            self._tally.executed(rows_of(call), job.decode, job.infer, job.encode)
+        return finished
+
+    def batch(self, items: Sequence[Item]) -> None:
+        """Answer decoded calls with one run of the model, or one by one where that fails.
+
+        Raises:
+            NotRowWise: when the model is none to batch; the calls are answered all the same.
+        """
+        if len(items) == 1:
+            self._one(items[0])
+            return
+        started = time.perf_counter()
+        refusal: NotRowWise | None = None
+        try:
+            outputs = self._infer(together(items), items[0].call)
+            parts = apart(outputs, items)
+        except NotRowWise as error:
+            refusal = error
+        except Exception:
+            # Whose fault it is shows when each is run alone.
+            log.debug("batch.failed", exc_info=True, extra=dict(self._names))
+        else:
+            self._encode(items, parts, started, time.perf_counter())
+            return
+        for item in items:
+            self._one(item)
+        if refusal is not None:
+            raise refusal
+
+    def _one(self, item: Item) -> None:
+        job = item.job
+        started = time.perf_counter()
+        try:
+            outputs = self._infer(item.call.inputs, item.call)
+        except Exception as failure:
+            self.fail(job, failure)
+            job.queue = started - job.arrived - job.decode
+            job.infer = time.perf_counter() - started
+        else:
+            self._encode((item,), (outputs,), started, time.perf_counter())
+
+    def _infer(self, inputs: Mapping[str, Array], call: Call) -> dict[str, Array]:
+        """Run the model. Whatever it raises is an Exception, so that it ends a call and not the thread."""
+        try:
+            return self._model.infer(inputs, tuple(call.outputs))
+        except Exception:
+            raise
+        except BaseException as failure:  # `sys.exit()`, and the panic of an engine that is written in Rust
+            raise ExecutionError(f"the model gave up with {type(failure).__name__}") from failure
+
+    def _encode(
+        self, items: Sequence[Item], parts: Sequence[Mapping[str, Array]], started: float, inferred: float
+    ) -> None:
+        """Write the answers of one run of the model, and count it."""
+        begun = inferred
+        decoding = 0.0
+        rows = 0
+        for item, outputs in zip(items, parts, strict=True):
+            job = item.job
+            if not job.cancelled:
+                try:
+                    job.codec.encode(job, item.call, outputs)
+                    job.status = _OK
+                except Exception as failure:
+                    self.fail(job, failure)
+            now = time.perf_counter()
+            job.queue = started - job.arrived - job.decode
+            job.infer, job.encode = inferred - started, now - begun
+            begun = now
+            decoding += job.decode
+            rows += item.rows
+        self._tally.executed(rows, decoding, inferred - started, begun - inferred)
+
+
+def limit_wait(job: Job, timeout_us: int) -> None:
+    """Have a call wait no longer than its body says."""
+    job.deadline = min(job.deadline, job.began + timeout_us / _MICROSECONDS)

@@ -1,0 +1,186 @@
+"""One call on its way through a worker, and the bounded queue in which calls wait for the model.
+
+A call waits until it is claimed. Whoever claims it first has it: the model's thread to work on it, the event
+loop because its caller hung up or its time is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gateway.codec.json_request import Call
+from runtimes.base import Array
+
+# Event loops keep time in milliseconds: a timer may be early or late by one.
+_TIMER_SECONDS = 0.001
+# An alarm that is so late was set on an event loop that is gone.
+_LOST_SECONDS = 1.0
+
+
+class Codec(Protocol):
+    """How one protocol writes calls and answers. Its methods run in the model's thread, or on the loop."""
+
+    def decode(self, job: Job) -> Call:
+        """Read a job's body. Raises InputError."""
+        ...
+
+    def encode(self, job: Job, call: Call, outputs: Mapping[str, Array]) -> None:
+        """Write the outputs into `job.answer`. They may be views on what is other callers' too."""
+        ...
+
+    def error(self, job: Job, status: int, message: str) -> None:
+        """Write an error into `job.answer`; `status` is HTTP's."""
+        ...
+
+
+class Owner(Protocol):
+    """Where a job is."""
+
+    def cancel(self, job: Job) -> None:
+        """Take it back."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One call on its way through the model's thread; make it on the event loop `loop`.
+
+    `body` is in the pieces in which it came; `json_size` is what the caller says of it, as a header has it.
+    `done` is called on `loop` once the answer is there, whatever it is; never after `cancel`.
+    `timeout` is how long the caller waits for it to begin, in seconds since `began`, which is when the call
+    came. Times are of `time.perf_counter`, in seconds, and so are `queue`, `decode`, `infer`, `encode`.
+    `answer_json_size` says where raw tensors begin in the answer, None where there are none.
+    `retry_after` is when to come back with a call that was refused, in seconds; 0 where nothing is said.
+    """
+
+    body: Sequence[bytes | memoryview]
+    codec: Codec
+    loop: asyncio.AbstractEventLoop
+    done: Callable[[Job], None]
+    role: str = ""
+    request_id: str = ""
+    json_size: bytes = b""
+    timeout: float = math.inf
+    began: float = field(default_factory=time.perf_counter)
+    arrived: float = 0.0
+    deadline: float = math.inf
+    queue: float = 0.0
+    decode: float = 0.0
+    infer: float = 0.0
+    encode: float = 0.0
+    status: int = 500
+    answer: bytes = b""
+    answer_json_size: int | None = None
+    retry_after: int = 0
+    cancelled: bool = False
+    owner: Owner | None = None
+
+    def cancel(self) -> None:
+        """Leave: the caller hung up. Nothing is heard of the job any more. Call it on the job's loop."""
+        if self.owner is not None:
+            self.owner.cancel(self)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """How many calls may wait for the model, how many bytes of them, and how long, in seconds."""
+
+    max_requests: int = 512
+    max_bytes: int = 256 * 1024 * 1024
+    timeout: float = 60.0
+
+
+DEFAULT_LIMITS = QueueLimits()
+
+
+class JobQueue:
+    """The jobs that wait, oldest first; safe to use from several threads.
+
+    `late` is told, on an event loop, which jobs waited longer than they may; they have left then.
+    """
+
+    def __init__(self, limits: QueueLimits, late: Callable[[list[Job]], None]) -> None:
+        self._limits = limits
+        self._late = late
+        self._lock = threading.Lock()
+        self._jobs: dict[Job, int] = {}
+        self._bytes = 0
+        self._alarm = math.inf
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __contains__(self, job: Job) -> bool:
+        return job in self._jobs
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes of bodies wait."""
+        return self._bytes
+
+    def enter(self, job: Job) -> bool:
+        """Have a job wait; False when there is no room. Call it on the job's loop."""
+        now = job.arrived = time.perf_counter()
+        body, limits = job.body, self._limits
+        size = len(body[0]) if len(body) == 1 else sum(map(len, body))
+        longest = limits.timeout
+        deadline = job.deadline = job.began + (longest if job.timeout > longest else job.timeout)
+        with self._lock:
+            waiting = len(self._jobs)
+            # A call that is larger than all the room may come in alone.
+            if waiting >= limits.max_requests or (waiting and self._bytes + size > limits.max_bytes):
+                return False
+            self._jobs[job] = size
+            self._bytes += size
+        if deadline < self._alarm or self._alarm < now - _LOST_SECONDS:
+            self._set_alarm(job.loop, deadline, now)
+        return True
+
+    def claim(self, job: Job) -> bool:
+        """Take a job out; False when somebody else did."""
+        with self._lock:
+            size = self._jobs.pop(job, None)
+            if size is None:
+                return False
+            self._bytes -= size
+            return True
+
+    def claim_all(self, jobs: Iterable[Job]) -> list[Job]:
+        """Take jobs out; returns those that nobody else had taken."""
+        mine = []
+        with self._lock:
+            for job in jobs:
+                size = self._jobs.pop(job, None)
+                if size is not None:
+                    self._bytes -= size
+                    mine.append(job)
+        return mine
+
+    def age(self, now: float) -> float:
+        """How long the oldest job has waited, in seconds."""
+        with self._lock:
+            oldest = next(iter(self._jobs), None)
+        return 0.0 if oldest is None else now - oldest.arrived
+
+    def _set_alarm(self, loop: asyncio.AbstractEventLoop, at: float, now: float) -> None:
+        """Look at `at` for jobs whose time is over. One alarm is enough: the earliest."""
+        self._alarm = at
+        loop.call_later(max(0.0, at - now) + _TIMER_SECONDS, self._look, loop, at)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
+        if at != self._alarm:
+            return  # an earlier one was set since
+        now = time.perf_counter()
+        with self._lock:
+            waiting = list(self._jobs)
+        self._alarm = math.inf
+        soonest = min((job.deadline for job in waiting if job.deadline > now), default=math.inf)
+        if soonest < math.inf:
+            self._set_alarm(loop, soonest, now)
+        self._late(self.claim_all(job for job in waiting if job.deadline <= now))

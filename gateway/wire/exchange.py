@@ -1,0 +1,236 @@
+"""One HTTP call on a connection: what was asked, and the ways to answer it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from gateway.wire.connection import Connection
+
+Header = tuple[bytes, bytes]
+Headers = Sequence[Header] | bytes
+"""Headers of an answer, or the lines that `lines` made of them beforehand."""
+
+_STATUS_LINES: Mapping[int, bytes] = {
+    status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
+}
+_CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
+_CLOSE = b"connection: close\r\n"
+# A larger body goes to the kernel as it is, beside its head; a smaller one is quicker copied.
+_COPIED_BYTES = 32768
+# Each piece of a body is an object of some 60 bytes, and a client may send one byte in each.
+_SMALL_PIECE = 2048
+
+
+class Handler(Protocol):
+    """What answers. All is called on the server's loop, so nothing here may take long."""
+
+    max_body: int
+    """The most bytes of a body that is kept whole for `handle`."""
+
+    def head(self, exchange: Exchange) -> None:
+        """See a call whose headers are here.
+
+        It may be refused now, or get `on_piece` and `on_end`, which take its body in pieces.
+        """
+
+    def handle(self, exchange: Exchange) -> None:
+        """See a call whose body is here, whole. It may be answered later."""
+
+    def refuse(self, exchange: Exchange, status: int, text: str) -> None:
+        """Answer a call that the server itself refuses; `text` says why. Method and path may be empty."""
+
+
+class Exchange:
+    """One call; all is done on the loop of its connection. One that was abandoned may be answered in vain."""
+
+    __slots__ = (
+        "_chunked",
+        "_connection",
+        "abandoned",
+        "answered",
+        "body",
+        "complete",
+        "ended",
+        "handled",
+        "headers",
+        "keep_alive",
+        "method",
+        "on_abandoned",
+        "on_end",
+        "on_piece",
+        "on_writable",
+        "path",
+        "query",
+        "refusal",
+        "seen",
+        "size",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        method: str,
+        target: str,
+        headers: dict[bytes, bytes],
+        keep_alive: bool,
+        chunked: bool,
+    ) -> None:
+        self._connection = connection
+        self._chunked = chunked
+        self.method = method
+        self.path, _, self.query = target.partition("?")
+        """As it was sent, with its escapes."""
+        self.headers = headers
+        """By lower-case name; values of a name that comes again are joined with commas."""
+        self.body: list[bytes | memoryview] = []
+        """The pieces that are here; they are taken away where `on_piece` gets them."""
+        self.size = 0
+        self.keep_alive = keep_alive
+        """Whether the connection outlives the answer; may be set to False before it."""
+        self.abandoned = False
+        """The client hung up: nobody waits for an answer."""
+        self.on_abandoned: Callable[[], None] | None = None
+        self.on_piece: Callable[[bytes | memoryview], None] | None = None
+        self.on_end: Callable[[], None] | None = None
+        self.on_writable: Callable[[], None] | None = None
+        """Called when the client has read enough for `writable` to be true again."""
+        self.complete = False
+        """The request's last byte is here."""
+        self.answered = False
+        """The answer has begun."""
+        self.ended = False
+        """The answer's last byte was given."""
+        # The connection's own notes.
+        self.seen = False
+        self.handled = False
+        self.refusal: tuple[int, str] | None = None
+
+    def respond(
+        self,
+        status: int,
+        headers: Headers,
+        body: bytes | memoryview = b"",
+        trailers: Sequence[Header] = (),
+    ) -> None:
+        """Give the whole answer, in one write. `headers` are without its length."""
+        if not self.complete:
+            # Where the rest of the body ends is not worth finding out.
+            self.keep_alive = False
+        self._start()
+        if self.abandoned:
+            return
+        if trailers and self._chunked:
+            self._write_in_chunks(status, headers, body, trailers)
+            self._end()
+            return
+        head = b"%s%s%scontent-length: %d\r\n\r\n" % (
+            _STATUS_LINES[status],
+            headers if isinstance(headers, bytes) else lines(headers),
+            b"" if self.keep_alive else _CLOSE,
+            len(body),
+        )
+        if self.method == "HEAD":
+            self._connection.write(head)
+        elif len(body) < _COPIED_BYTES:
+            self._connection.write(head + body)
+        else:
+            self._connection.writelines((head, body))
+        self._end()
+
+    def begin(self, status: int, headers: Headers) -> None:
+        """Begin an answer that comes in pieces, of a length that nobody knows yet."""
+        if not self._chunked:
+            self.keep_alive = False
+        self._start()
+        if self.abandoned:
+            return
+        self._connection.writelines(
+            (
+                _STATUS_LINES[status],
+                headers if isinstance(headers, bytes) else lines(headers),
+                b"" if self.keep_alive else _CLOSE,
+                _CHUNKED if self._chunked else b"\r\n",
+            )
+        )
+
+    def send(self, piece: bytes | memoryview) -> None:
+        """Give one more piece of the answer."""
+        if not piece or self.method == "HEAD" or self.abandoned:
+            return
+        if self._chunked:
+            self._connection.writelines((b"%x\r\n" % len(piece), piece, b"\r\n"))
+        else:
+            self._connection.write(piece)
+
+    def end(self, trailers: Sequence[Header] = ()) -> None:
+        """End an answer that came in pieces. A client of HTTP/1.0 gets no trailers."""
+        if self.abandoned:
+            return
+        if not self.complete:
+            self.keep_alive = False
+        if self._chunked and self.method != "HEAD":
+            self._connection.write(b"0\r\n%s\r\n" % lines(trailers))
+        self._end()
+
+    def take(self) -> list[bytes | memoryview]:
+        """Take the body away: it is kept for as long as the taker needs it, which the answer may outlive."""
+        body, self.body = self.body, []
+        return body
+
+    @property
+    def writable(self) -> bool:
+        """Whether the client keeps up with what it is sent; `on_writable` tells when it does again."""
+        return self._connection.writable
+
+    def pause(self) -> None:
+        """Take no more of the request from the network until `resume`."""
+        self._connection.hold(True)
+
+    def resume(self) -> None:
+        """Take the rest of the request."""
+        self._connection.hold(False)
+
+    def _write_in_chunks(
+        self, status: int, headers: Headers, body: bytes | memoryview, trailers: Sequence[Header]
+    ) -> None:
+        """Write an answer in the one form that has something after its body."""
+        head = b"%s%s%s%s" % (
+            _STATUS_LINES[status],
+            headers if isinstance(headers, bytes) else lines(headers),
+            b"" if self.keep_alive else _CLOSE,
+            _CHUNKED,
+        )
+        end = b"0\r\n%s\r\n" % lines(trailers)
+        if self.method == "HEAD":
+            self._connection.write(head)
+        elif not body:
+            self._connection.write(head + end)
+        elif len(body) < _COPIED_BYTES:
+            self._connection.write(b"%s%x\r\n%s\r\n%s" % (head, len(body), body, end))
+        else:
+            self._connection.writelines((head + b"%x\r\n" % len(body), body, b"\r\n" + end))
+
+    def _start(self) -> None:
+        if self.answered:
+            raise RuntimeError(f"{self.method} {self.path} is answered already")
+        self.answered = True
+
+    def _end(self) -> None:
+        self.ended = True
+        self._connection.answered(self)
+
+
+def add_piece(pieces: list[bytes | memoryview], piece: bytes | memoryview) -> None:
+    """Put a piece of a body behind the others; small ones become one."""
+    if pieces and len(piece) < _SMALL_PIECE and len(pieces[-1]) < _SMALL_PIECE:
+        pieces[-1] = b"".join((pieces[-1], piece))
+    else:
+        pieces.append(piece)
+
+
+def lines(headers: Sequence[Header]) -> bytes:
+    """Headers as they are sent."""
+    return b"".join([b"%s: %s\r\n" % header for header in headers])

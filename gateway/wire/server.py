@@ -1,0 +1,110 @@
+"""The workers' HTTP/1.1 server: a loop of its own in a thread, and one `Connection` for each client."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+
+import uvloop
+
+from gateway.wire.connection import Connection, Shared
+from gateway.wire.exchange import Handler
+
+_START_SECONDS = 10
+_BACKLOG = 4096
+_TICK_SECONDS = 5.0
+# Longer than the edge keeps an idle connection, so that the edge is always the side that closes.
+_QUIET_TICKS = 36
+
+
+class HttpServer:
+    """Serves what `handler` answers until it is stopped, on `port` of `host`; 0 takes a free one.
+
+    Where `host` is a path, it is on a socket there, and has no port.
+    """
+
+    def __init__(self, handler: Handler, host: str, port: int = 0) -> None:
+        self._socket = _local_socket(host) if host.startswith("/") else _socket(host, port)
+        self.host = host
+        self.port: int = 0 if host.startswith("/") else self._socket.getsockname()[1]
+        self._shared = Shared(handler)
+        self._grace = 0.0
+        self._loop: Future[asyncio.AbstractEventLoop] = Future()
+        self._stopped = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+
+    def start(self) -> None:
+        """Start to answer; returns once the loop runs."""
+        self._thread.start()
+        self._loop.result(_START_SECONDS)
+
+    async def check(self) -> None:
+        """Ask the server's thread for a sign of life.
+
+        Raises:
+            RuntimeError: when its thread has ended.
+        """
+        if not self._thread.is_alive():
+            raise RuntimeError("the HTTP server has ended")
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop.result()))
+
+    def stop(self, grace: float = 1.0) -> None:
+        """Close the port, answer what is inside within `grace` seconds, close the rest, end the thread."""
+        if self._thread.is_alive():
+            self._grace = grace
+            self._loop.result().call_soon_threadsafe(self._stopped.set)
+            self._thread.join(grace + _START_SECONDS)
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        create = loop.create_unix_server if self._socket.family == socket.AF_UNIX else loop.create_server
+        server = await create(lambda: Connection(self._shared), sock=self._socket, backlog=_BACKLOG)
+        self._loop.set_result(loop)
+        while not self._stopped.is_set():
+            try:
+                await asyncio.wait_for(self._stopped.wait(), _TICK_SECONDS)
+            except TimeoutError:
+                self._tick()
+        server.close()
+        await self._finish()
+
+    def _tick(self) -> None:
+        """Close the connections whose client has been silent for long."""
+        shared = self._shared
+        shared.tick += 1
+        for connection in list(shared.connections):
+            if connection.is_quiet_since(shared.tick - _QUIET_TICKS):
+                connection.abort()
+
+    async def _finish(self) -> None:
+        shared = self._shared
+        shared.stopping = True
+        for connection in list(shared.connections):
+            connection.finish()
+        end = asyncio.get_running_loop().time() + self._grace
+        while shared.connections and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.01)
+        for connection in list(shared.connections):
+            connection.abort()
+        await asyncio.sleep(0)
+
+
+def _socket(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+
+
+def _local_socket(path: str) -> socket.socket:
+    """A socket for this user alone, in place of one that a server left which was killed."""
+    Path(path).unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path)
+    Path(path).chmod(0o600)
+    return listening

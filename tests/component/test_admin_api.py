@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
+
+from gateway.config.config import GatewayConfig
+from gateway.control.admin.api import AdminApi
+from gateway.control.admin.server import AdminServer
+from gateway.control.state.database import State
+from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
+from gateway.metrics import KitserveCollector
+
+KIT = "registry.test/team/iris:v1"
+V1 = VersionStatus("v1", "sha256:12", KIT, "iris.1", "stable", 100, ModelState.READY, 1, "onnx")
+STATUS = Status(1, (ModelStatus("iris", ModelState.READY, "", (V1,)),), "HAProxy is away", "a trouble")
+
+
+@dataclass
+class Api:
+    state: State
+    status: Status = STATUS
+    changes: list[int] = field(default_factory=list)
+    url: str = ""
+
+    def get(self, path: str, **headers: str) -> requests.Response:
+        return requests.get(self.url + path, headers=headers, timeout=5)
+
+    def put(self, config: Any, **headers: str) -> requests.Response:
+        body = config if isinstance(config, str) else json.dumps(config)
+        headers = {"Content-Type": "application/json", **headers}
+        return requests.put(f"{self.url}/api/config", data=body, headers=headers, timeout=5)
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Api]:
+    api = Api(State(tmp_path / "state.db"))
+    registry = CollectorRegistry()
+    registry.register(KitserveCollector(lambda: ()))
+    admin = AdminApi(api.state, lambda: api.status, registry, lambda: api.changes.append(1))
+    server = AdminServer(admin.app("127.0.0.1"), "127.0.0.1")
+    server.start()
+    api.url = f"http://127.0.0.1:{server.port}"
+    yield api
+    server.stop()
+    api.state.close()
+
+
+def models(*names: str) -> dict[str, Any]:
+    return {"models": [{"name": name, "kit": KIT} for name in names]}
+
+
+def test_it_says_that_it_lives(api: Api) -> None:
+    assert api.get("/healthz").json() == {"status": "ok"}
+
+
+def test_status_is_told_with_the_generation_that_is_wanted(api: Api) -> None:
+    api.put(models("iris"))
+    api.put(models("iris"))
+    version: dict[str, Any] = {
+        "tag": "v1",
+        "digest": "sha256:12",
+        "reference": KIT,
+        "app": "iris.1",
+        "role": "stable",
+    }
+    version |= {"weight": 100, "state": "ready", "replicas": 1, "runtime": "onnx", "note": ""}
+    iris = {"name": "iris", "state": "ready", "message": "", "versions": [version], "rollout": None}
+    assert api.get("/api/status").json() == {
+        "generation": 1,
+        "wanted_generation": 2,
+        "models": [iris],
+        "edge": "HAProxy is away",
+        "trouble": "a trouble",
+    }
+    assert api.get("/api/models/iris").json() == iris
+
+
+def test_a_model_that_is_not_there_is_named(api: Api) -> None:
+    answer = api.get("/api/models/lilac")
+    assert (answer.status_code, answer.json()) == (404, {"error": "no model is named lilac"})
+
+
+def test_a_config_is_put_in_force_and_told_back(api: Api) -> None:
+    assert api.get("/api/config").json() == {
+        "generation": 0,
+        "config": GatewayConfig().model_dump(mode="json"),
+    }
+    assert api.put(models("iris")).json() == {"generation": 1}
+    assert api.changes == [1]
+    told = api.get("/api/config").json()
+    assert told["generation"] == 1
+    assert [model["name"] for model in told["config"]["models"]] == ["iris"]
+    assert api.put(told["config"]).json() == {"generation": 2}
+    assert api.get("/api/config").json()["config"] == told["config"]
+
+
+def test_each_of_many_applies_gets_a_generation_of_its_own(api: Api) -> None:
+    found: list[int] = []
+
+    def apply(name: str) -> None:
+        found.extend(api.put(models(name)).json()["generation"] for _ in range(10))
+
+    threads = [threading.Thread(target=apply, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == list(range(1, 21))
+
+
+@pytest.mark.parametrize(
+    ("body", "faults"),
+    [
+        ({"modells": []}, ["line 1: modells: unknown field; did you mean 'models'?"]),
+        (
+            {"models": [{"name": "a b", "kit": "i ris", "spare": 1}]},
+            ["models[0].name", "models[0].kit", "models[0].spare"],
+        ),
+        ("{", ["line 1"]),
+        ("[]", ["a config is a mapping"]),
+        ("\udcff".encode("utf-8", "surrogateescape").decode("latin-1"), ["a config is a mapping"]),
+    ],
+    ids=["unknown", "three", "broken", "list", "no text"],
+)
+def test_a_faulty_config_is_refused_with_all_its_faults(api: Api, body: Any, faults: list[str]) -> None:
+    answer = api.put(body)
+    assert answer.status_code == 400
+    told = answer.json()["faults"]
+    assert len(told) == len(faults)
+    assert all(any(fault in line for line in told) for fault in faults), told
+    assert answer.json()["error"].startswith(f"config: {len(faults)} fault(s)")
+    assert api.state.desired().generation == 0
+    assert api.changes == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://evil.test"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": ""}, 415),
+        ({"Content-Type": "application/json; charset=utf-8"}, 200),
+        ({"Host": "evil.test"}, 400),
+        ({"Host": "localhost:1"}, 200),
+        ({"Host": "[::1]:8081"}, 200),
+    ],
+)
+def test_web_pages_cannot_change_anything(api: Api, headers: dict[str, str], status: int) -> None:
+    assert api.put(models("iris"), **headers).status_code == status
+    assert api.state.desired().generation == (1 if status == 200 else 0)
+
+
+def test_nor_can_they_read_by_another_name(api: Api) -> None:
+    for path in ("/api/status", "/api/config", "/metrics", "/healthz"):
+        assert api.get(path, Host="evil.test").status_code == 400
+
+
+def test_elsewhere_than_on_loopback_it_answers_to_any_name(api: Api) -> None:
+    app = AdminApi(api.state, lambda: STATUS, CollectorRegistry(), lambda: None).app("0.0.0.0")
+    server = AdminServer(app, "127.0.0.1")
+    server.start()
+    url = f"http://127.0.0.1:{server.port}/healthz"
+    assert requests.get(url, headers={"Host": "gateway.example.com"}, timeout=5).status_code == 200
+    server.stop()
+
+
+def test_a_config_without_end_is_refused_before_its_end(api: Api) -> None:
+    answer = api.put("#" * 1024 * 1025)
+    assert answer.status_code == 413
+    assert "larger than 1048576 bytes" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"listen": "127.0.0.1:9"}, "listen"),
+        ({"access_log": "all"}, "access_log"),
+        ({"listen": "127.0.0.1:9", "admin": "127.0.0.1:10"}, "listen and admin"),
+    ],
+)
+def test_what_only_a_restart_can_change_is_refused(api: Api, change: dict[str, str], named: str) -> None:
+    assert api.put(models("iris") | change).status_code == 200, "at the start anything may be set"
+    assert api.put(models("iris") | change).status_code == 200
+    answer = api.put(models("iris"))
+    assert answer.status_code == 409
+    assert answer.json()["error"].startswith(f"{named} can only change with a restart")
+    assert api.state.desired().generation == 2
+
+
+def test_metrics_are_prometheus_text(api: Api) -> None:
+    answer = api.get("/metrics")
+    assert answer.headers["Content-Type"] == CONTENT_TYPE_LATEST
+    assert "kitserve_build_info{" in answer.text
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/api/status", "/api/config", "/api/models/iris"])
+def test_head_is_answered_at_once(api: Api, path: str) -> None:
+    answer = requests.head(api.url + path, timeout=5)
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/", 404), ("GET", "/api", 404), ("POST", "/api/config", 405), ("PUT", "/api/status", 405)],
+)
+def test_what_is_not_there(api: Api, method: str, path: str, status: int) -> None:
+    assert requests.request(method, api.url + path, timeout=5).status_code == status
+
+
+def test_a_state_that_cannot_be_used_is_named(api: Api) -> None:
+    api.state.close()
+    for answer in (api.put(models("iris")), api.get("/api/status"), api.get("/api/config")):
+        assert answer.status_code == 500
+        assert "state.db" in answer.json()["error"]
+    assert api.get("/healthz").status_code == 200
+
+
+def test_a_caller_that_goes_in_the_middle_changes_nothing(api: Api) -> None:
+    port = int(api.url.rpartition(":")[2])
+    head = b"PUT /api/config HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head + b'Content-Length: 100\r\n\r\n{"models": []')
+    assert api.get("/healthz").status_code == 200
+    assert api.state.desired().generation == 0

@@ -1,0 +1,212 @@
+"""`/openapi.json` and `/docs`: what a real server gives programs and people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import requests
+import schemathesis
+from starlette.applications import Starlette
+
+from gateway.codec.statuses import STATUSES
+from gateway.contract import Description
+from gateway.control.admin.server import AdminServer
+from gateway.control.front.docs import Docs
+from gateway.control.front.openapi import FAULTS
+from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
+from runtimes.base import Signature, TensorSpec
+
+DIGESTS = {"v1": "sha256:" + "1" * 64, "v2": "sha256:" + "2" * 64}
+IRIS = Signature((TensorSpec("input", "FP32", (-1, 4)),), (TensorSpec("scores", "FP32", (-1, 3)),))
+OTHER = Signature((TensorSpec("pixels", "UINT8", (-1, 64, 64, 3)),), ())
+LISTEN = "127.0.0.1:8080"
+
+
+def version(model: str, tag: str, role: str = "stable", weight: int = 100) -> VersionStatus:
+    app = f"{model}.{tag}"
+    return VersionStatus(tag, DIGESTS[tag], "", app, role, weight, ModelState.READY, 1, "onnx")
+
+
+@dataclass
+class Api:
+    status: Status
+    descriptions: dict[str, Description] = field(default_factory=dict)
+    address: str = ""
+
+    def get(self, path: str, host: str = "kit.test:8080") -> requests.Response:
+        headers = {"X-Forwarded-Host": host}
+        return requests.get(f"http://{self.address}{path}", headers=headers, timeout=5)
+
+    def document(self) -> dict[str, Any]:
+        answer = self.get("/openapi.json")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+        schemathesis.openapi.from_dict(answer.json()).validate()
+        document: dict[str, Any] = answer.json()
+        return document
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    versions = (version("iris", "v2", "canary", 20), version("iris", "v1", "stable", 80))
+    loading = version("iris", "v1", "")
+    api = Api(
+        Status(
+            1,
+            (
+                ModelStatus("iris", ModelState.READY, "", (*versions, loading)),
+                ModelStatus("camera", ModelState.READY, "", (version("camera", "v1"),)),
+                ModelStatus("lilac", ModelState.PULLING, "12 MB of 90 MB", ()),
+            ),
+        ),
+        {
+            "iris.v1": Description(
+                "onnxruntime_onnx", IRIS, "Sorts <i>flowers</i>.", "MIT", {"": ("setosa", "<b>")}
+            ),
+            "iris.v2": Description("onnxruntime_onnx", IRIS, "Sorts them better.", "MIT"),
+            "camera.v1": Description("onnxruntime_onnx", OTHER),
+        },
+    )
+    docs = Docs(lambda: api.status, lambda app: api.descriptions.get(app), LISTEN)
+    server = AdminServer(Starlette(routes=docs.routes()), "127.0.0.1")
+    server.start()
+    api.address = f"127.0.0.1:{server.port}"
+    yield api
+    server.stop()
+
+
+def test_each_version_has_paths_of_its_own(api: Api) -> None:
+    paths = api.document()["paths"]
+    own = [
+        path
+        for path in paths
+        if path.startswith(("/v2/models/iris", "/v2/models/camera", "/v2/models/lilac"))
+    ]
+    assert own == [
+        "/v2/models/iris",
+        "/v2/models/iris/infer",
+        "/v2/models/iris/versions/v1",
+        "/v2/models/iris/versions/v1/infer",
+        "/v2/models/iris/versions/v2",
+        "/v2/models/iris/versions/v2/infer",
+        "/v2/models/camera",
+        "/v2/models/camera/infer",
+        "/v2/models/camera/versions/v1",
+        "/v2/models/camera/versions/v1/infer",
+    ]
+
+
+def test_each_call_has_an_example_that_its_schema_takes(api: Api) -> None:
+    document = api.document()
+    call = document["paths"]["/v2/models/iris/versions/v2/infer"]["post"]
+    content = call["requestBody"]["content"]["application/json"]
+    root = {"components": document["components"], **content["schema"]}
+    jsonschema_rs.Draft202012Validator(root).validate(content["example"])
+    tensor = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [0.1, 0.2, 0.3, 0.4]}
+    assert content["example"] == {"inputs": [tensor]}
+    answer = call["responses"]["200"]["content"]["application/json"]
+    assert (answer["example"]["model_name"], answer["example"]["model_version"]) == ("iris", "v2")
+    assert answer["example"]["outputs"][0]["shape"] == [1, 3]
+    (sample,) = call["x-codeSamples"]
+    assert sample["source"].startswith("curl http://kit.test:8080/v2/models/iris/versions/v2/infer ")
+
+
+def test_a_large_call_is_shown_as_raw_bytes(api: Api) -> None:
+    call = api.document()["paths"]["/v2/models/camera/infer"]["post"]
+    assert "example" not in call["requestBody"]["content"]["application/json"]
+    assert "head -c 12288 /dev/zero" in call["x-codeSamples"][0]["source"]
+
+
+def test_shapes_that_no_file_records_are_said_to_stand_for_others(api: Api) -> None:
+    api.descriptions["camera.v1"] = Description("p", Signature((TensorSpec("x", "FP32"),), ()))
+    call = api.document()["paths"]["/v2/models/camera/infer"]["post"]
+    assert "does not record which shapes" in call["description"]
+    assert "does not record which shapes" in api.get("/v2/models/camera/docs").text
+
+
+def test_every_status_that_a_worker_gives_is_described(api: Api) -> None:
+    call = api.document()["paths"]["/v2/models/{model}/infer"]["post"]
+    assert {str(status) for status in STATUSES.values()} <= call["responses"].keys()
+    assert set(STATUSES.values()) <= FAULTS.keys()
+
+
+def test_nothing_served_is_a_document_too(api: Api) -> None:
+    api.status = Status()
+    assert "/v2/models/{model}/infer" in api.document()["paths"]
+    assert "No model is in the config yet." in api.get("/docs").text
+
+
+class Page(HTMLParser):
+    """Collects what a page would load or run, and whether its elements are closed as they were opened."""
+
+    VOID = frozenset({"meta", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.taken: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("script", "link", "img", "iframe", "i", "b"):
+            self.taken.append(tag)
+        self.taken += [
+            value or "" for name, value in attrs if name in ("src", "style") or name.startswith("on")
+        ]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_shows_models_and_takes_nothing_from_elsewhere(api: Api) -> None:
+    answer = api.get("/docs")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["content-security-policy"].startswith(
+        "default-src 'none'; style-src 'unsafe-inline';"
+    )
+    assert Page(answer.text).taken == []
+    for text in [
+        "Sorts &lt;i&gt;flowers&lt;/i&gt;.",
+        "setosa, &lt;b&gt;",
+        "12 MB of 90 MB",
+        "curl http://kit.test:8080/v2/models/iris/infer",
+        'tritonclient.grpc.InferenceServerClient("kit.test:8080")',
+        "<td>20 %</td>",
+    ]:
+        assert text in answer.text, text
+
+
+def test_a_model_has_a_page_of_its_own(api: Api) -> None:
+    page = api.get("/v2/models/camera/docs").text
+    assert "pixels" in page
+    assert "setosa" not in page
+    assert Page(page).taken == []
+    assert api.get("/v2/models/nothing/docs").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("said", "used"),
+    [
+        ("kit.test", "kit.test"),
+        ("[::1]:80", "[::1]:80"),
+        ("x;rm -rf ~", LISTEN),
+        ("kit.test'", LISTEN),
+        ("$(id)", LISTEN),
+        ("a/b", LISTEN),
+        ("", LISTEN),
+        ("user@kit.test", LISTEN),
+    ],
+)
+def test_commands_name_the_host_that_was_called_if_it_is_one(api: Api, said: str, used: str) -> None:
+    answer = requests.get(
+        f"http://{api.address}/openapi.json", headers={"X-Forwarded-Host": said}, timeout=5
+    ).json()
+    source = answer["paths"]["/v2/models/iris/infer"]["post"]["x-codeSamples"][0]["source"]
+    assert f"http://{used}/v2/models/iris/infer" in source.splitlines()[0]

@@ -1,0 +1,272 @@
+"""Mirroring, from the stable version's server to the canary's: real servers, real models, real sockets."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gateway.codec.read_answers import read_answer
+from gateway.contract import Mirroring
+from gateway.kits.library import Library
+from gateway.kits.model import choose_runtime, load
+from gateway.metrics import Mirrored, Tally
+from gateway.oci.reference import parse_reference
+from gateway.rollout.plan import Agreement, Metric
+from gateway.wire.server import HttpServer
+from gateway.worker.app import Identity, WorkerApp
+from runtimes.base import Array, LoadedModel, Resources, Signature, TensorSpec
+from runtimes.errors import ExecutionError, InputError
+from tests.support.ports import free_port
+from tests.support.waiting import wait
+
+SECONDS = 10
+KEY = "a-secret"
+INFER = "/v2/models/iris/infer"
+FLOWERS = [[5.1, 3.5, 1.4, 0.2], [6.2, 2.9, 4.3, 1.3], [6.9, 3.1, 5.8, 2.1]]
+
+
+class Serving:
+    """A worker's server around a model."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.tally = Tally()
+        self.app = WorkerApp(Identity("iris", "v1", "sha256:12"), model, self.tally, edge_key=KEY)
+        self.server = HttpServer(self.app, "127.0.0.1")
+        self.server.start()
+
+    @property
+    def at(self) -> tuple[str, int]:
+        return self.server.host, self.server.port
+
+    @property
+    def mirrored(self) -> Mirrored:
+        return self.tally.numbers().mirrored
+
+    def post(self, path: str, body: bytes, **headers: str) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(*self.at, timeout=SECONDS)
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request("POST", path, body, {"Kitserve-Edge": KEY, **names})
+        answer = connection.getresponse()
+        found = answer.status, answer.read()
+        connection.close()
+        return found
+
+    def call(self, number: int = 0, **more: Any) -> None:
+        tensor = {"name": "input", "datatype": "FP32", "shape": [1, 4], "data": FLOWERS[number % 3]}
+        status, answer = self.post(INFER, json.dumps({"inputs": [tensor], **more}).encode())
+        assert status == 200, answer
+
+    def mirror(self, *targets: tuple[str, int], share: float = 1.0, **asked: Any) -> None:
+        self.app.mirror(Mirroring(share, targets, Agreement(**asked)))
+
+    def wait_for(self, compared: int) -> None:
+        wait(lambda: self.mirrored.compared == compared)
+
+    def stop(self) -> None:
+        self.app.mirror(None)
+        self.server.stop()
+        self.app.compute.stop()
+
+
+class Doing:
+    """A model that does what a test says."""
+
+    signature = Signature((TensorSpec("input", "FP32", (-1, 4)),), ())
+    platform = "test_doing"
+    device = "cpu"
+
+    def __init__(self, work: Callable[[], Mapping[str, Array]]) -> None:
+        self._work = work
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
+        return dict(self._work())
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    return Library(tmp_path_factory.mktemp("library"))
+
+
+@pytest.fixture
+def serve(library: Library, layout: Path) -> Iterator[Callable[[Any], Serving]]:
+    """Serves a sample by its tag, or what a function answers."""
+    running: list[Serving] = []
+
+    def start(what: Any) -> Serving:
+        if isinstance(what, str):
+            kit = library.open(parse_reference(f"oci-layout:{layout}:samples/iris:{what}"))
+            model: LoadedModel = load(kit, choose_runtime(kit, None), Resources())
+        else:
+            model = Doing(what)
+        running.append(Serving(model))
+        return running[-1]
+
+    yield start
+    for serving in running:
+        serving.stop()
+
+
+def test_the_canary_compares_what_the_stable_version_answered(serve: Callable[[Any], Serving]) -> None:
+    stable, good, bad = serve("v1"), serve("v2"), serve("bad")
+    for canary, agreeing in ((good, 12), (bad, 0)):
+        stable.mirror(canary.at)
+        for number in range(12):
+            stable.call(number)
+        canary.wait_for(12)
+        assert canary.mirrored == Mirrored(12, agreeing)
+    assert stable.mirrored == Mirrored()
+    assert stable.tally.numbers().requests == {("", 200): 24}
+    stable.app.mirror(None)
+    stable.call()
+    time.sleep(0.1)
+    assert bad.mirrored.compared == 12
+
+
+def test_raw_tensors_are_mirrored_too(serve: Callable[[Any], Serving]) -> None:
+    stable, canary = serve("v1"), serve("v2")
+    stable.mirror(canary.at, metric=Metric.PSI)
+    rows = np.array(FLOWERS, np.float32)
+    tensor = {"name": "input", "datatype": "FP32", "shape": [3, 4]}
+    head = json.dumps(
+        {
+            "inputs": [{**tensor, "parameters": {"binary_data_size": rows.nbytes}}],
+            "parameters": {"binary_data_output": True},
+        }
+    ).encode()
+    status, _ = stable.post(INFER, head + rows.tobytes(), Inference_Header_Content_Length=str(len(head)))
+    assert status == 200
+    wait(lambda: canary.mirrored.compared == 1)
+    assert canary.mirrored.agreeing == 1
+    assert canary.mirrored.stable == canary.mirrored.canary == {"0": 1, "1": 1, "2": 1}
+
+
+def test_a_canary_that_fails_agrees_in_nothing(serve: Callable[[Any], Serving]) -> None:
+    def fail() -> Mapping[str, Array]:
+        raise ExecutionError("no")
+
+    stable, canary = serve("v1"), serve(fail)
+    stable.mirror(canary.at)
+    stable.call()
+    wait(lambda: canary.mirrored.compared == 1)
+    assert canary.mirrored == Mirrored(1, 0.0, failed=1)
+
+
+def test_what_is_too_large_is_not_mirrored(serve: Callable[[Any], Serving]) -> None:
+    stable = serve(lambda: {"Y": np.zeros(3_000_000, "f4")})
+    stable.mirror(serve(lambda: {"Y": np.zeros(1, "f4")}).at)
+    stable.call()
+    wait(lambda: stable.mirrored.dropped == 1)
+
+
+def test_classes_are_not_compared(serve: Callable[[Any], Serving]) -> None:
+    stable, canary = serve("v1"), serve("v2")
+    stable.mirror(canary.at)
+    wanted = {"name": "probabilities", "parameters": {"classification": 1}}
+    stable.call(outputs=[wanted])
+    stable.call()
+    wait(lambda: canary.mirrored.compared == 1)
+    assert canary.mirrored == Mirrored(1, 1.0)
+
+
+def test_no_caller_waits_for_a_canary_that_hangs_or_is_gone(serve: Callable[[Any], Serving]) -> None:
+    release = threading.Event()
+
+    def hang() -> Mapping[str, Array]:
+        release.wait(SECONDS)
+        return {}
+
+    stable, canary = serve("v1"), serve(hang)
+    stable.mirror(canary.at)
+    began = time.monotonic()
+    for number in range(200):
+        stable.call(number)
+    assert time.monotonic() - began < 5
+    assert stable.mirrored.dropped >= 100, "what does not fit is dropped"
+    release.set()
+    before = stable.mirrored.dropped
+    stable.mirror(("127.0.0.1", free_port()))
+    stable.call()
+    wait(lambda: stable.mirrored.dropped > before)
+
+
+def test_a_share_of_the_calls_is_mirrored(serve: Callable[[Any], Serving]) -> None:
+    stable, canary = serve("v1"), serve("v1")
+    stable.mirror(canary.at, share=0.2)
+    for number in range(300):
+        stable.call(number)
+        time.sleep(0.002)
+    wait(lambda: not stable.app.compute.queued)
+    time.sleep(0.3)
+    assert 30 <= canary.mirrored.compared + stable.mirrored.dropped <= 95
+
+
+def test_a_worker_that_is_gone_is_passed_over_for_the_next(serve: Callable[[Any], Serving]) -> None:
+    stable, canary = serve("v1"), serve("v2")
+    stable.mirror(("127.0.0.1", free_port()), canary.at)
+    for _ in range(4):
+        stable.call()
+    wait(lambda: canary.mirrored.compared >= 2)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "{}",
+        '{"request": 1}',
+        '{"request":1,"json_size":"","answer_json_size":null,"agreement":{"metric":"guess"}}',
+    ],
+)
+def test_what_is_no_mirrored_call_is_refused(serve: Callable[[Any], Serving], said: str) -> None:
+    canary = serve("v1")
+    status, _ = canary.post("/kitserve/mirror", b"xy", Kitserve_Mirror=said)
+    assert status == 400
+    with socket.create_connection(canary.at, SECONDS) as connection:
+        connection.sendall(b"POST /kitserve/mirror HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 403")
+
+
+def test_answers_are_read_as_they_were_given() -> None:
+    document = {
+        "outputs": [
+            {"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [1.5, None]},
+            {"name": "s", "datatype": "BYTES", "shape": [1], "data": ["a"]},
+        ]
+    }
+    found = read_answer(memoryview(json.dumps(document).encode()), None)
+    assert found["y"].tolist()[0][0] == 1.5
+    assert np.isnan(found["y"][0, 1])
+    assert found["s"].tolist() == ["a"]
+    for broken in (
+        b"",
+        b"{}",
+        b'{"outputs":[{}]}',
+        b'{"outputs":[{"name":"y","datatype":"FP32","shape":[3],"data":[1]}]}',
+    ):
+        with pytest.raises(InputError, match="no answer"):
+            read_answer(memoryview(broken), None)
+
+
+def test_a_canary_that_comes_back_is_found_again(serve: Callable[[Any], Serving]) -> None:
+    stable, first, second = serve("v1"), serve("v2"), serve("v2")
+    stable.mirror(first.at, second.at)
+    stable.call()
+    first.wait_for(1)
+    first.server.stop(grace=0.0)
+    deadline = time.monotonic() + SECONDS
+    while not second.mirrored.compared:
+        stable.call()
+        time.sleep(0.05)
+        assert time.monotonic() < deadline

@@ -1,0 +1,238 @@
+"""Repository index and statistics: a real server, asked as NVIDIA's client does and by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from prometheus_client import CollectorRegistry
+from tritonclient.http import InferenceServerClient, InferenceServerException
+
+from gateway.control.admin.api import AdminApi
+from gateway.control.admin.server import AdminServer
+from gateway.control.front.repository import ServerProtocol
+from gateway.control.state.database import State
+from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
+from gateway.metrics import Numbers, Tally, VersionLabels, VersionSample
+
+DIGESTS = {"v1": "sha256:" + "1" * 64, "v2": "sha256:" + "2" * 64}
+
+
+def version(tag: str, state: ModelState = ModelState.READY) -> VersionStatus:
+    return VersionStatus(tag, DIGESTS[tag], "", f"iris.{tag}", "stable", 100, state, 1, "onnx")
+
+
+def sample(model: str, tag: str, numbers: Numbers) -> VersionSample:
+    return VersionSample(VersionLabels(model, tag, DIGESTS[tag][7:19], "onnx"), numbers)
+
+
+def numbers(calls: int, failures: int = 0) -> Numbers:
+    tally = Tally()
+    for _ in range(calls):
+        tally.answered("stable", 200, request=0.01, queue=0.002, compute=0.007, infer=0.004, encode=0.001)
+    for _ in range(failures):
+        tally.answered("stable", 400, request=0.5, queue=0.0, compute=0.1)
+    return tally.numbers()
+
+
+STATUS = Status(
+    1,
+    (
+        ModelStatus(
+            "iris",
+            ModelState.FAILED,
+            "canary: no such kit",
+            (version("v1"), version("v2", ModelState.FAILED)),
+        ),
+        ModelStatus("lilac", ModelState.PULLING, "resolving its reference", ()),
+        ModelStatus("rose", ModelState.LOADING, "", (version("v1", ModelState.LOADING),)),
+    ),
+)
+
+
+@dataclass
+class Api:
+    status: Status = STATUS
+    samples: tuple[VersionSample, ...] = ()
+    address: str = ""
+
+    def ask(self, method: str, path: str, body: bytes | str = b"") -> tuple[int, Any]:
+        answer = requests.request(method, f"http://{self.address}{path}", data=body, timeout=5)
+        return answer.status_code, answer.json()
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Api]:
+    api = Api()
+    state = State(tmp_path / "state.db")
+    protocol = ServerProtocol(lambda: api.status, lambda: api.samples)
+    admin = AdminApi(state, lambda: api.status, CollectorRegistry(), lambda: None, protocol.routes())
+    server = AdminServer(admin.app("127.0.0.1"), "127.0.0.1")
+    server.start()
+    api.address = f"127.0.0.1:{server.port}"
+    yield api
+    server.stop()
+    state.close()
+
+
+def test_a_version_that_sleeps_is_ready_and_says_so(api: Api) -> None:
+    api.status = Status(
+        1, (ModelStatus("iris", ModelState.ASLEEP, "waking: loading", (version("v1", ModelState.ASLEEP),)),)
+    )
+    entry = {"name": "iris", "version": "v1", "state": "READY", "reason": "asleep: the next call wakes it"}
+    for body in ("", '{"ready": true}'):
+        assert api.ask("POST", "/v2/repository/index", body) == (200, [entry])
+
+
+@pytest.fixture
+def client(api: Api) -> Iterator[InferenceServerClient]:
+    with InferenceServerClient(api.address) as client:
+        yield client
+
+
+def test_the_index_lists_every_version_of_every_model(client: InferenceServerClient) -> None:
+    assert client.get_model_repository_index() == [
+        {"name": "iris", "version": "v1", "state": "READY", "reason": ""},
+        {"name": "iris", "version": "v2", "state": "UNAVAILABLE", "reason": "canary: no such kit"},
+        {"name": "lilac", "state": "LOADING", "reason": "resolving its reference"},
+        {"name": "rose", "version": "v1", "state": "LOADING", "reason": ""},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "count"), [("", 4), ("{}", 4), ('{"ready": false}', 4), ('{"ready": true}', 1)]
+)
+def test_the_index_can_be_of_what_is_ready(api: Api, body: str, count: int) -> None:
+    status, entries = api.ask("POST", "/v2/repository/index", body)
+    assert (status, len(entries)) == (200, count)
+    assert entries[0] == {"name": "iris", "version": "v1", "state": "READY", "reason": ""}
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "text"),
+    [
+        ("{", 400, "the body is not JSON: "),
+        (b"\xff", 400, "the body is not JSON: "),
+        ("[]", 400, "the body must be a JSON object, and `ready` true or false"),
+        ('{"ready": 1}', 400, "the body must be a JSON object, and `ready` true or false"),
+        ('{"ready": null}', 400, "the body must be a JSON object, and `ready` true or false"),
+        (b" " * 65537, 413, "the body is larger than 65536 bytes"),
+    ],
+)
+def test_a_malformed_index_request_is_told_so(api: Api, body: bytes | str, code: int, text: str) -> None:
+    status, answer = api.ask("POST", "/v2/repository/index", body)
+    assert (status, answer["error"][: len(text)]) == (code, text)
+
+
+def test_statistics_count_calls_and_their_steps(api: Api, client: InferenceServerClient) -> None:
+    # two applications of one version are one version to a caller
+    done = numbers(2, failures=1)
+    api.samples = (
+        sample("iris", "v1", done),
+        sample("iris", "v1", numbers(1)),
+        sample("iris", "v2", Numbers()),
+    )
+    whole = client.get_inference_statistics()["model_stats"]
+    assert [(at["name"], at["version"], at["inference_count"]) for at in whole] == [
+        ("iris", "v1", 3),
+        ("iris", "v2", 0),
+    ]
+    first, second = whole
+    assert first["execution_count"] == 3
+    assert first["last_inference"] >= int(done.last_call * 1000)
+    assert second["last_inference"] == 0
+    assert first["inference_stats"] == {
+        "success": {"count": 3, "ns": 30_000_000},
+        "fail": {"count": 1, "ns": 500_000_000},
+        "queue": {"count": 3, "ns": 6_000_000},
+        "compute_input": {"count": 3, "ns": 6_000_000},
+        "compute_infer": {"count": 3, "ns": 12_000_000},
+        "compute_output": {"count": 3, "ns": 3_000_000},
+        "cache_hit": {"count": 0, "ns": 0},
+        "cache_miss": {"count": 0, "ns": 0},
+    }
+
+
+def test_statistics_tell_batches(api: Api, client: InferenceServerClient) -> None:
+    tally = Tally()
+    for _ in range(6):
+        tally.answered("stable", 200, request=0.1, queue=0.0, compute=0.01)
+    tally.executed(4, decode=0.001, infer=0.002, encode=0.003)
+    tally.executed(4, decode=0.001, infer=0.002, encode=0.003)
+    tally.executed(1, decode=0.001, infer=0.001, encode=0.001)
+    tally.executed(5000, decode=1.0, infer=1.0, encode=1.0)
+    api.samples = (sample("iris", "v1", tally.numbers()),)
+    (told,) = client.get_inference_statistics("iris")["model_stats"]
+    assert (told["inference_count"], told["execution_count"]) == (5009, 4)
+    assert told["inference_stats"]["success"]["count"] == 6
+    assert told["batch_stats"] == [
+        {
+            "batch_size": 1,
+            "compute_input": {"count": 1, "ns": 1_000_000},
+            "compute_infer": {"count": 1, "ns": 1_000_000},
+            "compute_output": {"count": 1, "ns": 1_000_000},
+        },
+        {
+            "batch_size": 4,
+            "compute_input": {"count": 2, "ns": 2_000_000},
+            "compute_infer": {"count": 2, "ns": 4_000_000},
+            "compute_output": {"count": 2, "ns": 6_000_000},
+        },
+    ]
+
+
+def test_statistics_are_of_one_model_or_version_where_asked(api: Api, client: InferenceServerClient) -> None:
+    api.samples = (
+        sample("iris", "v1", numbers(1)),
+        sample("iris", "v2", numbers(2)),
+        sample("rose", "v1", numbers(3)),
+        sample("gone", "v1", numbers(4)),
+    )
+
+    def counts(model: str = "", asked: str = "") -> list[int]:
+        found = client.get_inference_statistics(model, asked)["model_stats"]
+        return [at["inference_count"] for at in found]
+
+    assert counts() == [1, 2, 3]
+    assert counts("iris") == [1, 2]
+    assert counts("lilac") == []
+    for asked in ("v2", DIGESTS["v2"], DIGESTS["v2"][7:19], DIGESTS["v2"].replace(":", "%3A")):
+        assert counts("iris", asked) == [2]
+
+
+def test_what_is_not_there_is_named(api: Api, client: InferenceServerClient) -> None:
+    api.samples = (sample("iris", "v1", numbers(1)),)
+    for model, asked, text in [
+        ("gone", "", "no model is named gone"),
+        ("gone", "v1", "no model is named gone"),
+        ("iris", "v9", "model iris has no version v9 that is served"),
+        ("iris", "sha256:9", "model iris has no version sha256:9 that is served"),
+    ]:
+        with pytest.raises(InferenceServerException, match=text) as told:
+            client.get_inference_statistics(model, asked)
+        assert told.value.status() == "404"
+
+
+def test_other_methods_and_paths_are_refused_in_json(api: Api) -> None:
+    for method, path, code in [
+        ("GET", "/v2/repository/index", 405),
+        ("POST", "/v2/models/stats", 405),
+        ("DELETE", "/v2/models/iris/stats", 405),
+        ("GET", "/v2/models/iris/other/stats", 404),
+    ]:
+        status, answer = api.ask(method, path)
+        assert (status, list(answer)) == (code, ["error"])
+
+
+def test_a_gateway_that_knows_nothing_yet_says_so(api: Api) -> None:
+    api.status = replace(STATUS, generation=0)
+    for method, path in (("POST", "/v2/repository/index"), ("GET", "/v2/models/stats")):
+        status, answer = api.ask(method, path)
+        assert (status, answer) == (
+            503,
+            {"error": "the gateway has just started, and does not know yet; ask again"},
+        )

@@ -1,0 +1,56 @@
+"""A worker's server in this process, with a model that gives back what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from gateway.engine.batching import Batching
+from gateway.metrics import Tally
+from gateway.wire.server import HttpServer
+from gateway.worker.app import Identity, WorkerApp
+from runtimes.base import Array, InputCheck, LoadedModel, Signature, TensorSpec, unknown_output
+
+DIGEST = "sha256:" + "ab" * 32
+
+
+class Echo:
+    """Gives back what it is given, an input `x_…` as `y_…`."""
+
+    platform = "test_echo"
+    device = "cpu"
+
+    def __init__(self, *specs: TensorSpec) -> None:
+        outputs = tuple(TensorSpec(f"y{at.name[1:]}", at.datatype, at.shape) for at in specs)
+        self.signature = Signature(specs, outputs)
+        self._check = InputCheck(self.signature)
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
+        self._check(inputs)
+        given = {f"y{name[1:]}": array for name, array in inputs.items()}
+        for name in outputs:
+            if name not in given:
+                raise unknown_output(name, tuple(given))
+        return {name: given[name] for name in outputs or given}
+
+    def close(self) -> None:
+        pass
+
+
+@contextmanager
+def worker(
+    model: LoadedModel,
+    name: str = "echo",
+    labels: Mapping[str, Sequence[str]] | None = None,
+    batching: Batching | None = None,
+) -> Iterator[str]:
+    """Serve a model as version v1 of `name`; yields the server's address."""
+    app = WorkerApp(Identity(name, "v1", DIGEST), model, Tally(), labels=labels or {}, batching=batching)
+    server = HttpServer(app, "127.0.0.1")
+    server.start()
+    try:
+        yield f"{server.host}:{server.port}"
+    finally:
+        server.stop()
+        app.compute.stop()
+        model.close()

@@ -1,0 +1,165 @@
+"""What a user writes about getting and trusting kits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gateway.config.config import GatewayConfig, parse_config
+from gateway.errors import ConfigError, NotTrusted
+from gateway.kits.trust import ANYTHING, Policy, judge_registry
+from gateway.oci.options import RegistryOptions
+from gateway.oci.reference import Digest, parse_reference
+from tests.support.signing import Signer
+
+DIGEST = f"sha256:{'a' * 64}"
+
+
+def faults(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text)
+    return caught.value.faults
+
+
+def test_every_option_of_a_registry_arrives() -> None:
+    config = parse_config(
+        """\
+registries:
+  r.io:
+    token_env: TOKEN
+    client_cert_file: client.pem
+    client_key_file: client.key
+    proxy: http://proxy:3128
+    mirrors: [mirror.io, other.io:5000/cache]
+    token_hosts: [auth.local:8443]
+    connections: 8
+    stall_timeout: 5s
+    pull_timeout: 1.5h
+"""
+    )
+    assert config.source_options().registry("r.io") == RegistryOptions(
+        token_env="TOKEN",
+        client_cert_file=Path("client.pem"),
+        client_key_file=Path("client.key"),
+        proxy="http://proxy:3128",
+        mirrors=("mirror.io", "other.io:5000/cache"),
+        token_hosts=("auth.local:8443",),
+        connections=8,
+        stall_timeout=5.0,
+        pull_timeout=5400.0,
+    )
+    assert config.rooted(Path("/etc")).registries["r.io"].client_key_file == Path("/etc/client.key")
+    assert parse_config("registries: {r.io: {}}").source_options().registry("r.io") == RegistryOptions()
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("{username: a, token_env: B}", "username and token_env: a registry is given one of them"),
+        ("{client_cert_file: a}", "client_cert_file and client_key_file belong together"),
+        ("{stall_timeout: 5 minutes}", "is not a duration, such as 500ms, 30s, 5m or 2h"),
+        ("{stall_timeout: 0s}", "greater than 0"),
+        ("{connections: 0}", "greater than or equal to 1"),
+        ("{mirrors: ['http://x']}", "'http://x' is not a mirror"),
+    ],
+)
+def test_faults_of_a_registry(written: str, said: str) -> None:
+    (fault,) = faults(f"registries:\n  r.io: {written}\n")
+    assert fault.startswith("line 2: registries.r.io")
+    assert said in fault
+
+
+def test_sizes_have_units() -> None:
+    assert parse_config("cache: {max_size: 20GiB}").cache.max_size == 20 * 2**30
+    assert parse_config("").cache.max_size is None
+    (fault,) = faults("cache: {max_size: much}")
+    assert fault.startswith("line 1: cache.max_size: could not parse value and unit")
+
+
+def test_kits_own_storage_is_found_when_the_config_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A worker may run with another environment."""
+    monkeypatch.setenv("KITOPS_HOME", str(tmp_path))
+    assert parse_config("").rooted(Path("/x")).source_options().kitops_home == tmp_path
+    assert parse_config("kitops_home: k").rooted(Path("/x")).source_options().kitops_home == Path("/x/k")
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    path = tmp_path / "cosign.pub"
+    path.write_text(Signer().pem)
+    return path
+
+
+def test_nothing_is_asked_of_kits_by_default() -> None:
+    config = parse_config("models: [{name: a, kit: 'r.io/a:v1'}]")
+    assert config.policy() == config.policy(config.model("a")) == ANYTHING
+
+
+def test_a_models_trust_is_the_whole_configs_but_for_what_it_says(key: Path) -> None:
+    text = f"""\
+trust:
+  registries: [r.io]
+  keys: ["{key}"]
+  allow_code: signed
+models:
+  - {{name: a, kit: r.io/a:v1, trust: {{licenses: [MIT], allow_code: ["{DIGEST}"]}}}}
+  - {{name: b, kit: r.io/b:v1, trust: {{keys: [], allow_code: []}}}}
+"""
+    config = parse_config(text)
+    a = config.policy(config.model("a"))
+    assert (a.registries, a.licenses, len(a.keys)) == (("r.io",), ("MIT",), 1)
+    assert (a.code_digests, a.code_if_signed) == ((Digest.parse(DIGEST),), False)
+    b = config.policy(config.model("b"))
+    assert b == Policy(registries=("r.io",))
+    assert config.policy().code_if_signed
+    assert config.policies("r.io/a:v1") == (a,)
+
+
+def test_a_key_is_kept_as_what_is_in_its_file(key: Path) -> None:
+    """The gateway may not have the file, and a key that is replaced is another config."""
+    config = parse_config(f"trust: {{keys: ['{key}']}}")
+    again = GatewayConfig.model_validate(json.loads(config.model_dump_json()))
+    key.unlink()
+    assert again == config
+    assert again.policy() == config.policy()
+    assert again.policy().keys[0].name == str(key)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("trust: {keys: [nowhere.pub]}", "the key nowhere.pub cannot be read"),
+        ("trust: {keys: [{name: k, pem: x}]}", "k is no usable public key"),
+        ("trust: {allow_code: [yes please]}", "write digests, or the word signed"),
+        ("trust: {key: [x]}", "unknown field; did you mean 'keys'?"),
+        (
+            "models: [{name: a, kit: 'r.io/a:v1', trust: {allow_code: signed}}]",
+            "models[0].trust: code is to be allowed if signed, and no keys are given",
+        ),
+        (
+            "trust: {registries: [r.io/team]}\nmodels: [{name: a, kit: 'r.io/other/a:v1'}]",
+            "line 2: models[0].kit: r.io/other/a:v1: the policy allows kits from r.io/team only",
+        ),
+        (
+            "trust: {registries: [r.io]}\n"
+            "models: [{name: a, kit: 'r.io/a:v1', canary: {kit: 'x.io/a:v2', weight: 1}}]",
+            "line 2: models[0].canary.kit: x.io/a:v2: the policy allows kits from r.io only",
+        ),
+    ],
+)
+def test_a_policy_that_means_nothing_is_a_fault(text: str, said: str) -> None:
+    (fault,) = faults(text)
+    assert said in fault
+
+
+def test_places_are_named_by_whole_parts() -> None:
+    policy = Policy(registries=("r.io/team", "kit"))
+    for allowed in ("r.io/team/a:v1", "r.io/team:v1", "kit:a:v1"):
+        judge_registry(parse_reference(allowed), policy)
+    for refused in ("r.io/teams/a:v1", "r.io/a:v1", "r.io:443/team/a:v1", "oci-layout:x:a:v1"):
+        with pytest.raises(NotTrusted):
+            judge_registry(parse_reference(refused), policy)

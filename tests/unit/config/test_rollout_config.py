@@ -1,0 +1,107 @@
+"""Rollouts as a user writes them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from gateway.config.config import parse_config
+from gateway.config.rollout import Rollout
+from gateway.errors import ConfigError
+from gateway.rollout.plan import Agreement, Checks, Golden, Match, Metric, Plan, Step, Sticky
+
+KIT = "registry.test/iris:v1"
+
+
+def read(**fields: Any) -> Rollout:
+    return Rollout.model_validate({"steps": [{"weight": 5}], **fields})
+
+
+def test_everything_written_reaches_the_plan() -> None:
+    written = read(
+        steps=[
+            {"weight": 0, "for": "1m", "mirror": 1.0, "match": {"X-Staff": "yes"}},
+            {"weight": 25, "pause": True},
+        ],
+        checks={
+            "max_error_rate": 0.02,
+            "max_latency_ratio": 2,
+            "latency_quantile": 0.99,
+            "min_requests": 10,
+            "agreement": {"metric": "cosine", "min": 0.9, "mirror": 0.2, "cosine": 0.95},
+        },
+        golden={"dataset": "iris", "min": 0.9},
+        allow_signature_change=True,
+        sticky={"header": "X-User"},
+        progress_deadline="2m",
+        scale_down_delay="10s",
+        max_restarts=0,
+    )
+    assert written.plan() == Plan(
+        steps=(Step(0, 60, mirror=1.0, match=(Match("x-staff", "yes"),)), Step(25, pause=True)),
+        checks=Checks(0.02, 2, 0.99, 10, Agreement(Metric.COSINE, 0.9, 0.2, cosine=0.95)),
+        golden=Golden("iris", 0.9),
+        allow_signature_change=True,
+        sticky=Sticky(header="x-user"),
+        progress_deadline=120,
+        scale_down_delay=10,
+        max_restarts=0,
+    )
+
+
+def test_what_is_not_written_has_its_default() -> None:
+    assert read().plan() == Plan(steps=(Step(5),))
+    assert read(golden="iris").plan().golden == Golden("iris")
+    shift = read(checks={"agreement": {"metric": "psi"}}).plan().checks.agreement
+    assert shift == Agreement(Metric.PSI, 0.2)
+
+
+def test_a_written_rollout_survives_the_way_to_the_gateway() -> None:
+    written = read(steps=[{"weight": 5, "for": "30s"}], checks={"agreement": {"metric": "psi", "max": 0.1}})
+    assert Rollout.model_validate(written.model_dump(mode="json")) == written
+    assert Rollout.model_validate_json(written.model_dump_json()) == written
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"steps": []}, "at least 1 item"),
+        ({"steps": [{"weight": 50}, {"weight": 5}]}, r"weights only grow from step to step, not \[50, 5\]"),
+        ({"steps": [{"weight": 101}]}, "less than or equal to 100"),
+        ({"steps": [{"weight": 5, "for": "1m", "pause": True}]}, "not both"),
+        ({"steps": [{"weight": 5, "for": "soon"}]}, "not a duration"),
+        ({"steps": [{"weight": 5, "match": {"x\nstaff": "1"}}]}, "pattern"),
+        ({"steps": [{"weight": 5, "match": {"x-staff": "a'b"}}]}, "pattern"),
+        ({"checks": {"max_error_rate": 0}}, "greater than 0"),
+        ({"checks": {"agreement": {"metric": "psi", "min": 0.9}}}, "has a `max`"),
+        ({"checks": {"agreement": {"max": 0.9}}}, "`max` is for `metric: psi`"),
+        ({"golden": {"dataset": "x", "metric": "psi"}}, "row by row"),
+        ({"sticky": {}}, "write `header: NAME` or `cookie: NAME`"),
+        ({"sticky": {"header": "a", "cookie": "b"}}, "write `header: NAME` or `cookie: NAME`"),
+        ({"step": 5}, "Extra inputs"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_words(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        read(**fields)
+
+
+def faults(**model: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(json.dumps({"models": [{"name": "iris", "kit": KIT, **model}]}))
+    return caught.value.faults
+
+
+def test_faults_of_a_rollout_are_told_with_their_place() -> None:
+    steps = [{"weight": 5}]
+    (fault,) = faults(rollout={"steps": steps, "cheks": {}})
+    assert fault.endswith("models[0].rollout.cheks: unknown field; did you mean 'checks'?")
+    (fault,) = faults(rollout={"steps": steps}, canary={"kit": f"{KIT}2", "weight": 5})
+    assert "models[0].canary: with `rollout`, another `kit` is the canary by itself" in fault
+    (fault,) = faults(track="1m", kit=f"{KIT}@sha256:{'ab' * 32}")
+    assert "is pinned to a digest, which never moves" in fault
+    (fault,) = faults(track="10ms")
+    assert "greater than or equal to 1" in fault

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from gateway.config.config import GatewayConfig, Model
+from gateway.control.state.database import Desired, Routed, State
+from gateway.control.state.versions import Version, version_of
+from gateway.errors import StoreError
+from gateway.oci.reference import Digest
+
+KIT = "registry.test/team/iris:v1"
+DIGEST, OTHER = str(Digest.of(b"one")), str(Digest.of(b"two"))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "home" / "state.db"
+
+
+@pytest.fixture
+def state(path: Path) -> Iterator[State]:
+    opened = State(path)
+    yield opened
+    opened.close()
+
+
+def config(*names: str) -> GatewayConfig:
+    return GatewayConfig(models=tuple(Model(name=name, kit=KIT) for name in names))
+
+
+def version(name: str = "iris", number: int = 1) -> Version:
+    return version_of(Model(name=name, kit=KIT), KIT, DIGEST, number)
+
+
+def test_a_new_one_knows_nothing(state: State) -> None:
+    assert state.desired() == Desired(0, GatewayConfig())
+    assert (state.pins(0), state.failures(), state.versions()) == ({}, {}, {})
+    assert (state.routed(), state.condemned(), state.last_pin(KIT)) == ({}, frozenset(), None)
+
+
+def test_each_apply_is_a_new_generation(state: State) -> None:
+    assert [state.apply(config("a")), state.apply(config("a", "b")), state.apply(config("a"))] == [1, 2, 3]
+    assert state.desired() == Desired(3, config("a"))
+
+
+def test_pins_are_of_one_generation_and_the_last_is_known_under_any(state: State) -> None:
+    state.pin(KIT, DIGEST, 1)
+    assert (state.pins(1), state.pins(2)) == ({KIT: DIGEST}, {})
+    assert state.last_pin(KIT) == DIGEST
+    state.pin(KIT, OTHER, 2)
+    assert (state.pins(1), state.pins(2)) == ({}, {KIT: OTHER})
+    assert state.last_pin(KIT) == OTHER
+
+
+def test_a_late_answer_for_a_former_config_is_not_taken(state: State) -> None:
+    state.pin(KIT, OTHER, 2)
+    state.pin(KIT, DIGEST, 1)
+    assert state.pins(2) == {KIT: OTHER}
+    assert state.last_pin(KIT) == OTHER
+
+
+def test_failures_are_of_the_config_in_force_and_an_apply_clears_them(state: State) -> None:
+    generation = state.apply(config("a"))
+    state.fail(KIT, generation, "no such tag")
+    state.fail("iris.v1", generation, "a pickle")
+    state.fail("iris.v1", generation, "a joblib")
+    assert state.failures() == {KIT: "no such tag", "iris.v1": "a joblib"}
+    state.apply(config("a"))
+    assert state.failures() == {}
+    state.fail(KIT, generation, "no such tag, said late")
+    assert state.failures() == {}
+
+
+def test_versions_are_kept_condemned_and_dropped(state: State) -> None:
+    one, two = version("one"), version("two")
+    for each in (one, two, two):
+        state.keep_version(each)
+    assert state.versions() == {one.app: one, two.app: two}
+    state.condemn_version(one.app)
+    state.condemn_version("unknown")
+    assert state.condemned() == {one.app}
+    assert set(state.versions()) == {one.app, two.app}
+    state.drop_version(one.app)
+    assert state.versions() == {two.app: two}
+    assert state.condemned() == frozenset()
+
+
+def test_routes_are_replaced_as_a_whole(state: State) -> None:
+    state.route({"a": Routed("a.1", "a.2", 20), "b": Routed()})
+    assert state.routed() == {"a": Routed("a.1", "a.2", 20), "b": Routed()}
+    state.route({"b": Routed("b.1")})
+    assert state.routed() == {"b": Routed("b.1")}
+
+
+def test_one_start_of_kitserve_is_told_from_the_next(state: State) -> None:
+    assert state.begin("monday")
+    assert not state.is_configured()
+    state.apply(config("a"))
+    assert state.is_configured()
+    assert not state.begin("monday")
+    assert state.is_configured()
+    assert state.begin("tuesday")
+    assert not state.is_configured(), "the config of another start is not in force before an apply"
+    assert state.desired() == Desired(1, config("a"))
+
+
+def test_everything_is_there_after_a_restart(path: Path) -> None:
+    state = State(path)
+    state.begin("monday")
+    state.apply(config("a"))
+    state.pin(KIT, DIGEST, 1)
+    state.fail("b.v1", 1, "broken")
+    state.keep_version(version())
+    state.condemn_version(version().app)
+    state.route({"a": Routed(version().app)})
+    state.close()
+    again = State(path)
+    assert not again.begin("monday")
+    assert again.is_configured()
+    assert again.desired() == Desired(1, config("a"))
+    assert again.pins(1) == {KIT: DIGEST}
+    assert again.failures() == {"b.v1": "broken"}
+    assert again.versions() == {version().app: version()}
+    assert again.condemned() == {version().app}
+    assert again.routed() == {"a": Routed(version().app)}
+    assert again.apply(config()) == 2
+    again.close()
+
+
+def test_what_a_newer_kitserve_wrote_is_left_alone(path: Path) -> None:
+    State(path).close()
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE about SET value = '2' WHERE key = 'schema'")
+    with pytest.raises(StoreError, match=r"written by a newer Kitserve \(schema 2\)"):
+        State(path)
+
+
+@pytest.mark.parametrize(
+    "keep", [0, 100, 4096], ids=["all of it", "all but its head", "all but its first page"]
+)
+def test_a_damaged_file_is_named(path: Path, keep: int) -> None:
+    State(path).close()
+    data = path.read_bytes()
+    path.write_bytes(data[:keep] + b"\xa5" * (len(data) - keep))
+    with pytest.raises(StoreError, match=r"state\.db"):
+        State(path)
+
+
+def test_a_directory_in_its_place_is_named(path: Path) -> None:
+    path.mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"state\.db cannot be used"):
+        State(path)
+
+
+def test_many_threads_may_write_and_read(state: State) -> None:
+    state.apply(config("a"))
+
+    def work(name: str) -> int:
+        for number in range(50):
+            state.keep_version(version(name, number))
+            state.fail(f"{name}{number}", 1, "no")
+            assert len(state.versions()) > number
+            state.apply(config(name))
+        return len([app for app in state.versions() if app.startswith(name)])
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(work, "abcd")) == [50] * 4
+    assert state.desired().generation == 201
+    assert len(state.versions()) == 200
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from gateway.control.state.database import Routed, State
+
+class Rows(dict):
+    def items(self):
+        yield "a", Routed("a.2")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+State(Path(sys.argv[1])).route(Rows())
+"""
+
+
+def test_a_process_killed_in_the_middle_of_a_change_changes_nothing(path: Path) -> None:
+    state = State(path)
+    state.route({"a": Routed("a.1"), "b": Routed("b.1")})
+    state.close()
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    again = State(path)
+    assert again.routed() == {"a": Routed("a.1"), "b": Routed("b.1")}
+    again.route({"a": Routed("a.3")})
+    again.close()
+
+
+def full(path: str) -> None:
+    """A process whose disk gets full, and has room again; run by the test below."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    state = State(Path(path))
+    state.apply(config("a"))
+    written = Path(f"{path}-wal").stat().st_size
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (written + 4096, most))
+    for _ in range(3):
+        with pytest.raises(StoreError, match="is the disk full"):
+            state.fail("a", 1, "x" * 100_000)
+    assert state.failures() == {}
+    assert state.desired() == Desired(1, config("a"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    state.fail("a", 1, "broken")
+    assert state.failures() == {"a": "broken"}
+    state.close()
+
+
+def test_a_full_disk_is_named_and_over_when_there_is_room_again(path: Path) -> None:
+    command = f"from tests.unit.control.test_database import full; full({str(path)!r})"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

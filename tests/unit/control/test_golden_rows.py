@@ -1,0 +1,210 @@
+"""The golden dataset's gate: a real dataset layer, real models, real workers' servers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config.config import GatewayConfig
+from gateway.contract import Announcement, WorkerState
+from gateway.control.rollouts.golden_gate import GoldenGate, Outcome
+from gateway.control.rollouts.golden_rows import Row, read_rows, score
+from gateway.control.state.versions import version_of
+from gateway.errors import KitError
+from gateway.kits.datasets import Dataset
+from gateway.kits.library import Library
+from gateway.kits.model import choose_runtime, load
+from gateway.metrics import Tally
+from gateway.oci.reference import parse_reference
+from gateway.rollout.events import GateFailed, GatesPassed
+from gateway.rollout.plan import Golden, Metric
+from gateway.rollout.state import Reason
+from gateway.wire.server import HttpServer
+from gateway.worker.app import Identity, WorkerApp
+from runtimes.base import Resources, Signature, TensorSpec
+from tests.support.ports import free_port
+
+IRIS = Golden("iris", 0.9)
+PATH = "/v2/models/iris/infer"
+KEY = "a-secret"
+FLOAT4 = TensorSpec("input", "FP32", (-1, 4))
+LABEL, SHARES = TensorSpec("label", "INT64", (-1,)), TensorSpec("probabilities", "FP32", (-1, 3))
+SIGNATURE = Signature((FLOAT4,), (SHARES, LABEL))
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    return Library(tmp_path_factory.mktemp("library"))
+
+
+class Worker:
+    def __init__(self, library: Library, layout: Path, tag: str) -> None:
+        self.reference = f"oci-layout:{layout}:samples/iris:{tag}"
+        kit = library.open(parse_reference(self.reference))
+        model = load(kit, choose_runtime(kit, None), Resources())
+        self.digest, self.signature = str(kit.kit.digest), model.signature
+        self.app = WorkerApp(Identity("iris", tag, self.digest), model, Tally(), edge_key=KEY)
+        self.server = HttpServer(self.app, "127.0.0.1")
+        self.server.start()
+
+    @property
+    def at(self) -> tuple[str, int]:
+        return self.server.host, self.server.port
+
+    def stop(self) -> None:
+        self.server.stop()
+        self.app.compute.stop()
+
+
+@pytest.fixture(scope="module")
+def workers(library: Library, layout: Path) -> Iterator[dict[str, Worker]]:
+    workers = {tag: Worker(library, layout, tag) for tag in ("v1", "v2", "bad")}
+    yield workers
+    for worker in workers.values():
+        worker.stop()
+
+
+def ask(library: Library, worker: Worker, golden: Golden, **changes: Any) -> Outcome:
+    """Ask the gate until it answers."""
+    gate = changes.get("gate") or GoldenGate(lambda _: library, KEY)
+    config = GatewayConfig.model_validate({"models": [{"name": "iris", "kit": worker.reference}]})
+    model = config.models[0]
+    canary = version_of(model, worker.reference, worker.digest, 1)
+    host, port = changes.get("at", worker.at)
+    news = Announcement("w", canary.app, WorkerState.READY, "", host, port)
+    deadline = time.monotonic() + 20
+    while True:
+        outcome = gate.ask(1, golden, model, config, canary, worker.signature, news)
+        if outcome is not None or changes.get("once"):
+            return outcome
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("dataset", ["iris", "data/iris.csv"])
+def test_a_good_version_answers_a_dataset_of_its_kit_as_expected(
+    library: Library, workers: dict[str, Worker], dataset: str
+) -> None:
+    for tag in ("v1", "v2"):
+        outcome = ask(library, workers[tag], Golden(dataset, 0.9))
+        assert isinstance(outcome, GatesPassed), outcome
+        assert "of 150 rows of data/iris.csv are answered as expected" in outcome.message
+
+
+def test_a_version_that_answers_wrongly_is_stopped_before_any_call(
+    library: Library, workers: dict[str, Worker]
+) -> None:
+    outcome = ask(library, workers["bad"], IRIS)
+    assert isinstance(outcome, GateFailed)
+    assert outcome.reason is Reason.GOLDEN_FAILED
+    assert outcome.message.endswith("%, at least 90 % is asked for)")
+
+
+def test_what_came_of_another_canary_or_dataset_is_not_taken_for_this_ones(
+    library: Library, workers: dict[str, Worker]
+) -> None:
+    gate = GoldenGate(lambda _: library, KEY)
+    assert ask(library, workers["v1"], IRIS, gate=gate, once=True) is None
+    assert isinstance(ask(library, workers["bad"], IRIS, gate=gate), GateFailed)
+    assert ask(library, workers["v1"], IRIS, gate=gate, once=True) is None
+    assert isinstance(ask(library, workers["v1"], Golden("flowers"), gate=gate), GateFailed)
+
+
+def test_of_probabilities_the_likeliest_class_is_compared(
+    library: Library, workers: dict[str, Worker]
+) -> None:
+    golden = Golden("iris", 0.9, target="species", output="probabilities")
+    assert isinstance(ask(library, workers["v1"], golden), GatesPassed)
+
+
+@pytest.mark.parametrize(
+    ("golden", "words"),
+    [
+        (Golden("flowers"), "has no dataset called flowers; it has iris"),
+        (Golden("iris", target="kind"), "it has no column kind"),
+        (Golden("iris", output="nothing"), "the model has no output nothing"),
+        (Golden("iris", target="sepal_length"), "is answered with 400|expected"),
+    ],
+)
+def test_a_dataset_that_does_not_fit_is_told(
+    library: Library, workers: dict[str, Worker], golden: Golden, words: str
+) -> None:
+    outcome = ask(library, workers["v1"], golden)
+    assert isinstance(outcome, GateFailed)
+    assert any(word in outcome.message for word in words.split("|")), outcome.message
+
+
+def test_a_worker_that_does_not_answer_yet_is_asked_again(
+    library: Library, workers: dict[str, Worker]
+) -> None:
+    worker = workers["v1"]
+    gate = GoldenGate(lambda _: library, KEY)
+    config = GatewayConfig.model_validate({"models": [{"name": "iris", "kit": worker.reference}]})
+    canary = version_of(config.models[0], worker.reference, worker.digest, 1)
+    gone = Announcement("w", canary.app, WorkerState.READY, "", "127.0.0.1", free_port())
+    deadline = time.monotonic() + 4
+    while time.monotonic() < deadline:
+        assert gate.ask(1, IRIS, config.models[0], config, canary, worker.signature, gone) is None
+        time.sleep(0.05)
+
+
+def test_rows_of_json_lines_are_tensors_without_their_batch_axis() -> None:
+    lines: list[dict[str, Any]] = [
+        {"inputs": {"input": [5.1, 3.5, 1.4, 0.2]}, "outputs": {"label": 0}},
+        {"inputs": {"input": [6.9, 3.1, 5.8, 2.1]}, "outputs": {"label": 2, "probabilities": [0, 0, 1]}},
+    ]
+    data = "\n\n".join(json.dumps(line) for line in lines).encode()
+    rows = read_rows(Dataset("a.jsonl", data), IRIS, SIGNATURE)
+    assert rows == [Row(line["inputs"], line["outputs"]) for line in lines]
+
+
+def test_json_lines_are_scored(workers: dict[str, Worker]) -> None:
+    rows = [
+        Row({"input": [5.1, 3.5, 1.4, 0.2]}, {"label": 0}),
+        Row({"input": [6.9, 3.1, 5.8, 2.1]}, {"label": 1}),
+    ]
+    found = score(rows, IRIS, SIGNATURE, workers["v1"].at, PATH, KEY)
+    assert (found.right, found.rows, found.share) == (1, 2, 0.5)
+    numbers = [Row({"input": [5.1, 3.5, 1.4, 0.2]}, {"probabilities": [1.0, 0.0, 0.0]})]
+    close = Golden("iris", metric=Metric.TOLERANCE, atol=0.2)
+    assert score(numbers, close, SIGNATURE, workers["v1"].at, PATH, KEY).right == 1
+    exact = Golden("iris", metric=Metric.TOLERANCE, atol=1e-9, rtol=0)
+    assert score(numbers, exact, SIGNATURE, workers["v1"].at, PATH, KEY).right == 0
+
+
+def test_columns_are_named_as_the_inputs_where_there_are_several() -> None:
+    signature = Signature(
+        (TensorSpec("age", "INT64", (-1,)), TensorSpec("name", "BYTES", (-1, 1))),
+        (TensorSpec("ok", "BOOL", (-1,)),),
+    )
+    rows = read_rows(Dataset("a.csv", b"name,ok,age\nada,true,36\n"), Golden("x", target="ok"), signature)
+    assert rows == [Row({"age": 36, "name": ["ada"]}, {"ok": True})]
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "words"),
+    [
+        ("a.csv", b"", "cannot be used"),
+        ("a.csv", b"a,b,c,d,y\n", "has no rows"),
+        ("a.csv", b"a,b,c,d,y\n1,2,3,4\n", "line 2 has 4 values for 5 columns"),
+        ("a.csv", b"a,b,c,d,y\n1,2,3,x,0\n", "could not convert"),
+        ("a.jsonl", b"{}\n", "cannot be used"),
+        ("a.jsonl", b"nothing\n", "cannot be used"),
+        ("a.jsonl", b'{"inputs": {}, "outputs": {}}\n', "must be objects with something in them"),
+        ("a.jsonl", b'{"inputs": {"a": 1}, "outputs": {"b": 1}}\n' * 10_001, "more than 10000 rows"),
+    ],
+)
+def test_a_dataset_that_is_none_is_told(path: str, data: bytes, words: str) -> None:
+    with pytest.raises(KitError, match=words):
+        read_rows(Dataset(path, data), IRIS, SIGNATURE)
+
+
+def test_two_outputs_without_labels_need_a_name() -> None:
+    signature = Signature((FLOAT4,), (SHARES, TensorSpec("other", "FP32", (-1,))))
+    with pytest.raises(KitError, match="say which output y is"):
+        read_rows(Dataset("a.csv", b"a,b,c,d,y\n1,2,3,4,0\n"), IRIS, signature)

@@ -1,0 +1,599 @@
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import pytest
+
+from gateway.config.config import Canary, GatewayConfig, Model, Replicas
+from gateway.contract import Announcement, WorkerState
+from gateway.control.loop.reconcile import Plan, reconcile
+from gateway.control.state.database import Desired, Routed
+from gateway.control.state.snapshot import Known, Observed
+from gateway.control.state.status import ModelState
+from gateway.control.state.versions import Version, kind_of, version_of
+from gateway.edge.routes import RoutingTable, Server
+from gateway.oci.reference import Digest
+
+READY, LOADING, PULLING, DRAINING = (
+    WorkerState.READY,
+    WorkerState.LOADING,
+    WorkerState.PULLING,
+    WorkerState.DRAINING,
+)
+
+
+def kit(tag: str) -> str:
+    return f"registry.test/iris:{tag}"
+
+
+def digest(tag: str) -> str:
+    return str(Digest.of(tag.encode()))
+
+
+PINS = {kit(tag): digest(tag) for tag in ("v1", "v2", "v3")}
+
+
+def model(tag: str, canary: str = "", weight: int = 20, name: str = "iris", replicas: int = 1) -> Model:
+    return Model(
+        name=name,
+        kit=kit(tag),
+        canary=Canary(kit=kit(canary), weight=weight) if canary else None,
+        replicas=Replicas(min=replicas, max=max(replicas, 1)),
+    )
+
+
+def version(tag: str, number: int = 1, name: str = "iris", replicas: int = 1) -> Version:
+    return version_of(model(tag, name=name, replicas=replicas), kit(tag), digest(tag), number)
+
+
+V1, V2, V3 = version("v1"), version("v2"), version("v3")
+TWO = version("v2", replicas=2)
+NAP1, NAP2 = version("v1", replicas=0), version("v2", replicas=0)
+OTHER = version("v1", name="other")
+
+
+def worker(of: Version, state: WorkerState = READY, port: int = 1, detail: str = "") -> Announcement:
+    return Announcement(f"{of.app}#{port}", of.app, state, detail, "10.0.0.1", port, "onnx")
+
+
+def known(
+    *models: Model,
+    versions: Iterable[Version] = (),
+    routed: Mapping[str, Routed] | None = None,
+    pins: Mapping[str, str] = PINS,
+    failures: Mapping[str, str] | None = None,
+    condemned: Iterable[Version] = (),
+    generation: int = 1,
+) -> Known:
+    return Known(
+        Desired(generation, GatewayConfig(models=models)),
+        pins,
+        failures or {},
+        {at.app: at for at in versions},
+        routed or {},
+        frozenset(at.app for at in condemned),
+    )
+
+
+def observed(
+    *workers: Announcement, apps: Iterable[Version] = (), proven: Iterable[Version] = ()
+) -> Observed:
+    found = {**{at.app: "" for at in (*apps, *proven)}, **{at.app: "" for at in workers}}
+    return Observed(found, workers, frozenset(at.app for at in proven))
+
+
+def to(stable: Version | None = None, canary: Version | None = None, weight: int = 0) -> dict[str, Routed]:
+    return {"iris": Routed(stable.app if stable else None, canary.app if canary else None, weight)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A situation of one model, `iris`, and what is planned for it."""
+
+    about: str
+    known: Known
+    observed: Observed
+    state: ModelState
+    message: str = ""
+    routed: Mapping[str, Routed] = field(default_factory=to)
+    resolve: tuple[str, ...] = ()
+    deploy: tuple[Version, ...] = ()
+    surplus: tuple[Version, ...] = ()
+
+
+CASES = [
+    Case(
+        "a reference that is not resolved",
+        known(model("v1"), pins={}),
+        observed(),
+        ModelState.PULLING,
+        "resolving its reference",
+        resolve=(kit("v1"),),
+    ),
+    Case(
+        "two references that are not resolved",
+        known(model("v1", "v2"), pins={}),
+        observed(),
+        ModelState.PULLING,
+        "resolving its reference; canary: resolving its reference",
+        resolve=(kit("v1"), kit("v2")),
+    ),
+    Case(
+        "a reference that cannot be resolved",
+        known(model("v1"), pins={}, failures={kit("v1"): "no such tag"}),
+        observed(),
+        ModelState.FAILED,
+        "no such tag",
+    ),
+    Case(
+        "resolved",
+        known(model("v1")),
+        observed(),
+        ModelState.LOADING,
+        "starting a worker",
+        deploy=(V1,),
+    ),
+    Case(
+        "Serve says why nothing starts",
+        known(model("v1"), versions=[V1]),
+        Observed({V1.app: "no node has 8 CPUs"}, ()),
+        ModelState.LOADING,
+        "no node has 8 CPUs",
+    ),
+    Case(
+        "the worker pulls",
+        known(model("v1"), versions=[V1]),
+        observed(worker(V1, PULLING, detail="1/9 bytes")),
+        ModelState.PULLING,
+        "1/9 bytes",
+    ),
+    Case(
+        "the first worker is ready",
+        known(model("v1"), versions=[V1]),
+        observed(worker(V1)),
+        ModelState.READY,
+        routed=to(V1),
+    ),
+    Case(
+        "the first of two workers is ready",
+        known(model("v2", replicas=2), versions=[TWO]),
+        observed(worker(TWO), worker(TWO, LOADING, 2)),
+        ModelState.LOADING,
+        "1 of 2 workers are ready",
+        routed=to(TWO),
+    ),
+    Case(
+        "a successor starts",
+        known(model("v2"), versions=[V1], routed=to(V1)),
+        observed(worker(V1)),
+        ModelState.LOADING,
+        "starting a worker",
+        routed=to(V1),
+        deploy=(V2,),
+    ),
+    Case(
+        "a successor has one worker of two",
+        known(model("v2", replicas=2), versions=[V1, TWO], routed=to(V1)),
+        observed(worker(V1), worker(TWO), worker(TWO, LOADING, 2)),
+        ModelState.LOADING,
+        "1 of 2 workers are ready",
+        routed=to(V1),
+    ),
+    Case(
+        "a successor has all its workers",
+        known(model("v2", replicas=2), versions=[V1, TWO], routed=to(V1)),
+        observed(worker(V1), worker(TWO), worker(TWO, READY, 2)),
+        ModelState.READY,
+        routed=to(TWO),
+        surplus=(V1,),
+    ),
+    Case(
+        "a routed version has lost one worker of two",
+        known(model("v2", replicas=2), versions=[TWO], routed=to(TWO)),
+        observed(worker(TWO)),
+        ModelState.READY,
+        routed=to(TWO),
+    ),
+    Case(
+        "a routed version has lost its workers",
+        known(model("v1"), versions=[V1], routed=to(V1)),
+        Observed({V1.app: "a replica died"}, ()),
+        ModelState.LOADING,
+        "a replica died",
+        routed=to(V1),
+    ),
+    Case(
+        "a successor failed",
+        known(model("v2"), versions=[V1, V2], routed=to(V1), failures={kind_of(V2.app): "it is a pickle"}),
+        observed(worker(V1), apps=[V2]),
+        ModelState.FAILED,
+        "it is a pickle",
+        routed=to(V1),
+        surplus=(V2,),
+    ),
+    Case(
+        "a successor's reference cannot be resolved",
+        known(model("v2"), versions=[V1], routed=to(V1), failures={kit("v2"): "no such tag"}),
+        observed(worker(V1)),
+        ModelState.FAILED,
+        "no such tag",
+        routed=to(V1),
+    ),
+    Case(
+        "what failed under an earlier number, and is forgotten, stays away",
+        known(model("v2"), versions=[V1], routed=to(V1), failures={kind_of(V2.app): "no"}, generation=7),
+        observed(worker(V1)),
+        ModelState.FAILED,
+        "no",
+        routed=to(V1),
+    ),
+    Case(
+        "the same config again",
+        known(model("v1"), versions=[V1], routed=to(V1), generation=9),
+        observed(worker(V1)),
+        ModelState.READY,
+        routed=to(V1),
+    ),
+    Case(
+        "the same config again while its worker loads",
+        known(model("v1"), versions=[V1], generation=9),
+        observed(worker(V1, LOADING)),
+        ModelState.LOADING,
+    ),
+    Case(
+        "back to an app that is on its way out",
+        known(model("v1"), versions=[V1, V2], routed=to(V2), condemned=[V1], generation=9),
+        observed(worker(V1, DRAINING), worker(V2)),
+        ModelState.LOADING,
+        "starting a worker",
+        routed=to(V2),
+        deploy=(version("v1", 9),),
+        surplus=(V1,),
+    ),
+    Case(
+        "back to an app that is surplus and not yet on its way out",
+        known(model("v1"), versions=[V1, V2], routed=to(V2), generation=9),
+        observed(worker(V1), worker(V2)),
+        ModelState.READY,
+        routed=to(V1),
+        surplus=(V2,),
+    ),
+    Case(
+        "what is routed goes, whatever is wanted",
+        known(model("v1"), versions=[V1], routed=to(V1), condemned=[V1], generation=9),
+        observed(worker(V1)),
+        ModelState.LOADING,
+        "starting a worker",
+        deploy=(version("v1", 9),),
+        surplus=(V1,),
+    ),
+    Case(
+        "a canary is ready",
+        known(model("v1", "v2"), versions=[V1, V2], routed=to(V1)),
+        observed(worker(V1), worker(V2)),
+        ModelState.READY,
+        routed=to(V1, V2, 20),
+    ),
+    Case(
+        "a canary's weight changes",
+        known(model("v1", "v2", 75), versions=[V1, V2], routed=to(V1, V2, 20), generation=9),
+        observed(worker(V1), worker(V2)),
+        ModelState.READY,
+        routed=to(V1, V2, 75),
+    ),
+    Case(
+        "a canary loads",
+        known(model("v1", "v2"), versions=[V1, V2], routed=to(V1)),
+        observed(worker(V1), worker(V2, LOADING)),
+        ModelState.LOADING,
+        routed=to(V1),
+    ),
+    Case(
+        "a canary is ready before the first stable version",
+        known(model("v1", "v2"), versions=[V1, V2]),
+        observed(worker(V1, LOADING), worker(V2)),
+        ModelState.LOADING,
+    ),
+    Case(
+        "a canary failed",
+        known(
+            model("v1", "v2"), versions=[V1, V2], routed=to(V1, V2, 20), failures={kind_of(V2.app): "broken"}
+        ),
+        observed(worker(V1), apps=[V2]),
+        ModelState.FAILED,
+        "canary: broken",
+        routed=to(V1),
+        surplus=(V2,),
+    ),
+    Case(
+        "another canary loads, the former keeps its share",
+        known(model("v1", "v3", 60), versions=[V1, V2], routed=to(V1, V2, 20)),
+        observed(worker(V1), worker(V2)),
+        ModelState.LOADING,
+        "canary: starting a worker",
+        routed=to(V1, V2, 20),
+        deploy=(V3,),
+    ),
+    Case(
+        "another canary is ready",
+        known(model("v1", "v3", 60), versions=[V1, V2, V3], routed=to(V1, V2, 20)),
+        observed(worker(V1), worker(V2), worker(V3)),
+        ModelState.READY,
+        routed=to(V1, V3, 60),
+        surplus=(V2,),
+    ),
+    Case(
+        "a canary that lost its workers gets no calls",
+        known(model("v1", "v2"), versions=[V1, V2], routed=to(V1, V2, 20)),
+        observed(worker(V1), apps=[V2]),
+        ModelState.LOADING,
+        "canary: starting a worker",
+        routed=to(V1),
+    ),
+    Case(
+        "a canary is promoted",
+        known(model("v2"), versions=[V1, V2], routed=to(V1, V2, 20), generation=9),
+        observed(worker(V1), worker(V2)),
+        ModelState.READY,
+        routed=to(V2),
+        surplus=(V1,),
+    ),
+    Case(
+        "stable and canary change places",
+        known(model("v2", "v1", 5), versions=[V1, V2], routed=to(V1, V2, 20), generation=9),
+        observed(worker(V1), worker(V2)),
+        ModelState.READY,
+        routed=to(V2, V1, 5),
+    ),
+    Case(
+        "a canary is taken away",
+        known(model("v1"), versions=[V1, V2], routed=to(V1, V2, 20), generation=9),
+        observed(worker(V1), worker(V2)),
+        ModelState.READY,
+        routed=to(V1),
+        surplus=(V2,),
+    ),
+    Case(
+        "after a cold restart the routed version comes again",
+        known(model("v1"), versions=[V1], routed=to(V1), generation=9),
+        observed(),
+        ModelState.LOADING,
+        "starting a worker",
+        routed=to(V1),
+        deploy=(V1,),
+    ),
+    Case(
+        "after a cold restart with another config the routed version comes first",
+        known(model("v2"), versions=[V1], routed=to(V1), pins={}, generation=9),
+        observed(),
+        ModelState.PULLING,
+        "resolving its reference",
+        routed=to(V1),
+        resolve=(kit("v2"),),
+        deploy=(V1,),
+    ),
+    Case(
+        "a version that may sleep loads for the first time",
+        known(model("v1", replicas=0), versions=[NAP1]),
+        observed(worker(NAP1, LOADING)),
+        ModelState.LOADING,
+    ),
+    Case(
+        "a version that may sleep has its first worker",
+        known(model("v1", replicas=0), versions=[NAP1]),
+        observed(worker(NAP1), proven=[NAP1]),
+        ModelState.READY,
+        routed=to(NAP1),
+    ),
+    Case(
+        "a version sleeps",
+        known(model("v1", replicas=0), versions=[NAP1], routed=to(NAP1)),
+        observed(proven=[NAP1]),
+        ModelState.ASLEEP,
+        "the next call wakes it",
+        routed=to(NAP1),
+    ),
+    Case(
+        "the last worker of a version goes",
+        known(model("v1", replicas=0), versions=[NAP1], routed=to(NAP1)),
+        observed(worker(NAP1, DRAINING), proven=[NAP1]),
+        ModelState.ASLEEP,
+        "the next call wakes it",
+        routed=to(NAP1),
+    ),
+    Case(
+        "a version wakes",
+        known(model("v1", replicas=0), versions=[NAP1], routed=to(NAP1)),
+        observed(worker(NAP1, PULLING, detail="1/9 bytes"), proven=[NAP1]),
+        ModelState.ASLEEP,
+        "waking: 1/9 bytes",
+        routed=to(NAP1),
+    ),
+    Case(
+        "a version went to sleep before anyone saw it ready",
+        known(model("v2", replicas=0), versions=[V1, NAP2], routed=to(V1)),
+        observed(worker(V1), proven=[NAP2]),
+        ModelState.ASLEEP,
+        "the next call wakes it",
+        routed=to(NAP2),
+        surplus=(V1,),
+    ),
+    Case(
+        "a successor of a version that sleeps loads",
+        known(model("v2", replicas=0), versions=[NAP1, NAP2], routed=to(NAP1)),
+        observed(worker(NAP2, LOADING), proven=[NAP1]),
+        ModelState.LOADING,
+        routed=to(NAP1),
+    ),
+    Case(
+        "a canary sleeps, and keeps its share",
+        known(model("v1", "v2", 5, replicas=0), versions=[NAP1, NAP2], routed=to(NAP1, NAP2, 20)),
+        observed(worker(NAP1), proven=[NAP1, NAP2]),
+        ModelState.READY,
+        "canary: the next call wakes it",
+        routed=to(NAP1, NAP2, 5),
+    ),
+    Case(
+        "the canary of before sleeps while another one loads",
+        known(model("v1", "v3", 5, replicas=0), versions=[NAP1, NAP2], routed=to(NAP1, NAP2, 20)),
+        observed(worker(NAP1), proven=[NAP1, NAP2]),
+        ModelState.LOADING,
+        "canary: starting a worker",
+        routed=to(NAP1, NAP2, 20),
+        deploy=(version("v3", replicas=0),),
+    ),
+    Case(
+        "a version that sleeps is being removed",
+        known(model("v1", replicas=0), versions=[NAP1], routed=to(NAP1), condemned=[NAP1], generation=2),
+        observed(proven=[NAP1]),
+        ModelState.LOADING,
+        "starting a worker",
+        deploy=(version("v1", 2, replicas=0),),
+        surplus=(NAP1,),
+    ),
+    Case(
+        "after a cold restart a version that may sleep must load again",
+        known(model("v1", replicas=0), versions=[NAP1], routed=to(NAP1), generation=9),
+        observed(),
+        ModelState.LOADING,
+        "starting a worker",
+        routed=to(NAP1),
+        deploy=(NAP1,),
+    ),
+    Case(
+        "a route to what nobody remembers",
+        known(model("v1"), routed=to(V3)),
+        observed(),
+        ModelState.LOADING,
+        "starting a worker",
+        deploy=(V1,),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.about)
+def test_situations(case: Case) -> None:
+    plan = reconcile(case.known, case.observed)
+    (shown,) = plan.models
+    assert (shown.state, shown.message) == (case.state, case.message)
+    assert plan.routed == case.routed
+    assert plan.resolve == case.resolve
+    assert plan.deploy == case.deploy
+    assert plan.surplus == tuple(at.app for at in case.surplus)
+
+
+def test_without_a_config_there_is_nothing_to_do() -> None:
+    assert reconcile(known(), observed()) == Plan((), (), (), {}, RoutingTable(), ())
+
+
+@pytest.mark.parametrize(
+    ("pins", "failures", "reason"),
+    [
+        ({}, {}, "is not ready yet: pulling"),
+        (PINS, {}, "is not ready yet: loading"),
+        ({}, {kit("v1"): "no such tag"}, "could not be served: no such tag"),
+        (PINS, {kind_of(V1.app): "a pickle"}, "could not be served: a pickle"),
+    ],
+    ids=["not resolved", "no worker", "no such tag", "refused"],
+)
+def test_a_model_that_cannot_be_called_says_why(
+    pins: dict[str, str], failures: dict[str, str], reason: str
+) -> None:
+    plan = reconcile(known(model("v1"), pins=pins, failures=failures), observed())
+    (route,) = plan.table.routes
+    assert (route.model, route.stable, route.canary, route.reason) == ("iris", None, None, reason)
+
+
+def test_only_ready_workers_of_a_routed_version_get_calls() -> None:
+    workers = [worker(V1, state, port) for port, state in enumerate((DRAINING, READY, LOADING, READY))]
+    plan = reconcile(known(model("v1"), versions=[V1], routed=to(V1)), observed(*workers))
+    (stable,) = plan.table.backends()
+    assert [server.port for server in stable.servers] == [1, 3]
+    assert stable.names == V1.names
+    assert plan.table.draining == ()
+
+
+def test_calls_are_held_for_a_version_that_may_sleep_from_when_it_was_ready_once() -> None:
+    remembered = known(model("v1", replicas=0), versions=[NAP1], routed=to(NAP1))
+    for seen, may_sleep, ports in [
+        (observed(worker(NAP1, LOADING)), False, []),
+        (observed(worker(NAP1), proven=[NAP1]), True, [1]),
+        (observed(proven=[NAP1]), True, []),
+        (observed(worker(NAP1, LOADING), proven=[NAP1]), True, []),
+    ]:
+        (stable,) = reconcile(remembered, seen).table.backends()
+        assert (stable.may_sleep, [server.port for server in stable.servers]) == (may_sleep, ports)
+    always = known(model("v1"), versions=[V1], routed=to(V1))
+    (stable,) = reconcile(always, observed(proven=[V1])).table.backends()
+    assert not stable.may_sleep
+    (shown,) = reconcile(remembered, observed(proven=[NAP1])).models
+    assert [(at.state, at.replicas, at.weight) for at in shown.versions] == [(ModelState.ASLEEP, 0, 100)]
+
+
+def test_a_version_that_is_taken_away_is_woken_no_more() -> None:
+    remembered = known(versions=[NAP1], routed=to(NAP1))
+    assert reconcile(remembered, observed(proven=[NAP1])).table == RoutingTable()
+    (going,) = reconcile(remembered, observed(worker(NAP1, DRAINING), proven=[NAP1])).table.draining
+    assert not going.may_sleep
+
+
+def test_a_model_taken_away_drains_while_its_workers_can_be_reached() -> None:
+    remembered = known(versions=[V1], routed=to(V1))
+    workers = (worker(V1, DRAINING, 1), worker(V1, READY, 2), worker(V1, LOADING, 3))
+    plan = reconcile(remembered, observed(*workers))
+    assert (plan.routed, plan.table.routes, plan.models) == ({}, (), ())
+    assert plan.surplus == (V1.app,)
+    (going,) = plan.table.draining
+    assert going.version == V1.app
+    assert going.servers == (Server(f"{V1.app}#1", "10.0.0.1", 1), Server(f"{V1.app}#2", "10.0.0.1", 2))
+    assert reconcile(remembered, observed(apps=[V1])).table.draining == ()
+    assert reconcile(remembered, observed()).surplus == (V1.app,), "until it is forgotten"
+
+
+def test_the_failure_of_one_model_changes_nothing_of_another() -> None:
+    remembered = {"other": Routed(OTHER.app)}
+    alone = reconcile(
+        known(model("v1", name="other"), versions=[OTHER], routed=remembered), observed(worker(OTHER))
+    )
+    both = reconcile(
+        known(
+            model("v2"),
+            model("v1", name="other"),
+            versions=[V2, OTHER],
+            routed=remembered,
+            failures={kind_of(V2.app): "it is a pickle"},
+        ),
+        observed(worker(OTHER), apps=[V2]),
+    )
+    assert both.routed == {"iris": Routed(), **alone.routed}
+    assert both.table.routes[1:] == alone.table.routes
+    assert both.models[1:] == alone.models
+    assert both.models[0].state is ModelState.FAILED
+    assert both.deploy == ()
+
+
+def test_two_models_of_one_kit_have_workers_of_their_own_and_resolve_it_once() -> None:
+    models = (model("v1"), model("v1", name="other"))
+    assert reconcile(known(*models, pins={}), observed()).resolve == (kit("v1"),)
+    assert reconcile(known(*models), observed()).deploy == (V1, OTHER)
+
+
+def test_status_shows_routed_versions_first_and_failed_ones_last() -> None:
+    plan = reconcile(
+        known(
+            model("v3", "v2", 30),
+            versions=[V1, V2, V3],
+            routed=to(V1, V2, 30),
+            failures={kind_of(V3.app): "no"},
+        ),
+        observed(worker(V1), worker(V2), worker(V2, READY, 2), apps=[V3]),
+    )
+    shown = [
+        (at.tag, at.role, at.weight, at.state, at.replicas, at.runtime) for at in plan.models[0].versions
+    ]
+    assert shown == [
+        ("v1", "stable", 70, ModelState.READY, 1, "onnx"),
+        ("v2", "canary", 30, ModelState.READY, 2, "onnx"),
+        ("v3", "", 0, ModelState.FAILED, 0, ""),
+    ]

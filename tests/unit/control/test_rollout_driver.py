@@ -1,0 +1,448 @@
+"""Rollouts as they run: config and workers become events, states are saved, orders are obeyed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config.config import GatewayConfig
+from gateway.contract import Announcement, Description, Mirroring, WorkerState
+from gateway.control.loop.reconcile import Plan, reconcile
+from gateway.control.rollouts.driver import Rollouts
+from gateway.control.rollouts.golden_gate import GoldenGate
+from gateway.control.state.database import State
+from gateway.control.state.rollout_status import RolloutEvent
+from gateway.control.state.snapshot import Known, Observed
+from gateway.control.state.status import ModelState
+from gateway.control.state.versions import kind_of
+from gateway.errors import ControlError, StoreError
+from gateway.kits.library import Library
+from gateway.metrics import Tally
+from gateway.oci.reference import Digest
+from gateway.rollout.events import Abort, Promote, Retry, Rollback
+from gateway.rollout.plan import Agreement
+from gateway.rollout.state import Reason, Stage
+from runtimes.base import Signature, TensorSpec
+
+ROLLOUT: dict[str, Any] = {
+    "steps": [{"weight": 10, "for": "5s"}, {"weight": 50, "for": "5s"}],
+    "checks": {"max_error_rate": 0.05, "min_requests": 10},
+    "scale_down_delay": "10s",
+}
+SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 4)),), (TensorSpec("y", "INT64", (-1,)),))
+
+
+def kit(tag: str) -> str:
+    return f"registry.test/iris:{tag}"
+
+
+class World:
+    """The gateway's state and rollouts, and a Serve whose workers are ready when told."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.now = path, 100.0
+        self.state = State(path)
+        self.descriptions: dict[str, Description] = {}
+        self.workers: dict[str, Tally] = {}
+        self.late: frozenset[str] = frozenset()
+        self.draining: set[str] = set()
+        self.proven: set[str] = set()
+        self.replicas: dict[str, int] = {"min": 1, "max": 1}
+        self.plan: Plan | None = None
+        self.pins: dict[str, str] = {}
+        self.told: list[RolloutEvent] = []
+        self.golden = GoldenGate(lambda _: Library(path.parent / "library"), "")
+        self.begin()
+
+    def begin(self) -> None:
+        self.rollouts = Rollouts(
+            self.state, self.descriptions.get, self.golden, self.told.append, lambda: self.now
+        )
+
+    def die(self) -> None:
+        """The gateway is killed, and comes back on a machine whose clock began anew."""
+        self.state.close()
+        self.state, self.now = State(self.path), 3.0
+        self.begin()
+
+    def apply(self, tag: str, rollout: dict[str, Any] | None = ROLLOUT) -> None:
+        model = {
+            "name": "iris",
+            "kit": kit(tag),
+            "replicas": self.replicas,
+            **({} if rollout is None else {"rollout": rollout}),
+        }
+        self.state.apply(GatewayConfig.model_validate({"models": [model]}))
+        self.pins.setdefault(kit(tag), str(Digest.of(tag.encode())))
+
+    def tick(self, seconds: float = 1.0, ready: bool = True) -> Plan:
+        self.now += seconds
+        known = Known(
+            desired=self.state.desired(),
+            pins=self.pins,
+            failures=self.state.failures(),
+            versions=self.state.versions(),
+            routed=self.state.routed(),
+            condemned=self.state.condemned(),
+        )
+        workers = [
+            Announcement(
+                f"{app}#1",
+                app,
+                WorkerState.DRAINING if app in self.draining else WorkerState.READY,
+                "",
+                "10.0.0.1",
+                1,
+                numbers=tally.numbers(),
+            )
+            for app, tally in self.workers.items()
+        ]
+        self.proven |= self.workers.keys()
+        observed = Observed(dict.fromkeys(known.versions, ""), workers, frozenset(self.proven))
+        known = replace(known, rollouts=self.rollouts.tick(known, observed, self.late))
+        plan = reconcile(known, observed)
+        self.state.route(plan.routed)
+        for version in plan.deploy:
+            self.state.keep_version(version)
+            if ready:
+                self.workers[version.app] = Tally()
+                self.descriptions[version.app] = Description("onnx", SIGNATURE)
+        for app in plan.surplus:
+            self.workers.pop(app, None)
+            self.state.drop_version(app)
+        self.plan = plan
+        return plan
+
+    def app(self, tag: str) -> str:
+        return next(app for app in self.state.versions() if f".{tag}." in app)
+
+    def call(self, tag: str, count: int, status: int = 200) -> None:
+        for _ in range(count):
+            self.workers[self.app(tag)].answered("", status, request=0.002, queue=0.0, compute=0.001)
+
+    def serve(self, tag: str) -> None:
+        self.apply(tag)
+        for _ in range(3):
+            self.tick()
+
+    def to_step(self, tag: str = "v2") -> None:
+        self.apply(tag)
+        for _ in range(3):
+            self.tick()
+
+    def where(self) -> tuple[str | None, str | None, int]:
+        """What calls go to: tags, and the canary's percent."""
+        routed = self.state.routed()["iris"]
+        stable, canary = (
+            None if app is None else app.split(".")[1] for app in (routed.stable, routed.canary)
+        )
+        return stable, canary, routed.weight
+
+    def at(self) -> tuple[Stage, Reason, int]:
+        rollout = self.rollouts.get("iris")
+        assert rollout is not None
+        return rollout.stage, rollout.reason, rollout.weight
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path / "state.db")
+    world.serve("v1")
+    yield world
+    world.state.close()
+
+
+def test_the_first_version_serves_without_a_rollout(world: World) -> None:
+    assert world.at() == (Stage.HEALTHY, Reason.NONE, 0)
+    assert world.where() == ("v1", None, 0)
+
+
+def test_another_kit_walks_the_steps_and_is_promoted_without_a_new_worker(world: World) -> None:
+    world.to_step()
+    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
+    assert world.where() == ("v1", "v2", 10)
+    for weight in (10, 50):
+        assert world.where()[2] == weight
+        world.call("v1", 3000)
+        world.call("v2", 300)
+        plan = world.tick(6)
+        assert plan.deploy == ()
+    assert world.at() == (Stage.HEALTHY, Reason.COMPLETED, 0)
+    assert world.where() == ("v2", None, 0)
+    assert set(world.workers) == {world.app("v1"), world.app("v2")}, "v1 is kept for a while"
+    world.tick(11)
+    assert set(world.workers) == {world.app("v2")}
+    assert world.rollouts.history("iris") == world.told[::-1]
+    reasons = [event.reason for event in world.rollouts.history("iris")]
+    assert reasons == ["RolloutCompleted", "StepRunning", "StepRunning", "GatesRunning", "CanaryLoading"]
+
+
+def test_a_canary_with_errors_is_aborted_in_the_tick_that_sees_them(world: World) -> None:
+    world.to_step()
+    world.call("v1", 900)
+    world.call("v2", 60)
+    world.call("v2", 40, status=500)
+    plan = world.tick()
+    assert world.at() == (Stage.DEGRADED, Reason.ANALYSIS_FAILED, 0)
+    assert world.where() == ("v1", None, 0)
+    (model,) = plan.models
+    assert model.state is ModelState.FAILED
+    assert "canary fails 40 % of 100 calls" in model.message
+    assert model.rollout is not None
+    assert {verdict.check for verdict in model.rollout.verdicts} == {"requests", "error_rate"}
+
+
+def test_a_canary_that_cannot_be_loaded_leaves_the_stable_version(world: World) -> None:
+    world.apply("v2")
+    world.tick(ready=False)
+    world.tick(ready=False)
+    world.state.fail(kind_of(world.app("v2")), world.state.desired().generation, "no runtime fits")
+    world.tick()
+    assert world.at() == (Stage.DEGRADED, Reason.CANARY_FAILED, 0)
+    assert world.where() == ("v1", None, 0)
+    world.apply("v2")
+    world.tick()
+    assert world.at()[0] is Stage.DEGRADED, "an apply of the same is no second try"
+    world.rollouts.order("iris", Retry())
+    assert world.state.failures() == {}
+    for _ in range(3):
+        world.tick()
+    assert world.at()[0] is Stage.STEPPING
+
+
+def test_another_signature_is_refused_unless_it_is_allowed(world: World) -> None:
+    world.apply("v2")
+    world.tick()
+    other = Signature((TensorSpec("features", "FP32", (-1, 4)),), SIGNATURE.outputs)
+    world.descriptions[world.app("v2")] = Description("onnx", other)
+    world.tick()
+    world.tick()
+    assert world.at() == (Stage.DEGRADED, Reason.SIGNATURE_CHANGED, 0)
+    world.apply("v2", {**ROLLOUT, "allow_signature_change": True})
+    for _ in range(3):
+        world.tick()
+    assert world.at()[0] is Stage.STEPPING
+
+
+def test_workers_that_die_again_and_again_end_it(world: World) -> None:
+    world.to_step()
+    for _ in range(3):
+        tally = world.workers.pop(world.app("v2"))
+        world.tick()
+        assert world.where()[::2] == ("v1", 0), "no call goes where nobody answers"
+        world.workers[world.app("v2")] = tally
+        world.tick()
+    assert world.at() == (Stage.DEGRADED, Reason.CANARY_LOST, 0)
+
+
+def test_a_worker_that_dies_with_the_gateway_is_counted(world: World) -> None:
+    world.to_step()
+    world.tick()
+    lost = world.workers.pop(world.app("v2"))
+    world.die()
+    world.tick()
+    rollout = world.rollouts.get("iris")
+    assert rollout is not None
+    assert rollout.restarts == 1
+    world.workers[world.app("v2")] = lost
+    world.tick()
+    world.draining.add(world.app("v2"))
+    world.tick()
+    del world.workers[world.app("v2")]
+    world.tick()
+    rollout = world.rollouts.get("iris")
+    assert rollout is not None
+    assert rollout.restarts == 1, "who says that it goes has not died"
+
+
+def test_versions_that_sleep_are_not_lost_and_go_on_when_called(tmp_path: Path) -> None:
+    world = World(tmp_path / "state.db")
+    world.replicas = {"min": 0, "max": 1}
+    world.serve("v1")
+    world.to_step()
+    asleep = dict(world.workers)
+    world.draining |= asleep.keys()
+    world.tick()
+    world.workers.clear()
+    world.draining.clear()
+    plan = world.tick(30)
+    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 10), "nobody called, so nothing is known"
+    assert world.where() == ("v1", "v2", 10)
+    assert all(backend.may_sleep for backend in plan.table.backends())
+    world.workers |= asleep
+    world.tick()
+    world.call("v1", 3000)
+    world.call("v2", 300)
+    world.tick()
+    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 50)
+    rollout = world.rollouts.get("iris")
+    assert rollout is not None
+    assert rollout.restarts == 0
+    world.state.close()
+
+
+def test_late_numbers_are_an_error_and_no_verdict(world: World) -> None:
+    world.to_step()
+    world.call("v1", 3000)
+    world.call("v2", 300)
+    world.late = frozenset([world.app("v2")])
+    world.tick(6)
+    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
+    world.late = frozenset()
+    world.tick(1)
+    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 50)
+
+
+def test_a_gateway_that_comes_back_goes_on_with_its_evidence(world: World) -> None:
+    world.to_step()
+    world.call("v1", 1500)
+    world.call("v2", 150)
+    world.tick(2)
+    before = world.rollouts.get("iris")
+    world.die()
+    world.tick(1)
+    after = world.rollouts.get("iris")
+    assert before is not None
+    assert after is not None
+    assert (after.number, after.step, after.evidence) == (before.number, before.step, before.evidence)
+    assert after.held == before.held + 1
+    world.call("v1", 1500)
+    world.call("v2", 150)
+    world.tick(3)
+    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 50)
+
+
+def test_a_state_that_cannot_be_saved_is_not_acted_on(world: World) -> None:
+    world.to_step()
+    before = world.rollouts.get("iris")
+    assert before is not None
+    world.state.close()
+    with pytest.raises(StoreError):
+        world.rollouts.order("iris", Abort())
+    assert world.rollouts.get("iris") == before
+
+
+def test_orders_that_make_no_sense_are_refused(world: World) -> None:
+    with pytest.raises(ControlError, match="model other has no rollout"):
+        world.rollouts.order("other", Abort())
+    with pytest.raises(ControlError, match="no rollout is on its way"):
+        world.rollouts.order("iris", Promote())
+    with pytest.raises(ControlError, match="no earlier version"):
+        world.rollouts.order("iris", Rollback(""))
+    with pytest.raises(ControlError, match="no version that served was called v9"):
+        world.rollouts.order("iris", Rollback("v9"))
+
+
+@pytest.mark.parametrize("asked", ["", "v1", str(Digest.of(b"v1")), Digest.of(b"v1").short])
+def test_a_rollback_takes_the_version_before_or_the_one_that_is_named(world: World, asked: str) -> None:
+    world.to_step()
+    world.rollouts.order("iris", Promote(full=True))
+    world.tick(20)
+    assert world.where()[0] == "v2"
+    world.rollouts.order("iris", Rollback(asked))
+    for _ in range(3):
+        world.tick()
+    assert world.where() == ("v1", None, 0)
+    world.apply("v2")
+    world.tick()
+    assert world.where() == ("v1", None, 0), "the same config does not undo it"
+    with pytest.raises(ControlError, match="serves already"):
+        world.rollouts.order("iris", Rollback("v1"))
+
+
+def test_the_same_kit_under_another_tag_needs_no_trial(world: World) -> None:
+    world.pins[kit("latest")] = str(Digest.of(b"v1"))
+    world.apply("latest")
+    for _ in range(3):
+        world.tick()
+    assert world.at()[0] is Stage.HEALTHY
+    assert world.where() == ("latest", None, 0)
+
+
+def test_a_model_that_drops_its_rollout_switches_plainly(world: World) -> None:
+    world.to_step()
+    world.apply("v2", None)
+    world.tick()
+    assert world.rollouts.get("iris") is None
+    assert world.where() == ("v2", None, 0)
+
+
+def test_a_rollout_that_comes_back_goes_on_counting(world: World) -> None:
+    world.to_step()
+    world.apply("v2", None)
+    world.tick()
+    world.tick()
+    world.to_step("v1")
+    numbers = [event.number for event in world.rollouts.history("iris")]
+    assert (min(numbers), max(numbers)) == (1, 2)
+
+
+def test_a_model_that_goes_amid_its_rollout_takes_it_along(world: World) -> None:
+    world.to_step()
+    world.state.apply(GatewayConfig())
+    plan = world.tick()
+    assert (plan.routed, plan.table.routes, world.rollouts.get("iris")) == ({}, (), None)
+    with pytest.raises(ControlError, match="has no rollout"):
+        world.rollouts.order("iris", Abort())
+    assert world.rollouts.history("iris") != []
+    world.die()
+    world.serve("v1")
+    assert (world.at()[0], world.where()) == (Stage.HEALTHY, ("v1", None, 0))
+
+
+@pytest.mark.parametrize("stage", [Stage.STEPPING, Stage.DEGRADED])
+def test_another_kit_amid_a_rollout_or_after_one_begins_anew(world: World, stage: Stage) -> None:
+    world.to_step()
+    if stage is Stage.DEGRADED:
+        world.rollouts.order("iris", Abort())
+    world.to_step("v3")
+    world.tick()
+    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
+    assert world.where() == ("v1", "v3", 10)
+
+
+def test_a_rollback_to_what_is_gone_leaves_what_serves(world: World) -> None:
+    world.to_step()
+    world.rollouts.order("iris", Promote(full=True))
+    world.tick(20)
+    assert world.where()[0] == "v2"
+    world.rollouts.order("iris", Rollback("v1"))
+    world.tick(ready=False)
+    kind = kind_of(world.app("v1"))
+    world.state.fail(kind, world.state.desired().generation, "its registry has it no more")
+    world.tick()
+    assert world.at()[:2] == (Stage.DEGRADED, Reason.CANARY_FAILED)
+    assert world.where() == ("v2", None, 0)
+
+
+def test_a_kit_that_cannot_be_found_changes_nothing_but_is_told(world: World) -> None:
+    world.apply("v3")
+    del world.pins[kit("v3")]
+    assert world.tick().resolve == (kit("v3"),)
+    world.state.fail(kit("v3"), world.state.desired().generation, "no such tag")
+    plan = world.tick()
+    assert (plan.resolve, plan.models[0].state) == ((), ModelState.FAILED)
+    assert "no such tag" in plan.models[0].message
+    assert world.where() == ("v1", None, 0)
+
+
+def test_the_stable_version_is_told_whom_to_mirror_to_while_it_steps(world: World) -> None:
+    checks = {**ROLLOUT["checks"], "agreement": {"min": 0.9, "mirror": 0.3}}
+    world.apply("v1", {**ROLLOUT, "checks": checks})
+    world.apply("v2", {**ROLLOUT, "checks": checks})
+    world.tick()
+    assert world.rollouts.mirroring(world.app("v1")) is None
+    world.tick()
+    world.tick()
+    told = world.rollouts.mirroring(world.app("v1"))
+    assert told == Mirroring(0.3, (("10.0.0.1", 1),), Agreement(least=0.9, mirror=0.3))
+    assert world.rollouts.mirroring(world.app("v2")) is None
+    for _ in range(20):
+        world.workers[world.app("v2")].compared(0.0, False, {}, {})
+    world.tick()
+    assert world.at()[:2] == (Stage.DEGRADED, Reason.ANALYSIS_FAILED)
+    assert world.rollouts.mirroring(world.app("v1")) is None

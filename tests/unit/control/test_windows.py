@@ -1,0 +1,26 @@
+"""What versions did between two looks."""
+
+from __future__ import annotations
+
+from gateway.contract import Announcement, WorkerState
+from gateway.control.rollouts.windows import NOTHING, Windows
+from gateway.metrics import Tally
+
+
+def news(
+    name: str, app: str, answers: dict[int, int], state: WorkerState = WorkerState.READY
+) -> Announcement:
+    tally = Tally()
+    for status, count in answers.items():
+        for _ in range(count):
+            tally.answered("canary", status, request=0.002, queue=0.0, compute=0.001)
+    return Announcement(name, app, state, numbers=tally.numbers())
+
+
+def test_the_first_look_at_a_worker_sees_nothing() -> None:
+    windows = Windows()
+    assert windows.look([news("a", "v1", {200: 5})]) == {"v1": NOTHING}
+    seen = windows.look([news("a", "v1", {200: 8, 500: 2}), news("b", "v1", {200: 1})])["v1"].side
+    assert (seen.calls, seen.errors, seen.timed) == (5, 2, 5)
+    seen = windows.look([news("b", "v1", {200: 4, 400: 1}), news("c", "v2", {})])["v1"].side
+    assert (seen.calls, seen.errors) == (4, 0), "what callers did wrong is not the model's error"

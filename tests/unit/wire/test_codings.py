@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import gzip
+import tracemalloc
+import zlib
+from collections.abc import Callable
+
+import pytest
+
+from gateway.wire.codings import BodyTooLarge, UnknownCoding, chosen, compress, decompress
+from runtimes.errors import InputError
+
+TEXT = b"kitserve " * 1000
+MIB = 1024 * 1024
+CODINGS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("cut", [1, 7, 100_000])
+def test_content_comes_back_whatever_the_pieces(coding: str, cut: int) -> None:
+    packed = CODINGS[coding](TEXT)
+    pieces = [packed[start : start + cut] for start in range(0, len(packed), cut)]
+    for name in (coding, coding.upper(), f" {coding} "):
+        assert b"".join(decompress([*pieces, b""], name, len(TEXT))) == TEXT
+
+
+def test_what_is_not_compressed_passes() -> None:
+    assert decompress([b"a", b"b"], "identity", 1) == [b"a", b"b"]
+    assert b"".join(decompress([gzip.compress(TEXT)], "x-gzip", len(TEXT))) == TEXT
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "deflate,gzip", "é"])
+def test_other_codings_are_named(coding: str) -> None:
+    with pytest.raises(UnknownCoding, match=r"^Content-Encoding .* is none of gzip, deflate and identity$"):
+        decompress([TEXT], coding, 10)
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_the_limit_holds_to_the_byte(coding: str) -> None:
+    packed = CODINGS[coding](TEXT)
+    with pytest.raises(BodyTooLarge, match=f"^the body is larger than {len(TEXT) - 1} bytes once"):
+        decompress([packed], coding, len(TEXT) - 1)
+    with pytest.raises(BodyTooLarge):
+        decompress([packed[:9], packed[9:]], coding, 0)
+
+
+def test_a_bomb_takes_no_more_than_the_limit() -> None:
+    bomb = gzip.compress(bytes(256 * MIB), 1)
+    tracemalloc.start()
+    with pytest.raises(BodyTooLarge):
+        decompress([bomb], "gzip", MIB)
+    assert tracemalloc.get_traced_memory()[1] < 4 * MIB
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_what_is_cut_off_goes_on_or_is_something_else_is_refused(coding: str) -> None:
+    packed = CODINGS[coding](TEXT)
+    for pieces, text in [
+        ([packed[:-1]], f"the body ends before its {coding} stream does"),
+        ([b""], f"the body ends before its {coding} stream does"),
+        ([packed + b"x"], f"the body goes on after the end of its {coding} stream"),
+        ([packed, packed], f"the body goes on after the end of its {coding} stream"),
+        ([b"no stream"], f"the body is not {coding}, as Content-Encoding says: "),
+        ([packed[:-4], bytes(4)], f"the body is not {coding}, as Content-Encoding says: "),
+    ]:
+        with pytest.raises(InputError, match=f"^{text}"):
+            decompress(pieces, coding, MIB)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "coding"),
+    [
+        ("gzip", "gzip"),
+        (" Deflate ", "deflate"),
+        ("gzip;q=0.5", "gzip"),
+        ("gzip; q=0", ""),
+        ("gzip;q=0.000", ""),
+        ("gzip, deflate", ""),
+        ("gzip, deflate, br", ""),
+        ("br", ""),
+        ("*", ""),
+        ("identity", ""),
+        ("", ""),
+    ],
+)
+def test_a_coding_is_chosen_where_it_is_named_alone(accepted: str, coding: str) -> None:
+    assert chosen(accepted) == coding
+
+
+def test_only_what_is_large_is_compressed() -> None:
+    packed = compress(TEXT, "gzip")
+    assert packed is not None
+    assert gzip.decompress(packed) == TEXT
+    packed = compress(TEXT, "deflate")
+    assert packed is not None
+    assert zlib.decompress(packed) == TEXT
+    assert compress(TEXT[:1399], "gzip") is None

@@ -1,0 +1,129 @@
+"""The compiled messages are what the proto files say, and what the protocols' other clients speak."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_tools import protoc
+from tritonclient.grpc import model_config_pb2, service_pb2
+
+from gateway.wire.grpc_messages import COMPILED, HEALTH, INFERENCE, PROTOS, REFLECTION, message, pool
+
+
+def test_the_compiled_set_is_of_these_files(tmp_path: Path) -> None:
+    files = [str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto")]
+    fresh = tmp_path / "fresh.binpb"
+    assert protoc.main(["protoc", f"-I{PROTOS}", f"--descriptor_set_out={fresh}", *files]) == 0
+
+    def contents(path: Path) -> dict[str, bytes]:
+        found = FileDescriptorSet.FromString(path.read_bytes())
+        return {file.name: file.SerializeToString() for file in found.file}
+
+    command = f"python -m grpc_tools.protoc -I{PROTOS} --descriptor_set_out={COMPILED} {' '.join(files)}"
+    assert contents(COMPILED) == contents(fresh), f"compile them: {command}"
+
+
+def ours(package: str) -> Iterator[Any]:
+    """Every message of a package, those inside others too."""
+    for file in FileDescriptorSet.FromString(COMPILED.read_bytes()).file:
+        if file.package == package:
+            todo = [pool().FindMessageTypeByName(f"{package}.{at.name}") for at in file.message_type]
+            while todo:
+                found = todo.pop()
+                todo += found.nested_types
+                yield found
+
+
+# Of a later grpc.health.v1 than that of packages which are content with protobuf 6, as tritonclient must be.
+LATELY = {"HealthListRequest", "HealthListResponse"}
+
+
+def fields(descriptor: Any) -> dict[str, Any]:
+    return {
+        field.name: (
+            field.number,
+            field.type,
+            field.is_repeated,
+            field.message_type and field.message_type.full_name,
+            field.enum_type and field.enum_type.full_name,
+            field.containing_oneof and field.containing_oneof.name,
+        )
+        for field in descriptor.fields
+    }
+
+
+@pytest.mark.parametrize(
+    ("package", "modules"),
+    [
+        ("inference", (service_pb2, model_config_pb2)),
+        ("grpc.health.v1", (health_pb2,)),
+        ("grpc.reflection.v1alpha", (reflection_pb2,)),
+    ],
+)
+def test_every_field_is_as_others_have_it(package: str, modules: tuple[Any, ...]) -> None:
+    theirs = {
+        name: descriptor
+        for module in modules
+        for name, descriptor in module.DESCRIPTOR.message_types_by_name.items()
+    }
+    seen = 0
+    for descriptor in ours(package):
+        outer, *inner = descriptor.full_name.removeprefix(f"{package}.").split(".")
+        if outer in LATELY and outer not in theirs:
+            continue
+        expected = theirs[outer]
+        for name in inner:
+            expected = expected.nested_types_by_name[name]
+        assert fields(descriptor).items() <= fields(expected).items(), descriptor.full_name
+        seen += 1
+    assert seen > 1
+    for module in modules:
+        for name, enum in module.DESCRIPTOR.enum_types_by_name.items():
+            if name == "DataType":
+                values = {value.name: value.number for value in enum.values}
+                found = pool().FindEnumTypeByName("inference.DataType").values
+                assert {value.name: value.number for value in found} == values
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "service"),
+    [
+        (INFERENCE, service_pb2, "GRPCInferenceService"),
+        (HEALTH, health_pb2, "Health"),
+        (REFLECTION[1], reflection_pb2, "ServerReflection"),
+    ],
+)
+def test_every_method_is_as_others_have_it(name: str, module: Any, service: str) -> None:
+    def methods(descriptor: Any) -> dict[str, tuple[str, str, bool, bool]]:
+        return {
+            at.name: (
+                at.input_type.full_name,
+                at.output_type.full_name,
+                at.client_streaming,
+                at.server_streaming,
+            )
+            for at in descriptor.methods
+        }
+
+    expected = methods(module.DESCRIPTOR.services_by_name[service])
+    found = methods(pool().FindServiceByName(name))
+    lately = {at for at in found if found[at][0].rpartition(".")[2] in LATELY and at not in expected}
+    assert {at: found[at] for at in found.keys() - lately}.items() <= expected.items()
+
+
+def test_both_versions_of_reflection_are_the_same_but_for_their_names() -> None:
+    v1, v1alpha = ({at.name: at for at in ours(f"grpc.reflection.{name}")} for name in ("v1", "v1alpha"))
+    assert v1.keys() == v1alpha.keys()
+    for name, descriptor in v1.items():
+        mine = {field: at[:3] for field, at in fields(descriptor).items()}
+        assert mine == {field: at[:3] for field, at in fields(v1alpha[name]).items()}
+
+
+def test_the_messages_are_apart_from_those_of_the_same_names() -> None:
+    assert message("inference.ModelInferRequest") is not service_pb2.ModelInferRequest
