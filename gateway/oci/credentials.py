@@ -15,8 +15,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from gateway.errors import NotFound, Unauthorized
+from gateway.oci.credential_helpers import ask_helper
 from gateway.oci.documents import read_json
-from gateway.oci.helpers import ask_helper
 from gateway.oci.kit_storage import kit_home
 from gateway.oci.options import RegistryOptions
 

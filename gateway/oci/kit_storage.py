@@ -17,11 +17,11 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 
 from gateway.errors import NotFound, RegistryError
-from gateway.oci.blobs import MAX_ENTRIES, Blobs
 from gateway.oci.content import BlobStream, Descriptor
-from gateway.oci.disk import DirectoryFiles
 from gateway.oci.documents import DescriptorDocument, read_json
 from gateway.oci.layout import listed
+from gateway.oci.layout_content import MAX_ENTRIES, Blobs
+from gateway.oci.layout_files import DirectoryFiles
 from gateway.oci.reference import LOCAL, Digest, LocalReference
 
 _TAGS = "-tags.json"

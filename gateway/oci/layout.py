@@ -10,10 +10,10 @@ A reference NAME:TAG means the entry of index.json that is called, first match f
 from contextlib import AbstractContextManager
 
 from gateway.errors import NotFound, RegistryError
-from gateway.oci.blobs import Blobs
 from gateway.oci.content import REF_NAME, BlobStream, Descriptor
-from gateway.oci.disk import LayoutFiles
 from gateway.oci.documents import DescriptorDocument
+from gateway.oci.layout_content import Blobs
+from gateway.oci.layout_files import LayoutFiles
 from gateway.oci.reference import Digest, LayoutReference
 
 _NAMES_SHOWN = 20

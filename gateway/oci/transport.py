@@ -21,9 +21,9 @@ import requests.utils
 import urllib3
 
 from gateway.errors import RegistryUnavailable
+from gateway.oci.connection_errors import lasting_fault, passing_fault
 from gateway.oci.connections import Limits
 from gateway.oci.content import CHUNK
-from gateway.oci.faults import lasting_fault, passing_fault
 
 ATTEMPTS = 6
 _CONNECT = 10.0  # seconds

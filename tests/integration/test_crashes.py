@@ -23,7 +23,7 @@ from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import RegistryReference
 from tests.artifacts import MODELKIT, LayoutBuilder, sha256, tar
 from tests.checks import check_clean, tree
-from tests.faults import Answer, Fault, FaultProxy, run_faults
+from tests.fault_injection import Answer, Fault, FaultProxy, run_faults
 from tests.registry import Registry, run_registry
 
 WEIGHTS = random.Random(8).randbytes(600_000)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import Unauthorized
-from gateway.oci import helpers
+from gateway.oci import credential_helpers
 from gateway.oci.credentials import (
     Basic,
     BearerToken,
@@ -166,7 +166,7 @@ def test_a_helper_may_have_an_identity_token(docker_config: Path, programs: Path
 def test_a_helper_that_fails_is_named(
     docker_config: Path, programs: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
 ) -> None:
-    monkeypatch.setattr(helpers, "_PATIENCE", 0.5)
+    monkeypatch.setattr(credential_helpers, "_PATIENCE", 0.5)
     _helper(programs, "broken", script)
     docker_config.write_text('{"credsStore": "broken"}')
     begun = time.monotonic()

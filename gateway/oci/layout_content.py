@@ -14,8 +14,8 @@ from gateway.oci.content import (
     BlobStream,
     Descriptor,
 )
-from gateway.oci.disk import Extent, Files
 from gateway.oci.documents import DescriptorDocument, faults, read_json
+from gateway.oci.layout_files import Extent, Files
 from gateway.oci.reference import Digest
 
 MAX_ENTRIES = 10_000

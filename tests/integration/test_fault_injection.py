@@ -34,7 +34,7 @@ from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import RegistryReference
 from tests.artifacts import LayoutBuilder, tar
 from tests.checks import check_clean, check_store, tree
-from tests.faults import (
+from tests.fault_injection import (
     Answer,
     Change,
     Fault,
