@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.errors import NotFound
-from gateway.kits.keys import PublicKey
+from gateway.kits.public_keys import PublicKey
 from gateway.oci.content import OCI_MANIFEST, BlobStream, Descriptor
 from gateway.oci.documents import DescriptorDocument
 from gateway.oci.reference import Digest, Reference

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from gateway.kits.sealed import Seal, SealedTrees
+from gateway.kits.directories import Seal, SealedTrees
 from gateway.oci.content import OCI_MANIFEST, Descriptor
 from gateway.oci.files import disk_use, remove_unfinished
 from gateway.oci.leases import Lease, claimed, last_used

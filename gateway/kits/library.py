@@ -1,6 +1,6 @@
 """The kits of one node: from a reference to a verified, unpacked directory.
 
-    kits/          unpacked kits (see sealed.py)
+    kits/          unpacked kits (see directories.py)
     parents/       which kits the parents of a kit were (see lookup.py)
     trust/         what was judged of which kit by which policy
 
@@ -16,12 +16,7 @@ from pathlib import Path
 from gateway.errors import ContentError, KitError, StoreError
 from gateway.kits.cache import Cache
 from gateway.kits.datasets import Dataset, find_dataset, read_dataset
-from gateway.kits.donors import Donors
-from gateway.kits.kit import Kit
-from gateway.kits.layer import Layer, Role
-from gateway.kits.lookup import Lookup
-from gateway.kits.pull import Progress, Pull
-from gateway.kits.sealed import (
+from gateway.kits.directories import (
     Seal,
     SealedBlob,
     SealedTrees,
@@ -30,6 +25,11 @@ from gateway.kits.sealed import (
     sealed_files,
     sealed_layers,
 )
+from gateway.kits.kit import Kit
+from gateway.kits.layer import Layer, Role
+from gateway.kits.lookup import Lookup
+from gateway.kits.pull import Progress, Pull
+from gateway.kits.shared_layers import Donors
 from gateway.kits.tree import Tree
 from gateway.kits.trust import (
     ANYTHING,

@@ -21,7 +21,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from gateway.errors import ContentError, NotFound
-from gateway.kits.keys import PublicKey
+from gateway.kits.public_keys import PublicKey
 from gateway.oci.content import MAX_REFERRERS, Descriptor, Source
 from gateway.oci.documents import DescriptorDocument, faults, read_json
 from gateway.oci.reference import Digest
