@@ -166,7 +166,7 @@ class Shelf:
         self.asked.append(f"blob {descriptor.digest}")
         yield BlobStream(offset, iter([self._found(descriptor.digest)[offset:]]))
 
-    def tagged(self, tag: str) -> Descriptor | None:
+    def resolve_tag(self, tag: str) -> Descriptor | None:
         self.asked.append(f"tag {tag}")
         return self.tags.get(tag)
 

@@ -1,4 +1,4 @@
-"""Why a connection failed, in words that name the remedy. Never with a URL: those may be signed."""
+"""Why a connection failed and what to do about it, without URLs, as those may be signed."""
 
 import http.client
 import socket
@@ -7,47 +7,49 @@ from collections.abc import Iterator
 
 import urllib3
 
-_UNKNOWN = "its certificate's authority is not known here; set `ca_file` for this registry"
-_OTHER_NAME = "its certificate is for another name; write the name that it has, or have one made for this one"
-_PLAIN = "it does not speak TLS; if that is meant, set `plain_http: true` for this registry"
-_OLD = "it does not speak TLS 1.2 or newer; have it updated"
-_REFUSES = "it refuses the certificate of `client_cert_file`; have one made that it knows"
+_UNKNOWN_AUTHORITY = (
+    "the authority of its certificate is not known on this machine; set `ca_file` for this registry"
+)
+_OTHER_NAME = "its certificate is for another name; use that name, or have a certificate made for this one"
+_NO_TLS = "it does not speak TLS; if that is meant, set `plain_http: true` for this registry"
+_OLD_TLS = "it does not speak TLS 1.2 or newer; have it updated"
+_CLIENT_REFUSED = "it refuses the certificate of `client_cert_file`; use one that it accepts"
 
 # OpenSSL's X509_V_ERR_* codes (openssl-verification-options(1), "Diagnostics").
 _CERTIFICATES = {
-    9: "its certificate is not valid yet; look at the clocks of both machines",
+    9: "its certificate is not valid yet; check the clocks of both machines",
     10: "its certificate has expired; have it renewed",
-    18: _UNKNOWN,
-    19: _UNKNOWN,
-    20: _UNKNOWN,
-    21: _UNKNOWN,
+    18: _UNKNOWN_AUTHORITY,
+    19: _UNKNOWN_AUTHORITY,
+    20: _UNKNOWN_AUTHORITY,
+    21: _UNKNOWN_AUTHORITY,
     62: _OTHER_NAME,
     64: _OTHER_NAME,
 }
-# The reasons of OpenSSL, by what is in their names.
+# OpenSSL's reasons, by a part of their names.
 _TLS = {
-    "WRONG_VERSION_NUMBER": _PLAIN,
-    "RECORD_LAYER_FAILURE": _PLAIN,
-    "HTTP_REQUEST": _PLAIN,
-    "PROTOCOL_VERSION": _OLD,
-    "UNSUPPORTED_PROTOCOL": _OLD,
-    "CERTIFICATE_REQUIRED": "it wants a client's certificate; set `client_cert_file` and `client_key_file`",
+    "WRONG_VERSION_NUMBER": _NO_TLS,
+    "RECORD_LAYER_FAILURE": _NO_TLS,
+    "HTTP_REQUEST": _NO_TLS,
+    "PROTOCOL_VERSION": _OLD_TLS,
+    "UNSUPPORTED_PROTOCOL": _OLD_TLS,
+    "CERTIFICATE_REQUIRED": "it requires a client certificate; set `client_cert_file` and `client_key_file`",
     "HANDSHAKE_FAILURE": (
-        "it refuses the connection; if it wants a client's certificate, set `client_cert_file` and "
+        "it refuses the connection; if it requires a client certificate, set `client_cert_file` and "
         "`client_key_file`"
     ),
-    # Go's servers say this of a certificate that they do not know, and of none.
+    # Servers written in Go send this for an unknown certificate, and for none.
     "BAD_CERTIFICATE": (
-        "it wants a client's certificate that it knows; set `client_cert_file` and `client_key_file`"
+        "it requires a client certificate that it accepts; set `client_cert_file` and `client_key_file`"
     ),
-    "CERTIFICATE_UNKNOWN": _REFUSES,
-    "CERTIFICATE_EXPIRED": _REFUSES,
-    "UNKNOWN_CA": _REFUSES,
+    "CERTIFICATE_UNKNOWN": _CLIENT_REFUSED,
+    "CERTIFICATE_EXPIRED": _CLIENT_REFUSED,
+    "UNKNOWN_CA": _CLIENT_REFUSED,
 }
 
 
-def lasting_fault(error: BaseException) -> str | None:
-    """Say what is wrong with TLS and what to do; None for a fault that may pass."""
+def permanent_failure(error: BaseException) -> str | None:
+    """Describe a failure of TLS and its remedy; None for a failure that may be transient."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _CERTIFICATES.get(
@@ -58,16 +60,14 @@ def lasting_fault(error: BaseException) -> str | None:
     return None
 
 
-def passing_fault(error: BaseException) -> str:
-    """Say why there was no answer, or none to its end."""
+def transient_failure(error: BaseException) -> str:
+    """Describe why there was no answer, or why it broke off."""
     causes = list(_causes(error))
-    proxied = (
-        "through the proxy: " if any(isinstance(c, urllib3.exceptions.ProxyError) for c in causes) else ""
-    )
-    return proxied + _said(causes[-1])
+    is_proxied = any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes)
+    return ("through the proxy: " if is_proxied else "") + _describe(causes[-1])
 
 
-def _said(cause: BaseException) -> str:
+def _describe(cause: BaseException) -> str:
     match cause:
         case TimeoutError() | urllib3.exceptions.TimeoutError():
             return "it is too slow"
@@ -83,11 +83,11 @@ def _said(cause: BaseException) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what is behind it: libraries keep that in arguments, as reason, or as cause."""
+    """Yield an error and its causes; libraries keep those in `__cause__`, `reason`, `args`, `__context__`."""
     seen: list[BaseException] = []
-    behind: BaseException | None = error
-    while behind is not None and behind not in seen:
-        seen.append(behind)
-        yield behind
-        held = [behind.__cause__, getattr(behind, "reason", None), *behind.args, behind.__context__]
-        behind = next((other for other in held if isinstance(other, BaseException)), None)
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        seen.append(current)
+        yield current
+        linked = [current.__cause__, getattr(current, "reason", None), *current.args, current.__context__]
+        current = next((cause for cause in linked if isinstance(cause, BaseException)), None)

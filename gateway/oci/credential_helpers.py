@@ -1,4 +1,4 @@
-"""Docker's credential helpers: programs that know logins (docker/docker-credential-helpers)."""
+"""Credential helpers: programs that store logins (github.com/docker/docker-credential-helpers)."""
 
 import contextlib
 import os
@@ -9,22 +9,22 @@ import threading
 
 from gateway.errors import Unauthorized
 
-_PATIENCE = 10.0  # seconds until a helper is killed
+_TIMEOUT = 10.0  # seconds until a helper is killed
 _MAX_ANSWER = 64 * 1024  # bytes; logins are short
-_MISS = b"credentials not found"
+_NOT_FOUND = b"credentials not found"
 
 
-def ask_helper(program: str, key: str, what: str) -> bytes | None:
-    """Return what a helper says about `key`, unread; None when it has no login for it.
+def ask_helper(program: str, key: str, label: str) -> bytes | None:
+    """Return a helper's answer for `key`, not parsed; None where it has no login for it.
 
-    Its answer is in no message. `what` names it in errors. Raises Unauthorized when it is not there, takes
-    more than ten seconds, or fails.
+    `label` names the helper in errors, which never repeat its answer. Raises Unauthorized when it is not
+    installed, takes more than ten seconds, or fails.
     """
     path = shutil.which(program)
     if path is None:
-        raise Unauthorized(f"{what} is not on PATH; install {program}, or log in without it")
+        raise Unauthorized(f"{label} is not on PATH; install {program}, or log in without it")
     try:
-        # Its own session, so that whatever it started is killed with it, and nothing asks at a terminal.
+        # In a session of its own: it can be killed with its children, and cannot ask at a terminal.
         process = subprocess.Popen(
             [path, "get"],
             stdin=subprocess.PIPE,
@@ -33,21 +33,21 @@ def ask_helper(program: str, key: str, what: str) -> bytes | None:
             start_new_session=True,
         )
     except OSError as error:
-        raise Unauthorized(f"{what} cannot be run ({error.strerror}); install {program} again") from None
-    late = threading.Event()
-    timer = threading.Timer(_PATIENCE, _end, (process, late))
+        raise Unauthorized(f"{label} cannot be run ({error.strerror}); install {program} again") from None
+    timed_out = threading.Event()
+    timer = threading.Timer(_TIMEOUT, _kill, (process, timed_out))
     timer.start()
     try:
         status, answer = _exchange(process, key.encode())
     finally:
         timer.cancel()
-    if late.is_set():
-        raise Unauthorized(f"{what} did not answer in {_PATIENCE:g} s; see what `{program} get` waits for")
+    if timed_out.is_set():
+        raise Unauthorized(f"{label} did not answer in {_TIMEOUT:g} s; see what `{program} get` waits for")
     if status == 0:
         return answer
-    if _MISS in answer.lower():
+    if _NOT_FOUND in answer.lower():
         return None
-    raise Unauthorized(f"{what} failed with status {status}; see what `{program} get` says")
+    raise Unauthorized(f"{label} failed with status {status}; see what `{program} get` says")
 
 
 def _exchange(process: subprocess.Popen[bytes], key: bytes) -> tuple[int, bytes]:
@@ -57,12 +57,12 @@ def _exchange(process: subprocess.Popen[bytes], key: bytes) -> tuple[int, bytes]
         with contextlib.suppress(BrokenPipeError), process.stdin:
             process.stdin.write(key)
         answer = process.stdout.read(_MAX_ANSWER)
-        # What a helper still has to say finds nobody: it ends by that, or by the timer.
+        # A helper that writes more fails at the closed pipe, or is killed by the timer.
         process.stdout.close()
         return process.wait(), answer
 
 
-def _end(process: subprocess.Popen[bytes], late: threading.Event) -> None:
-    late.set()
+def _kill(process: subprocess.Popen[bytes], timed_out: threading.Event) -> None:
+    timed_out.set()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -383,7 +383,7 @@ def test_a_stream_without_end_is_left(shelf: Shelf, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("error", [RegistryUnavailable, Unauthorized])
-@pytest.mark.parametrize("method", ["tagged", "referrers", "manifest", "blob"])
+@pytest.mark.parametrize("method", ["resolve_tag", "referrers", "manifest", "blob"])
 def test_a_source_that_cannot_be_asked_is_no_missing_signature(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch, method: str, error: type[Exception]
 ) -> None:
