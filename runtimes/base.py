@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.errors import InputError
-from runtimes.files import Format
+from runtimes.formats import Format
 
 Array = NDArray[Any]
 

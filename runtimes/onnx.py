@@ -11,7 +11,7 @@ import numpy as np
 from runtimes import onnx_bf16, onnx_file
 from runtimes.base import Array, Datatype, InputCheck, Resources, Signature, unknown_output
 from runtimes.errors import ExecutionError, InputError, LoadError, ModelError
-from runtimes.files import Format
+from runtimes.formats import Format
 
 _LOG_ERRORS = 3
 

@@ -22,7 +22,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 
 from runtimes.errors import LoadError
-from runtimes.files import decompressed, follow, zip_names
+from runtimes.formats import decompressed, follow, zip_names
 from runtimes.imports import COMPUTED, describe, is_dangerous
 
 _BYTES = 64 * 1024 * 1024

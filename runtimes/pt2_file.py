@@ -13,7 +13,7 @@ from typing import Any
 
 from runtimes.base import Signature, TensorSpec
 from runtimes.errors import LoadError
-from runtimes.files import zip_names
+from runtimes.formats import zip_names
 from runtimes.pt2_safety import check_program
 
 MODEL = "models/model.json"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runtimes.base import Runtime
 from runtimes.errors import LoadError, NoRuntime, UnsafeFormat
-from runtimes.files import Format, Hazard, identify
+from runtimes.formats import Format, Hazard, identify
 from runtimes.pickles import scan
 
 GROUP = "kitserve.runtimes"

@@ -15,7 +15,7 @@ import numpy as np
 
 from runtimes.base import Array, Datatype, InputCheck, Resources, Signature, TensorSpec, unknown_output
 from runtimes.errors import ExecutionError, InputError, LoadError
-from runtimes.files import Format, identify
+from runtimes.formats import Format, identify
 
 log = logging.getLogger(__name__)
 

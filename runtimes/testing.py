@@ -29,7 +29,7 @@ import pytest
 from runtimes import errors
 from runtimes.base import Array, Datatype, LoadedModel, Resources, Runtime, Signature
 from runtimes.errors import ExecutionError, InputError, LoadError
-from runtimes.files import identify
+from runtimes.formats import identify
 
 
 class RuntimeContract:

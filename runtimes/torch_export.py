@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from runtimes import pt2_file, pt2_safety
 from runtimes.base import Array, InputCheck, Resources, Signature
 from runtimes.errors import ExecutionError, InputError, LoadError, ModelError, UnsafeFormat
-from runtimes.files import Format, zip_names
+from runtimes.formats import Format, zip_names
 from runtimes.torch_tensors import choose_outputs, prepare, to_torch
 
 if TYPE_CHECKING:

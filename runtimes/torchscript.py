@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from runtimes.base import Array, Datatype, InputCheck, Resources, Signature, TensorSpec
 from runtimes.errors import ExecutionError, LoadError, ModelError, UnsafeFormat
-from runtimes.files import Format, identify
+from runtimes.formats import Format, identify
 from runtimes.torch_tensors import choose_outputs, named, prepare, to_torch
 
 _FILE_OPERATORS = re.compile(rb"\b(?:from_file|load_tensor|save)\b")

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from gateway.kits.sealed import Seal, SealedTrees
+from gateway.kits.directories import Seal, SealedTrees
 from gateway.oci.content import OCI_MANIFEST, Descriptor
 from gateway.oci.files import disk_use, remove_unfinished
-from gateway.oci.leases import Lease, claimed, last_used
+from gateway.oci.leases import Lease, last_used, try_claim
 from gateway.oci.reference import Digest
 from gateway.oci.store import Store
 
@@ -70,12 +70,12 @@ class Cache:
 
     def lease(self, key: str) -> Lease:
         """Keep a kit from being removed until the lease is given back."""
-        with self._store.writing():
+        with self._store.disk_errors():
             return Lease(self._lease(key))
 
     def kits(self) -> list[CachedKit]:
         """Return every kit, the most recently used first."""
-        with self._store.writing():
+        with self._store.disk_errors():
             found = [self._cached(key, seal) for key, seal in self._trees.all().items()]
         return sorted(found, key=lambda kit: kit.last_used, reverse=True)
 
@@ -87,11 +87,11 @@ class Cache:
         """
         used, free = self._used(), self._store.free
         if needed > used + free:
-            raise self._store.full(needed)
+            raise self._store.full_error(needed)
         over = max(0 if self._limit is None else used + needed - self._limit, needed - free)
         freed = self._remove(reversed(self.kits()), over) if over > 0 else Freed()
         if needed > self._store.free:
-            raise self._store.full(needed)
+            raise self._store.full_error(needed)
         return freed
 
     def prune(self, keep: int = 0) -> Freed:
@@ -101,14 +101,14 @@ class Cache:
         """
         kits = self.kits()
         freed = self._remove(reversed(kits), self._used() - keep)
-        with self._store.writing(), claimed(self._pulls) as alone:
+        with self._store.disk_errors(), try_claim(self._pulls) as alone:
             return freed + self._remove_strays() if alone else freed
 
     def verify(self) -> Damage:
         """Read everything through; what is damaged is removed."""
         blobs = self._store.blobs()
-        bad_blobs = tuple(digest for digest in blobs if not self._store.sound(digest))
-        with self._store.writing():
+        bad_blobs = tuple(digest for digest in blobs if not self._store.verify(digest))
+        with self._store.disk_errors():
             keys = self._trees.all().keys()
         bad_kits = tuple(key for key in keys if not self._is_sound(key))
         if bad_kits:
@@ -117,7 +117,7 @@ class Cache:
 
     def write_index(self) -> None:
         """Have the layout's index name every kit that is here, by the references it was opened with."""
-        with self._store.lock("index"), self._store.writing():
+        with self._store.lock("index"), self._store.disk_errors():
             named: dict[str, Descriptor] = {}
             nameless = []
             # A tag that moved names the kit it was last opened as.
@@ -127,12 +127,12 @@ class Cache:
                 descriptor = Descriptor(OCI_MANIFEST, seal.digest, seal.manifest_size)
                 named |= dict.fromkeys(seal.names, descriptor)
                 nameless += [] if seal.names else [(descriptor, None)]
-            self._store.name([*((descriptor, name) for name, descriptor in named.items()), *nameless])
+            self._store.write_index([*((descriptor, name) for name, descriptor in named.items()), *nameless])
 
     @contextmanager
     def pulling(self) -> Iterator[None]:
         """Have what belongs to no kit yet be left alone within the block."""
-        with self._store.writing():
+        with self._store.disk_errors():
             lease = Lease(self._pulls)
         try:
             yield
@@ -148,7 +148,7 @@ class Cache:
 
     def _cached(self, key: str, seal: Seal) -> CachedKit:
         used = last_used(self._lease(key))
-        with claimed(self._lease(key)) as free:
+        with try_claim(self._lease(key)) as free:
             in_use = not free
         return CachedKit(
             key=key,
@@ -167,7 +167,7 @@ class Cache:
 
     def _is_sound(self, key: str) -> bool:
         """Read a kit through; whoever wants to open it waits, so that what is made again is not removed."""
-        with self._store.lock(f"kit-{key}"), self._store.writing():
+        with self._store.lock(f"kit-{key}"), self._store.disk_errors():
             return self._trees.read(key) is None or self._trees.find(key, thorough=True) is not None
 
     def _remove(self, kits: Iterable[CachedKit], wanted: int) -> Freed:
@@ -182,7 +182,7 @@ class Cache:
         return freed
 
     def _remove_kit(self, kit: CachedKit) -> Freed:
-        with self._store.writing(), claimed(self._lease(kit.key)) as free:
+        with self._store.disk_errors(), try_claim(self._lease(kit.key)) as free:
             seal = self._trees.read(kit.key)
             if not free or seal is None:
                 return Freed()
@@ -204,7 +204,7 @@ class Cache:
         for digest in partials:
             self._store.discard_partial(digest)
         for key in self._trees.leftovers():
-            with claimed(self._lease(key)) as free:
+            with try_claim(self._lease(key)) as free:
                 if free:
                     self._trees.remove(key)
                     self._trees.begin(key)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from gateway.errors import KitError, NotAKit, NotFound
 from gateway.kits.manifest import agreed_type, index_kind, read_manifest, read_members
 from gateway.oci.content import OCI_INDEX, OCI_MANIFEST, REF_NAME, Descriptor
-from gateway.oci.documents import DescriptorDocument, faults, read_json
+from gateway.oci.documents import DescriptorDocument, describe_errors, read_json
 from gateway.oci.reference import Digest
 
 MAX_ENTRIES = 64
@@ -100,7 +100,7 @@ def parse_index(data: bytes, origin: str, media_type: str | None = None) -> tupl
     try:
         index = _Index.model_validate(members)
     except ValidationError as error:
-        raise KitError(f"{origin}: its index is broken: {faults(error)}; push it again") from error
+        raise KitError(f"{origin}: its index is broken: {describe_errors(error)}; push it again") from error
     stated = agreed_type(index.media_type, media_type, origin, "index")
     if stated not in (None, OCI_INDEX, _DOCKER_LIST):
         raise KitError(

@@ -9,7 +9,7 @@ from gateway.errors import InvalidKitfile, UnsafeArchive
 from gateway.kits.kitfile import Entry, Kitfile
 from gateway.kits.layer import Archive, Layer, Role
 from gateway.kits.manifest import Format, Manifest
-from gateway.kits.names import safe_path
+from gateway.kits.paths import safe_path
 from gateway.oci.reference import Digest, Reference
 
 _MODEL_ROLES = frozenset({Role.MODEL, Role.PART})

@@ -12,7 +12,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from gateway.errors import InvalidKitfile
 from gateway.kits.layer import Role
 from gateway.kits.manifest import Format, Manifest
-from gateway.oci.documents import DigestField, faults, read_json
+from gateway.oci.documents import DigestField, describe_errors, read_json
 from gateway.oci.reference import is_kit_reference
 
 MAX_CONFIG = 4 * 1024 * 1024
@@ -185,7 +185,7 @@ def read_kitfile(manifest: Manifest, config: bytes, origin: str) -> Kitfile:
         return _ModelPack.model_validate(read_json(config)).kitfile()
     except ValidationError as error:
         raise InvalidKitfile(
-            f"{origin}: its Kitfile is broken: {faults(error)}; pack the kit again"
+            f"{origin}: its Kitfile is broken: {describe_errors(error)}; pack the kit again"
         ) from error
     except ValueError as error:
         raise InvalidKitfile(f"{origin}: its Kitfile cannot be read: {error}; pack the kit again") from error

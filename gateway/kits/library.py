@@ -1,6 +1,6 @@
 """The kits of one node: from a reference to a verified, unpacked directory.
 
-    kits/          unpacked kits (see sealed.py)
+    kits/          unpacked kits (see directories.py)
     parents/       which kits the parents of a kit were (see lookup.py)
     trust/         what was judged of which kit by which policy
 
@@ -16,12 +16,7 @@ from pathlib import Path
 from gateway.errors import ContentError, KitError, StoreError
 from gateway.kits.cache import Cache
 from gateway.kits.datasets import Dataset, find_dataset, read_dataset
-from gateway.kits.donors import Donors
-from gateway.kits.kit import Kit
-from gateway.kits.layer import Layer, Role
-from gateway.kits.lookup import Lookup
-from gateway.kits.pull import Progress, Pull
-from gateway.kits.sealed import (
+from gateway.kits.directories import (
     Seal,
     SealedBlob,
     SealedTrees,
@@ -30,6 +25,11 @@ from gateway.kits.sealed import (
     sealed_files,
     sealed_layers,
 )
+from gateway.kits.kit import Kit
+from gateway.kits.layer import Layer, Role
+from gateway.kits.lookup import Lookup
+from gateway.kits.pull import Progress, Pull
+from gateway.kits.shared_layers import Donors
 from gateway.kits.tree import Tree
 from gateway.kits.trust import (
     ANYTHING,
@@ -87,7 +87,7 @@ class Library:
         self._sources = sources
         self._pins = root / "parents"
         self._verdicts = root / "trust"
-        with self._store.writing():
+        with self._store.disk_errors():
             self._trees = SealedTrees(root / "kits")
             self._pins.mkdir(exist_ok=True)
             self._verdicts.mkdir(exist_ok=True)
@@ -145,7 +145,7 @@ class Library:
         lease = self.cache.lease(kit.key)
         pull = None
         try:
-            with self._store.lock(f"kit-{kit.key}"), self._store.writing():
+            with self._store.lock(f"kit-{kit.key}"), self._store.disk_errors():
                 if self._trees.find(kit.key) is None:
                     pull = self._bring(kit, lookup, progress)
                 self._name(kit)
@@ -170,13 +170,13 @@ class Library:
         path = self._verdicts / f"{kit.key}.{policy.fingerprint}.json"
         # Where a kit is from is not in its key.
         registry, *_ = [judge_registry(link.reference, policy) for link in kit.chain]
-        with self._store.writing(), suppress(FileNotFoundError, ValueError):
+        with self._store.disk_errors(), suppress(FileNotFoundError, ValueError):
             return replace(verdict_from_json(path.read_bytes()), registry=registry)
         verdict = together(
             [judge(link, policy, partial(lookup.source, link.reference)) for link in kit.chain]
         )
         if policy.keys:
-            with self._store.writing():
+            with self._store.disk_errors():
                 replace_file(path, verdict_to_json(verdict).encode())
         return verdict
 
@@ -186,7 +186,7 @@ class Library:
         with Donors(self._trees, self.cache.lease) as donors:
             pull = Pull(self._store, kit, lookup.source, connections, donors, progress)
             try:
-                with self._store.writing():
+                with self._store.disk_errors():
                     self.cache.make_room(pull.needed)
                     self._unpack_sound(kit, pull)
             except StoreError:
@@ -199,7 +199,7 @@ class Library:
         try:
             self._unpack(kit, pull)
         except ContentError:
-            damaged = [digest for digest in pull.cached if not self._store.sound(digest)]
+            damaged = [digest for digest in pull.cached if not self._store.verify(digest)]
             # Whole blobs mean a lying kit.
             if not damaged:
                 raise

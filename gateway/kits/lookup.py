@@ -63,12 +63,12 @@ class Lookup:
         # By place, too: whoever has a copy of a kit elsewhere is not to say which parents it has here.
         place = str(replace(kit.reference, tag=None))
         pins = self._pins / f"{Digest.of(place.encode()).hex}.json"
-        with self._store.writing():
+        with self._store.disk_errors():
             known = parents or _read_pins(pins)
         if known:
             return adopt(kit, tuple(self._alone(parent, policy) for parent in known))
         kit = with_parents(kit, lambda parent, child: self._parent(parent, child.reference, policy))
-        with self._store.writing():
+        with self._store.disk_errors():
             replace_file(pins, json.dumps([str(parent.reference) for parent in kit.parents]).encode())
         return kit
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gateway.errors import KitError, NotAKit
 from gateway.kits.layer import Layer
 from gateway.oci.content import MAX_MANIFEST, OCI_MANIFEST, Descriptor
-from gateway.oci.documents import DescriptorDocument, faults, read_json
+from gateway.oci.documents import DescriptorDocument, describe_errors, read_json
 
 MODELKIT_INDEX = "application/vnd.kitops.modelkit.index.v1+json"
 """The artifact type of an index of ModelKits."""
@@ -116,7 +116,9 @@ def read_manifest(data: bytes, origin: str, media_type: str | None = None) -> Ma
     try:
         document = _Document.model_validate(members)
     except ValidationError as error:
-        raise KitError(f"{origin}: its manifest is broken: {faults(error)}; push the kit again") from error
+        raise KitError(
+            f"{origin}: its manifest is broken: {describe_errors(error)}; push the kit again"
+        ) from error
     stated = agreed_type(document.media_type, media_type, origin, "manifest") or OCI_MANIFEST
     layers = tuple(Layer.of(entry.descriptor()) for entry in document.layers or ())
     found = _format(document, origin)

@@ -11,7 +11,7 @@ from gateway.kits.library import UnpackedKit
 from gateway.kits.parents import model_of
 from runtimes.base import LoadedModel, Resources
 from runtimes.errors import ModelError, UnsafeFormat
-from runtimes.files import Hazard
+from runtimes.formats import Hazard
 from runtimes.pickles import scan
 from runtimes.select import Choice, choose
 

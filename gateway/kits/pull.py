@@ -6,9 +6,9 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from threading import Event, Lock
 from typing import Protocol
 
-from gateway.kits.donors import Donors
 from gateway.kits.kit import Kit
 from gateway.kits.layer import Archive, Compression, Layer
+from gateway.kits.shared_layers import Donors
 from gateway.kits.tree import Tree
 from gateway.kits.unpack import UnpackedLayer, form_of, link_layer, unpack_layer
 from gateway.oci.content import Source

@@ -21,9 +21,9 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from gateway.errors import ContentError, NotFound
-from gateway.kits.keys import PublicKey
+from gateway.kits.public_keys import PublicKey
 from gateway.oci.content import MAX_REFERRERS, Descriptor, Source
-from gateway.oci.documents import DescriptorDocument, faults, read_json
+from gateway.oci.documents import DescriptorDocument, describe_errors, read_json
 from gateway.oci.reference import Digest
 
 MAX_CANDIDATES = MAX_REFERRERS
@@ -160,7 +160,7 @@ def _candidates(source: Source, digest: Digest, refused: list[str]) -> Iterator[
             (place, layer.descriptor()) for layer in found if layer.media_type in (_SIMPLE, *_BUNDLES)
         )
 
-    tagged = source.tagged(f"{digest.algorithm}-{digest.hex}.sig")
+    tagged = source.resolve_tag(f"{digest.algorithm}-{digest.hex}.sig")
     if tagged is not None:
         yield from islice(layers("tag", tagged), MAX_CANDIDATES)
     # A source may not tell a type; one that is told and is not a signature's need not be fetched.
@@ -174,7 +174,7 @@ def _document(model: type[_DocumentT], data: bytes) -> _DocumentT:
     try:
         return model.model_validate(read_json(data))
     except ValidationError as error:
-        raise _Refused(f"it is not in the form expected ({faults(error)})") from error
+        raise _Refused(f"it is not in the form expected ({describe_errors(error)})") from error
     except ValueError as error:
         raise _Refused(f"it is no usable JSON document ({error})") from error
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gateway.errors import StoreError, UnsafeArchive
-from gateway.kits.names import folded
+from gateway.kits.paths import folded
 from gateway.kits.streams import MAX_RATIO, RATIO_FLOOR
 from gateway.oci.content import CHUNK
 

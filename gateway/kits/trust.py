@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from pydantic import TypeAdapter
 
 from gateway.errors import NotTrusted
-from gateway.kits.keys import PublicKey
 from gateway.kits.kit import Kit
 from gateway.kits.layer import Role
+from gateway.kits.public_keys import PublicKey
 from gateway.kits.signatures import find_signature
 from gateway.oci.content import Source
 from gateway.oci.reference import Digest, Reference, RegistryReference

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from gateway.errors import DigestMismatch, SizeMismatch, UnsafeArchive
 from gateway.kits.layer import Archive, Compression, Layer
-from gateway.kits.names import safe_path
+from gateway.kits.paths import safe_path
 from gateway.kits.streams import Hashed, decompressed
 from gateway.kits.tree import Tree, UnpackedFile, Writes
 from gateway.oci.content import CHUNK

@@ -1,4 +1,4 @@
-"""The ways in that a server offers in WWW-Authenticate (RFC 9110, section 11.6.1)."""
+"""Authentication challenges in WWW-Authenticate headers (RFC 9110, section 11.6.1)."""
 
 import re
 from collections.abc import Mapping
@@ -11,27 +11,27 @@ _SCHEME = re.compile(rf"({_TOKEN})(?:[ \t]+[A-Za-z0-9._~+/-]+=*(?=[ \t]*(?:,|$))
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """One way in that a registry offers; scheme and names of parameters in lower case."""
+    """One challenge; its scheme and the names of its parameters are in lower case."""
 
     scheme: str
     parameters: Mapping[str, str]
 
 
 def parse_challenges(header: str) -> list[Challenge]:
-    """Read a WWW-Authenticate header; what cannot be understood ends the list."""
-    found: list[tuple[str, dict[str, str]]] = []
-    at = 0
-    while at < len(header):
-        if header[at] in " \t,":
-            at += 1
-        elif found and (match := _PARAMETER.match(header, at)):
+    """Parse a WWW-Authenticate header, up to the first thing in it that is malformed."""
+    challenges: list[tuple[str, dict[str, str]]] = []
+    position = 0
+    while position < len(header):
+        if header[position] in " \t,":
+            position += 1
+        elif challenges and (match := _PARAMETER.match(header, position)):
             name, quoted, bare = match.groups()
             value = bare if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
-            found[-1][1].setdefault(name.lower(), value)
-            at = match.end()
-        elif match := _SCHEME.match(header, at):
-            found.append((match[1].lower(), {}))
-            at = match.end()
+            challenges[-1][1].setdefault(name.lower(), value)
+            position = match.end()
+        elif match := _SCHEME.match(header, position):
+            challenges.append((match[1].lower(), {}))
+            position = match.end()
         else:
             break
-    return [Challenge(scheme, parameters) for scheme, parameters in found]
+    return [Challenge(scheme, parameters) for scheme, parameters in challenges]

@@ -1,8 +1,8 @@
-"""Connections to registries: how fast they must be, how long they may last, and where they may lead.
+"""Connections to registries: their minimum speed, their deadline, and the addresses they may go to.
 
-Pace and end are watched at the socket, below the parsing of HTTP, so that a head, a chunk's length or a
-body that drips byte by byte ends as surely as one that stands still. Where a connection may lead is
-decided by the address it has, once it is made and before anything is said, so that no name can hide it.
+Speed and deadline are enforced at the socket, below the HTTP parser, so that a head, a chunk's length or a
+body that arrives byte by byte times out just as one that stalls. An address is checked once the connection
+is made and before anything is sent: the name that was resolved does not matter.
 """
 
 import functools
@@ -25,38 +25,38 @@ import urllib3.connection
 from gateway.errors import RegistryUnavailable
 from gateway.oci.options import RegistryOptions
 
-_SLOWEST = 1024  # bytes a second
+_MIN_SPEED = 1024  # bytes per second
 _MAX_HEAD = 256 * 1024  # bytes of status line and headers; Python itself takes 100 headers of 64 KiB
 
-Guard = Callable[[str, int, str], None]
-"""Told host, port and IP address of a new connection; raises to refuse it."""
+AddressCheck = Callable[[str, int, str], None]
+"""Called with host, port and IP address of a new connection; raises to refuse it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What everything for one reference keeps to; `label` names it in errors.
+    """The time limits, in seconds, of all requests for one reference; `label` names it in errors.
 
-    `ends` is on the monotonic clock, `pull_timeout` seconds after the beginning.
+    `deadline` is on the monotonic clock, `pull_timeout` seconds after the start.
     """
 
     label: str
     stall_timeout: float
     pull_timeout: float
-    ends: float
+    deadline: float
 
-    def left(self) -> float:
-        """Return the seconds left; raises RegistryUnavailable when there are none."""
-        left = self.ends - time.monotonic()
-        if left <= 0:
+    def seconds_left(self) -> float:
+        """Return the seconds until the deadline. Raises RegistryUnavailable when there are none."""
+        seconds = self.deadline - time.monotonic()
+        if seconds <= 0:
             raise RegistryUnavailable(
-                f"{self.label}: not done within {self.pull_timeout:g} s; try again, as what has arrived is "
-                "kept, or raise `pull_timeout` for this registry"
+                f"{self.label}: not done within {self.pull_timeout:g} s; try again (what has arrived "
+                "is kept), or raise `pull_timeout` for this registry"
             )
-        return left
+        return seconds
 
 
-def trust(options: RegistryOptions, label: str, *, client: bool) -> ssl.SSLContext:
-    """Return who is trusted: the public authorities and `ca_file`; `client` shows our certificate.
+def tls_context(options: RegistryOptions, label: str, *, with_client_certificate: bool) -> ssl.SSLContext:
+    """Return a TLS context that trusts the public authorities and `ca_file`.
 
     Raises RegistryUnavailable when one of the files cannot be used.
     """
@@ -65,48 +65,52 @@ def trust(options: RegistryOptions, label: str, *, client: bool) -> ssl.SSLConte
     try:
         if path is not None:
             context.load_verify_locations(path)
-        if client and options.client_cert_file is not None:
+        if with_client_certificate and options.client_cert_file is not None:
             path = options.client_cert_file
             context.load_cert_chain(path, options.client_key_file, _no_passphrase)
     except (OSError, ValueError) as error:
         raise RegistryUnavailable(
             f"{label}: {path} cannot be used ({getattr(error, 'reason', None) or error}); "
-            "it must be a PEM file that this user may read, and a certificate's key must be its own"
+            "it must be a PEM file that this user may read, and the key must belong to the certificate"
         ) from error
     return context
 
 
 def address_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Read an address; an IPv4 address in IPv6's clothes is the IPv4 address. Raises ValueError."""
+    """Parse an IP address; an IPv4 address mapped into IPv6 becomes the IPv4 address. Raises ValueError."""
     address = ipaddress.ip_address(text.partition("%")[0])
     return getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None) or address
 
 
-def is_nearby(text: str) -> bool:
-    """Tell whether an address is this machine, or on its link, where clouds hand out credentials."""
+def is_local_address(text: str) -> bool:
+    """Tell whether an address is this machine, or link-local, where clouds serve their credentials."""
     address = address_of(text)
     return address.is_loopback or address.is_link_local or address.is_unspecified
 
 
 class Adapter(requests.adapters.HTTPAdapter):
-    """Connections of one kind, within `limits`; a proxy's own address is not shown to `guard`."""
+    """Connections within `limits`, whose addresses pass `address_check`; a proxy's address is not checked."""
 
     def __init__(
-        self, limits: Limits, guard: Guard, context: Callable[[], ssl.SSLContext], connections: int
+        self,
+        limits: Limits,
+        address_check: AddressCheck,
+        context: Callable[[], ssl.SSLContext],
+        connections: int,
     ) -> None:
         self._label = limits.label
-        self._pools = _pools(limits, guard)
+        self._pools = _pools(limits, address_check)
         # Made when TLS is first needed, as reading all authorities takes a while.
         self._context = functools.cache(context)
         super().__init__(pool_maxsize=connections)
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        """Have our connections in the pools."""
+        """Use our connections in the pools."""
         super().init_poolmanager(*args, **options)
         self.poolmanager.pool_classes_by_scheme = self._pools
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-        """Have our connections in the pools behind a proxy."""
+        """Use our connections in the pools behind a proxy."""
         if not proxy.lower().startswith(("http://", "https://")):
             raise RegistryUnavailable(f"{self._label}: its proxy must be an http:// or https:// address")
         manager = super().proxy_manager_for(proxy, **options)
@@ -116,37 +120,37 @@ class Adapter(requests.adapters.HTTPAdapter):
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None
     ) -> Any:
-        """Trust whom our context trusts, whatever requests would say."""
-        place, _ = super().build_connection_pool_key_attributes(request, verify, cert)
-        return place, {"ssl_context": self._context()} if place["scheme"] == "https" else {}
+        """Use our TLS context, whatever requests would choose."""
+        pool_key, _ = super().build_connection_pool_key_attributes(request, verify, cert)
+        return pool_key, {"ssl_context": self._context()} if pool_key["scheme"] == "https" else {}
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Add nothing to the context."""
 
 
-class _Paced(io.RawIOBase):
-    """What a socket receives, as fast as it must be. Time that the reader takes does not count."""
+class _PacedReader(io.RawIOBase):
+    """What a socket receives, at the minimum speed. Time that the caller takes does not count."""
 
     def __init__(self, received: io.RawIOBase, sock: socket.socket, limits: Limits) -> None:
         self._received = received  # keeps the socket open
         self._socket = sock
         self._limits = limits
-        self._waited = 0.0  # seconds of the present window, and the bytes that arrived in it
-        self._arrived = 0
-        self._fault: OSError | None = None
-        self.head: int | None = _MAX_HEAD  # bytes that a head may still have; None past it
+        self._waited = 0.0  # seconds of waiting in the present window
+        self._arrived = 0  # bytes that arrived in it
+        self._error: OSError | None = None
+        self.head_bytes_left: int | None = _MAX_HEAD  # None once the head is over
         self.ended = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if self._fault is not None:
-            raise self._fault
+        if self._error is not None:
+            raise self._error
         while True:
             count = self._receive(buffer)
             if self._waited >= self._limits.stall_timeout:
-                if self._arrived < _SLOWEST * self._limits.stall_timeout:
+                if self._arrived < _MIN_SPEED * self._limits.stall_timeout:
                     raise TimeoutError
                 self._waited, self._arrived = 0.0, 0
             if count is not None:
@@ -157,29 +161,29 @@ class _Paced(io.RawIOBase):
         super().close()
 
     def _receive(self, buffer: Any) -> int | None:
-        patience = self._limits.stall_timeout - self._waited
-        self._socket.settimeout(min(patience, self._limits.left()))
-        begun = time.monotonic()
+        timeout = self._limits.stall_timeout - self._waited
+        self._socket.settimeout(min(timeout, self._limits.seconds_left()))
+        start = time.monotonic()
         try:
             count = self._socket.recv_into(buffer)
         except TimeoutError:
             count = None
-        self._waited += time.monotonic() - begun
+        self._waited += time.monotonic() - start
         if count and isinstance(self._socket, ssl.SSLSocket):
             count = self._fill(self._socket, memoryview(buffer), count)
         self._arrived += count or 0
         self.ended = count == 0
-        if self.head is not None:
-            self.head -= count or 0
-            if self.head < 0:
+        if self.head_bytes_left is not None:
+            self.head_bytes_left -= count or 0
+            if self.head_bytes_left < 0:
                 raise RegistryUnavailable(
-                    f"{self._limits.label}: an answer's head has more than {_MAX_HEAD // 1024} KiB; "
+                    f"{self._limits.label}: the head of an answer has more than {_MAX_HEAD // 1024} KiB; "
                     "this is no registry"
                 )
         return count
 
     def _fill(self, sock: ssl.SSLSocket, buffer: memoryview, count: int) -> int:
-        """Take what else is here: TLS gives 16 KiB at a time, which is little for all that reads it."""
+        """Read what else has arrived: TLS returns at most 16 KiB at a time, which costs many calls."""
         sock.settimeout(0)
         while count < len(buffer):
             try:
@@ -187,7 +191,7 @@ class _Paced(io.RawIOBase):
             except (ssl.SSLWantReadError, BlockingIOError):
                 break
             except OSError as error:
-                self._fault = error  # for the next read, as these bytes are good
+                self._error = error  # raised by the next read, as these bytes are good
                 break
             if not more:
                 break
@@ -195,19 +199,19 @@ class _Paced(io.RawIOBase):
         return count
 
 
-def _pools(limits: Limits, guard: Guard) -> dict[str, type[urllib3.HTTPConnectionPool]]:
+def _pools(limits: Limits, address_check: AddressCheck) -> dict[str, type[urllib3.HTTPConnectionPool]]:
     class Response(http.client.HTTPResponse):
         def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
             super().__init__(sock, *args, **options)
-            self._paced = _Paced(self.fp.detach(), sock, limits)
+            self._paced = _PacedReader(self.fp.detach(), sock, limits)
             self.fp = io.BufferedReader(self._paced)
 
         def begin(self) -> None:
             super().begin()
             if self._paced.ended:
-                # The library takes what there is of a head for all of it.
-                raise http.client.RemoteDisconnected("the connection was closed within a head")
-            self._paced.head = None
+                # http.client takes a head that is cut off for a whole one.
+                raise http.client.RemoteDisconnected("the connection was closed within the head of an answer")
+            self._paced.head_bytes_left = None
 
     class Connection(urllib3.connection.HTTPConnection):
         response_class = Response
@@ -216,13 +220,13 @@ def _pools(limits: Limits, guard: Guard) -> dict[str, type[urllib3.HTTPConnectio
             sock = super()._new_conn()
             try:
                 if self.proxy is None:
-                    guard(self.host, self.port, sock.getpeername()[0])
+                    address_check(self.host, self.port, sock.getpeername()[0])
             except BaseException:
                 sock.close()
                 raise
             return sock
 
-    # In this order, TLS is laid over what the plain connection opens and checks.
+    # The order of the bases matters: TLS is started on the socket that `Connection` opens and checks.
     class SecureConnection(urllib3.connection.HTTPSConnection, Connection):
         pass
 
@@ -236,5 +240,5 @@ def _pools(limits: Limits, guard: Guard) -> dict[str, type[urllib3.HTTPConnectio
 
 
 def _no_passphrase() -> str:
-    # Instead of asking for one at the terminal.
+    # OpenSSL would ask for one at the terminal.
     raise ValueError("the key has a passphrase")

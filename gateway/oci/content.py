@@ -1,4 +1,4 @@
-"""Content by descriptor, and the one interface behind which every place that has content stands."""
+"""Descriptors of content, and the interface of every source that has it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -12,16 +12,16 @@ OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 # The annotation that names a manifest in a layout's index (OCI image spec, "Pre-Defined Annotation Keys").
 REF_NAME = "org.opencontainers.image.ref.name"
-# Registries should take manifests of up to 4 MiB (OCI distribution spec); nothing honest is larger.
+# Registries should take manifests of up to 4 MiB (OCI distribution spec); real ones are far smaller.
 MAX_MANIFEST = 4 * 1024 * 1024
 CHUNK = 1024 * 1024
-# Nobody signs one kit so often; a registry that says so is not to keep us busy.
+# More than any kit has signatures; bounds the work that a registry can cause.
 MAX_REFERRERS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What some content is and how it is verified; `size` in bytes (OCI image spec, "Descriptors")."""
+    """The type, digest and size in bytes of some content (OCI image spec, "Descriptors")."""
 
     media_type: str
     digest: Digest
@@ -32,10 +32,10 @@ class Descriptor:
 
 @dataclass(frozen=True, slots=True)
 class BlobStream:
-    """Bytes of a blob from `start` on: the offset asked for, or 0 where the source cannot skip.
+    """Bytes of a blob from `start` on: the offset requested, or 0 where the source cannot skip.
 
-    Who finds that the blob is not what it should be calls `reject`, which returns whether the source has
-    it from elsewhere, too: then it is worth another try, from offset 0.
+    A reader that finds wrong bytes calls `reject`, which returns True where the source can get the blob from
+    another place: then reading it once more, from offset 0, may help.
     """
 
     start: int
@@ -44,11 +44,11 @@ class BlobStream:
 
 
 class Source(Protocol):
-    """Where one reference's content can be had; several threads may use one at the same time."""
+    """Where the content of one reference comes from; several threads may use one at the same time."""
 
     @property
     def reference(self) -> Reference:
-        """The reference this was opened for; errors name it."""
+        """The reference that the source was opened for; errors name it."""
 
     def resolve(self) -> Descriptor:
         """Return the descriptor of the manifest that the reference names now.
@@ -63,13 +63,13 @@ class Source(Protocol):
         """
 
     def blob(self, descriptor: Descriptor, offset: int = 0) -> AbstractContextManager[BlobStream]:
-        """Open a blob at a byte offset; not verified here, and cut at no size.
+        """Open a blob at a byte offset; the stream is not verified, and may be longer than it should.
 
         Entering raises what `resolve` raises; a stream that breaks raises RegistryUnavailable.
         """
 
-    def tagged(self, tag: str) -> Descriptor | None:
-        """Return the manifest that another tag of the same repository names; None where there is none.
+    def resolve_tag(self, tag: str) -> Descriptor | None:
+        """Return the manifest that another tag of the same repository points to; None where there is none.
 
         Raises Unauthorized, RegistryUnavailable.
         """
@@ -77,6 +77,5 @@ class Source(Protocol):
     def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
         """Return the manifests whose `subject` is this one (OCI distribution spec, "Listing Referrers").
 
-        At most MAX_REFERRERS, in the source's order; none where the source knows of none. Raises
-        Unauthorized, RegistryUnavailable.
+        At most MAX_REFERRERS, in the order of the source. Raises Unauthorized, RegistryUnavailable.
         """

@@ -1,9 +1,9 @@
-"""What a registry is told about who asks: from the options, else from where kit and Docker keep logins.
+"""The credential for a registry: from its options, else from the login files of kit and Docker.
 
-A login file is Docker's config.json, which kit's credentials.json is too. For each host it names programs
-that know the login (credHelpers, then credsStore), and holds logins itself (auths); they are asked in this
-order, and the first that knows the host decides. A file or program that cannot be read is an error, never
-passed over: who configured it expects to be known.
+A login file has the form of Docker's config.json; kit's credentials.json has it, too. For each host it may
+name credential helpers (credHelpers, then credsStore) and hold logins itself (auths). They are tried in this
+order, and the first that has a login for the host is used. A file or helper that fails is an error and never
+skipped: whoever configured it expects it to be used.
 """
 
 import base64
@@ -15,12 +15,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from gateway.errors import NotFound, Unauthorized
+from gateway.oci.credential_helpers import ask_helper
 from gateway.oci.documents import read_json
-from gateway.oci.helpers import ask_helper
 from gateway.oci.kit_storage import kit_home
 from gateway.oci.options import RegistryOptions
 
-# A helper's user name for a token that is no password (Docker credential helpers, "Usage").
+# The username that a helper returns with an identity token (docker-credential-helpers, "Usage").
 _TOKEN_USER = "<token>"  # noqa: S105 - a name
 # `docker login` without a host writes Docker Hub's entry under its old index address.
 _HUB_KEYS = ("https://index.docker.io/v1/", "index.docker.io")
@@ -29,7 +29,7 @@ _HELPER_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 @dataclass(frozen=True, slots=True)
 class Basic:
-    """A name and a password; the password is in no repr."""
+    """A username and a password; no secret is in the repr of a credential."""
 
     username: str
     password: str = field(repr=False)
@@ -37,7 +37,7 @@ class Basic:
 
 @dataclass(frozen=True, slots=True)
 class IdentityToken:
-    """An OAuth2 refresh token, which a token server exchanges; `username` is whose, where that is known."""
+    """An OAuth2 refresh token, which a token server exchanges; `username` is its owner, where known."""
 
     username: str
     token: str = field(repr=False)
@@ -45,7 +45,7 @@ class IdentityToken:
 
 @dataclass(frozen=True, slots=True)
 class BearerToken:
-    """A token that the registry takes as it is."""
+    """A token that is sent to the registry as it is."""
 
     token: str = field(repr=False)
 
@@ -54,14 +54,14 @@ Credential = Basic | IdentityToken | BearerToken
 
 
 def configured_credential(host: str, options: RegistryOptions) -> Credential | None:
-    """Return what the options of a registry say; None when they say nothing.
+    """Return the credential in the options of a registry; None where there is none.
 
-    Raises Unauthorized when they name something that cannot be read.
+    Raises Unauthorized when they name a variable or file that cannot be read.
     """
     if options.token_env is not None or options.token_file is not None:
         token = _secret(host, "token", options.token_env, options.token_file)
         if re.fullmatch(r"[\x21-\x7e]+", token) is None:
-            raise Unauthorized(f"registry {host}: the token is empty or has spaces in it; set it anew")
+            raise Unauthorized(f"registry {host}: the token is empty or has spaces in it; set it again")
         return BearerToken(token)
     if options.username is None:
         return None
@@ -73,9 +73,9 @@ def configured_credential(host: str, options: RegistryOptions) -> Credential | N
 
 
 def stored_credential(host: str, kitops_home: Path | None) -> Credential | None:
-    """Return the login that kit has for a host, else Docker's; None when neither has one.
+    """Return the login that kit has for a host, else Docker's; None where neither has one.
 
-    `kitops_home` None is kit's own choice of directory. May run a credential helper, for at most ten
+    `kitops_home` is kit's directory, its default for None. May run a credential helper, for at most ten
     seconds. Raises Unauthorized when a login cannot be read.
     """
     for path, command in ((_kit_file(kitops_home), "kit"), (_docker_file(), "docker")):
@@ -85,12 +85,12 @@ def stored_credential(host: str, kitops_home: Path | None) -> Credential | None:
     return None
 
 
-def _secret(host: str, what: str, variable: str | None, path: Path | None) -> str:
+def _secret(host: str, name: str, variable: str | None, path: Path | None) -> str:
     if variable is not None:
         value = os.environ.get(variable)
         if value is None:
             raise Unauthorized(
-                f"registry {host}: the environment variable {variable} is not set; set it to the {what}"
+                f"registry {host}: the environment variable {variable} is not set; set it to the {name}"
             )
         return value
     assert path is not None
@@ -98,7 +98,7 @@ def _secret(host: str, what: str, variable: str | None, path: Path | None) -> st
         return path.read_text().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise Unauthorized(
-            f"registry {host}: the {what} file {path} cannot be read "
+            f"registry {host}: the {name} file {path} cannot be read "
             f"({type(error).__name__}); make it a text file that this user may read"
         ) from None
 
@@ -111,11 +111,11 @@ def _kit_file(home: Path | None) -> Path | None:
 
 
 def _docker_file() -> Path | None:
-    if chosen := os.environ.get("DOCKER_CONFIG"):
-        return Path(chosen) / "config.json"
+    if directory := os.environ.get("DOCKER_CONFIG"):
+        return Path(directory) / "config.json"
     try:
         return Path.home() / ".docker" / "config.json"
-    except RuntimeError:  # likewise
+    except RuntimeError:  # a user without a home directory
         return None
 
 
@@ -135,14 +135,14 @@ class _Logins(BaseModel):
     credHelpers: dict[str, str] | None = None  # noqa: N815
 
 
-class _Answer(BaseModel):
+class _HelperAnswer(BaseModel):
     model_config = ConfigDict(hide_input_in_errors=True)
 
     Username: str
     Secret: str
 
 
-def _from_file(path: Path, host: str, again: str) -> Credential | None:
+def _from_file(path: Path, host: str, login_command: str) -> Credential | None:
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -152,11 +152,11 @@ def _from_file(path: Path, host: str, again: str) -> Credential | None:
     try:
         logins = _Logins.model_validate(read_json(data))
     except ValueError:
-        raise Unauthorized(f"registry {host}: {path} cannot be read; run `{again}` again") from None
+        raise Unauthorized(f"registry {host}: {path} cannot be read; run `{login_command}` again") from None
     keys = _keys(host)
     helpers = [next((name for key in keys if (name := (logins.credHelpers or {}).get(key))), None)]
     for helper in [*helpers, logins.credsStore]:
-        credential = _from_helper(helper, host, path, again) if helper else None
+        credential = _from_helper(helper, host, path, login_command) if helper else None
         if credential is not None:
             return credential
     entry = next((entry for key in keys if (entry := (logins.auths or {}).get(key))), None)
@@ -164,7 +164,7 @@ def _from_file(path: Path, host: str, again: str) -> Credential | None:
         return _from_entry(entry) if entry else None
     except ValueError:
         raise Unauthorized(
-            f"registry {host}: its entry in {path} cannot be read; run `{again}` again"
+            f"registry {host}: its entry in {path} cannot be read; run `{login_command}` again"
         ) from None
 
 
@@ -182,21 +182,24 @@ def _from_entry(entry: _Auth) -> Credential | None:
     return Basic(username, password) if username or password else None
 
 
-def _from_helper(name: str, host: str, path: Path, again: str) -> Credential | None:
-    what = f"registry {host}: the credential helper {name!r} of {path}"
+def _from_helper(name: str, host: str, path: Path, login_command: str) -> Credential | None:
+    label = f"registry {host}: the credential helper {name!r} of {path}"
     if not _HELPER_NAME.fullmatch(name):
-        raise Unauthorized(f"{what} is no name of a program; correct the file")
-    answer = ask_helper(f"docker-credential-{name}", _keys(host)[0], what)
+        raise Unauthorized(f"{label} is no name of a program; correct the file")
+    answer = ask_helper(f"docker-credential-{name}", _keys(host)[0], label)
     if answer is None:
         return None
     try:
-        login = _Answer.model_validate(read_json(answer))
+        login = _HelperAnswer.model_validate(read_json(answer))
     except ValueError:
-        raise Unauthorized(f"{what} gave no login that can be read; run `{again}` again") from None
-    kind = IdentityToken if login.Username == _TOKEN_USER else Basic
-    return kind(login.Username, login.Secret)
+        raise Unauthorized(
+            f"{label} returned no login that can be read; run `{login_command}` again"
+        ) from None
+    credential_type = IdentityToken if login.Username == _TOKEN_USER else Basic
+    return credential_type(login.Username, login.Secret)
 
 
 def _keys(host: str) -> list[str]:
+    """Return the names under which login files may have a host."""
     hub = _HUB_KEYS if host == "docker.io" else ()
     return [*hub, host, f"https://{host}", f"https://{host}/v1/", f"https://{host}/v2/"]

@@ -1,4 +1,4 @@
-"""JSON documents that others wrote: read strictly, so that no two readers can differ over them."""
+"""JSON documents that others wrote, read strictly, so that no two readers understand them differently."""
 
 import json
 from typing import Annotated, Any
@@ -9,26 +9,28 @@ from gateway.errors import InvalidReference
 from gateway.oci.content import Descriptor
 from gateway.oci.reference import Digest
 
-_FAULTS = 8
-_FAULT = 300  # characters of one
+_ERRORS_SHOWN = 8
+_MAX_ERROR = 300  # characters of one error
 
 
 def read_json(data: bytes) -> Any:
-    """Read UTF-8 JSON; raises ValueError for a repeated key, NaN, Infinity, or too deep a nesting."""
+    """Parse UTF-8 JSON. Raises ValueError, also for a repeated key, NaN, Infinity and too deep a nesting."""
     try:
         return json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
 
 
-def faults(error: ValidationError) -> str:
-    """Say in one line what pydantic found wrong, the first of it, without repeating the input."""
-    found = error.errors(include_url=False, include_input=False)
-    said = [
-        f"{'.'.join(str(part) for part in fault['loc'])[:_FAULT] or 'document'}: {fault['msg'][:_FAULT]}"
-        for fault in found[:_FAULTS]
+def describe_errors(error: ValidationError) -> str:
+    """Return pydantic's first errors in one line, without the values that caused them."""
+    details = error.errors(include_url=False, include_input=False)
+    lines = [
+        f"{'.'.join(map(str, detail['loc']))[:_MAX_ERROR] or 'document'}: {detail['msg'][:_MAX_ERROR]}"
+        for detail in details[:_ERRORS_SHOWN]
     ]
-    return "; ".join([*said, *([f"and {len(found) - _FAULTS} more"] if len(found) > _FAULTS else [])])
+    if len(details) > _ERRORS_SHOWN:
+        lines.append(f"and {len(details) - _ERRORS_SHOWN} more")
+    return "; ".join(lines)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -54,11 +56,11 @@ def _digest(value: object) -> Digest:
 
 
 DigestField = Annotated[Digest, PlainValidator(_digest), PlainSerializer(str)]
-"""A digest in a document: a string there, a Digest here."""
+"""A digest: a string in the document, a Digest in the model."""
 
 
 class DescriptorDocument(BaseModel):
-    """A descriptor as it is written (OCI image spec, "Descriptors"); other members are ignored."""
+    """A descriptor in a document (OCI image spec, "Descriptors"); other members are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True, hide_input_in_errors=True)
 
@@ -68,5 +70,5 @@ class DescriptorDocument(BaseModel):
     annotations: dict[str, str] | None = None
 
     def descriptor(self) -> Descriptor:
-        """Return it as a value."""
+        """Return the descriptor that the document states."""
         return Descriptor(self.media_type, self.digest, self.size, self.annotations or {})

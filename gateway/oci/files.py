@@ -1,4 +1,4 @@
-"""Small files that must outlive a crash, and how much room files take."""
+"""Files that are replaced atomically and survive a crash, and the disk space that files take."""
 
 import os
 import threading
@@ -7,34 +7,34 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-_ABANDONED = 60.0  # seconds without a write
+_ABANDONED_AFTER = 60.0  # seconds without a write
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a small file whole or not at all, also when this process or the machine dies."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    """Write a small file whole or not at all, even if this process or the machine dies."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        with fresh.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(path)
+        temporary.replace(path)
     except BaseException:
-        fresh.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     _sync_directory(path.parent)
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Remove what processes that died within `replace_file` left in a directory."""
+    """Remove the temporary files of processes that died in `replace_file`."""
     for path in directory.glob(".*.tmp"):
         with suppress(FileNotFoundError):
-            if path.is_file() and time.time() - path.stat().st_mtime > _ABANDONED:
+            if path.is_file() and time.time() - path.stat().st_mtime > _ABANDONED_AFTER:
                 path.unlink()
 
 
 def disk_use(paths: Iterable[Path]) -> int:
-    """Return the bytes of these files; one of several names counts once, one that is gone not at all."""
+    """Return the bytes of these files; one with several names counts once, one that is gone not at all."""
     sizes = {}
     for path in paths:
         with suppress(FileNotFoundError, NotADirectoryError):

@@ -17,22 +17,22 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 
 from gateway.errors import NotFound, RegistryError
-from gateway.oci.blobs import MAX_ENTRIES, Blobs
 from gateway.oci.content import BlobStream, Descriptor
-from gateway.oci.disk import DirectoryFiles
 from gateway.oci.documents import DescriptorDocument, read_json
-from gateway.oci.layout import listed
+from gateway.oci.layout import join_names
+from gateway.oci.layout_content import MAX_ENTRIES, LayoutContent
+from gateway.oci.layout_files import DirectoryFiles
 from gateway.oci.reference import LOCAL, Digest, LocalReference
 
 _TAGS = "-tags.json"
-_FILES_SEARCHED = 1000
+_MAX_FILES_SEARCHED = 1000
 _tags: TypeAdapter[dict[str, DescriptorDocument]] = TypeAdapter(
     Annotated[dict[str, DescriptorDocument], Field(max_length=MAX_ENTRIES)]
 )
 
 
 def kit_home() -> Path:
-    """Return the directory that kit keeps its storage and credentials in on Linux. Raises NotFound."""
+    """Return the directory of kit's storage and credentials on Linux. Raises NotFound."""
     if home := os.environ.get("KITOPS_HOME"):
         return Path(home)
     if data := os.environ.get("XDG_DATA_HOME"):
@@ -44,7 +44,7 @@ def kit_home() -> Path:
 
 
 class KitStorageSource:
-    """A reference in kit's storage below `home`, kit's own choice for None.
+    """A reference in kit's storage below `home`, by default kit's own directory.
 
     Raises NotFound, or RegistryError for a storage that cannot be read.
     """
@@ -52,71 +52,73 @@ class KitStorageSource:
     def __init__(self, reference: LocalReference, home: Path | None) -> None:
         self.reference = reference
         self._storage = (home or kit_home()) / "storage"
-        self._place = f"kit's local storage {self._storage}"
-        self._blobs = Blobs(
-            DirectoryFiles(self._storage), str(reference), self._place, "pack or pull it again with kit"
+        self._location = f"kit's local storage {self._storage}"
+        self._content = LayoutContent(
+            DirectoryFiles(self._storage), str(reference), self._location, "pack or pull it again with kit"
         )
 
     def resolve(self) -> Descriptor:
-        """Find the tag in the repository's tags; a digest needs only its blob, as a tag may move on."""
+        """Find the tag in the repository's tags; a digest needs only its blob, as its tag may have moved."""
         if self.reference.digest is not None:
-            return self._blobs.named(self.reference.digest, self._blobs.index())
-        found = self.tagged(self.reference.label)
-        if found is None:
-            raise self._not_found()
-        return found
+            return self._content.describe(self.reference.digest, self._content.index())
+        descriptor = self.resolve_tag(self.reference.label)
+        if descriptor is None:
+            raise self._not_found_error()
+        return descriptor
 
     def manifest(self, descriptor: Descriptor) -> bytes:
-        """Read a manifest, and verify it."""
-        return self._blobs.manifest(descriptor)
+        """Read a manifest and verify it."""
+        return self._content.manifest(descriptor)
 
     def blob(self, descriptor: Descriptor, offset: int = 0) -> AbstractContextManager[BlobStream]:
-        """Read a blob from an offset on."""
-        return self._blobs.blob(descriptor, offset)
+        """Open a blob at an offset."""
+        return self._content.blob(descriptor, offset)
 
-    def tagged(self, tag: str) -> Descriptor | None:
-        """Return what another tag of the same repository names."""
+    def resolve_tag(self, tag: str) -> Descriptor | None:
+        """Return the manifest that another tag of the same repository points to."""
         repository = f"{self.reference.registry}/{self.reference.repository}"
         entry = self._tags(f"{base64.urlsafe_b64encode(repository.encode()).decode()}{_TAGS}").get(tag)
         return None if entry is None else entry.descriptor()
 
     def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
-        """Return the manifests of the whole storage that have this one as their subject."""
-        return self._blobs.referrers(digest)
+        """Return the manifests of the whole storage whose subject is this one."""
+        return self._content.referrers(digest)
 
     def _tags(self, file: str) -> dict[str, DescriptorDocument]:
         try:
-            return _tags.validate_python(read_json(self._blobs.document(file)))
+            return _tags.validate_python(read_json(self._content.document(file)))
         except NotFound:
             return {}
         except ValueError as error:
-            raise self._blobs.unusable(f"{file}: {error}") from error
+            raise self._content.unusable_error(f"{file}: {error}") from error
 
-    def _not_found(self) -> NotFound:
+    def _not_found_error(self) -> NotFound:
         reference = self.reference
-        what = f"{reference}: {self._place} has no {reference.name}:{reference.label}"
+        problem = f"{reference}: {self._location} has no {reference.name}:{reference.label}"
         if (self._storage / reference.registry / reference.repository / "index.json").is_file():
             return NotFound(
-                f"{what} but in the form of kit before 0.3; run `kit list` of a newer kit, which converts it"
+                f"{problem} but in the form of kit before 0.3; run `kit list` of a newer kit, "
+                "which converts it"
             )
         if not self._storage.is_dir():
             return NotFound(
-                f"{what}, as it does not exist; set $KITOPS_HOME to kit's directory, or, for a kit in a "
+                f"{problem}, as it does not exist; set $KITOPS_HOME to kit's directory, or, for a kit in a "
                 "registry, write HOST/REPOSITORY:TAG"
             )
         return NotFound(
-            f"{what}; it has {listed(self._names())}; a kit in a registry is written HOST/REPOSITORY:TAG"
+            f"{problem}; it has {join_names(self._names())}; for a kit in a registry, "
+            "write HOST/REPOSITORY:TAG"
         )
 
     def _names(self) -> list[str]:
-        """What is there, as kit shows it: first of this repository, then of the others."""
-        found: list[tuple[bool, str]] = []
-        for path in islice(self._storage.glob(f"*{_TAGS}"), _FILES_SEARCHED):
+        """Return what the storage has, as kit shows it: first this repository, then the others."""
+        names: list[tuple[bool, str]] = []
+        for path in islice(self._storage.glob(f"*{_TAGS}"), _MAX_FILES_SEARCHED):
             try:
                 repository = base64.urlsafe_b64decode(path.name.removesuffix(_TAGS)).decode()
                 tags = self._tags(path.name)
             except (ValueError, RegistryError):
                 continue
             name = repository.removeprefix(f"{LOCAL}/")
-            found += [(name != self.reference.name, f"{name}:{tag}") for tag in tags]
-        return [name for _, name in sorted(found)]
+            names += [(name != self.reference.name, f"{name}:{tag}") for tag in tags]
+        return [name for _, name in sorted(names)]

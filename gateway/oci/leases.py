@@ -1,6 +1,6 @@
-"""Leases: what is in use on this node, known by file locks that end with the process that has them.
+"""Leases: file locks that show what is in use on this node; they end with the process that holds them.
 
-A lease's file also says when the thing was last used: its modification time.
+The modification time of a lease's file is when the leased thing was last used.
 """
 
 import fcntl
@@ -11,19 +11,19 @@ from pathlib import Path
 
 
 class Lease:
-    """Shared use of something, given back by `release`, with the object, or with the process."""
+    """A shared lock on a file, held until `release`, or until the object or the process is gone."""
 
     def __init__(self, path: Path) -> None:
-        self._file: int | None = _locked(path, fcntl.LOCK_SH)
+        self._file: int | None = _open_locked(path, fcntl.LOCK_SH)
         self.touch()
 
     def touch(self) -> None:
-        """Note that the thing is used now."""
+        """Record that the leased thing is used now."""
         if self._file is not None:
             os.utime(self._file)
 
     def release(self) -> None:
-        """Give it back; a second time does nothing."""
+        """Release the lock; a second call does nothing."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -34,10 +34,10 @@ class Lease:
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[bool]:
-    """Tell whether nobody has a lease, and let nobody take one within the block if so."""
+def try_claim(path: Path) -> Iterator[bool]:
+    """Yield True where nobody has a lease; then nobody can take one within the block."""
     try:
-        file = _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file = _open_locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         yield False
         return
@@ -55,21 +55,21 @@ def last_used(path: Path) -> float:
         return 0.0
 
 
-def _locked(path: Path, how: int) -> int:
+def _open_locked(path: Path, operation: int) -> int:
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(file, how)
-            if _is_at(file, path):
+            fcntl.flock(file, operation)
+            if _is_same_file(file, path):
                 return file
         except BaseException:
             os.close(file)
             raise
-        # Whoever had it for himself removed the file meanwhile: this lock is on nothing.
+        # The holder of an exclusive lock removed the file meanwhile, so this lock protects nothing.
         os.close(file)
 
 
-def _is_at(file: int, path: Path) -> bool:
+def _is_same_file(file: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:

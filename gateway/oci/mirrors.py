@@ -1,11 +1,11 @@
-"""A registry with mirrors before it, as one Source.
+"""A registry with mirrors, as one Source.
 
-A tag means what the registry says it means, and so do referrers: a mirror could answer with what was once
-true. Content by digest is the same wherever it comes from, so the mirrors are asked for it first, in order.
-A mirror that does not have it, does not answer, or sends something else is passed over.
+Tags and referrers come from the registry alone, as those of a mirror may be out of date. Content by digest is
+the same wherever it comes from, so the mirrors are asked for it first, in order, and the registry last. A
+mirror that lacks it, does not answer, or sends something else is skipped.
 
-What a mirror sent for a manifest is verified here. What it sent of a blob is verified by who reads it, who
-says `reject()` of the stream when it is wrong, and reads again from the beginning if that returns True.
+A mirror's manifest is verified here. Its blob is verified by the reader, which calls `reject()` of the stream
+where the bytes are wrong, and reads again from the beginning if that returns True.
 """
 
 import logging
@@ -25,24 +25,28 @@ from gateway.oci.registry import RegistrySource
 
 _log = logging.getLogger(__name__)
 
-_ATTEMPTS = 2  # the next place is nearer than patience
-_BREAKS = 2  # broken streams after which a mirror is not asked again
+_ATTEMPTS = 2  # few, as the next mirror or the registry can be asked instead
+_MAX_BREAKS = 2  # broken streams after which a mirror is not asked again
 
 
 def open_registry(reference: RegistryReference, options: SourceOptions) -> Source:
-    """Return a registry, behind its mirrors if it has some.
+    """Return the source for a reference in a registry: the registry itself, or with its mirrors.
 
-    Raises Unauthorized when a configured credential cannot be read, InvalidReference for a mirror that is
-    none.
+    Raises Unauthorized when a configured credential cannot be read, and InvalidReference where a mirror is
+    not the name of one.
     """
-    own = options.registry(reference.host)
-    ends = time.monotonic() + own.pull_timeout
-    registry = RegistrySource(reference, own, options.kitops_home, ends=ends)
+    registry_options = options.registry(reference.host)
+    deadline = time.monotonic() + registry_options.pull_timeout
+    registry = RegistrySource(reference, registry_options, options.kitops_home, deadline=deadline)
     mirrors = []
-    for mirror in own.mirrors:
-        name = mirror_reference(mirror, reference)
-        reached = replace(options.registry(name.host), pull_timeout=own.pull_timeout)
-        mirrors.append(RegistrySource(name, reached, options.kitops_home, ends=ends, attempts=_ATTEMPTS))
+    for mirror in registry_options.mirrors:
+        location = mirror_reference(mirror, reference)
+        mirror_options = replace(options.registry(location.host), pull_timeout=registry_options.pull_timeout)
+        mirrors.append(
+            RegistrySource(
+                location, mirror_options, options.kitops_home, deadline=deadline, attempts=_ATTEMPTS
+            )
+        )
     return MirroredSource(registry, mirrors) if mirrors else registry
 
 
@@ -54,91 +58,92 @@ def mirror_reference(mirror: str, reference: RegistryReference) -> RegistryRefer
 
 
 class MirroredSource:
-    """`registry` behind `mirrors`; for several threads."""
+    """`registry` with `mirrors`; several threads may use one."""
 
     def __init__(self, registry: Source, mirrors: Sequence[Source]) -> None:
         self.reference = registry.reference
         self._registry = registry
         self._mirrors = tuple(mirrors)
         self._lock = threading.Lock()
-        self._out: set[Source] = set()
+        self._disabled: set[Source] = set()
         self._breaks: Counter[Source] = Counter()
-        self._without: defaultdict[Digest, set[Source]] = defaultdict(set)  # mirrors not to ask for it
-        self._gave: defaultdict[Digest, set[Source]] = defaultdict(set)  # mirrors that sent bytes of it
+        # By digest: the mirrors that are not to be asked for it, and those that sent bytes of it.
+        self._skipped: defaultdict[Digest, set[Source]] = defaultdict(set)
+        self._senders: defaultdict[Digest, set[Source]] = defaultdict(set)
 
     def resolve(self) -> Descriptor:
         """Ask the registry."""
         return self._registry.resolve()
 
-    def tagged(self, tag: str) -> Descriptor | None:
+    def resolve_tag(self, tag: str) -> Descriptor | None:
         """Ask the registry."""
-        return self._registry.tagged(tag)
+        return self._registry.resolve_tag(tag)
 
     def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
         """Ask the registry."""
         return self._registry.referrers(digest)
 
     def manifest(self, descriptor: Descriptor) -> bytes:
-        """Get a manifest from the first that has it, verified."""
-        for mirror in self._asked(descriptor.digest):
+        """Get a manifest from the first mirror that has it, else from the registry, and verify it."""
+        for mirror in self._mirrors_for(descriptor.digest):
             try:
                 return mirror.manifest(descriptor)
             except (RegistryError, ContentError) as error:
-                self._pass_over(mirror, descriptor.digest, error)
+                self._skip(mirror, descriptor.digest, error)
         return self._registry.manifest(descriptor)
 
     @contextmanager
     def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[BlobStream]:
-        """Get a blob from the first that has it; another call after a broken stream asks the next."""
+        """Open a blob at the first mirror that has it; a call after a broken stream asks the next one."""
         reject = partial(self._reject, descriptor.digest)
-        for mirror in self._asked(descriptor.digest):
+        for mirror in self._mirrors_for(descriptor.digest):
             with ExitStack() as opened:
                 try:
                     stream = opened.enter_context(mirror.blob(descriptor, offset))
                 except (RegistryError, ContentError) as error:
-                    self._pass_over(mirror, descriptor.digest, error)
+                    self._skip(mirror, descriptor.digest, error)
                     continue
                 with self._lock:
-                    self._gave[descriptor.digest].add(mirror)
-                yield BlobStream(stream.start, self._watched(mirror, descriptor.digest, stream), reject)
+                    self._senders[descriptor.digest].add(mirror)
+                yield BlobStream(stream.start, self._chunks(mirror, descriptor.digest, stream), reject)
                 return
         with self._registry.blob(descriptor, offset) as stream:
             yield replace(stream, reject=reject)
 
-    def _asked(self, digest: Digest) -> list[Source]:
+    def _mirrors_for(self, digest: Digest) -> list[Source]:
         with self._lock:
-            skipped = self._out | self._without[digest]
+            skipped = self._disabled | self._skipped[digest]
         return [mirror for mirror in self._mirrors if mirror not in skipped]
 
-    def _watched(self, mirror: Source, digest: Digest, stream: BlobStream) -> Iterator[bytes]:
+    def _chunks(self, mirror: Source, digest: Digest, stream: BlobStream) -> Iterator[bytes]:
         try:
             yield from stream.chunks
         except RegistryUnavailable as error:
             with self._lock:
                 self._breaks[mirror] += 1
-                if self._breaks[mirror] >= _BREAKS:
-                    self._out.add(mirror)
-                self._without[digest].add(mirror)
-            self._say("mirror broke off", mirror, digest, str(error))
+                if self._breaks[mirror] >= _MAX_BREAKS:
+                    self._disabled.add(mirror)
+                self._skipped[digest].add(mirror)
+            self._warn("mirror broke off", mirror, digest, str(error))
             raise
 
-    def _pass_over(self, mirror: Source, digest: Digest, error: Exception) -> None:
+    def _skip(self, mirror: Source, digest: Digest, error: Exception) -> None:
         with self._lock:
             if isinstance(error, NotFound | ContentError):
-                self._without[digest].add(mirror)
+                self._skipped[digest].add(mirror)
             else:
-                self._out.add(mirror)
-        self._say("mirror passed over", mirror, digest, str(error))
+                self._disabled.add(mirror)
+        self._warn("mirror skipped", mirror, digest, str(error))
 
     def _reject(self, digest: Digest) -> bool:
         with self._lock:
-            wrong = self._gave.pop(digest, set())
-            self._without[digest] |= wrong
-        for mirror in wrong:
-            self._say("mirror sent wrong bytes", mirror, digest, "the digest or size is another")
-        return bool(wrong)
+            senders = self._senders.pop(digest, set())
+            self._skipped[digest] |= senders
+        for mirror in senders:
+            self._warn("mirror sent wrong bytes", mirror, digest, "the digest or size differs")
+        return bool(senders)
 
-    def _say(self, event: str, mirror: Source, digest: Digest, reason: str) -> None:
+    def _warn(self, event: str, mirror: Source, digest: Digest, reason: str) -> None:
         _log.warning(
             event,
             extra={

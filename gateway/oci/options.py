@@ -1,4 +1,4 @@
-"""What a user says about the places that kits come from."""
+"""How the sources of kits are reached, as the user configures it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,16 +10,16 @@ from types import MappingProxyType
 class RegistryOptions:
     """How one registry is reached.
 
-    The password is in the environment variable `password_env` or in the file `password_file`, a bearer
-    token likewise in `token_env` or `token_file`; a file's trailing line end is dropped. `plain_http` is
-    for registries without TLS, `ca_file` a PEM bundle, `client_cert_file` and `client_key_file` what this
-    client shows of itself. `proxy` is a URL, "" for none, None for what the environment says.
+    The password is in the environment variable `password_env` or in the file `password_file`; a bearer
+    token is in `token_env` or `token_file`. Line ends at the end of these files are dropped. `plain_http` is
+    for registries without TLS, `ca_file` a PEM bundle, `client_cert_file` and `client_key_file` the client
+    certificate. `proxy` is a URL, "" for none, None for the proxy that the environment names.
 
-    `mirrors` are asked first, in order, for content by digest, never for what a tag means: each is
-    `HOST[:PORT][/PREFIX]`, and reached as the options of that host say. `token_hosts` may issue tokens
-    for this registry though they are in a private network. At most `connections` are open for one kit.
-    A transfer slower than 1 KiB/s over `stall_timeout` is broken off and continued; everything for one
-    kit ends after `pull_timeout`. Both are in seconds.
+    `mirrors` are asked first, in order, for content by digest, never for tags: each is
+    `HOST[:PORT][/PREFIX]`, with the options of that host. `token_hosts` may issue tokens for this registry
+    although they are in a private network. At most `connections` are open for one kit. A transfer slower
+    than 1 KiB/s over `stall_timeout` is broken off and continued; a pull fails after `pull_timeout`. Both
+    are in seconds.
     """
 
     username: str | None = None
@@ -41,14 +41,14 @@ class RegistryOptions:
 
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
-    """How all sources are reached: registries by host, and the directory of the kit command line.
+    """How all sources are reached: registries by host, and `kitops_home`, the kit command line's directory.
 
-    `kitops_home` None is the directory that kit itself would use.
+    For None that is kit's default directory.
     """
 
     registries: Mapping[str, RegistryOptions] = field(default_factory=lambda: MappingProxyType({}))
     kitops_home: Path | None = None
 
     def registry(self, host: str) -> RegistryOptions:
-        """Return the options of a registry host, as it is written in references."""
+        """Return the options of a registry, by its host as references have it."""
         return self.registries.get(host, RegistryOptions())

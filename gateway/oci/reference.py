@@ -1,12 +1,12 @@
-"""References and digests: the strings that name an artifact, as values that cannot be wrong.
+"""References and digests: the strings that name an artifact, parsed into values that are always valid.
 
     HOST[:PORT]/REPOSITORY[:TAG][@DIGEST]       in a registry; HOST has a "." in it, or a port behind it
     REPOSITORY[:TAG][@DIGEST], DIGEST           in the local storage of the kit command line
     kit:[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST] in that storage too, also what was packed for a registry
     oci-layout:PATH:NAME[:TAG][@DIGEST]         in an OCI image layout on disk, a directory or a tar file
 
-The first two are read as kit reads them, with one difference: what begins like a digest has to be one.
-The default tag is "latest". A tag beside a digest is only what people call it: the digest decides.
+The first two are read as kit reads them, with one difference: what begins like a digest must be one.
+The default tag is "latest". A tag beside a digest is only a label: the digest decides.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from gateway.errors import InvalidReference
 _LAYOUT = "oci-layout:"
 _KIT = "kit:"
 _DEFAULT_TAG = "latest"
-# kit's own words for "no registry" and "no repository".
+# What kit writes for "no registry" and "no repository".
 LOCAL = "localhost"
 _NAMELESS = "_"
 
@@ -35,7 +35,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)")
 _ALGORITHMS = ("sha256", "sha384", "sha512")
 _DIGESTS = tuple(f"{algorithm}:" for algorithm in _ALGORITHMS)
-# Many clients cap host and name at 255 characters together (OCI distribution spec).
+# Many clients limit host and name together to 255 characters (OCI distribution spec).
 _MAX_NAME = 255
 _MAX_TEXT = 8192
 _FORMS = "write HOST/REPOSITORY:TAG, kit:NAME:TAG or oci-layout:PATH:NAME:TAG"
@@ -74,7 +74,7 @@ class Digest:
 
     @property
     def short(self) -> str:
-        """The first 12 hex digits, for people."""
+        """The first 12 hex digits: what people and URLs call a digest by."""
         return self.hex[:12]
 
     def __str__(self) -> str:
@@ -107,7 +107,7 @@ class RegistryReference:
         return replace(self, digest=digest)
 
     def __str__(self) -> str:
-        return f"{self.host}/{_written(self.repository, self.tag, self.digest)}"
+        return f"{self.host}/{_format_name(self.repository, self.tag, self.digest)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class LayoutReference:
         return replace(self, digest=digest)
 
     def __str__(self) -> str:
-        return f"{_LAYOUT}{self.path}:{_written(self.name, self.tag, self.digest)}"
+        return f"{_LAYOUT}{self.path}:{_format_name(self.name, self.tag, self.digest)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ class LocalReference:
 
     @property
     def name(self) -> str:
-        """Its name without tag and digest, as kit shows it."""
+        """The name without tag and digest, as kit shows it."""
         return self.repository if self.registry == LOCAL else f"{self.registry}/{self.repository}"
 
     @property
@@ -181,7 +181,7 @@ class LocalReference:
         return replace(self, digest=digest)
 
     def __str__(self) -> str:
-        return f"{_KIT}{_written(self.name, self.tag, self.digest)}"
+        return f"{_KIT}{_format_name(self.name, self.tag, self.digest)}"
 
 
 Reference = RegistryReference | LayoutReference | LocalReference
@@ -192,14 +192,14 @@ def parse_reference(text: str) -> Reference:
     if len(text) > _MAX_TEXT:
         raise InvalidReference(f"a reference has at most {_MAX_TEXT} characters; this has {len(text)}")
     if text.startswith(_LAYOUT):
-        path, _, named = text.removeprefix(_LAYOUT).partition(":")
-        if not path or not named:
+        path, _, name = text.removeprefix(_LAYOUT).partition(":")
+        if not path or not name:
             raise InvalidReference(f"{text!r}: write oci-layout:PATH:NAME:TAG")
-        return LayoutReference(Path(path), *_read(named))
+        return LayoutReference(Path(path), *_parse_name(name))
     if text.startswith(_KIT) and not _SCHEME.match(text):
-        name, tag, digest = _read(text.removeprefix(_KIT))
+        name, tag, digest = _parse_name(text.removeprefix(_KIT))
         return LocalReference(*_split_host(name), tag, digest)
-    name, tag, digest = _read(text)
+    name, tag, digest = _parse_name(text)
     host, repository = _split_host(name)
     if host == LOCAL:
         return LocalReference(host, repository, tag, digest)
@@ -209,7 +209,8 @@ def parse_reference(text: str) -> Reference:
 def is_kit_reference(text: str) -> bool:
     """Tell whether kit takes a Kitfile's `model.path` for a reference rather than a file.
 
-    It does where there is a ":" or "@" in it and it can be read as one. Our own forms are not kit's.
+    It does where the path has a ":" or "@" in it and parses as a reference. `kit:` and `oci-layout:` are
+    forms of Kitserve, which kit takes for paths.
     """
     if not (":" in text or "@" in text) or text.startswith((_LAYOUT, _KIT)):
         return False
@@ -220,18 +221,18 @@ def is_kit_reference(text: str) -> bool:
     return True
 
 
-def _read(text: str) -> tuple[str, str | None, Digest | None]:
-    """Read [HOST/]REPOSITORY[:TAG][@DIGEST], or a digest alone; return name, tag and digest."""
+def _parse_name(text: str) -> tuple[str, str | None, Digest | None]:
+    """Parse [HOST/]REPOSITORY[:TAG][@DIGEST], or a digest alone, into name, tag and digest."""
     _check_characters(text)
     if text.startswith(_DIGESTS):
         return _NAMELESS, None, Digest.parse(text)
     host, rest = _split_host(text)
-    rest, at, digest = rest.partition("@")
+    rest, separator, digest = rest.partition("@")
     name, colon, tag = rest.partition(":")
     if host != LOCAL:
         name = f"{host}/{name}"
-    if at:
-        # Like kit, take any tag before a digest; only a valid one is kept, to call the version by.
+    if separator:
+        # Like kit, accept any tag before a digest; only a valid one is kept, as the label.
         return name, tag if _TAG.fullmatch(tag) else None, Digest.parse(digest)
     return name, tag if colon else _DEFAULT_TAG, None
 
@@ -243,20 +244,20 @@ def _split_host(name: str) -> tuple[str, str]:
 
 
 def _check_characters(text: str) -> None:
-    # What stands before an "@" can be a password: it is not repeated, nor what follows a scheme.
+    # Text before an "@" or behind a scheme may hold a password, so no message repeats it.
     if scheme := _SCHEME.match(text):
         plain = "; `plain_http: true` in a registry's options says http" if scheme[1] == "http://" else ""
         raise InvalidReference(f"a reference has no {scheme[1]!r} before it; {_FORMS}{plain}")
     after = text.rpartition("@")[2]
     if "@" in text and (not after.startswith(_DIGESTS) or ("@" in text.partition("/")[0] and "/" in text)):
         raise InvalidReference(
-            f"{after[:80]!r} stands behind an '@' and is no sha256 digest; if a user's name stands before "
-            "it: name and password belong into the options of the registry"
+            f"{after[:80]!r} follows an '@' and is no sha256 digest; write REPOSITORY@sha256:HEX, and put a "
+            "username and password into the options of the registry"
         )
     if "," in text:
         raise InvalidReference(f"{text!r} has several tags; write one reference for each")
     if bad := next((c for c in text if c in "#?%\\" or c.isspace() or not c.isprintable()), None):
-        raise InvalidReference(f"{text!r} has {bad!r} in it, which no reference has; {_FORMS}")
+        raise InvalidReference(f"{text!r} has {bad!r} in it, which no reference may have; {_FORMS}")
 
 
 def _check_host(text: str, host: str) -> None:
@@ -265,7 +266,8 @@ def _check_host(text: str, host: str) -> None:
         raise InvalidReference(f"{text!r}: {host!r} is not a registry host; write HOST.DOMAIN or HOST:PORT")
     if f"{parts[1]}:" in (_KIT, _LAYOUT):
         raise InvalidReference(
-            f"{text!r}: a registry host {host!r} cannot be told from {parts[1]}:NAME; give it another name"
+            f"{text!r}: the registry host {host!r} reads like the form {parts[1]}:NAME; "
+            "give the host another name"
         )
     if parts[2] is not None and not 0 < int(parts[2]) < 2**16:
         raise InvalidReference(f"{text!r}: {parts[2]} is not a port")
@@ -273,16 +275,16 @@ def _check_host(text: str, host: str) -> None:
         if parts[1].startswith("["):
             ipaddress.IPv6Address(parts[1][1:-1])
         elif _NUMBER.fullmatch(parts[1].rpartition(".")[2]):
-            # Resolvers read 127.1, 0x7f.1 and 2130706433 as addresses too; nobody else should have to.
+            # Resolvers take 127.1, 0x7f.1 and 2130706433 for addresses, too; people do not.
             ipaddress.IPv4Address(parts[1])
     except ValueError:
         raise InvalidReference(
-            f"{text!r}: {parts[1]!r} is no IP address as people write it, like 127.0.0.1 or [::1]"
+            f"{text!r}: {parts[1]!r} is no IP address in its usual form, such as 127.0.0.1 or [::1]"
         ) from None
 
 
 def _check_local(text: str, name: str, tag: str | None, digest: Digest | None) -> None:
-    """Check a name that may begin with a host, or be none beside a digest."""
+    """Check a name that may begin with a host, or be missing beside a digest."""
     host, repository = _split_host(name)
     if not _HOST.fullmatch(host):
         raise InvalidReference(f"{text!r}: {host!r} is not a registry host; write HOST.DOMAIN or HOST:PORT")
@@ -314,7 +316,7 @@ def _label(tag: str | None, digest: Digest | None) -> str:
     return digest.short
 
 
-def _written(name: str, tag: str | None, digest: Digest | None) -> str:
+def _format_name(name: str, tag: str | None, digest: Digest | None) -> str:
     if name == _NAMELESS:
         return str(digest)
     return name + (f":{tag}" if tag is not None else "") + (f"@{digest}" if digest is not None else "")

@@ -1,4 +1,4 @@
-"""Lists of manifests, as registries give them (OCI distribution spec, "Listing Referrers")."""
+"""The referrers of a manifest, as registries list them (OCI distribution spec, "Listing Referrers")."""
 
 from typing import Any
 
@@ -19,29 +19,29 @@ class _Entry(DescriptorDocument):
     artifact_type: str | None = Field(alias="artifactType", default=None, max_length=255)
 
 
-def read_list(data: bytes) -> list[Descriptor] | None:
-    """Return the manifests that an index lists; None for what is no index.
+def parse_referrers(data: bytes) -> list[Descriptor] | None:
+    """Return the entries of an index of referrers; None where this is no index.
 
-    Entries that cannot be used, such as those with other digests than sha256, are left out.
+    Entries that cannot be used, such as those with digests other than sha256, are left out.
     """
     try:
-        listed = _Index.model_validate(read_json(data)).manifests
+        items = _Index.model_validate(read_json(data)).manifests
     except ValueError:
         return None
-    found = []
-    for item in listed:
+    referrers = []
+    for item in items:
         try:
             entry = _Entry.model_validate(item)
         except ValidationError:
             continue
-        found.append(
+        referrers.append(
             Descriptor(
                 entry.media_type, entry.digest, entry.size, entry.annotations or {}, entry.artifact_type
             )
         )
-    return found
+    return referrers
 
 
 def fallback_tag(digest: Digest) -> str:
-    """Return the tag under which registries without the referrers API have such a list."""
+    """Return the tag of the index of referrers in registries without the referrers API."""
     return f"{digest.algorithm}-{digest.hex}"

@@ -1,12 +1,12 @@
 """One repository of one registry as a Source, over oras-py.
 
-Of oras-py this uses the client (its session and cookie policy), the container's URLs, and the helper that
+Of oras-py this uses the client (its session and cookie policy), the container's URLs, and the function that
 writes a Basic header. It does not use `do_request`, `get_blob`, `download_blob`, `get_manifest`, `pull` or
-the auth backends: they have no time-outs, retry a wrong password for two minutes, never renew a token,
-follow redirects with credentials, decode what they read, and verify nothing. One client serves one
-repository, so credentials never reach another registry.
+the auth backends: they have no timeouts, retry a wrong password for two minutes, never renew a token,
+follow redirects with credentials, decode the body, and verify nothing. One client serves one repository, so
+credentials never reach another registry.
 
-Rules are from the OCI distribution spec and the Docker token authentication spec.
+The rules are from the OCI distribution spec and the Docker token authentication spec.
 """
 
 import re
@@ -41,9 +41,9 @@ from gateway.oci.content import (
 from gateway.oci.credentials import configured_credential, stored_credential
 from gateway.oci.options import RegistryOptions
 from gateway.oci.reference import Digest, RegistryReference
-from gateway.oci.referrers import fallback_tag, read_list
+from gateway.oci.referrers import fallback_tag, parse_referrers
 from gateway.oci.sessions import open_sessions
-from gateway.oci.tokens import Access
+from gateway.oci.tokens import Authorizer
 from gateway.oci.transport import ATTEMPTS, Transport, same_origin
 
 _ACCEPT = ", ".join(
@@ -54,21 +54,20 @@ _ACCEPT = ", ".join(
         "application/vnd.docker.distribution.manifest.list.v2+json",
     )
 )
-# Docker Hub's API is not at the name that people write.
+# Docker Hub's API has another host than its references.
 _API_HOSTS = {"docker.io": "registry-1.docker.io"}
-_GOOD = frozenset({200, 206})
-# What registries say that have never heard of referrers; the spec says 404.
-_UNKNOWN = frozenset({400, 404, 405, 406, 501})
-_SENDINGS = 3  # of one request: with what there is, with a new token, with one for more
+_SUCCESS = frozenset({200, 206})
+# The statuses of registries without the referrers API; the spec says 404.
+_NO_REFERRERS_API = frozenset({400, 404, 405, 406, 501})
+_MAX_SENDS = 3  # of one request: with what there is, with a new token, with one of wider scope
 _MAX_PAGES = 100
 
 
 class RegistrySource:
-    """A reference's repository in its registry, for several threads; `connections` of them at a time.
+    """A reference's repository in its registry; several threads may use one, `connections` at a time.
 
-    No request is made before the first is needed. `ends` is when everything must be done, on the
-    monotonic clock; `pull_timeout` from now by default. Raises Unauthorized when the configured
-    credential cannot be read.
+    No request is made before the first is needed. All of them end at `deadline`, on the monotonic clock:
+    `pull_timeout` from now by default. Raises Unauthorized when the configured credential cannot be read.
     """
 
     def __init__(
@@ -77,22 +76,22 @@ class RegistrySource:
         options: RegistryOptions,
         kitops_home: Path | None = None,
         *,
-        ends: float | None = None,
+        deadline: float | None = None,
         attempts: int = ATTEMPTS,
     ) -> None:
         self.reference = reference
         host = _API_HOSTS.get(reference.host, reference.host)
-        self._home = f"{'http' if options.plain_http else 'https'}://{host}"
+        self._base_url = f"{'http' if options.plain_http else 'https'}://{host}"
         self._container = oras.container.Container(f"{host}/{reference.repository}")
-        ends = time.monotonic() + options.pull_timeout if ends is None else ends
-        limits = Limits(str(reference), options.stall_timeout, options.pull_timeout, ends)
-        session, token_session = open_sessions(self._home, options, limits)
+        deadline = time.monotonic() + options.pull_timeout if deadline is None else deadline
+        limits = Limits(str(reference), options.stall_timeout, options.pull_timeout, deadline)
+        session, token_session = open_sessions(self._base_url, options, limits)
         self._transport = Transport(session, limits, options.proxy, attempts)
         self._permits = threading.BoundedSemaphore(options.connections)
-        self._access = Access(
+        self._authorizer = Authorizer(
             reference.host,
             reference.repository,
-            self._home,
+            self._base_url,
             Transport(token_session, limits, options.proxy, attempts),
             configured_credential(reference.host, options),
             lambda: stored_credential(reference.host, kitops_home),
@@ -100,25 +99,25 @@ class RegistrySource:
         )
 
     def resolve(self) -> Descriptor:
-        """Ask for the manifest's descriptor by HEAD, or by GET where the answer does not say it all."""
-        wanted = self.reference.digest
-        descriptor = self._describe(str(wanted or self.reference.tag))
-        if wanted is not None and descriptor.digest != wanted:
+        """Ask for the manifest's descriptor by HEAD, or by GET where that answer lacks a part of it."""
+        digest = self.reference.digest
+        descriptor = self._describe(str(digest or self.reference.tag))
+        if digest is not None and descriptor.digest != digest:
             raise DigestMismatch(
                 f"{self.reference}: the registry has {descriptor.digest} under this digest; tell its operator"
             )
         return descriptor
 
     def manifest(self, descriptor: Descriptor) -> bytes:
-        """Get a manifest by digest, and verify it."""
+        """Get a manifest by digest and verify it."""
         if descriptor.size > MAX_MANIFEST:
             raise SizeMismatch(f"{self.reference}: a manifest of {descriptor.size} bytes; 4 MiB are allowed")
         url = self._url(self._container.manifest_url(str(descriptor.digest)))
-        asked = partial(self._request, "GET", url, {"Accept": _ACCEPT})
-        _, data = self._transport.whole(asked, descriptor.size)
+        send = partial(self._request, "GET", url, {"Accept": _ACCEPT})
+        _, data = self._transport.read_whole(send, descriptor.size)
         if len(data) != descriptor.size:
             raise SizeMismatch(
-                f"{self.reference}: manifest {descriptor.digest} was to have {descriptor.size} bytes "
+                f"{self.reference}: manifest {descriptor.digest} should have {descriptor.size} bytes "
                 f"and has {'more' if len(data) > descriptor.size else len(data)}; push the kit again"
             )
         if Digest.of(data) != descriptor.digest:
@@ -130,11 +129,11 @@ class RegistrySource:
 
     @contextmanager
     def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[BlobStream]:
-        """Get a blob from an offset on; from 0 where the registry does not do ranges."""
+        """Open a blob at an offset; at 0 where the registry does not support ranges."""
         url = self._url(self._container.get_blob_url(str(descriptor.digest)))
         if offset:
             headers = {"Range": f"bytes={offset}-"}
-            with self._request("GET", url, headers, _GOOD | {416}) as response:
+            with self._request("GET", url, headers, _SUCCESS | {416}) as response:
                 if response.status_code == 200 or self._is_range(response, descriptor, offset):
                     start = 0 if response.status_code == 200 else offset
                     yield BlobStream(start, self._transport.chunks(response))
@@ -142,91 +141,91 @@ class RegistrySource:
         with self._request("GET", url, {}, frozenset({200})) as response:
             yield BlobStream(0, self._transport.chunks(response))
 
-    def tagged(self, tag: str) -> Descriptor | None:
-        """Return what another tag of the same repository names."""
+    def resolve_tag(self, tag: str) -> Descriptor | None:
+        """Return the manifest that another tag of the same repository points to."""
         try:
             return self._describe(tag)
         except NotFound:
             return None
 
     def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
-        """Return the manifests that have this one as their subject, over all pages of the registry's list."""
-        listed = self._list(f"{self._home}/v2/{self.reference.repository}/referrers/{digest}")
-        if listed is None:
+        """Return the manifests whose subject is this one, over all pages of the registry's list."""
+        referrers = self._list(f"{self._base_url}/v2/{self.reference.repository}/referrers/{digest}")
+        if referrers is None:
             url = self._url(self._container.manifest_url(fallback_tag(digest)))
-            listed, _ = self._page(url, _GOOD | {404})
-        return tuple((listed or [])[:MAX_REFERRERS])
+            referrers, _ = self._get_page(url, _SUCCESS | {404})
+        return tuple((referrers or [])[:MAX_REFERRERS])
 
     def _list(self, url: str) -> list[Descriptor] | None:
-        found, following = self._page(url, _GOOD | _UNKNOWN)
-        if found is None:
+        referrers, next_link = self._get_page(url, _SUCCESS | _NO_REFERRERS_API)
+        if referrers is None:
             return None
         for _ in range(_MAX_PAGES - 1):
-            if not following or len(found) >= MAX_REFERRERS:
+            if not next_link or len(referrers) >= MAX_REFERRERS:
                 break
-            url = self._next_page(url, following)
-            more, following = self._page(url, _GOOD)
-            found += more or []
-        return found
+            url = self._next_url(url, next_link)
+            page, next_link = self._get_page(url, _SUCCESS)
+            referrers += page or []
+        return referrers
 
-    def _page(self, url: str, expected: frozenset[int]) -> tuple[list[Descriptor] | None, str | None]:
-        """Return a page of a list of manifests, None for what is none, and where the list goes on."""
-        asked = partial(self._request, "GET", url, {"Accept": OCI_INDEX}, expected)
-        response, data = self._transport.whole(asked, MAX_MANIFEST)
-        usable = response.status_code in _GOOD and len(data) <= MAX_MANIFEST
-        return read_list(data) if usable else None, response.links.get("next", {}).get("url")
+    def _get_page(self, url: str, expected: frozenset[int]) -> tuple[list[Descriptor] | None, str | None]:
+        """Return a page of a list of referrers, or None where it is none, and the link to the next page."""
+        send = partial(self._request, "GET", url, {"Accept": OCI_INDEX}, expected)
+        response, data = self._transport.read_whole(send, MAX_MANIFEST)
+        is_usable = response.status_code in _SUCCESS and len(data) <= MAX_MANIFEST
+        return parse_referrers(data) if is_usable else None, response.links.get("next", {}).get("url")
 
-    def _next_page(self, url: str, following: str) -> str:
+    def _next_url(self, url: str, link: str) -> str:
         try:
-            target = urljoin(url, following)
-            foreign = not same_origin(target, self._home)
+            target = urljoin(url, link)
+            is_other_origin = not same_origin(target, self._base_url)
         except ValueError:
-            foreign = True
-        if foreign:
+            is_other_origin = True
+        if is_other_origin:
             raise RegistryUnavailable(
-                f"{self.reference}: the registry's list of referrers goes on at another address, "
+                f"{self.reference}: the next page of the registry's list of referrers is at another address, "
                 "which is not safe; tell its operator"
             )
         return target
 
     def _describe(self, name: str) -> Descriptor:
         url = self._url(self._container.manifest_url(name))
-        with self._request("HEAD", url, {"Accept": _ACCEPT}, _GOOD | {405}) as response:
-            descriptor = _described(response) if response.status_code in _GOOD else None
+        with self._request("HEAD", url, {"Accept": _ACCEPT}, _SUCCESS | {405}) as response:
+            descriptor = _descriptor_of(response) if response.status_code in _SUCCESS else None
         if descriptor is not None:
             return descriptor
-        asked = partial(self._request, "GET", url, {"Accept": _ACCEPT})
-        response, data = self._transport.whole(asked, MAX_MANIFEST)
+        send = partial(self._request, "GET", url, {"Accept": _ACCEPT})
+        response, data = self._transport.read_whole(send, MAX_MANIFEST)
         if len(data) > MAX_MANIFEST:
             raise SizeMismatch(f"{self.reference}: a manifest of more than the 4 MiB that are allowed")
         return Descriptor(_media_type(response), Digest.of(data), len(data))
 
     def _url(self, path: str) -> str:
-        return f"{self._home.partition('://')[0]}://{path}"
+        return f"{self._base_url.partition('://')[0]}://{path}"
 
     @contextmanager
     def _request(
-        self, method: str, url: str, headers: Mapping[str, str], expected: frozenset[int] = _GOOD
+        self, method: str, url: str, headers: Mapping[str, str], expected: frozenset[int] = _SUCCESS
     ) -> Iterator[requests.Response]:
-        """Send with what authorization there is, and again with what the registry wants."""
-        for sending in range(1, _SENDINGS + 1):
-            used = self._access.header()
-            sent = {**headers, **({"Authorization": used} if used else {})}
-            with self._permit(), self._transport.open(method, url, sent) as response:
+        """Send with the authorization at hand, and again with the one that the registry asks for."""
+        for sends in range(1, _MAX_SENDS + 1):
+            authorization = self._authorizer.header()
+            sent_headers = {**headers, **({"Authorization": authorization} if authorization else {})}
+            with self._permit(), self._transport.open(method, url, sent_headers) as response:
                 if response.status_code in expected:
                     yield response
                     return
-                fault = self._fault(response)
+                error = self._error(response)
                 challenge = self._challenge(response)
-            if challenge is None or sending == _SENDINGS:
+            if challenge is None or sends == _MAX_SENDS:
                 break
-            if not self._access.renew(challenge, used, again=sending > 1):
+            if not self._authorizer.answer(challenge, authorization, is_retry=sends > 1):
                 break
-        raise fault
+        raise error
 
     @contextmanager
     def _permit(self) -> Iterator[None]:
-        while not self._permits.acquire(timeout=self._transport.limits.left()):
+        while not self._permits.acquire(timeout=self._transport.limits.seconds_left()):
             pass
         try:
             yield
@@ -234,33 +233,33 @@ class RegistrySource:
             self._permits.release()
 
     def _challenge(self, response: requests.Response) -> str | None:
-        """Return what the registry itself wants; what other servers want is not for them to have."""
+        """Return the challenge of the registry itself; those of other servers are never answered."""
         challenge: str = response.headers.get("WWW-Authenticate", "")
-        asks = response.status_code == 401 or (
+        is_challenge = response.status_code == 401 or (
             response.status_code == 403 and "insufficient_scope" in challenge
         )
-        return challenge if asks and same_origin(response.url, self._home) else None
+        return challenge if is_challenge and same_origin(response.url, self._base_url) else None
 
-    def _fault(self, response: requests.Response) -> Exception:
-        said = f"{self.reference}: {self._transport.refusal(response)}"
-        if response.status_code in (401, 403) and same_origin(response.url, self._home):
+    def _error(self, response: requests.Response) -> Exception:
+        answer = f"{self.reference}: {self._transport.describe_answer(response)}"
+        if response.status_code in (401, 403) and same_origin(response.url, self._base_url):
             remedy = (
                 f"check the credentials for {self.reference.host}, and that they may pull this"
-                if self._access.named
+                if self._authorizer.has_credential
                 else f"set username and password_env for {self.reference.host}, or check the name"
             )
-            return Unauthorized(f"{said}; {remedy}")
+            return Unauthorized(f"{answer}; {remedy}")
         if response.status_code == 404:
-            return NotFound(f"{said}; check repository and tag, or push the kit")
-        return RegistryUnavailable(f"{said}; this is no answer that a registry should give")
+            return NotFound(f"{answer}; check repository and tag, or push the kit")
+        return RegistryUnavailable(f"{answer}, which no registry should; check its address, and the proxy")
 
     def _is_range(self, response: requests.Response, descriptor: Descriptor, offset: int) -> bool:
-        given = response.headers.get("Content-Range", "")
-        wanted = rf"bytes {offset}-{descriptor.size - 1}/(?:{descriptor.size}|\*)"
-        return response.status_code == 206 and re.fullmatch(wanted, given) is not None
+        content_range = response.headers.get("Content-Range", "")
+        expected = rf"bytes {offset}-{descriptor.size - 1}/(?:{descriptor.size}|\*)"
+        return response.status_code == 206 and re.fullmatch(expected, content_range) is not None
 
 
-def _described(response: requests.Response) -> Descriptor | None:
+def _descriptor_of(response: requests.Response) -> Descriptor | None:
     try:
         digest = Digest.parse(response.headers["Docker-Content-Digest"])
         size = int(response.headers["Content-Length"])

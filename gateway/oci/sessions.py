@@ -1,7 +1,7 @@
-"""The two sessions of a registry: for what it has, and for the tokens that it wants.
+"""The two HTTP sessions of a registry: one for content, one for tokens.
 
-Both speak to the registry itself in the same way. To other servers that it leads to, neither shows our
-certificate, and each has its own rule about where they may be.
+Both reach the registry itself in the same way. To other servers, which it redirects to or names in a
+challenge, neither shows the client certificate, and each session has its own rule for their addresses.
 """
 
 from functools import partial
@@ -10,51 +10,54 @@ import oras.provider
 import requests
 
 from gateway.errors import RegistryUnavailable
-from gateway.oci.connections import Adapter, Guard, Limits, is_nearby, trust
+from gateway.oci.connections import Adapter, AddressCheck, Limits, is_local_address, tls_context
 from gateway.oci.options import RegistryOptions
 from gateway.oci.tokens import check_token_server
 
 
 def open_sessions(
-    home: str, options: RegistryOptions, limits: Limits
+    base_url: str, options: RegistryOptions, limits: Limits
 ) -> tuple[requests.Session, requests.Session]:
-    """Return the session for content and the one for tokens; `home` is the registry's scheme and host."""
-    bounds = _Bounds(limits.label)
-    ours = _adapter(bounds.at_home, options, limits, client=True)
-    content = _session(home, ours, _adapter(bounds.abroad, options, limits, client=False))
-    guard = partial(check_token_server, limits.label, options.token_hosts)
-    return content, _session(home, ours, _adapter(guard, options, limits, client=False))
+    """Return the session for content and the one for tokens; `base_url` is the registry's."""
+    checks = _AddressChecks(limits.label)
+    registry = _adapter(checks.check_registry, options, limits, is_registry=True)
+    redirects = _adapter(checks.check_redirect, options, limits, is_registry=False)
+    check_token_address = partial(check_token_server, limits.label, options.token_hosts)
+    token_servers = _adapter(check_token_address, options, limits, is_registry=False)
+    return _session(base_url, registry, redirects), _session(base_url, registry, token_servers)
 
 
-class _Bounds:
-    """A registry may lead to this machine, or to its link, only if it is there itself."""
+class _AddressChecks:
+    """A registry may redirect to a local address only if its own address is local."""
 
     def __init__(self, label: str) -> None:
         self._label = label
-        self._nearby = False
+        self._is_local = False
 
-    def at_home(self, _host: str, _port: int, address: str) -> None:
-        self._nearby = self._nearby or is_nearby(address)
+    def check_registry(self, _host: str, _port: int, address: str) -> None:
+        self._is_local = self._is_local or is_local_address(address)
 
-    def abroad(self, host: str, port: int, address: str) -> None:
-        if is_nearby(address) and not self._nearby:
+    def check_redirect(self, host: str, port: int, address: str) -> None:
+        if is_local_address(address) and not self._is_local:
             raise RegistryUnavailable(
-                f"{self._label}: the registry redirects to {host}:{port}, which is on this machine or its "
-                "link and is not safe; tell its operator"
+                f"{self._label}: the registry redirects to {host}:{port}, which is on this machine or "
+                "link-local and not safe; tell its operator"
             )
 
 
-def _adapter(guard: Guard, options: RegistryOptions, limits: Limits, *, client: bool) -> Adapter:
-    context = partial(trust, options, limits.label, client=client)
-    return Adapter(limits, guard, context, options.connections)
+def _adapter(
+    address_check: AddressCheck, options: RegistryOptions, limits: Limits, *, is_registry: bool
+) -> Adapter:
+    context = partial(tls_context, options, limits.label, with_client_certificate=is_registry)
+    return Adapter(limits, address_check, context, options.connections)
 
 
-def _session(home: str, ours: Adapter, others: Adapter) -> requests.Session:
-    session: requests.Session = oras.provider.Registry(insecure=home.startswith("http:")).session
-    # Neither ~/.netrc nor anything else of the environment; proxies are looked up for each request.
+def _session(base_url: str, registry: Adapter, others: Adapter) -> requests.Session:
+    session: requests.Session = oras.provider.Registry(insecure=base_url.startswith("http:")).session
+    # Do not read ~/.netrc or the environment; Transport looks proxies up for each request.
     session.trust_env = False
     session.headers["User-Agent"] = "kitserve"
     for prefix in ("https://", "http://"):
         session.mount(prefix, others)
-    session.mount(f"{home}/", ours)
+    session.mount(f"{base_url}/", registry)
     return session

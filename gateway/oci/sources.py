@@ -1,4 +1,4 @@
-"""From a reference to the place that has it."""
+"""The source for a reference: a registry, a layout, or the storage of the kit command line."""
 
 from gateway.oci.content import Source
 from gateway.oci.kit_storage import KitStorageSource

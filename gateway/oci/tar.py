@@ -1,7 +1,7 @@
 """A reader of tar archives that takes regular files and directories, and refuses everything else.
 
-USTAR (POSIX.1-1988), PAX extended headers (POSIX.1-2001) and GNU long names are understood. Python's
-tarfile is not used: it follows links out of the target, can be made to loop, and swells on large headers.
+USTAR (POSIX.1-1988), PAX extended headers (POSIX.1-2001) and GNU long names are supported. Python's tarfile
+is not used: it follows links out of the target, and crafted headers make it loop or fill the memory.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ _MAX_PAX = 64 * 1024  # bytes
 _MAX_LONG_NAME = 4 * 1024  # bytes
 _MAX_FILE = 128 * 1024**3  # bytes
 _END = bytes(_BLOCK)
-_SHOWN = 80  # bytes or characters of a name, in an error
+_MAX_SHOWN = 80  # bytes or characters of a name in an error
 
 _FILE = b"0\0"
 _DIRECTORY = b"5"
@@ -34,14 +34,14 @@ _REFUSED = {
 _SET_ID = 0o6000  # setuid and setgid
 
 Read = Callable[[int], bytes]
-"""Returns at most so many bytes, and b"" only at the end."""
+"""Returns at most this many bytes, and b"" only at the end."""
 Skip = Callable[[int], object]
-"""Passes over so many bytes without reading them, also beyond the end."""
+"""Skips this many bytes without reading them, also beyond the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class TarEntry:
-    """A file or directory of an archive: its name as it is written, and its size in bytes."""
+    """A file or directory of an archive: its name as the archive has it, and its size in bytes."""
 
     name: str
     size: int
@@ -57,9 +57,9 @@ class _Header:
 
 
 def read_tar(read: Read, skip: Skip | None = None) -> Iterator[tuple[TarEntry, Iterator[bytes]]]:
-    """Yield each entry with its content, which is to be read before the next entry is asked for.
+    """Yield each entry with its content, which must be read before the next entry is requested.
 
-    With `skip` it may be left unread. What `read` returns next is then the content, from its first byte.
+    With `skip` the content may be left unread; the next `read` returns its first byte.
 
     Raises UnsafeArchive for an entry of another type, a damaged or truncated archive, and anything but
     zeros after its end.
@@ -88,20 +88,20 @@ def read_tar(read: Read, skip: Skip | None = None) -> Iterator[tuple[TarEntry, I
 def _with_content(
     read: Read, skip: Skip | None, entry: TarEntry
 ) -> Iterator[tuple[TarEntry, Iterator[bytes]]]:
-    left = entry.size
+    remaining = entry.size
 
     def chunks() -> Iterator[bytes]:
-        nonlocal left
-        while left:
-            chunk = _some(read, min(left, CHUNK))
-            left -= len(chunk)
+        nonlocal remaining
+        while remaining:
+            chunk = _some(read, min(remaining, CHUNK))
+            remaining -= len(chunk)
             yield chunk
 
     yield entry, chunks()
     if skip is not None:
-        skip(left)
-        left = 0
-    assert not left, "an entry's content is to be read before the next entry"
+        skip(remaining)
+        remaining = 0
+    assert not remaining, "the content of an entry must be read before the next entry"
     _exactly(read, -entry.size % _BLOCK)
 
 
@@ -110,18 +110,18 @@ def _entry(header: _Header, records: dict[str, str], long_name: bytes | None) ->
         raise UnsafeArchive(f"{_shown(header.name)} has two extended names")
     name = records["path"] if "path" in records else _text(header.name if long_name is None else long_name)
     if header.kind not in _FILE and header.kind != _DIRECTORY:
-        what = _REFUSED.get(header.kind, f"of type {_shown(header.kind)}")
-        raise UnsafeArchive(f"{name[:_SHOWN]!r} is {what}; only files and directories are unpacked")
+        kind = _REFUSED.get(header.kind, f"of type {_shown(header.kind)}")
+        raise UnsafeArchive(f"{name[:_MAX_SHOWN]!r} is {kind}; only files and directories are unpacked")
     if any(key.startswith("GNU.sparse.") for key in records):
-        raise UnsafeArchive(f"{name[:_SHOWN]!r} is a sparse file; only plain files are unpacked")
+        raise UnsafeArchive(f"{name[:_MAX_SHOWN]!r} is a sparse file; only regular files are unpacked")
     size = _decimal(records["size"]) if "size" in records else header.size
     is_directory = header.kind == _DIRECTORY
-    # A shared directory is setgid honestly; a file with such a bit would be run as somebody else.
+    # Shared directories are often setgid; a program with such a bit would run as its owner.
     if header.mode & _SET_ID and not is_directory:
-        raise UnsafeArchive(f"{name[:_SHOWN]!r} is a setuid or setgid file, which no model needs to be")
+        raise UnsafeArchive(f"{name[:_MAX_SHOWN]!r} is a setuid or setgid file, which no model needs to be")
     if size > _MAX_FILE or (is_directory and size):
         raise UnsafeArchive(
-            f"{name[:_SHOWN]!r} has the size {size}; a file may have {_MAX_FILE} bytes, a directory none"
+            f"{name[:_MAX_SHOWN]!r} has the size {size}; a file may have {_MAX_FILE} bytes, a directory none"
         )
     return TarEntry(name, size, is_directory)
 
@@ -130,7 +130,7 @@ def _parse(block: bytes) -> _Header:
     magic = block[257:265]
     if magic not in (b"ustar\00000", b"ustar  \0"):
         raise UnsafeArchive(
-            "it is no tar archive, or of a format that is not supported (USTAR, PAX and GNU are)"
+            "it is no tar archive, or in a format that is not supported (USTAR, PAX and GNU are)"
         )
     if _number(block[148:156]) != sum(block[:148]) + 8 * ord(" ") + sum(block[156:]):
         raise UnsafeArchive("a header has a wrong checksum; the archive is damaged")
@@ -141,7 +141,7 @@ def _parse(block: bytes) -> _Header:
 
 
 def _number(data: bytes) -> int:
-    """Read an octal field, or a GNU base-256 one that is not negative."""
+    """Parse an octal number, or a GNU base-256 one that is not negative."""
     if data[0] == 0x80:
         return int.from_bytes(data[1:], "big")
     digits = data.strip(b" \0")
@@ -151,7 +151,7 @@ def _number(data: bytes) -> int:
 
 
 def _pax(data: bytes) -> dict[str, str]:
-    """Read PAX records, each "LENGTH KEY=VALUE" and a line end, with the length of the whole record."""
+    """Parse PAX records, each "LENGTH KEY=VALUE" and a line end; LENGTH is that of the whole record."""
     records: dict[str, str] = {}
     while data:
         length, space, _ = data.partition(b" ")
@@ -207,4 +207,4 @@ def _text(data: bytes) -> str:
 
 
 def _shown(data: bytes) -> str:
-    return repr(data[:_SHOWN].decode("utf-8", "backslashreplace"))
+    return repr(data[:_MAX_SHOWN].decode("utf-8", "backslashreplace"))

@@ -1,7 +1,7 @@
-"""HTTP for registries: bounded attempts, bounded reads, and an end to everything.
+"""HTTP for registries: a bounded number of attempts, bounded reads, and a deadline for all of it.
 
-Redirects are followed by hand, so that credentials stay with the origin they were meant for, and bytes
-are read as they were sent, never decoded, because a digest is over those.
+Redirects are followed here and not by requests, so that credentials never reach another origin. Bytes are
+read as they were sent, never decoded, because digests are over those.
 """
 
 import contextlib
@@ -21,37 +21,42 @@ import requests.utils
 import urllib3
 
 from gateway.errors import RegistryUnavailable
+from gateway.oci.connection_errors import permanent_failure, transient_failure
 from gateway.oci.connections import Limits
 from gateway.oci.content import CHUNK
-from gateway.oci.faults import lasting_fault, passing_fault
 
 ATTEMPTS = 6
-_CONNECT = 10.0  # seconds
+_CONNECT_TIMEOUT = 10.0  # seconds
 _FIRST_WAIT = 0.25  # seconds; doubled for each further attempt
-_LONGEST_WAIT = 30.0  # seconds, by our own count
-_LONGEST_ASKED = 60.0  # seconds, whatever Retry-After says
-_REDIRECTS = 5
-_PASSING = frozenset({408, 429, 500, 502, 503, 504})
-_ASKING = frozenset({429, 503})  # statuses whose Retry-After counts (RFC 9110 and RFC 6585)
-_MAX_FAULT = 512  # bytes of an error's body that are shown
-_MAX_REST = 4096  # bytes that are read rather than a connection given up
-_READINGS = 3  # of a small answer that breaks off
-_KEPT_HOME = frozenset({"authorization", "cookie"})
+_MAX_WAIT = 30.0  # seconds, without Retry-After
+_MAX_RETRY_AFTER = 60.0  # seconds
+_MAX_REDIRECTS = 5
+_TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+_RETRY_AFTER_STATUSES = frozenset({429, 503})  # RFC 6585, section 4; RFC 9110, section 10.2.3
+_MAX_ERROR_BODY = 512  # bytes that are shown
+_MAX_DRAINED = 4096  # bytes that are read so that the connection can be used again
+_MAX_READS = 3  # of a small answer that breaks off
+_CREDENTIAL_HEADERS = frozenset({"authorization", "cookie"})
 # What the libraries raise for a connection that fails before or within an answer.
-_BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
+_CONNECTION_ERRORS = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    OSError,
+)
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-class _BrokenOff(RegistryUnavailable):
-    """An answer that began and did not come to its end."""
+class _BrokenAnswer(RegistryUnavailable):
+    """An answer that broke off."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """Requests within `limits`; for several threads.
+    """Requests within `limits`; several threads may use one.
 
-    `proxy` is a URL, "" for none, None for what the environment says about each host.
+    `proxy` is a URL, "" for none, None for the one that the environment names for each host.
     """
 
     session: requests.Session
@@ -67,35 +72,40 @@ class Transport:
         headers: Mapping[str, str],
         *,
         form: Mapping[str, str] | None = None,
-        abroad: bool = True,
+        cross_origin: bool = True,
     ) -> Iterator[requests.Response]:
-        """Send a request, and give the answer with its body unread.
+        """Send a request and yield the answer, its body unread.
 
-        Any status may come back but a redirect. `form` is sent as a body, and nowhere else; without
-        `abroad` no other origin is asked. Raises RegistryUnavailable when no attempt got a usable answer,
-        or for a redirect that must not be followed.
+        The answer may have any status but a redirect's. `form` is the body of a POST, which is not sent again
+        to where a redirect points; without `cross_origin` no redirect to another origin is followed. Raises
+        RegistryUnavailable where no attempt got a usable answer, or for a redirect that is not followed.
         """
-        for _ in range(_REDIRECTS + 1):
+        for _ in range(_MAX_REDIRECTS + 1):
             with self._attempt(method, url, headers, form) as response:
                 if not response.is_redirect:
                     self._refuse_encoding(response)
                     yield response
                     return
                 target = self._target(url, response.headers["Location"])
-                self.finish(response)
+                self.drain(response)
             if not same_origin(target, url):
-                if not abroad:
-                    raise self._refused(url, target, "credentials are not taken to another server")
-                headers = {name: value for name, value in headers.items() if name.lower() not in _KEPT_HOME}
+                if not cross_origin:
+                    raise self._redirect_error(
+                        url, target, "and credentials are never sent to another server"
+                    )
+                headers = {
+                    name: value for name, value in headers.items() if name.lower() not in _CREDENTIAL_HEADERS
+                }
             if form is not None:
-                raise self._refused(url, target, "what is posted is not sent twice")
+                raise self._redirect_error(url, target, "and a form is not posted twice")
             url = target
         raise RegistryUnavailable(
-            f"{self.limits.label}: {origin(url)} redirects more than {_REDIRECTS} times; tell its operator"
+            f"{self.limits.label}: {origin(url)} redirects more than {_MAX_REDIRECTS} times; "
+            "tell its operator"
         )
 
     def read(self, response: requests.Response, limit: int) -> bytes:
-        """Read a body of at most `limit` bytes, and one more where there are more."""
+        """Read a body of at most `limit` bytes; of a longer one, one byte more."""
         data = bytearray()
         for chunk in self.chunks(response, limit + 1):
             data += chunk
@@ -103,43 +113,43 @@ class Transport:
                 break
         return bytes(data[: limit + 1])
 
-    def whole(
-        self, ask: Callable[[], AbstractContextManager[requests.Response]], limit: int
+    def read_whole(
+        self, send: Callable[[], AbstractContextManager[requests.Response]], limit: int
     ) -> tuple[requests.Response, bytes]:
-        """Ask, and read the answer as `read` does; again where it breaks off."""
-        for _ in range(_READINGS - 1):
-            with contextlib.suppress(_BrokenOff), ask() as response:
+        """Send a request and `read` the answer; again where it breaks off."""
+        for _ in range(_MAX_READS - 1):
+            with contextlib.suppress(_BrokenAnswer), send() as response:
                 return response, self.read(response, limit)
-        with ask() as response:
+        with send() as response:
             return response, self.read(response, limit)
 
     def chunks(self, response: requests.Response, size: int = CHUNK) -> Iterator[bytes]:
-        """Yield a body as it arrives; raises RegistryUnavailable when it breaks off or stalls."""
+        """Yield a body as it arrives. Raises RegistryUnavailable when it breaks off or stalls."""
         try:
             while chunk := response.raw.read1(min(size, CHUNK), decode_content=False):
                 yield chunk
-        except _BROKEN as error:
-            raise _BrokenOff(
-                f"{self.limits.label}: {origin(response.url)} broke off an answer ({passing_fault(error)}); "
-                "try again"
+        except _CONNECTION_ERRORS as error:
+            raise _BrokenAnswer(
+                f"{self.limits.label}: {origin(response.url)} broke off an answer "
+                f"({transient_failure(error)}); try again"
             ) from error
 
-    def finish(self, response: requests.Response) -> None:
-        """Read what little there may be of an answer, so that its connection can be used again."""
+    def drain(self, response: requests.Response) -> None:
+        """Read the rest of a short body, so that the connection can be used again."""
         length = response.headers.get("Content-Length", "")
-        if re.fullmatch("[0-9]{1,4}", length) and int(length) <= _MAX_REST:
+        if re.fullmatch("[0-9]{1,4}", length) and int(length) <= _MAX_DRAINED:
             with contextlib.suppress(RegistryUnavailable):
-                self.read(response, _MAX_REST)
+                self.read(response, _MAX_DRAINED)
 
-    def refusal(self, response: requests.Response) -> str:
-        """Say which answer it was, with the beginning of what the server says about it."""
+    def describe_answer(self, response: requests.Response) -> str:
+        """Return who answered with which status, and the beginning of an error's body."""
         body = b""
         if response.status_code >= 400:
             with contextlib.suppress(RegistryUnavailable):
-                body = self.read(response, _MAX_FAULT)
+                body = self.read(response, _MAX_ERROR_BODY)
         text = "".join(c if c.isprintable() else " " for c in body.decode(errors="replace"))
-        said = re.sub(r"\s+", " ", text).strip()
-        return f"{origin(response.url)} answered {response.status_code}" + (f" ({said})" if said else "")
+        detail = re.sub(r"\s+", " ", text).strip()
+        return f"{origin(response.url)} answered {response.status_code}" + (f" ({detail})" if detail else "")
 
     @contextmanager
     def _attempt(
@@ -148,37 +158,40 @@ class Transport:
         label = self.limits.label
         for attempt in range(1, self.attempts + 1):
             wait = _FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-            wait = min(wait, _LONGEST_WAIT)
+            wait = min(wait, _MAX_WAIT)
             try:
                 response = self._send(method, url, headers, form)
-            except _BROKEN as error:
-                self.limits.left()
-                if lasting := lasting_fault(error):
-                    raise RegistryUnavailable(f"{label}: {origin(url)} cannot be used: {lasting}") from error
-                fault = f"{origin(url)} cannot be reached ({passing_fault(error)})"
+            except _CONNECTION_ERRORS as error:
+                self.limits.seconds_left()
+                if reason := permanent_failure(error):
+                    raise RegistryUnavailable(f"{label}: {origin(url)} cannot be used: {reason}") from error
+                failure = f"{origin(url)} cannot be reached ({transient_failure(error)})"
             else:
                 with response:
-                    if response.status_code not in _PASSING:
+                    if response.status_code not in _TRANSIENT_STATUSES:
                         yield response
                         return
-                    fault = self.refusal(response)
-                    if response.status_code in _ASKING:
+                    failure = self.describe_answer(response)
+                    if response.status_code in _RETRY_AFTER_STATUSES:
                         wait = max(wait, _retry_after(response))
-            if attempt == self.attempts or wait >= self.limits.left():
+            if attempt == self.attempts or wait >= self.limits.seconds_left():
                 break
             time.sleep(wait)
-        raise RegistryUnavailable(f"{label}: {fault}, {attempt} time(s); try again when it is up")
+        raise RegistryUnavailable(f"{label}: {failure}, {attempt} time(s); try again later")
 
     def _send(
         self, method: str, url: str, headers: Mapping[str, str], form: Mapping[str, str] | None
     ) -> requests.Response:
         limits = self.limits
-        asked = requests.Request(method, url, {"Accept-Encoding": "identity", **headers}, data=form)
-        # Not by the session: that reads the whole body of a redirect, and decodes it.
+        request = requests.Request(method, url, {"Accept-Encoding": "identity", **headers}, data=form)
+        # Not `session.send`, which reads the whole body of a redirect and decodes it.
         return self.session.get_adapter(url).send(
-            self.session.prepare_request(asked),
+            self.session.prepare_request(request),
             stream=True,
-            timeout=(min(_CONNECT, limits.stall_timeout, limits.left()), limits.stall_timeout),
+            timeout=(
+                min(_CONNECT_TIMEOUT, limits.stall_timeout, limits.seconds_left()),
+                limits.stall_timeout,
+            ),
             proxies=self._proxies(url),
         )
 
@@ -191,19 +204,19 @@ class Transport:
         try:
             target = urljoin(url, location)
             parts = urlsplit(target)
-            safe = parts.hostname and "@" not in parts.netloc and (parts.port or 1) > 0
+            is_safe = parts.hostname and "@" not in parts.netloc and (parts.port or 1) > 0
         except ValueError:
-            safe = False
-        if not safe or parts.scheme not in ("https", urlsplit(url).scheme):
-            raise self._refused(
-                url, target if safe else None, "which is not safe: it must be an https address"
+            is_safe = False
+        if not is_safe or parts.scheme not in ("https", urlsplit(url).scheme):
+            raise self._redirect_error(
+                url, target if is_safe else None, "which is not safe: it must be an https address"
             )
         return target
 
-    def _refused(self, url: str, target: str | None, why: str) -> RegistryUnavailable:
-        where = origin(target) if target else "what is no address"
+    def _redirect_error(self, url: str, target: str | None, reason: str) -> RegistryUnavailable:
+        address = origin(target) if target else "what is no address"
         return RegistryUnavailable(
-            f"{self.limits.label}: {origin(url)} redirects to {where}, {why}; tell its operator"
+            f"{self.limits.label}: {origin(url)} redirects to {address}, {reason}; tell its operator"
         )
 
     def _refuse_encoding(self, response: requests.Response) -> None:
@@ -211,17 +224,17 @@ class Transport:
         if encoding.strip().lower() not in ("identity", ""):
             raise RegistryUnavailable(
                 f"{self.limits.label}: {origin(response.url)} sent content encoded as {encoding!r} though it "
-                "was asked not to; turn compression off in it, or in the proxy before it"
+                "was asked not to; turn compression off in it, or in the proxy in front of it"
             )
 
 
-def same_origin(one: str, other: str) -> bool:
-    """Tell whether two URLs have one scheme, host and port."""
-    return origin(one) == origin(other)
+def same_origin(first: str, second: str) -> bool:
+    """Tell whether two URLs have the same scheme, host and port."""
+    return origin(first) == origin(second)
 
 
 def origin(url: str) -> str:
-    """Return scheme, host and port of a URL; without path and query, as those of a signed one are secrets."""
+    """Return scheme, host and port of a URL; path and query of a signed one are secrets."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}:{parts.port or DEFAULT_PORTS.get(parts.scheme)}"
 
@@ -235,4 +248,4 @@ def _retry_after(response: requests.Response) -> float:
             seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
         except (ValueError, TypeError):
             return 0.0
-    return min(max(seconds, 0.0), _LONGEST_ASKED)
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER)

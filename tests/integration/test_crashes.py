@@ -23,7 +23,7 @@ from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import RegistryReference
 from tests.support.artifacts import MODELKIT, LayoutBuilder, sha256, tar
 from tests.support.checks import check_clean, tree
-from tests.support.faults import Answer, Fault, FaultProxy, run_faults
+from tests.support.fault_injection import Answer, Fault, FaultProxy, run_faults
 from tests.support.registry import Registry, run_registry
 
 WEIGHTS = random.Random(8).randbytes(600_000)

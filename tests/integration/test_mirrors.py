@@ -44,7 +44,7 @@ def test_mirrors_are_asked_for_content_and_the_registry_for_names(
     assert elsewhere.paths() == [f"/v2/proxy/hub/team/kit/manifests/{BLOB.digest}", blob]
     assert not server.seen
     source.resolve()
-    source.tagged("other")
+    source.resolve_tag("other")
     server.answer = lambda handler: handler.say(404)
     source.referrers(BLOB.digest)
     assert len(elsewhere.seen) == 2
@@ -91,7 +91,7 @@ def test_a_mirror_that_does_not_work_is_asked_once(
     assert len(server.seen) == 2
     assert len(elsewhere.seen) <= 2
     (record,) = caplog.records
-    assert record.getMessage() == "mirror passed over"
+    assert record.getMessage() == "mirror skipped"
     fields = vars(record)
     assert fields["mirror"] == f"{elsewhere.host}/team/kit:v1"
     assert fields["reference"] == f"{server.host}/team/kit:v1"

@@ -119,7 +119,7 @@ def test_there_may_be_too_many(server: Answers) -> None:
 @pytest.mark.parametrize("there", ["https://HOST/x", "http://HOST:1/x", "//example.com/x", "http://[::1/x"])
 def test_pages_of_another_server_are_refused(server: Answers, there: str) -> None:
     _paged(server, f'<{there.replace("HOST", "127.0.0.1")}>; rel="next"')
-    with pytest.raises(RegistryUnavailable, match="goes on at another address"):
+    with pytest.raises(RegistryUnavailable, match="list of referrers is at another address"):
         server.source().referrers(BLOB.digest)
 
 
@@ -145,10 +145,10 @@ def test_other_tags(server: Answers) -> None:
 
     server.answer = answer
     source = server.source()
-    assert source.tagged("known.sig") == BLOB
-    assert source.tagged("unknown.sig") is None
+    assert source.resolve_tag("known.sig") == BLOB
+    assert source.resolve_tag("unknown.sig") is None
     with pytest.raises(NotFound):
         source.resolve()
     server.answer = lambda handler: handler.say(403)
     with pytest.raises(Unauthorized):
-        source.tagged("known.sig")
+        source.resolve_tag("known.sig")

@@ -55,7 +55,7 @@ def test_waits_grow(server: Answers) -> None:
 def test_a_server_says_when_to_come_back(
     server: Answers, monkeypatch: pytest.MonkeyPatch, status: int, when: str
 ) -> None:
-    monkeypatch.setattr(transport, "_LONGEST_ASKED", 1.0)
+    monkeypatch.setattr(transport, "_MAX_RETRY_AFTER", 1.0)
     _after(server, 1, status, {"Retry_After": when})
     assert read(server.source()) == (0, DATA)
     assert 1 <= server.seen[1].at - server.seen[0].at < 2
@@ -90,7 +90,7 @@ def test_attempts_end(server: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
     [(400, RegistryUnavailable), (403, Unauthorized), (404, NotFound), (405, RegistryUnavailable)]
     + [(status, RegistryUnavailable) for status in (410, 418, 204, 304)],
 )
-def test_lasting_faults_are_not_tried_again(server: Answers, status: int, error: type[RegistryError]) -> None:
+def test_permanent_failures_are_not_retried(server: Answers, status: int, error: type[RegistryError]) -> None:
     server.answer = lambda handler: handler.say(status, b'{"errors":[{"code":"DENIED\x1b[31m"}]}')
     with pytest.raises(error, match=rf"team/kit:v1: .*{status}") as caught:
         read(server.source())

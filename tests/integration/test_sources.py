@@ -320,8 +320,8 @@ def test_a_wrong_secret_is_refused_at_once_and_told_to_nobody(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"ca_file": None}, "authority is not known"),
-        ({"client_cert_file": None, "client_key_file": None}, "client's certificate"),
+        ({"ca_file": None}, "authority of its certificate is not known"),
+        ({"client_cert_file": None, "client_key_file": None}, "client certificate"),
         ({"plain_http": True}, "400|TLS|HTTPS"),
     ],
 )

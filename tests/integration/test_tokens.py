@@ -292,7 +292,7 @@ def test_nobody_gets_in(server: Answers, challenge: str | None, offered: str) ->
     headers = {"WWW_Authenticate": challenge} if challenge else {}
     server.answer = lambda handler: handler.say(401, b"", **headers)
     with pytest.raises(
-        Unauthorized, match=rf"wants credentials \({offered}\); set username and password_env"
+        Unauthorized, match=rf"asks for credentials \({offered}\); set username and password_env"
     ):
         read(server.source())
     assert len(server.seen) == 1
@@ -353,7 +353,7 @@ def test_credentials_stay_with_the_token_server(
             gate(handler)
 
     server.answer = answer
-    with pytest.raises(RegistryUnavailable, match="credentials are not taken to another server"):
+    with pytest.raises(RegistryUnavailable, match="credentials are never sent to another server"):
         read(server.source())
     assert not elsewhere.seen
 
@@ -365,7 +365,7 @@ def test_credentials_stay_with_the_token_server(
 def test_an_answer_without_a_token(server: Answers, answer: bytes) -> None:
     gate = _Gate(server)
     gate.issue = lambda handler: handler.say(200, answer)  # type: ignore[method-assign]
-    with pytest.raises(Unauthorized, match="gave no token"):
+    with pytest.raises(Unauthorized, match="sent no token"):
         read(server.source())
 
 
@@ -378,5 +378,5 @@ def test_a_token_server_that_never_ends(server: Answers) -> None:
             handler.wfile.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
 
     gate.issue = endless  # type: ignore[method-assign]
-    with pytest.raises(Unauthorized, match="gave no token"):
+    with pytest.raises(Unauthorized, match="sent no token"):
         read(server.source())

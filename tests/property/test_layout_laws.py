@@ -37,7 +37,7 @@ def _read(data: bytes) -> None:
         descriptor = source.resolve()
         assert Digest.of(source.manifest(descriptor)) == descriptor.digest
         source.referrers(descriptor.digest)
-        source.tagged("v2")
+        source.resolve_tag("v2")
 
 
 def test_an_archive_is_read() -> None:

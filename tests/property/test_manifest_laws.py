@@ -13,7 +13,7 @@ from gateway.kits.kit import Kit
 from gateway.kits.kitfile import read_kitfile
 from gateway.kits.layer import LAYER_TYPES, Archive, Role
 from gateway.kits.manifest import parse_manifest
-from gateway.kits.names import safe_path
+from gateway.kits.paths import safe_path
 from gateway.oci.content import OCI_INDEX, OCI_MANIFEST, Descriptor
 from gateway.oci.reference import Digest, LocalReference
 from tests.support.artifacts import MODELKIT, sha256

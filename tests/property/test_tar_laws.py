@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import KitserveError, UnsafeArchive
 from gateway.kits.layer import Archive, Compression, Layer, Role
-from gateway.kits.names import folded, safe_path
+from gateway.kits.paths import folded, safe_path
 from gateway.kits.tree import Tree
 from gateway.kits.unpack import unpack_layer
 from gateway.oci.content import Descriptor

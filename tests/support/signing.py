@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.errors import NotFound
-from gateway.kits.keys import PublicKey
+from gateway.kits.public_keys import PublicKey
 from gateway.oci.content import OCI_MANIFEST, BlobStream, Descriptor
 from gateway.oci.documents import DescriptorDocument
 from gateway.oci.reference import Digest, Reference
@@ -166,7 +166,7 @@ class Shelf:
         self.asked.append(f"blob {descriptor.digest}")
         yield BlobStream(offset, iter([self._found(descriptor.digest)[offset:]]))
 
-    def tagged(self, tag: str) -> Descriptor | None:
+    def resolve_tag(self, tag: str) -> Descriptor | None:
         self.asked.append(f"tag {tag}")
         return self.tags.get(tag)
 

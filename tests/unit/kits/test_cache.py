@@ -16,9 +16,9 @@ import pytest
 
 from gateway.errors import StoreError
 from gateway.kits.cache import Damage, Freed
+from gateway.kits.directories import SealedTrees
 from gateway.kits.library import Kit, Library, UnpackedKit
 from gateway.kits.lookup import Lookup
-from gateway.kits.sealed import SealedTrees
 from gateway.oci.reference import Digest, LayoutReference, parse_reference
 from tests.support.artifacts import MODELKIT, LayoutBuilder, tar
 

@@ -18,8 +18,8 @@ from gateway.errors import (
     StoreError,
     UnsafeArchive,
 )
+from gateway.kits.directories import SealedTrees
 from gateway.kits.library import Library, Role
-from gateway.kits.sealed import SealedTrees
 from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import LayoutReference, parse_reference
 from tests.support.artifacts import MODELKIT, MODELPACK, LayoutBuilder, tar

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from gateway.errors import RegistryUnavailable, Unauthorized
-from gateway.kits import keys
-from gateway.kits.keys import PublicKey
+from gateway.kits import public_keys
+from gateway.kits.public_keys import PublicKey
 from gateway.kits.signatures import MAX_CANDIDATES, Search, find_signature
 from gateway.oci.content import OCI_MANIFEST, BlobStream, Descriptor
 from gateway.oci.reference import Digest, parse_reference
@@ -322,13 +322,13 @@ def test_a_manifest_that_cannot_be_used_does_not_hide_others(shelf: Shelf) -> No
 
 def test_only_the_policys_keys_ever_verify(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
-    load = keys._load
+    load = public_keys._load
 
     def recorded(pem: str) -> Any:
         loaded.append(pem)
         return load(pem)
 
-    monkeypatch.setattr(keys, "_load", recorded)
+    monkeypatch.setattr(public_keys, "_load", recorded)
     for bundle, _ in bundle_cases(shelf).values():
         shelf.refer_bundle(bundle)
     shelf.tag_signatures(*(layer for layer, _ in simple_cases(shelf).values()))
@@ -383,7 +383,7 @@ def test_a_stream_without_end_is_left(shelf: Shelf, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("error", [RegistryUnavailable, Unauthorized])
-@pytest.mark.parametrize("method", ["tagged", "referrers", "manifest", "blob"])
+@pytest.mark.parametrize("method", ["resolve_tag", "referrers", "manifest", "blob"])
 def test_a_source_that_cannot_be_asked_is_no_missing_signature(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch, method: str, error: type[Exception]
 ) -> None:

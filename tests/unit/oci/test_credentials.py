@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import Unauthorized
-from gateway.oci import helpers
+from gateway.oci import credential_helpers
 from gateway.oci.credentials import (
     Basic,
     BearerToken,
@@ -153,8 +153,8 @@ def test_a_helper_may_have_an_identity_token(docker_config: Path, programs: Path
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        (f"echo {_SECRET}", "gave no login that can be read"),
-        (f'echo \'{{"Username": "{_SECRET}"}}\'', "gave no login that can be read"),
+        (f"echo {_SECRET}", "returned no login that can be read"),
+        (f'echo \'{{"Username": "{_SECRET}"}}\'', "returned no login that can be read"),
         ("head -c 1000000 /dev/zero", "failed with status"),
         (f"echo {_SECRET}; exit 2", "failed with status 2"),
         ("exec sleep 20", "did not answer in 0.5 s"),
@@ -166,7 +166,7 @@ def test_a_helper_may_have_an_identity_token(docker_config: Path, programs: Path
 def test_a_helper_that_fails_is_named(
     docker_config: Path, programs: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
 ) -> None:
-    monkeypatch.setattr(helpers, "_PATIENCE", 0.5)
+    monkeypatch.setattr(credential_helpers, "_TIMEOUT", 0.5)
     _helper(programs, "broken", script)
     docker_config.write_text('{"credsStore": "broken"}')
     begun = time.monotonic()

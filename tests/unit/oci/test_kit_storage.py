@@ -54,10 +54,10 @@ def test_a_tag_is_found(home: Path, layout: Path, place: str) -> None:
                 offset,
                 (layout / "blobs/sha256" / blob.digest.hex).read_bytes()[offset:],
             )
-    other = source.tagged("v2")
+    other = source.resolve_tag("v2")
     assert other is not None
     assert other.digest == V2
-    assert source.tagged("v9") is None
+    assert source.resolve_tag("v9") is None
     assert source.referrers(V1) == ()
 
 
@@ -89,7 +89,7 @@ def test_a_name_that_is_not_there_is_told_what_is(home: Path) -> None:
         f"kit:iris:v1: kit's local storage {home / 'storage'} has no iris:v1; "
         "it has 127.0.0.1:5055/samples/iris-child:v1, "
     )
-    assert str(caught.value).endswith("; a kit in a registry is written HOST/REPOSITORY:TAG")
+    assert str(caught.value).endswith("; for a kit in a registry, write HOST/REPOSITORY:TAG")
     with pytest.raises(
         NotFound, match=r"it has 127.0.0.1:5055/samples/iris:bad, 127.0.0.1:5055/samples/iris:v1"
     ):

@@ -173,12 +173,12 @@ def test_another_tag_of_the_same_name(own: LayoutBuilder) -> None:
     own.artifact(f"samples/wine:sha256-{V1.hex}.sig", {"a": 2})
     bare = Digest.parse(own.artifact("sha256-bare.sig", {"a": 3}))
     for source in (_source(own.directory), _source(own.directory, None, signed)):
-        found = source.tagged(f"sha256-{signed.hex}.sig")
+        found = source.resolve_tag(f"sha256-{signed.hex}.sig")
         assert found is not None
         assert found.digest == signature
         assert Digest.of(source.manifest(found)) == signature
-        assert source.tagged(f"sha256-{V1.hex}.sig") is None
-        assert (bare_found := source.tagged("sha256-bare.sig")) is not None
+        assert source.resolve_tag(f"sha256-{V1.hex}.sig") is None
+        assert (bare_found := source.resolve_tag("sha256-bare.sig")) is not None
         assert bare_found.digest == bare
 
 
@@ -278,9 +278,9 @@ def _folder(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [(_link, "is a symbolic link"), (_pipe, "no plain file"), (_folder, "no plain file")],
+    [(_link, "is a symbolic link"), (_pipe, "no regular file"), (_folder, "no regular file")],
 )
-def test_what_is_no_plain_file_is_not_read(
+def test_what_is_no_regular_file_is_not_read(
     own: LayoutBuilder, change: Callable[[Path], None], reason: str
 ) -> None:
     descriptor = _source(own.directory).resolve()

@@ -17,7 +17,7 @@ from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import Digest, LayoutReference
 from gateway.oci.sources import open_source
 from gateway.oci.store import LOCK_WAIT, Store
-from gateway.oci.transfer import Arrived
+from gateway.oci.transfer import OnReceived
 from tests.support.artifacts import LayoutBuilder
 
 DATA = os.urandom(3_000_000)
@@ -40,10 +40,10 @@ def _descriptor(data: bytes = DATA, size: int | None = None) -> Descriptor:
 
 
 def _fetched(
-    store: Store, descriptor: Descriptor, source: Source, arrived: Arrived = lambda _: None
+    store: Store, descriptor: Descriptor, source: Source, on_received: OnReceived = lambda _: None
 ) -> bytes:
     """Fetch a blob; return what it holds."""
-    blob, _ = store.fetch(descriptor, source, arrived)
+    blob, _ = store.fetch(descriptor, source, on_received)
     with blob:
         return blob.read()
 
@@ -120,7 +120,7 @@ class _Breaking:
     def manifest(self, descriptor: Descriptor) -> bytes:
         return DATA
 
-    def tagged(self, tag: str) -> Descriptor | None:
+    def resolve_tag(self, tag: str) -> Descriptor | None:
         return None
 
     def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
@@ -178,12 +178,12 @@ def test_damage_is_found_and_removed(store: Store, source: Source) -> None:
 
     assert _fetched(store, _descriptor(), source) == DATA
     path = store.path(_descriptor().digest)
-    assert store.sound(_descriptor().digest)
+    assert store.verify(_descriptor().digest)
     path.chmod(0o644)
     path.write_bytes(DATA[:-1] + bytes([DATA[-1] ^ 1]))
-    assert not store.sound(_descriptor().digest)
+    assert not store.verify(_descriptor().digest)
     assert not store.has(_descriptor().digest)
-    assert not store.sound(_descriptor().digest)
+    assert not store.verify(_descriptor().digest)
     path.write_bytes(DATA[:-1])
     assert _fetched(store, _descriptor(), source) == DATA
 
@@ -197,7 +197,7 @@ def test_a_store_that_cannot_be_made_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [len(DATA) - 1, len(DATA) + 1])
 def test_a_descriptor_that_lies_costs_no_other_kit_its_blob(store: Store, source: Source, size: int) -> None:
     assert _fetched(store, _descriptor(), source) == DATA
-    with pytest.raises(SizeMismatch, match=rf"{size} bytes are promised.*has {len(DATA)}"):
+    with pytest.raises(SizeMismatch, match=rf"should have {size} bytes and has {len(DATA)}"):
         store.fetch(_descriptor(size=size), source)
     assert store.has(Digest.of(DATA))
 
@@ -264,7 +264,7 @@ def test_who_waits_for_a_pull_waits_as_long_as_it_may_take() -> None:
 def test_faults_of_the_disk_are_store_errors(store: Store) -> None:
     digest = Digest("sha256", "b" * 64)
     store.path(digest).mkdir()
-    for use in (store.read, store.sound):
+    for use in (store.read, store.verify):
         with pytest.raises(StoreError, match="cannot be used"):
             use(digest)
 

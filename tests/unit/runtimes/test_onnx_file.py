@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from runtimes import onnx_file
 from runtimes.base import Datatype, Resources, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError
-from runtimes.files import Format, identify
+from runtimes.formats import Format, identify
 from runtimes.onnx import OnnxRuntime
 from tests.contract.models import (
     chunk,

@@ -27,7 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtimes.errors import LoadError, NoRuntime, UnsafeFormat
-from runtimes.files import Format, identify
+from runtimes.formats import Format, identify
 from runtimes.imports import COMPUTED, describe, is_dangerous
 from runtimes.pickles import Scan, scan
 from runtimes.select import choose
@@ -414,7 +414,7 @@ def test_several_files_that_run_code_are_listed(tmp_path: Path) -> None:
 AUDIT = """
 import json, pathlib, pickle, sys
 from runtimes.errors import ModelError
-from runtimes.files import identify
+from runtimes.formats import identify
 from runtimes.pickles import scan
 from runtimes.select import choose, installed
 installed()

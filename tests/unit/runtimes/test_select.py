@@ -25,7 +25,7 @@ from runtimes.base import (
     check_inputs,
 )
 from runtimes.errors import InputError, LoadError, ModelError, NoRuntime, UnsafeFormat
-from runtimes.files import Format
+from runtimes.formats import Format
 from runtimes.select import choose, installed
 from tests.contract.models import Double, identity_onnx, save_script
 
@@ -156,7 +156,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         info.mkdir(parents=True)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[kitserve.runtimes]\n{entry}\n")
-        (site / f"{module}.py").write_text("from runtimes.files import Format\n" + source)
+        (site / f"{module}.py").write_text("from runtimes.formats import Format\n" + source)
         modules.append(module)
 
     monkeypatch.syspath_prepend(site)

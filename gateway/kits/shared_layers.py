@@ -7,8 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from gateway.kits.directories import SealedTrees
 from gateway.kits.layer import Layer
-from gateway.kits.sealed import SealedTrees
 from gateway.kits.unpack import UnpackedLayer, form_of
 from gateway.oci.leases import Lease
 

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtimes.errors import LoadError
-from runtimes.files import Format, Hazard, identify, is_pickle
+from runtimes.formats import Format, Hazard, identify, is_pickle
 from tests.contract.models import Double, identity_onnx, save_script
 
 

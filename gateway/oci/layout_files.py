@@ -1,4 +1,4 @@
-"""The files of an OCI image layout on disk: in a directory, or in a tar archive that is never unpacked."""
+"""The files of an OCI image layout on disk: in a directory, or in a tar archive, which is read in place."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from gateway.oci.content import CHUNK
 from gateway.oci.tar import read_tar
 
 _MAX_MEMBERS = 100_000
-# What a layout has (OCI image spec, "Image Layout Specification"); skopeo writes no "./" and tar does.
+# The files of a layout (OCI image spec, "Image Layout Specification"); tar writes "./" before them.
 _MEMBER = re.compile(r"(?:\./)?(oci-layout|index\.json|blobs/sha256/[0-9a-f]{64})")
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -29,7 +29,7 @@ _COMPRESSED = {
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Bytes on disk: in an open file of its own, `size` of them from the offset `start` on."""
+    """`size` bytes of an open file from the offset `start` on; closing the extent closes the file."""
 
     file: FileIO
     start: int
@@ -38,13 +38,13 @@ class Extent:
     def chunks(self, offset: int = 0) -> Iterator[bytes]:
         """Yield the bytes from an offset on; fewer when the file shrinks. Raises OSError."""
         self.file.seek(self.start + offset)
-        left = self.size - offset
-        while left > 0 and (chunk := self.file.read(min(left, CHUNK))):
-            left -= len(chunk)
+        remaining = self.size - offset
+        while remaining > 0 and (chunk := self.file.read(min(remaining, CHUNK))):
+            remaining -= len(chunk)
             yield chunk
 
     def read(self) -> bytes:
-        """Return all of it. Raises OSError."""
+        """Return all the bytes. Raises OSError."""
         return b"".join(self.chunks())
 
     def __enter__(self) -> Self:
@@ -58,59 +58,63 @@ class Files(Protocol):
     """Files by their names in a layout; several threads may use one."""
 
     def open(self, name: str) -> Extent:
-        """Open a file, such as "index.json", to be closed by the caller.
+        """Open a file, such as "index.json"; the caller closes it.
 
-        Raises OSError where it is missing or no plain file, RegistryError for an unusable archive.
+        Raises OSError where it is missing or no regular file, RegistryError for an unusable archive.
         """
 
 
 class DirectoryFiles:
-    """Plain files in a directory; links and special files are not opened."""
+    """Regular files in a directory; links and special files are not opened."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def open(self, name: str) -> Extent:
         """Open a file. Raises OSError."""
-        file = _open_plain(self._root / name)
+        file = _open_regular(self._root / name)
         return Extent(file, 0, os.fstat(file.fileno()).st_size)
 
 
 class ArchiveFiles:
-    """Members of an uncompressed tar archive, read where they lie; `label` is named in errors."""
+    """Members of an uncompressed tar archive, read in place; `label` is named in errors."""
 
     def __init__(self, path: Path, label: str) -> None:
         self._path = path
         self._label = label
         self._lock = threading.Lock()
-        self._known: tuple[tuple[int, ...], dict[str, tuple[int, int]]] = ((), {})
+        # The identity of the archive that was scanned last, and offset and size of its members.
+        self._scan: tuple[tuple[int, ...], dict[str, tuple[int, int]]] = ((), {})
 
     def open(self, name: str) -> Extent:
         """Open a member. Raises OSError, and RegistryError for an archive that cannot be used."""
         with ExitStack() as stack:
-            file = stack.enter_context(_open_plain(Path(os.path.realpath(self._path))))
-            place = self._members(file).get(name)
-            if place is None:
+            file = stack.enter_context(_open_regular(Path(os.path.realpath(self._path))))
+            extent = self._members(file).get(name)
+            if extent is None:
                 raise FileNotFoundError(errno.ENOENT, "not in the archive")
             stack.pop_all()
-        return Extent(file, *place)
+        return Extent(file, *extent)
 
     def _members(self, file: FileIO) -> dict[str, tuple[int, int]]:
-        """Return where each member lies; looked up once, and again when the archive is another."""
+        """Return offset and size of each member; scanned once, and again when the archive has changed."""
         status = os.fstat(file.fileno())
-        stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         with self._lock:
-            if self._known[0] != stamp:
-                self._known = stamp, self._find(file)
-            return self._known[1]
+            if self._scan[0] != identity:
+                self._scan = identity, self._scan_archive(file)
+            return self._scan[1]
 
-    def _find(self, file: FileIO) -> dict[str, tuple[int, int]]:
+    def _scan_archive(self, file: FileIO) -> dict[str, tuple[int, int]]:
         head = file.read(8)
-        if packed := next((name for magic, name in _COMPRESSED.items() if head.startswith(magic)), None):
-            raise RegistryError(f"{self._label}: {self._path} is compressed with {packed}; uncompress it")
+        compression = next((name for magic, name in _COMPRESSED.items() if head.startswith(magic)), None)
+        if compression is not None:
+            raise RegistryError(
+                f"{self._label}: {self._path} is compressed with {compression}; uncompress it"
+            )
         file.seek(0)
         try:
-            return _find_members(file)
+            return _scan_members(file)
         except UnsafeArchive as error:
             raise RegistryError(
                 f"{self._label}: {self._path} is no usable archive of a layout: {error}; export it again"
@@ -118,7 +122,7 @@ class ArchiveFiles:
 
 
 class LayoutFiles:
-    """The files of a layout that is a directory or a tar archive, whichever is there when one is opened."""
+    """The files of a layout at a path that is a directory or a tar archive, as it is when one is opened."""
 
     def __init__(self, path: Path, label: str) -> None:
         self._path = path
@@ -130,25 +134,25 @@ class LayoutFiles:
         return (self._archive if self._path.is_file() else self._directory).open(name)
 
 
-def _find_members(file: FileIO) -> dict[str, tuple[int, int]]:
-    """Return the offset and size of each member that a layout has. Raises UnsafeArchive."""
+def _scan_members(file: FileIO) -> dict[str, tuple[int, int]]:
+    """Return the offset and size of each member that belongs to a layout. Raises UnsafeArchive."""
     members: dict[str, tuple[int, int]] = {}
     entries = read_tar(file.read, lambda size: file.seek(size, os.SEEK_CUR))
     for number, (entry, _) in enumerate(entries):
         if number == _MAX_MEMBERS:
             raise UnsafeArchive(f"it has more than {_MAX_MEMBERS} entries")
-        known = _MEMBER.fullmatch(entry.name)
-        if known is None or entry.is_directory:
+        match = _MEMBER.fullmatch(entry.name)
+        if match is None or entry.is_directory:
             continue
-        if known[1] in members:
-            raise UnsafeArchive(f"it has {known[1]} twice")
-        members[known[1]] = (file.tell(), entry.size)
+        if match[1] in members:
+            raise UnsafeArchive(f"it has {match[1]} twice")
+        members[match[1]] = (file.tell(), entry.size)
     return members
 
 
-def _open_plain(path: Path) -> FileIO:
+def _open_regular(path: Path) -> FileIO:
     try:
-        # A pipe would be waited for without O_NONBLOCK.
+        # Without O_NONBLOCK, opening a pipe would wait for its writer.
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ELOOP:
@@ -156,5 +160,5 @@ def _open_plain(path: Path) -> FileIO:
         raise
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, "it is no plain file")
+        raise OSError(errno.EINVAL, "it is no regular file")
     return FileIO(handle)

@@ -34,7 +34,7 @@ from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import RegistryReference
 from tests.support.artifacts import LayoutBuilder, tar
 from tests.support.checks import check_clean, check_store, tree
-from tests.support.faults import (
+from tests.support.fault_injection import (
     Answer,
     Change,
     Fault,
@@ -147,7 +147,7 @@ def test_a_layer_that_is_cut_often_is_sent_once(node: Node, proxy: FaultProxy) -
 
 def test_cuts_after_next_to_nothing_end_a_pull_that_goes_on_later(node: Node, proxy: FaultProxy) -> None:
     proxy.on(Fault(cut=1000), LAYER_PATH, times=EVER)
-    node.fails(RegistryUnavailable, "3 times at byte 3000, which are kept; try again", within=2)
+    node.fails(RegistryUnavailable, "3 times, after 3000 bytes, which are kept; try again", within=2)
     node.recovers()
     assert proxy.asked(LAYER_PATH)[-1].headers["Range"] == "bytes=3000-"
     assert proxy.sent(LAYER_PATH) == len(LAYER)
@@ -282,7 +282,7 @@ def test_a_wait_beyond_the_deadline_is_not_begun(node: Node, proxy: FaultProxy, 
     [(400, RegistryUnavailable), (403, Unauthorized), (404, NotFound), (410, None), (418, None)],
 )
 @pytest.mark.parametrize("path", [MANIFEST, LAYER_PATH])
-def test_lasting_faults_are_not_tried_again(
+def test_permanent_failures_are_not_retried(
     node: Node, proxy: FaultProxy, path: str, status: int, error: type[KitserveError] | None
 ) -> None:
     method = "HEAD" if path == MANIFEST else "GET"

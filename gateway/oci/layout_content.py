@@ -1,4 +1,4 @@
-"""Manifests and blobs of an OCI image layout by their digests (OCI image spec, "Image Layout")."""
+"""The index, manifests and blobs of an OCI image layout (OCI image spec, "Image Layout")."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +14,14 @@ from gateway.oci.content import (
     BlobStream,
     Descriptor,
 )
-from gateway.oci.disk import Extent, Files
-from gateway.oci.documents import DescriptorDocument, faults, read_json
+from gateway.oci.documents import DescriptorDocument, describe_errors, read_json
+from gateway.oci.layout_files import Extent, Files
 from gateway.oci.reference import Digest
 
 MAX_ENTRIES = 10_000
-"""The most manifests that an index or a list of tags may have."""
+"""How many manifests an index or a list of tags may have at most."""
 _MAX_DOCUMENT = 4 * 1024 * 1024  # bytes
-_MAX_SEARCHED = 64 * 1024 * 1024  # bytes of manifests that are read to find referrers
+_MAX_SEARCHED = 64 * 1024 * 1024  # bytes of manifests read to find referrers
 
 
 class _Layout(BaseModel):
@@ -43,48 +43,49 @@ class _Referrer(BaseModel):
     annotations: dict[str, str] | None = None
 
 
-class Blobs:
-    """What a layout has by digest.
+class LayoutContent:
+    """The content of one layout.
 
-    Errors name `label`, the reference that is read, and `place`, where it is, and end with `advice`.
+    Each error names `label` (the reference that is read) and `location` (where the layout is), and ends with
+    `advice` (what to do).
     """
 
-    def __init__(self, files: Files, label: str, place: str, advice: str) -> None:
+    def __init__(self, files: Files, label: str, location: str, advice: str) -> None:
         self._files = files
         self._label = label
-        self._place = place
+        self._location = location
         self._advice = advice
 
     def index(self) -> list[DescriptorDocument]:
-        """Return what index.json lists. Raises NotFound, or RegistryError for what is no layout."""
+        """Return the entries of index.json. Raises NotFound, or RegistryError where this is no layout."""
         try:
             _Layout.model_validate(read_json(self.document("oci-layout")))
             return _Index.model_validate(read_json(self.document("index.json"))).manifests
         except ValueError as error:
-            raise self.unusable(error) from error
+            raise self.unusable_error(error) from error
 
     def document(self, name: str) -> bytes:
         """Read a file of at most 4 MiB. Raises NotFound where it is missing, and RegistryError."""
         try:
             with self._files.open(name) as extent:
                 if extent.size > _MAX_DOCUMENT:
-                    raise self.unusable(f"{name} has {extent.size} bytes; 4 MiB are allowed")
+                    raise self.unusable_error(f"{name} has {extent.size} bytes; 4 MiB are allowed")
                 return extent.read()
         except OSError as error:
-            raise _kind(error)(
-                f"{self._label}: {self._place} is no OCI image layout: {name}: {error.strerror}"
+            raise _error_type(error)(
+                f"{self._label}: {self._location} is no OCI image layout: {name}: {error.strerror}"
             ) from error
 
-    def unusable(self, why: object) -> RegistryError:
+    def unusable_error(self, reason: object) -> RegistryError:
         """Return the error for a layout whose documents cannot be used."""
-        why = faults(why) if isinstance(why, ValidationError) else why
+        reason = describe_errors(reason) if isinstance(reason, ValidationError) else reason
         return RegistryError(
-            f"{self._label}: {self._place} is no usable OCI image layout ({why}); {self._advice}"
+            f"{self._label}: {self._location} is no usable OCI image layout ({reason}); {self._advice}"
         )
 
-    def named(self, digest: Digest, listed: list[DescriptorDocument]) -> Descriptor:
-        """Describe a manifest by its digest; `listed` may know its media type. Raises NotFound."""
-        media_type = next((entry.media_type for entry in listed if entry.digest == digest), OCI_MANIFEST)
+    def describe(self, digest: Digest, entries: list[DescriptorDocument]) -> Descriptor:
+        """Return the descriptor of a manifest; `entries` may state its media type. Raises NotFound."""
+        media_type = next((entry.media_type for entry in entries if entry.digest == digest), OCI_MANIFEST)
         with self._open(digest) as extent:
             return Descriptor(media_type, digest, extent.size)
 
@@ -93,7 +94,7 @@ class Blobs:
         with self._open(descriptor.digest) as extent:
             if extent.size != descriptor.size or extent.size > MAX_MANIFEST:
                 raise SizeMismatch(
-                    f"{self._label}: manifest {descriptor.digest} was to have {descriptor.size} bytes, "
+                    f"{self._label}: manifest {descriptor.digest} should have {descriptor.size} bytes, "
                     f"at most 4 MiB, and has {extent.size}; {self._advice}"
                 )
             data = b"".join(self._chunks(extent, 0))
@@ -106,30 +107,30 @@ class Blobs:
 
     @contextmanager
     def blob(self, descriptor: Descriptor, offset: int) -> Iterator[BlobStream]:
-        """Read a blob from an offset on. Entering raises NotFound; a stream raises RegistryUnavailable."""
+        """Open a blob at an offset. Entering raises NotFound; the stream raises RegistryUnavailable."""
         with self._open(descriptor.digest) as extent:
             yield BlobStream(offset, self._chunks(extent, offset))
 
     def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
-        """Return the listed manifests that have this one as their subject, as a registry would.
+        """Return the manifests of index.json whose subject is this one, as a registry would.
 
-        Those that are listed and not there are passed over. Raises RegistryError for too much to search,
-        and DigestMismatch or SizeMismatch for a damaged manifest.
+        Entries whose manifest is missing are skipped. Raises RegistryError where there is too much to
+        search, and DigestMismatch or SizeMismatch for a damaged manifest.
         """
-        found: list[Descriptor] = []
+        referrers: list[Descriptor] = []
         searched = 0
         for entry in {entry.digest: entry for entry in self.index()}.values():
             if entry.media_type not in (OCI_MANIFEST, OCI_INDEX) or entry.size > MAX_MANIFEST:
                 continue
             searched += entry.size
             if searched > _MAX_SEARCHED:
-                raise self.unusable(f"it has more than {_MAX_SEARCHED} bytes of manifests to search")
+                raise self.unusable_error(f"it has more than {_MAX_SEARCHED} bytes of manifests to search")
             referrer = self._referrer(entry, digest)
             if referrer is not None:
-                found.append(referrer)
-            if len(found) == MAX_REFERRERS:
+                referrers.append(referrer)
+            if len(referrers) == MAX_REFERRERS:
                 break
-        return tuple(found)
+        return tuple(referrers)
 
     def _referrer(self, entry: DescriptorDocument, digest: Digest) -> Descriptor | None:
         try:
@@ -138,23 +139,25 @@ class Blobs:
             return None
         if manifest.subject is None or manifest.subject.digest != digest:
             return None
-        kind = manifest.artifact_type or (manifest.config.media_type if manifest.config else None)
-        return Descriptor(entry.media_type, entry.digest, entry.size, manifest.annotations or {}, kind)
+        artifact_type = manifest.artifact_type or (manifest.config.media_type if manifest.config else None)
+        return Descriptor(
+            entry.media_type, entry.digest, entry.size, manifest.annotations or {}, artifact_type
+        )
 
     def _chunks(self, extent: Extent, offset: int) -> Iterator[bytes]:
         try:
             yield from extent.chunks(offset)
         except OSError as error:
-            raise RegistryUnavailable(f"{self._label}: reading {self._place} failed: {error}") from error
+            raise RegistryUnavailable(f"{self._label}: reading {self._location} failed: {error}") from error
 
     def _open(self, digest: Digest) -> Extent:
         try:
             return self._files.open(f"blobs/{digest.algorithm}/{digest.hex}")
         except OSError as error:
-            raise _kind(error)(
-                f"{self._label}: {self._place} lacks blob {digest} ({error.strerror}); {self._advice}"
+            raise _error_type(error)(
+                f"{self._label}: {self._location} lacks blob {digest} ({error.strerror}); {self._advice}"
             ) from error
 
 
-def _kind(error: OSError) -> type[RegistryError]:
+def _error_type(error: OSError) -> type[RegistryError]:
     return NotFound if isinstance(error, FileNotFoundError | NotADirectoryError) else RegistryError
