@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from gateway.engine.batching import Batching
-from gateway.engine.jobs import DEFAULT_LIMITS, QueueLimits
+from gateway.engine.limits import DEFAULT_LIMITS, Batching, QueueLimits
 from gateway.kits.trust import Policy
 from gateway.metrics import Numbers
 from gateway.oci.options import SourceOptions

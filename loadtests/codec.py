@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import orjson
 
+from gateway.codec.call import IN_BINARY, Call
 from gateway.codec.json_answer import Encoder
-from gateway.codec.json_request import IN_BINARY, Call, Decoder
+from gateway.codec.json_request import Decoder
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 
 _TURNS = 9

@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from gateway.codec.call import IN_BINARY, Call, Wanted
 from gateway.codec.classification import largest
-from gateway.codec.json_request import IN_BINARY, Call, Wanted
-from gateway.codec.tensors import Incoming, from_bytes, to_bytes
-from gateway.engine.jobs import Job
-from gateway.wire.grpc_frames import framed
+from gateway.codec.tensors import from_bytes, to_bytes
+from gateway.wire.body import Incoming
 from gateway.wire.grpc_messages import message
-from gateway.wire.grpc_status import message_value
 from gateway.wire.protobuf import Parts, field, plain_field, take_apart, varint
 from runtimes.base import Array, Datatype
 from runtimes.errors import ExecutionError, InputError
@@ -222,20 +220,3 @@ class GrpcEncoder:
             self._tensors.clear()
         described = self._tensors[name, array.dtype, array.shape] = plain_field(5, tensor)
         return described
-
-
-class GrpcCodec:
-    """Writes calls and answers as gRPC does, see `jobs.Codec`; an error is the value of `grpc-message`."""
-
-    def __init__(self, model: str, version: str, labels: Mapping[str, Sequence[str]]) -> None:
-        self.model = model
-        self.write = GrpcEncoder(model, version, labels)
-
-    def decode(self, job: Job) -> Call:
-        return decode(*read(job.body), self.model)
-
-    def encode(self, job: Job, call: Call, outputs: Mapping[str, Array]) -> None:
-        job.answer = framed(self.write(call, outputs))
-
-    def error(self, job: Job, _status: int, text: str) -> None:
-        job.answer = message_value(text)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import orjson
 
+from gateway.codec.call import Call
 from gateway.codec.classification import largest
-from gateway.codec.json_request import Call
 from gateway.codec.tensors import to_bytes
 from runtimes.base import Array, Datatype
 from runtimes.errors import ExecutionError, InputError

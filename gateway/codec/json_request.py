@@ -8,15 +8,17 @@ INT64, true is no FP32, and a shape must fit its data.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import orjson
 
+from gateway.codec.call import IN_BINARY, IN_JSON, Call, Wanted
 from gateway.codec.raw_request import RawInput
-from gateway.codec.tensors import Incoming, from_bytes
+from gateway.codec.tensors import from_bytes
+from gateway.wire.body import Incoming
 from runtimes.base import Array, Datatype, Signature
 from runtimes.errors import InputError
 
@@ -73,33 +75,6 @@ _TYPE_NAMES: Mapping[type, str] = {
 _SCALARS = (str, int, float, bool)
 _NO_PARAMETERS: Mapping[str, Any] = {}
 _NOTHING = Incoming(())
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """How an output is to be answered: as raw bytes or in JSON; all of it, or its `classes` largest."""
-
-    binary: bool = False
-    classes: int = 0
-
-
-IN_JSON = Wanted()
-IN_BINARY = Wanted(binary=True)
-
-
-# Not frozen: one is made for each call, and freezing makes that three times as slow.
-@dataclass(slots=True)
-class Call:
-    """One decoded request. `outputs` is empty when all are wanted; `others` is how they are then.
-
-    `timeout_us` is how long its caller waits for it, in microseconds; 0 is for ever.
-    """
-
-    id: str
-    inputs: dict[str, Array]
-    outputs: Mapping[str, Wanted] = field(default_factory=dict)
-    others: Wanted = IN_JSON
-    timeout_us: int = 0
 
 
 class Decoder:

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from gateway.codec.tensors import Incoming, from_bytes
+from gateway.codec.tensors import from_bytes
+from gateway.wire.body import Incoming
 from runtimes.base import Array, Datatype, Signature
 from runtimes.errors import InputError
 

@@ -17,44 +17,6 @@ from runtimes.errors import InputError
 _LENGTH = 4
 
 
-class Incoming:
-    """The bytes of a body, in the pieces in which they came, read once from front to back."""
-
-    __slots__ = ("_offset", "_piece", "_pieces", "left")
-
-    def __init__(self, pieces: Sequence[bytes | memoryview]) -> None:
-        self._pieces = pieces
-        self._piece = 0
-        self._offset = 0
-        self.left = sum(map(len, pieces))
-
-    def take(self, size: int) -> memoryview:
-        """Return the next `size` bytes, as many as there must be: a view, or a copy of several pieces."""
-        self.left -= size
-        part = self._next(size)
-        if len(part) == size:
-            return part
-        # numpy's memory is aligned for every datatype, a bytearray's need not be
-        whole = np.empty(size, np.uint8).data
-        done = 0
-        while True:
-            whole[done : done + len(part)] = part
-            done += len(part)
-            if done == size:
-                return whole
-            part = self._next(size - done)
-
-    def _next(self, most: int) -> memoryview:
-        """The next bytes that lie together: `most`, or as many as are left of a piece."""
-        if most == 0:
-            return memoryview(b"")
-        while self._offset == len(self._pieces[self._piece]):
-            self._piece, self._offset = self._piece + 1, 0
-        part = memoryview(self._pieces[self._piece])[self._offset : self._offset + most]
-        self._offset += len(part)
-        return part
-
-
 def from_bytes(name: str, datatype: Datatype, shape: Sequence[int], data: memoryview) -> Array:
     """Return the elements of input `name`, flat: a view of `data` where they are aligned there, else a copy.
 

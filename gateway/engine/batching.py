@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gateway.codec.json_request import Call
+from gateway.codec.call import Call
 from gateway.engine.jobs import Job
+from gateway.engine.limits import Batching
 from runtimes.base import Array, Signature, TensorSpec
 
 Key = tuple[object, ...]
@@ -30,14 +31,6 @@ _GAPS = 4
 # Who left is no longer waited for once the estimate of callers is this close to those who are here.
 _NEARLY = 0.5
 _SINGLE = 1 + _NEARLY
-
-
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """The most rows of a batch, and the most seconds that its oldest call waits for others."""
-
-    max_batch_size: int
-    max_delay: float
 
 
 class NotRowWise(Exception):

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 
-from gateway.codec.json_request import Call
+from gateway.codec.call import Call
 from gateway.codec.statuses import explain
 from gateway.engine.batching import Item, NotRowWise, apart, rows_of, together
 from gateway.engine.jobs import Job

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gateway.codec.json_request import Call
+from gateway.codec.call import Call
+from gateway.engine.limits import QueueLimits
 from runtimes.base import Array
 
 # Event loops keep time in milliseconds: a timer may be early or late by one.
@@ -85,18 +86,6 @@ class Job:
         """Leave: the caller hung up. Nothing is heard of the job any more. Call it on the job's loop."""
         if self.owner is not None:
             self.owner.cancel(self)
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """How many calls may wait for the model, how many bytes of them, and how long, in seconds."""
-
-    max_requests: int = 512
-    max_bytes: int = 256 * 1024 * 1024
-    timeout: float = 60.0
-
-
-DEFAULT_LIMITS = QueueLimits()
 
 
 class JobQueue:

@@ -17,9 +17,10 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 
-from gateway.engine.batching import Batcher, Batching, NotRowWise, item_of, obstacle
+from gateway.engine.batching import Batcher, NotRowWise, item_of, obstacle
 from gateway.engine.execution import Execution, limit_wait
-from gateway.engine.jobs import DEFAULT_LIMITS, Job, JobQueue, QueueLimits
+from gateway.engine.jobs import Job, JobQueue
+from gateway.engine.limits import DEFAULT_LIMITS, Batching, QueueLimits
 from gateway.engine.pace import Pace
 from gateway.errors import QueueFull
 from gateway.metrics import Tally

@@ -12,7 +12,8 @@ from typing import cast
 import httptools
 import numpy as np
 
-from gateway.wire.exchange import Exchange, Handler, add_piece
+from gateway.wire.body import add_piece
+from gateway.wire.exchange import Exchange, Handler
 
 HEAD_BYTES = 65536
 """The most that a head, or what is between two pieces of a body, may take."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from gateway.wire.connection import Connection
+from typing import Protocol
 
 Header = tuple[bytes, bytes]
 Headers = Sequence[Header] | bytes
@@ -20,8 +17,6 @@ _CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
 _CLOSE = b"connection: close\r\n"
 # A larger body goes to the kernel as it is, beside its head; a smaller one is quicker copied.
 _COPIED_BYTES = 32768
-# Each piece of a body is an object of some 60 bytes, and a client may send one byte in each.
-_SMALL_PIECE = 2048
 
 
 class Handler(Protocol):
@@ -43,12 +38,31 @@ class Handler(Protocol):
         """Answer a call that the server itself refuses; `text` says why. Method and path may be empty."""
 
 
+class Channel(Protocol):
+    """What an exchange needs of the connection that it is on."""
+
+    writable: bool
+    """Whether the client keeps up with what it is sent."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Send bytes."""
+
+    def writelines(self, pieces: Iterable[bytes | memoryview]) -> None:
+        """Send several pieces in one go."""
+
+    def answered(self, exchange: Exchange) -> None:
+        """Go on to the next call: the last byte of this one's answer was given."""
+
+    def hold(self, held: bool) -> None:
+        """Read no more from the client, or read on."""
+
+
 class Exchange:
     """One call; all is done on the loop of its connection. One that was abandoned may be answered in vain."""
 
     __slots__ = (
+        "_channel",
         "_chunked",
-        "_connection",
         "abandoned",
         "answered",
         "body",
@@ -71,14 +85,14 @@ class Exchange:
 
     def __init__(
         self,
-        connection: Connection,
+        channel: Channel,
         method: str,
         target: str,
         headers: dict[bytes, bytes],
         keep_alive: bool,
         chunked: bool,
     ) -> None:
-        self._connection = connection
+        self._channel = channel
         self._chunked = chunked
         self.method = method
         self.path, _, self.query = target.partition("?")
@@ -133,11 +147,11 @@ class Exchange:
             len(body),
         )
         if self.method == "HEAD":
-            self._connection.write(head)
+            self._channel.write(head)
         elif len(body) < _COPIED_BYTES:
-            self._connection.write(head + body)
+            self._channel.write(head + body)
         else:
-            self._connection.writelines((head, body))
+            self._channel.writelines((head, body))
         self._end()
 
     def begin(self, status: int, headers: Headers) -> None:
@@ -147,7 +161,7 @@ class Exchange:
         self._start()
         if self.abandoned:
             return
-        self._connection.writelines(
+        self._channel.writelines(
             (
                 _STATUS_LINES[status],
                 headers if isinstance(headers, bytes) else lines(headers),
@@ -161,9 +175,9 @@ class Exchange:
         if not piece or self.method == "HEAD" or self.abandoned:
             return
         if self._chunked:
-            self._connection.writelines((b"%x\r\n" % len(piece), piece, b"\r\n"))
+            self._channel.writelines((b"%x\r\n" % len(piece), piece, b"\r\n"))
         else:
-            self._connection.write(piece)
+            self._channel.write(piece)
 
     def end(self, trailers: Sequence[Header] = ()) -> None:
         """End an answer that came in pieces. A client of HTTP/1.0 gets no trailers."""
@@ -172,7 +186,7 @@ class Exchange:
         if not self.complete:
             self.keep_alive = False
         if self._chunked and self.method != "HEAD":
-            self._connection.write(b"0\r\n%s\r\n" % lines(trailers))
+            self._channel.write(b"0\r\n%s\r\n" % lines(trailers))
         self._end()
 
     def take(self) -> list[bytes | memoryview]:
@@ -183,15 +197,15 @@ class Exchange:
     @property
     def writable(self) -> bool:
         """Whether the client keeps up with what it is sent; `on_writable` tells when it does again."""
-        return self._connection.writable
+        return self._channel.writable
 
     def pause(self) -> None:
         """Take no more of the request from the network until `resume`."""
-        self._connection.hold(True)
+        self._channel.hold(True)
 
     def resume(self) -> None:
         """Take the rest of the request."""
-        self._connection.hold(False)
+        self._channel.hold(False)
 
     def _write_in_chunks(
         self, status: int, headers: Headers, body: bytes | memoryview, trailers: Sequence[Header]
@@ -205,13 +219,13 @@ class Exchange:
         )
         end = b"0\r\n%s\r\n" % lines(trailers)
         if self.method == "HEAD":
-            self._connection.write(head)
+            self._channel.write(head)
         elif not body:
-            self._connection.write(head + end)
+            self._channel.write(head + end)
         elif len(body) < _COPIED_BYTES:
-            self._connection.write(b"%s%x\r\n%s\r\n%s" % (head, len(body), body, end))
+            self._channel.write(b"%s%x\r\n%s\r\n%s" % (head, len(body), body, end))
         else:
-            self._connection.writelines((head + b"%x\r\n" % len(body), body, b"\r\n" + end))
+            self._channel.writelines((head + b"%x\r\n" % len(body), body, b"\r\n" + end))
 
     def _start(self) -> None:
         if self.answered:
@@ -220,15 +234,7 @@ class Exchange:
 
     def _end(self) -> None:
         self.ended = True
-        self._connection.answered(self)
-
-
-def add_piece(pieces: list[bytes | memoryview], piece: bytes | memoryview) -> None:
-    """Put a piece of a body behind the others; small ones become one."""
-    if pieces and len(piece) < _SMALL_PIECE and len(pieces[-1]) < _SMALL_PIECE:
-        pieces[-1] = b"".join((pieces[-1], piece))
-    else:
-        pieces.append(piece)
+        self._channel.answered(self)
 
 
 def lines(headers: Sequence[Header]) -> bytes:

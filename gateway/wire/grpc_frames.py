@@ -8,11 +8,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
+from gateway.wire.body import Pieces, add_piece
 from gateway.wire.codings import BodyTooLarge, UnknownCoding
-from gateway.wire.exchange import add_piece
 from runtimes.errors import InputError
-
-Pieces = list[bytes | memoryview]
 
 PREFIX_BYTES = 5
 _PREFIX = struct.Struct(">BI")

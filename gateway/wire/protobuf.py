@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from google.protobuf.message import DecodeError
 
-from gateway.codec.tensors import Incoming
+from gateway.wire.body import Incoming
 
 Parts = list[bytes | memoryview]
 

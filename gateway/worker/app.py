@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
-from gateway.codec.grpc import GrpcCodec
 from gateway.codec.json_answer import error
 from gateway.contract import Mirroring
-from gateway.engine.batching import Batching
-from gateway.engine.jobs import DEFAULT_LIMITS, QueueLimits
+from gateway.engine.limits import DEFAULT_LIMITS, Batching, QueueLimits
 from gateway.engine.thread import ComputeThread
 from gateway.metrics import Tally
 from gateway.wire.exchange import Exchange, lines
+from gateway.wire.grpc_calls import is_grpc
 from gateway.worker.describe import configuration, metadata
-from gateway.worker.grpc import STREAM_INFER, ModelGrpc, is_grpc
+from gateway.worker.grpc import STREAM_INFER, ModelGrpc
+from gateway.worker.grpc_job import GrpcCodec
 from gateway.worker.mirror import MIRROR_PATH, Mirror
 from gateway.worker.mirrored import MirroredInfer
 from gateway.worker.rest import JSON, RestCodec, RestInfer

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from gateway.contract import Description
-from gateway.engine.batching import Batching
+from gateway.engine.limits import Batching
 from gateway.kits.kit import Kit
 from gateway.kits.parents import model_of
 from gateway.worker.labels import Labels

@@ -14,47 +14,24 @@ from typing import Any
 
 import orjson
 from google.protobuf.json_format import ParseDict
-from google.protobuf.message import DecodeError
 
 from gateway.codec.deadlines import grpc_timeout
-from gateway.codec.grpc import GrpcCodec
 from gateway.codec.statuses import explain
 from gateway.engine.jobs import Job
 from gateway.engine.thread import ComputeThread
 from gateway.metrics import Tally
-from gateway.wire.exchange import Exchange, lines
+from gateway.wire.exchange import Exchange
+from gateway.wire.grpc_calls import CONTENT, OK, fail, is_grpc, parse
 from gateway.wire.grpc_frames import framed, single
 from gateway.wire.grpc_messages import INFERENCE, message
-from gateway.wire.grpc_status import code_of, message_value
+from gateway.worker.grpc_job import GrpcCodec
 from gateway.worker.grpc_stream import GrpcStream
 from runtimes.errors import InputError
 
 INFER = f"/{INFERENCE}/ModelInfer"
 STREAM_INFER = f"/{INFERENCE}/ModelStreamInfer"
 
-CONTENT = lines([(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity")])
-OK = ((b"grpc-status", b"0"),)
 _OK_STATUS = 200
-
-
-def is_grpc(exchange: Exchange) -> bool:
-    """Whether a call is one of gRPC, and not of gRPC-Web."""
-    kind = exchange.headers.get(b"content-type", b"")
-    return kind.startswith(b"application/grpc") and kind[16:17] in b"+;"
-
-
-def fail(exchange: Exchange, headers: bytes, status: int, text: str | bytes) -> None:
-    """Answer with an error; `status` is HTTP's, bytes are the value of `grpc-message` already."""
-    value = message_value(text) if isinstance(text, str) else text
-    exchange.respond(status, headers + b"grpc-status: %d\r\ngrpc-message: %s\r\n" % (code_of(status), value))
-
-
-def parse(kind: Any, exchange: Exchange) -> Any:
-    """Return the message of class `kind` that a call's body is. Raises InputError."""
-    try:
-        return kind.FromString(b"".join(single(exchange.body)))
-    except DecodeError as error:
-        raise InputError(f"the message is no {kind.DESCRIPTOR.name}: {error}") from None
 
 
 class ModelGrpc:

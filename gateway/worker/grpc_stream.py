@@ -11,17 +11,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from gateway.codec.grpc import GrpcCodec, decode, read
-from gateway.codec.json_request import Call
+from gateway.codec.call import Call
+from gateway.codec.grpc import decode, read
 from gateway.codec.statuses import explain
 from gateway.engine.jobs import Job
 from gateway.engine.thread import ComputeThread
 from gateway.metrics import Tally
+from gateway.wire.body import Pieces
 from gateway.wire.exchange import Exchange
-from gateway.wire.grpc_frames import Pieces, Unframer, framed
+from gateway.wire.grpc_frames import Unframer, framed
 from gateway.wire.grpc_messages import message
 from gateway.wire.grpc_status import trailers
 from gateway.wire.protobuf import field
+from gateway.worker.grpc_job import GrpcCodec
 from runtimes.base import Array
 from runtimes.errors import InputError
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from gateway.codec.json_request import Call
+from gateway.codec.call import Call
 from gateway.codec.read_answers import read_answer
 from gateway.engine.jobs import Job
 from gateway.engine.thread import ComputeThread

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from gateway.codec.call import Call
 from gateway.codec.deadlines import request_timeout
 from gateway.codec.json_answer import Encoder, error
-from gateway.codec.json_request import Call, Decoder
+from gateway.codec.json_request import Decoder
 from gateway.codec.statuses import explain
 from gateway.engine.jobs import Job
 from gateway.engine.thread import ComputeThread

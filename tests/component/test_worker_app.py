@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pytest
 
-from gateway.engine.jobs import QueueLimits
+from gateway.engine.limits import QueueLimits
 from gateway.kits.library import Library
 from gateway.kits.model import choose_runtime, load
 from gateway.metrics import Tally

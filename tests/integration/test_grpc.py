@@ -32,7 +32,7 @@ import gateway
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
 from gateway.edge.control import EXTENSIONS
 from gateway.edge.routes import Route
-from gateway.engine.jobs import QueueLimits
+from gateway.engine.limits import QueueLimits
 from gateway.metrics import VersionLabels, VersionSample
 from gateway.wire.grpc_messages import message
 from runtimes.base import Array, Datatype, TensorSpec

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
+from gateway.codec.call import IN_BINARY, Call
 from gateway.codec.grpc import GrpcEncoder, decode, read
-from gateway.codec.json_request import IN_BINARY, Call
-from gateway.codec.tensors import Incoming
+from gateway.wire.body import Incoming
 from gateway.wire.grpc_frames import Unframer, framed, single
 from gateway.wire.grpc_status import message_value
 from gateway.wire.protobuf import take_apart

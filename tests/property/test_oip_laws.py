@@ -11,8 +11,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.codec.call import Call, Wanted
 from gateway.codec.json_answer import Encoder
-from gateway.codec.json_request import Call, Decoder, Wanted
+from gateway.codec.json_request import Decoder
 from gateway.wire.codings import decompress
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import InputError

@@ -13,7 +13,7 @@ from gateway.control.state.status import Status
 from gateway.edge.control import EdgeControl, EdgeFiles, EdgeSettings
 from gateway.edge.process import Edge
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
-from gateway.engine.jobs import DEFAULT_LIMITS, QueueLimits
+from gateway.engine.limits import DEFAULT_LIMITS, QueueLimits
 from gateway.errors import EdgeError
 from gateway.metrics import Numbers, Tally, VersionSample
 from gateway.wire.server import HttpServer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from gateway.engine.batching import Batching
+from gateway.engine.limits import Batching
 from gateway.metrics import Tally
 from gateway.wire.server import HttpServer
 from gateway.worker.app import Identity, WorkerApp

@@ -20,10 +20,10 @@ from gateway.control.front.repository import ServerProtocol
 from gateway.control.state.status import Status
 from gateway.edge.control import EXTENSIONS
 from gateway.wire.exchange import Exchange
+from gateway.wire.grpc_calls import CONTENT, OK, fail, is_grpc, parse
 from gateway.wire.grpc_frames import Unframer, framed
 from gateway.wire.grpc_messages import HEALTH, INFERENCE, message
 from gateway.wire.grpc_status import trailers
-from gateway.worker.grpc import CONTENT, OK, fail, is_grpc, parse
 from runtimes.errors import InputError
 
 _MAX_BYTES = 64 * 1024

@@ -28,8 +28,7 @@ from gateway.control.state.versions import Version, kind_of
 from gateway.control.state.workers import Workers
 from gateway.edge.control import EdgeControl
 from gateway.edge.routes import RoutingTable
-from gateway.engine.batching import Batching
-from gateway.engine.jobs import QueueLimits
+from gateway.engine.limits import Batching, QueueLimits
 from gateway.errors import EdgeError, KitError, KitserveError, NotTrusted, RegistryUnavailable
 from gateway.kits.library import Kit, Library, cache_directory
 from gateway.oci.reference import parse_reference

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gateway.codec.call import Call, Wanted
 from gateway.codec.classification import largest
 from gateway.codec.json_answer import Encoder
-from gateway.codec.json_request import Call, Wanted
 from runtimes.base import Array, Datatype
 from runtimes.errors import InputError
 

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from gateway.codec.grpc import GrpcCodec, GrpcEncoder, decode, read
-from gateway.codec.json_request import IN_BINARY, Call, Wanted
+from gateway.codec.call import IN_BINARY, Call, Wanted
+from gateway.codec.grpc import GrpcEncoder, decode, read
 from gateway.codec.statuses import STATUSES
 from gateway.engine.jobs import Job
 from gateway.wire.codings import BodyTooLarge, UnknownCoding
 from gateway.wire.grpc_frames import Unframer, framed, single
 from gateway.wire.grpc_status import CODES, Code, message_value, trailers
 from gateway.wire.protobuf import varint
+from gateway.worker.grpc_job import GrpcCodec
 from runtimes.base import Array
 from runtimes.errors import ExecutionError, InputError
 

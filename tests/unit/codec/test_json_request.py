@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from gateway.codec import json_answer as answers
-from gateway.codec.json_request import IN_BINARY, IN_JSON, Call, Decoder, Wanted
-from gateway.engine.batching import Batching
+from gateway.codec.call import IN_BINARY, IN_JSON, Call, Wanted
+from gateway.codec.json_request import Decoder
+from gateway.engine.limits import Batching
 from gateway.worker import describe
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gateway.codec.call import IN_BINARY, Call, Wanted
 from gateway.codec.json_answer import Encoder
-from gateway.codec.json_request import IN_BINARY, Call, Decoder, Wanted
-from gateway.codec.tensors import Incoming, to_bytes
+from gateway.codec.json_request import Decoder
+from gateway.codec.tensors import to_bytes
+from gateway.wire.body import Incoming
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import InputError
 

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.codec.json_request import IN_JSON, Call
-from gateway.engine.batching import Batcher, Batching, Item, NotRowWise, apart, item_of, obstacle, together
-from gateway.engine.jobs import DEFAULT_LIMITS, Job, QueueLimits
+from gateway.codec.call import IN_JSON, Call
+from gateway.engine.batching import Batcher, Item, NotRowWise, apart, item_of, obstacle, together
+from gateway.engine.jobs import Job
+from gateway.engine.limits import DEFAULT_LIMITS, Batching, QueueLimits
 from gateway.engine.thread import ComputeThread
 from gateway.metrics import Tally
 from runtimes.base import Array, LoadedModel, Resources, Signature, TensorSpec

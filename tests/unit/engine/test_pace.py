@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.codec.json_request import Call
+from gateway.codec.call import Call
 from gateway.engine import pace
 from gateway.engine.jobs import Job
 from gateway.engine.pace import Pace

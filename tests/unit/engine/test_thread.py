@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from gateway.codec.json_request import Call
-from gateway.engine.jobs import DEFAULT_LIMITS, Job, QueueLimits
+from gateway.codec.call import Call
+from gateway.engine.jobs import Job
+from gateway.engine.limits import DEFAULT_LIMITS, QueueLimits
 from gateway.engine.thread import ComputeThread
 from gateway.metrics import Tally
 from runtimes.base import Array, Signature, TensorSpec
