@@ -30,7 +30,7 @@ from tritonclient.utils import InferenceServerException, deserialize_bytes_tenso
 
 import gateway
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
-from gateway.edge.control import EXTENSIONS
+from gateway.edge.render import EXTENSIONS
 from gateway.edge.routes import Route
 from gateway.engine.jobs import QueueLimits
 from gateway.metrics import VersionLabels, VersionSample

@@ -18,7 +18,7 @@ from gateway.control.front import grpc_reflection
 from gateway.control.front.grpc_health import Watch, are_ready, health
 from gateway.control.front.repository import ServerProtocol
 from gateway.control.state.status import Status
-from gateway.edge.control import EXTENSIONS
+from gateway.edge.render import EXTENSIONS
 from gateway.wire.exchange import Exchange
 from gateway.wire.grpc_frames import Unframer, framed
 from gateway.wire.grpc_messages import HEALTH, INFERENCE, message
