@@ -130,7 +130,7 @@ class Gateway:
         weights: dict[str, dict[str, int]] = {}
         for at in self._state.routed().values():
             if at.stable is not None:
-                weights[at.stable] = {"stable": 100 - at.weight}
+                weights[at.stable] = {"stable": at.stable_weight}
             if at.canary is not None:
                 weights[at.canary] = {"canary": at.weight}
         held = self._activator.waiting()

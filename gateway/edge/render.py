@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +10,11 @@ from typing import Any
 import jinja2
 
 import gateway
-from gateway.config.config import WAKE_SECONDS
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.routes import Placement, Server, backend_name
+from gateway.wire import limits, texts
 from gateway.wire.grpc_status import CODES
 
-DRAIN_SECONDS = 60
-TIMEOUT_SECONDS = 75
-STREAM_SECONDS = 3600
-"""How long a stream may be silent on the gateway's side."""
 ERRORS = {
     400: "the request is not valid HTTP",
     408: "the request took too long to arrive",
@@ -30,19 +25,7 @@ ERRORS = {
     504: "the worker did not answer in time",
 }
 """What the edge says where it fails, by HTTP's status."""
-_GATEWAY_STARTS = "the gateway is being started; ask again"
-_INFERENCE = "inference.GRPCInferenceService"
 _MODEL_METHODS = ("ModelInfer", "ModelStreamInfer", "ModelReady", "ModelMetadata", "ModelConfig")
-_COMPRESSED = "compressed messages are not read here; send them uncompressed (identity)"
-EXTENSIONS = (
-    "binary_tensor_data",
-    "classification",
-    "model_configuration",
-    "model_repository",
-    "parameters",
-    "statistics",
-)
-"""What of Triton's extensions of the protocol is served; models come and go by Kitserve's config alone."""
 _LEAST_SLOTS = 32
 _LEAST_SERVERS = 8
 ACTIVATOR = "activator"
@@ -102,25 +85,22 @@ def render(
         }
         for slot in range(pool.slots)
     ]
+    environment.filters["json"] = lambda value: json.dumps(value, separators=(",", ":"))
+    environment.filters["seconds"] = lambda seconds: f"{seconds:g}s"
     return environment.get_template("haproxy.cfg.j2").render(
         files=files,
         listen=settings.listen,
         access_log=settings.access_log,
         key=settings.key,
         admin=settings.admin,
-        extensions=json.dumps(EXTENSIONS, separators=(",", ":")),
-        errors=tuple(ERRORS),
-        inference=_INFERENCE,
-        model_methods=_MODEL_METHODS,
-        compressed=_COMPRESSED,
         slots=slots,
-        version=gateway.__version__,
-        drain_seconds=DRAIN_SECONDS,
-        timeout_seconds=TIMEOUT_SECONDS,
-        stream_seconds=STREAM_SECONDS,
+        errors=tuple(ERRORS),
         activator=ACTIVATOR,
         watched=looked_at,
-        wake_timeout_seconds=TIMEOUT_SECONDS + math.ceil(WAKE_SECONDS),
+        model_methods=_MODEL_METHODS,
+        version=gateway.__version__,
+        limits=limits,
+        texts=texts,
     )
 
 
@@ -134,7 +114,7 @@ def error_entries() -> dict[str, str]:
     for status, text in ERRORS.items():
         entries[f"{status}/body"] = json.dumps({"error": text}, separators=(",", ":"))
         entries[f"{status}/grpc"] = text
-        entries[f"{status}/gateway"] = _GATEWAY_STARTS if status == 503 else text
+        entries[f"{status}/gateway"] = texts.GATEWAY_STARTS if status == 503 else text
     return entries
 
 

@@ -66,6 +66,11 @@ class Route:
     reason: str = "is loading"
     rules: Rules = Rules()
 
+    @property
+    def stable_weight(self) -> int:
+        """The stable version's percent of the calls."""
+        return 100 - self.weight
+
     def backends(self) -> tuple[Backend, ...]:
         """The versions this route gives calls to, stable first."""
         return tuple(backend for backend in (self.stable, self.canary) if backend is not None)

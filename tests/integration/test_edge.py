@@ -22,10 +22,10 @@ import gateway
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import Edge
-from gateway.edge.render import EXTENSIONS
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.edge.runtime import ask
 from gateway.errors import EdgeError
+from gateway.wire.texts import EXTENSIONS
 from tests.support.load import Load
 from tests.support.ports import free_port
 
