@@ -13,19 +13,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from gateway.edge.error_map import error_entries
 from gateway.edge.files import EdgeFiles, EdgeSettings, write
-from gateway.edge.render import ACTIVATOR, Pool, Standing, error_entries, render
-from gateway.edge.routes import (
+from gateway.edge.placement import (
     Placement,
-    RoutingTable,
-    Server,
+    Pool,
+    Standing,
     assign_slots,
     backend_name,
     held_slots,
-    map_entries,
     place,
-    watched,
 )
+from gateway.edge.render import ACTIVATOR, render
+from gateway.edge.route_map import map_entries, watched
+from gateway.edge.routes import RoutingTable, Server
 from gateway.edge.runtime import ask, map_lines, portions
 from gateway.errors import EdgeError
 
