@@ -21,7 +21,8 @@ from gateway.cli.client import AdminClient
 from gateway.cli.processes import descendants, end_all
 from gateway.config.config import Address, GatewayConfig
 from gateway.control.loop.environment import prepare
-from gateway.edge.control import EdgeControl, EdgeFiles, EdgeSettings
+from gateway.edge.control import EdgeControl
+from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import Edge
 from gateway.edge.routes import Route, RoutingTable
 from gateway.errors import ControlError, EdgeError, StoreError

@@ -8,9 +8,8 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, model_val
 
 from gateway.config.kits import Seconds, Strict, read_seconds
 from gateway.metrics import MOST_BATCH_ROWS
+from gateway.wire.limits import CALL_SECONDS
 
-LONGEST_WAIT_SECONDS = 75.0
-"""The edge gives up a call after so long."""
 _MIB = 1024 * 1024
 
 
@@ -41,10 +40,8 @@ class Queue(Strict):
 
 
 def _within_the_edge(value: float) -> float:
-    if value > LONGEST_WAIT_SECONDS:
-        raise ValueError(
-            f"the edge gives up a call after {LONGEST_WAIT_SECONDS:g} s; no call can wait longer"
-        )
+    if value > CALL_SECONDS:
+        raise ValueError(f"the edge gives up a call after {CALL_SECONDS:g} s; no call can wait longer")
     return value
 
 

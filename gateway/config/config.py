@@ -27,10 +27,9 @@ from gateway.kits.trust import Policy, judge_registry
 from gateway.oci.kit_storage import kit_home
 from gateway.oci.options import SourceOptions
 from gateway.oci.reference import LayoutReference, parse_reference
+from gateway.wire.limits import WAKE_SECONDS
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-WAKE_SECONDS = 60.0
-"""No call waits longer for a version that wakes."""
 
 
 class Address(Strict):

@@ -28,7 +28,8 @@ from gateway.control.rollouts.webhooks import Webhooks
 from gateway.control.state.database import State
 from gateway.control.state.descriptions import Descriptions
 from gateway.control.state.workers import AppNumbers, Workers
-from gateway.edge.control import EdgeControl, EdgeFiles, EdgeSettings
+from gateway.edge.control import EdgeControl
+from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.kits.library import Library, cache_directory
 from gateway.logs import configure_logging
 from gateway.metrics import KitserveCollector, VersionLabels, VersionSample
@@ -129,7 +130,7 @@ class Gateway:
         weights: dict[str, dict[str, int]] = {}
         for at in self._state.routed().values():
             if at.stable is not None:
-                weights[at.stable] = {"stable": 100 - at.weight}
+                weights[at.stable] = {"stable": at.stable_weight}
             if at.canary is not None:
                 weights[at.canary] = {"canary": at.weight}
         held = self._activator.waiting()

@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.edge.control import EdgeFiles, ask
+from gateway.edge.files import EdgeFiles
+from gateway.edge.runtime import ask
 from gateway.errors import EdgeError
 
 _START_SECONDS = 10

@@ -14,9 +14,8 @@ import numpy as np
 
 from gateway.wire.body import add_piece
 from gateway.wire.exchange import Exchange, Handler
+from gateway.wire.limits import HEAD_BYTES
 
-HEAD_BYTES = 65536
-"""The most that a head, or what is between two pieces of a body, may take."""
 # With so much missing of a body, the rest is read straight to where it stays.
 _DIRECT_BYTES = 32768
 # How long a client may go on to send before it reads why it should not.

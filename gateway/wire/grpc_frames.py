@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from gateway.wire.body import Pieces, add_piece
 from gateway.wire.codings import BodyTooLarge, UnknownCoding
+from gateway.wire.texts import COMPRESSED_MESSAGE
 from runtimes.errors import InputError
 
 PREFIX_BYTES = 5
@@ -97,4 +98,4 @@ class Unframer:
 
 def _check(flag: int) -> None:
     if flag:
-        raise UnknownCoding("compressed messages are not read here; send them uncompressed (identity)")
+        raise UnknownCoding(COMPRESSED_MESSAGE)

@@ -14,9 +14,9 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
-INFERENCE = "inference.GRPCInferenceService"
-HEALTH = "grpc.health.v1.Health"
-REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+from gateway.wire.texts import HEALTH as HEALTH
+from gateway.wire.texts import INFERENCE as INFERENCE
+from gateway.wire.texts import REFLECTION as REFLECTION
 
 PROTOS = Path(__file__).with_name("protos")
 COMPILED = PROTOS / "services.binpb"

@@ -14,6 +14,8 @@ from gateway.engine.thread import ComputeThread
 from gateway.metrics import Tally
 from gateway.wire.exchange import Exchange, lines
 from gateway.wire.grpc_calls import is_grpc
+from gateway.wire.limits import BODY_BYTES
+from gateway.wire.texts import unknown_path, wrong_method
 from gateway.worker.describe import configuration, metadata
 from gateway.worker.grpc import STREAM_INFER, ModelGrpc
 from gateway.worker.grpc_job import GrpcCodec
@@ -21,8 +23,6 @@ from gateway.worker.mirror import MIRROR_PATH, Mirror
 from gateway.worker.mirrored import MirroredInfer
 from gateway.worker.rest import JSON, RestCodec, RestInfer
 from runtimes.base import LoadedModel
-
-MAX_BODY_BYTES = 64 * 1024 * 1024
 
 _ROLES: Mapping[bytes, str] = {b"stable": "stable", b"canary": "canary"}
 _ACTIONS = frozenset({"", "infer", "ready", "config"})
@@ -54,7 +54,7 @@ class WorkerApp:
         labels: Mapping[str, Sequence[str]] = _NO_LABELS,
         limits: QueueLimits = DEFAULT_LIMITS,
         batching: Batching | None = None,
-        max_body: int = MAX_BODY_BYTES,
+        max_body: int = BODY_BYTES,
     ) -> None:
         self.max_body = max_body
         self._edge_key = edge_key.encode()
@@ -115,13 +115,14 @@ class WorkerApp:
         elif exchange.path == MIRROR_PATH and method == "POST":
             self._mirrored(exchange)
         elif action is None:
-            self._respond(exchange, 404, error(f"no such path: {exchange.path}"), role)
+            self._respond(exchange, 404, error(unknown_path(exchange.path)), role)
         elif action != "infer" and method in ("GET", "HEAD"):
             self._respond(exchange, 200, self._documents[action], role)
         else:
             allowed = "POST" if action == "infer" else "GET"
-            text = f"{method} is not allowed here; use {allowed}"
-            self._respond(exchange, 405, error(text), role, b"allow: %s\r\n" % allowed.encode())
+            self._respond(
+                exchange, 405, error(wrong_method(method, allowed)), role, b"allow: %s\r\n" % allowed.encode()
+            )
 
     def refuse(self, exchange: Exchange, status: int, text: str) -> None:
         """Answer a call that the server refuses."""

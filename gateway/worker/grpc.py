@@ -24,6 +24,7 @@ from gateway.wire.exchange import Exchange
 from gateway.wire.grpc_calls import CONTENT, OK, fail, is_grpc, parse
 from gateway.wire.grpc_frames import framed, single
 from gateway.wire.grpc_messages import INFERENCE, message
+from gateway.wire.texts import unknown_method, wrong_method
 from gateway.worker.grpc_job import GrpcCodec
 from gateway.worker.grpc_stream import GrpcStream
 from runtimes.errors import InputError
@@ -82,13 +83,13 @@ class ModelGrpc:
     def handle(self, exchange: Exchange, role: str) -> None:
         """Answer a call whose body is here: at once, or once the model has."""
         if exchange.method != "POST":
-            fail(exchange, self._headers[role], 405, f"{exchange.method} is not allowed here; use POST")
+            fail(exchange, self._headers[role], 405, wrong_method(exchange.method, "POST"))
         elif exchange.path == INFER:
             self._infer(exchange, role)
         elif exchange.path in self._documents:
             self._tell(exchange, role, *self._documents[exchange.path])
         else:
-            fail(exchange, self._headers[role], 501, f"no such method: {exchange.path}")
+            fail(exchange, self._headers[role], 501, unknown_method(exchange.path))
 
     def refuse(self, exchange: Exchange, status: int, text: str, role: str) -> None:
         """Answer a call that the server refuses."""

@@ -21,6 +21,7 @@ import orjson
 from gateway.contract import Mirroring
 from gateway.engine.jobs import Job
 from gateway.metrics import Tally
+from gateway.wire.limits import HEAD_BYTES
 
 MIRROR_PATH = "/kitserve/mirror"
 MIRROR_HEADER = b"kitserve-mirror"
@@ -33,7 +34,6 @@ _AGAIN_SECONDS = 0.1
 _CALLS_PER_SECOND = 50
 _BYTES_PER_SECOND = 20_000_000
 _HEAD_END = b"\r\n\r\n"
-_MOST_HEAD_BYTES = 65536
 _OK = b"HTTP/1.1 200"
 _HEAD = b"POST %s HTTP/1.1\r\nhost: canary\r\nkitserve-edge: %s\r\n%s: %s\r\ncontent-length: %d\r\n\r\n"
 
@@ -179,7 +179,7 @@ class _Peer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._answer += data
-        if _HEAD_END in self._answer or len(self._answer) > _MOST_HEAD_BYTES:
+        if _HEAD_END in self._answer or len(self._answer) > HEAD_BYTES:
             self._end("" if self._answer.startswith(_OK) else f"it answers {self._answer[:64]!r}")
 
     def connection_lost(self, error: Exception | None) -> None:

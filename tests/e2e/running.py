@@ -19,7 +19,7 @@ import requests
 import yaml
 
 from gateway.cli.processes import descendants
-from gateway.edge.control import EdgeFiles
+from gateway.edge.files import EdgeFiles
 from gateway.logs import log_path
 from tests.support.ports import free_port
 

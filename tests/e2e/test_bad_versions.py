@@ -16,7 +16,7 @@ import pytest
 import requests
 import torch
 
-from gateway.edge.control import ask
+from gateway.edge.runtime import ask
 from gateway.errors import EdgeError
 from tests.contract.models import chunk, node, number, onnx_model, save_script, value_info
 from tests.e2e.running import Running

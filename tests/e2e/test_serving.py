@@ -18,7 +18,7 @@ from tritonclient.http import (
     InferRequestedOutput,
 )
 
-from gateway.edge.control import EXTENSIONS
+from gateway.wire.texts import EXTENSIONS
 from tests.e2e.running import IRIS, Running
 from tests.support.registry import Registry
 

@@ -19,10 +19,13 @@ from pathlib import Path
 import pytest
 
 import gateway
-from gateway.edge.control import EXTENSIONS, EdgeControl, EdgeFiles, EdgeSettings, ask
+from gateway.edge.control import EdgeControl
+from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import Edge
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
+from gateway.edge.runtime import ask
 from gateway.errors import EdgeError
+from gateway.wire.texts import EXTENSIONS
 from tests.support.load import Load
 from tests.support.ports import free_port
 

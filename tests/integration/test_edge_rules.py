@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.edge.control import ask
 from gateway.edge.routes import Route, RoutingTable, Rules, Server
+from gateway.edge.runtime import ask
 from tests.integration.test_edge import RunningEdge, Workers, backend
 
 PATH = "/v2/models/iris/infer"

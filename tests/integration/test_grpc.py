@@ -30,11 +30,11 @@ from tritonclient.utils import InferenceServerException, deserialize_bytes_tenso
 
 import gateway
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
-from gateway.edge.control import EXTENSIONS
 from gateway.edge.routes import Route
 from gateway.engine.limits import QueueLimits
 from gateway.metrics import VersionLabels, VersionSample
 from gateway.wire.grpc_messages import message
+from gateway.wire.texts import EXTENSIONS
 from runtimes.base import Array, Datatype, TensorSpec
 from tests.support.grpc_calls import Echo, Plane, Version, running_plane
 from tests.support.ports import free_port

@@ -15,8 +15,9 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 from gateway.metrics import Tally
+from gateway.wire.limits import BODY_BYTES
 from gateway.wire.server import HttpServer
-from gateway.worker.app import MAX_BODY_BYTES, Identity, WorkerApp
+from gateway.worker.app import Identity, WorkerApp
 from runtimes.base import Array, Datatype, InputCheck, Signature, TensorSpec, unknown_output
 
 VALUES: Mapping[str, Array] = {
@@ -61,7 +62,7 @@ class Echo:
 
 
 @contextmanager
-def worker(max_body: int = MAX_BODY_BYTES) -> Iterator[str]:
+def worker(max_body: int = BODY_BYTES) -> Iterator[str]:
     """A worker that echoes one tensor of any datatype's, two of FP32's, and knows labels for two outputs."""
     specs = [TensorSpec(f"x_{datatype}", datatype, (-1, 2)) for datatype in VALUES]
     labels = {"y_FP32": ("cat", "dog"), "": ("no", "yes")}

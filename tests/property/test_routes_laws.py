@@ -3,7 +3,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.edge.routes import Backend, Route, RoutingTable, Server, assign_slots, map_entries, place
+from gateway.edge.placement import assign_slots, place
+from gateway.edge.route_map import map_entries
+from gateway.edge.routes import Backend, Route, RoutingTable, Server
 
 _servers = st.lists(
     st.builds(Server, st.just(""), st.sampled_from(["10.0.0.1", "10.0.0.2"]), st.integers(1, 6)), max_size=6

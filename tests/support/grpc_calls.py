@@ -10,7 +10,8 @@ from pathlib import Path
 from gateway.control.front.grpc import GrpcServices
 from gateway.control.front.repository import ServerProtocol
 from gateway.control.state.status import Status
-from gateway.edge.control import EdgeControl, EdgeFiles, EdgeSettings
+from gateway.edge.control import EdgeControl
+from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import Edge
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.engine.limits import DEFAULT_LIMITS, QueueLimits

@@ -15,7 +15,8 @@ from gateway.control.front.docs import Docs
 from gateway.control.front.repository import ServerProtocol
 from gateway.control.state.database import State
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
-from gateway.edge.control import EdgeControl, EdgeFiles, EdgeSettings
+from gateway.edge.control import EdgeControl
+from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import Edge
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.errors import EdgeError

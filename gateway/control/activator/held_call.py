@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from gateway.errors import EdgeError
+from gateway.wire import limits
+from gateway.wire.texts import INFERENCE
 
-HEAD_BYTES = 128 * 1024
+HEAD_BYTES = 2 * limits.HEAD_BYTES
 """The largest head that is read; the edge sends half of it at most."""
 _PROXY_SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 _PROXY_HEADER = struct.Struct(">12sBBH")
@@ -27,7 +29,7 @@ _TLV = struct.Struct(">BH")
 _UNIQUE_ID = 0x05
 _READY_PATH = re.compile(rb"/v2/models/[^/]+(/versions/[^/]+)?/ready")
 _VERSION_PATH = re.compile(rb"/v2/models/[^/]+/versions/")
-_READY_CALL = b"/inference.GRPCInferenceService/ModelReady"
+_READY_CALL = f"/{INFERENCE}/ModelReady".encode()
 _GRPC_TYPE = re.compile(rb"\r\ncontent-type: *application/grpc", re.IGNORECASE)
 _GRPC_UNAVAILABLE = 14
 _GRPC_MESSAGE_SAFE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")

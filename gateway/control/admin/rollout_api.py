@@ -17,8 +17,7 @@ from gateway.control.state.rollout_status import rollout_status
 from gateway.errors import ControlError
 from gateway.rollout.events import Abort, Promote, Retry, Rollback
 from gateway.rollout.state import Rollout
-
-_MAX_BYTES = 64 * 1024
+from gateway.wire.limits import SMALL_BODY_BYTES
 
 
 class RolloutApi:
@@ -87,8 +86,8 @@ async def _body(request: Request) -> bytes:
     body = b""
     async for part in request.stream():
         body += part
-        if len(body) > _MAX_BYTES:
-            raise HTTPException(413, f"the body is larger than {_MAX_BYTES} bytes")
+        if len(body) > SMALL_BODY_BYTES:
+            raise HTTPException(413, f"the body is larger than {SMALL_BODY_BYTES} bytes")
     return body
 
 

@@ -31,6 +31,7 @@ from gateway.control.front.openapi import (
     served,
 )
 from gateway.control.state.status import ModelStatus, Status
+from gateway.wire.texts import unknown_model
 from runtimes.base import TensorSpec
 
 # A caller's word for where it called; nothing else may come into commands that people paste.
@@ -82,7 +83,7 @@ class Docs:
         only = request.path_params.get("model")
         models = [model for model in status.models if only in (None, model.name)]
         if only is not None and not models:
-            raise HTTPException(404, f"Request for unknown model: no model is named {only}")
+            raise HTTPException(404, unknown_model(only))
         page = self._page.render(
             base=base,
             host=base.partition("://")[2],

@@ -18,16 +18,15 @@ from gateway.control.front import grpc_reflection
 from gateway.control.front.grpc_health import Watch, are_ready, health
 from gateway.control.front.repository import ServerProtocol
 from gateway.control.state.status import Status
-from gateway.edge.control import EXTENSIONS
 from gateway.wire.exchange import Exchange
 from gateway.wire.grpc_calls import CONTENT, OK, fail, is_grpc, parse
 from gateway.wire.grpc_frames import Unframer, framed
 from gateway.wire.grpc_messages import HEALTH, INFERENCE, message
 from gateway.wire.grpc_status import trailers
+from gateway.wire.limits import SMALL_BODY_BYTES
+from gateway.wire.texts import EXTENSIONS, LOADED_BY_CONFIG, unknown_method
 from runtimes.errors import InputError
 
-_MAX_BYTES = 64 * 1024
-_BY_CONFIG = "models are loaded and unloaded by the config: change it, and run kitserve apply"
 _LOADING = frozenset(f"/{INFERENCE}/RepositoryModel{verb}" for verb in ("Load", "Unload"))
 _WATCH = f"/{HEALTH}/Watch"
 
@@ -37,7 +36,7 @@ Answer = Callable[[Any], Mapping[str, Any]]
 class GrpcServices:
     """Answers as REST does, from the same sources; see `exchange.Handler`."""
 
-    max_body = _MAX_BYTES
+    max_body = SMALL_BODY_BYTES
 
     def __init__(self, protocol: ServerProtocol, read_status: Callable[[], Status]) -> None:
         self._protocol = protocol
@@ -97,13 +96,13 @@ class GrpcServices:
         if exchange.method != "POST" or not is_grpc(exchange):
             raise HTTPException(405, "this is gRPC; use POST with its content type")
         if path in _LOADING:
-            raise HTTPException(501, _BY_CONFIG)
+            raise HTTPException(501, LOADED_BY_CONFIG)
         if path == _WATCH:
             asked = parse(message("grpc.health.v1.HealthCheckRequest"), exchange)
             Watch(exchange, asked.service, self._read_status).begin(CONTENT)
             return
         if path not in self._methods:
-            raise HTTPException(501, f"no such method: {path}")
+            raise HTTPException(501, unknown_method(path))
         request, response, answer = self._methods[path]
         found = ParseDict(answer(parse(request, exchange)), response())
         exchange.respond(200, CONTENT, framed([found.SerializeToString()]), OK)
@@ -150,7 +149,7 @@ class _Reflection:
     def __init__(self, exchange: Exchange, service: str) -> None:
         self._exchange = exchange
         self._service = service
-        self._unframer = Unframer(_MAX_BYTES)
+        self._unframer = Unframer(SMALL_BODY_BYTES)
         self._over = False
 
     def begin(self) -> None:

@@ -17,6 +17,8 @@ from starlette.routing import Route
 
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
 from gateway.metrics import MOST_BATCH_ROWS, Numbers, Runs, VersionSample
+from gateway.wire.limits import SMALL_BODY_BYTES
+from gateway.wire.texts import unknown_model, unknown_version
 
 _STATES: Mapping[ModelState, str] = {
     ModelState.PULLING: "LOADING",
@@ -27,7 +29,6 @@ _STATES: Mapping[ModelState, str] = {
     ModelState.FAILED: "UNAVAILABLE",
 }
 _READY = _STATES[ModelState.READY]
-_MAX_BYTES = 64 * 1024
 _NANOSECONDS = 1_000_000_000
 _DIGEST = "sha256:"
 _SHORT = 12
@@ -55,8 +56,8 @@ class ServerProtocol:
         body = b""
         async for part in request.stream():
             body += part
-            if len(body) > _MAX_BYTES:
-                raise HTTPException(413, f"the body is larger than {_MAX_BYTES} bytes")
+            if len(body) > SMALL_BODY_BYTES:
+                raise HTTPException(413, f"the body is larger than {SMALL_BODY_BYTES} bytes")
         return JSONResponse(self.index(_read_ready(body)))
 
     def _statistics(self, request: Request) -> Response:
@@ -72,13 +73,13 @@ class ServerProtocol:
         """The statistics of all models, of one, or of one version. Raises HTTPException."""
         status = self._known()
         if model is not None and model not in {known.name for known in status.models}:
-            raise HTTPException(404, f"Request for unknown model: no model is named {model}")
+            raise HTTPException(404, unknown_model(model))
         names = {known.name for known in status.models} if model is None else {model}
         found = statistics(
             sample for sample in self._read_samples() if sample.labels.model in names and _is(sample, version)
         )
         if version is not None and not found:
-            raise HTTPException(404, f"model {model} has no version {version} that is served")
+            raise HTTPException(404, unknown_version(str(model), version))
         return found
 
     def _known(self) -> Status:

@@ -33,9 +33,9 @@ from gateway.errors import EdgeError, KitError, KitserveError, NotTrusted, Regis
 from gateway.kits.library import Kit, Library, cache_directory
 from gateway.oci.reference import parse_reference
 from gateway.rollout.state import Phase
+from gateway.wire.limits import DRAIN_SECONDS
 from runtimes.base import Resources
 
-DRAIN_SECONDS = 60.0
 _TICK_SECONDS = 0.5
 _EDGE_SECONDS = 5.0
 # A registry that does not answer holds a thread for minutes; other models must find one.
@@ -392,7 +392,7 @@ def _summary(table: RoutingTable) -> dict[str, dict[str, int]]:
     """Each model's versions and their percent, for the log."""
     return {
         route.model: {
-            backend.version: (route.weight if backend is route.canary else 100 - route.weight)
+            backend.version: (route.weight if backend is route.canary else route.stable_weight)
             for backend in route.backends()
         }
         for route in table.routes

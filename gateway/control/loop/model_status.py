@@ -85,7 +85,7 @@ def _version_status(
 ) -> VersionStatus:
     role, weight = "", 0
     if version.app == routed.stable:
-        role, weight = "stable", 100 - routed.weight
+        role, weight = "stable", routed.stable_weight
     elif version.app == routed.canary:
         role, weight = "canary", routed.weight
     up = ready(workers)

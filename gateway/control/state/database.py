@@ -48,6 +48,11 @@ class Routed:
     canary: str | None = None
     weight: int = 0
 
+    @property
+    def stable_weight(self) -> int:
+        """The stable version's percent."""
+        return 100 - self.weight
+
 
 @dataclass(frozen=True, slots=True)
 class Desired:

@@ -2,17 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.edge.routes import (
-    Backend,
-    Route,
-    RoutingTable,
-    Server,
-    assign_slots,
-    backend_name,
-    held_slots,
-    map_entries,
-    place,
-)
+from gateway.edge.placement import assign_slots, backend_name, held_slots, place
+from gateway.edge.route_map import map_entries
+from gateway.edge.routes import Backend, Route, RoutingTable, Server
 
 
 def server(port: int) -> Server:

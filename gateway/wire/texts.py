@@ -1,0 +1,46 @@
+"""Names and sentences that the edge, the gateway and the workers all say, so that they say the same."""
+
+from __future__ import annotations
+
+INFERENCE = "inference.GRPCInferenceService"
+HEALTH = "grpc.health.v1.Health"
+REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+)
+"""The extensions of the Open Inference Protocol that are served, by the names that Triton gives them."""
+
+COMPRESSED_MESSAGE = "compressed messages are not read here; send them uncompressed (identity)"
+GATEWAY_STARTS = "the gateway is being started; ask again"
+LOADED_BY_CONFIG = "models are loaded and unloaded by the config: change it, and run kitserve apply"
+
+
+def unknown_model(model: str) -> str:
+    """Return what a caller is told who names a model that there is not; its beginning is Triton's."""
+    return f"Request for unknown model: no model is named {model}"
+
+
+def unknown_version(model: str, version: str) -> str:
+    """Return what a caller is told who names a version that the model does not have."""
+    return f"model {model} has no version {version} that is served"
+
+
+def unknown_path(path: str) -> str:
+    """Return what a caller is told of a path that nobody answers."""
+    return f"no such path: {path}"
+
+
+def unknown_method(path: str) -> str:
+    """Return what a caller is told of a gRPC method that nobody answers."""
+    return f"no such method: {path}"
+
+
+def wrong_method(method: str, allowed: str) -> str:
+    """Return what a caller is told whose method a path does not take."""
+    return f"{method} is not allowed here; use {allowed}"
