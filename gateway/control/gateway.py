@@ -16,7 +16,6 @@ from gateway.control.activator.activator import Activator, Sleeper
 from gateway.control.activator.held_call import HeldCall
 from gateway.control.admin.api import AdminApi
 from gateway.control.admin.rollout_api import RolloutApi
-from gateway.control.admin.server import AdminServer
 from gateway.control.front.docs import Docs
 from gateway.control.front.grpc import GrpcServices
 from gateway.control.front.repository import ServerProtocol
@@ -28,6 +27,7 @@ from gateway.control.rollouts.webhooks import Webhooks
 from gateway.control.state.database import State
 from gateway.control.state.descriptions import Descriptions
 from gateway.control.state.workers import AppNumbers, Workers
+from gateway.control.web.server import AdminServer
 from gateway.edge.control import EdgeControl, EdgeFiles, EdgeSettings
 from gateway.kits.library import Library, cache_directory
 from gateway.logs import configure_logging

@@ -14,9 +14,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 
 from gateway.config.config import GatewayConfig
 from gateway.control.admin.api import AdminApi
-from gateway.control.admin.server import AdminServer
 from gateway.control.state.database import State
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
+from gateway.control.web.server import AdminServer
 from gateway.metrics import KitserveCollector
 
 KIT = "registry.test/team/iris:v1"

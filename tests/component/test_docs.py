@@ -15,10 +15,10 @@ from starlette.applications import Starlette
 
 from gateway.codec.statuses import STATUSES
 from gateway.contract import Description
-from gateway.control.admin.server import AdminServer
 from gateway.control.front.docs import Docs
 from gateway.control.front.openapi import FAULTS
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
+from gateway.control.web.server import AdminServer
 from runtimes.base import Signature, TensorSpec
 
 DIGESTS = {"v1": "sha256:" + "1" * 64, "v2": "sha256:" + "2" * 64}

@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry
 from tritonclient.http import InferenceServerClient, InferenceServerException
 
 from gateway.control.admin.api import AdminApi
-from gateway.control.admin.server import AdminServer
 from gateway.control.front.repository import ServerProtocol
 from gateway.control.state.database import State
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
+from gateway.control.web.server import AdminServer
 from gateway.metrics import Numbers, Tally, VersionLabels, VersionSample
 
 DIGESTS = {"v1": "sha256:" + "1" * 64, "v2": "sha256:" + "2" * 64}

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from gateway.control.admin.api import AdminApi
 from gateway.control.admin.rollout_api import RolloutApi
-from gateway.control.admin.server import AdminServer
 from gateway.control.state.status import Status
+from gateway.control.web.server import AdminServer
 from tests.unit.control.test_rollout_driver import World
 
 

@@ -10,11 +10,11 @@ from prometheus_client import CollectorRegistry
 
 from gateway.contract import Description
 from gateway.control.admin.api import AdminApi
-from gateway.control.admin.server import AdminServer
 from gateway.control.front.docs import Docs
 from gateway.control.front.repository import ServerProtocol
 from gateway.control.state.database import State
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
+from gateway.control.web.server import AdminServer
 from gateway.edge.control import EdgeControl, EdgeFiles, EdgeSettings
 from gateway.edge.process import Edge
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
