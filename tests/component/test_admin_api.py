@@ -18,6 +18,7 @@ from gateway.control.state.database import State
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
 from gateway.control.web.server import AdminServer
 from gateway.metrics import KitserveCollector
+from tests.support.overview import FixedOverview
 
 KIT = "registry.test/team/iris:v1"
 V1 = VersionStatus("v1", "sha256:12", KIT, "iris.1", "stable", 100, ModelState.READY, 1, "onnx")
@@ -27,7 +28,7 @@ STATUS = Status(1, (ModelStatus("iris", ModelState.READY, "", (V1,)),), "HAProxy
 @dataclass
 class Api:
     state: State
-    status: Status = STATUS
+    overview: FixedOverview = field(default_factory=lambda: FixedOverview(STATUS))
     changes: list[int] = field(default_factory=list)
     url: str = ""
 
@@ -45,7 +46,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
     api = Api(State(tmp_path / "state.db"))
     registry = CollectorRegistry()
     registry.register(KitserveCollector(lambda: ()))
-    admin = AdminApi(api.state, lambda: api.status, registry, lambda: api.changes.append(1))
+    admin = AdminApi(api.state, api.overview, registry, lambda: api.changes.append(1))
     server = AdminServer(admin.app("127.0.0.1"), "127.0.0.1")
     server.start()
     api.url = f"http://127.0.0.1:{server.port}"
@@ -166,7 +167,7 @@ def test_nor_can_they_read_by_another_name(api: Api) -> None:
 
 
 def test_elsewhere_than_on_loopback_it_answers_to_any_name(api: Api) -> None:
-    app = AdminApi(api.state, lambda: STATUS, CollectorRegistry(), lambda: None).app("0.0.0.0")
+    app = AdminApi(api.state, api.overview, CollectorRegistry(), lambda: None).app("0.0.0.0")
     server = AdminServer(app, "127.0.0.1")
     server.start()
     url = f"http://127.0.0.1:{server.port}/healthz"

@@ -13,11 +13,12 @@ from prometheus_client import CollectorRegistry
 from tritonclient.http import InferenceServerClient, InferenceServerException
 
 from gateway.control.admin.api import AdminApi
-from gateway.control.front.repository import ServerProtocol
+from gateway.control.front.repository import Repository
 from gateway.control.state.database import State
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
 from gateway.control.web.server import AdminServer
 from gateway.metrics import Numbers, Tally, VersionLabels, VersionSample
+from tests.support.overview import FixedOverview
 
 DIGESTS = {"v1": "sha256:" + "1" * 64, "v2": "sha256:" + "2" * 64}
 
@@ -55,9 +56,7 @@ STATUS = Status(
 
 
 @dataclass
-class Api:
-    status: Status = STATUS
-    samples: tuple[VersionSample, ...] = ()
+class Api(FixedOverview):
     address: str = ""
 
     def ask(self, method: str, path: str, body: bytes | str = b"") -> tuple[int, Any]:
@@ -67,10 +66,9 @@ class Api:
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[Api]:
-    api = Api()
+    api = Api(STATUS)
     state = State(tmp_path / "state.db")
-    protocol = ServerProtocol(lambda: api.status, lambda: api.samples)
-    admin = AdminApi(state, lambda: api.status, CollectorRegistry(), lambda: None, protocol.routes())
+    admin = AdminApi(state, api, CollectorRegistry(), lambda: None, Repository(api).routes())
     server = AdminServer(admin.app("127.0.0.1"), "127.0.0.1")
     server.start()
     api.address = f"127.0.0.1:{server.port}"

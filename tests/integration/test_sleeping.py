@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from gateway.contract import Announcement, WorkerState
-from gateway.control.activator.activator import Activator, Sleeper
+from gateway.control.activator.activator import Activator
 from gateway.control.activator.held_call import HeldCall
+from gateway.control.activator.sleepers import Sleeper
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from tests.integration.test_edge import RunningEdge, Workers
 from tests.support.load import Load
@@ -43,18 +44,18 @@ class Nursery:
         self.apply()
 
     def _activator(self) -> Activator:
-        return Activator(self.edge.files.activator_socket, self._find, self._ready, self._wake)
+        return Activator(self.edge.files.activator_socket, self)
 
-    def _find(self, call: HeldCall) -> Sleeper | None:
+    def find(self, call: HeldCall) -> Sleeper | None:
         backend = call.backend
         app = self.edge.control.occupant(backend)
         return None if app is None else Sleeper(app, "iris", "v1", "sha256:v1", 10.0)
 
-    def _ready(self, app: str) -> list[Announcement]:
+    def ready_workers(self, app: str) -> list[Announcement]:
         server = self.server
         return [] if server is None or app != APP else [_news(server)]
 
-    async def _wake(self, app: str) -> None:
+    async def wake(self, app: str) -> None:
         self.wakes += 1
         await asyncio.sleep(self.slow)
         await asyncio.to_thread(self.up)

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from gateway.contract import Description
 from gateway.control.admin.api import AdminApi
 from gateway.control.front.docs import Docs
-from gateway.control.front.repository import ServerProtocol
+from gateway.control.front.repository import Repository
 from gateway.control.state.database import State
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
 from gateway.control.web.server import AdminServer
@@ -20,6 +20,7 @@ from gateway.edge.process import Edge
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.errors import EdgeError
 from runtimes.base import LoadedModel
+from tests.support.overview import FixedOverview
 from tests.support.ports import free_port
 from tests.support.worker import DIGEST, worker
 
@@ -28,18 +29,17 @@ from tests.support.worker import DIGEST, worker
 def data_plane(directory: Path, models: Mapping[str, LoadedModel]) -> Iterator[str]:
     """Serve each model as version v1 of its name; yields the edge's URL."""
     port = free_port()
-    status = Status(1, tuple(_status(name) for name in models))
     descriptions = {
         f"{name}.v1": Description(model.platform, model.signature, "A model.")
         for name, model in models.items()
     }
+    overview = FixedOverview(Status(1, tuple(map(_status, models))), descriptions=descriptions)
     with ExitStack() as stack:
-        docs = Docs(lambda: status, descriptions.get, f"127.0.0.1:{port}")
-        protocol = ServerProtocol(lambda: status, lambda: ())
+        docs = Docs(overview, f"127.0.0.1:{port}")
         state = State(directory / "state.db")
         stack.callback(state.close)
-        routes = [*docs.routes(), *protocol.routes()]
-        api = AdminApi(state, lambda: status, CollectorRegistry(), lambda: None, routes)
+        routes = [*docs.routes(), *Repository(overview).routes()]
+        api = AdminApi(state, overview, CollectorRegistry(), lambda: None, routes)
         server = AdminServer(api.app("127.0.0.1"), "127.0.0.1")
         server.start()
         stack.callback(server.stop)

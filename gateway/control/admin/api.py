@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.config.config import GatewayConfig, parse_config
 from gateway.control.state.database import State
-from gateway.control.state.status import Status
+from gateway.control.state.overview import Overview
 from gateway.errors import ConfigError, KitserveError
 
 _MAX_CONFIG_BYTES = 1024 * 1024
@@ -36,13 +36,13 @@ class AdminApi:
     def __init__(
         self,
         state: State,
-        read_status: Callable[[], Status],
+        overview: Overview,
         metrics: CollectorRegistry,
         changed: Callable[[], None],
         routes: Sequence[BaseRoute] = (),
     ) -> None:
         self._state = state
-        self._read_status = read_status
+        self._overview = overview
         self._metrics = metrics
         self._changed = changed
         self._routes = routes
@@ -115,7 +115,7 @@ class AdminApi:
         return JSONResponse({"generation": generation})
 
     def _document(self) -> dict[str, Any]:
-        status = self._read_status()
+        status = self._overview.status
         wanted = self._state.desired().generation
         return {**asdict(status), "wanted_generation": wanted}
 

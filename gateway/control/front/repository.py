@@ -6,7 +6,7 @@ The edge sends these calls here, because a worker knows of itself alone. Specifi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from gateway.control.state.overview import Overview
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
 from gateway.metrics import MOST_BATCH_ROWS, Numbers, Runs, VersionSample
 
@@ -33,14 +34,11 @@ _DIGEST = "sha256:"
 _SHORT = 12
 
 
-class ServerProtocol:
+class Repository:
     """Answers repository index and statistics from the gateway's status and the workers' last reports."""
 
-    def __init__(
-        self, read_status: Callable[[], Status], read_samples: Callable[[], Iterable[VersionSample]]
-    ) -> None:
-        self._read_status = read_status
-        self._read_samples = read_samples
+    def __init__(self, overview: Overview) -> None:
+        self._overview = overview
 
     def routes(self) -> list[Route]:
         """The paths that the edge sends here."""
@@ -75,14 +73,16 @@ class ServerProtocol:
             raise HTTPException(404, f"Request for unknown model: no model is named {model}")
         names = {known.name for known in status.models} if model is None else {model}
         found = statistics(
-            sample for sample in self._read_samples() if sample.labels.model in names and _is(sample, version)
+            sample
+            for sample in self._overview.version_samples()
+            if sample.labels.model in names and _is(sample, version)
         )
         if version is not None and not found:
             raise HTTPException(404, f"model {model} has no version {version} that is served")
         return found
 
     def _known(self) -> Status:
-        status = self._read_status()
+        status = self._overview.status
         if not status.generation:
             raise HTTPException(503, "the gateway has just started, and does not know yet; ask again")
         return status
