@@ -26,7 +26,8 @@ from gateway.control.state.database import State
 from gateway.control.state.descriptions import Descriptions
 from gateway.control.state.overview import GatewayOverview
 from gateway.control.state.workers import Workers
-from gateway.control.web.server import AdminServer
+from gateway.control.web.app import web_app
+from gateway.control.web.server import WebServer
 from gateway.edge.control import EdgeControl, EdgeFiles, EdgeSettings
 from gateway.kits.library import Library, cache_directory
 from gateway.logs import configure_logging
@@ -85,12 +86,15 @@ class Gateway:
         )
         metrics = CollectorRegistry()
         metrics.register(KitserveCollector(overview.version_samples))
-        docs = Docs(overview, settings.edge.listen)
-        rollouts = RolloutApi(self._rollouts, self._loop.wake)
-        routes = [*Repository(overview).routes(), *docs.routes(), *rollouts.routes()]
-        api = AdminApi(self._state, overview, metrics, self._loop.wake, routes)
-        self._server = AdminServer(api.app(settings.admin_host), settings.admin_host, settings.admin_port)
-        self._server.start()
+        apis = (
+            AdminApi(self._state, overview, metrics, self._loop.wake),
+            RolloutApi(self._rollouts, self._loop.wake),
+            Repository(overview),
+            Docs(overview, settings.edge.listen),
+        )
+        app = web_app([route for api in apis for route in api.routes()], settings.admin_host)
+        self._web = WebServer(app, settings.admin_host, settings.admin_port)
+        self._web.start()
         self._services = HttpServer(GrpcServices(overview), str(settings.edge_files.services_socket))
         self._services.start()
         self._loop.start()
@@ -104,7 +108,7 @@ class Gateway:
 
     async def check_health(self) -> None:
         """Tell Serve whether the gateway works; raises when it does not."""
-        await self._server.check()
+        await self._web.check()
         await self._services.check()
         if time.monotonic() - self._loop.beat > _STUCK_SECONDS:
             raise RuntimeError("the reconcile loop is stuck")
@@ -113,7 +117,7 @@ class Gateway:
         """Stop, at Serve's shutdown."""
         self._loop.stop()
         self._activator.stop()
-        self._server.stop()
+        self._web.stop()
         self._services.stop()
         self._webhooks.stop()
         self._state.close()

@@ -11,14 +11,14 @@ import jsonschema_rs
 import pytest
 import requests
 import schemathesis
-from starlette.applications import Starlette
 
 from gateway.codec.statuses import STATUSES
 from gateway.contract import Description
 from gateway.control.front.docs import Docs
 from gateway.control.front.openapi import FAULTS
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
-from gateway.control.web.server import AdminServer
+from gateway.control.web.app import web_app
+from gateway.control.web.server import WebServer
 from runtimes.base import Signature, TensorSpec
 from tests.support.overview import FixedOverview
 
@@ -71,7 +71,7 @@ def api() -> Iterator[Api]:
         },
     )
     docs = Docs(api, LISTEN)
-    server = AdminServer(Starlette(routes=docs.routes()), "127.0.0.1")
+    server = WebServer(web_app(docs.routes(), "127.0.0.1"), "127.0.0.1")
     server.start()
     api.address = f"127.0.0.1:{server.port}"
     yield api

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from prometheus_client import CollectorRegistry
 from tritonclient.http import InferenceServerClient, InferenceServerException
 
-from gateway.control.admin.api import AdminApi
 from gateway.control.front.repository import Repository
-from gateway.control.state.database import State
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
-from gateway.control.web.server import AdminServer
+from gateway.control.web.app import web_app
+from gateway.control.web.server import WebServer
 from gateway.metrics import Numbers, Tally, VersionLabels, VersionSample
 from tests.support.overview import FixedOverview
 
@@ -65,16 +62,13 @@ class Api(FixedOverview):
 
 
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[Api]:
+def api() -> Iterator[Api]:
     api = Api(STATUS)
-    state = State(tmp_path / "state.db")
-    admin = AdminApi(state, api, CollectorRegistry(), lambda: None, Repository(api).routes())
-    server = AdminServer(admin.app("127.0.0.1"), "127.0.0.1")
+    server = WebServer(web_app(Repository(api).routes(), "127.0.0.1"), "127.0.0.1")
     server.start()
     api.address = f"127.0.0.1:{server.port}"
     yield api
     server.stop()
-    state.close()
 
 
 def test_a_version_that_sleeps_is_ready_and_says_so(api: Api) -> None:

@@ -6,15 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-
 from gateway.contract import Description
-from gateway.control.admin.api import AdminApi
 from gateway.control.front.docs import Docs
 from gateway.control.front.repository import Repository
-from gateway.control.state.database import State
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
-from gateway.control.web.server import AdminServer
+from gateway.control.web.app import web_app
+from gateway.control.web.server import WebServer
 from gateway.edge.control import EdgeControl, EdgeFiles, EdgeSettings
 from gateway.edge.process import Edge
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
@@ -35,12 +32,8 @@ def data_plane(directory: Path, models: Mapping[str, LoadedModel]) -> Iterator[s
     }
     overview = FixedOverview(Status(1, tuple(map(_status, models))), descriptions=descriptions)
     with ExitStack() as stack:
-        docs = Docs(overview, f"127.0.0.1:{port}")
-        state = State(directory / "state.db")
-        stack.callback(state.close)
-        routes = [*docs.routes(), *Repository(overview).routes()]
-        api = AdminApi(state, overview, CollectorRegistry(), lambda: None, routes)
-        server = AdminServer(api.app("127.0.0.1"), "127.0.0.1")
+        routes = [*Docs(overview, f"127.0.0.1:{port}").routes(), *Repository(overview).routes()]
+        server = WebServer(web_app(routes, "127.0.0.1"), "127.0.0.1")
         server.start()
         stack.callback(server.stop)
         served = []

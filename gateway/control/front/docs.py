@@ -11,7 +11,6 @@ from typing import Any
 import jinja2
 import orjson
 from markupsafe import Markup
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
@@ -30,6 +29,7 @@ from gateway.control.front.openapi import (
 )
 from gateway.control.state.overview import Overview
 from gateway.control.state.status import ModelStatus, Status
+from gateway.control.web.errors import unknown_model
 from runtimes.base import TensorSpec
 
 # A caller's word for where it called; nothing else may come into commands that people paste.
@@ -80,7 +80,7 @@ class Docs:
         only = request.path_params.get("model")
         models = [model for model in status.models if only in (None, model.name)]
         if only is not None and not models:
-            raise HTTPException(404, f"Request for unknown model: no model is named {only}")
+            raise unknown_model(only)
         page = self._page.render(
             base=base,
             host=base.partition("://")[2],

@@ -16,7 +16,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway.control.state.overview import Overview
-from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
+from gateway.control.state.status import ModelState, ModelStatus, VersionStatus
+from gateway.control.web.errors import current_status, unknown_model
+from gateway.control.web.requests import read_body
 from gateway.metrics import MOST_BATCH_ROWS, Numbers, Runs, VersionSample
 
 _STATES: Mapping[ModelState, str] = {
@@ -50,11 +52,7 @@ class Repository:
         ]
 
     async def _index(self, request: Request) -> Response:
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > _MAX_BYTES:
-                raise HTTPException(413, f"the body is larger than {_MAX_BYTES} bytes")
+        body = await read_body(request, _MAX_BYTES)
         return JSONResponse(self.index(_read_ready(body)))
 
     def _statistics(self, request: Request) -> Response:
@@ -63,14 +61,14 @@ class Repository:
 
     def index(self, ready: bool) -> list[dict[str, str]]:
         """The repository index, all of it or what is ready. Raises HTTPException."""
-        entries = [entry for model in self._known().models for entry in index(model)]
+        entries = [entry for model in current_status(self._overview).models for entry in index(model)]
         return [entry for entry in entries if not ready or entry["state"] == _READY]
 
     def statistics(self, model: str | None, version: str | None) -> list[dict[str, Any]]:
         """The statistics of all models, of one, or of one version. Raises HTTPException."""
-        status = self._known()
+        status = current_status(self._overview)
         if model is not None and model not in {known.name for known in status.models}:
-            raise HTTPException(404, f"Request for unknown model: no model is named {model}")
+            raise unknown_model(model)
         names = {known.name for known in status.models} if model is None else {model}
         found = statistics(
             sample
@@ -80,12 +78,6 @@ class Repository:
         if version is not None and not found:
             raise HTTPException(404, f"model {model} has no version {version} that is served")
         return found
-
-    def _known(self) -> Status:
-        status = self._overview.status
-        if not status.generation:
-            raise HTTPException(503, "the gateway has just started, and does not know yet; ask again")
-        return status
 
 
 def index(model: ModelStatus) -> list[dict[str, str]]:
