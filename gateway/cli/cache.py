@@ -10,7 +10,7 @@ import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.filesize import decimal
 
-from gateway.cli import show
+from gateway.cli import tables
 from gateway.cli.options import FAILED, Home, Output, OutputFormat, out, print_json
 from gateway.kits.cache import CachedKit, Freed
 from gateway.kits.library import Library, cache_directory
@@ -34,7 +34,7 @@ def ls(home: Home, output: OutputFormat = Output.TEXT) -> None:
     if output is Output.JSON:
         print_json([_document(kit) for kit in kits])
     else:
-        out.print(show.cache_table(kits))
+        out.print(tables.cache_table(kits))
 
 
 @app.command()

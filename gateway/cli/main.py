@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import gateway
-from gateway.cli import cache, rollout, show
-from gateway.cli.client import AdminClient
+from gateway.cli import cache, rollout, tables
+from gateway.cli.admin_client import AdminClient
 from gateway.cli.options import FAILED, MISUSED, Admin, Home, Output, OutputFormat, err, out, print_json
-from gateway.cli.report import SETTLED, Reporter
+from gateway.cli.progress import SETTLED, Reporter
 from gateway.config.config import GatewayConfig, load_config
 from gateway.errors import ConfigError, ControlError, InvalidReference, KitserveError
 from gateway.kits.library import Library, cache_directory
@@ -24,7 +24,7 @@ from gateway.kits.trust import Policy
 from gateway.oci.reference import RegistryReference, parse_reference
 
 if TYPE_CHECKING:
-    from gateway.cli.serve import Kitserve
+    from gateway.cli.lifecycle import Kitserve
 
 _WATCH_SECONDS = 0.5
 _FOLLOW_SECONDS = 600.0
@@ -61,7 +61,7 @@ def serve(
 ) -> None:
     """Serve the models of FILE until Ctrl-C."""
     # Here, because it takes as long to load as all other commands together.
-    from gateway.cli.serve import Stopped, catch_signals, running
+    from gateway.cli.lifecycle import Stopped, catch_signals, running
 
     config = load_config(file)
     say = Reporter(out, as_json=log_format is Output.JSON)
@@ -108,7 +108,7 @@ def status(admin: Admin = "127.0.0.1:8081", output: OutputFormat = Output.TEXT) 
     if output is Output.JSON:
         print_json(document)
         return
-    out.print(show.models_table(document["models"]))
+    out.print(tables.models_table(document["models"]))
     for model in document["models"]:
         if model["message"]:
             out.print(f"{model['name']}: {model['message']}", markup=False)
@@ -131,15 +131,15 @@ def inspect(
 ) -> None:
     """Show what a kit is: its Kitfile, layers, runtime, inputs and outputs, and whether it is trusted."""
     # Here, because the runtimes come with it.
-    from gateway.cli.inspect import describe
+    from gateway.cli.kit_document import describe
 
     library, policy = _library(reference, home, config, plain_http)
-    with show.PullProgress(err, reference) as progress:
+    with tables.PullProgress(err, reference) as progress:
         document = describe(library, parse_reference(reference), policy, pull, progress)
     if output is Output.JSON:
         print_json(document)
     else:
-        for part in show.kit_text(document):
+        for part in tables.kit_text(document):
             out.print(part)
 
 
@@ -149,7 +149,7 @@ def pull(
 ) -> None:
     """Bring a kit to this machine: pulled, verified and unpacked, ready to be served offline."""
     library, policy = _library(reference, home, config, plain_http)
-    with show.PullProgress(err, reference) as progress:
+    with tables.PullProgress(err, reference) as progress:
         kit = library.open(parse_reference(reference), progress, policy=policy)
     out.print(f"{kit.kit.reference}", markup=False)
     how = "was here already" if kit.from_cache else f"{kit.pulled_bytes} bytes pulled"

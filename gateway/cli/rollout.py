@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli.client import AdminClient
+from gateway.cli.admin_client import AdminClient
 from gateway.cli.options import Admin, Output, OutputFormat, out, print_json
 from gateway.errors import ControlError
 

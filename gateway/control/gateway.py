@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
 from gateway.config.config import GatewayConfig
-from gateway.contract import Announcement, Orders, WorkerState
-from gateway.control.activator.activator import Activator, Sleeper
-from gateway.control.activator.held_call import HeldCall
+from gateway.contract import Announcement, Orders
+from gateway.control.activator.activator import Activator
+from gateway.control.activator.sleepers import GatewaySleepers
 from gateway.control.admin.api import AdminApi
 from gateway.control.admin.rollout_api import RolloutApi
-from gateway.control.admin.server import AdminServer
 from gateway.control.front.docs import Docs
 from gateway.control.front.grpc import GrpcServices
-from gateway.control.front.repository import ServerProtocol
+from gateway.control.front.repository import Repository
 from gateway.control.loop import serving
 from gateway.control.loop.loop import ReconcileLoop
 from gateway.control.rollouts.driver import Rollouts
@@ -27,13 +24,15 @@ from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.rollouts.webhooks import Webhooks
 from gateway.control.state.database import State
 from gateway.control.state.descriptions import Descriptions
-from gateway.control.state.workers import AppNumbers, Workers
+from gateway.control.state.overview import GatewayOverview
+from gateway.control.state.workers import Workers
+from gateway.control.web.app import web_app
+from gateway.control.web.server import WebServer
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.kits.library import Library, cache_directory
 from gateway.logs import configure_logging
-from gateway.metrics import KitserveCollector, VersionLabels, VersionSample
-from gateway.oci.reference import Digest
+from gateway.metrics import KitserveCollector
 from gateway.wire.server import HttpServer
 
 _STUCK_SECONDS = 60.0
@@ -63,11 +62,9 @@ class Gateway:
         fresh = self._state.begin(settings.instance)
         self._workers = Workers()
         self._descriptions = Descriptions(self._state)
-        self._edge = EdgeControl(settings.edge, settings.edge_files)
-        self._main = asyncio.get_running_loop()
-        self._activator = Activator(
-            settings.edge_files.activator_socket, self._find_sleeper, self._workers.ready, self._wake
-        )
+        edge = EdgeControl(settings.edge, settings.edge_files)
+        sleepers = GatewaySleepers(self._state, self._workers, edge, serving.wake)
+        self._activator = Activator(settings.edge_files.activator_socket, sleepers)
         self._activator.start()
         self._home = settings.home
         golden = GoldenGate(self._library, settings.edge.key)
@@ -76,26 +73,30 @@ class Gateway:
         self._loop = ReconcileLoop(
             state=self._state,
             workers=self._workers,
-            edge=self._edge,
+            edge=edge,
             home=settings.home,
             worker_host=settings.worker_host,
             edge_key=settings.edge.key,
             reserve_cpus=settings.reserve_cpus,
             fresh=fresh,
-            is_awaited=lambda app: app in self._activator.waiting(),
+            is_awaited=self._activator.holds_calls,
             rollouts=self._rollouts,
         )
-        registry = CollectorRegistry()
-        registry.register(KitserveCollector(self._samples))
-        protocol = ServerProtocol(lambda: self._loop.status, self._samples)
-        docs = Docs(lambda: self._loop.status, self._descriptions.of, settings.edge.listen)
-        rollouts = RolloutApi(self._rollouts, self._loop.wake)
-        routes = [*protocol.routes(), *docs.routes(), *rollouts.routes()]
-        api = AdminApi(self._state, lambda: self._loop.status, registry, self._loop.wake, routes)
-        self._server = AdminServer(api.app(settings.admin_host), settings.admin_host, settings.admin_port)
-        self._server.start()
-        services = GrpcServices(protocol, lambda: self._loop.status)
-        self._services = HttpServer(services, str(settings.edge_files.services_socket))
+        overview = GatewayOverview(
+            self._loop, self._state, self._workers, self._descriptions, self._activator
+        )
+        metrics = CollectorRegistry()
+        metrics.register(KitserveCollector(overview.version_samples))
+        apis = (
+            AdminApi(self._state, overview, metrics, self._loop.wake),
+            RolloutApi(self._rollouts, self._loop.wake),
+            Repository(overview),
+            Docs(overview, settings.edge.listen),
+        )
+        app = web_app([route for api in apis for route in api.routes()], settings.admin_host)
+        self._web = WebServer(app, settings.admin_host, settings.admin_port)
+        self._web.start()
+        self._services = HttpServer(GrpcServices(overview), str(settings.edge_files.services_socket))
         self._services.start()
         self._loop.start()
 
@@ -108,7 +109,7 @@ class Gateway:
 
     async def check_health(self) -> None:
         """Tell Serve whether the gateway works; raises when it does not."""
-        await self._server.check()
+        await self._web.check()
         await self._services.check()
         if time.monotonic() - self._loop.beat > _STUCK_SECONDS:
             raise RuntimeError("the reconcile loop is stuck")
@@ -117,53 +118,10 @@ class Gateway:
         """Stop, at Serve's shutdown."""
         self._loop.stop()
         self._activator.stop()
-        self._server.stop()
+        self._web.stop()
         self._services.stop()
         self._webhooks.stop()
         self._state.close()
 
     def _library(self, config: GatewayConfig) -> Library:
         return Library(cache_directory(self._home), config.source_options(), config.cache.max_size)
-
-    def _samples(self) -> Iterator[VersionSample]:
-        versions = self._state.versions()
-        weights: dict[str, dict[str, int]] = {}
-        for at in self._state.routed().values():
-            if at.stable is not None:
-                weights[at.stable] = {"stable": at.stable_weight}
-            if at.canary is not None:
-                weights[at.canary] = {"canary": at.weight}
-        held = self._activator.waiting()
-        numbers = self._workers.numbers()
-        for app in dict.fromkeys((*numbers, *weights)):
-            version = versions.get(app)
-            if version is None:
-                continue
-            found = numbers.get(app, AppNumbers())
-            labels = VersionLabels(
-                version.model, version.label, Digest.parse(version.digest).short, found.runtime
-            )
-            replicas = {WorkerState.READY.value: 0, **found.replicas}
-            yield VersionSample(
-                labels,
-                found.numbers,
-                found.ongoing,
-                replicas,
-                weights.get(app, {}),
-                queued=found.queued,
-                held=held.get(app, 0),
-            )
-
-    def _find_sleeper(self, call: HeldCall) -> Sleeper | None:
-        app = self._edge.occupant(call.backend)
-        version = None if app is None else self._state.versions().get(app)
-        if version is None:
-            return None
-        at = self._state.routed().get(version.model)
-        if at is not None and at.stable is not None and not version.may_sleep and not call.names_version:
-            version = self._state.versions().get(at.stable, version)
-        return Sleeper(version.app, version.model, version.label, version.digest, version.wake_timeout)
-
-    async def _wake(self, app: str) -> None:
-        # Serve's handles belong to the loop that Serve runs this replica in.
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(serving.wake(app), self._main))

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from gateway.contract import Announcement, WorkerState
-from gateway.control.activator.activator import MOST_CALLS, Activator, Sleeper
+from gateway.control.activator.activator import MOST_CALLS, Activator
 from gateway.control.activator.held_call import HEAD_BYTES, HeldCall
+from gateway.control.activator.sleepers import Sleeper
 
 APP = "iris.v1.0123456789ab.01234567.1"
 INFER = b"POST /v2/models/iris/infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
@@ -76,19 +77,17 @@ class Edge:
         self.cancelled = 0
         self.workers: list[Announcement] = []
         self._sleeper = Sleeper(APP, "iris", "v1", "sha256:0123", wake_seconds)
-        self.activator = Activator(
-            self.path,
-            lambda call: self._sleeper if call.backend == "slot3" else None,
-            self._ready,
-            self._wake,
-        )
+        self.activator = Activator(self.path, self)
         self.activator.start()
 
-    def _ready(self, app: str) -> list[Announcement]:
+    def find(self, call: HeldCall) -> Sleeper | None:
+        return self._sleeper if call.backend == "slot3" else None
+
+    def ready_workers(self, app: str) -> list[Announcement]:
         assert app == APP
         return list(self.workers)
 
-    async def _wake(self, app: str) -> None:
+    async def wake(self, app: str) -> None:
         self.wakes.append(app)
         try:
             await asyncio.sleep(60)

@@ -14,10 +14,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 
 from gateway.config.config import GatewayConfig
 from gateway.control.admin.api import AdminApi
-from gateway.control.admin.server import AdminServer
 from gateway.control.state.database import State
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
+from gateway.control.web.app import web_app
+from gateway.control.web.errors import error_body
+from gateway.control.web.server import WebServer
 from gateway.metrics import KitserveCollector
+from tests.support.overview import FixedOverview
 
 KIT = "registry.test/team/iris:v1"
 V1 = VersionStatus("v1", "sha256:12", KIT, "iris.1", "stable", 100, ModelState.READY, 1, "onnx")
@@ -27,7 +30,7 @@ STATUS = Status(1, (ModelStatus("iris", ModelState.READY, "", (V1,)),), "HAProxy
 @dataclass
 class Api:
     state: State
-    status: Status = STATUS
+    overview: FixedOverview = field(default_factory=lambda: FixedOverview(STATUS))
     changes: list[int] = field(default_factory=list)
     url: str = ""
 
@@ -45,8 +48,8 @@ def api(tmp_path: Path) -> Iterator[Api]:
     api = Api(State(tmp_path / "state.db"))
     registry = CollectorRegistry()
     registry.register(KitserveCollector(lambda: ()))
-    admin = AdminApi(api.state, lambda: api.status, registry, lambda: api.changes.append(1))
-    server = AdminServer(admin.app("127.0.0.1"), "127.0.0.1")
+    admin = AdminApi(api.state, api.overview, registry, lambda: api.changes.append(1))
+    server = WebServer(web_app(admin.routes(), "127.0.0.1"), "127.0.0.1")
     server.start()
     api.url = f"http://127.0.0.1:{server.port}"
     yield api
@@ -166,8 +169,8 @@ def test_nor_can_they_read_by_another_name(api: Api) -> None:
 
 
 def test_elsewhere_than_on_loopback_it_answers_to_any_name(api: Api) -> None:
-    app = AdminApi(api.state, lambda: STATUS, CollectorRegistry(), lambda: None).app("0.0.0.0")
-    server = AdminServer(app, "127.0.0.1")
+    admin = AdminApi(api.state, api.overview, CollectorRegistry(), lambda: None)
+    server = WebServer(web_app(admin.routes(), "0.0.0.0"), "127.0.0.1")
     server.start()
     url = f"http://127.0.0.1:{server.port}/healthz"
     assert requests.get(url, headers={"Host": "gateway.example.com"}, timeout=5).status_code == 200
@@ -215,6 +218,24 @@ def test_head_is_answered_at_once(api: Api, path: str) -> None:
 )
 def test_what_is_not_there(api: Api, method: str, path: str, status: int) -> None:
     assert requests.request(method, api.url + path, timeout=5).status_code == status
+
+
+def test_an_error_has_the_form_that_callers_of_its_path_expect(api: Api) -> None:
+    for path in ("/api/nothing", "/v2/nothing", "/v10/nothing"):
+        assert api.get(path).json() == {"error": "Not Found"}
+    assert api.get("/v1/nothing").json() == {
+        "error": {"message": "Not Found", "type": "invalid_request_error", "param": None, "code": None}
+    }
+    assert error_body("/v1/models", 503, "no") == {
+        "error": {"message": "no", "type": "server_error", "param": None, "code": None}
+    }
+
+
+def test_a_gateway_that_has_just_started_does_not_know_its_models(api: Api) -> None:
+    api.overview.status = Status()
+    answer = api.get("/api/models/iris")
+    assert answer.status_code == 503
+    assert answer.json()["error"].startswith("the gateway has just started")
 
 
 def test_a_state_that_cannot_be_used_is_named(api: Api) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from typing import Any
 
@@ -11,15 +11,16 @@ import jsonschema_rs
 import pytest
 import requests
 import schemathesis
-from starlette.applications import Starlette
 
 from gateway.codec.statuses import STATUSES
 from gateway.contract import Description
-from gateway.control.admin.server import AdminServer
 from gateway.control.front.docs import Docs
 from gateway.control.front.openapi import FAULTS
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
+from gateway.control.web.app import web_app
+from gateway.control.web.server import WebServer
 from runtimes.base import Signature, TensorSpec
+from tests.support.overview import FixedOverview
 
 DIGESTS = {"v1": "sha256:" + "1" * 64, "v2": "sha256:" + "2" * 64}
 IRIS = Signature((TensorSpec("input", "FP32", (-1, 4)),), (TensorSpec("scores", "FP32", (-1, 3)),))
@@ -33,9 +34,7 @@ def version(model: str, tag: str, role: str = "stable", weight: int = 100) -> Ve
 
 
 @dataclass
-class Api:
-    status: Status
-    descriptions: dict[str, Description] = field(default_factory=dict)
+class Api(FixedOverview):
     address: str = ""
 
     def get(self, path: str, host: str = "kit.test:8080") -> requests.Response:
@@ -55,7 +54,7 @@ def api() -> Iterator[Api]:
     versions = (version("iris", "v2", "canary", 20), version("iris", "v1", "stable", 80))
     loading = version("iris", "v1", "")
     api = Api(
-        Status(
+        status=Status(
             1,
             (
                 ModelStatus("iris", ModelState.READY, "", (*versions, loading)),
@@ -63,7 +62,7 @@ def api() -> Iterator[Api]:
                 ModelStatus("lilac", ModelState.PULLING, "12 MB of 90 MB", ()),
             ),
         ),
-        {
+        descriptions={
             "iris.v1": Description(
                 "onnxruntime_onnx", IRIS, "Sorts <i>flowers</i>.", "MIT", {"": ("setosa", "<b>")}
             ),
@@ -71,8 +70,8 @@ def api() -> Iterator[Api]:
             "camera.v1": Description("onnxruntime_onnx", OTHER),
         },
     )
-    docs = Docs(lambda: api.status, lambda app: api.descriptions.get(app), LISTEN)
-    server = AdminServer(Starlette(routes=docs.routes()), "127.0.0.1")
+    docs = Docs(api, LISTEN)
+    server = WebServer(web_app(docs.routes(), "127.0.0.1"), "127.0.0.1")
     server.start()
     api.address = f"127.0.0.1:{server.port}"
     yield api

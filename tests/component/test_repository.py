@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from prometheus_client import CollectorRegistry
 from tritonclient.http import InferenceServerClient, InferenceServerException
 
-from gateway.control.admin.api import AdminApi
-from gateway.control.admin.server import AdminServer
-from gateway.control.front.repository import ServerProtocol
-from gateway.control.state.database import State
+from gateway.control.front.repository import Repository
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
+from gateway.control.web.app import web_app
+from gateway.control.web.server import WebServer
 from gateway.metrics import Numbers, Tally, VersionLabels, VersionSample
+from tests.support.overview import FixedOverview
 
 DIGESTS = {"v1": "sha256:" + "1" * 64, "v2": "sha256:" + "2" * 64}
 
@@ -55,9 +53,7 @@ STATUS = Status(
 
 
 @dataclass
-class Api:
-    status: Status = STATUS
-    samples: tuple[VersionSample, ...] = ()
+class Api(FixedOverview):
     address: str = ""
 
     def ask(self, method: str, path: str, body: bytes | str = b"") -> tuple[int, Any]:
@@ -66,17 +62,13 @@ class Api:
 
 
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[Api]:
-    api = Api()
-    state = State(tmp_path / "state.db")
-    protocol = ServerProtocol(lambda: api.status, lambda: api.samples)
-    admin = AdminApi(state, lambda: api.status, CollectorRegistry(), lambda: None, protocol.routes())
-    server = AdminServer(admin.app("127.0.0.1"), "127.0.0.1")
+def api() -> Iterator[Api]:
+    api = Api(STATUS)
+    server = WebServer(web_app(Repository(api).routes(), "127.0.0.1"), "127.0.0.1")
     server.start()
     api.address = f"127.0.0.1:{server.port}"
     yield api
     server.stop()
-    state.close()
 
 
 def test_a_version_that_sleeps_is_ready_and_says_so(api: Api) -> None:

@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 import requests
-from prometheus_client import CollectorRegistry
 
-from gateway.control.admin.api import AdminApi
 from gateway.control.admin.rollout_api import RolloutApi
-from gateway.control.admin.server import AdminServer
-from gateway.control.state.status import Status
+from gateway.control.web.app import web_app
+from gateway.control.web.server import WebServer
 from tests.unit.control.test_rollout_driver import World
 
 
@@ -23,8 +21,7 @@ class Api:
         self.world.serve("v1")
         self.changes = 0
         rollouts = RolloutApi(self.world.rollouts, self._changed)
-        api = AdminApi(self.world.state, Status, CollectorRegistry(), self._changed, rollouts.routes())
-        self.server = AdminServer(api.app("127.0.0.1"), "127.0.0.1", 0)
+        self.server = WebServer(web_app(rollouts.routes(), "127.0.0.1"), "127.0.0.1")
         self.server.start()
         self.url = f"http://127.0.0.1:{self.server.port}/api/models/iris/rollout"
 

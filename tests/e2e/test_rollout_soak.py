@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import requests
 
-from gateway.cli.client import AdminClient
+from gateway.cli.admin_client import AdminClient
 from gateway.config.config import parse_config
 from gateway.edge.runtime import ask
 from gateway.errors import ControlError, EdgeError

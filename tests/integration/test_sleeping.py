@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from gateway.contract import Announcement, WorkerState
-from gateway.control.activator.activator import Activator, Sleeper
+from gateway.control.activator.activator import Activator
 from gateway.control.activator.held_call import HeldCall
+from gateway.control.activator.sleepers import Sleeper
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from tests.integration.test_edge import RunningEdge, Workers
 from tests.support.load import Load
@@ -43,18 +44,18 @@ class Nursery:
         self.apply()
 
     def _activator(self) -> Activator:
-        return Activator(self.edge.files.activator_socket, self._find, self._ready, self._wake)
+        return Activator(self.edge.files.activator_socket, self)
 
-    def _find(self, call: HeldCall) -> Sleeper | None:
+    def find(self, call: HeldCall) -> Sleeper | None:
         backend = call.backend
         app = self.edge.control.occupant(backend)
         return None if app is None else Sleeper(app, "iris", "v1", "sha256:v1", 10.0)
 
-    def _ready(self, app: str) -> list[Announcement]:
+    def ready_workers(self, app: str) -> list[Announcement]:
         server = self.server
         return [] if server is None or app != APP else [_news(server)]
 
-    async def _wake(self, app: str) -> None:
+    async def wake(self, app: str) -> None:
         self.wakes += 1
         await asyncio.sleep(self.slow)
         await asyncio.to_thread(self.up)
@@ -71,6 +72,11 @@ class Nursery:
                 self.server = self.workers.start("v1")
                 self.activator.hear(_news(self.server))
                 self.apply()
+
+    def wait_for_edge(self) -> None:
+        """Held calls are answered a moment before the edge knows the worker."""
+        with self._lock:
+            assert self.server is not None
 
     def down(self) -> None:
         """The worker says that it goes, leaves the edge, answers what is inside, and goes."""
@@ -121,6 +127,7 @@ def test_calls_that_come_together_wake_it_once_and_those_after_go_straight(nurse
         answers = list(callers.map(lambda _: nursery.edge.get("/v2/models/iris/infer"), range(50)))
     assert {(status, body) for status, _, body in answers} == {(200, b"stable")}
     assert nursery.wakes == 1
+    nursery.wait_for_edge()
     nursery.crash()
     assert nursery.edge.get("/v2/models/iris/infer")[0] == 200
 

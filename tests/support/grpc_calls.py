@@ -8,18 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gateway.control.front.grpc import GrpcServices
-from gateway.control.front.repository import ServerProtocol
-from gateway.control.state.status import Status
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import Edge
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.engine.limits import DEFAULT_LIMITS, QueueLimits
 from gateway.errors import EdgeError
-from gateway.metrics import Numbers, Tally, VersionSample
+from gateway.metrics import Numbers, Tally
 from gateway.wire.server import HttpServer
 from gateway.worker.app import Identity, WorkerApp
 from runtimes.base import Array, InputCheck, LoadedModel, Signature, TensorSpec, unknown_output
+from tests.support.overview import FixedOverview
 
 
 class Echo:
@@ -79,21 +78,18 @@ class Version:
         self.app.compute.stop()
 
 
-class Plane:
+class Plane(FixedOverview):
     """An edge at `address`, and what the gateway behind it says: `status` and `samples`."""
 
     def __init__(self, directory: Path, port: int, access_log: str = "off") -> None:
+        super().__init__()
         self.address = f"127.0.0.1:{port}"
         self.files = EdgeFiles(directory)
-        self.status = Status()
-        self.samples: tuple[VersionSample, ...] = ()
         self.control = EdgeControl(EdgeSettings(self.address, access_log), self.files)
         self.control.write_first(RoutingTable())
         self.lost: list[EdgeError] = []
         self.edge = Edge(self.files, self.lost.append)
-        protocol = ServerProtocol(lambda: self.status, lambda: self.samples)
-        services = GrpcServices(protocol, lambda: self.status)
-        self.services = HttpServer(services, str(self.files.services_socket))
+        self.services = HttpServer(GrpcServices(self), str(self.files.services_socket))
 
     def route(self, *routes: Route) -> None:
         self.control.apply(RoutingTable(routes))

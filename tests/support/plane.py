@@ -6,21 +6,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-
 from gateway.contract import Description
-from gateway.control.admin.api import AdminApi
-from gateway.control.admin.server import AdminServer
 from gateway.control.front.docs import Docs
-from gateway.control.front.repository import ServerProtocol
-from gateway.control.state.database import State
+from gateway.control.front.repository import Repository
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
+from gateway.control.web.app import web_app
+from gateway.control.web.server import WebServer
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import Edge
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.errors import EdgeError
 from runtimes.base import LoadedModel
+from tests.support.overview import FixedOverview
 from tests.support.ports import free_port
 from tests.support.worker import DIGEST, worker
 
@@ -29,19 +27,14 @@ from tests.support.worker import DIGEST, worker
 def data_plane(directory: Path, models: Mapping[str, LoadedModel]) -> Iterator[str]:
     """Serve each model as version v1 of its name; yields the edge's URL."""
     port = free_port()
-    status = Status(1, tuple(_status(name) for name in models))
     descriptions = {
         f"{name}.v1": Description(model.platform, model.signature, "A model.")
         for name, model in models.items()
     }
+    overview = FixedOverview(Status(1, tuple(map(_status, models))), descriptions=descriptions)
     with ExitStack() as stack:
-        docs = Docs(lambda: status, descriptions.get, f"127.0.0.1:{port}")
-        protocol = ServerProtocol(lambda: status, lambda: ())
-        state = State(directory / "state.db")
-        stack.callback(state.close)
-        routes = [*docs.routes(), *protocol.routes()]
-        api = AdminApi(state, lambda: status, CollectorRegistry(), lambda: None, routes)
-        server = AdminServer(api.app("127.0.0.1"), "127.0.0.1")
+        routes = [*Docs(overview, f"127.0.0.1:{port}").routes(), *Repository(overview).routes()]
+        server = WebServer(web_app(routes, "127.0.0.1"), "127.0.0.1")
         server.start()
         stack.callback(server.stop)
         served = []

@@ -20,12 +20,12 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from gateway.contract import Announcement, WorkerState
 from gateway.control.activator.held_call import HeldCall, readiness, refusal
+from gateway.control.activator.sleepers import Sleeper, Sleepers
 from gateway.errors import CannotWake, EdgeError
 
 MOST_CALLS = 400
@@ -40,37 +40,15 @@ _PIECE_BYTES = 64 * 1024
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Sleeper:
-    """A version that may sleep, as the activator needs to know it."""
-
-    app: str
-    model: str
-    version: str
-    digest: str
-    wake_seconds: float
-    """How long a call waits for it."""
-
-
 class Activator:
     """Listens for the edge in a thread of its own.
 
-    `find` names the version that is to answer a call, `ready` lists the workers that can be called,
-    and `wake` has a worker of an app started: it ends when one is there, and is cancelled when nobody
-    waits any more. `hear` is to be called with what workers report, from any thread.
+    `hear` is to be called with what workers report, from any thread.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        find: Callable[[HeldCall], Sleeper | None],
-        ready: Callable[[str], list[Announcement]],
-        wake: Callable[[str], Awaitable[None]],
-    ) -> None:
+    def __init__(self, path: Path, sleepers: Sleepers) -> None:
         self._path = path
-        self._find = find
-        self._ready = ready
-        self._wake = wake
+        self._sleepers = sleepers
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="activator", daemon=True)
         self._calls: set[asyncio.Task[None]] = set()
@@ -103,6 +81,10 @@ class Activator:
     def waiting(self) -> Mapping[str, int]:
         """How many calls wait for each app."""
         return dict(self._waiting)
+
+    def holds_calls(self, app: str) -> bool:
+        """Whether calls wait for a worker of an app."""
+        return app in self._waiting
 
     def hear(self, news: Announcement) -> None:
         """Take a worker's report that changes its state."""
@@ -156,10 +138,10 @@ class Activator:
                 log.exception("activator.failed")
 
     async def _answer(self, client: socket.socket, call: HeldCall) -> None:
-        sleeper = self._find(call)
+        sleeper = self._sleepers.find(call)
         if sleeper is None:
             await self._say(client, refusal(call, "this version is being changed; ask again"))
-        elif call.asks_readiness and not self._ready(sleeper.app):
+        elif call.asks_readiness and not self._sleepers.ready_workers(sleeper.app):
             await self._say(client, readiness(call, sleeper.model, sleeper.version, sleeper.digest))
         elif len(self._calls) > MOST_CALLS:
             await self._say(client, refusal(call, f"{MOST_CALLS} calls wait for models to wake; ask again"))
@@ -187,7 +169,7 @@ class Activator:
         try:
             while True:
                 news = self._news
-                for found in self._in_turn(self._ready(app)):
+                for found in self._in_turn(self._sleepers.ready_workers(app)):
                     with contextlib.suppress(OSError):
                         return await self._connect(found)
                 if hung_up.poll(0):
@@ -237,7 +219,7 @@ class Activator:
         log.info("version.waking", extra=names)
         while True:
             try:
-                await self._wake(sleeper.app)
+                await self._sleepers.wake(sleeper.app)
             except Exception as error:
                 log.warning("wake.failed", extra={**names, "reason": str(error) or type(error).__name__})
             # One is there, says Serve, or Serve is being started again. The one that is there may be on its

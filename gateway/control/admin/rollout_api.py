@@ -14,18 +14,18 @@ from starlette.routing import Route
 
 from gateway.control.rollouts.driver import Rollouts
 from gateway.control.state.rollout_status import rollout_status
+from gateway.control.web.requests import read_change
 from gateway.errors import ControlError
 from gateway.rollout.events import Abort, Promote, Retry, Rollback
 from gateway.rollout.state import Rollout
-from gateway.wire.limits import SMALL_BODY_BYTES
 
 
 class RolloutApi:
-    """Answers `/api/models/{name}/rollout` and what is below it; `changed` is called after each order."""
+    """Answers `/api/models/{name}/rollout` and what is below it; `on_change` is called after each order."""
 
-    def __init__(self, rollouts: Rollouts, changed: Callable[[], None]) -> None:
+    def __init__(self, rollouts: Rollouts, on_change: Callable[[], None]) -> None:
         self._rollouts = rollouts
-        self._changed = changed
+        self._on_change = on_change
 
     def routes(self) -> list[Route]:
         """The paths that the admin API's server answers by this."""
@@ -49,16 +49,12 @@ class RolloutApi:
 
     async def _order(self, request: Request) -> Response:
         name, order = request.path_params["name"], request.path_params["order"]
-        if "origin" in request.headers:
-            raise HTTPException(403, "the admin API takes no changes from web pages")
-        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-            raise HTTPException(415, "send the order as application/json, {} where there is nothing to say")
-        event = _event(order, _read(await _body(request)))
+        event = _event(order, _fields(await read_change(request, SMALL_BODY_BYTES)))
         try:
             rollout = self._rollouts.order(name, event)
         except ControlError as error:
             raise HTTPException(409, str(error)) from error
-        self._changed()
+        self._on_change()
         return JSONResponse(_document(name, rollout))
 
 
@@ -82,16 +78,7 @@ def _field(fields: dict[str, Any], name: str, default: Any) -> Any:
     return value
 
 
-async def _body(request: Request) -> bytes:
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > SMALL_BODY_BYTES:
-            raise HTTPException(413, f"the body is larger than {SMALL_BODY_BYTES} bytes")
-    return body
-
-
-def _read(body: bytes) -> dict[str, Any]:
+def _fields(body: bytes) -> dict[str, Any]:
     try:
         fields = orjson.loads(body or b"{}")
     except ValueError as error:

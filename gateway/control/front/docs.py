@@ -6,13 +6,11 @@ The page is written here, whole: it needs no script and nothing from any other p
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import jinja2
 import orjson
 from markupsafe import Markup
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
@@ -24,14 +22,14 @@ from gateway.control.front.openapi import (
     FAULTS,
     JSON,
     UNKNOWN_SHAPES,
-    Describe,
     Served,
     document,
     model_path,
     served,
 )
+from gateway.control.state.overview import Overview
 from gateway.control.state.status import ModelStatus, Status
-from gateway.wire.texts import unknown_model
+from gateway.control.web.errors import unknown_model
 from runtimes.base import TensorSpec
 
 # A caller's word for where it called; nothing else may come into commands that people paste.
@@ -52,9 +50,8 @@ class Docs:
     `listen` is where the edge listens: what callers are told to call, when they do not say whom they called.
     """
 
-    def __init__(self, read_status: Callable[[], Status], describe: Describe, listen: str) -> None:
-        self._read_status = read_status
-        self._describe = describe
+    def __init__(self, overview: Overview, listen: str) -> None:
+        self._overview = overview
         self._listen = listen
         templates = jinja2.Environment(
             loader=jinja2.PackageLoader("gateway.control.front", "."),
@@ -75,22 +72,22 @@ class Docs:
         ]
 
     def _document(self, request: Request) -> Response:
-        written = document(self._read_status(), self._describe, self._base(request))
+        written = document(self._overview.status, self._overview.description, self._base(request))
         return Response(orjson.dumps(written), media_type=JSON, headers={"Cache-Control": "no-cache"})
 
     def _show(self, request: Request) -> Response:
-        status, base = self._read_status(), self._base(request)
+        status, base = self._overview.status, self._base(request)
         only = request.path_params.get("model")
         models = [model for model in status.models if only in (None, model.name)]
         if only is not None and not models:
-            raise HTTPException(404, unknown_model(only))
+            raise unknown_model(only)
         page = self._page.render(
             base=base,
             host=base.partition("://")[2],
             about=ABOUT,
             only=only,
             models=[self._model(model, base) for model in models],
-            operations=_operations(document(Status(), self._describe, base)),
+            operations=_operations(document(Status(), self._overview.description, base)),
             faults=FAULTS,
             version=gateway.__version__,
             unknown_shapes=UNKNOWN_SHAPES,
@@ -98,7 +95,7 @@ class Docs:
         return HTMLResponse(page, headers=_PAGE_HEADERS)
 
     def _model(self, model: ModelStatus, base: str) -> dict[str, Any]:
-        versions = served(model, self._describe)
+        versions = served(model, self._overview.description)
         return {
             "status": model,
             "path": model_path(model.name),

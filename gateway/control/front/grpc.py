@@ -16,8 +16,8 @@ import gateway
 from gateway.codec.statuses import explain
 from gateway.control.front import grpc_reflection
 from gateway.control.front.grpc_health import Watch, are_ready, health
-from gateway.control.front.repository import ServerProtocol
-from gateway.control.state.status import Status
+from gateway.control.front.repository import Repository
+from gateway.control.state.overview import Overview
 from gateway.wire.exchange import Exchange
 from gateway.wire.grpc_calls import CONTENT, OK, fail, is_grpc, parse
 from gateway.wire.grpc_frames import Unframer, framed
@@ -38,9 +38,9 @@ class GrpcServices:
 
     max_body = SMALL_BODY_BYTES
 
-    def __init__(self, protocol: ServerProtocol, read_status: Callable[[], Status]) -> None:
-        self._protocol = protocol
-        self._read_status = read_status
+    def __init__(self, overview: Overview) -> None:
+        self._overview = overview
+        self._repository = Repository(overview)
         # By path: the class of the request, that of the answer, and what gives it as a JSON document.
         self._methods: Mapping[str, tuple[Any, Any, Answer]] = {
             f"/{service}/{method}": (
@@ -99,7 +99,7 @@ class GrpcServices:
             raise HTTPException(501, LOADED_BY_CONFIG)
         if path == _WATCH:
             asked = parse(message("grpc.health.v1.HealthCheckRequest"), exchange)
-            Watch(exchange, asked.service, self._read_status).begin(CONTENT)
+            Watch(exchange, asked.service, self._overview).begin(CONTENT)
             return
         if path not in self._methods:
             raise HTTPException(501, unknown_method(path))
@@ -111,7 +111,7 @@ class GrpcServices:
         return {"live": True}
 
     def _ready(self, _request: Any) -> Mapping[str, Any]:
-        return {"ready": are_ready(self._read_status())}
+        return {"ready": are_ready(self._overview.status)}
 
     def _tell(self, _request: Any) -> Mapping[str, Any]:
         return {"name": "kitserve", "version": gateway.__version__, "extensions": EXTENSIONS}
@@ -121,7 +121,7 @@ class GrpcServices:
         return {"ready": False}
 
     def _statistics(self, request: Any) -> Mapping[str, Any]:
-        found = self._protocol.statistics(request.name or None, request.version or None)
+        found = self._repository.statistics(request.name or None, request.version or None)
         return {
             "model_stats": [
                 {key: value for key, value in entry.items() if key not in ("response_stats", "memory_usage")}
@@ -130,16 +130,16 @@ class GrpcServices:
         }
 
     def _index(self, request: Any) -> Mapping[str, Any]:
-        return {"models": self._protocol.index(request.ready)}
+        return {"models": self._repository.index(request.ready)}
 
     def _check(self, request: Any) -> Mapping[str, Any]:
-        found = health(self._read_status()).get(request.service)
+        found = health(self._overview.status).get(request.service)
         if found is None:
             raise HTTPException(404, f"no model is named {request.service}")
         return {"status": found}
 
     def _list(self, _request: Any) -> Mapping[str, Any]:
-        found = health(self._read_status())
+        found = health(self._overview.status)
         return {"statuses": {name: {"status": status} for name, status in found.items()}}
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
+from gateway.control.state.overview import Overview
 from gateway.control.state.status import ModelState, ModelStatus, Status
 from gateway.wire.exchange import Exchange
 from gateway.wire.grpc_frames import framed
@@ -40,10 +40,10 @@ def health(status: Status) -> dict[str, int]:
 class Watch:
     """One stream that tells of a name's health: now, and at each change."""
 
-    def __init__(self, exchange: Exchange, name: str, read_status: Callable[[], Status]) -> None:
+    def __init__(self, exchange: Exchange, name: str, overview: Overview) -> None:
         self._exchange = exchange
         self._name = name
-        self._read_status = read_status
+        self._overview = overview
         self._told = -1
 
     def begin(self, headers: bytes) -> None:
@@ -54,7 +54,7 @@ class Watch:
     def _look(self) -> None:
         if self._exchange.abandoned:
             return
-        now = health(self._read_status()).get(self._name, SERVICE_UNKNOWN)
+        now = health(self._overview.status).get(self._name, SERVICE_UNKNOWN)
         if now != self._told:
             self._told = now
             self._exchange.send(framed([_RESPONSE(status=now).SerializeToString()]))

@@ -6,7 +6,7 @@ The edge sends these calls here, because a worker knows of itself alone. Specifi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -15,10 +15,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
+from gateway.control.state.overview import Overview
+from gateway.control.state.status import ModelState, ModelStatus, VersionStatus
+from gateway.control.web.errors import current_status, unknown_model
+from gateway.control.web.requests import read_body
 from gateway.metrics import MOST_BATCH_ROWS, Numbers, Runs, VersionSample
 from gateway.wire.limits import SMALL_BODY_BYTES
-from gateway.wire.texts import unknown_model, unknown_version
+from gateway.wire.texts import unknown_version
 
 _STATES: Mapping[ModelState, str] = {
     ModelState.PULLING: "LOADING",
@@ -34,14 +37,11 @@ _DIGEST = "sha256:"
 _SHORT = 12
 
 
-class ServerProtocol:
+class Repository:
     """Answers repository index and statistics from the gateway's status and the workers' last reports."""
 
-    def __init__(
-        self, read_status: Callable[[], Status], read_samples: Callable[[], Iterable[VersionSample]]
-    ) -> None:
-        self._read_status = read_status
-        self._read_samples = read_samples
+    def __init__(self, overview: Overview) -> None:
+        self._overview = overview
 
     def routes(self) -> list[Route]:
         """The paths that the edge sends here."""
@@ -53,11 +53,7 @@ class ServerProtocol:
         ]
 
     async def _index(self, request: Request) -> Response:
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > SMALL_BODY_BYTES:
-                raise HTTPException(413, f"the body is larger than {SMALL_BODY_BYTES} bytes")
+        body = await read_body(request, SMALL_BODY_BYTES)
         return JSONResponse(self.index(_read_ready(body)))
 
     def _statistics(self, request: Request) -> Response:
@@ -66,27 +62,23 @@ class ServerProtocol:
 
     def index(self, ready: bool) -> list[dict[str, str]]:
         """The repository index, all of it or what is ready. Raises HTTPException."""
-        entries = [entry for model in self._known().models for entry in index(model)]
+        entries = [entry for model in current_status(self._overview).models for entry in index(model)]
         return [entry for entry in entries if not ready or entry["state"] == _READY]
 
     def statistics(self, model: str | None, version: str | None) -> list[dict[str, Any]]:
         """The statistics of all models, of one, or of one version. Raises HTTPException."""
-        status = self._known()
+        status = current_status(self._overview)
         if model is not None and model not in {known.name for known in status.models}:
-            raise HTTPException(404, unknown_model(model))
+            raise unknown_model(model)
         names = {known.name for known in status.models} if model is None else {model}
         found = statistics(
-            sample for sample in self._read_samples() if sample.labels.model in names and _is(sample, version)
+            sample
+            for sample in self._overview.version_samples()
+            if sample.labels.model in names and _is(sample, version)
         )
         if version is not None and not found:
             raise HTTPException(404, unknown_version(str(model), version))
         return found
-
-    def _known(self) -> Status:
-        status = self._read_status()
-        if not status.generation:
-            raise HTTPException(503, "the gateway has just started, and does not know yet; ask again")
-        return status
 
 
 def index(model: ModelStatus) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""An HTTP server in a thread, with a loop of its own: uvicorn, for the admin API."""
+"""An HTTP server in a thread, with a loop of its own: uvicorn, for the admin API and the front."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Server(uvicorn.Server):
         """Leave signals to the process: this server lives in a thread."""
 
 
-class AdminServer:
+class WebServer:
     """Serves one ASGI app until it is stopped, on `port` of `host`; 0 takes a free one."""
 
     def __init__(self, app: Any, host: str, port: int = 0) -> None:
@@ -42,7 +42,7 @@ class AdminServer:
         )
         self._server = _Server(config)
         self._loop: Future[asyncio.AbstractEventLoop] = Future()
-        self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="web", daemon=True)
 
     def start(self) -> None:
         """Start to answer; returns once the loop runs."""
@@ -56,7 +56,7 @@ class AdminServer:
             RuntimeError: when its thread has ended.
         """
         if not self._thread.is_alive():
-            raise RuntimeError("the admin API's server has ended")
+            raise RuntimeError("the gateway's HTTP server has ended")
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop.result()))
 
     def stop(self, grace: float = 1.0) -> None:

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
-from gateway.cli.client import AdminClient
+from gateway.cli.admin_client import AdminClient
 from gateway.cli.processes import descendants, end_all
 from gateway.config.config import Address, GatewayConfig
 from gateway.control.loop.environment import prepare

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from gateway.cli.show import model_line
+from gateway.cli.tables import model_line
 
 _AGAIN_SECONDS = 10.0
 SETTLED = ("ready", "asleep", "failed")

@@ -1,0 +1,78 @@
+"""How the gateway's HTTP server writes an error: in the form that the callers of a path expect.
+
+A handler raises `HTTPException` with the status and a message; nothing else writes an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from gateway.control.state.overview import Overview
+from gateway.control.state.status import Status
+from gateway.errors import ConfigError, KitserveError
+from gateway.wire import texts
+
+_OPENAI_PATHS = "/v1/"
+_SERVER_ERROR = 500
+
+
+def error_body(path: str, status: int, message: str) -> dict[str, Any]:
+    """Write an error as the family of a path has it.
+
+    That is OpenAI's error object under `/v1`, and `{"error": "…"}` everywhere else: in the Open Inference
+    Protocol and the admin API.
+    """
+    if path.startswith(_OPENAI_PATHS):
+        kind = "invalid_request_error" if status < _SERVER_ERROR else "server_error"
+        return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+    return {"error": message}
+
+
+def unknown_model(name: str) -> HTTPException:
+    """Return the error for a model that is not there."""
+    return HTTPException(404, texts.unknown_model(name))
+
+
+def current_status(overview: Overview) -> Status:
+    """Return the status of all models.
+
+    Raises:
+        HTTPException: 503 while a gateway that was just started has not worked it out.
+    """
+    status = overview.status
+    if not status.generation:
+        raise HTTPException(503, "the gateway has just started, and does not know yet; ask again")
+    return status
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _response(request, error.status_code, error.detail, headers=error.headers)
+
+
+async def _refuse_config(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ConfigError)
+    return _response(request, 400, str(error), {"faults": error.faults})
+
+
+async def _fail(request: Request, error: Exception) -> Response:
+    return _response(request, _SERVER_ERROR, str(error))
+
+
+def _response(
+    request: Request,
+    status: int,
+    message: str,
+    more: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    return JSONResponse({**error_body(request.url.path, status, message), **(more or {})}, status, headers)
+
+
+HANDLERS: Mapping[Any, Any] = {HTTPException: _refuse, ConfigError: _refuse_config, KitserveError: _fail}
+"""What Starlette calls for each class of errors; the closest ancestor of an error decides."""

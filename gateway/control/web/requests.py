@@ -1,0 +1,36 @@
+"""How a handler reads the body of a request."""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Read a body of at most `limit` bytes.
+
+    Raises:
+        HTTPException: 413 when it is larger; the rest is not read.
+    """
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > limit:
+            raise HTTPException(413, f"the body is larger than {limit} bytes")
+    return body
+
+
+async def read_change(request: Request, limit: int) -> bytes:
+    """Read the JSON body of a request that changes something.
+
+    A web page that a person has open can send requests to the admin API. A browser marks them with `Origin`,
+    and asks the server before it sends JSON.
+
+    Raises:
+        HTTPException: 403 for a request of a web page, 415 for another content type, 413 for a larger body.
+    """
+    if "origin" in request.headers:
+        raise HTTPException(403, "the admin API takes no changes from web pages")
+    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        raise HTTPException(415, "send the body as application/json")
+    return await read_body(request, limit)
