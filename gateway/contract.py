@@ -10,7 +10,7 @@ from pathlib import Path
 from gateway.engine.batching import Batching
 from gateway.engine.jobs import DEFAULT_LIMITS, QueueLimits
 from gateway.kits.trust import Policy
-from gateway.metrics import Numbers
+from gateway.metrics.tally import Numbers
 from gateway.oci.options import SourceOptions
 from gateway.rollout.plan import Agreement
 from runtimes.base import Resources, Signature

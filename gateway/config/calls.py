@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, model_validator
 
 from gateway.config.kits import Seconds, Strict, read_seconds
-from gateway.metrics import MOST_BATCH_ROWS
+from gateway.metrics.counts import MOST_BATCH_ROWS
 
 LONGEST_WAIT_SECONDS = 75.0
 """The edge gives up a call after so long."""

@@ -31,7 +31,7 @@ from gateway.control.state.workers import AppNumbers, Workers
 from gateway.edge.control import EdgeControl, EdgeFiles, EdgeSettings
 from gateway.kits.library import Library, cache_directory
 from gateway.logs import configure_logging
-from gateway.metrics import KitserveCollector, VersionLabels, VersionSample
+from gateway.metrics.exposition import KitserveCollector, VersionLabels, VersionSample
 from gateway.oci.reference import Digest
 from gateway.wire.server import HttpServer
 

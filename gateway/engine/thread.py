@@ -22,7 +22,7 @@ from gateway.engine.execution import Execution, limit_wait
 from gateway.engine.jobs import DEFAULT_LIMITS, Job, JobQueue, QueueLimits
 from gateway.engine.pace import Pace
 from gateway.errors import QueueFull
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from runtimes.base import LoadedModel
 
 # Answers are handed back at the latest after this long, even while more calls wait.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gateway.metrics import count_labels
+from gateway.metrics.counts import count_labels
 from gateway.rollout.plan import Agreement, Golden, Metric
 from runtimes.base import Array
 

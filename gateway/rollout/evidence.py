@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gateway.metrics import BUCKETS
+from gateway.metrics.counts import BUCKETS
 
 _NOTHING = (0,) * (len(BUCKETS) + 1)
 _LEAST_BOUND = 1e-5

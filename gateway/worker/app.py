@@ -13,7 +13,7 @@ from gateway.contract import Mirroring
 from gateway.engine.batching import Batching
 from gateway.engine.jobs import DEFAULT_LIMITS, QueueLimits
 from gateway.engine.thread import ComputeThread
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from gateway.wire.exchange import Exchange, lines
 from gateway.worker.describe import configuration, metadata
 from gateway.worker.grpc import STREAM_INFER, ModelGrpc, is_grpc

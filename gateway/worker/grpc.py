@@ -21,7 +21,7 @@ from gateway.codec.grpc import GrpcCodec
 from gateway.codec.statuses import explain
 from gateway.engine.jobs import Job
 from gateway.engine.thread import ComputeThread
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from gateway.wire.exchange import Exchange, lines
 from gateway.wire.grpc_frames import framed, single
 from gateway.wire.grpc_messages import INFERENCE, message

@@ -16,7 +16,7 @@ from gateway.codec.json_request import Call
 from gateway.codec.statuses import explain
 from gateway.engine.jobs import Job
 from gateway.engine.thread import ComputeThread
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from gateway.wire.exchange import Exchange
 from gateway.wire.grpc_frames import Pieces, Unframer, framed
 from gateway.wire.grpc_messages import message

@@ -17,7 +17,7 @@ from gateway.control.admin.api import AdminApi
 from gateway.control.admin.server import AdminServer
 from gateway.control.state.database import State
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
-from gateway.metrics import KitserveCollector
+from gateway.metrics.exposition import KitserveCollector
 
 KIT = "registry.test/team/iris:v1"
 V1 = VersionStatus("v1", "sha256:12", KIT, "iris.1", "stable", 100, ModelState.READY, 1, "onnx")

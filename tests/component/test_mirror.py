@@ -18,7 +18,8 @@ from gateway.codec.read_answers import read_answer
 from gateway.contract import Mirroring
 from gateway.kits.library import Library
 from gateway.kits.model import choose_runtime, load
-from gateway.metrics import Mirrored, Tally
+from gateway.metrics.counts import Mirrored
+from gateway.metrics.tally import Tally
 from gateway.oci.reference import parse_reference
 from gateway.rollout.plan import Agreement, Metric
 from gateway.wire.server import HttpServer

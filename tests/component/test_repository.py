@@ -17,7 +17,8 @@ from gateway.control.admin.server import AdminServer
 from gateway.control.front.repository import ServerProtocol
 from gateway.control.state.database import State
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
-from gateway.metrics import Numbers, Tally, VersionLabels, VersionSample
+from gateway.metrics.exposition import VersionLabels, VersionSample
+from gateway.metrics.tally import Numbers, Tally
 
 DIGESTS = {"v1": "sha256:" + "1" * 64, "v2": "sha256:" + "2" * 64}
 

@@ -33,7 +33,7 @@ from gateway.control.state.status import ModelState, ModelStatus, Status, Versio
 from gateway.edge.control import EXTENSIONS
 from gateway.edge.routes import Route
 from gateway.engine.jobs import QueueLimits
-from gateway.metrics import VersionLabels, VersionSample
+from gateway.metrics.exposition import VersionLabels, VersionSample
 from gateway.wire.grpc_messages import message
 from runtimes.base import Array, Datatype, TensorSpec
 from tests.support.grpc_calls import Echo, Plane, Version, running_plane

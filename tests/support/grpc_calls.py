@@ -15,7 +15,8 @@ from gateway.edge.process import Edge
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.engine.jobs import DEFAULT_LIMITS, QueueLimits
 from gateway.errors import EdgeError
-from gateway.metrics import Numbers, Tally, VersionSample
+from gateway.metrics.exposition import VersionSample
+from gateway.metrics.tally import Numbers, Tally
 from gateway.wire.server import HttpServer
 from gateway.worker.app import Identity, WorkerApp
 from runtimes.base import Array, InputCheck, LoadedModel, Signature, TensorSpec, unknown_output

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from gateway.metrics import BUCKETS
+from gateway.metrics.counts import BUCKETS
 from gateway.rollout.analysis import Outcome
 from gateway.rollout.events import CanaryReady, GatesPassed, Target, Tick
 from gateway.rollout.evidence import Evidence, Pairs, Side

@@ -9,18 +9,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.metrics import (
-    BUCKETS,
-    MIRRORED,
-    Histogram,
-    KitserveCollector,
-    Mirrored,
-    Numbers,
-    Runs,
-    Tally,
-    VersionLabels,
-    VersionSample,
-)
+from gateway.metrics.counts import BUCKETS, MIRRORED, Histogram, Mirrored, Runs
+from gateway.metrics.exposition import KitserveCollector, VersionLabels, VersionSample
+from gateway.metrics.tally import Numbers, Tally
 
 AT = {"model": "iris", "version": "v1", "digest": "0123456789ab", "runtime": "onnx"}
 

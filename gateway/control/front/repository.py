@@ -16,7 +16,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
-from gateway.metrics import MOST_BATCH_ROWS, Numbers, Runs, VersionSample
+from gateway.metrics.counts import MOST_BATCH_ROWS, Runs
+from gateway.metrics.exposition import VersionSample
+from gateway.metrics.tally import Numbers
 
 _STATES: Mapping[ModelState, str] = {
     ModelState.PULLING: "LOADING",

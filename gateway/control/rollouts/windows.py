@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gateway.contract import Announcement
-from gateway.metrics import MIRRORED, Mirrored, Numbers
+from gateway.metrics.counts import MIRRORED, Mirrored
+from gateway.metrics.tally import Numbers
 from gateway.rollout.evidence import Pairs, Side
 
 _ERRORS = 500

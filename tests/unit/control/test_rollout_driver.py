@@ -21,7 +21,7 @@ from gateway.control.state.status import ModelState
 from gateway.control.state.versions import kind_of
 from gateway.errors import ControlError, StoreError
 from gateway.kits.library import Library
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from gateway.oci.reference import Digest
 from gateway.rollout.events import Abort, Promote, Retry, Rollback
 from gateway.rollout.plan import Agreement

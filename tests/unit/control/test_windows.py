@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.contract import Announcement, WorkerState
 from gateway.control.rollouts.windows import NOTHING, Windows
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 
 
 def news(

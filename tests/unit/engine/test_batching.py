@@ -18,7 +18,7 @@ from gateway.codec.json_request import IN_JSON, Call
 from gateway.engine.batching import Batcher, Batching, Item, NotRowWise, apart, item_of, obstacle, together
 from gateway.engine.jobs import DEFAULT_LIMITS, Job, QueueLimits
 from gateway.engine.thread import ComputeThread
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from runtimes.base import Array, LoadedModel, Resources, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError
 from runtimes.onnx import OnnxRuntime

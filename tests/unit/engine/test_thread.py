@@ -13,7 +13,7 @@ import pytest
 from gateway.codec.json_request import Call
 from gateway.engine.jobs import DEFAULT_LIMITS, Job, QueueLimits
 from gateway.engine.thread import ComputeThread
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from runtimes.base import Array, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError
 

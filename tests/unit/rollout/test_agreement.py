@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.metrics import MOST_LABELS
+from gateway.metrics.counts import MOST_LABELS
 from gateway.rollout.agreement import compare, fitting, outputs_that_count
 from gateway.rollout.plan import Agreement, Golden, Metric
 

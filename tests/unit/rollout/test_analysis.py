@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gateway.metrics import BUCKETS
+from gateway.metrics.counts import BUCKETS
 from gateway.rollout.analysis import FALSE_ALARM, Outcome, Verdict, judge, overall, stability_index
 from gateway.rollout.evidence import Evidence, Pairs, Side
 from gateway.rollout.plan import Agreement, Checks, Metric, Plan, Step
