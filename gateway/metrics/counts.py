@@ -29,11 +29,11 @@ BUCKETS = (
 """Upper bounds of the latency histograms, in seconds."""
 DROPPED = ("rejected", "expired", "cancelled")
 """Why the model never answers a call: the queue was full, its time was over, its caller hung up."""
-MOST_BATCH_ROWS = 1024
+MAX_BATCH_ROWS = 1024
 """Batches of up to so many rows are counted by their size, and larger ones by the next power of two."""
 MIRRORED = "mirror"
 """The role of calls that are only to be compared."""
-MOST_LABELS = 64
+MAX_LABELS = 64
 
 
 class Histogram:
@@ -124,6 +124,6 @@ class Mirrored:
 
 
 def count_labels(counts: Counter[str], more: Mapping[str, int]) -> None:
-    """Add counts by label; those beyond `MOST_LABELS` become one: callers must not make more."""
+    """Add counts by label; those beyond `MAX_LABELS` become one: callers must not make more."""
     for label, count in more.items():
-        counts[label if label in counts or len(counts) < MOST_LABELS else "other"] += count
+        counts[label if label in counts or len(counts) < MAX_LABELS else "other"] += count

@@ -1,11 +1,17 @@
-"""The metrics as Prometheus reads them: families, labels, buckets."""
+"""The metrics as Prometheus reads them, each declared once in `METRICS`.
+
+To add a metric, count it in `tally` and declare it here. Names and units follow
+https://prometheus.io/docs/practices/naming/.
+"""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from importlib.metadata import version as installed
+from typing import Any, NamedTuple
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -18,15 +24,18 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 import gateway
-from gateway.metrics.counts import DROPPED, MOST_BATCH_ROWS, Histogram, Runs
+from gateway.metrics.counts import DROPPED, MAX_BATCH_ROWS, Histogram
 from gateway.metrics.tally import Numbers
 
-_BATCH_BOUNDS = tuple(1 << power for power in range(MOST_BATCH_ROWS.bit_length()))
+VERSION_LABELS = ("model", "version", "digest", "runtime")
+"""The labels of every metric of a version; `digest` is its first 12 digits."""
+BATCH_BOUNDS = tuple(1 << power for power in range(MAX_BATCH_ROWS.bit_length()))
+"""Upper bounds of the histogram of batches, in rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class VersionLabels:
-    """What names a version in every metric. `digest` is its first 12 digits."""
+    """What names a version in every metric, see `VERSION_LABELS`."""
 
     model: str
     version: str
@@ -51,6 +60,194 @@ class VersionSample:
     """Calls that wait for the version to wake."""
 
 
+class Kind(StrEnum):
+    """Prometheus' types of metrics."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+    SUMMARY = "summary"
+    INFO = "info"
+
+
+class Buckets(NamedTuple):
+    """The value of a histogram: the cumulated count for each upper bound, and the sum of all values."""
+
+    cumulative: list[tuple[str, float]]
+    total: float
+
+
+class Summary(NamedTuple):
+    """The value of a summary: how many values there were, and their sum."""
+
+    observations: float
+    total: float
+
+
+Series = tuple[tuple[str, ...], float | Buckets | Summary]
+"""The values of a metric's own labels, and the value."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricDeclaration:
+    """A metric; its name is without the endings that Prometheus adds for a kind, such as `_total`."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionMetric(MetricDeclaration):
+    """A metric of each version; its labels begin with `VERSION_LABELS`."""
+
+    read: Callable[[VersionSample], Iterable[Series]]
+    """Gives the series of one sample."""
+
+
+def _declare(
+    name: str, kind: Kind, text: str, read: Callable[[VersionSample], Iterable[Series]], *labels: str
+) -> VersionMetric:
+    """Declare a metric that has `labels` beside those of its version."""
+    return VersionMetric(name, kind, text, (*VERSION_LABELS, *labels), read)
+
+
+def _requests(sample: VersionSample) -> Iterable[Series]:
+    return (((role, str(status)), count) for (role, status), count in sorted(sample.numbers.requests.items()))
+
+
+def _single(value: float | Buckets | Summary) -> Iterable[Series]:
+    """The series of a metric that has no labels of its own."""
+    return [((), value)]
+
+
+def _histogram(histogram: Histogram) -> Iterable[Series]:
+    return _single(Buckets(histogram.cumulative(), histogram.total))
+
+
+def _batches(sample: VersionSample) -> Iterable[Series]:
+    sizes = sample.numbers.batches
+    if not sizes:
+        return []
+    counts = [
+        (str(bound), float(sum(runs.runs for rows, runs in sizes.items() if rows <= bound)))
+        for bound in BATCH_BOUNDS
+    ]
+    every = float(sum(runs.runs for runs in sizes.values()))
+    return _single(Buckets([*counts, ("+Inf", every)], sum(runs.rows for runs in sizes.values())))
+
+
+def _mirrored(sample: VersionSample) -> Iterable[Series]:
+    mirrored = sample.numbers.mirrored
+    yield ("compared",), mirrored.compared
+    yield ("agreeing",), mirrored.agreeing
+    yield ("failed",), mirrored.failed
+    yield ("dropped",), mirrored.dropped
+
+
+BUILD_INFO = MetricDeclaration("kitserve_build", Kind.INFO, "What runs here", ("version", "python", "ray"))
+VERSION_METRICS = (
+    _declare("kitserve_requests", Kind.COUNTER, "Inference calls answered", _requests, "role", "status"),
+    _declare(
+        "kitserve_request_duration_seconds",
+        Kind.HISTOGRAM,
+        "From the arrival of a call at its worker to its answer",
+        lambda sample: _histogram(sample.numbers.request),
+    ),
+    _declare(
+        "kitserve_queue_duration_seconds",
+        Kind.HISTOGRAM,
+        "Wait of a call for the model",
+        lambda sample: _histogram(sample.numbers.queue),
+    ),
+    _declare(
+        "kitserve_compute_duration_seconds",
+        Kind.HISTOGRAM,
+        "Decoding, inference and encoding of a call",
+        lambda sample: _histogram(sample.numbers.compute),
+    ),
+    _declare(
+        "kitserve_requests_in_flight",
+        Kind.GAUGE,
+        "Calls inside the workers now",
+        lambda sample: _single(sample.ongoing),
+    ),
+    _declare(
+        "kitserve_queue_length",
+        Kind.GAUGE,
+        "Calls that wait for the model now",
+        lambda sample: _single(sample.queued),
+    ),
+    _declare(
+        "kitserve_requests_waiting_to_wake",
+        Kind.GAUGE,
+        "Calls that wait for a version that sleeps",
+        lambda sample: _single(sample.held),
+    ),
+    _declare(
+        "kitserve_requests_dropped",
+        Kind.COUNTER,
+        "Calls that the model never answered: rejected by a full queue, expired, or cancelled by callers",
+        lambda sample: [((reason,), sample.numbers.dropped[reason]) for reason in DROPPED],
+        "reason",
+    ),
+    _declare(
+        "kitserve_mirrored_requests",
+        Kind.COUNTER,
+        "Calls compared by a canary (their agreement is a sum of shares), or dropped by the stable version",
+        _mirrored,
+        "outcome",
+    ),
+    _declare(
+        "kitserve_batch_size",
+        Kind.HISTOGRAM,
+        "Rows of a batch that the model ran on; absent without batching",
+        _batches,
+    ),
+    _declare(
+        "kitserve_pulled_bytes",
+        Kind.COUNTER,
+        "Bytes fetched from registries",
+        lambda sample: _single(sample.numbers.pulled_bytes),
+    ),
+    _declare(
+        "kitserve_cache_hits",
+        Kind.COUNTER,
+        "Kits found unpacked on this node",
+        lambda sample: _single(sample.numbers.cache_hits),
+    ),
+    _declare(
+        "kitserve_unpack_duration_seconds",
+        Kind.SUMMARY,
+        "Unpacking of kits",
+        lambda sample: _single(Summary(sample.numbers.unpacks, sample.numbers.unpack_seconds)),
+    ),
+    _declare(
+        "kitserve_load_duration_seconds",
+        Kind.SUMMARY,
+        "Loading of models",
+        lambda sample: _single(Summary(sample.numbers.loads, sample.numbers.load_seconds)),
+    ),
+    _declare(
+        "kitserve_replicas",
+        Kind.GAUGE,
+        "Workers by state",
+        lambda sample: [((state,), count) for state, count in sample.replicas.items()],
+        "state",
+    ),
+    _declare(
+        "kitserve_traffic_weight_ratio",
+        Kind.GAUGE,
+        "Share of a model's unversioned calls",
+        lambda sample: [((role,), percent / 100) for role, percent in sample.weights.items()],
+        "role",
+    ),
+)
+METRICS: tuple[MetricDeclaration, ...] = (BUILD_INFO, *VERSION_METRICS)
+"""Every metric, in the order of the exposition."""
+
+
 class KitserveCollector(Collector):
     """Gives prometheus-client the samples that `read` returns at each scrape."""
 
@@ -62,100 +259,28 @@ class KitserveCollector(Collector):
         yield from families(self._read())
 
 
-def _batch_buckets(batches: Mapping[int, Runs]) -> list[tuple[str, float]]:
-    """Prometheus' buckets of runs by rows."""
-    counts = [
-        (str(bound), float(sum(runs.runs for rows, runs in batches.items() if rows <= bound)))
-        for bound in _BATCH_BOUNDS
-    ]
-    return [*counts, ("+Inf", float(sum(runs.runs for runs in batches.values())))]
-
-
 def build_info() -> Metric:
-    """What runs here."""
+    """Return the family of `BUILD_INFO`."""
     info = {"version": gateway.__version__, "python": platform.python_version(), "ray": installed("ray")}
-    return InfoMetricFamily("kitserve_build", "What runs here", value=info)
+    return InfoMetricFamily(BUILD_INFO.name, BUILD_INFO.help, value=info)
+
+
+_FAMILIES: Mapping[Kind, Callable[..., Any]] = {
+    Kind.COUNTER: CounterMetricFamily,
+    Kind.GAUGE: GaugeMetricFamily,
+    Kind.HISTOGRAM: HistogramMetricFamily,
+    Kind.SUMMARY: SummaryMetricFamily,
+}
 
 
 def families(samples: Iterable[VersionSample]) -> Iterator[Metric]:
-    """Turn samples into Prometheus' families."""
-    names = ["model", "version", "digest", "runtime"]
-    requests = CounterMetricFamily(
-        "kitserve_requests", "Inference calls answered", labels=[*names, "role", "status"]
-    )
-    durations = {
-        part: HistogramMetricFamily(f"kitserve_{part}_duration_seconds", text, labels=names)
-        for part, text in (
-            ("request", "From the arrival of a call at its worker to its answer"),
-            ("queue", "Wait of a call for the model"),
-            ("compute", "Decoding, inference and encoding of a call"),
-        )
-    }
-    ongoing = GaugeMetricFamily("kitserve_requests_in_flight", "Calls inside the workers now", labels=names)
-    queued = GaugeMetricFamily("kitserve_queue_length", "Calls that wait for the model now", labels=names)
-    dropped = CounterMetricFamily(
-        "kitserve_requests_dropped",
-        "Calls that the model never answered: rejected by a full queue, expired, or cancelled by callers",
-        labels=[*names, "reason"],
-    )
-    batches = HistogramMetricFamily(
-        "kitserve_batch_size", "Rows of a batch that the model ran on; absent without batching", labels=names
-    )
-    pulled = CounterMetricFamily("kitserve_pulled_bytes", "Bytes fetched from registries", labels=names)
-    hits = CounterMetricFamily("kitserve_cache_hits", "Kits found unpacked on this node", labels=names)
-    unpack = SummaryMetricFamily("kitserve_unpack_duration_seconds", "Unpacking of kits", labels=names)
-    load = SummaryMetricFamily("kitserve_load_duration_seconds", "Loading of models", labels=names)
-    mirrored = CounterMetricFamily(
-        "kitserve_mirrored_requests",
-        "Calls compared by a canary (their agreement is a sum of shares), or dropped by the stable version",
-        labels=[*names, "outcome"],
-    )
-    replicas = GaugeMetricFamily("kitserve_replicas", "Workers by state", labels=[*names, "state"])
-    weights = GaugeMetricFamily(
-        "kitserve_traffic_weight_ratio", "Share of a model's unversioned calls", labels=[*names, "role"]
-    )
-    held = GaugeMetricFamily(
-        "kitserve_requests_waiting_to_wake", "Calls that wait for a version that sleeps", labels=names
-    )
-    for sample in samples:
-        at = [sample.labels.model, sample.labels.version, sample.labels.digest, sample.labels.runtime]
-        numbers = sample.numbers
-        for (role, status), count in sorted(numbers.requests.items()):
-            requests.add_metric([*at, role, str(status)], count)
-        for part, family in durations.items():
-            histogram: Histogram = getattr(numbers, part)
-            family.add_metric(at, histogram.cumulative(), histogram.total)
-        ongoing.add_metric(at, sample.ongoing)
-        queued.add_metric(at, sample.queued)
-        for reason in DROPPED:
-            dropped.add_metric([*at, reason], numbers.dropped[reason])
-        if numbers.batches:
-            rows = sum(runs.rows for runs in numbers.batches.values())
-            batches.add_metric(at, _batch_buckets(numbers.batches), rows)
-        pulled.add_metric(at, numbers.pulled_bytes)
-        hits.add_metric(at, numbers.cache_hits)
-        for outcome in ("compared", "agreeing", "failed", "dropped"):
-            mirrored.add_metric([*at, outcome], getattr(numbers.mirrored, outcome))
-        unpack.add_metric(at, numbers.unpacks, numbers.unpack_seconds)
-        load.add_metric(at, numbers.loads, numbers.load_seconds)
-        for state, count in sample.replicas.items():
-            replicas.add_metric([*at, state], count)
-        held.add_metric(at, sample.held)
-        for role, percent in sample.weights.items():
-            weights.add_metric([*at, role], percent / 100)
-    yield from (
-        requests,
-        *durations.values(),
-        ongoing,
-        queued,
-        held,
-        dropped,
-        mirrored,
-        batches,
-        pulled,
-        hits,
-        unpack,
-        load,
-        replicas,
-        weights,
-    )
+    """Turn samples into Prometheus' families, one for each of `VERSION_METRICS`."""
+    samples = tuple(samples)
+    for metric in VERSION_METRICS:
+        family = _FAMILIES[metric.kind](metric.name, metric.help, labels=metric.labels)
+        for sample in samples:
+            labels = sample.labels
+            version = (labels.model, labels.version, labels.digest, labels.runtime)
+            for own, value in metric.read(sample):
+                family.add_metric([*version, *own], *(value if isinstance(value, tuple) else (value,)))
+        yield family

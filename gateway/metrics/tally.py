@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gateway.metrics.counts import MIRRORED, MOST_BATCH_ROWS, Histogram, Mirrored, Runs, Steps, count_labels
+from gateway.metrics.counts import MAX_BATCH_ROWS, MIRRORED, Histogram, Mirrored, Runs, Steps, count_labels
 
 _FAILURES = 400
 
@@ -126,7 +126,7 @@ class Tally:
     def executed(self, rows: int, decode: float, infer: float, encode: float) -> None:
         """Count one run of the model on a batch, of however many calls it was made; durations in seconds."""
         # Callers must not make entries without end.
-        size = rows if rows <= MOST_BATCH_ROWS else 1 << (rows - 1).bit_length()
+        size = rows if rows <= MAX_BATCH_ROWS else 1 << (rows - 1).bit_length()
         with self._lock:
             runs = self._numbers.batches.get(size)
             if runs is None:

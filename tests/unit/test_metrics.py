@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -10,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.metrics.counts import BUCKETS, MIRRORED, Histogram, Mirrored, Runs
-from gateway.metrics.exposition import KitserveCollector, VersionLabels, VersionSample
+from gateway.metrics.exposition import METRICS, Kind, KitserveCollector, VersionLabels, VersionSample
 from gateway.metrics.tally import Numbers, Tally
 
 AT = {"model": "iris", "version": "v1", "digest": "0123456789ab", "runtime": "onnx"}
@@ -251,6 +252,29 @@ def test_versions_have_series_of_their_own(tally: Tally) -> None:
         ("v1", 0),
         (other.version, 1),
     ]
+
+
+def test_what_is_declared_is_what_prometheus_reads(tally: Tally) -> None:
+    replicas, weights = {"ready": 1}, {"stable": 100}
+    families = scrape(VersionSample(VersionLabels(**AT), tally.numbers(), 1, replicas, weights))
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+    # An info is a gauge to who reads the text, and its name has an ending.
+    kinds = {metric.name: metric.kind for metric in METRICS if metric.kind is not Kind.INFO}
+    assert kinds == {name: family.type for name, family in families.items() if name != "kitserve_build_info"}
+    for metric in METRICS:
+        family = families[metric.name if metric.kind is not Kind.INFO else f"{metric.name}_info"]
+        assert family.documentation == metric.help
+        for sample in family.samples:
+            assert sample.labels.keys() - {"le"} == set(metric.labels), metric.name
+
+
+def test_every_number_adds_up_over_workers(tally: Tally) -> None:
+    tally.compared(0.5, False, {}, {})
+    one = tally.numbers()
+    for field in fields(Numbers):
+        total = Numbers()
+        total.add(one)
+        assert getattr(total, field.name) != getattr(Numbers(), field.name), f"{field.name} is not added"
 
 
 def test_without_versions_only_the_build_is_known() -> None:

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
-from gateway.metrics.counts import MOST_BATCH_ROWS, Runs
+from gateway.metrics.counts import MAX_BATCH_ROWS, Runs
 from gateway.metrics.exposition import VersionSample
 from gateway.metrics.tally import Numbers
 
@@ -143,7 +143,7 @@ def _entry(model: str, version: str, numbers: Numbers) -> dict[str, Any]:
         },
         "response_stats": {},
         "batch_stats": [
-            _batch(rows, runs) for rows, runs in sorted(batches.items()) if rows <= MOST_BATCH_ROWS
+            _batch(rows, runs) for rows, runs in sorted(batches.items()) if rows <= MAX_BATCH_ROWS
         ],
         "memory_usage": [],
     }

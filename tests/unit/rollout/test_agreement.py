@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.metrics.counts import MOST_LABELS
+from gateway.metrics.counts import MAX_LABELS
 from gateway.rollout.agreement import compare, fitting, outputs_that_count
 from gateway.rollout.plan import Agreement, Golden, Metric
 
@@ -93,7 +93,7 @@ def test_strings_agree_however_they_came() -> None:
 
 
 def test_labels_beyond_the_bound_become_one() -> None:
-    many = np.arange(MOST_LABELS + 30)
+    many = np.arange(MAX_LABELS + 30)
     found = compare({"label": many}, {"label": many}, Agreement(Metric.PSI)).stable
-    assert len(found) == MOST_LABELS + 1
+    assert len(found) == MAX_LABELS + 1
     assert found["other"] == 30
