@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 BUCKETS = (
     0.0001,
@@ -34,6 +33,8 @@ MAX_BATCH_ROWS = 1024
 MIRRORED = "mirror"
 """The role of calls that are only to be compared."""
 MAX_LABELS = 64
+"""So many labels of answers are counted each by itself, and the others together."""
+OTHER_LABELS = "other"
 
 
 class Histogram:
@@ -50,7 +51,7 @@ class Histogram:
         self.total += seconds
 
     def add(self, other: Histogram) -> None:
-        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.counts = [sum(pair) for pair in zip(self.counts, other.counts, strict=True)]
         self.total += other.total
 
     def cumulative(self) -> list[tuple[str, float]]:
@@ -98,32 +99,63 @@ class Runs:
         self.encode += other.encode
 
 
-@dataclass(slots=True)
-class Mirrored:
-    """Calls that the stable version answered, and the canary too, unseen by callers.
+@dataclass(frozen=True, slots=True)
+class MirroredCalls:
+    """Calls that the stable version answered, and the canary too, unseen by callers; they add up.
 
-    The canary's workers count what they compared; `agreeing` sums up the shares of rows that agree, and of
-    calls that `failed` there was no answer. The stable version's count what they `dropped` for lack of time.
-    `stable` and `canary` are the answers by label, where they are compared by distribution.
+    The canary's workers count what they compared: `agreeing` sums up, over calls, the share of rows whose
+    answers agree; `failed` of the compared calls had no answer from the canary, and agree in nothing. The
+    stable version's workers count the calls that they `dropped`, as there was no time to mirror them.
+    `stable` and `canary` are the answers by label, where distributions are compared.
     """
 
     compared: int = 0
     agreeing: float = 0.0
     failed: int = 0
     dropped: int = 0
-    stable: Counter[str] = field(default_factory=Counter)
-    canary: Counter[str] = field(default_factory=Counter)
+    stable: Mapping[str, int] = field(default_factory=dict)
+    canary: Mapping[str, int] = field(default_factory=dict)
 
-    def add(self, other: Mirrored) -> None:
-        self.compared += other.compared
-        self.agreeing += other.agreeing
-        self.failed += other.failed
-        self.dropped += other.dropped
-        count_labels(self.stable, other.stable)
-        count_labels(self.canary, other.canary)
+    def __add__(self, other: MirroredCalls) -> MirroredCalls:
+        return MirroredCalls(
+            self.compared + other.compared,
+            self.agreeing + other.agreeing,
+            self.failed + other.failed,
+            self.dropped + other.dropped,
+            _sum(self.stable, other.stable),
+            _sum(self.canary, other.canary),
+        )
+
+    def __neg__(self) -> MirroredCalls:
+        return MirroredCalls(
+            -self.compared,
+            -self.agreeing,
+            -self.failed,
+            -self.dropped,
+            {label: -count for label, count in self.stable.items()},
+            {label: -count for label, count in self.canary.items()},
+        )
+
+    def __sub__(self, earlier: MirroredCalls) -> MirroredCalls:
+        return self + -earlier
+
+    def with_few_labels(self) -> MirroredCalls:
+        """Return the same counts with the labels beyond `MAX_LABELS` as one."""
+        return replace(self, stable=limit_labels(self.stable), canary=limit_labels(self.canary))
 
 
-def count_labels(counts: Counter[str], more: Mapping[str, int]) -> None:
-    """Add counts by label; those beyond `MAX_LABELS` become one: callers must not make more."""
-    for label, count in more.items():
-        counts[label if label in counts or len(counts) < MAX_LABELS else "other"] += count
+def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> Mapping[str, int]:
+    """Add counts by label; a label whose counts cancel out is gone."""
+    if not other:
+        return one
+    sums = {label: one.get(label, 0) + other.get(label, 0) for label in {**one, **other}}
+    return {label: count for label, count in sums.items() if count}
+
+
+def limit_labels(counts: Mapping[str, int]) -> Mapping[str, int]:
+    """Return counts by label with those beyond the first `MAX_LABELS` as one: callers must not make more."""
+    if len(counts) <= MAX_LABELS:
+        return counts
+    kept = [label for label in counts if label != OTHER_LABELS][:MAX_LABELS]
+    limited = {label: counts[label] for label in kept}
+    return {**limited, OTHER_LABELS: sum(counts.values()) - sum(limited.values())}

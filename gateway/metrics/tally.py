@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gateway.metrics.counts import MAX_BATCH_ROWS, MIRRORED, Histogram, Mirrored, Runs, Steps, count_labels
+from gateway.metrics.counts import MAX_BATCH_ROWS, MIRRORED, Histogram, MirroredCalls, Runs, Steps
 
 _FAILURES = 400
 
@@ -26,7 +26,7 @@ class Numbers:
     failed: Steps = field(default_factory=Steps)
     last_call: float = 0.0
     """When the last call was answered, in seconds since 1970; 0 before the first."""
-    mirrored: Mirrored = field(default_factory=Mirrored)
+    mirrored: MirroredCalls = field(default_factory=MirroredCalls)
     pulled_bytes: int = 0
     cache_hits: int = 0
     unpacks: int = 0
@@ -47,7 +47,7 @@ class Numbers:
         self.succeeded.add(other.succeeded)
         self.failed.add(other.failed)
         self.last_call = max(self.last_call, other.last_call)
-        self.mirrored.add(other.mirrored)
+        self.mirrored = (self.mirrored + other.mirrored).with_few_labels()
         self.pulled_bytes += other.pulled_bytes
         self.cache_hits += other.cache_hits
         self.unpacks += other.unpacks
@@ -109,19 +109,17 @@ class Tally:
     def compared(
         self, agreeing: float, failed: bool, stable: Mapping[str, int], canary: Mapping[str, int]
     ) -> None:
-        """Count one mirrored call, see `Mirrored`."""
+        """Count one mirrored call, see `MirroredCalls`."""
         with self._lock:
-            mirrored = self._numbers.mirrored
-            mirrored.compared += 1
-            mirrored.agreeing += agreeing
-            mirrored.failed += failed
-            count_labels(mirrored.stable, stable)
-            count_labels(mirrored.canary, canary)
+            self._count(MirroredCalls(1, agreeing, int(failed), 0, stable, canary))
 
     def not_mirrored(self) -> None:
         """Count one call that was to be mirrored, and was not."""
         with self._lock:
-            self._numbers.mirrored.dropped += 1
+            self._count(MirroredCalls(dropped=1))
+
+    def _count(self, calls: MirroredCalls) -> None:
+        self._numbers.mirrored = (self._numbers.mirrored + calls).with_few_labels()
 
     def executed(self, rows: int, decode: float, infer: float, encode: float) -> None:
         """Count one run of the model on a batch, of however many calls it was made; durations in seconds."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gateway.metrics.counts import count_labels
+from gateway.metrics.counts import limit_labels
 from gateway.rollout.plan import Agreement, Golden, Metric
 from runtimes.base import Array
 
@@ -117,9 +117,7 @@ def _count(rows: Array, metric: Metric) -> Mapping[str, int]:
     else:
         values = rows.astype(np.float64).reshape(-1).tolist()
         found = Counter(_bin(value) for value in values)
-    counted: Counter[str] = Counter()
-    count_labels(counted, found)
-    return counted
+    return limit_labels(found)
 
 
 def _text(label: object) -> str:

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from gateway.rollout.evidence import Evidence, Pairs
+from gateway.metrics.counts import MirroredCalls
+from gateway.rollout.evidence import Evidence
 from gateway.rollout.plan import Agreement, Checks, Metric, Plan
 from gateway.rollout.sequential import Rate, Weighed, p_value, weigh, weigh_difference
 
@@ -145,7 +146,7 @@ def _latency(limit: float, quantile: float, evidence: Evidence, alarm: float) ->
     return _decide("latency", fact, weighed, alarm, numbers)
 
 
-def _agreement(asked: Agreement, pairs: Pairs, alarm: float) -> Verdict:
+def _agreement(asked: Agreement, pairs: MirroredCalls, alarm: float) -> Verdict:
     if asked.metric is Metric.PSI:
         return _shift(asked, pairs, alarm)
     limit = 1 - asked.least
@@ -170,7 +171,7 @@ def _agreement(asked: Agreement, pairs: Pairs, alarm: float) -> Verdict:
     return _decide("agreement", fact, weigh(differing, bound), alarm, numbers)
 
 
-def _shift(asked: Agreement, pairs: Pairs, alarm: float) -> Verdict:
+def _shift(asked: Agreement, pairs: MirroredCalls, alarm: float) -> Verdict:
     """Compare what share of the answers has each label, by the population stability index.
 
     Failed needs an index over the limit and clear evidence that the shares differ at all. The index of
@@ -211,7 +212,7 @@ def stability_index(base: Mapping[str, int], seen: Mapping[str, int]) -> float:
     return index
 
 
-def _differ(pairs: Pairs) -> float:
+def _differ(pairs: MirroredCalls) -> float:
     """The logarithm of the evidence that two samples of labels do not have the same shares."""
     labels = {**pairs.stable, **pairs.canary}
     sides = [[side.get(label, 0) for label in labels] for side in (pairs.stable, pairs.canary)]

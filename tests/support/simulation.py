@@ -9,10 +9,10 @@ from functools import partial
 
 import numpy as np
 
-from gateway.metrics.counts import BUCKETS
+from gateway.metrics.counts import BUCKETS, MirroredCalls
 from gateway.rollout.analysis import Outcome
 from gateway.rollout.events import CanaryReady, GatesPassed, Target, Tick
-from gateway.rollout.evidence import Evidence, Pairs, Side
+from gateway.rollout.evidence import Evidence, Side
 from gateway.rollout.machine import advance
 from gateway.rollout.plan import Agreement, Checks, Plan, Step
 from gateway.rollout.state import Rollout, Stage
@@ -113,7 +113,7 @@ def one_second(version: Version, weight: int, mirror: float, random: np.random.G
     return Evidence(
         _side(STABLE, calls - at_canary, random),
         _side(version, at_canary, random),
-        Pairs(compared, compared - differing),
+        MirroredCalls(compared, compared - differing),
     )
 
 

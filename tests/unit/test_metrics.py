@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.metrics.counts import BUCKETS, MIRRORED, Histogram, Mirrored, Runs
+from gateway.metrics.counts import BUCKETS, MAX_LABELS, MIRRORED, Histogram, MirroredCalls, Runs
 from gateway.metrics.exposition import METRICS, Kind, KitserveCollector, VersionLabels, VersionSample
 from gateway.metrics.tally import Numbers, Tally
 
@@ -142,12 +142,31 @@ def test_mirrored_calls_are_counted_apart() -> None:
     numbers = tally.numbers()
     assert numbers.requests == {(MIRRORED, 200): 1, (MIRRORED, 503): 1}
     assert sum(numbers.request.counts) == numbers.succeeded.calls == numbers.failed.calls == 0
-    assert numbers.mirrored == Mirrored(2, 0.5, 1, 1, Counter(a=1), Counter(b=1))
+    assert numbers.mirrored == MirroredCalls(2, 0.5, 1, 1, Counter(a=1), Counter(b=1))
     numbers.add(numbers)
-    assert numbers.mirrored == Mirrored(4, 1.0, 2, 2, Counter(a=2), Counter(b=2))
+    assert numbers.mirrored == MirroredCalls(4, 1.0, 2, 2, Counter(a=2), Counter(b=2))
     family = scrape(VersionSample(VersionLabels(**AT), tally.numbers()))["kitserve_mirrored_requests"]
     found = {labels["outcome"]: value for labels, value in values(family, "kitserve_mirrored_requests_total")}
     assert found == {"compared": 2, "agreeing": 0.5, "failed": 1, "dropped": 1}
+
+
+def test_counts_of_mirrored_calls_add_up_and_are_taken_away_again() -> None:
+    one = MirroredCalls(3, 2.5, 1, 4, {"a": 2, "b": 1}, {"a": 3})
+    two = MirroredCalls(2, 1.0, 0, 1, {"b": 1, "c": 1}, {"d": 2})
+    total = MirroredCalls(5, 3.5, 1, 5, {"a": 2, "b": 2, "c": 1}, {"a": 3, "d": 2})
+    assert one + two == total
+    assert (total - two, total - one) == (one, two)
+    assert total - total == MirroredCalls()
+
+
+def test_labels_beyond_the_bound_are_counted_together() -> None:
+    tally = Tally()
+    for label in range(MAX_LABELS + 30):
+        tally.compared(1.0, False, {str(label): 1}, {"same": 1})
+    mirrored = tally.numbers().mirrored
+    assert len(mirrored.stable) == MAX_LABELS + 1
+    assert (mirrored.stable["0"], mirrored.stable["other"]) == (1, 30)
+    assert mirrored.canary == {"same": MAX_LABELS + 30}
 
 
 def test_what_prometheus_reads(tally: Tally) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import StoreError
+from gateway.metrics.counts import MirroredCalls
 from gateway.rollout.events import (
     Abort,
     Action,
@@ -28,7 +29,7 @@ from gateway.rollout.events import (
     Target,
     Tick,
 )
-from gateway.rollout.evidence import Evidence, Pairs, Side
+from gateway.rollout.evidence import Evidence, Side
 from gateway.rollout.machine import TABLE, advance, table_text
 from gateway.rollout.plan import Agreement, Checks, Match, Plan, Step
 from gateway.rollout.state import (
@@ -284,7 +285,7 @@ def test_a_shadow_step_mirrors_and_takes_no_calls() -> None:
     plan = Plan(steps=(Step(0, hold=5, mirror=1.0), Step(10)), checks=Checks(agreement=Agreement()))
     story = Story().then(Target("v2", plan), CanaryReady(), GatesPassed())
     assert (story.state.weight, story.state.mirror) == (0, 1.0)
-    story.then(Tick(Evidence(pairs=Pairs(500, 499))), after=6)
+    story.then(Tick(Evidence(pairs=MirroredCalls(500, 499))), after=6)
     assert (story.state.weight, story.state.mirror) == (10, 0.1)
 
 
