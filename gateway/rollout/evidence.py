@@ -74,10 +74,13 @@ class Evidence:
 
     stable: Side = Side()
     canary: Side = Side()
-    pairs: MirroredCalls = field(default_factory=MirroredCalls)
+    mirrored: MirroredCalls = field(default_factory=MirroredCalls)
     trouble: str = ""
 
     def __add__(self, later: Evidence) -> Evidence:
         return Evidence(
-            self.stable + later.stable, self.canary + later.canary, self.pairs + later.pairs, later.trouble
+            self.stable + later.stable,
+            self.canary + later.canary,
+            self.mirrored + later.mirrored,
+            later.trouble,
         )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.metrics.counts import MirroredCalls
 from gateway.rollout.analysis import Outcome, overall
+from gateway.rollout.documents import rollout_from_json, rollout_to_json
 from gateway.rollout.events import (
     Abort,
     CanaryFailed,
@@ -30,7 +31,7 @@ from gateway.rollout.events import (
 from gateway.rollout.evidence import Evidence, Side
 from gateway.rollout.machine import advance
 from gateway.rollout.plan import Agreement, Checks, Plan, Step
-from gateway.rollout.state import LIVE, ON_THE_WAY, Reason, Rollout, Stage, rollout_from_json, rollout_to_json
+from gateway.rollout.state import LIVE, ON_THE_WAY, Reason, Rollout, Stage
 
 REVISIONS = st.sampled_from(["v1", "v2", "v3"])
 
@@ -54,8 +55,8 @@ def evidence(draw: st.DrawFn) -> Evidence:
         return Side(calls, int(calls * draw(st.sampled_from([0.0, 0.001, 0.05, 1.0]))))
 
     compared = draw(st.integers(0, 500))
-    pairs = MirroredCalls(compared, compared * draw(st.sampled_from([0.0, 0.8, 1.0])))
-    return Evidence(side(), side(), pairs, draw(st.sampled_from(["", "", "broken"])))
+    mirrored = MirroredCalls(compared, compared * draw(st.sampled_from([0.0, 0.8, 1.0])))
+    return Evidence(side(), side(), mirrored, draw(st.sampled_from(["", "", "broken"])))
 
 
 EVENTS: st.SearchStrategy[Event] = st.one_of(

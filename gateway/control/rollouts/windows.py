@@ -18,13 +18,13 @@ class Seen:
     """What one version did, or one of its workers: its own calls, and those that were mirrored."""
 
     side: Side = field(default_factory=Side)
-    pairs: MirroredCalls = field(default_factory=MirroredCalls)
+    mirrored: MirroredCalls = field(default_factory=MirroredCalls)
 
     def __add__(self, other: Seen) -> Seen:
-        return Seen(self.side + other.side, self.pairs + other.pairs)
+        return Seen(self.side + other.side, self.mirrored + other.mirrored)
 
     def __sub__(self, earlier: Seen) -> Seen:
-        return Seen(self.side - earlier.side, self.pairs - earlier.pairs)
+        return Seen(self.side - earlier.side, self.mirrored - earlier.mirrored)
 
 
 NOTHING = Seen()

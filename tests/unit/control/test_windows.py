@@ -35,4 +35,4 @@ def test_mirrored_calls_are_those_since_the_last_look() -> None:
     tally.compared(0.0, True, {}, {})
     tally.not_mirrored()
     seen = windows.look([Announcement("a", "v1", WorkerState.READY, numbers=tally.numbers())])["v1"]
-    assert seen.pairs == MirroredCalls(2, 1.0, 1, 1, {"a": 1}, {"a": 1})
+    assert seen.mirrored == MirroredCalls(2, 1.0, 1, 1, {"a": 1}, {"a": 1})

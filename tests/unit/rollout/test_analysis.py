@@ -47,13 +47,13 @@ def test_each_check_fails_by_itself_and_says_why_in_numbers() -> None:
     slow = verdicts(Evidence(side(4500), side(500, median=0.006)))["latency"]
     assert slow.outcome is Outcome.FAILED
     assert slow.numbers["ratio"] == pytest.approx(3, rel=0.3)
-    wrong = verdicts(Evidence(pairs=MirroredCalls(412, 284)))["agreement"]
+    wrong = verdicts(Evidence(mirrored=MirroredCalls(412, 284)))["agreement"]
     assert wrong.outcome is Outcome.FAILED
     assert wrong.message == "canary disagrees on 31 % of 412 mirrored calls (limit 5 %); p < 1e-6"
 
 
 def test_a_bad_canary_is_seen_early_and_below_the_minimum_of_calls() -> None:
-    assert verdicts(Evidence(pairs=MirroredCalls(6, 0)))["agreement"].outcome is Outcome.FAILED
+    assert verdicts(Evidence(mirrored=MirroredCalls(6, 0)))["agreement"].outcome is Outcome.FAILED
     assert verdicts(Evidence(side(100), side(3, 3)))["error_rate"].outcome is Outcome.FAILED
 
 
@@ -63,7 +63,7 @@ def test_what_both_versions_fail_alike_is_not_held_against_the_canary() -> None:
 
 
 def test_mirrored_calls_without_an_answer_are_told() -> None:
-    found = verdicts(Evidence(pairs=MirroredCalls(50, 20, failed=30)))["agreement"]
+    found = verdicts(Evidence(mirrored=MirroredCalls(50, 20, failed=30)))["agreement"]
     assert "30 of which it could not answer" in found.message
 
 
@@ -105,7 +105,7 @@ def test_the_false_alarms_are_shared_out_over_steps_and_checks() -> None:
     assert found.numbers["alarm"] == pytest.approx(FALSE_ALARM / 6)
 
 
-PSI = Plan(steps=(Step(10),), checks=Checks(agreement=Agreement(Metric.PSI, least=0.2)))
+PSI = Plan(steps=(Step(10),), checks=Checks(agreement=Agreement(metric=Metric.PSI, max=0.2)))
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ PSI = Plan(steps=(Step(10),), checks=Checks(agreement=Agreement(Metric.PSI, leas
 def test_a_shifted_distribution_is_told_from_noise(
     stable: dict[str, int], canary: dict[str, int], outcome: Outcome
 ) -> None:
-    pairs = MirroredCalls(1000, 1000, stable=stable, canary=canary)
-    assert verdicts(Evidence(pairs=pairs), PSI)["agreement"].outcome is outcome
+    mirrored = MirroredCalls(1000, 1000, stable=stable, canary=canary)
+    assert verdicts(Evidence(mirrored=mirrored), PSI)["agreement"].outcome is outcome
 
 
 def test_the_stability_index_is_the_usual_one() -> None:
