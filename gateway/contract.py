@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gateway.engine.limits import DEFAULT_LIMITS, Batching, QueueLimits
 from gateway.kits.trust import Policy
-from gateway.metrics import Numbers
+from gateway.metrics.tally import Numbers
 from gateway.oci.options import SourceOptions
 from gateway.rollout.plan import Agreement
 from runtimes.base import Resources, Signature

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, model_validator
 
 from gateway.config.kits import Seconds, Strict, read_seconds
-from gateway.metrics import MOST_BATCH_ROWS
+from gateway.metrics.counts import MAX_BATCH_ROWS
 from gateway.wire.limits import CALL_SECONDS
 
 _MIB = 1024 * 1024
@@ -16,7 +16,7 @@ _MIB = 1024 * 1024
 class Batching(Strict):
     """Which calls run together. Only for models that treat each row of a batch by itself."""
 
-    max_batch_size: Annotated[int, Field(ge=2, le=MOST_BATCH_ROWS)] = 32
+    max_batch_size: Annotated[int, Field(ge=2, le=MAX_BATCH_ROWS)] = 32
     """The most rows of a batch. A call with more rows runs alone."""
     max_delay: Annotated[float, BeforeValidator(read_seconds), Field(ge=0, le=10)] = 0.002
     """The longest that a call waits for others, which Triton calls `max_queue_delay_microseconds`; with 0

@@ -7,29 +7,38 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from gateway.config.kits import Seconds, Strict
-from gateway.rollout.plan import Agreement as AgreementPlan
-from gateway.rollout.plan import Checks as ChecksPlan
-from gateway.rollout.plan import Golden as GoldenPlan
-from gateway.rollout.plan import Match, Metric, Plan
-from gateway.rollout.plan import Step as StepPlan
-from gateway.rollout.plan import Sticky as StickyPlan
+from gateway.rollout import plan as plans
+from gateway.rollout.plan import Metric
 
 Share = Annotated[float, Field(ge=0, le=1)]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 CookieName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+# The defaults stand in the plan, once.
+_STEP = plans.Step(weight=0)
+_AGREEMENT = plans.Agreement()
+_CHECKS = plans.Checks()
+_GOLDEN = plans.Golden(dataset="")
+_PLAN = plans.Plan()
 _HEADER_VALUE = r"^[A-Za-z0-9 _.,:;/@=+*-]{0,128}$"
 
 
 class Step(Strict):
-    """The canary's percent of calls, for how long at least, or until a person promotes."""
+    """One step of a rollout: which calls the canary gets, and for how long."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
     weight: Annotated[int, Field(ge=0, le=100)]
+    """How many percent of the calls that name no version go to the canary; never less than before."""
     hold: Annotated[Seconds | None, Field(alias="for")] = None
-    pause: bool = False
-    mirror: Share | None = None
+    """How long the step lasts at least; absent, only until its checks are Successful."""
+    pause: bool = _STEP.pause
+    """Whether the step lasts until a person promotes; then without `for`."""
+    mirror: Share | None = _STEP.mirror
+    """Which share of the stable version's calls the canary answers too, unseen by callers; absent, the share
+    in `checks.agreement`."""
     match: tuple[dict[HeaderName, Annotated[str, Field(pattern=_HEADER_VALUE)]], ...] = ()
+    """Headers that send a call to the canary whatever the weight: `{NAME: VALUE}`, with `""` for any value.
+    One such mapping, or a list."""
 
     @field_validator("match", mode="before")
     @classmethod
@@ -42,72 +51,106 @@ class Step(Strict):
             raise ValueError("write `for` or `pause: true`, not both")
         return self
 
-    def plan(self) -> StepPlan:
-        """The step as the rollout room takes it."""
-        match = tuple(Match(header.lower(), value) for rule in self.match for header, value in rule.items())
-        return StepPlan(self.weight, self.hold or 0.0, self.pause, self.mirror, match)
+    def plan(self) -> plans.Step:
+        """Return the step as a rollout takes it."""
+        match = tuple(
+            plans.Match(header.lower(), value) for rule in self.match for header, value in rule.items()
+        )
+        hold = _STEP.hold if self.hold is None else self.hold
+        return plans.Step(self.weight, hold, self.pause, self.mirror, match)
 
 
 class Agreement(Strict):
-    """How often the canary must answer as the stable version does, on a mirrored share of its calls."""
+    """How often the canary must answer as the stable version does, on mirrored calls."""
 
-    metric: Metric = Metric.AUTO
-    min: Annotated[float, Field(ge=0, le=1)] | None = None
-    max: Annotated[float, Field(gt=0, le=10)] | None = None
-    mirror: Annotated[float, Field(gt=0, le=1)] = 0.1
-    output: str = ""
-    rtol: Annotated[float, Field(ge=0)] = 0.01
-    atol: Annotated[float, Field(ge=0)] = 1e-4
-    cosine: Annotated[float, Field(gt=0, le=1)] = 0.99
+    metric: Metric = _AGREEMENT.metric
+    """How two answers are compared; `auto` chooses by what an output holds."""
+    min: Share = _AGREEMENT.min
+    """Which share of the answers must agree. Not with `psi`."""
+    max: Annotated[float, Field(gt=0, le=10)] = _AGREEMENT.max
+    """How large the population stability index may be. Only with `psi`."""
+    mirror: Annotated[float, Field(gt=0, le=1)] = _AGREEMENT.mirror
+    """Which share of the stable version's calls the canary answers too, in steps that do not say it."""
+    output: str = _AGREEMENT.output
+    """The output that is compared; `""` for the labels, or for all outputs where none are labels."""
+    rtol: Annotated[float, Field(ge=0)] = _AGREEMENT.rtol
+    """How far a number may be off, as a share of the stable version's number."""
+    atol: Annotated[float, Field(ge=0)] = _AGREEMENT.atol
+    """How far a number may be off besides, whatever its size."""
+    cosine: Annotated[float, Field(gt=0, le=1)] = _AGREEMENT.cosine
+    """How large the cosine of two vectors must be."""
 
     @model_validator(mode="after")
     def _bound_of_its_metric(self) -> Agreement:
-        if self.metric is Metric.PSI and self.min is not None:
+        if self.metric is Metric.PSI and self.min != _AGREEMENT.min:
             raise ValueError("the population stability index has a `max` (0.2 is usual), no `min`")
-        if self.metric is not Metric.PSI and self.max is not None:
+        if self.metric is not Metric.PSI and self.max != _AGREEMENT.max:
             raise ValueError("`max` is for `metric: psi`; write `min`, the share of answers that must agree")
         return self
 
-    def plan(self) -> AgreementPlan:
-        """The check as the rollout room takes it."""
-        if self.metric is Metric.PSI:
-            least = 0.2 if self.max is None else self.max
-        else:
-            least = 0.95 if self.min is None else self.min
-        return AgreementPlan(self.metric, least, self.mirror, self.output, self.rtol, self.atol, self.cosine)
+    def plan(self) -> plans.Agreement:
+        """Return the check as a rollout takes it."""
+        return plans.Agreement(
+            min=self.min,
+            max=self.max,
+            mirror=self.mirror,
+            metric=self.metric,
+            output=self.output,
+            rtol=self.rtol,
+            atol=self.atol,
+            cosine=self.cosine,
+        )
 
 
 class Checks(Strict):
-    """What the canary is held to at each step."""
+    """What the canary is judged by at each step."""
 
-    max_error_rate: Annotated[float, Field(gt=0, lt=1)] | None = 0.01
-    max_latency_ratio: Annotated[float, Field(ge=1, le=1000)] | None = None
-    latency_quantile: Annotated[float, Field(ge=0.5, le=0.999)] = 0.95
-    min_requests: Annotated[int, Field(ge=0)] = 50
+    max_error_rate: Annotated[float, Field(gt=0, lt=1)] | None = _CHECKS.max_error_rate
+    """Which share of its calls the canary may fail (5xx) beyond the stable version's share; `null` for no
+    such check."""
+    max_latency_ratio: Annotated[float, Field(ge=1, le=1000)] | None = _CHECKS.max_latency_ratio
+    """How many times the stable version's latency the canary may need; absent, no such check."""
+    latency_quantile: Annotated[float, Field(ge=0.5, le=0.999)] = _CHECKS.latency_quantile
+    """Which quantile of the latencies is compared."""
+    min_requests: Annotated[int, Field(ge=0)] = _CHECKS.min_requests
+    """How many calls the canary must have answered before a step ends."""
     agreement: Agreement | None = None
+    """How often its answers must agree with the stable version's; absent, no such check."""
 
-    def plan(self) -> ChecksPlan:
-        """The checks as the rollout room takes them."""
-        return ChecksPlan(
-            self.max_error_rate,
-            self.max_latency_ratio,
-            self.latency_quantile,
-            self.min_requests,
-            None if self.agreement is None else self.agreement.plan(),
+    def plan(self) -> plans.Checks:
+        """Return the checks as a rollout takes them."""
+        return plans.Checks(
+            max_error_rate=self.max_error_rate,
+            max_latency_ratio=self.max_latency_ratio,
+            latency_quantile=self.latency_quantile,
+            min_requests=self.min_requests,
+            agreement=None if self.agreement is None else self.agreement.plan(),
         )
 
 
 class Golden(Strict):
-    """A dataset with known answers, which the canary must give before it gets any call."""
+    """A dataset of the kit whose answers are known: the canary must give them before it gets any call.
+
+    A plain name is short for `{dataset: NAME}`.
+    """
 
     dataset: str
-    min: Share = 1.0
-    target: str = ""
-    output: str = ""
-    metric: Metric = Metric.AUTO
-    rtol: Annotated[float, Field(ge=0)] = 0.01
-    atol: Annotated[float, Field(ge=0)] = 1e-4
-    cosine: Annotated[float, Field(gt=0, le=1)] = 0.99
+    """The dataset's name in the Kitfile, or its path."""
+    min: Share = _GOLDEN.min
+    """Which share of the rows must be answered as expected."""
+    target: str = _GOLDEN.target
+    """The column of a CSV file that holds what is expected; `""` for the last one."""
+    output: str = _GOLDEN.output
+    """The output that a CSV file's column is compared with; `""` for the one with the column's name, else the
+    labels, else the only one."""
+    metric: Metric = _GOLDEN.metric
+    """How an answer is compared with what is expected; not `psi`, which is not for single rows."""
+    rtol: Annotated[float, Field(ge=0)] = _GOLDEN.rtol
+    """How far a number may be off, as a share of the expected number."""
+    atol: Annotated[float, Field(ge=0)] = _GOLDEN.atol
+    """How far a number may be off besides, whatever its size."""
+    cosine: Annotated[float, Field(gt=0, le=1)] = _GOLDEN.cosine
+    """How large the cosine of two vectors must be."""
 
     @model_validator(mode="before")
     @classmethod
@@ -121,25 +164,27 @@ class Golden(Strict):
             raise ValueError("a golden dataset is compared row by row: label, tolerance or cosine")
         return value
 
-    def plan(self) -> GoldenPlan:
-        """The gate as the rollout room takes it."""
-        return GoldenPlan(
-            self.dataset,
-            self.min,
-            self.target,
-            self.output,
-            self.metric,
-            self.rtol,
-            self.atol,
-            self.cosine,
+    def plan(self) -> plans.Golden:
+        """Return the gate as a rollout takes it."""
+        return plans.Golden(
+            dataset=self.dataset,
+            min=self.min,
+            target=self.target,
+            metric=self.metric,
+            output=self.output,
+            rtol=self.rtol,
+            atol=self.atol,
+            cosine=self.cosine,
         )
 
 
 class Sticky(Strict):
-    """Keeps a caller on one version while weights only grow: by a header's value, or a cookie's."""
+    """What keeps a caller on one version while weights grow: the value of a header, or of a cookie."""
 
     header: HeaderName | None = None
+    """The header's name; not together with `cookie`."""
     cookie: CookieName | None = None
+    """The cookie's name; not together with `header`."""
 
     @model_validator(mode="after")
     def _one(self) -> Sticky:
@@ -147,22 +192,31 @@ class Sticky(Strict):
             raise ValueError("write `header: NAME` or `cookie: NAME`")
         return self
 
-    def plan(self) -> StickyPlan:
-        """The rule as the rollout room takes it."""
-        return StickyPlan((self.header or "").lower(), self.cookie or "")
+    def plan(self) -> plans.Sticky:
+        """Return the rule as a rollout takes it."""
+        return plans.Sticky((self.header or "").lower(), self.cookie or "")
 
 
 class Rollout(Strict):
-    """How another kit takes over."""
+    """How another kit takes over: as a canary, step by step, and only while its checks hold."""
 
     steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=64)]
+    """The steps, from 1 to 64. After the last one the canary becomes the stable version."""
     checks: Checks = Checks()
+    """What the canary is judged by at each step."""
     golden: Golden | None = None
-    allow_signature_change: bool = False
+    """A dataset that the canary must answer rightly before it gets any call."""
+    allow_signature_change: bool = _PLAN.allow_signature_change
+    """Whether the canary may refuse inputs that the stable version takes, or lack outputs that it gives."""
     sticky: Sticky | None = None
-    progress_deadline: Seconds = 600.0
-    scale_down_delay: Seconds = 30.0
-    max_restarts: Annotated[int, Field(ge=0)] = 2
+    """What keeps a caller on one version while weights grow; absent, each call is left to chance."""
+    progress_deadline: Seconds = _PLAN.progress_deadline
+    """How long the canary may take to be ready, then to pass its gates, and each step beyond its `for` to
+    find enough evidence."""
+    scale_down_delay: Seconds = _PLAN.scale_down_delay
+    """How long the version that lost keeps its workers."""
+    max_restarts: Annotated[int, Field(ge=0)] = _PLAN.max_restarts
+    """How many times workers of the canary may die before the rollout is aborted."""
 
     @field_validator("steps")
     @classmethod
@@ -172,9 +226,9 @@ class Rollout(Strict):
             raise ValueError(f"weights only grow from step to step, not {weights}")
         return steps
 
-    def plan(self) -> Plan:
-        """The rollout as the rollout room takes it."""
-        return Plan(
+    def plan(self) -> plans.Plan:
+        """Return the whole as a rollout takes it."""
+        return plans.Plan(
             steps=tuple(step.plan() for step in self.steps),
             checks=self.checks.plan(),
             golden=None if self.golden is None else self.golden.plan(),

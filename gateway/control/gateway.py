@@ -32,7 +32,7 @@ from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.kits.library import Library, cache_directory
 from gateway.logs import configure_logging
-from gateway.metrics import KitserveCollector
+from gateway.metrics.exposition import KitserveCollector
 from gateway.wire.server import HttpServer
 
 _STUCK_SECONDS = 60.0

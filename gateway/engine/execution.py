@@ -11,7 +11,7 @@ from gateway.codec.statuses import explain
 from gateway.engine.batching import Item, NotRowWise, apart, rows_of, together
 from gateway.engine.jobs import Job
 from gateway.errors import DeadlineExceeded
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from runtimes.base import Array, LoadedModel
 from runtimes.errors import ExecutionError
 

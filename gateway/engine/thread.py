@@ -23,7 +23,7 @@ from gateway.engine.jobs import Job, JobQueue
 from gateway.engine.limits import DEFAULT_LIMITS, Batching, QueueLimits
 from gateway.engine.pace import Pace
 from gateway.errors import QueueFull
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from runtimes.base import LoadedModel
 
 # Answers are handed back at the latest after this long, even while more calls wait.

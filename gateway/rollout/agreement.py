@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gateway.metrics import count_labels
-from gateway.rollout.plan import Agreement, Golden, Metric
+from gateway.metrics.counts import limit_labels
+from gateway.rollout.plan import ComparisonRules, Golden, Metric
 from runtimes.base import Array
 
 _SUM_TOLERANCE = 1e-2
@@ -32,9 +32,7 @@ class Comparison:
     canary: Mapping[str, int] = field(default_factory=dict)
 
 
-def compare(
-    stable: Mapping[str, Array], canary: Mapping[str, Array], asked: Agreement | Golden
-) -> Comparison:
+def compare(stable: Mapping[str, Array], canary: Mapping[str, Array], rules: ComparisonRules) -> Comparison:
     """Compare the outputs of two versions for one call, row by row along the first axis.
 
     Where several outputs count, a row agrees when it does in each. Outputs whose shapes differ, or that
@@ -42,29 +40,29 @@ def compare(
     """
     agreeing: Array | None = None
     labels: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {})
-    for name in outputs_that_count(stable, asked):
+    for name in outputs_that_count(stable, rules):
         one, two = stable[name], canary.get(name)
         if two is None or one.shape != two.shape:
             return Comparison(0.0)
-        metric = fitting(one) if asked.metric in (Metric.AUTO, Metric.PSI) else asked.metric
+        metric = fitting(one) if rules.metric in (Metric.AUTO, Metric.PSI) else rules.metric
         one, two = _rows(one), _rows(two)
-        same = _agree(one, two, metric, asked)
+        same = _agree(one, two, metric, rules)
         agreeing = same if agreeing is None or len(agreeing) != len(same) else agreeing & same
-        if asked.metric is Metric.PSI and not labels[0]:
+        if rules.metric is Metric.PSI and not labels[0]:
             labels = (_count(one, metric), _count(two, metric))
     if agreeing is None or not len(agreeing):
         return Comparison(1.0, *labels)
     return Comparison(float(agreeing.mean()), *labels)
 
 
-def outputs_that_count(outputs: Mapping[str, Array], asked: Agreement | Golden) -> list[str]:
-    """The outputs to compare: the one that is asked for, else the labels, else all; all that are expected."""
-    if isinstance(asked, Golden):
+def outputs_that_count(outputs: Mapping[str, Array], rules: ComparisonRules) -> list[str]:
+    """The outputs to compare: the one that is named, else the labels, else all; all that are expected."""
+    if isinstance(rules, Golden):
         return list(outputs)
-    if asked.output:
-        return [asked.output] if asked.output in outputs else []
+    if rules.output:
+        return [rules.output] if rules.output in outputs else []
     labels = [name for name, array in outputs.items() if fitting(array) is Metric.LABEL]
-    if asked.metric in (Metric.AUTO, Metric.LABEL, Metric.PSI) and labels:
+    if rules.metric in (Metric.AUTO, Metric.LABEL, Metric.PSI) and labels:
         return labels
     return list(outputs)
 
@@ -88,19 +86,19 @@ def _rows(array: Array) -> Array:
     return array.reshape(len(array), math.prod(array.shape[1:])) if array.ndim > 1 else array.reshape(-1, 1)
 
 
-def _agree(one: Array, two: Array, metric: Metric, asked: Agreement | Golden) -> Array:
+def _agree(one: Array, two: Array, metric: Metric, rules: ComparisonRules) -> Array:
     """Return a boolean for each row."""
     if metric is Metric.LABEL:
         return np.asarray(_rows(np.asarray(_labels(one) == _labels(two))).all(axis=1))
     first, second = one.astype(np.float64), two.astype(np.float64)
     if metric is Metric.TOLERANCE:
-        close = np.isclose(second, first, rtol=asked.rtol, atol=asked.atol, equal_nan=True)
+        close = np.isclose(second, first, rtol=rules.rtol, atol=rules.atol, equal_nan=True)
         return np.asarray(close.all(axis=1))
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     # Two rows of nothing point the same way; one of nothing points nowhere.
     cosine = np.divide((first * second).sum(axis=1), norms, out=np.zeros(len(first)), where=norms > 0)
     nothing = ~first.any(axis=1) & ~second.any(axis=1)
-    return np.asarray((cosine >= asked.cosine) | nothing)
+    return np.asarray((cosine >= rules.cosine) | nothing)
 
 
 def _labels(rows: Array) -> Array:
@@ -117,9 +115,7 @@ def _count(rows: Array, metric: Metric) -> Mapping[str, int]:
     else:
         values = rows.astype(np.float64).reshape(-1).tolist()
         found = Counter(_bin(value) for value in values)
-    counted: Counter[str] = Counter()
-    count_labels(counted, found)
-    return counted
+    return limit_labels(found)
 
 
 def _text(label: object) -> str:

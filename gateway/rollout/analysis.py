@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from gateway.rollout.evidence import Evidence, Pairs
+from gateway.metrics.counts import MirroredCalls
+from gateway.rollout.evidence import Evidence
 from gateway.rollout.plan import Agreement, Checks, Metric, Plan
 from gateway.rollout.sequential import Rate, Weighed, p_value, weigh, weigh_difference
 
@@ -73,7 +74,7 @@ def judge(plan: Plan, step: int, evidence: Evidence) -> tuple[Verdict, ...]:
     if live and not alone and checks.max_latency_ratio is not None:
         verdicts.append(_latency(checks.max_latency_ratio, checks.latency_quantile, evidence, alarm))
     if mirrored and checks.agreement is not None:
-        verdicts.append(_agreement(checks.agreement, evidence.pairs, alarm))
+        verdicts.append(_agreement(checks.agreement, evidence.mirrored, alarm))
     if not evidence.trouble:
         return tuple(verdicts)
     # What was seen before the measuring broke still counts, where it says enough.
@@ -86,7 +87,7 @@ def judge(plan: Plan, step: int, evidence: Evidence) -> tuple[Verdict, ...]:
 
 
 def _requests(checks: Checks, evidence: Evidence, live: bool) -> Verdict:
-    seen = evidence.canary.calls if live else evidence.pairs.compared
+    seen = evidence.canary.calls if live else evidence.mirrored.compared
     what = "answered" if live else "was mirrored"
     outcome = Outcome.SUCCESSFUL if seen >= checks.min_requests else Outcome.INCONCLUSIVE
     message = f"canary {what} {seen:,} of at least {checks.min_requests:,} calls"
@@ -145,46 +146,46 @@ def _latency(limit: float, quantile: float, evidence: Evidence, alarm: float) ->
     return _decide("latency", fact, weighed, alarm, numbers)
 
 
-def _agreement(asked: Agreement, pairs: Pairs, alarm: float) -> Verdict:
+def _agreement(asked: Agreement, mirrored: MirroredCalls, alarm: float) -> Verdict:
     if asked.metric is Metric.PSI:
-        return _shift(asked, pairs, alarm)
-    limit = 1 - asked.least
-    differing = Rate(pairs.compared - pairs.agreeing, pairs.compared)
+        return _shift(asked, mirrored, alarm)
+    limit = 1 - asked.min
+    differing = Rate(mirrored.compared - mirrored.agreeing, mirrored.compared)
     numbers = {
-        "compared": pairs.compared,
-        "agreeing": pairs.agreeing,
-        "failed": pairs.failed,
-        "dropped": pairs.dropped,
+        "compared": mirrored.compared,
+        "agreeing": mirrored.agreeing,
+        "failed": mirrored.failed,
+        "dropped": mirrored.dropped,
         "limit": limit,
     }
-    if not pairs.compared:
+    if not mirrored.compared:
         return _unknown("agreement", "no call has been mirrored yet", numbers)
     fact = (
-        f"canary disagrees on {_percent(differing.share)} of {pairs.compared:,} mirrored calls "
+        f"canary disagrees on {_percent(differing.share)} of {mirrored.compared:,} mirrored calls "
         f"(limit {_percent(limit)})"
     )
-    if pairs.failed:
-        fact += f", {pairs.failed:,} of which it could not answer"
+    if mirrored.failed:
+        fact += f", {mirrored.failed:,} of which it could not answer"
     # A limit of nothing at all can be broken, but never be proved to be kept.
     bound = min(max(limit, 1 / (2 * _LEAST_ANSWERS)), 1 - 1e-9)
     return _decide("agreement", fact, weigh(differing, bound), alarm, numbers)
 
 
-def _shift(asked: Agreement, pairs: Pairs, alarm: float) -> Verdict:
+def _shift(asked: Agreement, mirrored: MirroredCalls, alarm: float) -> Verdict:
     """Compare what share of the answers has each label, by the population stability index.
 
     Failed needs an index over the limit and clear evidence that the shares differ at all. The index of
     equal shares is chi-squared with (labels - 1) degrees over the harmonic size (Yurdakul 2018,
     "Statistical properties of the population stability index"): Successful keeps three deviations.
     """
-    limit = asked.least
-    stable, canary = sum(pairs.stable.values()), sum(pairs.canary.values())
+    limit = asked.max
+    stable, canary = sum(mirrored.stable.values()), sum(mirrored.canary.values())
     numbers = {"stable_answers": float(stable), "canary_answers": float(canary), "limit": limit}
     if min(stable, canary) < _LEAST_ANSWERS:
         fact = f"{min(stable, canary)} of {_LEAST_ANSWERS} mirrored answers compared"
         return _unknown("agreement", fact, numbers)
-    index = stability_index(pairs.stable, pairs.canary)
-    labels = len({**pairs.stable, **pairs.canary})
+    index = stability_index(mirrored.stable, mirrored.canary)
+    labels = len({**mirrored.stable, **mirrored.canary})
     unit = 1 / stable + 1 / canary
     noise = (labels - 1) * unit + 3 * math.sqrt(2 * (labels - 1)) * unit
     numbers |= {"index": index, "labels": labels, "noise": noise}
@@ -193,7 +194,7 @@ def _shift(asked: Agreement, pairs: Pairs, alarm: float) -> Verdict:
         f"{canary:,} mirrored calls (population stability index, limit {limit:g})"
     )
     if index > limit:
-        return _decide("agreement", fact, Weighed(_differ(pairs), 0.0), alarm, numbers)
+        return _decide("agreement", fact, Weighed(_differ(mirrored), 0.0), alarm, numbers)
     sure = index + noise < limit
     text = f"{fact}; it keeps the limit" if sure else f"{fact}; too little evidence yet"
     return Verdict("agreement", Outcome.SUCCESSFUL if sure else Outcome.INCONCLUSIVE, text, numbers)
@@ -211,10 +212,10 @@ def stability_index(base: Mapping[str, int], seen: Mapping[str, int]) -> float:
     return index
 
 
-def _differ(pairs: Pairs) -> float:
+def _differ(mirrored: MirroredCalls) -> float:
     """The logarithm of the evidence that two samples of labels do not have the same shares."""
-    labels = {**pairs.stable, **pairs.canary}
-    sides = [[side.get(label, 0) for label in labels] for side in (pairs.stable, pairs.canary)]
+    labels = {**mirrored.stable, **mirrored.canary}
+    sides = [[side.get(label, 0) for label in labels] for side in (mirrored.stable, mirrored.canary)]
     apart = sum(_log_dirichlet(counts) for counts in sides)
     pooled = [sum(both) for both in zip(*sides, strict=True)]
     total = sum(pooled)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gateway.metrics import BUCKETS
+from gateway.metrics.counts import BUCKETS, MirroredCalls
 
 _NOTHING = (0,) * (len(BUCKETS) + 1)
 _LEAST_BOUND = 1e-5
@@ -22,8 +21,14 @@ class Side:
     latency: tuple[int, ...] = _NOTHING
 
     def __add__(self, other: Side) -> Side:
-        latency = tuple(mine + theirs for mine, theirs in zip(self.latency, other.latency, strict=True))
+        latency = tuple(sum(pair) for pair in zip(self.latency, other.latency, strict=True))
         return Side(self.calls + other.calls, self.errors + other.errors, latency)
+
+    def __neg__(self) -> Side:
+        return Side(-self.calls, -self.errors, tuple(-count for count in self.latency))
+
+    def __sub__(self, earlier: Side) -> Side:
+        return self + -earlier
 
     @property
     def timed(self) -> int:
@@ -61,39 +66,6 @@ def _bounds(bucket: int) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
-    """Calls that both versions answered, by the stable version's mirror.
-
-    `agreeing` sums up, over calls, the share of rows whose answers agree. `failed` of the compared calls
-    had no answer from the canary at all, and agree in nothing. `dropped` were not mirrored for lack of
-    time. `stable` and `canary` count the answers by label.
-    """
-
-    compared: int = 0
-    agreeing: float = 0.0
-    failed: int = 0
-    dropped: int = 0
-    stable: Mapping[str, int] = field(default_factory=dict)
-    canary: Mapping[str, int] = field(default_factory=dict)
-
-    def __add__(self, other: Pairs) -> Pairs:
-        return Pairs(
-            self.compared + other.compared,
-            self.agreeing + other.agreeing,
-            self.failed + other.failed,
-            self.dropped + other.dropped,
-            _sum(self.stable, other.stable),
-            _sum(self.canary, other.canary),
-        )
-
-
-def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> Mapping[str, int]:
-    if not other:
-        return one
-    return {label: one.get(label, 0) + other.get(label, 0) for label in {**one, **other}}
-
-
-@dataclass(frozen=True, slots=True)
 class Evidence:
     """Both versions at the same time.
 
@@ -102,10 +74,13 @@ class Evidence:
 
     stable: Side = Side()
     canary: Side = Side()
-    pairs: Pairs = Pairs()
+    mirrored: MirroredCalls = field(default_factory=MirroredCalls)
     trouble: str = ""
 
     def __add__(self, later: Evidence) -> Evidence:
         return Evidence(
-            self.stable + later.stable, self.canary + later.canary, self.pairs + later.pairs, later.trouble
+            self.stable + later.stable,
+            self.canary + later.canary,
+            self.mirrored + later.mirrored,
+            later.trouble,
         )

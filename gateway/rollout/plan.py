@@ -1,4 +1,4 @@
-"""What a rollout was asked to do: steps, checks and gates, as plain values."""
+"""What a rollout is to do: steps, checks and gates, as plain values. The defaults of a config stand here."""
 
 from __future__ import annotations
 
@@ -39,21 +39,31 @@ class Step:
     match: tuple[Match, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """How often the canary must answer as the stable version does.
-
-    `least` is the share of answers that agree; for PSI, the most that the index may be. `output` names
-    the output that counts, "" all of them.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonRules:
+    """When two answers agree: by `metric` in `output`, within the bounds of the metric."""
 
     metric: Metric = Metric.AUTO
-    least: float = 0.95
-    mirror: float = 0.1
     output: str = ""
+    """The output that is compared; "" leaves it to be found."""
     rtol: float = 0.01
+    """How far a number may be off, as a share of the number that is expected."""
     atol: float = 1e-4
+    """How far a number may be off besides, whatever its size."""
     cosine: float = 0.99
+    """How large the cosine of two vectors is at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement(ComparisonRules):
+    """How often the canary must answer as the stable version does."""
+
+    min: float = 0.95
+    """The share of answers that must agree; not for PSI."""
+    max: float = 0.2
+    """How large the population stability index may be; for PSI alone."""
+    mirror: float = 0.1
+    """The share of the stable version's calls that is compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +88,15 @@ class Checks:
 
 
 @dataclass(frozen=True, slots=True)
-class Golden:
-    """A dataset whose answers are known: its name or path in the kit, and the score to reach.
-
-    The score is the share of rows whose answer agrees with the expected one, by `metric`. Of a CSV, `target`
-    is the column with what is expected of `output`; "" leaves them to be found.
-    """
+class Golden(ComparisonRules):
+    """A dataset whose answers are known."""
 
     dataset: str
-    least: float = 1.0
+    """Its name or path in the kit."""
+    min: float = 1.0
+    """The share of rows whose answer must agree with the expected one."""
     target: str = ""
-    output: str = ""
-    metric: Metric = Metric.AUTO
-    rtol: float = 0.01
-    atol: float = 1e-4
-    cosine: float = 0.99
+    """The column of a CSV file that holds what is expected of `output`; "" leaves it to be found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,7 @@ class Plan:
 
     def mirror(self, step: int) -> float:
         """The share of calls that is mirrored at a step."""
-        asked = self.steps[step].mirror
-        if asked is not None:
-            return asked
+        share = self.steps[step].mirror
+        if share is not None:
+            return share
         return self.checks.agreement.mirror if self.checks.agreement else 0.0

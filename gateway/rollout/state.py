@@ -6,14 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pydantic import TypeAdapter, ValidationError
-
-from gateway.errors import StoreError
 from gateway.rollout.analysis import Verdict
 from gateway.rollout.evidence import Evidence
 from gateway.rollout.plan import Match, Plan
 
-SCHEMA = 1
 ALL_CALLS = 100
 """The weight that leaves the stable version no call."""
 
@@ -103,7 +99,6 @@ class Rollout:
     """The canary's workers that were up at the last tick: one that is gone without a word has died."""
     evidence: Evidence = field(default_factory=Evidence)
     verdicts: tuple[Verdict, ...] = ()
-    schema: int = SCHEMA
 
     @property
     def phase(self) -> Phase:
@@ -138,26 +133,3 @@ class Rollout:
             Stage.DEGRADED: self.canary if lingering and self.reason is not Reason.CANARY_FAILED else "",
         }.get(self.stage, self.canary)
         return tuple(dict.fromkeys(revision for revision in (self.stable, kept) if revision))
-
-
-_JSON = TypeAdapter(Rollout)
-
-
-def rollout_to_json(rollout: Rollout) -> str:
-    """Write a rollout for the gateway's state."""
-    return _JSON.dump_json(rollout).decode()
-
-
-def rollout_from_json(text: str) -> Rollout:
-    """Read what `rollout_to_json` wrote.
-
-    Raises:
-        StoreError: when a newer Kitserve wrote it, or it is none.
-    """
-    try:
-        rollout = _JSON.validate_json(text)
-    except ValidationError as error:
-        raise StoreError(f"a rollout in the gateway's state cannot be read: {error}") from error
-    if rollout.schema > SCHEMA:
-        raise StoreError(f"a newer Kitserve wrote this rollout (schema {rollout.schema}); upgrade")
-    return rollout

@@ -11,7 +11,7 @@ from gateway.codec.json_answer import error
 from gateway.contract import Mirroring
 from gateway.engine.limits import DEFAULT_LIMITS, Batching, QueueLimits
 from gateway.engine.thread import ComputeThread
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from gateway.wire.exchange import Exchange, lines
 from gateway.wire.grpc_calls import is_grpc
 from gateway.wire.limits import BODY_BYTES

@@ -19,12 +19,12 @@ from gateway.codec.deadlines import grpc_timeout
 from gateway.codec.statuses import explain
 from gateway.engine.jobs import Job
 from gateway.engine.thread import ComputeThread
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from gateway.wire.exchange import Exchange
 from gateway.wire.grpc_calls import CONTENT, OK, fail, is_grpc, parse
 from gateway.wire.grpc_frames import framed, single
-from gateway.wire.grpc_messages import INFERENCE, message
-from gateway.wire.texts import unknown_method, wrong_method
+from gateway.wire.grpc_messages import message
+from gateway.wire.texts import INFERENCE, unknown_method, wrong_method
 from gateway.worker.grpc_job import GrpcCodec
 from gateway.worker.grpc_stream import GrpcStream
 from runtimes.errors import InputError

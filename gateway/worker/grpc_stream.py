@@ -16,7 +16,7 @@ from gateway.codec.grpc import decode, read
 from gateway.codec.statuses import explain
 from gateway.engine.jobs import Job
 from gateway.engine.thread import ComputeThread
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from gateway.wire.body import Pieces
 from gateway.wire.exchange import Exchange
 from gateway.wire.grpc_frames import Unframer, framed

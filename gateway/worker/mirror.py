@@ -20,7 +20,7 @@ import orjson
 
 from gateway.contract import Mirroring
 from gateway.engine.jobs import Job
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from gateway.wire.limits import HEAD_BYTES
 
 MIRROR_PATH = "/kitserve/mirror"

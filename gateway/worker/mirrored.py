@@ -13,7 +13,8 @@ from gateway.codec.call import Call
 from gateway.codec.read_answers import read_answer
 from gateway.engine.jobs import Job
 from gateway.engine.thread import ComputeThread
-from gateway.metrics import MIRRORED, Tally
+from gateway.metrics.counts import MIRRORED
+from gateway.metrics.tally import Tally
 from gateway.rollout.agreement import Comparison, compare
 from gateway.rollout.plan import Agreement
 from gateway.wire.exchange import Exchange

@@ -23,7 +23,7 @@ from gateway.errors import KitserveError
 from gateway.kits.library import Library, UnpackedKit, cache_directory
 from gateway.kits.model import choose_runtime, load
 from gateway.logs import configure_logging
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from gateway.oci.reference import parse_reference
 from gateway.wire.server import HttpServer
 from gateway.worker.app import Identity, WorkerApp

@@ -15,7 +15,7 @@ from gateway.codec.json_request import Decoder
 from gateway.codec.statuses import explain
 from gateway.engine.jobs import Job
 from gateway.engine.thread import ComputeThread
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from gateway.wire.codings import chosen, compress, decompress
 from gateway.wire.exchange import Exchange, lines
 from gateway.worker.mirror import Mirror

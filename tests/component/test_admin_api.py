@@ -19,7 +19,7 @@ from gateway.control.state.status import ModelState, ModelStatus, Status, Versio
 from gateway.control.web.app import web_app
 from gateway.control.web.errors import error_body
 from gateway.control.web.server import WebServer
-from gateway.metrics import KitserveCollector
+from gateway.metrics.exposition import KitserveCollector
 from tests.support.overview import FixedOverview
 
 KIT = "registry.test/team/iris:v1"

@@ -18,7 +18,8 @@ from gateway.codec.read_answers import read_answer
 from gateway.contract import Mirroring
 from gateway.kits.library import Library
 from gateway.kits.model import choose_runtime, load
-from gateway.metrics import Mirrored, Tally
+from gateway.metrics.counts import MirroredCalls
+from gateway.metrics.tally import Tally
 from gateway.oci.reference import parse_reference
 from gateway.rollout.plan import Agreement, Metric
 from gateway.wire.server import HttpServer
@@ -48,7 +49,7 @@ class Serving:
         return self.server.host, self.server.port
 
     @property
-    def mirrored(self) -> Mirrored:
+    def mirrored(self) -> MirroredCalls:
         return self.tally.numbers().mirrored
 
     def post(self, path: str, body: bytes, **headers: str) -> tuple[int, bytes]:
@@ -125,8 +126,8 @@ def test_the_canary_compares_what_the_stable_version_answered(serve: Callable[[A
         for number in range(12):
             stable.call(number)
         canary.wait_for(12)
-        assert canary.mirrored == Mirrored(12, agreeing)
-    assert stable.mirrored == Mirrored()
+        assert canary.mirrored == MirroredCalls(12, agreeing)
+    assert stable.mirrored == MirroredCalls()
     assert stable.tally.numbers().requests == {("", 200): 24}
     stable.app.mirror(None)
     stable.call()
@@ -160,7 +161,7 @@ def test_a_canary_that_fails_agrees_in_nothing(serve: Callable[[Any], Serving]) 
     stable.mirror(canary.at)
     stable.call()
     wait(lambda: canary.mirrored.compared == 1)
-    assert canary.mirrored == Mirrored(1, 0.0, failed=1)
+    assert canary.mirrored == MirroredCalls(1, 0.0, failed=1)
 
 
 def test_what_is_too_large_is_not_mirrored(serve: Callable[[Any], Serving]) -> None:
@@ -177,7 +178,7 @@ def test_classes_are_not_compared(serve: Callable[[Any], Serving]) -> None:
     stable.call(outputs=[wanted])
     stable.call()
     wait(lambda: canary.mirrored.compared == 1)
-    assert canary.mirrored == Mirrored(1, 1.0)
+    assert canary.mirrored == MirroredCalls(1, 1.0)
 
 
 def test_no_caller_waits_for_a_canary_that_hangs_or_is_gone(serve: Callable[[Any], Serving]) -> None:

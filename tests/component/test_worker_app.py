@@ -22,7 +22,7 @@ import pytest
 from gateway.engine.limits import QueueLimits
 from gateway.kits.library import Library
 from gateway.kits.model import choose_runtime, load
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from gateway.oci.reference import parse_reference
 from gateway.wire.grpc_frames import framed
 from gateway.wire.grpc_messages import message

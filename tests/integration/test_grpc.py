@@ -32,7 +32,7 @@ import gateway
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
 from gateway.edge.routes import Route
 from gateway.engine.limits import QueueLimits
-from gateway.metrics import VersionLabels, VersionSample
+from gateway.metrics.exposition import VersionLabels, VersionSample
 from gateway.wire.grpc_messages import message
 from gateway.wire.texts import EXTENSIONS
 from runtimes.base import Array, Datatype, TensorSpec

@@ -14,7 +14,7 @@ import tritonclient.http.aio
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from gateway.wire.limits import BODY_BYTES
 from gateway.wire.server import HttpServer
 from gateway.worker.app import Identity, WorkerApp

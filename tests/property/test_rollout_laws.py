@@ -7,7 +7,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.metrics.counts import MirroredCalls
 from gateway.rollout.analysis import Outcome, overall
+from gateway.rollout.documents import rollout_from_json, rollout_to_json
 from gateway.rollout.events import (
     Abort,
     CanaryFailed,
@@ -26,10 +28,10 @@ from gateway.rollout.events import (
     Target,
     Tick,
 )
-from gateway.rollout.evidence import Evidence, Pairs, Side
+from gateway.rollout.evidence import Evidence, Side
 from gateway.rollout.machine import advance
 from gateway.rollout.plan import Agreement, Checks, Plan, Step
-from gateway.rollout.state import LIVE, ON_THE_WAY, Reason, Rollout, Stage, rollout_from_json, rollout_to_json
+from gateway.rollout.state import LIVE, ON_THE_WAY, Reason, Rollout, Stage
 
 REVISIONS = st.sampled_from(["v1", "v2", "v3"])
 
@@ -53,8 +55,8 @@ def evidence(draw: st.DrawFn) -> Evidence:
         return Side(calls, int(calls * draw(st.sampled_from([0.0, 0.001, 0.05, 1.0]))))
 
     compared = draw(st.integers(0, 500))
-    pairs = Pairs(compared, compared * draw(st.sampled_from([0.0, 0.8, 1.0])))
-    return Evidence(side(), side(), pairs, draw(st.sampled_from(["", "", "broken"])))
+    mirrored = MirroredCalls(compared, compared * draw(st.sampled_from([0.0, 0.8, 1.0])))
+    return Evidence(side(), side(), mirrored, draw(st.sampled_from(["", "", "broken"])))
 
 
 EVENTS: st.SearchStrategy[Event] = st.one_of(
@@ -154,8 +156,8 @@ def test_from_anywhere_it_comes_to_rest(history: list[tuple[Event, float]], cana
         now += seconds
         state, _ = advance(state, event, now)
     seen = {
-        "good": Evidence(Side(50000), Side(5000), Pairs(2000, 2000)),
-        "bad": Evidence(Side(50000), Side(5000, 4000), Pairs(2000, 0)),
+        "good": Evidence(Side(50000), Side(5000), MirroredCalls(2000, 2000)),
+        "bad": Evidence(Side(50000), Side(5000, 4000), MirroredCalls(2000, 0)),
     }.get(canary, Evidence())
     for _ in range(60):
         now += 100

@@ -14,7 +14,7 @@ from gateway.edge.process import Edge
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.engine.limits import DEFAULT_LIMITS, QueueLimits
 from gateway.errors import EdgeError
-from gateway.metrics import Numbers, Tally
+from gateway.metrics.tally import Numbers, Tally
 from gateway.wire.server import HttpServer
 from gateway.worker.app import Identity, WorkerApp
 from runtimes.base import Array, InputCheck, LoadedModel, Signature, TensorSpec, unknown_output

@@ -9,10 +9,10 @@ from functools import partial
 
 import numpy as np
 
-from gateway.metrics import BUCKETS
+from gateway.metrics.counts import BUCKETS, MirroredCalls
 from gateway.rollout.analysis import Outcome
 from gateway.rollout.events import CanaryReady, GatesPassed, Target, Tick
-from gateway.rollout.evidence import Evidence, Pairs, Side
+from gateway.rollout.evidence import Evidence, Side
 from gateway.rollout.machine import advance
 from gateway.rollout.plan import Agreement, Checks, Plan, Step
 from gateway.rollout.state import Rollout, Stage
@@ -89,7 +89,7 @@ def simulate_thresholds(version: Version, random: np.random.Generator) -> End:
 
 
 def _compare(evidence: Evidence) -> Outcome:
-    checks, canary, stable, pairs = PLAN.checks, evidence.canary, evidence.stable, evidence.pairs
+    checks, canary, stable, mirrored = PLAN.checks, evidence.canary, evidence.stable, evidence.mirrored
     assert checks.max_error_rate is not None
     assert checks.max_latency_ratio is not None
     assert checks.agreement is not None
@@ -99,7 +99,7 @@ def _compare(evidence: Evidence) -> Outcome:
     failed = (
         canary.errors / canary.calls > stable.errors / stable.calls + checks.max_error_rate
         or canary.quantile(quantile) > checks.max_latency_ratio * stable.quantile(quantile)
-        or pairs.agreeing < checks.agreement.least * pairs.compared
+        or mirrored.agreeing < checks.agreement.min * mirrored.compared
     )
     return Outcome.FAILED if failed else Outcome.SUCCESSFUL
 
@@ -113,7 +113,7 @@ def one_second(version: Version, weight: int, mirror: float, random: np.random.G
     return Evidence(
         _side(STABLE, calls - at_canary, random),
         _side(version, at_canary, random),
-        Pairs(compared, compared - differing),
+        MirroredCalls(compared, compared - differing),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from gateway.engine.limits import Batching
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from gateway.wire.server import HttpServer
 from gateway.worker.app import Identity, WorkerApp
 from runtimes.base import Array, InputCheck, LoadedModel, Signature, TensorSpec, unknown_output

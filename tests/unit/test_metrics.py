@@ -3,24 +3,16 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.metrics import (
-    BUCKETS,
-    MIRRORED,
-    Histogram,
-    KitserveCollector,
-    Mirrored,
-    Numbers,
-    Runs,
-    Tally,
-    VersionLabels,
-    VersionSample,
-)
+from gateway.metrics.counts import BUCKETS, MAX_LABELS, MIRRORED, Histogram, MirroredCalls, Runs
+from gateway.metrics.exposition import METRICS, Kind, KitserveCollector, VersionLabels, VersionSample
+from gateway.metrics.tally import Numbers, Tally
 
 AT = {"model": "iris", "version": "v1", "digest": "0123456789ab", "runtime": "onnx"}
 
@@ -150,12 +142,31 @@ def test_mirrored_calls_are_counted_apart() -> None:
     numbers = tally.numbers()
     assert numbers.requests == {(MIRRORED, 200): 1, (MIRRORED, 503): 1}
     assert sum(numbers.request.counts) == numbers.succeeded.calls == numbers.failed.calls == 0
-    assert numbers.mirrored == Mirrored(2, 0.5, 1, 1, Counter(a=1), Counter(b=1))
+    assert numbers.mirrored == MirroredCalls(2, 0.5, 1, 1, Counter(a=1), Counter(b=1))
     numbers.add(numbers)
-    assert numbers.mirrored == Mirrored(4, 1.0, 2, 2, Counter(a=2), Counter(b=2))
+    assert numbers.mirrored == MirroredCalls(4, 1.0, 2, 2, Counter(a=2), Counter(b=2))
     family = scrape(VersionSample(VersionLabels(**AT), tally.numbers()))["kitserve_mirrored_requests"]
     found = {labels["outcome"]: value for labels, value in values(family, "kitserve_mirrored_requests_total")}
     assert found == {"compared": 2, "agreeing": 0.5, "failed": 1, "dropped": 1}
+
+
+def test_counts_of_mirrored_calls_add_up_and_are_taken_away_again() -> None:
+    one = MirroredCalls(3, 2.5, 1, 4, {"a": 2, "b": 1}, {"a": 3})
+    two = MirroredCalls(2, 1.0, 0, 1, {"b": 1, "c": 1}, {"d": 2})
+    total = MirroredCalls(5, 3.5, 1, 5, {"a": 2, "b": 2, "c": 1}, {"a": 3, "d": 2})
+    assert one + two == total
+    assert (total - two, total - one) == (one, two)
+    assert total - total == MirroredCalls()
+
+
+def test_labels_beyond_the_bound_are_counted_together() -> None:
+    tally = Tally()
+    for label in range(MAX_LABELS + 30):
+        tally.compared(1.0, False, {str(label): 1}, {"same": 1})
+    mirrored = tally.numbers().mirrored
+    assert len(mirrored.stable) == MAX_LABELS + 1
+    assert (mirrored.stable["0"], mirrored.stable["other"]) == (1, 30)
+    assert mirrored.canary == {"same": MAX_LABELS + 30}
 
 
 def test_what_prometheus_reads(tally: Tally) -> None:
@@ -260,6 +271,29 @@ def test_versions_have_series_of_their_own(tally: Tally) -> None:
         ("v1", 0),
         (other.version, 1),
     ]
+
+
+def test_what_is_declared_is_what_prometheus_reads(tally: Tally) -> None:
+    replicas, weights = {"ready": 1}, {"stable": 100}
+    families = scrape(VersionSample(VersionLabels(**AT), tally.numbers(), 1, replicas, weights))
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+    # An info is a gauge to who reads the text, and its name has an ending.
+    kinds = {metric.name: metric.kind for metric in METRICS if metric.kind is not Kind.INFO}
+    assert kinds == {name: family.type for name, family in families.items() if name != "kitserve_build_info"}
+    for metric in METRICS:
+        family = families[metric.name if metric.kind is not Kind.INFO else f"{metric.name}_info"]
+        assert family.documentation == metric.help
+        for sample in family.samples:
+            assert sample.labels.keys() - {"le"} == set(metric.labels), metric.name
+
+
+def test_every_number_adds_up_over_workers(tally: Tally) -> None:
+    tally.compared(0.5, False, {}, {})
+    one = tally.numbers()
+    for field in fields(Numbers):
+        total = Numbers()
+        total.add(one)
+        assert getattr(total, field.name) != getattr(Numbers(), field.name), f"{field.name} is not added"
 
 
 def test_without_versions_only_the_build_is_known() -> None:

@@ -18,6 +18,7 @@ from gateway.control.web.requests import read_change
 from gateway.errors import ControlError
 from gateway.rollout.events import Abort, Promote, Retry, Rollback
 from gateway.rollout.state import Rollout
+from gateway.wire.limits import SMALL_BODY_BYTES
 
 
 class RolloutApi:

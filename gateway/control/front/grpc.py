@@ -21,10 +21,10 @@ from gateway.control.state.overview import Overview
 from gateway.wire.exchange import Exchange
 from gateway.wire.grpc_calls import CONTENT, OK, fail, is_grpc, parse
 from gateway.wire.grpc_frames import Unframer, framed
-from gateway.wire.grpc_messages import HEALTH, INFERENCE, message
+from gateway.wire.grpc_messages import message
 from gateway.wire.grpc_status import trailers
 from gateway.wire.limits import SMALL_BODY_BYTES
-from gateway.wire.texts import EXTENSIONS, LOADED_BY_CONFIG, unknown_method
+from gateway.wire.texts import EXTENSIONS, HEALTH, INFERENCE, LOADED_BY_CONFIG, unknown_method
 from runtimes.errors import InputError
 
 _LOADING = frozenset(f"/{INFERENCE}/RepositoryModel{verb}" for verb in ("Load", "Unload"))

@@ -8,7 +8,8 @@ from gateway.control.state.overview import Overview
 from gateway.control.state.status import ModelState, ModelStatus, Status
 from gateway.wire.exchange import Exchange
 from gateway.wire.grpc_frames import framed
-from gateway.wire.grpc_messages import INFERENCE, message
+from gateway.wire.grpc_messages import message
+from gateway.wire.texts import INFERENCE
 
 SERVER = ("", INFERENCE)
 """Names of the server as a whole."""

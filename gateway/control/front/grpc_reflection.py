@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.wire.grpc_messages import HEALTH, INFERENCE, REFLECTION, message, pool
+from gateway.wire.grpc_messages import message, pool
 from gateway.wire.grpc_status import Code
+from gateway.wire.texts import HEALTH, INFERENCE, REFLECTION
 
 SERVICES = (INFERENCE, HEALTH, *REFLECTION)
 PATHS: Mapping[str, str] = {f"/{service}/ServerReflectionInfo": service for service in REFLECTION}

@@ -19,7 +19,9 @@ from gateway.control.state.overview import Overview
 from gateway.control.state.status import ModelState, ModelStatus, VersionStatus
 from gateway.control.web.errors import current_status, unknown_model
 from gateway.control.web.requests import read_body
-from gateway.metrics import MOST_BATCH_ROWS, Numbers, Runs, VersionSample
+from gateway.metrics.counts import MAX_BATCH_ROWS, Runs
+from gateway.metrics.exposition import VersionSample
+from gateway.metrics.tally import Numbers
 from gateway.wire.limits import SMALL_BODY_BYTES
 from gateway.wire.texts import unknown_version
 
@@ -134,7 +136,7 @@ def _entry(model: str, version: str, numbers: Numbers) -> dict[str, Any]:
         },
         "response_stats": {},
         "batch_stats": [
-            _batch(rows, runs) for rows, runs in sorted(batches.items()) if rows <= MOST_BATCH_ROWS
+            _batch(rows, runs) for rows, runs in sorted(batches.items()) if rows <= MAX_BATCH_ROWS
         ],
         "memory_usage": [],
     }

@@ -28,6 +28,7 @@ from gateway.control.state.snapshot import Known, Observed, ready, version_for
 from gateway.control.state.versions import Version, kind_of
 from gateway.errors import ControlError
 from gateway.oci.reference import Digest, parse_reference
+from gateway.rollout.documents import rollout_from_json, rollout_to_json
 from gateway.rollout.events import (
     Abort,
     Action,
@@ -50,7 +51,7 @@ from gateway.rollout.events import (
 from gateway.rollout.evidence import Evidence
 from gateway.rollout.machine import advance
 from gateway.rollout.plan import Agreement, Plan
-from gateway.rollout.state import LIVE, Reason, Rollout, Stage, rollout_from_json, rollout_to_json
+from gateway.rollout.state import LIVE, Reason, Rollout, Stage
 
 _SAVE_SECONDS = 5.0
 
@@ -202,9 +203,9 @@ class Rollouts:
         if {stable.app, canary.app} & late:
             trouble = "the numbers of a worker did not come in time"
         base, trial = seen.get(stable.app, NOTHING), seen.get(canary.app, NOTHING)
-        pairs = replace(trial.pairs, dropped=base.pairs.dropped + trial.pairs.dropped)
+        mirrored = replace(trial.mirrored, dropped=base.mirrored.dropped + trial.mirrored.dropped)
         yield Tick(
-            Evidence(base.side, trial.side, pairs, trouble),
+            Evidence(base.side, trial.side, mirrored, trouble),
             up=bool(running) or observed.may_sleep(canary),
             workers=tuple(sorted(worker.worker for worker in running)),
         )

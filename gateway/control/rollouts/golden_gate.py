@@ -89,9 +89,9 @@ class GoldenGate:
             return GateFailed(Reason.GOLDEN_FAILED, f"{type(error).__name__}: {error}")
         message = (
             f"{found.right:g} of {found.rows} rows of {dataset.path} are answered as expected "
-            f"({found.share * 100:.3g} %, at least {golden.least * 100:g} % is asked for)"
+            f"({found.share * 100:.3g} %, at least {golden.min * 100:g} % is asked for)"
         )
         log.info("golden.checked", extra={"app": canary.app, "right": found.right, "rows": found.rows})
         return (
-            GatesPassed(message) if found.share >= golden.least else GateFailed(Reason.GOLDEN_FAILED, message)
+            GatesPassed(message) if found.share >= golden.min else GateFailed(Reason.GOLDEN_FAILED, message)
         )

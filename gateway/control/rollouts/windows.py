@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gateway.contract import Announcement
-from gateway.metrics import MIRRORED, Mirrored, Numbers
-from gateway.rollout.evidence import Pairs, Side
+from gateway.metrics.counts import MIRRORED, MirroredCalls
+from gateway.metrics.tally import Numbers
+from gateway.rollout.evidence import Side
 
 _ERRORS = 500
 
@@ -17,10 +18,13 @@ class Seen:
     """What one version did, or one of its workers: its own calls, and those that were mirrored."""
 
     side: Side = field(default_factory=Side)
-    pairs: Pairs = field(default_factory=Pairs)
+    mirrored: MirroredCalls = field(default_factory=MirroredCalls)
 
     def __add__(self, other: Seen) -> Seen:
-        return Seen(self.side + other.side, self.pairs + other.pairs)
+        return Seen(self.side + other.side, self.mirrored + other.mirrored)
+
+    def __sub__(self, earlier: Seen) -> Seen:
+        return Seen(self.side - earlier.side, self.mirrored - earlier.mirrored)
 
 
 NOTHING = Seen()
@@ -43,7 +47,7 @@ class Windows:
         for worker in workers:
             counts = counted[worker.worker] = _counted(worker.numbers)
             before = self._last.get(worker.worker, counts)
-            seen[worker.app] = seen.get(worker.app, NOTHING) + _less(counts, before)
+            seen[worker.app] = seen.get(worker.app, NOTHING) + (counts - before)
         self._last = counted
         return seen
 
@@ -57,36 +61,4 @@ def _counted(numbers: Numbers) -> Seen:
         errors=sum(count for status, count in own.items() if status >= _ERRORS),
         latency=tuple(numbers.request.counts),
     )
-    return Seen(side, _pairs(numbers.mirrored))
-
-
-def _pairs(mirrored: Mirrored) -> Pairs:
-    return Pairs(
-        mirrored.compared,
-        mirrored.agreeing,
-        mirrored.failed,
-        mirrored.dropped,
-        dict(mirrored.stable),
-        dict(mirrored.canary),
-    )
-
-
-def _less(now: Seen, before: Seen) -> Seen:
-    side = Side(
-        now.side.calls - before.side.calls,
-        now.side.errors - before.side.errors,
-        tuple(mine - theirs for mine, theirs in zip(now.side.latency, before.side.latency, strict=True)),
-    )
-    pairs = Pairs(
-        now.pairs.compared - before.pairs.compared,
-        now.pairs.agreeing - before.pairs.agreeing,
-        now.pairs.failed - before.pairs.failed,
-        now.pairs.dropped - before.pairs.dropped,
-        _less_by_label(now.pairs.stable, before.pairs.stable),
-        _less_by_label(now.pairs.canary, before.pairs.canary),
-    )
-    return Seen(side, pairs)
-
-
-def _less_by_label(now: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
-    return {label: count - before.get(label, 0) for label, count in now.items()}
+    return Seen(side, numbers.mirrored)

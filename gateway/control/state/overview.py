@@ -10,7 +10,7 @@ from gateway.control.state.database import State
 from gateway.control.state.descriptions import Descriptions
 from gateway.control.state.status import Status
 from gateway.control.state.workers import AppNumbers, Workers
-from gateway.metrics import VersionLabels, VersionSample
+from gateway.metrics.exposition import VersionLabels, VersionSample
 from gateway.oci.reference import Digest
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.contract import Announcement, WorkerState
-from gateway.metrics import Numbers
+from gateway.metrics.tally import Numbers
 
 SILENCE_SECONDS = 10.0
 """A worker that says nothing for so long is gone; the edge's own checks notice it sooner."""

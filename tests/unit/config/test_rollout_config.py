@@ -42,7 +42,7 @@ def test_everything_written_reaches_the_plan() -> None:
     )
     assert written.plan() == Plan(
         steps=(Step(0, 60, mirror=1.0, match=(Match("x-staff", "yes"),)), Step(25, pause=True)),
-        checks=Checks(0.02, 2, 0.99, 10, Agreement(Metric.COSINE, 0.9, 0.2, cosine=0.95)),
+        checks=Checks(0.02, 2, 0.99, 10, Agreement(0.9, mirror=0.2, metric=Metric.COSINE, cosine=0.95)),
         golden=Golden("iris", 0.9),
         allow_signature_change=True,
         sticky=Sticky(header="x-user"),
@@ -56,7 +56,7 @@ def test_what_is_not_written_has_its_default() -> None:
     assert read().plan() == Plan(steps=(Step(5),))
     assert read(golden="iris").plan().golden == Golden("iris")
     shift = read(checks={"agreement": {"metric": "psi"}}).plan().checks.agreement
-    assert shift == Agreement(Metric.PSI, 0.2)
+    assert shift == Agreement(metric=Metric.PSI, max=0.2)
 
 
 def test_a_written_rollout_survives_the_way_to_the_gateway() -> None:

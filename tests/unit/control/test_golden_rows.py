@@ -19,7 +19,7 @@ from gateway.errors import KitError
 from gateway.kits.datasets import Dataset
 from gateway.kits.library import Library
 from gateway.kits.model import choose_runtime, load
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from gateway.oci.reference import parse_reference
 from gateway.rollout.events import GateFailed, GatesPassed
 from gateway.rollout.plan import Golden, Metric

@@ -21,7 +21,7 @@ from gateway.control.state.status import ModelState
 from gateway.control.state.versions import kind_of
 from gateway.errors import ControlError, StoreError
 from gateway.kits.library import Library
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from gateway.oci.reference import Digest
 from gateway.rollout.events import Abort, Promote, Retry, Rollback
 from gateway.rollout.plan import Agreement
@@ -439,7 +439,7 @@ def test_the_stable_version_is_told_whom_to_mirror_to_while_it_steps(world: Worl
     world.tick()
     world.tick()
     told = world.rollouts.mirroring(world.app("v1"))
-    assert told == Mirroring(0.3, (("10.0.0.1", 1),), Agreement(least=0.9, mirror=0.3))
+    assert told == Mirroring(0.3, (("10.0.0.1", 1),), Agreement(min=0.9, mirror=0.3))
     assert world.rollouts.mirroring(world.app("v2")) is None
     for _ in range(20):
         world.workers[world.app("v2")].compared(0.0, False, {}, {})

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.contract import Announcement, WorkerState
 from gateway.control.state.workers import SILENCE_SECONDS, Workers
-from gateway.metrics import Numbers
+from gateway.metrics.tally import Numbers
 
 
 class Clock:

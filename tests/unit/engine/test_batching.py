@@ -19,7 +19,7 @@ from gateway.engine.batching import Batcher, Item, NotRowWise, apart, item_of, o
 from gateway.engine.jobs import Job
 from gateway.engine.limits import DEFAULT_LIMITS, Batching, QueueLimits
 from gateway.engine.thread import ComputeThread
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from runtimes.base import Array, LoadedModel, Resources, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError
 from runtimes.onnx import OnnxRuntime

@@ -13,7 +13,7 @@ from gateway.engine import pace
 from gateway.engine.jobs import Job
 from gateway.engine.pace import Pace
 from gateway.engine.thread import ComputeThread
-from gateway.metrics import Tally
+from gateway.metrics.tally import Tally
 from runtimes.base import Array, Signature
 from runtimes.errors import ExecutionError
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.metrics import MOST_LABELS
+from gateway.metrics.counts import MAX_LABELS
 from gateway.rollout.agreement import compare, fitting, outputs_that_count
 from gateway.rollout.plan import Agreement, Golden, Metric
 
@@ -35,7 +35,7 @@ def test_labels_decide_where_there_are_some() -> None:
     stable = {"scores": SHARES.astype(np.float64) * 9, "label": np.array([1, 0])}
     assert outputs_that_count(stable, AUTO) == ["label"]
     assert outputs_that_count(stable, Agreement(output="scores")) == ["scores"]
-    assert outputs_that_count(stable, Agreement(Metric.TOLERANCE)) == ["scores", "label"]
+    assert outputs_that_count(stable, Agreement(metric=Metric.TOLERANCE)) == ["scores", "label"]
     assert compare(stable, {**stable, "scores": SHARES * 0}, AUTO).agreeing == 1
     assert compare(stable, {**stable, "label": np.array([1, 2])}, AUTO).agreeing == 0.5
 
@@ -46,16 +46,16 @@ def test_of_probabilities_the_likeliest_class_counts() -> None:
 
 
 def test_numbers_agree_within_their_tolerance() -> None:
-    asked = Agreement(Metric.TOLERANCE, rtol=0.1, atol=0.01)
+    rules = Agreement(metric=Metric.TOLERANCE, rtol=0.1, atol=0.01)
     stable, canary = np.array([1.0, 10.0, 0.0, np.nan]), np.array([1.05, 12.0, 0.005, np.nan])
-    assert compare({"y": stable}, {"y": canary}, asked).agreeing == 0.75
+    assert compare({"y": stable}, {"y": canary}, rules).agreeing == 0.75
     assert compare({"y": stable}, {"y": canary}, Golden("d", rtol=0.3)).agreeing == 0.75
 
 
 def test_vectors_agree_when_they_point_the_same_way() -> None:
     stable = np.array([[1.0, 2.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     canary = np.array([[2.0, 4.0], [0.0, 1.0], [0.0, 0.0], [1.0, 1.0]])
-    assert compare({"v": stable}, {"v": canary}, Agreement(Metric.COSINE)).agreeing == 0.5
+    assert compare({"v": stable}, {"v": canary}, Agreement(metric=Metric.COSINE)).agreeing == 0.5
 
 
 def test_a_row_agrees_when_it_does_in_every_output() -> None:
@@ -76,13 +76,13 @@ def test_nothing_to_compare_is_agreement() -> None:
 
 
 def test_labels_are_counted_for_the_distribution() -> None:
-    asked = Agreement(Metric.PSI)
-    found = compare({"label": np.array([1, 1, 2])}, {"label": np.array([2, 2, 2])}, asked)
+    rules = Agreement(metric=Metric.PSI)
+    found = compare({"label": np.array([1, 1, 2])}, {"label": np.array([2, 2, 2])}, rules)
     assert (found.stable, found.canary) == ({"1": 2, "2": 1}, {"2": 3})
-    found = compare({"p": SHARES}, {"p": SHARES}, asked)
+    found = compare({"p": SHARES}, {"p": SHARES}, rules)
     assert found.stable == {"1": 1, "0": 1}
     numbers = np.array([0.01, 0.02, 100.0, -100.0, np.inf])
-    found = compare({"y": numbers}, {"y": numbers * 1.001}, asked)
+    found = compare({"y": numbers}, {"y": numbers * 1.001}, rules)
     assert found.stable == found.canary
     assert len(found.stable) == 4
 
@@ -93,7 +93,7 @@ def test_strings_agree_however_they_came() -> None:
 
 
 def test_labels_beyond_the_bound_become_one() -> None:
-    many = np.arange(MOST_LABELS + 30)
-    found = compare({"label": many}, {"label": many}, Agreement(Metric.PSI)).stable
-    assert len(found) == MOST_LABELS + 1
+    many = np.arange(MAX_LABELS + 30)
+    found = compare({"label": many}, {"label": many}, Agreement(metric=Metric.PSI)).stable
+    assert len(found) == MAX_LABELS + 1
     assert found["other"] == 30

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gateway.metrics import BUCKETS
+from gateway.metrics.counts import BUCKETS, MirroredCalls
 from gateway.rollout.analysis import FALSE_ALARM, Outcome, Verdict, judge, overall, stability_index
-from gateway.rollout.evidence import Evidence, Pairs, Side
+from gateway.rollout.evidence import Evidence, Side
 from gateway.rollout.plan import Agreement, Checks, Metric, Plan, Step
 
 ALL = Checks(max_latency_ratio=1.5, min_requests=50, agreement=Agreement())
@@ -32,7 +32,7 @@ def test_no_data_is_inconclusive_for_every_check() -> None:
 
 
 def test_plenty_of_good_calls_are_successful() -> None:
-    found = verdicts(Evidence(side(9000, 9), side(1000, 1, seed=4), Pairs(1000, 997)))
+    found = verdicts(Evidence(side(9000, 9), side(1000, 1, seed=4), MirroredCalls(1000, 997)))
     assert {verdict.outcome for verdict in found.values()} == {Outcome.SUCCESSFUL}
     assert overall(tuple(found.values())) is Outcome.SUCCESSFUL
 
@@ -47,13 +47,13 @@ def test_each_check_fails_by_itself_and_says_why_in_numbers() -> None:
     slow = verdicts(Evidence(side(4500), side(500, median=0.006)))["latency"]
     assert slow.outcome is Outcome.FAILED
     assert slow.numbers["ratio"] == pytest.approx(3, rel=0.3)
-    wrong = verdicts(Evidence(pairs=Pairs(412, 284)))["agreement"]
+    wrong = verdicts(Evidence(mirrored=MirroredCalls(412, 284)))["agreement"]
     assert wrong.outcome is Outcome.FAILED
     assert wrong.message == "canary disagrees on 31 % of 412 mirrored calls (limit 5 %); p < 1e-6"
 
 
 def test_a_bad_canary_is_seen_early_and_below_the_minimum_of_calls() -> None:
-    assert verdicts(Evidence(pairs=Pairs(6, 0)))["agreement"].outcome is Outcome.FAILED
+    assert verdicts(Evidence(mirrored=MirroredCalls(6, 0)))["agreement"].outcome is Outcome.FAILED
     assert verdicts(Evidence(side(100), side(3, 3)))["error_rate"].outcome is Outcome.FAILED
 
 
@@ -63,13 +63,13 @@ def test_what_both_versions_fail_alike_is_not_held_against_the_canary() -> None:
 
 
 def test_mirrored_calls_without_an_answer_are_told() -> None:
-    found = verdicts(Evidence(pairs=Pairs(50, 20, failed=30)))["agreement"]
+    found = verdicts(Evidence(mirrored=MirroredCalls(50, 20, failed=30)))["agreement"]
     assert "30 of which it could not answer" in found.message
 
 
 def test_broken_measuring_is_an_error_unless_it_had_seen_enough() -> None:
     trouble = "the workers' numbers are 12 s old"
-    found = verdicts(Evidence(side(900), side(100), Pairs(100, 99), trouble=trouble))
+    found = verdicts(Evidence(side(900), side(100), MirroredCalls(100, 99), trouble=trouble))
     assert {verdict.outcome for verdict in found.values()} == {Outcome.ERROR}
     assert found["error_rate"].message == trouble
     found = verdicts(Evidence(side(900), side(100, 100), trouble=trouble))
@@ -79,7 +79,7 @@ def test_broken_measuring_is_an_error_unless_it_had_seen_enough() -> None:
 
 def test_a_shadow_step_is_judged_by_mirrored_calls_alone() -> None:
     plan = Plan(steps=(Step(0, mirror=1.0),), checks=ALL)
-    found = verdicts(Evidence(side(900), Side(), Pairs(400, 400)), plan)
+    found = verdicts(Evidence(side(900), Side(), MirroredCalls(400, 400)), plan)
     assert set(found) == {"requests", "agreement"}
     assert found["requests"].message == "canary was mirrored 400 of at least 50 calls"
     assert overall(tuple(found.values())) is Outcome.SUCCESSFUL
@@ -105,7 +105,7 @@ def test_the_false_alarms_are_shared_out_over_steps_and_checks() -> None:
     assert found.numbers["alarm"] == pytest.approx(FALSE_ALARM / 6)
 
 
-PSI = Plan(steps=(Step(10),), checks=Checks(agreement=Agreement(Metric.PSI, least=0.2)))
+PSI = Plan(steps=(Step(10),), checks=Checks(agreement=Agreement(metric=Metric.PSI, max=0.2)))
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ PSI = Plan(steps=(Step(10),), checks=Checks(agreement=Agreement(Metric.PSI, leas
 def test_a_shifted_distribution_is_told_from_noise(
     stable: dict[str, int], canary: dict[str, int], outcome: Outcome
 ) -> None:
-    pairs = Pairs(1000, 1000, stable=stable, canary=canary)
-    assert verdicts(Evidence(pairs=pairs), PSI)["agreement"].outcome is outcome
+    mirrored = MirroredCalls(1000, 1000, stable=stable, canary=canary)
+    assert verdicts(Evidence(mirrored=mirrored), PSI)["agreement"].outcome is outcome
 
 
 def test_the_stability_index_is_the_usual_one() -> None:

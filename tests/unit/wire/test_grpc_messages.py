@@ -13,7 +13,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_tools import protoc
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from gateway.wire.grpc_messages import COMPILED, HEALTH, INFERENCE, PROTOS, REFLECTION, message, pool
+from gateway.wire.grpc_messages import COMPILED, PROTOS, message, pool
+from gateway.wire.texts import HEALTH, INFERENCE, REFLECTION
 
 
 def test_the_compiled_set_is_of_these_files(tmp_path: Path) -> None:

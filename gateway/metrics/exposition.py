@@ -1,0 +1,286 @@
+"""The metrics as Prometheus reads them, each declared once in `METRICS`.
+
+To add a metric, count it in `tally` and declare it here. Names and units follow
+https://prometheus.io/docs/practices/naming/.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib.metadata import version as installed
+from typing import Any, NamedTuple
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+import gateway
+from gateway.metrics.counts import DROPPED, MAX_BATCH_ROWS, Histogram
+from gateway.metrics.tally import Numbers
+
+VERSION_LABELS = ("model", "version", "digest", "runtime")
+"""The labels of every metric of a version; `digest` is its first 12 digits."""
+BATCH_BOUNDS = tuple(1 << power for power in range(MAX_BATCH_ROWS.bit_length()))
+"""Upper bounds of the histogram of batches, in rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionLabels:
+    """What names a version in every metric, see `VERSION_LABELS`."""
+
+    model: str
+    version: str
+    digest: str
+    runtime: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSample:
+    """One version at one moment."""
+
+    labels: VersionLabels
+    numbers: Numbers
+    ongoing: int = 0
+    replicas: Mapping[str, int] = field(default_factory=dict)
+    """Workers by state."""
+    weights: Mapping[str, int] = field(default_factory=dict)
+    """Percent of unversioned calls by role."""
+    queued: int = 0
+    """Calls that wait for the model."""
+    held: int = 0
+    """Calls that wait for the version to wake."""
+
+
+class Kind(StrEnum):
+    """Prometheus' types of metrics."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+    SUMMARY = "summary"
+    INFO = "info"
+
+
+class Buckets(NamedTuple):
+    """The value of a histogram: the cumulated count for each upper bound, and the sum of all values."""
+
+    cumulative: list[tuple[str, float]]
+    total: float
+
+
+class Summary(NamedTuple):
+    """The value of a summary: how many values there were, and their sum."""
+
+    observations: float
+    total: float
+
+
+Series = tuple[tuple[str, ...], float | Buckets | Summary]
+"""The values of a metric's own labels, and the value."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricDeclaration:
+    """A metric; its name is without the endings that Prometheus adds for a kind, such as `_total`."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionMetric(MetricDeclaration):
+    """A metric of each version; its labels begin with `VERSION_LABELS`."""
+
+    read: Callable[[VersionSample], Iterable[Series]]
+    """Gives the series of one sample."""
+
+
+def _declare(
+    name: str, kind: Kind, text: str, read: Callable[[VersionSample], Iterable[Series]], *labels: str
+) -> VersionMetric:
+    """Declare a metric that has `labels` beside those of its version."""
+    return VersionMetric(name, kind, text, (*VERSION_LABELS, *labels), read)
+
+
+def _requests(sample: VersionSample) -> Iterable[Series]:
+    return (((role, str(status)), count) for (role, status), count in sorted(sample.numbers.requests.items()))
+
+
+def _single(value: float | Buckets | Summary) -> Iterable[Series]:
+    """The series of a metric that has no labels of its own."""
+    return [((), value)]
+
+
+def _histogram(histogram: Histogram) -> Iterable[Series]:
+    return _single(Buckets(histogram.cumulative(), histogram.total))
+
+
+def _batches(sample: VersionSample) -> Iterable[Series]:
+    sizes = sample.numbers.batches
+    if not sizes:
+        return []
+    counts = [
+        (str(bound), float(sum(runs.runs for rows, runs in sizes.items() if rows <= bound)))
+        for bound in BATCH_BOUNDS
+    ]
+    every = float(sum(runs.runs for runs in sizes.values()))
+    return _single(Buckets([*counts, ("+Inf", every)], sum(runs.rows for runs in sizes.values())))
+
+
+def _mirrored(sample: VersionSample) -> Iterable[Series]:
+    mirrored = sample.numbers.mirrored
+    yield ("compared",), mirrored.compared
+    yield ("agreeing",), mirrored.agreeing
+    yield ("failed",), mirrored.failed
+    yield ("dropped",), mirrored.dropped
+
+
+BUILD_INFO = MetricDeclaration("kitserve_build", Kind.INFO, "What runs here", ("version", "python", "ray"))
+VERSION_METRICS = (
+    _declare("kitserve_requests", Kind.COUNTER, "Inference calls answered", _requests, "role", "status"),
+    _declare(
+        "kitserve_request_duration_seconds",
+        Kind.HISTOGRAM,
+        "From the arrival of a call at its worker to its answer",
+        lambda sample: _histogram(sample.numbers.request),
+    ),
+    _declare(
+        "kitserve_queue_duration_seconds",
+        Kind.HISTOGRAM,
+        "Wait of a call for the model",
+        lambda sample: _histogram(sample.numbers.queue),
+    ),
+    _declare(
+        "kitserve_compute_duration_seconds",
+        Kind.HISTOGRAM,
+        "Decoding, inference and encoding of a call",
+        lambda sample: _histogram(sample.numbers.compute),
+    ),
+    _declare(
+        "kitserve_requests_in_flight",
+        Kind.GAUGE,
+        "Calls inside the workers now",
+        lambda sample: _single(sample.ongoing),
+    ),
+    _declare(
+        "kitserve_queue_length",
+        Kind.GAUGE,
+        "Calls that wait for the model now",
+        lambda sample: _single(sample.queued),
+    ),
+    _declare(
+        "kitserve_requests_waiting_to_wake",
+        Kind.GAUGE,
+        "Calls that wait for a version that sleeps",
+        lambda sample: _single(sample.held),
+    ),
+    _declare(
+        "kitserve_requests_dropped",
+        Kind.COUNTER,
+        "Calls that the model never answered: rejected by a full queue, expired, or cancelled by callers",
+        lambda sample: [((reason,), sample.numbers.dropped[reason]) for reason in DROPPED],
+        "reason",
+    ),
+    _declare(
+        "kitserve_mirrored_requests",
+        Kind.COUNTER,
+        "Calls compared by a canary (their agreement is a sum of shares), or dropped by the stable version",
+        _mirrored,
+        "outcome",
+    ),
+    _declare(
+        "kitserve_batch_size",
+        Kind.HISTOGRAM,
+        "Rows of a batch that the model ran on; absent without batching",
+        _batches,
+    ),
+    _declare(
+        "kitserve_pulled_bytes",
+        Kind.COUNTER,
+        "Bytes fetched from registries",
+        lambda sample: _single(sample.numbers.pulled_bytes),
+    ),
+    _declare(
+        "kitserve_cache_hits",
+        Kind.COUNTER,
+        "Kits found unpacked on this node",
+        lambda sample: _single(sample.numbers.cache_hits),
+    ),
+    _declare(
+        "kitserve_unpack_duration_seconds",
+        Kind.SUMMARY,
+        "Unpacking of kits",
+        lambda sample: _single(Summary(sample.numbers.unpacks, sample.numbers.unpack_seconds)),
+    ),
+    _declare(
+        "kitserve_load_duration_seconds",
+        Kind.SUMMARY,
+        "Loading of models",
+        lambda sample: _single(Summary(sample.numbers.loads, sample.numbers.load_seconds)),
+    ),
+    _declare(
+        "kitserve_replicas",
+        Kind.GAUGE,
+        "Workers by state",
+        lambda sample: [((state,), count) for state, count in sample.replicas.items()],
+        "state",
+    ),
+    _declare(
+        "kitserve_traffic_weight_ratio",
+        Kind.GAUGE,
+        "Share of a model's unversioned calls",
+        lambda sample: [((role,), percent / 100) for role, percent in sample.weights.items()],
+        "role",
+    ),
+)
+METRICS: tuple[MetricDeclaration, ...] = (BUILD_INFO, *VERSION_METRICS)
+"""Every metric, in the order of the exposition."""
+
+
+class KitserveCollector(Collector):
+    """Gives prometheus-client the samples that `read` returns at each scrape."""
+
+    def __init__(self, read: Callable[[], Iterable[VersionSample]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        yield build_info()
+        yield from families(self._read())
+
+
+def build_info() -> Metric:
+    """Return the family of `BUILD_INFO`."""
+    info = {"version": gateway.__version__, "python": platform.python_version(), "ray": installed("ray")}
+    return InfoMetricFamily(BUILD_INFO.name, BUILD_INFO.help, value=info)
+
+
+_FAMILIES: Mapping[Kind, Callable[..., Any]] = {
+    Kind.COUNTER: CounterMetricFamily,
+    Kind.GAUGE: GaugeMetricFamily,
+    Kind.HISTOGRAM: HistogramMetricFamily,
+    Kind.SUMMARY: SummaryMetricFamily,
+}
+
+
+def families(samples: Iterable[VersionSample]) -> Iterator[Metric]:
+    """Turn samples into Prometheus' families, one for each of `VERSION_METRICS`."""
+    samples = tuple(samples)
+    for metric in VERSION_METRICS:
+        family = _FAMILIES[metric.kind](metric.name, metric.help, labels=metric.labels)
+        for sample in samples:
+            labels = sample.labels
+            version = (labels.model, labels.version, labels.digest, labels.runtime)
+            for own, value in metric.read(sample):
+                family.add_metric([*version, *own], *(value if isinstance(value, tuple) else (value,)))
+        yield family

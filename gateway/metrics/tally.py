@@ -1,0 +1,162 @@
+"""The counting in a running worker: cheap, and safe from several threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gateway.metrics.counts import MAX_BATCH_ROWS, MIRRORED, Histogram, MirroredCalls, Runs, Steps
+
+_FAILURES = 400
+
+
+@dataclass(slots=True)
+class Numbers:
+    """What one worker, or all of one version, did since it started."""
+
+    requests: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """Answers by role and HTTP status."""
+    request: Histogram = field(default_factory=Histogram)
+    queue: Histogram = field(default_factory=Histogram)
+    compute: Histogram = field(default_factory=Histogram)
+    succeeded: Steps = field(default_factory=Steps)
+    failed: Steps = field(default_factory=Steps)
+    last_call: float = 0.0
+    """When the last call was answered, in seconds since 1970; 0 before the first."""
+    mirrored: MirroredCalls = field(default_factory=MirroredCalls)
+    pulled_bytes: int = 0
+    cache_hits: int = 0
+    unpacks: int = 0
+    unpack_seconds: float = 0.0
+    loads: int = 0
+    load_seconds: float = 0.0
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Calls that the model never answered, by the words of `DROPPED`."""
+    batches: dict[int, Runs] = field(default_factory=dict)
+    """Runs by the rows of their batch; empty where calls are not batched."""
+
+    def add(self, other: Numbers) -> None:
+        """Add another's numbers to these."""
+        self.requests.update(other.requests)
+        self.request.add(other.request)
+        self.queue.add(other.queue)
+        self.compute.add(other.compute)
+        self.succeeded.add(other.succeeded)
+        self.failed.add(other.failed)
+        self.last_call = max(self.last_call, other.last_call)
+        self.mirrored = (self.mirrored + other.mirrored).with_few_labels()
+        self.pulled_bytes += other.pulled_bytes
+        self.cache_hits += other.cache_hits
+        self.unpacks += other.unpacks
+        self.unpack_seconds += other.unpack_seconds
+        self.loads += other.loads
+        self.load_seconds += other.load_seconds
+        self.dropped.update(other.dropped)
+        for rows, runs in other.batches.items():
+            self.batches.setdefault(rows, Runs()).add(runs)
+
+
+class Tally:
+    """The numbers of a running worker; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers = Numbers()
+        self.ongoing = 0
+
+    def answered(
+        self,
+        role: str,
+        status: int,
+        request: float,
+        queue: float,
+        compute: float,
+        infer: float = 0.0,
+        encode: float = 0.0,
+    ) -> None:
+        """Count one answered call; durations in seconds, `infer` and `encode` being parts of `compute`."""
+        with self._lock:
+            numbers = self._numbers
+            numbers.requests[role, status] += 1
+            if role == MIRRORED:
+                return
+            numbers.request.observe(request)
+            numbers.queue.observe(queue)
+            numbers.compute.observe(compute)
+            numbers.last_call = time.time()
+            steps = numbers.succeeded if status < _FAILURES else numbers.failed
+            steps.calls += 1
+            steps.total += request
+            steps.queue += queue
+            steps.decode += compute - infer - encode
+            steps.infer += infer
+            steps.encode += encode
+
+    def refused(self, role: str, status: int) -> None:
+        """Count one call that never reached the model."""
+        with self._lock:
+            self._numbers.requests[role, status] += 1
+            self._numbers.failed.calls += role != MIRRORED
+
+    def dropped(self, reason: str) -> None:
+        """Count one call that the model never answered; `reason` is one of `DROPPED`."""
+        with self._lock:
+            self._numbers.dropped[reason] += 1
+
+    def compared(
+        self, agreeing: float, failed: bool, stable: Mapping[str, int], canary: Mapping[str, int]
+    ) -> None:
+        """Count one mirrored call, see `MirroredCalls`."""
+        with self._lock:
+            self._count(MirroredCalls(1, agreeing, int(failed), 0, stable, canary))
+
+    def not_mirrored(self) -> None:
+        """Count one call that was to be mirrored, and was not."""
+        with self._lock:
+            self._count(MirroredCalls(dropped=1))
+
+    def _count(self, calls: MirroredCalls) -> None:
+        self._numbers.mirrored = (self._numbers.mirrored + calls).with_few_labels()
+
+    def executed(self, rows: int, decode: float, infer: float, encode: float) -> None:
+        """Count one run of the model on a batch, of however many calls it was made; durations in seconds."""
+        # Callers must not make entries without end.
+        size = rows if rows <= MAX_BATCH_ROWS else 1 << (rows - 1).bit_length()
+        with self._lock:
+            runs = self._numbers.batches.get(size)
+            if runs is None:
+                runs = self._numbers.batches[size] = Runs()
+            runs.runs += 1
+            runs.rows += rows
+            runs.decode += decode
+            runs.infer += infer
+            runs.encode += encode
+
+    def opened(self, pulled_bytes: int, from_cache: bool, unpack_seconds: float) -> None:
+        """Count a kit that was brought to this node, or found there."""
+        with self._lock:
+            self._numbers.pulled_bytes += pulled_bytes
+            self._numbers.cache_hits += from_cache
+            self._numbers.unpacks += not from_cache
+            self._numbers.unpack_seconds += unpack_seconds
+
+    def loaded(self, seconds: float) -> None:
+        """Count a model that was loaded."""
+        with self._lock:
+            self._numbers.loads += 1
+            self._numbers.load_seconds += seconds
+
+    @property
+    def last_call(self) -> float:
+        """When the last call was answered, in seconds since 1970; 0 before the first."""
+        return self._numbers.last_call
+
+    def numbers(self) -> Numbers:
+        """A copy of the numbers so far."""
+        with self._lock:
+            copy = Numbers()
+            copy.add(self._numbers)
+            return copy

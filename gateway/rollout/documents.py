@@ -1,0 +1,67 @@
+"""The form in which a rollout is stored: JSON, read with tolerance.
+
+A field that this release does not know is passed over, and one that is missing has its default. What needs
+more than that is a migration from one schema to the next. It works on JSON alone, as what an earlier
+release wrote does not change any more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from gateway.errors import StoreError
+from gateway.rollout.state import Rollout
+
+SCHEMA = 2
+"""The schema that this release writes."""
+
+_ROLLOUT = TypeAdapter(Rollout)
+
+
+def rollout_to_json(rollout: Rollout) -> str:
+    """Write a rollout for the gateway's state."""
+    return json.dumps({"schema": SCHEMA, **_ROLLOUT.dump_python(rollout, mode="json")})
+
+
+def rollout_from_json(text: str) -> Rollout:
+    """Read what `rollout_to_json` wrote, in this release or an earlier one.
+
+    Raises:
+        StoreError: when a newer Kitserve wrote it, or it is no rollout.
+    """
+    try:
+        document = json.loads(text)
+        schema = document["schema"]
+        if schema <= SCHEMA:
+            for earlier in range(schema, SCHEMA):
+                document = _MIGRATIONS[earlier](document)
+            # As JSON: there a list is a tuple, and a word is a value of its enum.
+            return _ROLLOUT.validate_json(json.dumps(document))
+    except (ValueError, LookupError, TypeError) as error:
+        raise StoreError(f"a rollout in the gateway's state cannot be read: {error}") from error
+    raise StoreError(f"a newer Kitserve wrote this rollout (schema {schema}); upgrade")
+
+
+def _from_schema_1(rollout: dict[str, Any]) -> dict[str, Any]:
+    """Give each limit a field of its own; it was `least` whatever the metric."""
+    plan, evidence = rollout["plan"], rollout["evidence"]
+    checks = plan["checks"]
+    if checks["agreement"] is not None:
+        checks = {**checks, "agreement": _with_limit(checks["agreement"])}
+    golden = plan["golden"] and _with_limit(plan["golden"])
+    return {
+        **rollout,
+        "plan": {**plan, "checks": checks, "golden": golden},
+        "evidence": {**evidence, "mirrored": evidence["pairs"]},
+    }
+
+
+def _with_limit(rules: Mapping[str, Any]) -> dict[str, Any]:
+    return {**rules, "max" if rules["metric"] == "psi" else "min": rules["least"]}
+
+
+_MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_schema_1}
