@@ -22,8 +22,8 @@ from loadtests.calls import BENTOML_JSON, OIP_BINARY, OIP_JSON, Dialect
 from loadtests.models import Model
 from loadtests.usage import Processes
 from loadtests.workloads import Form
-from tests.e2e.running import Running, running
 from tests.support.artifacts import LayoutBuilder, tar
+from tests.support.kitserve import Running, running
 from tests.support.ports import free_port
 
 FLOOR = "floor"

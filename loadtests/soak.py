@@ -29,8 +29,8 @@ from loadtests.calls import OIP_BINARY, OIP_JSON, Dialect, same
 from loadtests.models import Array, Maker
 from loadtests.open_loop import Client
 from loadtests.plain_model import PlainModel
-from tests.e2e.running import Running, running
 from tests.support.artifacts import LayoutBuilder, tar
+from tests.support.kitserve import Running, running
 
 _SETTLE_SECONDS = 300
 _MOST_GROWTH = 0.02

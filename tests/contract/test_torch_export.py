@@ -17,7 +17,7 @@ from runtimes.base import Array, Datatype, Resources, Signature, TensorSpec
 from runtimes.errors import InputError, LoadError, ModelError, UnsafeFormat
 from runtimes.testing import RuntimeContract
 from runtimes.torch_export import TorchExportRuntime
-from tests.contract.models import Double, Lookup, repack
+from tests.support.model_files import Double, Lookup, repack
 
 MODEL = "models/model.json"
 WEIGHTS = "data/weights/model_weights_config.json"

@@ -13,7 +13,7 @@ from runtimes.base import Array, Resources, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError, UnsafeFormat
 from runtimes.testing import RuntimeContract
 from runtimes.torchscript import TorchScriptModel, TorchScriptRuntime
-from tests.contract.models import save_script
+from tests.support.model_files import save_script
 
 
 class TestTorchScript(RuntimeContract):

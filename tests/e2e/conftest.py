@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.running import Running, running
+from tests.support.kitserve import Running, running
 from tests.support.registry import Registry
 
 

@@ -18,11 +18,11 @@ import torch
 
 from gateway.edge.runtime import ask
 from gateway.errors import EdgeError
-from tests.contract.models import chunk, node, number, onnx_model, save_script, value_info
-from tests.e2e.running import Running
 from tests.e2e.test_rollouts import wait_for
 from tests.support.artifacts import LayoutBuilder, tar
+from tests.support.kitserve import Running
 from tests.support.load import Load
+from tests.support.model_files import chunk, node, number, onnx_model, save_script, value_info
 
 INT64, FP32 = 7, 1
 SIZE = 256

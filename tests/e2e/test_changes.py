@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.e2e.running import Running
+from tests.support.kitserve import Running
 from tests.support.load import Load
 
 

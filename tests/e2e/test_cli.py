@@ -14,8 +14,8 @@ import pytest
 
 import gateway
 from gateway.cli import main
-from tests.e2e.running import KITSERVE
 from tests.support.artifacts import MODELKIT, LayoutBuilder, tar
+from tests.support.kitserve import KITSERVE
 from tests.support.ports import free_port
 from tests.support.registry import Registry
 

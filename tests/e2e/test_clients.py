@@ -17,10 +17,10 @@ import tritonclient.grpc
 import tritonclient.http
 
 from loadtests.venvs import NotInstalled, python
-from tests.clients.simple_models import simple_models
-from tests.e2e.running import Running
 from tests.e2e.test_serving import digest_of
 from tests.support.artifacts import LayoutBuilder, tar
+from tests.support.kitserve import Running
+from tests.support.simple_models import simple_models
 
 REPOSITORY = Path(__file__).parents[2]
 SAMPLES = {

@@ -16,9 +16,9 @@ import requests
 
 from gateway.kits.library import Library
 from gateway.oci.reference import Digest, parse_reference
-from tests.e2e.running import IRIS, Running
 from tests.support.artifacts import LayoutBuilder
 from tests.support.kitops import kit_storage
+from tests.support.kitserve import IRIS, Running
 from tests.support.registry import Registry
 from tests.support.signing import SIMPLE, Signer, claim, tag_manifest
 

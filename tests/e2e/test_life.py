@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from gateway.cli.processes import descendants
-from tests.e2e.running import Running, running
+from tests.support.kitserve import Running, running
 from tests.support.registry import run_registry
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.running import IRIS, Running
+from tests.support.kitserve import IRIS, Running
 
 CALLERS = 16
 ROWS = 200

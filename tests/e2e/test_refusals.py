@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.e2e.running import Running
 from tests.support.artifacts import MODELKIT, LayoutBuilder
+from tests.support.kitserve import Running
 from tests.support.load import Load
 from tests.support.registry import Registry, run_registry
 

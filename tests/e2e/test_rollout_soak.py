@@ -22,7 +22,7 @@ from gateway.cli.admin_client import AdminClient
 from gateway.config.config import parse_config
 from gateway.edge.runtime import ask
 from gateway.errors import ControlError, EdgeError
-from tests.e2e.running import Running
+from tests.support.kitserve import Running
 from tests.support.load import Load
 
 ROLLOUT: dict[str, Any] = {

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.running import Running
+from tests.support.kitserve import Running
 from tests.support.load import Load
 from tests.support.registry import Registry
 

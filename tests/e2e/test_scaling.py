@@ -11,7 +11,7 @@ from pathlib import Path
 
 import requests
 
-from tests.e2e.running import IRIS, Running
+from tests.support.kitserve import IRIS, Running
 from tests.support.load import Load
 
 ROWS = 2000

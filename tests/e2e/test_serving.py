@@ -19,7 +19,7 @@ from tritonclient.http import (
 )
 
 from gateway.wire.texts import EXTENSIONS
-from tests.e2e.running import IRIS, Running
+from tests.support.kitserve import IRIS, Running
 from tests.support.registry import Registry
 
 ROWS = Path(__file__).parents[1] / "iris.csv"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.running import Running
+from tests.support.kitserve import Running
 from tests.support.load import Load
 
 ROUNDS = 24

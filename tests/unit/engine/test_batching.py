@@ -23,7 +23,7 @@ from gateway.metrics.tally import Tally
 from runtimes.base import Array, LoadedModel, Resources, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError
 from runtimes.onnx import OnnxRuntime
-from tests.contract.models import chunk, identity_onnx, node, number, onnx_model, value_info
+from tests.support.model_files import chunk, identity_onnx, node, number, onnx_model, value_info
 
 SECONDS = 10
 ROW = TensorSpec("x", "FP64", (-1, -1))

@@ -34,6 +34,11 @@ def builder(tmp_path: Path) -> LayoutBuilder:
     return made
 
 
+def _damaged(data: bytes) -> bytes:
+    """Return as many bytes, of which the first is another."""
+    return bytes([data[0] ^ 1]) + data[1:]
+
+
 def _open(library: Library, builder: LayoutBuilder, name: str) -> UnpackedKit:
     return library.open(LayoutReference(builder.directory, name, "v1", None))
 
@@ -169,10 +174,10 @@ def test_damage_is_found_and_had_again(tmp_path: Path, builder: LayoutBuilder) -
     (layer,) = a.kit.needed_layers()
     blob = root / "blobs/sha256" / layer.descriptor.digest.hex
     blob.chmod(0o644)
-    blob.write_bytes(b"x" + blob.read_bytes()[1:])
+    blob.write_bytes(_damaged(blob.read_bytes()))
     before = b.model_path.stat()
     b.model_path.chmod(0o644)
-    b.model_path.write_bytes(b"x" + b.model_path.read_bytes()[1:])
+    b.model_path.write_bytes(_damaged(b.model_path.read_bytes()))
     os.utime(b.model_path, ns=(before.st_atime_ns, before.st_mtime_ns))
     damage = library.cache.verify()
     assert damage.bad_blobs == (layer.descriptor.digest,)
@@ -194,7 +199,7 @@ def test_files_that_were_touched_are_read_before_they_are_served(
     os.utime(kit.model_path)
     assert _open(library, builder, "a").from_cache
     kit.model_path.chmod(0o644)
-    kit.model_path.write_bytes(b"x" + whole[1:])
+    kit.model_path.write_bytes(_damaged(whole))
     again = _open(library, builder, "a")
     assert not again.from_cache
     assert again.model_path.read_bytes() == whole

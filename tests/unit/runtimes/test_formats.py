@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from runtimes.errors import LoadError
 from runtimes.formats import Format, Hazard, identify, is_pickle
-from tests.contract.models import Double, identity_onnx, save_script
+from tests.support.model_files import Double, identity_onnx, save_script
 
 
 class Thing:

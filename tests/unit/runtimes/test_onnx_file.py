@@ -18,7 +18,7 @@ from runtimes.base import Datatype, Resources, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError
 from runtimes.formats import Format, identify
 from runtimes.onnx import OnnxRuntime
-from tests.contract.models import (
+from tests.support.model_files import (
     chunk,
     external_tensor,
     identity_onnx,

@@ -31,7 +31,7 @@ from runtimes.formats import Format, identify
 from runtimes.imports import COMPUTED, describe, is_dangerous
 from runtimes.pickles import Scan, scan
 from runtimes.select import choose
-from tests.contract.models import identity_onnx
+from tests.support.model_files import identity_onnx
 
 TOUCH = "touch canary"
 SYSTEM = f"{os.system.__module__}.system"

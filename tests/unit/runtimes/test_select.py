@@ -27,7 +27,7 @@ from runtimes.base import (
 from runtimes.errors import InputError, LoadError, ModelError, NoRuntime, UnsafeFormat
 from runtimes.formats import Format
 from runtimes.select import choose, installed
-from tests.contract.models import Double, identity_onnx, save_script
+from tests.support.model_files import Double, identity_onnx, save_script
 
 
 def put(directory: Path, **files: bytes) -> Path:

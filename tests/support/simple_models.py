@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.contract.models import chunk, node, number, onnx_model, value_info
+from tests.support.model_files import chunk, node, number, onnx_model, value_info
 
 _INT8, _INT32, _STRING = 3, 6, 8
 _INT_ATTRIBUTE = 2
