@@ -21,15 +21,22 @@ _HEADER_VALUE = r"^[A-Za-z0-9 _.,:;/@=+*-]{0,128}$"
 
 
 class Step(Strict):
-    """The canary's percent of calls, for how long at least, or until a person promotes."""
+    """One step of a rollout: which calls the canary gets, and for how long."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
     weight: Annotated[int, Field(ge=0, le=100)]
+    """How many percent of the calls that name no version go to the canary; never less than before."""
     hold: Annotated[Seconds | None, Field(alias="for")] = None
+    """How long the step lasts at least; absent, only until its checks are Successful."""
     pause: bool = False
+    """Whether the step lasts until a person promotes; then without `for`."""
     mirror: Share | None = None
+    """Which share of the stable version's calls the canary answers too, unseen by callers; absent, the share
+    in `checks.agreement`."""
     match: tuple[dict[HeaderName, Annotated[str, Field(pattern=_HEADER_VALUE)]], ...] = ()
+    """Headers that send a call to the canary whatever the weight: `{NAME: VALUE}`, with `""` for any value.
+    One such mapping, or a list."""
 
     @field_validator("match", mode="before")
     @classmethod
@@ -49,16 +56,24 @@ class Step(Strict):
 
 
 class Agreement(Strict):
-    """How often the canary must answer as the stable version does, on a mirrored share of its calls."""
+    """How often the canary must answer as the stable version does, on mirrored calls."""
 
     metric: Metric = Metric.AUTO
+    """How two answers are compared; `auto` chooses by what an output holds."""
     min: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Which share of the answers must agree; absent, 0.95. Not with `psi`."""
     max: Annotated[float, Field(gt=0, le=10)] | None = None
+    """How large the population stability index may be; absent, 0.2. Only with `psi`."""
     mirror: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Which share of the stable version's calls the canary answers too, in steps that do not say it."""
     output: str = ""
+    """The output that is compared; `""` for the labels, or for all outputs where none are labels."""
     rtol: Annotated[float, Field(ge=0)] = 0.01
+    """How far a number may be off, as a share of the stable version's number."""
     atol: Annotated[float, Field(ge=0)] = 1e-4
+    """How far a number may be off besides, whatever its size."""
     cosine: Annotated[float, Field(gt=0, le=1)] = 0.99
+    """How large the cosine of two vectors must be."""
 
     @model_validator(mode="after")
     def _bound_of_its_metric(self) -> Agreement:
@@ -78,13 +93,19 @@ class Agreement(Strict):
 
 
 class Checks(Strict):
-    """What the canary is held to at each step."""
+    """What the canary is judged by at each step."""
 
     max_error_rate: Annotated[float, Field(gt=0, lt=1)] | None = 0.01
+    """Which share of its calls the canary may fail (5xx) beyond the stable version's share; `null` for no
+    such check."""
     max_latency_ratio: Annotated[float, Field(ge=1, le=1000)] | None = None
+    """How many times the stable version's latency the canary may need; absent, no such check."""
     latency_quantile: Annotated[float, Field(ge=0.5, le=0.999)] = 0.95
+    """Which quantile of the latencies is compared."""
     min_requests: Annotated[int, Field(ge=0)] = 50
+    """How many calls the canary must have answered before a step ends."""
     agreement: Agreement | None = None
+    """How often its answers must agree with the stable version's; absent, no such check."""
 
     def plan(self) -> ChecksPlan:
         """The checks as the rollout room takes them."""
@@ -98,16 +119,28 @@ class Checks(Strict):
 
 
 class Golden(Strict):
-    """A dataset with known answers, which the canary must give before it gets any call."""
+    """A dataset of the kit whose answers are known: the canary must give them before it gets any call.
+
+    A plain name is short for `{dataset: NAME}`.
+    """
 
     dataset: str
+    """The dataset's name in the Kitfile, or its path."""
     min: Share = 1.0
+    """Which share of the rows must be answered as expected."""
     target: str = ""
+    """The column of a CSV file that holds what is expected; `""` for the last one."""
     output: str = ""
+    """The output that a CSV file's column is compared with; `""` for the one with the column's name, else the
+    labels, else the only one."""
     metric: Metric = Metric.AUTO
+    """How an answer is compared with what is expected; not `psi`, which is not for single rows."""
     rtol: Annotated[float, Field(ge=0)] = 0.01
+    """How far a number may be off, as a share of the expected number."""
     atol: Annotated[float, Field(ge=0)] = 1e-4
+    """How far a number may be off besides, whatever its size."""
     cosine: Annotated[float, Field(gt=0, le=1)] = 0.99
+    """How large the cosine of two vectors must be."""
 
     @model_validator(mode="before")
     @classmethod
@@ -136,10 +169,12 @@ class Golden(Strict):
 
 
 class Sticky(Strict):
-    """Keeps a caller on one version while weights only grow: by a header's value, or a cookie's."""
+    """What keeps a caller on one version while weights grow: the value of a header, or of a cookie."""
 
     header: HeaderName | None = None
+    """The header's name; not together with `cookie`."""
     cookie: CookieName | None = None
+    """The cookie's name; not together with `header`."""
 
     @model_validator(mode="after")
     def _one(self) -> Sticky:
@@ -153,16 +188,25 @@ class Sticky(Strict):
 
 
 class Rollout(Strict):
-    """How another kit takes over."""
+    """How another kit takes over: as a canary, step by step, and only while its checks hold."""
 
     steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=64)]
+    """The steps, from 1 to 64. After the last one the canary becomes the stable version."""
     checks: Checks = Checks()
+    """What the canary is judged by at each step."""
     golden: Golden | None = None
+    """A dataset that the canary must answer rightly before it gets any call."""
     allow_signature_change: bool = False
+    """Whether the canary may refuse inputs that the stable version takes, or lack outputs that it gives."""
     sticky: Sticky | None = None
+    """What keeps a caller on one version while weights grow; absent, each call is left to chance."""
     progress_deadline: Seconds = 600.0
+    """How long the canary may take to be ready, then to pass its gates, and each step beyond its `for` to
+    find enough evidence."""
     scale_down_delay: Seconds = 30.0
+    """How long the version that lost keeps its workers."""
     max_restarts: Annotated[int, Field(ge=0)] = 2
+    """How many times workers of the canary may die before the rollout is aborted."""
 
     @field_validator("steps")
     @classmethod
