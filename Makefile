@@ -4,23 +4,32 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CONFIG ?= configs/quickstart.yaml
+# Extras of pyproject.toml to install besides, as in `make install EXTRAS=all`; with a comma between several.
+EXTRAS ?=
+PROTOS := gateway/wire/protos
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: install serve test lint soak bench clean
+.DEFAULT_GOAL := help
+.PHONY: help install serve test check lint format unit soak bench protos clean
+
+help: ## list these targets
+	@awk -F ': .*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # A stamp is newer than what was installed from: nothing is asked of any network until that changes.
-install: $(VENV)/.installed
+INSTALLED := $(VENV)/.installed$(EXTRAS:%=-%)
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+install: $(INSTALLED) ## install Kitserve into .venv; EXTRAS=all adds every runtime
+
+$(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -c constraints.txt -e .
+	$(PIP) install -c constraints.txt -e '.$(EXTRAS:%=[%])'
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt $(VENV)/.installed
+$(VENV)/.installed-dev: pyproject.toml constraints.txt $(INSTALLED)
 	$(PIP) install -c constraints.txt -e '.[test,lint,bench]'
 	touch $@
 
-serve: install
+serve: install ## serve configs/quickstart.yaml; CONFIG=FILE serves another
 	$(BIN)/kitserve serve $(CONFIG)
 
 # What tests need of the system comes from Debian's packages, where this user may install them.
@@ -28,22 +37,36 @@ $(VENV)/.system: tests/system.sh
 	sh tests/system.sh
 	touch $@
 
-test: $(VENV)/.installed-dev $(VENV)/.system
+test: $(VENV)/.installed-dev $(VENV)/.system ## run every test but the soak: a real registry, Ray, HAProxy
 	$(BIN)/python -m pytest -m 'not soak'
 
-soak: $(VENV)/.installed-dev $(VENV)/.system
-	$(BIN)/python -m pytest -m soak
-	$(BIN)/python -m loadtests.soak --minutes 30
+check: lint unit ## lint, types and unit tests: what to run before each commit
 
-lint: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev ## check style, formatting, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed-dev $(VENV)/.system
+format: $(VENV)/.installed-dev ## format the code, and mend what ruff can mend by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+unit: $(VENV)/.installed-dev $(VENV)/.system ## run the unit and property tests, on all cores
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 tests/unit tests/property
+
+soak: $(VENV)/.installed-dev $(VENV)/.system ## run the long tests, and half an hour of load
+	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m loadtests.soak --minutes 30
+
+bench: $(VENV)/.installed-dev $(VENV)/.system ## measure Kitserve beside other servers
 	$(BIN)/python -m loadtests.bench
 	$(BIN)/python -m loadtests.pull
 
-clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+# The test of the messages compares what is compiled with these files.
+protos: $(VENV)/.installed-dev ## compile the .proto files into services.binpb
+	$(BIN)/python -m grpc_tools.protoc -I$(PROTOS) --descriptor_set_out=$(PROTOS)/services.binpb \
+		$(sort $(shell find $(PROTOS) -name '*.proto'))
+
+clean: ## remove .venv, builds and caches
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -17,10 +17,10 @@ class Batching(Strict):
     """Which calls run together. Only for models that treat each row of a batch by itself."""
 
     max_batch_size: Annotated[int, Field(ge=2, le=MAX_BATCH_ROWS)] = 32
-    """The most rows of a batch. A call with more rows runs alone."""
+    """How many rows a batch has at most. A call with more rows runs alone."""
     max_delay: Annotated[float, BeforeValidator(read_seconds), Field(ge=0, le=10)] = 0.002
-    """The longest that a call waits for others, which Triton calls `max_queue_delay_microseconds`; with 0
-    only those run together that wait anyway."""
+    """How long a call waits for others at most (Triton: `max_queue_delay_microseconds`). With 0, only calls
+    that wait anyway run together."""
 
     @model_validator(mode="before")
     @classmethod
@@ -31,12 +31,12 @@ class Batching(Strict):
 
 
 class Queue(Strict):
-    """How much may wait for one worker's model; what is more is answered with 503 at once."""
+    """How much may wait for the model of one worker. What is more is answered with 503 at once."""
 
     max_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 512
-    """Calls: `max_queue_size` of Triton, `max_queued_requests` of Ray Serve."""
+    """How many calls may wait (Triton: `max_queue_size`; Ray Serve: `max_queued_requests`)."""
     max_bytes: Annotated[ByteSize, Field(ge=_MIB)] = ByteSize(256 * _MIB)
-    """Bytes of their bodies."""
+    """How large the bodies of the calls that wait may be together."""
 
 
 def _within_the_edge(value: float) -> float:

@@ -60,10 +60,13 @@ class Address(Strict):
 
 
 class Resources(Strict):
-    """What one worker may use: CPU threads, and GPUs (a fraction shares one)."""
+    """What each worker of the model may use."""
 
     cpus: Annotated[float, Field(gt=0, le=1024)] = 1
+    """How many threads the model computes with, rounded up. On a Ray cluster, Ray also reserves so many CPUs
+    for the worker; on one machine it reserves none."""
     gpus: Annotated[float, Field(ge=0, le=64)] = 0
+    """How many GPUs Ray reserves for the worker: whole ones, or a share of one, such as 0.5."""
 
     @field_validator("gpus")
     @classmethod
@@ -74,22 +77,22 @@ class Resources(Strict):
 
 
 class Replicas(Strict):
-    """How many workers run a version; a plain number fixes it. The names are Ray Serve's."""
+    """How many workers run each version. A plain number fixes it: `replicas: 2`."""
 
     min: Annotated[int, Field(ge=0, le=256)] = 1
-    """At least so many; with 0, a version that nobody calls goes to sleep, and the next call wakes it."""
+    """The fewest workers. With 0, a version that nobody calls has no worker, and the next call starts one."""
     max: Annotated[int, Field(ge=1, le=256)] = 1
-    """At most so many."""
+    """The most workers; where only `min` is written, as many as that, but at least 1."""
     target_ongoing_requests: Annotated[float, Field(gt=0)] = 8
-    """How many calls each worker is to have inside at a time; more of them call for more workers."""
+    """How many calls a worker should have at a time. If there are more, workers are added."""
     upscale_delay: Seconds = 2.0
     """How long there must be too many calls before workers are added."""
     downscale_delay: Seconds = 60.0
     """How long there must be too few calls before workers are taken away."""
     downscale_to_zero_delay: Seconds = 300.0
-    """How long nobody must have called before the last worker goes, where `min` is 0."""
+    """How long nobody must have called before the last worker is stopped, where `min` is 0."""
     wake_timeout: Annotated[Seconds, Field(le=WAKE_SECONDS)] = WAKE_SECONDS
-    """How long a call waits for a version that wakes, before it is told to ask again."""
+    """How long a call waits for a version that has no worker yet, before it is answered with 503."""
 
     @model_validator(mode="before")
     @classmethod
@@ -118,30 +121,43 @@ def _check_kit(value: str) -> str:
 
 
 class Canary(Strict):
-    """A second version on trial, and its share of unversioned calls in percent."""
+    """A second version that gets a fixed share of the calls."""
 
     kit: str
+    """The reference of the second kit."""
     weight: Annotated[int, Field(ge=0, le=100)]
+    """How many percent of the calls that name no version go to it."""
 
     _kit = field_validator("kit")(_check_kit)
 
 
 class Model(Strict):
-    """A name clients call, and the kit that answers."""
+    """A name that clients call, and the kit that answers."""
 
     name: str
+    """What clients call the model: letters, digits, `.`, `_` and `-`, at most 64, a letter or digit first."""
     kit: str
+    """The reference of the kit."""
     canary: Canary | None = None
+    """A second version that gets a fixed share of the calls. Not together with `rollout`."""
     runtime: str = "auto"
+    """The name of the runtime that loads the model, such as `onnx`. `auto` chooses by the files' content."""
     resources: Resources = Resources()
+    """What each worker may use."""
     replicas: Replicas = Replicas()
+    """How many workers run each version: a plain number, or bounds."""
     batching: Batching | None = None
+    """Which calls run together; absent, each runs alone."""
     queue: Queue = Queue()
+    """How much may wait for each worker."""
     timeout: Timeout = 60.0
+    """How long a call may wait for the model, whatever its caller says; at most 75s."""
     rollout: Rollout | None = None
+    """How another kit takes over; absent, at once, as soon as its workers are ready."""
     track: Annotated[Seconds, Field(ge=1)] | None = None
-    """How often to look whether the kit's tag has moved; None: only when the config is applied."""
+    """How often to look whether the tag of `kit` has moved; absent, only when a config is applied."""
     trust: Trust = Trust()
+    """Which kits this model may be; a rule that is written here replaces the file's rule of that name."""
 
     _kit = field_validator("kit")(_check_kit)
 
@@ -169,15 +185,25 @@ class GatewayConfig(Strict):
     """The whole config file."""
 
     listen: Address = Address(host="127.0.0.1", port=8080)
+    """Where models are called, over HTTP and gRPC. It changes only with a restart."""
     admin: Address = Address(host="127.0.0.1", port=8081)
+    """Where status, config, rollouts and metrics are. Keep it private: it asks for no password. It changes
+    only with a restart."""
     access_log: Literal["off", "errors", "all"] = "errors"
+    """Which calls the edge logs on standard error, as JSON lines. It changes only with a restart."""
     models: tuple[Model, ...] = ()
+    """The models to serve, each under a name of its own."""
     registries: dict[str, Registry] = Field(default_factory=dict)
+    """How registries are reached, by the host that references begin with, such as `127.0.0.1:5000`."""
     kitops_home: Path | None = None
+    """Where the `kit` command keeps its storage and its logins; absent, where it does so by itself:
+    `$KITOPS_HOME`, `$XDG_DATA_HOME/kitops` or `~/.local/share/kitops`."""
     cache: Cache = Cache()
+    """How much disk the kits may take."""
     trust: Trust = Trust()
+    """Which kits may be served, as any model."""
     webhooks: tuple[Annotated[str, Field(pattern=r"^https?://[^\s/]+")], ...] = ()
-    """Who is told what happens to rollouts."""
+    """The addresses that each event of a rollout is sent to."""
 
     @field_validator("models")
     @classmethod

@@ -64,12 +64,21 @@ class Key(Strict):
 
 
 class Trust(Strict):
-    """Which kits may be served. A field that is not written is the whole config's, or sets no bound."""
+    """Which kits may be served, and parent kits too: every rule that is written must hold.
+
+    Where a rule is absent, anything is allowed, but never code.
+    """
 
     registries: tuple[str, ...] | None = None
+    """Where kits may come from: `HOST`, `HOST/PATH` for all below it, and the words `oci-layout` and `kit`
+    for what is on disk."""
     licenses: tuple[str, ...] | None = None
+    """Which licenses a Kitfile may state, as SPDX identifiers. A kit that states none is refused."""
     keys: tuple[Key, ...] | None = None
+    """Public keys, one of which must have signed the kit with cosign."""
     allow_code: tuple[str, ...] | None = None
+    """Which kits may be in a format that runs code when it is loaded: `signed` (which needs `keys`), the
+    digest of a kit, or a list of these."""
 
     @field_validator("allow_code", mode="before")
     @classmethod
@@ -108,23 +117,40 @@ REGISTRY_FILES = ("password_file", "token_file", "ca_file", "client_cert_file", 
 
 
 class Registry(Strict):
-    """How to reach one registry host. Secrets come from the environment or a file, never from here."""
+    """How one registry is reached. Secrets are read from the environment or from files, never from here."""
 
     username: str | None = None
+    """The user's name; it needs `password_env` or `password_file`."""
     password_env: str | None = None
+    """The environment variable that holds the password."""
     password_file: Path | None = None
+    """The file that holds the password."""
     token_env: str | None = None
+    """The environment variable that holds a bearer token, in place of a user's name and password."""
     token_file: Path | None = None
+    """The file that holds such a token."""
     plain_http: bool = False
+    """Whether to speak HTTP without TLS."""
     ca_file: Path | None = None
+    """A PEM file of authorities that are trusted beside the public ones."""
     client_cert_file: Path | None = None
+    """The certificate (PEM) that is shown to the registry; it needs `client_key_file`."""
     client_key_file: Path | None = None
+    """The certificate's key (PEM), without a passphrase."""
     proxy: str | None = None
+    """The address of a proxy, or `""` for none; absent, the usual environment variables decide
+    (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`)."""
     mirrors: tuple[str, ...] = ()
+    """Registries that are asked first, in this order, for content by its digest: `HOST`, `HOST:PORT` or
+    `HOST/PREFIX`."""
     token_hosts: tuple[str, ...] = ()
+    """Token servers that may be in a private network: `HOST` or `HOST:PORT`."""
     connections: Annotated[int, Field(ge=1, le=64)] = 4
+    """How many transfers run at a time for one kit."""
     stall_timeout: Seconds = 30.0
+    """How long a transfer may stay below 1 KiB/s before it is broken off and continued."""
     pull_timeout: Seconds = 6 * 3600.0
+    """How long everything for one kit may take."""
 
     @field_validator("mirrors")
     @classmethod
@@ -153,6 +179,8 @@ class Registry(Strict):
 
 
 class Cache(Strict):
-    """How much of a node's disk kits may take, in blobs and unpacked; null: all of it."""
+    """How much disk the kits may take on each node."""
 
     max_size: ByteSize | None = None
+    """How large blobs and unpacked kits may be together, such as `100GiB`. The least recently used kits are
+    removed first, those in use never. Absent: as large as the disk."""
