@@ -8,7 +8,8 @@ Rules, each proved by a test:
 2. Every pair of stage and event is in `TABLE`. An order that makes no sense in a stage is refused, with
    words, and changes nothing; an observation that says nothing new changes nothing.
 3. The clock is monotonic and may start anew with the gateway: a state keeps how long it has been, never
-   since when. `Resumed` sets the clock without letting time pass.
+   since when. `Resumed` sets the clock without letting time pass. After a new start of Kitserve itself
+   it forgets the canary's workers: they went with everything else, and count as no deaths.
 4. The canary takes calls only while stepping or paused. Every other stage has weight 0, so an abort is
    one change of stage. The stable version is never touched before the promotion.
 5. Roles are places in a route: promotion renames the canary to stable, and copies and reloads nothing.
@@ -55,7 +56,7 @@ Next = tuple[Rollout, tuple[Action, ...]]
 def advance(state: Rollout, event: Event, now: float) -> Next:
     """Return what `event` makes of `state` at `now`, and what there is to tell."""
     if isinstance(event, Resumed):
-        return replace(state, clock=now), ()
+        return replace(state, clock=now, workers=() if event.is_new_start else state.workers), ()
     passed = max(0.0, now - state.clock)
     down = isinstance(event, Tick) and not event.up and state.stage in LIVE
     state = replace(
@@ -365,7 +366,7 @@ TABLE = _table(
     (Retry, _retry, _RUNNING, _RUNNING, _RUNNING, _RUNNING, _retry),
     (Rollback, _rollback, _rollback, _rollback, _rollback, _rollback, _rollback),
 )
-"""What each stage makes of each event. `Resumed` is the same in all: it sets the clock."""
+"""What each stage makes of each event. `Resumed` is the same in all, see rule 3."""
 
 
 def table_text() -> str:
