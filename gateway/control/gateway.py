@@ -69,7 +69,9 @@ class Gateway:
         self._home = settings.home
         golden = GoldenGate(self._library, settings.edge.key)
         self._webhooks = Webhooks(lambda: self._state.desired().config.webhooks)
-        self._rollouts = Rollouts(self._state, self._descriptions.of, golden, self._webhooks.tell)
+        self._rollouts = Rollouts(
+            self._state, self._descriptions.of, golden, self._webhooks.send, is_new_start=fresh
+        )
         self._loop = ReconcileLoop(
             state=self._state,
             workers=self._workers,

@@ -95,7 +95,13 @@ class Rollback:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The gateway has started again, with another clock."""
+    """The gateway has started again, with another clock.
+
+    `is_new_start` says that Kitserve itself was started again: then no worker of before is left, and none
+    of them has died on its own.
+    """
+
+    is_new_start: bool = False
 
 
 Event = (

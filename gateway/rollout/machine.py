@@ -8,7 +8,8 @@ Rules, each proved by a test:
 2. Every pair of stage and event is in `TABLE`. An order that makes no sense in a stage is refused, with
    words, and changes nothing; an observation that says nothing new changes nothing.
 3. The clock is monotonic and may start anew with the gateway: a state keeps how long it has been, never
-   since when. `Resumed` sets the clock without letting time pass.
+   since when. `Resumed` sets the clock without letting time pass. After a new start of Kitserve itself
+   it forgets the canary's workers: they went with everything else, and count as no deaths.
 4. The canary takes calls only while stepping or paused. Every other stage has weight 0, so an abort is
    one change of stage. The stable version is never touched before the promotion.
 5. Roles are places in a route: promotion renames the canary to stable, and copies and reloads nothing.
@@ -28,11 +29,9 @@ from dataclasses import replace
 from gateway.rollout.analysis import Outcome, judge, overall
 from gateway.rollout.events import (
     Abort,
-    Action,
     CanaryFailed,
     CanaryLost,
     CanaryReady,
-    Changed,
     Event,
     GateFailed,
     GatesPassed,
@@ -45,17 +44,15 @@ from gateway.rollout.events import (
     Target,
     Tick,
 )
-from gateway.rollout.evidence import Evidence
-from gateway.rollout.plan import Plan, Step
-from gateway.rollout.state import ALL_CALLS, LIVE, ON_THE_WAY, Reason, Rollout, Stage
-
-Next = tuple[Rollout, tuple[Action, ...]]
+from gateway.rollout.plan import Plan
+from gateway.rollout.state import LIVE, ON_THE_WAY, Reason, Rollout, Stage
+from gateway.rollout.transitions import Next, begin, degrade, enter, go_to, promote
 
 
 def advance(state: Rollout, event: Event, now: float) -> Next:
     """Return what `event` makes of `state` at `now`, and what there is to tell."""
     if isinstance(event, Resumed):
-        return replace(state, clock=now), ()
+        return replace(state, clock=now, workers=() if event.is_new_start else state.workers), ()
     passed = max(0.0, now - state.clock)
     down = isinstance(event, Tick) and not event.up and state.stage in LIVE
     state = replace(
@@ -81,71 +78,6 @@ def _refuse(words: str) -> Callable[[Rollout, Event], Next]:
     return refuse
 
 
-def _enter(state: Rollout, stage: Stage, reason: Reason, message: str, **changes: object) -> Next:
-    """Go to another stage; its time begins."""
-    entered = replace(state, stage=stage, reason=reason, message=message, held=0.0, down=0.0, **changes)  # type: ignore[arg-type]  # fields of Rollout
-    return entered, (Changed(reason, message),)
-
-
-def _begin(state: Rollout, revision: str, message: str, rollback: bool = False) -> Next:
-    return _enter(
-        state,
-        Stage.LOADING,
-        Reason.CANARY_LOADING,
-        message,
-        canary=revision,
-        number=state.number + 1,
-        step=0,
-        rollback=rollback,
-        restarts=0,
-        workers=(),
-        evidence=Evidence(),
-        verdicts=(),
-    )
-
-
-def _degrade(state: Rollout, reason: Reason, message: str) -> Next:
-    return _enter(state, Stage.DEGRADED, reason, message)
-
-
-def _promote(state: Rollout, message: str) -> Next:
-    return _enter(
-        state,
-        Stage.HEALTHY,
-        Reason.COMPLETED,
-        message,
-        stable=state.canary,
-        previous=state.stable,
-        canary="",
-        step=0,
-        rollback=False,
-    )
-
-
-def _go_to(state: Rollout, number: int, why: str = "") -> Next:
-    """Go to a step; beyond the last one is the promotion."""
-    if number == len(state.plan.steps):
-        return _promote(state, f"all {number} steps passed")
-    step = state.plan.steps[number]
-    before = state.evidence if state.stage in LIVE else Evidence()
-    # With every call at the canary, the stable version has no numbers but those of the step before.
-    evidence = Evidence(stable=before.stable) if step.weight == ALL_CALLS else Evidence()
-    message = f"step {number + 1} of {len(state.plan.steps)}: {describe(step)}" + (f"; {why}" if why else "")
-    stage, reason = (Stage.PAUSED, Reason.PAUSE_STEP) if step.pause else (Stage.STEPPING, Reason.STEP_RUNNING)
-    return _enter(state, stage, reason, message, step=number, evidence=evidence, verdicts=())
-
-
-def describe(step: Step) -> str:
-    """A step in words."""
-    words = [f"weight {step.weight} %"]
-    if step.match:
-        words.append("and " + ", ".join(f"{at.header}: {at.value or '*'}" for at in step.match))
-    if step.mirror:
-        words.append(f"{step.mirror * 100:g} % mirrored")
-    words.append("until promoted" if step.pause else f"for {step.hold:g} s")
-    return ", ".join(words)
-
-
 # The config.
 
 
@@ -158,22 +90,22 @@ def _target(state: Rollout, event: Event) -> Next:
         return replace(state, declared=event.revision, plan=event.plan), ()
     state = replace(state, declared=event.revision, plan=event.plan, step=0)
     if event.revision != state.stable:
-        return _begin(state, event.revision, "the config asks for another kit")
+        return begin(state, event.revision, "the config asks for another kit")
     if state.stage is Stage.HEALTHY:
         return state, ()
     message = "the config asks for what serves already"
-    return _enter(state, Stage.HEALTHY, Reason.SUPERSEDED, message, canary="", rollback=False)
+    return enter(state, Stage.HEALTHY, Reason.SUPERSEDED, message, canary="", rollback=False)
 
 
 def _replan(state: Rollout, plan: Plan) -> Next:
     if state.stage is Stage.DEGRADED and state.declared == state.canary:
-        return _begin(replace(state, plan=plan), state.canary, "the config of the rollout has changed")
+        return begin(replace(state, plan=plan), state.canary, "the config of the rollout has changed")
     if state.stage not in LIVE:
         return replace(state, plan=plan, step=0), ()
     weights = [step.weight for step in plan.steps]
     # Weights only grow: the first step that gives as much as the canary has now.
     number = next((at for at, weight in enumerate(weights) if weight >= state.weight), len(weights) - 1)
-    return _go_to(replace(state, plan=plan, step=number), number)
+    return go_to(replace(state, plan=plan, step=number), number)
 
 
 def _stable(state: Rollout, event: Event) -> Next:
@@ -184,7 +116,7 @@ def _stable(state: Rollout, event: Event) -> Next:
     before, state = state.stable, replace(state, stable=event.revision)
     if state.canary == event.revision:
         message = "the canary serves all calls"
-        return _enter(
+        return enter(
             state,
             Stage.HEALTHY,
             Reason.COMPLETED,
@@ -195,7 +127,7 @@ def _stable(state: Rollout, event: Event) -> Next:
             rollback=False,
         )
     if state.stage in ON_THE_WAY:
-        return _begin(state, state.canary, "the stable version has changed", state.rollback)
+        return begin(state, state.canary, "the stable version has changed", state.rollback)
     return state, ()
 
 
@@ -205,14 +137,14 @@ def _stable(state: Rollout, event: Event) -> Next:
 def _ready(state: Rollout, _event: Event) -> Next:
     """Gating; a rollback is over."""
     if state.rollback:
-        return _promote(state, "rolled back")
-    return _enter(state, Stage.GATING, Reason.GATES_RUNNING, "its signature and golden dataset are checked")
+        return promote(state, "rolled back")
+    return enter(state, Stage.GATING, Reason.GATES_RUNNING, "its signature and golden dataset are checked")
 
 
 def _failed(state: Rollout, event: Event) -> Next:
     """Degraded (CanaryFailed)."""
     assert isinstance(event, CanaryFailed)
-    return _degrade(state, Reason.CANARY_FAILED, event.message)
+    return degrade(state, Reason.CANARY_FAILED, event.message)
 
 
 def _lost(state: Rollout, event: Event) -> Next:
@@ -221,19 +153,19 @@ def _lost(state: Rollout, event: Event) -> Next:
     state = replace(state, restarts=state.restarts + 1)
     if state.restarts <= state.plan.max_restarts:
         return state, ()
-    return _degrade(state, Reason.CANARY_LOST, f"{event.message}; its workers died {state.restarts} times")
+    return degrade(state, Reason.CANARY_LOST, f"{event.message}; its workers died {state.restarts} times")
 
 
 def _passed(state: Rollout, event: Event) -> Next:
     """The first step."""
     assert isinstance(event, GatesPassed)
-    return _go_to(state, 0, event.message)
+    return go_to(state, 0, event.message)
 
 
 def _at_gate(state: Rollout, event: Event) -> Next:
     """Degraded (its reason)."""
     assert isinstance(event, GateFailed)
-    return _degrade(state, event.reason, event.message)
+    return degrade(state, event.reason, event.message)
 
 
 # Time.
@@ -244,7 +176,7 @@ def _await(state: Rollout, _event: Event) -> Next:
     if state.held <= state.plan.progress_deadline:
         return state, ()
     message = f"the canary was not {_AWAITED[state.stage]} within {state.plan.progress_deadline:g} s"
-    return _degrade(state, Reason.DEADLINE, message)
+    return degrade(state, Reason.DEADLINE, message)
 
 
 _AWAITED = {Stage.LOADING: "ready", Stage.GATING: "through its gates"}
@@ -260,11 +192,11 @@ def _step(state: Rollout, event: Event) -> Next:
         return _gone(state)
     hold = state.plan.steps[state.step].hold
     if outcome is Outcome.SUCCESSFUL and state.held >= hold:
-        return _go_to(state, state.step + 1)
+        return go_to(state, state.step + 1)
     if state.held < hold + deadline:
         return state, ()
     reason = Reason.ANALYSIS_ERROR if outcome is Outcome.ERROR else Reason.INCONCLUSIVE
-    return _enter(state, Stage.PAUSED, reason, _words(state, outcome))
+    return enter(state, Stage.PAUSED, reason, _words(state, outcome))
 
 
 def _wait(state: Rollout, event: Event) -> Next:
@@ -275,7 +207,7 @@ def _wait(state: Rollout, event: Event) -> Next:
     if state.down > state.plan.progress_deadline:
         return _gone(state)
     if outcome is Outcome.SUCCESSFUL and state.reason is not Reason.PAUSE_STEP:
-        return _go_to(state, state.step + 1)
+        return go_to(state, state.step + 1)
     return state, ()
 
 
@@ -288,11 +220,11 @@ def _look(state: Rollout, event: Event) -> tuple[Rollout, Outcome]:
 
 def _gone(state: Rollout) -> Next:
     message = f"the canary has not been up for {state.plan.progress_deadline:g} s"
-    return _degrade(state, Reason.CANARY_LOST, message)
+    return degrade(state, Reason.CANARY_LOST, message)
 
 
 def _fail(state: Rollout) -> Next:
-    return _degrade(state, Reason.ANALYSIS_FAILED, _words(state, Outcome.FAILED))
+    return degrade(state, Reason.ANALYSIS_FAILED, _words(state, Outcome.FAILED))
 
 
 def _words(state: Rollout, outcome: Outcome) -> str:
@@ -306,14 +238,14 @@ def _promote_now(state: Rollout, event: Event) -> Next:
     """The next step, or all of them."""
     assert isinstance(event, Promote)
     if event.full:
-        return _promote(state, "promoted by a person")
-    return _go_to(state, state.step + 1)
+        return promote(state, "promoted by a person")
+    return go_to(state, state.step + 1)
 
 
 def _abort(state: Rollout, event: Event) -> Next:
     """Degraded (RolloutAborted)."""
     assert isinstance(event, Abort)
-    return _degrade(state, Reason.ABORTED, event.message or "aborted by a person")
+    return degrade(state, Reason.ABORTED, event.message or "aborted by a person")
 
 
 def _retry(state: Rollout, _event: Event) -> Next:
@@ -321,7 +253,7 @@ def _retry(state: Rollout, _event: Event) -> Next:
     revision = state.canary if state.stage is Stage.DEGRADED else state.declared
     if not revision or not state.stable or revision == state.stable:
         return state, (Refused("there is nothing to try again: what the config asks for serves"),)
-    return _begin(state, revision, "tried again", state.rollback)
+    return begin(state, revision, "tried again", state.rollback)
 
 
 def _rollback(state: Rollout, event: Event) -> Next:
@@ -330,9 +262,9 @@ def _rollback(state: Rollout, event: Event) -> Next:
     if not state.stable:
         return state, (Refused("no version serves yet"),)
     if event.revision != state.stable:
-        return _begin(state, event.revision, "rolled back by a person", rollback=True)
+        return begin(state, event.revision, "rolled back by a person", rollback=True)
     if state.stage in ON_THE_WAY:
-        return _degrade(state, Reason.ABORTED, "rolled back by a person")
+        return degrade(state, Reason.ABORTED, "rolled back by a person")
     return state, (Refused("that version serves already"),)
 
 
@@ -365,7 +297,7 @@ TABLE = _table(
     (Retry, _retry, _RUNNING, _RUNNING, _RUNNING, _RUNNING, _retry),
     (Rollback, _rollback, _rollback, _rollback, _rollback, _rollback, _rollback),
 )
-"""What each stage makes of each event. `Resumed` is the same in all: it sets the clock."""
+"""What each stage makes of each event. `Resumed` is the same in all, see rule 3."""
 
 
 def table_text() -> str:

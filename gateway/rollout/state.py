@@ -120,7 +120,7 @@ class Rollout:
         return self.plan.steps[self.step].match if self.stage in LIVE else ()
 
     @property
-    def trial(self) -> str:
+    def active_canary(self) -> str:
         """The revision that must run beside the stable one; "" for none."""
         return self.canary if self.stage in ON_THE_WAY else ""
 

@@ -75,7 +75,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.just(Abort()),
     st.just(Retry()),
     st.builds(Rollback, REVISIONS),
-    st.just(Resumed()),
+    st.builds(Resumed, st.booleans()),
 )
 HISTORIES = st.lists(st.tuples(EVENTS, st.sampled_from([0.0, 1.0, 10.0, 100.0])), max_size=30)
 
@@ -85,7 +85,7 @@ def check(before: Rollout, event: Event, after: Rollout, told: tuple[Any, ...]) 
     assert 0 <= after.mirror <= 1
     assert after.weight == 0 or after.stage in LIVE
     assert 0 <= after.step < len(after.plan.steps)
-    assert bool(after.trial) == (after.stage in ON_THE_WAY)
+    assert bool(after.active_canary) == (after.stage in ON_THE_WAY)
     assert after.canary != after.stable or not after.canary
     assert after.stage in (Stage.HEALTHY, Stage.DEGRADED) or after.stable, "there is always one that serves"
     if isinstance(event, Abort):

@@ -91,8 +91,8 @@ def _roles(
             return stable, None, 0
         return stable, _role(model, model.canary.kit, known, observed, by_app), model.canary.weight
     stable = _role(model, rollout.stable, known, observed, by_app)
-    if rollout.trial:
-        return stable, _role(model, rollout.trial, known, observed, by_app), rollout.weight
+    if rollout.active_canary:
+        return stable, _role(model, rollout.active_canary, known, observed, by_app), rollout.weight
     if model.kit in known.pins:
         return stable, None, 0
     # What the config asks for is not known yet, or cannot be.

@@ -36,7 +36,7 @@ class GoldenGate:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="golden")
         self._running: dict[tuple[str, int, str, Golden], Future[Outcome]] = {}
 
-    def ask(
+    def check(
         self,
         number: int,
         golden: Golden,
@@ -54,7 +54,7 @@ class GoldenGate:
             for old in [name for name in self._running if name[0] == model.name]:
                 del self._running[old]
             self._running[key] = self._threads.submit(
-                self._check, golden, model, config, canary, signature, worker
+                self._run, golden, model, config, canary, signature, worker
             )
             return None
         if not running.done():
@@ -62,7 +62,7 @@ class GoldenGate:
         del self._running[key]
         return running.result()
 
-    def _check(
+    def _run(
         self,
         golden: Golden,
         model: Model,

@@ -35,7 +35,7 @@ class Webhooks:
         self._hooks: dict[str, _Waiting] = {}
         _begin(self._run)
 
-    def tell(self, event: RolloutEvent) -> None:
+    def send(self, event: RolloutEvent) -> None:
         """Have an event sent; it is dropped, and logged, where too many wait."""
         self._events.add(event)
 

@@ -14,20 +14,20 @@ _ERRORS = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Activity:
     """What one version did, or one of its workers: its own calls, and those that were mirrored."""
 
     side: Side = field(default_factory=Side)
     mirrored: MirroredCalls = field(default_factory=MirroredCalls)
 
-    def __add__(self, other: Seen) -> Seen:
-        return Seen(self.side + other.side, self.mirrored + other.mirrored)
+    def __add__(self, other: Activity) -> Activity:
+        return Activity(self.side + other.side, self.mirrored + other.mirrored)
 
-    def __sub__(self, earlier: Seen) -> Seen:
-        return Seen(self.side - earlier.side, self.mirrored - earlier.mirrored)
+    def __sub__(self, earlier: Activity) -> Activity:
+        return Activity(self.side - earlier.side, self.mirrored - earlier.mirrored)
 
 
-NOTHING = Seen()
+NO_ACTIVITY = Activity()
 
 
 class Windows:
@@ -38,21 +38,21 @@ class Windows:
     """
 
     def __init__(self) -> None:
-        self._last: Mapping[str, Seen] = {}
+        self._last: Mapping[str, Activity] = {}
 
-    def look(self, workers: Iterable[Announcement]) -> Mapping[str, Seen]:
+    def look(self, workers: Iterable[Announcement]) -> Mapping[str, Activity]:
         """Return what each app did since the last look."""
-        counted: dict[str, Seen] = {}
-        seen: dict[str, Seen] = {}
+        counted: dict[str, Activity] = {}
+        seen: dict[str, Activity] = {}
         for worker in workers:
             counts = counted[worker.worker] = _counted(worker.numbers)
             before = self._last.get(worker.worker, counts)
-            seen[worker.app] = seen.get(worker.app, NOTHING) + (counts - before)
+            seen[worker.app] = seen.get(worker.app, NO_ACTIVITY) + (counts - before)
         self._last = counted
         return seen
 
 
-def _counted(numbers: Numbers) -> Seen:
+def _counted(numbers: Numbers) -> Activity:
     own = {status: 0 for _, status in numbers.requests}
     for (role, status), count in numbers.requests.items():
         own[status] += count if role != MIRRORED else 0
@@ -61,4 +61,4 @@ def _counted(numbers: Numbers) -> Seen:
         errors=sum(count for status, count in own.items() if status >= _ERRORS),
         latency=tuple(numbers.request.counts),
     )
-    return Seen(side, numbers.mirrored)
+    return Activity(side, numbers.mirrored)

@@ -8,8 +8,8 @@ from pydantic import TypeAdapter
 
 from gateway.oci.reference import parse_reference
 from gateway.rollout.analysis import Verdict
-from gateway.rollout.machine import describe
 from gateway.rollout.state import LIVE, Rollout
+from gateway.rollout.transitions import describe
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ def ask(library: Library, worker: Worker, golden: Golden, **changes: Any) -> Out
     news = Announcement("w", canary.app, WorkerState.READY, "", host, port)
     deadline = time.monotonic() + 20
     while True:
-        outcome = gate.ask(1, golden, model, config, canary, worker.signature, news)
+        outcome = gate.check(1, golden, model, config, canary, worker.signature, news)
         if outcome is not None or changes.get("once"):
             return outcome
         assert time.monotonic() < deadline
@@ -149,7 +149,7 @@ def test_a_worker_that_does_not_answer_yet_is_asked_again(
     gone = Announcement("w", canary.app, WorkerState.READY, "", "127.0.0.1", free_port())
     deadline = time.monotonic() + 4
     while time.monotonic() < deadline:
-        assert gate.ask(1, IRIS, config.models[0], config, canary, worker.signature, gone) is None
+        assert gate.check(1, IRIS, config.models[0], config, canary, worker.signature, gone) is None
         time.sleep(0.05)
 
 

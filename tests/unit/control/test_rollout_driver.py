@@ -54,20 +54,27 @@ class World:
         self.replicas: dict[str, int] = {"min": 1, "max": 1}
         self.plan: Plan | None = None
         self.pins: dict[str, str] = {}
-        self.told: list[RolloutEvent] = []
+        self.announced: list[RolloutEvent] = []
+        self.starts = 1
         self.golden = GoldenGate(lambda _: Library(path.parent / "library"), "")
         self.begin()
 
-    def begin(self) -> None:
+    def begin(self, is_new_start: bool = False) -> None:
+        self.starts += is_new_start
         self.rollouts = Rollouts(
-            self.state, self.descriptions.get, self.golden, self.told.append, lambda: self.now
+            self.state,
+            self.descriptions.get,
+            self.golden,
+            self.announced.append,
+            is_new_start,
+            lambda: self.now,
         )
 
-    def die(self) -> None:
-        """The gateway is killed, and comes back on a machine whose clock began anew."""
+    def die(self, is_new_start: bool = False) -> None:
+        """The gateway is killed, or all of Kitserve, and comes back on a machine whose clock began anew."""
         self.state.close()
         self.state, self.now = State(self.path), 3.0
-        self.begin()
+        self.begin(is_new_start)
 
     def apply(self, tag: str, rollout: dict[str, Any] | None = ROLLOUT) -> None:
         model = {
@@ -91,7 +98,7 @@ class World:
         )
         workers = [
             Announcement(
-                f"{app}#1",
+                f"{app}#{self.starts}",
                 app,
                 WorkerState.DRAINING if app in self.draining else WorkerState.READY,
                 "",
@@ -142,7 +149,7 @@ class World:
         )
         return stable, canary, routed.weight
 
-    def at(self) -> tuple[Stage, Reason, int]:
+    def position(self) -> tuple[Stage, Reason, int]:
         rollout = self.rollouts.get("iris")
         assert rollout is not None
         return rollout.stage, rollout.reason, rollout.weight
@@ -157,13 +164,13 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def test_the_first_version_serves_without_a_rollout(world: World) -> None:
-    assert world.at() == (Stage.HEALTHY, Reason.NONE, 0)
+    assert world.position() == (Stage.HEALTHY, Reason.NONE, 0)
     assert world.where() == ("v1", None, 0)
 
 
 def test_another_kit_walks_the_steps_and_is_promoted_without_a_new_worker(world: World) -> None:
     world.to_step()
-    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
+    assert world.position() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
     assert world.where() == ("v1", "v2", 10)
     for weight in (10, 50):
         assert world.where()[2] == weight
@@ -171,12 +178,12 @@ def test_another_kit_walks_the_steps_and_is_promoted_without_a_new_worker(world:
         world.call("v2", 300)
         plan = world.tick(6)
         assert plan.deploy == ()
-    assert world.at() == (Stage.HEALTHY, Reason.COMPLETED, 0)
+    assert world.position() == (Stage.HEALTHY, Reason.COMPLETED, 0)
     assert world.where() == ("v2", None, 0)
     assert set(world.workers) == {world.app("v1"), world.app("v2")}, "v1 is kept for a while"
     world.tick(11)
     assert set(world.workers) == {world.app("v2")}
-    assert world.rollouts.history("iris") == world.told[::-1]
+    assert world.rollouts.history("iris") == world.announced[::-1]
     reasons = [event.reason for event in world.rollouts.history("iris")]
     assert reasons == ["RolloutCompleted", "StepRunning", "StepRunning", "GatesRunning", "CanaryLoading"]
 
@@ -187,7 +194,7 @@ def test_a_canary_with_errors_is_aborted_in_the_tick_that_sees_them(world: World
     world.call("v2", 60)
     world.call("v2", 40, status=500)
     plan = world.tick()
-    assert world.at() == (Stage.DEGRADED, Reason.ANALYSIS_FAILED, 0)
+    assert world.position() == (Stage.DEGRADED, Reason.ANALYSIS_FAILED, 0)
     assert world.where() == ("v1", None, 0)
     (model,) = plan.models
     assert model.state is ModelState.FAILED
@@ -202,16 +209,16 @@ def test_a_canary_that_cannot_be_loaded_leaves_the_stable_version(world: World) 
     world.tick(ready=False)
     world.state.fail(kind_of(world.app("v2")), world.state.desired().generation, "no runtime fits")
     world.tick()
-    assert world.at() == (Stage.DEGRADED, Reason.CANARY_FAILED, 0)
+    assert world.position() == (Stage.DEGRADED, Reason.CANARY_FAILED, 0)
     assert world.where() == ("v1", None, 0)
     world.apply("v2")
     world.tick()
-    assert world.at()[0] is Stage.DEGRADED, "an apply of the same is no second try"
+    assert world.position()[0] is Stage.DEGRADED, "an apply of the same is no second try"
     world.rollouts.order("iris", Retry())
     assert world.state.failures() == {}
     for _ in range(3):
         world.tick()
-    assert world.at()[0] is Stage.STEPPING
+    assert world.position()[0] is Stage.STEPPING
 
 
 def test_another_signature_is_refused_unless_it_is_allowed(world: World) -> None:
@@ -221,11 +228,11 @@ def test_another_signature_is_refused_unless_it_is_allowed(world: World) -> None
     world.descriptions[world.app("v2")] = Description("onnx", other)
     world.tick()
     world.tick()
-    assert world.at() == (Stage.DEGRADED, Reason.SIGNATURE_CHANGED, 0)
+    assert world.position() == (Stage.DEGRADED, Reason.SIGNATURE_CHANGED, 0)
     world.apply("v2", {**ROLLOUT, "allow_signature_change": True})
     for _ in range(3):
         world.tick()
-    assert world.at()[0] is Stage.STEPPING
+    assert world.position()[0] is Stage.STEPPING
 
 
 def test_workers_that_die_again_and_again_end_it(world: World) -> None:
@@ -236,7 +243,7 @@ def test_workers_that_die_again_and_again_end_it(world: World) -> None:
         assert world.where()[::2] == ("v1", 0), "no call goes where nobody answers"
         world.workers[world.app("v2")] = tally
         world.tick()
-    assert world.at() == (Stage.DEGRADED, Reason.CANARY_LOST, 0)
+    assert world.position() == (Stage.DEGRADED, Reason.CANARY_LOST, 0)
 
 
 def test_a_worker_that_dies_with_the_gateway_is_counted(world: World) -> None:
@@ -259,6 +266,28 @@ def test_a_worker_that_dies_with_the_gateway_is_counted(world: World) -> None:
     assert rollout.restarts == 1, "who says that it goes has not died"
 
 
+def test_workers_that_ended_with_all_of_kitserve_have_not_died(world: World) -> None:
+    world.to_step()
+    world.tick()
+    for _ in range(4):
+        workers = dict(world.workers)
+        world.workers.clear()
+        world.die(is_new_start=True)
+        world.die()
+        world.tick()
+        world.workers |= workers
+        world.tick()
+    rollout = world.rollouts.get("iris")
+    assert rollout is not None
+    assert rollout.restarts == 0
+    assert world.position() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
+    world.workers.pop(world.app("v2"))
+    world.tick()
+    rollout = world.rollouts.get("iris")
+    assert rollout is not None
+    assert rollout.restarts == 1, "one that dies after the start is counted"
+
+
 def test_versions_that_sleep_are_not_lost_and_go_on_when_called(tmp_path: Path) -> None:
     world = World(tmp_path / "state.db")
     world.replicas = {"min": 0, "max": 1}
@@ -270,7 +299,7 @@ def test_versions_that_sleep_are_not_lost_and_go_on_when_called(tmp_path: Path) 
     world.workers.clear()
     world.draining.clear()
     plan = world.tick(30)
-    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 10), "nobody called, so nothing is known"
+    assert world.position() == (Stage.STEPPING, Reason.STEP_RUNNING, 10), "nobody called, so nothing is known"
     assert world.where() == ("v1", "v2", 10)
     assert all(backend.may_sleep for backend in plan.table.backends())
     world.workers |= asleep
@@ -278,7 +307,7 @@ def test_versions_that_sleep_are_not_lost_and_go_on_when_called(tmp_path: Path) 
     world.call("v1", 3000)
     world.call("v2", 300)
     world.tick()
-    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 50)
+    assert world.position() == (Stage.STEPPING, Reason.STEP_RUNNING, 50)
     rollout = world.rollouts.get("iris")
     assert rollout is not None
     assert rollout.restarts == 0
@@ -291,10 +320,10 @@ def test_late_numbers_are_an_error_and_no_verdict(world: World) -> None:
     world.call("v2", 300)
     world.late = frozenset([world.app("v2")])
     world.tick(6)
-    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
+    assert world.position() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
     world.late = frozenset()
     world.tick(1)
-    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 50)
+    assert world.position() == (Stage.STEPPING, Reason.STEP_RUNNING, 50)
 
 
 def test_a_gateway_that_comes_back_goes_on_with_its_evidence(world: World) -> None:
@@ -313,7 +342,7 @@ def test_a_gateway_that_comes_back_goes_on_with_its_evidence(world: World) -> No
     world.call("v1", 1500)
     world.call("v2", 150)
     world.tick(3)
-    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 50)
+    assert world.position() == (Stage.STEPPING, Reason.STEP_RUNNING, 50)
 
 
 def test_a_state_that_cannot_be_saved_is_not_acted_on(world: World) -> None:
@@ -337,13 +366,13 @@ def test_orders_that_make_no_sense_are_refused(world: World) -> None:
         world.rollouts.order("iris", Rollback("v9"))
 
 
-@pytest.mark.parametrize("asked", ["", "v1", str(Digest.of(b"v1")), Digest.of(b"v1").short])
-def test_a_rollback_takes_the_version_before_or_the_one_that_is_named(world: World, asked: str) -> None:
+@pytest.mark.parametrize("name", ["", "v1", str(Digest.of(b"v1")), Digest.of(b"v1").short])
+def test_a_rollback_takes_the_version_before_or_the_one_that_is_named(world: World, name: str) -> None:
     world.to_step()
     world.rollouts.order("iris", Promote(full=True))
     world.tick(20)
     assert world.where()[0] == "v2"
-    world.rollouts.order("iris", Rollback(asked))
+    world.rollouts.order("iris", Rollback(name))
     for _ in range(3):
         world.tick()
     assert world.where() == ("v1", None, 0)
@@ -359,7 +388,7 @@ def test_the_same_kit_under_another_tag_needs_no_trial(world: World) -> None:
     world.apply("latest")
     for _ in range(3):
         world.tick()
-    assert world.at()[0] is Stage.HEALTHY
+    assert world.position()[0] is Stage.HEALTHY
     assert world.where() == ("latest", None, 0)
 
 
@@ -391,7 +420,7 @@ def test_a_model_that_goes_amid_its_rollout_takes_it_along(world: World) -> None
     assert world.rollouts.history("iris") != []
     world.die()
     world.serve("v1")
-    assert (world.at()[0], world.where()) == (Stage.HEALTHY, ("v1", None, 0))
+    assert (world.position()[0], world.where()) == (Stage.HEALTHY, ("v1", None, 0))
 
 
 @pytest.mark.parametrize("stage", [Stage.STEPPING, Stage.DEGRADED])
@@ -401,7 +430,7 @@ def test_another_kit_amid_a_rollout_or_after_one_begins_anew(world: World, stage
         world.rollouts.order("iris", Abort())
     world.to_step("v3")
     world.tick()
-    assert world.at() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
+    assert world.position() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
     assert world.where() == ("v1", "v3", 10)
 
 
@@ -415,7 +444,7 @@ def test_a_rollback_to_what_is_gone_leaves_what_serves(world: World) -> None:
     kind = kind_of(world.app("v1"))
     world.state.fail(kind, world.state.desired().generation, "its registry has it no more")
     world.tick()
-    assert world.at()[:2] == (Stage.DEGRADED, Reason.CANARY_FAILED)
+    assert world.position()[:2] == (Stage.DEGRADED, Reason.CANARY_FAILED)
     assert world.where() == ("v2", None, 0)
 
 
@@ -438,11 +467,11 @@ def test_the_stable_version_is_told_whom_to_mirror_to_while_it_steps(world: Worl
     assert world.rollouts.mirroring(world.app("v1")) is None
     world.tick()
     world.tick()
-    told = world.rollouts.mirroring(world.app("v1"))
-    assert told == Mirroring(0.3, (("10.0.0.1", 1),), Agreement(min=0.9, mirror=0.3))
+    mirroring = world.rollouts.mirroring(world.app("v1"))
+    assert mirroring == Mirroring(0.3, (("10.0.0.1", 1),), Agreement(min=0.9, mirror=0.3))
     assert world.rollouts.mirroring(world.app("v2")) is None
     for _ in range(20):
         world.workers[world.app("v2")].compared(0.0, False, {}, {})
     world.tick()
-    assert world.at()[:2] == (Stage.DEGRADED, Reason.ANALYSIS_FAILED)
+    assert world.position()[:2] == (Stage.DEGRADED, Reason.ANALYSIS_FAILED)
     assert world.rollouts.mirroring(world.app("v1")) is None

@@ -24,7 +24,7 @@ def test_each_event_is_sent_once_and_in_order() -> None:
     with run_answers() as server:
         hooks = Webhooks(lambda: [f"{server.url}/hook"])
         for number in range(5):
-            hooks.tell(event(number))
+            hooks.send(event(number))
         wait(lambda: len(server.seen) == 5)
         hooks.stop()
         told = [json.loads(seen.body) for seen in server.seen]
@@ -53,7 +53,7 @@ def test_one_that_fails_is_tried_again() -> None:
 
         server.answer = answer
         hooks = Webhooks(lambda: [f"{server.url}/hook"])
-        hooks.tell(event(1))
+        hooks.send(event(1))
         wait(lambda: len(server.seen) == 2)
         hooks.stop()
 
@@ -74,7 +74,7 @@ def test_one_that_never_ends_its_answer_is_told_all_the_same_and_holds_up_nobody
         slow.answer = trickle
         hooks = Webhooks(lambda: [f"{slow.url}/hook", f"{server.url}/hook"])
         for number in range(3):
-            hooks.tell(event(number))
+            hooks.send(event(number))
         wait(lambda: len(server.seen) == 3)
         wait(lambda: len(slow.seen) == 3)
         hooks.stop()
@@ -93,7 +93,7 @@ def test_a_redirect_is_no_delivery_and_no_secret_is_logged(
         address = server.url.partition("://")[2]
         urls = [f"http://user:password@{address}/secret", "http://user:password@127.0.0.1:1/secret"]
         hooks = Webhooks(lambda: urls)
-        hooks.tell(event(1))
+        hooks.send(event(1))
         wait(lambda: sum(record.getMessage() == "webhook.failed" for record in caplog.records) == 2)
         hooks.stop()
     assert {seen.path for seen in server.seen} == {"/secret"}
@@ -116,10 +116,10 @@ def test_a_config_that_cannot_be_read_costs_one_event_and_not_all() -> None:
         (known,) = answers
         answers.clear()
         hooks = Webhooks(urls)
-        hooks.tell(event(1))
+        hooks.send(event(1))
         time.sleep(0.1)
         answers.append(known)
-        hooks.tell(event(2))
+        hooks.send(event(2))
         wait(lambda: len(server.seen) == 1)
         hooks.stop()
     assert json.loads(server.seen[0].body)["number"] == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.contract import Announcement, WorkerState
-from gateway.control.rollouts.windows import NOTHING, Windows
+from gateway.control.rollouts.windows import NO_ACTIVITY, Windows
 from gateway.metrics.counts import MirroredCalls
 from gateway.metrics.tally import Tally
 
@@ -20,7 +20,7 @@ def news(
 
 def test_the_first_look_at_a_worker_sees_nothing() -> None:
     windows = Windows()
-    assert windows.look([news("a", "v1", {200: 5})]) == {"v1": NOTHING}
+    assert windows.look([news("a", "v1", {200: 5})]) == {"v1": NO_ACTIVITY}
     seen = windows.look([news("a", "v1", {200: 8, 500: 2}), news("b", "v1", {200: 1})])["v1"].side
     assert (seen.calls, seen.errors, seen.timed) == (5, 2, 5)
     seen = windows.look([news("b", "v1", {200: 4, 400: 1}), news("c", "v2", {})])["v1"].side

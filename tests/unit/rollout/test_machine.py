@@ -108,7 +108,7 @@ def test_clear_evidence_aborts_at_once() -> None:
     assert story.at == (Stage.DEGRADED, Reason.ANALYSIS_FAILED, 0)
     assert story.state.phase is Phase.DEGRADED
     assert story.state.message.startswith("canary fails 30 % of 1,000 calls")
-    assert (story.state.stable, story.state.trial) == ("v1", "")
+    assert (story.state.stable, story.state.active_canary) == ("v1", "")
     assert story.state.verdicts
 
 
@@ -293,6 +293,15 @@ def test_another_clock_lets_no_time_pass() -> None:
     assert (resumed.held, actions) == (held, ())
     backwards = Story(story.state, 0.0).then(Resumed()).then(Tick(), after=1.0)
     assert backwards.state.held == pytest.approx(held + 1.0)
+
+
+def test_a_new_start_of_kitserve_forgets_the_workers_and_nothing_else() -> None:
+    story = stepping().then(Tick(GOOD, workers=("a", "b")))
+    assert story.state.workers == ("a", "b")
+    resumed, actions = advance(story.state, Resumed(), 7.0)
+    assert (resumed, actions) == (replace(story.state, clock=7.0), ())
+    started, actions = advance(story.state, Resumed(is_new_start=True), 7.0)
+    assert (started, actions) == (replace(story.state, clock=7.0, workers=()), ())
 
 
 def test_a_saved_rollout_is_read_as_it_was() -> None:

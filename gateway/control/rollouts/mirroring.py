@@ -1,0 +1,29 @@
+"""Which versions mirror their calls, to whom, and how the answers are compared. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.contract import Mirroring
+from gateway.control.rollouts.observation import ready_workers, stable_and_canary
+from gateway.control.state.snapshot import Known, Observed
+from gateway.rollout.plan import Agreement
+from gateway.rollout.state import Rollout
+
+
+def mirroring_by_app(
+    rollouts: Mapping[str, Rollout], known: Known, observed: Observed
+) -> Mapping[str, Mirroring]:
+    """Return what the workers of each app are to mirror; apps that mirror nothing are not in it."""
+    mirroring: dict[str, Mirroring] = {}
+    for name, rollout in rollouts.items():
+        model = known.desired.config.model(name)
+        versions = stable_and_canary(model, rollout, known) if model is not None and rollout.mirror else None
+        if versions is None:
+            continue
+        stable, canary = versions
+        targets = tuple(sorted((worker.host, worker.port) for worker in ready_workers(canary, observed)))
+        if targets:
+            agreement = rollout.plan.checks.agreement or Agreement()
+            mirroring[stable.app] = Mirroring(rollout.mirror, targets, agreement)
+    return mirroring

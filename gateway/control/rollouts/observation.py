@@ -1,0 +1,154 @@
+"""What the config says and what is seen of versions and workers, as events of the rollout machine.
+
+A revision is a kit's reference, pinned to its digest, as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from gateway.config.config import Model
+from gateway.contract import Announcement, Description
+from gateway.control.rollouts.golden_gate import GoldenGate
+from gateway.control.rollouts.signature_gate import signature_faults
+from gateway.control.rollouts.windows import NO_ACTIVITY, Activity
+from gateway.control.state.snapshot import Known, Observed, ready, version_for
+from gateway.control.state.versions import Version, kind_of
+from gateway.oci.reference import Digest, parse_reference
+from gateway.rollout.events import (
+    CanaryFailed,
+    CanaryLost,
+    CanaryReady,
+    Event,
+    GateFailed,
+    GatesPassed,
+    Stable,
+    Target,
+    Tick,
+)
+from gateway.rollout.evidence import Evidence
+from gateway.rollout.plan import Plan
+from gateway.rollout.state import Reason, Rollout, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """All that one tick goes by; `late` are the apps of which a worker's report is overdue."""
+
+    known: Known
+    observed: Observed
+    activity: Mapping[str, Activity]
+    """What each app did since the last tick."""
+    late: frozenset[str]
+
+
+def stable_and_canary(model: Model, rollout: Rollout, known: Known) -> tuple[Version, Version] | None:
+    """Return the two versions of a rollout on its way; None without one, or before both are known."""
+    if not rollout.active_canary:
+        return None
+    stable = version_for(model, rollout.stable, known)
+    canary = version_for(model, rollout.active_canary, known)
+    return None if stable is None or canary is None else (stable, canary)
+
+
+def ready_workers(version: Version, observed: Observed) -> list[Announcement]:
+    """Return the workers of a version that take calls."""
+    return [worker for worker in ready(observed.workers) if worker.app == version.app]
+
+
+def config_events(model: Model, plan: Plan, rollout: Rollout, known: Known) -> Iterator[Event]:
+    """Tell what the config asks for now."""
+    pin = known.pins.get(model.kit)
+    if pin is None:
+        if plan != rollout.plan and rollout.declared:
+            yield Target(rollout.declared, plan)
+        return
+    digest = Digest.parse(pin)
+    revision = str(parse_reference(model.kit).pinned(digest))
+    if revision != rollout.stable and digest == parse_reference(rollout.stable).digest:
+        # The same kit under another tag needs no trial.
+        yield Stable(revision)
+    yield Target(revision, plan)
+
+
+class Observer:
+    """Tells what happened to a model's versions since the last tick.
+
+    `describe` gives what a version's model takes and gives, None while nobody knows.
+    """
+
+    def __init__(self, describe: Callable[[str], Description | None], golden: GoldenGate) -> None:
+        self._describe = describe
+        self._golden = golden
+
+    def events(self, model: Model, rollout: Rollout, observation: Observation) -> Iterator[Event]:
+        """Tell what happened, ending with the tick itself."""
+        known, observed = observation.known, observation.observed
+        versions = stable_and_canary(model, rollout, known)
+        if versions is None:
+            yield Tick()
+            return
+        stable, canary = versions
+        failure = known.failures.get(kind_of(canary.app))
+        workers = ready_workers(canary, observed)
+        if failure is not None:
+            yield CanaryFailed(failure)
+        for _ in set(rollout.workers) - {worker.worker for worker in observed.workers}:
+            yield CanaryLost("a worker of the canary died")
+        if rollout.stage is Stage.LOADING and (
+            len(workers) >= canary.first_replicas or observed.may_sleep(canary)
+        ):
+            yield CanaryReady()
+        if rollout.stage is Stage.GATING:
+            yield from self._gate_events(model, rollout, versions, known, workers)
+        yield Tick(
+            _evidence(stable.app, canary.app, observation),
+            up=bool(workers) or observed.may_sleep(canary),
+            workers=tuple(sorted(worker.worker for worker in workers)),
+        )
+
+    def _gate_events(
+        self,
+        model: Model,
+        rollout: Rollout,
+        versions: tuple[Version, Version],
+        known: Known,
+        workers: list[Announcement],
+    ) -> Iterator[Event]:
+        """Tell what came of the gates, once it is known."""
+        stable, canary = versions
+        before, after = self._describe(stable.app), self._describe(canary.app)
+        if before is None or after is None:
+            return
+        faults = signature_faults(before.signature, after.signature)
+        if faults and not rollout.plan.allow_signature_change:
+            message = f"{'; '.join(faults)} (allow_signature_change lets it pass)"
+            yield GateFailed(Reason.SIGNATURE_CHANGED, message)
+        elif rollout.plan.golden is None:
+            yield GatesPassed()
+        elif workers:
+            outcome = self._golden.check(
+                rollout.number,
+                rollout.plan.golden,
+                model,
+                known.desired.config,
+                canary,
+                after.signature,
+                workers[0],
+            )
+            if outcome is not None:
+                yield outcome
+
+
+def _evidence(stable: str, canary: str, observation: Observation) -> Evidence:
+    """What two apps did at the same time."""
+    is_late = bool({stable, canary} & observation.late)
+    base = observation.activity.get(stable, NO_ACTIVITY)
+    trial = observation.activity.get(canary, NO_ACTIVITY)
+    return Evidence(
+        base.side,
+        trial.side,
+        replace(trial.mirrored, dropped=base.mirrored.dropped + trial.mirrored.dropped),
+        "the numbers of a worker did not come in time" if is_late else "",
+    )
