@@ -1,4 +1,4 @@
-"""The admin API from the outside, as the command line uses it."""
+"""A client of the admin API."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import requests
 from gateway.config.config import GatewayConfig
 from gateway.errors import ConfigError, ControlError
 
-_SECONDS = 10
+_TIMEOUT = 10
+"""In seconds."""
 
 
 class AdminClient:
-    """Calls the admin API at `HOST:PORT`.
+    """Calls the admin API at an address, `HOST:PORT`.
 
     Raises:
-        ControlError: from every method, when nobody answers or the answer is an error.
+        ControlError: from every method, when no gateway answers, or it answers with an error.
     """
 
     def __init__(self, address: str) -> None:
@@ -26,11 +27,11 @@ class AdminClient:
         self._session.trust_env = False
 
     def status(self) -> dict[str, Any]:
-        """The state of all models."""
+        """Return the status of all models."""
         return self._call("GET", "/api/status")
 
     def apply(self, config: GatewayConfig) -> int:
-        """Put a config in force; returns its generation.
+        """Apply a config; returns its generation.
 
         Raises:
             ConfigError: when the gateway refuses it.
@@ -39,15 +40,13 @@ class AdminClient:
         return int(answer["generation"])
 
     def rollout(self, model: str) -> dict[str, Any]:
-        """How far a model's rollout is."""
+        """Return how far a model's rollout is."""
         return self._call("GET", f"/api/models/{quote(model)}/rollout")
 
     def rollout_history(self, model: str) -> list[dict[str, Any]]:
-        """What happened to a model's rollouts, the latest first."""
-        events: list[dict[str, Any]] = self._call("GET", f"/api/models/{quote(model)}/rollout/history")[
-            "events"
-        ]
-        return events
+        """Return the events of a model's rollouts, the latest first."""
+        document = self._call("GET", f"/api/models/{quote(model)}/rollout/history")
+        return list(document["events"])
 
     def order_rollout(self, model: str, order: str, fields: dict[str, Any]) -> dict[str, Any]:
         """Promote, abort, retry or roll back; returns how far the rollout is then."""
@@ -56,18 +55,22 @@ class AdminClient:
     def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         try:
             answer = self._session.request(
-                method, f"http://{self._address}{path}", json=body, timeout=_SECONDS, allow_redirects=False
+                method,
+                f"http://{self._address}{path}",
+                json=body,
+                timeout=_TIMEOUT,
+                allow_redirects=False,
             )
             document = answer.json()
         except requests.exceptions.ConnectionError as error:
             raise ControlError(
                 f"no Kitserve answers at {self._address}; start one with `kitserve serve`, "
-                "or say where it is with --admin HOST:PORT"
+                "or give its address with --admin HOST:PORT"
             ) from error
         except (requests.exceptions.RequestException, ValueError) as error:
-            raise ControlError(f"what answers at {self._address} is no Kitserve: {error}") from error
+            raise ControlError(f"the server at {self._address} is no Kitserve: {error}") from error
         if not isinstance(document, dict):
-            raise ControlError(f"what answers at {self._address} is no Kitserve")
+            raise ControlError(f"the server at {self._address} is no Kitserve")
         if answer.status_code == 400 and "faults" in document:
             raise ConfigError("the gateway", list(document["faults"]))
         if not answer.ok:

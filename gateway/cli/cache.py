@@ -1,4 +1,4 @@
-"""kitserve cache: what this machine keeps of kits."""
+"""`kitserve cache`: the kits that this machine keeps."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.filesize import decimal
 
-from gateway.cli import tables
 from gateway.cli.options import FAILED, Home, Output, OutputFormat, out, print_json
+from gateway.cli.tables import cache_table
 from gateway.kits.cache import CachedKit, Freed
 from gateway.kits.library import Library, cache_directory
 
-app = typer.Typer(help="Show, shrink and check what this machine keeps of kits.", no_args_is_help=True)
+app = typer.Typer(help="List, prune and verify the kits on this machine.", no_args_is_help=True)
 
 _SIZE = TypeAdapter(ByteSize)
 
@@ -34,18 +34,16 @@ def ls(home: Home, output: OutputFormat = Output.TEXT) -> None:
     if output is Output.JSON:
         print_json([_document(kit) for kit in kits])
     else:
-        out.print(tables.cache_table(kits))
+        out.print(cache_table(kits))
 
 
 @app.command()
 def prune(
     home: Home,
-    keep: Annotated[
-        str, typer.Option(help="Stop when no more than this is left, such as 20GiB.", metavar="SIZE")
-    ] = "0",
+    keep: Annotated[str, typer.Option(help="How much to keep at most, such as 20GiB.", metavar="SIZE")] = "0",
     output: OutputFormat = Output.TEXT,
 ) -> None:
-    """Remove kits that are not in use, the least recently used first, and what broken-off pulls left."""
+    """Remove kits that are not in use, the least recently used first, and what interrupted pulls left."""
     freed = Library(cache_directory(home)).cache.prune(_size(keep))
     if output is Output.JSON:
         print_json({**asdict(freed), "kits": [_document(kit) for kit in freed.kits]})
@@ -57,21 +55,21 @@ def prune(
 
 @app.command()
 def verify(home: Home, output: OutputFormat = Output.TEXT) -> None:
-    """Read everything through; what is damaged is removed, and fetched again when it is needed."""
+    """Verify all content; what is damaged is removed, and pulled again when it is needed."""
     damage = Library(cache_directory(home)).cache.verify()
-    bad = len(damage.bad_blobs) + len(damage.bad_kits)
+    damaged = len(damage.bad_blobs) + len(damage.bad_kits)
     if output is Output.JSON:
         print_json({**asdict(damage), "bad_blobs": [str(digest) for digest in damage.bad_blobs]})
     else:
-        for what in (*(f"blob {digest}" for digest in damage.bad_blobs), *damage.bad_kits):
-            out.print(f"damaged, removed: {what}", markup=False)
-        out.print(f"{damage.blobs} blobs and {damage.kits} unpacked kits read, {bad} damaged")
-    if bad:
+        for name in (*(f"blob {digest}" for digest in damage.bad_blobs), *damage.bad_kits):
+            out.print(f"damaged, removed: {name}", markup=False)
+        out.print(f"{damage.blobs} blob(s) and {damage.kits} unpacked kit(s) verified, {damaged} damaged")
+    if damaged:
         raise typer.Exit(FAILED)
 
 
 def _summary(freed: Freed) -> str:
-    rest = f"{freed.blobs} stray blob(s), {freed.transfers} broken-off transfer(s)"
+    rest = f"{freed.blobs} blob(s) of no kit, {freed.transfers} interrupted transfer(s)"
     return f"{len(freed.kits)} kit(s), {rest}: {decimal(freed.size)} freed"
 
 

@@ -1,4 +1,4 @@
-"""What a kit is, as `kitserve inspect` tells it."""
+"""The document that `kitserve inspect` prints of a kit."""
 
 from __future__ import annotations
 
@@ -14,29 +14,33 @@ from gateway.oci.reference import Reference, RegistryReference
 from runtimes.errors import ModelError
 
 PULL_LIMIT_BYTES = 100 * 1024 * 1024
-"""Kits larger than this are not pulled only to be looked at."""
+"""The largest kit that is pulled to be inspected where nobody asks for it."""
 
 
-def describe(
+def kit_document(
     library: Library,
     reference: Reference,
     policy: Policy,
     pull: bool | None,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    """Everything known of a kit. Its model is fetched when `pull` says so; None: when that costs little."""
+    """Return all that is known of a kit, as JSON has it.
+
+    Its model is pulled to be inspected where `pull` is true, or where it is None and the kit is
+    small or on this machine.
+    """
     kit = library.describe(reference)
     document = _document(kit)
     try:
         verdict = library.judge(kit, policy)
     except NotTrusted as error:
         document["trust"] = {"allowed": False, "reasons": [str(error)]}
-        document["runtime_message"] = "not looked into: the policy refuses the kit"
+        document["runtime_message"] = "not known, because the policy refuses the kit"
         return document
     document["trust"] = {"allowed": True, "reasons": verdict.reasons}
-    local = not isinstance(reference, RegistryReference)
+    is_local = not isinstance(reference, RegistryReference)
     if pull is None:
-        pull = local or kit.size <= PULL_LIMIT_BYTES
+        pull = is_local or kit.size <= PULL_LIMIT_BYTES
     if not pull:
         document["runtime_message"] = "not known before the model is pulled; use --pull"
         return document

@@ -1,4 +1,4 @@
-"""The life of `kitserve serve`: edge, Ray, gateway; then whatever happens; then nothing left behind."""
+"""The start and the end of `kitserve serve`: edge, Ray and gateway, and no process left behind."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ Say = Callable[[str], None]
 
 
 class Stopped(BaseException):
-    """Someone asked for the end, by SIGINT or SIGTERM."""
+    """SIGINT or SIGTERM came."""
 
 
 class Kitserve:
-    """All of Kitserve on this machine: made by `running`, asked to end by a signal."""
+    """A Kitserve that runs on this machine; made by `running`."""
 
     def __init__(self, config: GatewayConfig, home: Path, address: str | None) -> None:
         self.config = config
@@ -48,35 +48,36 @@ class Kitserve:
         self.address = address
         self.client = AdminClient(str(config.admin))
         self.ended = threading.Event()
-        self.lost: EdgeError | None = None
+        self.edge_error: EdgeError | None = None
+        """Why the edge is gone for good."""
 
-    def edge_lost(self, error: EdgeError) -> None:
+    def lose_edge(self, error: EdgeError) -> None:
         """Note that the edge is gone for good; this ends `serve`."""
-        self.lost = error
+        self.edge_error = error
         self.ended.set()
 
 
 @contextmanager
 def running(config: GatewayConfig, home: Path, address: str | None, say: Say) -> Iterator[Kitserve]:
-    """Start everything, and stop everything at the end of the block.
+    """Start edge, Ray and gateway, and stop them at the end of the block.
 
     Raises:
-        StoreError, EdgeError, ControlError: when something cannot be started; what was is stopped again.
+        StoreError, EdgeError, ControlError: when something cannot be started; the rest is stopped again.
     """
     kitserve = Kitserve(config, home, address)
     with ExitStack() as stack:
-        stack.enter_context(_only_one(home))
-        for name, listen in (("listen", config.listen), ("admin", config.admin)):
-            _check_free(name, listen)
+        stack.enter_context(_lock(home))
+        for field, listen in (("listen", config.listen), ("admin", config.admin)):
+            _check_free(field, listen)
         directory = Path(tempfile.mkdtemp(prefix="kitserve-"))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         files = EdgeFiles(directory)
-        # On a cluster workers listen on their nodes' addresses, and must know the edge from others.
+        # On a cluster workers listen on their nodes' addresses, and take calls from the edge alone.
         key = "" if address is None else secrets.token_hex(32)
         settings = EdgeSettings(str(config.listen), config.access_log, key, str(config.admin))
         routes = tuple(Route(model.name, reason="is not ready yet: starting") for model in config.models)
         EdgeControl(settings, files).write_first(RoutingTable(routes))
-        edge = Edge(files, kitserve.edge_lost)
+        edge = Edge(files, kitserve.lose_edge)
         edge.start()
         stack.callback(edge.stop)
         say(f"edge listens on http://{config.listen}")
@@ -94,12 +95,12 @@ def _start_gateway(kitserve: Kitserve, files: EdgeFiles, settings: EdgeSettings,
     address = kitserve.address
     say("starting Ray" if address is None else f"joining Ray at {address}")
     prepare(address)
-    # Ray takes seconds to import: only those commands wait for it that need it.
+    # Ray takes seconds to import: only commands that need it wait for it.
     from gateway.control.gateway import Gateway, GatewaySettings
     from gateway.control.loop import serving
 
     serving.start_ray(address)
-    catch_signals()  # Ray puts handlers of its own in their place
+    catch_signals()  # Ray has put handlers of its own in their place
     say("starting the gateway")
     admin = kitserve.config.admin
     serving.deploy_gateway(
@@ -129,57 +130,58 @@ def _start_gateway(kitserve: Kitserve, files: EdgeFiles, settings: EdgeSettings,
     say(f"gateway listens on http://{admin}")
 
 
-def _stop_ray(local: bool) -> None:
-    """Leave a cluster as it was found; on this machine, end everything that was started.
+def _stop_ray(is_local: bool) -> None:
+    """Delete what was deployed on a cluster; on this machine, end every process that was started.
 
-    The edge has answered its last call by now, and all that must last is on disk: nothing is waited for.
+    Nothing is waited for: the edge has answered its last call by now, and all that must last is on disk.
     """
     from gateway.control.loop import serving
 
-    left = descendants(os.getpid())
-    if not local:
+    processes = descendants(os.getpid())
+    if not is_local:
         serving.delete_all()
     serving.stop_ray()
-    if local:
-        end_all(left, _LEFTOVER_SECONDS)
+    if is_local:
+        end_all(processes, _LEFTOVER_SECONDS)
 
 
 @contextmanager
-def _only_one(home: Path) -> Iterator[None]:
-    """Hold the home directory, so that no second Kitserve writes its state."""
+def _lock(home: Path) -> Iterator[None]:
+    """Lock the home directory, so that no second Kitserve writes its state."""
     try:
         home.mkdir(parents=True, exist_ok=True)
-        lock = (home / "serve.lock").open("a+")
+        file = (home / "serve.lock").open("a+")
     except OSError as error:
         raise StoreError(f"{home} cannot be used: {error}; name another directory with --home") from error
-    with lock:
+    with file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            lock.seek(0)
+            file.seek(0)
             raise StoreError(
-                f"a Kitserve (process {lock.read().strip() or 'unknown'}) already runs from {home}; "
+                f"a Kitserve (process {file.read().strip() or 'unknown'}) already runs from {home}; "
                 "change it with `kitserve apply`, or name another directory with --home"
             ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         yield
 
 
-def _check_free(name: str, listen: Address) -> None:
+def _check_free(field: str, address: Address) -> None:
+    """Raise ControlError when an address of the config cannot be listened on."""
     try:
-        family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
-        socket.create_server((listen.host, listen.port), family=family).close()
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        socket.create_server((address.host, address.port), family=family).close()
     except OSError as error:
         raise ControlError(
-            f"cannot listen on {listen} ({error.strerror}); "
-            f"free it, or set `{name}:` in the config to another address"
+            f"cannot listen on {address} ({error.strerror}); "
+            f"free it, or set `{field}:` in the config to another address"
         ) from error
 
 
 def catch_signals() -> None:
-    """Raise Stopped in the main thread at the first SIGINT or SIGTERM; later ones change nothing."""
+    """Have the first SIGINT or SIGTERM raise Stopped in the main thread; later ones change nothing."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""What commands share: where they print, and the options that several of them take."""
+"""What commands share: options, arguments, exit codes, and where they print."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ import typer
 from rich.console import Console
 
 FAILED = 1
-"""The exit code of a command that could not do what it was asked."""
+"""The exit code of a command that could not do its work."""
 MISUSED = 2
-"""The exit code for what a user wrote wrong."""
+"""The exit code for a wrong command, config or reference."""
+WATCH_SECONDS = 0.5
+"""The time between two looks at the status of a running Kitserve."""
+ADMIN = "127.0.0.1:8081"
+"""The admin address where none is given."""
 
 # A pipe has no width: nothing is cut off for it.
-_WIDE = None if sys.stdout.isatty() else 240
-out = Console(highlight=False, soft_wrap=True, width=_WIDE)
+_WIDTH = None if sys.stdout.isatty() else 240
+out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Output(StrEnum):
-    """How a command prints what it found."""
+    """The format of a command's output."""
 
     TEXT = "text"
     JSON = "json"
@@ -38,14 +42,15 @@ def _default_home() -> Path:
 Home = Annotated[
     Path,
     typer.Option(
-        help="Where kits, state and logs are kept.",
+        help="Directory for kits, state and logs.",
         envvar="KITSERVE_HOME",
         default_factory=_default_home,
         show_default="~/.local/share/kitserve",
     ),
 ]
-Admin = Annotated[str, typer.Option(help="The admin address of a running Kitserve.", metavar="HOST:PORT")]
-OutputFormat = Annotated[Output, typer.Option("--output", "-o", help="How to print.")]
+ConfigFile = Annotated[Path, typer.Argument(help="The config file (YAML or JSON).", metavar="FILE")]
+Admin = Annotated[str, typer.Option(help="Admin address of the running Kitserve.", metavar="HOST:PORT")]
+OutputFormat = Annotated[Output, typer.Option("--output", "-o", help="Format of the output.")]
 
 
 def print_json(document: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which processes belong to one, and their end (Linux: read from /proc)."""
+"""The descendants of a process, and how they are ended (Linux: read from /proc)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from pathlib import Path
 
 
 def descendants(root: int) -> dict[int, str]:
-    """The children of a process, theirs, and so on, each with its start time (ids are used again)."""
+    """Return the children of a process, their children, and so on, each with its start time.
+
+    Linux uses ids again: only id and start time together name a process.
+    """
     children: dict[int, list[int]] = defaultdict(list)
     started: dict[int, str] = {}
     for entry in Path("/proc").glob("[0-9]*"):
@@ -19,17 +22,17 @@ def descendants(root: int) -> dict[int, str]:
         if fields is not None:
             started[int(entry.name)] = fields[1]
             children[fields[0]].append(int(entry.name))
-    found: dict[int, str] = {}
-    waiting = list(children[root])
-    while waiting:
-        process = waiting.pop()
-        found[process] = started[process]
-        waiting += children[process]
-    return found
+    family: dict[int, str] = {}
+    pending = list(children[root])
+    while pending:
+        process = pending.pop()
+        family[process] = started[process]
+        pending += children[process]
+    return family
 
 
 def end_all(processes: dict[int, str], seconds: float) -> list[int]:
-    """Wait for processes to end, and kill those that do not; returns whom it killed."""
+    """Wait for processes to end, and kill those that do not; returns the ids of these."""
     deadline = time.monotonic() + seconds
     while alive := [process for process, start in processes.items() if _lives(process, start)]:
         if time.monotonic() > deadline:
@@ -47,7 +50,7 @@ def _lives(process: int, start: str) -> bool:
 
 
 def _stat(process: int) -> tuple[int, str, str] | None:
-    """Parent, start time and state of a process, None when it is gone (proc(5), /proc/pid/stat)."""
+    """Return parent, start time and state of a process, None when it is gone (proc(5), /proc/pid/stat)."""
     try:
         text = Path(f"/proc/{process}/stat").read_text(errors="replace")
     except OSError:

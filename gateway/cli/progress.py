@@ -10,28 +10,29 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.text import Text
 
 from gateway.cli.tables import model_line
 
-_AGAIN_SECONDS = 10.0
+_REPEAT_SECONDS = 10.0
 SETTLED = ("ready", "asleep", "failed")
-"""The states that a model stays in until something new is asked for."""
+"""The states that a model stays in until something changes."""
 _NUMBERS = re.compile(r"[0-9.]+")
 
 
 class Reporter:
-    """Says what happens, and how far each model is.
+    """Prints messages, and how far each model is.
 
-    A model on its way has a line at the bottom of a terminal, which changes in place. Elsewhere it has a
-    new line when something changes, and every ten seconds while only its numbers do.
+    On a terminal, a model that is not settled has a line at the bottom, which changes in place. Elsewhere it
+    has a new line at each change, but at most every ten seconds while only numbers change.
     """
 
     def __init__(self, console: Console, as_json: bool = False) -> None:
         self._console = console
-        self._json = as_json
+        self._as_json = as_json
         self._live = Live(console=console, transient=True) if console.is_terminal and not as_json else None
-        self._said: dict[str, tuple[str, float]] = {}
+        self._printed: dict[str, tuple[str, float]] = {}
 
     def __enter__(self) -> Reporter:
         if self._live is not None:
@@ -42,41 +43,87 @@ class Reporter:
         if self._live is not None:
             self._live.stop()
 
-    def __call__(self, text: str) -> None:
-        if self._json:
-            self._line({"event": "said", "text": text})
+    def say(self, text: str) -> None:
+        """Print a message."""
+        if self._as_json:
+            _print_json_line({"event": "said", "text": text})
         else:
             self._console.print(text, markup=False)
 
-    def models(self, status: dict[str, Any]) -> None:
-        """Say which models changed since the last time."""
-        moving = []
+    def report_models(self, status: dict[str, Any]) -> None:
+        """Print the models that changed since the last call."""
+        live_lines = []
         for model in status["models"]:
             line = model_line(model)
-            settled = model["state"] in SETTLED
-            if self._live is not None and not settled:
-                moving.append(line)
-                self._said.pop(model["name"], None)
-            elif self._is_news(model["name"], line, settled):
-                if self._json:
-                    self._line({"event": "model.changed", **model})
+            is_settled = model["state"] in SETTLED
+            if self._live is not None and not is_settled:
+                live_lines.append(line)
+                self._printed.pop(model["name"], None)
+            elif self._is_new(model["name"], line, is_settled):
+                if self._as_json:
+                    _print_json_line({"event": "model.changed", **model})
                 else:
                     self._console.print(line, markup=False)
         if self._live is not None:
-            self._live.update(Text("\n".join(moving)))
+            self._live.update(Text("\n".join(live_lines)))
 
-    def _is_news(self, name: str, line: str, settled: bool) -> bool:
+    def _is_new(self, name: str, line: str, is_settled: bool) -> bool:
         now = time.monotonic()
-        before, at = self._said.get(name, ("", 0.0))
-        if line == before:
+        last_line, printed_at = self._printed.get(name, ("", 0.0))
+        if line == last_line:
             return False
-        counting = not settled and _NUMBERS.sub("", line) == _NUMBERS.sub("", before)
-        if counting and now - at < _AGAIN_SECONDS:
+        only_numbers = not is_settled and _NUMBERS.sub("", line) == _NUMBERS.sub("", last_line)
+        if only_numbers and now - printed_at < _REPEAT_SECONDS:
             return False
-        self._said[name] = (line, now)
+        self._printed[name] = (line, now)
         return True
 
-    def _line(self, fields: dict[str, Any]) -> None:
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        sys.stdout.write(json.dumps({"time": now, **fields}) + "\n")
-        sys.stdout.flush()
+
+class PullProgress:
+    """Shows the bytes pulled: a bar on a terminal, a line at each tenth elsewhere."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self._console = console
+        self._name = name
+        self._tenth = -1
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> PullProgress:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def pulling(self, done: int, total: int) -> None:
+        """Show that `done` of `total` bytes are pulled."""
+        if self._console.is_terminal:
+            if self._task is None:
+                self._task = self._bar.add_task(self._name, total=total)
+            self._bar.update(self._task, completed=done)
+            return
+        tenth = 10 * done // total if total else 10
+        if tenth > self._tenth:
+            self._tenth = tenth
+            self._console.print(f"{self._name}: {done} of {total} bytes", markup=False)
+
+    def unpacking(self) -> None:
+        """Show that all layers are pulled."""
+        if not self._console.is_terminal:
+            self._console.print(f"{self._name}: unpacking", markup=False)
+
+
+def _print_json_line(fields: dict[str, Any]) -> None:
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    sys.stdout.write(json.dumps({"time": now, **fields}) + "\n")
+    sys.stdout.flush()

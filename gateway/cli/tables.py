@@ -1,4 +1,4 @@
-"""What the command line shows: models, kits and progress, for people; JSON is the caller's own."""
+"""What commands show to people, as tables and text: models, rollouts, kits and the cache."""
 
 from __future__ import annotations
 
@@ -6,99 +6,104 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console
+from rich.console import Group, RenderableType
 from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
 
 from gateway.kits.cache import CachedKit
 
-_COLOURS = {"ready": "green", "asleep": "cyan", "failed": "red", "loading": "yellow", "pulling": "yellow"}
+_COLOURS = {
+    "ready": "green",
+    "asleep": "cyan",
+    "failed": "red",
+    "loading": "yellow",
+    "pulling": "yellow",
+    "Healthy": "green",
+    "Progressing": "yellow",
+    "Paused": "yellow",
+    "Degraded": "red",
+    "Successful": "green",
+    "Failed": "red",
+    "Inconclusive": "yellow",
+    "Error": "red",
+}
+"""Of a model's states, a rollout's phases and the outcomes of checks."""
 
 
 def models_table(models: Iterable[dict[str, Any]]) -> Table:
-    """Models and their versions, a row a version."""
-    names = ("MODEL", "STATE", "VERSION", "DIGEST", "WEIGHT", "REPLICAS", "RUNTIME")
-    table = _table(*names)
+    """Models and their versions, one version a row."""
+    table = _table("MODEL", "STATE", "VERSION", "DIGEST", "WEIGHT", "REPLICAS", "RUNTIME")
     for model in models:
-        name, state = model["name"], f"[{_COLOURS[model['state']]}]{model['state']}[/]"
-        for version in model["versions"] or [None]:
-            if version is None:
-                table.add_row(name, state, *["-"] * 5)
-            else:
-                table.add_row(
-                    name,
-                    state,
-                    version["tag"],
-                    version["digest"].removeprefix("sha256:")[:12],
-                    f"{version['weight']} %" if version["role"] else "-",
-                    str(version["replicas"]),
-                    version["runtime"] or "-",
-                )
-            if version is not None and version["note"]:
+        name, state = model["name"], _coloured(model["state"])
+        if not model["versions"]:
+            table.add_row(name, state, *["-"] * 5)
+        for version in model["versions"]:
+            table.add_row(
+                name,
+                state,
+                version["tag"],
+                _short(version["digest"]),
+                f"{version['weight']} %" if version["role"] else "-",
+                str(version["replicas"]),
+                version["runtime"] or "-",
+            )
+            if version["note"]:
                 table.add_row("", "", _text(version["note"], "yellow"))
-            name = state = ""
+            name, state = "", Text()
     return table
 
 
 def model_line(model: dict[str, Any]) -> str:
-    """A model's state in one line, for logs and for terminals that are none."""
+    """A model's state in one line."""
     versions = ", ".join(
-        f"{version['tag']}@{version['digest'].removeprefix('sha256:')[:12]} {version['weight']} %"
-        for version in model["versions"]
-        if version["role"]
+        f"{_named(version)} {version['weight']} %" for version in model["versions"] if version["role"]
     )
     parts = [f"{model['name']}: {model['state']}", versions, model["message"]]
     return "  ".join(part for part in parts if part)
 
 
-class PullProgress:
-    """Bytes pulled: a bar on a terminal, a line at each tenth otherwise."""
+def rollout_text(rollout: dict[str, Any]) -> RenderableType:
+    """A rollout: its phase, its versions, its steps and its checks."""
+    head = Text.assemble(f"{rollout['model']}: ", _coloured(rollout["phase"]), f" {rollout['reason']}")
+    lines: list[RenderableType] = [head]
+    if rollout["message"]:
+        lines.append(Text(f"  {rollout['message']}"))
+    lines.append(Text(f"stable  {_named(rollout['stable'])}  {100 - rollout['weight']} %"))
+    if rollout["canary"]:
+        mirrored = f", {rollout['mirror'] * 100:g} % mirrored" if rollout["mirror"] else ""
+        lines.append(Text(f"canary  {_named(rollout['canary'])}  {rollout['weight']} %{mirrored}"))
+    for number, step in enumerate(rollout["steps"], 1):
+        if number == rollout["step"]:
+            lines.append(Text(f"> step {number}: {step}  ({rollout['held']:g} s so far)", "bold"))
+        else:
+            lines.append(Text(f"  step {number}: {step}", "dim"))
+    lines.extend(
+        Text.assemble("  ", _coloured(verdict["outcome"]), f" {verdict['check']}: {verdict['message']}")
+        for verdict in rollout["verdicts"]
+    )
+    return Group(*lines)
 
-    def __init__(self, console: Console, name: str) -> None:
-        self._console = console
-        self._name = name
-        self._tenth = -1
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            console=console,
-            transient=True,
+
+def events_table(events: Iterable[dict[str, Any]]) -> Table:
+    """The events of rollouts, one a row."""
+    table = _table("TIME", "ROLLOUT", "PHASE", "REASON", "STABLE", "CANARY", "WEIGHT", "MESSAGE")
+    for event in events:
+        table.add_row(
+            _time(event["time"], "%Y-%m-%d %H:%M:%S"),
+            str(event["number"]),
+            _coloured(event["phase"]),
+            event["reason"],
+            _revision(event["stable"]),
+            _revision(event["canary"]),
+            f"{event['weight']} %",
+            Text(event["message"]),
         )
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> PullProgress:
-        if self._console.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._console.is_terminal:
-            self._bar.stop()
-
-    def pulling(self, done: int, total: int) -> None:
-        """Show how many bytes are here."""
-        if self._console.is_terminal:
-            if self._task is None:
-                self._task = self._bar.add_task(self._name, total=total)
-            self._bar.update(self._task, completed=done)
-            return
-        tenth = 10 * done // total if total else 10
-        if tenth > self._tenth:
-            self._tenth = tenth
-            self._console.print(f"{self._name}: {done} of {total} bytes", markup=False)
-
-    def unpacking(self) -> None:
-        """Say that the layers are here."""
-        if not self._console.is_terminal:
-            self._console.print(f"{self._name}: unpacking", markup=False)
+    return table
 
 
 def cache_table(kits: Iterable[CachedKit]) -> Table:
-    """Kits on this machine, a row a kit."""
+    """The kits on this machine, one a row."""
     table = _table("KIT", "DIGEST", "STORED", "UNPACKED", "LAST USED", "IN USE")
     for kit in kits:
         table.add_row(
@@ -106,14 +111,14 @@ def cache_table(kits: Iterable[CachedKit]) -> Table:
             kit.digest.short,
             decimal(kit.stored),
             decimal(kit.unpacked),
-            datetime.fromtimestamp(kit.last_used).astimezone().strftime("%Y-%m-%d %H:%M"),
+            _time(kit.last_used, "%Y-%m-%d %H:%M"),
             "yes" if kit.in_use else "no",
         )
     return table
 
 
-def kit_text(kit: dict[str, Any]) -> Iterable[Any]:
-    """A kit as `inspect` shows it: its names, its layers, its runtime and its tensors."""
+def kit_text(kit: dict[str, Any]) -> Iterable[RenderableType]:
+    """A kit: its names, its layers, its runtime and its tensors."""
     yield _text(kit["reference"], "bold")
     for name in ("digest", "format", "package", "framework", "model"):
         if kit[name]:
@@ -124,7 +129,7 @@ def kit_text(kit: dict[str, Any]) -> Iterable[Any]:
     for layer in kit["layers"]:
         layers.add_row(
             layer["role"],
-            layer["digest"].removeprefix("sha256:")[:12],
+            _short(layer["digest"]),
             f"{layer['size']:,}",
             layer["compression"],
             "yes" if layer["served"] else "no",
@@ -149,14 +154,38 @@ def kit_text(kit: dict[str, Any]) -> Iterable[Any]:
         yield tensors
 
 
-def _table(*names: str) -> Table:
+def _table(*titles: str) -> Table:
     """A table that breaks what is too long for the line, and never cuts it off."""
     table = Table(box=None, pad_edge=False)
-    for name in names:
-        table.add_column(name, overflow="fold")
+    for title in titles:
+        table.add_column(title, overflow="fold")
     return table
 
 
 def _text(words: str, style: str = "") -> Text:
-    """Words from a kit: no markup of ours, and no orders to the terminal."""
-    return Text("".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in words), style)
+    """Words that come from a kit: without markup, and without control characters for the terminal."""
+    printable = (sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in words)
+    return Text("".join(printable), style)
+
+
+def _coloured(word: str) -> Text:
+    return Text(word, _COLOURS.get(word, ""))
+
+
+def _time(seconds: float, pattern: str) -> str:
+    """Seconds since 1970 as local time."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime(pattern)
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:12]
+
+
+def _named(version: dict[str, Any]) -> str:
+    return f"{version['tag']}@{_short(version['digest'])}"
+
+
+def _revision(reference: str) -> str:
+    """Tag and digest of a pinned reference, "-" for none."""
+    name, _, digest = reference.partition("@")
+    return f"{name.rpartition(':')[2] or name}@{_short(digest)}" if digest else "-"

@@ -200,7 +200,7 @@ def test_a_kit_is_pulled_once_with_plain_lines(cli: Cli, registry: Registry) -> 
     ]
     assert (path / "model" / "iris.onnx").is_file()
     said, error = cli("pull", kit, "--plain-http")
-    assert said == f"{kit}@{digest}\n{path}  was here already\n"
+    assert said == f"{kit}@{digest}\n{path}  already in the cache\n"
     assert error == ""
 
 

@@ -1,0 +1,69 @@
+"""`kitserve inspect` and `kitserve pull`: one kit, on this machine, with no Kitserve running."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.cli import tables
+from gateway.cli.options import Home, Output, OutputFormat, err, out, print_json
+from gateway.cli.progress import PullProgress
+from gateway.config.config import GatewayConfig, load_config
+from gateway.kits.library import Library, cache_directory
+from gateway.kits.trust import Policy
+from gateway.oci.reference import RegistryReference, parse_reference
+
+KitReference = Annotated[str, typer.Argument(help="The kit's reference.", metavar="REF")]
+Settings = Annotated[
+    Path | None,
+    typer.Option("--config", help="Use the registries, trust and cache of this config.", metavar="FILE"),
+]
+PlainHttp = Annotated[bool, typer.Option("--plain-http", help="Use HTTP without TLS for this registry.")]
+
+
+def inspect(
+    reference: KitReference,
+    home: Home,
+    output: OutputFormat = Output.TEXT,
+    pull: Annotated[
+        bool | None, typer.Option(help="Pull the model to inspect it too.", show_default="up to 100 MiB")
+    ] = None,
+    config: Settings = None,
+    plain_http: PlainHttp = False,
+) -> None:
+    """Show what a kit is: its Kitfile, layers, runtime, inputs and outputs, and whether it is trusted."""
+    # Imported here, because the runtimes come with it.
+    from gateway.cli.kit_document import kit_document
+
+    library, policy = _library(reference, home, config, plain_http)
+    with PullProgress(err, reference) as progress:
+        document = kit_document(library, parse_reference(reference), policy, pull, progress)
+    if output is Output.JSON:
+        print_json(document)
+    else:
+        for part in tables.kit_text(document):
+            out.print(part)
+
+
+def pull(reference: KitReference, home: Home, config: Settings = None, plain_http: PlainHttp = False) -> None:
+    """Pull, verify and unpack a kit, so that it can be served offline."""
+    library, policy = _library(reference, home, config, plain_http)
+    with PullProgress(err, reference) as progress:
+        unpacked = library.open(parse_reference(reference), progress, policy=policy)
+    out.print(f"{unpacked.kit.reference}", markup=False)
+    origin = "already in the cache" if unpacked.from_cache else f"{unpacked.pulled_bytes} bytes pulled"
+    out.print(f"{unpacked.path}  {origin}", markup=False)
+
+
+def _library(reference: str, home: Path, file: Path | None, plain_http: bool) -> tuple[Library, Policy]:
+    """Open the library of this machine with the settings of a config file, and the policy of that file."""
+    config = load_config(file) if file is not None else GatewayConfig()
+    sources = config.source_options()
+    parsed = parse_reference(reference)
+    if plain_http and isinstance(parsed, RegistryReference):
+        registry = replace(sources.registry(parsed.host), plain_http=True)
+        sources = replace(sources, registries={**sources.registries, parsed.host: registry})
+    return Library(cache_directory(home), sources, config.cache.max_size), config.policy()

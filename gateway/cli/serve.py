@@ -1,0 +1,50 @@
+"""`kitserve serve`: Kitserve in the foreground, until a signal ends it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import gateway
+from gateway.cli.options import WATCH_SECONDS, ConfigFile, Home, Output, out
+from gateway.cli.progress import Reporter
+from gateway.config.config import load_config
+from gateway.errors import ControlError, EdgeError
+
+if TYPE_CHECKING:
+    from gateway.cli.lifecycle import Kitserve
+
+
+def serve(
+    file: ConfigFile,
+    home: Home,
+    address: Annotated[
+        str | None, typer.Option(help="Join the Ray cluster at this address.", show_default="start Ray here")
+    ] = None,
+    log_format: Annotated[Output, typer.Option(help="Format of the messages.")] = Output.TEXT,
+) -> None:
+    """Serve the models of FILE until Ctrl-C."""
+    # Imported here, because it takes as long to load as all other commands together.
+    from gateway.cli.lifecycle import Stopped, catch_signals, running
+
+    config = load_config(file)
+    reporter = Reporter(out, as_json=log_format is Output.JSON)
+    reporter.say(f"Kitserve {gateway.__version__}: {len(config.models)} model(s) from {file}, home {home}")
+    catch_signals()
+    try:
+        with running(config, home.absolute(), address, reporter.say) as kitserve, reporter:
+            raise _report_until_edge_is_lost(kitserve, reporter)
+    except Stopped:
+        reporter.say("stopped")
+
+
+def _report_until_edge_is_lost(kitserve: Kitserve, reporter: Reporter) -> EdgeError:
+    """Report what changes; returns why the edge is gone."""
+    while kitserve.edge_error is None:
+        # Serve starts a gateway that is gone again, and calls do not need it.
+        with contextlib.suppress(ControlError):
+            reporter.report_models(kitserve.client.status())
+        kitserve.ended.wait(WATCH_SECONDS)
+    return kitserve.edge_error

@@ -1,0 +1,87 @@
+"""What commands show to people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+from gateway.cli.tables import events_table, model_line, models_table, rollout_text
+
+V1, V2 = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+KIT = "registry.test/team/iris"
+VERDICT = {"outcome": "Inconclusive", "check": "requests", "message": "12 of 50 so far"}
+
+
+def shown(part: RenderableType) -> list[str]:
+    console = Console(width=200, soft_wrap=True)
+    with console.capture() as captured:
+        console.print(part)
+    return [" ".join(line.split()) for line in captured.get().splitlines()]
+
+
+def version(tag: str, digest: str, role: str, weight: int, note: str = "") -> dict[str, Any]:
+    numbers = {"weight": weight, "replicas": 1, "runtime": "" if note else "onnx"}
+    return {"tag": tag, "digest": digest, "role": role, "note": note, **numbers}
+
+
+IRIS = {
+    "name": "iris",
+    "state": "ready",
+    "message": "",
+    "versions": [version("v1", V1, "stable", 80), version("v2", V2, "", 0, "[its registry] is away")],
+}
+LILAC: dict[str, Any] = {"name": "lilac", "state": "pulling", "message": "12 of 90 MB", "versions": []}
+
+
+def test_a_model_has_a_row_for_each_version() -> None:
+    assert shown(models_table([IRIS, LILAC])) == [
+        "MODEL STATE VERSION DIGEST WEIGHT REPLICAS RUNTIME",
+        "iris ready v1 111111111111 80 % 1 onnx",
+        "v2 222222222222 - 1 -",
+        "[its registry] is away",
+        "lilac pulling - - - - -",
+    ]
+
+
+def test_a_model_fits_a_line() -> None:
+    assert model_line(IRIS) == "iris: ready  v1@111111111111 80 %"
+    assert model_line(LILAC) == "lilac: pulling  12 of 90 MB"
+
+
+def test_a_rollout_shows_its_versions_steps_and_checks() -> None:
+    rollout = {
+        "model": "iris",
+        "phase": "Progressing",
+        "reason": "StepStarted",
+        "message": "",
+        "stable": {"tag": "v1", "digest": V1},
+        "canary": {"tag": "v2", "digest": V2},
+        "weight": 20,
+        "mirror": 0.1,
+        "step": 2,
+        "steps": ["5 % for 1m", "20 % for 5m"],
+        "held": 12.5,
+        "verdicts": [VERDICT],
+    }
+    assert shown(rollout_text(rollout)) == [
+        "iris: Progressing StepStarted",
+        "stable v1@111111111111 80 %",
+        "canary v2@222222222222 20 %, 10 % mirrored",
+        "step 1: 5 % for 1m",
+        "> step 2: 20 % for 5m (12.5 s so far)",
+        "Inconclusive requests: 12 of 50 so far",
+    ]
+    ended = rollout | {"phase": "Healthy", "canary": None, "weight": 0, "step": 0, "message": "[all] well"}
+    assert shown(rollout_text(ended))[:3] == [
+        "iris: Healthy StepStarted",
+        "[all] well",
+        "stable v1@111111111111 100 %",
+    ]
+
+
+def test_an_event_is_a_row() -> None:
+    event = {"time": 0.0, "number": 3, "phase": "Degraded", "reason": "RolloutAborted", "weight": 0}
+    revisions = {"stable": f"{KIT}:v1@{V1}", "canary": "", "message": "a hunch"}
+    row = shown(events_table([event | revisions]))[1]
+    assert row.endswith("3 Degraded RolloutAborted v1@111111111111 - 0 % a hunch")
