@@ -10,7 +10,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
+from functools import partial
 from typing import BinaryIO
 
 import pytest
@@ -117,7 +118,11 @@ class Client:
         if room:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
         self.socket.settimeout(SECONDS)
-        self.socket.connect(("127.0.0.1", port))
+        try:
+            self.socket.connect(("127.0.0.1", port))
+        except OSError:
+            self.socket.close()
+            raise
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.stream: BinaryIO = self.socket.makefile("rb")
 
@@ -181,20 +186,20 @@ def server(echo: Echo) -> Iterator[HttpServer]:
     server.stop()
 
 
-@pytest.fixture
-def connect(server: HttpServer) -> Iterator[Callable[..., Client]]:
-    clients: list[Client] = []
-
-    def start(room: int = 0) -> Client:
-        clients.append(Client(server.port, room))
-        return clients[-1]
-
-    yield start
-    for client in clients:
-        client.close()
-
-
 Connect = Callable[..., Client]
+
+
+@pytest.fixture
+def connect_to() -> Iterator[Connect]:
+    """Connects to a port; every connection is closed in the end."""
+    with ExitStack() as stack:
+        yield lambda port, room=0: stack.enter_context(closing(Client(port, room)))
+
+
+@pytest.fixture
+def connect(server: HttpServer, connect_to: Connect) -> Connect:
+    """Connects to the server that most tests share."""
+    return partial(connect_to, server.port)
 
 
 def flood(client: Client, path: str) -> int:
@@ -640,14 +645,16 @@ def test_small_answers_are_not_held_back(connect: Connect) -> None:
     assert time.monotonic() - began < 1  # with Nagle's algorithm each would take 40 ms
 
 
-def test_a_silent_client_is_closed_in_the_end(echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_client_is_closed_in_the_end(
+    connect_to: Connect, echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(server_module, "_TICK_SECONDS", 0.02)
     monkeypatch.setattr(server_module, "_QUIET_TICKS", 3)
     server = HttpServer(echo, "127.0.0.1")
     server.start()
-    silent = [Client(server.port).send(data) for data in (b"", HELLO[:10], post("/hello", b"abc")[:-1])]
-    working = Client(server.port).send(post("/later", b""))
-    streaming = Client(server.port).send(chunked("/stream", b"abc")[:-5])
+    silent = [connect_to(server.port).send(data) for data in (b"", HELLO[:10], post("/hello", b"abc")[:-1])]
+    working = connect_to(server.port).send(post("/later", b""))
+    streaming = connect_to(server.port).send(chunked("/stream", b"abc")[:-5])
     exchange = echo.seen.get(timeout=SECONDS)
     for client in silent:
         assert client.is_closed()
@@ -659,12 +666,16 @@ def test_a_silent_client_is_closed_in_the_end(echo: Echo, monkeypatch: pytest.Mo
     server.stop()
 
 
-def test_a_client_that_reads_slowly_is_not_silent(echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_reads_slowly_is_not_silent(
+    connect_to: Connect, echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(server_module, "_TICK_SECONDS", 0.05)
     monkeypatch.setattr(server_module, "_QUIET_TICKS", 4)
     server = HttpServer(echo, "127.0.0.1")
     server.start()
-    slow, stuck = (Client(server.port, 4096).send(b"GET /large?8000000 HTTP/1.1\r\n\r\n") for _ in range(2))
+    slow, stuck = (
+        connect_to(server.port, 4096).send(b"GET /large?8000000 HTTP/1.1\r\n\r\n") for _ in range(2)
+    )
     slow.head()
     for _ in range(16):
         assert len(slow.stream.read(500_000)) == 500_000
@@ -674,10 +685,10 @@ def test_a_client_that_reads_slowly_is_not_silent(echo: Echo, monkeypatch: pytes
     server.stop()
 
 
-def test_a_server_that_stops_answers_what_is_inside(echo: Echo) -> None:
+def test_a_server_that_stops_answers_what_is_inside(connect_to: Connect, echo: Echo) -> None:
     server = HttpServer(echo, "127.0.0.1")
     server.start()
-    idle, busy = Client(server.port), Client(server.port)
+    idle, busy = connect_to(server.port), connect_to(server.port)
     assert idle.send(HELLO).answer()[0] == 200
     busy.send(post("/later", b"abc"))
     exchange = echo.seen.get(timeout=SECONDS)
@@ -685,7 +696,7 @@ def test_a_server_that_stops_answers_what_is_inside(echo: Echo) -> None:
     stopping.start()
     assert idle.is_closed()
     with pytest.raises(ConnectionRefusedError):
-        Client(server.port)
+        connect_to(server.port)
     on_loop(server, lambda: exchange.respond(200, (), b"still"))
     status, headers, body = busy.answer()
     assert (status, headers["connection"], body) == (200, "close", b"still")
@@ -694,10 +705,10 @@ def test_a_server_that_stops_answers_what_is_inside(echo: Echo) -> None:
     assert not stopping.is_alive()
 
 
-def test_a_server_that_stops_does_not_wait_for_ever(echo: Echo) -> None:
+def test_a_server_that_stops_does_not_wait_for_ever(connect_to: Connect, echo: Echo) -> None:
     server = HttpServer(echo, "127.0.0.1")
     server.start()
-    client = Client(server.port).send(post("/later", b"abc"))
+    client = connect_to(server.port).send(post("/later", b"abc"))
     exchange = echo.seen.get(timeout=SECONDS)
     began = time.monotonic()
     server.stop(0.1)

@@ -1,4 +1,4 @@
-"""The ways to a registry: TLS with all that can be wrong with it, and proxies."""
+"""TLS with all that can be wrong with it, and proxies, on the way to a registry."""
 
 from __future__ import annotations
 
