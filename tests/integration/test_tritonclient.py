@@ -16,7 +16,8 @@ from tritonclient.utils import InferenceServerException
 
 from gateway.metrics import Tally
 from gateway.wire.server import HttpServer
-from gateway.worker.app import MAX_BODY_BYTES, Identity, WorkerApp
+from gateway.worker.assembly import build_app
+from gateway.worker.version import MAX_BODY_BYTES, AppOptions, Identity
 from runtimes.base import Array, Datatype, InputCheck, Signature, TensorSpec, unknown_output
 
 VALUES: Mapping[str, Array] = {
@@ -66,12 +67,12 @@ def worker(max_body: int = MAX_BODY_BYTES) -> Iterator[str]:
     specs = [TensorSpec(f"x_{datatype}", datatype, (-1, 2)) for datatype in VALUES]
     labels = {"y_FP32": ("cat", "dog"), "": ("no", "yes")}
     identity = Identity("echo", "v1", "sha256:" + "ab" * 32)
-    app = WorkerApp(identity, Echo(*specs), Tally(), labels=labels, max_body=max_body)
+    app = build_app(identity, Echo(*specs), Tally(), AppOptions(labels=labels, max_body=max_body))
     server = HttpServer(app, "127.0.0.1")
     server.start()
     yield f"{server.host}:{server.port}"
     server.stop()
-    app.compute.stop()
+    app.stop()
 
 
 @pytest.fixture(scope="module")
