@@ -146,7 +146,7 @@ class _RestCall:
 
         def submit(body: list[bytes | memoryview]) -> None:
             job.body = body
-            if not exchange.abandoned:
+            if not exchange.is_abandoned:
                 exchange.on_abandoned = job.cancel
                 self._infer.compute.submit(job)
 
