@@ -115,14 +115,8 @@ class Resources:
 class LoadedModel(Protocol):
     """A model in this process's memory. That it exists means that it can answer.
 
-    `infer` may be called from any thread, by one thread at a time; a runtime whose engine allows more
-    says so in its own docstring.
+    What it can be asked for is said by the capabilities that it has besides; so far there is `TensorModel`.
     """
-
-    @property
-    def signature(self) -> Signature:
-        """What `infer` takes and gives."""
-        ...
 
     @property
     def platform(self) -> str:
@@ -134,16 +128,30 @@ class LoadedModel(Protocol):
         """Where it computes: `cpu` or `cuda:0`."""
         ...
 
+    def close(self) -> None:
+        """Free what the engine holds. Closing twice does no harm; a call after it is ExecutionError."""
+        ...
+
+
+@runtime_checkable
+class TensorModel(LoadedModel, Protocol):
+    """The capability to make tensors of tensors.
+
+    `infer` may be called from any thread, by one thread at a time; a runtime whose engine allows more
+    says so in its own docstring.
+    """
+
+    @property
+    def signature(self) -> Signature:
+        """What `infer` takes and gives."""
+        ...
+
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         """Return the named `outputs`, or all of them when none is named.
 
         Raises InputError for a tensor that is missing, unknown, or of a wrong datatype, rank or
         dimension, and for an unknown output; ExecutionError when the model itself fails.
         """
-        ...
-
-    def close(self) -> None:
-        """Free what the engine holds. Closing twice does no harm; an `infer` after it is ExecutionError."""
         ...
 
 

@@ -56,7 +56,7 @@ class OnnxModel:
         self._strings = _strings(signature)
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
-        """Run the model; see `LoadedModel.infer`."""
+        """Run the model; see `TensorModel.infer`."""
         self._check(inputs)
         names = self._outputs
         if outputs:

@@ -73,7 +73,7 @@ class SklearnModel:
         self._closed = False
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
-        """Run the model; see `LoadedModel.infer`."""
+        """Run the model; see `TensorModel.infer`."""
         if self._closed:
             raise ExecutionError("the model is closed")
         self._check(inputs)

@@ -77,7 +77,7 @@ class TorchExportModel:
         ]
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
-        """Run the model; see `LoadedModel.infer`."""
+        """Run the model; see `TensorModel.infer`."""
         import torch
         from torch.utils import _pytree as pytree
 

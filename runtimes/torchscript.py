@@ -59,7 +59,7 @@ class TorchScriptModel:
         self._check = InputCheck(signature)
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
-        """Run the model; see `LoadedModel.infer`."""
+        """Run the model; see `TensorModel.infer`."""
         import torch
 
         self._check(inputs)

@@ -12,7 +12,7 @@ from gateway.engine.batching import Item, NotRowWise, apart, rows_of, together
 from gateway.engine.jobs import Job
 from gateway.errors import DeadlineExceeded
 from gateway.metrics.tally import Tally
-from runtimes.base import Array, LoadedModel
+from runtimes.base import Array, TensorModel
 from runtimes.errors import ExecutionError
 
 _MICROSECONDS = 1_000_000
@@ -28,7 +28,7 @@ class Execution:
     """
 
     def __init__(
-        self, model: LoadedModel, tally: Tally, names: Mapping[str, str], counts_runs: bool = False
+        self, model: TensorModel, tally: Tally, names: Mapping[str, str], counts_runs: bool = False
     ) -> None:
         self._model = model
         self._tally = tally

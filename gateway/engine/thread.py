@@ -24,7 +24,7 @@ from gateway.engine.limits import DEFAULT_LIMITS, Batching, QueueLimits
 from gateway.engine.pace import Pace
 from gateway.errors import QueueFull
 from gateway.metrics.tally import Tally
-from runtimes.base import LoadedModel
+from runtimes.base import TensorModel
 
 # Answers are handed back at the latest after this long, even while more calls wait.
 _HAND_BACK_SECONDS = 0.0005
@@ -43,7 +43,7 @@ class ComputeThread:
 
     def __init__(
         self,
-        model: LoadedModel,
+        model: TensorModel,
         tally: Tally,
         limits: QueueLimits = DEFAULT_LIMITS,
         names: Mapping[str, str] = _NO_NAMES,

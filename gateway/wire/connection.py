@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import cast
 
 import httptools
 import numpy as np
 
 from gateway.wire.body import add_piece
-from gateway.wire.exchange import Exchange, Handler
+from gateway.wire.exchange import Exchange
+from gateway.wire.flow import FlowControl, Shared
 from gateway.wire.limits import HEAD_BYTES
 
 # With so much missing of a body, the rest is read straight to where it stays.
 _DIRECT_BYTES = 32768
-# How long a client may go on to send before it reads why it should not.
-_LINGER_SECONDS = 2.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _JSON = ((b"content-type", b"application/json"),)
 _FAILED = b'{"error":"the server failed on this call; its log says why"}'
@@ -27,67 +22,67 @@ _FAILED = b'{"error":"the server failed on this call; its log says why"}'
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class Shared:
-    """What all connections of a server have together; all of it belongs to the loop."""
+class Connection(FlowControl):
+    """Takes requests as they come, several at once too, and has them handled one after the other.
 
-    handler: Handler
-    connections: set[Connection] = field(default_factory=set)
-    scratch: memoryview = field(default_factory=lambda: memoryview(bytearray(HEAD_BYTES)))
-    """Where bytes arrive; each read is taken out of it before the next."""
-    tick: int = 0
-    """Counts up; tells how long a connection has been quiet."""
-    stopping: bool = False
+    A call goes through these states; a refusal may come in any of them, and an answer from `seen` on:
 
+        reading     its head or body is coming              `_reading`, the last of `_waiting`
+        waiting     those before it are not answered yet    in `_waiting`
+        seen        it is the first; the handler has        `is_seen`: `Handler.head` was called
+                    seen its headers
+        handled     the handler has its body                `is_handled`: `Handler.handle`, or `on_end`
+        ended       its answer's last byte was given        `has_ended`, and out of `_waiting`
 
-class Connection(asyncio.BufferedProtocol):
-    """Takes requests as they come, several at once too, and has them handled one after the other."""
+    A body comes in one of three ways:
+
+        gathered    in the pieces that the parser finds; handled when it is whole
+        direct      what is missing is long and of known length: the socket's bytes go straight to their
+                    place, past the parser
+        streamed    the handler set `on_piece` in `head`: it gets the pieces as they come
+
+    The rules:
+
+    1. What the parser calls only takes notes. Handlers are called from `_advance` alone, which is never
+       entered twice: an answer that is given at once must not nest the next call in this one.
+    2. Only the first call in `_waiting` is handled, so answers leave in the order of the requests.
+    3. No more is read while a second call waits, see `FlowControl`.
+    4. What cannot be read as a request becomes a call with a `refusal`, which is answered in its turn. The
+       connection drops what still comes, and closes behind the answer.
+    5. It closes behind an answer too if the client asked for it, or if the request's end is not here yet.
+    6. A client that ends its side has hung up: its calls are abandoned, and nothing is answered.
+    7. A handler that raises is answered for with 500; within an answer, the connection breaks off.
+    """
 
     def __init__(self, shared: Shared) -> None:
-        self._shared = shared
+        super().__init__(shared)
         self._handler = shared.handler
         self._scratch = shared.scratch
-        self._transport = cast(asyncio.Transport, None)
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
-        self._between = 0
-        """Bytes since the last that belonged to a body."""
+        self._bytes_between = 0
+        """How many bytes came since the last that belonged to a body."""
         self._reading: Exchange | None = None
         """The call whose body is coming."""
-        self._waiting: deque[Exchange] = deque()
-        """Calls in their order; the first is being handled."""
-        self._advancing = False
         self._direct: memoryview | None = None
         """The body that is being read to where it stays, filled up to `_filled`."""
         self._filled = 0
-        self._upgrade = False
-        self._deaf = False
-        """What else comes is dropped."""
-        self._held = False
-        self._paused = False
-        self.writable = True
-        self.heard = shared.tick
-        """When the client last did something."""
-        self._unread = 0
-        """How much of the answers the client had not taken at the last look."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._shared.connections.add(self)
+        self._is_upgrade = False
+        self._is_advancing = False
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         direct = self._direct
         return self._scratch if direct is None else direct[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self._deaf:
+        if self._is_dropping:
             return
-        self.heard = self._shared.tick
+        self._active_tick = self._shared.tick
         if self._direct is not None:
             self._fill(nbytes)
         else:
-            self._between += nbytes
+            self._bytes_between += nbytes
             self._parse(self._scratch[:nbytes])
         if self._waiting:
             self._advance()
@@ -100,13 +95,9 @@ class Connection(asyncio.BufferedProtocol):
         self._shared.connections.discard(self)
         self._abandon()
 
-    def pause_writing(self) -> None:
-        self.writable = False
-        self._flow()
-
     def resume_writing(self) -> None:
-        self.heard = self._shared.tick
-        self.writable = True
+        self._active_tick = self._shared.tick
+        self.is_writable = True
         if self._waiting:
             first = self._waiting[0]
             if first.on_writable is not None:
@@ -117,7 +108,7 @@ class Connection(asyncio.BufferedProtocol):
             self._advance()
         self._flow()
 
-    # What the parser calls only takes notes.
+    # What the parser calls.
 
     def on_url(self, url: bytes) -> None:
         self._target += url
@@ -134,30 +125,33 @@ class Connection(asyncio.BufferedProtocol):
         parser, headers = self._parser, self._headers
         keep_alive = parser.should_keep_alive()
         # HTTP/1.0 is known by either; asking for the version costs more than both
-        old = (not keep_alive or b"connection" in headers) and parser.get_http_version() == "1.0"
+        is_old = (not keep_alive or b"connection" in headers) and parser.get_http_version() == "1.0"
         method = parser.get_method().decode()
-        exchange = Exchange(self, method, self._target.decode("latin-1"), headers, keep_alive, not old)
+        exchange = Exchange(self, method, self._target.decode("latin-1"), headers, keep_alive, not is_old)
         self._target = b""
         self._headers = {}
         self._reading = exchange
-        self._upgrade = parser.should_upgrade()
+        self._is_upgrade = parser.should_upgrade()
         self._waiting.append(exchange)
         coding = headers.get(b"transfer-encoding")
-        if coding is not None and (old or coding.lower() != b"chunked"):
+        if coding is not None and (is_old or coding.lower() != b"chunked"):
             self._refuse(400, "Transfer-Encoding must be chunked, and nothing else, in HTTP/1.1")
 
     def on_body(self, body: bytes) -> None:
         exchange = self._reading
         if exchange is not None:
-            add_piece(exchange.body, body)
+            if exchange.body:
+                add_piece(exchange.body, body)
+            else:
+                exchange.body.append(body)
             exchange.size += len(body)
-            self._between = 0
+            self._bytes_between = 0
 
     def on_message_complete(self) -> None:
-        if self._reading is not None and not self._upgrade:
-            self._reading.complete = True
+        if self._reading is not None and not self._is_upgrade:
+            self._reading.is_complete = True
             self._reading = None
-            self._between = 0
+            self._bytes_between = 0
 
     # What exchanges call.
 
@@ -170,42 +164,13 @@ class Connection(asyncio.BufferedProtocol):
     def answered(self, exchange: Exchange) -> None:
         """Go on after an answer's last byte."""
         exchange.on_abandoned = None
-        self._held = False
+        self._is_held = False
         self._waiting.popleft()
-        if not exchange.keep_alive or self._shared.stopping:
-            self._close(exchange.complete)
-        elif not self._advancing:
+        if not exchange.keep_alive or self._shared.is_stopping:
+            self._direct = None
+            self._close(exchange.is_complete)
+        elif not self._is_advancing:
             self._advance()
-
-    def hold(self, held: bool) -> None:
-        """Read no more, or again, on behalf of the call that is being handled."""
-        self._held = held
-        self._flow()
-
-    # What the server calls.
-
-    def is_quiet_since(self, tick: int) -> bool:
-        """Whether it has been the client's turn for longer than that, and it neither sent nor read."""
-        unread = self._transport.get_write_buffer_size()
-        if unread != self._unread:
-            self._unread = unread
-            self.heard = self._shared.tick
-        if self.heard >= tick:
-            return False
-        if not self._waiting or not self.writable:
-            return True
-        return not self._waiting[0].complete and self._waiting[0].on_piece is None
-
-    def finish(self) -> None:
-        """Close as soon as the call that is being handled is answered."""
-        if self._waiting:
-            self._waiting[0].keep_alive = False
-        else:
-            self._transport.close()
-
-    def abort(self) -> None:
-        """Close at once."""
-        self._transport.abort()
 
     # Requests come in.
 
@@ -216,33 +181,33 @@ class Connection(asyncio.BufferedProtocol):
             self._pass_over_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             if self._reading is None and self._waiting and not self._waiting[-1].keep_alive:
-                self._deaf = True  # after a request with which the client said it would close
+                self._is_dropping = True  # after a request with which the client said it would close
             else:
                 self._refuse(400, f"this is not HTTP/1.1: {error}")
         else:
-            if self._between > HEAD_BYTES:
+            if self._bytes_between > HEAD_BYTES:
                 self._refuse(431, f"the head is larger than {HEAD_BYTES} bytes")
 
-    def _pass_over_upgrade(self, rest: memoryview) -> None:
+    def _pass_over_upgrade(self, remainder: memoryview) -> None:
         """Read on in HTTP/1.1, as a server may that does not know the other protocol."""
-        exchange, self._upgrade = self._reading, False
+        exchange, self._is_upgrade = self._reading, False
         if exchange is None or exchange.method == "CONNECT" or b"transfer-encoding" in exchange.headers:
             self._refuse(400, "the protocol cannot be changed with this request")
             return
         # The parser has left HTTP, so this is the connection's last call.
         exchange.keep_alive = False
-        size = _announced(exchange)
+        size = _announced_size(exchange)
         if size > self._handler.max_body:
             self._refuse(413, f"the body is larger than {self._handler.max_body} bytes")
             return
-        exchange.body = [bytes(rest[:size])] if size else []
-        exchange.size = min(len(rest), size)
+        exchange.body = [bytes(remainder[:size])] if size else []
+        exchange.size = min(len(remainder), size)
         if exchange.size < size:
             self._read_directly(exchange, size)
         else:
-            exchange.complete = True
+            exchange.is_complete = True
             self._reading = None
-            self._deaf = True
+            self._is_dropping = True
 
     def _read_directly(self, exchange: Exchange, size: int) -> None:
         """Have the rest of a body read straight to where it stays."""
@@ -260,74 +225,73 @@ class Connection(asyncio.BufferedProtocol):
         if self._filled == len(body):
             exchange.body = [body]
             exchange.size = self._filled
-            exchange.complete = True
+            exchange.is_complete = True
             self._reading = self._direct = None
-            self._between = 0
+            self._bytes_between = 0
             self._parser = httptools.HttpRequestParser(self)  # the old one still waits for the body
 
     def _refuse(self, status: int, text: str) -> None:
-        """Have the call that is being read refused in its turn, and hear nothing after it."""
+        """Have the call that is being read refused in its turn, and drop all that comes after it."""
         exchange, self._reading = self._reading, None
         if exchange is None:
-            exchange = Exchange(self, "", "", {}, keep_alive=False, chunked=False)
+            exchange = Exchange(self, "", "", {}, keep_alive=False, may_chunk=False)
             self._waiting.append(exchange)
         exchange.refusal = status, text
-        exchange.complete = False
-        self._deaf = True
+        exchange.is_complete = False
+        self._is_dropping = True
 
     # Calls are handled.
 
     def _advance(self) -> None:
         """Hand on what is here of the first call, then of those after it, as far as each is answered."""
-        if self._advancing:
+        if self._is_advancing:
             return
-        self._advancing = True
+        self._is_advancing = True
         waiting = self._waiting
-        while waiting and (self.writable or waiting[0].seen):
+        while waiting and (self.is_writable or waiting[0].is_seen):
             exchange = waiting[0]
             try:
                 self._handle(exchange)
             except Exception:
                 self._fail(exchange)
-            if not exchange.ended:
+            if not exchange.has_ended:
                 break
-        self._advancing = False
-        if len(waiting) > 1 or self._paused:
+        self._is_advancing = False
+        if len(waiting) > 1 or self._is_paused:
             self._flow()
 
     def _handle(self, exchange: Exchange) -> None:
         """Hand on what is new of the call whose turn it is."""
-        if exchange.refusal is None and not exchange.seen:
-            exchange.seen = True
+        expects_continue = False
+        if exchange.refusal is None and not exchange.is_seen:
+            exchange.is_seen = True
             self._handler.head(exchange)
-            if exchange.ended:
+            if exchange.has_ended:
                 return
-            asked = b"expect" in exchange.headers and not (exchange.complete or exchange.size)
-        else:
-            asked = False
+            expects_continue = b"expect" in exchange.headers and not (exchange.is_complete or exchange.size)
         if exchange.on_piece is not None:
             if self._direct is None:
                 self._hand_on(exchange)
-        elif not exchange.handled:
+        elif not exchange.is_handled:
             self._gather(exchange)
-        if exchange.refusal is not None and not exchange.ended:
-            if exchange.answered:
+        if exchange.refusal is not None and not exchange.has_ended:
+            if exchange.has_begun:
                 self._transport.abort()
             else:
-                exchange.seen = True
+                exchange.is_seen = True
                 self._handler.refuse(exchange, *exchange.refusal)
-        elif asked and not exchange.answered:
+        elif expects_continue and not exchange.has_begun:
             self._transport.write(_CONTINUE)
 
     def _gather(self, exchange: Exchange) -> None:
         """Have a call handled when its body is here, whole and not too large."""
         limit = self._handler.max_body
-        size = exchange.size if exchange.complete else max(exchange.size, _announced(exchange))
+        size = exchange.size if exchange.is_complete else max(exchange.size, _announced_size(exchange))
         if size > limit:
             self._reading = exchange
             self._refuse(413, f"the body is larger than {limit} bytes")
-        elif exchange.complete:
-            exchange.handled = True
+        elif exchange.is_complete:
+            exchange.is_handled = True
             self._handler.handle(exchange)
         elif size - exchange.size >= _DIRECT_BYTES and self._direct is None:
             self._read_directly(exchange, size)
@@ -339,54 +303,30 @@ class Connection(asyncio.BufferedProtocol):
             if exchange.on_piece is None:
                 return
             exchange.on_piece(piece)
-        if exchange.complete and not exchange.handled and exchange.on_end is not None:
-            exchange.handled = True
+        if exchange.is_complete and not exchange.is_handled and exchange.on_end is not None:
+            exchange.is_handled = True
             exchange.on_end()
 
     def _fail(self, exchange: Exchange) -> None:
         """Answer a call on which the handler failed, in an `except` clause."""
         log.exception("exchange.failed", extra={"method": exchange.method, "path": exchange.path})
-        if exchange.answered:
+        if exchange.has_begun:
             self._transport.abort()
         else:
             exchange.keep_alive = False
             exchange.respond(500, _JSON, _FAILED)
 
-    # Connections end.
-
     def _abandon(self) -> None:
         """Tell the calls inside that their client hung up."""
         waiting = list(self._waiting)
         self._waiting.clear()
-        self._deaf = True
+        self._is_dropping = True
         for exchange in waiting:
-            exchange.abandoned = True
+            exchange.is_abandoned = True
             if exchange.on_abandoned is not None:
                 exchange.on_abandoned()
 
-    def _close(self, heard_out: bool) -> None:
-        """Close behind an answer; a client that is still sending is let finish, to come to read it."""
-        self._deaf = True
-        self._waiting.clear()
-        if heard_out:
-            self._transport.close()
-        else:
-            self._direct = None
-            self._transport.write_eof()
-            self._flow()
-            asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._transport.abort)
 
-    def _flow(self) -> None:
-        """Read on, or not: not while calls wait behind one another, nor while the client does not read."""
-        pause = not self._deaf and (self._held or not self.writable or len(self._waiting) > 1)
-        if pause != self._paused and not self._transport.is_closing():
-            self._paused = pause
-            if pause:
-                self._transport.pause_reading()
-            else:
-                self._transport.resume_reading()
-
-
-def _announced(exchange: Exchange) -> int:
-    """How long the request says that its body is; 0 where it does not."""
+def _announced_size(exchange: Exchange) -> int:
+    """Return how long the request says that its body is; 0 where it does not."""
     return int(exchange.headers.get(b"content-length", b"0"))

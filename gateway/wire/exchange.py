@@ -41,7 +41,7 @@ class Handler(Protocol):
 class Channel(Protocol):
     """What an exchange needs of the connection that it is on."""
 
-    writable: bool
+    is_writable: bool
     """Whether the client keeps up with what it is sent."""
 
     def write(self, data: bytes | memoryview) -> None:
@@ -53,7 +53,7 @@ class Channel(Protocol):
     def answered(self, exchange: Exchange) -> None:
         """Go on to the next call: the last byte of this one's answer was given."""
 
-    def hold(self, held: bool) -> None:
+    def hold(self, is_held: bool) -> None:
         """Read no more from the client, or read on."""
 
 
@@ -62,14 +62,15 @@ class Exchange:
 
     __slots__ = (
         "_channel",
-        "_chunked",
-        "abandoned",
-        "answered",
+        "_may_chunk",
         "body",
-        "complete",
-        "ended",
-        "handled",
+        "has_begun",
+        "has_ended",
         "headers",
+        "is_abandoned",
+        "is_complete",
+        "is_handled",
+        "is_seen",
         "keep_alive",
         "method",
         "on_abandoned",
@@ -79,7 +80,6 @@ class Exchange:
         "path",
         "query",
         "refusal",
-        "seen",
         "size",
     )
 
@@ -90,10 +90,11 @@ class Exchange:
         target: str,
         headers: dict[bytes, bytes],
         keep_alive: bool,
-        chunked: bool,
+        may_chunk: bool,
     ) -> None:
         self._channel = channel
-        self._chunked = chunked
+        self._may_chunk = may_chunk
+        """Whether the answer may come in chunks, which HTTP/1.0 has not."""
         self.method = method
         self.path, _, self.query = target.partition("?")
         """As it was sent, with its escapes."""
@@ -104,22 +105,22 @@ class Exchange:
         self.size = 0
         self.keep_alive = keep_alive
         """Whether the connection outlives the answer; may be set to False before it."""
-        self.abandoned = False
+        self.is_abandoned = False
         """The client hung up: nobody waits for an answer."""
         self.on_abandoned: Callable[[], None] | None = None
         self.on_piece: Callable[[bytes | memoryview], None] | None = None
         self.on_end: Callable[[], None] | None = None
         self.on_writable: Callable[[], None] | None = None
-        """Called when the client has read enough for `writable` to be true again."""
-        self.complete = False
+        """Called when the client has read enough for `is_writable` to be true again."""
+        self.is_complete = False
         """The request's last byte is here."""
-        self.answered = False
+        self.has_begun = False
         """The answer has begun."""
-        self.ended = False
+        self.has_ended = False
         """The answer's last byte was given."""
         # The connection's own notes.
-        self.seen = False
-        self.handled = False
+        self.is_seen = False
+        self.is_handled = False
         self.refusal: tuple[int, str] | None = None
 
     def respond(
@@ -130,13 +131,13 @@ class Exchange:
         trailers: Sequence[Header] = (),
     ) -> None:
         """Give the whole answer, in one write. `headers` are without its length."""
-        if not self.complete:
+        if not self.is_complete:
             # Where the rest of the body ends is not worth finding out.
             self.keep_alive = False
         self._start()
-        if self.abandoned:
+        if self.is_abandoned:
             return
-        if trailers and self._chunked:
+        if trailers and self._may_chunk:
             self._write_in_chunks(status, headers, body, trailers)
             self._end()
             return
@@ -156,36 +157,36 @@ class Exchange:
 
     def begin(self, status: int, headers: Headers) -> None:
         """Begin an answer that comes in pieces, of a length that nobody knows yet."""
-        if not self._chunked:
+        if not self._may_chunk:
             self.keep_alive = False
         self._start()
-        if self.abandoned:
+        if self.is_abandoned:
             return
         self._channel.writelines(
             (
                 _STATUS_LINES[status],
                 headers if isinstance(headers, bytes) else lines(headers),
                 b"" if self.keep_alive else _CLOSE,
-                _CHUNKED if self._chunked else b"\r\n",
+                _CHUNKED if self._may_chunk else b"\r\n",
             )
         )
 
     def send(self, piece: bytes | memoryview) -> None:
         """Give one more piece of the answer."""
-        if not piece or self.method == "HEAD" or self.abandoned:
+        if not piece or self.method == "HEAD" or self.is_abandoned:
             return
-        if self._chunked:
+        if self._may_chunk:
             self._channel.writelines((b"%x\r\n" % len(piece), piece, b"\r\n"))
         else:
             self._channel.write(piece)
 
     def end(self, trailers: Sequence[Header] = ()) -> None:
         """End an answer that came in pieces. A client of HTTP/1.0 gets no trailers."""
-        if self.abandoned:
+        if self.is_abandoned:
             return
-        if not self.complete:
+        if not self.is_complete:
             self.keep_alive = False
-        if self._chunked and self.method != "HEAD":
+        if self._may_chunk and self.method != "HEAD":
             self._channel.write(b"0\r\n%s\r\n" % lines(trailers))
         self._end()
 
@@ -195,9 +196,9 @@ class Exchange:
         return body
 
     @property
-    def writable(self) -> bool:
+    def is_writable(self) -> bool:
         """Whether the client keeps up with what it is sent; `on_writable` tells when it does again."""
-        return self._channel.writable
+        return self._channel.is_writable
 
     def pause(self) -> None:
         """Take no more of the request from the network until `resume`."""
@@ -228,12 +229,12 @@ class Exchange:
             self._channel.writelines((head + b"%x\r\n" % len(body), body, b"\r\n" + end))
 
     def _start(self) -> None:
-        if self.answered:
+        if self.has_begun:
             raise RuntimeError(f"{self.method} {self.path} is answered already")
-        self.answered = True
+        self.has_begun = True
 
     def _end(self) -> None:
-        self.ended = True
+        self.has_ended = True
         self._channel.answered(self)
 
 

@@ -19,8 +19,12 @@ OK = ((b"grpc-status", b"0"),)
 
 def is_grpc(exchange: Exchange) -> bool:
     """Whether a call is one of gRPC, and not of gRPC-Web."""
-    kind = exchange.headers.get(b"content-type", b"")
-    return kind.startswith(b"application/grpc") and kind[16:17] in b"+;"
+    return is_grpc_type(exchange.headers.get(b"content-type", b""))
+
+
+def is_grpc_type(content_type: bytes) -> bool:
+    """Whether a content type is gRPC's, and not gRPC-Web's."""
+    return content_type.startswith(b"application/grpc") and content_type[16:17] in b"+;"
 
 
 def fail(exchange: Exchange, headers: bytes, status: int, text: str | bytes) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import uvloop
 
-from gateway.wire.connection import Connection, Shared
+from gateway.wire.connection import Connection
 from gateway.wire.exchange import Handler
+from gateway.wire.flow import Shared
 
 _START_SECONDS = 10
 _BACKLOG = 4096
@@ -85,7 +86,7 @@ class HttpServer:
 
     async def _finish(self) -> None:
         shared = self._shared
-        shared.stopping = True
+        shared.is_stopping = True
         for connection in list(shared.connections):
             connection.finish()
         end = asyncio.get_running_loop().time() + self._grace

@@ -1,7 +1,7 @@
-"""One model's gRPC interface, as the edge hands it on: calls of HTTP/1.1 with a message in the body.
+"""The Open Inference Protocol over gRPC, for one model: HTTP/1.1 calls with a message in the body.
 
-An error is an answer without a body. It has HTTP's status, which edge and log understand, and gRPC's, which
-the client gets: the edge makes HTTP's 200, as gRPC wants it.
+The edge ends HTTP/2 and hands each call on in this form. Specification: open-inference-protocol,
+`specification/protocol/inference_grpc.md`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from google.protobuf.json_format import ParseDict
 from gateway.codec.deadlines import grpc_timeout
 from gateway.codec.statuses import explain
 from gateway.engine.jobs import Job
-from gateway.engine.thread import ComputeThread
-from gateway.metrics.tally import Tally
 from gateway.wire.exchange import Exchange
-from gateway.wire.grpc_calls import CONTENT, OK, fail, is_grpc, parse
+from gateway.wire.grpc_calls import CONTENT, OK, is_grpc, is_grpc_type, parse
 from gateway.wire.grpc_frames import framed, single
 from gateway.wire.grpc_messages import message
-from gateway.wire.texts import INFERENCE, unknown_method, wrong_method
+from gateway.wire.texts import INFERENCE, unknown_method
+from gateway.worker.capabilities import TensorCapability
 from gateway.worker.grpc_job import GrpcCodec
 from gateway.worker.grpc_stream import GrpcStream
+from gateway.worker.protocol import Answer, GrpcErrors, Route
+from gateway.worker.version import ServedVersion
 from runtimes.errors import InputError
 
 INFER = f"/{INFERENCE}/ModelInfer"
@@ -35,78 +36,44 @@ STREAM_INFER = f"/{INFERENCE}/ModelStreamInfer"
 _OK_STATUS = 200
 
 
-class ModelGrpc:
-    """Answers what is asked of one model. `metadata` and `configuration` are what REST answers.
+class OpenInferenceGrpc:
+    """Owns every call of gRPC's content type, whatever its path."""
 
-    `names` are the headers by role that say which version answers, as lines.
-    """
-
-    def __init__(
-        self,
-        codec: GrpcCodec,
-        compute: ComputeThread,
-        tally: Tally,
-        names: Mapping[str, bytes],
-        max_body: int,
-        metadata: bytes,
-        configuration: bytes,
-    ) -> None:
-        self._codec = codec
-        self._compute = compute
-        self._tally = tally
-        self._max_body = max_body
-        self._headers = {role: CONTENT + headers for role, headers in names.items()}
-        self._documents = {
-            f"/{INFERENCE}/{method}": (
-                message(f"inference.{method}Request"),
-                framed([ParseDict(answer, message(f"inference.{method}Response")()).SerializeToString()]),
-            )
-            for method, answer in (
-                ("ModelReady", {"ready": True}),
-                ("ModelMetadata", orjson.loads(metadata)),
-                ("ModelConfig", {"config": orjson.loads(configuration)}),
-            )
+    def __init__(self, version: ServedVersion, tensors: TensorCapability) -> None:
+        identity = version.identity
+        self._version = version
+        self._codec = GrpcCodec(identity.model, identity.version, version.options.labels)
+        self._compute = tensors.compute
+        self._tally = version.tally
+        self._headers = {role: CONTENT + names for role, names in version.headers.items()}
+        self._errors = GrpcErrors(version.headers)
+        self.streams: Mapping[str, Answer] = {STREAM_INFER: self._begin_stream}
+        self._methods: Mapping[str, Answer] = {
+            INFER: self._infer,
+            **{
+                f"/{INFERENCE}/{method}": self._document(method, answer)
+                for method, answer in (
+                    ("ModelReady", {"ready": True}),
+                    ("ModelMetadata", orjson.loads(tensors.metadata)),
+                    ("ModelConfig", {"config": orjson.loads(tensors.configuration)}),
+                )
+            },
         }
 
-    def head(self, exchange: Exchange, role: str) -> None:
-        """Take a stream, a call of `STREAM_INFER`, as it comes."""
-        if exchange.method == "POST" and is_grpc(exchange):
-            try:
-                timeout = _timeout(exchange)
-            except InputError as refusal:
-                self._refuse(exchange, refusal, role)
-                return
-            GrpcStream(
-                self._codec, self._compute, self._tally, self._max_body, exchange, role, timeout
-            ).begin(self._headers[role])
-
-    def handle(self, exchange: Exchange, role: str) -> None:
-        """Answer a call whose body is here: at once, or once the model has."""
-        if exchange.method != "POST":
-            fail(exchange, self._headers[role], 405, wrong_method(exchange.method, "POST"))
-        elif exchange.path == INFER:
-            self._infer(exchange, role)
-        elif exchange.path in self._documents:
-            self._tell(exchange, role, *self._documents[exchange.path])
-        else:
-            fail(exchange, self._headers[role], 501, unknown_method(exchange.path))
-
-    def refuse(self, exchange: Exchange, status: int, text: str, role: str) -> None:
-        """Answer a call that the server refuses."""
-        self._tally.refused(role, status)
-        fail(exchange, self._headers[role], status, text)
+    def route(self, path: str, content_type: bytes) -> Route | None:
+        if not is_grpc_type(content_type):
+            return None
+        return Route(self._errors, {"POST": self._methods.get(path, self._unknown_method)})
 
     def _infer(self, exchange: Exchange, role: str) -> None:
         began = time.perf_counter()
 
         def done(job: Job) -> None:
-            headers = self._headers[role]
             if job.status == _OK_STATUS:
-                exchange.respond(job.status, headers, job.answer, OK)
+                exchange.respond(job.status, self._headers[role], job.answer, OK)
                 return
-            if job.retry_after:
-                headers += b"retry-after: %d\r\n" % job.retry_after
-            fail(exchange, headers, job.status, job.answer)
+            retry = b"retry-after: %d\r\n" % job.retry_after if job.retry_after else b""
+            self._errors(exchange, role, job.status, job.answer, retry)
 
         try:
             job = Job(
@@ -125,24 +92,47 @@ class ModelGrpc:
         exchange.on_abandoned = job.cancel
         self._compute.submit(job)
 
-    def _tell(self, exchange: Exchange, role: str, kind: Any, answer: bytes) -> None:
-        """Answer what is known beforehand."""
-        try:
-            request = parse(kind, exchange)
-        except InputError as refusal:
-            fail(exchange, self._headers[role], *explain(refusal, "", {}))
-            return
-        if request.name == self._codec.model:
-            exchange.respond(_OK_STATUS, self._headers[role], answer, OK)
-        else:
-            text = f"name is {request.name!r}, but the call came to {self._codec.model!r}"
-            fail(exchange, self._headers[role], 400, text)
+    def _begin_stream(self, exchange: Exchange, role: str) -> None:
+        """Take a call of `STREAM_INFER` as it comes; one that is no such stream is left to its route."""
+        if exchange.method == "POST" and is_grpc(exchange):
+            try:
+                timeout = _timeout(exchange)
+            except InputError as refusal:
+                self._refuse(exchange, refusal, role)
+                return
+            stream = GrpcStream(self._version, self._codec, self._compute, exchange, role, timeout)
+            stream.begin(self._headers[role])
+
+    def _document(self, method: str, document: Mapping[str, Any]) -> Answer:
+        """Return what answers a method whose response never changes."""
+        request_class = message(f"inference.{method}Request")
+        response = ParseDict(document, message(f"inference.{method}Response")())
+        body = framed([response.SerializeToString()])
+
+        def answer(exchange: Exchange, role: str) -> None:
+            try:
+                request = parse(request_class, exchange)
+            except InputError as refusal:
+                self._errors(exchange, role, *explain(refusal, "", {}))
+                return
+            if request.name == self._codec.model:
+                exchange.respond(_OK_STATUS, self._headers[role], body, OK)
+            else:
+                text = f"name is {request.name!r}, but the call came to {self._codec.model!r}"
+                self._errors(exchange, role, 400, text)
+
+        return answer
+
+    def _unknown_method(self, exchange: Exchange, role: str) -> None:
+        self._errors(exchange, role, 501, unknown_method(exchange.path))
 
     def _refuse(self, exchange: Exchange, refusal: InputError, role: str) -> None:
-        self.refuse(exchange, *explain(refusal, "", {}), role)
+        status, text = explain(refusal, "", {})
+        self._tally.refused(role, status)
+        self._errors(exchange, role, status, text)
 
 
 def _timeout(exchange: Exchange) -> float:
-    """How long the caller waits, in seconds. Raises InputError."""
+    """Return how long the caller waits, in seconds. Raises InputError."""
     value = exchange.headers.get(b"grpc-timeout")
     return math.inf if value is None else grpc_timeout(value)

@@ -16,7 +16,6 @@ from gateway.codec.grpc import decode, read
 from gateway.codec.statuses import explain
 from gateway.engine.jobs import Job
 from gateway.engine.thread import ComputeThread
-from gateway.metrics.tally import Tally
 from gateway.wire.body import Pieces
 from gateway.wire.exchange import Exchange
 from gateway.wire.grpc_frames import Unframer, framed
@@ -24,6 +23,7 @@ from gateway.wire.grpc_messages import message
 from gateway.wire.grpc_status import trailers
 from gateway.wire.protobuf import field
 from gateway.worker.grpc_job import GrpcCodec
+from gateway.worker.version import ServedVersion
 from runtimes.base import Array
 from runtimes.errors import InputError
 
@@ -73,22 +73,21 @@ class GrpcStream:
 
     def __init__(
         self,
+        version: ServedVersion,
         codec: GrpcCodec,
         compute: ComputeThread,
-        tally: Tally,
-        max_message: int,
         exchange: Exchange,
         role: str,
         timeout: float,
     ) -> None:
         self._codec = codec
         self._compute = compute
-        self._tally = tally
+        self._tally = version.tally
         self._exchange = exchange
         self._role = role
         self._until = time.perf_counter() + timeout
         self._request_id = exchange.headers.get(b"x-request-id", b"").decode("latin-1")
-        self._unframer = Unframer(max_message)
+        self._unframer = Unframer(version.options.max_body)
         self._waiting: deque[Pieces] = deque()
         self._submitting = False
         self._inside: set[Job] = set()

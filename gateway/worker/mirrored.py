@@ -10,16 +10,17 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from gateway.codec.call import Call
+from gateway.codec.json_request import Decoder
 from gateway.codec.read_answers import read_answer
 from gateway.engine.jobs import Job
-from gateway.engine.thread import ComputeThread
 from gateway.metrics.counts import MIRRORED
-from gateway.metrics.tally import Tally
 from gateway.rollout.agreement import Comparison, compare
 from gateway.rollout.plan import Agreement
 from gateway.wire.exchange import Exchange
-from gateway.worker.mirror import MIRROR_HEADER
-from gateway.worker.rest import RestCodec
+from gateway.worker.capabilities import TensorCapability
+from gateway.worker.mirror import MIRROR_HEADER, MIRROR_PATH
+from gateway.worker.protocol import Answer, OpenInferenceErrors, Route
+from gateway.worker.version import ServedVersion
 from runtimes.base import Array
 
 _SECONDS = 10.0
@@ -30,15 +31,21 @@ _TEXT = b"content-type: text/plain\r\n"
 _AGREEMENT = TypeAdapter(Agreement)
 
 
-class MirroredInfer:
+class MirroredCalls:
     """Answers mirrored calls with nothing, once the tally has what came of the comparison."""
 
-    def __init__(self, codec: RestCodec, compute: ComputeThread, tally: Tally) -> None:
-        self._codec = codec
-        self._compute = compute
-        self._tally = tally
+    streams: Mapping[str, Answer] = {}
 
-    def __call__(self, exchange: Exchange) -> None:
+    def __init__(self, version: ServedVersion, tensors: TensorCapability) -> None:
+        self._decode = tensors.decode
+        self._compute = tensors.compute
+        self._tally = version.tally
+        self._route = Route(OpenInferenceErrors(version.headers), {"POST": self._answer})
+
+    def route(self, path: str, _content_type: bytes) -> Route | None:
+        return self._route if path == MIRROR_PATH else None
+
+    def _answer(self, exchange: Exchange, _role: str) -> None:
         """Take a call whose body is here: the request and, behind it, the stable version's answer."""
         try:
             said = orjson.loads(exchange.headers.get(MIRROR_HEADER, b""))
@@ -49,7 +56,7 @@ class MirroredInfer:
             exchange.respond(400, _TEXT, f"this is no mirrored call: {error}".encode())
             return
         body = memoryview(b"".join(exchange.take()))
-        codec = _Codec(self._codec, asked, body[size:], answer_json_size)
+        codec = _Codec(self._decode, asked, body[size:], answer_json_size)
 
         def done(job: Job) -> None:
             self._count(codec, job)
@@ -74,16 +81,16 @@ class _Codec:
     """Reads a call as REST does, and compares in place of writing an answer; see `jobs.Codec`."""
 
     def __init__(
-        self, codec: RestCodec, asked: Agreement, answer: memoryview, answer_json_size: int | None
+        self, decode: Decoder, asked: Agreement, answer: memoryview, answer_json_size: int | None
     ) -> None:
-        self._codec = codec
+        self._decode = decode
         self._asked = asked
         self._answer = answer
         self._answer_json_size = answer_json_size
         self.comparison: Comparison | None = None
 
     def decode(self, job: Job) -> Call:
-        return self._codec.decode(job)
+        return self._decode(job.body, job.json_size)
 
     def encode(self, _job: Job, call: Call, outputs: Mapping[str, Array]) -> None:
         # The largest values with their names are no tensors to compare.

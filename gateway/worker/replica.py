@@ -26,11 +26,12 @@ from gateway.logs import configure_logging
 from gateway.metrics.tally import Tally
 from gateway.oci.reference import parse_reference
 from gateway.wire.server import HttpServer
-from gateway.worker.app import Identity, WorkerApp
+from gateway.worker.assembly import build_app
 from gateway.worker.describe import describe
 from gateway.worker.labels import Labels, UnusableLabels, read_labels
 from gateway.worker.scaling import IDLE, ONGOING
-from runtimes.base import LoadedModel
+from gateway.worker.version import AppOptions, Identity
+from runtimes.base import LoadedModel, Signature, TensorModel
 
 ANNOUNCE_SECONDS = 1.0
 _ANSWER_SECONDS = 5.0
@@ -70,9 +71,8 @@ class Worker:
             self._announcing.cancel()
             raise
         identity = Identity(spec.model, spec.version, spec.digest)
-        self._app = WorkerApp(
-            identity, self._model, self._tally, spec.edge_key, labels, spec.limits, spec.batching
-        )
+        options = AppOptions(spec.edge_key, labels, spec.limits, spec.batching)
+        self._app = build_app(identity, self._model, self._tally, options)
         own: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._server = HttpServer(self._app, spec.host or own)
         self._server.start()
@@ -90,7 +90,7 @@ class Worker:
     async def check_health(self) -> None:
         """Tell Serve whether this worker can answer; raises when it cannot."""
         await asyncio.wait_for(self._server.check(), _HEALTH_SECONDS)
-        if not self._app.compute.is_alive():
+        if not self._app.is_alive():
             raise RuntimeError("the model's thread has ended")
         # What serves is what was used last, however long ago it was loaded.
         self._lease.touch()
@@ -140,7 +140,8 @@ class Worker:
         model = load(kit, choice, spec.resources)
         self._tally.loaded(time.perf_counter() - started)
         labels = self._labels(kit)
-        self._description = describe(kit.kit, model.platform, model.signature, labels)
+        signature = model.signature if isinstance(model, TensorModel) else Signature((), ())
+        self._description = describe(kit.kit, model.platform, signature, labels)
         return model, choice.runtime.name, labels
 
     def _labels(self, kit: UnpackedKit) -> Labels:
@@ -161,8 +162,7 @@ class Worker:
 
     def _close(self) -> None:
         self._server.stop()
-        self._app.mirror(None)
-        self._app.compute.stop()
+        self._app.stop()
         self._model.close()
 
     async def _announce_for_ever(self) -> None:
@@ -179,8 +179,8 @@ class Worker:
         news = replace(
             self._news,
             ongoing=self._tally.ongoing,
-            queued=self._app.compute.queued if self._news.port else 0,
-            not_batched=self._app.compute.not_batched if self._news.port else "",
+            queued=self._app.queued if self._news.port else 0,
+            not_batched=self._app.not_batched if self._news.port else "",
             numbers=self._tally.numbers(),
             description=self._description if self._asked_for_description else None,
             number=next(self._reports),

@@ -1,11 +1,15 @@
-"""Inference over REST: a call's way from its exchange through the model's thread, and back."""
+"""The Open Inference Protocol over REST: inference, and the documents about one model.
+
+Specification: open-inference-protocol, `specification/protocol/inference_rest.md`. An `infer` call goes from
+its exchange through the model's thread and back.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gateway.codec.call import Call
@@ -14,27 +18,55 @@ from gateway.codec.json_answer import Encoder, error
 from gateway.codec.json_request import Decoder
 from gateway.codec.statuses import explain
 from gateway.engine.jobs import Job
-from gateway.engine.thread import ComputeThread
-from gateway.metrics.tally import Tally
 from gateway.wire.codings import chosen, compress, decompress
 from gateway.wire.exchange import Exchange, lines
-from gateway.worker.mirror import Mirror
-from runtimes.base import Array, Signature
+from gateway.worker.capabilities import TensorCapability
+from gateway.worker.protocol import JSON, Answer, OpenInferenceErrors, Route
+from gateway.worker.version import ServedVersion
+from runtimes.base import Array
 from runtimes.errors import InputError
 
-JSON = lines([(b"content-type", b"application/json")])
 _BINARY = lines([(b"content-type", b"application/octet-stream")])
 _OK = 200
 
 
-class RestCodec:
-    """Writes calls and answers as REST does, see `jobs.Codec`."""
+class OpenInferenceRest:
+    """Owns `/v2/models/{name}[/versions/{version}][/infer|/ready|/config]` and `/v2/health/ready`."""
 
-    def __init__(
-        self, model: str, version: str, signature: Signature, labels: Mapping[str, Sequence[str]]
-    ) -> None:
-        self._decode = Decoder(signature)
-        self._encode = Encoder(model, version, labels)
+    streams: Mapping[str, Answer] = {}
+
+    def __init__(self, version: ServedVersion, tensors: TensorCapability) -> None:
+        self._errors = OpenInferenceErrors(version.headers)
+        self._json = {role: JSON + names for role, names in version.headers.items()}
+        ready = b'{"name":"%s","ready":true}' % version.identity.model.encode()
+        self._routes: Mapping[str, Route] = {
+            "": self._document(tensors.metadata),
+            "ready": self._document(ready),
+            "config": self._document(tensors.configuration),
+            "infer": Route(self._errors, {"POST": RestInfer(version, tensors)}),
+        }
+
+    def route(self, path: str, _content_type: bytes) -> Route | None:
+        """Return the route of what a path asks of the model that it names."""
+        parts = path.split("/")
+        if parts[1:3] == ["v2", "models"] and len(parts) > 3:
+            is_of_version = parts[4:5] == ["versions"] and len(parts) > 5
+            return self._routes.get("/".join(parts[6:] if is_of_version else parts[4:]))
+        return self._routes["ready"] if parts[1:] == ["v2", "health", "ready"] else None
+
+    def _document(self, body: bytes) -> Route:
+        def answer(exchange: Exchange, role: str) -> None:
+            exchange.respond(_OK, self._json[role], body)
+
+        return Route(self._errors, {"GET": answer, "HEAD": answer})
+
+
+class RestCodec:
+    """Reads calls and writes answers and errors as REST has them, see `jobs.Codec`."""
+
+    def __init__(self, decode: Decoder, encode: Encoder) -> None:
+        self._decode = decode
+        self._encode = encode
 
     def decode(self, job: Job) -> Call:
         return self._decode(job.body, job.json_size)
@@ -47,27 +79,20 @@ class RestCodec:
 
 
 class RestInfer:
-    """Answers `infer`. `names` are the headers by role that say which version answers, as lines."""
+    """Answers `infer`."""
 
-    def __init__(
-        self,
-        codec: RestCodec,
-        compute: ComputeThread,
-        tally: Tally,
-        names: Mapping[str, bytes],
-        max_body: int,
-    ) -> None:
-        self.codec = codec
-        self.compute = compute
-        self.tally = tally
-        self.max_body = max_body
-        self.mirror: Mirror | None = None
-        """Where a share of the calls goes besides."""
-        self.json = {role: JSON + headers for role, headers in names.items()}
-        self.binary = {role: _BINARY + headers for role, headers in names.items()}
+    def __init__(self, version: ServedVersion, tensors: TensorCapability) -> None:
+        identity, options = version.identity, version.options
+        self.codec = RestCodec(tensors.decode, Encoder(identity.model, identity.version, options.labels))
+        self.tensors = tensors
+        self.compute = tensors.compute
+        self.tally = version.tally
+        self.max_body = options.max_body
+        self.json = {role: JSON + names for role, names in version.headers.items()}
+        self.binary = {role: _BINARY + names for role, names in version.headers.items()}
 
     def __call__(self, exchange: Exchange, role: str) -> None:
-        """Answer a call whose body is here, later."""
+        """Have a call answered whose body is here."""
         began = time.perf_counter()
         headers = exchange.headers
         json_size = headers.get(b"inference-header-content-length")
@@ -97,7 +122,7 @@ class RestInfer:
 
 
 class _RestCall:
-    """One call while it is inside."""
+    """One `infer` call, from its exchange to its answer."""
 
     __slots__ = ("_exchange", "_infer", "_role")
 
@@ -113,19 +138,19 @@ class _RestCall:
         self._exchange.respond(status, self._infer.json[self._role], error(text))
 
     def decompress(self, job: Job, coding: str) -> None:
-        """Give the call to the model once its body is decompressed.
+        """Decompress the call's body in another thread, then give the call to the model.
 
-        That is done beside loop and model: what is slow for one caller must not hold up the others.
+        A large body takes long to decompress, and neither the loop nor the model's thread waits for it.
         """
         exchange, limit = self._exchange, self._infer.max_body
 
         def submit(body: list[bytes | memoryview]) -> None:
             job.body = body
-            if not exchange.abandoned:
+            if not exchange.is_abandoned:
                 exchange.on_abandoned = job.cancel
                 self._infer.compute.submit(job)
 
-        self._beside(lambda: decompress(job.body, coding, limit), submit)
+        self._in_thread(lambda: decompress(job.body, coding, limit), submit)
 
     def done(self, job: Job) -> None:
         """Answer the call as the model did."""
@@ -139,7 +164,7 @@ class _RestCall:
             headers += b"retry-after: %d\r\n" % job.retry_after
         accepted = exchange.headers.get(b"accept-encoding")
         coding = chosen(accepted.decode("latin-1")) if accepted and job.status == _OK else ""
-        mirror = infer.mirror
+        mirror = infer.tensors.mirror
         if not coding:
             exchange.respond(job.status, headers, job.answer)
             if mirror is not None and job.status == _OK:
@@ -148,23 +173,24 @@ class _RestCall:
         if mirror is not None:
             mirror.offer(job)
 
-        def respond(smaller: bytes | None) -> None:
-            if smaller is None:
+        def respond(compressed: bytes | None) -> None:
+            if compressed is None:
                 exchange.respond(job.status, headers, job.answer)
             else:
-                exchange.respond(job.status, headers + b"content-encoding: %s\r\n" % coding.encode(), smaller)
+                coded = headers + b"content-encoding: %s\r\n" % coding.encode()
+                exchange.respond(job.status, coded, compressed)
 
-        self._beside(lambda: compress(job.answer, coding), respond)
+        self._in_thread(lambda: compress(job.answer, coding), respond)
 
-    def _beside(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Do work in a thread, then the rest on the loop, unless the work fails."""
+    def _in_thread(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Do work in a thread of its own, then the rest on the loop; refuse the call if the work fails."""
 
         def finish(future: asyncio.Future[Any]) -> None:
             try:
-                found = future.result()
+                result = future.result()
             except Exception as failure:
                 self.refuse(failure)
             else:
-                then(found)
+                then(result)
 
         asyncio.get_running_loop().run_in_executor(None, work).add_done_callback(finish)

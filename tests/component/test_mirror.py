@@ -23,7 +23,8 @@ from gateway.metrics.tally import Tally
 from gateway.oci.reference import parse_reference
 from gateway.rollout.plan import Agreement, Metric
 from gateway.wire.server import HttpServer
-from gateway.worker.app import Identity, WorkerApp
+from gateway.worker.assembly import build_app
+from gateway.worker.version import AppOptions, Identity
 from runtimes.base import Array, LoadedModel, Resources, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError
 from tests.support.ports import free_port
@@ -40,7 +41,7 @@ class Serving:
 
     def __init__(self, model: LoadedModel) -> None:
         self.tally = Tally()
-        self.app = WorkerApp(Identity("iris", "v1", "sha256:12"), model, self.tally, edge_key=KEY)
+        self.app = build_app(Identity("iris", "v1", "sha256:12"), model, self.tally, AppOptions(edge_key=KEY))
         self.server = HttpServer(self.app, "127.0.0.1")
         self.server.start()
 
@@ -75,7 +76,7 @@ class Serving:
     def stop(self) -> None:
         self.app.mirror(None)
         self.server.stop()
-        self.app.compute.stop()
+        self.app.stop()
 
 
 class Doing:
@@ -208,7 +209,7 @@ def test_a_share_of_the_calls_is_mirrored(serve: Callable[[Any], Serving]) -> No
     for number in range(300):
         stable.call(number)
         time.sleep(0.002)
-    wait(lambda: not stable.app.compute.queued)
+    wait(lambda: not stable.app.queued)
     time.sleep(0.3)
     assert 30 <= canary.mirrored.compared + stable.mirrored.dropped <= 95
 

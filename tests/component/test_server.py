@@ -98,12 +98,12 @@ class Echo:
 
     def _echo_pieces(self, exchange: Exchange) -> None:
         def send(piece: bytes | memoryview) -> None:
-            if not exchange.answered:
+            if not exchange.has_begun:
                 exchange.begin(200, ())
             exchange.send(piece)
 
         def end() -> None:
-            if not exchange.answered:
+            if not exchange.has_begun:
                 exchange.begin(200, ())
             exchange.end(((b"done", b"yes"),))
 
@@ -556,7 +556,7 @@ def test_a_handler_may_hold_the_rest_of_a_body(connect: Connect, echo: Echo, ser
     held = echo.seen.get(timeout=SECONDS)
     on_loop(server, held.resume)
     deadline = time.monotonic() + SECONDS
-    while not held.abandoned:
+    while not held.is_abandoned:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     assert echo.pieces.qsize() > 10
@@ -581,7 +581,7 @@ def test_a_client_that_hangs_up_is_missed_at_once(
 ) -> None:
     client = connect().send(post("/later", b"abc"))
     exchange = echo.seen.get(timeout=SECONDS)
-    assert not exchange.abandoned
+    assert not exchange.is_abandoned
     if how == "half":
         client.socket.shutdown(socket.SHUT_WR)
     else:
@@ -591,7 +591,7 @@ def test_a_client_that_hangs_up_is_missed_at_once(
     began = time.monotonic()
     assert echo.hung_up.get(timeout=SECONDS) is exchange
     assert time.monotonic() - began < 0.5
-    assert exchange.abandoned
+    assert exchange.is_abandoned
     on_loop(server, lambda: exchange.respond(200, (), b"in vain"))
     on_loop(server, exchange.end)
     assert connect().send(HELLO).answer()[0] == 200
@@ -713,7 +713,7 @@ def test_a_server_that_stops_does_not_wait_for_ever(connect_to: Connect, echo: E
     began = time.monotonic()
     server.stop(0.1)
     assert time.monotonic() - began < 1
-    assert exchange.abandoned
+    assert exchange.is_abandoned
     assert client.is_closed()
 
 

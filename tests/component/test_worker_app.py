@@ -28,8 +28,9 @@ from gateway.wire.grpc_frames import framed
 from gateway.wire.grpc_messages import message
 from gateway.wire.server import HttpServer
 from gateway.worker import rest
-from gateway.worker.app import Identity, WorkerApp
+from gateway.worker.assembly import build_app
 from gateway.worker.grpc import STREAM_INFER
+from gateway.worker.version import AppOptions, Identity
 from runtimes.base import Array, LoadedModel, Resources, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError
 
@@ -51,7 +52,7 @@ class Serving:
 
     def __init__(self, model: LoadedModel, **options: Any) -> None:
         self.tally = Tally()
-        self.app = WorkerApp(Identity("iris", "v1", DIGEST), model, self.tally, **options)
+        self.app = build_app(Identity("iris", "v1", DIGEST), model, self.tally, AppOptions(**options))
         self.server = HttpServer(self.app, "127.0.0.1")
         self.server.start()
 
@@ -73,7 +74,7 @@ class Serving:
 
     def stop(self) -> None:
         self.server.stop()
-        self.app.compute.stop()
+        self.app.stop()
 
 
 class Doing:
@@ -556,8 +557,8 @@ def test_bodies_of_clients_that_left_are_not_kept(serve: Callable[[Callable[[], 
             for _ in range(10):
                 with serving.connect() as leaving:
                     leaving.sendall(request("POST", INFER, body))
-                    until(lambda: serving.app.compute.queued == 1)
-                until(lambda: serving.app.compute.queued == 0)
+                    until(lambda: serving.app.queued == 1)
+                until(lambda: serving.app.queued == 0)
             size, _ = tracemalloc.get_traced_memory()
             gate.set()
             assert busy.recv(100)
@@ -651,8 +652,8 @@ def test_a_stopped_server_has_left_its_port_and_its_connections(
 
 
 def test_a_worker_that_knows_its_edge_answers_nobody_else(iris: Serving) -> None:
-    guarded = WorkerApp(
-        Identity("iris", "v1", DIGEST), Doing(lambda: np.zeros(1)), Tally(), edge_key="secret"
+    guarded = build_app(
+        Identity("iris", "v1", DIGEST), Doing(lambda: np.zeros(1)), Tally(), AppOptions(edge_key="secret")
     )
     server = HttpServer(guarded, "127.0.0.1")
     server.start()
@@ -664,7 +665,7 @@ def test_a_worker_that_knows_its_edge_answers_nobody_else(iris: Serving) -> None
             connection.close()
     finally:
         server.stop()
-        guarded.compute.stop()
+        guarded.stop()
 
 
 def test_a_model_may_be_called_like_an_action(iris: Serving) -> None:

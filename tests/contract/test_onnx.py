@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtimes.base import Array, LoadedModel, Resources
+from runtimes.base import Array, Resources, TensorModel
 from runtimes.onnx import OnnxRuntime
-from runtimes.testing import RuntimeContract
+from runtimes.testing import TensorContract
 
 
-class TestOnnx(RuntimeContract):
+class TestOnnx(TensorContract):
     engine = "onnxruntime"
 
     @pytest.fixture
@@ -34,7 +34,7 @@ class TestOnnx(RuntimeContract):
         return {"probabilities": probabilities, "label": np.array([0, 2, 1])}
 
     def test_several_threads_may_call_at_once(
-        self, model: LoadedModel, inputs: dict[str, Array], expected: dict[str, Array]
+        self, model: TensorModel, inputs: dict[str, Array], expected: dict[str, Array]
     ) -> None:
         answers: list[dict[str, Array]] = []
 
@@ -50,7 +50,7 @@ class TestOnnx(RuntimeContract):
         for answer in answers:
             self.same(answer, expected)
 
-    def test_gives_outputs_in_the_asked_order(self, model: LoadedModel, inputs: dict[str, Array]) -> None:
+    def test_gives_outputs_in_the_asked_order(self, model: TensorModel, inputs: dict[str, Array]) -> None:
         assert list(model.infer(inputs, ["label", "probabilities"])) == ["label", "probabilities"]
 
     def test_answers_where_gpus_are_asked_and_none_is_there(

@@ -23,17 +23,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import LinearSVC
 
-from runtimes.base import Array, LoadedModel, Resources, TensorSpec
+from runtimes.base import Array, Resources, TensorModel, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError
 from runtimes.select import choose
 from runtimes.sklearn import SklearnRuntime
-from runtimes.testing import RuntimeContract
+from runtimes.testing import TensorContract
 
 ROWS = np.random.default_rng(0).normal(size=(40, 3))
 CLASSES = np.arange(40) % 3
 
 
-class TestSample(RuntimeContract):
+class TestSample(TensorContract):
     engine = "sklearn"
 
     @pytest.fixture
@@ -64,7 +64,7 @@ class TestSample(RuntimeContract):
         assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-class TestPipelineOfText(RuntimeContract):
+class TestPipelineOfText(TensorContract):
     """Classes that are strings, a pickle of the standard library, and columns chosen by number."""
 
     engine = "sklearn"
@@ -102,7 +102,7 @@ class TestPipelineOfText(RuntimeContract):
         super().same(found, {name: array for name, array in expected.items() if name != "label"})
 
 
-def load(estimator: object, path: Path, compress: Any = 0, cpus: float = 1) -> LoadedModel:
+def load(estimator: object, path: Path, compress: Any = 0, cpus: float = 1) -> TensorModel:
     joblib.dump(estimator, path / "model.joblib", compress=compress)
     return SklearnRuntime().load(path / "model.joblib", Resources(cpus=cpus))
 

@@ -15,7 +15,7 @@ import torch
 
 from runtimes.base import Array, Datatype, Resources, Signature, TensorSpec
 from runtimes.errors import InputError, LoadError, ModelError, UnsafeFormat
-from runtimes.testing import RuntimeContract
+from runtimes.testing import TensorContract
 from runtimes.torch_export import TorchExportRuntime
 from tests.support.model_files import Double, Lookup, repack
 
@@ -24,7 +24,7 @@ WEIGHTS = "data/weights/model_weights_config.json"
 CONSTANTS = "data/constants/model_constants_config.json"
 
 
-class TestTorchExport(RuntimeContract):
+class TestTorchExport(TensorContract):
     engine = "torch"
 
     @pytest.fixture

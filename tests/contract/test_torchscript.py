@@ -11,12 +11,12 @@ import torch
 
 from runtimes.base import Array, Resources, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError, UnsafeFormat
-from runtimes.testing import RuntimeContract
+from runtimes.testing import TensorContract
 from runtimes.torchscript import TorchScriptModel, TorchScriptRuntime
 from tests.support.model_files import save_script
 
 
-class TestTorchScript(RuntimeContract):
+class TestTorchScript(TensorContract):
     engine = "torch"
 
     @pytest.fixture

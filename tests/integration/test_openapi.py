@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from runtimes.base import Datatype, LoadedModel, Resources, TensorSpec
+from runtimes.base import Datatype, Resources, TensorModel, TensorSpec
 from runtimes.onnx import OnnxRuntime
 from tests.support.conformance import check_conformance
 from tests.support.model_files import identity_onnx
@@ -23,7 +23,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory = tmp_path_factory.mktemp("plane")
     file = directory / "model.onnx"
     file.write_bytes(identity_onnx())
-    models: dict[str, LoadedModel] = {
+    models: dict[str, TensorModel] = {
         "onnx": OnnxRuntime().load(file, Resources()),
         "every": Echo(*(TensorSpec(f"x_{datatype}", datatype, (-1, 2)) for datatype in Datatype)),
         "text": Echo(TensorSpec("x_text", "BYTES", (-1,))),

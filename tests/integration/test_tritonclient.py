@@ -17,7 +17,8 @@ from tritonclient.utils import InferenceServerException
 from gateway.metrics.tally import Tally
 from gateway.wire.limits import BODY_BYTES
 from gateway.wire.server import HttpServer
-from gateway.worker.app import Identity, WorkerApp
+from gateway.worker.assembly import build_app
+from gateway.worker.version import AppOptions, Identity
 from runtimes.base import Array, Datatype, InputCheck, Signature, TensorSpec, unknown_output
 
 VALUES: Mapping[str, Array] = {
@@ -67,12 +68,12 @@ def worker(max_body: int = BODY_BYTES) -> Iterator[str]:
     specs = [TensorSpec(f"x_{datatype}", datatype, (-1, 2)) for datatype in VALUES]
     labels = {"y_FP32": ("cat", "dog"), "": ("no", "yes")}
     identity = Identity("echo", "v1", "sha256:" + "ab" * 32)
-    app = WorkerApp(identity, Echo(*specs), Tally(), labels=labels, max_body=max_body)
+    app = build_app(identity, Echo(*specs), Tally(), AppOptions(labels=labels, max_body=max_body))
     server = HttpServer(app, "127.0.0.1")
     server.start()
     yield f"{server.host}:{server.port}"
     server.stop()
-    app.compute.stop()
+    app.stop()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from gateway.engine.limits import DEFAULT_LIMITS, QueueLimits
 from gateway.errors import EdgeError
 from gateway.metrics.tally import Numbers, Tally
 from gateway.wire.server import HttpServer
-from gateway.worker.app import Identity, WorkerApp
+from gateway.worker.assembly import build_app
+from gateway.worker.version import AppOptions, Identity
 from runtimes.base import Array, InputCheck, LoadedModel, Signature, TensorSpec, unknown_output
 from tests.support.overview import FixedOverview
 
@@ -63,7 +64,7 @@ class Version:
         self.tally = Tally()
         self.digest = f"sha256:{tag.encode().hex():0<64}"
         identity = Identity(model, tag, self.digest)
-        self.app = WorkerApp(identity, loaded, self.tally, labels=labels or {}, limits=limits)
+        self.app = build_app(identity, loaded, self.tally, AppOptions(labels=labels or {}, limits=limits))
         self.server = HttpServer(self.app, "127.0.0.1")
         self.server.start()
         server = Server(f"{model}-{tag}", "127.0.0.1", self.server.port)
@@ -75,7 +76,7 @@ class Version:
 
     def stop(self) -> None:
         self.server.stop()
-        self.app.compute.stop()
+        self.app.stop()
 
 
 class Plane(FixedOverview):

@@ -17,14 +17,14 @@ from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import Edge
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.errors import EdgeError
-from runtimes.base import LoadedModel
+from runtimes.base import TensorModel
 from tests.support.overview import FixedOverview
 from tests.support.ports import free_port
 from tests.support.worker import DIGEST, worker
 
 
 @contextmanager
-def data_plane(directory: Path, models: Mapping[str, LoadedModel]) -> Iterator[str]:
+def data_plane(directory: Path, models: Mapping[str, TensorModel]) -> Iterator[str]:
     """Serve each model as version v1 of its name; yields the edge's URL."""
     port = free_port()
     descriptions = {

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from gateway.engine.limits import Batching
 from gateway.metrics.tally import Tally
 from gateway.wire.server import HttpServer
-from gateway.worker.app import Identity, WorkerApp
+from gateway.worker.assembly import build_app
+from gateway.worker.version import AppOptions, Identity
 from runtimes.base import Array, InputCheck, LoadedModel, Signature, TensorSpec, unknown_output
 
 DIGEST = "sha256:" + "ab" * 32
@@ -45,12 +46,13 @@ def worker(
     batching: Batching | None = None,
 ) -> Iterator[str]:
     """Serve a model as version v1 of `name`; yields the server's address."""
-    app = WorkerApp(Identity(name, "v1", DIGEST), model, Tally(), labels=labels or {}, batching=batching)
+    options = AppOptions(labels=labels or {}, batching=batching)
+    app = build_app(Identity(name, "v1", DIGEST), model, Tally(), options)
     server = HttpServer(app, "127.0.0.1")
     server.start()
     try:
         yield f"{server.host}:{server.port}"
     finally:
         server.stop()
-        app.compute.stop()
+        app.stop()
         model.close()

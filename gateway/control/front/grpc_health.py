@@ -53,7 +53,7 @@ class Watch:
         self._look()
 
     def _look(self) -> None:
-        if self._exchange.abandoned:
+        if self._exchange.is_abandoned:
             return
         now = health(self._overview.status).get(self._name, SERVICE_UNKNOWN)
         if now != self._told:

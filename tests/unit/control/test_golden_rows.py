@@ -25,8 +25,9 @@ from gateway.rollout.events import GateFailed, GatesPassed
 from gateway.rollout.plan import Golden, Metric
 from gateway.rollout.state import Reason
 from gateway.wire.server import HttpServer
-from gateway.worker.app import Identity, WorkerApp
-from runtimes.base import Resources, Signature, TensorSpec
+from gateway.worker.assembly import build_app
+from gateway.worker.version import AppOptions, Identity
+from runtimes.base import Resources, Signature, TensorModel, TensorSpec
 from tests.support.ports import free_port
 
 IRIS = Golden("iris", 0.9)
@@ -47,8 +48,9 @@ class Worker:
         self.reference = f"oci-layout:{layout}:samples/iris:{tag}"
         kit = library.open(parse_reference(self.reference))
         model = load(kit, choose_runtime(kit, None), Resources())
+        assert isinstance(model, TensorModel)
         self.digest, self.signature = str(kit.kit.digest), model.signature
-        self.app = WorkerApp(Identity("iris", tag, self.digest), model, Tally(), edge_key=KEY)
+        self.app = build_app(Identity("iris", tag, self.digest), model, Tally(), AppOptions(edge_key=KEY))
         self.server = HttpServer(self.app, "127.0.0.1")
         self.server.start()
 
@@ -58,7 +60,7 @@ class Worker:
 
     def stop(self) -> None:
         self.server.stop()
-        self.app.compute.stop()
+        self.app.stop()
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from gateway.engine.jobs import Job
 from gateway.engine.limits import DEFAULT_LIMITS, Batching, QueueLimits
 from gateway.engine.thread import ComputeThread
 from gateway.metrics.tally import Tally
-from runtimes.base import Array, LoadedModel, Resources, Signature, TensorSpec
+from runtimes.base import Array, Resources, Signature, TensorModel, TensorSpec
 from runtimes.errors import ExecutionError, InputError
 from runtimes.onnx import OnnxRuntime
 from tests.support.model_files import chunk, identity_onnx, node, number, onnx_model, value_info
@@ -94,7 +94,7 @@ def call(rows: int = 1, columns: int = 2, value: float = 1.0, outputs: Sequence[
 
 
 def run(
-    model: LoadedModel,
+    model: TensorModel,
     calls: Sequence[Call],
     batching: Batching,
     during: Callable[[list[Job]], None] | None = None,

@@ -13,7 +13,7 @@ from gateway.errors import UnusableModel
 from gateway.kits.library import Library, UnpackedKit
 from gateway.kits.model import choose_runtime, load
 from gateway.oci.reference import parse_reference
-from runtimes.base import Resources
+from runtimes.base import Resources, TensorModel
 
 
 @pytest.fixture
@@ -49,6 +49,7 @@ def test_a_pickle_is_served_where_code_is_allowed_and_that_is_logged(
     assert vars(record)["path"] == "model/iris.joblib"
     assert "sklearn.ensemble" in vars(record)["imports"]
     model = load(pickled, choice, Resources())
+    assert isinstance(model, TensorModel)
     assert model.infer({"input": np.array([[5.1, 3.5, 1.4, 0.2]])})["label"].tolist() == [0]
 
 

@@ -13,7 +13,7 @@ from gateway.wire.exchange import Exchange
 class Writes:
     """Stands where a connection is, and counts."""
 
-    writable = True
+    is_writable = True
 
     def __init__(self) -> None:
         self.found: list[bytes] = []
@@ -25,15 +25,15 @@ class Writes:
         self.found.append(b"".join(pieces))
 
     def answered(self, exchange: Exchange) -> None:
-        assert exchange.ended
+        assert exchange.has_ended
 
 
 @pytest.mark.parametrize("size", [0, 1, 100_000])
 @pytest.mark.parametrize("keep_alive", [True, False])
 def test_an_answer_is_one_write(size: int, keep_alive: bool) -> None:
     writes: Any = Writes()
-    exchange = Exchange(writes, "POST", "/", {}, keep_alive=keep_alive, chunked=True)
-    exchange.complete = True
+    exchange = Exchange(writes, "POST", "/", {}, keep_alive=keep_alive, may_chunk=True)
+    exchange.is_complete = True
     exchange.respond(200, [(b"a", b"b")], b"x" * size, [(b"grpc-status", b"0")])
     (found,) = writes.found
     close = b"" if keep_alive else b"connection: close\r\n"

@@ -1,23 +1,8 @@
-"""The contract of a runtime, as tests that a third party's runtime can run on itself.
-
-class TestMine(RuntimeContract):
-    engine = "my_engine"
-
-    @pytest.fixture
-    def runtime(self) -> Runtime: ...
-    @pytest.fixture
-    def model_path(self) -> Path: ...
-    @pytest.fixture
-    def inputs(self) -> dict[str, Array]: ...
-    @pytest.fixture
-    def expected(self) -> dict[str, Array]: ...
-"""
+"""The contract of a runtime whose models make tensors of tensors."""
 
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,28 +12,20 @@ import numpy as np
 import pytest
 
 from runtimes import errors
-from runtimes.base import Array, Datatype, LoadedModel, Resources, Runtime, Signature
-from runtimes.errors import ExecutionError, InputError, LoadError
-from runtimes.formats import identify
+from runtimes.base import Array, Datatype, Resources, Runtime, Signature, TensorModel
+from runtimes.errors import ExecutionError, InputError
+from runtimes.testing.runtime import RuntimeContract
 
 
-class RuntimeContract:
-    """What every runtime promises. `engine` is the module that importing the runtime must not import.
+class TensorContract(RuntimeContract):
+    """What every runtime of tensor models promises, besides what every runtime does.
 
     The sample inputs are a batch of at least two rows on the first axis, float among them; `expected`
     are all outputs for it, of the same rows.
     """
 
-    engine: ClassVar[str]
+    capability = TensorModel
     tolerance: ClassVar[float] = 1e-5
-
-    @pytest.fixture
-    def runtime(self) -> Runtime:
-        raise NotImplementedError
-
-    @pytest.fixture
-    def model_path(self) -> Path:
-        raise NotImplementedError
 
     @pytest.fixture
     def inputs(self) -> dict[str, Array]:
@@ -59,10 +36,15 @@ class RuntimeContract:
         raise NotImplementedError
 
     @pytest.fixture
-    def model(self, runtime: Runtime, model_path: Path) -> Iterator[LoadedModel]:
-        loaded = runtime.load(model_path, Resources())
+    def model(self, runtime: Runtime, model_path: Path) -> Iterator[TensorModel]:
+        loaded = self.load(runtime, model_path)
         yield loaded
         loaded.close()
+
+    def load(self, runtime: Runtime, path: Path, resources: Resources | None = None) -> TensorModel:
+        loaded = runtime.load(path, resources or Resources())
+        assert isinstance(loaded, TensorModel)
+        return loaded
 
     def same(self, found: dict[str, Array], expected: dict[str, Array]) -> None:
         assert found.keys() == expected.keys()
@@ -70,50 +52,41 @@ class RuntimeContract:
             assert found[name].dtype == array.dtype
             np.testing.assert_allclose(found[name], array, rtol=self.tolerance, atol=self.tolerance)
 
-    def test_is_a_runtime_that_reads_the_sample(self, runtime: Runtime, model_path: Path) -> None:
-        assert isinstance(runtime, Runtime)
-        assert identify(model_path) in runtime.formats
-
-    def test_loads(self, model: LoadedModel) -> None:
-        assert isinstance(model, LoadedModel)
-        assert model.platform
-        assert model.device == "cpu" or model.device.startswith("cuda:")
-
     def test_answers_rightly(
-        self, model: LoadedModel, inputs: dict[str, Array], expected: dict[str, Array]
+        self, model: TensorModel, inputs: dict[str, Array], expected: dict[str, Array]
     ) -> None:
         self.same(model.infer(inputs), expected)
 
     def test_file_and_model_tell_one_signature(
-        self, runtime: Runtime, model: LoadedModel, model_path: Path
+        self, runtime: Runtime, model: TensorModel, model_path: Path
     ) -> None:
         assert runtime.signature(model_path) in (None, model.signature)
 
-    def test_signature_tells_what_infer_takes(self, model: LoadedModel, inputs: dict[str, Array]) -> None:
+    def test_signature_tells_what_infer_takes(self, model: TensorModel, inputs: dict[str, Array]) -> None:
         taken = {spec.name: spec for spec in model.signature.inputs}
         assert taken.keys() == inputs.keys()
         for name, array in inputs.items():
             assert taken[name].datatype == Datatype.of(array.dtype).value
             assert _fits(array.shape, taken[name].shape)
 
-    def test_signature_tells_what_infer_gives(self, model: LoadedModel, inputs: dict[str, Array]) -> None:
+    def test_signature_tells_what_infer_gives(self, model: TensorModel, inputs: dict[str, Array]) -> None:
         given = model.infer(inputs)
         assert [spec.name for spec in model.signature.outputs] in ([], list(given))
         for spec in model.signature.outputs:
             assert spec.datatype == Datatype.of(given[spec.name].dtype).value
             assert _fits(given[spec.name].shape, spec.shape)
 
-    def test_batch_equals_singles(self, model: LoadedModel, inputs: dict[str, Array]) -> None:
+    def test_batch_equals_singles(self, model: TensorModel, inputs: dict[str, Array]) -> None:
         rows = len(next(iter(inputs.values())))
         singles = [model.infer({n: a[row : row + 1] for n, a in inputs.items()}) for row in range(rows)]
         together = {name: np.concatenate([single[name] for single in singles]) for name in singles[0]}
         self.same(model.infer(inputs), together)
 
-    def test_order_of_inputs_does_not_matter(self, model: LoadedModel, inputs: dict[str, Array]) -> None:
+    def test_order_of_inputs_does_not_matter(self, model: TensorModel, inputs: dict[str, Array]) -> None:
         self.same(model.infer(dict(reversed(inputs.items()))), model.infer(inputs))
 
     def test_takes_read_only_arrays(
-        self, model: LoadedModel, inputs: dict[str, Array], expected: dict[str, Array]
+        self, model: TensorModel, inputs: dict[str, Array], expected: dict[str, Array]
     ) -> None:
         frozen = {name: array.copy() for name, array in inputs.items()}
         for array in frozen.values():
@@ -124,31 +97,31 @@ class RuntimeContract:
 
     @pytest.mark.parametrize("layout", ["column-major", "strided", "reversed"])
     def test_takes_arrays_that_are_not_contiguous(
-        self, model: LoadedModel, inputs: dict[str, Array], expected: dict[str, Array], layout: str
+        self, model: TensorModel, inputs: dict[str, Array], expected: dict[str, Array], layout: str
     ) -> None:
         self.same(model.infer({name: _laid_out(array, layout) for name, array in inputs.items()}), expected)
 
-    def test_missing_input_is_named(self, model: LoadedModel, inputs: dict[str, Array]) -> None:
+    def test_missing_input_is_named(self, model: TensorModel, inputs: dict[str, Array]) -> None:
         name, *_ = inputs
         with pytest.raises(InputError, match=name):
             model.infer({other: array for other, array in inputs.items() if other != name})
 
-    def test_unknown_input_is_named(self, model: LoadedModel, inputs: dict[str, Array]) -> None:
+    def test_unknown_input_is_named(self, model: TensorModel, inputs: dict[str, Array]) -> None:
         with pytest.raises(InputError, match="no_such_input"):
             model.infer({**inputs, "no_such_input": next(iter(inputs.values()))})
 
-    def test_wrong_datatype_is_named(self, model: LoadedModel, inputs: dict[str, Array]) -> None:
+    def test_wrong_datatype_is_named(self, model: TensorModel, inputs: dict[str, Array]) -> None:
         name, *_ = inputs
         with pytest.raises(InputError, match=name):
             model.infer({**inputs, name: inputs[name].astype(np.complex64)})
 
-    def test_wrong_rank_is_named(self, model: LoadedModel, inputs: dict[str, Array]) -> None:
+    def test_wrong_rank_is_named(self, model: TensorModel, inputs: dict[str, Array]) -> None:
         ranked = [spec.name for spec in model.signature.inputs if spec.shape is not None]
         for name in ranked:
             with pytest.raises(InputError, match=name):
                 model.infer({**inputs, name: inputs[name][np.newaxis]})
 
-    def test_wrong_dimension_is_named(self, model: LoadedModel, inputs: dict[str, Array]) -> None:
+    def test_wrong_dimension_is_named(self, model: TensorModel, inputs: dict[str, Array]) -> None:
         for spec in model.signature.inputs:
             for axis, size in enumerate(spec.shape or ()):
                 if size > 0:
@@ -156,39 +129,26 @@ class RuntimeContract:
                     with pytest.raises(InputError, match=spec.name):
                         model.infer({**inputs, spec.name: wider})
 
-    def test_unknown_output_is_named(self, model: LoadedModel, inputs: dict[str, Array]) -> None:
+    def test_unknown_output_is_named(self, model: TensorModel, inputs: dict[str, Array]) -> None:
         with pytest.raises(InputError, match="no_such_output"):
             model.infer(inputs, ["no_such_output"])
 
     def test_gives_only_what_is_asked(
-        self, model: LoadedModel, inputs: dict[str, Array], expected: dict[str, Array]
+        self, model: TensorModel, inputs: dict[str, Array], expected: dict[str, Array]
     ) -> None:
         for name, array in expected.items():
             self.same(model.infer(inputs, [name]), {name: array})
 
-    @pytest.mark.parametrize("damage", ["empty", "cut", "noise", "missing"])
-    def test_damaged_file_is_named(
-        self, runtime: Runtime, model_path: Path, tmp_path: Path, damage: str
-    ) -> None:
-        whole = model_path.read_bytes()
-        path = tmp_path / f"damaged{model_path.suffix}"
-        if damage != "missing":
-            path.write_bytes(
-                {"empty": b"", "cut": whole[: len(whole) // 2], "noise": b"\xff\x00" * 500}[damage]
-            )
-        with pytest.raises(LoadError, match=r"damaged"):
-            runtime.load(path, Resources())
-
     def test_two_models_live_side_by_side(
         self,
         runtime: Runtime,
-        model: LoadedModel,
+        model: TensorModel,
         model_path: Path,
         inputs: dict[str, Array],
         expected: dict[str, Array],
     ) -> None:
         runtime.load(model_path, Resources()).close()
-        other = runtime.load(model_path, Resources(cpus=2))
+        other = self.load(runtime, model_path, Resources(cpus=2))
         self.same(model.infer(inputs), expected)
         self.same(other.infer(inputs), expected)
         other.close()
@@ -197,14 +157,14 @@ class RuntimeContract:
     def test_closes_twice_and_then_refuses(
         self, runtime: Runtime, model_path: Path, inputs: dict[str, Array]
     ) -> None:
-        model = runtime.load(model_path, Resources())
+        model = self.load(runtime, model_path)
         model.close()
         model.close()
         with pytest.raises(ExecutionError):
             model.infer(inputs)
 
     def test_answers_on_another_thread(
-        self, model: LoadedModel, inputs: dict[str, Array], expected: dict[str, Array]
+        self, model: TensorModel, inputs: dict[str, Array], expected: dict[str, Array]
     ) -> None:
         answers: list[dict[str, Array]] = []
         thread = threading.Thread(target=lambda: answers.append(model.infer(inputs)))
@@ -212,22 +172,17 @@ class RuntimeContract:
         thread.join()
         self.same(answers[0], expected)
 
-    def test_signature_is_a_value(self, model: LoadedModel) -> None:
+    def test_signature_is_a_value(self, model: TensorModel) -> None:
         copy: Signature = pickle.loads(pickle.dumps(model.signature))  # noqa: S301
         assert copy == model.signature
         assert hash(copy) == hash(model.signature)
 
-    def test_errors_travel_between_processes(self, model: LoadedModel) -> None:
+    def test_errors_travel_between_processes(self, model: TensorModel) -> None:
         with pytest.raises(InputError) as caught:
             model.infer({})
         copy = pickle.loads(pickle.dumps(caught.value))  # noqa: S301
         assert isinstance(copy, errors.InputError)
         assert str(copy) == str(caught.value)
-
-    def test_importing_it_imports_no_engine(self, runtime: Runtime) -> None:
-        module = type(runtime).__module__
-        program = f"import sys, {module}; sys.exit({self.engine!r} in sys.modules)"
-        assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def _fits(found: tuple[int, ...], declared: tuple[int, ...] | None) -> bool:

@@ -1,0 +1,40 @@
+"""The list of protocol handlers: an app for a loaded model is put together here, by what the model can do."""
+
+from __future__ import annotations
+
+from gateway.errors import UnusableModel
+from gateway.metrics.tally import Tally
+from gateway.worker.app import WorkerApp
+from gateway.worker.capabilities import Capability, TensorCapability
+from gateway.worker.grpc import OpenInferenceGrpc
+from gateway.worker.mirrored import MirroredCalls
+from gateway.worker.protocol import ProtocolHandler
+from gateway.worker.rest import OpenInferenceRest
+from gateway.worker.version import AppOptions, Identity, ServedVersion
+from runtimes.base import LoadedModel, TensorModel
+
+_DEFAULTS = AppOptions()
+
+
+def build_app(
+    identity: Identity, model: LoadedModel, tally: Tally, options: AppOptions = _DEFAULTS
+) -> WorkerApp:
+    """Put together what answers the calls on a model; it takes calls at once.
+
+    Raises:
+        UnusableModel: when the model can do nothing that any protocol asks for.
+    """
+    version = ServedVersion(identity, tally, options)
+    capabilities: list[Capability] = []
+    handlers: list[ProtocolHandler] = []
+    if isinstance(model, TensorModel):
+        tensors = TensorCapability(version, model)
+        capabilities.append(tensors)
+        handlers += [
+            OpenInferenceRest(version, tensors),
+            OpenInferenceGrpc(version, tensors),
+            MirroredCalls(version, tensors),
+        ]
+    if not capabilities:
+        raise UnusableModel(f"model {identity.model}: {type(model).__name__} can do nothing that is served")
+    return WorkerApp(version, capabilities, handlers)

@@ -1,0 +1,81 @@
+"""What a loaded model can do, while it is served: one class for each capability in `runtimes.base`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Protocol
+
+from gateway.codec.json_request import Decoder
+from gateway.contract import Mirroring
+from gateway.engine.thread import ComputeThread
+from gateway.worker.describe import configuration, metadata
+from gateway.worker.mirror import Mirror
+from gateway.worker.version import ServedVersion
+from runtimes.base import TensorModel
+
+
+class Capability(Protocol):
+    """What the app needs of any capability; its handlers know which it is."""
+
+    @property
+    def queued(self) -> int:
+        """How many calls wait for the model."""
+        ...
+
+    @property
+    def not_batched(self) -> str:
+        """Why calls run one by one although they were to run together, "" where they do not."""
+        ...
+
+    def set_mirroring(self, mirroring: Mirroring | None) -> None:
+        """Have a share of the calls mirrored from now on, or none; may be called from any thread."""
+
+    def is_alive(self) -> bool:
+        """Whether it still takes calls."""
+        ...
+
+    def stop(self) -> None:
+        """Finish the calls that wait, then end."""
+
+
+class TensorCapability:
+    """A model that makes tensors of tensors, with the thread that runs it."""
+
+    def __init__(self, version: ServedVersion, model: TensorModel) -> None:
+        identity, options = version.identity, version.options
+        self._version = version
+        self.signature = model.signature
+        self.compute = ComputeThread(model, version.tally, options.limits, asdict(identity), options.batching)
+        self.decode = Decoder(model.signature)
+        """Reads the JSON and binary requests of the Open Inference Protocol."""
+        self.metadata = metadata(identity.model, identity.version, model.platform, model.signature)
+        self.configuration = configuration(
+            identity.model, model.platform, model.signature, self.compute.batching
+        )
+        self.mirror: Mirror | None = None
+        """Where a share of the calls goes besides."""
+
+    @property
+    def queued(self) -> int:
+        return self.compute.queued
+
+    @property
+    def not_batched(self) -> str:
+        return self.compute.not_batched
+
+    def set_mirroring(self, mirroring: Mirroring | None) -> None:
+        previous = self.mirror
+        if mirroring == (None if previous is None else previous.mirroring):
+            return
+        version = self._version
+        edge_key = version.options.edge_key.encode()
+        self.mirror = None if mirroring is None else Mirror(mirroring, version.tally, edge_key)
+        if previous is not None:
+            previous.stop()
+
+    def is_alive(self) -> bool:
+        return self.compute.is_alive()
+
+    def stop(self) -> None:
+        self.set_mirroring(None)
+        self.compute.stop()

@@ -1,0 +1,54 @@
+"""The version that a worker serves, as its app and all protocol handlers see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gateway.engine.limits import DEFAULT_LIMITS, Batching, QueueLimits
+from gateway.metrics.tally import Tally
+from gateway.wire.exchange import lines
+from gateway.wire.limits import BODY_BYTES
+
+ROLES = ("stable", "canary")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a version is called: the model's name, its tag (or short digest), and its digest."""
+
+    model: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class AppOptions:
+    """How a version is served."""
+
+    edge_key: str = ""
+    """What every call must carry, so that nobody gets around the edge; "" lets everybody call."""
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The names of the classes that outputs have, by output; those under "" are of every other output."""
+    limits: QueueLimits = DEFAULT_LIMITS
+    batching: Batching | None = None
+    """Which calls run together; None: each runs alone."""
+    max_body: int = BODY_BYTES
+
+
+class ServedVersion:
+    """A version's names and options, the counters of its calls, and the headers that all its answers have."""
+
+    def __init__(self, identity: Identity, tally: Tally, options: AppOptions) -> None:
+        self.identity = identity
+        self.tally = tally
+        self.options = options
+        names = [
+            (b"modelkit-digest", identity.digest.encode()),
+            (b"modelkit-version", identity.version.encode()),
+        ]
+        self.headers: Mapping[str, bytes] = {
+            "": lines(names),
+            **{role: lines([*names, (b"modelkit-role", role.encode())]) for role in ROLES},
+        }
+        """Header lines that say which version answers, by the role that the edge gave it."""

@@ -1,0 +1,24 @@
+"""The contract of a runtime, as tests that a third party's runtime can run on itself.
+
+There is one suite for each capability that a loaded model may have (see `runtimes.base`). The test class of
+a runtime declares what its models can do by the suite that it inherits, and gives the fixtures:
+
+    class TestMine(TensorContract):
+        engine = "my_engine"
+
+        @pytest.fixture
+        def runtime(self) -> Runtime: ...
+        @pytest.fixture
+        def model_path(self) -> Path: ...
+        @pytest.fixture
+        def inputs(self) -> dict[str, Array]: ...
+        @pytest.fixture
+        def expected(self) -> dict[str, Array]: ...
+
+A runtime whose models can do several things has a test class for each of them.
+"""
+
+from runtimes.testing.runtime import RuntimeContract
+from runtimes.testing.tensors import TensorContract
+
+__all__ = ["RuntimeContract", "TensorContract"]
