@@ -29,6 +29,7 @@ from gateway.control.state.database import State
 from gateway.control.state.descriptions import Descriptions
 from gateway.control.state.workers import AppNumbers, Workers
 from gateway.edge.control import EdgeControl
+from gateway.edge.edge import Edge
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.kits.library import Library, cache_directory
 from gateway.logs import configure_logging
@@ -63,7 +64,7 @@ class Gateway:
         fresh = self._state.begin(settings.instance)
         self._workers = Workers()
         self._descriptions = Descriptions(self._state)
-        self._edge = EdgeControl(settings.edge, settings.edge_files)
+        self._edge: Edge = EdgeControl(settings.edge, settings.edge_files)
         self._main = asyncio.get_running_loop()
         self._activator = Activator(
             settings.edge_files.activator_socket, self._find_sleeper, self._workers.ready, self._wake

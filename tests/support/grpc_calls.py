@@ -12,7 +12,7 @@ from gateway.control.front.repository import ServerProtocol
 from gateway.control.state.status import Status
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
-from gateway.edge.process import Edge
+from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.engine.jobs import DEFAULT_LIMITS, QueueLimits
 from gateway.errors import EdgeError
@@ -90,7 +90,7 @@ class Plane:
         self.control = EdgeControl(EdgeSettings(self.address, access_log), self.files)
         self.control.write_first(RoutingTable())
         self.lost: list[EdgeError] = []
-        self.edge = Edge(self.files, self.lost.append)
+        self.edge = EdgeProcess(self.files, self.lost.append)
         protocol = ServerProtocol(lambda: self.status, lambda: self.samples)
         services = GrpcServices(protocol, lambda: self.status)
         self.services = HttpServer(services, str(self.files.services_socket))

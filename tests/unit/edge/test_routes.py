@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.edge.placement import assign_slots, backend_name, held_slots, place
+from gateway.edge.placement import assign_slots, backend_name, place, slots_with_activator
 from gateway.edge.route_map import map_entries
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 
@@ -141,5 +141,5 @@ def test_calls_are_held_in_the_slots_of_versions_that_may_sleep() -> None:
     asleep, awake = Backend("v1", (), (), may_sleep=True), Backend("v2", (), (server(1),), may_sleep=True)
     table = RoutingTable((Route("a", asleep, awake), Route("b", backend("v3", 2))), (backend("v4", 3),))
     slots = {"v1": 4, "v2": 0, "v3": 1, "v4": 2}
-    assert held_slots(table, slots) == {4, 0}
+    assert slots_with_activator(table, slots) == {4, 0}
     assert place(table, slots, {}) == {4: {}, 0: {0: server(1)}, 1: {0: server(2)}, 2: {0: server(3)}}
