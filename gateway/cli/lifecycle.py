@@ -23,7 +23,7 @@ from gateway.config.config import Address, GatewayConfig
 from gateway.control.loop.environment import prepare
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
-from gateway.edge.process import Edge
+from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Route, RoutingTable
 from gateway.errors import ControlError, EdgeError, StoreError
 
@@ -77,7 +77,7 @@ def running(config: GatewayConfig, home: Path, address: str | None, say: Say) ->
         settings = EdgeSettings(str(config.listen), config.access_log, key, str(config.admin))
         routes = tuple(Route(model.name, reason="is not ready yet: starting") for model in config.models)
         EdgeControl(settings, files).write_first(RoutingTable(routes))
-        edge = Edge(files, kitserve.lose_edge)
+        edge = EdgeProcess(files, kitserve.lose_edge)
         edge.start()
         stack.callback(edge.stop)
         say(f"edge listens on http://{config.listen}")

@@ -29,6 +29,7 @@ from gateway.control.state.workers import Workers
 from gateway.control.web.app import web_app
 from gateway.control.web.server import WebServer
 from gateway.edge.control import EdgeControl
+from gateway.edge.edge import Edge
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.kits.library import Library, cache_directory
 from gateway.logs import configure_logging
@@ -62,7 +63,7 @@ class Gateway:
         fresh = self._state.begin(settings.instance)
         self._workers = Workers()
         self._descriptions = Descriptions(self._state)
-        edge = EdgeControl(settings.edge, settings.edge_files)
+        edge: Edge = EdgeControl(settings.edge, settings.edge_files)
         sleepers = GatewaySleepers(self._state, self._workers, edge, serving.wake)
         self._activator = Activator(settings.edge_files.activator_socket, sleepers)
         self._activator.start()

@@ -1,11 +1,42 @@
-"""HAProxy's files, and the changes it takes while it runs.
+"""How a routing table comes to the HAProxy that runs.
 
-`EdgeControl` brings routing tables to the running HAProxy: servers and weights over its runtime
-socket, and a reload only when the pool of backends has to grow. Each change is first written to the
-files, so that an HAProxy that starts again is right at once.
+A routing table knows models, versions and workers; HAProxy knows backends, servers and a map:
 
-Each backend has the gateway's activator as its last resort: the backup server that takes the calls of
-a version that sleeps. It learns the backend's name by the unique id of the PROXY protocol.
+    routing table                 HAProxy                               brought there by
+    ----------------------------  ------------------------------------  -------------------------
+    a version                     a backend of the pool: its slot       slots.json
+    a worker of a version         a server of its backend: w0, w1, …    the runtime socket
+    a version that may sleep,     the server `activator` of its         the runtime socket
+      or that has a spare           backend, a backup server
+    names, weights, match rules   entries of the route map              the runtime socket
+    what the rules look at        rules of the frontend                 a reload
+    versions or workers beyond    a larger pool                         a reload
+      what the pool has room for
+
+Each change is also in the files from which HAProxy starts: `slots.json` (which version has which slot; only
+Kitserve reads it), `routes.map` (route_map.py), `errors.map` (error_map.py) and `haproxy.cfg` (templates/).
+
+Rules:
+
+1. The files come first. So an HAProxy that starts again, or one that is reloaded, is right at once, and the
+   files are right even when HAProxy does not answer.
+2. Nothing about HAProxy is kept in memory. Each time its servers and its map are read, and what differs is
+   changed. So a gateway or an HAProxy that starts again needs no special care, and what someone else
+   changed is put right.
+3. Without a reload, the order is: new workers come up, then the map leads to them, then old workers go
+   down. The map is replaced in one step. No call is sent where nobody is, and a worker finishes the calls
+   that it has.
+4. A reload is only for what cannot change while HAProxy runs: a pool that is too small, and what its rules
+   look at of a call. It brings the whole change. The pool doubles and never shrinks, and what a rollout's
+   later steps look at is there from its start, so no step reloads.
+5. While a version is in the table it keeps its slot, and each of its workers its server, and so their
+   connections and health. A version in no table loses its slot.
+6. Ending a canary is a change of its own, because the whole table is not known while workers have still to
+   announce themselves. It is made in HAProxy first and then in the file, so a failure is repaired by doing
+   it again.
+
+The activator is the last resort of a backend: it gets the calls of a version that has no worker. The PROXY
+protocol's unique id tells it the backend's name, and `occupant` tells whose that is.
 """
 
 from __future__ import annotations
@@ -14,190 +45,93 @@ import json
 from collections.abc import Mapping
 
 from gateway.edge.error_map import error_entries
-from gateway.edge.files import EdgeFiles, EdgeSettings, write
+from gateway.edge.files import EdgeFiles, EdgeSettings, write_file
+from gateway.edge.haproxy_map import read_entries, write_entries
 from gateway.edge.placement import (
     Placement,
     Pool,
-    Standing,
     assign_slots,
-    backend_name,
-    held_slots,
     place,
+    slot_of,
+    slots_with_activator,
 )
-from gateway.edge.render import ACTIVATOR, render
-from gateway.edge.route_map import map_entries, watched
-from gateway.edge.routes import RoutingTable, Server
-from gateway.edge.runtime import ask, map_lines, portions
-from gateway.errors import EdgeError
-
-_STATE_FIELDS = 19
-# Bits of srv_admin_state (HAProxy management guide, `show servers state`): forced, inherited, resolution.
-_IN_MAINTENANCE = 0x01 | 0x02 | 0x20
+from gateway.edge.render import render
+from gateway.edge.route_map import WATCHED, Key, map_entries, map_key, watched, without_canary
+from gateway.edge.routes import RoutingTable
+from gateway.edge.runtime import HAProxy
 
 
 class EdgeControl:
-    """Brings routing tables to the HAProxy that runs from `files`.
-
-    It keeps nothing about HAProxy in memory: each time it reads what HAProxy has, and changes the
-    difference. So a gateway that starts again, or an HAProxy that does, needs no special care.
-    """
+    """The edge of this node: brings routing tables to the HAProxy that runs from `files`. An `edge.Edge`."""
 
     def __init__(self, settings: EdgeSettings, files: EdgeFiles) -> None:
         self._settings = settings
         self._files = files
+        self._haproxy = HAProxy(files)
+
+    def write_first(self, table: RoutingTable) -> None:
+        """Write the files for a first start, where no worker runs yet."""
+        self._files.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._write_files(table, {}, Pool(), Placement({}))
 
     def apply(self, table: RoutingTable) -> None:
-        """Make HAProxy route by `table`. New workers come before the routes to them, old ones go after.
+        """Have HAProxy route by `table`.
 
         Raises:
             EdgeError: when HAProxy does not answer or refuses; the files are right even then.
         """
         slots = assign_slots([backend.version for backend in table.backends()], self._slots())
-        live, capacity = self._live()
-        standing = Standing(place(table, slots, live.workers), held_slots(table, slots))
-        pool = capacity.grown_for(
-            slots=max(standing.workers, default=-1) + 1,
-            servers=max((max(servers, default=-1) + 1 for servers in standing.workers.values()), default=0),
-        )
-        entries, shown = map_entries(table, slots), self._shown()
-        self.write(table, slots, pool, standing)
-        # What HAProxy looks at of a call it learns by a reload alone.
-        if pool != capacity or shown.get(":watched") != entries[":watched"]:
-            self._reload()
+        live, live_pool = self._haproxy.servers()
+        placement = Placement(place(table, slots, live.workers), slots_with_activator(table, slots))
+        pool = live_pool.grown_for(placement.workers)
+        entries, live_entries = map_entries(table, slots), self._haproxy.routes()
+        self._write_files(table, slots, pool, placement)
+        if pool != live_pool or live_entries.get(WATCHED) != entries[WATCHED]:
+            self._haproxy.reload()
             return
-        self._command(_arrivals(live, standing))
-        if shown != entries:
-            self._swap_map(entries)
-        self._command(_departures(live, standing))
+        self._haproxy.bring_up(live, placement)
+        if live_entries != entries:
+            self._haproxy.replace_routes(entries)
+        self._haproxy.take_down(live, placement)
 
-    def write(self, table: RoutingTable, slots: Mapping[str, int], pool: Pool, standing: Standing) -> None:
+    def _write_files(
+        self, table: RoutingTable, slots: Mapping[str, int], pool: Pool, placement: Placement
+    ) -> None:
         """Write the files from which an HAProxy would start with this table."""
-        write(self._files.slots, json.dumps(slots))
-        write(self._files.routes, "".join(map_lines(map_entries(table, slots))))
-        write(self._files.errors, "".join(map_lines(error_entries())))
-        write(self._files.config, render(self._settings, self._files, pool, standing, watched(table)))
+        write_file(self._files.slots, json.dumps(slots))
+        write_file(self._files.routes, "".join(write_entries(map_entries(table, slots))))
+        write_file(self._files.errors, "".join(write_entries(error_entries())))
+        write_file(self._files.config, render(self._settings, self._files, pool, placement, watched(table)))
 
     def end_canary(self, model: str) -> None:
-        """Give a model's canary no more calls, and leave all else: for who does not know the whole table yet.
+        """Give a model's canary no more unversioned calls, and leave all else as it is.
 
         Raises:
             EdgeError: when HAProxy does not answer.
         """
-        weight, matches = f"{model}:weight", f"{model}:match:"
-        lines = self._files.routes.read_text().splitlines()
-        keys = [line.partition(" ")[0] for line in lines]
-        path = self._files.routes
-        rules = [f"del map {path} {key}" for key in keys if key.startswith(matches)]
-        self._command([f"set map {path} {weight} 0", *rules])
-        kept = [
-            f"{weight} 0" if key == weight else line
-            for key, line in zip(keys, lines, strict=True)
-            if not key.startswith(matches)
-        ]
-        if kept != lines:
-            write(path, "".join(f"{line}\n" for line in kept))
-
-    def write_first(self, table: RoutingTable) -> None:
-        """Write the files for a first start, where no worker runs yet."""
-        self._files.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.write(table, {}, Pool(), Standing({}))
+        before = read_entries(self._files.routes.read_text())
+        after = without_canary(before, model)
+        weight = map_key(model, Key.WEIGHT)
+        self._haproxy.edit_routes({weight: "0"}, removed=before.keys() - after.keys())
+        if after != before:
+            write_file(self._files.routes, "".join(write_entries(after)))
 
     def occupant(self, backend: str) -> str | None:
-        """The version that has the backend of this name."""
-        return next((app for app, slot in self._slots().items() if backend_name(slot) == backend), None)
+        """Return the version that has the backend of this name; None where there is none."""
+        slot = slot_of(backend)
+        return next((version for version, held in self._slots().items() if held == slot), None)
 
     def old_processes(self) -> int:
-        """How many processes of before the last reload still finish their calls."""
-        shown = ask(self._files.master_socket, "show proc").partition("# old workers")[2]
-        return sum(1 for line in shown.splitlines() if line[:1].isdigit())
+        """Return how many processes of before the last reload still finish their calls.
 
-    def _shown(self) -> dict[str, str]:
-        """The map by which the running HAProxy routes.
-
-        Not by `get map`: what that finds, HAProxy 2.8 looks at again at a later match, when it may be freed.
+        Raises:
+            EdgeError: when HAProxy does not answer.
         """
-        lines = self._command([f"show map {self._files.routes}"]).splitlines()
-        words = (line.split(" ", 2) for line in lines)
-        return {entry[1]: entry[2] for entry in words if len(entry) == 3}
+        return self._haproxy.old_processes()
 
     def _slots(self) -> dict[str, int]:
         try:
-            held: dict[str, int] = json.loads(self._files.slots.read_text())
+            slots: dict[str, int] = json.loads(self._files.slots.read_text())
         except FileNotFoundError:
             return {}
-        return held
-
-    def _live(self) -> tuple[Standing, Pool]:
-        """Who stands where in the running HAProxy, and how large its pool is."""
-        workers: dict[int, dict[int, Server]] = {}
-        held: set[int] = set()
-        slots = servers = 0
-        for line in self._command(["show servers state"]).splitlines():
-            fields = line.split()
-            if len(fields) < _STATE_FIELDS or not fields[1].startswith("slot"):
-                continue
-            slot, up = int(fields[1].removeprefix("slot")), not int(fields[6]) & _IN_MAINTENANCE
-            slots = max(slots, slot + 1)
-            if fields[3] == ACTIVATOR:
-                held |= {slot} if up else set()
-                continue
-            number = int(fields[3].removeprefix("w"))
-            servers = max(servers, number + 1)
-            if up:
-                workers.setdefault(slot, {})[number] = Server("", fields[4], int(fields[18]))
-        return Standing(workers, frozenset(held)), Pool(slots, servers)
-
-    def _swap_map(self, entries: Mapping[str, str]) -> None:
-        """Replace the whole map in one step, so that no call sees half of it."""
-        path = self._files.routes
-        answer = self._command([f"prepare map {path}"])
-        number = answer.rpartition(":")[2].strip()
-        if not number.isdigit():
-            raise EdgeError(f"HAProxy refused to change its routes: {answer.strip()}")
-        for lines in portions(map_lines(entries)):
-            self._command([f"add map @{number} {path} <<\n{''.join(lines)}"])
-        self._command([f"commit map @{number} {path}"])
-
-    def _command(self, commands: list[str]) -> str:
-        return "".join(ask(self._files.runtime_socket, "; ".join(some)) for some in portions(commands))
-
-    def _reload(self) -> None:
-        answer = ask(self._files.master_socket, "reload")
-        if "Success=1" not in answer:
-            raise EdgeError(f"HAProxy refused its new configuration: {' '.join(answer.split())}")
-
-
-def _arrivals(live: Standing, standing: Standing) -> list[str]:
-    holds = [
-        f"set server {backend_name(slot)}/{ACTIVATOR} state ready"
-        for slot in sorted(standing.held - live.held)
-    ]
-    return holds + [
-        command
-        for slot, servers in standing.workers.items()
-        for number, server in servers.items()
-        if not _stands(live.workers, slot, number, server)
-        for command in (
-            f"set server {backend_name(slot)}/w{number} state maint",
-            f"set server {backend_name(slot)}/w{number} addr {server.host} port {server.port}",
-            f"set server {backend_name(slot)}/w{number} state ready",
-        )
-    ]
-
-
-def _departures(live: Standing, standing: Standing) -> list[str]:
-    workers = [
-        f"set server {backend_name(slot)}/w{number} state maint"
-        for slot, servers in live.workers.items()
-        for number in servers
-        if number not in standing.workers.get(slot, {})
-    ]
-    return workers + [
-        f"set server {backend_name(slot)}/{ACTIVATOR} state maint"
-        for slot in sorted(live.held - standing.held)
-    ]
-
-
-def _stands(live: Placement, slot: int, number: int, server: Server) -> bool:
-    there = live.get(slot, {}).get(number)
-    return there is not None and (there.host, there.port) == (server.host, server.port)
+        return slots

@@ -1,11 +1,21 @@
-"""The map in which HAProxy finds what it says where it fails."""
+"""The map in which HAProxy finds what it says of an error: its keys and its entries. Pure.
+
+    STATUS/body      the body of the answer; one to a gRPC client has none
+    STATUS/grpc      gRPC's message
+    STATUS/gateway   gRPC's message where the gateway should have answered
+    STATUS/code      gRPC's code
+
+STATUS is HTTP's. The kind of a call's errors, `/grpc` or `/gateway`, is in HAProxy's variable `txn.family`.
+"""
 
 from __future__ import annotations
 
 import json
+from enum import StrEnum
+from pathlib import Path
 
 from gateway.wire import texts
-from gateway.wire.grpc_status import CODES
+from gateway.wire.grpc_status import CODES, Code
 
 ERRORS = {
     400: "the request is not valid HTTP",
@@ -19,15 +29,35 @@ ERRORS = {
 """What the edge says where it fails, by HTTP's status."""
 
 
-def error_entries() -> dict[str, str]:
-    """What HAProxy looks up to tell of an error, by HTTP's status and by who is told.
+class ErrorKey(StrEnum):
+    """What a status is followed by in a key."""
 
-    Keys: `STATUS/body` (REST's; gRPC's is empty), `STATUS/grpc` and `STATUS/gateway` (gRPC's message, the
-    latter where the gateway should have answered), `STATUS/code` (gRPC's code).
-    """
-    entries = {f"{status}/code": str(code.value) for status, code in CODES.items()}
+    BODY = "/body"
+    GRPC = "/grpc"
+    GATEWAY = "/gateway"
+    CODE = "/code"
+
+
+def error_entries() -> dict[str, str]:
+    """Return the entries of the map."""
+    entries = {f"{status}{ErrorKey.CODE}": str(code.value) for status, code in CODES.items()}
     for status, text in ERRORS.items():
-        entries[f"{status}/body"] = json.dumps({"error": text}, separators=(",", ":"))
-        entries[f"{status}/grpc"] = text
-        entries[f"{status}/gateway"] = texts.GATEWAY_STARTS if status == 503 else text
+        entries[f"{status}{ErrorKey.BODY}"] = json.dumps({"error": text}, separators=(",", ":"))
+        entries[f"{status}{ErrorKey.GRPC}"] = text
+        entries[f"{status}{ErrorKey.GATEWAY}"] = texts.GATEWAY_STARTS if status == 503 else text
     return entries
+
+
+def error_body(path: Path, status: int) -> str:
+    """Return HAProxy's expression for the body of an error; for gRPC it finds none."""
+    return f"str({status}{ErrorKey.BODY}),concat(,txn.family),map({path})"
+
+
+def error_message(path: Path) -> str:
+    """Return HAProxy's expression for gRPC's message of an answer's status."""
+    return f"status,concat(,txn.family),map({path})"
+
+
+def error_code(path: Path) -> str:
+    """Return HAProxy's expression for gRPC's code of an answer's status."""
+    return f"status,concat({ErrorKey.CODE}),map({path},{Code.UNKNOWN:d})"

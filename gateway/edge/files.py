@@ -64,7 +64,8 @@ class EdgeSettings:
     """Where the gateway answers what is asked of the server as a whole; "" where there is none."""
 
 
-def write(path: Path, text: str) -> None:
+def write_file(path: Path, text: str) -> None:
+    """Write a file that only its owner reads, in one step: no reader sees half of it."""
     temporary = path.with_name(path.name + ".new")
     temporary.touch(mode=0o600)
     temporary.write_text(text)

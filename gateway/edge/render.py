@@ -1,34 +1,35 @@
-"""HAProxy's whole configuration as text, from `templates/`, and what it says where it fails."""
+"""HAProxy's whole configuration as text, from `templates/`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jinja2
 
 import gateway
-from gateway.edge.error_map import ERRORS
+from gateway.edge import error_map, route_map
 from gateway.edge.files import EdgeFiles, EdgeSettings
-from gateway.edge.placement import Pool, Standing, backend_name
+from gateway.edge.placement import ACTIVATOR, Placement, Pool, backend_name, server_name
 from gateway.edge.routes import Server
 from gateway.wire import limits, texts
 
 _MODEL_METHODS = ("ModelInfer", "ModelStreamInfer", "ModelReady", "ModelMetadata", "ModelConfig")
-ACTIVATOR = "activator"
+_NO_ADDRESS = "127.0.0.1:1"
 
 
 def render(
     settings: EdgeSettings,
     files: EdgeFiles,
     pool: Pool,
-    standing: Standing,
-    looked_at: Sequence[tuple[str, str]] = (),
+    placement: Placement,
+    watched: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """HAProxy's whole configuration, with each worker at its place and the rest of the pool empty.
+    """Return the configuration, with each worker at its server and the rest of the pool empty.
 
-    `looked_at` is what of a call decides where it goes, see `routes.watched`.
+    `watched` is what of a call decides where it goes, see `routes.Rules`.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gateway.edge", "templates"),
@@ -37,29 +38,17 @@ def render(
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    slots = [
-        {
-            "name": backend_name(slot),
-            "servers": [
-                _server_line(number, standing.workers.get(slot, {}).get(number))
-                for number in range(pool.servers)
-            ],
-            "held": slot in standing.held,
-        }
-        for slot in range(pool.slots)
-    ]
     environment.filters["json"] = lambda value: json.dumps(value, separators=(",", ":"))
     environment.filters["seconds"] = lambda seconds: f"{seconds:g}s"
     return environment.get_template("haproxy.cfg.j2").render(
+        settings=settings,
         files=files,
-        listen=settings.listen,
-        access_log=settings.access_log,
-        key=settings.key,
-        admin=settings.admin,
-        slots=slots,
-        errors=tuple(ERRORS),
+        slots=[_slot(number, pool, placement) for number in range(pool.slots)],
         activator=ACTIVATOR,
-        watched=looked_at,
+        watched=watched,
+        lookup=partial(route_map.lookup, files.routes),
+        route_map=route_map,
+        error_map=error_map,
         model_methods=_MODEL_METHODS,
         version=gateway.__version__,
         limits=limits,
@@ -67,6 +56,15 @@ def render(
     )
 
 
-def _server_line(number: int, server: Server | None) -> dict[str, Any]:
-    address = "127.0.0.1:1" if server is None else f"{server.host}:{server.port}"
-    return {"name": f"w{number}", "address": address, "up": server is not None}
+def _slot(slot: int, pool: Pool, placement: Placement) -> dict[str, Any]:
+    workers = placement.workers.get(slot, {})
+    return {
+        "name": backend_name(slot),
+        "servers": [_server(number, workers.get(number)) for number in range(pool.servers)],
+        "has_activator": slot in placement.activator,
+    }
+
+
+def _server(number: int, worker: Server | None) -> dict[str, Any]:
+    address = _NO_ADDRESS if worker is None else f"{worker.host}:{worker.port}"
+    return {"name": server_name(number), "address": address, "is_up": worker is not None}

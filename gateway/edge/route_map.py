@@ -1,45 +1,124 @@
-"""The map from which HAProxy picks a backend for each call: its keys and its entries. Pure."""
+"""The map from which HAProxy picks a backend for each call: its keys, its entries, their lookup. Pure.
+
+    :ready             `true` when every model can be called
+    :watched           what HAProxy looks at of a call, as one word
+    MODEL:reason       why no version of the model answers; for every model there is
+    MODEL:stable       the backend of its stable version
+    MODEL:canary       the backend of its canary
+    MODEL:weight       the canary's percent of the calls
+    MODEL:sticky       `header:NAME` or `cookie:NAME`: callers with the same value get the same version
+    MODEL:match:NAME   the value of the header NAME that leads to the canary: `=VALUE`, or `*` for any
+    MODEL/NAME         the backend of the version with that tag, digest or 12-digit prefix
+
+A model's name has neither `:` nor `/` in it. No other module writes such a key, or takes one apart.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
 
+from gateway.edge.haproxy_map import check_entries
 from gateway.edge.placement import backend_name
-from gateway.edge.routes import RoutingTable
+from gateway.edge.routes import Route, RoutingTable
+
+READY = ":ready"
+WATCHED = ":watched"
+ANY_VALUE = "*"
+EXACT_VALUE = "="
+_NOTHING_WATCHED = "-"
+_REASON_CHARACTERS = 2000
+_WATCHED_CHARACTERS = 4000
+_NO_REASON = "is not ready"
+
+
+class Key(StrEnum):
+    """What a model's name is followed by in a key; after MATCH and VERSION comes one more name."""
+
+    REASON = ":reason"
+    STABLE = ":stable"
+    CANARY = ":canary"
+    WEIGHT = ":weight"
+    STICKY = ":sticky"
+    MATCH = ":match:"
+    VERSION = "/"
+
+
+def map_key(model: str, key: Key, name: str = "") -> str:
+    """Return the key under which a model's entry stands."""
+    return f"{model}{key}{name}"
+
+
+def lookup(path: Path, key: Key, name: str = "", variable: str = "") -> str:
+    """Return HAProxy's expression for a model's entry in the map at `path`; the model is in `txn.model`.
+
+    The key's last name is either `name` or what HAProxy's variable `variable` holds.
+    """
+    ending = f"{key}{name},{variable}" if variable else f"{key}{name}"
+    return f"var(txn.model),concat({ending}),map({path})"
 
 
 def map_entries(table: RoutingTable, slots: Mapping[str, int]) -> dict[str, str]:
-    """The routing table as HAProxy's map, from which it picks a backend for each call.
+    """Return the routing table as the entries of the map.
 
-    Keys: `:ready` (`true` when every model can be called), `:watched` (see `watched`), `MODEL:reason` (for
-    every model known), `MODEL:stable`, `MODEL:canary`, `MODEL:weight` (percent), `MODEL:key` (`KIND:NAME`),
-    `MODEL:match:NAME` (`=VALUE`, or `*` for any), and `MODEL/NAME` for each name of each version.
+    Raises:
+        EdgeError: when a model has an entry that the map cannot hold.
     """
-    callable_now = [route.stable is not None and route.stable.answers for route in table.routes]
-    entries = {":ready": str(all(callable_now)).lower(), ":watched": watched_words(watched(table))}
+    are_callable = [route.stable is not None and route.stable.is_callable for route in table.routes]
+    entries = {READY: str(all(are_callable)).lower(), WATCHED: _watched_word(watched(table))}
     for route in table.routes:
-        # one line, as everything in HAProxy's map
-        entries[f"{route.model}:reason"] = " ".join(route.reason.split())
-        for role, backend in (("canary", route.canary), ("stable", route.stable)):
-            if backend is None:
-                continue
-            name = backend_name(slots[backend.version])
-            entries[f"{route.model}:{role}"] = name
-            entries |= {f"{route.model}/{asked}": name for asked in backend.names}
-        if route.canary is not None:
-            entries[f"{route.model}:weight"] = str(route.weight)
-            if route.rules.key is not None:
-                entries[f"{route.model}:key"] = ":".join(route.rules.key)
-            for header, value in route.rules.match:
-                entries[f"{route.model}:match:{header}"] = f"={value}" if value else "*"
+        of_route = _route_entries(route, slots)
+        check_entries(f"model {route.model!r}", of_route)
+        entries |= of_route
     return entries
 
 
+def without_canary(entries: Mapping[str, str], model: str) -> dict[str, str]:
+    """Return the entries with a canary that gets no unversioned calls: no percent, and none by a header."""
+    weight, matches = map_key(model, Key.WEIGHT), map_key(model, Key.MATCH)
+    return {
+        key: "0" if key == weight else value for key, value in entries.items() if not key.startswith(matches)
+    }
+
+
 def watched(table: RoutingTable) -> tuple[tuple[str, str], ...]:
-    """What of a call HAProxy has to look at, by kind and name: it learns that by a reload alone."""
+    """Return what HAProxy has to look at of a call, by kind and name, for all models together."""
     return tuple(sorted({name for route in table.routes for name in route.rules.watched}))
 
 
-def watched_words(names: Iterable[tuple[str, str]]) -> str:
-    """The same as one word."""
-    return ",".join(":".join(name) for name in names) or "-"
+def sticky_word(kind: str, name: str) -> str:
+    """Return a header or a cookie as the map names it."""
+    return f"{kind}:{name}"
+
+
+def _route_entries(route: Route, slots: Mapping[str, int]) -> dict[str, str]:
+    model = route.model
+    entries = {map_key(model, Key.REASON): _one_line(route.reason)}
+    for key, backend in ((Key.CANARY, route.canary), (Key.STABLE, route.stable)):
+        if backend is None:
+            continue
+        name = backend_name(slots[backend.version])
+        entries[map_key(model, key)] = name
+        # A name that both versions have is the stable one's, which comes last.
+        entries |= {map_key(model, Key.VERSION, version): name for version in backend.names}
+    if route.canary is not None:
+        entries[map_key(model, Key.WEIGHT)] = str(route.weight)
+        if route.rules.sticky is not None:
+            entries[map_key(model, Key.STICKY)] = sticky_word(*route.rules.sticky)
+        for header, value in route.rules.match:
+            entries[map_key(model, Key.MATCH, header)] = f"{EXACT_VALUE}{value}" if value else ANY_VALUE
+    return entries
+
+
+def _watched_word(names: Iterable[tuple[str, str]]) -> str:
+    """Return one word that differs for different names; it is only compared."""
+    word = ",".join(f"{kind}:{name}" for kind, name in names) or _NOTHING_WATCHED
+    return word if len(word) <= _WATCHED_CHARACTERS else hashlib.sha256(word.encode()).hexdigest()
+
+
+def _one_line(text: str) -> str:
+    """Return any text as one line of bounded length."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(printable.split())[:_REASON_CHARACTERS].rstrip() or _NO_REASON

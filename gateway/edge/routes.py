@@ -2,9 +2,6 @@
 
 A route gives a model's unversioned calls to its stable version, but for the canary's share. Every
 version that a route knows also answers under its tag, its digest and its 12-digit prefix.
-
-HAProxy can change servers and maps while it runs, but not add a backend. So the edge has a pool of
-empty backends, and a version is given one of them (its *slot*) for as long as it is served.
 """
 
 from __future__ import annotations
@@ -34,8 +31,8 @@ class Backend:
     """Whether another version takes the calls to it while it has no worker."""
 
     @property
-    def answers(self) -> bool:
-        """Whether a call to it is answered, if only after it woke."""
+    def is_callable(self) -> bool:
+        """Whether a call to it is answered, if only after the version woke."""
         return bool(self.servers) or self.may_sleep
 
 
@@ -43,13 +40,14 @@ class Backend:
 class Rules:
     """What decides about a model's unversioned calls besides chance.
 
-    `key` is a header or cookie whose value keeps a caller where it is while the weight only grows. Calls
-    with a header of `match` go to the canary: those with that value, or with any where it is "". HAProxy must
-    know beforehand what it is to look at: `watched` are all such names, by kind ("header", "cookie" or
-    "match"), also those that matter later.
+    `sticky` is a header or a cookie, by kind and name: callers with the same value of it get the same
+    version, and while the weight only grows none goes back to stable. `match` are headers and their values:
+    calls that have one go to the canary, with any value where it is "". HAProxy must know beforehand what
+    to look at: `watched` are all such names, by kind ("header", "cookie" or "match"), those of later steps
+    included.
     """
 
-    key: tuple[str, str] | None = None
+    sticky: tuple[str, str] | None = None
     match: tuple[tuple[str, str], ...] = ()
     watched: tuple[tuple[str, str], ...] = ()
 
@@ -84,7 +82,8 @@ class RoutingTable:
 
     def backends(self) -> tuple[Backend, ...]:
         """Every version in the table, each once, the routed ones first."""
-        found: dict[str, Backend] = {}
-        for backend in (*(at for route in self.routes for at in route.backends()), *self.draining):
-            found.setdefault(backend.version, backend)
-        return tuple(found.values())
+        backends: dict[str, Backend] = {}
+        routed = (backend for route in self.routes for backend in route.backends())
+        for backend in (*routed, *self.draining):
+            backends.setdefault(backend.version, backend)
+        return tuple(backends.values())

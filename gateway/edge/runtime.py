@@ -1,39 +1,120 @@
-"""What HAProxy's runtime and master sockets are told, and answer."""
+"""What a running HAProxy is asked and told: over its runtime socket, and over its master's.
+
+Commands and answers are those of HAProxy's management guide (2.8), sections 9.3 and 9.4.
+"""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from gateway.edge.files import EdgeFiles
+from gateway.edge.haproxy_map import write_entries
+from gateway.edge.placement import (
+    ACTIVATOR,
+    Placement,
+    Places,
+    Pool,
+    backend_name,
+    number_of,
+    server_name,
+    slot_of,
+)
+from gateway.edge.routes import Server
 from gateway.errors import EdgeError
 
 _ANSWER_SECONDS = 10
 # A command and what it carries must fit a buffer (tune.bufsize, less what HAProxy reserves).
 _PORTION_BYTES = 16384
+_STATE_FIELDS = 19
+# Bits of srv_admin_state (`show servers state`): maintenance forced, inherited, for want of an address.
+_IN_MAINTENANCE = 0x01 | 0x02 | 0x20
 
 
-def map_lines(entries: Mapping[str, str]) -> list[str]:
-    """A map as HAProxy reads it."""
-    return [f"{key} {value}\n" for key, value in entries.items()]
+class HAProxy:
+    """The HAProxy that runs from some files. Nothing is kept of it: each question is asked anew.
 
+    Raises:
+        EdgeError: by every method, when HAProxy does not answer.
+    """
 
-def portions(texts: Sequence[str]) -> Iterator[list[str]]:
-    """The same texts in order, so many at a time as HAProxy's buffer holds."""
-    portion: list[str] = []
-    size = 0
-    for text in texts:
-        if portion and size + len(text) > _PORTION_BYTES:
-            yield portion
-            portion, size = [], 0
-        portion.append(text)
-        size += len(text)
-    if portion:
-        yield portion
+    def __init__(self, files: EdgeFiles) -> None:
+        self._files = files
+
+    def servers(self) -> tuple[Placement, Pool]:
+        """Return who takes calls where, and how large the pool is."""
+        return read_servers(self._command(["show servers state"]))
+
+    def routes(self) -> dict[str, str]:
+        """Return the entries of the map by which it routes.
+
+        Not by `get map`: what that finds, HAProxy 2.8 looks at again at a later match, when it may be freed.
+        """
+        lines = self._command([f"show map {self._files.routes}"]).split("\n")
+        words = (line.split(" ", 2) for line in lines)
+        return {entry[1]: entry[2] for entry in words if len(entry) == 3}
+
+    def bring_up(self, live: Placement, wanted: Placement) -> None:
+        """Give calls to all who are to have them and do not yet."""
+        self._command(_arrivals(live, wanted))
+
+    def take_down(self, live: Placement, wanted: Placement) -> None:
+        """Give no more calls to those who are to have none; what they have they may finish."""
+        self._command(_departures(live, wanted))
+
+    def replace_routes(self, entries: Mapping[str, str]) -> None:
+        """Replace the whole map in one step, so that no call sees half of it.
+
+        Raises:
+            EdgeError: when HAProxy refuses an entry, too; it routes by the old map then.
+        """
+        path = self._files.routes
+        answer = self._command([f"prepare map {path}"])
+        version = answer.rpartition(":")[2].strip()
+        if not version.isdigit():
+            raise EdgeError(f"HAProxy refused to change its routes: {answer.strip()}")
+        for lines in _portions(write_entries(entries)):
+            answer = self._command([f"add map @{version} {path} <<\n{''.join(lines)}"]).strip()
+            if answer:
+                self._command([f"clear map @{version} {path}"])
+                raise EdgeError(f"HAProxy refused a route: {answer}")
+        self._command([f"commit map @{version} {path}"])
+
+    def edit_routes(self, changed: Mapping[str, str], removed: Iterable[str]) -> None:
+        """Change and remove single entries of the map; one that it does not have is left out."""
+        path = self._files.routes
+        self._command(
+            [f"set map {path} {key} {value}" for key, value in changed.items()]
+            + [f"del map {path} {key}" for key in removed]
+        )
+
+    def reload(self) -> None:
+        """Have a new process take the calls, by the files as they are; the old one finishes those it has.
+
+        Raises:
+            EdgeError: when the configuration is refused, too.
+        """
+        answer = ask(self._files.master_socket, "reload")
+        if "Success=1" not in answer:
+            raise EdgeError(f"HAProxy refused its new configuration: {' '.join(answer.split())}")
+
+    def old_processes(self) -> int:
+        """Return how many processes of before the last reload still finish their calls."""
+        old = ask(self._files.master_socket, "show proc").partition("# old workers")[2]
+        return sum(1 for line in old.splitlines() if line[:1].isdigit())
+
+    def _command(self, commands: Sequence[str]) -> str:
+        answers = (ask(self._files.runtime_socket, "; ".join(some)) for some in _portions(commands))
+        return "".join(answers)
 
 
 def ask(path: Path, command: str) -> str:
-    """Send one command line to an HAProxy socket and return its whole answer."""
+    """Send one command line to a socket of HAProxy and return its whole answer.
+
+    Raises:
+        EdgeError: when it does not answer.
+    """
     answer = bytearray()
     try:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -46,3 +127,81 @@ def ask(path: Path, command: str) -> str:
     except OSError as error:
         raise EdgeError(f"HAProxy does not answer at {path}: {error}") from error
     return answer.decode(errors="replace")
+
+
+def read_servers(state: str) -> tuple[Placement, Pool]:
+    """Return who takes calls where and how large the pool is, by the answer to `show servers state`."""
+    workers: dict[int, dict[int, Server]] = {}
+    activator: set[int] = set()
+    slots = servers = 0
+    for line in state.splitlines():
+        fields = line.split()
+        slot = slot_of(fields[1]) if len(fields) >= _STATE_FIELDS else None
+        if slot is None:
+            continue
+        name, host, port = fields[3], fields[4], fields[18]
+        is_up = not int(fields[6]) & _IN_MAINTENANCE
+        slots = max(slots, slot + 1)
+        if name == ACTIVATOR:
+            activator |= {slot} if is_up else set()
+            continue
+        number = number_of(name)
+        servers = max(servers, number + 1)
+        if is_up:
+            workers.setdefault(slot, {})[number] = Server("", host, int(port))
+    return Placement(workers, frozenset(activator)), Pool(slots, servers)
+
+
+def _arrivals(live: Placement, wanted: Placement) -> list[str]:
+    activators = [
+        f"set server {backend_name(slot)}/{ACTIVATOR} state ready"
+        for slot in sorted(wanted.activator - live.activator)
+    ]
+    return activators + [
+        command
+        for slot, servers in wanted.workers.items()
+        for number, server in servers.items()
+        if not _is_up(live.workers, slot, number, server)
+        for command in _start(f"{backend_name(slot)}/{server_name(number)}", server)
+    ]
+
+
+def _departures(live: Placement, wanted: Placement) -> list[str]:
+    workers = [
+        f"set server {backend_name(slot)}/{server_name(number)} state maint"
+        for slot, servers in live.workers.items()
+        for number in servers
+        if number not in wanted.workers.get(slot, {})
+    ]
+    return workers + [
+        f"set server {backend_name(slot)}/{ACTIVATOR} state maint"
+        for slot in sorted(live.activator - wanted.activator)
+    ]
+
+
+def _start(name: str, server: Server) -> tuple[str, ...]:
+    return (
+        f"set server {name} state maint",
+        f"set server {name} addr {server.host} port {server.port}",
+        f"set server {name} state ready",
+    )
+
+
+def _is_up(live: Places, slot: int, number: int, server: Server) -> bool:
+    current = live.get(slot, {}).get(number)
+    return current is not None and (current.host, current.port) == (server.host, server.port)
+
+
+def _portions(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the same texts in order, so many at a time as HAProxy's buffer holds."""
+    portion: list[str] = []
+    size = 0
+    for text in texts:
+        bytes_of_text = len(text.encode())
+        if portion and size + bytes_of_text > _PORTION_BYTES:
+            yield portion
+            portion, size = [], 0
+        portion.append(text)
+        size += bytes_of_text
+    if portion:
+        yield portion

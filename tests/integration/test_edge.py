@@ -21,7 +21,7 @@ import pytest
 import gateway
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
-from gateway.edge.process import Edge
+from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.edge.runtime import ask
 from gateway.errors import EdgeError
@@ -96,7 +96,7 @@ class RunningEdge:
         self.control = EdgeControl(EdgeSettings(f"127.0.0.1:{self.port}", "off", key, admin), self.files)
         self.control.write_first(RoutingTable((Route("iris"),)))
         self.lost: list[EdgeError] = []
-        self.process = Edge(self.files, self.lost.append)
+        self.process = EdgeProcess(self.files, self.lost.append)
         self.process.start()
 
     @property
@@ -321,4 +321,4 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         EdgeControl(EdgeSettings(address), files).write_first(RoutingTable())
         with pytest.raises(EdgeError, match="in use"):
-            Edge(files, lambda _: None).start()
+            EdgeProcess(files, lambda _: None).start()

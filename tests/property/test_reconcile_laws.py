@@ -140,7 +140,7 @@ def check(world: World, plan: Plan) -> None:
             assert world.ready(at.stable) >= versions[at.stable].min_replicas
             assert models[name].kit in versions[at.stable].reference.partition("@")[0]
         for backend in next(route for route in plan.table.routes if route.model == name).backends():
-            assert backend.answers == world.answers(backend.version)
+            assert backend.is_callable == world.answers(backend.version)
     for route in plan.table.routes:
         assert all(versions[backend.version].model == route.model for backend in route.backends())
     drained = {backend.version for backend in plan.table.draining}

@@ -10,7 +10,7 @@ from pathlib import Path
 from gateway.control.front.grpc import GrpcServices
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
-from gateway.edge.process import Edge
+from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.engine.limits import DEFAULT_LIMITS, QueueLimits
 from gateway.errors import EdgeError
@@ -89,7 +89,7 @@ class Plane(FixedOverview):
         self.control = EdgeControl(EdgeSettings(self.address, access_log), self.files)
         self.control.write_first(RoutingTable())
         self.lost: list[EdgeError] = []
-        self.edge = Edge(self.files, self.lost.append)
+        self.edge = EdgeProcess(self.files, self.lost.append)
         self.services = HttpServer(GrpcServices(self), str(self.files.services_socket))
 
     def route(self, *routes: Route) -> None:

@@ -14,7 +14,7 @@ from gateway.control.web.app import web_app
 from gateway.control.web.server import WebServer
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
-from gateway.edge.process import Edge
+from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.errors import EdgeError
 from runtimes.base import TensorModel
@@ -46,7 +46,7 @@ def data_plane(directory: Path, models: Mapping[str, TensorModel]) -> Iterator[s
         files = EdgeFiles(directory)
         control = EdgeControl(EdgeSettings(f"127.0.0.1:{port}", "off", "", f"127.0.0.1:{server.port}"), files)
         control.write_first(RoutingTable())
-        edge = Edge(files, lost.append)
+        edge = EdgeProcess(files, lost.append)
         edge.start()
         stack.callback(edge.stop, grace=0.5)
         control.apply(RoutingTable(tuple(served)))

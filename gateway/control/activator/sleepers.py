@@ -11,7 +11,7 @@ from gateway.contract import Announcement
 from gateway.control.activator.held_call import HeldCall
 from gateway.control.state.database import State
 from gateway.control.state.workers import Workers
-from gateway.edge.control import EdgeControl
+from gateway.edge.edge import Edge
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class GatewaySleepers:
         self,
         state: State,
         workers: Workers,
-        edge: EdgeControl,
+        edge: Edge,
         wake: Callable[[str], Coroutine[Any, Any, None]],
     ) -> None:
         self._state = state

@@ -26,7 +26,7 @@ from gateway.control.state.snapshot import Known, Observed, ready
 from gateway.control.state.status import Status
 from gateway.control.state.versions import Version, kind_of
 from gateway.control.state.workers import Workers
-from gateway.edge.control import EdgeControl
+from gateway.edge.edge import Edge
 from gateway.edge.routes import RoutingTable
 from gateway.engine.limits import Batching, QueueLimits
 from gateway.errors import EdgeError, KitError, KitserveError, NotTrusted, RegistryUnavailable
@@ -57,7 +57,7 @@ class ReconcileLoop:
         self,
         state: State,
         workers: Workers,
-        edge: EdgeControl,
+        edge: Edge,
         home: Path,
         worker_host: str,
         edge_key: str,

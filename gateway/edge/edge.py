@@ -1,0 +1,27 @@
+"""What the control plane asks of an edge, whatever is behind it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gateway.edge.routes import RoutingTable
+
+
+class Edge(Protocol):
+    """What takes the calls of clients and gives them to workers, as `EdgeControl` does with one HAProxy.
+
+    Raises:
+        EdgeError: by every method but `occupant`, when the edge does not answer or refuses.
+    """
+
+    def apply(self, table: RoutingTable) -> None:
+        """Route by this table; when it returns, new calls do. The same table again changes nothing."""
+
+    def end_canary(self, model: str) -> None:
+        """Give a model's canary no more unversioned calls, and leave all else as it is."""
+
+    def occupant(self, backend: str) -> str | None:
+        """Return the version that has the backend of this name; None where there is none."""
+
+    def old_processes(self) -> int:
+        """Return how many processes still finish calls by an earlier table than the last one."""

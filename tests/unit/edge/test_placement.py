@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+
+from gateway.edge.placement import assign_slots, backend_name, place, slots_with_activator
+from gateway.edge.routes import Backend, Route, RoutingTable, Server
+from tests.support.routing import backend, server
+
+
+@pytest.mark.parametrize(
+    ("versions", "held", "slots"),
+    [
+        ([], {"a": 0}, {}),
+        (["a", "b"], {}, {"a": 0, "b": 1}),
+        (["b", "a"], {"a": 0, "b": 1}, {"a": 0, "b": 1}),
+        (["a", "b", "c"], {"b": 0}, {"a": 1, "b": 0, "c": 2}),
+        (["b", "c"], {"a": 0, "b": 1}, {"b": 1, "c": 0}),
+        (["a", "z"], {"z": 31}, {"a": 0, "z": 31}),
+        (["a", "a", "b"], {}, {"a": 0, "b": 1}),
+    ],
+    ids=["freed", "new", "kept", "lowest free", "freed and taken", "far", "named twice"],
+)
+def test_slots(versions: list[str], held: dict[str, int], slots: dict[str, int]) -> None:
+    assert assign_slots(versions, held) == slots
+
+
+def test_a_slot_has_a_backend_name() -> None:
+    assert backend_name(7) == "slot7"
+
+
+@pytest.mark.parametrize(
+    ("ports", "live", "placed"),
+    [
+        ([1, 2], {}, {0: 1, 1: 2}),
+        ([1, 2], {0: 2, 3: 1}, {0: 2, 3: 1}),
+        ([3, 1, 4], {1: 1, 2: 2}, {0: 3, 1: 1, 2: 4}),
+        ([], {0: 1}, {}),
+        ([1], {0: 1, 1: 1}, {0: 1}),
+        ([1, 1], {}, {0: 1}),
+    ],
+    ids=["first", "standing", "gaps", "gone", "standing twice", "named twice"],
+)
+def test_places(ports: list[int], live: dict[int, int], placed: dict[int, int]) -> None:
+    table = RoutingTable((Route("iris", backend("v1", *ports)),))
+    standing = {5: {number: Server("", "10.0.0.1", port) for number, port in live.items()}}
+    assert place(table, {"v1": 5}, standing) == {5: {number: server(port) for number, port in placed.items()}}
+
+
+def test_draining_versions_keep_their_place_and_freed_slots_have_none() -> None:
+    table = RoutingTable((Route("iris", backend("v2", 2)),), draining=(backend("v1", 1),))
+    live = {0: {4: server(1)}, 7: {0: server(3)}}
+    assert place(table, {"v1": 0, "v2": 1}, live) == {0: {4: server(1)}, 1: {0: server(2)}}
+
+
+def test_calls_are_held_in_the_slots_of_versions_that_may_sleep() -> None:
+    asleep, awake = Backend("v1", (), (), may_sleep=True), Backend("v2", (), (server(1),), may_sleep=True)
+    table = RoutingTable((Route("a", asleep, awake), Route("b", backend("v3", 2))), (backend("v4", 3),))
+    slots = {"v1": 4, "v2": 0, "v3": 1, "v4": 2}
+    assert slots_with_activator(table, slots) == {4, 0}
+    assert place(table, slots, {}) == {4: {}, 0: {0: server(1)}, 1: {0: server(2)}, 2: {0: server(3)}}
