@@ -249,7 +249,7 @@ METRICS: tuple[MetricDeclaration, ...] = (BUILD_INFO, *VERSION_METRICS)
 
 
 class KitserveCollector(Collector):
-    """Gives prometheus-client the samples that `read` returns at each scrape."""
+    """The metrics for prometheus-client; `read` gives the samples at each scrape."""
 
     def __init__(self, read: Callable[[], Iterable[VersionSample]]) -> None:
         self._read = read
