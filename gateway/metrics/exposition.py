@@ -97,6 +97,11 @@ class MetricDeclaration:
     help: str
     labels: tuple[str, ...]
 
+    @property
+    def exposed_name(self) -> str:
+        """The name as a scrape shows it; a histogram and a summary have several that begin with it."""
+        return self.name + {Kind.COUNTER: "_total", Kind.INFO: "_info"}.get(self.kind, "")
+
 
 @dataclass(frozen=True, slots=True)
 class VersionMetric(MetricDeclaration):

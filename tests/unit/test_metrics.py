@@ -286,6 +286,7 @@ def test_what_is_declared_is_what_prometheus_reads(tally: Tally) -> None:
         family = families[metric.name if metric.kind is not Kind.INFO else f"{metric.name}_info"]
         assert family.documentation == metric.help
         for sample in family.samples:
+            assert sample.name.startswith(metric.exposed_name)
             assert sample.labels.keys() - {"le"} == set(metric.labels), metric.name
 
 

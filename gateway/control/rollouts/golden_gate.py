@@ -24,7 +24,7 @@ _AGAIN_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
 
-Outcome = GatesPassed | GateFailed | None
+GateOutcome = GatesPassed | GateFailed | None
 
 
 class GoldenGate:
@@ -34,7 +34,7 @@ class GoldenGate:
         self._library = library
         self._edge_key = edge_key
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="golden")
-        self._running: dict[tuple[str, int, str, Golden], Future[Outcome]] = {}
+        self._running: dict[tuple[str, int, str, Golden], Future[GateOutcome]] = {}
 
     def check(
         self,
@@ -45,7 +45,7 @@ class GoldenGate:
         canary: Version,
         signature: Signature,
         worker: Announcement,
-    ) -> Outcome:
+    ) -> GateOutcome:
         """Run the gate of a model's rollout of this number; return its outcome, None while it runs."""
         # A rollout may begin anew under its number, with another canary, and its plan may change.
         key = (model.name, number, canary.app, golden)
@@ -70,7 +70,7 @@ class GoldenGate:
         canary: Version,
         signature: Signature,
         worker: Announcement,
-    ) -> Outcome:
+    ) -> GateOutcome:
         """Run a gate; None where a registry or worker did not answer, and may do so later."""
         try:
             reference = parse_reference(canary.reference)

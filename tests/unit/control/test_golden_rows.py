@@ -12,7 +12,7 @@ import pytest
 
 from gateway.config.config import GatewayConfig
 from gateway.contract import Announcement, WorkerState
-from gateway.control.rollouts.golden_gate import GoldenGate, Outcome
+from gateway.control.rollouts.golden_gate import GateOutcome, GoldenGate
 from gateway.control.rollouts.golden_rows import Row, read_rows, score
 from gateway.control.state.versions import version_of
 from gateway.errors import KitError
@@ -69,7 +69,7 @@ def workers(library: Library, layout: Path) -> Iterator[dict[str, Worker]]:
         worker.stop()
 
 
-def check(library: Library, worker: Worker, golden: Golden, **changes: Any) -> Outcome:
+def check(library: Library, worker: Worker, golden: Golden, **changes: Any) -> GateOutcome:
     """Run the gate until it has an outcome."""
     gate = changes.get("gate") or GoldenGate(lambda _: library, KEY)
     config = GatewayConfig.model_validate({"models": [{"name": "iris", "kit": worker.reference}]})
