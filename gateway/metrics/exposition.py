@@ -97,6 +97,11 @@ class MetricDeclaration:
     help: str
     labels: tuple[str, ...]
 
+    @property
+    def exposed_name(self) -> str:
+        """The name as a scrape shows it; a histogram and a summary have several that begin with it."""
+        return self.name + {Kind.COUNTER: "_total", Kind.INFO: "_info"}.get(self.kind, "")
+
 
 @dataclass(frozen=True, slots=True)
 class VersionMetric(MetricDeclaration):
@@ -249,7 +254,7 @@ METRICS: tuple[MetricDeclaration, ...] = (BUILD_INFO, *VERSION_METRICS)
 
 
 class KitserveCollector(Collector):
-    """Gives prometheus-client the samples that `read` returns at each scrape."""
+    """The metrics for prometheus-client; `read` gives the samples at each scrape."""
 
     def __init__(self, read: Callable[[], Iterable[VersionSample]]) -> None:
         self._read = read

@@ -1,4 +1,4 @@
-"""The counting in a running worker: cheap, and safe from several threads."""
+"""What a worker counts, and the counting itself: cheap, and safe from several threads."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ A verdict is one of four, and the four differ. *Failed*: clear evidence that the
 limit. *Successful*: clear evidence that it keeps it. *Inconclusive*: neither yet; no data at all is this,
 never a failure and never a pass. *Error*: the measuring is broken, which says nothing of the canary.
 
-Clear means a sequential test (see `sequential`): it may be asked after every call. Over a whole rollout
+Clear means by a sequential test (see `sequential`), which may be made after every call. Over a whole rollout
 of an equally good canary, the chance of a false `Failed` is `FALSE_ALARM` at most, shared out evenly over
 steps and checks; the chance that a step passes a canary that is over a limit is `MISS` at most.
 """
@@ -19,15 +19,15 @@ from enum import StrEnum
 from gateway.metrics.counts import MirroredCalls
 from gateway.rollout.evidence import Evidence
 from gateway.rollout.plan import Agreement, Checks, Metric, Plan
-from gateway.rollout.sequential import Rate, Weighed, p_value, weigh, weigh_difference
+from gateway.rollout.sequential import LogEvidence, Rate, p_value, weigh, weigh_difference
 
 FALSE_ALARM = 0.01
 MISS = 0.01
 
 _ALL = 100
 # The index's usual limits are 0.1 and 0.25; below this many answers on a side it is mostly noise.
-_LEAST_ANSWERS = 100
-_EMPTY_SHARE = 0.5
+_MIN_ANSWERS = 100
+_EMPTY_COUNT = 0.5
 
 
 class Outcome(StrEnum):
@@ -41,7 +41,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One check's outcome, what it rests on, and what to tell people."""
+    """One check's outcome, with its numbers and a sentence for people."""
 
     check: str
     outcome: Outcome
@@ -50,7 +50,7 @@ class Verdict:
 
 
 def overall(verdicts: tuple[Verdict, ...]) -> Outcome:
-    """The outcome of all checks together; the worst counts, and no check at all is Successful."""
+    """Return the outcome of all checks together: the worst; no check at all is Successful."""
     outcomes = {verdict.outcome for verdict in verdicts}
     for outcome in (Outcome.FAILED, Outcome.ERROR, Outcome.INCONCLUSIVE):
         if outcome in outcomes:
@@ -59,25 +59,25 @@ def overall(verdicts: tuple[Verdict, ...]) -> Outcome:
 
 
 def judge(plan: Plan, step: int, evidence: Evidence) -> tuple[Verdict, ...]:
-    """Judge what was seen during one step. Which checks are made depends on what the step can show."""
+    """Judge the evidence of one step. Which checks are made depends on what the step can show."""
     checks = plan.checks
-    live = plan.steps[step].weight > 0 or bool(plan.steps[step].match)
+    is_live = plan.steps[step].weight > 0 or bool(plan.steps[step].match)
     # With every call at the canary and no step before, there is nothing to compare with.
-    alone = plan.steps[step].weight == _ALL and not evidence.stable.calls
-    mirrored = plan.mirror(step) > 0 and plan.steps[step].weight < _ALL
+    is_alone = plan.steps[step].weight == _ALL and not evidence.stable.calls
+    is_mirrored = plan.mirror(step) > 0 and plan.steps[step].weight < _ALL
     alarm = FALSE_ALARM / (len(plan.steps) * max(1, checks.count()))
     verdicts = []
-    if live or mirrored:
-        verdicts.append(_requests(checks, evidence, live))
-    if live and checks.max_error_rate is not None:
-        verdicts.append(_error_rate(checks.max_error_rate, evidence, alarm, alone))
-    if live and not alone and checks.max_latency_ratio is not None:
+    if is_live or is_mirrored:
+        verdicts.append(_requests(checks, evidence, is_live))
+    if is_live and checks.max_error_rate is not None:
+        verdicts.append(_error_rate(checks.max_error_rate, evidence, alarm, is_alone))
+    if is_live and not is_alone and checks.max_latency_ratio is not None:
         verdicts.append(_latency(checks.max_latency_ratio, checks.latency_quantile, evidence, alarm))
-    if mirrored and checks.agreement is not None:
+    if is_mirrored and checks.agreement is not None:
         verdicts.append(_agreement(checks.agreement, evidence.mirrored, alarm))
     if not evidence.trouble:
         return tuple(verdicts)
-    # What was seen before the measuring broke still counts, where it says enough.
+    # Evidence of before the measuring broke still counts, where it is clear.
     return tuple(
         verdict
         if verdict.outcome is Outcome.FAILED
@@ -86,18 +86,18 @@ def judge(plan: Plan, step: int, evidence: Evidence) -> tuple[Verdict, ...]:
     )
 
 
-def _requests(checks: Checks, evidence: Evidence, live: bool) -> Verdict:
-    seen = evidence.canary.calls if live else evidence.mirrored.compared
-    what = "answered" if live else "was mirrored"
-    outcome = Outcome.SUCCESSFUL if seen >= checks.min_requests else Outcome.INCONCLUSIVE
-    message = f"canary {what} {seen:,} of at least {checks.min_requests:,} calls"
-    return Verdict("requests", outcome, message, {"canary_calls": seen, "least": checks.min_requests})
+def _requests(checks: Checks, evidence: Evidence, is_live: bool) -> Verdict:
+    calls = evidence.canary.calls if is_live else evidence.mirrored.compared
+    verb = "answered" if is_live else "was mirrored"
+    outcome = Outcome.SUCCESSFUL if calls >= checks.min_requests else Outcome.INCONCLUSIVE
+    message = f"canary {verb} {calls:,} of at least {checks.min_requests:,} calls"
+    return Verdict("requests", outcome, message, {"canary_calls": calls, "minimum": checks.min_requests})
 
 
-def _error_rate(limit: float, evidence: Evidence, alarm: float, alone: bool) -> Verdict:
+def _error_rate(limit: float, evidence: Evidence, alarm: float, is_alone: bool) -> Verdict:
     canary = Rate(evidence.canary.errors, evidence.canary.calls)
     stable = Rate(evidence.stable.errors, evidence.stable.calls)
-    weighed = weigh(canary, limit) if alone else weigh_difference(canary, stable, limit, limit)
+    log_evidence = weigh(canary, limit) if is_alone else weigh_difference(canary, stable, limit, limit)
     numbers = {
         "canary_calls": canary.trials,
         "canary_errors": canary.hits,
@@ -107,49 +107,49 @@ def _error_rate(limit: float, evidence: Evidence, alarm: float, alone: bool) -> 
     }
     if not canary.trials:
         return _unknown("error_rate", "canary has answered no call yet", numbers)
-    if alone:
+    if is_alone:
         fact = f"canary fails {_percent(canary.share)} of {canary.trials:,} calls (limit {_percent(limit)})"
-        return _decide("error_rate", fact, weighed, alarm, numbers)
+        return _decide("error_rate", fact, log_evidence, alarm, numbers)
     if not stable.trials:
         return _unknown("error_rate", "stable has answered no call to compare with", numbers)
     fact = (
         f"canary fails {_percent(canary.share)} of {canary.trials:,} calls, stable "
         f"{_percent(stable.share)} of {stable.trials:,} (limit {_percent(limit)} more)"
     )
-    return _decide("error_rate", fact, weighed, alarm, numbers)
+    return _decide("error_rate", fact, log_evidence, alarm, numbers)
 
 
 def _latency(limit: float, quantile: float, evidence: Evidence, alarm: float) -> Verdict:
-    """Compare shares of slow calls: slow is what `limit` times the stable version's quantile exceeds."""
+    """Compare shares of slow calls: those that take more than `limit` times the stable version's quantile."""
     stable, canary = evidence.stable, evidence.canary
     name = f"p{quantile * 100:g}"
     if not canary.timed or not stable.timed:
-        who = "stable" if canary.timed else "canary"
-        return _unknown("latency", f"{who} has answered no call yet", {"limit": limit})
-    base, seen = stable.quantile(quantile), canary.quantile(quantile)
+        role = "stable" if canary.timed else "canary"
+        return _unknown("latency", f"{role} has answered no call yet", {"limit": limit})
+    base, latency = stable.quantile(quantile), canary.quantile(quantile)
     slow = Rate(canary.slower_than(limit * base), canary.timed)
     usual = Rate((1 - quantile) * stable.timed, stable.timed)
-    weighed = weigh_difference(slow, usual, 0.0, 1 - quantile)
+    log_evidence = weigh_difference(slow, usual, 0.0, 1 - quantile)
     numbers = {
-        "canary_seconds": seen,
+        "canary_seconds": latency,
         "stable_seconds": base,
-        "ratio": seen / base,
+        "ratio": latency / base,
         "limit": limit,
         "canary_calls": canary.timed,
         "canary_slow_calls": slow.hits,
         "stable_calls": stable.timed,
     }
     fact = (
-        f"canary's {name} is {seen * 1000:.3g} ms over {canary.timed:,} calls, {seen / base:.2g} times "
+        f"canary's {name} is {latency * 1000:.3g} ms over {canary.timed:,} calls, {latency / base:.2g} times "
         f"stable's {base * 1000:.3g} ms (limit {limit:g} times)"
     )
-    return _decide("latency", fact, weighed, alarm, numbers)
+    return _decide("latency", fact, log_evidence, alarm, numbers)
 
 
-def _agreement(asked: Agreement, mirrored: MirroredCalls, alarm: float) -> Verdict:
-    if asked.metric is Metric.PSI:
-        return _shift(asked, mirrored, alarm)
-    limit = 1 - asked.min
+def _agreement(agreement: Agreement, mirrored: MirroredCalls, alarm: float) -> Verdict:
+    if agreement.metric is Metric.PSI:
+        return _shift(agreement.max, mirrored, alarm)
+    limit = 1 - agreement.min
     differing = Rate(mirrored.compared - mirrored.agreeing, mirrored.compared)
     numbers = {
         "compared": mirrored.compared,
@@ -166,23 +166,22 @@ def _agreement(asked: Agreement, mirrored: MirroredCalls, alarm: float) -> Verdi
     )
     if mirrored.failed:
         fact += f", {mirrored.failed:,} of which it could not answer"
-    # A limit of nothing at all can be broken, but never be proved to be kept.
-    bound = min(max(limit, 1 / (2 * _LEAST_ANSWERS)), 1 - 1e-9)
+    # A limit of 0 can be broken, but never be proved to be kept.
+    bound = min(max(limit, 1 / (2 * _MIN_ANSWERS)), 1 - 1e-9)
     return _decide("agreement", fact, weigh(differing, bound), alarm, numbers)
 
 
-def _shift(asked: Agreement, mirrored: MirroredCalls, alarm: float) -> Verdict:
+def _shift(limit: float, mirrored: MirroredCalls, alarm: float) -> Verdict:
     """Compare what share of the answers has each label, by the population stability index.
 
     Failed needs an index over the limit and clear evidence that the shares differ at all. The index of
     equal shares is chi-squared with (labels - 1) degrees over the harmonic size (Yurdakul 2018,
     "Statistical properties of the population stability index"): Successful keeps three deviations.
     """
-    limit = asked.max
     stable, canary = sum(mirrored.stable.values()), sum(mirrored.canary.values())
     numbers = {"stable_answers": float(stable), "canary_answers": float(canary), "limit": limit}
-    if min(stable, canary) < _LEAST_ANSWERS:
-        fact = f"{min(stable, canary)} of {_LEAST_ANSWERS} mirrored answers compared"
+    if min(stable, canary) < _MIN_ANSWERS:
+        fact = f"{min(stable, canary)} of {_MIN_ANSWERS} mirrored answers compared"
         return _unknown("agreement", fact, numbers)
     index = stability_index(mirrored.stable, mirrored.canary)
     labels = len({**mirrored.stable, **mirrored.canary})
@@ -194,26 +193,26 @@ def _shift(asked: Agreement, mirrored: MirroredCalls, alarm: float) -> Verdict:
         f"{canary:,} mirrored calls (population stability index, limit {limit:g})"
     )
     if index > limit:
-        return _decide("agreement", fact, Weighed(_differ(mirrored), 0.0), alarm, numbers)
-    sure = index + noise < limit
-    text = f"{fact}; it keeps the limit" if sure else f"{fact}; too little evidence yet"
-    return Verdict("agreement", Outcome.SUCCESSFUL if sure else Outcome.INCONCLUSIVE, text, numbers)
+        return _decide("agreement", fact, LogEvidence(_log_difference(mirrored), 0.0), alarm, numbers)
+    if index + noise < limit:
+        return Verdict("agreement", Outcome.SUCCESSFUL, f"{fact}; it keeps the limit", numbers)
+    return _unknown("agreement", f"{fact}; too little evidence yet", numbers)
 
 
-def stability_index(base: Mapping[str, int], seen: Mapping[str, int]) -> float:
-    """The population stability index: 0 for equal shares. A label that a side lacks counts as half a hit."""
-    labels = {**base, **seen}
-    total_base, total_seen = sum(base.values()), sum(seen.values())
+def stability_index(base: Mapping[str, int], other: Mapping[str, int]) -> float:
+    """Return the population stability index: 0 for equal shares. A label that a side lacks counts 0.5."""
+    labels = {**base, **other}
+    total_base, total_other = sum(base.values()), sum(other.values())
     index: float = 0.0
     for label in labels:
-        one = float(max(base.get(label, 0), _EMPTY_SHARE)) / total_base
-        two = float(max(seen.get(label, 0), _EMPTY_SHARE)) / total_seen
-        index += (two - one) * math.log(two / one)
+        share_base = float(max(base.get(label, 0), _EMPTY_COUNT)) / total_base
+        share_other = float(max(other.get(label, 0), _EMPTY_COUNT)) / total_other
+        index += (share_other - share_base) * math.log(share_other / share_base)
     return index
 
 
-def _differ(mirrored: MirroredCalls) -> float:
-    """The logarithm of the evidence that two samples of labels do not have the same shares."""
+def _log_difference(mirrored: MirroredCalls) -> float:
+    """Return the logarithm of the evidence that two samples of labels do not have the same shares."""
     labels = {**mirrored.stable, **mirrored.canary}
     sides = [[side.get(label, 0) for label in labels] for side in (mirrored.stable, mirrored.canary)]
     apart = sum(_log_dirichlet(counts) for counts in sides)
@@ -223,7 +222,7 @@ def _differ(mirrored: MirroredCalls) -> float:
 
 
 def _log_dirichlet(counts: list[int]) -> float:
-    """The log-likelihood of counts under a mixture of all shares (Dirichlet, one half each)."""
+    """Return the log-likelihood of counts under a mixture of all shares (Dirichlet, one half each)."""
     width = len(counts) / 2
     return (
         math.lgamma(width)
@@ -232,8 +231,10 @@ def _log_dirichlet(counts: list[int]) -> float:
     )
 
 
-def _decide(check: str, fact: str, weighed: Weighed, alarm: float, numbers: Mapping[str, float]) -> Verdict:
-    above, below = p_value(weighed.above), p_value(weighed.below)
+def _decide(
+    check: str, fact: str, evidence: LogEvidence, alarm: float, numbers: Mapping[str, float]
+) -> Verdict:
+    above, below = p_value(evidence.above), p_value(evidence.below)
     numbers = {**numbers, "p_worse": above, "p_within": below, "alarm": alarm}
     if above <= alarm:
         return Verdict(check, Outcome.FAILED, f"{fact}; p {_p(above)}", numbers)

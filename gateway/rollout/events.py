@@ -1,4 +1,4 @@
-"""What may happen to a rollout: what the config asks for, what is observed, what people order."""
+"""What may happen to a rollout: what the config asks for, what is observed, and what people order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Stable:
-    """The revision that the route gives as stable."""
+    """The revision that is stable in the route now."""
 
     revision: str
 
@@ -60,11 +60,14 @@ class GateFailed:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passes; what was seen since the last tick, whether the canary is up, and its workers that are."""
+    """Time passes."""
 
-    seen: Evidence = field(default_factory=Evidence)
-    up: bool = True
+    evidence: Evidence = field(default_factory=Evidence)
+    """What both versions did since the last tick."""
+    is_up: bool = True
+    """Whether the canary answers calls."""
     workers: tuple[str, ...] = ()
+    """The canary's workers that take calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,4 +140,4 @@ class Refused:
 
 
 Action = Changed | Refused
-"""What to tell. What to do follows from the state."""
+"""What happened, to be told. What is to be done follows from the state."""

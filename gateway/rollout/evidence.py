@@ -1,4 +1,4 @@
-"""What was seen of two versions: plain counts, which add up."""
+"""What two versions did: plain counts, which add up."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from gateway.metrics.counts import BUCKETS, MirroredCalls
 
-_NOTHING = (0,) * (len(BUCKETS) + 1)
-_LEAST_BOUND = 1e-5
+_NO_LATENCY = (0,) * (len(BUCKETS) + 1)
+_LOWEST_BOUND = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +18,10 @@ class Side:
 
     calls: int = 0
     errors: int = 0
-    latency: tuple[int, ...] = _NOTHING
+    latency: tuple[int, ...] = _NO_LATENCY
 
     def __add__(self, other: Side) -> Side:
-        latency = tuple(sum(pair) for pair in zip(self.latency, other.latency, strict=True))
+        latency = tuple(sum(counts) for counts in zip(self.latency, other.latency, strict=True))
         return Side(self.calls + other.calls, self.errors + other.errors, latency)
 
     def __neg__(self) -> Side:
@@ -36,23 +36,23 @@ class Side:
         return sum(self.latency)
 
     def quantile(self, share: float) -> float:
-        """The latency, in seconds, that `share` of the calls do not exceed; NaN without calls.
+        """Return the latency, in seconds, that `share` of the calls do not exceed; NaN without calls.
 
         Within a bucket, latencies are taken to be spread evenly over their logarithms.
         """
-        wanted = share * self.timed
-        if not wanted:
+        rank = share * self.timed
+        if not rank:
             return math.nan
         below = 0
         for bucket, count in enumerate(self.latency):
-            if count and below + count >= wanted:
+            if count and below + count >= rank:
                 low, high = _bounds(bucket)
-                return float(low * (high / low) ** ((wanted - below) / count))
+                return float(low * (high / low) ** ((rank - below) / count))
             below += count
         return _bounds(len(BUCKETS))[1]
 
     def slower_than(self, seconds: float) -> float:
-        """How many calls took longer; those of the bucket that `seconds` cuts count in part."""
+        """Return how many calls took longer; those of the bucket that `seconds` falls into count in part."""
         bucket = bisect_left(BUCKETS, seconds)
         low, high = _bounds(bucket)
         part = min(1.0, max(0.0, math.log(high / max(seconds, low)) / math.log(high / low)))
@@ -60,16 +60,16 @@ class Side:
 
 
 def _bounds(bucket: int) -> tuple[float, float]:
-    """A bucket's lower and upper bound; the outermost are given one, for want of better."""
-    low = BUCKETS[bucket - 1] if bucket else _LEAST_BOUND
+    """Return a bucket's lower and upper bound; the two outermost buckets get one that they lack."""
+    low = BUCKETS[bucket - 1] if bucket else _LOWEST_BOUND
     return low, BUCKETS[bucket] if bucket < len(BUCKETS) else low * 4
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Both versions at the same time.
+    """What both versions did at the same time.
 
-    `trouble` says why there is none when it should be there: a fault of the measuring, not of a version.
+    `trouble` says why some of it is missing: a fault of the measuring, not of a version.
     """
 
     stable: Side = Side()

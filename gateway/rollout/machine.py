@@ -4,7 +4,7 @@ Rules, each proved by a test:
 
 1. Everything that must outlive the gateway is in `Rollout`. The caller saves it before it acts, and then
    acts by what the state *is* (`weight`, `mirror`, `wanted`), not by what changed: an action that was
-   lost in a crash is taken again. Actions only tell people and hooks what happened.
+   lost in a crash is taken again. Actions only tell people and webhooks what happened.
 2. Every pair of stage and event is in `TABLE`. An order that makes no sense in a stage is refused, with
    words, and changes nothing; an observation that says nothing new changes nothing.
 3. The clock is monotonic and may start anew with the gateway: a state keeps how long it has been, never
@@ -17,8 +17,9 @@ Rules, each proved by a test:
 7. No data never promotes: a step ends when its time is over and its checks are Successful. Without enough
    evidence before the deadline it pauses, and goes on by itself if the evidence still comes.
 
-A revision is an opaque string (in Kitserve, a kit's digest). Stages group into the phases of Argo
-Rollouts: Progressing (loading, gating, stepping), Paused, Degraded, Healthy.
+A revision is an opaque string (in Kitserve, a kit's reference with its digest). Stages group into the
+phases of Argo Rollouts: Progressing (loading, gating, stepping), Paused, Degraded, Healthy. The docstring
+of a handler is its cell of the table in docs/rollouts.md.
 """
 
 from __future__ import annotations
@@ -50,16 +51,16 @@ from gateway.rollout.transitions import Next, begin, degrade, enter, go_to, prom
 
 
 def advance(state: Rollout, event: Event, now: float) -> Next:
-    """Return what `event` makes of `state` at `now`, and what there is to tell."""
+    """Return the state after `event` at `now`, in seconds of the caller's clock, and what happened."""
     if isinstance(event, Resumed):
         return replace(state, clock=now, workers=() if event.is_new_start else state.workers), ()
     passed = max(0.0, now - state.clock)
-    down = isinstance(event, Tick) and not event.up and state.stage in LIVE
+    is_down = isinstance(event, Tick) and not event.is_up and state.stage in LIVE
     state = replace(
         state,
         clock=max(now, state.clock),
-        held=state.held + (0.0 if down else passed),
-        down=state.down + (passed if down else 0.0),
+        held=state.held + (0.0 if is_down else passed),
+        down=state.down + (passed if is_down else 0.0),
         workers=event.workers if isinstance(event, Tick) else state.workers,
     )
     return TABLE[state.stage][type(event)](state, event)
@@ -70,15 +71,15 @@ def _ignore(state: Rollout, _event: Event) -> Next:
     return state, ()
 
 
-def _refuse(words: str) -> Callable[[Rollout, Event], Next]:
+def _refuse(message: str) -> Callable[[Rollout, Event], Next]:
     def refuse(state: Rollout, _event: Event) -> Next:
-        return state, (Refused(words),)
+        return state, (Refused(message),)
 
     refuse.__doc__ = "Refused."
     return refuse
 
 
-# The config.
+# What the config asks for.
 
 
 def _target(state: Rollout, event: Event) -> Next:
@@ -104,7 +105,8 @@ def _replan(state: Rollout, plan: Plan) -> Next:
         return replace(state, plan=plan, step=0), ()
     weights = [step.weight for step in plan.steps]
     # Weights only grow: the first step that gives as much as the canary has now.
-    number = next((at for at, weight in enumerate(weights) if weight >= state.weight), len(weights) - 1)
+    last = len(weights) - 1
+    number = next((index for index, weight in enumerate(weights) if weight >= state.weight), last)
     return go_to(replace(state, plan=plan, step=number), number)
 
 
@@ -134,20 +136,20 @@ def _stable(state: Rollout, event: Event) -> Next:
 # What is observed of the canary.
 
 
-def _ready(state: Rollout, _event: Event) -> Next:
+def _canary_ready(state: Rollout, _event: Event) -> Next:
     """Gating; a rollback is over."""
     if state.rollback:
         return promote(state, "rolled back")
     return enter(state, Stage.GATING, Reason.GATES_RUNNING, "its signature and golden dataset are checked")
 
 
-def _failed(state: Rollout, event: Event) -> Next:
+def _canary_failed(state: Rollout, event: Event) -> Next:
     """Degraded (CanaryFailed)."""
     assert isinstance(event, CanaryFailed)
     return degrade(state, Reason.CANARY_FAILED, event.message)
 
 
-def _lost(state: Rollout, event: Event) -> Next:
+def _canary_lost(state: Rollout, event: Event) -> Next:
     """Degraded (CanaryLost) after too many restarts."""
     assert isinstance(event, CanaryLost)
     state = replace(state, restarts=state.restarts + 1)
@@ -156,13 +158,13 @@ def _lost(state: Rollout, event: Event) -> Next:
     return degrade(state, Reason.CANARY_LOST, f"{event.message}; its workers died {state.restarts} times")
 
 
-def _passed(state: Rollout, event: Event) -> Next:
+def _gates_passed(state: Rollout, event: Event) -> Next:
     """The first step."""
     assert isinstance(event, GatesPassed)
     return go_to(state, 0, event.message)
 
 
-def _at_gate(state: Rollout, event: Event) -> Next:
+def _gate_failed(state: Rollout, event: Event) -> Next:
     """Degraded (its reason)."""
     assert isinstance(event, GateFailed)
     return degrade(state, event.reason, event.message)
@@ -171,70 +173,70 @@ def _at_gate(state: Rollout, event: Event) -> Next:
 # Time.
 
 
-def _await(state: Rollout, _event: Event) -> Next:
+def _check_deadline(state: Rollout, _event: Event) -> Next:
     """Degraded (ProgressDeadlineExceeded) once too late."""
     if state.held <= state.plan.progress_deadline:
         return state, ()
-    message = f"the canary was not {_AWAITED[state.stage]} within {state.plan.progress_deadline:g} s"
+    message = f"the canary was not {_DEADLINE_WORDS[state.stage]} within {state.plan.progress_deadline:g} s"
     return degrade(state, Reason.DEADLINE, message)
 
 
-_AWAITED = {Stage.LOADING: "ready", Stage.GATING: "through its gates"}
+_DEADLINE_WORDS = {Stage.LOADING: "ready", Stage.GATING: "through its gates"}
 
 
-def _step(state: Rollout, event: Event) -> Next:
+def _tick_step(state: Rollout, event: Event) -> Next:
     """Failed: degraded; Successful and held long enough: next step; too late: paused."""
-    state, outcome = _look(state, event)
+    state, outcome = _judge(state, event)
     if outcome is Outcome.FAILED:
-        return _fail(state)
+        return _fail_checks(state)
     deadline = state.plan.progress_deadline
     if state.down > deadline:
-        return _gone(state)
+        return _give_up(state)
     hold = state.plan.steps[state.step].hold
     if outcome is Outcome.SUCCESSFUL and state.held >= hold:
         return go_to(state, state.step + 1)
     if state.held < hold + deadline:
         return state, ()
     reason = Reason.ANALYSIS_ERROR if outcome is Outcome.ERROR else Reason.INCONCLUSIVE
-    return enter(state, Stage.PAUSED, reason, _words(state, outcome))
+    return enter(state, Stage.PAUSED, reason, _messages(state, outcome))
 
 
-def _wait(state: Rollout, event: Event) -> Next:
+def _tick_pause(state: Rollout, event: Event) -> Next:
     """Failed: degraded; Successful after a pause for lack of evidence: next step."""
-    state, outcome = _look(state, event)
+    state, outcome = _judge(state, event)
     if outcome is Outcome.FAILED:
-        return _fail(state)
+        return _fail_checks(state)
     if state.down > state.plan.progress_deadline:
-        return _gone(state)
+        return _give_up(state)
     if outcome is Outcome.SUCCESSFUL and state.reason is not Reason.PAUSE_STEP:
         return go_to(state, state.step + 1)
     return state, ()
 
 
-def _look(state: Rollout, event: Event) -> tuple[Rollout, Outcome]:
+def _judge(state: Rollout, event: Event) -> tuple[Rollout, Outcome]:
     assert isinstance(event, Tick)
-    evidence = state.evidence + event.seen
+    evidence = state.evidence + event.evidence
     verdicts = judge(state.plan, state.step, evidence)
     return replace(state, evidence=evidence, verdicts=verdicts), overall(verdicts)
 
 
-def _gone(state: Rollout) -> Next:
+def _give_up(state: Rollout) -> Next:
     message = f"the canary has not been up for {state.plan.progress_deadline:g} s"
     return degrade(state, Reason.CANARY_LOST, message)
 
 
-def _fail(state: Rollout) -> Next:
-    return degrade(state, Reason.ANALYSIS_FAILED, _words(state, Outcome.FAILED))
+def _fail_checks(state: Rollout) -> Next:
+    return degrade(state, Reason.ANALYSIS_FAILED, _messages(state, Outcome.FAILED))
 
 
-def _words(state: Rollout, outcome: Outcome) -> str:
+def _messages(state: Rollout, outcome: Outcome) -> str:
     return "; ".join(verdict.message for verdict in state.verdicts if verdict.outcome is outcome)
 
 
 # What people order.
 
 
-def _promote_now(state: Rollout, event: Event) -> Next:
+def _promote_by_order(state: Rollout, event: Event) -> Next:
     """The next step, or all of them."""
     assert isinstance(event, Promote)
     if event.full:
@@ -286,18 +288,18 @@ TABLE = _table(
     # event, and what is made of it in: healthy, loading, gating, stepping, paused, degraded
     (Target, _target, _target, _target, _target, _target, _target),
     (Stable, _stable, _stable, _stable, _stable, _stable, _stable),
-    (CanaryReady, _ignore, _ready, _ignore, _ignore, _ignore, _ignore),
-    (CanaryFailed, _ignore, _failed, _failed, _failed, _failed, _ignore),
-    (CanaryLost, _ignore, _ignore, _lost, _lost, _lost, _ignore),
-    (GatesPassed, _ignore, _ignore, _passed, _ignore, _ignore, _ignore),
-    (GateFailed, _ignore, _ignore, _at_gate, _ignore, _ignore, _ignore),
-    (Tick, _ignore, _await, _await, _step, _wait, _ignore),
-    (Promote, _IDLE, _TOO_EARLY, _TOO_EARLY, _promote_now, _promote_now, _OVER),
+    (CanaryReady, _ignore, _canary_ready, _ignore, _ignore, _ignore, _ignore),
+    (CanaryFailed, _ignore, _canary_failed, _canary_failed, _canary_failed, _canary_failed, _ignore),
+    (CanaryLost, _ignore, _ignore, _canary_lost, _canary_lost, _canary_lost, _ignore),
+    (GatesPassed, _ignore, _ignore, _gates_passed, _ignore, _ignore, _ignore),
+    (GateFailed, _ignore, _ignore, _gate_failed, _ignore, _ignore, _ignore),
+    (Tick, _ignore, _check_deadline, _check_deadline, _tick_step, _tick_pause, _ignore),
+    (Promote, _IDLE, _TOO_EARLY, _TOO_EARLY, _promote_by_order, _promote_by_order, _OVER),
     (Abort, _IDLE, _abort, _abort, _abort, _abort, _IDLE),
     (Retry, _retry, _RUNNING, _RUNNING, _RUNNING, _RUNNING, _retry),
     (Rollback, _rollback, _rollback, _rollback, _rollback, _rollback, _rollback),
 )
-"""What each stage makes of each event. `Resumed` is the same in all, see rule 3."""
+"""The handler of each stage and event. `Resumed` is the same in all, see rule 3."""
 
 
 def table_text() -> str:

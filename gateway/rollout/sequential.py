@@ -11,7 +11,7 @@ difference of two rates that is the likelihood on the boundary, whose place has 
 (Miettinen, Nurminen 1985, "Comparative analysis of two rates", appendix).
 
 Counts may be sums of shares between 0 and 1: such a variable's ratio has expectation 1 at most, as the
-likelihood is convex in it. All results depend on sums alone, so nothing but sums must be kept.
+likelihood is convex in it. All results depend on sums alone, so sums are all that is kept.
 """
 
 from __future__ import annotations
@@ -32,51 +32,51 @@ class Rate:
 
     @property
     def share(self) -> float:
-        """The rate as seen; NaN without trials."""
+        """The observed rate; NaN without trials."""
         return self.hits / self.trials if self.trials else math.nan
 
 
 @dataclass(frozen=True, slots=True)
-class Weighed:
-    """The logarithms of the evidence that a rate is above its limit, and below; 0 is none."""
+class LogEvidence:
+    """The logarithms of the evidence that a rate is above its limit, and that it is below; 0 is none."""
 
     above: float
     below: float
 
 
-def weigh(rate: Rate, limit: float) -> Weighed:
+def weigh(rate: Rate, limit: float) -> LogEvidence:
     """Weigh the evidence on whether a rate is above or below `limit` (0 < limit < 1)."""
     bound = _log_likelihood(rate, limit)
     if rate.hits > limit * rate.trials:
-        return Weighed(max(0.0, _log_mixture(rate, *_FLAT) - bound), 0.0)
-    return Weighed(0.0, max(0.0, _log_mixture(rate, *_near(limit)) - bound))
+        return LogEvidence(max(0.0, _log_mixture(rate, *_FLAT) - bound), 0.0)
+    return LogEvidence(0.0, max(0.0, _log_mixture(rate, *_near(limit)) - bound))
 
 
-def weigh_difference(rate: Rate, base: Rate, margin: float, scale: float) -> Weighed:
+def weigh_difference(rate: Rate, base: Rate, margin: float, scale: float) -> LogEvidence:
     """Weigh the evidence on whether `rate` exceeds `base` by more than `margin`, or by less.
 
-    `scale` is a rate such as is expected here: the nearer it comes, the sooner there is evidence.
+    `scale` is a guess at the rates: the nearer it comes, the sooner there is evidence.
     """
     if not rate.trials or not base.trials:
-        return Weighed(0.0, 0.0)
-    at, at_base = _boundary(rate, base, margin)
-    bound = _log_likelihood(rate, at) + _log_likelihood(base, at_base)
+        return LogEvidence(0.0, 0.0)
+    first, second = _boundary(rate, base, margin)
+    bound = _log_likelihood(rate, first) + _log_likelihood(base, second)
     near = _near(scale)
     apart_base = _log_mixture(base, *near)
     if rate.share > base.share + margin:
-        return Weighed(max(0.0, _log_mixture(rate, *_FLAT) + apart_base - bound), 0.0)
+        return LogEvidence(max(0.0, _log_mixture(rate, *_FLAT) + apart_base - bound), 0.0)
     apart = _log_mixture(rate, *near) + apart_base
     alike = _log_mixture(Rate(rate.hits + base.hits, rate.trials + base.trials), *near)
-    return Weighed(0.0, max(0.0, _log_mean(apart, alike) - bound))
+    return LogEvidence(0.0, max(0.0, _log_mean(apart, alike) - bound))
 
 
 def p_value(evidence: float) -> float:
-    """The p-value that goes with a logarithm of evidence; it holds at any moment."""
+    """Return the p-value of a logarithm of evidence; it holds at any moment."""
     return min(1.0, math.exp(-evidence))
 
 
 def _near(rate: float) -> tuple[float, float]:
-    """A beta distribution over rates of the size of `rate`."""
+    """Return the parameters of a beta distribution over rates of the size of `rate`."""
     return 0.5, 0.5 / rate
 
 
@@ -89,41 +89,41 @@ def _log_beta(a: float, b: float) -> float:
     return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
-def _log_likelihood(rate: Rate, at: float) -> float:
+def _log_likelihood(rate: Rate, p: float) -> float:
     misses = rate.trials - rate.hits
-    hit = rate.hits * math.log(at) if rate.hits and at > 0 else (-math.inf if rate.hits else 0.0)
-    miss = misses * math.log1p(-at) if misses and at < 1 else (-math.inf if misses else 0.0)
+    hit = rate.hits * math.log(p) if rate.hits and p > 0 else (-math.inf if rate.hits else 0.0)
+    miss = misses * math.log1p(-p) if misses and p < 1 else (-math.inf if misses else 0.0)
     return hit + miss
 
 
 def _log_mean(one: float, other: float) -> float:
-    most = max(one, other)
-    return most + math.log((math.exp(one - most) + math.exp(other - most)) / 2)
+    larger = max(one, other)
+    return larger + math.log((math.exp(one - larger) + math.exp(other - larger)) / 2)
 
 
 def _boundary(rate: Rate, base: Rate, margin: float) -> tuple[float, float]:
-    """The likeliest two rates of which the first is greater by `margin` exactly."""
+    """Return the likeliest two rates of which the first is greater by `margin` exactly."""
     if not margin:
         pooled = (rate.hits + base.hits) / (rate.trials + base.trials)
         return pooled, pooled
     low, high = 0.0, 1.0 - margin
     start = _cubic_root(rate, base, margin)
     # The closed form loses digits where rates are tiny; a few steps of Newton's method bring them back.
-    at = min(max(start - margin, low + _TINY), high - _TINY)
+    second = min(max(start - margin, low + _TINY), high - _TINY)
     for _ in range(3):
         slope, bend = 0.0, 0.0
-        for seen, p in ((rate, at + margin), (base, at)):
-            misses = seen.trials - seen.hits
-            slope += seen.hits / p - misses / (1 - p)
-            bend -= seen.hits / p**2 + misses / (1 - p) ** 2
+        for counts, p in ((rate, second + margin), (base, second)):
+            misses = counts.trials - counts.hits
+            slope += counts.hits / p - misses / (1 - p)
+            bend -= counts.hits / p**2 + misses / (1 - p) ** 2
         if not bend:
             break
-        at = min(max(at - slope / bend, low + _TINY), high - _TINY)
-    return at + margin, at
+        second = min(max(second - slope / bend, low + _TINY), high - _TINY)
+    return second + margin, second
 
 
 def _cubic_root(rate: Rate, base: Rate, margin: float) -> float:
-    """Miettinen and Nurminen's closed form of the first rate."""
+    """Return the first rate, by Miettinen and Nurminen's closed form."""
     theta = base.trials / rate.trials
     one, two = rate.share, base.share
     a = 1 + theta

@@ -26,7 +26,7 @@ class Stage(StrEnum):
 
 
 class Phase(StrEnum):
-    """What people and scripts are told; the words are Argo Rollouts'."""
+    """What people and scripts see of a stage; the words are Argo Rollouts'."""
 
     HEALTHY = "Healthy"
     PROGRESSING = "Progressing"
@@ -69,14 +69,14 @@ ON_THE_WAY = (Stage.LOADING, Stage.GATING, *LIVE)
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One model's rollout, whole: what is saved. Durations in seconds."""
+    """One model's rollout: all that is saved of it. Durations in seconds."""
 
     stable: str = ""
     """The revision that takes the calls; "" before the first."""
     canary: str = ""
     """The revision on trial, or the one that failed; "" where there is none."""
     declared: str = ""
-    """The revision that the config last asked for."""
+    """The revision that the config asked for last."""
     previous: str = ""
     """The stable revision before the last promotion."""
     plan: Plan = field(default_factory=Plan)
@@ -96,12 +96,13 @@ class Rollout:
     """How long the canary has not been up, in this step."""
     restarts: int = 0
     workers: tuple[str, ...] = ()
-    """The canary's workers that were up at the last tick: one that is gone without a word has died."""
+    """The canary's workers that took calls at the last tick: one that is gone without a report has died."""
     evidence: Evidence = field(default_factory=Evidence)
     verdicts: tuple[Verdict, ...] = ()
 
     @property
     def phase(self) -> Phase:
+        """What people and scripts see of the stage."""
         return _PHASES[self.stage]
 
     @property
@@ -111,7 +112,7 @@ class Rollout:
 
     @property
     def mirror(self) -> float:
-        """The share of the stable version's calls that the canary answers unseen."""
+        """The share of the stable version's calls that the canary answers too, unseen by callers."""
         return self.plan.mirror(self.step) if self.stage in LIVE and self.weight < ALL_CALLS else 0.0
 
     @property
@@ -121,7 +122,7 @@ class Rollout:
 
     @property
     def active_canary(self) -> str:
-        """The revision that must run beside the stable one; "" for none."""
+        """The revision that is on its way to be stable; "" without one."""
         return self.canary if self.stage in ON_THE_WAY else ""
 
     @property

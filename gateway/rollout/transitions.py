@@ -1,4 +1,4 @@
-"""The ways from one stage of a rollout to another: each returns the new state, and what there is to tell."""
+"""The ways from one stage of a rollout to another. Each returns the new state and the actions."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from gateway.rollout.plan import Step
 from gateway.rollout.state import ALL_CALLS, LIVE, Reason, Rollout, Stage
 
 Next = tuple[Rollout, tuple[Action, ...]]
-"""The state after an event, and what there is to tell."""
+"""The state after an event, and what happened."""
 
 
 def enter(state: Rollout, stage: Stage, reason: Reason, message: str, **changes: object) -> Next:
-    """Go to another stage; its time begins."""
+    """Go to another stage; its time begins to count."""
     entered = replace(state, stage=stage, reason=reason, message=message, held=0.0, down=0.0, **changes)  # type: ignore[arg-type]  # fields of Rollout
     return entered, (Changed(reason, message),)
 
 
 def begin(state: Rollout, revision: str, message: str, rollback: bool = False) -> Next:
+    """Begin a new rollout: load a revision as the canary."""
     return enter(
         state,
         Stage.LOADING,
@@ -37,10 +38,12 @@ def begin(state: Rollout, revision: str, message: str, rollback: bool = False) -
 
 
 def degrade(state: Rollout, reason: Reason, message: str) -> Next:
+    """End a rollout without success; the stable version takes all calls."""
     return enter(state, Stage.DEGRADED, reason, message)
 
 
 def promote(state: Rollout, message: str) -> Next:
+    """Make the canary the stable version."""
     return enter(
         state,
         Stage.HEALTHY,
@@ -54,24 +57,26 @@ def promote(state: Rollout, message: str) -> Next:
     )
 
 
-def go_to(state: Rollout, number: int, why: str = "") -> Next:
-    """Go to a step; beyond the last one is the promotion."""
+def go_to(state: Rollout, number: int, note: str = "") -> Next:
+    """Go to a step, counted from 0; beyond the last one is the promotion."""
     if number == len(state.plan.steps):
         return promote(state, f"all {number} steps passed")
     step = state.plan.steps[number]
     before = state.evidence if state.stage in LIVE else Evidence()
     # With every call at the canary, the stable version has no numbers but those of the step before.
     evidence = Evidence(stable=before.stable) if step.weight == ALL_CALLS else Evidence()
-    message = f"step {number + 1} of {len(state.plan.steps)}: {describe(step)}" + (f"; {why}" if why else "")
+    message = f"step {number + 1} of {len(state.plan.steps)}: {describe(step)}" + (
+        f"; {note}" if note else ""
+    )
     stage, reason = (Stage.PAUSED, Reason.PAUSE_STEP) if step.pause else (Stage.STEPPING, Reason.STEP_RUNNING)
     return enter(state, stage, reason, message, step=number, evidence=evidence, verdicts=())
 
 
 def describe(step: Step) -> str:
-    """A step in words."""
+    """Describe a step in words."""
     words = [f"weight {step.weight} %"]
     if step.match:
-        words.append("and " + ", ".join(f"{at.header}: {at.value or '*'}" for at in step.match))
+        words.append("and " + ", ".join(f"{rule.header}: {rule.value or '*'}" for rule in step.match))
     if step.mirror:
         words.append(f"{step.mirror * 100:g} % mirrored")
     words.append("until promoted" if step.pause else f"for {step.hold:g} s")

@@ -80,7 +80,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
 HISTORIES = st.lists(st.tuples(EVENTS, st.sampled_from([0.0, 1.0, 10.0, 100.0])), max_size=30)
 
 
-def check(before: Rollout, event: Event, after: Rollout, told: tuple[Any, ...]) -> None:
+def check(before: Rollout, event: Event, after: Rollout, actions: tuple[Any, ...]) -> None:
     assert 0 <= after.weight <= 100
     assert 0 <= after.mirror <= 1
     assert after.weight == 0 or after.stage in LIVE
@@ -90,7 +90,7 @@ def check(before: Rollout, event: Event, after: Rollout, told: tuple[Any, ...]) 
     assert after.stage in (Stage.HEALTHY, Stage.DEGRADED) or after.stable, "there is always one that serves"
     if isinstance(event, Abort):
         assert after.weight == 0
-    if any(isinstance(action, Refused) for action in told):
+    if any(isinstance(action, Refused) for action in actions):
         assert (after.stage, after.canary, after.weight) == (before.stage, before.canary, before.weight)
     if after.stable != before.stable:
         assert isinstance(event, Stable) or after.stable == before.canary
@@ -102,7 +102,7 @@ def check(before: Rollout, event: Event, after: Rollout, told: tuple[Any, ...]) 
         before.step,
         before.number,
     )
-    assert moved <= any(isinstance(action, Changed) for action in told), "what happens is told"
+    assert moved <= any(isinstance(action, Changed) for action in actions), "what happens is told"
     same = before.number == after.number and before.stage in LIVE and after.stage in LIVE
     if same and not isinstance(event, Target):
         assert after.weight >= before.weight, "weights only grow"
@@ -118,8 +118,8 @@ def test_the_laws_hold_after_every_event(history: list[tuple[Event, float]]) -> 
     state, now = Rollout(), 0.0
     for event, seconds in history:
         now += seconds
-        after, told = advance(state, event, now)
-        check(state, event, after, told)
+        after, actions = advance(state, event, now)
+        check(state, event, after, actions)
         state = after
 
 
@@ -134,9 +134,9 @@ def test_a_saved_rollout_goes_on_the_same(history: list[tuple[Event, float]], cr
             shift = 5000.0 - now
             state, _ = advance(rollout_from_json(rollout_to_json(state)), Resumed(), now + shift)
         now, clock = now + seconds, clock + seconds
-        state, told = advance(state, event, now + shift)
-        straight, told_straight = advance(straight, event, clock)
-        assert told == told_straight
+        state, actions = advance(state, event, now + shift)
+        straight, actions_straight = advance(straight, event, clock)
+        assert actions == actions_straight
         assert (state.stage, state.step, state.weight, state.evidence, state.verdicts) == (
             straight.stage,
             straight.step,
@@ -155,7 +155,7 @@ def test_from_anywhere_it_comes_to_rest(history: list[tuple[Event, float]], cana
     for event, seconds in history:
         now += seconds
         state, _ = advance(state, event, now)
-    seen = {
+    evidence_of_tick = {
         "good": Evidence(Side(50000), Side(5000), MirroredCalls(2000, 2000)),
         "bad": Evidence(Side(50000), Side(5000, 4000), MirroredCalls(2000, 0)),
     }.get(canary, Evidence())
@@ -163,7 +163,7 @@ def test_from_anywhere_it_comes_to_rest(history: list[tuple[Event, float]], cana
         now += 100
         for event in (
             *((CanaryReady(), GatesPassed()) if canary != "dead" else ()),
-            Tick(seen, up=canary != "dead"),
+            Tick(evidence_of_tick, is_up=canary != "dead"),
         ):
             state, _ = advance(state, event, now)
     if state.stage is Stage.PAUSED:

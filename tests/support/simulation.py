@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -22,7 +22,7 @@ PLAN = Plan(
     checks=Checks(max_error_rate=0.01, max_latency_ratio=1.5, min_requests=50, agreement=Agreement()),
 )
 CALLS_PER_SECOND = 500
-MOST_SECONDS = 3000
+MAX_SECONDS = 3000
 SEED = 20
 _MEDIAN_SECONDS, _SPREAD = 0.002, 0.4
 
@@ -62,10 +62,10 @@ def simulate(version: Version, random: np.random.Generator) -> End:
     for event in (Target("v2", PLAN), CanaryReady(), GatesPassed()):
         state, _ = advance(state, event, 0.0)
     calls = 0
-    for second in range(1, MOST_SECONDS):
-        seen = one_second(version, state.weight, state.mirror, random)
-        calls += seen.canary.calls
-        state, _ = advance(state, Tick(seen), float(second))
+    for second in range(1, MAX_SECONDS):
+        new = one_second(version, state.weight, state.mirror, random)
+        calls += new.canary.calls
+        state, _ = advance(state, Tick(new), float(second))
         if state.stage in (Stage.HEALTHY, Stage.DEGRADED):
             break
     return End(state.stage is Stage.HEALTHY, state.stage is Stage.DEGRADED, calls, second)
@@ -78,8 +78,8 @@ def simulate_thresholds(version: Version, random: np.random.Generator) -> End:
         evidence, since = Evidence(), second
         while True:
             second += 1
-            seen = one_second(version, step.weight, PLAN.mirror(number), random)
-            evidence, calls = evidence + seen, calls + seen.canary.calls
+            new = one_second(version, step.weight, PLAN.mirror(number), random)
+            evidence, calls = evidence + new, calls + new.canary.calls
             outcome = _compare(evidence)
             if outcome is Outcome.FAILED:
                 return End(False, True, calls, second)
@@ -105,7 +105,7 @@ def _compare(evidence: Evidence) -> Outcome:
 
 
 def one_second(version: Version, weight: int, mirror: float, random: np.random.Generator) -> Evidence:
-    """What is seen within a second."""
+    """What both versions do within a second."""
     calls = int(random.poisson(CALLS_PER_SECOND))
     at_canary = int(random.binomial(calls, weight / 100))
     compared = int(random.binomial(calls - at_canary, mirror))
@@ -122,15 +122,14 @@ def _side(version: Version, calls: int, random: np.random.Generator) -> Side:
     return Side(calls, int(random.binomial(calls, version.errors)), latency)
 
 
-def _shares(slower: float, known: dict[float, list[float]] = {}) -> list[float]:  # noqa: B006  a cache
+@lru_cache
+def _shares(slower: float) -> tuple[float, ...]:
     """What share of lognormal latencies falls into each bucket."""
-    if slower not in known:
-        below = [
-            (1 + math.erf(math.log(bound / _MEDIAN_SECONDS / slower) / _SPREAD / math.sqrt(2))) / 2
-            for bound in BUCKETS
-        ]
-        known[slower] = [high - low for low, high in zip([0.0, *below], [*below, 1.0], strict=True)]
-    return known[slower]
+    below = [
+        (1 + math.erf(math.log(bound / _MEDIAN_SECONDS / slower) / _SPREAD / math.sqrt(2))) / 2
+        for bound in BUCKETS
+    ]
+    return tuple(high - low for low, high in zip([0.0, *below], [*below, 1.0], strict=True))
 
 
 @dataclass(frozen=True)

@@ -146,8 +146,10 @@ def test_mirrored_calls_are_counted_apart() -> None:
     numbers.add(numbers)
     assert numbers.mirrored == MirroredCalls(4, 1.0, 2, 2, Counter(a=2), Counter(b=2))
     family = scrape(VersionSample(VersionLabels(**AT), tally.numbers()))["kitserve_mirrored_requests"]
-    found = {labels["outcome"]: value for labels, value in values(family, "kitserve_mirrored_requests_total")}
-    assert found == {"compared": 2, "agreeing": 0.5, "failed": 1, "dropped": 1}
+    outcomes = {
+        labels["outcome"]: value for labels, value in values(family, "kitserve_mirrored_requests_total")
+    }
+    assert outcomes == {"compared": 2, "agreeing": 0.5, "failed": 1, "dropped": 1}
 
 
 def test_counts_of_mirrored_calls_add_up_and_are_taken_away_again() -> None:
@@ -226,8 +228,8 @@ def test_what_prometheus_reads_of_durations(tally: Tally, part: str, total: floa
     buckets = [(labels["le"], count) for labels, count in values(families[name], f"{name}_bucket")]
     assert buckets == getattr(tally.numbers(), part).cumulative()
     assert list(values(families[name], f"{name}_count")) == [({}, 3)]
-    ((_, found),) = values(families[name], f"{name}_sum")
-    assert found == pytest.approx(total)
+    ((_, seconds),) = values(families[name], f"{name}_sum")
+    assert seconds == pytest.approx(total)
 
 
 def test_what_prometheus_reads_of_batches(tally: Tally) -> None:
@@ -284,6 +286,7 @@ def test_what_is_declared_is_what_prometheus_reads(tally: Tally) -> None:
         family = families[metric.name if metric.kind is not Kind.INFO else f"{metric.name}_info"]
         assert family.documentation == metric.help
         for sample in family.samples:
+            assert sample.name.startswith(metric.exposed_name)
             assert sample.labels.keys() - {"le"} == set(metric.labels), metric.name
 
 

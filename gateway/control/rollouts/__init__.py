@@ -1,1 +1,1 @@
-"""Rollouts as they run: evidence, gates, webhooks."""
+"""Rollouts as they run: observation, gates, orders, history, webhooks."""

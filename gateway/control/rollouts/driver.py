@@ -1,4 +1,4 @@
-"""All models' rollouts as they run: feeds the rollout machine, and keeps what comes of it.
+"""All models' rollouts as they run: the driver of the rollout machine.
 
 At each tick of the loop, the config and what is observed become events (see `observation`). People's orders
 come in between, from the admin API. Every state is saved before anything acts by it (see `journal`).
@@ -137,7 +137,7 @@ class Rollouts:
         return True
 
     def _advance(self, model: str, event: Event) -> tuple[Action, ...]:
-        """Feed one event to the machine; what comes of it is saved before anybody sees it."""
+        """Feed one event to the machine; save the new state before anybody sees it."""
         before = self._rollouts[model]
         after, actions = advance(before, event, self._clock())
         changes = [action for action in actions if isinstance(action, Changed)]

@@ -1,4 +1,4 @@
-"""Runs the golden datasets' gates beside the loop: a dataset may have to be pulled, a model may be slow."""
+"""The golden datasets' gates, run beside the loop: a dataset may have to be pulled, a model may be slow."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _AGAIN_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
 
-Outcome = GatesPassed | GateFailed | None
+GateOutcome = GatesPassed | GateFailed | None
 
 
 class GoldenGate:
-    """The gates of all rollouts, each asked for once; `library` gives the kits as a config reaches them."""
+    """The gates of all rollouts, each run once; `library` gives the kits as a config reaches them."""
 
     def __init__(self, library: Callable[[GatewayConfig], Library], edge_key: str) -> None:
         self._library = library
         self._edge_key = edge_key
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="golden")
-        self._running: dict[tuple[str, int, str, Golden], Future[Outcome]] = {}
+        self._running: dict[tuple[str, int, str, Golden], Future[GateOutcome]] = {}
 
     def check(
         self,
@@ -45,14 +45,14 @@ class GoldenGate:
         canary: Version,
         signature: Signature,
         worker: Announcement,
-    ) -> Outcome:
-        """What came of the gate of a model's rollout of this number; None while it runs."""
+    ) -> GateOutcome:
+        """Run the gate of a model's rollout of this number; return its outcome, None while it runs."""
         # A rollout may begin anew under its number, with another canary, and its plan may change.
         key = (model.name, number, canary.app, golden)
         running = self._running.get(key)
         if running is None:
-            for old in [name for name in self._running if name[0] == model.name]:
-                del self._running[old]
+            for earlier in [running for running in self._running if running[0] == model.name]:
+                del self._running[earlier]
             self._running[key] = self._threads.submit(
                 self._run, golden, model, config, canary, signature, worker
             )
@@ -70,14 +70,14 @@ class GoldenGate:
         canary: Version,
         signature: Signature,
         worker: Announcement,
-    ) -> Outcome:
-        """Check, and tell what came of it; None where somebody did not answer, and may do so later."""
+    ) -> GateOutcome:
+        """Run a gate; None where a registry or worker did not answer, and may do so later."""
         try:
             reference = parse_reference(canary.reference)
             dataset = self._library(config).dataset(reference, golden.dataset, config.policy(model))
             rows = read_rows(dataset, golden, signature)
             address, path = (worker.host, worker.port), f"/v2/models/{model.name}/infer"
-            found = score(rows, golden, signature, address, path, self._edge_key)
+            result = score(rows, golden, signature, address, path, self._edge_key)
         except (RegistryUnavailable, OSError) as error:
             log.warning("golden.retried", extra={"app": canary.app, "reason": str(error)})
             time.sleep(_AGAIN_SECONDS)
@@ -88,10 +88,10 @@ class GoldenGate:
             log.exception("golden.failed", extra={"app": canary.app})
             return GateFailed(Reason.GOLDEN_FAILED, f"{type(error).__name__}: {error}")
         message = (
-            f"{found.right:g} of {found.rows} rows of {dataset.path} are answered as expected "
-            f"({found.share * 100:.3g} %, at least {golden.min * 100:g} % is asked for)"
+            f"{result.right:g} of {result.rows} rows of {dataset.path} are answered as expected "
+            f"({result.share * 100:.3g} %, at least {golden.min * 100:g} % are required)"
         )
-        log.info("golden.checked", extra={"app": canary.app, "right": found.right, "rows": found.rows})
+        log.info("golden.checked", extra={"app": canary.app, "right": result.right, "rows": result.rows})
         return (
-            GatesPassed(message) if found.share >= golden.min else GateFailed(Reason.GOLDEN_FAILED, message)
+            GatesPassed(message) if result.share >= golden.min else GateFailed(Reason.GOLDEN_FAILED, message)
         )

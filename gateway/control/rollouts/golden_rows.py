@@ -1,9 +1,9 @@
-"""The golden dataset's gate: rows with known answers are put to a canary's worker, and its answers compared.
+"""The rows of a golden dataset: how they are read, sent to a canary's worker, and scored.
 
-JSONL: each line is `{"inputs": {NAME: VALUE}, "outputs": {NAME: VALUE}}`, a row of each tensor without its
-batch axis. CSV: the first line names the columns; the one that is the target is the expected value of the
-output (else the last column is), the others are the row of the model's one input in their order, or, where
-it has several, are named as they are.
+In JSONL, each line is `{"inputs": {NAME: VALUE}, "outputs": {NAME: VALUE}}`, a row of each tensor without its
+batch axis. In CSV, the first line names the columns. The target's column, else the last one, holds what is
+expected of the output. The others are the row of the model's input, in their order; where the model has
+several inputs, the columns have their names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gateway.rollout.plan import Golden, Metric
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import InputError
 
-_MOST_ROWS = 10_000
+_MAX_ROWS = 10_000
 _ROWS_PER_CALL = 64
 _SECONDS = 60.0
 
@@ -42,13 +42,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How many rows were answered as expected."""
+    """How many rows were answered as expected; of a row with several outputs, the share of them counts."""
 
     right: float
     rows: int
 
     @property
     def share(self) -> float:
+        """The share of the rows."""
         return self.right / self.rows
 
 
@@ -66,8 +67,8 @@ def read_rows(dataset: Dataset, golden: Golden, signature: Signature) -> list[Ro
         raise KitError(f"dataset {dataset.path} cannot be used: {error}") from error
     if not rows:
         raise KitError(f"dataset {dataset.path} has no rows")
-    if len(rows) > _MOST_ROWS:
-        raise KitError(f"dataset {dataset.path} has more than {_MOST_ROWS} rows; a golden one is small")
+    if len(rows) > _MAX_ROWS:
+        raise KitError(f"dataset {dataset.path} has more than {_MAX_ROWS} rows; a golden one is small")
     return rows
 
 
@@ -90,19 +91,19 @@ def _csv_rows(text: str, golden: Golden, signature: Signature) -> Iterator[Row]:
     target = golden.target or names[-1]
     if target not in names:
         raise ValueError(f"it has no column {target}")
-    at = names.index(target)
+    column = names.index(target)
     output = golden.output or _label_output(signature, target)
-    of_output = next((spec for spec in signature.outputs if spec.name == output), None)
-    if of_output is not None and of_output.shape is not None and len(of_output.shape) > 1:
-        # One value for a row of several is the class of the largest.
-        of_output = None
+    output_spec = next((spec for spec in signature.outputs if spec.name == output), None)
+    if output_spec is not None and output_spec.shape is not None and len(output_spec.shape) > 1:
+        # A single value for a row of several numbers is the index of the largest.
+        output_spec = None
     for number, values in enumerate(lines, 2):
         if not values:
             continue
         if len(values) != len(names):
             raise ValueError(f"line {number} has {len(values)} values for {len(names)} columns")
         given = {name: value for name, value in zip(names, values, strict=True) if name != target}
-        yield Row(_csv_inputs(given, signature), {output: _value(values[at], of_output)})
+        yield Row(_csv_inputs(given, signature), {output: _value(values[column], output_spec)})
 
 
 def _csv_inputs(given: Mapping[str, str], signature: Signature) -> dict[str, Any]:
@@ -119,15 +120,15 @@ def _csv_inputs(given: Mapping[str, str], signature: Signature) -> dict[str, Any
 
 
 def _label_output(signature: Signature, target: str) -> str:
-    """The output that a target without a name of its own is of: the labels, or the only one."""
+    """Return the output that a target belongs to: the one of its name, the labels, or the only one."""
     outputs = [spec.name for spec in signature.outputs]
     if target in outputs:
         return target
     labels = [spec.name for spec in signature.outputs if not spec.datatype.startswith(("FP", "BF"))]
-    found = labels or outputs
-    if len(found) != 1:
+    candidates = labels or outputs
+    if len(candidates) != 1:
         raise ValueError(f"say which output {target} is, with `output:` (there are {', '.join(outputs)})")
-    return found[0]
+    return candidates[0]
 
 
 def _value(text: str, spec: TensorSpec | None) -> Any:
@@ -144,7 +145,7 @@ def _value(text: str, spec: TensorSpec | None) -> Any:
 def score(
     rows: Sequence[Row], golden: Golden, signature: Signature, address: tuple[str, int], path: str, key: str
 ) -> Score:
-    """Put all rows to the worker at `address`, below `path`.
+    """Send all rows to the worker at `address`, as calls of `path`; `key` is the edge's.
 
     Raises:
         KitError: when the worker refuses a row, or answers without an expected output.
@@ -160,8 +161,8 @@ def score(
             answer = connection.getresponse()
             body = answer.read()
             if answer.status != http.HTTPStatus.OK:
-                words = body.decode(errors="replace")[:500]
-                raise KitError(f"row {first + 1} is answered with {answer.status}: {words}")
+                text = body.decode(errors="replace")[:500]
+                raise KitError(f"row {first + 1} is answered with {answer.status}: {text}")
             right += _right(part, read_answer(memoryview(body), None), golden)
     except http.client.HTTPException as error:
         raise OSError(f"the worker's answer broke off: {error}") from error
@@ -201,17 +202,17 @@ def _array(values: Any, datatype: Datatype) -> Array:
 
 
 def _right(rows: Sequence[Row], outputs: Mapping[str, Array], golden: Golden) -> float:
-    """How many of the rows have the expected outputs."""
+    """Return how many of the rows have the expected outputs."""
     expected: dict[str, Array] = {}
-    found: dict[str, Array] = {}
+    answered: dict[str, Array] = {}
     for name in rows[0].outputs:
         if name not in outputs:
             raise KitError(f"the model has no output {name}; it gives {', '.join(outputs)}")
-        wanted, given = np.array([row.outputs[name] for row in rows]), outputs[name]
-        if golden.metric in (Metric.AUTO, Metric.LABEL) and wanted.ndim == 1 and wanted.dtype.kind in "iu":
+        values, output = np.array([row.outputs[name] for row in rows]), outputs[name]
+        if golden.metric in (Metric.AUTO, Metric.LABEL) and values.ndim == 1 and values.dtype.kind in "iu":
             # A class is expected where the model gives a probability for each.
-            given = given.argmax(axis=-1) if given.ndim > 1 and given.shape[-1] > 1 else given
-        if given.size == wanted.size and math.prod(given.shape[1:]) == math.prod(wanted.shape[1:]):
-            given = given.reshape(wanted.shape)
-        expected[name], found[name] = wanted, given
-    return compare(expected, found, golden).agreeing * len(rows)
+            output = output.argmax(axis=-1) if output.ndim > 1 and output.shape[-1] > 1 else output
+        if output.size == values.size and math.prod(output.shape[1:]) == math.prod(values.shape[1:]):
+            output = output.reshape(values.shape)
+        expected[name], answered[name] = values, output
+    return compare(expected, answered, golden).agreeing * len(rows)

@@ -19,7 +19,10 @@ log = logging.getLogger(__name__)
 
 
 class Journal:
-    """Saves rollouts and their history; `announce` is called with each event, once it is saved."""
+    """The rollouts and their history in the gateway's database.
+
+    `announce` is called with each event, once it is saved.
+    """
 
     def __init__(
         self, state: State, announce: Callable[[RolloutEvent], None], clock: Callable[[], float]

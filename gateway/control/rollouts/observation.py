@@ -58,7 +58,7 @@ def ready_workers(version: Version, observed: Observed) -> list[Announcement]:
 
 
 def config_events(model: Model, plan: Plan, rollout: Rollout, known: Known) -> Iterator[Event]:
-    """Tell what the config asks for now."""
+    """Yield what the config asks for now."""
     pin = known.pins.get(model.kit)
     if pin is None:
         if plan != rollout.plan and rollout.declared:
@@ -73,7 +73,7 @@ def config_events(model: Model, plan: Plan, rollout: Rollout, known: Known) -> I
 
 
 class Observer:
-    """Tells what happened to a model's versions since the last tick.
+    """The source of events on a model's versions.
 
     `describe` gives what a version's model takes and gives, None while nobody knows.
     """
@@ -83,7 +83,7 @@ class Observer:
         self._golden = golden
 
     def events(self, model: Model, rollout: Rollout, observation: Observation) -> Iterator[Event]:
-        """Tell what happened, ending with the tick itself."""
+        """Yield what happened since the last tick, and then the tick itself."""
         known, observed = observation.known, observation.observed
         versions = stable_and_canary(model, rollout, known)
         if versions is None:
@@ -104,7 +104,7 @@ class Observer:
             yield from self._gate_events(model, rollout, versions, known, workers)
         yield Tick(
             _evidence(stable.app, canary.app, observation),
-            up=bool(workers) or observed.may_sleep(canary),
+            is_up=bool(workers) or observed.may_sleep(canary),
             workers=tuple(sorted(worker.worker for worker in workers)),
         )
 
@@ -116,7 +116,7 @@ class Observer:
         known: Known,
         workers: list[Announcement],
     ) -> Iterator[Event]:
-        """Tell what came of the gates, once it is known."""
+        """Yield the outcome of the gates, once it is known."""
         stable, canary = versions
         before, after = self._describe(stable.app), self._describe(canary.app)
         if before is None or after is None:
@@ -142,7 +142,7 @@ class Observer:
 
 
 def _evidence(stable: str, canary: str, observation: Observation) -> Evidence:
-    """What two apps did at the same time."""
+    """Return what two apps did at the same time."""
     is_late = bool({stable, canary} & observation.late)
     base = observation.activity.get(stable, NO_ACTIVITY)
     trial = observation.activity.get(canary, NO_ACTIVITY)

@@ -1,4 +1,4 @@
-"""What a canary must pass before it gets any call: its signature fits what callers send and read. Pure."""
+"""The signature gate: a canary takes what callers send, and gives what they read. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from runtimes.base import Signature, TensorSpec
 
 
 def signature_faults(stable: Signature, canary: Signature) -> list[str]:
-    """What callers of the stable version would miss in the canary; nothing when they would miss nothing.
+    """Return what callers of the stable version would miss in the canary.
 
     The canary must take whatever the stable version takes, and give whatever it gives. It may give more,
     and take more shapes.
@@ -18,7 +18,7 @@ def signature_faults(stable: Signature, canary: Signature) -> list[str]:
         if new is None:
             faults.append(f"input {spec.name!r} is gone")
         elif not _takes(new, spec):
-            faults.append(f"input {spec.name!r} was {_words(spec)} and is {_words(new)}")
+            faults.append(f"input {spec.name!r} was {_describe(spec)} and is {_describe(new)}")
     faults += [f"input {name!r} is new, and callers do not send it" for name in inputs]
     outputs = {spec.name: spec for spec in canary.outputs}
     for spec in stable.outputs if canary.outputs else ():
@@ -26,21 +26,21 @@ def signature_faults(stable: Signature, canary: Signature) -> list[str]:
         if new is None:
             faults.append(f"output {spec.name!r} is gone")
         elif not _takes(spec, new):
-            faults.append(f"output {spec.name!r} was {_words(spec)} and is {_words(new)}")
+            faults.append(f"output {spec.name!r} was {_describe(spec)} and is {_describe(new)}")
     return faults
 
 
 def _takes(general: TensorSpec, special: TensorSpec) -> bool:
-    """Whether every tensor that is `special` is `general` too."""
+    """Tell whether every tensor that is `special` is `general` too."""
     if general.datatype != special.datatype:
         return False
     if general.shape is None:
         return True
     if special.shape is None or len(general.shape) != len(special.shape):
         return False
-    return all(mine in (-1, theirs) for mine, theirs in zip(general.shape, special.shape, strict=True))
+    return all(size in (-1, other) for size, other in zip(general.shape, special.shape, strict=True))
 
 
-def _words(spec: TensorSpec) -> str:
+def _describe(spec: TensorSpec) -> str:
     shape = "any shape" if spec.shape is None else str(list(spec.shape))
     return f"{spec.datatype} of {shape}"

@@ -1,4 +1,4 @@
-"""Tells others what happens to rollouts: each event is sent to each webhook, in order, as JSON."""
+"""Webhooks: each event of a rollout is sent to each of them, in order, as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from requests.utils import get_environ_proxies
 
 from gateway.control.state.rollout_status import RolloutEvent
 
-_MOST_WAITING = 256
+_MAX_WAITING = 256
 _SECONDS = 5.0
 _TRIES = (0.0, 1.0, 5.0)
 
@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 
 
 class Webhooks:
-    """Sends events from threads of its own: no rollout waits for who is told, and no webhook for another.
+    """The sending of events, in threads of its own: no rollout and no other webhook waits for a webhook.
 
-    `urls` gives the webhooks of now. One that does not answer with 2xx is tried again, three times in all.
+    `urls` gives the webhooks of now. An event that is not answered with 2xx is sent three times in all.
     """
 
     def __init__(self, urls: Callable[[], Sequence[str]]) -> None:
@@ -36,11 +36,11 @@ class Webhooks:
         _begin(self._run)
 
     def send(self, event: RolloutEvent) -> None:
-        """Have an event sent; it is dropped, and logged, where too many wait."""
+        """Have an event sent; where too many wait, it is dropped, and that is logged."""
         self._events.add(event)
 
     def stop(self) -> None:
-        """End once what waits is sent, or has failed."""
+        """End once the events that wait are sent, or have failed."""
         self._events.end()
 
     def _run(self) -> None:
@@ -62,10 +62,10 @@ class Webhooks:
 
 
 class _Waiting:
-    """Events that wait for a thread, so many at most."""
+    """The events that wait for one thread."""
 
     def __init__(self) -> None:
-        self._queue: Queue[RolloutEvent | None] = Queue(_MOST_WAITING)
+        self._queue: Queue[RolloutEvent | None] = Queue(_MAX_WAITING)
         self._ended = False
 
     def add(self, event: RolloutEvent) -> None:
@@ -75,7 +75,7 @@ class _Waiting:
             log.warning("webhook.dropped", extra={"model": event.model, "reason": event.reason})
 
     def end(self) -> None:
-        """Have `next` return None once nothing waits, or at once where too much does."""
+        """Have `next` return None once no event waits, or at once where the queue is full."""
         try:
             self._queue.put_nowait(None)
         except Full:
@@ -99,14 +99,14 @@ def _send_all(url: str, waiting: _Waiting) -> None:
 
 def _send(url: str, event: RolloutEvent) -> None:
     document = {"event": "rollout.changed", **asdict(event)}
-    why = ""
+    reason = ""
     with requests.Session() as session:
-        # Neither ~/.netrc nor anything else of the environment but its proxies.
+        # Of the environment, only the proxies; no ~/.netrc.
         session.trust_env = False
         for pause in _TRIES:
             time.sleep(pause)
             try:
-                # What it answers besides its status is not read: it might never end.
+                # The body of the answer is not read: it might never end.
                 answer = session.post(
                     url,
                     json=document,
@@ -117,11 +117,11 @@ def _send(url: str, event: RolloutEvent) -> None:
                 )
                 answer.close()
             except requests.RequestException as error:
-                # Its words hold the address.
-                why = type(error).__name__
+                # Its message holds the address.
+                reason = type(error).__name__
                 continue
             if http.HTTPStatus.OK <= answer.status_code < http.HTTPStatus.MULTIPLE_CHOICES:
                 return
-            why = f"status {answer.status_code}"
+            reason = f"status {answer.status_code}"
     # The address may hold a secret: only the host is logged.
-    log.warning("webhook.failed", extra={"host": urlsplit(url).hostname, "reason": why})
+    log.warning("webhook.failed", extra={"host": urlsplit(url).hostname, "reason": reason})

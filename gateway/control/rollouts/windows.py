@@ -1,7 +1,8 @@
-"""What versions did between two looks at their workers' numbers."""
+"""What versions did between two ticks, from what their workers counted since they started."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ _ERRORS = 500
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What one version did, or one of its workers: its own calls, and those that were mirrored."""
+    """What one version did, or one of its workers: its callers' calls, and those that were mirrored."""
 
     side: Side = field(default_factory=Side)
     mirrored: MirroredCalls = field(default_factory=MirroredCalls)
@@ -31,10 +32,10 @@ NO_ACTIVITY = Activity()
 
 
 class Windows:
-    """Remembers what each worker had counted at the last look.
+    """What each worker had counted at the last tick.
 
-    A worker that is seen for the first time had counted nothing of interest: it starts, or the gateway
-    does, and what it did meanwhile belongs to no window.
+    Of a worker that reports for the first time nothing counts yet: it has just started, or the gateway has,
+    and what the worker did meanwhile belongs to no window.
     """
 
     def __init__(self) -> None:
@@ -43,22 +44,23 @@ class Windows:
     def look(self, workers: Iterable[Announcement]) -> Mapping[str, Activity]:
         """Return what each app did since the last look."""
         counted: dict[str, Activity] = {}
-        seen: dict[str, Activity] = {}
+        activity: dict[str, Activity] = {}
         for worker in workers:
             counts = counted[worker.worker] = _counted(worker.numbers)
             before = self._last.get(worker.worker, counts)
-            seen[worker.app] = seen.get(worker.app, NO_ACTIVITY) + (counts - before)
+            activity[worker.app] = activity.get(worker.app, NO_ACTIVITY) + (counts - before)
         self._last = counted
-        return seen
+        return activity
 
 
 def _counted(numbers: Numbers) -> Activity:
-    own = {status: 0 for _, status in numbers.requests}
+    statuses: Counter[int] = Counter()
     for (role, status), count in numbers.requests.items():
-        own[status] += count if role != MIRRORED else 0
+        if role != MIRRORED:
+            statuses[status] += count
     side = Side(
-        calls=sum(own.values()),
-        errors=sum(count for status, count in own.items() if status >= _ERRORS),
+        calls=statuses.total(),
+        errors=sum(count for status, count in statuses.items() if status >= _ERRORS),
         latency=tuple(numbers.request.counts),
     )
     return Activity(side, numbers.mirrored)

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.config.config import GatewayConfig
 from gateway.contract import Announcement, WorkerState
-from gateway.control.rollouts.golden_gate import GoldenGate, Outcome
+from gateway.control.rollouts.golden_gate import GateOutcome, GoldenGate
 from gateway.control.rollouts.golden_rows import Row, read_rows, score
 from gateway.control.state.versions import version_of
 from gateway.errors import KitError
@@ -55,7 +55,7 @@ class Worker:
         self.server.start()
 
     @property
-    def at(self) -> tuple[str, int]:
+    def address(self) -> tuple[str, int]:
         return self.server.host, self.server.port
 
     def stop(self) -> None:
@@ -71,17 +71,17 @@ def workers(library: Library, layout: Path) -> Iterator[dict[str, Worker]]:
         worker.stop()
 
 
-def ask(library: Library, worker: Worker, golden: Golden, **changes: Any) -> Outcome:
-    """Ask the gate until it answers."""
+def check(library: Library, worker: Worker, golden: Golden, **changes: Any) -> GateOutcome:
+    """Run the gate until it has an outcome."""
     gate = changes.get("gate") or GoldenGate(lambda _: library, KEY)
     config = GatewayConfig.model_validate({"models": [{"name": "iris", "kit": worker.reference}]})
     model = config.models[0]
     canary = version_of(model, worker.reference, worker.digest, 1)
-    host, port = changes.get("at", worker.at)
-    news = Announcement("w", canary.app, WorkerState.READY, "", host, port)
+    host, port = changes.get("address", worker.address)
+    announcement = Announcement("w", canary.app, WorkerState.READY, "", host, port)
     deadline = time.monotonic() + 20
     while True:
-        outcome = gate.check(1, golden, model, config, canary, worker.signature, news)
+        outcome = gate.check(1, golden, model, config, canary, worker.signature, announcement)
         if outcome is not None or changes.get("once"):
             return outcome
         assert time.monotonic() < deadline
@@ -93,7 +93,7 @@ def test_a_good_version_answers_a_dataset_of_its_kit_as_expected(
     library: Library, workers: dict[str, Worker], dataset: str
 ) -> None:
     for tag in ("v1", "v2"):
-        outcome = ask(library, workers[tag], Golden(dataset, 0.9))
+        outcome = check(library, workers[tag], Golden(dataset, 0.9))
         assert isinstance(outcome, GatesPassed), outcome
         assert "of 150 rows of data/iris.csv are answered as expected" in outcome.message
 
@@ -101,27 +101,27 @@ def test_a_good_version_answers_a_dataset_of_its_kit_as_expected(
 def test_a_version_that_answers_wrongly_is_stopped_before_any_call(
     library: Library, workers: dict[str, Worker]
 ) -> None:
-    outcome = ask(library, workers["bad"], IRIS)
+    outcome = check(library, workers["bad"], IRIS)
     assert isinstance(outcome, GateFailed)
     assert outcome.reason is Reason.GOLDEN_FAILED
-    assert outcome.message.endswith("%, at least 90 % is asked for)")
+    assert outcome.message.endswith("%, at least 90 % are required)")
 
 
 def test_what_came_of_another_canary_or_dataset_is_not_taken_for_this_ones(
     library: Library, workers: dict[str, Worker]
 ) -> None:
     gate = GoldenGate(lambda _: library, KEY)
-    assert ask(library, workers["v1"], IRIS, gate=gate, once=True) is None
-    assert isinstance(ask(library, workers["bad"], IRIS, gate=gate), GateFailed)
-    assert ask(library, workers["v1"], IRIS, gate=gate, once=True) is None
-    assert isinstance(ask(library, workers["v1"], Golden("flowers"), gate=gate), GateFailed)
+    assert check(library, workers["v1"], IRIS, gate=gate, once=True) is None
+    assert isinstance(check(library, workers["bad"], IRIS, gate=gate), GateFailed)
+    assert check(library, workers["v1"], IRIS, gate=gate, once=True) is None
+    assert isinstance(check(library, workers["v1"], Golden("flowers"), gate=gate), GateFailed)
 
 
 def test_of_probabilities_the_likeliest_class_is_compared(
     library: Library, workers: dict[str, Worker]
 ) -> None:
     golden = Golden("iris", 0.9, target="species", output="probabilities")
-    assert isinstance(ask(library, workers["v1"], golden), GatesPassed)
+    assert isinstance(check(library, workers["v1"], golden), GatesPassed)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_of_probabilities_the_likeliest_class_is_compared(
 def test_a_dataset_that_does_not_fit_is_told(
     library: Library, workers: dict[str, Worker], golden: Golden, words: str
 ) -> None:
-    outcome = ask(library, workers["v1"], golden)
+    outcome = check(library, workers["v1"], golden)
     assert isinstance(outcome, GateFailed)
     assert any(word in outcome.message for word in words.split("|")), outcome.message
 
@@ -170,13 +170,13 @@ def test_json_lines_are_scored(workers: dict[str, Worker]) -> None:
         Row({"input": [5.1, 3.5, 1.4, 0.2]}, {"label": 0}),
         Row({"input": [6.9, 3.1, 5.8, 2.1]}, {"label": 1}),
     ]
-    found = score(rows, IRIS, SIGNATURE, workers["v1"].at, PATH, KEY)
-    assert (found.right, found.rows, found.share) == (1, 2, 0.5)
+    result = score(rows, IRIS, SIGNATURE, workers["v1"].address, PATH, KEY)
+    assert (result.right, result.rows, result.share) == (1, 2, 0.5)
     numbers = [Row({"input": [5.1, 3.5, 1.4, 0.2]}, {"probabilities": [1.0, 0.0, 0.0]})]
     close = Golden("iris", metric=Metric.TOLERANCE, atol=0.2)
-    assert score(numbers, close, SIGNATURE, workers["v1"].at, PATH, KEY).right == 1
+    assert score(numbers, close, SIGNATURE, workers["v1"].address, PATH, KEY).right == 1
     exact = Golden("iris", metric=Metric.TOLERANCE, atol=1e-9, rtol=0)
-    assert score(numbers, exact, SIGNATURE, workers["v1"].at, PATH, KEY).right == 0
+    assert score(numbers, exact, SIGNATURE, workers["v1"].address, PATH, KEY).right == 0
 
 
 def test_columns_are_named_as_the_inputs_where_there_are_several() -> None:

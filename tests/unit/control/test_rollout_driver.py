@@ -41,7 +41,7 @@ def kit(tag: str) -> str:
 
 
 class World:
-    """The gateway's state and rollouts, and a Serve whose workers are ready when told."""
+    """The gateway's state and rollouts, and a Serve whose workers are ready at once, or never."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.now = path, 100.0
@@ -141,7 +141,7 @@ class World:
         for _ in range(3):
             self.tick()
 
-    def where(self) -> tuple[str | None, str | None, int]:
+    def route(self) -> tuple[str | None, str | None, int]:
         """What calls go to: tags, and the canary's percent."""
         routed = self.state.routed()["iris"]
         stable, canary = (
@@ -165,21 +165,21 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def test_the_first_version_serves_without_a_rollout(world: World) -> None:
     assert world.position() == (Stage.HEALTHY, Reason.NONE, 0)
-    assert world.where() == ("v1", None, 0)
+    assert world.route() == ("v1", None, 0)
 
 
 def test_another_kit_walks_the_steps_and_is_promoted_without_a_new_worker(world: World) -> None:
     world.to_step()
     assert world.position() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
-    assert world.where() == ("v1", "v2", 10)
+    assert world.route() == ("v1", "v2", 10)
     for weight in (10, 50):
-        assert world.where()[2] == weight
+        assert world.route()[2] == weight
         world.call("v1", 3000)
         world.call("v2", 300)
         plan = world.tick(6)
         assert plan.deploy == ()
     assert world.position() == (Stage.HEALTHY, Reason.COMPLETED, 0)
-    assert world.where() == ("v2", None, 0)
+    assert world.route() == ("v2", None, 0)
     assert set(world.workers) == {world.app("v1"), world.app("v2")}, "v1 is kept for a while"
     world.tick(11)
     assert set(world.workers) == {world.app("v2")}
@@ -195,7 +195,7 @@ def test_a_canary_with_errors_is_aborted_in_the_tick_that_sees_them(world: World
     world.call("v2", 40, status=500)
     plan = world.tick()
     assert world.position() == (Stage.DEGRADED, Reason.ANALYSIS_FAILED, 0)
-    assert world.where() == ("v1", None, 0)
+    assert world.route() == ("v1", None, 0)
     (model,) = plan.models
     assert model.state is ModelState.FAILED
     assert "canary fails 40 % of 100 calls" in model.message
@@ -210,7 +210,7 @@ def test_a_canary_that_cannot_be_loaded_leaves_the_stable_version(world: World) 
     world.state.fail(kind_of(world.app("v2")), world.state.desired().generation, "no runtime fits")
     world.tick()
     assert world.position() == (Stage.DEGRADED, Reason.CANARY_FAILED, 0)
-    assert world.where() == ("v1", None, 0)
+    assert world.route() == ("v1", None, 0)
     world.apply("v2")
     world.tick()
     assert world.position()[0] is Stage.DEGRADED, "an apply of the same is no second try"
@@ -240,7 +240,7 @@ def test_workers_that_die_again_and_again_end_it(world: World) -> None:
     for _ in range(3):
         tally = world.workers.pop(world.app("v2"))
         world.tick()
-        assert world.where()[::2] == ("v1", 0), "no call goes where nobody answers"
+        assert world.route()[::2] == ("v1", 0), "no call goes where nobody answers"
         world.workers[world.app("v2")] = tally
         world.tick()
     assert world.position() == (Stage.DEGRADED, Reason.CANARY_LOST, 0)
@@ -300,7 +300,7 @@ def test_versions_that_sleep_are_not_lost_and_go_on_when_called(tmp_path: Path) 
     world.draining.clear()
     plan = world.tick(30)
     assert world.position() == (Stage.STEPPING, Reason.STEP_RUNNING, 10), "nobody called, so nothing is known"
-    assert world.where() == ("v1", "v2", 10)
+    assert world.route() == ("v1", "v2", 10)
     assert all(backend.may_sleep for backend in plan.table.backends())
     world.workers |= asleep
     world.tick()
@@ -371,14 +371,14 @@ def test_a_rollback_takes_the_version_before_or_the_one_that_is_named(world: Wor
     world.to_step()
     world.rollouts.order("iris", Promote(full=True))
     world.tick(20)
-    assert world.where()[0] == "v2"
+    assert world.route()[0] == "v2"
     world.rollouts.order("iris", Rollback(name))
     for _ in range(3):
         world.tick()
-    assert world.where() == ("v1", None, 0)
+    assert world.route() == ("v1", None, 0)
     world.apply("v2")
     world.tick()
-    assert world.where() == ("v1", None, 0), "the same config does not undo it"
+    assert world.route() == ("v1", None, 0), "the same config does not undo it"
     with pytest.raises(ControlError, match="serves already"):
         world.rollouts.order("iris", Rollback("v1"))
 
@@ -389,7 +389,7 @@ def test_the_same_kit_under_another_tag_needs_no_trial(world: World) -> None:
     for _ in range(3):
         world.tick()
     assert world.position()[0] is Stage.HEALTHY
-    assert world.where() == ("latest", None, 0)
+    assert world.route() == ("latest", None, 0)
 
 
 def test_a_model_that_drops_its_rollout_switches_plainly(world: World) -> None:
@@ -397,7 +397,7 @@ def test_a_model_that_drops_its_rollout_switches_plainly(world: World) -> None:
     world.apply("v2", None)
     world.tick()
     assert world.rollouts.get("iris") is None
-    assert world.where() == ("v2", None, 0)
+    assert world.route() == ("v2", None, 0)
 
 
 def test_a_rollout_that_comes_back_goes_on_counting(world: World) -> None:
@@ -420,7 +420,7 @@ def test_a_model_that_goes_amid_its_rollout_takes_it_along(world: World) -> None
     assert world.rollouts.history("iris") != []
     world.die()
     world.serve("v1")
-    assert (world.position()[0], world.where()) == (Stage.HEALTHY, ("v1", None, 0))
+    assert (world.position()[0], world.route()) == (Stage.HEALTHY, ("v1", None, 0))
 
 
 @pytest.mark.parametrize("stage", [Stage.STEPPING, Stage.DEGRADED])
@@ -431,21 +431,21 @@ def test_another_kit_amid_a_rollout_or_after_one_begins_anew(world: World, stage
     world.to_step("v3")
     world.tick()
     assert world.position() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
-    assert world.where() == ("v1", "v3", 10)
+    assert world.route() == ("v1", "v3", 10)
 
 
 def test_a_rollback_to_what_is_gone_leaves_what_serves(world: World) -> None:
     world.to_step()
     world.rollouts.order("iris", Promote(full=True))
     world.tick(20)
-    assert world.where()[0] == "v2"
+    assert world.route()[0] == "v2"
     world.rollouts.order("iris", Rollback("v1"))
     world.tick(ready=False)
     kind = kind_of(world.app("v1"))
     world.state.fail(kind, world.state.desired().generation, "its registry has it no more")
     world.tick()
     assert world.position()[:2] == (Stage.DEGRADED, Reason.CANARY_FAILED)
-    assert world.where() == ("v2", None, 0)
+    assert world.route() == ("v2", None, 0)
 
 
 def test_a_kit_that_cannot_be_found_changes_nothing_but_is_told(world: World) -> None:
@@ -456,7 +456,7 @@ def test_a_kit_that_cannot_be_found_changes_nothing_but_is_told(world: World) ->
     plan = world.tick()
     assert (plan.resolve, plan.models[0].state) == ((), ModelState.FAILED)
     assert "no such tag" in plan.models[0].message
-    assert world.where() == ("v1", None, 0)
+    assert world.route() == ("v1", None, 0)
 
 
 def test_the_stable_version_is_told_whom_to_mirror_to_while_it_steps(world: World) -> None:

@@ -1,4 +1,4 @@
-"""Webhooks: who wants to know is told, in order, and nobody waits for who does not answer."""
+"""Webhooks: each event is sent to each, in order, and none waits for one that does not answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.answers import Handler, run_answers
 from tests.support.waiting import wait
 
 
-def event(number: int) -> RolloutEvent:
+def rollout_event(number: int) -> RolloutEvent:
     return RolloutEvent(1.5, "iris", number, "Degraded", "AnalysisFailed", "wrong", "v1", "v2", 0)
 
 
@@ -24,12 +24,12 @@ def test_each_event_is_sent_once_and_in_order() -> None:
     with run_answers() as server:
         hooks = Webhooks(lambda: [f"{server.url}/hook"])
         for number in range(5):
-            hooks.send(event(number))
+            hooks.send(rollout_event(number))
         wait(lambda: len(server.seen) == 5)
         hooks.stop()
-        told = [json.loads(seen.body) for seen in server.seen]
-        assert [at["number"] for at in told] == list(range(5))
-        assert told[0] == {
+        events = [json.loads(request.body) for request in server.seen]
+        assert [event["number"] for event in events] == list(range(5))
+        assert events[0] == {
             "event": "rollout.changed",
             "time": 1.5,
             "model": "iris",
@@ -42,7 +42,7 @@ def test_each_event_is_sent_once_and_in_order() -> None:
             "weight": 0,
             "verdicts": [],
         }
-        assert {(seen.method, seen.path) for seen in server.seen} == {("POST", "/hook")}
+        assert {(request.method, request.path) for request in server.seen} == {("POST", "/hook")}
 
 
 def test_one_that_fails_is_tried_again() -> None:
@@ -53,7 +53,7 @@ def test_one_that_fails_is_tried_again() -> None:
 
         server.answer = answer
         hooks = Webhooks(lambda: [f"{server.url}/hook"])
-        hooks.send(event(1))
+        hooks.send(rollout_event(1))
         wait(lambda: len(server.seen) == 2)
         hooks.stop()
 
@@ -74,7 +74,7 @@ def test_one_that_never_ends_its_answer_is_told_all_the_same_and_holds_up_nobody
         slow.answer = trickle
         hooks = Webhooks(lambda: [f"{slow.url}/hook", f"{server.url}/hook"])
         for number in range(3):
-            hooks.send(event(number))
+            hooks.send(rollout_event(number))
         wait(lambda: len(server.seen) == 3)
         wait(lambda: len(slow.seen) == 3)
         hooks.stop()
@@ -93,15 +93,15 @@ def test_a_redirect_is_no_delivery_and_no_secret_is_logged(
         address = server.url.partition("://")[2]
         urls = [f"http://user:password@{address}/secret", "http://user:password@127.0.0.1:1/secret"]
         hooks = Webhooks(lambda: urls)
-        hooks.send(event(1))
+        hooks.send(rollout_event(1))
         wait(lambda: sum(record.getMessage() == "webhook.failed" for record in caplog.records) == 2)
         hooks.stop()
-    assert {seen.path for seen in server.seen} == {"/secret"}
+    assert {request.path for request in server.seen} == {"/secret"}
     assert len(server.seen) == 2
-    told = [record.__dict__ for record in caplog.records]
-    assert "secret" not in str(told)
-    assert "password" not in str(told)
-    assert {record["reason"] for record in told} == {"status 307", "ConnectionError"}
+    records = [record.__dict__ for record in caplog.records]
+    assert "secret" not in str(records)
+    assert "password" not in str(records)
+    assert {record["reason"] for record in records} == {"status 307", "ConnectionError"}
 
 
 def test_a_config_that_cannot_be_read_costs_one_event_and_not_all() -> None:
@@ -113,13 +113,13 @@ def test_a_config_that_cannot_be_read_costs_one_event_and_not_all() -> None:
                 raise StoreError("the disk is full")
             return answers[0]
 
-        (known,) = answers
+        (urls_before,) = answers
         answers.clear()
         hooks = Webhooks(urls)
-        hooks.send(event(1))
+        hooks.send(rollout_event(1))
         time.sleep(0.1)
-        answers.append(known)
-        hooks.send(event(2))
+        answers.append(urls_before)
+        hooks.send(rollout_event(2))
         wait(lambda: len(server.seen) == 1)
         hooks.stop()
     assert json.loads(server.seen[0].body)["number"] == 2

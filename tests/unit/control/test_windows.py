@@ -8,7 +8,7 @@ from gateway.metrics.counts import MirroredCalls
 from gateway.metrics.tally import Tally
 
 
-def news(
+def announcement(
     name: str, app: str, answers: dict[int, int], state: WorkerState = WorkerState.READY
 ) -> Announcement:
     tally = Tally()
@@ -20,11 +20,13 @@ def news(
 
 def test_the_first_look_at_a_worker_sees_nothing() -> None:
     windows = Windows()
-    assert windows.look([news("a", "v1", {200: 5})]) == {"v1": NO_ACTIVITY}
-    seen = windows.look([news("a", "v1", {200: 8, 500: 2}), news("b", "v1", {200: 1})])["v1"].side
-    assert (seen.calls, seen.errors, seen.timed) == (5, 2, 5)
-    seen = windows.look([news("b", "v1", {200: 4, 400: 1}), news("c", "v2", {})])["v1"].side
-    assert (seen.calls, seen.errors) == (4, 0), "what callers did wrong is not the model's error"
+    assert windows.look([announcement("a", "v1", {200: 5})]) == {"v1": NO_ACTIVITY}
+    workers = [announcement("a", "v1", {200: 8, 500: 2}), announcement("b", "v1", {200: 1})]
+    side = windows.look(workers)["v1"].side
+    assert (side.calls, side.errors, side.timed) == (5, 2, 5)
+    workers = [announcement("b", "v1", {200: 4, 400: 1}), announcement("c", "v2", {})]
+    side = windows.look(workers)["v1"].side
+    assert (side.calls, side.errors) == (4, 0), "what callers did wrong is not the model's error"
 
 
 def test_mirrored_calls_are_those_since_the_last_look() -> None:
@@ -34,5 +36,5 @@ def test_mirrored_calls_are_those_since_the_last_look() -> None:
     tally.compared(1.0, False, {"a": 1}, {"a": 1})
     tally.compared(0.0, True, {}, {})
     tally.not_mirrored()
-    seen = windows.look([Announcement("a", "v1", WorkerState.READY, numbers=tally.numbers())])["v1"]
-    assert seen.mirrored == MirroredCalls(2, 1.0, 1, 1, {"a": 1}, {"a": 1})
+    activity = windows.look([Announcement("a", "v1", WorkerState.READY, numbers=tally.numbers())])["v1"]
+    assert activity.mirrored == MirroredCalls(2, 1.0, 1, 1, {"a": 1}, {"a": 1})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gateway.metrics.counts import MAX_LABELS
-from gateway.rollout.agreement import compare, fitting, outputs_that_count
+from gateway.rollout.agreement import compare, compared_outputs, metric_for
 from gateway.rollout.plan import Agreement, Golden, Metric
 
 AUTO = Agreement()
@@ -28,14 +28,14 @@ SHARES = np.array([[0.1, 0.7, 0.2], [0.8, 0.1, 0.1]], np.float32)
     ],
 )
 def test_a_metric_is_chosen_by_what_an_output_holds(array: Any, metric: Metric) -> None:
-    assert fitting(array) is metric
+    assert metric_for(array) is metric
 
 
 def test_labels_decide_where_there_are_some() -> None:
     stable = {"scores": SHARES.astype(np.float64) * 9, "label": np.array([1, 0])}
-    assert outputs_that_count(stable, AUTO) == ["label"]
-    assert outputs_that_count(stable, Agreement(output="scores")) == ["scores"]
-    assert outputs_that_count(stable, Agreement(metric=Metric.TOLERANCE)) == ["scores", "label"]
+    assert compared_outputs(stable, AUTO) == ["label"]
+    assert compared_outputs(stable, Agreement(output="scores")) == ["scores"]
+    assert compared_outputs(stable, Agreement(metric=Metric.TOLERANCE)) == ["scores", "label"]
     assert compare(stable, {**stable, "scores": SHARES * 0}, AUTO).agreeing == 1
     assert compare(stable, {**stable, "label": np.array([1, 2])}, AUTO).agreeing == 0.5
 
@@ -77,14 +77,14 @@ def test_nothing_to_compare_is_agreement() -> None:
 
 def test_labels_are_counted_for_the_distribution() -> None:
     rules = Agreement(metric=Metric.PSI)
-    found = compare({"label": np.array([1, 1, 2])}, {"label": np.array([2, 2, 2])}, rules)
-    assert (found.stable, found.canary) == ({"1": 2, "2": 1}, {"2": 3})
-    found = compare({"p": SHARES}, {"p": SHARES}, rules)
-    assert found.stable == {"1": 1, "0": 1}
+    comparison = compare({"label": np.array([1, 1, 2])}, {"label": np.array([2, 2, 2])}, rules)
+    assert (comparison.stable, comparison.canary) == ({"1": 2, "2": 1}, {"2": 3})
+    comparison = compare({"p": SHARES}, {"p": SHARES}, rules)
+    assert comparison.stable == {"1": 1, "0": 1}
     numbers = np.array([0.01, 0.02, 100.0, -100.0, np.inf])
-    found = compare({"y": numbers}, {"y": numbers * 1.001}, rules)
-    assert found.stable == found.canary
-    assert len(found.stable) == 4
+    comparison = compare({"y": numbers}, {"y": numbers * 1.001}, rules)
+    assert comparison.stable == comparison.canary
+    assert len(comparison.stable) == 4
 
 
 def test_strings_agree_however_they_came() -> None:
@@ -94,6 +94,6 @@ def test_strings_agree_however_they_came() -> None:
 
 def test_labels_beyond_the_bound_become_one() -> None:
     many = np.arange(MAX_LABELS + 30)
-    found = compare({"label": many}, {"label": many}, Agreement(metric=Metric.PSI)).stable
-    assert len(found) == MAX_LABELS + 1
-    assert found["other"] == 30
+    labels = compare({"label": many}, {"label": many}, Agreement(metric=Metric.PSI)).stable
+    assert len(labels) == MAX_LABELS + 1
+    assert labels["other"] == 30

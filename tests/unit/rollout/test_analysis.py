@@ -25,16 +25,16 @@ def verdicts(evidence: Evidence, plan: Plan = PLAN, step: int = 0) -> dict[str, 
 
 
 def test_no_data_is_inconclusive_for_every_check() -> None:
-    found = verdicts(Evidence())
-    assert set(found) == {"requests", "error_rate", "latency", "agreement"}
-    assert {verdict.outcome for verdict in found.values()} == {Outcome.INCONCLUSIVE}
-    assert overall(tuple(found.values())) is Outcome.INCONCLUSIVE
+    judged = verdicts(Evidence())
+    assert set(judged) == {"requests", "error_rate", "latency", "agreement"}
+    assert {verdict.outcome for verdict in judged.values()} == {Outcome.INCONCLUSIVE}
+    assert overall(tuple(judged.values())) is Outcome.INCONCLUSIVE
 
 
 def test_plenty_of_good_calls_are_successful() -> None:
-    found = verdicts(Evidence(side(9000, 9), side(1000, 1, seed=4), MirroredCalls(1000, 997)))
-    assert {verdict.outcome for verdict in found.values()} == {Outcome.SUCCESSFUL}
-    assert overall(tuple(found.values())) is Outcome.SUCCESSFUL
+    judged = verdicts(Evidence(side(9000, 9), side(1000, 1, seed=4), MirroredCalls(1000, 997)))
+    assert {verdict.outcome for verdict in judged.values()} == {Outcome.SUCCESSFUL}
+    assert overall(tuple(judged.values())) is Outcome.SUCCESSFUL
 
 
 def test_each_check_fails_by_itself_and_says_why_in_numbers() -> None:
@@ -58,31 +58,31 @@ def test_a_bad_canary_is_seen_early_and_below_the_minimum_of_calls() -> None:
 
 
 def test_what_both_versions_fail_alike_is_not_held_against_the_canary() -> None:
-    found = verdicts(Evidence(side(90000, 4500), side(18000, 900)))["error_rate"]
-    assert found.outcome is Outcome.SUCCESSFUL
+    judged = verdicts(Evidence(side(90000, 4500), side(18000, 900)))["error_rate"]
+    assert judged.outcome is Outcome.SUCCESSFUL
 
 
 def test_mirrored_calls_without_an_answer_are_told() -> None:
-    found = verdicts(Evidence(mirrored=MirroredCalls(50, 20, failed=30)))["agreement"]
-    assert "30 of which it could not answer" in found.message
+    judged = verdicts(Evidence(mirrored=MirroredCalls(50, 20, failed=30)))["agreement"]
+    assert "30 of which it could not answer" in judged.message
 
 
 def test_broken_measuring_is_an_error_unless_it_had_seen_enough() -> None:
     trouble = "the workers' numbers are 12 s old"
-    found = verdicts(Evidence(side(900), side(100), MirroredCalls(100, 99), trouble=trouble))
-    assert {verdict.outcome for verdict in found.values()} == {Outcome.ERROR}
-    assert found["error_rate"].message == trouble
-    found = verdicts(Evidence(side(900), side(100, 100), trouble=trouble))
-    assert found["error_rate"].outcome is Outcome.FAILED
-    assert overall(tuple(found.values())) is Outcome.FAILED
+    judged = verdicts(Evidence(side(900), side(100), MirroredCalls(100, 99), trouble=trouble))
+    assert {verdict.outcome for verdict in judged.values()} == {Outcome.ERROR}
+    assert judged["error_rate"].message == trouble
+    judged = verdicts(Evidence(side(900), side(100, 100), trouble=trouble))
+    assert judged["error_rate"].outcome is Outcome.FAILED
+    assert overall(tuple(judged.values())) is Outcome.FAILED
 
 
 def test_a_shadow_step_is_judged_by_mirrored_calls_alone() -> None:
     plan = Plan(steps=(Step(0, mirror=1.0),), checks=ALL)
-    found = verdicts(Evidence(side(900), Side(), MirroredCalls(400, 400)), plan)
-    assert set(found) == {"requests", "agreement"}
-    assert found["requests"].message == "canary was mirrored 400 of at least 50 calls"
-    assert overall(tuple(found.values())) is Outcome.SUCCESSFUL
+    judged = verdicts(Evidence(side(900), Side(), MirroredCalls(400, 400)), plan)
+    assert set(judged) == {"requests", "agreement"}
+    assert judged["requests"].message == "canary was mirrored 400 of at least 50 calls"
+    assert overall(tuple(judged.values())) is Outcome.SUCCESSFUL
 
 
 def test_a_step_that_shows_nothing_asks_for_nothing() -> None:
@@ -92,8 +92,8 @@ def test_a_step_that_shows_nothing_asks_for_nothing() -> None:
 
 def test_with_all_calls_and_no_step_before_the_limit_stands_alone() -> None:
     plan = Plan(steps=(Step(100),), checks=ALL)
-    found = verdicts(Evidence(canary=side(2000, 2)), plan)
-    assert {check: verdict.outcome for check, verdict in found.items()} == {
+    judged = verdicts(Evidence(canary=side(2000, 2)), plan)
+    assert {check: verdict.outcome for check, verdict in judged.items()} == {
         "requests": Outcome.SUCCESSFUL,
         "error_rate": Outcome.SUCCESSFUL,
     }
@@ -101,8 +101,8 @@ def test_with_all_calls_and_no_step_before_the_limit_stands_alone() -> None:
 
 
 def test_the_false_alarms_are_shared_out_over_steps_and_checks() -> None:
-    found = verdicts(Evidence(side(900), side(100)))["error_rate"]
-    assert found.numbers["alarm"] == pytest.approx(FALSE_ALARM / 6)
+    judged = verdicts(Evidence(side(900), side(100)))["error_rate"]
+    assert judged.numbers["alarm"] == pytest.approx(FALSE_ALARM / 6)
 
 
 PSI = Plan(steps=(Step(10),), checks=Checks(agreement=Agreement(metric=Metric.PSI, max=0.2)))
@@ -133,10 +133,10 @@ def test_the_stability_index_is_the_usual_one() -> None:
 
 
 def test_quantiles_of_buckets_are_near_those_of_the_calls() -> None:
-    seen = side(20000)
+    calls = side(20000)
     seconds = np.random.default_rng(3).lognormal(np.log(0.002), 0.4, 20000)
     for share in (0.5, 0.9, 0.95, 0.99):
-        assert seen.quantile(share) == pytest.approx(float(np.quantile(seconds, share)), rel=0.25)
-        assert seen.slower_than(seen.quantile(share)) == pytest.approx((1 - share) * 20000, rel=1e-6)
-    assert seen.slower_than(1e-7) == 20000
+        assert calls.quantile(share) == pytest.approx(float(np.quantile(seconds, share)), rel=0.25)
+        assert calls.slower_than(calls.quantile(share)) == pytest.approx((1 - share) * 20000, rel=1e-6)
+    assert calls.slower_than(1e-7) == 20000
     assert np.isnan(Side().quantile(0.5))

@@ -50,21 +50,21 @@ SERVING = Rollout(stable="v1", declared="v1", plan=PLAN)
 
 
 class Story:
-    """Feeds events to the machine, a second apart unless told."""
+    """A rollout that is fed with events, a second apart unless it says otherwise."""
 
     def __init__(self, state: Rollout = SERVING, now: float = 0.0) -> None:
         self.state, self.now = state, now
-        self.told: list[Action] = []
+        self.actions: list[Action] = []
 
     def then(self, *events: Event, after: float = 1.0) -> Story:
         for event in events:
             self.now += after
-            self.state, actions = advance(self.state, event, self.now)
-            self.told += actions
+            self.state, new = advance(self.state, event, self.now)
+            self.actions += new
         return self
 
     @property
-    def at(self) -> tuple[Stage, Reason, int]:
+    def position(self) -> tuple[Stage, Reason, int]:
         return self.state.stage, self.state.reason, self.state.weight
 
     @property
@@ -78,34 +78,34 @@ def stepping() -> Story:
 
 def test_a_good_version_goes_through_its_steps_to_promoted() -> None:
     story = Story().then(Target("v2", PLAN))
-    assert story.at == (Stage.LOADING, Reason.CANARY_LOADING, 0)
+    assert story.position == (Stage.LOADING, Reason.CANARY_LOADING, 0)
     assert story.state.wanted == ("v1", "v2")
     story.then(CanaryReady())
-    assert story.at == (Stage.GATING, Reason.GATES_RUNNING, 0)
+    assert story.position == (Stage.GATING, Reason.GATES_RUNNING, 0)
     story.then(GatesPassed())
-    assert story.at == (Stage.STEPPING, Reason.STEP_RUNNING, 5)
+    assert story.position == (Stage.STEPPING, Reason.STEP_RUNNING, 5)
     story.then(Tick(GOOD))
-    assert story.at == (Stage.STEPPING, Reason.STEP_RUNNING, 5)
+    assert story.position == (Stage.STEPPING, Reason.STEP_RUNNING, 5)
     story.then(Tick(), after=10)
-    assert story.at == (Stage.PAUSED, Reason.PAUSE_STEP, 25)
+    assert story.position == (Stage.PAUSED, Reason.PAUSE_STEP, 25)
     story.then(Tick(GOOD), after=500)
-    assert story.at == (Stage.PAUSED, Reason.PAUSE_STEP, 25)
+    assert story.position == (Stage.PAUSED, Reason.PAUSE_STEP, 25)
     story.then(Promote())
-    assert story.at == (Stage.STEPPING, Reason.STEP_RUNNING, 50)
+    assert story.position == (Stage.STEPPING, Reason.STEP_RUNNING, 50)
     assert story.state.match == (Match("x-staff"),)
     story.then(Tick(GOOD), after=11)
-    assert story.at == (Stage.HEALTHY, Reason.COMPLETED, 0)
+    assert story.position == (Stage.HEALTHY, Reason.COMPLETED, 0)
     assert (story.state.stable, story.state.canary, story.state.previous) == ("v2", "", "v1")
     assert story.kept == ["v2", "v1"], "what was stable is kept for a while"
     story.then(Tick(), after=31)
     assert story.kept == ["v2"]
-    assert [type(action) for action in story.told] == [Changed] * 6
-    assert story.told[2] == Changed(Reason.STEP_RUNNING, "step 1 of 3: weight 5 %, for 10 s")
+    assert [type(action) for action in story.actions] == [Changed] * 6
+    assert story.actions[2] == Changed(Reason.STEP_RUNNING, "step 1 of 3: weight 5 %, for 10 s")
 
 
 def test_clear_evidence_aborts_at_once() -> None:
     story = stepping().then(Tick(BAD))
-    assert story.at == (Stage.DEGRADED, Reason.ANALYSIS_FAILED, 0)
+    assert story.position == (Stage.DEGRADED, Reason.ANALYSIS_FAILED, 0)
     assert story.state.phase is Phase.DEGRADED
     assert story.state.message.startswith("canary fails 30 % of 1,000 calls")
     assert (story.state.stable, story.state.active_canary) == ("v1", "")
@@ -114,26 +114,26 @@ def test_clear_evidence_aborts_at_once() -> None:
 
 def test_a_pause_does_not_stop_the_checks() -> None:
     story = stepping().then(Promote(), Tick(BAD))
-    assert story.at == (Stage.DEGRADED, Reason.ANALYSIS_FAILED, 0)
+    assert story.position == (Stage.DEGRADED, Reason.ANALYSIS_FAILED, 0)
 
 
 def test_without_data_it_waits_then_pauses_then_goes_on_when_data_comes() -> None:
     story = stepping().then(*[Tick()] * 10, after=10)
-    assert story.at == (Stage.STEPPING, Reason.STEP_RUNNING, 5)
+    assert story.position == (Stage.STEPPING, Reason.STEP_RUNNING, 5)
     story.then(Tick(), after=20)
-    assert story.at == (Stage.PAUSED, Reason.INCONCLUSIVE, 5)
+    assert story.position == (Stage.PAUSED, Reason.INCONCLUSIVE, 5)
     assert story.state.message == "canary answered 0 of at least 10 calls; canary has answered no call yet"
     story.then(Tick(), after=1000)
-    assert story.at == (Stage.PAUSED, Reason.INCONCLUSIVE, 5)
+    assert story.position == (Stage.PAUSED, Reason.INCONCLUSIVE, 5)
     story.then(Tick(GOOD))
-    assert story.at == (Stage.PAUSED, Reason.PAUSE_STEP, 25)
+    assert story.position == (Stage.PAUSED, Reason.PAUSE_STEP, 25)
 
 
 def test_broken_measuring_pauses_and_neither_fails_nor_passes() -> None:
     story = stepping().then(Tick(replace(GOOD, trouble="no numbers for 12 s")), after=50)
-    assert story.at == (Stage.STEPPING, Reason.STEP_RUNNING, 5)
+    assert story.position == (Stage.STEPPING, Reason.STEP_RUNNING, 5)
     story.then(Tick(Evidence(trouble="no numbers for 70 s")), after=100)
-    assert story.at == (Stage.PAUSED, Reason.ANALYSIS_ERROR, 5)
+    assert story.position == (Stage.PAUSED, Reason.ANALYSIS_ERROR, 5)
     assert "no numbers for 70 s" in story.state.message
 
 
@@ -154,57 +154,57 @@ def test_a_canary_that_is_never_ready_is_given_up(stage: str) -> None:
     story.then(Tick(), after=99)
     assert story.state.stage is Stage(stage)
     story.then(Tick(), after=99)
-    assert story.at == (Stage.DEGRADED, Reason.DEADLINE, 0)
+    assert story.position == (Stage.DEGRADED, Reason.DEADLINE, 0)
 
 
 def test_failures_before_any_call_have_their_own_reasons() -> None:
     loading = Story().then(Target("v2", PLAN))
     loading.then(CanaryFailed("no runtime fits"))
-    assert (loading.at, loading.state.message) == (
+    assert (loading.position, loading.state.message) == (
         (Stage.DEGRADED, Reason.CANARY_FAILED, 0),
         "no runtime fits",
     )
     assert loading.state.wanted == ("v1",)
     gating = Story().then(Target("v2", PLAN), CanaryReady())
     gating.then(GateFailed(Reason.SIGNATURE_CHANGED, "input 'x' is gone"))
-    assert gating.at == (Stage.DEGRADED, Reason.SIGNATURE_CHANGED, 0)
+    assert gating.position == (Stage.DEGRADED, Reason.SIGNATURE_CHANGED, 0)
 
 
 def test_workers_that_die_too_often_end_it() -> None:
     story = stepping().then(*[CanaryLost("killed")] * 2)
     assert story.state.stage is Stage.STEPPING
     story.then(CanaryLost("killed"))
-    assert story.at == (Stage.DEGRADED, Reason.CANARY_LOST, 0)
+    assert story.position == (Stage.DEGRADED, Reason.CANARY_LOST, 0)
 
 
 def test_a_canary_that_is_down_does_not_use_up_its_time_but_its_deadline() -> None:
-    story = stepping().then(Tick(GOOD, up=False), after=50)
+    story = stepping().then(Tick(GOOD, is_up=False), after=50)
     assert (story.state.held, story.state.down) == (0, 50)
     assert story.state.stage is Stage.STEPPING
-    story.then(Tick(up=False), after=51)
-    assert story.at == (Stage.DEGRADED, Reason.CANARY_LOST, 0)
-    paused = stepping().then(Promote()).then(Tick(up=False), after=101)
-    assert paused.at == (Stage.DEGRADED, Reason.CANARY_LOST, 0)
+    story.then(Tick(is_up=False), after=51)
+    assert story.position == (Stage.DEGRADED, Reason.CANARY_LOST, 0)
+    paused = stepping().then(Promote()).then(Tick(is_up=False), after=101)
+    assert paused.position == (Stage.DEGRADED, Reason.CANARY_LOST, 0)
 
 
 def test_what_failed_is_tried_again_only_for_a_reason() -> None:
     story = stepping().then(Abort("a hunch"))
-    assert (story.at, story.state.message) == ((Stage.DEGRADED, Reason.ABORTED, 0), "a hunch")
+    assert (story.position, story.state.message) == ((Stage.DEGRADED, Reason.ABORTED, 0), "a hunch")
     story.then(Target("v2", PLAN), CanaryReady(), Tick(), Stable("v1"), CanaryFailed("late"))
-    assert story.at == (Stage.DEGRADED, Reason.ABORTED, 0)
+    assert story.position == (Stage.DEGRADED, Reason.ABORTED, 0)
     retried = Story(story.state).then(Retry())
-    assert (retried.at[0], retried.state.number) == (Stage.LOADING, 2)
+    assert (retried.position[0], retried.state.number) == (Stage.LOADING, 2)
     changed = Story(story.state).then(Target("v2", replace(PLAN, max_restarts=9)))
-    assert (changed.at[0], changed.state.plan.max_restarts) == (Stage.LOADING, 9)
+    assert (changed.position[0], changed.state.plan.max_restarts) == (Stage.LOADING, 9)
     moved = Story(story.state).then(Target("v3", PLAN))
-    assert (moved.at[0], moved.state.canary) == (Stage.LOADING, "v3")
+    assert (moved.position[0], moved.state.canary) == (Stage.LOADING, "v3")
     back = Story(story.state).then(Target("v1", PLAN))
-    assert (back.at, back.state.canary) == ((Stage.HEALTHY, Reason.SUPERSEDED, 0), "")
+    assert (back.position, back.state.canary) == ((Stage.HEALTHY, Reason.SUPERSEDED, 0), "")
 
 
 def test_another_kit_midway_begins_anew() -> None:
     story = stepping().then(Tick(GOOD), Target("v3", PLAN))
-    assert story.at == (Stage.LOADING, Reason.CANARY_LOADING, 0)
+    assert story.position == (Stage.LOADING, Reason.CANARY_LOADING, 0)
     assert (story.state.canary, story.state.evidence, story.state.number) == ("v3", Evidence(), 2)
 
 
@@ -229,31 +229,31 @@ def test_a_rollback_skips_gates_and_steps_and_the_config_does_not_undo_it() -> N
     story = stepping().then(Promote(full=True))
     assert (story.state.stable, story.state.previous) == ("v2", "v1")
     story.then(Rollback("v1"))
-    assert (story.at[0], story.state.wanted) == (Stage.LOADING, ("v2", "v1"))
+    assert (story.position[0], story.state.wanted) == (Stage.LOADING, ("v2", "v1"))
     story.then(CanaryReady(), Target("v2", PLAN), Tick())
-    assert story.at == (Stage.HEALTHY, Reason.COMPLETED, 0)
+    assert story.position == (Stage.HEALTHY, Reason.COMPLETED, 0)
     assert story.state.stable == "v1"
     story.then(Retry())
-    assert (story.at[0], story.state.canary, story.state.rollback) == (Stage.LOADING, "v2", False)
+    assert (story.position[0], story.state.canary, story.state.rollback) == (Stage.LOADING, "v2", False)
 
 
 def test_a_rollback_to_what_serves_is_an_abort() -> None:
-    assert stepping().then(Rollback("v1")).at == (Stage.DEGRADED, Reason.ABORTED, 0)
+    assert stepping().then(Rollback("v1")).position == (Stage.DEGRADED, Reason.ABORTED, 0)
 
 
 def test_a_rollback_that_cannot_be_loaded_leaves_the_stable_version_and_is_retried_as_one() -> None:
     story = Story().then(Rollback("v0"), CanaryFailed("its registry is gone"))
-    assert (story.at[1], story.state.stable) == (Reason.CANARY_FAILED, "v1")
+    assert (story.position[1], story.state.stable) == (Reason.CANARY_FAILED, "v1")
     assert story.then(Retry()).state.rollback
     assert story.then(CanaryReady()).state.stable == "v0"
 
 
 def test_the_stable_version_may_change_by_itself() -> None:
-    assert stepping().then(Stable("v2")).at == (Stage.HEALTHY, Reason.COMPLETED, 0)
+    assert stepping().then(Stable("v2")).position == (Stage.HEALTHY, Reason.COMPLETED, 0)
     other = stepping().then(Tick(GOOD), Stable("v1b"))
-    assert (other.at[0], other.state.stable, other.state.evidence) == (Stage.LOADING, "v1b", Evidence())
+    assert (other.position[0], other.state.stable, other.state.evidence) == (Stage.LOADING, "v1b", Evidence())
     first = Story(Rollout()).then(Target("v1", PLAN), Stable("v1"))
-    assert (first.at[0], first.state.stable, first.state.declared) == (Stage.HEALTHY, "v1", "v1")
+    assert (first.position[0], first.state.stable, first.state.declared) == (Stage.HEALTHY, "v1", "v1")
 
 
 @pytest.mark.parametrize(

@@ -13,20 +13,20 @@ from gateway.rollout.sequential import _log_likelihood as log_likelihood
 
 
 def test_no_calls_are_no_evidence() -> None:
-    for weighed in (
+    for evidence in (
         weigh(Rate(0, 0), 0.01),
         weigh_difference(Rate(0, 0), Rate(0, 100), 0.01, 0.01),
         weigh_difference(Rate(3, 3), Rate(0, 0), 0.01, 0.01),
     ):
-        assert (weighed.above, weighed.below) == (0, 0)
+        assert (evidence.above, evidence.below) == (0, 0)
 
 
 def test_the_evidence_grows_with_the_calls_and_points_one_way() -> None:
-    seen = [weigh_difference(Rate(n * 0.05, n), Rate(n * 0.1, 10 * n), 0.01, 0.01) for n in (100, 400, 1600)]
-    assert [at.below for at in seen] == [0, 0, 0]
-    assert seen[0].above < seen[1].above < seen[2].above
+    bad = [weigh_difference(Rate(n * 0.05, n), Rate(n * 0.1, 10 * n), 0.01, 0.01) for n in (100, 400, 1600)]
+    assert [evidence.below for evidence in bad] == [0, 0, 0]
+    assert bad[0].above < bad[1].above < bad[2].above
     good = [weigh_difference(Rate(0, n), Rate(0, 10 * n), 0.01, 0.01) for n in (400, 800, 1600)]
-    assert [at.above for at in good] == [0, 0, 0]
+    assert [evidence.above for evidence in good] == [0, 0, 0]
     assert good[0].below < good[1].below < good[2].below
 
 
@@ -39,9 +39,9 @@ def test_the_boundary_is_the_likeliest_point_on_it(seed: int) -> None:
     random = np.random.default_rng(seed)
     trials, margin = 10 ** random.uniform(0, 4, 2), float(10 ** random.uniform(-3, -0.5))
     rates = [Rate(int(random.binomial(int(n), 10 ** random.uniform(-4, 0))), int(n)) for n in trials]
-    at, base = boundary(rates[0], rates[1], margin)
-    assert at - base == pytest.approx(margin)
-    best = log_likelihood(rates[0], at) + log_likelihood(rates[1], base)
+    first, second = boundary(rates[0], rates[1], margin)
+    assert first - second == pytest.approx(margin)
+    best = log_likelihood(rates[0], first) + log_likelihood(rates[1], second)
     for other in np.linspace(0, 1 - margin, 2001)[1:-1]:
         assert log_likelihood(rates[0], other + margin) + log_likelihood(rates[1], other) <= best + 1e-6
 
@@ -57,9 +57,9 @@ def test_looking_after_every_call_does_not_make_it_wrong() -> None:
     worse = better = 0
     for _ in range(runs):
         failures = peeks(random, 0.05, 600)
-        seen = [weigh(Rate(int(k), n + 1), 0.05) for n, k in enumerate(failures)]
-        worse += any(p_value(at.above) <= alarm for at in seen)
-        better += any(p_value(at.below) <= alarm for at in seen)
+        looks = [weigh(Rate(int(k), n + 1), 0.05) for n, k in enumerate(failures)]
+        worse += any(p_value(look.above) <= alarm for look in looks)
+        better += any(p_value(look.below) <= alarm for look in looks)
     assert worse <= runs * alarm
     assert better <= runs * alarm
 
@@ -69,12 +69,12 @@ def test_a_difference_right_at_its_margin_is_rarely_called_anything() -> None:
     worse = better = 0
     for _ in range(runs):
         canary, stable = peeks(random, 0.06, 300), peeks(random, 0.03, 1200)
-        seen = [
+        looks = [
             weigh_difference(Rate(int(canary[n]), n + 1), Rate(int(stable[4 * n + 3]), 4 * n + 4), 0.03, 0.03)
             for n in range(300)
         ]
-        worse += any(p_value(at.above) <= alarm for at in seen)
-        better += any(p_value(at.below) <= alarm for at in seen)
+        worse += any(p_value(look.above) <= alarm for look in looks)
+        better += any(p_value(look.below) <= alarm for look in looks)
     assert worse <= runs * alarm
     assert better <= runs * alarm
 
