@@ -1,4 +1,4 @@
-"""The gateway as Serve runs it: one replica that holds the loop, the admin API and the metrics."""
+"""The gateway as Serve runs it: one replica, in which all parts of the control plane are put together."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _STUCK_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
-    """What the command that starts the gateway tells it."""
+    """The settings that the command which starts the gateway gives it."""
 
     home: Path
     edge_files: EdgeFiles
@@ -51,11 +51,11 @@ class GatewaySettings:
     worker_host: str
     reserve_cpus: bool
     instance: str
-    """Names one start of Kitserve; a gateway that is started again within it finds its workers there."""
+    """The name of one start of Kitserve; a gateway that Serve starts again finds its workers by it."""
 
 
 class Gateway:
-    """The deployment class. Everything that must last is in `State`; the rest is heard again."""
+    """The deployment class. What must last is in `State`; the rest comes again with the workers' reports."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         configure_logging("gateway", settings.home)
@@ -103,15 +103,15 @@ class Gateway:
         self._services.start()
         self._loop.start()
 
-    async def announce(self, news: Announcement) -> Orders:
-        """Hear from a worker; returns what it is to do."""
-        if self._workers.hear(news):
-            self._activator.hear(news)
+    async def announce(self, announcement: Announcement) -> Orders:
+        """Take a worker's report; returns what it is to do."""
+        if self._workers.hear(announcement):
+            self._activator.hear(announcement)
             self._loop.wake()
-        return Orders(self._descriptions.hear(news), self._rollouts.mirroring(news.app))
+        return Orders(self._descriptions.hear(announcement), self._rollouts.mirroring(announcement.app))
 
     async def check_health(self) -> None:
-        """Tell Serve whether the gateway works; raises when it does not."""
+        """Raise an error when a part of the gateway does not work; Serve then starts another gateway."""
         await self._web.check()
         await self._services.check()
         if time.monotonic() - self._loop.beat > _STUCK_SECONDS:

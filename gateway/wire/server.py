@@ -28,7 +28,7 @@ class HttpServer:
     """
 
     def __init__(self, handler: Handler, host: str, port: int = 0) -> None:
-        self._socket = _local_socket(host) if host.startswith("/") else _socket(host, port)
+        self._socket = local_socket(host) if host.startswith("/") else tcp_socket(host, port)
         self.host = host
         self.port: int = 0 if host.startswith("/") else self._socket.getsockname()[1]
         self._shared = Shared(handler)
@@ -97,13 +97,14 @@ class HttpServer:
         await asyncio.sleep(0)
 
 
-def _socket(host: str, port: int) -> socket.socket:
+def tcp_socket(host: str, port: int) -> socket.socket:
+    """Listen on `port` of `host`, an IPv4 or IPv6 address; 0 takes a free port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=_BACKLOG)
 
 
-def _local_socket(path: str) -> socket.socket:
-    """A socket for this user alone, in place of one that a server left which was killed."""
+def local_socket(path: str) -> socket.socket:
+    """Bind a Unix socket for this user alone, in place of one that a killed server left."""
     Path(path).unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(path)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from gateway.contract import Announcement, WorkerState
-from gateway.control.activator.activator import MOST_CALLS, Activator
+from gateway.control.activator.activator import MAX_CALLS, Activator
 from gateway.control.activator.held_call import HEAD_BYTES, HeldCall
 from gateway.control.activator.sleepers import Sleeper
 
@@ -32,13 +32,13 @@ def proxy(backend: str, family: int = 0x11, addresses: bytes = b"\0" * 12) -> by
 
 
 class Worker:
-    """Answers each connection once: how many bytes it got, and the first line of what it got."""
+    """Answers each connection once: how many bytes it received, and the first line of what it received."""
 
     def __init__(self, answer: Callable[[socket.socket], None] | None = None) -> None:
         self.heads: list[bytes] = []
         self._answer = answer or self._count
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.news = Announcement("w", APP, WorkerState.READY, "", *self._listener.getsockname())
+        self.announcement = Announcement("w", APP, WorkerState.READY, "", *self._listener.getsockname())
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
@@ -58,10 +58,10 @@ class Worker:
         head, _, body = data.partition(b"\r\n\r\n")
         self.heads.append(head)
         length = next((int(line[15:]) for line in head.split(b"\r\n") if line[:15] == b"content-length:"), 0)
-        got = len(body)
-        while got < length:
-            got += len(connection.recv(65536))
-        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n%09d" % got)
+        received = len(body)
+        while received < length:
+            received += len(connection.recv(65536))
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n%09d" % received)
 
     def stop(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -95,9 +95,9 @@ class Edge:
             self.cancelled += 1
             raise
 
-    def up(self, worker: Worker) -> None:
-        self.workers = [worker.news]
-        self.activator.hear(worker.news)
+    def add_worker(self, worker: Worker) -> None:
+        self.workers = [worker.announcement]
+        self.activator.hear(worker.announcement)
 
     def connect(self, data: bytes, backend: str = "slot3") -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
@@ -142,7 +142,7 @@ def test_calls_that_come_together_wake_once_and_all_are_answered(edge: Edge) -> 
     held = [edge.connect(INFER % 3 + b"abc") for _ in range(100)]
     edge.wait(lambda: edge.activator.waiting() == {APP: 100})
     assert edge.wakes == [APP]
-    edge.up(worker)
+    edge.add_worker(worker)
     for connection in held:
         assert read(connection).endswith(b"000000003")
         connection.close()
@@ -163,7 +163,7 @@ def test_a_large_body_passes_and_little_of_it_is_held(edge: Edge) -> None:
             sent += connection.send(b"x" * 65536)
         time.sleep(0.01)
     assert sent < 1024 * 1024, "the rest waits at the edge"
-    edge.up(worker)
+    edge.add_worker(worker)
     connection.settimeout(10)
     connection.sendall(b"x" * (size - sent))
     assert read(connection).endswith(b"%09d" % size)
@@ -177,7 +177,7 @@ def test_an_answer_before_the_body_was_read_is_passed_on(edge: Edge) -> None:
         connection.sendall(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n")
 
     worker = Worker(refuse)
-    edge.up(worker)
+    edge.add_worker(worker)
     with edge.connect(INFER % (8 * 1024 * 1024)) as connection:
         with contextlib.suppress(OSError):
             for _ in range(128):
@@ -187,21 +187,21 @@ def test_an_answer_before_the_body_was_read_is_passed_on(edge: Edge) -> None:
 
 
 def test_a_streamed_answer_passes_piece_by_piece(edge: Edge) -> None:
-    go = threading.Event()
+    proceed = threading.Event()
 
     def stream(connection: socket.socket) -> None:
         connection.recv(1024)
         connection.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n")
-        assert go.wait(5)
+        assert proceed.wait(5)
         connection.sendall(b"1\r\nb\r\n0\r\ngrpc-status: 0\r\n\r\n")
 
     worker = Worker(stream)
-    edge.up(worker)
+    edge.add_worker(worker)
     with edge.connect(INFER % 0) as connection:
         first = b""
         while not first.endswith(b"a\r\n"):
             first += connection.recv(1024)
-        go.set()
+        proceed.set()
         assert read(connection) == b"1\r\nb\r\n0\r\ngrpc-status: 0\r\n\r\n"
     worker.stop()
 
@@ -227,7 +227,7 @@ def test_who_hangs_up_while_the_worker_works_is_gone_for_the_worker_too(edge: Ed
             ended.set()
 
     worker = Worker(work)
-    edge.up(worker)
+    edge.add_worker(worker)
     edge.connect(INFER % 0).close()
     assert ended.wait(5)
     worker.stop()
@@ -243,6 +243,9 @@ def test_a_call_that_waits_too_long_is_told_to_ask_again(directory: Path) -> Non
     assert answer.startswith(b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-status: 14\r\n")
     assert b"grpc-message: model iris was asleep and is not awake after 0.3 s; ask again\r\n" in answer
     assert answer.endswith(b"content-length: 0\r\nconnection: close\r\n\r\n")
+    answer = edge.call(b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 0\r\n\r\n")
+    error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+    assert error["type"] == "server_error", "OpenAI's form, by the path"
     edge.activator.stop()
 
 
@@ -254,7 +257,7 @@ def test_a_worker_that_fails_to_start_ends_the_wait_with_its_reason(edge: Edge) 
     expected = "model iris was asleep and cannot be woken: the disk\nis full: 100 %"
     assert json.loads(body) == {"error": expected}
     worker = Worker()
-    edge.up(worker)
+    edge.add_worker(worker)
     assert edge.call(INFER % 0).endswith(b"000000000"), "a failure of before does not count"
     worker.stop()
 
@@ -276,23 +279,23 @@ def test_to_ask_whether_it_is_ready_wakes_nothing(edge: Edge) -> None:
 def test_a_worker_that_is_there_but_not_reached_is_waited_for(edge: Edge) -> None:
     gone, worker = Worker(), Worker()
     gone.stop()
-    edge.up(gone)
+    edge.add_worker(gone)
     with edge.connect(INFER % 0) as connection:
         edge.wait(lambda: edge.wakes == [APP])
-        edge.up(worker)
+        edge.add_worker(worker)
         assert read(connection).endswith(b"000000000")
     worker.stop()
 
 
 def test_no_more_calls_are_held_than_fit(edge: Edge) -> None:
-    held = [edge.connect(INFER % 0) for _ in range(MOST_CALLS)]
-    edge.wait(lambda: edge.activator.waiting() == {APP: MOST_CALLS})
+    held = [edge.connect(INFER % 0) for _ in range(MAX_CALLS)]
+    edge.wait(lambda: edge.activator.waiting() == {APP: MAX_CALLS})
     body = edge.call(INFER % 0).partition(b"\r\n\r\n")[2]
-    assert json.loads(body) == {"error": f"{MOST_CALLS} calls wait for models to wake; ask again"}
+    assert json.loads(body) == {"error": f"{MAX_CALLS} calls wait for models to wake; ask again"}
     held.pop().close()
-    edge.wait(lambda: edge.activator.waiting() == {APP: MOST_CALLS - 1})
+    edge.wait(lambda: edge.activator.waiting() == {APP: MAX_CALLS - 1})
     with edge.connect(INFER % 0):
-        edge.wait(lambda: edge.activator.waiting() == {APP: MOST_CALLS})
+        edge.wait(lambda: edge.activator.waiting() == {APP: MAX_CALLS})
     for connection in held:
         connection.close()
 
@@ -322,7 +325,7 @@ def test_what_is_no_call_is_closed(edge: Edge, sent: bytes) -> None:
 
 def test_the_header_may_say_any_kind_of_address(edge: Edge) -> None:
     worker = Worker()
-    edge.up(worker)
+    edge.add_worker(worker)
     for family, length in ((0x00, 0), (0x21, 36), (0x31, 216)):
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(5)
@@ -345,7 +348,7 @@ def test_who_waits_when_it_stops_is_let_go_and_the_next_one_takes_the_place(dire
         assert read(connection) == b""
     assert first.cancelled == 1
     second, worker = Edge(directory), Worker()
-    second.up(worker)
+    second.add_worker(worker)
     assert second.call(INFER % 0).endswith(b"000000000")
     second.activator.stop()
     worker.stop()

@@ -99,25 +99,25 @@ def test_a_config_is_put_in_force_and_told_back(api: Api) -> None:
     }
     assert api.put(models("iris")).json() == {"generation": 1}
     assert api.changes == [1]
-    told = api.get("/api/config").json()
-    assert told["generation"] == 1
-    assert [model["name"] for model in told["config"]["models"]] == ["iris"]
-    assert api.put(told["config"]).json() == {"generation": 2}
-    assert api.get("/api/config").json()["config"] == told["config"]
+    document = api.get("/api/config").json()
+    assert document["generation"] == 1
+    assert [model["name"] for model in document["config"]["models"]] == ["iris"]
+    assert api.put(document["config"]).json() == {"generation": 2}
+    assert api.get("/api/config").json()["config"] == document["config"]
 
 
 def test_each_of_many_applies_gets_a_generation_of_its_own(api: Api) -> None:
-    found: list[int] = []
+    generations: list[int] = []
 
     def apply(name: str) -> None:
-        found.extend(api.put(models(name)).json()["generation"] for _ in range(10))
+        generations.extend(api.put(models(name)).json()["generation"] for _ in range(10))
 
     threads = [threading.Thread(target=apply, args=(name,)) for name in "ab"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(found) == list(range(1, 21))
+    assert sorted(generations) == list(range(1, 21))
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def test_each_of_many_applies_gets_a_generation_of_its_own(api: Api) -> None:
 def test_a_faulty_config_is_refused_with_all_its_faults(api: Api, body: Any, faults: list[str]) -> None:
     answer = api.put(body)
     assert answer.status_code == 400
-    told = answer.json()["faults"]
-    assert len(told) == len(faults)
-    assert all(any(fault in line for line in told) for fault in faults), told
+    reported = answer.json()["faults"]
+    assert len(reported) == len(faults)
+    assert all(any(fault in line for line in reported) for fault in faults), reported
     assert answer.json()["error"].startswith(f"config: {len(faults)} fault(s)")
     assert api.state.desired().generation == 0
     assert api.changes == []

@@ -1,4 +1,4 @@
-"""`/openapi.json` and `/docs`: what a real server gives programs and people."""
+"""`/openapi.json` and `/docs`, from a real server: for programs and for people."""
 
 from __future__ import annotations
 
@@ -147,14 +147,14 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.taken: list[str] = []
+        self.loaded: list[str] = []
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in ("script", "link", "img", "iframe", "i", "b"):
-            self.taken.append(tag)
-        self.taken += [
+            self.loaded.append(tag)
+        self.loaded += [
             value or "" for name, value in attrs if name in ("src", "style") or name.startswith("on")
         ]
         if tag not in self.VOID:
@@ -170,7 +170,7 @@ def test_the_page_shows_models_and_takes_nothing_from_elsewhere(api: Api) -> Non
     assert answer.headers["content-security-policy"].startswith(
         "default-src 'none'; style-src 'unsafe-inline';"
     )
-    assert Page(answer.text).taken == []
+    assert Page(answer.text).loaded == []
     for text in [
         "Sorts &lt;i&gt;flowers&lt;/i&gt;.",
         "setosa, &lt;b&gt;",
@@ -186,12 +186,12 @@ def test_a_model_has_a_page_of_its_own(api: Api) -> None:
     page = api.get("/v2/models/camera/docs").text
     assert "pixels" in page
     assert "setosa" not in page
-    assert Page(page).taken == []
+    assert Page(page).loaded == []
     assert api.get("/v2/models/nothing/docs").status_code == 404
 
 
 @pytest.mark.parametrize(
-    ("said", "used"),
+    ("forwarded", "expected"),
     [
         ("kit.test", "kit.test"),
         ("[::1]:80", "[::1]:80"),
@@ -203,9 +203,9 @@ def test_a_model_has_a_page_of_its_own(api: Api) -> None:
         ("user@kit.test", LISTEN),
     ],
 )
-def test_commands_name_the_host_that_was_called_if_it_is_one(api: Api, said: str, used: str) -> None:
+def test_commands_name_the_host_that_was_called_if_it_is_one(api: Api, forwarded: str, expected: str) -> None:
     answer = requests.get(
-        f"http://{api.address}/openapi.json", headers={"X-Forwarded-Host": said}, timeout=5
+        f"http://{api.address}/openapi.json", headers={"X-Forwarded-Host": forwarded}, timeout=5
     ).json()
     source = answer["paths"]["/v2/models/iris/infer"]["post"]["x-codeSamples"][0]["source"]
-    assert f"http://{used}/v2/models/iris/infer" in source.splitlines()[0]
+    assert f"http://{expected}/v2/models/iris/infer" in source.splitlines()[0]

@@ -1,4 +1,4 @@
-"""Repository index and statistics: a real server, asked as NVIDIA's client does and by hand."""
+"""Repository index and statistics: a real server, version_name as NVIDIA's client does and by hand."""
 
 from __future__ import annotations
 
@@ -123,20 +123,20 @@ def test_a_malformed_index_request_is_told_so(api: Api, body: bytes | str, code:
 
 def test_statistics_count_calls_and_their_steps(api: Api, client: InferenceServerClient) -> None:
     # two applications of one version are one version to a caller
-    done = numbers(2, failures=1)
+    succeeded = numbers(2, failures=1)
     api.samples = (
-        sample("iris", "v1", done),
+        sample("iris", "v1", succeeded),
         sample("iris", "v1", numbers(1)),
         sample("iris", "v2", Numbers()),
     )
-    whole = client.get_inference_statistics()["model_stats"]
-    assert [(at["name"], at["version"], at["inference_count"]) for at in whole] == [
+    entries = client.get_inference_statistics()["model_stats"]
+    assert [(entry["name"], entry["version"], entry["inference_count"]) for entry in entries] == [
         ("iris", "v1", 3),
         ("iris", "v2", 0),
     ]
-    first, second = whole
+    first, second = entries
     assert first["execution_count"] == 3
-    assert first["last_inference"] >= int(done.last_call * 1000)
+    assert first["last_inference"] >= int(succeeded.last_call * 1000)
     assert second["last_inference"] == 0
     assert first["inference_stats"] == {
         "success": {"count": 3, "ns": 30_000_000},
@@ -159,10 +159,10 @@ def test_statistics_tell_batches(api: Api, client: InferenceServerClient) -> Non
     tally.executed(1, decode=0.001, infer=0.001, encode=0.001)
     tally.executed(5000, decode=1.0, infer=1.0, encode=1.0)
     api.samples = (sample("iris", "v1", tally.numbers()),)
-    (told,) = client.get_inference_statistics("iris")["model_stats"]
-    assert (told["inference_count"], told["execution_count"]) == (5009, 4)
-    assert told["inference_stats"]["success"]["count"] == 6
-    assert told["batch_stats"] == [
+    (entry,) = client.get_inference_statistics("iris")["model_stats"]
+    assert (entry["inference_count"], entry["execution_count"]) == (5009, 4)
+    assert entry["inference_stats"]["success"]["count"] == 6
+    assert entry["batch_stats"] == [
         {
             "batch_size": 1,
             "compute_input": {"count": 1, "ns": 1_000_000},
@@ -186,28 +186,28 @@ def test_statistics_are_of_one_model_or_version_where_asked(api: Api, client: In
         sample("gone", "v1", numbers(4)),
     )
 
-    def counts(model: str = "", asked: str = "") -> list[int]:
-        found = client.get_inference_statistics(model, asked)["model_stats"]
-        return [at["inference_count"] for at in found]
+    def counts(model: str = "", version_name: str = "") -> list[int]:
+        entries = client.get_inference_statistics(model, version_name)["model_stats"]
+        return [entry["inference_count"] for entry in entries]
 
     assert counts() == [1, 2, 3]
     assert counts("iris") == [1, 2]
     assert counts("lilac") == []
-    for asked in ("v2", DIGESTS["v2"], DIGESTS["v2"][7:19], DIGESTS["v2"].replace(":", "%3A")):
-        assert counts("iris", asked) == [2]
+    for version_name in ("v2", DIGESTS["v2"], DIGESTS["v2"][7:19], DIGESTS["v2"].replace(":", "%3A")):
+        assert counts("iris", version_name) == [2]
 
 
 def test_what_is_not_there_is_named(api: Api, client: InferenceServerClient) -> None:
     api.samples = (sample("iris", "v1", numbers(1)),)
-    for model, asked, text in [
+    for model, version_name, text in [
         ("gone", "", "no model is named gone"),
         ("gone", "v1", "no model is named gone"),
         ("iris", "v9", "model iris has no version v9 that is served"),
         ("iris", "sha256:9", "model iris has no version sha256:9 that is served"),
     ]:
-        with pytest.raises(InferenceServerException, match=text) as told:
-            client.get_inference_statistics(model, asked)
-        assert told.value.status() == "404"
+        with pytest.raises(InferenceServerException, match=text) as caught:
+            client.get_inference_statistics(model, version_name)
+        assert caught.value.status() == "404"
 
 
 def test_other_methods_and_paths_are_refused_in_json(api: Api) -> None:

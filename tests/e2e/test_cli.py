@@ -31,13 +31,13 @@ class Cli:
         self._captured = captured
 
     def __call__(self, *arguments: str, code: int = 0) -> tuple[str, str]:
-        """Returns what it said on standard output and standard error."""
+        """Return what it printed on standard output and standard error."""
         self._monkeypatch.setattr(sys, "argv", ["kitserve", *arguments])
         with pytest.raises(SystemExit) as ended:
             main()
-        said, error = self._captured.readouterr()
-        assert (ended.value.code or 0) == code, said + error
-        return said, error
+        text, error = self._captured.readouterr()
+        assert (ended.value.code or 0) == code, text + error
+        return text, error
 
     def inspect(self, reference: str, *options: str) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(self("inspect", reference, "-o", "json", *options)[0])
@@ -53,9 +53,9 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 def test_help_names_every_command(cli: Cli) -> None:
     for arguments in (["--help"], ["-h"]):
-        said, _ = cli(*arguments)
+        text, _ = cli(*arguments)
         for command in ("serve", "apply", "status", "inspect", "pull", "--version"):
-            assert command in said
+            assert command in text
     for command, option in (
         ("serve", "--address"),
         ("apply", "--no-wait"),
@@ -69,8 +69,8 @@ def test_help_names_every_command(cli: Cli) -> None:
 
 def test_the_installed_command_and_the_module_are_the_same() -> None:
     for command in ([str(Path(sys.executable).with_name("kitserve"))], KITSERVE):
-        done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
-        assert done.stdout == f"kitserve {gateway.__version__}\n"
+        process = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+        assert process.stdout == f"kitserve {gateway.__version__}\n"
         wrong = subprocess.run([*command, "sevre"], capture_output=True, text=True, check=False)
         assert wrong.returncode == 2
         assert "Usage: kitserve" in wrong.stderr
@@ -78,8 +78,8 @@ def test_the_installed_command_and_the_module_are_the_same() -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["serve"], ["status", "-o", "yaml"], ["inspect", "--pul", "x"]])
 def test_a_wrong_command_is_told_and_ends_with_two(cli: Cli, arguments: list[str]) -> None:
-    said, error = cli(*arguments, code=2)
-    assert "Usage: kitserve" in said + error
+    text, error = cli(*arguments, code=2)
+    assert "Usage: kitserve" in text + error
 
 
 IRIS = [
@@ -99,13 +99,13 @@ SAMPLES: dict[str, dict[str, Any]] = {
     },
     "iris-pickle:v1": {
         "runtime": None,
-        "said": "model/iris.joblib is a pickle (joblib included), which runs code when it is loaded: "
+        "message": "model/iris.joblib is a pickle (joblib included), which runs code when it is loaded: "
         "it imports joblib.numpy_pickle, numpy, numpy._core, sklearn.ensemble and sklearn.tree. "
         "It is not served like this",
     },
     "iris-statedict:v1": {
         "runtime": None,
-        "said": "model/weights.pt is a PyTorch checkpoint (pickle), which runs code when it is loaded: "
+        "message": "model/weights.pt is a PyTorch checkpoint (pickle), which runs code when it is loaded: "
         "it imports collections, torch and torch._utils. It is not served like this; it holds weights",
     },
     "iris-child:v1": {"runtime": "onnx", "file": "model/iris.onnx", "outputs": IRIS},
@@ -125,10 +125,10 @@ def test_every_sample_is_known_here(layout: Path) -> None:
 @pytest.mark.parametrize("name", SAMPLES)
 def test_inspect_tells_what_a_sample_is(cli: Cli, layout: Path, name: str) -> None:
     expected = dict(SAMPLES[name])
-    said = expected.pop("said", "")
+    message = expected.pop("message", "")
     kit = cli.inspect(reference(layout, name))
     assert {key: kit[key] for key in expected} == expected
-    assert said in kit["runtime_message"]
+    assert message in kit["runtime_message"]
     assert kit["reference"] == f"{reference(layout, name)}@{kit['digest']}"
     assert kit["kitfile"]["package"]["name"] == name.partition(":")[0]
     assert [layer["role"] for layer in kit["layers"] if layer["served"]] == (["model"])
@@ -141,7 +141,7 @@ def test_inspect_tells_what_a_sample_is(cli: Cli, layout: Path, name: str) -> No
         f"package {kit['package']}",
     ):
         assert shown in lines, "nothing is cut off, however narrow"
-    assert (said if said else f"runtime: {kit['runtime']} ({kit['file']})") in lines
+    assert (message if message else f"runtime: {kit['runtime']} ({kit['file']})") in lines
     for tensor in kit["inputs"] + kit["outputs"]:
         assert tensor["name"] in lines
 
@@ -171,8 +171,8 @@ def test_an_image_is_refused_by_what_it_is(cli: Cli, tmp_path: Path) -> None:
     layer = build.blob("application/vnd.oci.image.layer.v1.tar", tar(("bin/sh", b"#!")))
     build.artifact("debian:12", {"schemaVersion": 2, "config": config, "layers": [layer]})
     for command in ("inspect", "pull"):
-        said, error = cli(command, f"oci-layout:{build.directory}:debian:12", code=1)
-        assert said == ""
+        text, error = cli(command, f"oci-layout:{build.directory}:debian:12", code=1)
+        assert text == ""
         assert "is no kit: this is a container image; name a ModelKit or a ModelPack" in error
 
 
@@ -189,25 +189,25 @@ def test_words_of_a_kit_give_no_orders_to_the_terminal(cli: Cli, tmp_path: Path)
 
 def test_a_kit_is_pulled_once_with_plain_lines(cli: Cli, registry: Registry) -> None:
     kit = f"{registry.host}/samples/iris:v1"
-    said, error = cli("pull", kit, "--plain-http")
-    digest = said.split("@", 1)[1].split()[0]
+    text, error = cli("pull", kit, "--plain-http")
+    digest = text.split("@", 1)[1].split()[0]
     path = cli.home / "cache/kits" / digest.removeprefix("sha256:")
-    assert said == f"{kit}@{digest}\n{path}  2560 bytes pulled\n"
+    assert text == f"{kit}@{digest}\n{path}  2560 bytes pulled\n"
     assert error.splitlines() == [
         f"{kit}: 0 of 2560 bytes",
         f"{kit}: 2560 of 2560 bytes",
         f"{kit}: unpacking",
     ]
     assert (path / "model" / "iris.onnx").is_file()
-    said, error = cli("pull", kit, "--plain-http")
-    assert said == f"{kit}@{digest}\n{path}  already in the cache\n"
+    text, error = cli("pull", kit, "--plain-http")
+    assert text == f"{kit}@{digest}\n{path}  already in the cache\n"
     assert error == ""
 
 
 def test_on_a_terminal_a_bar_shows_the_bytes(cli: Cli, layout: Path) -> None:
     terminal, end = pty.openpty()
     kit = reference(layout, "iris-pickle:v1")
-    done = subprocess.Popen(
+    process = subprocess.Popen(
         [*KITSERVE, "pull", kit, "--home", str(cli.home)],
         stdout=subprocess.PIPE,
         stderr=end,
@@ -220,8 +220,8 @@ def test_on_a_terminal_a_bar_shows_the_bytes(cli: Cli, layout: Path) -> None:
             shown += part
     except OSError:
         os.close(terminal)  # Linux says so that the other end is closed
-    assert done.communicate()[0].decode().endswith("22528 bytes pulled\n")
-    assert done.returncode == 0
+    assert process.communicate()[0].decode().endswith("22528 bytes pulled\n")
+    assert process.returncode == 0
     assert b"22.5/22.5 kB" in shown
     assert b"22528 bytes" not in shown
     assert b"\x1b[2K" in shown, "the bar is taken away at the end"
@@ -241,8 +241,8 @@ def test_plain_http_keeps_the_rest_that_the_config_says(
 def test_what_is_not_there_is_named(cli: Cli, registry: Registry, layout: Path) -> None:
     for kit in (f"{registry.host}/samples/iris:v9", reference(layout, "iris:v9")):
         for command in ("pull", "inspect"):
-            said, error = cli(command, kit, "--plain-http", code=1)
-            assert said == ""
+            text, error = cli(command, kit, "--plain-http", code=1)
+            assert text == ""
             assert error.startswith("kitserve: ")
             assert "samples/iris:v9" in error
 
@@ -267,8 +267,8 @@ def test_where_nobody_runs_one_is_told_how_to_start(cli: Cli, tmp_path: Path) ->
     file = tmp_path / "kitserve.yaml"
     file.write_text(f"admin: {nobody}\n")
     for arguments in (["status", "--admin", nobody], ["apply", str(file)]):
-        said, error = cli(*arguments, code=1)
-        assert said == ""
+        text, error = cli(*arguments, code=1)
+        assert text == ""
         assert f"no Kitserve answers at {nobody}; start one with `kitserve serve`" in error
 
 

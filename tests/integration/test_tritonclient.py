@@ -46,17 +46,17 @@ class Echo:
     device = "cpu"
 
     def __init__(self, *specs: TensorSpec) -> None:
-        outputs = tuple(TensorSpec(f"y{at.name[1:]}", at.datatype, at.shape) for at in specs)
+        outputs = tuple(TensorSpec(f"y{spec.name[1:]}", spec.datatype, spec.shape) for spec in specs)
         self.signature = Signature(specs, outputs)
         self._check = InputCheck(self.signature)
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         self._check(inputs)
-        given = {f"y{name[1:]}": array for name, array in inputs.items()}
+        answers = {f"y{name[1:]}": array for name, array in inputs.items()}
         for name in outputs:
-            if name not in given:
-                raise unknown_output(name, tuple(given))
-        return {name: given[name] for name in outputs or given}
+            if name not in answers:
+                raise unknown_output(name, tuple(answers))
+        return {name: answers[name] for name in outputs or answers}
 
     def close(self) -> None:
         pass
@@ -99,9 +99,9 @@ def tensors(binary: bool | Callable[[str], bool]) -> list[InferInput]:
     return inputs
 
 
-def same(found: Array, expected: Array) -> bool:
-    given = [item.encode() if isinstance(item, str) else item for item in found.reshape(-1).tolist()]
-    return (found.dtype, found.shape) == (expected.dtype, expected.shape) and given == (
+def same(actual: Array, expected: Array) -> bool:
+    items = [item.encode() if isinstance(item, str) else item for item in actual.reshape(-1).tolist()]
+    return (actual.dtype, actual.shape) == (expected.dtype, expected.shape) and items == (
         expected.reshape(-1).tolist()
     )
 
@@ -152,26 +152,26 @@ def test_classes(client: InferenceServerClient, binary: bool) -> None:
     result = client.infer("echo", tensors(True), outputs=outputs)
 
     def classes(name: str) -> list[list[str]]:
-        found = result.as_numpy(name)
-        return [[at.decode() if isinstance(at, bytes) else at for at in row] for row in found.tolist()]
+        rows = result.as_numpy(name).tolist()
+        return [[item.decode() if isinstance(item, bytes) else item for item in row] for row in rows]
 
     assert classes("y_FP32") == [["1.500000:0:cat"], ["1000000015047466219876688855040.000000:1:dog"]]
     assert classes("y_INT8") == [["127:1:yes", "-128:0:no"], ["2:1:yes", "1:0:no"]]
 
 
-@pytest.mark.parametrize("there", [None, "gzip", "deflate"])
-@pytest.mark.parametrize("back", [None, "gzip", "deflate"])
+@pytest.mark.parametrize("request_coding", [None, "gzip", "deflate"])
+@pytest.mark.parametrize("answer_coding", [None, "gzip", "deflate"])
 @pytest.mark.parametrize("binary", [True, False])
 def test_bodies_are_compressed_where_asked(
-    client: InferenceServerClient, there: str | None, back: str | None, binary: bool
+    client: InferenceServerClient, request_coding: str | None, answer_coding: str | None, binary: bool
 ) -> None:
     outputs = [InferRequestedOutput(f"y_{datatype}", binary_data=binary) for datatype in VALUES]
     result = client.infer(
         "echo",
         tensors(binary),
         outputs=outputs,
-        request_compression_algorithm=there,
-        response_compression_algorithm=back,
+        request_compression_algorithm=request_coding,
+        response_compression_algorithm=answer_coding,
     )
     for datatype, values in VALUES.items():
         assert same(result.as_numpy(f"y_{datatype}"), values), datatype
@@ -210,7 +210,7 @@ def test_a_model_tells_of_itself(client: InferenceServerClient, version: str) ->
 
 def test_parameters_that_nobody_knows_change_nothing(client: InferenceServerClient) -> None:
     result = client.infer(
-        "echo", tensors(True), parameters={"mine": "x"}, priority=1, timeout=1000, sequence_id=7
+        "echo", tensors(True), parameters={"unknown": "x"}, priority=1, timeout=1000, sequence_id=7
     )
     assert same(result.as_numpy("y_FP32"), VALUES["FP32"])
 
@@ -218,8 +218,8 @@ def test_parameters_that_nobody_knows_change_nothing(client: InferenceServerClie
 def test_a_large_tensor_there_and_back(client: InferenceServerClient) -> None:
     inputs = tensors(True)
     large = np.random.default_rng(1).random((1_000_000, 2), np.float32)
-    at = list(VALUES).index("FP32")
-    inputs[at] = InferInput("x_FP32", list(large.shape), "FP32").set_data_from_numpy(large)
+    position = list(VALUES).index("FP32")
+    inputs[position] = InferInput("x_FP32", list(large.shape), "FP32").set_data_from_numpy(large)
     result = client.infer("echo", inputs, outputs=[InferRequestedOutput("y_FP32")])
     assert same(result.as_numpy("y_FP32"), large)
 
@@ -276,6 +276,6 @@ def test_a_body_that_is_too_large_once_decompressed_is_refused() -> None:
     zeros.set_data_from_numpy(np.array([[bytes(4000), b""]], dtype=object))
     with worker(max_body=4000) as address, InferenceServerClient(address) as client:
         for coding in ("gzip", "deflate"):
-            with pytest.raises(InferenceServerException, match="than 4000 bytes once decompressed") as told:
+            with pytest.raises(InferenceServerException, match="than 4000 bytes once decompressed") as caught:
                 client.infer("echo", [zeros], request_compression_algorithm=coding)
-            assert told.value.status() == "413"
+            assert caught.value.status() == "413"

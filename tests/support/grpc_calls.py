@@ -29,7 +29,7 @@ class Echo:
     device = "cpu"
 
     def __init__(self, *specs: TensorSpec, seconds: float = 0.0) -> None:
-        outputs = tuple(TensorSpec(f"y{at.name[1:]}", at.datatype, at.shape) for at in specs)
+        outputs = tuple(TensorSpec(f"y{spec.name[1:]}", spec.datatype, spec.shape) for spec in specs)
         self.signature = Signature(specs, outputs)
         self.seconds = seconds
         self.calls = 0
@@ -40,11 +40,11 @@ class Echo:
         self.calls += 1
         if self.seconds:
             time.sleep(self.seconds)
-        given = {f"y{name[1:]}": array for name, array in inputs.items()}
+        answers = {f"y{name[1:]}": array for name, array in inputs.items()}
         for name in outputs:
-            if name not in given:
-                raise unknown_output(name, tuple(given))
-        return {name: given[name] for name in outputs or given}
+            if name not in answers:
+                raise unknown_output(name, tuple(answers))
+        return {name: answers[name] for name in outputs or answers}
 
     def close(self) -> None:
         pass

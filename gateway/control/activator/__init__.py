@@ -1,1 +1,1 @@
-"""Holds the calls of versions that sleep, and wakes these."""
+"""Holds the calls to versions that sleep, and wakes these versions."""

@@ -1,13 +1,13 @@
 """Holds the calls to versions that sleep: has a worker started, and passes their bytes on to it.
 
-A canary whose workers are gone sleeps as well, but nobody waits for it: the stable version answers.
+A canary whose workers are gone sleeps as well, but no call waits for it: the stable version answers.
 
 The edge sends a call here when its version has no worker that is up. It comes over a Unix socket with
 the PROXY protocol, whose unique id names the edge's backend. The call's head is read, the rest waits at
-the edge; once a worker is there the connection is tied to it, byte by byte in both directions, so that
-every protocol over HTTP/1.1 passes as it is. A call that comes next goes from the edge to the worker.
+the edge. Once there is a worker the two connections are tied together, byte by byte in both directions, so
+that every protocol over HTTP/1.1 passes as it is. The next call goes from the edge to the worker.
 
-Whether a version is ready is answered here: it is, and must not wake for being asked.
+A call that asks whether a version is ready is answered here: it is ready, and must not wake for the question.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from gateway.contract import Announcement, WorkerState
 from gateway.control.activator.held_call import HeldCall, readiness, refusal
 from gateway.control.activator.sleepers import Sleeper, Sleepers
 from gateway.errors import CannotWake, EdgeError
+from gateway.wire.server import local_socket
 
-MOST_CALLS = 400
+MAX_CALLS = 400
 """How many calls may wait or pass at a time; each holds two sockets and `held_call.HEAD_BYTES` at most."""
 _HEAD_SECONDS = 5.0
 _CONNECT_SECONDS = 1.0
-_LOOK_SECONDS = 0.2
-_AGAIN_SECONDS = 1.0
+_POLL_SECONDS = 0.2
+_RETRY_SECONDS = 1.0
 _LINGER_SECONDS = 1.0
 _PIECE_BYTES = 64 * 1024
 
@@ -54,42 +55,41 @@ class Activator:
         self._calls: set[asyncio.Task[None]] = set()
         self._waiting: Counter[str] = Counter()
         self._wakings: dict[str, asyncio.Task[None]] = {}
+        # By app, when its worker last failed, and why.
         self._failures: dict[str, tuple[float, str]] = {}
-        self._news = asyncio.Event()
+        # Set, and replaced, at each report of a worker.
+        self._report = asyncio.Event()
         self._turn = 0
 
     def start(self) -> None:
-        """Listen, in place of whoever did before.
+        """Listen, in place of an earlier activator.
 
         Raises:
             OSError: when the socket cannot be made.
         """
-        self._path.unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(self._path))
-        self._path.chmod(0o600)
-        self._listener.listen(MOST_CALLS)
+        self._listener = local_socket(str(self._path))
+        self._listener.listen(MAX_CALLS)
         self._listener.setblocking(False)
         self._thread.start()
 
     def stop(self) -> None:
-        """Close; the edge tells those who wait to ask again. Safe to call twice."""
+        """Close; the edge tells the callers that wait to ask again. Safe to call twice."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(5)
 
     def waiting(self) -> Mapping[str, int]:
-        """How many calls wait for each app."""
+        """Return how many calls wait for each app."""
         return dict(self._waiting)
 
     def holds_calls(self, app: str) -> bool:
         """Whether calls wait for a worker of an app."""
         return app in self._waiting
 
-    def hear(self, news: Announcement) -> None:
+    def hear(self, announcement: Announcement) -> None:
         """Take a worker's report that changes its state."""
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._take, news)
+            self._loop.call_soon_threadsafe(self._take, announcement)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -97,18 +97,18 @@ class Activator:
         try:
             self._loop.run_forever()
         finally:
-            left = [accepting, *self._calls, *self._wakings.values()]
-            for task in left:
+            tasks = [accepting, *self._calls, *self._wakings.values()]
+            for task in tasks:
                 task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
             self._listener.close()
             self._loop.close()
 
-    def _take(self, news: Announcement) -> None:
-        if news.state is WorkerState.FAILED:
-            self._failures[news.app] = (time.monotonic(), news.detail)
-        self._news.set()
-        self._news = asyncio.Event()
+    def _take(self, announcement: Announcement) -> None:
+        if announcement.state is WorkerState.FAILED:
+            self._failures[announcement.app] = (time.monotonic(), announcement.detail)
+        self._report.set()
+        self._report = asyncio.Event()
 
     async def _accept(self) -> None:
         while True:
@@ -117,7 +117,7 @@ class Activator:
             except OSError as error:
                 # No more files may be open; some call ends soon.
                 log.warning("activator.refused", extra={"reason": str(error)})
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(_POLL_SECONDS)
                 continue
             client.setblocking(False)
             task = self._loop.create_task(self._serve(client))
@@ -125,7 +125,7 @@ class Activator:
             task.add_done_callback(self._calls.discard)
 
     async def _serve(self, client: socket.socket) -> None:
-        """Answer one call: by a worker, or by saying why not."""
+        """Answer one call: by a worker, or with the reason why not."""
         with client:
             try:
                 call = await asyncio.wait_for(HeldCall.read(self._loop, client), _HEAD_SECONDS)
@@ -140,27 +140,27 @@ class Activator:
     async def _answer(self, client: socket.socket, call: HeldCall) -> None:
         sleeper = self._sleepers.find(call)
         if sleeper is None:
-            await self._say(client, refusal(call, "this version is being changed; ask again"))
+            await self._send(client, refusal(call, "this version is being changed; ask again"))
         elif call.asks_readiness and not self._sleepers.ready_workers(sleeper.app):
-            await self._say(client, readiness(call, sleeper.model, sleeper.version, sleeper.digest))
-        elif len(self._calls) > MOST_CALLS:
-            await self._say(client, refusal(call, f"{MOST_CALLS} calls wait for models to wake; ask again"))
+            await self._send(client, readiness(call, sleeper.model, sleeper.version, sleeper.digest))
+        elif len(self._calls) > MAX_CALLS:
+            await self._send(client, refusal(call, f"{MAX_CALLS} calls wait for models to wake; ask again"))
         else:
             try:
-                worker = await self._worker(client, sleeper)
+                worker = await self._wait_for_worker(client, sleeper)
             except CannotWake as error:
-                await self._say(client, refusal(call, str(error)))
+                await self._send(client, refusal(call, str(error)))
                 return
             if worker is not None:
                 with worker:
-                    await self._pass(client, worker, call.closing())
+                    await self._relay(client, worker, call.closing())
 
-    async def _worker(self, client: socket.socket, sleeper: Sleeper) -> socket.socket | None:
-        """A connection to a worker, once there is one; None when the caller has gone.
+    async def _wait_for_worker(self, client: socket.socket, sleeper: Sleeper) -> socket.socket | None:
+        """Return a connection to a worker, once there is one; None when the caller has hung up.
 
         Raises:
-            CannotWake: when a worker failed to start since the call came, or none came in time; what it
-                says is for the caller.
+            CannotWake: when a worker failed to start since the call came, or none was ready in time; its
+                message is for the caller.
         """
         app, started = sleeper.app, time.monotonic()
         hung_up = select.poll()
@@ -168,17 +168,17 @@ class Activator:
         self._waiting[app] += 1
         try:
             while True:
-                news = self._news
-                for found in self._in_turn(self._sleepers.ready_workers(app)):
+                report = self._report
+                for worker in self._in_turn(self._sleepers.ready_workers(app)):
                     with contextlib.suppress(OSError):
-                        return await self._connect(found)
+                        return await self._connect(worker)
                 if hung_up.poll(0):
                     return None
-                failed_at, why = self._failures.get(app, (started, ""))
+                failed_at, reason = self._failures.get(app, (started, ""))
                 if failed_at > started:
-                    raise CannotWake(f"model {sleeper.model} was asleep and cannot be woken: {why}")
-                left = started + sleeper.wake_seconds - time.monotonic()
-                if left <= 0:
+                    raise CannotWake(f"model {sleeper.model} was asleep and cannot be woken: {reason}")
+                remaining = started + sleeper.wake_seconds - time.monotonic()
+                if remaining <= 0:
                     raise CannotWake(
                         f"model {sleeper.model} was asleep and is not awake after "
                         f"{sleeper.wake_seconds:g} s; ask again"
@@ -186,7 +186,7 @@ class Activator:
                 if app not in self._wakings:
                     self._wakings[app] = self._loop.create_task(self._keep_waking(sleeper))
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), min(left, _LOOK_SECONDS))
+                    await asyncio.wait_for(report.wait(), min(remaining, _POLL_SECONDS))
         finally:
             self._waiting[app] -= 1
             if not self._waiting[app]:
@@ -195,7 +195,7 @@ class Activator:
                     self._wakings.pop(app).cancel()
 
     def _in_turn(self, workers: list[Announcement]) -> list[Announcement]:
-        """The same, another one first each time."""
+        """Return the same workers, beginning with another one each time."""
         self._turn += 1
         first = self._turn % len(workers) if workers else 0
         return workers[first:] + workers[:first]
@@ -214,7 +214,7 @@ class Activator:
         return connection
 
     async def _keep_waking(self, sleeper: Sleeper) -> None:
-        """Ask for a worker until one is there, which ends those who wait, and so this."""
+        """Have a worker started until one is ready: then no call waits any more, and this is cancelled."""
         names = {"app": sleeper.app, "model": sleeper.model, "version": sleeper.version}
         log.info("version.waking", extra=names)
         while True:
@@ -222,12 +222,11 @@ class Activator:
                 await self._sleepers.wake(sleeper.app)
             except Exception as error:
                 log.warning("wake.failed", extra={**names, "reason": str(error) or type(error).__name__})
-            # One is there, says Serve, or Serve is being started again. The one that is there may be on its
-            # way out just now.
-            await asyncio.sleep(_AGAIN_SECONDS)
+            # Serve says that there is one, or Serve is being started again. The worker may be about to stop.
+            await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _pass(self, client: socket.socket, worker: socket.socket, head: bytes) -> None:
-        """Tie both ends together until the worker has answered, or the caller has gone."""
+    async def _relay(self, client: socket.socket, worker: socket.socket, head: bytes) -> None:
+        """Copy bytes both ways until the worker has answered, or the caller has hung up."""
         await self._loop.sock_sendall(worker, head)
         answer = self._loop.create_task(self._copy(worker, client))
         rest = self._loop.create_task(self._copy(client, worker))
@@ -257,12 +256,12 @@ class Activator:
             except OSError:
                 return False
 
-    async def _say(self, client: socket.socket, answer: bytes) -> None:
+    async def _send(self, client: socket.socket, answer: bytes) -> None:
         await self._loop.sock_sendall(client, answer)
         await self._finish(client)
 
     async def _finish(self, client: socket.socket) -> None:
-        """Take what is still sent: a socket that is closed over it may cost its other end the answer."""
+        """Read what the edge still sends: a socket that is closed with unread bytes may lose its answer."""
         client.shutdown(socket.SHUT_WR)
         with contextlib.suppress(OSError):
             async with asyncio.timeout(_LINGER_SECONDS):

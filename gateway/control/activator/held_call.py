@@ -1,7 +1,7 @@
 """A call that the activator holds: its head as the edge sent it, and the answers that need no worker.
 
-Specifications: HAProxy, `doc/proxy-protocol.txt`, section 2.2 (version 2); gRPC, `PROTOCOL-HTTP2.md` (what
-HTTP/2 has as trailers, the edge makes of chunked HTTP/1.1).
+Specifications: HAProxy, `doc/proxy-protocol.txt`, section 2.2 (version 2); gRPC, `PROTOCOL-HTTP2.md` (the
+edge makes HTTP/2 trailers of those of chunked HTTP/1.1).
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import re
 import socket
 import struct
 from dataclasses import dataclass
-from urllib.parse import quote
 
+from gateway.control.web.errors import error_body
 from gateway.errors import EdgeError
 from gateway.wire import limits
+from gateway.wire.grpc_status import Code, message_value
 from gateway.wire.texts import INFERENCE
 
 HEAD_BYTES = 2 * limits.HEAD_BYTES
@@ -24,22 +25,20 @@ _PROXY_SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 _PROXY_HEADER = struct.Struct(">12sBBH")
 _PROXY_VERSION_2 = 0x20
 _ADDRESS_BYTES = {0x00: 0, 0x10: 12, 0x20: 36, 0x30: 216}
-"""How many bytes of addresses come before the rest, by address family: none, IPv4, IPv6, Unix."""
+"""The size of the addresses, which come first, by address family: none, IPv4, IPv6, Unix."""
 _TLV = struct.Struct(">BH")
 _UNIQUE_ID = 0x05
 _READY_PATH = re.compile(rb"/v2/models/[^/]+(/versions/[^/]+)?/ready")
 _VERSION_PATH = re.compile(rb"/v2/models/[^/]+/versions/")
 _READY_CALL = f"/{INFERENCE}/ModelReady".encode()
 _GRPC_TYPE = re.compile(rb"\r\ncontent-type: *application/grpc", re.IGNORECASE)
-_GRPC_UNAVAILABLE = 14
-_GRPC_MESSAGE_SAFE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
-# A frame that is not compressed, of 2 bytes: the message's field 1 (`ready`) is true.
+# An uncompressed frame of 2 bytes: the message's field 1 (`ready`) is true.
 _GRPC_READY = b"\x00\x00\x00\x00\x02\x08\x01"
 
 
 @dataclass(frozen=True, slots=True)
 class HeldCall:
-    """A call's head, and what of its body came with it."""
+    """A call's head, and the part of its body that came with it."""
 
     backend: str
     """The edge's backend that it was sent to."""
@@ -52,7 +51,7 @@ class HeldCall:
         """Read a call up to the end of its head.
 
         Raises:
-            EdgeError: when it is no call, or ends before.
+            EdgeError: when it is no call, or ends before its head does.
         """
         data = b""
         while True:
@@ -67,31 +66,35 @@ class HeldCall:
                 raise EdgeError("the edge's connection ended before a call's head did")
 
     @property
+    def path(self) -> bytes:
+        """The path without the query."""
+        target = self.head.partition(b"\r\n")[0].partition(b" ")[2].partition(b" ")[0]
+        return target.partition(b"?")[0]
+
+    @property
     def is_grpc(self) -> bool:
-        """Whether it is answered in gRPC's way."""
+        """Whether it is a call of gRPC."""
         return _GRPC_TYPE.search(self.head) is not None
 
     @property
     def asks_readiness(self) -> bool:
         """Whether it only asks if the version can be called."""
-        method, _, target = self.head.partition(b"\r\n")[0].partition(b" ")
-        path = target.partition(b" ")[0].partition(b"?")[0]
-        if method in (b"GET", b"HEAD"):
-            return _READY_PATH.fullmatch(path) is not None
-        return path == _READY_CALL
+        if self.head.startswith((b"GET ", b"HEAD ")):
+            return _READY_PATH.fullmatch(self.path) is not None
+        return self.path == _READY_CALL
 
     @property
     def names_version(self) -> bool:
         """Whether its path says which version is to answer, so that no other may."""
-        return _VERSION_PATH.match(self.head.partition(b"\r\n")[0].partition(b" ")[2]) is not None
+        return _VERSION_PATH.match(self.path) is not None
 
     def closing(self) -> bytes:
-        """The call as a worker is to get it: its connection takes no second one."""
+        """Return the call as a worker is to get it: the connection takes no second one."""
         return self.head[:-2] + b"connection: close\r\n\r\n" + self.rest
 
 
 def proxy_length(data: bytes) -> int | None:
-    """How long the PROXY header at the start is; None while it is not all there.
+    """Return the length of the PROXY header that comes first; None while it is incomplete.
 
     Raises:
         EdgeError: when there is none.
@@ -106,37 +109,35 @@ def proxy_length(data: bytes) -> int | None:
 
 
 def unique_id(header: bytes) -> str:
-    """The unique id in a whole PROXY header.
+    """Return the unique id in a complete PROXY header.
 
     Raises:
         EdgeError: when it has none.
     """
     family = header[_PROXY_HEADER.size - 3] & 0xF0
-    at = _PROXY_HEADER.size + _ADDRESS_BYTES.get(family, 0)
-    while at + _TLV.size <= len(header):
-        kind, length = _TLV.unpack_from(header, at)
-        at += _TLV.size
+    offset = _PROXY_HEADER.size + _ADDRESS_BYTES.get(family, 0)
+    while offset + _TLV.size <= len(header):
+        kind, length = _TLV.unpack_from(header, offset)
+        offset += _TLV.size
         if kind == _UNIQUE_ID:
-            return header[at : at + length].decode("ascii", "replace")
-        at += length
+            return header[offset : offset + length].decode("ascii", "replace")
+        offset += length
     raise EdgeError("the PROXY header has no unique id")
 
 
 def refusal(call: HeldCall, reason: str) -> bytes:
-    """The answer that says why a version is not called; the caller may ask again."""
+    """Write the answer that says why a version is not called; the caller may ask again."""
     if call.is_grpc:
-        fields = {
-            "grpc-status": str(_GRPC_UNAVAILABLE),
-            "grpc-message": quote(reason, safe=" !#$&'()*+,/:;=?@[]~"),
-        }
+        fields = {"grpc-status": str(int(Code.UNAVAILABLE)), "grpc-message": message_value(reason).decode()}
         return _answer(200, "OK", {"content-type": "application/grpc", **fields}, b"")
-    body = json.dumps({"error": reason}, ensure_ascii=False, separators=(",", ":")).encode()
+    document = error_body(call.path.decode("latin-1"), 503, reason)
+    body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
     fields = {"content-type": "application/json", "retry-after": "1"}
     return _answer(503, "Service Unavailable", fields, body)
 
 
 def readiness(call: HeldCall, model: str, version: str, digest: str) -> bytes:
-    """The answer that a version is ready, as its workers give it."""
+    """Write the answer that a version is ready, as its workers do."""
     names = {"modelkit-version": version, "modelkit-digest": digest}
     if call.is_grpc:
         frame = b"%x\r\n%s\r\n" % (len(_GRPC_READY), _GRPC_READY)

@@ -1,4 +1,4 @@
-"""The admin API's part for rollouts: how far they are, what happened, and people's orders."""
+"""The admin API of rollouts: how far they are, their history, and people's orders to them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from gateway.wire.limits import SMALL_BODY_BYTES
 
 
 class RolloutApi:
-    """Answers `/api/models/{name}/rollout` and what is below it; `on_change` is called after each order."""
+    """Answers `/api/models/{name}/rollout` and the paths below it; `on_change` is called after each order."""
 
     def __init__(self, rollouts: Rollouts, on_change: Callable[[], None]) -> None:
         self._rollouts = rollouts
         self._on_change = on_change
 
     def routes(self) -> list[Route]:
-        """The paths that the admin API's server answers by this."""
+        """The paths that this API answers."""
         path = "/api/models/{name}/rollout"
         return [
             Route(path, self._show, methods=["GET"]),
@@ -83,7 +83,7 @@ def _fields(body: bytes) -> dict[str, Any]:
     try:
         fields = orjson.loads(body or b"{}")
     except ValueError as error:
-        raise HTTPException(400, f"the body is no JSON: {error}") from error
+        raise HTTPException(400, f"the body is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise HTTPException(400, "the body must be a JSON object")
     return fields

@@ -1,1 +1,1 @@
-"""What the edge asks the gateway: the model repository, documents, and gRPC services."""
+"""The calls that the edge sends to the gateway: the model repository, documents, and gRPC services."""

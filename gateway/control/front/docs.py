@@ -1,6 +1,6 @@
 """`/openapi.json`, and `/docs`: what this Kitserve serves, for programs and for people.
 
-The page is written here, whole: it needs no script and nothing from any other place.
+The page is complete: it needs no script, and nothing from another server.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gateway.control.state.status import ModelStatus, Status
 from gateway.control.web.errors import unknown_model
 from runtimes.base import TensorSpec
 
-# A caller's word for where it called; nothing else may come into commands that people paste.
+# The host that a caller says it called; nothing else may come into commands that people paste.
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9a-fA-F:.]{2,45}\](:[0-9]{1,5})?")
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
@@ -45,9 +45,9 @@ _PAGE_HEADERS = {
 
 
 class Docs:
-    """Answers from the gateway's status, and from what is known of each version's model.
+    """Answers from the status of all models, and the description of each version.
 
-    `listen` is where the edge listens: what callers are told to call, when they do not say whom they called.
+    `listen` is the address of the edge, for commands where a caller does not say which host it called.
     """
 
     def __init__(self, overview: Overview, listen: str) -> None:
@@ -72,20 +72,20 @@ class Docs:
         ]
 
     def _document(self, request: Request) -> Response:
-        written = document(self._overview.status, self._overview.description, self._base(request))
-        return Response(orjson.dumps(written), media_type=JSON, headers={"Cache-Control": "no-cache"})
+        content = document(self._overview.status, self._overview.description, self._base(request))
+        return Response(orjson.dumps(content), media_type=JSON, headers={"Cache-Control": "no-cache"})
 
     def _show(self, request: Request) -> Response:
         status, base = self._overview.status, self._base(request)
-        only = request.path_params.get("model")
-        models = [model for model in status.models if only in (None, model.name)]
-        if only is not None and not models:
-            raise unknown_model(only)
+        name = request.path_params.get("model")
+        models = [model for model in status.models if name in (None, model.name)]
+        if name is not None and not models:
+            raise unknown_model(name)
         page = self._page.render(
             base=base,
             host=base.partition("://")[2],
             about=ABOUT,
-            only=only,
+            only_model=name,
             models=[self._model(model, base) for model in models],
             operations=_operations(document(Status(), self._overview.description, base)),
             faults=FAULTS,
@@ -104,26 +104,26 @@ class Docs:
         }
 
     def _base(self, request: Request) -> str:
-        """The URL that the caller used; the edge says which host that was."""
+        """Return the URL that the caller used; the edge says which host that was."""
         host = request.headers.get("x-forwarded-host", "")
         return f"http://{host if _HOST.fullmatch(host) else self._listen}"
 
 
 def _example(version: Served, base: str) -> dict[str, Any]:
-    """A call and its answer, on the model's own path."""
+    """Return a call and its answer, on the model's own path."""
     signature = version.description.signature
     answer = examples.answer(version.model, version.version.tag, signature)
-    shown = bool(signature.outputs) and examples.is_small(signature.outputs)
+    has_answer = bool(signature.outputs) and examples.is_small(signature.outputs)
     return {
         "signature": signature,
         "is_known": examples.is_known(signature),
         "command": examples.command(f"{base}{model_path(version.model)}/infer", signature),
-        "answer": orjson.dumps(answer).decode() if shown else "",
+        "answer": orjson.dumps(answer).decode() if has_answer else "",
     }
 
 
 def _operations(document: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Each operation of a document: method, path and summary."""
+    """Return each operation of a document: method, path and summary."""
     return [
         (method.upper(), path, operation["summary"])
         for path, operations in document["paths"].items()
@@ -139,8 +139,8 @@ def _shape(spec: TensorSpec) -> str:
 
 
 def _code(text: str) -> Markup:
-    """Text with `code` in backquotes, as HTML."""
+    """Return text with `code` in backquotes as HTML."""
     parts = text.split("`")
     return Markup().join(
-        Markup("<code>{}</code>").format(part) if at % 2 else part for at, part in enumerate(parts)
+        Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in enumerate(parts)
     )

@@ -12,33 +12,33 @@ import orjson
 
 from runtimes.base import Datatype, Signature, TensorSpec
 
-MOST_ELEMENTS = 256
-"""What a call may hold to be shown as JSON; larger tensors are shown as raw bytes."""
+MAX_ELEMENTS = 256
+"""How many elements are shown as JSON; larger tensors are shown as raw bytes."""
 _FLOATS = tuple(step / 10 for step in range(1, 10))
-# Of integers, 1 is the most harmless: it is an index of nearly every table, and a size of every thing.
+# 1 is the safest integer: a valid index into nearly every table, and a valid size.
 _VALUES: Mapping[str, tuple[Any, ...]] = {"f": _FLOATS, "V": _FLOATS, "b": (True, False), "O": ("text",)}
 _INTEGERS = (1,)
-# An empty string is its length, 0, in four bytes.
-_BYTES_OF_EMPTY_TEXT = 4
+# A string is its length in four bytes, then its own bytes.
+_EMPTY_TEXT_BYTES = 4
 
 
 def shape_of(spec: TensorSpec) -> list[int]:
-    """A shape that a tensor may have: 1 wherever any length will do, one axis where any rank will."""
+    """Return a shape that a tensor may have: 1 for an axis of any length, and one axis for any rank."""
     return [1] if spec.shape is None else [1 if size < 0 else size for size in spec.shape]
 
 
 def is_small(specs: tuple[TensorSpec, ...]) -> bool:
-    """Whether tensors can be shown number by number."""
-    return sum(math.prod(shape_of(spec)) for spec in specs) <= MOST_ELEMENTS
+    """Whether tensors are small enough to be shown as JSON."""
+    return sum(math.prod(shape_of(spec)) for spec in specs) <= MAX_ELEMENTS
 
 
 def is_known(signature: Signature) -> bool:
-    """Whether a call can be written from the signature alone: a format need not record its shapes."""
+    """Whether a signature has the shapes of all inputs: some model formats do not record them."""
     return all(spec.shape is not None for spec in signature.inputs)
 
 
 def tensor(spec: TensorSpec) -> dict[str, Any]:
-    """A tensor as the protocol's JSON has it, with values that are plausible for its datatype."""
+    """Return a tensor as the protocol's JSON, with plausible values for its datatype."""
     shape = shape_of(spec)
     values = _VALUES.get(Datatype(spec.datatype).numpy.kind, _INTEGERS)
     data = list(islice(cycle(values), math.prod(shape)))
@@ -46,12 +46,12 @@ def tensor(spec: TensorSpec) -> dict[str, Any]:
 
 
 def request(signature: Signature) -> dict[str, Any]:
-    """The body of a call, all in JSON."""
+    """Return the body of a call, all in JSON."""
     return {"inputs": [tensor(spec) for spec in signature.inputs]}
 
 
 def raw_request(signature: Signature) -> tuple[dict[str, Any], int]:
-    """The JSON of a call whose tensors follow it as raw bytes, and how many bytes those are; all are 0."""
+    """Return the JSON of a call whose tensors follow as raw bytes, and how many bytes follow; all are 0."""
     inputs = [
         {
             "name": spec.name,
@@ -65,7 +65,7 @@ def raw_request(signature: Signature) -> tuple[dict[str, Any], int]:
 
 
 def answer(model: str, version: str, signature: Signature) -> dict[str, Any]:
-    """An answer in JSON, as far as the signature tells what it holds."""
+    """Return an answer in JSON, as far as the signature describes it."""
     outputs = [tensor(spec) for spec in signature.outputs]
     return {"model_name": model, "model_version": version, "id": "", "outputs": outputs}
 
@@ -93,5 +93,5 @@ def command(url: str, signature: Signature) -> str:
 
 def _raw_size(spec: TensorSpec) -> int:
     datatype = Datatype(spec.datatype)
-    each = _BYTES_OF_EMPTY_TEXT if datatype is Datatype.BYTES else datatype.numpy.itemsize
+    each = _EMPTY_TEXT_BYTES if datatype is Datatype.BYTES else datatype.numpy.itemsize
     return math.prod(shape_of(spec)) * each

@@ -1,6 +1,6 @@
-"""What is asked over gRPC of the server as a whole; the edge sends it here, a worker knows of itself alone.
+"""The gRPC services of the server as a whole: the edge sends them here, as a worker knows of itself alone.
 
-Besides the protocol's own methods these are the services for health and reflection.
+They are the Open Inference Protocol's methods that are not of one model, health and reflection.
 """
 
 from __future__ import annotations
@@ -34,41 +34,29 @@ Answer = Callable[[Any], Mapping[str, Any]]
 
 
 class GrpcServices:
-    """Answers as REST does, from the same sources; see `exchange.Handler`."""
+    """Answers as REST does, from the same overview; see `exchange.Handler`."""
 
     max_body = SMALL_BODY_BYTES
 
     def __init__(self, overview: Overview) -> None:
         self._overview = overview
         self._repository = Repository(overview)
-        # By path: the class of the request, that of the answer, and what gives it as a JSON document.
+        # By path: the classes of request and answer, and the method that gives the answer as a JSON document.
         self._methods: Mapping[str, tuple[Any, Any, Answer]] = {
             f"/{service}/{method}": (
-                message(f"{service.rpartition('.')[0]}.{request}"),
-                message(f"{service.rpartition('.')[0]}.{response}"),
+                message(f"{service.rpartition('.')[0]}.{name}Request"),
+                message(f"{service.rpartition('.')[0]}.{name}Response"),
                 answer,
             )
-            for service, method, request, response, answer in (
-                (INFERENCE, "ServerLive", "ServerLiveRequest", "ServerLiveResponse", self._live),
-                (INFERENCE, "ServerReady", "ServerReadyRequest", "ServerReadyResponse", self._ready),
-                (INFERENCE, "ServerMetadata", "ServerMetadataRequest", "ServerMetadataResponse", self._tell),
-                (INFERENCE, "ModelReady", "ModelReadyRequest", "ModelReadyResponse", self._model_ready),
-                (
-                    INFERENCE,
-                    "ModelStatistics",
-                    "ModelStatisticsRequest",
-                    "ModelStatisticsResponse",
-                    self._statistics,
-                ),
-                (
-                    INFERENCE,
-                    "RepositoryIndex",
-                    "RepositoryIndexRequest",
-                    "RepositoryIndexResponse",
-                    self._index,
-                ),
-                (HEALTH, "Check", "HealthCheckRequest", "HealthCheckResponse", self._check),
-                (HEALTH, "List", "HealthListRequest", "HealthListResponse", self._list),
+            for service, method, name, answer in (
+                (INFERENCE, "ServerLive", "ServerLive", self._live),
+                (INFERENCE, "ServerReady", "ServerReady", self._ready),
+                (INFERENCE, "ServerMetadata", "ServerMetadata", self._metadata),
+                (INFERENCE, "ModelReady", "ModelReady", self._model_ready),
+                (INFERENCE, "ModelStatistics", "ModelStatistics", self._statistics),
+                (INFERENCE, "RepositoryIndex", "RepositoryIndex", self._index),
+                (HEALTH, "Check", "HealthCheck", self._check),
+                (HEALTH, "List", "HealthList", self._list),
             )
         }
 
@@ -98,14 +86,14 @@ class GrpcServices:
         if path in _LOADING:
             raise HTTPException(501, LOADED_BY_CONFIG)
         if path == _WATCH:
-            asked = parse(message("grpc.health.v1.HealthCheckRequest"), exchange)
-            Watch(exchange, asked.service, self._overview).begin(CONTENT)
+            watched = parse(message("grpc.health.v1.HealthCheckRequest"), exchange)
+            Watch(exchange, watched.service, self._overview).begin(CONTENT)
             return
         if path not in self._methods:
             raise HTTPException(501, unknown_method(path))
         request, response, answer = self._methods[path]
-        found = ParseDict(answer(parse(request, exchange)), response())
-        exchange.respond(200, CONTENT, framed([found.SerializeToString()]), OK)
+        document = ParseDict(answer(parse(request, exchange)), response())
+        exchange.respond(200, CONTENT, framed([document.SerializeToString()]), OK)
 
     def _live(self, _request: Any) -> Mapping[str, Any]:
         return {"live": True}
@@ -113,19 +101,19 @@ class GrpcServices:
     def _ready(self, _request: Any) -> Mapping[str, Any]:
         return {"ready": are_ready(self._overview.status)}
 
-    def _tell(self, _request: Any) -> Mapping[str, Any]:
+    def _metadata(self, _request: Any) -> Mapping[str, Any]:
         return {"name": "kitserve", "version": gateway.__version__, "extensions": EXTENSIONS}
 
     def _model_ready(self, _request: Any) -> Mapping[str, Any]:
-        # The edge asks here only for what has no worker.
+        # A worker answers for its own model: the edge asks here only where there is none.
         return {"ready": False}
 
     def _statistics(self, request: Any) -> Mapping[str, Any]:
-        found = self._repository.statistics(request.name or None, request.version or None)
+        entries = self._repository.statistics(request.name or None, request.version or None)
         return {
             "model_stats": [
                 {key: value for key, value in entry.items() if key not in ("response_stats", "memory_usage")}
-                for entry in found
+                for entry in entries
             ]
         }
 
@@ -133,14 +121,14 @@ class GrpcServices:
         return {"models": self._repository.index(request.ready)}
 
     def _check(self, request: Any) -> Mapping[str, Any]:
-        found = health(self._overview.status).get(request.service)
-        if found is None:
+        status = health(self._overview.status).get(request.service)
+        if status is None:
             raise HTTPException(404, f"no model is named {request.service}")
-        return {"status": found}
+        return {"status": status}
 
     def _list(self, _request: Any) -> Mapping[str, Any]:
-        found = health(self._overview.status)
-        return {"statuses": {name: {"status": status} for name, status in found.items()}}
+        statuses = health(self._overview.status)
+        return {"statuses": {name: {"status": status} for name, status in statuses.items()}}
 
 
 class _Reflection:
@@ -150,7 +138,7 @@ class _Reflection:
         self._exchange = exchange
         self._service = service
         self._unframer = Unframer(SMALL_BODY_BYTES)
-        self._over = False
+        self._has_ended = False
 
     def begin(self) -> None:
         self._exchange.on_piece = self._feed
@@ -158,7 +146,7 @@ class _Reflection:
         self._exchange.begin(200, CONTENT)
 
     def _feed(self, piece: bytes | memoryview) -> None:
-        if self._over:
+        if self._has_ended:
             return
         try:
             for pieces in self._unframer.feed(piece):
@@ -169,6 +157,6 @@ class _Reflection:
             self._end(*explain(refusal, "", {}))
 
     def _end(self, status: int = 200, text: str = "") -> None:
-        if not self._over:
-            self._over = True
+        if not self._has_ended:
+            self._has_ended = True
             self._exchange.end(trailers(status, text))

@@ -13,7 +13,7 @@ from gateway.wire.texts import INFERENCE
 
 SERVER = ("", INFERENCE)
 """Names of the server as a whole."""
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 _CALLABLE = (ModelState.READY, ModelState.ASLEEP)
 
 _RESPONSE = message("grpc.health.v1.HealthCheckResponse")
@@ -23,40 +23,40 @@ SERVING, NOT_SERVING, SERVICE_UNKNOWN = (
 
 
 def is_ready(model: ModelStatus) -> bool:
-    """Whether a call to the model is answered: by a worker, or by one that the call wakes."""
+    """Whether a call to the model is answered: by a worker that is ready, or by one that the call wakes."""
     return any(version.role == "stable" and version.state in _CALLABLE for version in model.versions)
 
 
 def are_ready(status: Status) -> bool:
-    """Whether that is so for every model."""
+    """Whether every model is ready; false until the gateway knows its models."""
     return bool(status.generation) and all(map(is_ready, status.models))
 
 
 def health(status: Status) -> dict[str, int]:
-    """The health of each name."""
-    found = dict.fromkeys(SERVER, SERVING if are_ready(status) else NOT_SERVING)
-    return found | {model.name: SERVING if is_ready(model) else NOT_SERVING for model in status.models}
+    """Return the health of each name."""
+    server = dict.fromkeys(SERVER, SERVING if are_ready(status) else NOT_SERVING)
+    return server | {model.name: SERVING if is_ready(model) else NOT_SERVING for model in status.models}
 
 
 class Watch:
-    """One stream that tells of a name's health: now, and at each change."""
+    """One stream of a name's health: now, and at each change."""
 
     def __init__(self, exchange: Exchange, name: str, overview: Overview) -> None:
         self._exchange = exchange
         self._name = name
         self._overview = overview
-        self._told = -1
+        self._last_health: int | None = None
 
     def begin(self, headers: bytes) -> None:
-        """Begin to tell; it goes on until the client hangs up."""
+        """Begin the stream; it goes on until the client hangs up."""
         self._exchange.begin(200, headers)
-        self._look()
+        self._poll()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         if self._exchange.is_abandoned:
             return
-        now = health(self._overview.status).get(self._name, SERVICE_UNKNOWN)
-        if now != self._told:
-            self._told = now
-            self._exchange.send(framed([_RESPONSE(status=now).SerializeToString()]))
-        asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+        current = health(self._overview.status).get(self._name, SERVICE_UNKNOWN)
+        if current != self._last_health:
+            self._last_health = current
+            self._exchange.send(framed([_RESPONSE(status=current).SerializeToString()]))
+        asyncio.get_running_loop().call_later(_POLL_SECONDS, self._poll)

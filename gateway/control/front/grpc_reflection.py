@@ -1,4 +1,4 @@
-"""The reflection service: a client that has no proto files asks for them (grpc, doc/server-reflection.md)."""
+"""The reflection service, for clients that have no proto files (grpc, doc/server-reflection.md)."""
 
 from __future__ import annotations
 
@@ -15,36 +15,40 @@ PATHS: Mapping[str, str] = {f"/{service}/ServerReflectionInfo": service for serv
 
 
 def answer(service: str, request: bytes) -> bytes:
-    """Answer one request of a stream. Raises protobuf's DecodeError."""
+    """Answer one request of a stream.
+
+    Raises:
+        DecodeError: protobuf's, when the request is malformed.
+    """
     package = service.rpartition(".")[0]
-    asked = message(f"{package}.ServerReflectionRequest").FromString(request)
-    found = message(f"{package}.ServerReflectionResponse")()
-    found.valid_host = asked.host
-    found.original_request.CopyFrom(asked)
-    kind = asked.WhichOneof("message_request")
+    query = message(f"{package}.ServerReflectionRequest").FromString(request)
+    response = message(f"{package}.ServerReflectionResponse")()
+    response.valid_host = query.host
+    response.original_request.CopyFrom(query)
+    kind = query.WhichOneof("message_request")
     if kind == "list_services":
         for name in SERVICES:
-            found.list_services_response.service.add(name=name)
+            response.list_services_response.service.add(name=name)
     else:
         file = (
-            _file(kind, getattr(asked, kind))
+            _file(kind, getattr(query, kind))
             if kind in ("file_by_filename", "file_containing_symbol")
             else None
         )
         if file is None:
-            found.error_response.error_code = Code.NOT_FOUND
-            found.error_response.error_message = "there is no such file, symbol or extension"
+            response.error_response.error_code = Code.NOT_FOUND
+            response.error_response.error_message = "there is no such file, symbol or extension"
         else:
-            found.file_descriptor_response.file_descriptor_proto.append(file.serialized_pb)
-    written: bytes = found.SerializeToString()
-    return written
+            response.file_descriptor_response.file_descriptor_proto.append(file.serialized_pb)
+    serialized: bytes = response.SerializeToString()
+    return serialized
 
 
 def _file(kind: str, name: str) -> Any:
-    """The file of that name, or that describes that symbol; None where there is none."""
+    """Return the file of that name, or that describes that symbol; None where there is none."""
     if kind == "file_by_filename":
         return _find(pool().FindFileByName, name)
-    # protobuf knows services by their names, but not their methods
+    # The pool finds a service by its name, but not a method.
     return _find(pool().FindFileContainingSymbol, name) or _find(
         pool().FindFileContainingSymbol, name.rpartition(".")[0]
     )

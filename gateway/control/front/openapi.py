@@ -1,7 +1,7 @@
-"""The data plane as an OpenAPI document: the protocol for any model, and each served version by itself. Pure.
+"""The OpenAPI document of the data plane: the protocol for any model, and each served version. Pure.
 
-Specification: OpenAPI 3.1.1. The paths of a served model stand beside the templates that they match, and
-have its signature's schemas, an example, and a command to paste.
+Specification: OpenAPI 3.1.1. Beside the templates for any model are the paths of each served model, with the
+schemas of its signature, an example, and a command to paste.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from gateway.contract import Description
 from gateway.control.front import examples, schemas
 from gateway.control.front.schemas import Schema, ref
 from gateway.control.state.status import ModelStatus, Status, VersionStatus
+from gateway.oci.reference import Digest
 
 JSON = "application/json"
 BINARY = "application/octet-stream"
@@ -26,7 +27,7 @@ answers gRPC (`inference.GRPCInferenceService`) over HTTP/2 without TLS.
 
 Every answer carries `X-Request-Id`, the caller's own or a new one. What a model answers carries
 `ModelKit-Digest`, `ModelKit-Version` and `ModelKit-Role` as well. Every error is `{"error": "…"}`."""
-UNKNOWN_SHAPES = "The model's file does not record which shapes it takes: the example's stand for your own."
+UNKNOWN_SHAPES = "The model's file does not record which shapes it takes: replace the example's by your own."
 
 FAULTS: Mapping[int, str] = {
     400: "The request is not as it must be; the error names what is wrong.",
@@ -34,11 +35,11 @@ FAULTS: Mapping[int, str] = {
     405: "The path does not take this method; `Allow` says which it takes.",
     408: "The request took too long to arrive.",
     413: "The body is too large, as it is or once decompressed.",
-    415: "The body is compressed in a way that is not known here.",
+    415: "The body is compressed in an unknown way.",
     429: "Too many calls; `Retry-After` says how long to wait.",
     500: "The model failed, or its worker did; the node's log says why, under the request's id.",
-    501: "Models come and go by Kitserve's config alone.",
-    502: "The worker answered no valid HTTP.",
+    501: "Models are loaded and unloaded by Kitserve's config.",
+    502: "The worker's answer was not valid HTTP.",
     503: "The model is not ready, its queue full, or no worker up; `Retry-After` says how long to wait.",
     504: "No answer came within the time that the caller, or the edge, allows.",
 }
@@ -49,14 +50,14 @@ _OF_WORKER = (400, 404, 405, 408, 500, 502, 503, 504)
 _OF_CALL = (400, 404, 405, 408, 413, 415, 429, 500, 502, 503, 504)
 _LATER = frozenset({429, 503})
 _SERVER, _ANY = "server", "any model"
-_SHORT = slice(7, 19)
+_VERSION_HEADERS = ("ModelKit-Digest", "ModelKit-Version", "ModelKit-Role")
 
 Describe = Callable[[str], Description | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One version that takes calls, and what its model takes and gives. `path` is the version's own."""
+    """A version that takes calls, with its description. `path` is the version's own."""
 
     model: str
     version: VersionStatus
@@ -65,18 +66,18 @@ class Served:
 
 
 def served(model: ModelStatus, describe: Describe) -> list[Served]:
-    """The versions of a model that take calls and were ready once, stable first."""
-    found: dict[str, Served] = {}
+    """Return the versions of a model that take calls and have been ready, stable first."""
+    versions: dict[str, Served] = {}
     for version in sorted(model.versions, key=lambda version: version.role != "stable"):
         description = describe(version.app)
         if version.role and description is not None:
             path = f"{model_path(model.name)}/versions/{quote(version.tag)}"
-            found.setdefault(path, Served(model.name, version, description, path))
-    return list(found.values())
+            versions.setdefault(path, Served(model.name, version, description, path))
+    return list(versions.values())
 
 
 def model_path(model: str) -> str:
-    """The path of a model, without a version."""
+    """Return the path of a model, without a version."""
     return f"/v2/models/{quote(model)}"
 
 
@@ -96,7 +97,7 @@ def document(status: Status, describe: Describe, base: str) -> dict[str, Any]:
         },
         "servers": [{"url": "/"}],
         "tags": [
-            {"name": _SERVER, "description": "What is asked of the server as a whole."},
+            {"name": _SERVER, "description": "The server as a whole."},
             {"name": _ANY, "description": "What every model answers."},
             *(
                 {"name": f"model {model.name}", "description": _about(model, versions)}
@@ -132,23 +133,23 @@ def _server_paths() -> dict[str, Any]:
         "/v2/models/stats": ("get", "What all models did", ref("Statistics"), _OF_GATEWAY, {}),
         "/openapi.json": ("get", "This document", {"type": "object"}, _OF_GATEWAY, {}),
     }
-    found: dict[str, Any] = {
+    documented: dict[str, Any] = {
         path: {method: _operation(_SERVER, summary, _answer(summary, schema), faults) | body}
         for path, (method, summary, schema, faults, body) in paths.items()
     }
-    found["/v2/health/ready"] = {
+    documented["/v2/health/ready"] = {
         "get": _operation(_SERVER, "Whether every model can be called", ready, _OF_EDGE, {"503": not_ready})
     }
     page = {"description": "A page of HTML.", "headers": _named("X-Request-Id"), "content": {"text/html": {}}}
-    found["/docs"] = {"get": _operation(_SERVER, "The same as a page for people", page, _OF_GATEWAY)}
-    return found
+    documented["/docs"] = {"get": _operation(_SERVER, "The same as a page for people", page, _OF_GATEWAY)}
+    return documented
 
 
 def _any_paths() -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for suffix, parameters in (("", ("model",)), ("/versions/{version}", ("model", "version"))):
+    paths: dict[str, Any] = {}
+    for suffix, names in (("", ("model",)), ("/versions/{version}", ("model", "version"))):
         path = f"/v2/models/{{model}}{suffix}"
-        here = [_parameter(name) for name in parameters]
+        parameters = [_parameter(name) for name in names]
         reads = {
             "": ("Metadata: what the model takes and gives", ref("ModelMetadata"), _OF_WORKER),
             "/ready": ("Whether the model can be called", ref("ModelReady"), _OF_WORKER),
@@ -156,18 +157,21 @@ def _any_paths() -> dict[str, Any]:
             "/stats": ("What the model did", ref("Statistics"), _OF_GATEWAY),
         }
         for action, (summary, schema, faults) in reads.items():
-            names = ("ModelKit-Digest", "ModelKit-Version", "ModelKit-Role") if action != "/stats" else ()
-            answer = _answer(summary, schema, *names)
-            found[path + action] = {"parameters": here, "get": _operation(_ANY, summary, answer, faults)}
+            headers = _VERSION_HEADERS if action != "/stats" else ()
+            answer = _answer(summary, schema, *headers)
+            paths[path + action] = {
+                "parameters": parameters,
+                "get": _operation(_ANY, summary, answer, faults),
+            }
         infer = _infer(_ANY, "Call the model", ref("InferenceRequest"))
-        found[f"{path}/infer"] = {"parameters": here, "post": infer}
+        paths[f"{path}/infer"] = {"parameters": parameters, "post": infer}
     page = {"description": "A page of HTML.", "headers": _named("X-Request-Id"), "content": {"text/html": {}}}
-    found["/v2/models/{model}/docs"] = {
+    paths["/v2/models/{model}/docs"] = {
         "parameters": [_parameter("model")],
         "get": _operation(_ANY, "The model's page for people", page, _OF_GATEWAY),
     }
     for action in ("load", "unload"):
-        found[f"/v2/repository/models/{{model}}/{action}"] = {
+        paths[f"/v2/repository/models/{{model}}/{action}"] = {
             "parameters": [_parameter("model")],
             "post": {
                 "tags": [_SERVER],
@@ -175,27 +179,26 @@ def _any_paths() -> dict[str, Any]:
                 "responses": {"501": {"$ref": f"#/components/responses/{_fault_name(501)}"}},
             },
         }
-    return found
+    return paths
 
 
 def _own_paths(versions: list[Served], base: str) -> Iterator[tuple[str, Any]]:
-    """The paths of one model: without a version as its first version is, then each version's own."""
+    """Yield the paths of one model: one without a version, as its first version has, then each version's."""
     if not versions:
         return
     first = versions[0]
-    for at, path in [(first, model_path(first.model)), *((at, at.path) for at in versions)]:
-        tag, named = f"model {at.model}", f"version {at.version.tag}" if path == at.path else "the model"
-        metadata = _answer(
-            "Metadata.", ref("ModelMetadata"), "ModelKit-Digest", "ModelKit-Version", "ModelKit-Role"
-        )
-        yield path, {"get": _operation(tag, f"What {named} takes and gives", metadata, _OF_WORKER)}
-        signature = at.description.signature
-        infer = _infer(tag, f"Call {named}", schemas.request_of(signature))
+    for entry, path in [(first, model_path(first.model)), *((entry, entry.path) for entry in versions)]:
+        version_tag = entry.version.tag
+        tag, name = f"model {entry.model}", f"version {version_tag}" if path == entry.path else "the model"
+        metadata = _answer("Metadata.", ref("ModelMetadata"), *_VERSION_HEADERS)
+        yield path, {"get": _operation(tag, f"What {name} takes and gives", metadata, _OF_WORKER)}
+        signature = entry.description.signature
+        infer = _infer(tag, f"Call {name}", schemas.request_of(signature))
         if examples.is_small(signature.inputs):
             infer["requestBody"]["content"][JSON]["example"] = examples.request(signature)
         if signature.outputs and examples.is_small(signature.outputs):
-            given = examples.answer(at.model, at.version.tag, signature)
-            infer["responses"]["200"]["content"][JSON]["example"] = given
+            answer = examples.answer(entry.model, version_tag, signature)
+            infer["responses"]["200"]["content"][JSON]["example"] = answer
         if not examples.is_known(signature):
             infer["description"] = UNKNOWN_SHAPES
         source = examples.command(f"{base}{path}/infer", signature)
@@ -204,9 +207,8 @@ def _own_paths(versions: list[Served], base: str) -> Iterator[tuple[str, Any]]:
 
 
 def _infer(tag: str, summary: str, request: Schema) -> dict[str, Any]:
-    names = ("ModelKit-Digest", "ModelKit-Version", "ModelKit-Role")
-    answer = _answer("The model's outputs.", ref("InferenceResponse"), *names)
-    # raw bytes behind the JSON: a schema has no say on what is no JSON
+    answer = _answer("The model's outputs.", ref("InferenceResponse"), *_VERSION_HEADERS)
+    # Raw bytes follow the JSON here, and no schema describes them.
     answer["content"][BINARY] = {}
     answer["headers"] |= _named("Inference-Header-Content-Length", "Content-Encoding")
     body = _body({JSON: {"schema": request}, BINARY: {}})
@@ -222,8 +224,8 @@ def _operation(
     faults: tuple[int, ...],
     others: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    told = {str(status): {"$ref": f"#/components/responses/{_fault_name(status)}"} for status in faults}
-    return {"tags": [tag], "summary": summary, "responses": {"200": answer, **told, **(others or {})}}
+    errors = {str(status): {"$ref": f"#/components/responses/{_fault_name(status)}"} for status in faults}
+    return {"tags": [tag], "summary": summary, "responses": {"200": answer, **errors, **(others or {})}}
 
 
 def _answer(description: str, schema: Schema, *headers: str) -> dict[str, Any]:
@@ -256,14 +258,15 @@ def _fault(status: int) -> dict[str, Any]:
 
 
 def _about(model: ModelStatus, versions: list[Served]) -> str:
-    """What a model is, and what of it is served, as Markdown."""
-    lines = [at.description.about for at in versions[:1] if at.description.about]
-    for at in versions:
-        names = f"`{at.version.tag}`, `{at.version.digest[_SHORT]}`"
-        licensed = f", licence {at.description.license}" if at.description.license else ""
+    """Describe a model and its served versions, in Markdown."""
+    lines = [entry.description.about for entry in versions[:1] if entry.description.about]
+    for entry in versions:
+        version, description = entry.version, entry.description
+        names = f"`{version.tag}`, `{Digest.parse(version.digest).short}`"
+        licence = f", licence {description.license}" if description.license else ""
         lines.append(
-            f"- version {names}: {at.version.role}, {at.version.weight} % of the calls, "
-            f"{at.version.runtime} ({at.description.platform}){licensed}"
+            f"- version {names}: {version.role}, {version.weight} % of the calls, "
+            f"{version.runtime} ({description.platform}){licence}"
         )
     if not versions:
         lines.append(f"Takes no calls yet: {model.state}. {model.message}".rstrip())

@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol asks of the server as a whole: which models it has, and what they did.
+"""The model repository of the Open Inference Protocol: the index of models, and their statistics.
 
 The edge sends these calls here, because a worker knows of itself alone. Specification: Triton,
 `docs/protocol/extension_model_repository.md` and `extension_statistics.md`.
@@ -29,7 +29,7 @@ _STATES: Mapping[ModelState, str] = {
     ModelState.PULLING: "LOADING",
     ModelState.LOADING: "LOADING",
     ModelState.READY: "READY",
-    # A call to it is answered: it has to wait for a worker, and the reason says so.
+    # A call to it is answered, after it has waited for a worker; the reason says so.
     ModelState.ASLEEP: "READY",
     ModelState.FAILED: "UNAVAILABLE",
 }
@@ -63,28 +63,28 @@ class Repository:
         return JSONResponse({"model_stats": self.statistics(model, version)})
 
     def index(self, ready: bool) -> list[dict[str, str]]:
-        """The repository index, all of it or what is ready. Raises HTTPException."""
+        """Return the repository index, all of it or what is ready. Raises HTTPException."""
         entries = [entry for model in current_status(self._overview).models for entry in index(model)]
         return [entry for entry in entries if not ready or entry["state"] == _READY]
 
     def statistics(self, model: str | None, version: str | None) -> list[dict[str, Any]]:
-        """The statistics of all models, of one, or of one version. Raises HTTPException."""
+        """Return the statistics of all models, of one, or of one version. Raises HTTPException."""
         status = current_status(self._overview)
-        if model is not None and model not in {known.name for known in status.models}:
+        names = {entry.name for entry in status.models}
+        if model is not None and model not in names:
             raise unknown_model(model)
-        names = {known.name for known in status.models} if model is None else {model}
-        found = statistics(
+        entries = statistics(
             sample
             for sample in self._overview.version_samples()
-            if sample.labels.model in names and _is(sample, version)
+            if sample.labels.model in (names if model is None else (model,)) and _is(sample, version)
         )
-        if version is not None and not found:
+        if version is not None and not entries:
             raise HTTPException(404, unknown_version(str(model), version))
-        return found
+        return entries
 
 
 def index(model: ModelStatus) -> list[dict[str, str]]:
-    """What the repository index says of a model: an entry for each version, or one that has none yet."""
+    """Return the index of one model: an entry for each version, or one without a version."""
     if not model.versions:
         return [{"name": model.name, "state": _STATES[model.state], "reason": model.message}]
     return [
@@ -99,14 +99,14 @@ def index(model: ModelStatus) -> list[dict[str, str]]:
 
 
 def _reason(model: ModelStatus, version: VersionStatus) -> str:
-    """Why a version is in its state: nothing when all is well."""
+    """Return why a version is in its state, "" when it is ready."""
     if version.state is ModelState.READY:
         return ""
     return "asleep: the next call wakes it" if version.state is ModelState.ASLEEP else model.message
 
 
 def statistics(samples: Iterable[VersionSample]) -> list[dict[str, Any]]:
-    """What the statistics say of each version, those of one name and digest taken together."""
+    """Return the statistics of each version; apps of one name and digest are added up."""
     totals: dict[tuple[str, str, str], Numbers] = {}
     for sample in samples:
         labels = sample.labels
@@ -116,21 +116,21 @@ def statistics(samples: Iterable[VersionSample]) -> list[dict[str, Any]]:
 
 
 def _entry(model: str, version: str, numbers: Numbers) -> dict[str, Any]:
-    done, failed, batches = numbers.succeeded, numbers.failed, numbers.batches
+    succeeded, failed, batches = numbers.succeeded, numbers.failed, numbers.batches
     return {
         "name": model,
         "version": version,
         "last_inference": int(numbers.last_call * 1000),
         # With batching an inference is a row; without, a call, and each is a run of its own.
-        "inference_count": sum(runs.rows for runs in batches.values()) if batches else done.calls,
-        "execution_count": sum(runs.runs for runs in batches.values()) if batches else done.calls,
+        "inference_count": sum(runs.rows for runs in batches.values()) if batches else succeeded.calls,
+        "execution_count": sum(runs.runs for runs in batches.values()) if batches else succeeded.calls,
         "inference_stats": {
-            "success": _duration(done.calls, done.total),
+            "success": _duration(succeeded.calls, succeeded.total),
             "fail": _duration(failed.calls, failed.total),
-            "queue": _duration(done.calls, done.queue),
-            "compute_input": _duration(done.calls, done.decode),
-            "compute_infer": _duration(done.calls, done.infer),
-            "compute_output": _duration(done.calls, done.encode),
+            "queue": _duration(succeeded.calls, succeeded.queue),
+            "compute_input": _duration(succeeded.calls, succeeded.decode),
+            "compute_infer": _duration(succeeded.calls, succeeded.infer),
+            "compute_output": _duration(succeeded.calls, succeeded.encode),
             "cache_hit": _duration(0, 0.0),
             "cache_miss": _duration(0, 0.0),
         },
@@ -156,7 +156,7 @@ def _duration(count: int, seconds: float) -> dict[str, int]:
 
 
 def _read_ready(body: bytes) -> bool:
-    """Whether only what is ready is asked for."""
+    """Return whether a request is for what is ready alone."""
     if not body:
         return False
     try:

@@ -1,7 +1,7 @@
-"""What calls and answers are made of, as OpenAPI has it: JSON Schemas of bodies, headers, parameters. Pure.
+"""The parts of the OpenAPI document: JSON Schemas of bodies, headers and parameters. Pure.
 
-The schemas are of any model's bodies, or of one model's, by its signature. They say what
-`gateway.codec.json_request` takes, as far as a schema can: that a shape fits its data, none can.
+The schemas are those of any model's bodies, or of one model's, by its signature. They describe what
+`gateway.codec.json_request` takes; that a shape fits its data is more than a schema can say.
 Dialect: JSON Schema 2020-12.
 """
 
@@ -21,12 +21,12 @@ _JSON_TYPES: Mapping[str, str] = {"f": "number", "V": "number", "b": "boolean", 
 
 
 def ref(name: str) -> Schema:
-    """A reference to one of `components`."""
+    """Return a reference to one of `components`."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def components() -> dict[str, Schema]:
-    """The schemas that every document has, by name."""
+    """Return the schemas that every document has, by name."""
     text, size = {"type": "string"}, {"type": "integer", "minimum": 0}
     shape = {"type": "array", "items": size, "maxItems": _MAX_RANK}
     return {
@@ -34,20 +34,26 @@ def components() -> dict[str, Schema]:
         "Parameters": _parameters({}),
         "RequestParameters": _parameters(
             {
-                "timeout": _said(
-                    size, "How long the caller waits for the answer, in microseconds; 0 is for ever."
+                "timeout": _described(
+                    size, "How long the caller waits for the answer, in microseconds; 0 is without end."
                 ),
-                "binary_data_output": _said({"type": "boolean"}, "Give all outputs as raw bytes."),
+                "binary_data_output": _described({"type": "boolean"}, "Give all outputs as raw bytes."),
             }
         ),
         "InputParameters": _parameters(
-            {"binary_data_size": _said(size, "In place of `data`: bytes of this tensor behind the JSON.")}
+            {
+                "binary_data_size": _described(
+                    size, "In place of `data`: bytes of this tensor behind the JSON."
+                )
+            }
         ),
         "OutputParameters": _parameters(
             {
-                "binary_data": _said({"type": "boolean"}, "Give this output as raw bytes behind the JSON."),
-                "classification": _said(
-                    size, "Give the so many largest values, each as `VALUE:INDEX:LABEL`."
+                "binary_data": _described(
+                    {"type": "boolean"}, "Give this output as raw bytes behind the JSON."
+                ),
+                "classification": _described(
+                    size, "Give this many of the largest values, each as `VALUE:INDEX:LABEL`."
                 ),
             }
         ),
@@ -64,9 +70,9 @@ def components() -> dict[str, Schema]:
                 "datatype": ref("Datatype"),
                 "shape": ref("Shape"),
                 "parameters": ref("Parameters"),
-                "data": _said(
+                "data": _described(
                     {"type": "array", "items": {"type": ["number", "boolean", "string", "null"]}},
-                    "Row by row. NaN and the infinities, which JSON has not, are null.",
+                    "Row by row. NaN and the infinities, which JSON does not have, are null.",
                 ),
             },
             ["name", "datatype", "shape"],
@@ -85,7 +91,7 @@ def components() -> dict[str, Schema]:
             {
                 "name": text,
                 "datatype": ref("Datatype"),
-                "shape": _said(
+                "shape": _described(
                     {"type": "array", "items": {"type": "integer", "minimum": -1}},
                     "-1 is any length; [-1] alone may be any shape.",
                 ),
@@ -116,7 +122,9 @@ def components() -> dict[str, Schema]:
         "ServerReady": _object(
             {"live": {"type": "boolean"}, "ready": {"type": "boolean"}}, ["live", "ready"]
         ),
-        "RepositoryIndexRequest": _object({"ready": _said({"type": "boolean"}, "List only what is ready.")}),
+        "RepositoryIndexRequest": _object(
+            {"ready": _described({"type": "boolean"}, "List only what is ready.")}
+        ),
         "RepositoryIndex": {
             "type": "array",
             "items": _object(
@@ -136,7 +144,7 @@ def components() -> dict[str, Schema]:
 
 
 def request_of(signature: Signature) -> Schema:
-    """The schema of a call on one model, all in JSON."""
+    """Return the schema of a call on one model, all in JSON."""
     inputs = [
         _input(
             {"const": spec.name},
@@ -148,14 +156,14 @@ def request_of(signature: Signature) -> Schema:
     ]
     count = len(inputs)
     each = inputs[0] if count == 1 else {"anyOf": inputs}
-    listed = {"type": "array", "minItems": count, "maxItems": count, "items": each}
+    tensors = {"type": "array", "minItems": count, "maxItems": count, "items": each}
     names = [spec.name for spec in signature.outputs]
-    return _request(listed, {"enum": names} if names else {"type": "string"})
+    return _request(tensors, {"enum": names} if names else {"type": "string"})
 
 
 def headers() -> dict[str, Any]:
-    """The headers of answers, by name."""
-    said: Mapping[str, tuple[str, Schema]] = {
+    """Return the headers of answers, by name."""
+    descriptions: Mapping[str, tuple[str, Schema]] = {
         "X-Request-Id": ("The call's id, as in the logs.", {"type": "string"}),
         "ModelKit-Digest": (
             "The digest of the kit that answered.",
@@ -177,15 +185,15 @@ def headers() -> dict[str, Any]:
         "Allow": ("The methods that the path takes.", {"type": "string"}),
         "Retry-After": ("After how many seconds to ask again.", {"type": "integer", "minimum": 0}),
     }
-    return {name: {"description": text, "schema": schema} for name, (text, schema) in said.items()}
+    return {name: {"description": text, "schema": schema} for name, (text, schema) in descriptions.items()}
 
 
 def parameters(models: Sequence[str]) -> dict[str, Any]:
-    """The parts of a path and the headers of requests, by name; `models` are the names that are known."""
+    """Return the parameters of paths and headers, by name; `models` are the examples of a model's name."""
     model: dict[str, Any] = {"type": "string"}
     if models:
         model["examples"] = list(models)
-    said: Mapping[str, tuple[str, bool, str, Schema]] = {
+    descriptions: Mapping[str, tuple[str, bool, str, Schema]] = {
         "model": ("path", True, "A model's name in the config.", model),
         "version": ("path", True, "A tag, a digest, or its first 12 digits.", {"type": "string"}),
         "X-Request-Timeout": (
@@ -210,19 +218,19 @@ def parameters(models: Sequence[str]) -> dict[str, Any]:
     }
     return {
         name: {"name": name, "in": place, "required": required, "description": text, "schema": schema}
-        for name, (place, required, text, schema) in said.items()
+        for name, (place, required, text, schema) in descriptions.items()
     }
 
 
 def _request(inputs: Schema, output_name: Schema) -> Schema:
     return _object(
         {
-            "id": _said({"type": "string"}, "Comes back with the answer."),
+            "id": _described({"type": "string"}, "The answer has the same."),
             "parameters": ref("RequestParameters"),
             "inputs": inputs,
-            "outputs": _said(
+            "outputs": _described(
                 {"type": ["array", "null"], "items": _requested(output_name)},
-                "Which outputs to give; absent: all.",
+                "The outputs to give; all, where this is absent.",
             ),
         },
         ["inputs"],
@@ -272,15 +280,15 @@ def _nested(element: Schema, own_name: str) -> Schema:
     }
 
 
-def _parameters(known: Mapping[str, Schema]) -> Schema:
-    """Parameters; those that nobody knows change nothing, but only plain values are taken."""
+def _parameters(properties: Mapping[str, Schema]) -> Schema:
+    """Return the schema of parameters; unknown ones change nothing, but must have plain values."""
     others = {"type": ["string", "number", "boolean"]}
-    return {"type": ["object", "null"], "properties": known, "additionalProperties": others}
+    return {"type": ["object", "null"], "properties": properties, "additionalProperties": others}
 
 
 def _object(members: Mapping[str, Schema], required: Sequence[str] = ()) -> Schema:
     return {"type": "object", "properties": members} | ({"required": list(required)} if required else {})
 
 
-def _said(schema: Schema, description: str) -> Schema:
+def _described(schema: Schema, description: str) -> Schema:
     return {**schema, "description": description}

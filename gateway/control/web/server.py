@@ -1,14 +1,15 @@
-"""An HTTP server in a thread, with a loop of its own: uvicorn, for the admin API and the front."""
+"""An HTTP server in a thread, with an event loop of its own: uvicorn, for the admin API and the front."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 from concurrent.futures import Future
 from typing import Any
 
 import uvicorn
+
+from gateway.wire.server import tcp_socket
 
 # Longer than the edge keeps an idle connection, so that the edge is always the side that closes.
 _KEEP_ALIVE_SECONDS = 180
@@ -21,11 +22,10 @@ class _Server(uvicorn.Server):
 
 
 class WebServer:
-    """Serves one ASGI app until it is stopped, on `port` of `host`; 0 takes a free one."""
+    """Serves one ASGI app until it is stopped, on `port` of `host`; 0 takes a free port."""
 
     def __init__(self, app: Any, host: str, port: int = 0) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family)
+        self._socket = tcp_socket(host, port)
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
             app,
@@ -45,15 +45,15 @@ class WebServer:
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
 
     def start(self) -> None:
-        """Start to answer; returns once the loop runs."""
+        """Start to answer; returns once the event loop runs."""
         self._thread.start()
         self._loop.result(_START_SECONDS)
 
     async def check(self) -> None:
-        """Ask the server's thread for a sign of life.
+        """Wait until the server's event loop answers.
 
         Raises:
-            RuntimeError: when its thread has ended.
+            RuntimeError: when the server's thread has ended.
         """
         if not self._thread.is_alive():
             raise RuntimeError("the gateway's HTTP server has ended")

@@ -17,9 +17,9 @@ import os, signal, subprocess, sys, time
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
 print(os.getpid(), flush=True)
-left = int(sys.argv[2])
-if left:
-    subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[1], str(left - 1)])
+remaining = int(sys.argv[2])
+if remaining:
+    subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[1], str(remaining - 1)])
 time.sleep(60)
 """
 
@@ -57,19 +57,19 @@ def test_who_is_asked_by_nobody_is_killed_after_the_wait(family: list[int]) -> N
 
 def test_nobody_is_waited_for_who_is_gone() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    known = {process.pid: descendants(os.getpid())[process.pid]}
+    processes = {process.pid: descendants(os.getpid())[process.pid]}
     process.communicate(b"\n")
     started = time.monotonic()
-    assert end_all(known, 5) == []
+    assert end_all(processes, 5) == []
     assert end_all({}, 5) == []
     assert time.monotonic() - started < 1
 
 
 def test_a_zombie_is_gone() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    known = {process.pid: descendants(os.getpid())[process.pid]}
+    processes = {process.pid: descendants(os.getpid())[process.pid]}
     process.kill()
-    assert end_all(known, 5) == []
+    assert end_all(processes, 5) == []
     process.communicate()
 
 

@@ -43,8 +43,8 @@ def test_a_schema_refuses_what_its_model_refuses() -> None:
     signature = Signature(SMALL, (TensorSpec("y_rows", "FP32", (-1, 4)),))
     body = examples.request(signature)
     root = {"components": {"schemas": schemas.components()}, **schemas.request_of(signature)}
-    known = jsonschema_rs.Draft202012Validator(root)
-    known.validate({**body, "id": "a", "parameters": {"x": 1}, "outputs": [{"name": "y_rows"}]})
+    validator = jsonschema_rs.Draft202012Validator(root)
+    validator.validate({**body, "id": "a", "parameters": {"x": 1}, "outputs": [{"name": "y_rows"}]})
     for wrong in [
         {"inputs": body["inputs"][1:]},
         {"inputs": [*body["inputs"], body["inputs"][0]]},
@@ -57,16 +57,16 @@ def test_a_schema_refuses_what_its_model_refuses() -> None:
         {**body, "parameters": {"x": []}},
         {**body, "outputs": [{"name": "other"}]},
     ]:
-        assert not known.is_valid(wrong), wrong
+        assert not validator.is_valid(wrong), wrong
 
 
 def test_a_schema_knows_the_limits_of_integers() -> None:
     signature = Signature((TensorSpec("x", "INT8", (1,)),), ())
     root = {"components": {"schemas": schemas.components()}, **schemas.request_of(signature)}
-    known = jsonschema_rs.Draft202012Validator(root)
+    validator = jsonschema_rs.Draft202012Validator(root)
     tensor = {"name": "x", "datatype": "INT8", "shape": [1]}
-    assert known.is_valid({"inputs": [{**tensor, "data": [[-128]]}]})
-    assert not known.is_valid({"inputs": [{**tensor, "data": [[-129]]}]})
+    assert validator.is_valid({"inputs": [{**tensor, "data": [[-128]]}]})
+    assert not validator.is_valid({"inputs": [{**tensor, "data": [[-129]]}]})
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
@@ -76,8 +76,8 @@ def test_a_pasted_command_calls_the_model(specs: tuple[TensorSpec, ...], shell: 
     model = Echo(*specs)
     with worker(model) as address:
         command = examples.command(f"http://{address}/v2/models/echo/infer", model.signature)
-        done = subprocess.run([shell, "-c", command], capture_output=True, text=True, timeout=20, check=True)
-    answer = json.loads(done.stdout)
+        call = subprocess.run([shell, "-c", command], capture_output=True, text=True, timeout=20, check=True)
+    answer = json.loads(call.stdout)
     assert "error" not in answer, answer
     if specs is SMALL:
         assert answer == examples.answer("echo", "v1", model.signature)
