@@ -119,9 +119,7 @@ def test_there_may_be_too_many(server: Answers) -> None:
 @pytest.mark.parametrize("there", ["https://HOST/x", "http://HOST:1/x", "//example.com/x", "http://[::1/x"])
 def test_pages_of_another_server_are_refused(server: Answers, there: str) -> None:
     _paged(server, f'<{there.replace("HOST", "127.0.0.1")}>; rel="next"')
-    with pytest.raises(
-        RegistryUnavailable, match="list of referrers is at another address"
-    ):
+    with pytest.raises(RegistryUnavailable, match="list of referrers is at another address"):
         server.source().referrers(BLOB.digest)
 
 

@@ -77,7 +77,7 @@ def test_it_must_be_one_file(kit: Kit, data: bytes) -> None:
 
 
 def test_a_large_one_is_refused(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "MOST_BYTES", 100)
+    monkeypatch.setattr(datasets, "MAX_BYTES", 100)
     with pytest.raises(KitError, match="larger than 100 bytes"):
         read(kit, tar(a_csv=b"1" * 101))
 

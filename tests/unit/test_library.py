@@ -18,7 +18,7 @@ from gateway.errors import (
     StoreError,
     UnsafeArchive,
 )
-from gateway.kits.directories import SealedTrees
+from gateway.kits.directories import KitDirectories
 from gateway.kits.library import Library, Role
 from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import LayoutReference, parse_reference
@@ -255,7 +255,7 @@ def test_a_disk_that_fills_up_while_unpacking_keeps_what_other_kits_need(
     monkeypatch.setattr("gateway.kits.tree._write", full)
     if shared:
         # Another process has sealed a kit with the same layer meanwhile.
-        monkeypatch.setattr(SealedTrees, "needed", lambda _: {layer.descriptor.digest})
+        monkeypatch.setattr(KitDirectories, "needed_blobs", lambda _: {layer.descriptor.digest})
     with pytest.raises(StoreError, match="is full"):
         library.open(_named(builder, "a:v1"))
     assert (tmp_path / "library/blobs/sha256" / layer.descriptor.digest.hex).exists() == shared

@@ -17,7 +17,7 @@ import pytest
 from gateway.errors import RegistryUnavailable, Unauthorized
 from gateway.kits import public_keys
 from gateway.kits.public_keys import PublicKey
-from gateway.kits.signatures import MAX_CANDIDATES, Search, find_signature
+from gateway.kits.signatures import MAX_CANDIDATES, SearchResult, find_signature
 from gateway.oci.content import OCI_MANIFEST, BlobStream, Descriptor
 from gateway.oci.reference import Digest, parse_reference
 from tests.signing import (
@@ -45,7 +45,7 @@ def shelf() -> Shelf:
     return Shelf(REFERENCE, b'{"a":"kit"}')
 
 
-def find(shelf: Shelf, *signers: Signer) -> Search:
+def find(shelf: Shelf, *signers: Signer) -> SearchResult:
     return find_signature(shelf, shelf.kit.digest, [signer.key for signer in signers or (PROD,)])
 
 
@@ -61,13 +61,13 @@ def good_bundle(shelf: Shelf, signer: Signer = PROD) -> dict[str, Any]:
 def test_every_kind_of_key_in_every_scheme(shelf: Shelf, kind: str) -> None:
     signer = Signer("keys/ci.pub", kind)
     shelf.tag_signatures(good_layer(shelf, signer))
-    assert find(shelf, PROD, signer) == Search("keys/ci.pub", "cosign tag signature")
+    assert find(shelf, PROD, signer) == SearchResult("keys/ci.pub", "cosign tag signature")
     shelf.tags.clear()
     shelf.refer_bundle(good_bundle(shelf, signer))
-    assert find(shelf, PROD, signer) == Search("keys/ci.pub", "cosign bundle")
+    assert find(shelf, PROD, signer) == SearchResult("keys/ci.pub", "cosign bundle")
     shelf.subjects.clear()
     shelf.refer(good_layer(shelf, signer), artifact_type=SIMPLE_ARTIFACT)
-    assert find(shelf, PROD, signer) == Search("keys/ci.pub", "cosign referrer signature")
+    assert find(shelf, PROD, signer) == SearchResult("keys/ci.pub", "cosign referrer signature")
 
 
 def put_tag(shelf: Shelf) -> None:
@@ -94,7 +94,7 @@ def put_both(shelf: Shelf) -> None:
 
 @pytest.mark.parametrize("put", [put_tag, put_bundle, put_untold, put_among_others, put_both])
 def test_the_verdict_is_the_same_wherever_it_is(shelf: Shelf, put: Callable[[Shelf], None]) -> None:
-    assert find(shelf) == Search()
+    assert find(shelf) == SearchResult()
     put(shelf)
     assert find(shelf).key == "keys/prod.pub"
     assert find(shelf, ATTACKER).refused
@@ -103,7 +103,7 @@ def test_the_verdict_is_the_same_wherever_it_is(shelf: Shelf, put: Callable[[She
 def test_nothing_else_is_fetched(shelf: Shelf) -> None:
     for kind in ("application/spdx+json", "application/vnd.in-toto+json"):
         shelf.refer(shelf.put(kind, b"{}"), artifact_type=kind)
-    assert find(shelf) == Search()
+    assert find(shelf) == SearchResult()
     assert shelf.asked == [f"tag sha256-{shelf.kit.digest.hex}.sig", f"referrers {shelf.kit.digest}"]
 
 
@@ -216,8 +216,11 @@ def bundle_cases(shelf: Shelf) -> dict[str, tuple[dict[str, Any], str]]:
             changed(bundle, verificationMaterial={"x509CertificateChain": {"certificates": []}}),
             "relies on a certificate",
         ),
-        "no material": (changed(bundle, verificationMaterial={}), "not of the kind"),
-        "a message": (changed(bundle, dsseEnvelope=None, messageSignature={}), "not of the kind"),
+        "no material": (changed(bundle, verificationMaterial={}), "not in the form of a signature"),
+        "a message": (
+            changed(bundle, dsseEnvelope=None, messageSignature={}),
+            "not in the form of a signature",
+        ),
         "two signatures": (
             changed(bundle, dsseEnvelope__signatures=[signature, signature]),
             "has 2 signatures",
@@ -302,10 +305,10 @@ def test_one_good_among_bad_ones_in_any_order(shelf: Shelf, seed: int) -> None:
     bundles = [bundle for bundle, _ in bundle_cases(shelf).values()]
     for bundle in order.sample([*bundles, good_bundle(shelf)], len(bundles) + 1):
         shelf.refer_bundle(bundle)
-    assert find(shelf) == Search("keys/prod.pub", "cosign bundle", ())
+    assert find(shelf) == SearchResult("keys/prod.pub", "cosign bundle", ())
     shelf.subjects.clear()
     shelf.tag_signatures(*order.sample([*layers, good_layer(shelf)], len(layers) + 1))
-    assert find(shelf) == Search("keys/prod.pub", "cosign tag signature", ())
+    assert find(shelf) == SearchResult("keys/prod.pub", "cosign tag signature", ())
 
 
 def test_a_manifest_that_cannot_be_used_does_not_hide_others(shelf: Shelf) -> None:
@@ -363,7 +366,7 @@ def test_bytes_of_another_digest_are_no_payload(shelf: Shelf) -> None:
     shelf.blobs[OTHER] = shelf.blobs[Digest.parse(layer["digest"])]
     shelf.tag_signatures({**layer, "digest": str(OTHER)})
     (text,) = find(shelf).refused
-    assert text == f"cosign tag signature: {OTHER} was promised, and the bytes have another digest"
+    assert text == f"cosign tag signature: the bytes sent for {OTHER} have another digest"
 
 
 def test_a_stream_without_end_is_left(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:

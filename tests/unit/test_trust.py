@@ -59,11 +59,11 @@ def test_a_policy_that_says_nothing_asks_nobody_and_refuses_code() -> None:
     kit, shelf = make_kit()
     verdict = judge(kit, Policy(), lambda: shelf)
     assert not verdict.code
-    assert verdict.signature == "no signature is asked for"
+    assert verdict.signature == "no signature is required"
     assert verdict.reasons == (
         "any registry is allowed",
         "any license is allowed; the kit states Apache-2.0",
-        "no signature is asked for",
+        "no signature is required",
         "code formats are refused: the policy does not allow them for this kit",
     )
     assert shelf.asked == []
@@ -180,7 +180,7 @@ def test_a_signature_is_asked_for_and_told() -> None:
     sign(shelf, Signer("keys/attacker.pub"))
     with pytest.raises(
         NotTrusted,
-        match=rf"{REFERENCE}@{kit.digest} has no valid signature: .*none of keys/old\.pub, keys/prod",
+        match=rf"{REFERENCE}@{kit.digest} has no valid signature; .*none of keys/old\.pub, keys/prod",
     ):
         judge(kit, policy, lambda: shelf)
     shelf.refer_bundle(PROD.bundle(compact(statement(kit.digest))))
