@@ -1,6 +1,6 @@
-"""The contract of a runtime, as tests that a third party's runtime can run on itself.
+"""The contract of a runtime, as tests that third parties can run on their runtimes.
 
-class TestMine(RuntimeContract):
+class TestMyRuntime(RuntimeContract):
     engine = "my_engine"
 
     @pytest.fixture
@@ -33,10 +33,10 @@ from runtimes.formats import identify
 
 
 class RuntimeContract:
-    """What every runtime promises. `engine` is the module that importing the runtime must not import.
+    """The contract of every runtime. `engine` is the module that an import of the runtime must not import.
 
-    The sample inputs are a batch of at least two rows on the first axis, float among them; `expected`
-    are all outputs for it, of the same rows.
+    The sample inputs are a batch of at least two rows on the first axis, with a float input among them;
+    `expected` has all outputs for them, with as many rows.
     """
 
     engine: ClassVar[str]
@@ -64,11 +64,11 @@ class RuntimeContract:
         yield loaded
         loaded.close()
 
-    def same(self, found: dict[str, Array], expected: dict[str, Array]) -> None:
-        assert found.keys() == expected.keys()
+    def same(self, actual: dict[str, Array], expected: dict[str, Array]) -> None:
+        assert actual.keys() == expected.keys()
         for name, array in expected.items():
-            assert found[name].dtype == array.dtype
-            np.testing.assert_allclose(found[name], array, rtol=self.tolerance, atol=self.tolerance)
+            assert actual[name].dtype == array.dtype
+            np.testing.assert_allclose(actual[name], array, rtol=self.tolerance, atol=self.tolerance)
 
     def test_is_a_runtime_that_reads_the_sample(self, runtime: Runtime, model_path: Path) -> None:
         assert isinstance(runtime, Runtime)
@@ -79,29 +79,29 @@ class RuntimeContract:
         assert model.platform
         assert model.device == "cpu" or model.device.startswith("cuda:")
 
-    def test_answers_rightly(
+    def test_answers_correctly(
         self, model: LoadedModel, inputs: dict[str, Array], expected: dict[str, Array]
     ) -> None:
         self.same(model.infer(inputs), expected)
 
-    def test_file_and_model_tell_one_signature(
+    def test_file_and_model_have_the_same_signature(
         self, runtime: Runtime, model: LoadedModel, model_path: Path
     ) -> None:
         assert runtime.signature(model_path) in (None, model.signature)
 
-    def test_signature_tells_what_infer_takes(self, model: LoadedModel, inputs: dict[str, Array]) -> None:
-        taken = {spec.name: spec for spec in model.signature.inputs}
-        assert taken.keys() == inputs.keys()
+    def test_signature_has_the_inputs_of_infer(self, model: LoadedModel, inputs: dict[str, Array]) -> None:
+        specs = {spec.name: spec for spec in model.signature.inputs}
+        assert specs.keys() == inputs.keys()
         for name, array in inputs.items():
-            assert taken[name].datatype == Datatype.of(array.dtype).value
-            assert _fits(array.shape, taken[name].shape)
+            assert specs[name].datatype == Datatype.of(array.dtype).value
+            assert _fits(array.shape, specs[name].shape)
 
-    def test_signature_tells_what_infer_gives(self, model: LoadedModel, inputs: dict[str, Array]) -> None:
-        given = model.infer(inputs)
-        assert [spec.name for spec in model.signature.outputs] in ([], list(given))
+    def test_signature_has_the_outputs_of_infer(self, model: LoadedModel, inputs: dict[str, Array]) -> None:
+        results = model.infer(inputs)
+        assert [spec.name for spec in model.signature.outputs] in ([], list(results))
         for spec in model.signature.outputs:
-            assert spec.datatype == Datatype.of(given[spec.name].dtype).value
-            assert _fits(given[spec.name].shape, spec.shape)
+            assert spec.datatype == Datatype.of(results[spec.name].dtype).value
+            assert _fits(results[spec.name].shape, spec.shape)
 
     def test_batch_equals_singles(self, model: LoadedModel, inputs: dict[str, Array]) -> None:
         rows = len(next(iter(inputs.values())))
@@ -160,7 +160,7 @@ class RuntimeContract:
         with pytest.raises(InputError, match="no_such_output"):
             model.infer(inputs, ["no_such_output"])
 
-    def test_gives_only_what_is_asked(
+    def test_returns_only_the_named_outputs(
         self, model: LoadedModel, inputs: dict[str, Array], expected: dict[str, Array]
     ) -> None:
         for name, array in expected.items():
@@ -179,7 +179,7 @@ class RuntimeContract:
         with pytest.raises(LoadError, match=r"damaged"):
             runtime.load(path, Resources())
 
-    def test_two_models_live_side_by_side(
+    def test_several_models_do_not_affect_each_other(
         self,
         runtime: Runtime,
         model: LoadedModel,
@@ -194,7 +194,7 @@ class RuntimeContract:
         other.close()
         self.same(model.infer(inputs), expected)
 
-    def test_closes_twice_and_then_refuses(
+    def test_closes_twice_and_refuses_calls_then(
         self, runtime: Runtime, model_path: Path, inputs: dict[str, Array]
     ) -> None:
         model = runtime.load(model_path, Resources())
@@ -230,11 +230,11 @@ class RuntimeContract:
         assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def _fits(found: tuple[int, ...], declared: tuple[int, ...] | None) -> bool:
+def _fits(shape: tuple[int, ...], declared: tuple[int, ...] | None) -> bool:
     if declared is None:
         return True
-    return len(found) == len(declared) and all(
-        want in (-1, size) for size, want in zip(found, declared, strict=True)
+    return len(shape) == len(declared) and all(
+        declared_size in (-1, size) for size, declared_size in zip(shape, declared, strict=True)
     )
 
 

@@ -139,7 +139,7 @@ def test_the_older_layout_is_no_way_around(lookup: Path, tmp_path: Path) -> None
     older = {f"/serialized_{part}.pt": bomb for part in ("state_dict", "constants", "example_inputs")}
     changes = {"/version": b"8.20", "/serialized_exported_program.json": b"{}", **older}
     path = repack(lookup, tmp_path / "evil.pt2", changes)
-    with pytest.raises(LoadError, match=r"evil\.pt2.*old torch"):
+    with pytest.raises(LoadError, match=r"evil\.pt2.*older torch"):
         load(path)
     assert not (tmp_path / "mark").exists()
 
@@ -256,5 +256,5 @@ def test_bf16_goes_in_and_comes_out(tmp_path: Path) -> None:
 
 def test_two_programs_in_one_archive_are_refused(lookup: Path, tmp_path: Path) -> None:
     path = repack(lookup, tmp_path / "two.pt2", {"models/other.json": b"{}"})
-    with pytest.raises(ModelError, match="must hold one program"):
+    with pytest.raises(ModelError, match="must have one program"):
         load(path)

@@ -103,7 +103,7 @@ def test_code_is_refused_by_name_with_advice(tmp_path: Path, hint: str | None) -
 
 def test_weights_without_a_program_are_refused(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2)}, tmp_path / "weights.pt")
-    with pytest.raises(UnsafeFormat, match=r"weights\.pt is a PyTorch checkpoint.*no program to run"):
+    with pytest.raises(UnsafeFormat, match=r"weights\.pt is a PyTorch checkpoint.*weights but no program"):
         choose(tmp_path)
 
 
