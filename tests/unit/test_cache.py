@@ -205,18 +205,22 @@ def test_a_machine_that_was_started_again_is_not_believed(tmp_path: Path, builde
     root = tmp_path / "library"
     library = Library(root)
     kit = _open(library, builder, "a")
-    seal = root / "kits" / f"{kit.kit.key}.seal.json"
+    inventory = root / "kits" / f"{kit.kit.key}.seal.json"
     whole, before = kit.model_path.read_bytes(), kit.model_path.stat()
     kit.model_path.chmod(0o644)
     kit.model_path.write_bytes(bytes(len(whole)))
     os.utime(kit.model_path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    seal.write_text(seal.read_text().replace(json.loads(seal.read_text())["boot"], "an earlier one"))
+    inventory.write_text(
+        inventory.read_text().replace(json.loads(inventory.read_text())["boot"], "an earlier one")
+    )
     again = _open(library, builder, "a")
     assert not again.from_cache
     assert again.model_path.read_bytes() == whole
-    seal.write_text(seal.read_text().replace(json.loads(seal.read_text())["boot"], "an earlier one"))
+    inventory.write_text(
+        inventory.read_text().replace(json.loads(inventory.read_text())["boot"], "an earlier one")
+    )
     assert _open(library, builder, "a").from_cache
-    assert "an earlier one" not in seal.read_text()
+    assert "an earlier one" not in inventory.read_text()
 
 
 def test_skopeo_reads_the_cache(tmp_path: Path, layout: Path) -> None:
@@ -274,14 +278,14 @@ def test_a_prune_leaves_a_kit_alone_from_its_first_document_on(
     assert library.cache.verify() == Verification(blobs=3, kits=1, bad_blobs=(), bad_kits=())
 
 
-def test_a_kit_whose_seal_is_damaged_goes_with_prune_once_it_is_not_in_use(
+def test_a_kit_whose_inventory_is_damaged_is_pruned_once_it_is_not_in_use(
     tmp_path: Path, builder: LayoutBuilder
 ) -> None:
     root = tmp_path / "library"
     library = Library(root)
     a = _open(library, builder, "a")
-    seal = root / "kits" / f"{a.kit.key}.seal.json"
-    seal.write_text("{")
+    inventory = root / "kits" / f"{a.kit.key}.seal.json"
+    inventory.write_text("{")
     library.cache.prune()
     assert _here(root)[0] == {a.kit.key}
     a.lease.release()

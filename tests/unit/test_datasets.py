@@ -50,10 +50,10 @@ def read(kit: Kit, data: bytes, **changes: object) -> datasets.Dataset:
 def test_a_dataset_is_found_by_its_name_or_its_path_and_nothing_else_is_pulled(
     library: Library, kit: Kit, name: str
 ) -> None:
-    found = library.dataset(kit.reference, name)
-    assert found.path == "data/iris.csv"
-    assert found.data.startswith(b"sepal_length,")
-    assert found.data.count(b"\n") == 151
+    dataset = library.dataset(kit.reference, name)
+    assert dataset.path == "data/iris.csv"
+    assert dataset.data.startswith(b"sepal_length,")
+    assert dataset.data.count(b"\n") == 151
     assert library.cache.kits() == []
 
 

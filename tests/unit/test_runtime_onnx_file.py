@@ -287,11 +287,13 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
 
 
 @settings(max_examples=300, deadline=2_000)
-@given(at=st.integers(0, len(WHOLE) - 1), byte=st.integers(0, 255))
+@given(position=st.integers(0, len(WHOLE) - 1), byte=st.integers(0, 255))
 def test_any_changed_byte_is_read_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, at: int, byte: int
+    tmp_path_factory: pytest.TempPathFactory, position: int, byte: int
 ) -> None:
-    read_or_refuse(tmp_path_factory.getbasetemp() / "any.onnx", WHOLE[:at] + bytes([byte]) + WHOLE[at + 1 :])
+    read_or_refuse(
+        tmp_path_factory.getbasetemp() / "any.onnx", WHOLE[:position] + bytes([byte]) + WHOLE[position + 1 :]
+    )
 
 
 def read_or_refuse(path: Path, data: bytes) -> None:

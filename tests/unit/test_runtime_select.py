@@ -108,11 +108,11 @@ def test_weights_without_a_program_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "found"),
+    ("files", "titles"),
     [({}, "no file"), ({"a": b"GGUF" + bytes(20)}, "GGUF"), ({"a": b"{}", "b": b"x"}, "JSON, text")],
 )
-def test_nothing_fits(tmp_path: Path, files: dict[str, bytes], found: str) -> None:
-    with pytest.raises(NoRuntime, match=rf"found {found}; supported are ONNX \(onnx\), TorchScript"):
+def test_nothing_fits(tmp_path: Path, files: dict[str, bytes], titles: str) -> None:
+    with pytest.raises(NoRuntime, match=rf"found {titles}; supported are ONNX \(onnx\), TorchScript"):
         choose(put(tmp_path, **files))
 
 

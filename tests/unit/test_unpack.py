@@ -63,8 +63,8 @@ def test_honest_archives(tmp_path: Path, name: str) -> None:
 def test_archives_of_every_format(tmp_path: Path, form: int) -> None:
     long = "/".join(["part" * 10] * 5) if form == tarfile.USTAR_FORMAT else "/".join(["x" * 120] * 4)
     members = {"a/b.bin": b"1" * 513, f"{long}/ü.bin": b"2", "./c": b""}
-    found = unpacked(tmp_path, tar(("./", None), *members.items(), form=form))
-    assert found == {name.removeprefix("./"): content for name, content in members.items()}
+    files = unpacked(tmp_path, tar(("./", None), *members.items(), form=form))
+    assert files == {name.removeprefix("./"): content for name, content in members.items()}
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("directory's name", "none")])
@@ -101,8 +101,8 @@ def test_every_packing(tmp_path: Path, archive: Archive, compression: Compressio
 
 
 def test_old_tars_go_beside_their_path(tmp_path: Path) -> None:
-    found = unpacked(tmp_path, PLAIN, layer_of(PLAIN, root="models/x"))
-    assert set(found) == {"models/x/d/a.bin", "models/x/b.bin"}
+    files = unpacked(tmp_path, PLAIN, layer_of(PLAIN, root="models/x"))
+    assert set(files) == {"models/x/d/a.bin", "models/x/b.bin"}
 
 
 def test_a_sealed_tree_is_all_alike(tmp_path: Path) -> None:
