@@ -1,39 +1,40 @@
-"""Every error Kitserve raises on purpose, drawn once.
+"""The errors that Kitserve raises on purpose.
 
     KitserveError
-    ├── ConfigError            what a user wrote is wrong; all faults at once
+    ├── ConfigError            a config that cannot be used; all its faults at once
     ├── InvalidReference       a string that names no kit
     ├── RegistryError          a registry or layout could not be used
     │   ├── NotFound           no such tag, digest or repository
     │   ├── Unauthorized       credentials are missing or refused
-    │   └── RegistryUnavailable  no answer in time, or a fault on its side
-    ├── ContentError           bytes that are not what was promised
+    │   └── RegistryUnavailable  no usable answer in time
+    ├── ContentError           bytes that are not what their descriptor states
     │   ├── DigestMismatch
     │   └── SizeMismatch
-    ├── KitError               an artefact that cannot be served
-    │   ├── NotAKit            some other artefact (an image, a chart)
+    ├── KitError               an artifact that cannot be served
+    │   ├── NotAKit            another kind of artifact (an image, a chart)
     │   ├── InvalidKitfile
-    │   ├── UnsafeArchive      an entry that must not be unpacked
+    │   ├── UnsafeArchive      a layer that must not be unpacked
     │   ├── UnusableModel      no runtime fits it, or its runtime refuses it
-    │   └── NotTrusted         the policy does not let it be served
+    │   └── NotTrusted         the policy does not allow it
     ├── StoreError             this node's disk: full, locked, unwritable
-    ├── Overload               a call that a worker did not get to
+    ├── Overload               a call that the model did not begin with
     │   ├── QueueFull          too many calls wait for the model
-    │   └── DeadlineExceeded   its time was over before the model began
+    │   └── DeadlineExceeded   its deadline passed before the model began
     ├── EdgeError              HAProxy is missing, refuses its configuration, or died
-    └── ControlError           the control plane cannot be reached or did not do what was asked
+    └── ControlError           the control plane cannot be reached, or did not do what it was asked to
+        └── CannotWake         a sleeping version has no worker in time
 
-`runtimes.errors` holds the families of the model side; `UnusableModel` carries them across.
-Each message says what happened, to which reference, and what to do.
+The errors of runtimes are in `runtimes.errors`; those about a kit's model are raised as `UnusableModel`. Each
+message says what happened, to which reference, and what to do.
 """
 
 
 class KitserveError(Exception):
-    """Base of every error raised on purpose."""
+    """The base of every error that Kitserve raises on purpose."""
 
 
 class ConfigError(KitserveError):
-    """A config that cannot be used; `faults` holds one line for each thing wrong in it."""
+    """A config that cannot be used; `faults` has a line for each thing that is wrong in it."""
 
     def __init__(self, source: str, faults: list[str]) -> None:
         super().__init__(source, faults)
@@ -57,15 +58,15 @@ class NotFound(RegistryError):
 
 
 class Unauthorized(RegistryError):
-    """The registry wants credentials, or refuses those it got."""
+    """The registry requires credentials, or refuses those that it got."""
 
 
 class RegistryUnavailable(RegistryError):
-    """The registry gave no usable answer within the time allowed."""
+    """The registry gave no usable answer in time."""
 
 
 class ContentError(KitserveError):
-    """Bytes that are not what their descriptor promised."""
+    """Bytes that are not what their descriptor states."""
 
 
 class DigestMismatch(ContentError):
@@ -73,23 +74,23 @@ class DigestMismatch(ContentError):
 
 
 class SizeMismatch(ContentError):
-    """There are more or fewer bytes than promised."""
+    """There are more or fewer bytes than the descriptor states."""
 
 
 class KitError(KitserveError):
-    """An artefact that cannot be served."""
+    """An artifact that cannot be served."""
 
 
 class NotAKit(KitError):
-    """An artefact of another kind; the message says which."""
+    """An artifact of another kind; the message says which."""
 
 
 class InvalidKitfile(KitError):
-    """A Kitfile (config blob) that cannot be understood."""
+    """A Kitfile that is broken, or contradicts the manifest."""
 
 
 class UnsafeArchive(KitError):
-    """A layer that must not be unpacked, or is damaged as packed; the message names the entry."""
+    """A layer that must not be unpacked, or was packed damaged; the message names the entry."""
 
 
 class UnusableModel(KitError):
@@ -97,7 +98,7 @@ class UnusableModel(KitError):
 
 
 class NotTrusted(KitError):
-    """The policy does not let the kit be served; the message names the rule."""
+    """The policy does not allow the kit; the message names the rule."""
 
 
 class StoreError(KitserveError):
@@ -105,7 +106,7 @@ class StoreError(KitserveError):
 
 
 class Overload(KitserveError):
-    """A call that a worker did not get to."""
+    """A call that the model did not begin with."""
 
 
 class QueueFull(Overload):
@@ -113,7 +114,7 @@ class QueueFull(Overload):
 
 
 class DeadlineExceeded(Overload):
-    """A call's time was over before the model began with it."""
+    """The deadline of a call passed before the model began with it."""
 
 
 class EdgeError(KitserveError):
@@ -121,8 +122,8 @@ class EdgeError(KitserveError):
 
 
 class ControlError(KitserveError):
-    """The control plane cannot be reached, or did not do what was asked."""
+    """The control plane cannot be reached, or did not do what it was asked to."""
 
 
 class CannotWake(ControlError):
-    """A version that sleeps has no worker, or none in time."""
+    """A sleeping version has no worker in time."""

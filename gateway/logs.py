@@ -1,4 +1,4 @@
-"""Logging: events with fields, as lines for people or as JSON, in one file for all processes of a node."""
+"""Logging: events with fields as JSON lines, in one file for all processes of a node."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-# Runtimes log too, and know nothing of the gateway.
-_OURS = ("gateway", "runtimes")
+_PACKAGES = ("gateway", "runtimes")
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, process, event, and the record's own fields."""
+    """Formats a record as one line of JSON: time, level, process, event, and the record's own fields."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
@@ -30,13 +29,13 @@ class JsonFormatter(logging.Formatter):
             **fields_of(record),
         }
         if record.exc_info:
-            # Ray replaces `print` in its replicas, which logging's own formatting goes through.
+            # Not `formatException`, which calls `print`: Ray replaces that in its replicas.
             line["error"] = "".join(traceback.format_exception(*record.exc_info))
         return json.dumps(line, default=str)
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:
-    """What was logged beside the event's name; Ray adds fields of its own, which begin with `_`."""
+    """Return the fields that were logged with an event, without those of Ray, which begin with `_`."""
     return {
         name: value
         for name, value in vars(record).items()
@@ -45,7 +44,7 @@ def fields_of(record: logging.LogRecord) -> dict[str, object]:
 
 
 def log_path(home: Path) -> Path:
-    """The file that every process of a node logs into."""
+    """Return the file that every process of a node logs into."""
     return home / "logs" / "kitserve.log"
 
 
@@ -56,9 +55,9 @@ def configure_logging(process: str, home: Path) -> None:
     handler = logging.FileHandler(path, delay=True)
     handler.set_name(str(path))
     handler.setFormatter(JsonFormatter(process))
-    for name in _OURS:
+    for name in _PACKAGES:
         logger = logging.getLogger(name)
-        if any(known.get_name() == str(path) for known in logger.handlers):
+        if any(existing.get_name() == str(path) for existing in logger.handlers):
             continue
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

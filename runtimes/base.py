@@ -1,4 +1,4 @@
-"""What a runtime is: a file becomes a loaded model, and tensors become tensors.
+"""The interfaces of a runtime: it loads a model file, and the loaded model maps tensors to tensors.
 
 Datatypes carry the names of the Open Inference Protocol, version 2
 (https://github.com/open-inference/open-inference-protocol).
@@ -24,7 +24,7 @@ Array = NDArray[Any]
 
 
 class Datatype(StrEnum):
-    """The protocol's datatypes."""
+    """The datatypes of the protocol."""
 
     BOOL = "BOOL"
     UINT8 = "UINT8"
@@ -43,7 +43,7 @@ class Datatype(StrEnum):
 
     @property
     def numpy(self) -> np.dtype[Any]:
-        """The numpy dtype, little-endian; ml_dtypes' for BF16, `object` (of `bytes`) for BYTES."""
+        """The numpy dtype, little-endian; that of ml_dtypes for BF16, `object` (of `bytes`) for BYTES."""
         return _NUMPY[self]
 
     @classmethod
@@ -51,8 +51,8 @@ class Datatype(StrEnum):
         """Return the datatype of a numpy dtype; strings of any kind are BYTES. Raises InputError."""
         if dtype.kind in "OSU":
             return cls.BYTES
-        for datatype, known in _NUMPY.items():
-            if known == dtype:
+        for datatype, numpy_dtype in _NUMPY.items():
+            if numpy_dtype == dtype:
                 return datatype
         raise InputError(f"dtype {dtype} has no datatype in the Open Inference Protocol; cast it first")
 
@@ -79,7 +79,7 @@ _NUMPY: Mapping[Datatype, np.dtype[Any]] = {
 class TensorSpec:
     """One tensor of a signature.
 
-    `datatype` is the value of a `Datatype`. In `shape`, -1 stands for any length; None for any rank.
+    `datatype` is the value of a `Datatype`. In `shape`, -1 stands for any length; None stands for any rank.
     """
 
     name: str
@@ -89,7 +89,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a model takes and gives, in the file's order.
+    """The inputs and outputs of a model, in the order of its file.
 
     `outputs` is empty where their names are known only after a run.
     """
@@ -100,20 +100,20 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What one loaded model may use: CPU cores and GPUs, which may be shares of one."""
+    """The CPU cores and GPUs that one loaded model may use; both may be fractions."""
 
     cpus: float = 1
     gpus: float = 0
 
     @property
     def threads(self) -> int:
-        """How many threads compute: the cores rounded up, at least 1."""
+        """The number of threads that compute: the cores rounded up, at least 1."""
         return max(1, math.ceil(self.cpus))
 
 
 @runtime_checkable
 class LoadedModel(Protocol):
-    """A model in this process's memory. That it exists means that it can answer.
+    """A model in the memory of this process, ready to answer.
 
     What it can be asked for is said by the capabilities that it has besides; so far there is `TensorModel`.
     """
@@ -125,7 +125,7 @@ class LoadedModel(Protocol):
 
     @property
     def device(self) -> str:
-        """Where it computes: `cpu` or `cuda:0`."""
+        """The device that computes: `cpu` or `cuda:0`."""
         ...
 
     def close(self) -> None:
@@ -167,14 +167,14 @@ class Runtime(Protocol):
         ...
 
     def signature(self, path: Path) -> Signature | None:
-        """Return what the file tells without being loaded, None when it does not. Raises LoadError."""
+        """Return the signature in the file, None where it has none until it is loaded. Raises LoadError."""
         ...
 
 
 class InputCheck:
     """The check of inputs against a signature, prepared once and called for each request."""
 
-    __slots__ = ("_expected", "_wanted")
+    __slots__ = ("_expected", "_specs")
 
     def __init__(self, signature: Signature) -> None:
         self._expected = tuple(
@@ -186,7 +186,7 @@ class InputCheck:
             )
             for spec in signature.inputs
         )
-        self._wanted = {spec.name: spec for spec in signature.inputs}
+        self._specs = {spec.name: spec for spec in signature.inputs}
 
     def __call__(self, inputs: Mapping[str, Array]) -> None:
         """Raise InputError, naming the tensor, unless `inputs` fit the signature."""
@@ -194,39 +194,39 @@ class InputCheck:
             array = inputs.get(name)
             if array is None:
                 raise InputError(f"input {name!r} is missing; the model takes {self._names()}")
-            found = array.dtype
-            # numpy hands out one object per native dtype, so identity answers nearly every call
-            if found is not dtype and found != dtype and not (dtype.kind == "O" and found.kind in "SU"):
-                raise self._wrong(name, array)
+            actual = array.dtype
+            # numpy has one object per native dtype, so identity decides nearly every call
+            if actual is not dtype and actual != dtype and not (dtype.kind == "O" and actual.kind in "SU"):
+                raise self._mismatch(name, array)
             if rank is not None:
                 shape = array.shape
                 if len(shape) != rank:
-                    raise self._wrong(name, array)
+                    raise self._mismatch(name, array)
                 for axis, size in sizes:
                     if shape[axis] != size:
-                        raise self._wrong(name, array)
+                        raise self._mismatch(name, array)
         if len(inputs) != len(self._expected):
-            unknown = ", ".join(repr(name) for name in inputs if name not in self._wanted)
+            unknown = ", ".join(repr(name) for name in inputs if name not in self._specs)
             raise InputError(f"unknown input {unknown}; the model takes {self._names()}")
 
     def _names(self) -> str:
-        return ", ".join(repr(name) for name in self._wanted) or "no inputs"
+        return ", ".join(repr(name) for name in self._specs) or "no inputs"
 
-    def _wrong(self, name: str, array: Array) -> InputError:
-        spec = self._wanted[name]
+    def _mismatch(self, name: str, array: Array) -> InputError:
+        spec = self._specs[name]
         shape = "any shape" if spec.shape is None else f"shape {list(spec.shape)} (-1: any length)"
-        found = f"{_describe(array.dtype)} of shape {list(array.shape)}"
-        return InputError(f"input {name!r} must be {spec.datatype} of {shape}, not {found}")
+        actual = f"{_describe(array.dtype)} of shape {list(array.shape)}"
+        return InputError(f"input {name!r} must be {spec.datatype} of {shape}, not {actual}")
 
 
 def check_inputs(signature: Signature, inputs: Mapping[str, Array]) -> None:
-    """Raise InputError unless `inputs` fit `signature`; on a hot path keep an `InputCheck` instead."""
+    """Raise InputError unless `inputs` fit `signature`. On a hot path, keep an `InputCheck` instead."""
     InputCheck(signature)(inputs)
 
 
-def unknown_output(name: str, known: Sequence[str]) -> InputError:
-    """Return the error for an output that the model does not give."""
-    return InputError(f"unknown output {name!r}; the model gives {', '.join(map(repr, known))}")
+def unknown_output(name: str, outputs: Sequence[str]) -> InputError:
+    """Return the error for an output that the model does not have."""
+    return InputError(f"unknown output {name!r}; the model gives {', '.join(map(repr, outputs))}")
 
 
 def _describe(dtype: np.dtype[Any]) -> str:

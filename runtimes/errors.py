@@ -1,7 +1,7 @@
-"""Every error a runtime raises on purpose, drawn once.
+"""The errors that runtimes raise on purpose.
 
     ModelError
-    ├── NoRuntime       nothing installed reads what was found, or more than one file could be meant
+    ├── NoRuntime       no installed runtime reads the files, or several files could be the model
     ├── UnsafeFormat    a file that runs code when it is loaded
     ├── LoadError       the file is broken, or its engine refuses it
     ├── InputError      the caller's tensors are wrong
@@ -12,19 +12,19 @@ Each message says what happened, to which file or tensor, and what to do.
 
 
 class ModelError(Exception):
-    """Base of every error about a model."""
+    """The base of every error about a model."""
 
 
 class NoRuntime(ModelError):
-    """No installed runtime reads the files; the message says what was found and what is supported."""
+    """No installed runtime reads the files, or several could be the model; the message lists them."""
 
 
 class UnsafeFormat(ModelError):
-    """Loading the file would run code that it carries; the message names the file and the rule."""
+    """Loading the file would run code that is in it; the message names the file and the rule."""
 
 
 class LoadError(ModelError):
-    """The file cannot be loaded; the message carries the engine's own words."""
+    """The file cannot be loaded; the message has the engine's own error."""
 
 
 class InputError(ModelError):

@@ -1,7 +1,7 @@
-"""What a model file is, told from its bytes and never from its name.
+"""The formats of model files, identified by their bytes and never by their names.
 
-Nothing is decoded, extracted or run: each test reads a bounded prefix, a zip's central directory, or
-the outermost protobuf fields.
+Nothing is extracted or run: each check reads a bounded prefix, a zip's central directory, or the outermost
+protobuf fields.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _ZIP_ENTRIES = 200_000
 _ZIP_DIRECTORY_BYTES = 64 * 1024 * 1024
 _SAFETENSORS_HEADER_BYTES = 100_000_000
 
-# ModelProto's fields (onnx.proto3) by wire type
+# The fields of ModelProto (onnx.proto3) by wire type.
 _ONNX_FIELDS = {protobuf.VARINT: {1, 5}, protobuf.BYTES: {2, 3, 4, 6, 7, 8, 14, 20, 25, 26}}
 
 
 class Hazard(Enum):
-    """What loading a format can do: nothing, compute within its engine, or run any code."""
+    """What loading a format can do: nothing but read data, compute within its engine, or run any code."""
 
     DATA = "data"
     PROGRAM = "program"
@@ -83,42 +83,42 @@ def identify(path: Path) -> Format:
 def is_pickle(prefix: bytes) -> bool:
     """Tell whether `prefix` begins a pickle of any protocol, 0 to 5: its operations decode and balance.
 
-    The stack is followed because protocols 0 and 1 have no magic: text that happens to spell
-    operations soon takes from an empty stack, or goes on after the end, and a pickle does neither.
+    As protocols 0 and 1 have no magic number, the stack is followed: text that happens to decode as
+    operations soon pops an empty stack, or has bytes after the end; a pickle does neither.
     """
-    versioned = prefix[:1] == b"\x80" and prefix[1:2] <= b"\x05"
+    has_magic = prefix[:1] == b"\x80" and prefix[1:2] <= b"\x05"
     file = io.BytesIO(prefix)
     stack: list[object] = []
-    seen = 0
+    count = 0
     try:
         for opcode, _, _ in pickletools.genops(file):
             follow(stack, opcode)
-            seen += 1
+            count += 1
     except IndexError:
         return False
     except ValueError:
-        # an operation that goes on after the prefix, or an array that joblib writes between operations
-        cut = len(prefix) == _PREFIX == file.tell()
-        return seen >= 2 and (versioned or cut)
-    return seen >= 2 and (versioned or not file.read().strip())
+        # An operation that is longer than the prefix, or an array, which joblib writes between operations.
+        is_cut = len(prefix) == _PREFIX == file.tell()
+        return count >= 2 and (has_magic or is_cut)
+    return count >= 2 and (has_magic or not file.read().strip())
 
 
 def follow(stack: list[object], opcode: pickletools.OpcodeInfo) -> None:
-    """Do to `stack` what the operation does. Raises IndexError when it takes what is not there."""
-    taken = opcode.stack_before
-    if pickletools.markobject in taken:
+    """Do to `stack` what the operation does. Raises IndexError where it pops from an empty stack."""
+    popped = opcode.stack_before
+    if pickletools.markobject in popped:
         while stack.pop() is not pickletools.markobject:
             pass
-        taken = taken[: taken.index(pickletools.markobject)]
-    for _ in taken:
+        popped = popped[: popped.index(pickletools.markobject)]
+    for _ in popped:
         stack.pop()
     stack += opcode.stack_after
 
 
 def decompressed(data: bytes, limit: int) -> bytes:
-    """Return the start of what joblib's compressors (zlib, gzip, bz2, xz) hold, at most `limit` bytes.
+    """Return the start of the content of zlib, gzip, bz2 or xz data, at most `limit` bytes.
 
-    `data` may be cut anywhere; it is empty for anything else.
+    `data` may be cut off anywhere. For anything else, the content is empty. joblib writes these four.
     """
     try:
         if data[:1] == b"\x78" or data[:2] == b"\x1f\x8b":
@@ -133,7 +133,7 @@ def decompressed(data: bytes, limit: int) -> bytes:
 
 
 def zip_names(file: BinaryIO) -> list[str]:
-    """Return the member names of a zip from its central directory. Raises LoadError when it is odd.
+    """Return the member names of a zip from its central directory. Raises LoadError where it is broken.
 
     The directory's declared size is checked before it is read: at most 200,000 entries in 64 MiB.
     """
@@ -150,19 +150,19 @@ def zip_names(file: BinaryIO) -> list[str]:
 
 
 def _zip_directory(file: BinaryIO) -> tuple[int, int]:
-    """Return (entries, bytes) of the central directory, as APPNOTE.TXT 4.3.14 to 4.3.16 lay them out."""
+    """Return (entries, bytes) of the central directory (APPNOTE.TXT, 4.3.14 to 4.3.16)."""
     end = file.seek(0, io.SEEK_END)
     start = file.seek(max(0, end - 65_557))
     tail = file.read()
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or len(tail) - at < 22:
-        raise LoadError(f"{file.name}: its zip directory is missing; the file is cut short or no zip")
-    entries, size = struct.unpack_from("<HI", tail, at + 10)
-    locator = tail[at - 20 : at] if at >= 20 else b""
+    position = tail.rfind(b"PK\x05\x06")
+    if position < 0 or len(tail) - position < 22:
+        raise LoadError(f"{file.name}: its zip directory is missing; the file is truncated or no zip")
+    entries, size = struct.unpack_from("<HI", tail, position + 10)
+    locator = tail[position - 20 : position] if position >= 20 else b""
     if locator.startswith(b"PK\x06\x07"):
         offset = struct.unpack_from("<Q", locator, 8)[0]
-        if offset + 56 > start + at:
-            raise LoadError(f"{file.name}: its zip64 directory is out of place")
+        if offset + 56 > start + position:
+            raise LoadError(f"{file.name}: its zip64 directory is misplaced; the file is damaged")
         file.seek(offset)
         entries, size = struct.unpack_from("<QQ", file.read(56), 32)
     return entries, size
@@ -184,25 +184,25 @@ def _zip_format(file: BinaryIO) -> Format:
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:
-    """Tell the layout: length of the header (uint64, little-endian), then the header, a JSON object."""
+    """Tell by the layout: the header's length (uint64, little-endian), then the header, a JSON object."""
     if len(head) < 10 or head[8:9] != b"{":
         return False
     return 2 <= int.from_bytes(head[:8], "little") <= min(_SAFETENSORS_HEADER_BYTES, size - 8)
 
 
 def _is_onnx(path: Path) -> bool:
-    """Tell from the outermost fields: ONNX has no magic, so all must be ModelProto's, up to the end."""
-    seen = set()
+    """Tell by the outermost fields: ONNX has no magic number, so all of them must be those of ModelProto."""
+    numbers = set()
     try:
         with protobuf.mapped(path) as data:
-            reader = protobuf.Reader(data, allowance=100_000)
+            reader = protobuf.Reader(data, max_fields=100_000)
             for number, wire, _, _ in reader.fields(reader.whole):
                 if number not in _ONNX_FIELDS.get(wire, ()):
                     return False
-                seen.add(number)
+                numbers.add(number)
     except protobuf.Malformed:
         return False
-    return 7 in seen and bool(seen & {1, 8})
+    return 7 in numbers and bool(numbers & {1, 8})
 
 
 def _text_format(head: bytes) -> Format:
@@ -211,7 +211,7 @@ def _text_format(head: bytes) -> Format:
     try:
         text = head.decode()
     except UnicodeDecodeError as error:
-        # a prefix may end inside a character, which takes up to four bytes
+        # A prefix may end within a character, which has up to four bytes.
         if len(head) < _PREFIX or error.start < len(head) - 4:
             return Format.UNKNOWN
         return Format.TEXT

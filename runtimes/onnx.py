@@ -13,9 +13,9 @@ from runtimes.base import Array, Datatype, InputCheck, Resources, Signature, unk
 from runtimes.errors import ExecutionError, InputError, LoadError, ModelError
 from runtimes.formats import Format
 
-_LOG_ERRORS = 3
+_LOG_ERRORS = 3  # onnxruntime's severity "error"
 
-# operator sets inside ONNX Runtime; custom operators would be a native library, which is never loaded
+# The operator sets of ONNX Runtime; custom operators are a native library, which is never loaded.
 _DOMAINS = ("", "ai.onnx", "com.microsoft", "com.ms")
 
 
@@ -29,12 +29,15 @@ class OnnxRuntime:
         """Load the file and the external data beside it. Raises LoadError."""
         file = onnx_file.read(path)
         onnx_file.check_external(path, file)
-        custom = sorted(domain for domain in file.foreign if not _is_known(domain))
+        custom = sorted(domain for domain in file.foreign_domains if not _is_built_in(domain))
         if custom:
             raise LoadError(f"{path} uses custom operators of {', '.join(custom)}; export it without them")
         inputs = {spec.datatype for spec in file.signature.inputs}
         if Datatype.BYTES in inputs and _has_bf16(file.signature):
-            raise LoadError(f"{path} has strings and BF16; ONNX Runtime's Python interface takes not both")
+            raise LoadError(
+                f"{path} has both strings and BF16, which ONNX Runtime's Python interface does not take; "
+                "export it with FP32"
+            )
         return OnnxModel(_session(path, resources), file.signature)
 
     def signature(self, path: Path) -> Signature:
@@ -94,7 +97,7 @@ def _session(path: Path, resources: Resources) -> Any:
     options.intra_op_num_threads = resources.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_ERRORS
-    # idle threads that spin would take the cores of the replicas beside this one
+    # idle threads that spin would take the cores of the other replicas
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
@@ -102,8 +105,8 @@ def _session(path: Path, resources: Resources) -> Any:
         raise LoadError(f"ONNX Runtime {ort.__version__} refuses {path}: {error}") from error
 
 
-def _is_known(domain: str) -> bool:
-    return domain in _DOMAINS or domain.startswith(tuple(f"{known}." for known in _DOMAINS if known))
+def _is_built_in(domain: str) -> bool:
+    return domain in _DOMAINS or domain.startswith(tuple(f"{parent}." for parent in _DOMAINS if parent))
 
 
 def _has_bf16(signature: Signature) -> bool:
@@ -116,15 +119,15 @@ def _strings(signature: Signature) -> frozenset[str]:
 
 
 def _run_error(error: Exception) -> Exception:
-    """Tell a tensor that the session refused from a node that failed while it ran."""
+    """Return InputError for a tensor that the session refused, ExecutionError for a node that failed."""
     if isinstance(error, ModelError):
         return error
-    refused = type(error).__name__ == "InvalidArgument" and "while running" not in str(error)
-    return InputError(str(error)) if refused else ExecutionError(f"the model failed: {error}")
+    is_refusal = type(error).__name__ == "InvalidArgument" and "while running" not in str(error)
+    return InputError(str(error)) if is_refusal else ExecutionError(f"the model failed: {error}")
 
 
 def _to_text(name: str, array: Array) -> Array:
-    """Decode bytes: ONNX strings are UTF-8, and the engine takes them as `str`."""
+    """Decode bytes to `str`, as the engine takes strings; ONNX strings are UTF-8."""
     flat = array.reshape(-1).tolist()
     try:
         decoded = [item.decode() if isinstance(item, bytes) else item for item in flat]

@@ -1,4 +1,4 @@
-"""What an ONNX file says about itself, read without an ONNX library.
+"""The signature, operator domains and external data of an ONNX file, read without an ONNX library.
 
 Field numbers are those of onnx.proto3 (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3).
 """
@@ -14,7 +14,7 @@ from runtimes.protobuf import BYTES, Malformed, Reader, Span, mapped
 
 _NESTING = 32
 
-# TensorProto.DataType; the others (complex, 8 bit floats, 4 bit) have no datatype in the protocol
+# TensorProto.DataType; the others (complex, 8 bit floats, 4 bit) have no datatype in the protocol.
 _DATATYPES = {
     1: "FP32",
     2: "UINT8",
@@ -35,7 +35,7 @@ _DATATYPES = {
 
 @dataclass(frozen=True, slots=True)
 class External:
-    """Where a tensor keeps its data beside the file: a relative path, and the bytes there."""
+    """Tensor data in another file: a path relative to the model's directory; offset and length in bytes."""
 
     location: str
     offset: int = 0
@@ -44,17 +44,17 @@ class External:
 
 @dataclass(frozen=True, slots=True)
 class OnnxFile:
-    """What one ONNX file declares; `foreign` are operator domains that it uses and does not define."""
+    """The declarations of an ONNX file; `foreign_domains` are used by its operators and not defined in it."""
 
     signature: Signature
-    foreign: frozenset[str]
+    foreign_domains: frozenset[str]
     external: tuple[External, ...]
 
 
 def read(path: Path) -> OnnxFile:
-    """Read what the ONNX file at `path` declares, stepping over its weights.
+    """Read the declarations of the ONNX file at `path`, and skip its weights.
 
-    Raises LoadError when it is broken, or when an input or output is not a tensor of a datatype of the
+    Raises LoadError where it is broken, or where an input or output is not a tensor of a datatype of the
     Open Inference Protocol.
     """
     try:
@@ -65,20 +65,22 @@ def read(path: Path) -> OnnxFile:
 
 
 def check_external(path: Path, file: OnnxFile) -> None:
-    """Raise LoadError unless all external data of `path` lie in regular files below its directory."""
+    """Raise LoadError unless all external data of `path` is in regular files below its directory."""
     root = path.parent.resolve()
     for external in file.external:
-        where = external.location
-        name = PurePosixPath(where)
-        if not where or name.is_absolute() or ".." in name.parts or "\\" in where or "\0" in where:
-            raise LoadError(f"{path} keeps weights in {where!r}; they must lie below its own directory")
+        location = external.location
+        name = PurePosixPath(location)
+        if not location or name.is_absolute() or ".." in name.parts or "\\" in location or "\0" in location:
+            raise LoadError(f"{path} keeps weights in {location!r}; they must be below its own directory")
         target = path.parent / name
         if target.is_symlink() or not target.is_file() or not target.resolve().is_relative_to(root):
-            raise LoadError(f"{path} keeps weights in {where!r}, which is no regular file beside it: pack it")
+            raise LoadError(
+                f"{path} keeps weights in {location!r}, which is no regular file beside it; pack it, too"
+            )
         if min(external.offset, external.length) < 0:
-            raise LoadError(f"{path} keeps weights in {where!r} at a negative place")
+            raise LoadError(f"{path} keeps weights in {location!r} at a negative offset; export it again")
         if external.offset + external.length > target.stat().st_size:
-            raise LoadError(f"{path} keeps weights in {where!r}, which is too short; pack it again")
+            raise LoadError(f"{path} keeps weights in {location!r}, which is too short; pack it again")
 
 
 def _model(reader: Reader) -> OnnxFile:
@@ -107,13 +109,13 @@ def _signature(reader: Reader, graph: Span) -> Signature:
             initialized.add(reader.string(span, 8))
         else:
             values[number].append(span)
-    # before IR version 4 each initializer was an input as well; callers may leave those out
+    # Before IR version 4 each initializer was an input as well; callers may leave those out.
     inputs = tuple(_spec(reader, s) for s in values[11] if reader.string(s, 1) not in initialized)
     return Signature(inputs, tuple(_spec(reader, s) for s in values[12]))
 
 
 def _spec(reader: Reader, value: Span) -> TensorSpec:
-    """Read a ValueInfoProto, whose type must be a dense tensor."""
+    """Parse a ValueInfoProto, whose type must be a dense tensor."""
     name = reader.string(value, 1)
     tensors = [tensor for _, kind in reader.messages(value, 2) for _, tensor in reader.messages(kind, 1)]
     if not tensors:
@@ -135,7 +137,7 @@ def _spec(reader: Reader, value: Span) -> TensorSpec:
 
 @dataclass(slots=True)
 class _Contents:
-    """What the graphs hold, gathered while walking them: operator domains and external data."""
+    """The operator domains and external data of all graphs, collected while they are walked."""
 
     reader: Reader
     domains: set[str] = field(default_factory=set)
@@ -183,15 +185,17 @@ class _Contents:
 
     def _tensor(self, span: Span) -> None:
         entries = {}
-        outside = False
+        is_external = False
         for number, wire, value, inner in self.reader.fields(span):
             if number == 13 and wire == BYTES:
                 entries[self.reader.string(inner, 1)] = self.reader.string(inner, 2)
             elif number == 14:
-                outside = value == 1
-        if outside or entries:
+                is_external = value == 1
+        if is_external or entries:
             try:
                 offset, length = int(entries.get("offset", "0")), int(entries.get("length", "0"))
             except ValueError as error:
-                raise Malformed(f"external data lie at an odd place: {error}") from error
+                raise Malformed(
+                    f"external data has an offset or length that is no number: {error}"
+                ) from error
             self.external.append(External(entries.get("location", ""), offset, length))

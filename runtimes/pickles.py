@@ -1,9 +1,9 @@
-"""What pickles would import, found without running them.
+"""The imports of pickles, found without running them.
 
-A pickle's operations are followed over a stack of stand-ins for what they would make, so that a name is
-known by whatever way it comes to the stack, and the arrays that joblib writes between operations are
-stepped over. This tells people what they are asked to trust; it proves no file harmless, and nothing is
-ever loaded because of it. Operations are described in Python's pickletools.
+The operations of a pickle are simulated on a stack of placeholders for the objects that they would make. So
+a name is found however it comes onto the stack, and the arrays that joblib writes between operations are
+skipped. This shows people what they are asked to trust; it proves no file harmless, and nothing is loaded
+because of it. The operations are documented in Python's pickletools.
 """
 
 from __future__ import annotations
@@ -25,29 +25,36 @@ from runtimes.errors import LoadError
 from runtimes.formats import decompressed, follow, zip_names
 from runtimes.imports import COMPUTED, describe, is_dangerous
 
-_BYTES = 64 * 1024 * 1024
-_OPERATIONS = 100_000
-_PREFIX = 64 * 1024
-_DEPTH = 3  # archives within archives
+_MAX_BYTES = 64 * 1024 * 1024
+_MAX_OPERATIONS = 100_000
+_PREFIX = 64 * 1024  # bytes
+_MAX_DEPTH = 3  # archives within archives
 
-_STARTS = (b"PK\x03\x04", b"\x1f\x8b", b"\x78", b"BZh", b"\xfd7zXZ\x00", *(b"\x80%c" % n for n in range(6)))
+_SIGNATURES = (
+    b"PK\x03\x04",
+    b"\x1f\x8b",
+    b"\x78",
+    b"BZh",
+    b"\xfd7zXZ\x00",
+    *(b"\x80%c" % n for n in range(6)),
+)
 _DTYPE = re.compile(r"[a-zA-Z?][0-9]{0,9}")
 _WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
 _MAX_RANK = 64  # numpy: NPY_MAXDIMS
-_FLAGS = 7  # where a dtype's pickled state has its flags
+_FLAGS = 7  # the position of the flags in a dtype's pickled state
 _HAS_OBJECTS = 0x01  # numpy: NPY_ITEM_HASOBJECT
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """The dotted names that would be imported, sorted; `whole` says whether everything was looked at."""
+    """The dotted names that would be imported, sorted; `whole` says whether everything was read."""
 
     imports: tuple[str, ...]
     whole: bool
 
     @property
     def dangerous(self) -> tuple[str, ...]:
-        """Those by which a file can do anything at all. That there are none means little."""
+        """The imports that let a file do anything. That there are none does not prove it harmless."""
         return tuple(filter(is_dangerous, self.imports))
 
     def __str__(self) -> str:
@@ -55,16 +62,16 @@ class Scan:
 
 
 def scan(paths: Iterable[Path]) -> Scan:
-    """Look into files for pickles: plain, one after another, compressed, or in zips.
+    """Scan files for pickles: plain, one after another, compressed, or in zips.
 
-    At most 64 MiB are read and 100,000 operations followed in all. Raises LoadError for a file that cannot
-    be read.
+    At most 64 MiB are read and 100,000 operations followed in all. Raises LoadError where a file cannot be
+    read.
     """
     search = _Search()
     for path in paths:
         try:
             with path.open("rb") as file:
-                search.look(file, _DEPTH)
+                search.search(file, _MAX_DEPTH)
         except OSError as error:
             raise LoadError(f"{path} cannot be read: {error}") from error
     return Scan(tuple(sorted(search.imports)), search.whole)
@@ -72,15 +79,15 @@ def scan(paths: Iterable[Path]) -> Scan:
 
 @dataclass(slots=True)
 class _Search:
-    """What was found so far, and how much may still be looked at."""
+    """The imports found so far, and how much may still be read."""
 
     imports: set[str] = field(default_factory=set)
     whole: bool = True
-    bytes_left: int = _BYTES
-    operations_left: int = _OPERATIONS
+    bytes_left: int = _MAX_BYTES
+    operations_left: int = _MAX_OPERATIONS
 
-    def look(self, file: BinaryIO, depth: int) -> None:
-        """Look into a file from its beginning; `depth` archives may be opened, one within another."""
+    def search(self, file: BinaryIO, depth: int) -> None:
+        """Search a file from its beginning; `depth` archives may be opened, one within another."""
         head = file.read(_PREFIX)
         file.seek(0)
         is_zip = head.startswith(b"PK\x03\x04")
@@ -89,54 +96,54 @@ class _Search:
         elif not depth:
             self.whole = False
         elif is_zip:
-            self._look_into_zip(file, depth - 1)
+            self._search_zip(file, depth - 1)
         else:
-            packed = self._take(file)
-            data = decompressed(packed, self.bytes_left)
+            compressed = self._read(file)
+            data = decompressed(compressed, self.bytes_left)
             self.bytes_left -= len(data)
             self.whole = self.whole and self.bytes_left > 0
-            self.look(io.BytesIO(data), depth - 1)
+            self.search(io.BytesIO(data), depth - 1)
 
-    def _look_into_zip(self, file: BinaryIO, depth: int) -> None:
+    def _search_zip(self, file: BinaryIO, depth: int) -> None:
         try:
             zip_names(file)
             with zipfile.ZipFile(file) as archive:
                 for member in archive.infolist():
                     with archive.open(member) as content:
                         start = content.read(8)
-                    if member.filename.endswith(".pkl") or start.startswith(_STARTS):
+                    if member.filename.endswith(".pkl") or start.startswith(_SIGNATURES):
                         with archive.open(member) as content:
-                            self.look(io.BytesIO(self._take(content)), depth)
-        # a zip's damage shows in many ways, encryption as RuntimeError
+                            self.search(io.BytesIO(self._read(content)), depth)
+        # A damaged zip raises many errors, an encrypted one RuntimeError.
         except (LoadError, OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error):
             self.whole = False
 
-    def _take(self, file: IO[bytes]) -> bytes:
-        """Return the rest of a file, as far as it may be read."""
+    def _read(self, file: IO[bytes]) -> bytes:
+        """Read the rest of a file, as far as it may be read."""
         data = file.read(self.bytes_left)
         self.bytes_left -= len(data)
         self.whole = self.whole and self.bytes_left > 0
         return data
 
     def _follow_all(self, file: BinaryIO) -> None:
-        """Follow one pickle after another; after the first, what cannot be followed is other data."""
+        """Follow one pickle after another; after the first, bytes that cannot be followed are other data."""
         stream = _Stream(file, self)
-        first = True
-        while first or stream.peek():
+        is_first = True
+        while is_first or stream.peek():
             try:
                 _Machine(stream, self).run()
             except (ValueError, OverflowError, _Lost):
-                self.whole = self.whole and not first and self.bytes_left > 0 and self.operations_left > 0
+                self.whole = self.whole and not is_first and self.bytes_left > 0 and self.operations_left > 0
                 return
-            first = False
+            is_first = False
 
 
 class _Lost(Exception):
-    """What follows cannot be told from data, or is more than is looked at."""
+    """The operations cannot be told from data, or are too many."""
 
 
 class _Stream:
-    """A file as pickletools reads it, within what the search may read."""
+    """A file as pickletools reads it; its bytes are counted."""
 
     def __init__(self, file: BinaryIO, search: _Search) -> None:
         self._file = file
@@ -149,7 +156,7 @@ class _Stream:
         return self._counted(self._file.readline(self._search.bytes_left))
 
     def skip(self, size: int) -> None:
-        """Step over bytes, which costs nothing."""
+        """Skip bytes, which are not counted."""
         self._file.seek(size, io.SEEK_CUR)
 
     def peek(self) -> bytes:
@@ -163,8 +170,8 @@ class _Stream:
 
 
 @dataclass(slots=True)
-class _Made:
-    """What an import, or a call of one, would make."""
+class _Object:
+    """A placeholder for an object that is imported, or made by a call of one."""
 
     name: str
     arguments: object = None
@@ -172,7 +179,7 @@ class _Made:
 
 
 class _Machine:
-    """One pickle's stack and memo. What is missing from the stack is None, as anything else unknown is."""
+    """The stack and memo of one pickle. Whatever is unknown, or missing from the stack, is None."""
 
     def __init__(self, stream: _Stream, search: _Search, *, has_arrays: bool = True) -> None:
         self._stream = stream
@@ -204,7 +211,7 @@ class _Machine:
                 stack.append(self._import(None, None))
             case "REDUCE" | "NEWOBJ":
                 arguments, callable_ = self._pop(), self._pop()
-                stack.append(_Made(callable_.name, arguments) if isinstance(callable_, _Made) else None)
+                stack.append(_Object(callable_.name, arguments) if isinstance(callable_, _Object) else None)
             case "BUILD":
                 self._build(self._pop())
             case "MEMOIZE":
@@ -233,29 +240,29 @@ class _Machine:
                 self._effect(opcode)
 
     def _effect(self, opcode: pickletools.OpcodeInfo) -> None:
-        """Do what the operation does to the stack, with stand-ins that mean nothing."""
+        """Do to the stack what the operation does, with placeholders."""
         try:
             follow(self._stack, opcode)
         except IndexError:
             self._stack.extend(opcode.stack_after)
 
-    def _import(self, module: object, name: object) -> _Made:
-        known = isinstance(module, str) and isinstance(name, str)
-        made = _Made(f"{module}.{name}" if known else COMPUTED)
-        self._search.imports.add(made.name)
-        return made
+    def _import(self, module: object, name: object) -> _Object:
+        is_known = isinstance(module, str) and isinstance(name, str)
+        imported = _Object(f"{module}.{name}" if is_known else COMPUTED)
+        self._search.imports.add(imported.name)
+        return imported
 
     def _build(self, state: object) -> None:
-        made = self._top()
-        if isinstance(made, _Made):
-            made.state = state
-            if self._has_arrays and made.name == _WRAPPER and isinstance(state, dict):
+        target = self._top()
+        if isinstance(target, _Object):
+            target.state = state
+            if self._has_arrays and target.name == _WRAPPER and isinstance(state, dict):
                 self._skip_array(state)
 
     def _skip_array(self, state: dict[str, object]) -> None:
-        """Step over an array's bytes, which follow its wrapper (joblib: NumpyArrayWrapper.read_array)."""
+        """Skip an array's bytes, which follow its wrapper (joblib: NumpyArrayWrapper.read_array)."""
         dtype, shape = state.get("dtype"), state.get("shape")
-        if not isinstance(dtype, _Made) or not isinstance(shape, tuple) or len(shape) > _MAX_RANK:
+        if not isinstance(dtype, _Object) or not isinstance(shape, tuple) or len(shape) > _MAX_RANK:
             raise _Lost
         code = _item(dtype.arguments, 0)
         if not isinstance(code, str) or not _DTYPE.fullmatch(code):
@@ -283,10 +290,10 @@ class _Machine:
         return self._stack.pop() if self._stack else None
 
     def _pop_to_mark(self) -> list[Any]:
-        taken = []
+        items = []
         while self._stack and (item := self._stack.pop()) is not pickletools.markobject:
-            taken.append(item)
-        return taken[::-1]
+            items.append(item)
+        return items[::-1]
 
 
 def _item(values: object, index: int) -> object:

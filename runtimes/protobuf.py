@@ -1,7 +1,7 @@
-"""Protobuf's wire format, read in place and without a schema.
+"""A reader of protobuf's wire format, in place and without a schema.
 
-See https://protobuf.dev/programming-guides/encoding. A message is a span of the file, (start, end);
-its fields are walked, and nothing that is stepped over is read. The number of fields is bounded.
+See https://protobuf.dev/programming-guides/encoding. A message is a span of the file, (start, end). Its
+fields are iterated over; values that are skipped are not read. The number of fields is bounded.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _NAME_BYTES = 64 * 1024
 
 
 class Malformed(Exception):
-    """The bytes are not a message of the expected kind, or of a size that nobody writes."""
+    """The bytes are not a message of the expected type, or larger than real ones are."""
 
 
 class Reader:
-    """One pass over the bytes of a file, which may visit so many fields and no more."""
+    """Reads the bytes of a file; raises Malformed once it has visited more than `max_fields` fields."""
 
-    __slots__ = ("_data", "_left")
+    __slots__ = ("_data", "_fields_left")
 
-    def __init__(self, data: mmap.mmap | bytes, allowance: int = 4_000_000) -> None:
+    def __init__(self, data: mmap.mmap | bytes, max_fields: int = 4_000_000) -> None:
         self._data = data
-        self._left = allowance
+        self._fields_left = max_fields
 
     @property
     def whole(self) -> Span:
@@ -40,42 +40,42 @@ class Reader:
 
     def fields(self, span: Span) -> Iterator[tuple[int, int, int, Span]]:
         """Yield (number, wire type, integer, span of its bytes) of each field. Raises Malformed."""
-        at, end = span
-        while at < end:
-            self._left -= 1
-            if self._left < 0:
+        position, end = span
+        while position < end:
+            self._fields_left -= 1
+            if self._fields_left < 0:
                 raise Malformed("it has too many fields")
-            tag, at = self._varint(at, end)
-            number, wire, value, start = tag >> 3, tag & 7, 0, at
+            tag, position = self._varint(position, end)
+            number, wire, value, start = tag >> 3, tag & 7, 0, position
             if wire == VARINT:
-                value, at = self._varint(at, end)
+                value, position = self._varint(position, end)
             elif wire == BYTES:
-                size, start = self._varint(at, end)
-                at = start + size
+                size, start = self._varint(position, end)
+                position = start + size
             elif wire in (FIXED64, FIXED32):
-                at += 8 if wire == FIXED64 else 4
+                position += 8 if wire == FIXED64 else 4
             else:
                 raise Malformed(f"wire type {wire} does not exist in protobuf 3")
-            if number == 0 or at > end:
+            if number == 0 or position > end:
                 raise Malformed("a field does not fit its message; the file is cut short or something else")
-            yield number, wire, value, (start, at)
+            yield number, wire, value, (start, position)
 
     def messages(self, span: Span, *numbers: int) -> Iterator[tuple[int, Span]]:
-        """Yield (number, span) of the fields of these numbers that hold a message, a string or bytes."""
+        """Yield (number, span) of the fields with these numbers that hold a message, a string or bytes."""
         for number, wire, _, inner in self.fields(span):
             if wire == BYTES and number in numbers:
                 yield number, inner
 
     def integer(self, span: Span, number: int) -> int | None:
-        """Return the last integer of that number, signed, or None: in protobuf the last one counts."""
+        """Return the integer in the field `number`, signed, or None; in protobuf the last one counts."""
         last = None
-        for found, wire, value, _ in self.fields(span):
-            if found == number and wire == VARINT:
+        for field, wire, value, _ in self.fields(span):
+            if field == number and wire == VARINT:
                 last = value - (1 << 64) if value >> 63 else value
         return last
 
     def string(self, span: Span, number: int) -> str:
-        """Return the last string of that number, or an empty one."""
+        """Return the string in the field `number`, or an empty one; the last one counts."""
         last = ""
         for _, inner in self.messages(span, number):
             last = self.text(inner)
@@ -90,14 +90,14 @@ class Reader:
         except UnicodeDecodeError as error:
             raise Malformed("a name is not UTF-8") from error
 
-    def _varint(self, at: int, end: int) -> tuple[int, int]:
+    def _varint(self, position: int, end: int) -> tuple[int, int]:
         value = shift = 0
-        while at < end and shift < 70:
-            byte = self._data[at]
-            at += 1
+        while position < end and shift < 70:
+            byte = self._data[position]
+            position += 1
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
-                return value & 0xFFFF_FFFF_FFFF_FFFF, at
+                return value & 0xFFFF_FFFF_FFFF_FFFF, position
             shift += 7
         raise Malformed("a number does not end; the file is cut short or something else")
 

@@ -1,4 +1,4 @@
-"""What an archive of torch.export.save says about itself, read without PyTorch.
+"""The signature in an archive of torch.export.save, read without PyTorch.
 
 The schema of its `models/model.json` is torch/_export/serde/schema.py.
 """
@@ -18,9 +18,9 @@ from runtimes.pt2_safety import check_program
 
 MODEL = "models/model.json"
 
-_MODEL_BYTES = 256 * 1024 * 1024
+_MAX_MODEL = 256 * 1024 * 1024  # bytes
 
-# ScalarType; the others (complex, 8 bit floats) have no datatype in the protocol
+# ScalarType; the others (complex, 8 bit floats) have no datatype in the protocol.
 _DATATYPES = {
     1: "UINT8",
     2: "INT8",
@@ -44,8 +44,8 @@ def read(path: Path) -> Signature:
         with path.open("rb") as file:
             members = [name for name in zip_names(file) if name.partition("/")[2] == MODEL]
             with zipfile.ZipFile(file) as archive:
-                usable = len(members) == 1 and archive.getinfo(members[0]).file_size <= _MODEL_BYTES
-                text = archive.read(members[0]) if usable else None
+                is_usable = len(members) == 1 and archive.getinfo(members[0]).file_size <= _MAX_MODEL
+                text = archive.read(members[0]) if is_usable else None
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise LoadError(f"{path} is not a usable exported program: {error}") from error
     if text is None:
@@ -56,8 +56,8 @@ def read(path: Path) -> Signature:
 def parse(text: bytes, path: Path) -> Signature:
     """Check the text of `model.json` and return its signature. Raises LoadError and UnsafeFormat.
 
-    Inputs bear their names in the graph. Outputs bear the keys of the dict that `forward` returns, or
-    are `output_0`, `output_1` and so on.
+    Inputs have their names in the graph. Outputs have the keys of the dict that `forward` returns, or are
+    called `output_0`, `output_1` and so on.
     """
     try:
         program = json.loads(text)
@@ -72,11 +72,13 @@ def parse(text: bytes, path: Path) -> Signature:
         StopIteration,
         RecursionError,
     ) as error:
-        raise LoadError(f"{path} has a {MODEL} that is not understood: {error!r}") from error
+        raise LoadError(
+            f"{path} has a {MODEL} that cannot be parsed: {error!r}; export it again with torch 2.9 or later"
+        ) from error
 
 
 def output_names(spec: Mapping[str, Any], count: int) -> Sequence[str]:
-    """Name `count` outputs by the pytree of what `forward` returns."""
+    """Return the names of `count` outputs, by the pytree of what `forward` returns."""
     if (
         spec["type"]
         and spec["type"].endswith("ict")

@@ -1,9 +1,9 @@
-"""That a torch.export program holds nothing which PyTorch would run as code while it loads it.
+"""The check that a torch.export program has nothing in it that PyTorch would run as code while it loads it.
 
 PyTorch writes Python source with the names in `model.json`, evaluates its shape expressions, looks its
-operators up by attribute, imports what its pytrees name, and falls back to a full unpickling. So each
-string must be of a form that cannot say more than it should. The schema is
-torch/_export/serde/schema.py, its readers are serialize.py there and torch/export/pt2_archive.
+operators up by attribute, imports what its pytrees name, and falls back to a full unpickling. So each string
+must have a form that can mean nothing but what it should. The schema is torch/_export/serde/schema.py; it is
+read by serialize.py there and by torch/export/pt2_archive.
 """
 
 from __future__ import annotations
@@ -66,17 +66,17 @@ _UNREAD = ("metadata", "guards_code", "torch_version")
 
 
 def check_program(program: object, path: Path) -> None:
-    """Raise UnsafeFormat, naming `path`, for a string in a decoded `model.json` that could be run."""
+    """Raise UnsafeFormat, which names `path`, for a string in a parsed `model.json` that could run code."""
     for field, text in _strings(program, "name"):
         if not _is_harmless(field, text):
             raise UnsafeFormat(
-                f"{path}: an exported program may not hold the {field} {text[:80]!r}, which PyTorch could "
+                f"{path}: an exported program may not have the {field} {text[:80]!r}, which PyTorch could "
                 "run as code; export the model again with plain tensors and without custom operators"
             )
 
 
 def check_payloads(config: object, path: Path) -> None:
-    """Raise UnsafeFormat for weights or constants stored as a pickle. Raises LoadError for an odd table."""
+    """Raise UnsafeFormat for weights or constants stored as a pickle, LoadError for a broken table."""
     try:
         payloads: dict[str, Any] = config["config"]  # type: ignore[index]
         pickled = [
@@ -85,7 +85,9 @@ def check_payloads(config: object, path: Path) -> None:
             if payload["use_pickle"] or not payload["path_name"].startswith(("weight_", "tensor_"))
         ]
     except (KeyError, TypeError, AttributeError) as error:
-        raise LoadError(f"{path} has a table of weights that is not understood: {error!r}") from error
+        raise LoadError(
+            f"{path} has a table of weights that cannot be parsed: {error!r}; export it again"
+        ) from error
     if pickled:
         raise UnsafeFormat(
             f"{path}: {pickled[0]!r} is stored as a pickle, which runs code when it is loaded; "

@@ -1,4 +1,4 @@
-"""Which file of a model is served, and by which runtime: decided by content, never by name."""
+"""The choice of a model's file and of its runtime: by content, never by name."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from runtimes.pickles import scan
 
 GROUP = "kitserve.runtimes"
 
-_FILES = 1_000
+_MAX_FILES = 1_000
 
-# found without metadata as well, as when running from a checkout that was never installed
+# Known without package metadata, too, as in a checkout that is not installed.
 _BUILT_IN = (
     EntryPoint("onnx", "runtimes.onnx:OnnxRuntime", GROUP),
     EntryPoint("torchscript", "runtimes.torchscript:TorchScriptRuntime", GROUP),
@@ -28,7 +28,7 @@ _BUILT_IN = (
 
 _ADVICE = {
     Format.PICKLE: "export the model to ONNX (skl2onnx for scikit-learn)",
-    Format.TORCH_PICKLE: "it holds weights and no program to run, so it cannot be served at all: save the "
+    Format.TORCH_PICKLE: "it has weights but no program, so it cannot be served at all: save the "
     "model with torch.export.save or torch.jit.save, or export it to ONNX",
 }
 
@@ -43,15 +43,15 @@ class Choice:
 
 
 def installed() -> dict[str, Runtime]:
-    """Return every runtime by name, built-in ones first. Raises NoRuntime for a plugin that is broken."""
-    found: dict[str, EntryPoint] = {entry.name: entry for entry in _BUILT_IN}
+    """Return every runtime by name, built-in ones first. Raises NoRuntime for a broken plugin."""
+    entries: dict[str, EntryPoint] = {entry.name: entry for entry in _BUILT_IN}
     for entry in entry_points(group=GROUP):
-        known = found.setdefault(entry.name, entry)
-        if known.value != entry.value:
+        first = entries.setdefault(entry.name, entry)
+        if first.value != entry.value:
             raise NoRuntime(
-                f"two runtimes are called {entry.name!r}: {known.value} and {entry.value}; uninstall one"
+                f"two runtimes are called {entry.name!r}: {first.value} and {entry.value}; uninstall one"
             )
-    return {name: _instance(entry) for name, entry in found.items()}
+    return {name: _instance(entry) for name, entry in entries.items()}
 
 
 def choose(
@@ -64,13 +64,13 @@ def choose(
 ) -> Choice:
     """Choose the model file at or below `model_path`, and the runtime that reads it.
 
-    `hint` is a runtime's name, given by a user, and binds. `framework` is the packager's free text: it
-    only decides between several files or runtimes that would all do. `runtimes` defaults to
-    `installed()`; the first that reads a format takes it. At most 1,000 files are looked at.
+    `hint` is the name of the only runtime that may be chosen. `framework` is free text from the packager: it
+    only decides between several files or runtimes that fit. `runtimes` defaults to `installed()`; the first
+    one that reads a format gets it. At most 1,000 files are read.
 
-    A file that runs code when it is loaded is chosen only with `allow_code`, and only where no other would
-    do. Raises NoRuntime when nothing fits or several files do, UnsafeFormat when all that could be a model
-    would run code, LoadError when a file cannot be read.
+    A file that runs code when it is loaded is chosen only with `allow_code`, and only where no other fits.
+    Raises NoRuntime where no file fits or several do, UnsafeFormat where every file that could be a model
+    would run code, and LoadError where a file cannot be read.
     """
     available = installed() if runtimes is None else runtimes
     if hint is not None and hint not in available:
@@ -87,14 +87,14 @@ def choose(
     if allow_code:
         choices = choices or readable
     if len({choice.path for choice in choices}) > 1:
-        choices = [choice for choice in choices if _is_meant(choice, framework)] or choices
+        choices = [choice for choice in choices if _fits_framework(choice, framework)] or choices
     files = {choice.path for choice in choices}
     if len(files) > 1:
         listed = ", ".join(sorted(str(path.relative_to(model_path)) for path in files))
-        raise NoRuntime(f"{model_path} holds several models: {listed}; point the Kitfile's model.path at one")
+        raise NoRuntime(f"{model_path} has several models: {listed}; set the Kitfile's model.path to one")
     if not choices:
         raise _refusal(model_path, formats, hint, available, allow_code)
-    return next((choice for choice in choices if _is_meant(choice, framework)), choices[0])
+    return next((choice for choice in choices if _fits_framework(choice, framework)), choices[0])
 
 
 def _files(model_path: Path) -> Iterator[Path]:
@@ -105,27 +105,27 @@ def _files(model_path: Path) -> Iterator[Path]:
             )
         yield model_path
         return
-    seen = 0
+    count = 0
     for directory, _, names in os.walk(model_path):
         for name in sorted(names):
             path = Path(directory, name)
             if path.is_symlink() or not path.is_file():
                 continue
-            seen += 1
-            if seen > _FILES:
+            count += 1
+            if count > _MAX_FILES:
                 raise NoRuntime(
-                    f"{model_path} holds over {_FILES} files; point the Kitfile's model.path at the model"
+                    f"{model_path} has over {_MAX_FILES} files; set the Kitfile's model.path to the model"
                 )
             yield path
 
 
-def _is_meant(choice: Choice, framework: str | None) -> bool:
-    words = (choice.runtime.name, choice.format.title, choice.format.name)
-    plain = _plain(framework or "")
-    return bool(plain) and any(plain == _plain(word) for word in words)
+def _fits_framework(choice: Choice, framework: str | None) -> bool:
+    names = (choice.runtime.name, choice.format.title, choice.format.name)
+    normalized = _normalized(framework or "")
+    return bool(normalized) and any(normalized == _normalized(name) for name in names)
 
 
-def _plain(text: str) -> str:
+def _normalized(text: str) -> str:
     return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
@@ -146,21 +146,21 @@ def _refusal(
                 )
     code = [path for path, format_ in formats.items() if format_.hazard is Hazard.CODE]
     if code:
-        # What could be served, if code were allowed, is what the reader asks about.
+        # First the files that could be served if code were allowed.
         code.sort(key=lambda path: formats[path] not in readers)
         return _code_refusal(code, formats[code[0]])
-    found = ", ".join(sorted({format_.title for format_ in formats.values()})) or "no file"
+    titles = ", ".join(sorted({format_.title for format_ in formats.values()})) or "no file"
     supported = ", ".join(f"{format_.title} ({name})" for format_, name in readers.items())
-    return NoRuntime(f"no runtime reads {model_path}: found {found}; supported are {supported}")
+    return NoRuntime(f"no runtime reads {model_path}: found {titles}; supported are {supported}")
 
 
 def _code_refusal(paths: Sequence[Path], format_: Format) -> UnsafeFormat:
-    """Refuse files that run code, the first of which has this format, and say what they would import."""
+    """Return the error for files that run code, with their imports; the first has this format."""
     path, *others = paths
     also = f" (as do {len(others)} more, such as {others[0].name})" if others else ""
     return UnsafeFormat(
         f"{path} is a {format_.title}, which runs code when it is loaded{also}: it imports {scan(paths)}. "
-        f"It is not served like this; {_ADVICE[format_]}"
+        f"It is not served in this form; {_ADVICE[format_]}"
     )
 
 

@@ -1,6 +1,6 @@
 """Estimators of scikit-learn, from joblib files and pickles.
 
-Loading one runs what the file says, so a file gets here only where someone has allowed that.
+Loading one runs code that is in the file, so `select.choose` chooses such a file only where that is allowed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from runtimes.formats import Format, identify
 log = logging.getLogger(__name__)
 
 _PROBABILITIES = "probabilities"
-# How scikit-learn begins to say that rows are wrong, where others of its errors are the estimator's own.
-_ABOUT_ROWS = ("Input ", "Found array ")
+# How scikit-learn's errors about wrong rows begin; its other errors are the estimator's own.
+_INPUT_ERRORS = ("Input ", "Found array ")
 
 
 class SklearnRuntime:
@@ -31,15 +31,15 @@ class SklearnRuntime:
     formats: ClassVar[tuple[Format, ...]] = (Format.PICKLE,)
 
     def load(self, path: Path, resources: Resources) -> SklearnModel:
-        """Load the file, which runs code that it carries. Raises LoadError.
+        """Load the file, which runs code that is in it. Raises LoadError.
 
-        A file of another scikit-learn is loaded, and that is logged: such files mostly work, and to refuse
-        them would be to refuse every kit after each upgrade of the server. One that does not work fails
-        here and not at its first call, as every estimator is asked for one row of zeros.
+        A file of another version of scikit-learn is loaded, and that is logged: most such files work, and to
+        refuse them would refuse every kit after each upgrade of the server. As every estimator predicts one
+        row of zeros here, one that does not work fails now and not at its first call.
         """
-        found = identify(path)
-        if found is not Format.PICKLE:
-            raise LoadError(f"{path} is no whole pickle but {found.title}; save the model again")
+        format_ = identify(path)
+        if format_ is not Format.PICKLE:
+            raise LoadError(f"{path} is no whole pickle but {format_.title}; save the model again")
         estimator, version = _unpickle(path)
         try:
             _limit_threads(estimator, resources.threads)
@@ -51,14 +51,14 @@ class SklearnRuntime:
             ) from error
 
     def signature(self, path: Path) -> None:  # noqa: ARG002
-        """Return None: a pickle tells its signature only once it is loaded."""
+        """Return None: the signature is known only once the pickle is loaded."""
         return
 
 
 class SklearnModel:
-    """An estimator. It takes `input`, and gives `prediction` if it is a regressor and else `label`.
+    """An estimator. Its input is `input`; its output is `prediction` for a regressor, else `label`.
 
-    A classifier that can gives `probabilities` as well, in the order of its classes.
+    A classifier with `predict_proba` has the output `probabilities` as well, in the order of its classes.
     """
 
     platform = "sklearn_pickle"
@@ -82,9 +82,9 @@ class SklearnModel:
                 raise unknown_output(name, tuple(self._outputs))
         rows = inputs["input"]
         try:
-            return {name: self._answer(name, rows) for name in outputs or self._outputs}
+            return {name: self._predict(name, rows) for name in outputs or self._outputs}
         except Exception as error:
-            if isinstance(error, ValueError) and str(error).startswith(_ABOUT_ROWS):
+            if isinstance(error, ValueError) and str(error).startswith(_INPUT_ERRORS):
                 raise InputError(f"input 'input': {error}") from error
             raise ExecutionError(f"the model failed: {error}") from error
 
@@ -93,13 +93,13 @@ class SklearnModel:
         self._closed = True
         self._outputs = {}
 
-    def _answer(self, name: str, rows: Array) -> Array:
+    def _predict(self, name: str, rows: Array) -> Array:
         method, datatype = self._outputs[name]
         return _typed(method(rows), datatype)
 
 
 def _unpickle(path: Path) -> tuple[Any, str]:
-    """Load what the file holds; return it and the version of scikit-learn that made it."""
+    """Load the file; return the estimator and the version of scikit-learn that made it."""
     try:
         import joblib
         import sklearn
@@ -108,14 +108,14 @@ def _unpickle(path: Path) -> tuple[Any, str]:
     except ImportError as error:
         raise LoadError(f"{path} needs scikit-learn: pip install 'kitserve[sklearn]' ({error})") from error
     version = sklearn.__version__
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", InconsistentVersionWarning)
         failure = None
         try:
             estimator = joblib.load(path)
         except Exception as error:
             failure = error
-    for warning in told:
+    for warning in caught:
         if isinstance(warning.message, InconsistentVersionWarning):
             version = warning.message.original_sklearn_version
     if failure is not None:
@@ -123,8 +123,8 @@ def _unpickle(path: Path) -> tuple[Any, str]:
             f"scikit-learn {sklearn.__version__} cannot load {path}, made with {version}: {failure!r}"
         ) from failure
     if version != sklearn.__version__:
-        told_versions = {"path": str(path), "made_with": version, "installed": sklearn.__version__}
-        log.warning("made with another scikit-learn", extra=told_versions)
+        versions = {"path": str(path), "made_with": version, "installed": sklearn.__version__}
+        log.warning("made with another scikit-learn", extra=versions)
     if not isinstance(estimator, BaseEstimator) or not hasattr(estimator, "predict"):
         raise LoadError(
             f"{path} holds a {type(estimator).__name__}, not an estimator of scikit-learn that predicts; "
@@ -134,7 +134,7 @@ def _unpickle(path: Path) -> tuple[Any, str]:
 
 
 def _limit_threads(estimator: Any, threads: int) -> None:
-    """Give the estimator, and this process's linear algebra, so many threads and no more."""
+    """Limit the threads of the estimator and of this process's linear algebra libraries."""
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(threads)
@@ -163,12 +163,12 @@ def _signature(estimator: Any, path: Path) -> Signature:
         if hasattr(estimator, "predict_proba"):
             outputs.append(TensorSpec(_PROBABILITIES, Datatype.FP64.value, (-1, len(classes))))
     try:
-        first = np.asarray(estimator.predict(np.zeros((1, features))))
+        row = np.asarray(estimator.predict(np.zeros((1, features))))
     except ValueError:
-        # Zeros may be values that the model refuses; then a call has to tell the shape.
+        # The model may refuse zeros; then the shape is not known.
         shape = None
     else:
-        shape = (-1, *first.shape[1:])
+        shape = (-1, *row.shape[1:])
     outputs.insert(0, TensorSpec(name, datatype.value, shape))
     return Signature((TensorSpec("input", Datatype.FP64.value, (-1, features)),), tuple(outputs))
 

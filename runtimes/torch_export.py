@@ -17,13 +17,13 @@ from runtimes.torch_tensors import choose_outputs, prepare, to_torch
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-_SHAPES = 1_024
+_MAX_SHAPES = 1_024
 
 _SAMPLES = "data/sample_inputs/model.pt"
 
 
 class TorchExportRuntime:
-    """Loads archives of `torch.export.save` as torch 2.9 and later write them, never through full pickle."""
+    """Loads archives of `torch.export.save` of torch 2.9 and later, without a full unpickling."""
 
     name: ClassVar[str] = "torch-export"
     formats: ClassVar[tuple[Format, ...]] = (Format.TORCH_EXPORT,)
@@ -48,7 +48,7 @@ class TorchExportRuntime:
             raise LoadError(f"PyTorch {torch.__version__} refuses {path}: {error}") from error
 
     def signature(self, path: Path) -> Signature:
-        """Return what the archive's `model.json` tells. Raises LoadError and UnsafeFormat."""
+        """Return the signature in the archive's `model.json`. Raises LoadError and UnsafeFormat."""
         return pt2_file.read(path)
 
 
@@ -62,11 +62,11 @@ class TorchExportModel:
 
         self.signature = signature
         self.device = device
-        # guards are Python text in the file; the module's own hook checks sizes and ranges all the same
+        # Guards are Python text in the file; the module's own hook checks sizes and ranges without them.
         module = program.module(check_guards=False)
-        self._checked: Callable[..., Any] = module
+        self._checked_forward: Callable[..., Any] = module
         self._forward: Callable[..., Any] = module.forward
-        self._accepted: set[tuple[tuple[int, ...], ...]] = set()
+        self._accepted_shapes: set[tuple[tuple[int, ...], ...]] = set()
         self._tree = program.call_spec.in_spec
         self._check = InputCheck(signature)
         self._inputs = [spec.name for spec in signature.inputs]
@@ -87,12 +87,12 @@ class TorchExportModel:
             with torch.inference_mode():
                 leaves = [to_torch(inputs[n], device) if n in inputs else value for n, value in self._leaves]
                 args, kwargs = pytree.tree_unflatten(leaves, self._tree)
-                # the hook takes longer than a small model, and depends on nothing but the shapes
+                # The hook takes longer than a small model, and depends only on the shapes.
                 shapes = tuple(inputs[name].shape for name in self._inputs)
-                run = self._forward if shapes in self._accepted else self._checked
-                results = pytree.tree_leaves(run(*args, **kwargs))
-                if len(self._accepted) < _SHAPES:
-                    self._accepted.add(shapes)
+                forward = self._forward if shapes in self._accepted_shapes else self._checked_forward
+                results = pytree.tree_leaves(forward(*args, **kwargs))
+                if len(self._accepted_shapes) < _MAX_SHAPES:
+                    self._accepted_shapes.add(shapes)
                 return choose_outputs(dict(zip(self._outputs, results, strict=True)), outputs)
         except ModelError:
             raise
@@ -103,26 +103,28 @@ class TorchExportModel:
 
     def close(self) -> None:
         """Free the module."""
-        self._checked = self._forward = _closed
+        self._checked_forward = self._forward = _closed
 
 
 def _check(path: Path) -> Signature:
-    """Check an archive through PyTorch's own reader, so that what is checked is what will be loaded.
+    """Check an archive through PyTorch's own reader, which sees what `torch.export.load` will load.
 
-    A member called `version` outside of the root would let `torch.export.load` turn to an older layout.
+    A member called `version` outside of the root would make that read an older layout.
     """
     import torch
     from torch.export.pt2_archive._package import PT2ArchiveReader
 
     with path.open("rb") as file:
         if "version" in zip_names(file):
-            raise LoadError(f"{path} has the layout of an old torch; export it again with torch 2.9 or later")
+            raise LoadError(
+                f"{path} has the layout of an older torch; export it again with torch 2.9 or later"
+            )
         file.seek(0)
         reader = PT2ArchiveReader(file)
         names = reader.get_file_names()
         pt2_safety.check_members(names, path)
         if [name for name in names if name.startswith("models/")] != [pt2_file.MODEL]:
-            raise LoadError(f"{path} must hold one program, {pt2_file.MODEL}; export it again")
+            raise LoadError(f"{path} must have one program, {pt2_file.MODEL}; export it again")
         signature = pt2_file.parse(reader.read_bytes(pt2_file.MODEL), path)
         for table in ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json"):
             pt2_safety.check_payloads(json.loads(reader.read_bytes(table)), path)

@@ -1,4 +1,4 @@
-"""The way of tensors between numpy and PyTorch, shared by the runtimes of PyTorch's formats."""
+"""The conversion of tensors between numpy and PyTorch, for the runtimes of PyTorch's formats."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _BF16 = Datatype.BF16.numpy
 
 
 def prepare(resources: Resources) -> str:
-    """Give this process's PyTorch its threads and return the device: `cuda:0` where there is one to use.
+    """Set the number of PyTorch's threads; return the device: `cuda:0` where a GPU may be used, else `cpu`.
 
-    The number of threads belongs to the process, so the model loaded last decides it.
+    The number of threads is one for the process, so the model that is loaded last decides it.
     """
     import torch
 
@@ -28,14 +28,14 @@ def prepare(resources: Resources) -> str:
 
 
 def to_torch(array: Array, device: str) -> torch.Tensor:
-    """Return `array` as a tensor; it is copied where PyTorch could not share it, or might write to it."""
+    """Return `array` as a tensor; it is copied where PyTorch cannot share it, or might write to it."""
     import torch
 
     flags = array.flags
     if not (flags.writeable and flags.c_contiguous):
         array = array.copy(order="C")
     if array.dtype == _BF16:
-        # numpy and PyTorch share no BF16, but its bits
+        # numpy and PyTorch have no BF16 in common; its bits are passed as INT16.
         tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     else:
         tensor = torch.from_numpy(array)
@@ -49,17 +49,17 @@ def to_numpy(name: str, tensor: object) -> Array:
     if not isinstance(tensor, torch.Tensor):
         raise ExecutionError(f"output {name!r} is a {type(tensor).__name__}; forward must return tensors")
     try:
-        found = tensor.detach().cpu()
-        if found.dtype is torch.bfloat16:
-            return found.contiguous().view(torch.int16).numpy().view(_BF16)
-        array: Array = found.numpy()
+        on_cpu = tensor.detach().cpu()
+        if on_cpu.dtype is torch.bfloat16:
+            return on_cpu.contiguous().view(torch.int16).numpy().view(_BF16)
+        array: Array = on_cpu.numpy()
     except (TypeError, RuntimeError) as error:
         raise ExecutionError(f"output {name!r} has no numpy form ({error}); cast it in forward") from error
     return array
 
 
-def named(result: Any) -> dict[str, Any]:
-    """Name what `forward` returned: a dict keeps its keys; others are `output_0`, `output_1` and so on."""
+def name_outputs(result: Any) -> dict[str, Any]:
+    """Name what `forward` returned: a dict keeps its keys; others get `output_0`, `output_1` and so on."""
     if isinstance(result, Mapping):
         return {str(name): value for name, value in result.items()}
     values = result if isinstance(result, (tuple, list)) else (result,)
@@ -67,7 +67,7 @@ def named(result: Any) -> dict[str, Any]:
 
 
 def choose_outputs(result: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Array]:
-    """Return the asked outputs, or all, as arrays. Raises InputError for an unknown one."""
+    """Return the named `outputs`, or all, as arrays. Raises InputError for an unknown one."""
     for name in outputs:
         if name not in result:
             raise unknown_output(name, tuple(result))

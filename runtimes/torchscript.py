@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from runtimes.base import Array, Datatype, InputCheck, Resources, Signature, TensorSpec
 from runtimes.errors import ExecutionError, LoadError, ModelError, UnsafeFormat
 from runtimes.formats import Format, identify
-from runtimes.torch_tensors import choose_outputs, named, prepare, to_torch
+from runtimes.torch_tensors import choose_outputs, name_outputs, prepare, to_torch
 
 _FILE_OPERATORS = re.compile(rb"\b(?:from_file|load_tensor|save)\b")
 
@@ -23,9 +23,9 @@ class TorchScriptRuntime:
 
     def load(self, path: Path, resources: Resources) -> TorchScriptModel:
         """Load the archive. Raises LoadError; a checkpoint that needs pickle never reaches PyTorch."""
-        found = identify(path)
-        if found is not Format.TORCHSCRIPT:
-            raise LoadError(f"{path} is not a whole TorchScript archive but {found.title}; save it again")
+        format_ = identify(path)
+        if format_ is not Format.TORCHSCRIPT:
+            raise LoadError(f"{path} is not a whole TorchScript archive but {format_.title}; save it again")
         import torch
 
         device = prepare(resources)
@@ -39,15 +39,15 @@ class TorchScriptRuntime:
         return TorchScriptModel(module, _signature(module, path), device)
 
     def signature(self, path: Path) -> None:  # noqa: ARG002
-        """Return None: an archive tells its signature only once it is compiled."""
+        """Return None: the signature is known only once the archive is compiled."""
         return
 
 
 class TorchScriptModel:
-    """A compiled module. Inputs bear the names of `forward`'s arguments; see `named` for outputs.
+    """A compiled module. Inputs have the names of `forward`'s arguments; see `name_outputs` for outputs.
 
-    The format does not record datatypes: an argument counts as FP32 unless the program looks it up in
-    an embedding, which makes it INT64. Shapes are unknown.
+    The format does not record datatypes: an argument is taken for FP32, or for INT64 where the program uses
+    it as the indices of an embedding. Shapes are unknown.
     """
 
     platform = "pytorch_torchscript"
@@ -67,7 +67,7 @@ class TorchScriptModel:
         try:
             with torch.inference_mode():
                 tensors = {name: to_torch(array, device) for name, array in inputs.items()}
-                return choose_outputs(named(self._forward(**tensors)), outputs)
+                return choose_outputs(name_outputs(self._forward(**tensors)), outputs)
         except ModelError:
             raise
         except Exception as error:
@@ -85,17 +85,17 @@ def _check(path: Path) -> None:
     reader = torch._C.PyTorchFileReader(str(path))
     for name in reader.get_all_records():
         if name.startswith("code/") and name.endswith(".py"):
-            found = _FILE_OPERATORS.search(reader.get_record(name))
-            if found:
+            match = _FILE_OPERATORS.search(reader.get_record(name))
+            if match:
                 raise UnsafeFormat(
-                    f"{path}: {name} uses {found[0].decode()!r}, which reads or writes files; "
+                    f"{path}: {name} uses {match[0].decode()!r}, which reads or writes files; "
                     "save the model without it"
                 )
 
 
 def _signature(module: Any, path: Path) -> Signature:
     schema = module.forward.schema
-    integers = _embedded(module)
+    integers = _embedding_indices(module)
     inputs = []
     for argument in schema.arguments[1:]:
         kind = argument.type.kind()
@@ -104,13 +104,13 @@ def _signature(module: Any, path: Path) -> Signature:
             inputs.append(TensorSpec(argument.name, datatype.value))
         elif not argument.has_default_value():
             raise LoadError(
-                f"{path}: forward takes {argument.name!r} of {argument.type}; only tensors can come"
+                f"{path}: forward takes {argument.name!r} of {argument.type}; only tensors can be served"
             )
     return Signature(tuple(inputs), _outputs(schema.returns[0].type))
 
 
 def _outputs(returned: Any) -> tuple[TensorSpec, ...]:
-    """Name outputs where the type tells how many there are; a list or dict tells that only after a run."""
+    """Return the outputs where the type states their number; that of a list or dict is known after a run."""
     if returned.kind() == "TensorType":
         count = 1
     elif returned.kind() == "TupleType":
@@ -120,8 +120,8 @@ def _outputs(returned: Any) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(f"output_{index}", Datatype.FP32.value) for index in range(count))
 
 
-def _embedded(module: Any) -> set[str]:
-    """Return the arguments that an embedding takes as its indices."""
+def _embedding_indices(module: Any) -> set[str]:
+    """Return the names of the arguments that are indices of an embedding."""
     graph = module.inlined_graph
     nodes = graph.findAllNodes("aten::embedding", recurse=True)
     return {list(node.inputs())[1].debugName().partition(".")[0] for node in nodes}

@@ -1,4 +1,4 @@
-"""One dataset of a kit: found by its name in the Kitfile or its path, and read into memory."""
+"""A dataset of a kit: datasets by its name in the Kitfile or its path, and read into memory."""
 
 from __future__ import annotations
 
@@ -9,66 +9,66 @@ from typing import BinaryIO
 from gateway.errors import DigestMismatch, KitError
 from gateway.kits.kit import Kit
 from gateway.kits.layer import Archive, Layer, Role
-from gateway.kits.streams import Hashed, decompressed
+from gateway.kits.streams import HashingReader, decompressed
 from gateway.oci.content import CHUNK
 from gateway.oci.tar import read_tar
 
-MOST_BYTES = 64 * 1024 * 1024
+MAX_BYTES = 64 * 1024 * 1024
 _SUFFIXES = (".csv", ".jsonl")
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A dataset's file: its path within the kit, and what is in it."""
+    """The file of a dataset: its path within the kit, and its content."""
 
     path: str
     data: bytes
 
 
 def find_dataset(kit: Kit, name: str) -> Layer:
-    """Return the layer of a dataset; raises KitError, with the names there are, when the kit has none so."""
-    by_digest = {entry.digest: entry.name or "" for entry in kit.kitfile.datasets}
+    """Return the layer of the dataset `name`. Raises KitError where the kit has none of that name."""
+    names = {entry.digest: entry.name or "" for entry in kit.kitfile.datasets}
     layers = [layer for layer in kit.layers if layer.role is Role.DATASET]
     for layer in layers:
-        if name in (by_digest.get(layer.descriptor.digest), layer.path):
+        if name in (names.get(layer.descriptor.digest), layer.path):
             return layer
-    known = [by_digest.get(layer.descriptor.digest) or layer.path or "" for layer in layers]
-    there = f"it has {', '.join(filter(None, known))}" if any(known) else "it has none"
-    raise KitError(f"{kit.reference} has no dataset called {name}; {there}")
+    available = [names.get(layer.descriptor.digest) or layer.path or "" for layer in layers]
+    listed = ", ".join(filter(None, available)) or "none"
+    raise KitError(f"{kit.reference} has no dataset called {name}; it has {listed}")
 
 
 def read_dataset(blob: BinaryIO, kit: Kit, layer: Layer) -> Dataset:
     """Read the one CSV or JSONL file of a dataset's layer, and verify the layer's digest.
 
-    Raises KitError when there is no such file, or several, or it is too large; UnsafeArchive for a damaged
+    Raises KitError where there is no such file, or several, or it is too large; UnsafeArchive for a damaged
     archive, DigestMismatch for a damaged layer.
     """
-    what = f"{kit.reference}: dataset {layer.path or layer.descriptor.digest}"
-    hashed = Hashed(blob.read)
+    label = f"{kit.reference}: dataset {layer.path or layer.descriptor.digest}"
+    hashed = HashingReader(blob.read)
     read = decompressed(hashed.read, layer.compression, layer.descriptor.size)
-    found: list[Dataset] = []
+    datasets: list[Dataset] = []
     if layer.archive is Archive.RAW:
-        found.append(Dataset(layer.path or "", _whole(iter(lambda: read(CHUNK), b""), what)))
+        datasets.append(Dataset(layer.path or "", _whole(iter(lambda: read(CHUNK), b""), label)))
     else:
         for entry, chunks in read_tar(read):
             if entry.is_directory or not entry.name.endswith(_SUFFIXES):
                 for _ in chunks:
                     pass
             else:
-                found.append(Dataset(entry.name, _whole(chunks, what)))
-    if len(found) != 1 or not found[0].path.endswith(_SUFFIXES):
-        raise KitError(f"{what} must be one CSV or JSONL file, not {len(found)}")
+                datasets.append(Dataset(entry.name, _whole(chunks, label)))
+    if len(datasets) != 1 or not datasets[0].path.endswith(_SUFFIXES):
+        raise KitError(f"{label} must be one CSV or JSONL file, not {len(datasets)}")
     while hashed.read(CHUNK):
         pass
     if hashed.digest != layer.descriptor.digest:
-        raise DigestMismatch(f"{what} has bytes with the digest {hashed.digest}; pull it again")
-    return found[0]
+        raise DigestMismatch(f"{label} has bytes with the digest {hashed.digest}; pull it again")
+    return datasets[0]
 
 
-def _whole(chunks: Iterable[bytes], what: str) -> bytes:
+def _whole(chunks: Iterable[bytes], label: str) -> bytes:
     data = bytearray()
     for chunk in chunks:
         data += chunk
-        if len(data) > MOST_BYTES:
-            raise KitError(f"{what} is larger than {MOST_BYTES} bytes; a golden dataset is a small one")
+        if len(data) > MAX_BYTES:
+            raise KitError(f"{label} is larger than {MAX_BYTES} bytes; a golden dataset is a small one")
     return bytes(data)

@@ -1,8 +1,8 @@
-"""Unpacked kits: directories that are whole and as they were sealed, or do not exist.
+"""The directories of unpacked kits, each with an inventory that it is checked against.
 
 KEY/             an unpacked kit; nothing in it is writable
-KEY.seal.json    what it holds; written last, so a directory without it does not exist
-.KEY.tmp/        one that is being unpacked
+KEY.seal.json    its inventory; written last, so a directory without one counts as missing
+.KEY.tmp/        a kit that is being unpacked
 """
 
 import hashlib
@@ -20,19 +20,19 @@ from gateway.oci.documents import DigestField
 from gateway.oci.files import replace_file
 from gateway.oci.reference import Digest
 
-_SEAL = ".seal.json"
+_INVENTORY = ".seal.json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-class SealedBlob(BaseModel):
-    """A blob that the kit was made of; `size` in bytes."""
+class InventoryBlob(BaseModel):
+    """A blob of the kit: its manifest, its config or a layer; `size` in bytes."""
 
     digest: DigestField
     size: int
 
 
-class SealedFile(BaseModel):
-    """A file of the kit; `changed` is its mtime in ns when it was last known to be what it should."""
+class InventoryFile(BaseModel):
+    """A file of the kit; `changed` is its mtime in ns when its content was last known to be right."""
 
     path: str
     size: int
@@ -40,37 +40,37 @@ class SealedFile(BaseModel):
     changed: int
 
 
-class SealedLayer(BaseModel):
-    """A layer that the kit was unpacked from: what it is, and what of the kit is its."""
+class InventoryLayer(BaseModel):
+    """A layer of the kit: its form (see `unpack.form_of`), and the files and directories from it."""
 
     form: str
     files: list[str]
     directories: list[str]
 
 
-class Seal(BaseModel):
-    """What an unpacked kit is; `names` are the references without digest that it was opened by.
+class Inventory(BaseModel):
+    """The content of an unpacked kit; `names` are the references that it was opened by, without digests.
 
-    `boot` names the run of the machine in which `changed` of each file holds: before a crash nothing was
-    forced to disk, so what an earlier run left is read through once.
+    `boot` is the boot of the machine for which the `changed` of each file holds: unpacked files are not
+    synced to disk, so after another boot each is read and checked once.
     """
 
     digest: DigestField
     manifest_size: int
     names: list[str]
-    blobs: list[SealedBlob]
+    blobs: list[InventoryBlob]
     boot: str
-    files: list[SealedFile]
-    layers: list[SealedLayer]
+    files: list[InventoryFile]
+    layers: list[InventoryLayer]
 
     @property
     def size(self) -> int:
-        """Bytes of the unpacked files."""
+        """The bytes of the unpacked files."""
         return sum(file.size for file in self.files)
 
 
-class SealedTrees:
-    """The unpacked kits below `root`, by key. Raises OSError where the disk fails."""
+class KitDirectories:
+    """The unpacked kits under `root`, by key (see `Kit.key`). Raises OSError where the disk fails."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -81,110 +81,115 @@ class SealedTrees:
         return self._root / key
 
     def begin(self, key: str) -> Path:
-        """Return where a kit is to be unpacked; nothing is there."""
-        fresh = self._root / f".{key}.tmp"
-        remove_tree(fresh)
-        return fresh
+        """Return the path to unpack a kit into; nothing is there yet."""
+        temporary = self._root / f".{key}.tmp"
+        remove_tree(temporary)
+        return temporary
 
-    def finish(self, key: str, seal: Seal) -> None:
-        """Put what was unpacked in its place."""
+    def finish(self, key: str, inventory: Inventory) -> None:
+        """Move a kit that was unpacked to its path, and write its inventory."""
         self._root.joinpath(f".{key}.tmp").rename(self.path(key))
-        self.write(key, seal)
+        self.write(key, inventory)
 
-    def write(self, key: str, seal: Seal) -> None:
-        """Write a kit's seal."""
-        replace_file(self._seal(key), seal.model_dump_json().encode())
+    def write(self, key: str, inventory: Inventory) -> None:
+        """Write the inventory of a kit."""
+        replace_file(self._inventory_path(key), inventory.model_dump_json().encode())
 
-    def find(self, key: str, *, thorough: bool = False) -> Seal | None:
-        """Return the seal of a kit that is whole; remove what is left of any other.
+    def check(self, key: str, *, read_all: bool = False) -> Inventory | None:
+        """Return the inventory of a kit whose files match it; remove one whose files do not.
 
-        For whoever has the kit's lock: another may be unpacking it.
+        Files that changed since they were last known to be right are read, with `read_all` all files. The
+        caller holds the kit's lock, as another process may be unpacking it.
         """
-        seal = self.read(key)
-        if seal is None or (known := self._known(key, seal, thorough)) is None:
+        inventory = self.read(key)
+        if inventory is None or (checked := self._checked(key, inventory, read_all)) is None:
             self.remove(key)
             return None
-        if known != seal:
-            self.write(key, known)
-        return known
+        if checked != inventory:
+            self.write(key, checked)
+        return checked
 
-    def read(self, key: str) -> Seal | None:
-        """Return a kit's seal, whatever state its files are in."""
+    def read(self, key: str) -> Inventory | None:
+        """Return the inventory of a kit, without a look at its files."""
         try:
-            return Seal.model_validate_json(self._seal(key).read_bytes())
+            return Inventory.model_validate_json(self._inventory_path(key).read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
 
-    def is_whole(self, key: str) -> bool:
-        """Tell whether a kit is here and as it was sealed; nothing is removed or noted."""
-        seal = self.read(key)
-        return seal is not None and self._known(key, seal) is not None
+    def is_intact(self, key: str) -> bool:
+        """Tell whether a kit is here and its files match its inventory; nothing is changed on disk."""
+        inventory = self.read(key)
+        return inventory is not None and self._checked(key, inventory) is not None
 
-    def _known(self, key: str, seal: Seal, thorough: bool = False) -> Seal | None:
-        """Return the seal as of now where every file is what was sealed; those touched are read through."""
+    def _checked(self, key: str, inventory: Inventory, read_all: bool = False) -> Inventory | None:
+        """Return the inventory as of now, or None where a file does not match it."""
         boot, files = boot_id(), []
         try:
-            for file in seal.files:
+            for file in inventory.files:
                 path = self.path(key) / file.path
                 status = path.lstat()
                 if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
                     return None
-                touched = seal.boot != boot or status.st_mtime_ns != file.changed
-                if (thorough or touched) and not _has_digest(path, file.sha256):
+                is_suspect = inventory.boot != boot or status.st_mtime_ns != file.changed
+                if (read_all or is_suspect) and not _has_digest(path, file.sha256):
                     return None
-                files.append(file.model_copy(update={"changed": status.st_mtime_ns}) if touched else file)
+                files.append(file.model_copy(update={"changed": status.st_mtime_ns}) if is_suspect else file)
         except (FileNotFoundError, NotADirectoryError):
             return None
         if not self.path(key).is_dir():
             return None
-        return seal.model_copy(update={"boot": boot, "files": files})
+        return inventory.model_copy(update={"boot": boot, "files": files})
 
     def remove(self, key: str) -> None:
-        """Remove a kit, its seal first."""
-        self._seal(key).unlink(missing_ok=True)
+        """Remove a kit, its inventory first."""
+        self._inventory_path(key).unlink(missing_ok=True)
         remove_tree(self.path(key))
 
-    def all(self) -> dict[str, Seal]:
-        """Return every seal by key."""
-        seals = {key: self.read(key) for key in self._keys()}
-        return {key: seal for key, seal in seals.items() if seal is not None}
+    def inventories(self) -> dict[str, Inventory]:
+        """Return the inventory of every kit by its key."""
+        inventories = {key: self.read(key) for key in self._keys()}
+        return {key: inventory for key, inventory in inventories.items() if inventory is not None}
 
-    def needed(self) -> set[Digest]:
-        """Return the blobs that the kits here were made of."""
-        return {blob.digest for seal in self.all().values() for blob in seal.blobs}
+    def needed_blobs(self) -> set[Digest]:
+        """Return the blobs of all kits."""
+        return {blob.digest for inventory in self.inventories().values() for blob in inventory.blobs}
 
     def layers(self) -> dict[str, list[tuple[str, UnpackedLayer]]]:
-        """Return every layer that is unpacked, by its form: the key of the kit, and what it put there."""
-        found: dict[str, list[tuple[str, UnpackedLayer]]] = {}
-        for key, seal in self.all().items():
-            files = {file.path: UnpackedFile(file.path, file.size, file.sha256) for file in seal.files}
-            for layer in seal.layers:
+        """Return every unpacked layer by its form, with the key of its kit."""
+        layers: dict[str, list[tuple[str, UnpackedLayer]]] = {}
+        for key, inventory in self.inventories().items():
+            files = {file.path: UnpackedFile(file.path, file.size, file.sha256) for file in inventory.files}
+            for layer in inventory.layers:
                 unpacked = UnpackedLayer(
                     tuple(files[path] for path in layer.files), tuple(layer.directories), layer.form
                 )
-                found.setdefault(layer.form, []).append((key, unpacked))
-        return found
+                layers.setdefault(layer.form, []).append((key, unpacked))
+        return layers
 
     def files(self) -> Iterator[Path]:
         """Yield every file of every kit."""
-        return (self.path(key) / file.path for key, seal in self.all().items() for file in seal.files)
+        return (
+            self.path(key) / file.path
+            for key, inventory in self.inventories().items()
+            for file in inventory.files
+        )
 
     def leftovers(self) -> list[str]:
-        """Return the keys of what has no readable seal, or is not unpacked to its end."""
+        """Return the keys of directories without a readable inventory, or not unpacked to the end."""
         names = {entry.name for entry in self._root.iterdir() if entry.is_dir()} | set(self._keys())
-        return [name.removeprefix(".").removesuffix(".tmp") for name in names - self.all().keys()]
+        return [name.removeprefix(".").removesuffix(".tmp") for name in names - self.inventories().keys()]
 
     def _keys(self) -> Iterator[str]:
-        return (entry.name.removesuffix(_SEAL) for entry in self._root.glob(f"[0-9a-f]*{_SEAL}"))
+        return (entry.name.removesuffix(_INVENTORY) for entry in self._root.glob(f"[0-9a-f]*{_INVENTORY}"))
 
-    def _seal(self, key: str) -> Path:
-        return self._root / f"{key}{_SEAL}"
+    def _inventory_path(self, key: str) -> Path:
+        return self._root / f"{key}{_INVENTORY}"
 
 
-def sealed_layers(layers: Iterable[UnpackedLayer]) -> list[SealedLayer]:
-    """Return what a seal says of the layers that a kit was just unpacked from."""
+def inventory_layers(layers: Iterable[UnpackedLayer]) -> list[InventoryLayer]:
+    """Return the inventory of the layers that a kit was just unpacked from."""
     return [
-        SealedLayer(
+        InventoryLayer(
             form=unpacked.form,
             files=[file.path for file in unpacked.files],
             directories=list(unpacked.directories),
@@ -193,10 +198,10 @@ def sealed_layers(layers: Iterable[UnpackedLayer]) -> list[SealedLayer]:
     ]
 
 
-def sealed_files(root: Path, files: Iterable[UnpackedFile]) -> list[SealedFile]:
-    """Return what a seal says of files that were just unpacked below `root`."""
+def inventory_files(root: Path, files: Iterable[UnpackedFile]) -> list[InventoryFile]:
+    """Return the inventory of files that were just unpacked below `root`."""
     return [
-        SealedFile(
+        InventoryFile(
             path=file.path,
             size=file.size,
             sha256=file.sha256,
@@ -207,12 +212,12 @@ def sealed_files(root: Path, files: Iterable[UnpackedFile]) -> list[SealedFile]:
 
 
 def boot_id() -> str:
-    """Return what names this run of the machine."""
+    """Return the id of the machine's present boot."""
     return _BOOT_ID.read_text().strip()
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory whose parts may be read-only."""
+    """Remove a directory, read-only parts included."""
     if not path.exists():
         return
     for directory, _, _ in os.walk(path):

@@ -1,7 +1,7 @@
-"""Indexes of manifests: which kit is meant when a reference names several.
+"""Indexes of manifests: the kit that is meant when a reference names an index.
 
-OCI indexes, Docker's manifest lists and KitOps' ModelKit indexes are read alike. Exactly one kit among the
-entries is taken for what was meant; kits of several labels or platforms are for a user to choose from.
+OCI indexes, Docker's manifest lists and KitOps' ModelKit indexes are read in the same way. The only kit among
+the entries is the one that is meant; among several, the user has to choose.
 """
 
 import json
@@ -18,7 +18,7 @@ from gateway.oci.documents import DescriptorDocument, describe_errors, read_json
 from gateway.oci.reference import Digest
 
 MAX_ENTRIES = 64
-"""How many entries of an index are looked at."""
+"""How many entries of an index are read."""
 
 _DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 _DOCKER_MANIFESTS = "application/vnd.docker.distribution.manifest."
@@ -29,7 +29,7 @@ _IMAGE = "a container image"
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """One entry of an index: `tag`, `platform` ("os/architecture/variant") and `labels` where it states them.
+    """One entry of an index, with the tag, platform ("os/architecture/variant") and labels that it states.
 
     Labels are a ModelKit index's `modelMetadata`: strings as they are, other values as JSON.
     """
@@ -40,9 +40,10 @@ class IndexEntry:
     labels: Mapping[str, str]
 
     def __str__(self) -> str:
-        said = [f"tag {_shown(self.tag)}" if self.tag else "", self.platform and _shown(self.platform)]
-        said += [f"{_shown(name)}={_shown(value)}" for name, value in sorted(self.labels.items())]
-        return f"{self.descriptor.digest}" + (f" ({', '.join(filter(None, said))})" if any(said) else "")
+        details = [f"tag {_shown(self.tag)}" if self.tag else "", self.platform and _shown(self.platform)]
+        details += [f"{_shown(name)}={_shown(value)}" for name, value in sorted(self.labels.items())]
+        listed = ", ".join(filter(None, details))
+        return f"{self.descriptor.digest} ({listed})" if listed else f"{self.descriptor.digest}"
 
 
 class _Platform(BaseModel):
@@ -72,7 +73,7 @@ class _Entry(DescriptorDocument):
 
 
 class _Index(BaseModel):
-    """An image index as it is written (OCI image spec, "Image Index")."""
+    """An image index in a document (OCI image spec, "Image Index")."""
 
     model_config = ConfigDict(strict=True, hide_input_in_errors=True)
 
@@ -82,7 +83,7 @@ class _Index(BaseModel):
 
 
 def is_index(data: bytes) -> bool:
-    """Tell whether a document is to be read as an index; one that cannot be read at all is not."""
+    """Tell whether a document is an index; one that is not JSON is none."""
     try:
         members = read_json(data)
     except ValueError:
@@ -91,7 +92,7 @@ def is_index(data: bytes) -> bool:
 
 
 def parse_index(data: bytes, origin: str, media_type: str | None = None) -> tuple[IndexEntry, ...]:
-    """Read an index, each digest once; `media_type` is the one under which it was sent, where known.
+    """Parse an index, each digest once; `media_type` is the one under which it was sent, where known.
 
     Raises NotAKit for an index that is a manifest as well, and KitError for one that is broken.
     """
@@ -104,12 +105,12 @@ def parse_index(data: bytes, origin: str, media_type: str | None = None) -> tupl
     stated = agreed_type(index.media_type, media_type, origin, "index")
     if stated not in (None, OCI_INDEX, _DOCKER_LIST):
         raise KitError(
-            f"{origin}: its index has the media type {stated!r}, which is no index's; push it again"
+            f"{origin}: its index has the media type {stated!r}, which is not an index's; push it again"
         )
-    found: dict[Digest, IndexEntry] = {}
+    entries: dict[Digest, IndexEntry] = {}
     for entry in index.manifests:
-        found.setdefault(entry.digest, entry.entry())
-    return tuple(found.values())
+        entries.setdefault(entry.digest, entry.entry())
+    return tuple(entries.values())
 
 
 def choose_kit(
@@ -117,38 +118,40 @@ def choose_kit(
 ) -> Descriptor:
     """Return the one kit of an index; `read` returns the manifest of an entry, verified.
 
-    Raises NotAKit where there is none, or more than one: the message says what there is. Raises what
-    `parse_index` and `read` raise, but for NotFound: an index may list what its repository has not.
+    Raises NotAKit, which lists the entries, where there is none or more than one; and what `parse_index` and
+    `read` raise, except for NotFound: an index may list manifests that its repository does not have.
     """
     entries = parse_index(data, origin, media_type)
     kits: list[IndexEntry] = []
     others: Counter[str] = Counter()
     for entry in entries[:MAX_ENTRIES]:
-        other = _other(entry.descriptor, origin, read)
-        if other is None:
+        kind = _other_kind(entry.descriptor, origin, read)
+        if kind is None:
             kits.append(entry)
         else:
-            others[other] += 1
-    unseen = len(entries) - MAX_ENTRIES
-    if len(kits) == 1 and unseen <= 0:
+            others[kind] += 1
+    unread = len(entries) - MAX_ENTRIES
+    if len(kits) == 1 and unread <= 0:
         return kits[0].descriptor
-    rest = [f"{what} (×{count})" if count > 1 else what for what, count in others.items()]
-    if unseen > 0:
-        rest.append(f"{unseen} entries that were not looked at")
+    rest = [f"{kind} (×{count})" if count > 1 else kind for kind, count in others.items()]
+    if unread > 0:
+        rest.append(f"{unread} entries that were not read")
     if kits:
-        found = f"an index with {'; '.join(map(str, kits))}"
-        beside = f"; beside that it has {', '.join(rest)}" if rest else ""
-        raise NotAKit(f"{origin} is {found}{beside}; name one kit of it by its digest or its own tag")
-    what = f"an index with no kit in it, but {', '.join(rest)}"
+        listed = "; ".join(map(str, kits))
+        besides = f"; besides, it has {', '.join(rest)}" if rest else ""
+        raise NotAKit(
+            f"{origin} is an index with {listed}{besides}; name one kit of it by its digest or its own tag"
+        )
+    description = f"an index with no kit in it, but {', '.join(rest)}"
     if not entries:
-        what = "an empty index"
-    elif set(others) == {_IMAGE} and unseen <= 0:
-        what = "an index of container images"
-    raise NotAKit(f"{origin} is {what}; name a ModelKit or a ModelPack")
+        description = "an empty index"
+    elif set(others) == {_IMAGE} and unread <= 0:
+        description = "an index of container images"
+    raise NotAKit(f"{origin} is {description}; name a ModelKit or a ModelPack")
 
 
-def _other(descriptor: Descriptor, origin: str, read: Callable[[Descriptor], bytes]) -> str | None:
-    """Say what an entry is where it is no kit."""
+def _other_kind(descriptor: Descriptor, origin: str, read: Callable[[Descriptor], bytes]) -> str | None:
+    """Return what an entry is, None for a kit."""
     if descriptor.media_type in (OCI_INDEX, _DOCKER_LIST):
         return "a nested index"
     if descriptor.media_type.startswith(_DOCKER_MANIFESTS):
@@ -159,8 +162,8 @@ def _other(descriptor: Descriptor, origin: str, read: Callable[[Descriptor], byt
         data = read(descriptor)
     except NotFound:
         return "a manifest that its repository does not have"
-    found = read_manifest(data, f"{origin}: {descriptor.digest}", descriptor.media_type)
-    return found if isinstance(found, str) else None
+    manifest = read_manifest(data, f"{origin}: {descriptor.digest}", descriptor.media_type)
+    return manifest if isinstance(manifest, str) else None
 
 
 def _shown(text: str) -> str:

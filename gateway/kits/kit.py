@@ -1,4 +1,4 @@
-"""A kit: what a reference resolved to, each layer matched with what the Kitfile says of it."""
+"""A kit: what a reference resolved to, each layer matched with its entry in the Kitfile."""
 
 import posixpath
 from collections import defaultdict, deque
@@ -14,7 +14,7 @@ from gateway.oci.reference import Digest, Reference
 
 _MODEL_ROLES = frozenset({Role.MODEL, Role.PART})
 _NEEDED = _MODEL_ROLES | {Role.CODE}
-_SHOWN = 8  # faults of one kind
+_MAX_SHOWN = 8  # errors of one kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +33,18 @@ class Kit:
 
     @classmethod
     def of(cls, reference: Reference, digest: Digest, manifest: Manifest, kitfile: Kitfile) -> "Kit":
-        """Match layers and Kitfile; raises InvalidKitfile where they contradict each other."""
+        """Match layers and Kitfile. Raises InvalidKitfile where they contradict each other."""
         try:
-            layers = _matched(manifest, kitfile)
+            layers = _match_layers(manifest, kitfile)
             return cls(reference, digest, manifest, kitfile, layers, _model_name(kitfile, layers))
         except InvalidKitfile as error:
             raise InvalidKitfile(
-                f"{reference}: its manifest and its Kitfile do not go together: {error}; pack the kit again"
+                f"{reference}: its manifest and its Kitfile contradict each other: {error}; "
+                "pack the kit again"
             ) from error
 
     def needed_layers(self, with_code: bool = False) -> tuple[Layer, ...]:
-        """Return what serving needs: model and parts, and code if asked for; never datasets or docs."""
+        """Return the layers that serving needs: model, parts, and code if `with_code`, never datasets."""
         roles = _NEEDED if with_code else _MODEL_ROLES
         return tuple(layer for layer in self.layers if layer.role in roles)
 
@@ -54,27 +55,27 @@ class Kit:
 
     @property
     def key(self) -> str:
-        """What names the kit on a node: its digest in hex; with parents, that of its and their digests."""
+        """The kit's name on a node: its digest in hex; with parents, a digest over its and their digests."""
         digests = " ".join(link.digest.hex for link in self.chain)
         return Digest.of(digests.encode()).hex if self.parents else digests
 
     @property
     def size(self) -> int:
-        """Bytes of the layers that serving needs, parents' included, as they are stored."""
+        """The bytes of the layers that serving needs, parents' included, as they are stored."""
         return sum(layer.descriptor.size for link in self.chain for layer in link.needed_layers())
 
 
-def _matched(manifest: Manifest, kitfile: Kitfile) -> tuple[Layer, ...]:
+def _match_layers(manifest: Manifest, kitfile: Kitfile) -> tuple[Layer, ...]:
     entries = list(kitfile.entries())
     if manifest.format is Format.MODELPACK and all(entry.digest is None for _, _, entry in entries):
-        layers = _described_by_themselves(manifest.layers, kitfile.layer_diff_ids)
+        layers = _match_diff_ids(manifest.layers, kitfile.layer_diff_ids)
     else:
-        layers = _described_by_entries(manifest.layers, entries)
+        layers = _match_entries(manifest.layers, entries)
     _check_paths(layers)
     return layers
 
 
-def _described_by_themselves(layers: tuple[Layer, ...], diff_ids: tuple[Digest, ...]) -> tuple[Layer, ...]:
+def _match_diff_ids(layers: tuple[Layer, ...], diff_ids: tuple[Digest, ...]) -> tuple[Layer, ...]:
     if not diff_ids:
         return layers
     if len(diff_ids) != len(layers):
@@ -82,67 +83,69 @@ def _described_by_themselves(layers: tuple[Layer, ...], diff_ids: tuple[Digest, 
     return tuple(replace(layer, diff_id=digest) for layer, digest in zip(layers, diff_ids, strict=True))
 
 
-def _described_by_entries(
+def _match_entries(
     layers: tuple[Layer, ...], entries: Sequence[tuple[str, Role, Entry]]
 ) -> tuple[Layer, ...]:
-    """Match by digest; kits from before KitOps 0.5 have none, and their layers are in the Kitfile's order."""
-    legacy = all(entry.digest is None for _, _, entry in entries)
-    waiting: dict[tuple[Role, Digest | None], deque[tuple[str, Role, Entry]]] = defaultdict(deque)
-    for where, role, entry in entries:
-        if entry.digest is None and not legacy:
-            raise InvalidKitfile(f"{where}: has no digest, where others have one")
-        waiting[role if legacy else _group(role), entry.digest].append((where, role, entry))
+    """Match by digest; in kits from before KitOps 0.5, which have none, by role and order."""
+    is_legacy = all(entry.digest is None for _, _, entry in entries)
+    unmatched: dict[tuple[Role, Digest | None], deque[tuple[str, Role, Entry]]] = defaultdict(deque)
+    for field, role, entry in entries:
+        if entry.digest is None and not is_legacy:
+            raise InvalidKitfile(f"{field}: has no digest, where others have one")
+        unmatched[role if is_legacy else _group(role), entry.digest].append((field, role, entry))
     matched = []
     for position, layer in enumerate(layers):
-        found = waiting[(layer.role, None) if legacy else (_group(layer.role), layer.descriptor.digest)]
-        if found:
-            where, role, entry = found.popleft()
-            # A prompt is one by the manifest's word or the Kitfile's.
+        key = (layer.role, None) if is_legacy else (_group(layer.role), layer.descriptor.digest)
+        if unmatched[key]:
+            field, role, entry = unmatched[key].popleft()
+            # A layer is a prompt where the manifest or the Kitfile says so.
             layer = replace(layer, role=role) if role is Role.PROMPT else layer
-            matched.append((_merge_legacy if legacy else _merge)(layer, where, entry))
+            matched.append((_merge_legacy if is_legacy else _merge)(layer, field, entry))
         elif layer.role is Role.OTHER:
             matched.append(layer)
         else:
-            raise InvalidKitfile(f"{_named(layer, position)} is not, or not so often, in the Kitfile")
-    left = [said for group in waiting.values() for said in group]
-    if left:
-        raise InvalidKitfile("; ".join(_missing(where, entry, layers) for where, _, entry in left[:_SHOWN]))
+            raise InvalidKitfile(f"{_describe(layer, position)} is not in the Kitfile, or not as often")
+    missing = [item for group in unmatched.values() for item in group]
+    if missing:
+        raise InvalidKitfile(
+            "; ".join(_missing(field, entry, layers) for field, _, entry in missing[:_MAX_SHOWN])
+        )
     return tuple(matched)
 
 
-def _missing(where: str, entry: Entry, layers: tuple[Layer, ...]) -> str:
+def _missing(field: str, entry: Entry, layers: tuple[Layer, ...]) -> str:
     if entry.digest is None:
-        return f"{where}: the manifest has no layer for it"
+        return f"{field}: the manifest has no layer for it"
     for layer in layers:
         if layer.descriptor.digest == entry.digest:
             if layer.role is Role.OTHER:
-                return f"{where}: its layer has the type {layer.descriptor.media_type!r}, which is not known"
-            return f"{where}: the manifest has {entry.digest} as a {layer.role.value} layer, or not so often"
-    return f"{where}: the manifest has no layer {entry.digest}"
+                return f"{field}: its layer has the type {layer.descriptor.media_type!r}, which is not known"
+            return f"{field}: the manifest has {entry.digest} as a {layer.role.value} layer, or not as often"
+    return f"{field}: the manifest has no layer {entry.digest}"
 
 
 def _group(role: Role) -> Role:
-    # A part may be packed as one more weight layer; prompts are code to those who do not know them.
+    # Some tools pack a part as one more model layer, and a prompt as code.
     return {Role.PART: Role.MODEL, Role.PROMPT: Role.CODE}.get(role, role)
 
 
-def _merge(layer: Layer, where: str, entry: Entry) -> Layer:
+def _merge(layer: Layer, field: str, entry: Entry) -> Layer:
     if entry.path and layer.role in _NEEDED:
-        _checked(where, entry.path)
+        _checked(field, entry.path)
     return replace(layer, path=layer.path or entry.path, diff_id=entry.diff_id)
 
 
-def _merge_legacy(layer: Layer, where: str, entry: Entry) -> Layer:
-    """Old tars begin at the last part of the Kitfile's path, so they are unpacked beside it."""
+def _merge_legacy(layer: Layer, field: str, entry: Entry) -> Layer:
+    """Merge an old kit's entry: its tar begins at the last part of the path, so the parent is its root."""
     if not entry.path:
-        raise InvalidKitfile(f"{where}.path: is missing, in a kit whose layers are unpacked beside it")
+        raise InvalidKitfile(f"{field}.path: is missing; a kit without digests needs it to be unpacked")
     if layer.role not in _NEEDED:
         return replace(layer, path=entry.path)
-    return replace(layer, path=entry.path, root=posixpath.dirname(_checked(where, entry.path)))
+    return replace(layer, path=entry.path, root=posixpath.dirname(_checked(field, entry.path)))
 
 
 def _check_paths(layers: tuple[Layer, ...]) -> None:
-    """Refuse what no unpacking could come well out of, before anything is pulled for it."""
+    """Refuse layers that could not be unpacked, before they are pulled."""
     seen: dict[tuple[Digest, str | None] | str, int] = {}
     for position, layer in enumerate(layers):
         if layer.role not in _NEEDED:
@@ -150,21 +153,21 @@ def _check_paths(layers: tuple[Layer, ...]) -> None:
         target: tuple[Digest, str | None] | str = (layer.descriptor.digest, layer.path)
         if layer.archive is Archive.RAW:
             if not layer.path:
-                raise InvalidKitfile(f"{_named(layer, position)} is a single file, and nothing says which")
+                raise InvalidKitfile(f"{_describe(layer, position)} is a single file without a path")
             target = _checked(f"layers.{position}", layer.path)
         if target in seen:
-            raise InvalidKitfile(f"{_named(layer, position)} repeats layers.{seen[target]}")
+            raise InvalidKitfile(f"{_describe(layer, position)} repeats layers.{seen[target]}")
         seen[target] = position
 
 
-def _checked(where: str, path: str) -> str:
+def _checked(field: str, path: str) -> str:
     try:
         return safe_path(path)
     except UnsafeArchive as error:
-        raise InvalidKitfile(f"{where}.path: {error}") from error
+        raise InvalidKitfile(f"{field}.path: {error}") from error
 
 
-def _named(layer: Layer, position: int) -> str:
+def _describe(layer: Layer, position: int) -> str:
     return f"layers.{position} ({layer.role.value}, {layer.descriptor.digest})"
 
 

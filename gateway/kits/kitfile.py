@@ -1,7 +1,7 @@
-"""The Kitfile: what the maker of a kit says about it.
+"""The Kitfile: the description of a kit by its author.
 
-A ModelKit carries it as its config blob. A ModelPack made by kit carries it as an annotation; any other
-ModelPack has a model-spec config, from which the same model is filled as far as it goes.
+In a ModelKit it is the config blob, in a ModelPack made by kit an annotation. Any other ModelPack has a
+model-spec config, which is turned into a Kitfile as far as possible.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ MAX_CONFIG = 4 * 1024 * 1024
 _KITFILE = "ml.kitops.modelkit.kitfile"
 
 
-class _Part(BaseModel):
-    # Others write Kitfiles, and newer ones: unknown members are left alone, and 1.0 is read as "1.0".
+class _Lenient(BaseModel):
+    # Other tools write Kitfiles, too: unknown members are ignored, and 1.0 is read as "1.0".
     model_config = ConfigDict(
         frozen=True,
         extra="ignore",
@@ -31,19 +31,19 @@ class _Part(BaseModel):
     )
 
 
-def _present(value: Any) -> Any:
+def _null_as_empty(value: Any) -> Any:
     return () if value is None else value
 
 
-def _object(value: Any) -> Any:
+def _null_as_object(value: Any) -> Any:
     return {} if value is None else value
 
 
-class Entry(_Part):
-    """Something packed as a layer.
+class Entry(_Lenient):
+    """An entry that is packed as a layer.
 
-    `path` is relative to the kit; `digest` is of the layer's blob and `diff_id` of its uncompressed bytes,
-    both None in kits from before KitOps 0.5. What has a `remote_path` is elsewhere, and no layer.
+    `path` is relative to the kit. `digest` is that of the layer's blob and `diff_id` that of its uncompressed
+    bytes, both None in kits from before KitOps 0.5. An entry with a `remote_path` is not packed.
     """
 
     name: str | None = None
@@ -56,39 +56,39 @@ class Entry(_Part):
 
 
 class ModelPart(Entry):
-    """A part of the model that is packed on its own, such as a tokenizer."""
+    """A part of the model that is a layer of its own, such as a tokenizer."""
 
     type: str | None = None
 
 
-Entries = Annotated[tuple[Entry, ...], BeforeValidator(_present)]
+Entries = Annotated[tuple[Entry, ...], BeforeValidator(_null_as_empty)]
 
 
 class Model(Entry):
-    """The model: `framework` and `format` are free text, hints at best; `parameters` is any JSON."""
+    """The model; `framework` and `format` are free text, mere hints; `parameters` is any JSON."""
 
     framework: str | None = None
     format: str | None = None
     version: str | None = None
-    parts: Annotated[tuple[ModelPart, ...], BeforeValidator(_present)] = ()
+    parts: Annotated[tuple[ModelPart, ...], BeforeValidator(_null_as_empty)] = ()
     parameters: JsonValue = None
 
 
-class Package(_Part):
+class Package(_Lenient):
     """The kit as a whole."""
 
     name: str | None = None
     version: str | None = None
     description: str | None = None
     license: str | None = None
-    authors: Annotated[tuple[str, ...], BeforeValidator(_present)] = ()
+    authors: Annotated[tuple[str, ...], BeforeValidator(_null_as_empty)] = ()
 
 
-class Kitfile(_Part):
+class Kitfile(_Lenient):
     """A Kitfile; every member is optional, as in KitOps."""
 
     manifest_version: str | None = Field(alias="manifestVersion", default=None)
-    package: Annotated[Package, BeforeValidator(_object)] = Package()
+    package: Annotated[Package, BeforeValidator(_null_as_object)] = Package()
     model: Model | None = None
     code: Entries = ()
     datasets: Entries = ()
@@ -96,26 +96,26 @@ class Kitfile(_Part):
     prompts: Entries = ()
     mcp_servers: Entries = Field(alias="mcpServers", default=())
     layer_diff_ids: tuple[DigestField, ...] = Field(default=(), exclude=True)
-    """The digest of each layer's uncompressed bytes, where a ModelPack's config stands in for a Kitfile."""
+    """The digest of each layer's uncompressed bytes, where this was a ModelPack's config."""
 
     def entries(self) -> Iterator[tuple[str, Role, Entry]]:
-        """Yield everything that is a layer, with where it is said, in the order in which kit packs it."""
+        """Yield the entries that are layers, with field and role, in the order in which kit packs them."""
         if self.model is not None:
             if (self.model.path or self.model.digest) and self.parent is None:
                 yield "model", Role.MODEL, self.model
-            yield from _listed("model.parts", Role.PART, self.model.parts)
-        yield from _listed("code", Role.CODE, self.code)
-        yield from _listed("datasets", Role.DATASET, self.datasets)
-        yield from _listed("docs", Role.DOCS, self.docs)
-        yield from _listed("prompts", Role.PROMPT, self.prompts)
-        yield from _listed("mcpServers", Role.MCP_SERVER, self.mcp_servers)
+            yield from _list_entries("model.parts", Role.PART, self.model.parts)
+        yield from _list_entries("code", Role.CODE, self.code)
+        yield from _list_entries("datasets", Role.DATASET, self.datasets)
+        yield from _list_entries("docs", Role.DOCS, self.docs)
+        yield from _list_entries("prompts", Role.PROMPT, self.prompts)
+        yield from _list_entries("mcpServers", Role.MCP_SERVER, self.mcp_servers)
 
     @property
     def parent(self) -> str | None:
-        """The reference of the kit whose model this one uses, if `model.path` is one.
+        """The reference of the kit whose model this one uses, where `model.path` is a reference.
 
-        kit takes a path for a reference when it has a ":" or "@" and parses as one; a model with a digest
-        has a layer, and so a path.
+        A path with a ":" or "@" that parses as a reference is one, as in kit; but a model with a digest is a
+        layer of this kit.
         """
         if self.model is None or self.model.digest is not None:
             return None
@@ -123,56 +123,58 @@ class Kitfile(_Part):
         return path if is_kit_reference(path) else None
 
 
-def _listed(where: str, role: Role, entries: Sequence[Entry]) -> Iterator[tuple[str, Role, Entry]]:
+def _list_entries(field: str, role: Role, entries: Sequence[Entry]) -> Iterator[tuple[str, Role, Entry]]:
     for position, entry in enumerate(entries):
         if not entry.remote_path:
-            yield f"{where}.{position}", role, entry
+            yield f"{field}.{position}", role, entry
 
 
-class _Descriptor(_Part):
+class _Descriptor(_Lenient):
     name: str | None = None
     version: str | None = None
     title: str | None = None
     description: str | None = None
-    authors: Annotated[tuple[str, ...], BeforeValidator(_present)] = ()
-    licenses: Annotated[tuple[str, ...], BeforeValidator(_present)] = ()
+    authors: Annotated[tuple[str, ...], BeforeValidator(_null_as_empty)] = ()
+    licenses: Annotated[tuple[str, ...], BeforeValidator(_null_as_empty)] = ()
 
 
-class _Config(_Part):
+class _Config(_Lenient):
     format: str | None = None
 
 
-class _ModelFiles(_Part):
-    # "diff_ids" up to model-spec 0.0.6.
-    diff_ids: Annotated[tuple[DigestField, ...], BeforeValidator(_present)] = Field(
+class _ModelFiles(_Lenient):
+    # Called "diff_ids" up to model-spec 0.0.6.
+    diff_ids: Annotated[tuple[DigestField, ...], BeforeValidator(_null_as_empty)] = Field(
         validation_alias=AliasChoices("diffIds", "diff_ids"), default=()
     )
 
 
-class _ModelPack(_Part):
+class _ModelPack(_Lenient):
     """A ModelPack's config (CNCF model-spec, "Model Artifact Configuration")."""
 
-    descriptor: Annotated[_Descriptor, BeforeValidator(_object)] = _Descriptor()
-    config: Annotated[_Config, BeforeValidator(_object)] = _Config()
-    files: Annotated[_ModelFiles, BeforeValidator(_object)] = Field(alias="modelfs", default=_ModelFiles())
+    descriptor: Annotated[_Descriptor, BeforeValidator(_null_as_object)] = _Descriptor()
+    config: Annotated[_Config, BeforeValidator(_null_as_object)] = _Config()
+    files: Annotated[_ModelFiles, BeforeValidator(_null_as_object)] = Field(
+        alias="modelfs", default=_ModelFiles()
+    )
 
     def kitfile(self) -> Kitfile:
-        about = self.descriptor
+        descriptor = self.descriptor
         kitfile = Kitfile(
             package=Package(
-                name=about.name,
-                version=about.version,
-                description=about.description or about.title,
-                license=", ".join(about.licenses) or None,
-                authors=about.authors,
+                name=descriptor.name,
+                version=descriptor.version,
+                description=descriptor.description or descriptor.title,
+                license=", ".join(descriptor.licenses) or None,
+                authors=descriptor.authors,
             ),
-            model=Model(name=about.name, version=about.version, format=self.config.format),
+            model=Model(name=descriptor.name, version=descriptor.version, format=self.config.format),
         )
         return kitfile.model_copy(update={"layer_diff_ids": self.files.diff_ids})
 
 
 def read_kitfile(manifest: Manifest, config: bytes, origin: str) -> Kitfile:
-    """Read a kit's Kitfile from its config blob or annotation; `origin` is named in errors.
+    """Parse a kit's Kitfile from its config blob or annotation; `origin` is named in errors.
 
     Raises InvalidKitfile.
     """

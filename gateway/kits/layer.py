@@ -27,7 +27,7 @@ class Role(Enum):
 
 
 class Archive(Enum):
-    """How a layer holds its files: many in a tar, or one as it is."""
+    """How a layer holds its files: in a tar, or as one raw file."""
 
     TAR = "tar"
     RAW = "raw"
@@ -72,12 +72,12 @@ _FAMILIES = {
 
 LAYER_TYPES: Mapping[str, tuple[Role, Archive, Compression]] = MappingProxyType(
     {
-        f"application/vnd.{family}.{base}.v1.{packing}": (role, *how)
+        f"application/vnd.{family}.{base}.v1.{suffix}": (role, *packing)
         for family, roles in _FAMILIES.items()
         for base, role in roles.items()
-        for packing, how in _PACKINGS.items()
+        for suffix, packing in _PACKINGS.items()
         # The ModelPack specification has no compressed raw layers.
-        if family == "kitops.modelkit" or not packing.startswith("raw+")
+        if family == "kitops.modelkit" or not suffix.startswith("raw+")
     }
     | {"application/vnd.kitops.modelkit.mcpb.v1.raw": (Role.MCP_SERVER, Archive.RAW, Compression.NONE)}
 )
@@ -91,8 +91,8 @@ _SUBTYPE = "ml.kitops.modelkit.layer-subtype"
 class Layer:
     """One layer: its blob, what it is for, how it is packed.
 
-    `path` is the file or directory it holds, as the manifest or the Kitfile says; None where neither does.
-    `root` is the directory of the kit, "" for its top, that names in a tar are relative to. `diff_id` is the
+    `path` is the file or directory in it, as the manifest or the Kitfile states; None where neither does.
+    `root` is the directory of the kit, "" for its top, that paths in a tar are relative to. `diff_id` is the
     digest of the uncompressed bytes, where the kit states one.
     """
 
@@ -106,7 +106,7 @@ class Layer:
 
     @classmethod
     def of(cls, descriptor: Descriptor) -> "Layer":
-        """Read a layer's descriptor; a media type that is not known makes it Role.OTHER."""
+        """Return the layer of a descriptor; a media type that is not known makes it Role.OTHER."""
         other = (Role.OTHER, Archive.RAW, Compression.NONE)
         role, archive, compression = LAYER_TYPES.get(descriptor.media_type, other)
         if role is Role.CODE and descriptor.annotations.get(_SUBTYPE) == "prompt":

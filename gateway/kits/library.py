@@ -1,10 +1,35 @@
-"""The kits of one node: from a reference to a verified, unpacked directory.
+"""The kits of one node: from a reference to a verified, unpacked directory that is in use.
 
-    kits/          unpacked kits (see directories.py)
-    parents/       which kits the parents of a kit were (see lookup.py)
-    trust/         what was judged of which kit by which policy
+A kit passes through these states. `Library.describe` ends at manifest, `judge` at judged, `open` at leased.
 
-Blobs are beside them, in the node's Store. Several processes may use one library at the same time.
+    State      Reached by                       What is then on this node
+    reference  the caller                       nothing
+    digest     Lookup: a source's `resolve`     nothing
+    manifest   Lookup                           manifest and Kitfile in blobs/; parents' digests in parents/
+    judged     trust.judge                      the verdict in trust/, where the policy has keys
+    blobs      Pull: Store.fetch                layers in blobs/; of one that still arrives, a part in ingest/
+    unpacked   Pull: Tree; KitDirectories       the read-only directory kits/KEY/ and its inventory
+    leased     Cache.lease                      a shared lock on locks/use-KEY, held by an UnpackedKit
+    evicted    Cache.make_room, Cache.prune     nothing but blobs that other kits need
+
+Rules:
+
+1. A kit is its digest; a tag only points to it. KEY is the digest, or for a kit with parents a digest over
+   all of theirs. A pinned kit that is on this node and was judged is opened without a request.
+2. The policy comes first: its registries before any request, the rest before any layer is fetched. A verdict
+   is stored per kit and policy, except for the registry, which is judged each time.
+3. Nothing unverified is used: manifests and blobs by digest and size, layers once more as they are unpacked
+   unless they were fetched just now, files by their inventory.
+4. A directory without an inventory does not exist: the inventory is written last and removed first.
+5. One process works on a kit at a time, under the lock kit-KEY. Others wait, and then find it unpacked.
+6. A lease is taken before the kit is looked for. Eviction claims the lease of each kit, so it never removes
+   one that is leased. Blobs of no kit are removed only while nobody pulls.
+7. A pull that fails leaves no directory, but whole blobs, and parts that the next one resumes. Where the disk
+   is full or fails, it removes what it fetched.
+8. A damaged blob of this node is fetched again, once. Where the blobs are intact, the kit itself is wrong.
+9. Unpacked files are not synced to disk: after another boot of the machine, each is read once before use.
+
+Several processes may use one library, each with a Library of its own.
 """
 
 from collections.abc import Sequence
@@ -17,27 +42,27 @@ from gateway.errors import ContentError, KitError, StoreError
 from gateway.kits.cache import Cache
 from gateway.kits.datasets import Dataset, find_dataset, read_dataset
 from gateway.kits.directories import (
-    Seal,
-    SealedBlob,
-    SealedTrees,
+    Inventory,
+    InventoryBlob,
+    KitDirectories,
     boot_id,
+    inventory_files,
+    inventory_layers,
     remove_tree,
-    sealed_files,
-    sealed_layers,
 )
 from gateway.kits.kit import Kit
 from gateway.kits.layer import Layer, Role
 from gateway.kits.lookup import Lookup
 from gateway.kits.pull import Progress, Pull
-from gateway.kits.shared_layers import Donors
+from gateway.kits.shared_layers import SharedLayers
 from gateway.kits.tree import Tree
 from gateway.kits.trust import (
     ANYTHING,
     Policy,
     Verdict,
+    combined_verdict,
     judge,
     judge_registry,
-    together,
     verdict_from_json,
     verdict_to_json,
 )
@@ -49,15 +74,15 @@ from gateway.oci.store import Store
 
 __all__ = ["Kit", "Layer", "Library", "Progress", "Role", "UnpackedKit"]
 
-_ANYWHERE = SourceOptions()
+_DEFAULT_SOURCES = SourceOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class UnpackedKit:
-    """A kit in a directory of this node: read-only, and there until `lease` is given back.
+    """A kit in a read-only directory of this node, which stays until `lease` is released.
 
-    `from_cache` says that it was unpacked before; `pulled_bytes` is what came from the source for it, and
-    `unpack_seconds` the time that unpacking took, added up over threads.
+    `from_cache` says that it was unpacked before; `pulled_bytes` is what came from sources for it, and
+    `unpack_seconds` the time that unpacking took, summed over threads.
     """
 
     kit: Kit
@@ -70,39 +95,41 @@ class UnpackedKit:
 
     @property
     def model_path(self) -> Path:
-        """The model's file or directory; the kit's own directory where the kit names neither."""
+        """The model's file or directory; the kit's own directory where the Kitfile names none."""
         return self.path / self.kit.model_name
 
 
 class Library:
-    """Kits and their blobs under `root`; `sources` says how their sources are reached.
+    """The kits of this node under `root`; `sources` says how their sources are reached.
 
-    `limit` is how many bytes all of it may take: the least recently used go first, and what is in use never.
-    Every method raises the RegistryError family where a source is asked, the ContentError family for
-    bytes that are not what was promised, and StoreError where this node's disk fails.
+    `limit` is how many bytes all of it may take; None for as many as the disk has. Every method raises the
+    RegistryError family where a source fails, the ContentError family for bytes that are not what their
+    descriptor states, and StoreError where this node's disk fails.
     """
 
-    def __init__(self, root: Path, sources: SourceOptions = _ANYWHERE, limit: int | None = None) -> None:
+    def __init__(
+        self, root: Path, sources: SourceOptions = _DEFAULT_SOURCES, limit: int | None = None
+    ) -> None:
         self._store = Store(root)
         self._sources = sources
-        self._pins = root / "parents"
+        self._parents = root / "parents"
         self._verdicts = root / "trust"
         with self._store.disk_errors():
-            self._trees = SealedTrees(root / "kits")
-            self._pins.mkdir(exist_ok=True)
+            self._directories = KitDirectories(root / "kits")
+            self._parents.mkdir(exist_ok=True)
             self._verdicts.mkdir(exist_ok=True)
-        self.cache = Cache(self._store, self._trees, limit)
+        self.cache = Cache(self._store, self._directories, limit)
 
     def describe(self, reference: Reference, policy: Policy = ANYTHING) -> Kit:
-        """Return what a reference names, without its layers; asks nobody when it is pinned and known.
+        """Return the kit that a reference names, its layers not fetched.
 
         An index is followed to the one kit in it. Raises NotAKit, InvalidKitfile or KitError for what cannot
-        be served, and NotTrusted, before anyone is asked, for a place that the policy does not allow.
+        be served, and NotTrusted, before any request, for a registry that the policy does not allow.
         """
         return self._lookup().kit(reference, policy)
 
     def judge(self, kit: Kit, policy: Policy) -> Verdict:
-        """Return what the policy says of a kit that may be served; raises NotTrusted for one that may not."""
+        """Return why the policy allows a kit. Raises NotTrusted for one that it does not allow."""
         return self._judge(kit, policy, self._lookup())
 
     def open(
@@ -113,12 +140,11 @@ class Library:
         policy: Policy = ANYTHING,
         parents: Sequence[Reference] = (),
     ) -> UnpackedKit:
-        """Return the kit's directory: judged, pulled, verified, unpacked and sealed, by whoever comes first.
+        """Return the kit that a reference names, unpacked and leased.
 
-        `parents` are the kit's, pinned, where another node has looked them up: nodes must not differ in them.
-        Asks nobody when the reference is pinned, and the kit is here and was judged by this policy. Raises
-        what `describe` and `judge` raise, and UnsafeArchive for a layer that must not be unpacked; nothing of
-        a kit is left behind then but whole blobs, and what a later try can go on with.
+        `parents` are the kit's parents, pinned, where another node has looked them up: all nodes must use the
+        same ones. Raises what `describe` and `judge` raise, and UnsafeArchive for a layer that must not be
+        unpacked.
         """
         lookup = self._lookup()
         with self.cache.pulling():
@@ -128,7 +154,7 @@ class Library:
             return self._open(kit, verdict, lookup, progress)
 
     def dataset(self, reference: Reference, name: str, policy: Policy = ANYTHING) -> Dataset:
-        """Return a dataset of a kit, by its name in the Kitfile or its path; nothing else is pulled for it.
+        """Return a dataset of a kit, by its name in the Kitfile or its path; fetch only its layer.
 
         Raises what `describe` and `judge` raise, and KitError where the kit has no such file.
         """
@@ -146,15 +172,15 @@ class Library:
         pull = None
         try:
             with self._store.lock(f"kit-{kit.key}"), self._store.disk_errors():
-                if self._trees.find(kit.key) is None:
-                    pull = self._bring(kit, lookup, progress)
-                self._name(kit)
+                if self._directories.check(kit.key) is None:
+                    pull = self._pull(kit, lookup, progress)
+                self._record_name(kit)
         except BaseException:
             lease.release()
             raise
         return UnpackedKit(
             kit=kit,
-            path=self._trees.path(kit.key),
+            path=self._directories.path(kit.key),
             verdict=verdict,
             lease=lease,
             from_cache=pull is None,
@@ -163,16 +189,16 @@ class Library:
         )
 
     def _lookup(self) -> Lookup:
-        return Lookup(self._store, self._sources, self._pins)
+        return Lookup(self._store, self._sources, self._parents)
 
     def _judge(self, kit: Kit, policy: Policy, lookup: Lookup) -> Verdict:
-        """Judge a kit and its parents; what took requests is remembered for when nobody answers them."""
+        """Judge a kit and its parents; store verdicts that took requests, as the source may be down later."""
         path = self._verdicts / f"{kit.key}.{policy.fingerprint}.json"
-        # Where a kit is from is not in its key.
+        # Judged each time, as the registry is no part of the key.
         registry, *_ = [judge_registry(link.reference, policy) for link in kit.chain]
         with self._store.disk_errors(), suppress(FileNotFoundError, ValueError):
             return replace(verdict_from_json(path.read_bytes()), registry=registry)
-        verdict = together(
+        verdict = combined_verdict(
             [judge(link, policy, partial(lookup.source, link.reference)) for link in kit.chain]
         )
         if policy.keys:
@@ -180,49 +206,49 @@ class Library:
                 replace_file(path, verdict_to_json(verdict).encode())
         return verdict
 
-    def _bring(self, kit: Kit, lookup: Lookup, progress: Progress | None) -> Pull:
+    def _pull(self, kit: Kit, lookup: Lookup, progress: Progress | None) -> Pull:
         """Pull and unpack a kit."""
         connections = lookup.connections(kit.reference)
-        with Donors(self._trees, self.cache.lease) as donors:
-            pull = Pull(self._store, kit, lookup.source, connections, donors, progress)
+        with SharedLayers(self._directories, self.cache.lease) as shared_layers:
+            pull = Pull(self._store, kit, lookup.source, connections, shared_layers, progress)
             try:
                 with self._store.disk_errors():
                     self.cache.make_room(pull.needed)
-                    self._unpack_sound(kit, pull)
+                    self._unpack_or_refetch(kit, pull)
             except StoreError:
-                pull.undo(self._trees.needed())
+                pull.undo(self._directories.needed_blobs())
                 raise
         return pull
 
-    def _unpack_sound(self, kit: Kit, pull: Pull) -> None:
-        """Unpack a kit; a blob that was damaged on this disk is had again, once."""
+    def _unpack_or_refetch(self, kit: Kit, pull: Pull) -> None:
+        """Unpack a kit; where blobs of this node are damaged, fetch them again and unpack it once more."""
         try:
             self._unpack(kit, pull)
         except ContentError:
             damaged = [digest for digest in pull.cached if not self._store.verify(digest)]
-            # Whole blobs mean a lying kit.
+            # With intact blobs, the kit itself is wrong.
             if not damaged:
                 raise
             self._unpack(kit, pull)
 
     def _unpack(self, kit: Kit, pull: Pull) -> None:
-        fresh = self._trees.begin(kit.key)
+        directory = self._directories.begin(kit.key)
         try:
-            tree = Tree(fresh, str(kit.reference), expected=kit.size)
-            layers = sealed_layers(pull.into(tree))
-            _check_model(kit, fresh)
-            tree.seal()
-            files = sealed_files(fresh, tree.files)
+            tree = Tree(directory, str(kit.reference), expected=kit.size)
+            layers = inventory_layers(pull.unpack_into(tree))
+            _check_model(kit, directory)
+            tree.make_read_only()
+            files = inventory_files(directory, tree.files)
         except BaseException:
-            remove_tree(fresh)
+            remove_tree(directory)
             raise
-        self._trees.finish(
+        self._directories.finish(
             kit.key,
-            Seal(
+            Inventory(
                 digest=kit.digest,
                 manifest_size=self._store.path(kit.digest).stat().st_size,
                 names=[],
-                blobs=[SealedBlob(digest=digest, size=size) for digest, size in self._blobs(kit).items()],
+                blobs=[InventoryBlob(digest=digest, size=size) for digest, size in self._blobs(kit).items()],
                 boot=boot_id(),
                 files=files,
                 layers=layers,
@@ -230,7 +256,7 @@ class Library:
         )
 
     def _blobs(self, kit: Kit) -> dict[Digest, int]:
-        """Return every blob that the kit and its parents need."""
+        """Return the blobs of the kit and its parents that serving needs, with their sizes."""
         return {
             digest: self._store.path(digest).stat().st_size
             for link in kit.chain
@@ -242,18 +268,18 @@ class Library:
             if self._store.has(digest)
         }
 
-    def _name(self, kit: Kit) -> None:
-        """Note by which reference a kit was opened."""
-        seal = self._trees.read(kit.key)
+    def _record_name(self, kit: Kit) -> None:
+        """Add the reference that a kit was opened by to its inventory."""
+        inventory = self._directories.read(kit.key)
         name = _name_in_index(kit.reference)
-        if seal is not None and name and name not in seal.names:
-            seal.names.append(name)
-            self._trees.write(kit.key, seal)
+        if inventory is not None and name and name not in inventory.names:
+            inventory.names.append(name)
+            self._directories.write(kit.key, inventory)
             self.cache.write_index()
 
 
 def _name_in_index(reference: Reference) -> str:
-    """Return what a kit is called in the node's own layout; "" for one that has no tag."""
+    """Return the name of a kit in the node's own layout; "" for a reference without a tag."""
     if reference.tag is None:
         return ""
     if isinstance(reference, RegistryReference):
@@ -264,7 +290,7 @@ def _name_in_index(reference: Reference) -> str:
 def _check_model(kit: Kit, root: Path) -> None:
     if not (root / kit.model_name).exists():
         raise KitError(
-            f"{kit.reference}: its model is to be at {kit.model_name!r}, and no layer has that; "
+            f"{kit.reference}: its model should be at {kit.model_name!r}, and no layer has that; "
             "pack the kit again"
         )
 
@@ -275,5 +301,5 @@ def _check_servable(kit: Kit) -> None:
 
 
 def cache_directory(home: Path) -> Path:
-    """Return where a Kitserve that keeps its things in `home` has its library."""
+    """Return the directory of the library of the Kitserve whose home is `home`."""
     return home.absolute() / "cache"

@@ -1,4 +1,4 @@
-"""What references mean: each followed to its kit, with the kit's parents, and no layer yet."""
+"""From a reference to its kit: manifest, Kitfile and parents, without layers."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from gateway.kits.indexes import choose_kit, is_index
 from gateway.kits.kit import Kit
 from gateway.kits.kitfile import MAX_CONFIG, read_kitfile
 from gateway.kits.manifest import parse_manifest
-from gateway.kits.parents import adopt, beside, with_parents
+from gateway.kits.parents import attach_parents, local_references, with_parents
 from gateway.kits.trust import Policy, judge_registry
 from gateway.oci.content import Descriptor, Source
 from gateway.oci.files import replace_file
@@ -22,14 +22,14 @@ from gateway.oci.reference import Digest, Reference, RegistryReference, parse_re
 from gateway.oci.sources import open_source
 from gateway.oci.store import Store
 
-_pinned = TypeAdapter(list[str])
+_pins = TypeAdapter(list[str])
 
 
 class Lookup:
-    """One use of the library: every source that it needs is opened once, when it is needed.
+    """The lookup of one kit and its parents; each source is opened once, when it is needed.
 
-    `pins` is a directory that remembers which kits the parents of a kit were when it was first looked up:
-    a version is a digest, and must not change with a tag that someone else moves.
+    `pins` is a directory with the digests that the parents of a kit had when it was first looked up: a
+    version must not change when the tag of a parent moves.
     """
 
     def __init__(self, store: Store, options: SourceOptions, pins: Path) -> None:
@@ -45,40 +45,40 @@ class Lookup:
         return self._sources[reference]
 
     def connections(self, reference: Reference) -> int:
-        """Return how many transfers may run at the same time for a kit."""
+        """Return how many layers of a kit may be fetched at the same time."""
         host = reference.host if isinstance(reference, RegistryReference) else ""
         return self._options.registry(host).connections
 
     def kit(self, reference: Reference, policy: Policy, parents: Sequence[Reference] = ()) -> Kit:
-        """Return what a reference names, and its parents; asks nobody where all is pinned and known.
+        """Return the kit that a reference names, and its parents.
 
-        `parents` are those that another node found for the same kit, pinned; without them, those that this
-        one found before hold.
-        Raises NotTrusted before anyone is asked for what the policy does not allow, NotAKit,
+        No request is made where all of it is pinned and on this node. `parents` are those that another node
+        has looked up for the same kit, pinned; without them, this node uses the ones it looked up before.
+        Raises NotTrusted, before any request, for a registry that the policy does not allow; NotAKit,
         InvalidKitfile, KitError, and what sources raise.
         """
-        kit = self._alone(reference, policy)
+        kit = self._without_parents(reference, policy)
         if kit.kitfile.parent is None:
             return kit
-        # By place, too: whoever has a copy of a kit elsewhere is not to say which parents it has here.
-        place = str(replace(kit.reference, tag=None))
-        pins = self._pins / f"{Digest.of(place.encode()).hex}.json"
+        # Per location, too: a copy of the kit in another registry must not decide which parents it has here.
+        location = str(replace(kit.reference, tag=None))
+        pins = self._pins / f"{Digest.of(location.encode()).hex}.json"
         with self._store.disk_errors():
-            known = parents or _read_pins(pins)
-        if known:
-            return adopt(kit, tuple(self._alone(parent, policy) for parent in known))
+            pinned = parents or _read_pins(pins)
+        if pinned:
+            return attach_parents(kit, tuple(self._without_parents(parent, policy) for parent in pinned))
         kit = with_parents(kit, lambda parent, child: self._parent(parent, child.reference, policy))
         with self._store.disk_errors():
             replace_file(pins, json.dumps([str(parent.reference) for parent in kit.parents]).encode())
         return kit
 
     def _parent(self, parent: Reference, child: Reference, policy: Policy) -> Kit:
-        for near in beside(child, parent):
+        for local in local_references(child, parent):
             with suppress(NotFound):
-                return self._alone(near, policy)
-        return self._alone(parent, policy)
+                return self._without_parents(local, policy)
+        return self._without_parents(parent, policy)
 
-    def _alone(self, reference: Reference, policy: Policy) -> Kit:
+    def _without_parents(self, reference: Reference, policy: Policy) -> Kit:
         judge_registry(reference, policy)
         descriptor = None
         data = self._store.read(reference.digest) if reference.digest else None
@@ -116,8 +116,8 @@ class Lookup:
 
 
 def _read_pins(path: Path) -> list[Reference]:
-    """Return the parents that were noted; none where there is no note, or a damaged one."""
+    """Return the stored parents; none where there is no file, or a damaged one."""
     try:
-        return [parse_reference(text) for text in _pinned.validate_json(path.read_bytes())]
+        return [parse_reference(text) for text in _pins.validate_json(path.read_bytes())]
     except (FileNotFoundError, ValueError, InvalidReference):
         return []

@@ -1,7 +1,7 @@
 """A kit's manifest: its format, its config and its layers.
 
-Two formats are read alike: KitOps ModelKits and CNCF ModelPacks (model-spec). A document that two honest
-readers could take for different things is refused.
+Two formats are read in the same way: KitOps ModelKits and CNCF ModelPacks (model-spec). A document that two
+correct readers could understand differently is refused.
 """
 
 from collections.abc import Iterable, Mapping
@@ -42,8 +42,8 @@ _OTHER_TYPES = {
     "application/vnd.docker.ai.model.config.v0.1+json": "a Docker model",
 }
 _SCHEMA_1 = "a container image of Docker's first schema"
-# What a manifest, an index or a descriptor is read by. Go's JSON takes these names in any case, Python's
-# in this one, and a document must not mean two things (compare CVE-2021-41190).
+# The members that decide what a manifest, an index or a descriptor means. Go reads them in any case, Python
+# only in this one; a document must not mean two things (compare CVE-2021-41190).
 _ESSENTIAL = {
     name.casefold(): name
     for name in (
@@ -67,7 +67,7 @@ _MAX_LAYERS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A kit's manifest, its layers in the order in which they were packed."""
+    """A kit's manifest; its layers are in the order in which they were packed."""
 
     format: Format
     config: Descriptor
@@ -76,7 +76,7 @@ class Manifest:
 
 
 class _Document(BaseModel):
-    """An OCI image manifest as it is written (OCI image spec, "Image Manifest")."""
+    """An OCI image manifest in a document (OCI image spec, "Image Manifest")."""
 
     model_config = ConfigDict(strict=True, hide_input_in_errors=True)
 
@@ -90,19 +90,19 @@ class _Document(BaseModel):
 
 
 def parse_manifest(data: bytes, origin: str, media_type: str | None = None) -> Manifest:
-    """Read a manifest; `origin` is the reference that errors name.
+    """Parse a manifest; `origin` is the reference that errors name.
 
-    `media_type` is the one under which the document was named or sent, where that is known; kit writes none
-    into its manifests. Raises NotAKit for any other artifact, and KitError for a manifest that is broken.
+    `media_type` is the one in the document's descriptor or answer, where that is known; kit writes none into
+    its manifests. Raises NotAKit for any other artifact, and KitError for a manifest that is broken.
     """
-    found = read_manifest(data, origin, media_type)
-    if isinstance(found, str):
-        raise NotAKit(f"{origin} is no kit: this is {found}; name a ModelKit or a ModelPack")
-    return found
+    manifest = read_manifest(data, origin, media_type)
+    if isinstance(manifest, str):
+        raise NotAKit(f"{origin} is no kit: this is {manifest}; name a ModelKit or a ModelPack")
+    return manifest
 
 
 def read_manifest(data: bytes, origin: str, media_type: str | None = None) -> Manifest | str:
-    """Read a manifest as `parse_manifest` does, but return what it is of where that is no kit.
+    """Parse a manifest as `parse_manifest` does, but return what the artifact is where it is no kit.
 
     Raises NotAKit for an index, and KitError for a manifest that is broken.
     """
@@ -121,25 +121,25 @@ def read_manifest(data: bytes, origin: str, media_type: str | None = None) -> Ma
         ) from error
     stated = agreed_type(document.media_type, media_type, origin, "manifest") or OCI_MANIFEST
     layers = tuple(Layer.of(entry.descriptor()) for entry in document.layers or ())
-    found = _format(document, origin)
-    if isinstance(found, str):
-        return found
+    format_ = _format(document, origin)
+    if isinstance(format_, str):
+        return format_
     if stated != OCI_MANIFEST:
         raise KitError(
             f"{origin}: its manifest has the media type {stated!r}, and a kit's has {OCI_MANIFEST}; "
             "push the kit again"
         )
-    return Manifest(found, document.config.descriptor(), layers, document.annotations or {})
+    return Manifest(format_, document.config.descriptor(), layers, document.annotations or {})
 
 
-def read_members(data: bytes, origin: str, what: str) -> dict[str, Any]:
-    """Read a manifest's or index's JSON object; raises KitError where it is none, or is ambiguous."""
+def read_members(data: bytes, origin: str, kind: str) -> dict[str, Any]:
+    """Parse the JSON object of a manifest or index. Raises KitError where it is broken or ambiguous."""
     if len(data) > MAX_MANIFEST:
-        raise KitError(f"{origin}: its {what} has {len(data)} bytes; 4 MiB are allowed")
+        raise KitError(f"{origin}: its {kind} has {len(data)} bytes; 4 MiB are allowed")
     try:
         members = read_json(data)
         if not isinstance(members, dict):
-            raise ValueError("is not an object")  # noqa: TRY004, TRY301 - one way to say it is broken
+            raise ValueError("is not an object")  # noqa: TRY004, TRY301 - reported like the others below
         _check_names(members, "")
         _check_names(members.get("config"), "config.")
         for entries in ("layers", "manifests"):
@@ -147,35 +147,35 @@ def read_members(data: bytes, origin: str, what: str) -> dict[str, Any]:
                 for position, entry in enumerate(members[entries]):
                     _check_names(entry, f"{entries}.{position}.")
     except ValueError as error:
-        raise KitError(f"{origin}: its {what} cannot be read: {error}; push the kit again") from error
+        raise KitError(f"{origin}: its {kind} cannot be read: {error}; push the kit again") from error
     return members
 
 
-def agreed_type(written: str | None, sent: str | None, origin: str, what: str) -> str | None:
-    """Return the media type of a document by what it says and how it was sent; raises KitError."""
-    if written and sent and written != sent:
+def agreed_type(stated: str | None, sent: str | None, origin: str, kind: str) -> str | None:
+    """Return the media type that a document states, or was sent with. Raises KitError where they differ."""
+    if stated and sent and stated != sent:
         raise KitError(
-            f"{origin}: its {what} says that it is {written!r} and was sent as {sent!r}; push the kit again"
+            f"{origin}: its {kind} states the type {stated!r} and was sent as {sent!r}; push the kit again"
         )
-    return written or sent or None
+    return stated or sent or None
 
 
 def index_kind(members: Mapping[str, Any], origin: str) -> str:
-    """Say what kind of index this is; raises NotAKit for one that is a manifest as well."""
-    if both := [name for name in ("config", "layers", "fsLayers") if name in members]:
+    """Return what kind of index this is. Raises NotAKit for one that is a manifest as well."""
+    if extra := [name for name in ("config", "layers", "fsLayers") if name in members]:
         raise NotAKit(
-            f"{origin} is an index and a manifest in one (it has manifests and {', '.join(both)}), "
-            "which no honest tool writes"
+            f"{origin} is an index and a manifest in one (it has manifests and {', '.join(extra)}), "
+            "which is ambiguous; push the kit again"
         )
-    of_kits = members.get("artifactType") == MODELKIT_INDEX
-    return "an index of ModelKits" if of_kits else "an index of manifests"
+    is_of_kits = members.get("artifactType") == MODELKIT_INDEX
+    return "an index of ModelKits" if is_of_kits else "an index of manifests"
 
 
-def _check_names(members: object, where: str) -> None:
+def _check_names(members: object, prefix: str) -> None:
     names: Iterable[str] = members if isinstance(members, dict) else ()
     for name in names:
         if (essential := _ESSENTIAL.get(name.casefold(), name)) != name:
-            raise ValueError(f"has {where}{name[:80]!r} where {essential!r} is written")
+            raise ValueError(f"has {prefix}{name[:80]!r} instead of {essential!r}")
 
 
 def _format(document: _Document, origin: str) -> Format | str:
@@ -187,5 +187,5 @@ def _format(document: _Document, origin: str) -> Format | str:
             f"(artifactType {types[0]!r}, config {types[1]!r}); push the kit again"
         )
     other = document.artifact_type or document.config.media_type
-    known = _OTHER_TYPES.get(document.config.media_type, f"an artifact of type {other!r}")
-    return next(iter(formats), known)
+    description = _OTHER_TYPES.get(document.config.media_type, f"an artifact of type {other!r}")
+    return next(iter(formats), description)

@@ -1,4 +1,4 @@
-"""From an unpacked kit to the runtime that serves it; the model side's errors get the kit's name here."""
+"""The runtime for an unpacked kit; errors of the runtimes are raised with the kit's name."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ log = logging.getLogger(__name__)
 
 
 def choose_runtime(kit: UnpackedKit, hint: str | None, allow_code: bool = False) -> Choice:
-    """Choose the kit's model file and runtime; `hint` is a runtime's name that a user gave, and binds.
+    """Choose the kit's model file and runtime; `hint` is the name of the only runtime that may be chosen.
 
-    `allow_code` is the policy's word on this kit. What a file that runs code would import is logged when
-    it is chosen, so that there is a record of what was trusted.
+    `allow_code` says whether the policy allows the kit formats that run code. Where such a file is chosen,
+    its imports are logged, as a record of what was trusted.
 
     Raises:
-        UnusableModel: when nothing fits, or the files would run code when loaded and that is not allowed.
+        UnusableModel: where no runtime fits, or only files that run code and the policy does not allow that.
     """
-    with _named(kit):
+    with _naming(kit):
         try:
             choice = _choose(kit, hint, allow_code)
         except UnsafeFormat as error:
-            if not allow_code and _would_do(kit, hint):
+            if not allow_code and _is_servable_with_code(kit, hint):
                 raise UnsafeFormat(f"{error}; or {_code_advice(kit)}") from error
             raise
         if choice.format.hazard is Hazard.CODE:
             path = str(choice.path.relative_to(kit.path))
-            found = scan([choice.path])
+            imports = scan([choice.path])
             log.warning(
-                "code allowed", extra={"kit": str(kit.kit.reference), "path": path, "imports": str(found)}
+                "code allowed", extra={"kit": str(kit.kit.reference), "path": path, "imports": str(imports)}
             )
         return choice
 
@@ -47,9 +47,9 @@ def load(kit: UnpackedKit, choice: Choice, resources: Resources) -> LoadedModel:
     """Load the chosen file.
 
     Raises:
-        UnusableModel: when its engine refuses it.
+        UnusableModel: where its engine refuses it.
     """
-    with _named(kit):
+    with _naming(kit):
         return choice.runtime.load(choice.path, resources)
 
 
@@ -59,8 +59,8 @@ def _choose(kit: UnpackedKit, hint: str | None, allow_code: bool) -> Choice:
     return choose(kit.model_path, hint, framework=framework, allow_code=allow_code)
 
 
-def _would_do(kit: UnpackedKit, hint: str | None) -> bool:
-    """Tell whether the kit could be served if the policy allowed it code."""
+def _is_servable_with_code(kit: UnpackedKit, hint: str | None) -> bool:
+    """Tell whether the kit could be served if the policy allowed it to run code."""
     try:
         _choose(kit, hint, allow_code=True)
     except ModelError:
@@ -71,16 +71,17 @@ def _would_do(kit: UnpackedKit, hint: str | None) -> bool:
 def _code_advice(kit: UnpackedKit) -> str:
     digests = " and ".join(str(link.digest) for link in kit.kit.chain)
     return (
-        "have the policy allow code to this kit: sign it and set `allow_code: signed`, or list its digest "
+        "let the policy allow this kit to run code: sign it and set `allow_code: signed`, or list its digest "
         f"there, {digests}"
     )
 
 
 @contextmanager
-def _named(kit: UnpackedKit) -> Iterator[None]:
+def _naming(kit: UnpackedKit) -> Iterator[None]:
+    """Raise errors about a model as UnusableModel, with the kit's reference."""
     try:
         yield
     except ModelError as error:
-        # The library's own directories say nothing to a reader; paths within the kit do.
+        # Paths are shown within the kit, as the node's directories tell a user nothing.
         text = str(error).replace(f"{kit.path}/", "").replace(str(kit.path), "the kit")
         raise UnusableModel(f"{kit.kit.reference}: {text}") from error

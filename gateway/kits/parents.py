@@ -1,7 +1,7 @@
 """Parent kits: a kit whose model is another kit's, followed to the kit that has the model.
 
-Only the model and its parts come from a parent, as `kit unpack` has it; what the Kitfiles say is merged
-as `kit dev` does, the child's word first.
+As in `kit unpack`, only the model and its parts come from a parent. The Kitfiles' models are merged as in
+`kit dev`: what the child states counts first.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,14 @@ from gateway.oci.reference import (
 )
 
 MAX_PARENTS = 10
-"""How long a chain may be (KitOps: MaxModelRefChain)."""
+"""How many parents a kit may have in a chain (KitOps: MaxModelRefChain)."""
 
 
 def with_parents(kit: Kit, describe: Callable[[Reference, Kit], Kit]) -> Kit:
-    """Return the kit with its parents, nearest first; `describe` returns what a kit means by a reference.
+    """Return the kit with its parents, nearest first.
 
-    Raises InvalidKitfile for a chain that is too long or a circle, and what `describe` raises.
+    `describe` returns the kit that a reference in a child's Kitfile means. Raises InvalidKitfile for a chain
+    that is too long or circular, and what `describe` raises.
     """
     chain = [kit]
     while (parent := chain[-1].kitfile.parent) is not None:
@@ -34,17 +35,17 @@ def with_parents(kit: Kit, describe: Callable[[Reference, Kit], Kit]) -> Kit:
             raise InvalidKitfile(
                 f"{kit.reference}: its chain of parent kits is longer than {MAX_PARENTS}: {names} → {parent}"
             )
-        found = describe(parse_reference(parent), chain[-1])
-        if any(found.digest == link.digest for link in chain):
+        parent_kit = describe(parse_reference(parent), chain[-1])
+        if any(parent_kit.digest == link.digest for link in chain):
             raise InvalidKitfile(
-                f"{kit.reference}: its parent kits go in a circle: {names} → {parent}; pack it again"
+                f"{kit.reference}: its parent kits form a circle: {names} → {parent}; pack it again"
             )
-        chain.append(found)
-    return adopt(kit, tuple(chain[1:]))
+        chain.append(parent_kit)
+    return attach_parents(kit, tuple(chain[1:]))
 
 
-def beside(child: Reference, parent: Reference) -> tuple[Reference, ...]:
-    """Return where a parent may be in the layout or local storage that its child is in, if in any.
+def local_references(child: Reference, parent: Reference) -> tuple[Reference, ...]:
+    """Return the references that a parent may have in the layout or local storage of its child.
 
     kit looks into its own storage first, too: what was packed on a laptop needs no registry.
     """
@@ -58,20 +59,20 @@ def beside(child: Reference, parent: Reference) -> tuple[Reference, ...]:
     return ()
 
 
-def adopt(kit: Kit, parents: tuple[Kit, ...]) -> Kit:
-    """Return the kit with these parents, nearest first, and the model where the last one has it."""
+def attach_parents(kit: Kit, parents: tuple[Kit, ...]) -> Kit:
+    """Return the kit with these parents, nearest first, and the model of the last one."""
     return replace(kit, parents=parents, model_name=parents[-1].model_name) if parents else kit
 
 
 def model_of(kit: Kit) -> Model | None:
-    """Return what the kit and its parents say of the model, the child's word first."""
+    """Return the model as the Kitfiles of the kit and its parents state it, the child's values first."""
     models = [link.kitfile.model for link in kit.chain if link.kitfile.model is not None]
     if not models:
         return None
-    said = {
+    values = {
         name: next((value for model in models if (value := getattr(model, name))), None)
         for name in ("name", "description", "license", "framework", "format", "version", "parameters")
     }
     return models[-1].model_copy(
-        update={**said, "parts": tuple(part for model in models for part in model.parts)}
+        update={**values, "parts": tuple(part for model in models for part in model.parts)}
     )

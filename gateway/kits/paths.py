@@ -1,8 +1,8 @@
-"""File names that others chose, checked before anything on disk is touched.
+"""Paths in kits, which others chose, checked before anything on disk is touched.
 
-A name is refused, never repaired, but for a leading "./" and a directory's trailing "/", which tar and
-Kitfiles write by habit. Names that only Windows refuses (a trailing dot or space, "aux") are taken: the
-trees are Kitserve's own, on systems that have them. Two that some file system takes for one are refused.
+An unsafe path is refused, never repaired; only a leading "./" and a directory's trailing "/", which tar and
+Kitfiles commonly have, are dropped. Names that only Windows forbids (a trailing dot or space, "aux") are
+allowed. Two paths that some file systems take for the same are refused, with the help of `folded`.
 """
 
 import unicodedata
@@ -12,12 +12,12 @@ from gateway.errors import UnsafeArchive
 _MAX_PART = 255  # bytes, as in most file systems
 _MAX_PATH = 1024  # bytes
 _MAX_DEPTH = 32
-# Controls, surrogates, unassigned, and the format characters that reorder or hide text.
+# Control characters, surrogates, unassigned ones, and format characters, which reorder or hide text.
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"})
 
 
 def safe_path(name: str) -> str:
-    """Return a relative path with "/" between its parts; "" is the root itself. Raises UnsafeArchive."""
+    """Return the relative path, with "/" between its parts; "" for the root. Raises UnsafeArchive."""
     path = name.removesuffix("/") if name != "/" else name
     path = "" if path == "." else path.removeprefix("./")
     if not path:
@@ -39,5 +39,5 @@ def safe_path(name: str) -> str:
 
 
 def folded(path: str) -> str:
-    """Return what two names share that some file systems would take for one."""
+    """Return a form that is equal for paths which some file systems take for the same."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())

@@ -1,4 +1,4 @@
-"""Public keys of a policy, and the signatures that cosign makes with their private halves."""
+"""Public keys of a policy, which verify the signatures that cosign makes with the private keys."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,13 +21,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 _MAX_PEM = 64 * 1024
 _MIN_RSA = 2048  # bits
 
-# cosign hashed with SHA-256 whatever the curve until version 3, which hashes by the curve.
+# Until version 3 cosign hashed with SHA-256 for every curve; since then by the curve.
 _HASHES = {SECP256R1: (SHA256(),), SECP384R1: (SHA384(), SHA256()), SECP521R1: (SHA512(), SHA256())}
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A public key that can verify, in PEM, by the name that messages call it.
+    """A public key in PEM; `name` is what messages call it.
 
     ECDSA on P-256, P-384 or P-521, Ed25519, or RSA of at least 2,048 bits. Raises ValueError for anything
     else, without repeating it.
@@ -46,15 +46,15 @@ class PublicKey:
 
     @classmethod
     def parse(cls, name: str, pem: str) -> "PublicKey":
-        """Read the text of a PEM file. Raises ValueError."""
+        """Parse the text of a PEM file. Raises ValueError."""
         return cls(name, pem.strip())
 
     def verifies(self, signature: bytes, data: bytes) -> bool:
-        """Tell whether this key's private half signed exactly these bytes, as cosign signs."""
-        key, ways = _load(self.pem)
-        for way in ways:
+        """Tell whether the private key signed exactly these bytes, in a way that cosign signs."""
+        key, schemes = _load(self.pem)
+        for scheme in schemes:
             try:
-                key.verify(signature, data, *way)
+                key.verify(signature, data, *scheme)
             except InvalidSignature:
                 continue
             return True
@@ -63,7 +63,7 @@ class PublicKey:
 
 @lru_cache(maxsize=64)
 def _load(pem: str) -> tuple[Any, tuple[tuple[Any, ...], ...]]:
-    """Return the key, and the arguments of `verify` for each way in which it may have signed."""
+    """Return the key, and the further arguments of its `verify` for each scheme that it may sign by."""
     if len(pem) > _MAX_PEM or pem.count("-----BEGIN ") > 1:
         raise ValueError("it is more than one key")
     if "PRIVATE KEY-----" in pem:

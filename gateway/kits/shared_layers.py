@@ -1,4 +1,4 @@
-"""Layers that another kit of this node has unpacked already: their files are shared, not written again."""
+"""Layers that another kit of this node has unpacked already: their files are linked, not written again."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -7,29 +7,29 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gateway.kits.directories import SealedTrees
+from gateway.kits.directories import KitDirectories
 from gateway.kits.layer import Layer
 from gateway.kits.unpack import UnpackedLayer, form_of
 from gateway.oci.leases import Lease
 
 
 @dataclass(frozen=True, slots=True)
-class Donor:
-    """A kit's directory, and what a layer put into it."""
+class SharedLayer:
+    """An unpacked layer in the directory of another kit, `root`."""
 
     root: Path
     unpacked: UnpackedLayer
 
 
-class Donors:
-    """Finds donors, and has them stay until the block ends; `lease` takes a lease on a kit by its key."""
+class SharedLayers:
+    """Finds shared layers, and keeps their kits until the block ends; `lease` leases a kit by its key."""
 
-    def __init__(self, trees: SealedTrees, lease: Callable[[str], Lease]) -> None:
-        self._trees = trees
+    def __init__(self, directories: KitDirectories, lease: Callable[[str], Lease]) -> None:
+        self._directories = directories
         self._lease = lease
         self._stack = ExitStack()
-        self._known = trees.layers()
-        self._whole: dict[str, bool] = {}
+        self._layers = directories.layers()
+        self._intact: dict[str, bool] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -39,17 +39,17 @@ class Donors:
     ) -> None:
         self._stack.close()
 
-    def find(self, layer: Layer) -> Donor | None:
-        """Return a kit that has the same layer, whole; None where there is none."""
-        for key, unpacked in self._known.get(form_of(layer), ()):
-            if self._is_whole(key):
-                return Donor(self._trees.path(key), unpacked)
+    def find(self, layer: Layer) -> SharedLayer | None:
+        """Return the layer as an intact kit has it; None where there is none."""
+        for key, unpacked in self._layers.get(form_of(layer), ()):
+            if self._is_intact(key):
+                return SharedLayer(self._directories.path(key), unpacked)
         return None
 
-    def _is_whole(self, key: str) -> bool:
-        if key not in self._whole:
+    def _is_intact(self, key: str) -> bool:
+        if key not in self._intact:
             lease = self._lease(key)
             self._stack.callback(lease.release)
-            # It may have gone before there was a lease on it.
-            self._whole[key] = self._trees.is_whole(key)
-        return self._whole[key]
+            # Checked under the lease, as the kit may have been removed before it was taken.
+            self._intact[key] = self._directories.is_intact(key)
+        return self._intact[key]

@@ -1,12 +1,12 @@
-"""Signatures that cosign made with a key, wherever cosign puts them.
+"""Signatures that cosign made with a key, in each of the places where cosign puts them.
 
     tag sha256-HEX.sig      layers of simple signing: payload blob, base64 signature in an annotation
     referrer, simple        the same layers in a manifest whose subject is the kit
     referrer, bundle        one Sigstore bundle v0.3: a DSSE envelope around an in-toto statement
 
-A signature is trusted because a key of the caller made it over bytes that name the kit's digest, and for
-no other reason: keys, certificates and logs that come with it are never used. What registries hold is
-bounded before it is read, and verified by size and digest before it is parsed.
+A signature is valid if a key of the caller made it over bytes that name the kit's digest; keys, certificates
+and transparency logs that come with it are never used. What a registry sends is bounded before it is read,
+and verified by size and digest before it is parsed.
 
 See cosign's specs/SIGNATURE_SPEC.md and specs/BUNDLE_SPEC.md, and DSSE's protocol.md.
 """
@@ -27,7 +27,7 @@ from gateway.oci.documents import DescriptorDocument, describe_errors, read_json
 from gateway.oci.reference import Digest
 
 MAX_CANDIDATES = MAX_REFERRERS
-"""The most signatures of one place that are looked at."""
+"""How many signatures of one place are read at most."""
 _MAX_BYTES = 1024 * 1024
 _MAX_SIGNATURE = 8 * 1024  # base64 characters; RSA of 16,384 bits takes a third
 
@@ -37,8 +37,8 @@ _BUNDLES = (
     "application/vnd.dev.sigstore.bundle.v0.3+json",
     "application/vnd.dev.sigstore.bundle+json;version=0.3",
 )
-# What a manifest without an artifact type of its own is listed as.
-_PLAIN = ("application/vnd.oci.image.config.v1+json", "application/vnd.oci.empty.v1+json")
+# The types that referrers without an artifact type of their own are listed under.
+_UNTYPED = ("application/vnd.oci.image.config.v1+json", "application/vnd.oci.empty.v1+json")
 _SIGNATURE = "dev.cosignproject.cosign/signature"
 _CLAIM = "cosign container image signature"
 _IN_TOTO = "application/vnd.in-toto+json"
@@ -49,12 +49,12 @@ _DocumentT = TypeVar("_DocumentT", bound=BaseModel)
 
 
 class _Document(BaseModel):
-    # Signers add members of their own, and newer ones; only what is verified is read.
+    # Signers add members of their own; only those that are verified are read.
     model_config = ConfigDict(strict=True, extra="ignore", hide_input_in_errors=True)
 
 
 class _Manifest(_Document):
-    """An OCI image manifest, as far as signatures are in it."""
+    """The part of an OCI image manifest that holds signatures."""
 
     layers: list[DescriptorDocument]
 
@@ -71,7 +71,7 @@ class _Claim(_Document):
 
 
 class _KeyHint(BaseModel):
-    # Anything but a hint would be a key that the signature brings along.
+    # Other members could be a key that comes with the signature.
     model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
 
     hint: str | None = None
@@ -94,7 +94,7 @@ class _Envelope(_Document):
 
 
 class _Bundle(_Document):
-    """A Sigstore bundle (sigstore_bundle.proto), as far as a signature by a key needs it."""
+    """The part of a Sigstore bundle (sigstore_bundle.proto) that a signature by a key needs."""
 
     media_type: str = Field(alias="mediaType")
     material: _Material = Field(alias="verificationMaterial")
@@ -114,10 +114,10 @@ class _Statement(_Document):
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
-    """What was found: the `key` that signed and the `scheme` in words, or why each candidate was refused.
+class SearchResult:
+    """The name of the key that signed and the scheme in words, or why each candidate was refused.
 
-    Both are empty where there is no signature at all.
+    All fields are empty where there is no signature at all.
     """
 
     key: str = ""
@@ -126,13 +126,13 @@ class Search:
 
 
 class _Refused(Exception):
-    """One candidate is no valid signature; the message says why."""
+    """A candidate is no valid signature; the message says why."""
 
 
-def find_signature(source: Source, digest: Digest, keys: Sequence[PublicKey]) -> Search:
-    """Look for a signature of this manifest by one of these keys; the first valid one ends the search.
+def find_signature(source: Source, digest: Digest, keys: Sequence[PublicKey]) -> SearchResult:
+    """Search for a signature of this manifest by one of these keys; the first valid one ends the search.
 
-    Raises Unauthorized and RegistryUnavailable where the source cannot be asked.
+    Raises Unauthorized and RegistryUnavailable where the source fails.
     """
     refused: list[str] = []
     for place, layer in _candidates(source, digest, refused):
@@ -141,33 +141,35 @@ def find_signature(source: Source, digest: Digest, keys: Sequence[PublicKey]) ->
         try:
             data = _read(source, layer)
             verify = _verify_bundle if is_bundle else _verify_simple
-            return Search(verify(layer, data, digest, keys).name, scheme)
+            return SearchResult(verify(layer, data, digest, keys).name, scheme)
         except (_Refused, ContentError, NotFound) as error:
             refused.append(f"{scheme}: {error}")
-    return Search(refused=tuple(refused))
+    return SearchResult(refused=tuple(refused))
 
 
 def _candidates(source: Source, digest: Digest, refused: list[str]) -> Iterator[tuple[str, Descriptor]]:
-    """Yield where each signature is, and its layer; manifests that cannot be used go to `refused`."""
+    """Yield the place and the layer of each signature; add manifests that cannot be used to `refused`."""
 
     def layers(place: str, descriptor: Descriptor) -> Iterator[tuple[str, Descriptor]]:
         try:
-            found = _document(_Manifest, source.manifest(descriptor)).layers
+            entries = _document(_Manifest, source.manifest(descriptor)).layers
         except (_Refused, ContentError, NotFound) as error:
             refused.append(f"cosign {place} signature: its manifest cannot be used: {error}")
             return
         yield from (
-            (place, layer.descriptor()) for layer in found if layer.media_type in (_SIMPLE, *_BUNDLES)
+            (place, layer.descriptor()) for layer in entries if layer.media_type in (_SIMPLE, *_BUNDLES)
         )
 
-    tagged = source.resolve_tag(f"{digest.algorithm}-{digest.hex}.sig")
-    if tagged is not None:
-        yield from islice(layers("tag", tagged), MAX_CANDIDATES)
-    # A source may not tell a type; one that is told and is not a signature's need not be fetched.
-    types = (None, _SIMPLE, _SIMPLE_ARTIFACT, *_PLAIN, *_BUNDLES)
-    referrers = (each for each in source.referrers(digest)[:MAX_CANDIDATES] if each.artifact_type in types)
-    found = chain.from_iterable(layers("referrer", each) for each in referrers)
-    yield from islice(found, MAX_CANDIDATES)
+    descriptor = source.resolve_tag(f"{digest.algorithm}-{digest.hex}.sig")
+    if descriptor is not None:
+        yield from islice(layers("tag", descriptor), MAX_CANDIDATES)
+    # A source may not state the type; one that it states and is not a signature's is not fetched.
+    types = (None, _SIMPLE, _SIMPLE_ARTIFACT, *_UNTYPED, *_BUNDLES)
+    referrers = [
+        referrer for referrer in source.referrers(digest)[:MAX_CANDIDATES] if referrer.artifact_type in types
+    ]
+    candidates = chain.from_iterable(layers("referrer", referrer) for referrer in referrers)
+    yield from islice(candidates, MAX_CANDIDATES)
 
 
 def _document(model: type[_DocumentT], data: bytes) -> _DocumentT:
@@ -180,7 +182,7 @@ def _document(model: type[_DocumentT], data: bytes) -> _DocumentT:
 
 
 def _read(source: Source, descriptor: Descriptor) -> bytes:
-    """Return a whole blob, verified; refuses one of over 1 MiB before it is asked for."""
+    """Return a whole blob, verified; one of over 1 MiB is refused before it is requested."""
     if descriptor.size > _MAX_BYTES:
         raise _Refused(f"{descriptor.digest} has {descriptor.size} bytes; 1 MiB is allowed")
     data = bytearray()
@@ -190,9 +192,9 @@ def _read(source: Source, descriptor: Descriptor) -> bytes:
             if len(data) > descriptor.size:
                 break
     if len(data) != descriptor.size:
-        raise _Refused(f"{descriptor.digest} has not the {descriptor.size} bytes that were promised")
+        raise _Refused(f"{descriptor.digest} has not the {descriptor.size} bytes that its descriptor states")
     if Digest.of(bytes(data)) != descriptor.digest:
-        raise _Refused(f"{descriptor.digest} was promised, and the bytes have another digest")
+        raise _Refused(f"the bytes sent for {descriptor.digest} have another digest")
     return bytes(data)
 
 
@@ -203,14 +205,14 @@ def _verify_simple(layer: Descriptor, payload: bytes, digest: Digest, keys: Sequ
     if claim.type != _CLAIM:
         raise _Refused(f"it is signed as {_shown(claim.type)}, not as {_CLAIM!r}")
     # cosign writes the name in lower case; its specification capitalises it.
-    named = [value for name, value in claim.image.items() if name.lower() == "docker-manifest-digest"]
-    if not named or any(value != str(digest) for value in named):
-        raise _Refused(f"it is for {_shown(named[0]) if named else 'no digest'}")
+    digests = [value for name, value in claim.image.items() if name.lower() == "docker-manifest-digest"]
+    if not digests or any(value != str(digest) for value in digests):
+        raise _Refused(f"it is for {_shown(digests[0]) if digests else 'no digest'}")
     return key
 
 
 def _verify_bundle(_layer: Descriptor, data: bytes, digest: Digest, keys: Sequence[PublicKey]) -> PublicKey:
-    """Verify a bundle's envelope; the hint at a key is not looked at, as every key is tried."""
+    """Verify a bundle's envelope; the hint at a key is ignored, as every key is tried."""
     bundle = _document(_Bundle, data)
     if bundle.media_type not in _BUNDLES:
         raise _Refused(f"it is a bundle of type {_shown(bundle.media_type)}")
@@ -218,7 +220,7 @@ def _verify_bundle(_layer: Descriptor, data: bytes, digest: Digest, keys: Sequen
     if material.certificate is not None or material.certificates is not None:
         raise _Refused("it relies on a certificate, and the policy names keys")
     if material.public_key is None or envelope is None:
-        raise _Refused("it is not of the kind that cosign makes with a key")
+        raise _Refused("it is not in the form of a signature by a key")
     if envelope.payload_type != _IN_TOTO:
         raise _Refused(f"its payload is {_shown(envelope.payload_type)}")
     if len(envelope.signatures) != 1:
@@ -230,7 +232,7 @@ def _verify_bundle(_layer: Descriptor, data: bytes, digest: Digest, keys: Sequen
     if statement.type != _STATEMENT or statement.predicate_type != _PREDICATE:
         raise _Refused(f"it is a statement of {_shown(statement.predicate_type)}, not a signature")
     subjects = [subject.digest for subject in statement.subject if subject is not None]
-    if not any((named or {}).get(digest.algorithm) == digest.hex for named in subjects):
+    if not any((digests or {}).get(digest.algorithm) == digest.hex for digests in subjects):
         raise _Refused("it is for another digest")
     return key
 

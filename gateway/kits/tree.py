@@ -1,7 +1,8 @@
-"""A fresh directory that the layers of one kit are unpacked into, by several threads at a time if need be.
+"""A new directory that the layers of one kit are unpacked into, by several threads at a time.
 
-Every name is opened below its directory's handle and followed nowhere, so that a directory which another
-process swaps for a link leads no write astray. Nothing that is there is ever opened for writing.
+Every path is opened part by part, relative to the parent's file descriptor and without following links: a
+directory that another process replaces by a link cannot redirect a write. No existing file is opened for
+writing.
 """
 
 import errno
@@ -21,23 +22,24 @@ from gateway.kits.streams import MAX_RATIO, RATIO_FLOOR
 from gateway.oci.content import CHUNK
 
 MAX_TREE = 2 * 1024**4
-"""The most bytes that a kit may unpack to, unless its Tree says otherwise."""
+"""How many bytes a kit may unpack to, by default."""
 MAX_ENTRIES = 100_000
-"""The most files and directories that it may have, unless its Tree says otherwise."""
+"""How many files and directories a kit may have, by default."""
 
-_STEP = 256 * 1024**2  # bytes that are copied at a time, so that a signal is heard
+_COPY_STEP = 256 * 1024**2  # bytes that are copied in one call, so that signals are handled in between
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-# What copy_file_range says where a file system or kernel cannot do it (copy_file_range(2)).
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+# The errors of copy_file_range where a file system or kernel does not support it (copy_file_range(2)).
 _NO_COPYING = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-# What link(2) says where a file system cannot do it, or another user has the file; and a file without a name.
+# The errors of link(2) where a file system does not support it, or another user owns the file; and EXDEV of
+# `_link` for a file that is unlinked.
 _NO_LINKING = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS}
 _CHANGED = {errno.ELOOP, errno.ENOTDIR, errno.ENOENT, errno.EEXIST}
 
 
 @dataclass(frozen=True, slots=True)
 class UnpackedFile:
-    """A file of the tree: its path with "/", its bytes, and their sha256 in hex."""
+    """A file of the tree: its path with "/", its size in bytes, and its sha256 in hex."""
 
     path: str
     size: int
@@ -45,25 +47,26 @@ class UnpackedFile:
 
 
 @dataclass(slots=True)
-class Writes:
-    """What one layer has put into a tree so far, so that it can be taken out again.
+class LayerWrites:
+    """What one layer has written into a tree so far, so that it can be undone.
 
-    `names` are those that it made; `directories` those that it has entries for, made by it or not.
+    `paths` are the files and directories that it created; `directories` those that it has entries for.
     """
 
     stored: int
     written: int = 0
-    names: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     files: list[UnpackedFile] = field(default_factory=list)
     directories: list[str] = field(default_factory=list)
 
 
 class Tree:
-    """A directory made for one kit; `origin` is named in errors.
+    """A directory created for one kit; `origin` is named in errors.
 
-    `expected` is how many bytes of layers will come, so that what they may unpack to does not hang on their
-    order; without it, the layers begun so far count. `max_bytes` and `max_entries` are what the kit may
-    unpack to. Nothing is forced to disk: whoever opens a tree after a crash of the machine reads it through.
+    `expected` is the size of all layers in bytes, so that the limit of what they may unpack to does not
+    depend on their order; without it, the layers begun so far count. `max_bytes` and `max_entries` limit what
+    the kit may unpack to. Nothing is synced to disk: after another boot of the machine, the files must be
+    verified.
     """
 
     def __init__(
@@ -84,73 +87,73 @@ class Tree:
         self._names: dict[str, str] = {}
         self._directories = {""}
         self._stored = self._written = 0
-        # Guards all of these, and is held while a name is made or removed: what they say is there is there.
+        # Guards the fields above; held while a path is created or removed, so that they match the disk.
         self._lock = threading.Lock()
         root.mkdir(mode=0o755)
         self._identity = _identity(root.lstat())
 
     @property
     def files(self) -> list[UnpackedFile]:
-        """The files of the layers that are unpacked, layer after layer as they were finished."""
+        """The files of all layers that are unpacked, in the order in which the layers were finished."""
         with self._lock:
             return list(self._files.values())
 
     @contextmanager
-    def layer(self, stored: int) -> Iterator[Writes]:
-        """Write a layer of `stored` bytes by one thread; when the block raises, nothing of it stays."""
-        writes = Writes(stored)
+    def layer(self, stored: int) -> Iterator[LayerWrites]:
+        """Write a layer of `stored` bytes, in one thread; when the block raises, nothing of it stays."""
+        writes = LayerWrites(stored)
         with self._lock:
             self._stored += stored
         try:
             yield writes
         except BaseException:
             with self._lock:
-                self._take_back(writes)
+                self._undo(writes)
             raise
         with self._lock:
             self._files.update((file.path, file) for file in writes.files)
 
-    def add_directory(self, writes: Writes, path: str) -> None:
-        """Make a directory and those above it; one that is there is left alone."""
+    def add_directory(self, writes: LayerWrites, path: str) -> None:
+        """Create a directory and its parents; one that exists is left as it is."""
         with self._lock:
-            self._make(writes, path)
+            self._make_directory(writes, path)
         writes.directories.append(path)
 
     def add_file(
         self,
-        writes: Writes,
+        writes: LayerWrites,
         path: str,
         chunks: Iterable[bytes],
         size: int = 0,
         sha256: Callable[[], str] | None = None,
     ) -> None:
-        """Write a file that is not there yet; `size` is what is known of its bytes beforehand.
+        """Write a new file; `size` is its size in bytes where that is known beforehand.
 
-        `sha256` tells its digest in hex once all is written, where someone else knows it anyway.
+        `sha256` returns its digest in hex once it is written, where the caller computes that anyway.
         """
         hasher = hashlib.sha256()
-        with self._fresh(writes, path, size) as file:
+        with self._new_file(writes, path, size) as file:
             written = 0
             for chunk in chunks:
-                self._grow(writes, path, len(chunk), file)
+                self._count(writes, path, len(chunk), file)
                 if sha256 is None:
                     hasher.update(chunk)
                 _write(file, chunk)
                 written += len(chunk)
         writes.files.append(UnpackedFile(path, written, sha256() if sha256 else hasher.hexdigest()))
 
-    def link_file(self, writes: Writes, path: str, source: BinaryIO, size: int, sha256: str) -> None:
-        """Give a whole, read-only file of the same store a second name here; copied where that cannot be.
+    def link_file(self, writes: LayerWrites, path: str, source: BinaryIO, size: int, sha256: str) -> None:
+        """Link a whole, read-only file of the same store, so that its bytes are on disk once.
 
-        Nothing is written twice then: kits that share a layer share its files.
+        It is copied where links are not supported.
         """
         try:
             with self._lock:
                 parent, _, name = path.rpartition("/")
-                self._make(writes, parent)
+                self._make_directory(writes, parent)
                 self._check_name(path)
                 self._check_limit(path, size)
-                with self._opened(parent) as directory:
+                with self._open_directory(parent) as directory:
                     _link(source, name, directory)
                 self._record(writes, path)
                 self._written += size
@@ -162,52 +165,52 @@ class Tree:
         else:
             writes.files.append(UnpackedFile(path, size, sha256))
 
-    def copy_file(self, writes: Writes, path: str, source: BinaryIO, size: int, sha256: str) -> None:
-        """Write a file that is a whole file elsewhere, of known size and digest, within the kernel."""
-        with self._fresh(writes, path, size) as file:
-            self._grow(writes, path, size, file)
+    def copy_file(self, writes: LayerWrites, path: str, source: BinaryIO, size: int, sha256: str) -> None:
+        """Copy a whole file of known size and digest, within the kernel where that is supported."""
+        with self._new_file(writes, path, size) as file:
+            self._count(writes, path, size, file)
             _copy(source, file, size)
         writes.files.append(UnpackedFile(path, size, sha256))
 
-    def seal(self) -> None:
-        """Make all of it unwritable; raises StoreError for what is not ours."""
-        found, directories = set(), set()
+    def make_read_only(self) -> None:
+        """Make all of it read-only. Raises StoreError where something else was put into it."""
+        paths, directories = set(), set()
         for name, _, files, handle in os.fwalk(self.root, topdown=False):
             path = os.path.relpath(name, self.root).removeprefix(".")
             directories.add(path)
             for file in files:
                 if stat.S_ISREG(os.lstat(file, dir_fd=handle).st_mode):
-                    found.add(f"{path}/{file}".removeprefix("/"))
+                    paths.add(f"{path}/{file}".removeprefix("/"))
             os.utime(handle, (0, 0))
             os.fchmod(handle, 0o555)
         with self._lock:
-            if strange := (found ^ self._files.keys()) | (directories ^ self._directories):
-                raise self._changed(min(strange))
+            if unexpected := (paths ^ self._files.keys()) | (directories ^ self._directories):
+                raise self._changed_error(min(unexpected))
 
     @contextmanager
-    def _fresh(self, writes: Writes, path: str, size: int) -> Iterator[int]:
+    def _new_file(self, writes: LayerWrites, path: str, size: int) -> Iterator[int]:
         with self._lock:
             parent, _, name = path.rpartition("/")
-            self._make(writes, parent)
+            self._make_directory(writes, parent)
             self._check_name(path)
-            with self._opened(parent) as directory:
-                file = os.open(name, _FRESH, 0o444, dir_fd=directory)
+            with self._open_directory(parent) as directory:
+                file = os.open(name, _NEW_FILE, 0o444, dir_fd=directory)
             self._record(writes, path)
         try:
             os.fchmod(file, 0o444)
-            self._check_room(path, size, file)
+            self._check_space(path, size, file)
             yield file
             os.utime(file, (0, 0))
         finally:
             os.close(file)
 
-    def _make(self, writes: Writes, path: str) -> None:
+    def _make_directory(self, writes: LayerWrites, path: str) -> None:
         if path in self._directories:
             return
         parent, _, name = path.rpartition("/")
-        self._make(writes, parent)
+        self._make_directory(writes, parent)
         self._check_name(path)
-        with self._opened(parent) as directory:
+        with self._open_directory(parent) as directory:
             os.mkdir(name, 0o755, dir_fd=directory)
         self._directories.add(path)
         self._record(writes, path)
@@ -215,18 +218,18 @@ class Tree:
     def _check_name(self, path: str) -> None:
         if not path:
             raise UnsafeArchive("a file has no name")
-        if taken := self._names.get(folded(path)):
-            raise UnsafeArchive(f"{path!r} comes after {taken!r}, which takes its place")
+        if other := self._names.get(folded(path)):
+            raise UnsafeArchive(f"{path!r} collides with {other!r}")
         if len(self._names) == self._max_entries:
             raise UnsafeArchive(f"the kit has more than {self._max_entries} files and directories")
 
-    def _record(self, writes: Writes, path: str) -> None:
+    def _record(self, writes: LayerWrites, path: str) -> None:
         self._names[folded(path)] = path
-        writes.names.append(path)
+        writes.paths.append(path)
 
-    def _grow(self, writes: Writes, path: str, size: int, file: int) -> None:
+    def _count(self, writes: LayerWrites, path: str, size: int, file: int) -> None:
         with self._lock:
-            self._check_room(path, size, file)
+            self._check_space(path, size, file)
             self._written += size
         writes.written += size
 
@@ -237,7 +240,7 @@ class Tree:
                 f"{path!r} takes the kit beyond {limit} bytes, the most that it may unpack to"
             )
 
-    def _check_room(self, path: str, size: int, file: int) -> None:
+    def _check_space(self, path: str, size: int, file: int) -> None:
         self._check_limit(path, size)
         disk = os.fstatvfs(file)
         if size > (free := disk.f_bavail * disk.f_frsize):
@@ -246,16 +249,16 @@ class Tree:
                 "make room there"
             )
 
-    def _take_back(self, writes: Writes) -> None:
+    def _undo(self, writes: LayerWrites) -> None:
         self._stored -= writes.stored
         self._written -= writes.written
-        for path in reversed(writes.names):
+        for path in reversed(writes.paths):
             parent, _, name = path.rpartition("/")
             try:
-                with self._opened(parent) as directory:
+                with self._open_directory(parent) as directory:
                     (os.rmdir if path in self._directories else os.unlink)(name, dir_fd=directory)
             except OSError as error:
-                # Another layer's files may be in a directory that this one made.
+                # A directory that this layer created may hold files of another one.
                 if error.errno == errno.ENOTEMPTY:
                     continue
                 raise
@@ -263,13 +266,13 @@ class Tree:
             del self._names[folded(path)]
 
     @contextmanager
-    def _opened(self, path: str) -> Iterator[int]:
-        """Open a directory of the tree, part by part."""
+    def _open_directory(self, path: str) -> Iterator[int]:
+        """Open a directory of the tree, part by part, and yield its file descriptor."""
         handle = -1
         try:
             handle = os.open(self.root, _DIRECTORY)
             if _identity(os.fstat(handle)) != self._identity:
-                raise self._changed("")
+                raise self._changed_error("")
             for part in path.split("/") if path else ():
                 inner = os.open(part, _DIRECTORY, dir_fd=handle)
                 os.close(handle)
@@ -277,13 +280,13 @@ class Tree:
             yield handle
         except OSError as error:
             if error.errno in _CHANGED:
-                raise self._changed(path) from error
+                raise self._changed_error(path) from error
             raise
         finally:
             if handle >= 0:
                 os.close(handle)
 
-    def _changed(self, path: str) -> StoreError:
+    def _changed_error(self, path: str) -> StoreError:
         return StoreError(
             f"{self.origin}: {str(self.root / path)!r} was changed by another process while the kit was "
             "unpacked; keep others out of the store"
@@ -295,14 +298,14 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _write(file: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(file, left) :]
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[os.write(file, remaining) :]
 
 
 def _link(source: BinaryIO, name: str, directory: int) -> None:
     if not os.fstat(source.fileno()).st_nlink:
-        raise OSError(errno.EXDEV, "the file has no name any more")
+        raise OSError(errno.EXDEV, "the file is unlinked")
     os.link(f"/proc/self/fd/{source.fileno()}", name, dst_dir_fd=directory, follow_symlinks=True)
 
 
@@ -310,7 +313,7 @@ def _copy(source: BinaryIO, file: int, size: int) -> None:
     copied = 0
     try:
         while copied < size:
-            step = os.copy_file_range(source.fileno(), file, min(size - copied, _STEP), copied)
+            step = os.copy_file_range(source.fileno(), file, min(size - copied, _COPY_STEP), copied)
             if not step:
                 raise StoreError(f"{source.name!r} became shorter than {size} bytes while it was copied")
             copied += step

@@ -1,6 +1,6 @@
-"""What may be served: a policy, and the verdict on a kit.
+"""The policy of what may be served, and the verdict on a kit.
 
-Each rule must hold by itself. What the kit's own documents tell is judged before anything is asked for.
+Every rule must hold. Rules that the kit's own documents decide are judged before those that need requests.
 """
 
 import hashlib
@@ -19,19 +19,19 @@ from gateway.kits.signatures import find_signature
 from gateway.oci.content import Source
 from gateway.oci.reference import Digest, Reference, RegistryReference
 
-__all__ = ["ANYTHING", "Policy", "PublicKey", "Verdict", "judge", "judge_registry", "together"]
+__all__ = ["ANYTHING", "Policy", "PublicKey", "Verdict", "combined_verdict", "judge", "judge_registry"]
 
 _REASONS_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a user lets be served; a rule that is left empty allows anything, but never code.
+    """What may be served; a rule that is empty allows every kit, but no kit to run code.
 
-    `registries` are HOST[:PORT][/PATH], a path standing for all below it, and the words "oci-layout" and
-    "kit" for what is on disk. `licenses` are SPDX identifiers. With `keys`, a kit must be signed by one of
-    them. Formats that run code when they are loaded are for the kits in `code_digests`, and with
-    `code_if_signed` for those that are signed. Raises ValueError where that could never come true.
+    `registries` are HOST[:PORT][/PATH], where a path includes all below it, and the words "oci-layout" and
+    "kit" for kits on disk. `licenses` are SPDX identifiers. With `keys`, a kit must be signed by one of them.
+    Formats that run code when they are loaded are allowed to the kits in `code_digests`, and with
+    `code_if_signed` to every signed kit. Raises ValueError for `code_if_signed` without keys.
     """
 
     registries: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class Policy:
 
     @property
     def fingerprint(self) -> str:
-        """The same for equal policies, in every process: 16 hex digits."""
+        """16 hex digits that are the same for equal policies in every process."""
         fields = [
             self.registries,
             self.licenses,
@@ -58,12 +58,12 @@ class Policy:
 
 
 ANYTHING = Policy()
-"""Allows every kit, and no code."""
+"""The policy that allows every kit, and no kit to run code."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """That a kit may be served, and why: in words, rule by rule.
+    """Why a kit may be served, rule by rule, in words for people.
 
     `code` says whether formats that run code may be loaded.
     """
@@ -76,7 +76,7 @@ class Verdict:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """All of it, for people."""
+        """The reasons of all rules."""
         return self.registry, self.license, self.signature, self.code_reason
 
 
@@ -84,10 +84,10 @@ _verdict = TypeAdapter(Verdict)
 
 
 def judge(kit: Kit, policy: Policy, source: Callable[[], Source]) -> Verdict:
-    """Return why the kit may be served; its parents are to be judged on their own.
+    """Return why the policy allows a kit; its parents are judged each on its own.
 
-    `source` opens where the kit is from, which is asked only for signatures, if `policy` has keys. Raises
-    NotTrusted, and Unauthorized or RegistryUnavailable where the source cannot be asked.
+    `source` opens the kit's source, which is asked for signatures where the policy has keys. Raises
+    NotTrusted, and Unauthorized or RegistryUnavailable where the source fails.
     """
     registry = judge_registry(kit.reference, policy)
     license_ = _judge_license(kit, policy)
@@ -96,28 +96,28 @@ def judge(kit: Kit, policy: Policy, source: Callable[[], Source]) -> Verdict:
     return Verdict(registry, license_, signature, code, code_reason)
 
 
-def together(verdicts: Sequence[Verdict]) -> Verdict:
-    """Return the verdict on a kit with its parents, its own first; code must be allowed for each."""
+def combined_verdict(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return the verdict on a kit with its parents, from its own and theirs; code must be allowed to each."""
     strictest = next((verdict for verdict in verdicts if not verdict.code), verdicts[0])
     return replace(verdicts[0], code=strictest.code, code_reason=strictest.code_reason)
 
 
 def verdict_to_json(verdict: Verdict) -> str:
-    """Write a verdict for the node."""
+    """Return a verdict as JSON, for the node's disk."""
     return json.dumps(asdict(verdict))
 
 
 def verdict_from_json(text: bytes) -> Verdict:
-    """Read what `verdict_to_json` wrote; raises ValueError for anything else."""
+    """Parse what `verdict_to_json` returned. Raises ValueError for anything else."""
     return _verdict.validate_json(text)
 
 
 def judge_registry(reference: Reference, policy: Policy) -> str:
-    """Return why kits may come from where a reference points; raises NotTrusted where they may not."""
+    """Return why the policy allows a reference's registry. Raises NotTrusted where it does not."""
     if not policy.registries:
         return "any registry is allowed"
     for entry in policy.registries:
-        if _is_at(reference, entry):
+        if _is_in(reference, entry):
             return f"{entry} is an allowed registry"
     raise NotTrusted(
         f"{reference}: the policy allows kits from {', '.join(policy.registries)} only; "
@@ -125,7 +125,7 @@ def judge_registry(reference: Reference, policy: Policy) -> str:
     )
 
 
-def _is_at(reference: Reference, entry: str) -> bool:
+def _is_in(reference: Reference, entry: str) -> bool:
     if not isinstance(reference, RegistryReference):
         return entry == str(reference).partition(":")[0]
     host, _, path = entry.rstrip("/").partition("/")
@@ -149,7 +149,7 @@ def _judge_license(kit: Kit, policy: Policy) -> str:
 
 
 def _licenses(kit: Kit) -> tuple[str, ...]:
-    """Return what the Kitfile states of itself and of what serving needs, each text once."""
+    """Return the licenses that the Kitfile states for the kit and for what serving needs, each once."""
     kitfile = kit.kitfile
     stated = [kitfile.package.license]
     if kitfile.model is not None:
@@ -160,9 +160,9 @@ def _licenses(kit: Kit) -> tuple[str, ...]:
 
 
 def _is_allowed(text: str, allowed: frozenset[str]) -> bool:
-    """Tell whether SPDX expressions, with commas between them, are allowed.
+    """Tell whether SPDX expressions, separated by commas, are allowed.
 
-    "AND" binds more than "OR". One with parentheses or an exception must be listed as it is written.
+    "AND" binds tighter than "OR". An expression with parentheses or an exception must be listed literally.
     """
 
     def satisfied(expression: str) -> bool:
@@ -176,18 +176,18 @@ def _is_allowed(text: str, allowed: frozenset[str]) -> bool:
 
 def _judge_signature(kit: Kit, policy: Policy, source: Callable[[], Source]) -> str:
     if not policy.keys:
-        return "no signature is asked for"
-    found = find_signature(source(), kit.digest, policy.keys)
-    if found.key:
-        return f"signed by {found.key} ({found.scheme})"
+        return "no signature is required"
+    search = find_signature(source(), kit.digest, policy.keys)
+    if search.key:
+        return f"signed by {search.key} ({search.scheme})"
     names = ", ".join(key.name for key in policy.keys)
-    advice = f"sign it with cosign and one of the keys that the policy asks for ({names})"
-    if not found.refused:
+    advice = f"sign it with cosign and one of the keys of the policy ({names})"
+    if not search.refused:
         raise NotTrusted(f"{kit.reference} is not signed: nothing was found for {kit.digest}; {advice}")
-    reasons = "; ".join(found.refused[:_REASONS_SHOWN])
-    more = len(found.refused) - _REASONS_SHOWN
+    reasons = "; ".join(search.refused[:_REASONS_SHOWN])
+    more = len(search.refused) - _REASONS_SHOWN
     raise NotTrusted(
-        f"{kit.reference} has no valid signature: of those found for {kit.digest}, none can be used: "
+        f"{kit.reference} has no valid signature; those found for {kit.digest} are refused: "
         f"{reasons}{f'; and {more} more' if more > 0 else ''}; {advice}"
     )
 

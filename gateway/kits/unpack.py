@@ -1,7 +1,7 @@
-"""Layers into plain files, by rules of our own: nothing outside the target can be read or written.
+"""The unpacking of layers into files, so that nothing outside the target is read or written.
 
-A layer's digest is verified while it is read, so a layer that was damaged on disk is never unpacked; one
-that was verified just now is read once less.
+The digest of a layer is verified while it is read, so a layer that was damaged on disk is never unpacked. For
+one that was verified just now this is left out.
 """
 
 import json
@@ -15,17 +15,17 @@ from typing import BinaryIO
 from gateway.errors import DigestMismatch, SizeMismatch, UnsafeArchive
 from gateway.kits.layer import Archive, Compression, Layer
 from gateway.kits.paths import safe_path
-from gateway.kits.streams import Hashed, decompressed
-from gateway.kits.tree import Tree, UnpackedFile, Writes
+from gateway.kits.streams import HashingReader, decompressed
+from gateway.kits.tree import LayerWrites, Tree, UnpackedFile
 from gateway.oci.content import CHUNK
 from gateway.oci.tar import Read, read_tar
 
 
 @dataclass(frozen=True, slots=True)
 class UnpackedLayer:
-    """What a layer put into a tree: its files, and the directories that it has entries for.
+    """The files of a layer in a tree, and the directories that it has entries for.
 
-    Layers of one `form` put the same into every tree.
+    Layers of the same `form` unpack to the same files in every tree (see `form_of`).
     """
 
     files: tuple[UnpackedFile, ...]
@@ -33,65 +33,64 @@ class UnpackedLayer:
     form: str
 
 
-def unpack_layer(stream: BinaryIO, layer: Layer, tree: Tree, *, verified: bool = False) -> UnpackedLayer:
-    """Unpack a layer's blob into a tree, verifying its digest and, where stated, that of its content.
+def unpack_layer(stream: BinaryIO, layer: Layer, tree: Tree, *, is_verified: bool = False) -> UnpackedLayer:
+    """Unpack a layer's blob into a tree, and verify its digest and, where stated, that of its content.
 
-    `verified` says that the caller has just verified the blob: a file is then not hashed as a whole again.
-    Several threads may unpack layers into one tree. Raises DigestMismatch or SizeMismatch for a blob that is
-    damaged, UnsafeArchive for one that must not be unpacked, and StoreError; nothing of the layer is left in
-    the tree then.
+    `is_verified` says that the caller has just verified the blob; a regular file is then not hashed again.
+    Several threads may unpack layers into one tree. Raises DigestMismatch or SizeMismatch for a damaged blob,
+    UnsafeArchive for one that must not be unpacked, and StoreError; nothing of the layer stays in the tree.
     """
-    what = f"{tree.origin}: layer {layer.descriptor.digest}"
-    blob = None if verified and _is_file(stream, layer.descriptor.size) else Hashed(stream.read)
+    label = f"{tree.origin}: layer {layer.descriptor.digest}"
+    blob = None if is_verified and _is_file(stream, layer.descriptor.size) else HashingReader(stream.read)
     read = decompressed(blob.read if blob else stream.read, layer.compression, layer.descriptor.size)
     content = None
     if layer.compression is not Compression.NONE and layer.diff_id is not None:
-        content = Hashed(read)
+        content = HashingReader(read)
         read = content.read
     with tree.layer(layer.descriptor.size) as writes:
         try:
             if layer.archive is Archive.TAR:
                 _extract(read, layer, tree, writes)
             else:
-                _place(stream, blob, read, layer, tree, writes)
+                _write_raw_file(stream, blob, read, layer, tree, writes)
         except UnsafeArchive as error:
-            # Damage explains a strange archive better than malice does.
-            _check_blob(blob, layer, what)
+            # An archive is more often damaged than malicious, so that is checked first.
+            _check_blob(blob, layer, label)
             raise UnsafeArchive(
-                f"{what} cannot be unpacked: {error}; pack the kit again without that"
+                f"{label} cannot be unpacked: {error}; pack the kit again without that"
             ) from error
-        _check_blob(blob, layer, what)
-        found = content.digest if content else layer.descriptor.digest
-        if layer.diff_id is not None and layer.diff_id != found:
+        _check_blob(blob, layer, label)
+        diff_id = content.digest if content else layer.descriptor.digest
+        if layer.diff_id is not None and layer.diff_id != diff_id:
             raise DigestMismatch(
-                f"{what} has content with the digest {found} where its Kitfile says {layer.diff_id}; "
+                f"{label} has content with the digest {diff_id} where its Kitfile says {layer.diff_id}; "
                 "pack the kit again"
             )
     return UnpackedLayer(tuple(writes.files), tuple(writes.directories), form_of(layer))
 
 
 def form_of(layer: Layer) -> str:
-    """Return what a layer's files in a tree depend on."""
+    """Return, as text, everything of a layer that its files in a tree depend on."""
     raw_path = layer.path if layer.archive is Archive.RAW else None
     facts = (layer.descriptor.digest, layer.archive.value, layer.compression.value, layer.diff_id)
     return json.dumps([str(fact) for fact in (*facts, layer.root, raw_path)])
 
 
-def link_layer(root: Path, known: UnpackedLayer, size: int, tree: Tree) -> UnpackedLayer:
-    """Put a layer of `size` bytes that is unpacked below `root` into a tree, its files by a second name.
+def link_layer(root: Path, unpacked: UnpackedLayer, size: int, tree: Tree) -> UnpackedLayer:
+    """Link a layer of `size` bytes that is unpacked below `root` into a tree.
 
-    Raises StoreError, and OSError for files that are not there; nothing of the layer is left then.
+    Raises StoreError, and OSError for files that are missing; nothing of the layer stays in the tree then.
     """
     with tree.layer(size) as writes:
-        for directory in known.directories:
+        for directory in unpacked.directories:
             tree.add_directory(writes, directory)
-        for file in known.files:
+        for file in unpacked.files:
             with (root / file.path).open("rb") as source:
                 tree.link_file(writes, file.path, source, file.size, file.sha256)
-    return known
+    return unpacked
 
 
-def _extract(read: Read, layer: Layer, tree: Tree, writes: Writes) -> None:
+def _extract(read: Read, layer: Layer, tree: Tree, writes: LayerWrites) -> None:
     for entry, chunks in read_tar(read):
         path = "/".join(filter(None, (layer.root, safe_path(entry.name))))
         if entry.is_directory:
@@ -102,12 +101,12 @@ def _extract(read: Read, layer: Layer, tree: Tree, writes: Writes) -> None:
             tree.add_file(writes, path, chunks, entry.size)
 
 
-def _place(
-    stream: BinaryIO, blob: Hashed | None, read: Read, layer: Layer, tree: Tree, writes: Writes
+def _write_raw_file(
+    stream: BinaryIO, blob: HashingReader | None, read: Read, layer: Layer, tree: Tree, writes: LayerWrites
 ) -> None:
-    """Write the one file of a raw layer; where it is not compressed, it is the blob itself."""
+    """Write the file of a raw layer; link the blob itself where it is uncompressed and verified."""
     if not layer.path:
-        raise UnsafeArchive("it is a single file, and the kit does not say which")
+        raise UnsafeArchive("it is a single file, and the kit states no path for it")
     path, size = safe_path(layer.path), layer.descriptor.size
     chunks = iter(lambda: read(CHUNK), b"")
     if layer.compression is not Compression.NONE:
@@ -115,11 +114,11 @@ def _place(
     elif blob is None:
         tree.link_file(writes, path, stream, size, layer.descriptor.digest.hex)
     else:
-        tree.add_file(writes, path, _cut(chunks, size), size, lambda: blob.digest.hex)
+        tree.add_file(writes, path, _limited(chunks, size), size, lambda: blob.digest.hex)
 
 
-def _cut(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """Yield no more than the bytes promised and one piece; whoever counts them finds out."""
+def _limited(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """Yield chunks until there are more than `size` bytes; the check of the blob's size reports that."""
     for chunk in chunks:
         yield chunk
         size -= len(chunk)
@@ -135,14 +134,14 @@ def _is_file(stream: BinaryIO, size: int) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size == size
 
 
-def _check_blob(blob: Hashed | None, layer: Layer, what: str) -> None:
+def _check_blob(blob: HashingReader | None, layer: Layer, label: str) -> None:
     if blob is None:
         return
     while blob.size <= layer.descriptor.size and blob.read(CHUNK):
         pass
     if blob.size != layer.descriptor.size:
         raise SizeMismatch(
-            f"{what} has another size than the {layer.descriptor.size} bytes promised; pull it again"
+            f"{label} has not the {layer.descriptor.size} bytes that its descriptor states; pull it again"
         )
     if blob.digest != layer.descriptor.digest:
-        raise DigestMismatch(f"{what} has bytes with the digest {blob.digest}; pull it again")
+        raise DigestMismatch(f"{label} has bytes with the digest {blob.digest}; pull it again")

@@ -116,9 +116,9 @@ def test_there_may_be_too_many(server: Answers) -> None:
     assert server.source().referrers(BLOB.digest) == tuple(map(_descriptor, range(MAX_REFERRERS)))
 
 
-@pytest.mark.parametrize("there", ["https://HOST/x", "http://HOST:1/x", "//example.com/x", "http://[::1/x"])
-def test_pages_of_another_server_are_refused(server: Answers, there: str) -> None:
-    _paged(server, f'<{there.replace("HOST", "127.0.0.1")}>; rel="next"')
+@pytest.mark.parametrize("link", ["https://HOST/x", "http://HOST:1/x", "//example.com/x", "http://[::1/x"])
+def test_pages_of_another_server_are_refused(server: Answers, link: str) -> None:
+    _paged(server, f'<{link.replace("HOST", "127.0.0.1")}>; rel="next"')
     with pytest.raises(RegistryUnavailable, match="list of referrers is at another address"):
         server.source().referrers(BLOB.digest)
 
@@ -138,9 +138,9 @@ def test_a_list_that_is_too_long_is_none(server: Answers) -> None:
 
 def test_other_tags(server: Answers) -> None:
     def answer(handler: Handler) -> None:
-        known = handler.path.endswith("/known.sig")
+        is_known = handler.path.endswith("/known.sig")
         handler.say(
-            200 if known else 404, DATA, Docker_Content_Digest=str(BLOB.digest), Content_Type="x/y; a=b"
+            200 if is_known else 404, DATA, Docker_Content_Digest=str(BLOB.digest), Content_Type="x/y; a=b"
         )
 
     server.answer = answer

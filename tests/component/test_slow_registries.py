@@ -59,8 +59,8 @@ def test_a_transfer_that_drips_is_broken_off(server: Answers, head: bytes) -> No
 def test_a_transfer_that_is_fast_enough_goes_on(server: Answers) -> None:
     def answer(handler: Handler) -> None:
         handler.send(_HEAD)
-        for at in range(0, len(DATA), 512):
-            handler.wfile.write(DATA[at : at + 512])
+        for offset in range(0, len(DATA), 512):
+            handler.wfile.write(DATA[offset : offset + 512])
             handler.wait(0.05)
 
     server.answer = answer
@@ -148,15 +148,15 @@ def test_nobody_there(server: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_connections_are_bounded_and_used_again(server: Answers) -> None:
-    open_now, most, ports = set(), 0, set()
+    open_now, maximum, ports = set(), 0, set()
     lock = threading.Lock()
 
     def answer(handler: Handler) -> None:
-        nonlocal most
+        nonlocal maximum
         with lock:
             open_now.add(handler.client_address)
             ports.add(handler.client_address)
-            most = max(most, len(open_now))
+            maximum = max(maximum, len(open_now))
         time.sleep(0.02)
         with lock:
             open_now.discard(handler.client_address)
@@ -166,5 +166,5 @@ def test_connections_are_bounded_and_used_again(server: Answers) -> None:
     source = server.source(connections=3)
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(lambda _: read(source), range(24))) == [(0, DATA)] * 24
-    assert most == 3
+    assert maximum == 3
     assert len(ports) == 3

@@ -66,10 +66,10 @@ def test_a_private_authority_is_trusted_where_it_is_named(certificates: Certific
         assert not other.seen
 
 
-@pytest.mark.parametrize(("pair", "said"), [("expired", "has expired"), ("elsewhere", "for another name")])
-def test_a_certificate_that_is_not_right(certificates: Certificates, pair: str, said: str) -> None:
+@pytest.mark.parametrize(("pair", "message"), [("expired", "has expired"), ("elsewhere", "for another name")])
+def test_a_certificate_that_is_not_right(certificates: Certificates, pair: str, message: str) -> None:
     with run_answers(_context(getattr(certificates, pair))) as server:
-        with pytest.raises(RegistryUnavailable, match=f"team/kit:v1.*its certificate .*{said}"):
+        with pytest.raises(RegistryUnavailable, match=f"team/kit:v1.*its certificate .*{message}"):
             read(server.source(**_tls(certificates)))
         assert not server.seen
 
@@ -176,22 +176,22 @@ class _Proxy:
 
     def __init__(self, server: Answers) -> None:
         self.url = server.url
-        self.asked: list[tuple[str, str | None]] = []
+        self.requests: list[tuple[str, str | None]] = []
         server.answer = self._answer
         self._server = server
 
     def _answer(self, handler: Handler) -> None:
-        self.asked.append((handler.path, handler.headers.get("Proxy-Authorization")))
+        self.requests.append((handler.path, handler.headers.get("Proxy-Authorization")))
         if handler.command != "CONNECT":
             handler.say(200, DATA)
             return
         host, _, port = handler.path.rpartition(":")
-        with socket.create_connection((host, int(port)), 5) as there:
+        with socket.create_connection((host, int(port)), 5) as upstream:
             handler.say(200)
             handler.close_connection = True
             with selectors.DefaultSelector() as ends:
-                ends.register(there, selectors.EVENT_READ, handler.connection)
-                ends.register(handler.connection, selectors.EVENT_READ, there)
+                ends.register(upstream, selectors.EVENT_READ, handler.connection)
+                ends.register(handler.connection, selectors.EVENT_READ, upstream)
                 while not self._server.stopping.is_set():
                     for ready, _ in ends.select(0.05):
                         data = ready.fileobj.recv(65536)  # type: ignore[union-attr]  # both are sockets
@@ -208,15 +208,15 @@ def proxy(elsewhere: Answers) -> _Proxy:
 def test_a_proxy_is_used_for_its_registry(server: Answers, proxy: _Proxy) -> None:
     url = proxy.url.replace("http://", "http://me:secret@")
     assert read(server.source(proxy=url)) == (0, DATA)
-    assert proxy.asked == [(f"{server.url}/v2/team/kit/blobs/{BLOB.digest}", "Basic bWU6c2VjcmV0")]
+    assert proxy.requests == [(f"{server.url}/v2/team/kit/blobs/{BLOB.digest}", "Basic bWU6c2VjcmV0")]
     assert read(server.source()) == (0, DATA)
-    assert len(server.seen) == len(proxy.asked) == 1
+    assert len(server.seen) == len(proxy.requests) == 1
 
 
 def test_a_proxy_sees_nothing_of_tls(certificates: Certificates, proxy: _Proxy) -> None:
     with _secure(certificates) as server:
         assert read(server.source(**_tls(certificates, proxy=proxy.url))) == (0, DATA)
-        assert [path for path, _ in proxy.asked] == [server.host]
+        assert [path for path, _ in proxy.requests] == [server.host]
         assert len(server.seen) == 1
 
 
@@ -227,11 +227,11 @@ def test_the_environment_names_a_proxy(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     assert read(server.source()) == (0, DATA)
-    assert len(proxy.asked) == 1
+    assert len(proxy.requests) == 1
     assert read(server.source(proxy="")) == (0, DATA)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     assert read(server.source()) == (0, DATA)
-    assert len(proxy.asked) == 1
+    assert len(proxy.requests) == 1
     assert [seen.authorization for seen in server.seen] == [None, None]
 
 

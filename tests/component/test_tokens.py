@@ -77,9 +77,9 @@ def test_a_token_is_had_and_renewed(server: Answers, password: dict[str, str], n
     assert gate.issued == 1
     gate.valid = "only the server knows that the last one has expired"
     assert read(source) == (0, DATA)
-    asked = [seen for seen in server.seen if seen.path.startswith("/token")]
-    assert [seen.authorization for seen in asked] == [_basic("ci:secret") if named else None] * 2
-    assert {seen.path for seen in asked} == {"/token?scope=repository%3Ateam%2Fkit%3Apull&service=s"}
+    requests = [seen for seen in server.seen if seen.path.startswith("/token")]
+    assert [seen.authorization for seen in requests] == [_basic("ci:secret") if named else None] * 2
+    assert {seen.path for seen in requests} == {"/token?scope=repository%3Ateam%2Fkit%3Apull&service=s"}
     shown = [seen.authorization for seen in server.seen if not seen.path.startswith("/token")]
     assert shown == [None, "Bearer token0", "Bearer token0", "Bearer token0", "Bearer token1"]
 
@@ -217,9 +217,9 @@ def test_an_identity_token_is_exchanged(server: Answers, tmp_path: Path, status:
     gate.statuses = [] if status == 200 else [status]
     _login(tmp_path, server.host, identitytoken="refresh", auth=base64.b64encode(b"me:").decode())
     assert read(server.source()) == (0, DATA)
-    asked = [seen for seen in server.seen if seen.path.startswith("/token")]
-    assert [seen.method for seen in asked] == (["POST"] if status == 200 else ["POST", "GET"])
-    form = {name: values[0] for name, values in parse_qs(asked[0].body.decode()).items()}
+    requests = [seen for seen in server.seen if seen.path.startswith("/token")]
+    assert [seen.method for seen in requests] == (["POST"] if status == 200 else ["POST", "GET"])
+    form = {name: values[0] for name, values in parse_qs(requests[0].body.decode()).items()}
     assert form == {
         "grant_type": "refresh_token",
         "refresh_token": "refresh",
@@ -227,9 +227,9 @@ def test_an_identity_token_is_exchanged(server: Answers, tmp_path: Path, status:
         "scope": _SCOPE,
         "client_id": "kitserve",
     }
-    assert asked[0].authorization is None
+    assert requests[0].authorization is None
     if status != 200:
-        assert asked[1].authorization == _basic("me:refresh")
+        assert requests[1].authorization == _basic("me:refresh")
 
 
 def test_a_ready_token_is_shown_as_it_is(

@@ -95,11 +95,11 @@ class TestPipelineOfText(TensorContract):
         labels = [label.encode() for label in estimator.predict(ROWS[:5])]
         return {"label": np.array(labels, dtype=object), "probabilities": estimator.predict_proba(ROWS[:5])}
 
-    def same(self, found: dict[str, Array], expected: dict[str, Array]) -> None:
+    def same(self, actual: dict[str, Array], expected: dict[str, Array]) -> None:
         for name, array in expected.items():
             if name == "label":
-                assert found.pop(name).tolist() == array.tolist()
-        super().same(found, {name: array for name, array in expected.items() if name != "label"})
+                assert actual.pop(name).tolist() == array.tolist()
+        super().same(actual, {name: array for name, array in expected.items() if name != "label"})
 
 
 def load(estimator: object, path: Path, compress: Any = 0, cpus: float = 1) -> TensorModel:
@@ -141,18 +141,18 @@ def test_signatures_and_answers(
     model = load(estimator, tmp_path)
     assert model.signature.inputs == (TensorSpec("input", "FP64", (-1, 3)),)
     assert model.signature.outputs == tuple(TensorSpec(*output) for output in outputs)
-    given = model.infer({"input": np.abs(ROWS[:4])})
-    assert list(given) == [name for name, _, _ in outputs]
+    results = model.infer({"input": np.abs(ROWS[:4])})
+    assert list(results) == [name for name, _, _ in outputs]
     np.testing.assert_allclose(
-        given[outputs[0][0]].astype(float), estimator.predict(np.abs(ROWS[:4])).astype(float)
+        results[outputs[0][0]].astype(float), estimator.predict(np.abs(ROWS[:4])).astype(float)
     )
 
 
 @pytest.mark.parametrize("compress", [3, ("gzip", 3), ("bz2", 3), ("xz", 3), ("lzma", 3)])
 def test_compressed_files(tmp_path: Path, compress: Any) -> None:
     estimator = LogisticRegression().fit(ROWS, CLASSES)
-    given = load(estimator, tmp_path, compress).infer({"input": ROWS})
-    np.testing.assert_array_equal(given["label"], estimator.predict(ROWS))
+    results = load(estimator, tmp_path, compress).infer({"input": ROWS})
+    np.testing.assert_array_equal(results["label"], estimator.predict(ROWS))
 
 
 @pytest.mark.parametrize("rows", [np.full((1, 3), np.nan), np.full((1, 3), np.inf), np.empty((0, 3))])

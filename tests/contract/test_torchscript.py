@@ -100,9 +100,9 @@ X = np.array([[1.0, 2.0]], dtype=np.float32)
 def test_indices_of_an_embedding_are_integers(tmp_path: Path) -> None:
     model = loaded(Tagger(), tmp_path)
     assert model.signature.inputs == (TensorSpec("words", "INT64"), TensorSpec("weight", "FP32"))
-    given = model.infer({"words": np.array([[1, 4]]), "weight": X})
-    assert list(given) == ["output_0", "output_1"]
-    assert given["output_1"] == 4
+    results = model.infer({"words": np.array([[1, 4]]), "weight": X})
+    assert list(results) == ["output_0", "output_1"]
+    assert results["output_1"] == 4
 
 
 def test_a_traced_module_is_read_alike(tmp_path: Path) -> None:

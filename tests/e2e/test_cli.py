@@ -101,12 +101,12 @@ SAMPLES: dict[str, dict[str, Any]] = {
         "runtime": None,
         "message": "model/iris.joblib is a pickle (joblib included), which runs code when it is loaded: "
         "it imports joblib.numpy_pickle, numpy, numpy._core, sklearn.ensemble and sklearn.tree. "
-        "It is not served like this",
+        "It is not served in this form",
     },
     "iris-statedict:v1": {
         "runtime": None,
         "message": "model/weights.pt is a PyTorch checkpoint (pickle), which runs code when it is loaded: "
-        "it imports collections, torch and torch._utils. It is not served like this; it holds weights",
+        "it imports collections, torch and torch._utils. It is not served in this form; it has weights",
     },
     "iris-child:v1": {"runtime": "onnx", "file": "model/iris.onnx", "outputs": IRIS},
 }

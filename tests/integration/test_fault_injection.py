@@ -125,23 +125,23 @@ def node(tmp_path: Path, proxy: FaultProxy) -> Node:
 def test_a_layer_that_is_cut_goes_on_where_it_was(
     node: Node, proxy: FaultProxy, part: float, reset: bool
 ) -> None:
-    at = int(len(LAYER) * part)
-    proxy.on(Fault(cut=at, reset=reset), LAYER_PATH)
+    offset = int(len(LAYER) * part)
+    proxy.on(Fault(cut=offset, reset=reset), LAYER_PATH)
     assert node.open() == TREE
     check_clean(node.root)
-    first, second = proxy.asked(LAYER_PATH)
+    first, second = proxy.exchanges_for(LAYER_PATH)
     assert "Range" not in first.headers
     # What a reset takes out of the kernel's buffers was never had; all else was, and is not sent again.
     kept = int(second.headers.get("Range", "bytes=0-")[6:-1])
-    assert kept == at or (reset and kept < at)
-    assert first.sent + second.sent == len(LAYER) + at - kept
+    assert kept == offset or (reset and kept < offset)
+    assert first.sent + second.sent == len(LAYER) + offset - kept
 
 
 def test_a_layer_that_is_cut_often_is_sent_once(node: Node, proxy: FaultProxy) -> None:
     proxy.on(Fault(cut=70_000), LAYER_PATH, times=EVER)
     assert node.open() == TREE
     check_clean(node.root)
-    assert len(proxy.asked(LAYER_PATH)) == -(-len(LAYER) // 70_000)
+    assert len(proxy.exchanges_for(LAYER_PATH)) == -(-len(LAYER) // 70_000)
     assert proxy.sent(LAYER_PATH) == len(LAYER)
 
 
@@ -149,7 +149,7 @@ def test_cuts_after_next_to_nothing_end_a_pull_that_goes_on_later(node: Node, pr
     proxy.on(Fault(cut=1000), LAYER_PATH, times=EVER)
     node.fails(RegistryUnavailable, "3 times, after 3000 bytes, which are kept; try again", within=2)
     node.recovers()
-    assert proxy.asked(LAYER_PATH)[-1].headers["Range"] == "bytes=3000-"
+    assert proxy.exchanges_for(LAYER_PATH)[-1].headers["Range"] == "bytes=3000-"
     assert proxy.sent(LAYER_PATH) == len(LAYER)
 
 
@@ -180,11 +180,11 @@ def test_a_cut_at_any_byte_of_head_or_body(
 
 
 @pytest.mark.parametrize("path", [MANIFEST, LAYER_PATH])
-@pytest.mark.parametrize(("at", "whole"), [(0, True), (30, True), (0, False), (300, False)])
+@pytest.mark.parametrize(("offset", "whole"), [(0, True), (30, True), (0, False), (300, False)])
 def test_a_stall_is_broken_off_and_continued(
-    node: Node, proxy: FaultProxy, path: str, at: int, whole: bool
+    node: Node, proxy: FaultProxy, path: str, offset: int, whole: bool
 ) -> None:
-    proxy.on(Fault(stall=at, whole=whole), path)
+    proxy.on(Fault(stall=offset, whole=whole), path)
     begun = time.monotonic()
     assert node.open() == TREE
     assert STALL <= time.monotonic() - begun < STALL + 3
@@ -218,21 +218,21 @@ def test_a_manifest_that_drips_ends_in_time(node: Node, proxy: FaultProxy) -> No
 def test_a_slow_layer_is_not_a_stall(node: Node, proxy: FaultProxy) -> None:
     proxy.on(Fault(rate=700_000), LAYER_PATH)
     assert node.open() == TREE
-    assert len(proxy.asked(LAYER_PATH)) == 1
+    assert len(proxy.exchanges_for(LAYER_PATH)) == 1
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_passing_faults_are_tried_again(node: Node, proxy: FaultProxy, status: int) -> None:
     proxy.on(Fault(says(status)), LAYER_PATH)
     assert node.open() == TREE
-    refused, served = (exchange.at for exchange in proxy.asked(LAYER_PATH))
+    refused, served = (exchange.timestamp for exchange in proxy.exchanges_for(LAYER_PATH))
     assert 0.2 <= served - refused < 0.5
 
 
 def test_each_wait_is_twice_the_one_before(node: Node, proxy: FaultProxy) -> None:
     proxy.on(Fault(says(503)), MANIFEST, method="HEAD", times=2)
     assert node.open() == TREE
-    one, two, three = [exchange.at for exchange in proxy.asked(MANIFEST, "HEAD")][:3]
+    one, two, three = [exchange.timestamp for exchange in proxy.exchanges_for(MANIFEST, "HEAD")][:3]
     assert 0.2 <= two - one < 0.5
     assert 0.4 <= three - two < 0.9
 
@@ -241,7 +241,7 @@ def test_each_wait_is_twice_the_one_before(node: Node, proxy: FaultProxy) -> Non
 def test_passing_faults_that_last_end_in_time(node: Node, proxy: FaultProxy, status: int) -> None:
     proxy.on(Fault(says(status)), LAYER_PATH, times=EVER)
     node.impatient().fails(RegistryUnavailable, rf"answered {status}", within=PATIENCE + 1)
-    assert 2 <= len(proxy.asked(LAYER_PATH)) <= 3
+    assert 2 <= len(proxy.exchanges_for(LAYER_PATH)) <= 3
     node.recovers()
 
 
@@ -250,7 +250,7 @@ def in_two_seconds() -> str:
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "least", "most"),
+    ("status", "retry_after", "minimum", "maximum"),
     [
         (429, lambda: "1", 1.0, 2.0),
         (503, lambda: "1", 1.0, 2.0),
@@ -262,17 +262,17 @@ def in_two_seconds() -> str:
     ids=["seconds", "seconds of 503", "date", "past date", "garbage", "negative"],
 )
 def test_a_registry_says_when_to_come_again(
-    node: Node, proxy: FaultProxy, status: int, said: Callable[[], str], least: float, most: float
+    node: Node, proxy: FaultProxy, status: int, retry_after: Callable[[], str], minimum: float, maximum: float
 ) -> None:
-    proxy.on(Fault(says(status, Retry_After=said())), LAYER_PATH)
+    proxy.on(Fault(says(status, Retry_After=retry_after())), LAYER_PATH)
     assert node.open() == TREE
-    refused, served = (exchange.at for exchange in proxy.asked(LAYER_PATH))
-    assert least <= served - refused < most
+    refused, served = (exchange.timestamp for exchange in proxy.exchanges_for(LAYER_PATH))
+    assert minimum <= served - refused < maximum
 
 
-@pytest.mark.parametrize("said", ["1000000000", "inf", "nan", "9" * 400])
-def test_a_wait_beyond_the_deadline_is_not_begun(node: Node, proxy: FaultProxy, said: str) -> None:
-    proxy.on(Fault(says(429, Retry_After=said)), LAYER_PATH, times=EVER)
+@pytest.mark.parametrize("retry_after", ["1000000000", "inf", "nan", "9" * 400])
+def test_a_wait_beyond_the_deadline_is_not_begun(node: Node, proxy: FaultProxy, retry_after: str) -> None:
+    proxy.on(Fault(says(429, Retry_After=retry_after)), LAYER_PATH, times=EVER)
     node.impatient().fails(RegistryUnavailable, "answered 429", within=PATIENCE + 1)
     node.recovers()
 
@@ -288,7 +288,7 @@ def test_permanent_failures_are_not_retried(
     method = "HEAD" if path == MANIFEST else "GET"
     proxy.on(Fault(says(status)), path, method=method, times=EVER)
     node.fails(error or KitserveError, rf"answered {status}", within=1)
-    assert len(proxy.asked(path, method)) == 1
+    assert len(proxy.exchanges_for(path, method)) == 1
     node.recovers()
 
 
@@ -370,7 +370,7 @@ def test_a_range_need_not_be_given(node: Node, proxy: FaultProxy, ranged: Fault)
     proxy.on(ranged, LAYER_PATH)
     assert node.open() == TREE
     check_clean(node.root)
-    assert proxy.asked(LAYER_PATH)[1].headers["Range"] == "bytes=100000-"
+    assert proxy.exchanges_for(LAYER_PATH)[1].headers["Range"] == "bytes=100000-"
 
 
 @pytest.mark.parametrize("ranged", NOT_THE_REST.values(), ids=NOT_THE_REST)
@@ -390,7 +390,7 @@ def test_a_redirect_is_followed_and_continued(node: Node, proxy: FaultProxy, kit
         assert node.open() == TREE
         assert elsewhere.sent() == len(LAYER)
         assert proxy.sent(LAYER_PATH) == 0
-        assert elsewhere.asked(LAYER_PATH)[1].headers["Range"] == "bytes=200000-"
+        assert elsewhere.exchanges_for(LAYER_PATH)[1].headers["Range"] == "bytes=200000-"
 
 
 def test_a_tag_that_moves_during_a_pull_changes_nothing(
@@ -433,16 +433,18 @@ def tokens_of_a_calm_pull(asking: Node, tokens: TokenServer) -> int:
     return count
 
 
-@pytest.mark.parametrize("told", [1, 300])
-def test_a_token_that_expires_within_a_layer_is_renewed(asking: Node, tokens: TokenServer, told: int) -> None:
+@pytest.mark.parametrize("expires_in", [1, 300])
+def test_a_token_that_expires_within_a_layer_is_renewed(
+    asking: Node, tokens: TokenServer, expires_in: int
+) -> None:
     count = tokens_of_a_calm_pull(asking, tokens)
     tokens.expires_in = 1
-    tokens.changes = {"expires_in": told}
+    tokens.changes = {"expires_in": expires_in}
     asking.proxy.on(Fault(rate=100_000, cut=220_000), LAYER_PATH)
     assert asking.open() == TREE
-    asked = asking.proxy.asked(LAYER_PATH)
-    first, second = (one for one in asked if one.status != 401)
-    assert told == 1 or 401 in [one.status for one in asked[asked.index(first) :]]
+    exchanges = asking.proxy.exchanges_for(LAYER_PATH)
+    first, second = (one for one in exchanges if one.status != 401)
+    assert expires_in == 1 or 401 in [one.status for one in exchanges[exchanges.index(first) :]]
     assert second.headers["Range"] == "bytes=220000-"
     assert first.sent + second.sent == len(LAYER)
     assert len(tokens.requests) == count + 1

@@ -56,10 +56,10 @@ def test_every_sample_is_pulled_by_tag_and_by_digest(
 ) -> None:
     reference = parse_reference(f"{registry.host}/samples/{name}")
     kit = library.open(reference)
-    here = Library(tmp_path / "here").open(parse_reference(f"oci-layout:{layout}:samples/{name}"))
-    assert kit.kit.digest == here.kit.digest
+    local = Library(tmp_path / "local").open(parse_reference(f"oci-layout:{layout}:samples/{name}"))
+    assert kit.kit.digest == local.kit.digest
     assert kit.pulled_bytes == kit.kit.size
-    assert _tree(kit.path) == _tree(here.path)
+    assert _tree(kit.path) == _tree(local.path)
 
     other = Library(tmp_path / "other", SourceOptions({registry.host: PLAIN}))
     pinned = RegistryReference(registry.host, f"samples/{name.split(':')[0]}", None, kit.kit.digest)

@@ -180,12 +180,12 @@ ASKING = ("htpasswd", "tokens", "mutual tls")
 
 def rows() -> list[tuple[str, str, str]]:
     """Return (kit, source, login), so that every two of them that can meet do."""
-    found = []
+    cases = []
     for number, kit in enumerate(KITS):
-        found += [(kit, source, "nobody") for source in OPEN]
-        found += [(kit, ASKING[(number + at) % 3], login) for at, login in enumerate(LOGINS)]
-        found += [(kit, "tokens", login) for login in TOKEN_LOGINS]
-    return found
+        cases += [(kit, source, "nobody") for source in OPEN]
+        cases += [(kit, ASKING[(number + index) % 3], login) for index, login in enumerate(LOGINS)]
+        cases += [(kit, "tokens", login) for login in TOKEN_LOGINS]
+    return cases
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Opened:
 
 
 @pytest.fixture(scope="module")
-def known() -> dict[str, Opened]:
+def opened_kits() -> dict[str, Opened]:
     """What each kit was when it was first opened, from whatever source."""
     return {}
 
@@ -225,14 +225,14 @@ class Visitor:
         if login != "nobody":
             scope = f"repository:{name.partition(':')[0]}:pull"
             right = room.tokens.issue((scope,)) if login in TOKEN_LOGINS else PASSWORD
-            given = Login(
+            credentials = Login(
                 registry.host,
                 secret or right,
                 secret or room.tokens.refresh_token,
                 self.directory,
                 self.monkeypatch,
             )
-            options = replace(options, **({**LOGINS, **TOKEN_LOGINS}[login](given) or {}))
+            options = replace(options, **({**LOGINS, **TOKEN_LOGINS}[login](credentials) or {}))
         return Library(self.directory / "node", SourceOptions({registry.host: options}))
 
     def reference(self, source: str, name: str) -> Reference:
@@ -262,7 +262,7 @@ def visitor(room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Visi
 
 @pytest.mark.parametrize(("kit", "source", "login"), rows())
 def test_a_kit_is_the_same_from_everywhere(
-    visitor: Visitor, known: dict[str, Opened], kit: str, source: str, login: str
+    visitor: Visitor, opened_kits: dict[str, Opened], kit: str, source: str, login: str
 ) -> None:
     opened = visitor.library(source, login, kit).open(visitor.reference(source, kit))
     files = tree(opened.path)
@@ -275,7 +275,7 @@ def test_a_kit_is_the_same_from_everywhere(
     else:
         assert files == _files_of_sample(kit)
     seen = Opened(str(opened.kit.digest), files, opened.kit.size)
-    assert known.setdefault(kit, seen) == seen
+    assert opened_kits.setdefault(kit, seen) == seen
 
 
 def _files_of_sample(name: str) -> dict[str, bytes]:
@@ -311,14 +311,14 @@ def test_a_wrong_secret_is_refused_at_once_and_told_to_nobody(
         library.open(visitor.reference(source, "samples/iris:v1"))
     assert time.monotonic() - begun < 2
     encoded = base64.b64encode(f"{USERNAME}:{WRONG}".encode()).decode()
-    for told in (str(refused.value), repr(refused.value), caplog.text, repr(library)):
-        assert WRONG not in told
-        assert encoded not in told
+    for text in (str(refused.value), repr(refused.value), caplog.text, repr(library)):
+        assert WRONG not in text
+        assert encoded not in text
     check_clean(visitor.directory / "node")
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"ca_file": None}, "authority of its certificate is not known"),
         ({"client_cert_file": None, "client_key_file": None}, "client certificate"),
@@ -326,7 +326,7 @@ def test_a_wrong_secret_is_refused_at_once_and_told_to_nobody(
     ],
 )
 def test_the_wrong_way_to_a_registry_is_told(
-    room: Room, tmp_path: Path, changes: dict[str, Any], said: str
+    room: Room, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     client = room.certificates.client
     right = RegistryOptions(
@@ -335,7 +335,7 @@ def test_the_wrong_way_to_a_registry_is_told(
     host = room.registries["mutual tls"].host
     library = Library(tmp_path / "node", SourceOptions({host: replace(right, **changes)}))
     begun = time.monotonic()
-    with pytest.raises(RegistryUnavailable, match=said):
+    with pytest.raises(RegistryUnavailable, match=message):
         library.open(RegistryReference(host, "samples/iris", "v1", None))
     assert time.monotonic() - begun < 2
 

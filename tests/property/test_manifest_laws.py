@@ -75,9 +75,9 @@ def _refusal(call: Callable[[], object]) -> str | None:
 @settings(max_examples=400, deadline=None)
 @given(st.binary(max_size=60) | (_json | _manifest).map(lambda value: json.dumps(value).encode()))
 def test_any_document_is_a_kit_or_refused_by_name(data: bytes) -> None:
-    said = _refusal(lambda: parse_manifest(data, "r.io/x:v1"))
-    assert said is not None or not is_index(data)
-    assert said is None or (said.startswith("r.io/x:v1") and len(said) < 5000)
+    message = _refusal(lambda: parse_manifest(data, "r.io/x:v1"))
+    assert message is not None or not is_index(data)
+    assert message is None or (message.startswith("r.io/x:v1") and len(message) < 5000)
 
 
 @settings(max_examples=200, deadline=None)
@@ -86,9 +86,9 @@ def test_any_index_without_a_kit_is_refused_by_name(data: bytes) -> None:
     def read(descriptor: Descriptor) -> bytes:
         raise NotFound(str(descriptor.digest))
 
-    said = _refusal(lambda: choose_kit(data, "r.io/x:v1", read))
-    assert said is not None
-    assert said.startswith("r.io/x:v1")
+    message = _refusal(lambda: choose_kit(data, "r.io/x:v1", read))
+    assert message is not None
+    assert message.startswith("r.io/x:v1")
 
 
 @given(st.sampled_from(ESSENTIAL), st.data())
@@ -101,8 +101,8 @@ def test_an_essential_name_is_taken_in_one_case_only(name: str, data: st.DataObj
         "layers": [],
     }
     data_of = {**document, other: document.get(name)}
-    said = _refusal(lambda: parse_manifest(json.dumps(data_of).encode(), "r"))
-    assert (said is None) == (other == name != "manifests")
+    message = _refusal(lambda: parse_manifest(json.dumps(data_of).encode(), "r"))
+    assert (message is None) == (other == name != "manifests")
 
 
 _packed = st.tuples(

@@ -107,10 +107,10 @@ def test_any_text_is_read_stably_or_refused(text: str) -> None:
 def test_a_kit_is_called_alike_in_a_registry_and_in_kits_storage(
     host: str, name: str, version: tuple[str | None, Digest | None]
 ) -> None:
-    there = parse_reference(str(RegistryReference(host, name, *version)))
-    here = parse_reference(f"kit:{there}")
-    assert here == LocalReference(host, name, *version)
-    assert here.label == there.label
+    registry = parse_reference(str(RegistryReference(host, name, *version)))
+    local = parse_reference(f"kit:{registry}")
+    assert local == LocalReference(host, name, *version)
+    assert local.label == registry.label
 
 
 @given(st.binary())

@@ -59,11 +59,11 @@ def test_what_tarfile_packs_is_unpacked(files: dict[str, bytes], form: int, comp
     data = tar(*files.items(), form=form)
     suffix = "" if compression is Compression.NONE else compression.value
     try:
-        found = _unpack(COMPRESS[suffix](data), compression)
+        unpacked = _unpack(COMPRESS[suffix](data), compression)
     except UnsafeArchive:
         assert _clashes(list(files))
     else:
-        assert found == files
+        assert unpacked == files
 
 
 @settings(max_examples=150, deadline=None)

@@ -24,13 +24,13 @@ BLOB = Descriptor("x/y", Digest.of(DATA), len(DATA))
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A request; `at` is on the monotonic clock."""
+    """A request; `timestamp` is on the monotonic clock."""
 
     method: str
     path: str
     headers: CaseInsensitiveDict[str]
     body: bytes
-    at: float
+    timestamp: float
 
     @property
     def authorization(self) -> str | None:

@@ -12,7 +12,7 @@ def tree(root: Path) -> dict[str, bytes]:
 
 
 def check_store(root: Path) -> None:
-    """Every blob is what its name says and read-only, every unpacked kit is sealed, nothing is half-made.
+    """Every blob is read-only and what its name says; every kit has an inventory; nothing is half-made.
 
     What has arrived of a blob may be kept, to be continued, under the digits of its digest.
     """

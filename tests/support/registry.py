@@ -119,13 +119,13 @@ class Registry:
         self._push_manifest(layout, repository, entry, tag)
         return f"{self.host}/{repository}:{tag}"
 
-    def retag(self, repository: str, known: str, tag: str) -> None:
+    def retag(self, repository: str, name: str, tag: str) -> None:
         """Let a tag name what another tag, or a digest, names."""
         types = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json"
         path = f"/v2/{repository}/manifests/"
-        found = self._send("GET", path + known, repository, headers={"Accept": types})
-        headers = {"Content-Type": found.headers["Content-Type"]}
-        self._send("PUT", path + tag, repository, data=found.content, headers=headers)
+        manifest = self._send("GET", path + name, repository, headers={"Accept": types})
+        headers = {"Content-Type": manifest.headers["Content-Type"]}
+        self._send("PUT", path + tag, repository, data=manifest.content, headers=headers)
 
     def delete(self, repository: str, digest: str) -> None:
         """Forget a manifest, and every tag that names it."""

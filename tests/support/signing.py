@@ -133,7 +133,7 @@ class Shelf:
         self.blobs: dict[Digest, bytes] = {self.kit.digest: kit}
         self.tags: dict[str, Descriptor] = {}
         self.subjects: dict[Digest, list[Descriptor]] = {}
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
     def put(self, media_type: str, data: bytes) -> dict[str, Any]:
         self.blobs[Digest.of(data)] = data
@@ -145,10 +145,10 @@ class Shelf:
             tag_manifest(list(layers), self.put), None
         )
 
-    def refer(self, *layers: dict[str, Any], artifact_type: str = BUNDLE, told: bool = True) -> None:
-        """Add a referrer of the kit with these layers; `told` says whether a list tells its type."""
+    def refer(self, *layers: dict[str, Any], artifact_type: str = BUNDLE, has_type: bool = True) -> None:
+        """Add a referrer of the kit with these layers; `has_type` says whether lists state its type."""
         manifest = referrer_manifest(list(layers), self.kit, self.put, artifact_type)
-        descriptor = self._stored(manifest, artifact_type if told else None)
+        descriptor = self._stored(manifest, artifact_type if has_type else None)
         self.subjects.setdefault(self.kit.digest, []).append(descriptor)
 
     def refer_bundle(self, bundle: Mapping[str, Any]) -> None:
@@ -158,20 +158,20 @@ class Shelf:
         return self.kit
 
     def manifest(self, descriptor: Descriptor) -> bytes:
-        self.asked.append(f"manifest {descriptor.digest}")
+        self.requests.append(f"manifest {descriptor.digest}")
         return self._found(descriptor.digest)
 
     @contextmanager
     def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[BlobStream]:
-        self.asked.append(f"blob {descriptor.digest}")
+        self.requests.append(f"blob {descriptor.digest}")
         yield BlobStream(offset, iter([self._found(descriptor.digest)[offset:]]))
 
     def resolve_tag(self, tag: str) -> Descriptor | None:
-        self.asked.append(f"tag {tag}")
+        self.requests.append(f"tag {tag}")
         return self.tags.get(tag)
 
     def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
-        self.asked.append(f"referrers {digest}")
+        self.requests.append(f"referrers {digest}")
         return tuple(self.subjects.get(digest, ()))
 
     def _stored(self, manifest: bytes, artifact_type: str | None) -> Descriptor:

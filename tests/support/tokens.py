@@ -116,36 +116,36 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        asked = parse_qs(urlsplit(self.path).query)
+        parameters = parse_qs(urlsplit(self.path).query)
         kind, _, encoded = self.headers.get("Authorization", "").partition(" ")
-        known = kind.lower() == "basic" and _basic(encoded) == (USERNAME, PASSWORD)
-        self._grant(asked, USERNAME if known else None, allowed=known or not kind)
+        is_known = kind.lower() == "basic" and _basic(encoded) == (USERNAME, PASSWORD)
+        self._grant(parameters, USERNAME if is_known else None, allowed=is_known or not kind)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
-        asked = parse_qs(body)
+        parameters = parse_qs(body)
         if not self._tokens.posting:
             self._say(404, {}, None, ())
             return
-        grant = asked.get("grant_type", [""])[0]
-        known = (
-            asked.get("refresh_token") == [self._tokens.refresh_token]
+        grant = parameters.get("grant_type", [""])[0]
+        is_known = (
+            parameters.get("refresh_token") == [self._tokens.refresh_token]
             if grant == "refresh_token"
-            else (asked.get("username"), asked.get("password")) == ([USERNAME], [PASSWORD])
+            else (parameters.get("username"), parameters.get("password")) == ([USERNAME], [PASSWORD])
         )
-        self._grant(asked, USERNAME if known else None, allowed=known)
+        self._grant(parameters, USERNAME if is_known else None, allowed=is_known)
 
     @property
     def _tokens(self) -> TokenServer:
         tokens: TokenServer = self.server.tokens  # type: ignore[attr-defined]
         return tokens
 
-    def _grant(self, asked: dict[str, list[str]], username: str | None, *, allowed: bool) -> None:
+    def _grant(self, parameters: dict[str, list[str]], username: str | None, *, allowed: bool) -> None:
         tokens = self._tokens
-        scopes = tuple(scope for text in asked.get("scope", []) for scope in text.split())
+        scopes = tuple(scope for text in parameters.get("scope", []) for scope in text.split())
         if tokens.refusals:
             self._say(tokens.refusals.popleft(), {}, username, scopes)
-        elif not allowed or asked.get("service") != [tokens.service]:
+        elif not allowed or parameters.get("service") != [tokens.service]:
             self._say(401, {}, username, scopes)
         else:
             token = tokens.issue(scopes, username)
@@ -156,8 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
                 **({"token": token} if self.command == "GET" else {"refresh_token": tokens.refresh_token}),
                 **tokens.changes,
             }
-            said = {name: value for name, value in document.items() if value is not None}
-            self._say(200, said, username, scopes)
+            members = {name: value for name, value in document.items() if value is not None}
+            self._say(200, members, username, scopes)
 
     def _say(self, status: int, document: object, username: str | None, scopes: tuple[str, ...]) -> None:
         self._tokens.requests.append(TokenRequest(self.command, username, scopes, status))

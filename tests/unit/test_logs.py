@@ -19,9 +19,9 @@ log = logging.getLogger("gateway.tests")
 def _as_it_was() -> Iterator[None]:
     """Give our loggers back as they were found."""
     loggers = [logging.getLogger(name) for name in ("gateway", "runtimes")]
-    found = [(list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
+    saved = [(list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
     yield
-    for logger, (handlers, level, propagate) in zip(loggers, found, strict=True):
+    for logger, (handlers, level, propagate) in zip(loggers, saved, strict=True):
         for handler in set(logger.handlers) - set(handlers):
             logger.removeHandler(handler)
             handler.close()

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from gateway.errors import StoreError
-from gateway.kits.cache import Damage, Freed
-from gateway.kits.directories import SealedTrees
+from gateway.kits.cache import Freed, Verification
+from gateway.kits.directories import KitDirectories
 from gateway.kits.library import Kit, Library, UnpackedKit
 from gateway.kits.lookup import Lookup
 from gateway.oci.reference import Digest, LayoutReference, parse_reference
@@ -170,7 +170,7 @@ def test_damage_is_found_and_had_again(tmp_path: Path, builder: LayoutBuilder) -
     root = tmp_path / "library"
     library = Library(root)
     a, b = (_open(library, builder, name) for name in "ab")
-    assert library.cache.verify() == Damage(blobs=6, kits=2, bad_blobs=(), bad_kits=())
+    assert library.cache.verify() == Verification(blobs=6, kits=2, bad_blobs=(), bad_kits=())
     (layer,) = a.kit.needed_layers()
     blob = root / "blobs/sha256" / layer.descriptor.digest.hex
     blob.chmod(0o644)
@@ -210,18 +210,22 @@ def test_a_machine_that_was_started_again_is_not_believed(tmp_path: Path, builde
     root = tmp_path / "library"
     library = Library(root)
     kit = _open(library, builder, "a")
-    seal = root / "kits" / f"{kit.kit.key}.seal.json"
+    inventory = root / "kits" / f"{kit.kit.key}.seal.json"
     whole, before = kit.model_path.read_bytes(), kit.model_path.stat()
     kit.model_path.chmod(0o644)
     kit.model_path.write_bytes(bytes(len(whole)))
     os.utime(kit.model_path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    seal.write_text(seal.read_text().replace(json.loads(seal.read_text())["boot"], "an earlier one"))
+    inventory.write_text(
+        inventory.read_text().replace(json.loads(inventory.read_text())["boot"], "an earlier one")
+    )
     again = _open(library, builder, "a")
     assert not again.from_cache
     assert again.model_path.read_bytes() == whole
-    seal.write_text(seal.read_text().replace(json.loads(seal.read_text())["boot"], "an earlier one"))
+    inventory.write_text(
+        inventory.read_text().replace(json.loads(inventory.read_text())["boot"], "an earlier one")
+    )
     assert _open(library, builder, "a").from_cache
-    assert "an earlier one" not in seal.read_text()
+    assert "an earlier one" not in inventory.read_text()
 
 
 def test_skopeo_reads_the_cache(tmp_path: Path, layout: Path) -> None:
@@ -276,17 +280,17 @@ def test_a_prune_leaves_a_kit_alone_from_its_first_document_on(
 
     monkeypatch.setattr(Lookup, "kit", described)
     assert _open(library, builder, "a").kit.digest == library.cache.kits()[0].digest
-    assert library.cache.verify() == Damage(blobs=3, kits=1, bad_blobs=(), bad_kits=())
+    assert library.cache.verify() == Verification(blobs=3, kits=1, bad_blobs=(), bad_kits=())
 
 
-def test_a_kit_whose_seal_is_damaged_goes_with_prune_once_it_is_not_in_use(
+def test_a_kit_whose_inventory_is_damaged_is_pruned_once_it_is_not_in_use(
     tmp_path: Path, builder: LayoutBuilder
 ) -> None:
     root = tmp_path / "library"
     library = Library(root)
     a = _open(library, builder, "a")
-    seal = root / "kits" / f"{a.kit.key}.seal.json"
-    seal.write_text("{")
+    inventory = root / "kits" / f"{a.kit.key}.seal.json"
+    inventory.write_text("{")
     library.cache.prune()
     assert _here(root)[0] == {a.kit.key}
     a.lease.release()
@@ -301,16 +305,16 @@ def test_what_is_made_again_while_all_is_read_through_stays(
     a = _open(library, builder, "a")
     a.model_path.parent.chmod(0o755)
     a.model_path.unlink()
-    remove = SealedTrees.remove
+    remove = KitDirectories.remove
     again = threading.Thread(target=_open, args=(library, builder, "a"))
 
-    def open_then_remove(trees: SealedTrees, key: str) -> None:
+    def open_then_remove(trees: KitDirectories, key: str) -> None:
         monkeypatch.undo()
         again.start()
         again.join(0.5)
         remove(trees, key)
 
-    monkeypatch.setattr(SealedTrees, "remove", open_then_remove)
+    monkeypatch.setattr(KitDirectories, "remove", open_then_remove)
     assert library.cache.verify().bad_kits == (a.kit.key,)
     again.join(10)
     assert a.model_path.exists()

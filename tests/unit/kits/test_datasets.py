@@ -50,10 +50,10 @@ def read(kit: Kit, data: bytes, **changes: object) -> datasets.Dataset:
 def test_a_dataset_is_found_by_its_name_or_its_path_and_nothing_else_is_pulled(
     library: Library, kit: Kit, name: str
 ) -> None:
-    found = library.dataset(kit.reference, name)
-    assert found.path == "data/iris.csv"
-    assert found.data.startswith(b"sepal_length,")
-    assert found.data.count(b"\n") == 151
+    dataset = library.dataset(kit.reference, name)
+    assert dataset.path == "data/iris.csv"
+    assert dataset.data.startswith(b"sepal_length,")
+    assert dataset.data.count(b"\n") == 151
     assert library.cache.kits() == []
 
 
@@ -77,7 +77,7 @@ def test_it_must_be_one_file(kit: Kit, data: bytes) -> None:
 
 
 def test_a_large_one_is_refused(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "MOST_BYTES", 100)
+    monkeypatch.setattr(datasets, "MAX_BYTES", 100)
     with pytest.raises(KitError, match="larger than 100 bytes"):
         read(kit, tar(a_csv=b"1" * 101))
 

@@ -29,8 +29,8 @@ def _open(directory: Path, with_code: bool, verified: bool) -> dict[str, bytes]:
     tree = Tree(directory / f"tree{with_code}{verified}", "r")
     for layer in kit.needed_layers(with_code):
         with (directory / "blobs" / "sha256" / layer.descriptor.digest.hex).open("rb") as blob:
-            unpack_layer(blob, layer, tree, verified=verified)
-    tree.seal()
+            unpack_layer(blob, layer, tree, is_verified=verified)
+    tree.make_read_only()
     assert (tree.root / kit.model_name).is_file()
     return {file.path: (tree.root / file.path).read_bytes() for file in tree.files}
 

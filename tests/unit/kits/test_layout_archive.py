@@ -47,16 +47,16 @@ def own(tmp_path: Path) -> LayoutBuilder:
 @pytest.mark.parametrize("prefix", ["", "./"])
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_an_archive_is_read_like_its_directory(layout: Path, tmp_path: Path, prefix: str, form: int) -> None:
-    here = _source(layout)
-    there = _source(pack(layout, tmp_path / "layout.tar", prefix, form=form))
-    descriptor = there.resolve()
-    assert descriptor == here.resolve()
-    assert there.manifest(descriptor) == here.manifest(descriptor)
+    from_directory = _source(layout)
+    from_archive = _source(pack(layout, tmp_path / "layout.tar", prefix, form=form))
+    descriptor = from_archive.resolve()
+    assert descriptor == from_directory.resolve()
+    assert from_archive.manifest(descriptor) == from_directory.manifest(descriptor)
     assert _source(tmp_path / "layout.tar", None, V1).resolve().digest == V1
     for path in (layout / "blobs" / "sha256").iterdir():
         blob = Descriptor("x/y", Digest("sha256", path.name), path.stat().st_size)
         for offset in (0, 1, blob.size - 1, blob.size, blob.size + 1):
-            with there.blob(blob, offset) as stream:
+            with from_archive.blob(blob, offset) as stream:
                 assert (stream.start, b"".join(stream.chunks)) == (offset, path.read_bytes()[offset:])
     with pytest.raises(NotFound, match="has no samples/iris:v9; it has samples/iris-child:v1"):
         _source(tmp_path / "layout.tar", "v9").resolve()
@@ -71,15 +71,15 @@ def test_what_tar_itself_packs_is_read(layout: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
-@pytest.mark.parametrize(("written", "asked"), [("samples/iris:v1", "samples/iris:v1"), ("v1", "any:v1")])
+@pytest.mark.parametrize(("written", "requested"), [("samples/iris:v1", "samples/iris:v1"), ("v1", "any:v1")])
 @pytest.mark.parametrize("form", ["oci", "oci-archive"])
 def test_what_skopeo_writes_is_read(
-    layout: Path, tmp_path: Path, form: str, written: str, asked: str
+    layout: Path, tmp_path: Path, form: str, written: str, requested: str
 ) -> None:
     command = ["skopeo", "--insecure-policy", "copy", "--preserve-digests", "--quiet"]
     target = f"{form}:{tmp_path / 'there'}:{written}"
     subprocess.run([*command, f"oci:{layout}:samples/iris:v1", target], check=True, timeout=60)
-    name, _, tag = asked.partition(":")
+    name, _, tag = requested.partition(":")
     source = LayoutSource(LayoutReference(tmp_path / "there", name, tag, None))
     descriptor = source.resolve()
     assert descriptor.digest == V1

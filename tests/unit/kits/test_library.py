@@ -18,7 +18,7 @@ from gateway.errors import (
     StoreError,
     UnsafeArchive,
 )
-from gateway.kits.directories import SealedTrees
+from gateway.kits.directories import KitDirectories
 from gateway.kits.library import Library, Role
 from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import LayoutReference, parse_reference
@@ -40,7 +40,7 @@ def _named(builder: LayoutBuilder, name: str) -> LayoutReference:
     return LayoutReference(builder.directory, repository, tag, None)
 
 
-class _Told:
+class _RecordedProgress:
     def __init__(self) -> None:
         self.pulls: list[tuple[int, int]] = []
         self.unpacked = 0
@@ -60,16 +60,16 @@ def test_a_kit_of_kit_is_described_and_opened(library: Library, layout: Path) ->
     assert [layer.role for layer in kit.layers] == [Role.MODEL, Role.DATASET, Role.DOCS]
     assert kit.size == 2560
 
-    told = _Told()
-    opened = library.open(reference, told)
+    progress = _RecordedProgress()
+    opened = library.open(reference, progress)
     assert not opened.from_cache
     assert opened.pulled_bytes == 2560
     assert opened.model_path == opened.path / "model" / "iris.onnx"
     assert opened.model_path.stat().st_size == 326
     assert sorted(path.name for path in opened.path.rglob("*")) == ["iris.onnx", "model"]
-    assert told.pulls[0] == (0, 2560)
-    assert told.pulls[-1] == (2560, 2560)
-    assert told.unpacked == 1
+    assert progress.pulls[0] == (0, 2560)
+    assert progress.pulls[-1] == (2560, 2560)
+    assert progress.unpacked == 1
 
 
 def test_gzip_and_plain_kits_hold_the_same(library: Library, layout: Path) -> None:
@@ -91,20 +91,20 @@ def test_an_opened_kit_needs_its_source_no_more(library: Library, layout: Path, 
         library.open(parse_reference(f"oci-layout:{copy}:samples/iris:v1"))
 
 
-@pytest.mark.parametrize("damage", ["file", "shortened", "seal", "half a seal", "all"])
+@pytest.mark.parametrize("damage", ["file", "shortened", "inventory", "half an inventory", "all"])
 def test_a_damaged_kit_is_unpacked_again(library: Library, layout: Path, damage: str) -> None:
     opened = library.open(parse_reference(f"oci-layout:{layout}:samples/iris:v1"))
-    seal = opened.path.with_name(f"{opened.path.name}.seal.json")
+    inventory = opened.path.with_name(f"{opened.path.name}.seal.json")
     opened.model_path.parent.chmod(0o755)
     opened.model_path.chmod(0o644)
     if damage == "file":
         opened.model_path.unlink()
     elif damage == "shortened":
         opened.model_path.write_bytes(b"x")
-    elif damage == "seal":
-        seal.unlink()
-    elif damage == "half a seal":
-        seal.write_text(seal.read_text()[:30])
+    elif damage == "inventory":
+        inventory.unlink()
+    elif damage == "half an inventory":
+        inventory.write_text(inventory.read_text()[:30])
     else:
         shutil.rmtree(opened.path)
     again = library.open(opened.kit.reference)
@@ -254,8 +254,8 @@ def test_a_disk_that_fills_up_while_unpacking_keeps_what_other_kits_need(
 
     monkeypatch.setattr("gateway.kits.tree._write", full)
     if shared:
-        # Another process has sealed a kit with the same layer meanwhile.
-        monkeypatch.setattr(SealedTrees, "needed", lambda _: {layer.descriptor.digest})
+        # Another process has unpacked a kit with the same layer meanwhile.
+        monkeypatch.setattr(KitDirectories, "needed_blobs", lambda _: {layer.descriptor.digest})
     with pytest.raises(StoreError, match="is full"):
         library.open(_named(builder, "a:v1"))
     assert (tmp_path / "library/blobs/sha256" / layer.descriptor.digest.hex).exists() == shared

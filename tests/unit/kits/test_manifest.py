@@ -175,18 +175,21 @@ def test_what_is_unknown_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("data", "where"),
     [
-        (_manifest(Layers=[]), "'Layers' where 'layers'"),
-        (_manifest(MANIFESTS=[]), "'MANIFESTS' where 'manifests'"),
-        (_manifest(SchemaVersion=2), "'SchemaVersion' where 'schemaVersion'"),
-        (_manifest(mediatype="a/b"), "'mediatype' where 'mediaType'"),
-        (_manifest(ArtifactType="a/b"), "'ArtifactType' where 'artifactType'"),
-        (_manifest(**LONG_S), "'layer\u017f' where 'layers'"),
-        (_manifest(config={**_descriptor(KIT_CONFIG), "Digest": DIGEST}), r"config\.'Digest' where 'digest'"),
+        (_manifest(Layers=[]), "'Layers' instead of 'layers'"),
+        (_manifest(MANIFESTS=[]), "'MANIFESTS' instead of 'manifests'"),
+        (_manifest(SchemaVersion=2), "'SchemaVersion' instead of 'schemaVersion'"),
+        (_manifest(mediatype="a/b"), "'mediatype' instead of 'mediaType'"),
+        (_manifest(ArtifactType="a/b"), "'ArtifactType' instead of 'artifactType'"),
+        (_manifest(**LONG_S), "'layer\u017f' instead of 'layers'"),
+        (
+            _manifest(config={**_descriptor(KIT_CONFIG), "Digest": DIGEST}),
+            r"config\.'Digest' instead of 'digest'",
+        ),
         (
             _manifest(layers=[_descriptor("a/b"), _descriptor("a/b", Size=1)]),
-            r"layers\.1\.'Size' where 'size'",
+            r"layers\.1\.'Size' instead of 'size'",
         ),
-        (_manifest(layers=[_descriptor("a/b", DATA="x")]), r"layers\.0\.'DATA' where 'data'"),
+        (_manifest(layers=[_descriptor("a/b", DATA="x")]), r"layers\.0\.'DATA' instead of 'data'"),
     ],
 )
 def test_a_name_in_another_case_says_where(data: bytes, where: str) -> None:
@@ -211,7 +214,7 @@ DOCKER_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 @pytest.mark.parametrize(
     ("written", "sent", "why"),
     [
-        (INDEX_TYPE, MANIFEST_TYPE, f"says that it is '{INDEX_TYPE}' and was sent as '{MANIFEST_TYPE}'"),
+        (INDEX_TYPE, MANIFEST_TYPE, f"states the type '{INDEX_TYPE}' and was sent as '{MANIFEST_TYPE}'"),
         (MANIFEST_TYPE, INDEX_TYPE, "was sent as"),
         (MANIFEST_TYPE, "text/html", "was sent as"),
         (None, INDEX_TYPE, f"has the media type '{INDEX_TYPE}', and a kit's has"),

@@ -102,8 +102,8 @@ def test_a_parent_that_moves_on_is_not_followed(library: Library, builder: Layou
 def test_parents_that_another_node_found_hold(builder: LayoutBuilder, tmp_path: Path) -> None:
     builder.kit("base/m:v1", tar(("model", b"1")))
     _child(builder, "top/m:v1", "r.io/base/m:v1")
-    there = Library(tmp_path / "there").open(_named(builder, "top/m:v1"))
-    parents = [parent.reference for parent in there.kit.parents]
+    first = Library(tmp_path / "first").open(_named(builder, "top/m:v1"))
+    parents = [parent.reference for parent in first.kit.parents]
     builder.kit("base/m:v2", tar(("model", b"2")))
     index = json.loads((builder.directory / "index.json").read_text())
     index["manifests"] = [
@@ -112,9 +112,9 @@ def test_parents_that_another_node_found_hold(builder: LayoutBuilder, tmp_path: 
         if (name := entry["annotations"]["org.opencontainers.image.ref.name"]) != "base/m:v1"
     ]
     (builder.directory / "index.json").write_text(json.dumps(index))
-    told = Library(tmp_path / "told").open(_named(builder, "top/m:v1"), parents=parents)
-    assert told.kit.key == there.kit.key
-    assert told.model_path.read_bytes() == b"1"
+    second = Library(tmp_path / "second").open(_named(builder, "top/m:v1"), parents=parents)
+    assert second.kit.key == first.kit.key
+    assert second.model_path.read_bytes() == b"1"
     assert Library(tmp_path / "alone").open(_named(builder, "top/m:v1")).model_path.read_bytes() == b"2"
 
 
@@ -177,14 +177,14 @@ def test_a_parent_is_judged_as_its_child_is(library: Library, builder: LayoutBui
 
 def test_a_parent_found_in_one_place_is_no_parent_for_another(library: Library, tmp_path: Path) -> None:
     """A child's digest does not tell its parent: whoever has a copy may not choose the parent for all."""
-    found = []
+    kits = []
     for place in (b"evil", b"good"):
         builder = LayoutBuilder(tmp_path / place.decode())
         builder.kit("base/m:v1", tar(("model", place)))
         _child(builder, "top/m:v1", "r.io/base/m:v1")
-        found.append(library.open(_named(builder, "top/m:v1")))
-    assert found[0].kit.digest == found[1].kit.digest
-    assert [kit.model_path.read_bytes() for kit in found] == [b"evil", b"good"]
+        kits.append(library.open(_named(builder, "top/m:v1")))
+    assert kits[0].kit.digest == kits[1].kit.digest
+    assert [kit.model_path.read_bytes() for kit in kits] == [b"evil", b"good"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"[]", b"{", b'["no reference!"]', b"[1]", b"\xff"])

@@ -104,6 +104,6 @@ def test_where_no_second_name_can_be_had_files_are_copied(
     monkeypatch.setattr(os, "link", refuse)
     made = Tree(tmp_path / "tree", "r.io/a:v1")
     assert link_layer(tmp_path, UnpackedLayer((file,), ("empty",), ""), len(SHARED), made).files == (file,)
-    made.seal()
+    made.make_read_only()
     assert tree(tmp_path / "tree") == {"w.bin": SHARED}
     assert not (tmp_path / "tree/w.bin").samefile(tmp_path / "w.bin")

@@ -17,7 +17,7 @@ import pytest
 from gateway.errors import RegistryUnavailable, Unauthorized
 from gateway.kits import public_keys
 from gateway.kits.public_keys import PublicKey
-from gateway.kits.signatures import MAX_CANDIDATES, Search, find_signature
+from gateway.kits.signatures import MAX_CANDIDATES, SearchResult, find_signature
 from gateway.oci.content import OCI_MANIFEST, BlobStream, Descriptor
 from gateway.oci.reference import Digest, parse_reference
 from tests.support.signing import (
@@ -45,7 +45,7 @@ def shelf() -> Shelf:
     return Shelf(REFERENCE, b'{"a":"kit"}')
 
 
-def find(shelf: Shelf, *signers: Signer) -> Search:
+def find(shelf: Shelf, *signers: Signer) -> SearchResult:
     return find_signature(shelf, shelf.kit.digest, [signer.key for signer in signers or (PROD,)])
 
 
@@ -61,13 +61,13 @@ def good_bundle(shelf: Shelf, signer: Signer = PROD) -> dict[str, Any]:
 def test_every_kind_of_key_in_every_scheme(shelf: Shelf, kind: str) -> None:
     signer = Signer("keys/ci.pub", kind)
     shelf.tag_signatures(good_layer(shelf, signer))
-    assert find(shelf, PROD, signer) == Search("keys/ci.pub", "cosign tag signature")
+    assert find(shelf, PROD, signer) == SearchResult("keys/ci.pub", "cosign tag signature")
     shelf.tags.clear()
     shelf.refer_bundle(good_bundle(shelf, signer))
-    assert find(shelf, PROD, signer) == Search("keys/ci.pub", "cosign bundle")
+    assert find(shelf, PROD, signer) == SearchResult("keys/ci.pub", "cosign bundle")
     shelf.subjects.clear()
     shelf.refer(good_layer(shelf, signer), artifact_type=SIMPLE_ARTIFACT)
-    assert find(shelf, PROD, signer) == Search("keys/ci.pub", "cosign referrer signature")
+    assert find(shelf, PROD, signer) == SearchResult("keys/ci.pub", "cosign referrer signature")
 
 
 def put_tag(shelf: Shelf) -> None:
@@ -79,7 +79,7 @@ def put_bundle(shelf: Shelf) -> None:
 
 
 def put_untold(shelf: Shelf) -> None:
-    shelf.refer(shelf.put(BUNDLE, compact(good_bundle(shelf))), told=False)
+    shelf.refer(shelf.put(BUNDLE, compact(good_bundle(shelf))), has_type=False)
 
 
 def put_among_others(shelf: Shelf) -> None:
@@ -94,7 +94,7 @@ def put_both(shelf: Shelf) -> None:
 
 @pytest.mark.parametrize("put", [put_tag, put_bundle, put_untold, put_among_others, put_both])
 def test_the_verdict_is_the_same_wherever_it_is(shelf: Shelf, put: Callable[[Shelf], None]) -> None:
-    assert find(shelf) == Search()
+    assert find(shelf) == SearchResult()
     put(shelf)
     assert find(shelf).key == "keys/prod.pub"
     assert find(shelf, ATTACKER).refused
@@ -103,8 +103,8 @@ def test_the_verdict_is_the_same_wherever_it_is(shelf: Shelf, put: Callable[[She
 def test_nothing_else_is_fetched(shelf: Shelf) -> None:
     for kind in ("application/spdx+json", "application/vnd.in-toto+json"):
         shelf.refer(shelf.put(kind, b"{}"), artifact_type=kind)
-    assert find(shelf) == Search()
-    assert shelf.asked == [f"tag sha256-{shelf.kit.digest.hex}.sig", f"referrers {shelf.kit.digest}"]
+    assert find(shelf) == SearchResult()
+    assert shelf.requests == [f"tag sha256-{shelf.kit.digest.hex}.sig", f"referrers {shelf.kit.digest}"]
 
 
 def changed(bundle: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -177,23 +177,23 @@ def test_a_bad_simple_signature_is_refused_with_its_reason(shelf: Shelf, name: s
     layer, reason = simple_cases(shelf)[name]
     shelf.tag_signatures(layer)
     shelf.refer(layer, artifact_type=SIMPLE_ARTIFACT)
-    found = find(shelf)
-    assert not found.key
-    assert len(found.refused) == 2
-    for text in found.refused:
+    result = find(shelf)
+    assert not result.key
+    assert len(result.refused) == 2
+    for text in result.refused:
         assert re.search(reason, text), text
 
 
 def bundle_cases(shelf: Shelf) -> dict[str, tuple[dict[str, Any], str]]:
-    said = statement(shelf.kit.digest)
+    signed_statement = statement(shelf.kit.digest)
     bundle = good_bundle(shelf)
     envelope = bundle["dsseEnvelope"]
     signature = envelope["signatures"][0]
 
     def signed(**changes: Any) -> dict[str, Any]:
-        return PROD.bundle(compact(changed(said, **changes)))
+        return PROD.bundle(compact(changed(signed_statement, **changes)))
 
-    another = PROD.envelope(compact(said), "application/json")
+    another = PROD.envelope(compact(signed_statement), "application/json")
     return {
         "another key": (good_bundle(shelf, ATTACKER), "none of keys/prod.pub made it"),
         "an attacker's key with our hint": (
@@ -216,8 +216,11 @@ def bundle_cases(shelf: Shelf) -> dict[str, tuple[dict[str, Any], str]]:
             changed(bundle, verificationMaterial={"x509CertificateChain": {"certificates": []}}),
             "relies on a certificate",
         ),
-        "no material": (changed(bundle, verificationMaterial={}), "not of the kind"),
-        "a message": (changed(bundle, dsseEnvelope=None, messageSignature={}), "not of the kind"),
+        "no material": (changed(bundle, verificationMaterial={}), "not in the form of a signature"),
+        "a message": (
+            changed(bundle, dsseEnvelope=None, messageSignature={}),
+            "not in the form of a signature",
+        ),
         "two signatures": (
             changed(bundle, dsseEnvelope__signatures=[signature, signature]),
             "has 2 signatures",
@@ -233,7 +236,7 @@ def bundle_cases(shelf: Shelf) -> dict[str, tuple[dict[str, Any], str]]:
             "none of .* made it",
         ),
         "payload without its encoding": (
-            changed(bundle, dsseEnvelope__signatures=[{"sig": b64(PROD.sign(compact(said)))}]),
+            changed(bundle, dsseEnvelope__signatures=[{"sig": b64(PROD.sign(compact(signed_statement)))}]),
             "none of .* made it",
         ),
         "another bundle": (changed(bundle, mediaType="application/x"), "bundle of type 'application/x'"),
@@ -268,19 +271,19 @@ BUNDLE_CASES = list(bundle_cases(Shelf(REFERENCE)))
 def test_a_bad_bundle_is_refused_with_its_reason(shelf: Shelf, name: str) -> None:
     bundle, reason = bundle_cases(shelf)[name]
     shelf.refer_bundle(bundle)
-    found = find(shelf)
-    assert not found.key
-    (text,) = found.refused
+    result = find(shelf)
+    assert not result.key
+    (text,) = result.refused
     assert re.search(reason, text), text
 
 
 def test_good_bundles_with_more_than_is_needed(shelf: Shelf) -> None:
-    said = changed(
+    signed_statement = changed(
         statement(shelf.kit.digest),
         subject=[None, {"digest": {"sha256": OTHER.hex}}, *statement(shelf.kit.digest)["subject"]],
     )
     material = {"publicKey": {"hint": ATTACKER.hint}, "tlogEntries": [{"logIndex": "1"}], "new": 1}
-    shelf.refer_bundle({**PROD.bundle(compact(said)), "verificationMaterial": material})
+    shelf.refer_bundle({**PROD.bundle(compact(signed_statement)), "verificationMaterial": material})
     assert find(shelf).key == "keys/prod.pub"
 
 
@@ -302,10 +305,10 @@ def test_one_good_among_bad_ones_in_any_order(shelf: Shelf, seed: int) -> None:
     bundles = [bundle for bundle, _ in bundle_cases(shelf).values()]
     for bundle in order.sample([*bundles, good_bundle(shelf)], len(bundles) + 1):
         shelf.refer_bundle(bundle)
-    assert find(shelf) == Search("keys/prod.pub", "cosign bundle", ())
+    assert find(shelf) == SearchResult("keys/prod.pub", "cosign bundle", ())
     shelf.subjects.clear()
     shelf.tag_signatures(*order.sample([*layers, good_layer(shelf)], len(layers) + 1))
-    assert find(shelf) == Search("keys/prod.pub", "cosign tag signature", ())
+    assert find(shelf) == SearchResult("keys/prod.pub", "cosign tag signature", ())
 
 
 def test_a_manifest_that_cannot_be_used_does_not_hide_others(shelf: Shelf) -> None:
@@ -341,21 +344,23 @@ def test_looking_is_bounded(shelf: Shelf) -> None:
     shelf.tag_signatures(*bad)
     for number in range(200):
         shelf.refer(*bad[:100], shelf.put(BUNDLE, b"%d" % number))
-    shelf.asked.clear()
+    shelf.requests.clear()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.monotonic()
-    found = find(shelf)
+    result = find(shelf)
     assert time.monotonic() - began < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
-    assert len(found.refused) == 2 * MAX_CANDIDATES
-    assert len([asked for asked in shelf.asked if asked.startswith("blob")]) == 2 * MAX_CANDIDATES
-    assert len([asked for asked in shelf.asked if asked.startswith("manifest")]) <= 1 + MAX_CANDIDATES
+    assert len(result.refused) == 2 * MAX_CANDIDATES
+    assert len([request for request in shelf.requests if request.startswith("blob")]) == 2 * MAX_CANDIDATES
+    assert (
+        len([request for request in shelf.requests if request.startswith("manifest")]) <= 1 + MAX_CANDIDATES
+    )
 
 
 def test_a_huge_signature_is_never_asked_for(shelf: Shelf) -> None:
     shelf.tag_signatures({**good_layer(shelf), "size": 5 * 1024**3})
     find(shelf)
-    assert not [asked for asked in shelf.asked if asked.startswith("blob")]
+    assert not [request for request in shelf.requests if request.startswith("blob")]
 
 
 def test_bytes_of_another_digest_are_no_payload(shelf: Shelf) -> None:
@@ -363,7 +368,7 @@ def test_bytes_of_another_digest_are_no_payload(shelf: Shelf) -> None:
     shelf.blobs[OTHER] = shelf.blobs[Digest.parse(layer["digest"])]
     shelf.tag_signatures({**layer, "digest": str(OTHER)})
     (text,) = find(shelf).refused
-    assert text == f"cosign tag signature: {OTHER} was promised, and the bytes have another digest"
+    assert text == f"cosign tag signature: the bytes sent for {OTHER} have another digest"
 
 
 def test_a_stream_without_end_is_left(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,14 +59,14 @@ def test_a_policy_that_says_nothing_asks_nobody_and_refuses_code() -> None:
     kit, shelf = make_kit()
     verdict = judge(kit, Policy(), lambda: shelf)
     assert not verdict.code
-    assert verdict.signature == "no signature is asked for"
+    assert verdict.signature == "no signature is required"
     assert verdict.reasons == (
         "any registry is allowed",
         "any license is allowed; the kit states Apache-2.0",
-        "no signature is asked for",
+        "no signature is required",
         "code formats are refused: the policy does not allow them for this kit",
     )
-    assert shelf.asked == []
+    assert shelf.requests == []
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_any_other_registry_is_refused_before_anything_is_asked(reference: str, 
     kit, shelf = make_kit(reference)
     with pytest.raises(NotTrusted, match=rf"{kit.digest}: the policy allows kits from {entry} only"):
         judge(kit, Policy(registries=(entry,), keys=KEYS), lambda: shelf)
-    assert shelf.asked == []
+    assert shelf.requests == []
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_any_other_license_is_refused_before_anything_is_asked(kitfile: dict[str
         NotTrusted, match=rf"allows the licenses Apache-2.0, MIT only, and the kit states {named};"
     ):
         judge(kit, policy, lambda: shelf)
-    assert shelf.asked == []
+    assert shelf.requests == []
 
 
 def test_what_serving_leaves_out_needs_no_allowed_license() -> None:
@@ -180,7 +180,7 @@ def test_a_signature_is_asked_for_and_told() -> None:
     sign(shelf, Signer("keys/attacker.pub"))
     with pytest.raises(
         NotTrusted,
-        match=rf"{REFERENCE}@{kit.digest} has no valid signature: .*none of keys/old\.pub, keys/prod",
+        match=rf"{REFERENCE}@{kit.digest} has no valid signature; .*none of keys/old\.pub, keys/prod",
     ):
         judge(kit, policy, lambda: shelf)
     shelf.refer_bundle(PROD.bundle(compact(statement(kit.digest))))
@@ -223,7 +223,7 @@ def test_code_is_allowed_by_digest() -> None:
     verdict = judge(kit, Policy(code_digests=(other, kit.digest)), lambda: shelf)
     assert verdict.code
     assert verdict.reasons[-1] == "code formats are allowed: the policy lists the kit's digest"
-    assert shelf.asked == []
+    assert shelf.requests == []
 
 
 def test_code_is_allowed_if_signed() -> None:
@@ -296,7 +296,7 @@ def test_the_fingerprint_tells_policies_apart() -> None:
 
 def test_the_fingerprint_is_the_same_in_every_process() -> None:
     program = "from gateway.kits.trust import Policy; print(Policy(('a',), ('b',)).fingerprint)"
-    told = {
+    fingerprints = {
         subprocess.run(
             [sys.executable, "-c", program],
             env={"PYTHONHASHSEED": seed},
@@ -306,7 +306,7 @@ def test_the_fingerprint_is_the_same_in_every_process() -> None:
         ).stdout.strip()
         for seed in ("1", "2")
     }
-    assert told == {Policy(("a",), ("b",)).fingerprint}
+    assert fingerprints == {Policy(("a",), ("b",)).fingerprint}
 
 
 def test_policies_and_verdicts_travel_between_processes() -> None:

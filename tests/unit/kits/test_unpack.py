@@ -63,8 +63,8 @@ def test_honest_archives(tmp_path: Path, name: str) -> None:
 def test_archives_of_every_format(tmp_path: Path, form: int) -> None:
     long = "/".join(["part" * 10] * 5) if form == tarfile.USTAR_FORMAT else "/".join(["x" * 120] * 4)
     members = {"a/b.bin": b"1" * 513, f"{long}/ü.bin": b"2", "./c": b""}
-    found = unpacked(tmp_path, tar(("./", None), *members.items(), form=form))
-    assert found == {name.removeprefix("./"): content for name, content in members.items()}
+    files = unpacked(tmp_path, tar(("./", None), *members.items(), form=form))
+    assert files == {name.removeprefix("./"): content for name, content in members.items()}
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("directory's name", "none")])
@@ -77,7 +77,7 @@ def test_names_of_raw_layers(name: str, compression: Compression) -> None:
 
 @pytest.mark.parametrize("path", [None, "", "."])
 def test_a_raw_layer_without_a_name(path: str | None) -> None:
-    assert fault(b"x", "does not say which|no name", layer_of(b"x", Archive.RAW, path=path)) is None
+    assert fault(b"x", "states no path for it|no name", layer_of(b"x", Archive.RAW, path=path)) is None
 
 
 @pytest.mark.parametrize("compression", list(Compression))
@@ -92,8 +92,8 @@ def test_every_packing(tmp_path: Path, archive: Archive, compression: Compressio
     blob.write_bytes(data)
     tree = Tree(tmp_path / "verified", "r")
     with blob.open("rb") as stream:
-        unpack_layer(stream, layer, tree, verified=True)
-    tree.seal()
+        unpack_layer(stream, layer, tree, is_verified=True)
+    tree.make_read_only()
     assert {file.path: (file.size, file.sha256) for file in tree.files} == {
         path: (len(content), Digest.of(content).hex) for path, content in files.items()
     }
@@ -101,8 +101,8 @@ def test_every_packing(tmp_path: Path, archive: Archive, compression: Compressio
 
 
 def test_old_tars_go_beside_their_path(tmp_path: Path) -> None:
-    found = unpacked(tmp_path, PLAIN, layer_of(PLAIN, root="models/x"))
-    assert set(found) == {"models/x/d/a.bin", "models/x/b.bin"}
+    files = unpacked(tmp_path, PLAIN, layer_of(PLAIN, root="models/x"))
+    assert set(files) == {"models/x/d/a.bin", "models/x/b.bin"}
 
 
 def test_a_sealed_tree_is_all_alike(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_sealed_tree_is_all_alike(tmp_path: Path) -> None:
     umask = os.umask(0o077)
     try:
         _unpack(tree, data)
-        tree.seal()
+        tree.make_read_only()
     finally:
         os.umask(umask)
     for path in (tree.root, *tree.root.rglob("*")):
@@ -152,7 +152,7 @@ def test_names_that_collide(tmp_path: Path, names: tuple[str, str], layers: int)
     )
     for data in archives[:-1]:
         _unpack(tree, data)
-    with pytest.raises(UnsafeArchive, match="takes its place"):
+    with pytest.raises(UnsafeArchive, match="collides with"):
         _unpack(tree, archives[-1])
     assert [file.path for file in tree.files] == ([names[0]] if layers == 2 else [])
 
@@ -256,8 +256,8 @@ def test_a_verified_file_is_copied_to_another_disk(small_disk: Path, tmp_path: P
     blob.write_bytes(data := os.urandom(300_000))
     tree = Tree(small_disk / "tree", "r")
     with blob.open("rb") as stream:
-        unpack_layer(stream, layer_of(data, Archive.RAW, path="w"), tree, verified=True)
-    tree.seal()
+        unpack_layer(stream, layer_of(data, Archive.RAW, path="w"), tree, is_verified=True)
+    tree.make_read_only()
     assert (tree.root / "w").read_bytes() == data
     assert [file.sha256 for file in tree.files] == [Digest.of(data).hex]
 
@@ -303,7 +303,7 @@ def test_a_layer_is_unpacked_again_where_a_damaged_one_was(tmp_path: Path) -> No
         _unpack(tree, PLAIN[:600] + b"b" + PLAIN[601:], layer_of(PLAIN))
     assert sorted(path.name for path in tree.root.rglob("*")) == ["d", "mine"]
     _unpack(tree, PLAIN)
-    tree.seal()
+    tree.make_read_only()
     assert sorted(file.path for file in tree.files) == ["b.bin", "d/a.bin", "d/mine"]
 
 
@@ -325,7 +325,7 @@ def test_a_blob_said_to_be_verified_is_verified_where_it_cannot_be_it(tmp_path: 
     for stream in (blob.open("rb"), io.BytesIO(PLAIN[:-512])):
         with stream, pytest.raises(SizeMismatch):
             unpack_layer(
-                stream, layer_of(PLAIN), Tree(tmp_path / stream.__class__.__name__, "r"), verified=True
+                stream, layer_of(PLAIN), Tree(tmp_path / stream.__class__.__name__, "r"), is_verified=True
             )
 
 
@@ -341,7 +341,7 @@ def test_layers_are_unpacked_by_several_threads(tmp_path: Path) -> None:
         assert isinstance(broken[0].exception(), DigestMismatch)
         work.append(threads.submit(_unpack, tree, layers[0]))
         assert [done.exception() for done in work] == [None] * 8
-    tree.seal()
+    tree.make_read_only()
     assert {file.path: (tree.root / file.path).read_bytes() for file in tree.files} == files
 
 
@@ -382,7 +382,7 @@ def test_a_tree_that_others_changed_is_not_sealed(tmp_path: Path, change: Callab
     _unpack(tree, PLAIN)
     change(tree.root)
     with pytest.raises(StoreError, match="was changed by another process"):
-        tree.seal()
+        tree.make_read_only()
 
 
 def test_a_directory_that_is_swapped_for_a_link_leads_no_write_astray(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_a_helper_may_have_an_identity_token(docker_config: Path, programs: Path
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "message"),
     [
         (f"echo {_SECRET}", "returned no login that can be read"),
         (f'echo \'{{"Username": "{_SECRET}"}}\'', "returned no login that can be read"),
@@ -164,25 +164,25 @@ def test_a_helper_may_have_an_identity_token(docker_config: Path, programs: Path
     ],
 )
 def test_a_helper_that_fails_is_named(
-    docker_config: Path, programs: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+    docker_config: Path, programs: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str
 ) -> None:
     monkeypatch.setattr(credential_helpers, "_TIMEOUT", 0.5)
     _helper(programs, "broken", script)
     docker_config.write_text('{"credsStore": "broken"}')
     begun = time.monotonic()
-    with pytest.raises(Unauthorized, match=rf"r\.io.*'broken' of .*config\.json {said}") as error:
+    with pytest.raises(Unauthorized, match=rf"r\.io.*'broken' of .*config\.json {message}") as error:
         stored_credential("r.io", None)
     assert time.monotonic() - begun < 2
     assert _SECRET not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [("nowhere", "not on PATH; install docker-credential-nowhere"), ("../../bin/sh", "no name of a program")],
 )
-def test_a_helper_that_is_not_there_is_named(docker_config: Path, name: str, said: str) -> None:
+def test_a_helper_that_is_not_there_is_named(docker_config: Path, name: str, message: str) -> None:
     docker_config.write_text(json.dumps({"credsStore": name}))
-    with pytest.raises(Unauthorized, match=f"r.io: the credential helper {name!r} .*{said}"):
+    with pytest.raises(Unauthorized, match=f"r.io: the credential helper {name!r} .*{message}"):
         stored_credential("r.io", None)
 
 

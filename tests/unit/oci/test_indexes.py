@@ -88,7 +88,7 @@ def test_several_kits_are_for_a_user_to_choose_from(repository: _Repository) -> 
     assert str(caught.value) == (
         f"r.io/x:v1 is an index with {first['digest']} "
         '(tag q4, accelerators=["cuda"], quantization=q4_0, totalParameters=7000000000); '
-        f"{second['digest']} (linux/arm64/v8); beside that it has a container image (×2); "
+        f"{second['digest']} (linux/arm64/v8); besides, it has a container image (×2); "
         "name one kit of it by its digest or its own tag"
     )
 
@@ -119,13 +119,13 @@ def test_an_index_without_a_kit_says_what_it_has(
 
 def test_no_more_than_64_entries_are_looked_at(repository: _Repository) -> None:
     entries = [repository.add(IMAGE, note=note) for note in range(500)]
-    with pytest.raises(NotAKit, match=r"a container image \(×64\), 436 entries that were not looked at"):
+    with pytest.raises(NotAKit, match=r"a container image \(×64\), 436 entries that were not read"):
         _chosen(repository, *entries)
     assert len(repository.reads) == 64
-    with pytest.raises(NotAKit, match=r"436 entries that were not looked at; name one kit"):
+    with pytest.raises(NotAKit, match=r"436 entries that were not read; name one kit"):
         _chosen(repository, repository.kit(), *entries[1:])
     kits = [repository.kit(note) for note in range(100)]
-    with pytest.raises(NotAKit, match="beside that it has 36 entries that were not looked at") as caught:
+    with pytest.raises(NotAKit, match="besides, it has 36 entries that were not read") as caught:
         _chosen(repository, *kits)
     assert str(caught.value).count("sha256:") == 64
     many = [{**entries[0], "digest": f"sha256:{number:064x}"} for number in range(10_001)]
@@ -168,9 +168,9 @@ def test_what_is_damaged_or_broken_is_not_passed_over(repository: _Repository) -
         (_index({"mediaType": "a/b", "digest": "sha256:../x", "size": 1}), r"manifests\.0\.digest"),
         (_index({"mediaType": "a/b", "digest": sha256(b""), "size": -1}), r"manifests\.0\.size"),
         (_index({"mediaType": "a/b", "digest": sha256(b""), "size": 0, "platform": []}), r"0\.platform"),
-        (_index({"mediaType": "a/b", "Digest": sha256(b"")}), r"manifests\.0\.'Digest' where 'digest'"),
-        (_index(Manifests=[]), "'Manifests' where 'manifests'"),
-        (_index(mediaType=OCI_MANIFEST), "which is no index's"),
+        (_index({"mediaType": "a/b", "Digest": sha256(b"")}), r"manifests\.0\.'Digest' instead of 'digest'"),
+        (_index(Manifests=[]), "'Manifests' instead of 'manifests'"),
+        (_index(mediaType=OCI_MANIFEST), "which is not an index's"),
         (_index(config={}), "an index and a manifest in one"),
         (_index(layers=None), "an index and a manifest in one"),
         (_index(fsLayers=[]), "an index and a manifest in one"),
@@ -187,7 +187,7 @@ def test_the_media_type_that_was_sent() -> None:
     assert parse_index(_index(), "r", f"{DOCKER}.list.v2+json") == ()
     with pytest.raises(KitError, match="was sent as"):
         parse_index(_index(mediaType=OCI_INDEX), "r", OCI_MANIFEST)
-    with pytest.raises(KitError, match="which is no index's"):
+    with pytest.raises(KitError, match="which is not an index's"):
         parse_index(_index(), "r", OCI_MANIFEST)
 
 

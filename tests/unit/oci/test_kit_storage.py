@@ -129,8 +129,8 @@ def test_the_form_of_kit_before_0_3_is_told(tmp_path: Path) -> None:
     old.kit("v1", tar(("model", b"x")))
     with pytest.raises(NotFound, match=r"form of kit before 0\.3; run `kit list` of a newer kit"):
         _source(tmp_path, "team/iris:v1").resolve()
-    there = parse_reference(f"oci-layout:{old.directory}:team/iris:v1")
-    assert open_source(there, SourceOptions()).resolve().size > 0
+    reference = parse_reference(f"oci-layout:{old.directory}:team/iris:v1")
+    assert open_source(reference, SourceOptions()).resolve().size > 0
 
 
 def test_blobs_are_verified_and_never_links(home: Path) -> None:
@@ -152,8 +152,8 @@ def test_referrers_are_found_in_the_whole_storage(tmp_path: Path) -> None:
     subject = {"mediaType": "x", "digest": str(kit), "size": 1}
     builder.artifact("samples/iris:signed", {"subject": subject, "artifactType": "a/b"})
     kit_storage(tmp_path / "home", builder.directory, "r.io")
-    (found,) = _source(tmp_path / "home", "kit:r.io/samples/iris:v1").referrers(kit)
-    assert found.artifact_type == "a/b"
+    (referrer,) = _source(tmp_path / "home", "kit:r.io/samples/iris:v1").referrers(kit)
+    assert referrer.artifact_type == "a/b"
 
 
 def test_a_name_too_long_for_a_file_is_not_there(home: Path) -> None:

@@ -123,7 +123,7 @@ def _rename(builder: LayoutBuilder, *names: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "reference", "found"),
+    ("names", "reference", "position"),
     [
         (("iris:v1", "wine:v1", "v1"), "iris:v1", 0),
         (("v1", "iris:v1", "r.io/iris:v1"), "iris:v1", 1),
@@ -139,15 +139,15 @@ def _rename(builder: LayoutBuilder, *names: str | None) -> None:
     ],
 )
 def test_names_are_matched_whole_and_then_by_their_tag(
-    own: LayoutBuilder, names: tuple[str | None, ...], reference: str, found: int | None
+    own: LayoutBuilder, names: tuple[str | None, ...], reference: str, position: int | None
 ) -> None:
     own.kit("b", tar(("model", b"b")))
     own.kit("c", tar(("model", b"c")))
     _rename(own, *names)
     entries = json.loads((own.directory / "index.json").read_bytes())["manifests"]
     source = LayoutSource(parse_layout(own.directory, reference))
-    if found is not None:
-        assert str(source.resolve().digest) == entries[found]["digest"]
+    if position is not None:
+        assert str(source.resolve().digest) == entries[position]["digest"]
         return
     with pytest.raises(NotFound) as caught:
         source.resolve()
@@ -173,13 +173,13 @@ def test_another_tag_of_the_same_name(own: LayoutBuilder) -> None:
     own.artifact(f"samples/wine:sha256-{V1.hex}.sig", {"a": 2})
     bare = Digest.parse(own.artifact("sha256-bare.sig", {"a": 3}))
     for source in (_source(own.directory), _source(own.directory, None, signed)):
-        found = source.resolve_tag(f"sha256-{signed.hex}.sig")
-        assert found is not None
-        assert found.digest == signature
-        assert Digest.of(source.manifest(found)) == signature
+        descriptor = source.resolve_tag(f"sha256-{signed.hex}.sig")
+        assert descriptor is not None
+        assert descriptor.digest == signature
+        assert Digest.of(source.manifest(descriptor)) == signature
         assert source.resolve_tag(f"sha256-{V1.hex}.sig") is None
-        assert (bare_found := source.resolve_tag("sha256-bare.sig")) is not None
-        assert bare_found.digest == bare
+        assert (bare_descriptor := source.resolve_tag("sha256-bare.sig")) is not None
+        assert bare_descriptor.digest == bare
 
 
 def _refer(builder: LayoutBuilder, to: Digest, name: str, **more: Any) -> Digest:
@@ -213,8 +213,8 @@ def test_referrers_are_found_by_their_subject(own: LayoutBuilder) -> None:
 def test_no_more_referrers_than_sixty_four(own: LayoutBuilder) -> None:
     kit = _source(own.directory).resolve().digest
     made = [_refer(own, kit, f"r{number}", artifactType=f"x/{number}") for number in range(MAX_REFERRERS + 6)]
-    found = _source(own.directory).referrers(kit)
-    assert [descriptor.digest for descriptor in found] == made[:MAX_REFERRERS]
+    referrers = _source(own.directory).referrers(kit)
+    assert [referrer.digest for referrer in referrers] == made[:MAX_REFERRERS]
 
 
 def test_a_damaged_referrer_is_told(own: LayoutBuilder) -> None:
@@ -243,8 +243,8 @@ def test_an_index_is_searched_too(own: LayoutBuilder) -> None:
     digest = _refer(own, kit, "a", manifests=[])
     path = own.directory / "index.json"
     path.write_text(path.read_text().replace(OCI_MANIFEST, OCI_INDEX))
-    (found,) = _source(own.directory).referrers(kit)
-    assert (found.digest, found.media_type) == (digest, OCI_INDEX)
+    (referrer,) = _source(own.directory).referrers(kit)
+    assert (referrer.digest, referrer.media_type) == (digest, OCI_INDEX)
 
 
 def test_documents_are_bounded(own: LayoutBuilder) -> None:

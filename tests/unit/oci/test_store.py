@@ -132,7 +132,10 @@ class _Breaking:
         self.opened.append(start)
 
         def chunks() -> Iterator[bytes]:
-            yield from (DATA[at : at + 1000] for at in range(start, min(start + self.each, len(DATA)), 1000))
+            yield from (
+                DATA[offset : offset + 1000]
+                for offset in range(start, min(start + self.each, len(DATA)), 1000)
+            )
             if start + self.each < len(DATA):
                 raise RegistryUnavailable("broken off")
 

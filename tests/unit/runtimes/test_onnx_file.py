@@ -113,7 +113,7 @@ def test_bf16_beside_strings_is_refused(written: Callable[[bytes], Path]) -> Non
     inputs = [value_info("x", 16, [1]), value_info("s", 8, [1])]
     nodes = [node("Identity", ["x"], ["y"]), node("Identity", ["s"], ["t"])]
     path = written(onnx_model(nodes, inputs, [value_info("y", 16, [1]), value_info("t", 8, [1])]))
-    with pytest.raises(LoadError, match="has strings and BF16"):
+    with pytest.raises(LoadError, match="has both strings and BF16"):
         OnnxRuntime().load(path, Resources())
 
 
@@ -151,7 +151,7 @@ def test_custom_operators_are_named(written: Callable[[bytes], Path]) -> None:
     data = onnx_model(
         nodes, [value_info("x", 1, [2])], [value_info("y", 1, [2])], domains=["", "com.example"]
     )
-    assert onnx_file.read(written(data)).foreign == {"com.example"}
+    assert onnx_file.read(written(data)).foreign_domains == {"com.example"}
     with pytest.raises(LoadError, match=r"custom operators of com\.example"):
         OnnxRuntime().load(written(data), Resources())
 
@@ -287,11 +287,13 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
 
 
 @settings(max_examples=300, deadline=2_000)
-@given(at=st.integers(0, len(WHOLE) - 1), byte=st.integers(0, 255))
+@given(position=st.integers(0, len(WHOLE) - 1), byte=st.integers(0, 255))
 def test_any_changed_byte_is_read_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, at: int, byte: int
+    tmp_path_factory: pytest.TempPathFactory, position: int, byte: int
 ) -> None:
-    read_or_refuse(tmp_path_factory.getbasetemp() / "any.onnx", WHOLE[:at] + bytes([byte]) + WHOLE[at + 1 :])
+    read_or_refuse(
+        tmp_path_factory.getbasetemp() / "any.onnx", WHOLE[:position] + bytes([byte]) + WHOLE[position + 1 :]
+    )
 
 
 def read_or_refuse(path: Path, data: bytes) -> None:
@@ -301,7 +303,7 @@ def read_or_refuse(path: Path, data: bytes) -> None:
         onnx_file.check_external(path, onnx_file.read(path))
 
 
-def test_time_is_bounded_by_an_allowance_of_fields(written: Callable[[bytes], Path]) -> None:
+def test_time_is_bounded_by_the_number_of_fields(written: Callable[[bytes], Path]) -> None:
     path = written(number(1, 8) + chunk(7, chunk(1, b"\x08\x00" * 6_000_000)))
     began = time.monotonic()
     with pytest.raises(LoadError, match="too many fields"):

@@ -47,7 +47,7 @@ class Evil:
 THINGS = [Evil(), collections.OrderedDict(a=1)]
 
 
-def found(directory: Path, data: bytes) -> Scan:
+def scanned(directory: Path, data: bytes) -> Scan:
     path = directory / "file"
     path.write_bytes(data)
     return scan([path])
@@ -118,11 +118,11 @@ HIDDEN = {
 
 @pytest.mark.parametrize("way", [*WAYS, *HIDDEN])
 def test_what_is_imported_is_found_by_every_way(tmp_path: Path, way: str) -> None:
-    told = found(tmp_path, {**WAYS, **HIDDEN}[way])
-    assert SYSTEM in told.imports
-    assert told.dangerous == (SYSTEM,)
-    assert told.whole
-    assert f"{SYSTEM} (dangerous)" in str(told)
+    result = scanned(tmp_path, {**WAYS, **HIDDEN}[way])
+    assert SYSTEM in result.imports
+    assert result.dangerous == (SYSTEM,)
+    assert result.whole
+    assert f"{SYSTEM} (dangerous)" in str(result)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -144,28 +144,30 @@ def test_arrays_of_joblib_are_stepped_over(tmp_path: Path) -> None:
         np.frombuffer(b"cos\nsystem\n" * 500, np.uint8),
         Evil(),
     ]
-    told = found(tmp_path, dumped(arrays))
-    assert told.dangerous == (SYSTEM,)
-    assert told.whole
-    assert "joblib.numpy_pickle.NumpyArrayWrapper" in told.imports
+    result = scanned(tmp_path, dumped(arrays))
+    assert result.dangerous == (SYSTEM,)
+    assert result.whole
+    assert "joblib.numpy_pickle.NumpyArrayWrapper" in result.imports
 
 
 @pytest.mark.parametrize("array", [np.array([Evil(), 1], object), np.array([(1, Evil())], "i4,O")])
 def test_arrays_of_objects_are_pickles_within(tmp_path: Path, array: Any) -> None:
-    told = found(tmp_path, dumped([array, collections.OrderedDict()]))
-    assert told.dangerous == (SYSTEM,)
-    assert "collections.OrderedDict" in told.imports
-    assert [name for name in told.imports if name.endswith("._reconstruct")], "the inner pickle was left out"
-    assert told.whole
+    result = scanned(tmp_path, dumped([array, collections.OrderedDict()]))
+    assert result.dangerous == (SYSTEM,)
+    assert "collections.OrderedDict" in result.imports
+    assert [name for name in result.imports if name.endswith("._reconstruct")], (
+        "the inner pickle was left out"
+    )
+    assert result.whole
 
 
 def test_the_memory_of_large_arrays_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "large"
     joblib.dump([np.zeros(40_000_000), Evil()], path)
     began = time.monotonic()
-    told = scan([path])
+    result = scan([path])
     assert time.monotonic() - began < 1
-    assert (told.dangerous, told.whole) == ((SYSTEM,), True)
+    assert (result.dangerous, result.whole) == ((SYSTEM,), True)
 
 
 @pytest.mark.parametrize(
@@ -191,18 +193,18 @@ def test_looking_is_bounded_and_says_so(tmp_path: Path, data: bytes) -> None:
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert time.monotonic() - began < 5
-    whole, grown, told = done.stdout.split(maxsplit=2)
+    whole, grown, result = done.stdout.split(maxsplit=2)
     assert whole == ("True" if data[2:3] == b"\x8b" else "False")
     assert int(grown) < 250
-    assert whole == "True" or "not all of it was read" in told
+    assert whole == "True" or "not all of it was read" in result
 
 
 def test_archives_within_archives_are_bounded(tmp_path: Path) -> None:
     data = pickle.dumps(THINGS)
     for _ in range(10):
         data = zipped(("a.zip", data))
-    told = found(tmp_path, data)
-    assert (told.imports, told.whole) == ((), False)
+    result = scanned(tmp_path, data)
+    assert (result.imports, result.whole) == ((), False)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +220,7 @@ def test_archives_within_archives_are_bounded(tmp_path: Path) -> None:
     ],
 )
 def test_damage_is_told(tmp_path: Path, data: bytes) -> None:
-    assert not found(tmp_path, data).whole
+    assert not scanned(tmp_path, data).whole
 
 
 def test_a_wrapper_that_lies_is_not_followed(tmp_path: Path) -> None:
@@ -228,7 +230,7 @@ def test_a_wrapper_that_lies_is_not_followed(tmp_path: Path) -> None:
     def state(dtype: bytes, shape: bytes) -> bytes:
         return b"\x80\x04" + wrapper + b"}(" + short("dtype") + dtype + short("shape") + shape + b"ub."
 
-    assert found(tmp_path, state(dtype, b")") + bytes(8)).imports == (
+    assert scanned(tmp_path, state(dtype, b")") + bytes(8)).imports == (
         "joblib.numpy_pickle.NumpyArrayWrapper",
         "numpy.dtype",
     )
@@ -241,33 +243,33 @@ def test_a_wrapper_that_lies_is_not_followed(tmp_path: Path) -> None:
         huge + b"\x85",
         b"(" + b"K\x01" * 99 + b"t",
     ):
-        assert not found(tmp_path, state(dtype, shape)).whole
+        assert not scanned(tmp_path, state(dtype, shape)).whole
     for other in (b"N", short("f8"), b"cnumpy\ndtype\n", dtype.replace(b"f8", b"f,")):
-        assert not found(tmp_path, state(other, b")")).whole
+        assert not scanned(tmp_path, state(other, b")")).whole
 
 
 def test_wrappers_within_wrappers_are_bounded(tmp_path: Path) -> None:
     dtype = b"cnumpy\ndtype\n" + short("O8") + b"\x85R"
     state = b"}(" + short("dtype") + dtype + short("shape") + b")u"
     nested = b"\x80\x04cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81" + state + b"b"
-    assert "numpy.dtype" in found(tmp_path, nested * 5_000).imports
+    assert "numpy.dtype" in scanned(tmp_path, nested * 5_000).imports
 
 
 def test_the_second_pickle_counts_as_the_first_does(tmp_path: Path) -> None:
-    assert not found(tmp_path, pickle.dumps(1) + pickle.dumps(list(range(300_000)))).whole
-    assert not found(tmp_path, pickle.dumps(1) + pickle.dumps(bytes(100_000_000))).whole
-    assert found(tmp_path, pickle.dumps(1) + b"\xffother data").whole
+    assert not scanned(tmp_path, pickle.dumps(1) + pickle.dumps(list(range(300_000)))).whole
+    assert not scanned(tmp_path, pickle.dumps(1) + pickle.dumps(bytes(100_000_000))).whole
+    assert scanned(tmp_path, pickle.dumps(1) + b"\xffother data").whole
 
 
 def test_names_that_cannot_be_told(tmp_path: Path) -> None:
     for data in (b"\x80\x04NN\x93.", b"\x80\x02\x82\x01.", b"\x80\x04\x93."):
-        told = found(tmp_path, data)
-        assert told.imports == told.dangerous == (COMPUTED,)
+        result = scanned(tmp_path, data)
+        assert result.imports == result.dangerous == (COMPUTED,)
 
 
 def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
-    assert str(found(tmp_path, pickle.dumps({"a": [1, 2.5, "x", None, True, b"y", (1,)]}))) == "nothing"
-    assert found(tmp_path, zipped(("README.md", b"hello"))) == Scan((), whole=True)
+    assert str(scanned(tmp_path, pickle.dumps({"a": [1, 2.5, "x", None, True, b"y", (1,)]}))) == "nothing"
+    assert scanned(tmp_path, zipped(("README.md", b"hello"))) == Scan((), whole=True)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -278,10 +280,10 @@ def test_a_missing_file(tmp_path: Path) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(sorted(WAYS)), st.integers(0, 400))
 def test_any_bytes_are_looked_at_in_peace(
-    tmp_path_factory: pytest.TempPathFactory, noise: bytes, way: str, at: int
+    tmp_path_factory: pytest.TempPathFactory, noise: bytes, way: str, position: int
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "noise"
-    path.write_bytes(WAYS[way][:at] + noise + WAYS[way][at + len(noise) :])
+    path.write_bytes(WAYS[way][:position] + noise + WAYS[way][position + len(noise) :])
     str(scan([path]))
 
 
@@ -456,10 +458,10 @@ def test_by_default_nothing_of_a_pickle_runs_in_any_way(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    told = json.loads(done.stdout)
-    assert "pickle.find_class" in [event for event, _ in told["control"]]
-    assert told["seen"] == []
-    assert told["chosen"] == []
+    result = json.loads(done.stdout)
+    assert "pickle.find_class" in [event for event, _ in result["control"]]
+    assert result["seen"] == []
+    assert result["chosen"] == []
     assert list((tmp_path / "cwd").iterdir()) == []
 
 

@@ -103,16 +103,16 @@ def test_code_is_refused_by_name_with_advice(tmp_path: Path, hint: str | None) -
 
 def test_weights_without_a_program_are_refused(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2)}, tmp_path / "weights.pt")
-    with pytest.raises(UnsafeFormat, match=r"weights\.pt is a PyTorch checkpoint.*no program to run"):
+    with pytest.raises(UnsafeFormat, match=r"weights\.pt is a PyTorch checkpoint.*weights but no program"):
         choose(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("files", "found"),
+    ("files", "titles"),
     [({}, "no file"), ({"a": b"GGUF" + bytes(20)}, "GGUF"), ({"a": b"{}", "b": b"x"}, "JSON, text")],
 )
-def test_nothing_fits(tmp_path: Path, files: dict[str, bytes], found: str) -> None:
-    with pytest.raises(NoRuntime, match=rf"found {found}; supported are ONNX \(onnx\), TorchScript"):
+def test_nothing_fits(tmp_path: Path, files: dict[str, bytes], titles: str) -> None:
+    with pytest.raises(NoRuntime, match=rf"found {titles}; supported are ONNX \(onnx\), TorchScript"):
         choose(put(tmp_path, **files))
 
 
