@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from gateway.config.config import GatewayConfig
 from gateway.contract import Announcement, Orders
 from gateway.control.activator.activator import Activator
 from gateway.control.activator.sleepers import GatewaySleepers
@@ -18,6 +18,8 @@ from gateway.control.front.docs import Docs
 from gateway.control.front.grpc import GrpcServices
 from gateway.control.front.repository import Repository
 from gateway.control.loop import serving
+from gateway.control.loop.deployer import WorkerSettings
+from gateway.control.loop.library import open_library
 from gateway.control.loop.loop import ReconcileLoop
 from gateway.control.rollouts.driver import Rollouts
 from gateway.control.rollouts.golden_gate import GoldenGate
@@ -31,7 +33,6 @@ from gateway.control.web.server import WebServer
 from gateway.edge.control import EdgeControl
 from gateway.edge.edge import Edge
 from gateway.edge.files import EdgeFiles, EdgeSettings
-from gateway.kits.library import Library, cache_directory
 from gateway.logs import configure_logging
 from gateway.metrics.exposition import KitserveCollector
 from gateway.wire.server import HttpServer
@@ -60,30 +61,27 @@ class Gateway:
     def __init__(self, settings: GatewaySettings) -> None:
         configure_logging("gateway", settings.home)
         self._state = State(settings.home / "state.db")
-        fresh = self._state.begin(settings.instance)
+        is_fresh = self._state.begin(settings.instance)
         self._workers = Workers()
         self._descriptions = Descriptions(self._state)
         edge: Edge = EdgeControl(settings.edge, settings.edge_files)
         sleepers = GatewaySleepers(self._state, self._workers, edge, serving.wake)
         self._activator = Activator(settings.edge_files.activator_socket, sleepers)
         self._activator.start()
-        self._home = settings.home
-        golden = GoldenGate(self._library, settings.edge.key)
+        golden = GoldenGate(partial(open_library, settings.home), settings.edge.key)
         self._webhooks = Webhooks(lambda: self._state.desired().config.webhooks)
         self._rollouts = Rollouts(
-            self._state, self._descriptions.of, golden, self._webhooks.send, is_new_start=fresh
+            self._state, self._descriptions.of, golden, self._webhooks.send, is_new_start=is_fresh
         )
         self._loop = ReconcileLoop(
-            state=self._state,
-            workers=self._workers,
-            edge=edge,
-            home=settings.home,
-            worker_host=settings.worker_host,
-            edge_key=settings.edge.key,
-            reserve_cpus=settings.reserve_cpus,
-            fresh=fresh,
-            is_awaited=self._activator.holds_calls,
-            rollouts=self._rollouts,
+            self._state,
+            self._workers,
+            edge,
+            self._rollouts,
+            WorkerSettings(
+                settings.home, settings.worker_host, settings.edge.key, reserve_cpus=settings.reserve_cpus
+            ),
+            self._activator.holds_calls,
         )
         overview = GatewayOverview(
             self._loop, self._state, self._workers, self._descriptions, self._activator
@@ -101,7 +99,7 @@ class Gateway:
         self._web.start()
         self._services = HttpServer(GrpcServices(overview), str(settings.edge_files.services_socket))
         self._services.start()
-        self._loop.start()
+        self._loop.start(has_workers=not is_fresh)
 
     async def announce(self, announcement: Announcement) -> Orders:
         """Take a worker's report; returns what it is to do."""
@@ -125,6 +123,3 @@ class Gateway:
         self._services.stop()
         self._webhooks.stop()
         self._state.close()
-
-    def _library(self, config: GatewayConfig) -> Library:
-        return Library(cache_directory(self._home), config.source_options(), config.cache.max_size)

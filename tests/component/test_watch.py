@@ -15,7 +15,7 @@ from gateway.control.loop.watch import Watch
 from gateway.control.state.workers import Workers
 from tests.support.waiting import wait
 
-FINE, DEPLOYING = Application("", True), Application("deploying", False)
+FINE, DEPLOYING = Application(was_ready=True), Application("deploying")
 
 
 class Serve:

@@ -31,6 +31,7 @@ _MAX_ONGOING = 1024
 _HEALTH_PERIOD_SECONDS = 5
 _HEALTH_TIMEOUT_SECONDS = 15
 _STATS_SECONDS = 1.0
+_GAVE_UP = "DEPLOY_FAILED"
 
 
 def start_ray(address: str | None) -> None:
@@ -158,24 +159,25 @@ def delete(app: str) -> None:
 class Application:
     """What Serve says of a version that it runs."""
 
-    trouble: str
+    trouble: str = ""
     """What is wrong; "" when all is well."""
-    proven: bool
+    was_ready: bool = False
     """Whether a worker was ready since the version was deployed."""
+    gave_up: bool = False
+    """Whether Serve starts no more workers, because they die while they start."""
 
 
 def applications() -> Mapping[str, Application]:
     """The versions that Serve runs."""
     return {
-        name: Application(_trouble(overview), overview.status in ("RUNNING", "UNHEALTHY"))
+        name: Application(
+            trouble=_trouble(overview),
+            was_ready=overview.status in ("RUNNING", "UNHEALTHY"),
+            gave_up=overview.status == _GAVE_UP,
+        )
         for name, overview in serve.status().applications.items()
         if is_version(name)
     }
-
-
-def has_failed(trouble: str) -> bool:
-    """Whether what Serve says of an application means that it gave up."""
-    return trouble.startswith(_GAVE_UP)
 
 
 def delete_all() -> None:
@@ -190,9 +192,6 @@ def stop_ray() -> None:
     ray.shutdown()
 
 
-_GAVE_UP = "its workers die while they start"
-
-
 def _deployment(target: Any, **options: Any) -> Any:
     """`serve.deployment`, whose own types say that it only decorates."""
     return serve.deployment(target, **options)
@@ -201,8 +200,8 @@ def _deployment(target: Any, **options: Any) -> Any:
 def _trouble(overview: Any) -> str:
     messages = [deployment.message for deployment in overview.deployments.values() if deployment.message]
     text = " ".join((messages[0] if messages else overview.message).split())
-    if overview.status == "DEPLOY_FAILED":
-        return f"{_GAVE_UP}: {text}"
+    if overview.status == _GAVE_UP:
+        return f"its workers die while they start: {text}"
     return text if overview.status in ("DEPLOYING", "UNHEALTHY") else ""
 
 

@@ -1,0 +1,162 @@
+"""Versions in Serve: deployed with all that their workers need, and removed once nobody calls them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from gateway.config.config import GatewayConfig
+from gateway.contract import WorkerSpec
+from gateway.control.loop import serving
+from gateway.control.loop.library import open_library
+from gateway.control.loop.tasks import Tasks
+from gateway.control.loop.watch import Watch
+from gateway.control.state.database import State
+from gateway.control.state.versions import Version
+from gateway.edge.edge import Edge
+from gateway.engine.limits import Batching, QueueLimits
+from gateway.errors import EdgeError, KitserveError
+from gateway.oci.reference import parse_reference
+from gateway.wire.limits import DRAIN_SECONDS
+from runtimes.base import Resources
+
+# A version that no route names any more keeps its workers for this long, for calls on their way to it.
+_LINGER_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What all workers of a gateway are started with."""
+
+    home: Path
+    """A node's directory for blobs, unpacked kits and logs."""
+    host: str
+    """The address to listen on; "" for the node's own."""
+    edge_key: str
+    """What every call must carry."""
+    reserve_cpus: bool
+    """Whether Ray is to reserve CPUs for them."""
+
+
+class Deployer:
+    """Has Serve start and end versions, in a thread of its own: Serve builds no two applications at a time.
+
+    `is_awaited` tells whether calls wait for an app; `finished` is called when something is done.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        edge: Edge,
+        watch: Watch,
+        settings: WorkerSettings,
+        is_awaited: Callable[[str], bool],
+        finished: Callable[[], None],
+    ) -> None:
+        self._state = state
+        self._edge = edge
+        self._watch = watch
+        self._settings = settings
+        self._is_awaited = is_awaited
+        self._tasks = Tasks(1, "serve", finished)
+        self._surplus_since: dict[str, float] = {}
+
+    def deploy(self, versions: Sequence[Version]) -> None:
+        """Begin to deploy versions."""
+        for version in versions:
+            self._tasks.begin(("deploy", version.app), partial(self._deploy, version))
+
+    def remove(self, surplus: Sequence[str], condemned: Set[str], is_off_edge: bool) -> None:
+        """Begin to remove apps that no one wants any more, once no call can be on its way to them.
+
+        `condemned` are those that are being removed already. `is_off_edge` says whether the edge routes
+        by a table without them.
+        """
+        now = time.monotonic()
+        self._surplus_since = {app: self._surplus_since.get(app, now) for app in surplus}
+        for app, since in self._surplus_since.items():
+            if app not in condemned:
+                if not is_off_edge or not self._may_go(app, now - since):
+                    continue
+                # Here, not in the task: no tick may route to it again before the task runs.
+                self._state.condemn_version(app)
+            self._tasks.begin(("delete", app), partial(self._delete, app))
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self._tasks.stop()
+
+    def _may_go(self, app: str, surplus_seconds: float) -> bool:
+        """Whether no call waits for an app, nor is on its way through an HAProxy of before a reload."""
+        if surplus_seconds <= _LINGER_SECONDS:
+            return False
+        try:
+            has_drained = surplus_seconds > DRAIN_SECONDS or not self._edge.old_processes()
+        except EdgeError:
+            return False
+        return has_drained and not self._is_awaited(app)
+
+    def _deploy(self, version: Version) -> None:
+        self._state.keep_version(version)
+        config = self._state.desired().config
+        spec = worker_spec(version, self._parents(version, config), config, self._settings)
+        log.info("version.deployed", extra={"app": version.app, "kit": version.reference})
+        serving.deploy(version, spec, self._settings.reserve_cpus)
+        self._watch.look()
+
+    def _delete(self, app: str) -> None:
+        # No tick may see it in Serve once it is forgotten here.
+        self._watch.look()
+        if app in self._watch.applications():
+            log.info("version.removed", extra={"app": app})
+            serving.delete(app)
+            self._watch.look()
+        else:
+            self._state.drop_version(app)
+
+    def _parents(self, version: Version, config: GatewayConfig) -> tuple[str, ...]:
+        """Return a version's parents as they were when it was resolved, the same for all its workers."""
+        policy = config.policy(config.model(version.model))
+        try:
+            kit = open_library(self._settings.home, config).describe(
+                parse_reference(version.reference), policy
+            )
+        except KitserveError as error:
+            # The workers find out for themselves, and say what is wrong.
+            log.warning("parents.unknown", extra={"app": version.app, "reason": str(error)})
+            return ()
+        return tuple(str(parent.reference) for parent in kit.parents)
+
+
+def worker_spec(
+    version: Version, parents: tuple[str, ...], config: GatewayConfig, settings: WorkerSettings
+) -> WorkerSpec:
+    """Return what a worker of a version needs to know."""
+    return WorkerSpec(
+        app=version.app,
+        model=version.model,
+        version=version.label,
+        digest=version.digest,
+        reference=version.reference,
+        parents=parents,
+        runtime=version.runtime,
+        resources=Resources(version.cpus, version.gpus),
+        home=settings.home,
+        sources=config.source_options(),
+        policy=config.policy(config.model(version.model)),
+        cache_limit=config.cache.max_size,
+        gateway=serving.GATEWAY_APP,
+        host=settings.host,
+        edge_key=settings.edge_key,
+        drain_seconds=DRAIN_SECONDS,
+        limits=QueueLimits(version.max_queued_requests, version.max_queued_bytes, version.timeout),
+        batching=(
+            Batching(version.max_batch_size, version.max_batch_delay) if version.max_batch_size else None
+        ),
+    )
