@@ -10,7 +10,7 @@ PROTOS := gateway/wire/protos
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check lint format unit soak bench protos clean
+.PHONY: help install serve test check lint format unit soak bench docs protos clean
 
 help: ## list these targets
 	@awk -F ': .*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ soak: $(VENV)/.installed-dev $(VENV)/.system ## run the long tests, and half an 
 bench: $(VENV)/.installed-dev $(VENV)/.system ## measure Kitserve beside other servers
 	$(BIN)/python -m loadtests.bench
 	$(BIN)/python -m loadtests.pull
+
+docs: $(VENV)/.installed-dev ## write the generated parts of docs/ anew
+	$(BIN)/python -m tools.docs
 
 # The test of the messages compares what is compiled with these files.
 protos: $(VENV)/.installed-dev ## compile the .proto files into services.binpb

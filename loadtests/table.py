@@ -129,7 +129,7 @@ def number(value: float) -> str:
 
 
 def markdown(lines: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
-    """A table for a README."""
+    """A table for docs/speed.md."""
     marks = ["---", *["---:"] * (len(columns) - 1)]
     return "\n".join("| " + " | ".join(line) + " |" for line in (columns, marks, *lines))
 

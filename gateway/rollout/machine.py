@@ -300,12 +300,3 @@ TABLE = _table(
     (Rollback, _rollback, _rollback, _rollback, _rollback, _rollback, _rollback),
 )
 """The handler of each stage and event. `Resumed` is the same in all, see rule 3."""
-
-
-def table_text() -> str:
-    """The table in Markdown, as the documentation has it."""
-    lines = ["| | " + " | ".join(Stage) + " |", "| --- " * (len(Stage) + 1) + "|"]
-    for event in TABLE[Stage.HEALTHY]:
-        cells = [(TABLE[stage][event].__doc__ or "").rstrip(".") for stage in Stage]
-        lines.append(f"| **{event.__name__}** | " + " | ".join(cells) + " |")
-    return "\n".join(lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import typing
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -30,7 +29,7 @@ from gateway.rollout.events import (
     Tick,
 )
 from gateway.rollout.evidence import Evidence, Side
-from gateway.rollout.machine import TABLE, advance, table_text
+from gateway.rollout.machine import TABLE, advance
 from gateway.rollout.plan import Agreement, Checks, Match, Plan, Step
 from gateway.rollout.state import (
     Phase,
@@ -315,7 +314,3 @@ def test_every_pair_of_stage_and_event_is_in_the_table() -> None:
     for stage, row in TABLE.items():
         assert set(row) == events, stage
         assert all(handler.__doc__ for handler in row.values())
-
-
-def test_the_table_in_the_docs_is_the_machine_s() -> None:
-    assert table_text() in Path("docs/rollouts.md").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from pathlib import Path
 
 from gateway.config.config import load_config, parse_config
@@ -11,9 +10,9 @@ from gateway.rollout.plan import Match, Sticky
 
 
 def test_the_example_in_the_docs_is_a_config() -> None:
-    example = re.search(r"\n((?:    .*\n)+)", Path("docs/rollouts.md").read_text())
+    example = re.search(r"^```yaml\n(.*?)^```$", Path("docs/rollouts.md").read_text(), re.DOTALL | re.M)
     assert example is not None
-    (model,) = parse_config(textwrap.dedent(example[1])).models
+    (model,) = parse_config(example[1]).models
     assert model.rollout is not None
     plan = model.rollout.plan()
     assert [step.weight for step in plan.steps] == [0, 5, 50]

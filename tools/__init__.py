@@ -1,0 +1,1 @@
+"""What `make` runs besides tests and load: it is neither shipped nor imported by what is."""
