@@ -1,4 +1,4 @@
-"""What a runtime is: a file becomes a loaded model, and tensors become tensors.
+"""The interfaces of a runtime: it loads a file as a model, which has one capability or more.
 
 Datatypes carry the names of the Open Inference Protocol, version 2
 (https://github.com/open-inference/open-inference-protocol).
@@ -51,8 +51,8 @@ class Datatype(StrEnum):
         """Return the datatype of a numpy dtype; strings of any kind are BYTES. Raises InputError."""
         if dtype.kind in "OSU":
             return cls.BYTES
-        for datatype, known in _NUMPY.items():
-            if known == dtype:
+        for datatype, candidate in _NUMPY.items():
+            if candidate == dtype:
                 return datatype
         raise InputError(f"dtype {dtype} has no datatype in the Open Inference Protocol; cast it first")
 
@@ -77,25 +77,22 @@ _NUMPY: Mapping[Datatype, np.dtype[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One tensor of a signature.
-
-    `datatype` is the value of a `Datatype`. In `shape`, -1 stands for any length; None for any rank.
-    """
+    """One tensor of a signature."""
 
     name: str
     datatype: str
+    """The value of a `Datatype`."""
     shape: tuple[int, ...] | None = None
+    """-1 stands for any length; None for any rank."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a model takes and gives, in the file's order.
-
-    `outputs` is empty where their names are known only after a run.
-    """
+    """The inputs and outputs of a model, in the file's order."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    """Empty where their names are known only after a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +110,9 @@ class Resources:
 
 @runtime_checkable
 class LoadedModel(Protocol):
-    """A model in this process's memory. That it exists means that it can answer.
+    """A model in this process's memory; once it exists, it can answer.
 
-    What it can be asked for is said by the capabilities that it has besides; so far there is `TensorModel`.
+    A model has one capability or more besides, each of them a protocol here; so far there is `TensorModel`.
     """
 
     @property
@@ -143,7 +140,7 @@ class TensorModel(LoadedModel, Protocol):
 
     @property
     def signature(self) -> Signature:
-        """What `infer` takes and gives."""
+        """The inputs and outputs of `infer`."""
         ...
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
@@ -167,14 +164,14 @@ class Runtime(Protocol):
         ...
 
     def signature(self, path: Path) -> Signature | None:
-        """Return what the file tells without being loaded, None when it does not. Raises LoadError."""
+        """Return what the file says without being loaded, None when it does not. Raises LoadError."""
         ...
 
 
 class InputCheck:
     """The check of inputs against a signature, prepared once and called for each request."""
 
-    __slots__ = ("_expected", "_wanted")
+    __slots__ = ("_expected", "_specs")
 
     def __init__(self, signature: Signature) -> None:
         self._expected = tuple(
@@ -186,7 +183,7 @@ class InputCheck:
             )
             for spec in signature.inputs
         )
-        self._wanted = {spec.name: spec for spec in signature.inputs}
+        self._specs = {spec.name: spec for spec in signature.inputs}
 
     def __call__(self, inputs: Mapping[str, Array]) -> None:
         """Raise InputError, naming the tensor, unless `inputs` fit the signature."""
@@ -194,9 +191,9 @@ class InputCheck:
             array = inputs.get(name)
             if array is None:
                 raise InputError(f"input {name!r} is missing; the model takes {self._names()}")
-            found = array.dtype
+            given = array.dtype
             # numpy hands out one object per native dtype, so identity answers nearly every call
-            if found is not dtype and found != dtype and not (dtype.kind == "O" and found.kind in "SU"):
+            if given is not dtype and given != dtype and not (dtype.kind == "O" and given.kind in "SU"):
                 raise self._wrong(name, array)
             if rank is not None:
                 shape = array.shape
@@ -206,17 +203,17 @@ class InputCheck:
                     if shape[axis] != size:
                         raise self._wrong(name, array)
         if len(inputs) != len(self._expected):
-            unknown = ", ".join(repr(name) for name in inputs if name not in self._wanted)
+            unknown = ", ".join(repr(name) for name in inputs if name not in self._specs)
             raise InputError(f"unknown input {unknown}; the model takes {self._names()}")
 
     def _names(self) -> str:
-        return ", ".join(repr(name) for name in self._wanted) or "no inputs"
+        return ", ".join(repr(name) for name in self._specs) or "no inputs"
 
     def _wrong(self, name: str, array: Array) -> InputError:
-        spec = self._wanted[name]
+        spec = self._specs[name]
         shape = "any shape" if spec.shape is None else f"shape {list(spec.shape)} (-1: any length)"
-        found = f"{_describe(array.dtype)} of shape {list(array.shape)}"
-        return InputError(f"input {name!r} must be {spec.datatype} of {shape}, not {found}")
+        given = f"{_describe(array.dtype)} of shape {list(array.shape)}"
+        return InputError(f"input {name!r} must be {spec.datatype} of {shape}, not {given}")
 
 
 def check_inputs(signature: Signature, inputs: Mapping[str, Array]) -> None:
@@ -224,9 +221,9 @@ def check_inputs(signature: Signature, inputs: Mapping[str, Array]) -> None:
     InputCheck(signature)(inputs)
 
 
-def unknown_output(name: str, known: Sequence[str]) -> InputError:
+def unknown_output(name: str, outputs: Sequence[str]) -> InputError:
     """Return the error for an output that the model does not give."""
-    return InputError(f"unknown output {name!r}; the model gives {', '.join(map(repr, known))}")
+    return InputError(f"unknown output {name!r}; the model gives {', '.join(map(repr, outputs))}")
 
 
 def _describe(dtype: np.dtype[Any]) -> str:
