@@ -1,4 +1,4 @@
-"""The interfaces of a runtime: it loads a model file, and the loaded model maps tensors to tensors.
+"""The interfaces of a runtime: it loads a file as a model, which has one capability or more.
 
 Datatypes carry the names of the Open Inference Protocol, version 2
 (https://github.com/open-inference/open-inference-protocol).
@@ -84,7 +84,9 @@ class TensorSpec:
 
     name: str
     datatype: str
+    """The value of a `Datatype`."""
     shape: tuple[int, ...] | None = None
+    """-1 stands for any length; None for any rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class Signature:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    """Empty where their names are known only after a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,7 @@ class Resources:
 class LoadedModel(Protocol):
     """A model in the memory of this process, ready to answer.
 
-    What it can be asked for is said by the capabilities that it has besides; so far there is `TensorModel`.
+    A model has one capability or more besides, each of them a protocol here; so far there is `TensorModel`.
     """
 
     @property
@@ -143,7 +146,7 @@ class TensorModel(LoadedModel, Protocol):
 
     @property
     def signature(self) -> Signature:
-        """What `infer` takes and gives."""
+        """The inputs and outputs of `infer`."""
         ...
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:

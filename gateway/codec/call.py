@@ -9,27 +9,27 @@ from runtimes.base import Array
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RequestedOutput:
     """How an output is to be answered: as raw bytes or in JSON; all of it, or its `classes` largest."""
 
     binary: bool = False
     classes: int = 0
 
 
-IN_JSON = Wanted()
-IN_BINARY = Wanted(binary=True)
+IN_JSON = RequestedOutput()
+IN_BINARY = RequestedOutput(binary=True)
 
 
 # Not frozen: one is made for each call, and freezing makes that three times as slow.
 @dataclass(slots=True)
 class Call:
-    """One decoded request. `outputs` is empty when all are wanted; `others` is how they are then.
-
-    `timeout_us` is how long its caller waits for it, in microseconds; 0 is for ever.
-    """
+    """One decoded request."""
 
     id: str
     inputs: dict[str, Array]
-    outputs: Mapping[str, Wanted] = field(default_factory=dict)
-    others: Wanted = IN_JSON
+    outputs: Mapping[str, RequestedOutput] = field(default_factory=dict)
+    """The outputs that are requested by name; empty where all are requested."""
+    others: RequestedOutput = IN_JSON
+    """How outputs are answered that are not named."""
     timeout_us: int = 0
+    """How long the caller waits, in microseconds; 0: for ever."""

@@ -33,12 +33,12 @@ def largest(name: str, array: Array, count: int, labels: Sequence[str] = ()) -> 
     reverse = (rows if rows.dtype.kind in "iu" else np.where(np.isnan(rows), -np.inf, rows))[..., ::-1]
     order = rows.shape[-1] - 1 - np.argsort(reverse, axis=-1, kind="stable")[..., ::-1][..., :count]
     values = np.take_along_axis(rows, order, axis=-1)
-    found = np.empty(order.size, dtype=object)
-    found[:] = [
+    classes = np.empty(order.size, dtype=object)
+    classes[:] = [
         _class(value, index, labels)
         for value, index in zip(values.reshape(-1).tolist(), order.reshape(-1).tolist(), strict=True)
     ]
-    return found.reshape(order.shape)
+    return classes.reshape(order.shape)
 
 
 def _class(value: float | int, index: int, labels: Sequence[str]) -> bytes:

@@ -1,4 +1,4 @@
-"""How long a caller says that it waits: the header `X-Request-Timeout`, and gRPC's `grpc-timeout`."""
+"""How long a caller is willing to wait: the header `X-Request-Timeout`, and gRPC's `grpc-timeout`."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _GRPC_UNITS: Mapping[bytes, float] = {
 
 def request_timeout(value: bytes) -> float:
     """Read `X-Request-Timeout` into seconds. Raises InputError."""
-    found = _REQUEST.fullmatch(value.strip())
-    seconds = float(found[1]) * _REQUEST_UNITS[found[2]] if found else 0.0
+    match = _REQUEST.fullmatch(value.strip())
+    seconds = float(match[1]) * _REQUEST_UNITS[match[2]] if match else 0.0
     if not seconds:
         raise InputError(
             "X-Request-Timeout must be seconds above 0, such as 1.5, or a duration, such as 250ms, "
@@ -43,10 +43,10 @@ def request_timeout(value: bytes) -> float:
 
 def grpc_timeout(value: bytes) -> float:
     """Read `grpc-timeout` into seconds; 0 is a deadline that has passed. Raises InputError."""
-    found = _GRPC.fullmatch(value)
-    if found is None:
+    match = _GRPC.fullmatch(value)
+    if match is None:
         raise InputError(
             "grpc-timeout must be up to 8 digits and one of H, M, S, m, u, n, "
             f"not {value.decode('latin-1')!r}"
         )
-    return int(found[1]) * _GRPC_UNITS[found[2]]
+    return int(match[1]) * _GRPC_UNITS[match[2]]

@@ -14,21 +14,21 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from gateway.codec.call import IN_BINARY, Call, Wanted
+from gateway.codec.call import IN_BINARY, Call, RequestedOutput
 from gateway.codec.classification import largest
 from gateway.codec.tensors import from_bytes, to_bytes
-from gateway.wire.body import Incoming
+from gateway.wire.body import BodyReader
 from gateway.wire.grpc_messages import message
 from gateway.wire.protobuf import Parts, field, plain_field, take_apart, varint
 from runtimes.base import Array, Datatype
 from runtimes.errors import ExecutionError, InputError
 
 _MAX_RANK = 16
-# A smaller message is parsed faster whole than it is taken apart.
+# A smaller message is parsed faster whole than in parts.
 _LARGE = 65536
 _RAW_INPUTS = 7
 _RAW_OUTPUTS = 6
-_MOST_REMEMBERED = 256
+_MAX_REMEMBERED = 256
 
 # Where typed contents of each datatype are; FP16 and BF16 come as raw contents only.
 _CONTENTS: Mapping[Datatype, str] = {
@@ -49,17 +49,17 @@ _REQUEST = message("inference.ModelInferRequest")
 
 
 def read(pieces: Sequence[bytes | memoryview]) -> tuple[Any, list[memoryview]]:
-    """Return the ModelInferRequest that is in `pieces`, and its raw inputs.
+    """Parse a ModelInferRequest; returns it, without its raw inputs where they are large, and these.
 
     Raises:
         InputError: when it is none.
     """
     try:
         if sum(map(len, pieces)) >= _LARGE:
-            taken = take_apart(Incoming(pieces), _RAW_INPUTS)
+            taken = take_apart(BodyReader(pieces), _RAW_INPUTS)
             if taken is not None:
-                rest, raw = taken
-                return _REQUEST.FromString(rest), raw
+                remainder, raw = taken
+                return _REQUEST.FromString(remainder), raw
         request = _REQUEST.FromString(bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces))
     except DecodeError as error:
         raise InputError(f"the message is no ModelInferRequest: {error}") from None
@@ -95,8 +95,8 @@ def _tensor(tensor: Any, name: str, raw: memoryview | None) -> Array:
     try:
         datatype = Datatype(tensor.datatype)
     except ValueError:
-        known = ", ".join(Datatype)
-        raise InputError(f"input {name!r}: datatype {tensor.datatype!r} is none of {known}") from None
+        datatypes = ", ".join(Datatype)
+        raise InputError(f"input {name!r}: datatype {tensor.datatype!r} is none of {datatypes}") from None
     shape = list(tensor.shape)
     if len(shape) > _MAX_RANK or (shape and min(shape) < 0):
         raise InputError(
@@ -122,14 +122,16 @@ def _tensor(tensor: Any, name: str, raw: memoryview | None) -> Array:
 
 
 def _typed(tensor: Any, name: str, datatype: Datatype) -> Array:
-    wanted = _CONTENTS.get(datatype)
-    if wanted is None:
+    field_name = _CONTENTS.get(datatype)
+    if field_name is None:
         raise InputError(f"input {name!r}: {datatype} comes in raw_input_contents alone")
     contents = tensor.contents
-    others = ", ".join(field.name for field, _ in contents.ListFields() if field.name != wanted)
+    others = ", ".join(field.name for field, _ in contents.ListFields() if field.name != field_name)
     if others:
-        raise InputError(f"input {name!r}: data of {datatype} belongs in contents.{wanted}, not in {others}")
-    values = getattr(contents, wanted)
+        raise InputError(
+            f"input {name!r}: data of {datatype} belongs in contents.{field_name}, not in {others}"
+        )
+    values = getattr(contents, field_name)
     if datatype is Datatype.BYTES:
         elements = np.empty(len(values), dtype=object)
         elements[:] = list(values)
@@ -143,21 +145,22 @@ def _typed(tensor: Any, name: str, datatype: Datatype) -> Array:
         ) from None
 
 
-def _outputs(wanted: Any) -> dict[str, Wanted]:
-    outputs: dict[str, Wanted] = {}
-    for output in wanted:
+def _outputs(requested: Any) -> dict[str, RequestedOutput]:
+    outputs: dict[str, RequestedOutput] = {}
+    for output in requested:
         name = output.name
         if name in outputs:
             raise InputError(f"output {name!r} is asked for twice")
         if output.parameters:
-            outputs[name] = Wanted(True, _whole(output.parameters, "classification", f"output {name!r}"))
+            classes = _whole(output.parameters, "classification", f"output {name!r}")
+            outputs[name] = RequestedOutput(True, classes)
         else:
             outputs[name] = IN_BINARY
     return outputs
 
 
 def _whole(parameters: Any, key: str, where: str) -> int:
-    """A parameter that is a whole number from 0 up; 0 where it is not there."""
+    """Return a parameter that is a whole number from 0 up; 0 where it is missing."""
     _check(parameters, where)
     if key not in parameters:
         return 0
@@ -169,7 +172,7 @@ def _whole(parameters: Any, key: str, where: str) -> int:
 
 
 def _check(parameters: Any, where: str) -> None:
-    """Look at parameters; those that nothing here knows change nothing."""
+    """Check parameters; unknown ones are ignored."""
     for key, parameter in parameters.items():
         if parameter.WhichOneof("parameter_choice") is None:
             raise InputError(f"{where}: parameter {key!r} has no value")
@@ -178,7 +181,7 @@ def _check(parameters: Any, where: str) -> None:
 
 
 class GrpcEncoder:
-    """Writes the answers of one version; `labels` are those of `answers.Encoder`."""
+    """Writes the answers of one version; `labels` are those of `json_answer.Encoder`."""
 
     def __init__(self, model: str, version: str, labels: Mapping[str, Sequence[str]]) -> None:
         self._head = plain_field(1, model.encode()) + plain_field(2, version.encode())
@@ -191,17 +194,17 @@ class GrpcEncoder:
 
         Raises:
             ExecutionError: when the protocol has no datatype for an output.
-            InputError: when classes are asked of an output that has none.
+            InputError: when classes are requested of an output that has none.
         """
         parts: Parts = [self._head]
         raw: Parts = []
         if call.id:
             parts.append(plain_field(3, call.id.encode()))
-        for name, given in outputs.items():
-            wanted = call.outputs.get(name, call.others)
-            array = given
-            if wanted.classes:
-                array = largest(name, given, wanted.classes, self._labels.get(name, self._all_labels))
+        for name, output in outputs.items():
+            requested = call.outputs.get(name, call.others)
+            array = output
+            if requested.classes:
+                array = largest(name, output, requested.classes, self._labels.get(name, self._all_labels))
             key = name, array.dtype, array.shape
             parts.append(self._tensors.get(key) or self._describe(name, array))
             data = to_bytes(array)
@@ -209,14 +212,14 @@ class GrpcEncoder:
         return parts + raw
 
     def _describe(self, name: str, array: Array) -> bytes:
-        """An InferOutputTensor without contents."""
+        """Return an InferOutputTensor without contents, and remember it."""
         try:
             datatype = Datatype.of(array.dtype).value
         except InputError as error:
             raise ExecutionError(f"output {name!r}: {error}") from error
         shape = b"".join(map(varint, array.shape))
         tensor = plain_field(1, name.encode()) + plain_field(2, datatype.encode()) + plain_field(3, shape)
-        if len(self._tensors) >= _MOST_REMEMBERED:
+        if len(self._tensors) >= _MAX_REMEMBERED:
             self._tensors.clear()
         described = self._tensors[name, array.dtype, array.shape] = plain_field(5, tensor)
         return described

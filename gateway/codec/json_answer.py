@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's answers: arrays become JSON, with raw tensors after it where asked for."""
+"""The Open Inference Protocol's answers: arrays become JSON, with raw tensors after it where requested."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ class Encoder:
     def __call__(self, call: Call, outputs: Mapping[str, Array]) -> tuple[bytes, int | None]:
         """Write an answer: its body, and how much of that is JSON where raw tensors follow, else None.
 
-        NaN and the infinities, which JSON has not, become null there.
+        NaN and the infinities, which JSON does not have, become null.
 
         Raises:
             ExecutionError: when the protocol has no datatype for an output.
-            InputError: when classes are asked of an output that has none.
+            InputError: when classes are requested of an output that has none.
         """
         raw: list[bytes | memoryview] = []
         tensors = []
-        for name, given in outputs.items():
-            wanted = call.outputs.get(name, call.others)
-            if wanted.classes:
-                array = largest(name, given, wanted.classes, self._labels.get(name, self._all_labels))
+        for name, output in outputs.items():
+            requested = call.outputs.get(name, call.others)
+            if requested.classes:
+                array = largest(name, output, requested.classes, self._labels.get(name, self._all_labels))
             else:
-                array = given
+                array = output
             datatype = self._datatypes.get(array.dtype) or self._datatype(name, array)
             tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": array.shape}
-            if wanted.binary:
+            if requested.binary:
                 data = to_bytes(array)
                 raw.append(data)
                 tensor["parameters"] = {"binary_data_size": len(data)}
             else:
                 tensor["data"] = array if array.ndim == 1 else array.reshape(-1)
             tensors.append(tensor)
-        # All in one go, as any piece put to another would be copied.
+        # All in one go: to put pieces together would copy them.
         body = orjson.dumps(
             {
                 "model_name": self._model,
@@ -71,14 +71,14 @@ class Encoder:
 
     def _datatype(self, name: str, array: Array) -> str:
         try:
-            known = self._datatypes[array.dtype] = Datatype.of(array.dtype).value
+            datatype = self._datatypes[array.dtype] = Datatype.of(array.dtype).value
         except InputError as error:
             raise ExecutionError(f"output {name!r}: {error}") from error
-        return known
+        return datatype
 
 
 def _plain(flat: Array) -> Any:
-    """What stands for an array that orjson does not know: one of BYTES or BF16, or one with gaps."""
+    """Return what orjson can write in place of an array that it cannot: BYTES, BF16, or one with gaps."""
     kind = flat.dtype.kind
     if kind in "OSU":
         return [_text(item) for item in flat.tolist()]

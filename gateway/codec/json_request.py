@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from gateway.codec.call import IN_BINARY, IN_JSON, Call, Wanted
+from gateway.codec.call import IN_BINARY, IN_JSON, Call, RequestedOutput
 from gateway.codec.raw_request import RawInput
 from gateway.codec.tensors import from_bytes
-from gateway.wire.body import Incoming
+from gateway.wire.body import BodyReader
 from runtimes.base import Array, Datatype, Signature
 from runtimes.errors import InputError
 
@@ -29,7 +29,7 @@ except ImportError:  # simdjson has no wheel for this Python or this machine
 
 _MAX_RANK = 16
 _MAX_DIGITS = 18
-# From so many bytes on a body is large, see `loadtests.codec`.
+# From this size on simdjson is faster, see `loadtests.codec`.
 _LARGE_BYTES = 1024
 # Which types of JSON values each kind (of numpy) of datatype takes; BF16 is of kind V.
 _ACCEPTS: Mapping[str, frozenset[type]] = {
@@ -44,23 +44,23 @@ _ACCEPTS: Mapping[str, frozenset[type]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Elements:
-    """What a datatype's elements are: as an array, in JSON, and of integers which there are."""
+    """What a datatype's elements are: in an array, in JSON, and the range of integers."""
 
     datatype: Datatype
     dtype: np.dtype[Any]
     kind: str
     accepted: frozenset[type]
-    least: int = 0
-    most: int = 0
+    minimum: int = 0
+    maximum: int = 0
 
 
 def _elements(datatype: Datatype) -> _Elements:
     dtype = datatype.numpy
-    found = _Elements(datatype, dtype, dtype.kind, _ACCEPTS[dtype.kind])
+    elements = _Elements(datatype, dtype, dtype.kind, _ACCEPTS[dtype.kind])
     if dtype.kind not in "iu":
-        return found
+        return elements
     limits = np.iinfo(dtype)
-    return replace(found, least=int(limits.min), most=int(limits.max))
+    return replace(elements, minimum=int(limits.min), maximum=int(limits.max))
 
 
 _ELEMENTS: Mapping[str, _Elements] = {datatype.value: _elements(datatype) for datatype in Datatype}
@@ -74,7 +74,7 @@ _TYPE_NAMES: Mapping[type, str] = {
 }
 _SCALARS = (str, int, float, bool)
 _NO_PARAMETERS: Mapping[str, Any] = {}
-_NOTHING = Incoming(())
+_NOTHING = BodyReader(())
 
 
 class Decoder:
@@ -98,7 +98,7 @@ class Decoder:
         if not json_size:
             text = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             return _decode(self._document(text), _NOTHING)
-        body = Incoming(pieces)
+        body = BodyReader(pieces)
         size = int(json_size) if json_size.isdigit() and len(json_size) <= _MAX_DIGITS else body.left + 1
         if size > body.left:
             raise InputError(
@@ -124,7 +124,7 @@ class Decoder:
             raise InputError(f"the body is not JSON: {error}") from None
 
 
-def _decode(document: Any, rest: Incoming) -> Call:
+def _decode(document: Any, raw: BodyReader) -> Call:
     if type(document) is not dict:
         raise InputError("the body must be a JSON object with `inputs`")
     tensors = document.get("inputs")
@@ -132,7 +132,7 @@ def _decode(document: Any, rest: Incoming) -> Call:
         raise InputError("`inputs` must be a list of one tensor or more")
     inputs: dict[str, Array] = {}
     for position, tensor in enumerate(tensors):
-        name, array = _decode_tensor(tensor, position, rest)
+        name, array = _decode_tensor(tensor, position, raw)
         if name in inputs:
             raise InputError(f"input {name!r} is there twice")
         inputs[name] = array
@@ -140,11 +140,12 @@ def _decode(document: Any, rest: Incoming) -> Call:
     if type(request_id) is not str:
         raise InputError("`id` must be a string")
     others, timeout_us = _of_request(document) if "parameters" in document else (IN_JSON, 0)
-    wanted = document.get("outputs")
-    return Call(request_id, inputs, {} if wanted is None else _outputs(wanted, others), others, timeout_us)
+    requested = document.get("outputs")
+    outputs = {} if requested is None else _outputs(requested, others)
+    return Call(request_id, inputs, outputs, others, timeout_us)
 
 
-def _decode_tensor(tensor: Any, position: int, rest: Incoming) -> tuple[str, Array]:
+def _decode_tensor(tensor: Any, position: int, raw: BodyReader) -> tuple[str, Array]:
     if type(tensor) is not dict:
         raise InputError(f"inputs[{position}] must be an object")
     name = tensor.get("name")
@@ -161,12 +162,12 @@ def _decode_tensor(tensor: Any, position: int, rest: Incoming) -> tuple[str, Arr
             f"input {name!r}: shape must be a list of at most {_MAX_RANK} whole numbers from 0 up"
         )
     if "parameters" in tensor and (size := _binary_size(name, tensor)) is not None:
-        if size > rest.left:
+        if size > raw.left:
             raise InputError(
-                f"input {name!r}: binary_data_size is {size}, but {rest.left} bytes of the body are left; "
+                f"input {name!r}: binary_data_size is {size}, but {raw.left} bytes of the body are left; "
                 "is Inference-Header-Content-Length right?"
             )
-        array = from_bytes(name, elements.datatype, shape, rest.take(size))
+        array = from_bytes(name, elements.datatype, shape, raw.take(size))
     else:
         data = tensor.get("data")
         if type(data) is list:
@@ -198,7 +199,7 @@ def _binary_size(name: str, tensor: Mapping[str, Any]) -> int | None:
 
 
 def _count(shape: list[Any]) -> int:
-    """How many elements a shape has, -1 where it is none."""
+    """Return how many elements a shape has, -1 where it is no shape."""
     count = 1
     for size in shape:
         if type(size) is not int or size < 0:
@@ -210,8 +211,8 @@ def _count(shape: list[Any]) -> int:
 def _array(name: str, data: list[Any], elements: _Elements) -> Array:
     flat, types = _flat(name, data)
     if not types <= elements.accepted:
-        found = " or ".join(sorted(_TYPE_NAMES[kind] for kind in types - elements.accepted))
-        raise InputError(f"input {name!r}: {elements.datatype} cannot be made of {found}")
+        type_names = " or ".join(sorted(_TYPE_NAMES[kind] for kind in types - elements.accepted))
+        raise InputError(f"input {name!r}: {elements.datatype} cannot be made of {type_names}")
     kind = elements.kind
     if kind in "iu" and flat:
         _check_range(name, min(flat), max(flat), elements)
@@ -226,14 +227,14 @@ def _array(name: str, data: list[Any], elements: _Elements) -> Array:
 
 
 def _cast(name: str, numbers: Array, elements: _Elements) -> Array:
-    """Make numbers of 8 bytes each, which are of the right kind, the datatype's."""
+    """Convert numbers of 8 bytes, which are of the right kind already, to the datatype."""
     if elements.kind in "iu" and numbers.dtype != elements.dtype and numbers.size:
         _check_range(name, numbers.min(), numbers.max(), elements)
     return numbers.astype(elements.dtype, copy=False)
 
 
 def _flat(name: str, data: list[Any]) -> tuple[list[Any], set[type]]:
-    """The elements of lists in lists, and their types; lists side by side must have one length."""
+    """Return the elements of nested lists, and their types; lists side by side must have one length."""
     while list in (types := set(map(type, data))):
         if len(types) > 1 or len(set(map(len, data))) > 1:
             raise InputError(f"input {name!r}: data is ragged")
@@ -241,44 +242,45 @@ def _flat(name: str, data: list[Any]) -> tuple[list[Any], set[type]]:
     return data, types
 
 
-def _check_range(name: str, least: Any, most: Any, elements: _Elements) -> None:
-    if least < elements.least or most > elements.most:
+def _check_range(name: str, minimum: Any, maximum: Any, elements: _Elements) -> None:
+    if minimum < elements.minimum or maximum > elements.maximum:
         raise InputError(
-            f"input {name!r}: a value is outside {elements.datatype} ({elements.least} to {elements.most})"
+            f"input {name!r}: a value is outside {elements.datatype} "
+            f"({elements.minimum} to {elements.maximum})"
         )
 
 
-def _of_request(document: Mapping[str, Any]) -> tuple[Wanted, int]:
-    """How outputs are answered that are not asked for by name, and how many microseconds the caller waits."""
+def _of_request(document: Mapping[str, Any]) -> tuple[RequestedOutput, int]:
+    """Return how outputs are answered that are not named, and how many microseconds the caller waits."""
     where = "the request"
     parameters = _parameters(document, where)
     others = IN_BINARY if _flag(parameters, "binary_data_output", False, where) else IN_JSON
     return others, _whole(parameters, "timeout", where)
 
 
-def _outputs(wanted: Any, others: Wanted) -> dict[str, Wanted]:
-    if type(wanted) is not list:
+def _outputs(requested: Any, others: RequestedOutput) -> dict[str, RequestedOutput]:
+    if type(requested) is not list:
         raise InputError("`outputs` must be a list")
-    outputs: dict[str, Wanted] = {}
-    for output in wanted:
+    outputs: dict[str, RequestedOutput] = {}
+    for output in requested:
         name = output.get("name") if type(output) is dict else None
         if type(name) is not str:
             raise InputError("each of `outputs` must be an object with a `name`")
         if name in outputs:
             raise InputError(f"output {name!r} is asked for twice")
-        outputs[name] = _wanted(name, output, others) if "parameters" in output else others
+        outputs[name] = _requested_output(name, output, others) if "parameters" in output else others
     return outputs
 
 
-def _wanted(name: str, output: Mapping[str, Any], others: Wanted) -> Wanted:
+def _requested_output(name: str, output: Mapping[str, Any], others: RequestedOutput) -> RequestedOutput:
     where = f"output {name!r}"
     parameters = _parameters(output, where)
     classes = _whole(parameters, "classification", where)
-    return Wanted(_flag(parameters, "binary_data", others.binary, where), classes)
+    return RequestedOutput(_flag(parameters, "binary_data", others.binary, where), classes)
 
 
 def _parameters(holder: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """The parameters of a request, an input or an output; those that nothing here knows change nothing."""
+    """Return the parameters of a request, an input or an output; unknown ones are ignored."""
     parameters = holder.get("parameters")
     if parameters is None:
         return _NO_PARAMETERS

@@ -1,7 +1,7 @@
 """Large JSON bodies: their lists of numbers become arrays without a Python object for each number.
 
-simdjson parses them, in a third of the time that orjson and numpy take; `loadtests.codec` measures it. It is
-believed only in what it is sure to read as orjson does: anything else is left to orjson.
+simdjson parses them, in a third of the time that orjson and numpy take; `loadtests.codec` measures it. Its
+result is used only where it is sure to be what orjson reads; anything else is left to orjson.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runtimes.base import Array, Datatype
 _KEPT_BYTES = 4 * 1024 * 1024
 # simdjson counts no further than 0xFFFFFF elements of a list, and pysimdjson writes beyond its memory then. A
 # body below this has no list that is so long.
-_MOST_BYTES = 2 * 0xFFFFFF
+_MAX_BYTES = 2 * 0xFFFFFF
 # Of bodies with more lists than one in so many bytes, most is lists and not numbers.
 _BYTES_OF_A_LIST = 8
 # In fewer bytes than this numpy is slower to count.
@@ -30,7 +30,7 @@ _MAX_DEPTH = 16
 _BYTE_ORDER_MARK = 0xEF
 _OPENING = ord("[")
 _DOCUMENT = frozenset({"id", "inputs", "outputs", "parameters"})
-_NONE = object()
+_MISSING = object()
 _TENSOR = frozenset({"name", "datatype", "shape", "data", "parameters"})
 
 Kind = Literal["d", "i", "u"]
@@ -53,9 +53,9 @@ class LargeBodies:
         """Return a request as `orjson.loads` would, but with an array (FP64, INT64 or UINT64) as `data`.
 
         Only data whose numbers all are of the tensor's kind are an array; the array is flat. Members that a
-        request does not have are left out. None: have orjson read the body, it may be none.
+        request does not have are left out. None: have orjson read the body, which may not be JSON at all.
         """
-        if len(text) >= _MOST_BYTES or text[0] == _BYTE_ORDER_MARK:
+        if len(text) >= _MAX_BYTES or text[0] == _BYTE_ORDER_MARK:
             return None  # the mark is skipped by simdjson
         if type(text) is bytes and len(text) < _SHORT_BYTES:
             lists = text.count(b"[")
@@ -88,9 +88,9 @@ def _request(root: Any, lists: int) -> dict[str, Any] | None:
         if tensor is None:
             return None
         seen += type(tensor.get("shape")) is JsonArray
-        data = tensor.pop("data", _NONE)
+        data = tensor.pop("data", _MISSING)
         plain = {key: _plain(value) for key, value in tensor.items()}
-        if data is not _NONE:
+        if data is not _MISSING:
             if type(data) is not JsonArray:
                 return None
             within = _lists(data)
@@ -106,17 +106,17 @@ def _request(root: Any, lists: int) -> dict[str, Any] | None:
     return {key: inputs if key == "inputs" else _plain(value) for key, value in document.items()}
 
 
-def _members(item: Any, known: frozenset[str]) -> dict[str, Any] | None:
-    """The known members of an object, None for what is no object or has one of them twice."""
+def _members(item: Any, keys: frozenset[str]) -> dict[str, Any] | None:
+    """Return those members of an object that `keys` names; None for no object, or one with a member twice."""
     if type(item) is not JsonObject:
         return None
-    found: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     for key in item:
-        if key in known:
-            if key in found:
+        if key in keys:
+            if key in members:
                 return None  # the last is valid, and simdjson finds the first
-            found[key] = item[key]
-    return found
+            members[key] = item[key]
+    return members
 
 
 def _plain(value: Any) -> Any:
@@ -126,13 +126,13 @@ def _plain(value: Any) -> Any:
 
 
 def _lists(data: JsonArray) -> int:
-    """How many lists data is made of, with itself; 0 where lists side by side differ in length.
+    """Return how many lists data is made of, with itself; 0 where lists side by side differ in length.
 
     Lists among the numbers of the innermost lists are not looked for. Raises TypeError where a number stands
     among lists.
     """
     size = len(data)
-    found = rows = depth = 1
+    total = rows = depth = 1
     first: Any = data
     while size and type(first := first[0]) is JsonArray:
         # No list of rows is kept: there may be very many, each of which is an object while it is looked at.
@@ -140,10 +140,10 @@ def _lists(data: JsonArray) -> int:
         if len(sizes) != 1 or depth == _MAX_DEPTH:
             return 0
         rows *= size
-        found += rows
+        total += rows
         size = sizes.pop()
         depth += 1
-    return found
+    return total
 
 
 def _within(data: Iterable[Any], depth: int) -> Iterable[Any]:
@@ -153,7 +153,7 @@ def _within(data: Iterable[Any], depth: int) -> Iterable[Any]:
 
 
 def _numbers(data: JsonArray, kind: Kind | None) -> Array | list[Any]:
-    """The elements of data as a flat array, or as they are where not all are numbers of the kind."""
+    """Return data as a flat array, or as lists where not all elements are numbers of the kind."""
     if kind is not None:
         try:
             return np.frombuffer(data.as_buffer(of_type=kind), _DTYPES[kind])

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from gateway.codec.tensors import from_bytes
-from gateway.wire.body import Incoming
+from gateway.wire.body import BodyReader
 from runtimes.base import Array, Datatype, Signature
 from runtimes.errors import InputError
 
@@ -15,7 +15,7 @@ _ADVICE = "send JSON with the tensors, and its length as Inference-Header-Conten
 
 
 class RawInput:
-    """Makes the only input of a model out of a whole body; its shape follows from the body's length.
+    """Reads a whole body as the only input of a model; the shape follows from the body's length.
 
     One dimension may be of any length. Where there are more, the first of them is a batch of 1 if it is the
     input's first. An input of BYTES must be a single element, and the body is that, with no length before it.
@@ -39,8 +39,8 @@ class RawInput:
         elif self._datatype is Datatype.BYTES and self._fixed != 1:
             self._fault = f"input {spec.name!r} holds more than one element of BYTES"
 
-    def __call__(self, body: Incoming) -> dict[str, Array]:
-        """Return the input that the body is. Raises InputError when it is none."""
+    def __call__(self, body: BodyReader) -> dict[str, Array]:
+        """Return the input that the body is. Raises InputError when the body is not enough, or wrong."""
         if self._fault:
             raise InputError(f"a body without JSON is not enough: {self._fault}; {_ADVICE}")
         data = body.take(body.left)

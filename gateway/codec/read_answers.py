@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's answers, read: JSON, with raw tensors after it where they were asked for."""
+"""The Open Inference Protocol's answers as a client reads them: JSON, with raw tensors after it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def read_answer(body: memoryview, json_size: int | None) -> dict[str, Array]:
     """Read an answer of the Open Inference Protocol, of which `json_size` bytes are JSON; None: all of it.
 
     Raises:
-        InputError: when it is none.
+        InputError: when it is no such answer.
     """
     try:
         document = orjson.loads(body if json_size is None else body[:json_size])
         outputs: dict[str, Array] = {}
-        rest = memoryview(b"") if json_size is None else body[json_size:]
+        raw = memoryview(b"") if json_size is None else body[json_size:]
         for tensor in document["outputs"]:
             name, datatype, shape = tensor["name"], Datatype(tensor["datatype"]), tensor["shape"]
             if "data" in tensor:
                 flat = _from_json(tensor["data"], datatype)
             else:
                 size = tensor["parameters"]["binary_data_size"]
-                flat, rest = from_bytes(name, datatype, shape, rest[:size]), rest[size:]
+                flat, raw = from_bytes(name, datatype, shape, raw[:size]), raw[size:]
             outputs[name] = flat.reshape(shape)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"this is no answer of the Open Inference Protocol: {error}") from error

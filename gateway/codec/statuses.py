@@ -1,4 +1,4 @@
-"""What becomes of an error that a call ends with: the one table from errors to HTTP statuses, and the log."""
+"""The error that a call ends with: its HTTP status, its text for the caller, its place in the log."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ STATUSES: Mapping[type[Exception], int] = {
 """The one table from errors to HTTP statuses; the closest ancestor of an error decides."""
 
 _FAILURES = 500
-_UNKNOWN = "the worker failed on this call; its log says why"
+_UNEXPECTED = "the worker failed on this call; its log says why"
 
 log = logging.getLogger(__name__)
 
 
 def status_of(failure: Exception) -> int | None:
-    """The status of an error, None for one that nobody raises on purpose."""
+    """Return the status of an error, None for one that nobody raises on purpose."""
     return next((STATUSES[kind] for kind in type(failure).__mro__ if kind in STATUSES), None)
 
 
 def explain(failure: Exception, request_id: str, names: Mapping[str, str]) -> tuple[int, str]:
-    """The status of an error and what its caller is told; what is the model's or our own fault is logged.
+    """Return an error's status and its text for the caller; log it where it is not the caller's fault.
 
     `names` say in the log which model and version failed.
     """
     status = status_of(failure)
     if status is None or (isinstance(failure, ModelError) and status >= _FAILURES):
         log.error("call.failed", exc_info=failure, extra={"request_id": request_id, **names})
-    return status or _FAILURES, str(failure) if status else _UNKNOWN
+    return status or _FAILURES, str(failure) if status else _UNEXPECTED

@@ -1,12 +1,12 @@
 """Calls become batches: which belong together, which batch is next, and whether to wait for more of it.
 
-A batch is calls whose inputs differ only in their rows (the first dimension) and that want the same outputs;
-nothing is ever padded. The batch that has the oldest call is next, so no kind of call waits for ever.
+A batch is made of calls whose inputs differ only in their rows (the first dimension) and that request the
+same outputs; nothing is ever padded. The batch that has the oldest call is next, so that no call starves.
 
-What came while the model was busy makes the next batch without any waiting. Waiting for more pays only
-while calls come faster than the model could do them one by one: a call that comes later than that finds the
-model free. And it pays only while there is anybody to wait for: when everybody who was lately inside is
-here again, as a single caller always is, the batch is run at once.
+The calls that came while the model was busy make the next batch, without any waiting. To wait for more pays
+only while calls come faster than the model could run them one by one; a call that comes later than that
+finds the model free. And it pays only while more callers are expected: when as many calls wait as there were
+callers lately (always so with a single caller), the batch is run at once.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from runtimes.base import Array, Signature, TensorSpec
 
 Key = tuple[object, ...]
 
-# Weight of the newest of the arrivals and runs that estimates are made of.
+# The weight of the newest arrival or run in the estimates.
 _NEWEST = 0.125
-# After so many usual gaps without a call, none is coming: of random arrivals, one in 50 is so late.
+# After so many usual gaps without a call, no more is expected: of random arrivals, one in 50 is so late.
 _GAPS = 4
-# Who left is no longer waited for once the estimate of callers is this close to those who are here.
+# A caller that left is no longer waited for once the estimate of callers is this close to the calls.
 _NEARLY = 0.5
 _SINGLE = 1 + _NEARLY
 
 
 class NotRowWise(Exception):
-    """A model whose outputs have not one row for each row of its inputs."""
+    """A model's outputs do not have one row for each row of its inputs."""
 
 
 def obstacle(signature: Signature) -> str:
-    """Why a model's calls cannot be batched; "" when they can, as all first dimensions are free."""
+    """Return why a model's calls cannot be batched; "" when they can, as all first dimensions are free."""
     if not signature.outputs:
         return "the model does not say what its outputs are"
     for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
@@ -65,12 +65,12 @@ class Item:
 
 
 def rows_of(call: Call) -> int:
-    """How many rows a call has that may be batched."""
+    """Return how many rows a call has that may be batched."""
     return max((array.shape[0] for array in call.inputs.values() if array.ndim), default=1)
 
 
 def item_of(job: Job, call: Call) -> Item:
-    """Find out which calls a call may be run with."""
+    """Return a call with the key of the calls that it may be run with."""
     rows = -1
     key: list[object] = []
     for name, array in call.inputs.items():
@@ -88,13 +88,13 @@ def item_of(job: Job, call: Call) -> Item:
     return Item(job, call, tuple(key), rows)
 
 
-def together(items: Sequence[Item]) -> dict[str, Array]:
-    """The inputs of a batch, each copied once."""
+def join_inputs(items: Sequence[Item]) -> dict[str, Array]:
+    """Return the inputs of a batch; each is copied once."""
     return {name: np.concatenate([item.call.inputs[name] for item in items]) for name in items[0].call.inputs}
 
 
-def apart(outputs: Mapping[str, Array], items: Sequence[Item]) -> list[dict[str, Array]]:
-    """Each call's own rows of a batch's outputs, as views. Raises NotRowWise."""
+def split_outputs(outputs: Mapping[str, Array], items: Sequence[Item]) -> list[dict[str, Array]]:
+    """Return each call's own rows of a batch's outputs, as views. Raises NotRowWise."""
     total = sum(item.rows for item in items)
     for name, array in outputs.items():
         if array.ndim == 0 or array.shape[0] != total:
@@ -111,7 +111,7 @@ class Batcher:
     """The calls that wait for a batch. It keeps no clock: times are given, in seconds."""
 
     def __init__(self, batching: Batching) -> None:
-        self._most = batching.max_batch_size
+        self._max_rows = batching.max_batch_size
         self._delay = batching.max_delay
         self._groups: dict[Key, deque[Item]] = {}
         self._rows: dict[Key, int] = {}
@@ -130,7 +130,7 @@ class Batcher:
 
     def add(self, item: Item) -> None:
         """Have a call wait for its batch."""
-        self._note(item.job.arrived)
+        self._note_arrival(item.job.arrived)
         key = (item,) if item.key is None else item.key
         group = self._groups.get(key)
         if group is None:
@@ -147,10 +147,10 @@ class Batcher:
     def is_full(self) -> bool:
         """Whether the next batch has all the rows that it may have, or takes no other call."""
         key = self._next
-        return key is not None and (self._rows[key] >= self._most or self._groups[key][0].key is None)
+        return key is not None and (self._rows[key] >= self._max_rows or self._groups[key][0].key is None)
 
     def pause(self, now: float) -> float:
-        """How long to wait for another call, in seconds; 0: run the next batch now."""
+        """Return how long to wait for another call, in seconds; 0: run the next batch now."""
         if self._next is None:
             return 0.0
         left = self._groups[self._next][0].job.arrived + self._delay - now
@@ -159,18 +159,18 @@ class Batcher:
         return max(0.0, min(left, self._arrived + _GAPS * self._gap - now))
 
     def take(self) -> list[Item]:
-        """The next batch, oldest first. A call that has more rows than a batch may have is run alone."""
+        """Return the next batch, oldest first. A call of more rows than a batch may have is run alone."""
         key = self._next
         if key is None:
             return []
-        group, most = self._groups[key], self._most
-        if self._rows[key] <= most:
+        group, max_rows = self._groups[key], self._max_rows
+        if self._rows[key] <= max_rows:
             batch = list(group)
             del self._groups[key], self._rows[key]
         else:
             batch = [group.popleft()]
             rows = batch[0].rows
-            while group and rows + group[0].rows <= most:
+            while group and rows + group[0].rows <= max_rows:
                 batch.append(group.popleft())
                 rows += batch[-1].rows
             self._rows[key] -= rows
@@ -183,26 +183,26 @@ class Batcher:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no call waits here and none is to be waited for: the next one may be run at once."""
+        """Whether no call waits and no more are expected: the next one may be run at once."""
         return not self._calls and self._callers < _SINGLE
 
-    def passed(self, arrived: float, waiting: int, seconds: float) -> None:
+    def note_single(self, arrived: float, waiting: int, seconds: float) -> None:
         """Learn from a call that was run at once, see `is_idle`."""
-        self._note(arrived)
-        self.ran(1, waiting, seconds)
+        self._note_arrival(arrived)
+        self.note_run(1, waiting, seconds)
 
-    def give_up(self) -> None:
-        """Have every call that waits be run alone, and at once."""
-        self._most = 1
+    def stop_batching(self) -> None:
+        """Have every call run alone from now on, and at once."""
+        self._max_rows = 1
         self._delay = 0.0
 
-    def ran(self, calls: int, waiting: int, seconds: float) -> None:
-        """Learn from a batch: its calls, how many more are there by now, and how long the model ran."""
+    def note_run(self, calls: int, waiting: int, seconds: float) -> None:
+        """Learn from a run: its calls, how many more wait by now, and how long the model took."""
         callers = calls + waiting
         self._callers += (1.0 if callers > self._callers else _NEWEST) * (callers - self._callers)
         self._run += _NEWEST * (seconds - self._run) if self._run else seconds
 
-    def _note(self, arrived: float) -> None:
+    def _note_arrival(self, arrived: float) -> None:
         gap = arrived - self._arrived
         if gap > self._longest_gap:
             gap = self._longest_gap

@@ -1,4 +1,4 @@
-"""What the model's thread does with claimed calls, alone or in a batch; whatever fails becomes an answer."""
+"""Claimed calls are decoded, run and encoded, alone or in a batch; whatever fails becomes an answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from gateway.codec.call import Call
 from gateway.codec.statuses import explain
-from gateway.engine.batching import Item, NotRowWise, apart, rows_of, together
+from gateway.engine.batching import Item, NotRowWise, join_inputs, rows_of, split_outputs
 from gateway.engine.jobs import Job
 from gateway.errors import DeadlineExceeded
 from gateway.metrics.tally import Tally
@@ -42,17 +42,17 @@ class Execution:
 
     def expire(self, job: Job, now: float) -> None:
         """Answer a call whose time is over."""
-        job.queue, job.decode = now - job.arrived, 0.0
-        given = job.deadline - job.began
+        job.queue_seconds, job.decode_seconds = now - job.arrived, 0.0
+        limit = job.deadline - job.began
         self._tally.dropped("expired")
-        self.fail(job, DeadlineExceeded(f"the call waited for the model for longer than its {given:g} s"))
+        self.fail(job, DeadlineExceeded(f"the call waited for the model for longer than its {limit:g} s"))
         job.body = ()
 
-    def alone(self, job: Job) -> float:
-        """Answer one call; returns when that was."""
+    def run_single(self, job: Job) -> float:
+        """Answer one call; returns the time at the end."""
         started = time.perf_counter()
         decoded = inferred = 0.0
-        job.queue = started - job.arrived
+        job.queue_seconds = started - job.arrived
         try:
             call = job.codec.decode(job)
             decoded = time.perf_counter()
@@ -68,55 +68,56 @@ class Execution:
         except Exception as failure:
             self.fail(job, failure)
         finished = time.perf_counter()
-        # Where it failed, the step that did lasted until now.
+        # The step that failed lasted until now.
         decoded = decoded or finished
         inferred = inferred or finished
-        job.decode, job.infer, job.encode = decoded - started, inferred - decoded, finished - inferred
+        job.decode_seconds, job.infer_seconds = decoded - started, inferred - decoded
+        job.encode_seconds = finished - inferred
         if self._counts_runs and job.status == _OK:
-            self._tally.executed(rows_of(call), job.decode, job.infer, job.encode)
+            self._tally.executed(rows_of(call), job.decode_seconds, job.infer_seconds, job.encode_seconds)
         return finished
 
-    def batch(self, items: Sequence[Item]) -> None:
+    def run_batch(self, items: Sequence[Item]) -> None:
         """Answer decoded calls with one run of the model, or one by one where that fails.
 
         Raises:
-            NotRowWise: when the model is none to batch; the calls are answered all the same.
+            NotRowWise: when the model cannot be batched; the calls are answered all the same.
         """
         if len(items) == 1:
-            self._one(items[0])
+            self._run_item(items[0])
             return
         started = time.perf_counter()
-        refusal: NotRowWise | None = None
+        not_row_wise: NotRowWise | None = None
         try:
-            outputs = self._infer(together(items), items[0].call)
-            parts = apart(outputs, items)
+            outputs = self._infer(join_inputs(items), items[0].call)
+            parts = split_outputs(outputs, items)
         except NotRowWise as error:
-            refusal = error
+            not_row_wise = error
         except Exception:
-            # Whose fault it is shows when each is run alone.
+            # When each is run alone, it shows which of them fails.
             log.debug("batch.failed", exc_info=True, extra=dict(self._names))
         else:
             self._encode(items, parts, started, time.perf_counter())
             return
         for item in items:
-            self._one(item)
-        if refusal is not None:
-            raise refusal
+            self._run_item(item)
+        if not_row_wise is not None:
+            raise not_row_wise
 
-    def _one(self, item: Item) -> None:
+    def _run_item(self, item: Item) -> None:
         job = item.job
         started = time.perf_counter()
         try:
             outputs = self._infer(item.call.inputs, item.call)
         except Exception as failure:
             self.fail(job, failure)
-            job.queue = started - job.arrived - job.decode
-            job.infer = time.perf_counter() - started
+            job.queue_seconds = started - job.arrived - job.decode_seconds
+            job.infer_seconds = time.perf_counter() - started
         else:
             self._encode((item,), (outputs,), started, time.perf_counter())
 
     def _infer(self, inputs: Mapping[str, Array], call: Call) -> dict[str, Array]:
-        """Run the model. Whatever it raises is an Exception, so that it ends a call and not the thread."""
+        """Run the model; whatever it raises becomes an Exception, which ends a call and not the thread."""
         try:
             return self._model.infer(inputs, tuple(call.outputs))
         except Exception:
@@ -128,26 +129,26 @@ class Execution:
         self, items: Sequence[Item], parts: Sequence[Mapping[str, Array]], started: float, inferred: float
     ) -> None:
         """Write the answers of one run of the model, and count it."""
-        begun = inferred
+        previous = inferred
         decoding = 0.0
         rows = 0
         for item, outputs in zip(items, parts, strict=True):
             job = item.job
-            if not job.cancelled:
+            if not job.is_cancelled:
                 try:
                     job.codec.encode(job, item.call, outputs)
                     job.status = _OK
                 except Exception as failure:
                     self.fail(job, failure)
             now = time.perf_counter()
-            job.queue = started - job.arrived - job.decode
-            job.infer, job.encode = inferred - started, now - begun
-            begun = now
-            decoding += job.decode
+            job.queue_seconds = started - job.arrived - job.decode_seconds
+            job.infer_seconds, job.encode_seconds = inferred - started, now - previous
+            previous = now
+            decoding += job.decode_seconds
             rows += item.rows
-        self._tally.executed(rows, decoding, inferred - started, begun - inferred)
+        self._tally.executed(rows, decoding, inferred - started, previous - inferred)
 
 
 def limit_wait(job: Job, timeout_us: int) -> None:
-    """Have a call wait no longer than its body says."""
+    """Have a call wait no longer than its own parameter `timeout` says."""
     job.deadline = min(job.deadline, job.began + timeout_us / _MICROSECONDS)

@@ -1,7 +1,7 @@
 """One call on its way through a worker, and the bounded queue in which calls wait for the model.
 
-A call waits until it is claimed. Whoever claims it first has it: the model's thread to work on it, the event
-loop because its caller hung up or its time is over.
+A call waits until it is claimed, which only one can do: the model's thread, to work on it, or the event
+loop, because the caller hung up or its time is over.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from runtimes.base import Array
 
 # Event loops keep time in milliseconds: a timer may be early or late by one.
 _TIMER_SECONDS = 0.001
-# An alarm that is so late was set on an event loop that is gone.
+# An alarm that is so late was set on an event loop that has ended.
 _LOST_SECONDS = 1.0
 
 
 class Codec(Protocol):
-    """How one protocol writes calls and answers. Its methods run in the model's thread, or on the loop."""
+    """How one protocol reads calls and writes answers; called in the model's thread, or on the loop."""
 
     def decode(self, job: Job) -> Call:
         """Read a job's body. Raises InputError."""
         ...
 
     def encode(self, job: Job, call: Call, outputs: Mapping[str, Array]) -> None:
-        """Write the outputs into `job.answer`. They may be views on what is other callers' too."""
+        """Write the outputs into `job.answer`. They may be views of an array that other calls share."""
         ...
 
     def error(self, job: Job, status: int, message: str) -> None:
@@ -41,10 +41,10 @@ class Codec(Protocol):
 
 
 class Owner(Protocol):
-    """Where a job is."""
+    """What has a job that is not answered yet."""
 
     def cancel(self, job: Job) -> None:
-        """Take it back."""
+        """Forget the job; its caller hung up."""
         ...
 
 
@@ -52,38 +52,41 @@ class Owner(Protocol):
 class Job:
     """One call on its way through the model's thread; make it on the event loop `loop`.
 
-    `body` is in the pieces in which it came; `json_size` is what the caller says of it, as a header has it.
-    `done` is called on `loop` once the answer is there, whatever it is; never after `cancel`.
-    `timeout` is how long the caller waits for it to begin, in seconds since `began`, which is when the call
-    came. Times are of `time.perf_counter`, in seconds, and so are `queue`, `decode`, `infer`, `encode`.
-    `answer_json_size` says where raw tensors begin in the answer, None where there are none.
-    `retry_after` is when to come back with a call that was refused, in seconds; 0 where nothing is said.
+    Times are of `time.perf_counter`, in seconds, and so are durations.
     """
 
     body: Sequence[bytes | memoryview]
+    """In the pieces in which it came."""
     codec: Codec
     loop: asyncio.AbstractEventLoop
     done: Callable[[Job], None]
+    """Called on `loop` once the answer is there, whatever it is; never after `cancel`."""
     role: str = ""
     request_id: str = ""
     json_size: bytes = b""
+    """How much of the body is JSON, as a header says it; empty where no header does."""
     timeout: float = math.inf
+    """How long the caller waits for the model to begin, from `began` on."""
     began: float = field(default_factory=time.perf_counter)
+    """When the call came."""
     arrived: float = 0.0
+    """When it began to wait for the model."""
     deadline: float = math.inf
-    queue: float = 0.0
-    decode: float = 0.0
-    infer: float = 0.0
-    encode: float = 0.0
+    queue_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    infer_seconds: float = 0.0
+    encode_seconds: float = 0.0
     status: int = 500
     answer: bytes = b""
     answer_json_size: int | None = None
+    """Where raw tensors begin in the answer, None where there are none."""
     retry_after: int = 0
-    cancelled: bool = False
+    """When to come back with a call that was refused; 0 where nothing is said."""
+    is_cancelled: bool = False
     owner: Owner | None = None
 
     def cancel(self) -> None:
-        """Leave: the caller hung up. Nothing is heard of the job any more. Call it on the job's loop."""
+        """End the job without an answer, as its caller hung up; `done` is not called. For the job's loop."""
         if self.owner is not None:
             self.owner.cancel(self)
 
@@ -91,12 +94,12 @@ class Job:
 class JobQueue:
     """The jobs that wait, oldest first; safe to use from several threads.
 
-    `late` is told, on an event loop, which jobs waited longer than they may; they have left then.
+    `on_late` is called, on an event loop, with the jobs that waited longer than they may; they have left.
     """
 
-    def __init__(self, limits: QueueLimits, late: Callable[[list[Job]], None]) -> None:
+    def __init__(self, limits: QueueLimits, on_late: Callable[[list[Job]], None]) -> None:
         self._limits = limits
-        self._late = late
+        self._on_late = on_late
         self._lock = threading.Lock()
         self._jobs: dict[Job, int] = {}
         self._bytes = 0
@@ -114,12 +117,12 @@ class JobQueue:
         return self._bytes
 
     def enter(self, job: Job) -> bool:
-        """Have a job wait; False when there is no room. Call it on the job's loop."""
+        """Have a job wait; False when there is no room. For the job's loop."""
         now = job.arrived = time.perf_counter()
         body, limits = job.body, self._limits
         size = len(body[0]) if len(body) == 1 else sum(map(len, body))
-        longest = limits.timeout
-        deadline = job.deadline = job.began + (longest if job.timeout > longest else job.timeout)
+        limit = limits.timeout
+        deadline = job.deadline = job.began + (limit if job.timeout > limit else job.timeout)
         with self._lock:
             waiting = len(self._jobs)
             # A call that is larger than all the room may come in alone.
@@ -132,7 +135,7 @@ class JobQueue:
         return True
 
     def claim(self, job: Job) -> bool:
-        """Take a job out; False when somebody else did."""
+        """Take a job out; False where another has done so."""
         with self._lock:
             size = self._jobs.pop(job, None)
             if size is None:
@@ -141,29 +144,29 @@ class JobQueue:
             return True
 
     def claim_all(self, jobs: Iterable[Job]) -> list[Job]:
-        """Take jobs out; returns those that nobody else had taken."""
-        mine = []
+        """Take jobs out; returns those that were still there."""
+        claimed = []
         with self._lock:
             for job in jobs:
                 size = self._jobs.pop(job, None)
                 if size is not None:
                     self._bytes -= size
-                    mine.append(job)
-        return mine
+                    claimed.append(job)
+        return claimed
 
     def age(self, now: float) -> float:
-        """How long the oldest job has waited, in seconds."""
+        """Return how long the oldest job has waited, in seconds."""
         with self._lock:
             oldest = next(iter(self._jobs), None)
         return 0.0 if oldest is None else now - oldest.arrived
 
-    def _set_alarm(self, loop: asyncio.AbstractEventLoop, at: float, now: float) -> None:
-        """Look at `at` for jobs whose time is over. One alarm is enough: the earliest."""
-        self._alarm = at
-        loop.call_later(max(0.0, at - now) + _TIMER_SECONDS, self._look, loop, at)
+    def _set_alarm(self, loop: asyncio.AbstractEventLoop, when: float, now: float) -> None:
+        """Look when `when` for jobs whose time is over. One alarm is enough: the earliest."""
+        self._alarm = when
+        loop.call_later(max(0.0, when - now) + _TIMER_SECONDS, self._look, loop, when)
 
-    def _look(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
-        if at != self._alarm:
+    def _look(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
+        if when != self._alarm:
             return  # an earlier one was set since
         now = time.perf_counter()
         with self._lock:
@@ -172,4 +175,4 @@ class JobQueue:
         soonest = min((job.deadline for job in waiting if job.deadline > now), default=math.inf)
         if soonest < math.inf:
             self._set_alarm(loop, soonest, now)
-        self._late(self.claim_all(job for job in waiting if job.deadline <= now))
+        self._on_late(self.claim_all(job for job in waiting if job.deadline <= now))

@@ -1,39 +1,39 @@
 """Whether a model's calls are so quick that the event loop answers them itself.
 
-To hand a call to the model's thread and its answer back costs tens of microseconds, which is more than a
-small model takes. A loop that works on a call does nothing else meanwhile, so this is for quick calls alone.
+To hand a call to the model's thread and its answer back costs tens of microseconds, more than a small model
+takes. But a loop that runs a model does nothing else meanwhile, so it runs quick ones alone.
 """
 
 from __future__ import annotations
 
-# A call that takes so long is worth being handed over.
+# A call that takes this long is handed over.
 _QUICK_SECONDS = 0.0003
-# A loop that was held up for so long is not held up again before that many calls were quick elsewhere.
+# After a call that took this long, `_CALLS` calls must be quick in the thread before the loop runs one.
 _SLOW_SECONDS = 0.001
 _CALLS = 32
-# Reading a larger body takes long, however quick the model is.
+# A larger body takes long to decode, however quick the model is.
 _LARGE_BYTES = 16384
 
 
 class Pace:
-    """Learns from each call that ran alone how long the next one will take."""
+    """Estimates how long the next call will take, from those that ran alone."""
 
-    __slots__ = ("_mean", "_wary")
+    __slots__ = ("_mean_seconds", "_until_trusted")
 
     def __init__(self) -> None:
-        self._mean = 0.0
-        """Of about the last 32 calls, in seconds."""
-        self._wary = _CALLS
-        """How many calls must be quick before it is believed."""
+        self._mean_seconds = 0.0
+        """Of about the last 32 calls."""
+        self._until_trusted = _CALLS
+        """How many calls must still be quick before the loop runs one."""
 
     def note(self, seconds: float) -> None:
         """Learn from a call."""
-        self._mean += (seconds - self._mean) / _CALLS
+        self._mean_seconds += (seconds - self._mean_seconds) / _CALLS
         if seconds > _SLOW_SECONDS:
-            self._wary = _CALLS
-        elif self._wary:
-            self._wary -= 1
+            self._until_trusted = _CALLS
+        elif self._until_trusted:
+            self._until_trusted -= 1
 
     def is_quick(self, size: int) -> bool:
         """Whether a call with a body of `size` bytes is to be answered on the loop."""
-        return not self._wary and self._mean < _QUICK_SECONDS and size < _LARGE_BYTES
+        return not self._until_trusted and self._mean_seconds < _QUICK_SECONDS and size < _LARGE_BYTES

@@ -1,8 +1,8 @@
-"""The thread that owns the model: calls come from event loops, and their answers go back there.
+"""The thread that runs the model: calls come from event loops, and their answers go back there.
 
-All work on a call that costs CPU (decoding, inference, encoding) is done here, so an event loop only
-moves bytes, save for calls that are quicker than to be handed over, see `pace`. The thread takes every call
-that waits in one go and hands the answers back together: at high rates a hand-over costs less than a call.
+All work on a call that costs CPU (decoding, inference, encoding) is done in this thread, so that an event
+loop only moves bytes; calls that take less than to hand them over are the exception, see `pace`. The thread
+takes all calls that wait in one go, and hands their answers back together, which is cheaper at high rates.
 """
 
 from __future__ import annotations
@@ -35,10 +35,39 @@ log = logging.getLogger(__name__)
 
 
 class ComputeThread:
-    """Answers jobs with one model: one by one, or in batches. `names` are what the log calls the version.
+    """Answers jobs with one model, one by one or in batches.
 
-    `batching` is None where the model has no batch axis. `not_batched` is why calls are answered one by one
-    though batching was asked for, "" where they are not.
+    A job is in one of these states:
+
+        waiting     counted and timed in `_waiting`, and in `_submitted` in the order of arrival
+        claimed     taken out of `_waiting`: whoever did so answers it
+        answered    `done` was called on its loop
+        cancelled   its caller hung up: `done` is never called
+
+    What happens, on which thread, and what becomes of the job:
+
+        it is submitted, the model is quick and free    loop      answered at once
+        it is submitted                                 loop      waiting
+        it is submitted, too many wait                  loop      answered with 503
+        its time is over                                loop      claimed, answered with 504
+        its turn comes                                  compute   claimed, run, handed back to its loop
+        its caller hangs up                             loop      cancelled; claimed if it still waited
+
+    The rules:
+
+    1. A job is claimed once, and answered by whoever claimed it. In `_submitted` it stays until its turn
+       comes, and is passed over then if it was claimed before.
+    2. One thread at a time runs the model: it holds `_model_is_free`, or batching is on and it is the
+       compute thread. The loop never waits for the model, it only takes it when it is free.
+    3. The loop runs a job itself only if no other is inside, none follows, `Pace` expects it to be quick,
+       and batching is off.
+    4. Jobs that are done are handed back together, but none is kept longer than `_HAND_BACK_SECONDS`.
+    5. `tally.ongoing` goes up in `submit`, and down once for each job: in `_answer` or in `cancel`.
+    6. A model that proves not to be row-wise is never batched again.
+
+    Args:
+        names: what the log calls the version.
+        batching: which calls run together; None: each runs alone.
     """
 
     def __init__(
@@ -51,17 +80,18 @@ class ComputeThread:
     ) -> None:
         self._tally = tally
         self._names = names
-        self._waiting = JobQueue(limits, self._give_up)
+        self._waiting = JobQueue(limits, self._expire)
         self.not_batched = ""
+        """Why calls are answered one by one although `batching` was given, "" where they are not."""
         if batching is not None and (reason := obstacle(model.signature)):
             self._stop_batching(reason)
             batching = None
         self.batching = batching
+        """None where the model cannot be batched."""
         self._execution = Execution(model, tally, names, counts_runs=batching is not None)
         self._batcher = None if batching is None else Batcher(batching)
         self._pace = Pace()
         self._model_is_free = threading.Lock()
-        # In the order of their arrival; one that has left the queue is passed over when its turn comes.
         self._submitted: SimpleQueue[Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
         self._thread.start()
@@ -71,16 +101,16 @@ class ComputeThread:
         """How many calls wait for the model."""
         return len(self._waiting)
 
-    def submit(self, job: Job, followed: bool = False) -> None:
+    def submit(self, job: Job, is_followed: bool = False) -> None:
         """Give a call to the model; where too many wait, it is answered with 503 at once.
 
-        Call it on the job's loop. One that is `followed` by others is not answered there: all of them, one
-        after the other, would hold it up.
+        Call it on the job's loop. One that is followed by others is not answered there: all of them, one
+        after the other, would hold the loop up.
         """
         job.owner = self
-        alone = not followed and not self._tally.ongoing
+        is_alone = not is_followed and not self._tally.ongoing
         self._tally.ongoing += 1
-        if alone and self._batcher is None and self._run_on_loop(job):
+        if is_alone and self._batcher is None and self._run_on_loop(job):
             self._answer([job])
         elif self._waiting.enter(job):
             self._submitted.put(job)
@@ -88,11 +118,11 @@ class ComputeThread:
             self._refuse(job)
 
     def cancel(self, job: Job) -> None:
-        """Take a call back, see `Job.cancel`."""
+        """Forget a call whose caller hung up, see `Job.cancel`."""
         if self._waiting.claim(job):
             job.body = ()  # the thread passes over the job only when its turn comes
         job.owner = None
-        job.cancelled = True
+        job.is_cancelled = True
         self._tally.ongoing -= 1
         self._tally.dropped("cancelled")
 
@@ -106,7 +136,7 @@ class ComputeThread:
         self._thread.join(seconds)
 
     def _run_on_loop(self, job: Job) -> bool:
-        """Answer a job here and now, if that takes no longer than to hand it over; False when it may."""
+        """Answer a job on the loop, if that takes no longer than to hand it over; False where it may."""
         size = len(job.body[0]) if len(job.body) == 1 else sum(map(len, job.body))
         if not self._pace.is_quick(size) or not self._model_is_free.acquire(blocking=False):
             return False
@@ -114,7 +144,7 @@ class ComputeThread:
             began = job.arrived = time.perf_counter()
             job.deadline = job.began + job.timeout
             with np.errstate(over="ignore"):
-                self._pace.note(self._execution.alone(job) - began)
+                self._pace.note(self._execution.run_single(job) - began)
         finally:
             self._model_is_free.release()
         return True
@@ -123,11 +153,11 @@ class ComputeThread:
         # The queue takes about as long as its oldest has waited.
         job.retry_after = min(max(1, math.ceil(self._waiting.age(job.arrived))), _LONGEST_RETRY_SECONDS)
         self._tally.dropped("rejected")
-        found = f"{len(self._waiting)} calls, {self._waiting.bytes} bytes"
-        self._execution.fail(job, QueueFull(f"too many calls wait for the model: {found}; ask again later"))
+        load = f"{len(self._waiting)} calls, {self._waiting.bytes} bytes"
+        self._execution.fail(job, QueueFull(f"too many calls wait for the model: {load}; ask again later"))
         self._answer([job])
 
-    def _give_up(self, late: list[Job]) -> None:
+    def _expire(self, late: list[Job]) -> None:
         now = time.perf_counter()
         for job in late:
             self._execution.expire(job, now)
@@ -138,7 +168,7 @@ class ComputeThread:
         log.warning("batching.off", extra={"reason": reason, **self._names})
 
     def _run(self) -> None:
-        # A number too large for FP32 becomes infinite, as in every other server; set once, not for each call.
+        # A number that is too large for FP32 becomes infinite; set once, not for each call.
         with np.errstate(over="ignore"):
             if self._batcher is None or self._work_in_batches(self._batcher):
                 self._work_one_by_one()
@@ -152,7 +182,7 @@ class ComputeThread:
                 if self._waiting.claim(more):
                     with self._model_is_free:
                         began = time.perf_counter()
-                        now = self._execution.alone(more)
+                        now = self._execution.run_single(more)
                         self._pace.note(now - began)
                     done.append(more)
                     if now - handed_back > _HAND_BACK_SECONDS:
@@ -167,7 +197,7 @@ class ComputeThread:
                 return
 
     def _work_in_batches(self, batcher: Batcher) -> bool:
-        """Answer jobs until the end; True when the model proves to be none to batch before that."""
+        """Answer jobs until the end; True when the model proves before that not to be row-wise."""
         ending = False
         while not ending or batcher:
             done: list[Job] = []
@@ -181,7 +211,7 @@ class ComputeThread:
         return False
 
     def _gather(self, batcher: Batcher, done: list[Job]) -> bool:
-        """Take jobs until the next batch is to be run; returns whether there will be no more."""
+        """Take jobs until the next batch is to be run; returns whether no more will come."""
         while not batcher.is_full:
             try:
                 job = self._submitted.get_nowait() if batcher else self._next(done)
@@ -202,22 +232,22 @@ class ComputeThread:
         return False
 
     def _run_at_once(self, batcher: Batcher, job: Job) -> None:
-        """Answer a job that has no company, and expects none."""
+        """Answer a job when no other waits and no more are expected."""
         if self._waiting.claim(job):
-            self._execution.alone(job)
-            batcher.passed(job.arrived, self._submitted.qsize(), job.infer)
+            self._execution.run_single(job)
+            batcher.note_single(job.arrived, self._submitted.qsize(), job.infer_seconds)
             # Last: the event loop needs the interpreter at once, and gets it when this thread waits again.
             self._hand_back([job])
 
     def _next(self, done: list[Job], seconds: float | None = None) -> Job | None:
-        """Wait for a job, with nothing that is done in hand. Raises Empty."""
+        """Hand back what is done, then wait for a job. Raises Empty."""
         if done:
             self._hand_back(done)
             done.clear()
         return self._submitted.get(timeout=seconds)
 
     def _admit(self, batcher: Batcher, job: Job) -> bool:
-        """Have a job wait for its batch; False when it is answered now, with an error."""
+        """Decode a job and have it wait for its batch; False when it failed and is done."""
         started = time.perf_counter()
         try:
             call = job.codec.decode(job)
@@ -225,9 +255,9 @@ class ComputeThread:
             if not self._waiting.claim(job):
                 return True
             self._execution.fail(job, failure)
-            job.queue, job.decode = started - job.arrived, time.perf_counter() - started
+            job.queue_seconds, job.decode_seconds = started - job.arrived, time.perf_counter() - started
             return False
-        job.decode = time.perf_counter() - started
+        job.decode_seconds = time.perf_counter() - started
         if call.timeout_us:
             limit_wait(job, call.timeout_us)
         batcher.add(item_of(job, call))
@@ -237,52 +267,52 @@ class ComputeThread:
         """Run the next batch, if there is one, and add its jobs to those that are done."""
         items = batcher.take()
         jobs = [item.job for item in items]
-        mine = self._waiting.claim_all(jobs)
-        done.extend(mine)
+        claimed = self._waiting.claim_all(jobs)
+        done.extend(claimed)
         now = time.perf_counter()
-        if len(mine) < len(jobs) or any(job.deadline < now for job in mine):
-            late = {job for job in mine if job.deadline < now}
+        if len(claimed) < len(jobs) or any(job.deadline < now for job in claimed):
+            late = {job for job in claimed if job.deadline < now}
             for job in late:
                 self._execution.expire(job, now)
-            in_time = set(mine) - late
+            in_time = set(claimed) - late
             items = [item for item in items if item.job in in_time]
         if not items:
             return
         try:
-            self._execution.batch(items)
+            self._execution.run_batch(items)
         except NotRowWise as error:
             self._stop_batching(str(error))
-            batcher.give_up()
-        batcher.ran(len(items), len(batcher) + self._submitted.qsize(), items[0].job.infer)
+            batcher.stop_batching()
+        batcher.note_run(len(items), len(batcher) + self._submitted.qsize(), items[0].job.infer_seconds)
 
     def _hand_back(self, jobs: list[Job]) -> None:
         loops = {job.loop for job in jobs}
         for loop in loops:
             own = list(jobs) if len(loops) == 1 else [job for job in jobs if job.loop is loop]
-            # A loop may close at any time, and takes nothing then.
+            # A loop that was closed meanwhile takes nothing.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._answer, own)
 
     def _answer(self, jobs: list[Job]) -> None:
         for job in jobs:
-            if job.cancelled:
+            if job.is_cancelled:
                 continue
             job.owner = None
             try:
                 job.done(job)
             except Exception:
                 log.exception("answer.failed", extra={"request_id": job.request_id, **self._names})
-            job.body = ()  # an idle thread keeps hold of its last job
+            job.body = ()  # an idle thread still refers to its last job
             self._tally.ongoing -= 1
-            if job.decode:
+            if job.decode_seconds:
                 self._tally.answered(
                     job.role,
                     job.status,
                     request=time.perf_counter() - job.began,
-                    queue=job.queue,
-                    compute=job.decode + job.infer + job.encode,
-                    infer=job.infer,
-                    encode=job.encode,
+                    queue=job.queue_seconds,
+                    compute=job.decode_seconds + job.infer_seconds + job.encode_seconds,
+                    infer=job.infer_seconds,
+                    encode=job.encode_seconds,
                 )
             else:
                 self._tally.refused(job.role, job.status)

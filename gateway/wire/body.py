@@ -20,7 +20,7 @@ def add_piece(pieces: list[bytes | memoryview], piece: bytes | memoryview) -> No
         pieces.append(piece)
 
 
-class Incoming:
+class BodyReader:
     """The bytes of a body, in the pieces in which they came, read once from front to back."""
 
     __slots__ = ("_offset", "_piece", "_pieces", "left")
@@ -47,12 +47,12 @@ class Incoming:
                 return whole
             part = self._next(size - done)
 
-    def _next(self, most: int) -> memoryview:
-        """The next bytes that lie together: `most`, or as many as are left of a piece."""
-        if most == 0:
+    def _next(self, limit: int) -> memoryview:
+        """Return the next bytes that lie together: `limit`, or as many as are left of a piece."""
+        if limit == 0:
             return memoryview(b"")
         while self._offset == len(self._pieces[self._piece]):
             self._piece, self._offset = self._piece + 1, 0
-        part = memoryview(self._pieces[self._piece])[self._offset : self._offset + most]
+        part = memoryview(self._pieces[self._piece])[self._offset : self._offset + limit]
         self._offset += len(part)
         return part

@@ -11,7 +11,7 @@ from runtimes.errors import InputError
 _FORMATS: Mapping[str, int] = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 _FAST = 1
 # A smaller answer fits one packet as it is.
-_LEAST_BYTES = 1400
+_MIN_BYTES = 1400
 
 
 class BodyTooLarge(InputError):
@@ -19,7 +19,7 @@ class BodyTooLarge(InputError):
 
 
 class UnknownCoding(InputError):
-    """A body is compressed in a way that is not known here."""
+    """A body is compressed in a way that is not supported."""
 
 
 def decompress(pieces: Sequence[bytes | memoryview], coding: str, limit: int) -> list[bytes | memoryview]:
@@ -36,14 +36,14 @@ def decompress(pieces: Sequence[bytes | memoryview], coding: str, limit: int) ->
     if coding not in _FORMATS:
         raise UnknownCoding(f"Content-Encoding {coding!r} is none of gzip, deflate and identity")
     reader = zlib.decompressobj(_FORMATS[coding])
-    found: list[bytes | memoryview] = []
+    content: list[bytes | memoryview] = []
     room = limit
     try:
         for piece in pieces:
-            # one byte more than there is room for tells too much from just enough
-            content = reader.decompress(piece, room + 1)
-            found.append(content)
-            room -= len(content)
+            # with one byte more than there is room for, a body of just the limit is not too large
+            part = reader.decompress(piece, room + 1)
+            content.append(part)
+            room -= len(part)
             if room < 0:
                 raise BodyTooLarge(f"the body is larger than {limit} bytes once decompressed")
             if reader.unused_data:
@@ -54,22 +54,22 @@ def decompress(pieces: Sequence[bytes | memoryview], coding: str, limit: int) ->
         raise InputError(f"the body ends before its {coding} stream does")
     if reader.unused_data:
         raise InputError(f"the body goes on after the end of its {coding} stream")
-    return found
+    return content
 
 
-def chosen(accepted: str) -> str:
-    """Return the coding for an answer: the one that `Accept-Encoding` names if it names it alone, else "".
+def chosen_coding(accepted: str) -> str:
+    """Return the coding for an answer: what `Accept-Encoding` names, if that is one coding; else "".
 
-    HTTP libraries name several on their own account; one alone is what a caller asked for.
+    HTTP libraries name several by default; one alone is a caller's own wish.
     """
     name, _, weight = accepted.strip().lower().partition(";")
-    refused = weight.replace(" ", "").rstrip("0.") == "q="
-    return "" if refused or name.strip() not in ("gzip", "deflate") else name.strip()
+    is_refused = weight.replace(" ", "").rstrip("0.") == "q="
+    return "" if is_refused or name.strip() not in ("gzip", "deflate") else name.strip()
 
 
 def compress(body: bytes, coding: str) -> bytes | None:
     """Return the body compressed, None where that is not worth it."""
-    if len(body) < _LEAST_BYTES:
+    if len(body) < _MIN_BYTES:
         return None
     writer = zlib.compressobj(_FAST, zlib.DEFLATED, _FORMATS[coding])
     return writer.compress(body) + writer.flush()

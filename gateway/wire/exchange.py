@@ -1,4 +1,4 @@
-"""One HTTP call on a connection: what was asked, and the ways to answer it."""
+"""One HTTP call on a connection: its request, and the ways to answer it."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ _STATUS_LINES: Mapping[int, bytes] = {
 }
 _CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
 _CLOSE = b"connection: close\r\n"
-# A larger body goes to the kernel as it is, beside its head; a smaller one is quicker copied.
+# A larger body goes to the kernel as it is, beside its head; to copy a smaller one is quicker.
 _COPIED_BYTES = 32768
 
 
 class Handler(Protocol):
-    """What answers. All is called on the server's loop, so nothing here may take long."""
+    """What answers the calls of a server. It is called on the server's loop, so nothing may take long."""
 
     max_body: int
     """The most bytes of a body that is kept whole for `handle`."""
 
     def head(self, exchange: Exchange) -> None:
-        """See a call whose headers are here.
+        """Look at a call whose headers are here.
 
         It may be refused now, or get `on_piece` and `on_end`, which take its body in pieces.
         """
 
     def handle(self, exchange: Exchange) -> None:
-        """See a call whose body is here, whole. It may be answered later."""
+        """Take a call whose whole body is here. It may be answered later."""
 
     def refuse(self, exchange: Exchange, status: int, text: str) -> None:
         """Answer a call that the server itself refuses; `text` says why. Method and path may be empty."""
@@ -58,7 +58,7 @@ class Channel(Protocol):
 
 
 class Exchange:
-    """One call; all is done on the loop of its connection. One that was abandoned may be answered in vain."""
+    """One call; all is done on the loop of its connection. To answer one that was abandoned does no harm."""
 
     __slots__ = (
         "_channel",
@@ -132,7 +132,7 @@ class Exchange:
     ) -> None:
         """Give the whole answer, in one write. `headers` are without its length."""
         if not self.is_complete:
-            # Where the rest of the body ends is not worth finding out.
+            # What is missing of the body is not waited for.
             self.keep_alive = False
         self._start()
         if self.is_abandoned:
@@ -156,7 +156,7 @@ class Exchange:
         self._end()
 
     def begin(self, status: int, headers: Headers) -> None:
-        """Begin an answer that comes in pieces, of a length that nobody knows yet."""
+        """Begin an answer that comes in pieces, of a length that is not known yet."""
         if not self._may_chunk:
             self.keep_alive = False
         self._start()
@@ -191,7 +191,7 @@ class Exchange:
         self._end()
 
     def take(self) -> list[bytes | memoryview]:
-        """Take the body away: it is kept for as long as the taker needs it, which the answer may outlive."""
+        """Take the body out, so that its memory is freed as soon as the caller of this is done with it."""
         body, self.body = self.body, []
         return body
 
@@ -239,5 +239,5 @@ class Exchange:
 
 
 def lines(headers: Sequence[Header]) -> bytes:
-    """Headers as they are sent."""
+    """Return headers as they are sent."""
     return b"".join([b"%s: %s\r\n" % header for header in headers])

@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from gateway.wire.exchange import Exchange, lines
-from gateway.wire.grpc_frames import single
+from gateway.wire.grpc_frames import single_message
 from gateway.wire.grpc_status import code_of, message_value
 from runtimes.errors import InputError
 
@@ -36,6 +36,6 @@ def fail(exchange: Exchange, headers: bytes, status: int, text: str | bytes) -> 
 def parse(kind: Any, exchange: Exchange) -> Any:
     """Return the message of class `kind` that a call's body is. Raises InputError."""
     try:
-        return kind.FromString(b"".join(single(exchange.body)))
+        return kind.FromString(b"".join(single_message(exchange.body)))
     except DecodeError as error:
         raise InputError(f"the message is no {kind.DESCRIPTOR.name}: {error}") from None

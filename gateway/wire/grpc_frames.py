@@ -18,11 +18,11 @@ _PREFIX = struct.Struct(">BI")
 
 
 def framed(message: Sequence[bytes | memoryview]) -> bytes:
-    """A message in parts as it goes on the wire; each byte is copied once."""
+    """Return a message, given in parts, as it goes on the wire; each byte is copied once."""
     return b"".join((_PREFIX.pack(0, sum(map(len, message))), *message))
 
 
-def single(pieces: Sequence[bytes | memoryview]) -> Pieces:
+def single_message(pieces: Sequence[bytes | memoryview]) -> Pieces:
     """Return the only message of a call's body, in pieces.
 
     Raises:
@@ -36,25 +36,27 @@ def single(pieces: Sequence[bytes | memoryview]) -> Pieces:
         raise InputError(f"the body is no gRPC message: it has {len(first)} bytes")
     flag, size = _PREFIX.unpack_from(first)
     _check(flag)
-    found = sum(map(len, pieces)) - PREFIX_BYTES
-    if size != found:
-        raise InputError(f"the body must be one message: its prefix tells of {size} bytes, {found} follow")
+    following = sum(map(len, pieces)) - PREFIX_BYTES
+    if size != following:
+        raise InputError(
+            f"the body must be one message: its prefix tells of {size} bytes, {following} follow"
+        )
     return [first[PREFIX_BYTES:], *pieces[1:]]
 
 
 class Unframer:
-    """Finds messages in a stream of pieces, of at most `limit` bytes each."""
+    """Takes the messages, of at most `limit` bytes each, out of a stream of pieces."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._pieces: Pieces = []
-        self._have = 0
+        self._available = 0
         self._size = -1
 
     @property
     def is_between(self) -> bool:
         """Whether all that came belongs to whole messages."""
-        return self._size < 0 and self._have == 0
+        return self._size < 0 and self._available == 0
 
     def feed(self, piece: bytes | memoryview) -> list[Pieces]:
         """Return the messages that are whole with this piece.
@@ -64,24 +66,24 @@ class Unframer:
             BodyTooLarge: when one is too large.
         """
         add_piece(self._pieces, piece)
-        self._have += len(piece)
-        found: list[Pieces] = []
+        self._available += len(piece)
+        messages: list[Pieces] = []
         while True:
             if self._size < 0:
-                if self._have < PREFIX_BYTES:
-                    return found
+                if self._available < PREFIX_BYTES:
+                    return messages
                 flag, self._size = _PREFIX.unpack(b"".join(self._take(PREFIX_BYTES)))
                 _check(flag)
                 if self._size > self._limit:
                     raise BodyTooLarge(f"a message is larger than {self._limit} bytes")
-            if self._have < self._size:
-                return found
-            found.append(self._take(self._size))
+            if self._available < self._size:
+                return messages
+            messages.append(self._take(self._size))
             self._size = -1
 
     def _take(self, size: int) -> Pieces:
-        """The next `size` bytes, which must be there."""
-        self._have -= size
+        """Return the next `size` bytes, which must be there."""
+        self._available -= size
         taken: Pieces = []
         while size:
             piece = self._pieces[0]

@@ -24,15 +24,15 @@ COMPILED = PROTOS / "services.binpb"
 
 @cache
 def pool() -> DescriptorPool:
-    """The pool with all files of the set."""
+    """Return the pool with all files of the set."""
     files = FileDescriptorSet.FromString(COMPILED.read_bytes())
-    found = DescriptorPool()
+    descriptors = DescriptorPool()
     for file in files.file:
-        found.Add(file)
-    return found
+        descriptors.Add(file)
+    return descriptors
 
 
 @cache
 def message(name: str) -> Any:
-    """The class of a message, by its full name."""
+    """Return the class of a message, by its full name."""
     return GetMessageClass(pool().FindMessageTypeByName(name))

@@ -47,7 +47,7 @@ _PLAIN = frozenset(range(0x20, 0x7F)) - {ord("%")}
 
 
 def message_value(text: str) -> bytes:
-    """A message as the field `grpc-message` carries it: percent-encoded where it is no plain ASCII."""
+    """Return a message as the field `grpc-message` carries it: percent-encoded where it is no plain ASCII."""
     raw = text.encode("utf-8", "replace")
     if _PLAIN.issuperset(raw):
         return raw
@@ -55,11 +55,11 @@ def message_value(text: str) -> bytes:
 
 
 def code_of(status: int) -> Code:
-    """What an HTTP status means."""
+    """Return the code that an HTTP status means."""
     return CODES.get(status, Code.UNKNOWN)
 
 
 def trailers(status: int, text: str = "") -> list[tuple[bytes, bytes]]:
-    """What ends an answer whose body has begun; `status` is HTTP's."""
-    found = [(b"grpc-status", b"%d" % code_of(status))]
-    return [*found, (b"grpc-message", message_value(text))] if text else found
+    """Return what ends an answer whose body has begun; `status` is HTTP's."""
+    headers = [(b"grpc-status", b"%d" % code_of(status))]
+    return [*headers, (b"grpc-message", message_value(text))] if text else headers

@@ -1,4 +1,4 @@
-"""Protobuf's wire format, as far as large or often written fields are handled here without protobuf.
+"""Protobuf's wire format, as far as large or frequent fields are handled here without protobuf.
 
 Specification: https://protobuf.dev/programming-guides/encoding/.
 """
@@ -9,26 +9,26 @@ from collections.abc import Sequence
 
 from google.protobuf.message import DecodeError
 
-from gateway.wire.body import Incoming
+from gateway.wire.body import BodyReader
 
 Parts = list[bytes | memoryview]
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-_LONGEST_VARINT = 10
-_MOST_FIELDS = 1024
+_MAX_VARINT_BYTES = 10
+_MAX_FIELDS = 1024
 
 
-def take_apart(body: Incoming, number: int) -> tuple[bytes, list[memoryview]] | None:
+def take_apart(body: BodyReader, number: int) -> tuple[bytes, list[memoryview]] | None:
     """Return a message without its fields of a number, and what these hold; None if it has too many.
 
     Raises:
         DecodeError: when it is no message.
     """
-    rest = bytearray()
+    remainder = bytearray()
     taken: list[memoryview] = []
-    for _ in range(_MOST_FIELDS):
+    for _ in range(_MAX_FIELDS):
         if not body.left:
-            return bytes(rest), taken
+            return bytes(remainder), taken
         key = _read_varint(body)
         kind = key & 7
         if kind == _LENGTH:
@@ -39,19 +39,19 @@ def take_apart(body: Incoming, number: int) -> tuple[bytes, list[memoryview]] | 
             if key >> 3 == number:
                 taken.append(data)
             else:
-                rest += varint(key) + varint(size) + data
+                remainder += varint(key) + varint(size) + data
         elif kind == _VARINT:
-            rest += varint(key) + varint(_read_varint(body))
+            remainder += varint(key) + varint(_read_varint(body))
         elif kind in (_FIXED64, _FIXED32) and body.left >= (size := 8 if kind == _FIXED64 else 4):
-            rest += varint(key) + body.take(size)
+            remainder += varint(key) + body.take(size)
         else:
             raise DecodeError(f"field {key >> 3} is of no known kind, or goes beyond its end")
     return None
 
 
-def _read_varint(body: Incoming) -> int:
+def _read_varint(body: BodyReader) -> int:
     value = 0
-    for position in range(min(_LONGEST_VARINT, body.left)):
+    for position in range(min(_MAX_VARINT_BYTES, body.left)):
         byte = body.take(1)[0]
         value |= (byte & 0x7F) << 7 * position
         if byte < 0x80:
@@ -60,22 +60,22 @@ def _read_varint(body: Incoming) -> int:
 
 
 def field(number: int, parts: Sequence[bytes | memoryview]) -> Parts:
-    """A field of strings, bytes, messages or packed numbers, in parts."""
+    """Return a field of strings, bytes, messages or packed numbers, in parts."""
     return [varint(number << 3 | _LENGTH) + varint(sum(map(len, parts))), *parts]
 
 
 def plain_field(number: int, data: bytes) -> bytes:
-    """The same in one; nothing where it is empty, as proto3 has it."""
+    """Return such a field in one piece; nothing where it is empty, as proto3 has it."""
     return b"".join(field(number, [data])) if data else b""
 
 
 def varint(value: int) -> bytes:
-    """A number that is not negative, seven bits a byte, the lowest first."""
+    """Return a number that is not negative, seven bits a byte, the lowest first."""
     if value < 0x80:
         return b"%c" % value
-    found = bytearray()
+    encoded = bytearray()
     while value >= 0x80:
-        found.append(value & 0x7F | 0x80)
+        encoded.append(value & 0x7F | 0x80)
         value >>= 7
-    found.append(value)
-    return bytes(found)
+    encoded.append(value)
+    return bytes(encoded)

@@ -24,7 +24,7 @@ _QUIET_TICKS = 36
 class HttpServer:
     """Serves what `handler` answers until it is stopped, on `port` of `host`; 0 takes a free one.
 
-    Where `host` is a path, it is on a socket there, and has no port.
+    Where `host` is a path, the server is on a Unix socket there, and has no port.
     """
 
     def __init__(self, handler: Handler, host: str, port: int = 0) -> None:
@@ -43,7 +43,7 @@ class HttpServer:
         self._loop.result(_START_SECONDS)
 
     async def check(self) -> None:
-        """Ask the server's thread for a sign of life.
+        """Check that the server's loop still runs.
 
         Raises:
             RuntimeError: when its thread has ended.
@@ -77,7 +77,7 @@ class HttpServer:
         await self._finish()
 
     def _tick(self) -> None:
-        """Close the connections whose client has been silent for long."""
+        """Close the connections whose client has been quiet for long."""
         shared = self._shared
         shared.tick += 1
         for connection in list(shared.connections):

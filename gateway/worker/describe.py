@@ -1,4 +1,4 @@
-"""What a version tells of itself: metadata, Triton's model configuration, and what its callers see."""
+"""Descriptions of a version's model: the protocol's metadata, Triton's configuration, and our own."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gateway.kits.parents import model_of
 from gateway.worker.labels import Labels
 from runtimes.base import Datatype, Signature, TensorSpec
 
-_SHOWN = 100
-_LONGEST = 200
-_LONGEST_TEXT = 2000
+_MAX_LABELS = 100
+_MAX_NAME = 200
+_MAX_TEXT = 2000
 _MICROSECONDS = 1_000_000
 
 
@@ -36,16 +36,16 @@ def metadata(model: str, version: str, platform: str, signature: Signature) -> b
 def configuration(model: str, platform: str, signature: Signature, batching: Batching | None = None) -> bytes:
     """Write a model's configuration (Triton, `docs/protocol/extension_model_configuration.md`).
 
-    Where calls are batched, the dimensions are those of one row. Else `max_batch_size` is 0, and they are
-    all of a tensor's, the batch's too if it has one.
+    Where calls are batched, the dimensions are those of one row. Else `max_batch_size` is 0, and all
+    dimensions of a tensor are written, with a batch axis if it has one.
     """
-    first = 0 if batching is None else 1
+    first_axis = 0 if batching is None else 1
     document: dict[str, Any] = {
         "name": model,
         "platform": platform,
         "max_batch_size": 0 if batching is None else batching.max_batch_size,
-        "input": [_field(spec, first) for spec in signature.inputs],
-        "output": [_field(spec, first) for spec in signature.outputs],
+        "input": [_field(spec, first_axis) for spec in signature.inputs],
+        "output": [_field(spec, first_axis) for spec in signature.outputs],
     }
     if batching is not None:
         delay = round(batching.max_delay * _MICROSECONDS)
@@ -54,21 +54,23 @@ def configuration(model: str, platform: str, signature: Signature, batching: Bat
 
 
 def describe(kit: Kit, platform: str, signature: Signature, labels: Labels) -> Description:
-    """Say what callers need to know of a kit's model; long texts and lists are cut."""
+    """Return what callers need to know of a kit's model; long texts and lists are cut."""
     model, package = model_of(kit), kit.kitfile.package
     about = package.description or (model and model.description) or ""
     license_ = (model and model.license) or package.license or ""
-    shown = {output: tuple(label[:_LONGEST] for label in names[:_SHOWN]) for output, names in labels.items()}
-    return Description(platform, signature, about[:_LONGEST_TEXT], license_[:_LONGEST], shown)
+    first_labels = {
+        output: tuple(label[:_MAX_NAME] for label in names[:_MAX_LABELS]) for output, names in labels.items()
+    }
+    return Description(platform, signature, about[:_MAX_TEXT], license_[:_MAX_NAME], first_labels)
 
 
 def _spec(spec: TensorSpec) -> Mapping[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": _dimensions(spec)}
 
 
-def _field(spec: TensorSpec, first: int) -> Mapping[str, Any]:
+def _field(spec: TensorSpec, first_axis: int) -> Mapping[str, Any]:
     datatype = "STRING" if spec.datatype == Datatype.BYTES else spec.datatype
-    return {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": _dimensions(spec)[first:]}
+    return {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": _dimensions(spec)[first_axis:]}
 
 
 def _dimensions(spec: TensorSpec) -> tuple[int, ...]:

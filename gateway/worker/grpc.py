@@ -20,7 +20,7 @@ from gateway.codec.statuses import explain
 from gateway.engine.jobs import Job
 from gateway.wire.exchange import Exchange
 from gateway.wire.grpc_calls import CONTENT, OK, is_grpc, is_grpc_type, parse
-from gateway.wire.grpc_frames import framed, single
+from gateway.wire.grpc_frames import framed, single_message
 from gateway.wire.grpc_messages import message
 from gateway.wire.texts import INFERENCE, unknown_method
 from gateway.worker.capabilities import TensorCapability
@@ -77,7 +77,7 @@ class OpenInferenceGrpc:
 
         try:
             job = Job(
-                single(exchange.take()),
+                single_message(exchange.take()),
                 self._codec,
                 asyncio.get_running_loop(),
                 done,

@@ -1,4 +1,4 @@
-"""How a call of gRPC is read, answered and refused while it is a job of the model's thread."""
+"""The codec of gRPC calls, while they are jobs of the model's thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runtimes.base import Array
 
 
 class GrpcCodec:
-    """Writes calls and answers as gRPC does, see `jobs.Codec`; an error is the value of `grpc-message`."""
+    """Reads calls and writes answers as gRPC does, see `jobs.Codec`; errors are values of `grpc-message`."""
 
     def __init__(self, model: str, version: str, labels: Mapping[str, Sequence[str]]) -> None:
         self.model = model

@@ -1,7 +1,7 @@
-"""ModelStreamInfer: calls on one model that come in a stream, and whose answers go back in one.
+"""ModelStreamInfer: a stream of calls on one model, and the stream of their answers.
 
-As in Triton, a call that fails has its error in its answer, and the stream goes on; what cannot be read as
-messages at all ends the stream.
+As in Triton, a call that fails has its error in its answer, and the stream goes on; bytes that are no
+messages end the stream.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from gateway.worker.version import ServedVersion
 from runtimes.base import Array
 from runtimes.errors import InputError
 
-# So many calls of one stream are inside at once; the client waits with the next.
-_MOST_INSIDE = 64
+# So many calls of one stream are inside at once; the next is not read until one is answered.
+_MAX_INSIDE = 64
 _ERROR, _RESPONSE, _ID = 1, 2, 3
 
 
-def _last() -> bytes:
-    """The parameter that says that a call has no further answers."""
+def _final_parameter() -> bytes:
+    """Return the field with the parameter that says that a call has no further answers."""
     response = message("inference.ModelInferResponse")()
     response.parameters["triton_final_response"].bool_param = True
-    found: bytes = response.SerializeToString()
-    return found
+    serialized: bytes = response.SerializeToString()
+    return serialized
 
 
-_LAST = _last()
+_FINAL = _final_parameter()
 
 
 class _StreamCodec:
-    """Writes one call's answer, see `jobs.Codec`; `check` sees the version that the call names."""
+    """Reads a call and writes its answer, see `jobs.Codec`; `check` gets the version that the call names."""
 
     __slots__ = ("_check", "_codec", "_id")
 
@@ -60,11 +60,11 @@ class _StreamCodec:
         return decode(request, raw, self._codec.model)
 
     def encode(self, job: Job, call: Call, outputs: Mapping[str, Array]) -> None:
-        parts = [*self._codec.write(call, outputs), _LAST]
+        parts = [*self._codec.write(call, outputs), _FINAL]
         job.answer = framed([*field(_RESPONSE, parts)])
 
     def error(self, job: Job, _status: int, text: str) -> None:
-        response = [*field(_ID, [self._id.encode()]), _LAST] if self._id else [_LAST]
+        response = [*field(_ID, [self._id.encode()]), _FINAL] if self._id else [_FINAL]
         job.answer = framed([*field(_ERROR, [text.encode("utf-8", "replace")]), *field(_RESPONSE, response)])
 
 
@@ -85,15 +85,15 @@ class GrpcStream:
         self._tally = version.tally
         self._exchange = exchange
         self._role = role
-        self._until = time.perf_counter() + timeout
+        self._deadline = time.perf_counter() + timeout
         self._request_id = exchange.headers.get(b"x-request-id", b"").decode("latin-1")
         self._unframer = Unframer(version.options.max_body)
         self._waiting: deque[Pieces] = deque()
-        self._submitting = False
+        self._is_submitting = False
         self._inside: set[Job] = set()
         self._version: str | None = None
-        self._closing = False
-        self._over = False
+        self._is_closing = False
+        self._is_over = False
 
     def begin(self, headers: bytes) -> None:
         """Begin to answer."""
@@ -104,7 +104,7 @@ class GrpcStream:
         exchange.begin(200, headers)
 
     def _feed(self, piece: bytes | memoryview) -> None:
-        if self._over:
+        if self._is_over:
             return
         try:
             messages = self._unframer.feed(piece)
@@ -115,20 +115,20 @@ class GrpcStream:
         self._submit_waiting()
 
     def _submit_waiting(self) -> None:
-        """Submit as many calls as may be inside; the client is read from once none is left."""
-        if self._submitting:
+        """Submit as many calls as may be inside; no more is read from the client while others are left."""
+        if self._is_submitting:
             return  # a call was answered at once
-        self._submitting = True
+        self._is_submitting = True
         waiting = self._waiting
-        while waiting and len(self._inside) < _MOST_INSIDE:
+        while waiting and len(self._inside) < _MAX_INSIDE:
             self._submit(waiting.popleft(), bool(waiting))
-        self._submitting = False
+        self._is_submitting = False
         if waiting:
             self._exchange.pause()
-        elif not self._over:
+        elif not self._is_over:
             self._exchange.resume()
 
-    def _submit(self, pieces: Pieces, followed: bool) -> None:
+    def _submit(self, pieces: Pieces, is_followed: bool) -> None:
         now = time.perf_counter()
         job = Job(
             pieces,
@@ -137,11 +137,11 @@ class GrpcStream:
             self._done,
             self._role,
             self._request_id,
-            timeout=self._until - now,
+            timeout=self._deadline - now,
             began=now,
         )
         self._inside.add(job)
-        self._compute.submit(job, followed)
+        self._compute.submit(job, is_followed)
 
     def _done(self, job: Job) -> None:
         self._exchange.send(job.answer)
@@ -151,17 +151,17 @@ class GrpcStream:
         self._end_if_done()
 
     def _close(self) -> None:
-        if self._over:
+        if self._is_over:
             return
         if not self._unframer.is_between:
             self._break(InputError("the stream ends within a message"))
         else:
-            self._closing = True
+            self._is_closing = True
             self._end_if_done()
 
     def _end_if_done(self) -> None:
-        if self._closing and not self._inside and not self._waiting and not self._over:
-            self._over = True
+        if self._is_closing and not self._inside and not self._waiting and not self._is_over:
+            self._is_over = True
             self._exchange.end(trailers(200))
 
     def _break(self, refusal: InputError) -> None:
@@ -172,14 +172,14 @@ class GrpcStream:
         self._exchange.end(trailers(status, text))
 
     def _abandon(self) -> None:
-        self._over = True
+        self._is_over = True
         for job in self._inside:
             job.cancel()
         self._inside.clear()
         self._waiting.clear()
 
     def _check(self, version: str) -> None:
-        """See that all calls are for the version that the edge chose by the first. In the model's thread."""
+        """Check that a call names the version of the first, by which the edge chose this worker."""
         if self._version is None:
             self._version = version
         elif version != self._version:

@@ -1,7 +1,7 @@
-"""The names of the classes that a model tells apart, as its kit says them.
+"""The names of the classes of a classifier's outputs, from its kit.
 
-They stand in the Kitfile as `model.parameters.labels`: a list of names, or an object with such a list for
-each output. Else they are a part of the model whose type or name is `labels`: a text file with a name on
+They are in the Kitfile as `model.parameters.labels`: a list of names, or an object with such a list for
+each output. Else they are in a part of the model whose type or name is `labels`: a text file, one name on
 each line.
 """
 
@@ -22,39 +22,39 @@ Labels = Mapping[str, tuple[str, ...]]
 
 
 class UnusableLabels(ValueError):
-    """A kit's labels are not as they must be; the message says what is wrong, and where."""
+    """A kit's labels cannot be read; the message says what is wrong, and where."""
 
 
 def read_labels(kit: UnpackedKit) -> Labels:
     """Return the labels by output, those under "" being of every other output; empty where a kit has none.
 
     Raises:
-        UnusableLabels: when they are there, but not as they must be.
+        UnusableLabels: when there are labels that cannot be read.
     """
     model = model_of(kit.kit)
     return {} if model is None else labels_of(model, kit.path)
 
 
 def labels_of(model: Model, root: Path) -> Labels:
-    """Do as `read_labels` for what a Kitfile says of a model whose files are under `root`."""
-    said = model.parameters.get(_NAME) if isinstance(model.parameters, dict) else None
-    if said is not None:
-        by_output = said if isinstance(said, dict) else {"": said}
-        return {name: _listed(name, names) for name, names in by_output.items()}
+    """Return the labels of a Kitfile's model, whose files are under `root`; see `read_labels`."""
+    value = model.parameters.get(_NAME) if isinstance(model.parameters, dict) else None
+    if value is not None:
+        by_output = value if isinstance(value, dict) else {"": value}
+        return {name: _from_list(name, names) for name, names in by_output.items()}
     for part in model.parts:
         if _NAME in (part.type, part.name) and part.path:
-            return {"": _lines(part, root)}
+            return {"": _from_file(part, root)}
     return {}
 
 
-def _listed(output: str, names: Any) -> tuple[str, ...]:
+def _from_list(output: str, names: Any) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, (str, int, float)) for name in names):
         where = f"model.parameters.labels.{output}" if output else "model.parameters.labels"
         raise UnusableLabels(f"{where} in the Kitfile must be a list of names")
     return tuple(map(str, names))
 
 
-def _lines(part: ModelPart, root: Path) -> tuple[str, ...]:
+def _from_file(part: ModelPart, root: Path) -> tuple[str, ...]:
     path = PurePosixPath(part.path or "")
     file = root / path
     if path.is_absolute() or ".." in path.parts or not file.is_file():

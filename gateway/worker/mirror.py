@@ -1,8 +1,8 @@
-"""The stable version's half of mirroring: some of the answered calls go to the canary as well.
+"""The stable version's half of mirroring: a share of the answered calls is sent to the canary as well.
 
-It happens on the server's loop, after the caller has its answer: one call at a time, at a bounded pace. A
-thread of its own would cost more, as each of its steps takes Python's lock from the loop. What does not fit
-into the queue is dropped: no caller ever waits for the canary.
+It happens on the server's loop, after the caller has its answer: one call at a time, at a limited rate. A
+thread of its own would cost more, as each of its steps takes the interpreter's lock from the loop. What does
+not fit into the queue is dropped: no caller ever waits for the canary.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from gateway.wire.limits import HEAD_BYTES
 MIRROR_PATH = "/kitserve/mirror"
 MIRROR_HEADER = b"kitserve-mirror"
 
-_MOST_WAITING = 64
-_MOST_BYTES = 4 * 1024 * 1024
-_SECONDS = 10.0
-_AGAIN_SECONDS = 0.1
-# The pace: so many calls a second at most, and so many bytes.
+_MAX_WAITING = 64
+_MAX_BYTES = 4 * 1024 * 1024
+_TIMEOUT_SECONDS = 10.0
+_RETRY_SECONDS = 0.1
+# The rate: so many calls a second at most, and so many bytes.
 _CALLS_PER_SECOND = 50
 _BYTES_PER_SECOND = 20_000_000
 _HEAD_END = b"\r\n\r\n"
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """A call with its answer; the sizes say how much of either is JSON, see `Job`."""
+    """An answered call; the sizes say how much of its body and of its answer is JSON, see `Job`."""
 
     body: Sequence[bytes | memoryview]
     json_size: bytes
@@ -51,7 +51,7 @@ class _Copy:
 
 
 class Mirror:
-    """Sends a share of calls to the canary's workers until it is stopped; `offer` is for the loop alone."""
+    """Sends a share of calls to the canary's workers until it is stopped. `offer` is for the loop alone."""
 
     def __init__(self, mirroring: Mirroring, tally: Tally, edge_key: bytes) -> None:
         self.mirroring = mirroring
@@ -61,84 +61,84 @@ class Mirror:
         self._agreement = asdict(mirroring.agreement)
         self._targets = itertools.cycle(mirroring.targets)
         self._waiting: deque[_Copy] = deque()
-        self._busy = False
-        self._stopped = False
+        self._is_busy = False
+        self._is_stopped = False
         self._peer: _Peer | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def offer(self, job: Job) -> None:
-        """Take a call that was answered, or do not."""
+        """Copy an answered call to the queue, if chance picks it and there is room."""
         if random.random() >= self._share:  # noqa: S311  a sample is no secret
             return
-        if len(self._waiting) >= _MOST_WAITING or sum(map(len, job.body)) + len(job.answer) > _MOST_BYTES:
+        if len(self._waiting) >= _MAX_WAITING or sum(map(len, job.body)) + len(job.answer) > _MAX_BYTES:
             self._tally.not_mirrored()
             return
         self._waiting.append(_Copy(job.body, job.json_size, job.answer, job.answer_json_size))
-        if not self._busy:
+        if not self._is_busy:
             self._loop = job.loop
-            self._next()
+            self._send_next()
 
     def stop(self) -> None:
         """Send no more, and close the connection soon; may be called from any thread."""
-        self._stopped = True
+        self._is_stopped = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._hang_up)
 
     def answered(self, size: int, seconds: float) -> None:
-        """Take note that the canary's worker has done with a call of so many bytes, after so long."""
-        pace = max(1 / _CALLS_PER_SECOND, size / _BYTES_PER_SECOND)
-        self._later(pace - seconds)
+        """Go on after the canary's worker answered a call of `size` bytes in `seconds`."""
+        interval = max(1 / _CALLS_PER_SECOND, size / _BYTES_PER_SECOND)
+        self._send_later(interval - seconds)
 
     def failed(self, reason: str) -> None:
-        """Take note that a call was not compared; the next one goes to the next worker."""
+        """Go on after a call that was not compared; the next one goes to the next worker."""
         log.debug("mirror.failed", extra={"reason": reason})
         self._tally.not_mirrored()
         self._hang_up()
-        self._later(_AGAIN_SECONDS)
+        self._send_later(_RETRY_SECONDS)
 
-    def _later(self, seconds: float) -> None:
+    def _send_later(self, seconds: float) -> None:
         assert self._loop is not None
-        self._loop.call_later(max(0.0, seconds), self._next)
+        self._loop.call_later(max(0.0, seconds), self._send_next)
 
-    def _next(self) -> None:
+    def _send_next(self) -> None:
         """Send the next call that waits."""
         assert self._loop is not None
-        self._busy = bool(self._waiting) and not self._stopped
-        if not self._busy:
+        self._is_busy = bool(self._waiting) and not self._is_stopped
+        if not self._is_busy:
             return
         if self._peer is None:
             self._connecting = self._loop.create_task(self._connect())
             return
         copy = self._waiting.popleft()
         request = sum(map(len, copy.body))
-        said = {
+        header = {
             "request": request,
             "json_size": copy.json_size.decode("latin-1"),
             "answer_json_size": copy.answer_json_size,
             "agreement": self._agreement,
         }
         size = request + len(copy.answer)
-        head = _HEAD % (MIRROR_PATH.encode(), self._edge_key, MIRROR_HEADER, orjson.dumps(said), size)
+        head = _HEAD % (MIRROR_PATH.encode(), self._edge_key, MIRROR_HEADER, orjson.dumps(header), size)
         self._peer.send([head, *copy.body, copy.answer], size)
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         host, port = next(self._targets)
         try:
-            async with asyncio.timeout(_SECONDS):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
                 _, self._peer = await loop.create_connection(lambda: _Peer(self), host, port)
         except OSError as error:
-            # As long as nobody is there, what waits grows old.
+            # A call that waits for a worker that never comes is not worth keeping.
             self._waiting.popleft()
             self.failed(str(error))
             return
-        if self._stopped:
+        if self._is_stopped:
             self._hang_up()
-        self._next()
+        self._send_next()
 
     def lost(self) -> None:
-        """Take note that the connection is gone, with no call on it."""
+        """Forget the connection, which was closed with no call on it."""
         self._peer = None
 
     def _hang_up(self) -> None:
@@ -148,7 +148,7 @@ class Mirror:
 
 
 class _Peer(asyncio.Protocol):
-    """A connection to a worker of the canary, with one call on it at most."""
+    """A connection to a worker of the canary, with at most one call on it."""
 
     def __init__(self, mirror: Mirror) -> None:
         self._mirror = mirror
@@ -157,18 +157,18 @@ class _Peer(asyncio.Protocol):
         self._size = 0
         self._sent = 0.0
         self._alarm: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._is_closed = False
 
     def send(self, pieces: list[bytes | memoryview], size: int) -> None:
-        """Send a call; the mirror hears how that ended."""
+        """Send a call; the mirror is called with the outcome."""
         loop = asyncio.get_running_loop()
         self._answer, self._size, self._sent = b"", size, loop.time()
-        self._alarm = loop.call_later(_SECONDS, self._end, "it did not answer in time")
+        self._alarm = loop.call_later(_TIMEOUT_SECONDS, self._end, "it did not answer in time")
         self._transport.writelines(pieces)
 
     def close(self) -> None:
-        """Close the connection, without a word to the mirror."""
-        self._closed = True
+        """Close the connection; the mirror is not called."""
+        self._is_closed = True
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -185,7 +185,7 @@ class _Peer(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self._alarm is not None:
             self._end(f"it closed the connection: {error}")
-        elif not self._closed:
+        elif not self._is_closed:
             self._mirror.lost()
 
     def _end(self, reason: str) -> None:

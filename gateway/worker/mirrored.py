@@ -23,16 +23,16 @@ from gateway.worker.protocol import Answer, OpenInferenceErrors, Route
 from gateway.worker.version import ServedVersion
 from runtimes.base import Array
 
-_SECONDS = 10.0
+_TIMEOUT_SECONDS = 10.0
 _OK = 200
-# Too many calls and too little time say nothing of the model.
+# A full queue and a deadline say nothing about the model.
 _BUSY = (503, 504)
 _TEXT = b"content-type: text/plain\r\n"
 _AGREEMENT = TypeAdapter(Agreement)
 
 
 class MirroredCalls:
-    """Answers mirrored calls with nothing, once the tally has what came of the comparison."""
+    """Owns the path of mirrored calls; answers with an empty body once the comparison is counted."""
 
     streams: Mapping[str, Answer] = {}
 
@@ -48,43 +48,43 @@ class MirroredCalls:
     def _answer(self, exchange: Exchange, _role: str) -> None:
         """Take a call whose body is here: the request and, behind it, the stable version's answer."""
         try:
-            said = orjson.loads(exchange.headers.get(MIRROR_HEADER, b""))
-            size, json_size = int(said["request"]), str(said["json_size"]).encode("latin-1")
-            asked = _agreement(orjson.dumps(said["agreement"]))
-            answer_json_size = said["answer_json_size"]
+            header = orjson.loads(exchange.headers.get(MIRROR_HEADER, b""))
+            size, json_size = int(header["request"]), str(header["json_size"]).encode("latin-1")
+            agreement = _read_agreement(orjson.dumps(header["agreement"]))
+            answer_json_size = header["answer_json_size"]
         except (ValueError, KeyError, TypeError) as error:
             exchange.respond(400, _TEXT, f"this is no mirrored call: {error}".encode())
             return
         body = memoryview(b"".join(exchange.take()))
-        codec = _Codec(self._decode, asked, body[size:], answer_json_size)
+        codec = _ComparingCodec(self._decode, agreement, body[size:], answer_json_size)
 
         def done(job: Job) -> None:
             self._count(codec, job)
             exchange.respond(200, _TEXT)
 
         loop = asyncio.get_running_loop()
-        job = Job([body[:size]], codec, loop, done, MIRRORED, json_size=json_size, timeout=_SECONDS)
+        job = Job([body[:size]], codec, loop, done, MIRRORED, json_size=json_size, timeout=_TIMEOUT_SECONDS)
         exchange.on_abandoned = job.cancel
         self._compute.submit(job)
 
-    def _count(self, codec: _Codec, job: Job) -> None:
-        found = codec.comparison
-        if found is not None:
-            self._tally.compared(found.agreeing, False, found.stable, found.canary)
+    def _count(self, codec: _ComparingCodec, job: Job) -> None:
+        comparison = codec.comparison
+        if comparison is not None:
+            self._tally.compared(comparison.agreeing, False, comparison.stable, comparison.canary)
         elif job.status in _BUSY:
             self._tally.not_mirrored()
         elif job.status != _OK:
             self._tally.compared(0.0, True, {}, {})
 
 
-class _Codec:
+class _ComparingCodec:
     """Reads a call as REST does, and compares in place of writing an answer; see `jobs.Codec`."""
 
     def __init__(
-        self, decode: Decoder, asked: Agreement, answer: memoryview, answer_json_size: int | None
+        self, decode: Decoder, agreement: Agreement, answer: memoryview, answer_json_size: int | None
     ) -> None:
         self._decode = decode
-        self._asked = asked
+        self._agreement = agreement
         self._answer = answer
         self._answer_json_size = answer_json_size
         self.comparison: Comparison | None = None
@@ -93,17 +93,17 @@ class _Codec:
         return self._decode(job.body, job.json_size)
 
     def encode(self, _job: Job, call: Call, outputs: Mapping[str, Array]) -> None:
-        # The largest values with their names are no tensors to compare.
-        if not call.others.classes and not any(wanted.classes for wanted in call.outputs.values()):
+        # Classes (the largest values with their labels) are not compared.
+        if not call.others.classes and not any(output.classes for output in call.outputs.values()):
             stable = read_answer(self._answer, self._answer_json_size)
-            self.comparison = compare(stable, outputs, self._asked)
+            self.comparison = compare(stable, outputs, self._agreement)
 
     def error(self, job: Job, _status: int, _message: str) -> None:
         job.answer = b""
 
 
 @lru_cache(maxsize=16)
-def _agreement(document: bytes) -> Agreement:
+def _read_agreement(document: bytes) -> Agreement:
     try:
         return _AGREEMENT.validate_json(document)
     except ValidationError as error:

@@ -1,7 +1,7 @@
 """One Serve replica that runs one kit version: library, runtime, app, HTTP server.
 
-Serve places it, restarts it, asks for its health and tells it to go. Calls do not come through Serve
-but straight from the edge, to the replica's own HTTP server.
+Serve places it, restarts it, checks its health and shuts it down. Calls do not come through Serve but
+straight from the edge, to the replica's own HTTP server.
 """
 
 from __future__ import annotations
@@ -34,50 +34,50 @@ from gateway.worker.version import AppOptions, Identity
 from runtimes.base import LoadedModel, Signature, TensorModel
 
 ANNOUNCE_SECONDS = 1.0
-_ANSWER_SECONDS = 5.0
+_GATEWAY_SECONDS = 5.0
 _HEALTH_SECONDS = 5.0
-# The edge has stopped to send calls this long after it was told.
+# So long after it is told, the edge sends no more calls to this worker.
 _EDGE_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
 
 
 class Worker:
-    """The deployment class. Its construction ends when the model answers, or raises why it cannot."""
+    """The deployment class. Its construction ends when the model can answer, or raises why it cannot."""
 
     async def __init__(self, spec: WorkerSpec) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logging("worker", spec.home)
         self._spec = spec
         self._tally = Tally()
         self._gateway = serve.get_app_handle(spec.gateway)
-        self._news = Announcement(
+        self._announcement = Announcement(
             worker=serve.get_replica_context().replica_id.unique_id, app=spec.app, state=WorkerState.PULLING
         )
-        self._reports = itertools.count(1)
+        self._numbers = itertools.count(1)
         self._description: Description | None = None
-        self._asked_for_description = False
+        self._must_describe = False
         self._announcing = asyncio.create_task(self._announce_for_ever())
         try:
             self._model, self._runtime, labels = await asyncio.to_thread(self._load)
+            identity = Identity(spec.model, spec.version, spec.digest)
+            options = AppOptions(spec.edge_key, labels, spec.limits, spec.batching)
+            self._app = build_app(identity, self._model, self._tally, options)
         except Exception as error:
-            known = isinstance(error, KitserveError)
-            await self._tell(WorkerState.FAILED, str(error) if known else f"{type(error).__name__}: {error}")
+            is_expected = isinstance(error, KitserveError)
+            reason = str(error) if is_expected else f"{type(error).__name__}: {error}"
+            await self._report(WorkerState.FAILED, reason)
             log.log(
-                logging.WARNING if known else logging.ERROR,
+                logging.WARNING if is_expected else logging.ERROR,
                 "worker.failed",
-                exc_info=not known,
+                exc_info=not is_expected,
                 extra=self._names,
             )
             self._announcing.cancel()
             raise
-        identity = Identity(spec.model, spec.version, spec.digest)
-        options = AppOptions(spec.edge_key, labels, spec.limits, spec.batching)
-        self._app = build_app(identity, self._model, self._tally, options)
-        own: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        self._server = HttpServer(self._app, spec.host or own)
+        node_address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        self._server = HttpServer(self._app, spec.host or node_address)
         self._server.start()
-        self._news = replace(
-            self._news,
+        self._note(
             host=self._server.host,
             port=self._server.port,
             runtime=self._runtime,
@@ -85,38 +85,38 @@ class Worker:
         )
         self._ready_at = time.time()
         log.info("worker.ready", extra={**self._names, "port": self._server.port, "runtime": self._runtime})
-        await self._tell(WorkerState.READY)
+        await self._report(WorkerState.READY)
 
     async def check_health(self) -> None:
-        """Tell Serve whether this worker can answer; raises when it cannot."""
+        """Raise if this worker cannot answer; Serve calls this."""
         await asyncio.wait_for(self._server.check(), _HEALTH_SECONDS)
         if not self._app.is_alive():
             raise RuntimeError("the model's thread has ended")
-        # What serves is what was used last, however long ago it was loaded.
+        # A kit that is served is in use, however long ago it was loaded.
         self._lease.touch()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Tell Serve's autoscaling how many calls are inside, and since when there were none."""
+        """Return how many calls are inside, and for how long there were none; for Serve's autoscaling."""
         ongoing = self._tally.ongoing
-        idle = 0.0 if ongoing else time.time() - max(self._ready_at, self._tally.last_call)
-        return {ONGOING: float(ongoing), IDLE: idle}
+        idle_seconds = 0.0 if ongoing else time.time() - max(self._ready_at, self._tally.last_call)
+        return {ONGOING: float(ongoing), IDLE: idle_seconds}
 
     async def is_awake(self) -> bool:
         """Answer through Serve: a call that waits for this is what starts the first worker."""
         return True
 
     async def __del__(self) -> None:
-        """Go: leave the edge, answer what is inside, close. Serve calls this once, at its shutdown."""
+        """Leave the edge, answer the calls inside, close. Serve calls this once, at its shutdown."""
         if not hasattr(self, "_server"):
             return
-        await self._tell(WorkerState.DRAINING)
+        await self._report(WorkerState.DRAINING)
         await asyncio.sleep(_EDGE_SECONDS)
         deadline = time.monotonic() + self._spec.drain_seconds
         while self._tally.ongoing and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         if self._tally.ongoing:
             log.warning("worker.abandoned", extra={**self._names, "calls": self._tally.ongoing})
-        await self._tell(WorkerState.DRAINING)
+        await self._report(WorkerState.DRAINING)
         self._announcing.cancel()
         await asyncio.to_thread(self._close)
         log.info("worker.stopped", extra=self._names)
@@ -135,7 +135,7 @@ class Worker:
         self._lease = kit.lease
         self._tally.opened(kit.pulled_bytes, kit.from_cache, kit.unpack_seconds)
         choice = choose_runtime(kit, spec.runtime, kit.verdict.code)
-        self._news = replace(self._news, state=WorkerState.LOADING, detail="", runtime=choice.runtime.name)
+        self._note(state=WorkerState.LOADING, detail="", runtime=choice.runtime.name)
         started = time.perf_counter()
         model = load(kit, choice, spec.resources)
         self._tally.loaded(time.perf_counter() - started)
@@ -145,20 +145,24 @@ class Worker:
         return model, choice.runtime.name, labels
 
     def _labels(self, kit: UnpackedKit) -> Labels:
-        """The kit's labels; a kit whose labels are broken is served without them."""
+        """Return the kit's labels; a kit whose labels cannot be read is served without them."""
         try:
             return read_labels(kit)
         except (UnusableLabels, OSError) as error:
             log.warning("labels.unusable", extra={**self._names, "reason": str(error)})
             return {}
 
+    def _note(self, **changes: Any) -> None:
+        """Change what is announced next."""
+        self._announcement = replace(self._announcement, **changes)
+
     def pulling(self, done: int, total: int) -> None:
-        """Note the bytes that are here; the library calls this."""
-        self._news = replace(self._news, detail=f"{decimal(done)} of {decimal(total)}")
+        """Note how many bytes were pulled; the library calls this."""
+        self._note(detail=f"{decimal(done)} of {decimal(total)}")
 
     def unpacking(self) -> None:
         """Note that the kit is being unpacked; the library calls this."""
-        self._news = replace(self._news, detail="unpacking")
+        self._note(detail="unpacking")
 
     def _close(self) -> None:
         self._server.stop()
@@ -170,24 +174,26 @@ class Worker:
             await self._announce()
             await asyncio.sleep(ANNOUNCE_SECONDS)
 
-    async def _tell(self, state: WorkerState, detail: str = "") -> None:
+    async def _report(self, state: WorkerState, detail: str = "") -> None:
         """Change this worker's state and report it at once."""
-        self._news = replace(self._news, state=state, detail=detail)
+        self._note(state=state, detail=detail)
         await self._announce()
 
     async def _announce(self) -> None:
-        news = replace(
-            self._news,
+        announcement = replace(
+            self._announcement,
             ongoing=self._tally.ongoing,
-            queued=self._app.queued if self._news.port else 0,
-            not_batched=self._app.not_batched if self._news.port else "",
+            queued=self._app.queued if self._announcement.port else 0,
+            not_batched=self._app.not_batched if self._announcement.port else "",
             numbers=self._tally.numbers(),
-            description=self._description if self._asked_for_description else None,
-            number=next(self._reports),
+            description=self._description if self._must_describe else None,
+            number=next(self._numbers),
         )
-        # A gateway that is being started again hears the next announcement.
+        # A gateway that is being restarted gets the next announcement.
         with contextlib.suppress(Exception):
-            orders: Orders = await asyncio.wait_for(self._gateway.announce.remote(news), _ANSWER_SECONDS)
-            self._asked_for_description = orders.describe
-            if news.port:
+            orders: Orders = await asyncio.wait_for(
+                self._gateway.announce.remote(announcement), _GATEWAY_SECONDS
+            )
+            self._must_describe = orders.describe
+            if announcement.port:
                 self._app.mirror(orders.mirroring)

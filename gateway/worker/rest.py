@@ -18,7 +18,7 @@ from gateway.codec.json_answer import Encoder, error
 from gateway.codec.json_request import Decoder
 from gateway.codec.statuses import explain
 from gateway.engine.jobs import Job
-from gateway.wire.codings import chosen, compress, decompress
+from gateway.wire.codings import chosen_coding, compress, decompress
 from gateway.wire.exchange import Exchange, lines
 from gateway.worker.capabilities import TensorCapability
 from gateway.worker.protocol import JSON, Answer, OpenInferenceErrors, Route
@@ -163,7 +163,7 @@ class _RestCall:
         if job.retry_after:
             headers += b"retry-after: %d\r\n" % job.retry_after
         accepted = exchange.headers.get(b"accept-encoding")
-        coding = chosen(accepted.decode("latin-1")) if accepted and job.status == _OK else ""
+        coding = chosen_coding(accepted.decode("latin-1")) if accepted and job.status == _OK else ""
         mirror = infer.tensors.mirror
         if not coding:
             exchange.respond(job.status, headers, job.answer)

@@ -46,44 +46,44 @@ class TensorContract(RuntimeContract):
         assert isinstance(loaded, TensorModel)
         return loaded
 
-    def same(self, found: dict[str, Array], expected: dict[str, Array]) -> None:
-        assert found.keys() == expected.keys()
+    def assert_same(self, actual: dict[str, Array], expected: dict[str, Array]) -> None:
+        assert actual.keys() == expected.keys()
         for name, array in expected.items():
-            assert found[name].dtype == array.dtype
-            np.testing.assert_allclose(found[name], array, rtol=self.tolerance, atol=self.tolerance)
+            assert actual[name].dtype == array.dtype
+            np.testing.assert_allclose(actual[name], array, rtol=self.tolerance, atol=self.tolerance)
 
     def test_answers_rightly(
         self, model: TensorModel, inputs: dict[str, Array], expected: dict[str, Array]
     ) -> None:
-        self.same(model.infer(inputs), expected)
+        self.assert_same(model.infer(inputs), expected)
 
-    def test_file_and_model_tell_one_signature(
+    def test_file_and_model_have_one_signature(
         self, runtime: Runtime, model: TensorModel, model_path: Path
     ) -> None:
         assert runtime.signature(model_path) in (None, model.signature)
 
-    def test_signature_tells_what_infer_takes(self, model: TensorModel, inputs: dict[str, Array]) -> None:
-        taken = {spec.name: spec for spec in model.signature.inputs}
-        assert taken.keys() == inputs.keys()
+    def test_signature_has_the_inputs_of_infer(self, model: TensorModel, inputs: dict[str, Array]) -> None:
+        specs = {spec.name: spec for spec in model.signature.inputs}
+        assert specs.keys() == inputs.keys()
         for name, array in inputs.items():
-            assert taken[name].datatype == Datatype.of(array.dtype).value
-            assert _fits(array.shape, taken[name].shape)
+            assert specs[name].datatype == Datatype.of(array.dtype).value
+            assert _fits(array.shape, specs[name].shape)
 
-    def test_signature_tells_what_infer_gives(self, model: TensorModel, inputs: dict[str, Array]) -> None:
-        given = model.infer(inputs)
-        assert [spec.name for spec in model.signature.outputs] in ([], list(given))
+    def test_signature_has_the_outputs_of_infer(self, model: TensorModel, inputs: dict[str, Array]) -> None:
+        outputs = model.infer(inputs)
+        assert [spec.name for spec in model.signature.outputs] in ([], list(outputs))
         for spec in model.signature.outputs:
-            assert spec.datatype == Datatype.of(given[spec.name].dtype).value
-            assert _fits(given[spec.name].shape, spec.shape)
+            assert spec.datatype == Datatype.of(outputs[spec.name].dtype).value
+            assert _fits(outputs[spec.name].shape, spec.shape)
 
     def test_batch_equals_singles(self, model: TensorModel, inputs: dict[str, Array]) -> None:
         rows = len(next(iter(inputs.values())))
         singles = [model.infer({n: a[row : row + 1] for n, a in inputs.items()}) for row in range(rows)]
         together = {name: np.concatenate([single[name] for single in singles]) for name in singles[0]}
-        self.same(model.infer(inputs), together)
+        self.assert_same(model.infer(inputs), together)
 
     def test_order_of_inputs_does_not_matter(self, model: TensorModel, inputs: dict[str, Array]) -> None:
-        self.same(model.infer(dict(reversed(inputs.items()))), model.infer(inputs))
+        self.assert_same(model.infer(dict(reversed(inputs.items()))), model.infer(inputs))
 
     def test_takes_read_only_arrays(
         self, model: TensorModel, inputs: dict[str, Array], expected: dict[str, Array]
@@ -91,7 +91,7 @@ class TensorContract(RuntimeContract):
         frozen = {name: array.copy() for name, array in inputs.items()}
         for array in frozen.values():
             array.flags.writeable = False
-        self.same(model.infer(frozen), expected)
+        self.assert_same(model.infer(frozen), expected)
         for name, array in frozen.items():
             np.testing.assert_array_equal(array, inputs[name])
 
@@ -99,7 +99,8 @@ class TensorContract(RuntimeContract):
     def test_takes_arrays_that_are_not_contiguous(
         self, model: TensorModel, inputs: dict[str, Array], expected: dict[str, Array], layout: str
     ) -> None:
-        self.same(model.infer({name: _laid_out(array, layout) for name, array in inputs.items()}), expected)
+        laid_out = {name: _laid_out(array, layout) for name, array in inputs.items()}
+        self.assert_same(model.infer(laid_out), expected)
 
     def test_missing_input_is_named(self, model: TensorModel, inputs: dict[str, Array]) -> None:
         name, *_ = inputs
@@ -133,11 +134,11 @@ class TensorContract(RuntimeContract):
         with pytest.raises(InputError, match="no_such_output"):
             model.infer(inputs, ["no_such_output"])
 
-    def test_gives_only_what_is_asked(
+    def test_gives_only_the_requested_outputs(
         self, model: TensorModel, inputs: dict[str, Array], expected: dict[str, Array]
     ) -> None:
         for name, array in expected.items():
-            self.same(model.infer(inputs, [name]), {name: array})
+            self.assert_same(model.infer(inputs, [name]), {name: array})
 
     def test_two_models_live_side_by_side(
         self,
@@ -149,10 +150,10 @@ class TensorContract(RuntimeContract):
     ) -> None:
         runtime.load(model_path, Resources()).close()
         other = self.load(runtime, model_path, Resources(cpus=2))
-        self.same(model.infer(inputs), expected)
-        self.same(other.infer(inputs), expected)
+        self.assert_same(model.infer(inputs), expected)
+        self.assert_same(other.infer(inputs), expected)
         other.close()
-        self.same(model.infer(inputs), expected)
+        self.assert_same(model.infer(inputs), expected)
 
     def test_closes_twice_and_then_refuses(
         self, runtime: Runtime, model_path: Path, inputs: dict[str, Array]
@@ -170,7 +171,7 @@ class TensorContract(RuntimeContract):
         thread = threading.Thread(target=lambda: answers.append(model.infer(inputs)))
         thread.start()
         thread.join()
-        self.same(answers[0], expected)
+        self.assert_same(answers[0], expected)
 
     def test_signature_is_a_value(self, model: TensorModel) -> None:
         copy: Signature = pickle.loads(pickle.dumps(model.signature))  # noqa: S301
@@ -185,11 +186,11 @@ class TensorContract(RuntimeContract):
         assert str(copy) == str(caught.value)
 
 
-def _fits(found: tuple[int, ...], declared: tuple[int, ...] | None) -> bool:
+def _fits(shape: tuple[int, ...], declared: tuple[int, ...] | None) -> bool:
     if declared is None:
         return True
-    return len(found) == len(declared) and all(
-        want in (-1, size) for size, want in zip(found, declared, strict=True)
+    return len(shape) == len(declared) and all(
+        size in (-1, length) for length, size in zip(shape, declared, strict=True)
     )
 
 

@@ -48,7 +48,7 @@ class TestOnnx(TensorContract):
             thread.join()
         assert len(answers) == 200
         for answer in answers:
-            self.same(answer, expected)
+            self.assert_same(answer, expected)
 
     def test_gives_outputs_in_the_asked_order(self, model: TensorModel, inputs: dict[str, Array]) -> None:
         assert list(model.infer(inputs, ["label", "probabilities"])) == ["label", "probabilities"]
@@ -57,4 +57,4 @@ class TestOnnx(TensorContract):
         self, runtime: OnnxRuntime, model_path: Path, inputs: dict[str, Array], expected: dict[str, Array]
     ) -> None:
         model = runtime.load(model_path, Resources(gpus=1))
-        self.same(model.infer(inputs), expected)
+        self.assert_same(model.infer(inputs), expected)

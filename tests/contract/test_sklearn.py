@@ -95,11 +95,11 @@ class TestPipelineOfText(TensorContract):
         labels = [label.encode() for label in estimator.predict(ROWS[:5])]
         return {"label": np.array(labels, dtype=object), "probabilities": estimator.predict_proba(ROWS[:5])}
 
-    def same(self, actual: dict[str, Array], expected: dict[str, Array]) -> None:
+    def assert_same(self, actual: dict[str, Array], expected: dict[str, Array]) -> None:
         for name, array in expected.items():
             if name == "label":
                 assert actual.pop(name).tolist() == array.tolist()
-        super().same(actual, {name: array for name, array in expected.items() if name != "label"})
+        super().assert_same(actual, {name: array for name, array in expected.items() if name != "label"})
 
 
 def load(estimator: object, path: Path, compress: Any = 0, cpus: float = 1) -> TensorModel:

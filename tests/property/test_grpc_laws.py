@@ -14,8 +14,8 @@ from tritonclient.grpc import service_pb2
 
 from gateway.codec.call import IN_BINARY, Call
 from gateway.codec.grpc import GrpcEncoder, decode, read
-from gateway.wire.body import Incoming
-from gateway.wire.grpc_frames import Unframer, framed, single
+from gateway.wire.body import BodyReader
+from gateway.wire.grpc_frames import Unframer, framed, single_message
 from gateway.wire.grpc_status import message_value
 from gateway.wire.protobuf import take_apart
 from runtimes.base import Datatype
@@ -108,7 +108,7 @@ def test_any_bytes_are_refused_in_words(body: bytes) -> None:
 @given(requests(), places)
 def test_taking_a_message_apart_changes_nothing(request: Any, at: list[int]) -> None:
     body = request.SerializeToString()
-    taken = take_apart(Incoming(cut(body, at)), 7)
+    taken = take_apart(BodyReader(cut(body, at)), 7)
     assert taken is not None
     rest, raw = taken
     again = service_pb2.ModelInferRequest.FromString(rest)
@@ -120,7 +120,7 @@ def test_taking_a_message_apart_changes_nothing(request: Any, at: list[int]) -> 
 @given(st.binary(max_size=60))
 def test_taking_anything_apart_ends(body: bytes) -> None:
     try:
-        taken = take_apart(Incoming([body]), 7)
+        taken = take_apart(BodyReader([body]), 7)
     except DecodeError:
         return
     assert taken is not None
@@ -143,7 +143,7 @@ def test_any_bytes_of_a_stream_are_messages_or_refused(stream: bytes, at: list[i
             for pieces in unframer.feed(piece):
                 assert outcome([b"".join(pieces)])
     with suppress(InputError):
-        assert b"".join(single(cut(stream, at))) == stream[5:]
+        assert b"".join(single_message(cut(stream, at))) == stream[5:]
 
 
 @given(

@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.codec.call import Call, Wanted
+from gateway.codec.call import Call, RequestedOutput
 from gateway.codec.json_answer import Encoder
 from gateway.codec.json_request import Decoder
 from gateway.wire.codings import decompress
@@ -76,7 +76,7 @@ def test_what_is_written_is_read_back(array: Array, name: str, nested: bool) -> 
 
 def _raw_request(arrays: dict[str, Array]) -> tuple[bytes, int]:
     """An answer with every tensor raw, made a request."""
-    outputs = {name: Wanted(binary=True) for name in arrays}
+    outputs = {name: RequestedOutput(binary=True) for name in arrays}
     answer, json_size = Encoder("m", "v", {})(Call("r", {}, outputs), arrays)
     assert json_size is not None
     text = json.dumps({"inputs": json.loads(answer[:json_size])["outputs"]}).encode()

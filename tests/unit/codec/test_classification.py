@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.codec.call import Call, Wanted
+from gateway.codec.call import Call, RequestedOutput
 from gateway.codec.classification import largest
 from gateway.codec.json_answer import Encoder
 from runtimes.base import Array, Datatype
@@ -59,7 +59,7 @@ def test_what_holds_no_numbers_has_no_classes(array: Array) -> None:
 
 def test_answers_have_the_labels_of_their_output_or_those_of_all() -> None:
     outputs = {"a": np.array([[1, 2]]), "b": np.array([[1, 2]]), "c": np.array([5])}
-    call = Call("", {}, {name: Wanted(classes=1) for name in "ab"} | {"c": Wanted()})
+    call = Call("", {}, {name: RequestedOutput(classes=1) for name in "ab"} | {"c": RequestedOutput()})
     labels = {"a": ("no", "yes"), "": ("left", "right")}
     body, _ = Encoder("m", "v", labels)(call, outputs)
     assert b'"datatype":"BYTES","shape":[1,1],"data":["2:1:yes"]' in body

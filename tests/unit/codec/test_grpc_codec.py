@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from gateway.codec.call import IN_BINARY, Call, Wanted
+from gateway.codec.call import IN_BINARY, Call, RequestedOutput
 from gateway.codec.grpc import GrpcEncoder, decode, read
 from gateway.codec.statuses import STATUSES
 from gateway.engine.jobs import Job
 from gateway.wire.codings import BodyTooLarge, UnknownCoding
-from gateway.wire.grpc_frames import Unframer, framed, single
+from gateway.wire.grpc_frames import Unframer, framed, single_message
 from gateway.wire.grpc_status import CODES, Code, message_value, trailers
 from gateway.wire.protobuf import varint
 from gateway.worker.grpc_job import GrpcCodec
@@ -59,7 +59,7 @@ def test_a_call_is_read() -> None:
     found.outputs.add(name="z").parameters["binary_data"].bool_param = False
     call = call_of(found)
     assert (call.id, call.timeout_us, call.others) == ("r-1", 1500, IN_BINARY)
-    assert call.outputs == {"y": Wanted(True, 3), "z": IN_BINARY}
+    assert call.outputs == {"y": RequestedOutput(True, 3), "z": IN_BINARY}
     assert (call.inputs["x"].dtype, call.inputs["x"].tolist()) == (np.dtype("f4"), [[0, 0]])
 
 
@@ -251,7 +251,7 @@ def test_answers_are_raw(array: Array, datatype: str, raw: bytes) -> None:
 
 
 def test_classes_are_written() -> None:
-    call = Call("", {}, {"y": Wanted(True, 1)}, IN_BINARY)
+    call = Call("", {}, {"y": RequestedOutput(True, 1)}, IN_BINARY)
     found = answer(call, {"y": np.array([[0.25, 0.5]])}, {"": ("cat", "dog")})
     assert found.outputs[0].datatype == "BYTES"
     assert found.raw_output_contents[0] == b"\x0e\0\0\0" + b"0.500000:1:dog"
@@ -296,12 +296,12 @@ def test_every_error_has_a_code() -> None:
 )
 def test_a_body_is_one_message(body: list[bytes], text: str) -> None:
     with pytest.raises(InputError, match=text):
-        single(body)
+        single_message(body)
 
 
 def test_compressed_messages_are_refused() -> None:
     with pytest.raises(UnknownCoding):
-        single([b"\1\0\0\0\0"])
+        single_message([b"\1\0\0\0\0"])
     with pytest.raises(UnknownCoding):
         Unframer(10).feed(b"\1\0\0\0\0")
     with pytest.raises(BodyTooLarge):

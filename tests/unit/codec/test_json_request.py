@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gateway.codec import json_answer as answers
-from gateway.codec.call import IN_BINARY, IN_JSON, Call, Wanted
+from gateway.codec.call import IN_BINARY, IN_JSON, Call, RequestedOutput
 from gateway.codec.json_request import Decoder
 from gateway.engine.limits import Batching
 from gateway.worker import describe
@@ -265,14 +265,14 @@ def test_outputs_are_raw_where_they_or_all_are_asked_to_be(
     others = {} if parameters is None else {"parameters": parameters}
     call = decode(tensor(), outputs=[output], **others)
     assert call.others == (IN_BINARY if default else IN_JSON)
-    assert call.outputs == {"y": Wanted((binary or {}).get("binary_data", default))}
+    assert call.outputs == {"y": RequestedOutput((binary or {}).get("binary_data", default))}
 
 
 def test_classes_may_be_asked_of_an_output() -> None:
     for asked, parameters in [
-        (Wanted(classes=3), {"classification": 3}),
-        (Wanted(binary=True, classes=1), {"classification": 1, "binary_data": True}),
-        (Wanted(), {"classification": 0}),
+        (RequestedOutput(classes=3), {"classification": 3}),
+        (RequestedOutput(binary=True, classes=1), {"classification": 1, "binary_data": True}),
+        (RequestedOutput(), {"classification": 0}),
     ]:
         assert decode(tensor(), outputs=[{"name": "y", "parameters": parameters}]).outputs == {"y": asked}
 

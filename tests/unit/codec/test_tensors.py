@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.codec.call import IN_BINARY, Call, Wanted
+from gateway.codec.call import IN_BINARY, Call, RequestedOutput
 from gateway.codec.json_answer import Encoder
 from gateway.codec.json_request import Decoder
 from gateway.codec.tensors import to_bytes
-from gateway.wire.body import Incoming
+from gateway.wire.body import BodyReader
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import InputError
 
@@ -112,7 +112,11 @@ def test_raw_and_json_tensors_stand_side_by_side() -> None:
 
 
 def test_an_answer_may_have_both_and_says_where_the_raw_ones_begin() -> None:
-    call = Call("r", {}, {"a": Wanted(binary=True), "b": Wanted(), "c": Wanted(binary=True)})
+    call = Call(
+        "r",
+        {},
+        {"a": RequestedOutput(binary=True), "b": RequestedOutput(), "c": RequestedOutput(binary=True)},
+    )
     outputs = {"a": np.array([1, 2], "i2"), "b": np.array([3], "i2"), "c": np.array([True])}
     answer, json_size = Encoder("iris", "v1", {})(call, outputs)
     assert json.loads(answer[:json_size])["outputs"] == [
@@ -296,7 +300,7 @@ def test_lengths_that_lie_are_refused(data: bytes, text: str) -> None:
 
 
 def test_an_incoming_body_knows_what_is_left() -> None:
-    body = Incoming([b"abc", b"", b"defg"])
+    body = BodyReader([b"abc", b"", b"defg"])
     assert body.left == 7
     assert [bytes(body.take(size)) for size in (2, 0, 2, 1, 2)] == [b"ab", b"", b"cd", b"e", b"fg"]
     assert body.left == 0

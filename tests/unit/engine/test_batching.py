@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.codec.call import IN_JSON, Call
-from gateway.engine.batching import Batcher, Item, NotRowWise, apart, item_of, obstacle, together
+from gateway.engine.batching import Batcher, Item, NotRowWise, item_of, join_inputs, obstacle, split_outputs
 from gateway.engine.jobs import Job
 from gateway.engine.limits import DEFAULT_LIMITS, Batching, QueueLimits
 from gateway.engine.thread import ComputeThread
@@ -126,7 +126,7 @@ def run(
         if isinstance(model, Doubling):
             model.gate.set()
         wanted = [
-            answer for answer, job in zip(answers[-len(jobs) :], jobs, strict=True) if not job.cancelled
+            answer for answer, job in zip(answers[-len(jobs) :], jobs, strict=True) if not job.is_cancelled
         ]
         await asyncio.wait_for(asyncio.gather(*wanted, *answers[: -len(jobs)]), SECONDS)
         return jobs
@@ -153,7 +153,7 @@ def test_what_waits_runs_together_and_each_caller_gets_its_rows() -> None:
     for each, asked, job in zip(found, calls, jobs, strict=True):
         check(each, asked)
         assert job.status == 200
-        assert min(job.queue, job.decode, job.infer, job.encode) > 0
+        assert min(job.queue_seconds, job.decode_seconds, job.infer_seconds, job.encode_seconds) > 0
     assert model.runs == [(1, 2), (15, 2)]
     assert {rows: runs.runs for rows, runs in tally.numbers().batches.items()} == {1: 1, 15: 1}
     assert tally.numbers().succeeded.calls == 9
@@ -214,7 +214,7 @@ def test_who_hangs_up_or_is_late_leaves_the_batch() -> None:
     calls = [call(value=place) for place in range(4)]
     jobs, found, tally, _ = run(model, calls, Batching(32, DELAY), during, timeouts={2: 0.01})
     assert found[1] is found[2] is None
-    assert [job.status for job in jobs if not job.cancelled] == [200, 504, 200]
+    assert [job.status for job in jobs if not job.is_cancelled] == [200, 504, 200]
     assert model.runs[1:] == [(2, 2)]
     assert dict(tally.numbers().dropped) == {"cancelled": 1, "expired": 1}
 
@@ -276,11 +276,11 @@ def test_only_models_with_a_batch_axis_are_batched(signature: Signature, reason:
 
 def test_rows_that_do_not_add_up_are_no_batch() -> None:
     items = [item_of(_job(0.0), call(rows=2)), item_of(_job(0.0), call(rows=1))]
-    assert together(items)["x"].shape == (3, 2)
+    assert join_inputs(items)["x"].shape == (3, 2)
     with pytest.raises(NotRowWise, match=r"output 'y' has shape \[\] for 3 rows"):
-        apart({"y": np.zeros(())}, items)
+        split_outputs({"y": np.zeros(())}, items)
     with pytest.raises(NotRowWise, match=r"output 'y' has shape \[2, 2\] for 3 rows"):
-        apart({"y": np.zeros((2, 2))}, items)
+        split_outputs({"y": np.zeros((2, 2))}, items)
 
 
 Asked = tuple[int, int, str, str]
@@ -321,7 +321,7 @@ def test_whatever_comes_each_caller_gets_exactly_its_own(asked: list[Asked], mos
             assert each is not None
             assert list(each) == list(outputs or "yn")
         elif fate == "cancelled":
-            assert job.cancelled
+            assert job.is_cancelled
         else:
             assert (job.status, each) == (400, None)
     counted = tally.numbers()
@@ -370,7 +370,7 @@ class Pace:
             for _ in range(callers):
                 self.add(gap)
             while self.batcher:
-                self.batcher.ran(len(self.batcher.take()), len(self.batcher), run)
+                self.batcher.note_run(len(self.batcher.take()), len(self.batcher), run)
 
     def add(self, gap: float) -> Item:
         self.now += gap
@@ -429,7 +429,7 @@ def test_callers_who_left_are_soon_no_longer_waited_for() -> None:
     pace.add(0.005)
     while pace.pause:
         waits += 1
-        pace.batcher.ran(len(pace.batcher.take()), 0, 0.005)
+        pace.batcher.note_run(len(pace.batcher.take()), 0, 0.005)
         pace.add(0.005)
     assert 0 < waits < 20
 

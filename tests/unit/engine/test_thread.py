@@ -130,7 +130,7 @@ def test_calls_are_answered_in_the_order_they_came(compute: Calls, model: Held) 
             assert (job.status, job.answer) == (200, b"answer to %d" % number)
             assert job.request_id == f"r-{number}"
             assert job.began <= job.arrived
-            assert min(job.queue, job.decode, job.infer, job.encode) > 0
+            assert min(job.queue_seconds, job.decode_seconds, job.infer_seconds, job.encode_seconds) > 0
             answered.append(number)
 
         await compute.busy()

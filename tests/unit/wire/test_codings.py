@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.wire.codings import BodyTooLarge, UnknownCoding, chosen, compress, decompress
+from gateway.wire.codings import BodyTooLarge, UnknownCoding, chosen_coding, compress, decompress
 from runtimes.errors import InputError
 
 TEXT = b"kitserve " * 1000
@@ -85,7 +85,7 @@ def test_what_is_cut_off_goes_on_or_is_something_else_is_refused(coding: str) ->
     ],
 )
 def test_a_coding_is_chosen_where_it_is_named_alone(accepted: str, coding: str) -> None:
-    assert chosen(accepted) == coding
+    assert chosen_coding(accepted) == coding
 
 
 def test_only_what_is_large_is_compressed() -> None:
