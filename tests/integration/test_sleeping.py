@@ -81,6 +81,11 @@ class Nursery:
         time.sleep(0.3)
         self.workers.kill(going)
 
+    def settle(self) -> None:
+        """Wait until what has come up stands at the edge."""
+        with self._lock:
+            pass
+
     def crash(self) -> None:
         """The gateway dies."""
         self.activator.stop()
@@ -121,6 +126,7 @@ def test_calls_that_come_together_wake_it_once_and_those_after_go_straight(nurse
         answers = list(callers.map(lambda _: nursery.edge.get("/v2/models/iris/infer"), range(50)))
     assert {(status, body) for status, _, body in answers} == {(200, b"stable")}
     assert nursery.wakes == 1
+    nursery.settle()
     nursery.crash()
     assert nursery.edge.get("/v2/models/iris/infer")[0] == 200
 
