@@ -47,12 +47,12 @@ def test_a_slot_has_a_backend_name() -> None:
         ([1], {0: 1, 1: 1}, {0: 1}),
         ([1, 1], {}, {0: 1}),
     ],
-    ids=["first", "standing", "gaps", "gone", "standing twice", "named twice"],
+    ids=["first", "stays", "gaps", "gone", "placed twice", "named twice"],
 )
 def test_places(ports: list[int], live: dict[int, int], placed: dict[int, int]) -> None:
     table = RoutingTable((Route("iris", backend("v1", *ports)),))
-    standing = {5: {number: Server("", "10.0.0.1", port) for number, port in live.items()}}
-    assert place(table, {"v1": 5}, standing) == {5: {number: server(port) for number, port in placed.items()}}
+    current = {5: {number: Server("", "10.0.0.1", port) for number, port in live.items()}}
+    assert place(table, {"v1": 5}, current) == {5: {number: server(port) for number, port in placed.items()}}
 
 
 def test_draining_versions_keep_their_place_and_freed_slots_have_none() -> None:
@@ -61,7 +61,7 @@ def test_draining_versions_keep_their_place_and_freed_slots_have_none() -> None:
     assert place(table, {"v1": 0, "v2": 1}, live) == {0: {4: server(1)}, 1: {0: server(2)}}
 
 
-def test_calls_are_held_in_the_slots_of_versions_that_may_sleep() -> None:
+def test_the_activator_is_on_in_the_slots_of_versions_that_may_sleep() -> None:
     asleep, awake = Backend("v1", (), (), may_sleep=True), Backend("v2", (), (server(1),), may_sleep=True)
     table = RoutingTable((Route("a", asleep, awake), Route("b", backend("v3", 2))), (backend("v4", 3),))
     slots = {"v1": 4, "v2": 0, "v3": 1, "v4": 2}
