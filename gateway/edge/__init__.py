@@ -1,1 +1,1 @@
-"""HAProxy with our configuration: versions, weights, retries, errors."""
+"""HAProxy and its configuration: which worker gets a call, what is retried, what a caller is told."""

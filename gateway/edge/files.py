@@ -1,4 +1,4 @@
-"""The files and sockets of one HAProxy, and what of its configuration a user chooses."""
+"""The files and sockets of one HAProxy, and the settings that a user chooses."""
 
 from __future__ import annotations
 
@@ -14,58 +14,66 @@ class EdgeFiles:
 
     @property
     def config(self) -> Path:
+        """HAProxy's configuration."""
         return self.directory / "haproxy.cfg"
 
     @property
     def routes(self) -> Path:
+        """The map from which HAProxy picks a backend, see `route_map`."""
         return self.directory / "routes.map"
 
     @property
     def errors(self) -> Path:
-        """What the edge says where it fails; a map, as `routes` is."""
+        """The map of the answers to calls that fail at the edge, see `error_map`."""
         return self.directory / "errors.map"
 
     @property
     def slots(self) -> Path:
+        """Which version has which slot; HAProxy does not read it."""
         return self.directory / "slots.json"
 
     @property
     def log(self) -> Path:
+        """What HAProxy writes to its standard error."""
         return self.directory / "haproxy.log"
 
     @property
     def services_socket(self) -> Path:
-        """Where the gateway answers what is asked over gRPC of the server as a whole."""
+        """Where the gateway answers gRPC calls that are about the whole server."""
         return self.directory / "services.sock"
 
     @property
     def runtime_socket(self) -> Path:
+        """Where the HAProxy process that takes new calls is asked and changed."""
         return self.directory / "runtime.sock"
 
     @property
     def master_socket(self) -> Path:
+        """Where the master process is asked for a reload."""
         return self.directory / "master.sock"
 
     @property
     def activator_socket(self) -> Path:
-        """Where calls to versions that sleep go; the gateway listens there."""
+        """Where the gateway takes calls to versions that have no worker."""
         return self.directory / "wake.sock"
 
 
 @dataclass(frozen=True, slots=True)
 class EdgeSettings:
-    """What of the edge's configuration a user chooses."""
+    """The settings of the edge that a user chooses."""
 
     listen: str
+    """`HOST:PORT` for clients."""
     access_log: str = "errors"
+    """Which calls are logged: "all", "errors" or "off"."""
     key: str = ""
-    """What workers on other machines know the edge by."""
+    """The secret by which workers on other machines know that a call came through the edge; "" for none."""
     admin: str = ""
-    """Where the gateway answers what is asked of the server as a whole; "" where there is none."""
+    """`HOST:PORT` where the gateway answers calls that are about the whole server; "" for none."""
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write a file that only its owner reads, in one step: no reader sees half of it."""
+    """Replace a file in one step, so that no reader sees half of it; only its owner may read it."""
     temporary = path.with_name(path.name + ".new")
     temporary.touch(mode=0o600)
     temporary.write_text(text)

@@ -1,7 +1,7 @@
 """The HAProxy process of this node.
 
-It is a child of the command that the user started, not of the gateway: a gateway that dies takes no
-traffic with it, and when that command goes, also by SIGKILL, HAProxy goes.
+It is a child of `kitserve serve` and not of the gateway: when the gateway dies, calls go on. When
+`kitserve serve` ends, even by SIGKILL, HAProxy ends.
 """
 
 from __future__ import annotations
@@ -52,8 +52,10 @@ def find_haproxy() -> Path:
 class EdgeProcess:
     """The HAProxy process of this node: started, watched, started again when it dies, stopped.
 
+    When it dies again and again it is given up, and the watcher's thread calls `on_lost` with the reason.
+
     Raises:
-        EdgeError: by `start`, when there is no HAProxy or it refuses its configuration.
+        EdgeError: when there is no HAProxy on this machine.
     """
 
     def __init__(self, files: EdgeFiles, on_lost: Callable[[EdgeError], None]) -> None:
@@ -65,7 +67,11 @@ class EdgeProcess:
         self._watcher = threading.Thread(target=self._watch, name="edge-watcher", daemon=True)
 
     def start(self) -> None:
-        """Start HAProxy from its files and wait until it answers."""
+        """Start HAProxy from its files and wait until it answers.
+
+        Raises:
+            EdgeError: when it refuses its configuration, or does not answer in time.
+        """
         check = subprocess.run(
             [self._binary, "-c", "-f", self._files.config], capture_output=True, text=True, check=False
         )

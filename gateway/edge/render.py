@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jinja2
@@ -31,16 +31,7 @@ def render(
 
     `watched` is what of a call decides where it goes, see `routes.Rules`.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("gateway.edge", "templates"),
-        autoescape=False,  # noqa: S701  it is no HTML
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["json"] = lambda value: json.dumps(value, separators=(",", ":"))
-    environment.filters["seconds"] = lambda seconds: f"{seconds:g}s"
-    return environment.get_template("haproxy.cfg.j2").render(
+    return _template().render(
         settings=settings,
         files=files,
         slots=[_slot(number, pool, placement) for number in range(pool.slots)],
@@ -54,6 +45,21 @@ def render(
         limits=limits,
         texts=texts,
     )
+
+
+@cache
+def _template() -> jinja2.Template:
+    """Return the template, which is compiled once: that takes longer than to render it."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("gateway.edge", "templates"),
+        autoescape=False,  # noqa: S701  it is no HTML
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["json"] = lambda value: json.dumps(value, separators=(",", ":"))
+    environment.filters["seconds"] = lambda seconds: f"{seconds:g}s"
+    return environment.get_template("haproxy.cfg.j2")
 
 
 def _slot(slot: int, pool: Pool, placement: Placement) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Where each call goes: models, versions, weights and workers as one immutable value. Pure.
 
-A route gives a model's unversioned calls to its stable version, but for the canary's share. Every
-version that a route knows also answers under its tag, its digest and its 12-digit prefix.
+A route divides a model's unversioned calls between its stable version and its canary, by weight and by rules.
+Each version also answers calls that name it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """The workers of one version. `version` is the app that runs it; `names` are what clients call it."""
+    """One version and its workers."""
 
     version: str
+    """The name of the Serve application that runs it."""
     names: tuple[str, ...]
+    """What clients may call it by: tag, digest, 12-digit prefix."""
     servers: tuple[Server, ...]
     may_sleep: bool = False
-    """Whether a call is held, and wakes it, while it has no worker."""
+    """Whether a call wakes it, and waits, while it has no worker."""
     has_spare: bool = False
-    """Whether another version takes the calls to it while it has no worker."""
+    """Whether another version answers for it while it has no worker."""
 
     @property
     def is_callable(self) -> bool:
@@ -54,22 +56,23 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A model's way to its versions. Without a stable version, calls are answered by `reason`."""
+    """The versions of a model. Without a stable one, callers are told `reason`: "model NAME REASON"."""
 
     model: str
     stable: Backend | None = None
     canary: Backend | None = None
     weight: int = 0
+    """The canary's percent of the unversioned calls."""
     reason: str = "is loading"
     rules: Rules = Rules()
 
     @property
     def stable_weight(self) -> int:
-        """The stable version's percent of the calls."""
+        """The stable version's percent of the unversioned calls."""
         return 100 - self.weight
 
     def backends(self) -> tuple[Backend, ...]:
-        """The versions this route gives calls to, stable first."""
+        """Return the versions of this route, stable first."""
         return tuple(backend for backend in (self.stable, self.canary) if backend is not None)
 
 
@@ -81,7 +84,7 @@ class RoutingTable:
     draining: tuple[Backend, ...] = ()
 
     def backends(self) -> tuple[Backend, ...]:
-        """Every version in the table, each once, the routed ones first."""
+        """Return every version in the table, each once, the routed ones first."""
         backends: dict[str, Backend] = {}
         routed = (backend for route in self.routes for backend in route.backends())
         for backend in (*routed, *self.draining):

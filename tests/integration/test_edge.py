@@ -59,7 +59,7 @@ threading.Event().wait()
 
 
 class Workers:
-    """Small HTTP servers that say which version they are."""
+    """Small HTTP servers in processes of their own, each of which says which version it is."""
 
     def __init__(self) -> None:
         self._processes: dict[int, subprocess.Popen[str]] = {}
@@ -165,7 +165,7 @@ def test_paths_lead_to_versions(edge: RunningEdge, workers: Workers) -> None:
         assert len(headers["X-Request-Id"]) == 36
 
 
-def test_what_is_asked_of_the_whole_server_goes_to_the_gateway(tmp_path: Path, workers: Workers) -> None:
+def test_calls_about_the_whole_server_go_to_the_gateway(tmp_path: Path, workers: Workers) -> None:
     control, worker = workers.start("the-gateway"), workers.start("v1")
     edge = RunningEdge(tmp_path, f"127.0.0.1:{control.port}", "secret")
     try:
@@ -199,7 +199,7 @@ def test_what_is_asked_of_the_whole_server_goes_to_the_gateway(tmp_path: Path, w
     assert edge.lost == []
 
 
-def test_the_server_tells_of_itself_and_of_what_it_leaves_to_the_config(edge: RunningEdge) -> None:
+def test_the_server_describes_itself_and_refers_to_the_config_for_loading(edge: RunningEdge) -> None:
     status, _, body = edge.get("/v2")
     assert (status, json.loads(body)) == (
         200,
@@ -220,7 +220,7 @@ def test_the_server_tells_of_itself_and_of_what_it_leaves_to_the_config(edge: Ru
         ("GET", "/v2/repository/models/iris/load", "POST"),
     ],
 )
-def test_a_method_that_a_path_does_not_take_is_told_which_it_takes(
+def test_a_call_with_a_wrong_method_is_told_the_right_one(
     edge: RunningEdge, method: str, path: str, allowed: str
 ) -> None:
     status, headers, body = edge.get(path, method=method)

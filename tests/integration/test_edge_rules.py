@@ -1,4 +1,4 @@
-"""What decides about a call besides chance: callers that stay, and headers that lead to a version."""
+"""The split of calls between versions: weights, callers that stay, and headers that lead to a version."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.integration.test_edge import RunningEdge, Workers, backend
 PATH = "/v2/models/iris/infer"
 CHANCE = Rules()
 WEIGHTS = (0, 1, 5, 20, 50, 100)
-CALLS, CLIENTS, AT_ONCE = 20_000, 4, 100
-LEAST_CHANCE = 0.01
+CALLS, CLIENTS, PIPELINED = 20_000, 4, 100
+MINIMUM_P_VALUE = 0.01
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def edge(tmp_path: Path) -> Iterator[RunningEdge]:
 
 
 class Split:
-    """Two versions behind the edge, and whatever rules a test has."""
+    """A model with two versions behind the edge, and the rules of a test."""
 
     def __init__(self, edge: RunningEdge, workers: Workers) -> None:
         self.edge = edge
@@ -52,37 +52,39 @@ class Split:
         )
 
     def versions(self, calls: list[Mapping[str, str]]) -> list[str]:
-        """Which version answers each call, by its headers."""
+        """Return which version answers each call; a call is its headers."""
         connection = http.client.HTTPConnection("127.0.0.1", self.edge.port, timeout=10)
-        found = []
+        versions = []
         for headers in calls:
             connection.request("GET", PATH, headers=dict(headers))
             answer = connection.getresponse()
             answer.read()
             assert answer.status == 200
-            found.append(answer.headers["modelkit-version"])
+            versions.append(answer.headers["modelkit-version"])
         connection.close()
-        return found
+        return versions
 
     def count(self, calls: int) -> Counter[str]:
-        """How many calls each version answers; many at a time are sent on a few connections."""
+        """Count the calls that each version answers; they are sent in pipelines on a few connections."""
         with ThreadPoolExecutor(CLIENTS) as clients:
             return sum(clients.map(self._stream, [calls // CLIENTS] * CLIENTS), Counter())
 
     def _stream(self, calls: int) -> Counter[str]:
-        found: Counter[str] = Counter()
+        versions: Counter[str] = Counter()
         with socket.create_connection(("127.0.0.1", self.edge.port), timeout=30) as connection:
-            for _ in range(calls // AT_ONCE):
-                connection.sendall(f"GET {PATH} HTTP/1.1\r\nHost: edge\r\n\r\n".encode() * AT_ONCE)
+            for _ in range(calls // PIPELINED):
+                connection.sendall(f"GET {PATH} HTTP/1.1\r\nHost: edge\r\n\r\n".encode() * PIPELINED)
                 answers = b""
-                while answers.count(b"HTTP/1.1 200") < AT_ONCE or not answers.endswith(
+                while answers.count(b"HTTP/1.1 200") < PIPELINED or not answers.endswith(
                     (b"stable", b"canary")
                 ):
                     part = connection.recv(1 << 16)
                     assert part, answers[-500:]
                     answers += part
-                found.update(name.decode() for name in re.findall(rb"(?i)modelkit-version: (v\d)", answers))
-        return found
+                versions.update(
+                    name.decode() for name in re.findall(rb"(?i)modelkit-version: (v\d)", answers)
+                )
+        return versions
 
 
 @pytest.fixture
@@ -145,7 +147,7 @@ def test_a_canary_is_ended_without_the_rest_of_the_table(split: Split) -> None:
     written = split.edge.files.routes.read_text().splitlines()
     assert "iris:weight 0" in written
     assert not any(line.startswith("iris:match:") for line in written)
-    assert "other:reason is loading" in written, "an edge that starts again knows all the rest"
+    assert "other:reason is loading" in written, "an edge that starts again has all the rest"
     split.edge.control.end_canary("other")
     split.apply(100, rules)
     assert split.versions(calls) == ["v2", "v2"]
@@ -158,7 +160,7 @@ def test_a_header_names_the_version(split: Split) -> None:
     status, _, body = split.edge.get(PATH, {"modelkit-version": "v9"})
     assert (status, b"v9" in body) == (404, True)
     status, headers, _ = split.edge.get("/v2/models/iris/versions/v1/infer", {"modelkit-version": "v2"})
-    assert (status, headers["modelkit-version"]) == (200, "v1"), "the path says more"
+    assert (status, headers["modelkit-version"]) == (200, "v1"), "the path comes before the header"
 
 
 def test_weights_are_kept_and_cost_no_reload(split: Split) -> None:
@@ -166,17 +168,18 @@ def test_weights_are_kept_and_cost_no_reload(split: Split) -> None:
     before = _generation(split.edge)
     for weight in WEIGHTS[1:]:
         split.apply(weight)
-        # An honest split misses one bound in a hundred, and two in a row hardly ever.
-        found = [_chance(split.count(CALLS), weight)]
-        if found[0] <= LEAST_CHANCE:
-            found.append(_chance(split.count(CALLS), weight))
-        print(f"weight {weight}: p = {found}")
-        assert found[-1] > LEAST_CHANCE
+        # A correct split misses the bound once in a hundred times, and twice in a row hardly ever.
+        p_values = [_p_value(split.count(CALLS), weight)]
+        if p_values[0] <= MINIMUM_P_VALUE:
+            p_values.append(_p_value(split.count(CALLS), weight))
+        print(f"weight {weight}: p = {p_values}")
+        assert p_values[-1] > MINIMUM_P_VALUE
     assert _generation(split.edge) == before
 
 
-def test_a_table_that_is_there_already_is_not_brought_again(split: Split) -> None:
-    """And what HAProxy has else, from whoever, is put right."""
+def test_the_same_table_again_changes_nothing_and_what_someone_else_changed_is_put_right(
+    split: Split,
+) -> None:
 
     def command(text: str) -> list[str]:
         return ask(split.edge.files.runtime_socket, text).split("\n")
@@ -185,7 +188,7 @@ def test_a_table_that_is_there_already_is_not_brought_again(split: Split) -> Non
     split.apply(20)
     first = command(f"show map {path}")
     split.apply(20)
-    assert command(f"show map {path}") == first, "each entry at its address"
+    assert command(f"show map {path}") == first, "the same entries at the same addresses"
     command(f"set map {path} iris:weight 90")
     command(f"del map {path} iris:canary")
     split.apply(20)
@@ -200,9 +203,9 @@ def test_hundreds_of_models_and_workers_reach_the_edge(split: Split) -> None:
         return Route(f"{number}-{'m' * 150}", backend(f"{number}", server))
 
     routes = [route(number) for number in range(200)]
-    # The first one has the pool grow by a reload; of the second, HAProxy is told while it runs.
-    for weight, some in ((30, routes), (70, [*reversed(routes), Route("late")])):
-        split.edge.control.apply(RoutingTable((Route("iris", split.stable, split.canary, weight), *some)))
+    # The first makes the pool grow, by a reload; the second is brought to HAProxy while it runs.
+    for weight, others in ((30, routes), (70, [*reversed(routes), Route("late")])):
+        split.edge.control.apply(RoutingTable((Route("iris", split.stable, split.canary, weight), *others)))
     generation = _generation(split.edge)
     split.edge.control.apply(RoutingTable((Route("iris", split.stable), *routes[:10])))
     split.edge.control.apply(RoutingTable((Route("iris", split.stable), *routes, Route("late"))))
@@ -224,18 +227,18 @@ def test_rules_of_a_step_need_no_reload_and_new_names_do(split: Split) -> None:
     assert set(split.versions(callers("cookie", 50))) == {"v1", "v2"}
 
 
-def _chance(seen: Counter[str], weight: int) -> float:
-    """The p-value of a split under its weight: chi-square with one degree of freedom."""
+def _p_value(answered: Counter[str], weight: int) -> float:
+    """Return the p-value of a split under its weight: chi-square with one degree of freedom."""
     expected = {"v1": CALLS * (100 - weight) / 100, "v2": CALLS * weight / 100}
-    assert seen.total() == CALLS
+    assert answered.total() == CALLS
     if not all(expected.values()):
-        return float(seen["v2"] == CALLS)
-    chi = sum((seen[name] - at) ** 2 / at for name, at in expected.items())
+        return float(answered["v2"] == CALLS)
+    chi = sum((answered[name] - calls) ** 2 / calls for name, calls in expected.items())
     return math.erfc(math.sqrt(chi / 2))
 
 
 def _generation(edge: RunningEdge) -> str:
-    """The process that takes new calls."""
+    """Return the process that takes new calls; a reload changes it."""
     return next(
         line.split(":", 1)[1].strip()
         for line in ask(edge.files.runtime_socket, "show info").splitlines()

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.edge.haproxy_map import check_entries, read_entries, write_entries
 from gateway.edge.placement import assign_slots, place
-from gateway.edge.route_map import map_entries
+from gateway.edge.route_map import map_entries, without_canary
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 
 _servers = st.lists(
@@ -32,17 +35,17 @@ def versions_of(table: RoutingTable) -> list[str]:
 @settings(deadline=None)
 @given(st.lists(tables(), max_size=6))
 def test_slots_are_distinct_and_stay_while_their_version_does(changes: list[RoutingTable]) -> None:
-    held: dict[str, int] = {}
-    most = 0
+    current: dict[str, int] = {}
+    largest = 0
     for table in changes:
         versions = versions_of(table)
-        slots = assign_slots(versions, held)
+        slots = assign_slots(versions, current)
         assert sorted(slots) == sorted(versions)
         assert len(set(slots.values())) == len(slots)
-        assert all(slots[version] == held[version] for version in versions if version in held)
-        most = max(most, len(versions))
-        assert all(slot < most for slot in slots.values()), "the pool never grows for nothing"
-        held = slots
+        assert all(slots[version] == current[version] for version in versions if version in current)
+        largest = max(largest, len(versions))
+        assert all(slot < largest for slot in slots.values()), "the pool never grows for nothing"
+        current = slots
 
 
 @settings(deadline=None)
@@ -57,20 +60,19 @@ def test_each_version_is_in_a_table_once_and_routed_ones_come_first(table: Routi
 @settings(deadline=None)
 @given(st.lists(tables(), max_size=5))
 def test_no_two_workers_share_a_server_and_none_that_stands_is_moved(changes: list[RoutingTable]) -> None:
-    held: dict[str, int] = {}
+    current: dict[str, int] = {}
     live: dict[int, dict[int, Server]] = {}
     for table in changes:
-        slots = assign_slots(versions_of(table), held)
-        placed = place(table, slots, live)
-        assert set(placed) == set(slots.values())
+        slots = assign_slots(versions_of(table), current)
+        places = place(table, slots, live)
+        assert set(places) == set(slots.values())
         for backend in table.backends():
-            servers = placed[slots[backend.version]]
+            servers = places[slots[backend.version]]
             assert sorted(servers.values()) == sorted(set(backend.servers))
-            standing = live.get(slots[backend.version], {})
-            for number, server in standing.items():
+            for number, server in live.get(slots[backend.version], {}).items():
                 if server in backend.servers:
                     assert servers[number] == server
-        held, live = slots, placed
+        current, live = slots, places
 
 
 @settings(deadline=None)
@@ -81,3 +83,26 @@ def test_the_map_names_only_slots_of_routed_versions(table: RoutingTable) -> Non
     routed = {f"slot{slots[backend.version]}" for route in table.routes for backend in route.backends()}
     assert {value for value in entries.values() if value.startswith("slot")} == routed
     assert all(len(f"{key} {value}".splitlines()) == 1 for key, value in entries.items())
+
+
+@settings(deadline=None)
+@given(tables(), st.text())
+def test_any_table_and_any_reason_is_read_back_as_it_was_written(table: RoutingTable, reason: str) -> None:
+    entries = map_entries(
+        RoutingTable((*table.routes, Route("x", reason=reason))), assign_slots("abcdefgh", {})
+    )
+    check_entries("the table", entries)
+    text = "".join(write_entries(entries))
+    assert text.count("\n") == len(entries)
+    assert read_entries(text) == entries
+
+
+@settings(deadline=None)
+@given(tables(), st.integers(0, 3))
+def test_a_canary_that_is_ended_is_one_of_weight_0(table: RoutingTable, number: int) -> None:
+    slots = assign_slots("abcdefgh", {})
+    routes = tuple(
+        replace(route, weight=0) if route.model == f"m{number}" else route for route in table.routes
+    )
+    ended = without_canary(map_entries(table, slots), f"m{number}")
+    assert ended == map_entries(RoutingTable(routes, table.draining), slots)

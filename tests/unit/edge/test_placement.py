@@ -2,7 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.edge.placement import assign_slots, backend_name, place, slots_with_activator
+from gateway.edge.placement import (
+    Pool,
+    assign_slots,
+    backend_name,
+    number_of,
+    place,
+    server_name,
+    slot_of,
+    slots_with_activator,
+)
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from tests.support.routing import backend, server
 
@@ -38,12 +47,12 @@ def test_a_slot_has_a_backend_name() -> None:
         ([1], {0: 1, 1: 1}, {0: 1}),
         ([1, 1], {}, {0: 1}),
     ],
-    ids=["first", "standing", "gaps", "gone", "standing twice", "named twice"],
+    ids=["first", "stays", "gaps", "gone", "placed twice", "named twice"],
 )
 def test_places(ports: list[int], live: dict[int, int], placed: dict[int, int]) -> None:
     table = RoutingTable((Route("iris", backend("v1", *ports)),))
-    standing = {5: {number: Server("", "10.0.0.1", port) for number, port in live.items()}}
-    assert place(table, {"v1": 5}, standing) == {5: {number: server(port) for number, port in placed.items()}}
+    current = {5: {number: Server("", "10.0.0.1", port) for number, port in live.items()}}
+    assert place(table, {"v1": 5}, current) == {5: {number: server(port) for number, port in placed.items()}}
 
 
 def test_draining_versions_keep_their_place_and_freed_slots_have_none() -> None:
@@ -52,9 +61,33 @@ def test_draining_versions_keep_their_place_and_freed_slots_have_none() -> None:
     assert place(table, {"v1": 0, "v2": 1}, live) == {0: {4: server(1)}, 1: {0: server(2)}}
 
 
-def test_calls_are_held_in_the_slots_of_versions_that_may_sleep() -> None:
+def test_the_activator_is_on_in_the_slots_of_versions_that_may_sleep() -> None:
     asleep, awake = Backend("v1", (), (), may_sleep=True), Backend("v2", (), (server(1),), may_sleep=True)
     table = RoutingTable((Route("a", asleep, awake), Route("b", backend("v3", 2))), (backend("v4", 3),))
     slots = {"v1": 4, "v2": 0, "v3": 1, "v4": 2}
     assert slots_with_activator(table, slots) == {4, 0}
     assert place(table, slots, {}) == {4: {}, 0: {0: server(1)}, 1: {0: server(2)}, 2: {0: server(3)}}
+
+
+@pytest.mark.parametrize(
+    ("pool", "places", "grown"),
+    [
+        (Pool(), {}, Pool()),
+        (Pool(4, 2), {3: {1: server(1)}, 0: {}}, Pool(4, 2)),
+        (Pool(4, 2), {4: {}}, Pool(8, 2)),
+        (Pool(4, 2), {0: {7: server(1)}}, Pool(4, 8)),
+        (Pool(4, 2), {40: {2: server(1)}}, Pool(64, 4)),
+        (Pool(0, 0), {0: {0: server(1)}}, Pool()),
+    ],
+    ids=["nothing", "fits", "one slot more", "many servers", "both", "no pool at all"],
+)
+def test_a_pool_doubles_until_all_have_room(
+    pool: Pool, places: dict[int, dict[int, Server]], grown: Pool
+) -> None:
+    assert pool.grown_for(places) == grown
+
+
+def test_names_of_backends_are_read_back() -> None:
+    assert slot_of(backend_name(31)) == 31
+    assert [slot_of(name) for name in ("answers", "slot", "slot1x", "xslot1", "")] == [None] * 5
+    assert number_of(server_name(7)) == 7

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from gateway.edge.route_map import map_entries
-from gateway.edge.routes import Backend, Route, RoutingTable
+from gateway.edge.route_map import Key, lookup, map_entries, watched, without_canary
+from gateway.edge.routes import Backend, Route, RoutingTable, Rules
+from gateway.errors import EdgeError
 from tests.support.routing import backend
 
 
@@ -71,3 +74,90 @@ def test_ready_is_when_every_model_can_be_called(routes: tuple[Route, ...], read
 def test_a_reason_of_several_lines_becomes_one() -> None:
     entries = map_entries(RoutingTable((Route("iris", reason="failed:\n\n  no such\ttag\n"),)), {})
     assert entries["iris:reason"] == "failed: no such tag"
+
+
+@pytest.mark.parametrize(
+    ("reason", "line"),
+    [
+        ("no \x1b[31msuch\x00 tag\u2028here\x85", "no [31msuch tag here"),
+        ("\udcff", "is not ready"),
+        (" \n", "is not ready"),
+        ("é" * 5000, "é" * 2000),
+    ],
+    ids=["control characters", "half a character", "nothing", "too long"],
+)
+def test_no_reason_breaks_the_map(reason: str, line: str) -> None:
+    assert map_entries(RoutingTable((Route("iris", reason=reason),)), {})["iris:reason"] == line
+
+
+@pytest.mark.parametrize(
+    ("names", "rules", "text"),
+    [
+        (
+            ("v1\nother:stable",),
+            Rules(),
+            r"'iris/v1\\nother:stable' of HAProxy's map has a key that is no word",
+        ),
+        (("v 1",), Rules(), "has a key that is no word"),
+        (
+            ("v1",),
+            Rules(match=(("x-team", "a\nb"),)),
+            "'iris:match:x-team'.* has a value that is no line of text",
+        ),
+        (("v1",), Rules(match=(("x-team", "a" * 9000),)), "has 9019 bytes; 8192 are allowed"),
+    ],
+    ids=["line break in a name", "space in a name", "line break in a value", "long value"],
+)
+def test_an_entry_that_the_map_cannot_hold_is_an_error_that_names_the_model(
+    names: tuple[str, ...], rules: Rules, text: str
+) -> None:
+    route = Route("iris", backend("v0", 1), Backend("v1", names, ()), rules=rules)
+    with pytest.raises(EdgeError, match=f"model 'iris' cannot be routed: the entry .*{text}"):
+        map_entries(RoutingTable((Route("other"), route)), {"v0": 0, "v1": 1})
+
+
+def test_rules_are_entries_of_the_canary() -> None:
+    rules = Rules(("header", "x-user"), (("x-staff", ""), ("x-team", "red blue")))
+    table = RoutingTable((Route("iris", backend("v1", 1), backend("v2", 2), 5, rules=rules),))
+    without = RoutingTable((Route("iris", backend("v1", 1), backend("v2", 2), 5),))
+    slots = {"v1": 0, "v2": 1}
+    assert map_entries(table, slots) == map_entries(without, slots) | {
+        "iris:sticky": "header:x-user",
+        "iris:match:x-staff": "*",
+        "iris:match:x-team": "=red blue",
+    }
+
+
+def test_a_canary_that_is_ended_keeps_its_names_and_other_models_keep_all() -> None:
+    rules = Rules(match=(("x-staff", ""),))
+    models = ("iris", "iris2", "ir")
+    routes = [Route(model, backend("v1", 1), backend("v2", 2), 40, rules=rules) for model in models]
+    entries = map_entries(RoutingTable(tuple(routes)), {"v1": 0, "v2": 1})
+    assert without_canary(entries, "iris") == {
+        key: value for key, value in entries.items() if key != "iris:match:x-staff"
+    } | {"iris:weight": "0"}
+    alone = map_entries(RoutingTable((Route("iris", backend("v1", 1)),)), {"v1": 0})
+    assert without_canary(alone, "iris") == alone
+    assert without_canary(alone, "other") == alone
+
+
+def test_what_is_watched_is_one_word_however_much_it_is() -> None:
+    def table(count: int) -> RoutingTable:
+        names = tuple(("match", f"x-{number}") for number in range(count))
+        return RoutingTable((Route("iris", rules=Rules(watched=names)),))
+
+    assert watched(table(2)) == (("match", "x-0"), ("match", "x-1"))
+    assert map_entries(table(2), {})[":watched"] == "match:x-0,match:x-1"
+    many, more = (map_entries(table(count), {})[":watched"] for count in (5000, 5001))
+    assert many != more
+    assert len(many) == len(more) == 64
+
+
+def test_keys_are_looked_up_as_they_are_written() -> None:
+    path = Path("/run/routes.map")
+    assert lookup(path, Key.STABLE) == "var(txn.model),concat(:stable),map(/run/routes.map)"
+    assert lookup(path, Key.MATCH, "x-staff") == "var(txn.model),concat(:match:x-staff),map(/run/routes.map)"
+    assert (
+        lookup(path, Key.VERSION, variable="txn.version_name")
+        == "var(txn.model),concat(/,txn.version_name),map(/run/routes.map)"
+    )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from gateway.edge.routes import Backend, Route, RoutingTable
 from tests.support.routing import backend, server
 
@@ -13,3 +15,8 @@ def test_every_version_is_in_a_table_once_and_routed_ones_come_first() -> None:
     assert table.backends() == (v2, v1, v4, v3)
     assert table.routes[0].backends() == (v2, v1)
     assert table.routes[2].backends() == ()
+
+
+@pytest.mark.parametrize(("weight", "stable_weight"), [(0, 100), (30, 70), (100, 0)])
+def test_stable_has_what_the_canary_has_not(weight: int, stable_weight: int) -> None:
+    assert Route("iris", backend("v1"), backend("v2"), weight).stable_weight == stable_weight
