@@ -49,7 +49,7 @@ class Rollouts:
         describe: Callable[[str], Description | None],
         golden: GoldenGate,
         announce: Callable[[RolloutEvent], None],
-        is_new_start: bool = False,
+        is_new_start: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._state = state
