@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from gateway.contract import Announcement, WorkerState
 from gateway.control.state.database import Routed
 from gateway.control.state.rollout_status import rollout_status
-from gateway.control.state.snapshot import Known, Observed, ready
+from gateway.control.state.snapshot import Known, Observed
 from gateway.control.state.status import ModelState, ModelStatus, VersionStatus
 from gateway.control.state.versions import Version, kind_of
+from gateway.control.state.workers import ready_workers
 from gateway.rollout.state import Phase, Stage
 
 ANSWERS = (ModelState.READY, ModelState.ASLEEP)
@@ -88,7 +89,7 @@ def _version_status(
         role, weight = "stable", routed.stable_weight
     elif version.app == routed.canary:
         role, weight = "canary", routed.weight
-    up = ready(workers)
+    up = ready_workers(workers)
     states = [worker.state for worker in workers]
     if kind_of(version.app) in failures and not up:
         state = ModelState.FAILED

@@ -18,9 +18,10 @@ from gateway.config.config import Model
 from gateway.contract import Announcement, WorkerState
 from gateway.control.loop.model_status import ANSWERS, Role, how_asleep, model_status
 from gateway.control.state.database import Routed
-from gateway.control.state.snapshot import Known, Observed, ready, version_for
+from gateway.control.state.snapshot import Known, Observed, version_for
 from gateway.control.state.status import ModelState, ModelStatus
 from gateway.control.state.versions import Version, kind_of
+from gateway.control.state.workers import ready_workers
 from gateway.edge.routes import Backend, Route, RoutingTable, Rules, Server
 from gateway.rollout.state import Rollout
 
@@ -110,7 +111,7 @@ def _role(
     if kind_of(version.app) in known.failures:
         return Role(kit, version, ModelState.FAILED, known.failures[kind_of(version.app)])
     workers = by_app.get(version.app, [])
-    up = len(ready(workers))
+    up = len(ready_workers(workers))
     now = known.routed.get(model.name, Routed())
     if up >= (1 if version.app in (now.stable, now.canary) else version.first_replicas):
         return Role(kit, version, ModelState.READY, known.notes.get(kit, ""))
@@ -154,7 +155,7 @@ def _route(
     app = now.stable if now.stable in known.versions and now.stable not in known.condemned else None
     wanted = stable.version
     if wanted is not None and stable.state is not ModelState.FAILED and wanted.app != app:
-        workers = ready(by_app.get(wanted.app, []))
+        workers = ready_workers(by_app.get(wanted.app, []))
         # The first version answers as soon as it can; a successor comes with all its workers.
         if len(workers) >= (1 if app is None else wanted.first_replicas) or observed.may_sleep(wanted):
             app = wanted.app
@@ -182,7 +183,7 @@ def _trial(
         return (app, 0) if app is not None and app == now.canary else (None, 0)
     if now.canary is None or now.canary in known.condemned or now.canary not in known.versions:
         return None, 0
-    answers = ready(by_app.get(now.canary, [])) or observed.may_sleep(known.versions[now.canary])
+    answers = ready_workers(by_app.get(now.canary, [])) or observed.may_sleep(known.versions[now.canary])
     return (now.canary, now.weight) if answers else (None, 0)
 
 
@@ -199,7 +200,7 @@ def _table(
     def backend(app: str | None, going: bool = False, trial: bool = False) -> Backend | None:
         if app is None or app not in versions:
             return None
-        workers = _reachable(by_app.get(app, [])) if going else ready(by_app.get(app, []))
+        workers = _reachable(by_app.get(app, [])) if going else ready_workers(by_app.get(app, []))
         servers = tuple(sorted(Server(worker.worker, worker.host, worker.port) for worker in workers))
         may_sleep = not going and observed.may_sleep(versions[app])
         return Backend(app, versions[app].names, servers, may_sleep, has_spare=trial)

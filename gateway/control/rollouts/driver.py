@@ -24,8 +24,9 @@ from gateway.control.state.rollout_status import (
     event_from_json,
     event_to_json,
 )
-from gateway.control.state.snapshot import Known, Observed, ready, version_for
+from gateway.control.state.snapshot import Known, Observed, version_for
 from gateway.control.state.versions import Version, kind_of
+from gateway.control.state.workers import ready_workers
 from gateway.errors import ControlError
 from gateway.oci.reference import Digest, parse_reference
 from gateway.rollout.documents import rollout_from_json, rollout_to_json
@@ -188,7 +189,7 @@ class Rollouts:
             yield Tick()
             return
         reason = known.failures.get(kind_of(canary.app))
-        running = _ready(canary, observed)
+        running = ready_workers(observed.workers, canary.app)
         if reason is not None:
             yield CanaryFailed(reason)
         for _ in set(rollout.workers) - {worker.worker for worker in observed.workers}:
@@ -219,7 +220,9 @@ class Rollouts:
             stable, canary = (version_for(model, at, known) for at in (rollout.stable, rollout.canary))
             if stable is None or canary is None:
                 continue
-            targets = tuple(sorted((worker.host, worker.port) for worker in _ready(canary, observed)))
+            targets = tuple(
+                sorted((worker.host, worker.port) for worker in ready_workers(observed.workers, canary.app))
+            )
             if targets:
                 agreement = rollout.plan.checks.agreement or Agreement()
                 yield stable.app, Mirroring(rollout.mirror, targets, agreement)
@@ -316,10 +319,6 @@ class Rollouts:
             return found[0]
         what = "no version that served was" if not found else "several versions that served were"
         raise ControlError(f"model {model}: {what} called {asked}; see `kitserve rollout history {model}`")
-
-
-def _ready(version: Version, observed: Observed) -> list[Announcement]:
-    return [worker for worker in ready(observed.workers) if worker.app == version.app]
 
 
 def _fields(event: RolloutEvent) -> dict[str, object]:
