@@ -21,10 +21,10 @@ from gateway.control.loop.serving import Application
 from gateway.control.loop.watch import Watch
 from gateway.control.rollouts.driver import Rollouts
 from gateway.control.state.database import State
-from gateway.control.state.snapshot import Known, Observed, ready
+from gateway.control.state.snapshot import Known, Observed
 from gateway.control.state.status import Status
 from gateway.control.state.versions import kind_of
-from gateway.control.state.workers import Workers
+from gateway.control.state.workers import Workers, ready_workers
 from gateway.edge.edge import Edge
 from gateway.edge.routes import RoutingTable
 from gateway.errors import EdgeError
@@ -132,7 +132,7 @@ class ReconcileLoop:
 
     def _observe(self, applications: Mapping[str, Application]) -> Observed:
         workers = self._workers.present()
-        answering = {worker.app for worker in ready(workers)}
+        answering = {worker.app for worker in ready_workers(workers)}
         proven = {app for app, application in applications.items() if application.was_ready}
         self._proven = (self._proven | answering | proven) & applications.keys()
         troubles = {app: application.trouble for app, application in applications.items()}
@@ -147,7 +147,7 @@ class ReconcileLoop:
         if not told and not given_up:
             return
         self._last_words |= told
-        answering = {worker.app for worker in ready(observed.workers)}
+        answering = {worker.app for worker in ready_workers(observed.workers)}
         answered = {app for at in self._state.routed().values() for app in (at.stable, at.canary)}
         for app in told.keys() & answered:
             log.warning("worker.failed", extra={"app": app, "reason": told[app]})
@@ -168,7 +168,7 @@ class ReconcileLoop:
         if not self._warm:
             age = time.monotonic() - self._started
             routed = {app for at in known.routed.values() for app in (at.stable, at.canary) if app}
-            heard = {worker.app for worker in ready(observed.workers)}
+            heard = {worker.app for worker in ready_workers(observed.workers)}
             heard |= {app for app in routed if self._may_sleep(app, observed)}
             self._warm = age > _WARM_UP_MOST_SECONDS or (age > _WARM_UP_LEAST_SECONDS and routed <= heard)
         return self._warm

@@ -2,102 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-from gateway.contract import Announcement, WorkerState
+from gateway.contract import WorkerState
+from gateway.control.loop.roles import Role, Roles
+from gateway.control.loop.situation import Situation
 from gateway.control.state.database import Routed
 from gateway.control.state.rollout_status import rollout_status
-from gateway.control.state.snapshot import Known, Observed, ready
 from gateway.control.state.status import ModelState, ModelStatus, VersionStatus
-from gateway.control.state.versions import Version, kind_of
+from gateway.control.state.versions import Version
 from gateway.rollout.state import Phase, Stage
 
-ANSWERS = (ModelState.READY, ModelState.ASLEEP)
-"""The states in which a call to a version is answered."""
 
+def model_status(name: str, roles: Roles, route: Routed, situation: Situation) -> ModelStatus:
+    """Return the status of a model whose calls go by `route`.
 
-@dataclass(frozen=True, slots=True)
-class Role:
-    """One role of one model: the kit it names, and how far that is."""
-
-    kit: str
-    version: Version | None
-    state: ModelState
-    message: str
-
-
-def model_status(
-    name: str,
-    roles: Sequence[Role],
-    routed: Routed,
-    versions: Mapping[str, Version],
-    observed: Observed,
-    by_app: Mapping[str, list[Announcement]],
-    known: Known,
-) -> ModelStatus:
-    rollout = known.rollouts.get(name)
-    unready = [role for role in roles if role.state not in ANSWERS]
-    failed = [role for role in unready if role.state is ModelState.FAILED]
-    shown = list(
-        dict.fromkeys(
-            app
-            for app in (routed.stable, routed.canary, *(role.version.app for role in roles if role.version))
-            if app is not None and app in versions
-        )
-    )
-    if failed:
-        state, about = ModelState.FAILED, failed
-    elif unready:
-        state, about = unready[0].state, unready
-    else:
-        state, about = roles[0].state, list(roles)
-    messages = [
-        prefix + role.message
-        for prefix, role in zip(("", "canary: "), roles, strict=False)
-        if role in about and role.message
-    ]
-    if rollout is not None and rollout.phase is Phase.DEGRADED and not unready:
-        # What the config asks for is not in force; what served before still does.
-        state = ModelState.FAILED
-        messages.append(f"rollout {rollout.phase} ({rollout.reason}): {rollout.message}")
-    elif rollout is not None and rollout.stage is Stage.GATING and not unready:
-        state = ModelState.LOADING
-        messages.append(f"canary: {rollout.message}")
+    A role that failed decides the state, or else one that does not answer yet, or else the stable role; a
+    rollout that failed or waits for a gate decides it where every role answers.
+    """
+    unready = [role for role in roles.all() if not role.answers]
+    deciding = [role for role in unready if role.has_failed] or unready or list(roles.all())
+    state = deciding[0].state
+    messages = [_message(role, roles) for role in deciding if role.message]
+    rollout = situation.known.rollouts.get(name)
+    if rollout is not None and not unready:
+        if rollout.phase is Phase.DEGRADED:
+            # What the config asks for is not in force; what served before still does.
+            state = ModelState.FAILED
+            messages.append(f"rollout {rollout.phase} ({rollout.reason}): {rollout.message}")
+        elif rollout.stage is Stage.GATING:
+            state = ModelState.LOADING
+            messages.append(f"canary: {rollout.message}")
     return ModelStatus(
         name=name,
         state=state,
         message="; ".join(messages),
         versions=tuple(
-            _version_status(versions[app], routed, observed, by_app.get(app, []), known.failures)
-            for app in shown
+            _version_status(version, route, situation) for version in _shown(roles, route, situation)
         ),
         rollout=None if rollout is None else rollout_status(rollout),
     )
 
 
-def _version_status(
-    version: Version,
-    routed: Routed,
-    observed: Observed,
-    workers: Sequence[Announcement],
-    failures: Mapping[str, str],
-) -> VersionStatus:
+def _message(role: Role, roles: Roles) -> str:
+    return f"canary: {role.message}" if role is roles.canary else role.message
+
+
+def _shown(roles: Roles, route: Routed, situation: Situation) -> list[Version]:
+    """Return the versions to tell of: those that take calls, then those that the roles name."""
+    named = [role.version.app for role in roles.all() if role.version is not None]
+    apps = dict.fromkeys((route.stable, route.canary, *named))
+    versions = situation.known.versions
+    return [versions[app] for app in apps if app is not None and app in versions]
+
+
+def _version_status(version: Version, route: Routed, situation: Situation) -> VersionStatus:
+    workers = situation.workers(version.app)
     role, weight = "", 0
-    if version.app == routed.stable:
-        role, weight = "stable", routed.stable_weight
-    elif version.app == routed.canary:
-        role, weight = "canary", routed.weight
-    up = ready(workers)
-    states = [worker.state for worker in workers]
-    if kind_of(version.app) in failures and not up:
-        state = ModelState.FAILED
-    elif up:
-        state = ModelState.READY
-    elif observed.may_sleep(version):
-        state = ModelState.ASLEEP
-    else:
-        state = ModelState.PULLING if WorkerState.PULLING in states else ModelState.LOADING
+    if version.app == route.stable:
+        role, weight = "stable", route.stable_weight
+    elif version.app == route.canary:
+        role, weight = "canary", route.weight
     return VersionStatus(
         tag=version.label,
         digest=version.digest,
@@ -105,17 +68,19 @@ def _version_status(
         app=version.app,
         role=role,
         weight=weight,
-        state=state,
-        replicas=len(up),
+        state=_version_state(version, situation),
+        replicas=len(situation.ready_workers(version.app)),
         runtime=next((worker.runtime for worker in workers if worker.runtime), ""),
         note=next((f"not batched: {worker.not_batched}" for worker in workers if worker.not_batched), ""),
     )
 
 
-def how_asleep(workers: Sequence[Announcement]) -> str:
-    """What a person should know of a version without a worker that answers."""
-    for state in (WorkerState.LOADING, WorkerState.PULLING):
-        for worker in workers:
-            if worker.state is state:
-                return f"waking: {worker.detail or state.value}"
-    return "the next call wakes it"
+def _version_state(version: Version, situation: Situation) -> ModelState:
+    if situation.ready_workers(version.app):
+        return ModelState.READY
+    if situation.failure(version) is not None:
+        return ModelState.FAILED
+    if situation.may_sleep(version):
+        return ModelState.ASLEEP
+    is_pulling = any(worker.state is WorkerState.PULLING for worker in situation.workers(version.app))
+    return ModelState.PULLING if is_pulling else ModelState.LOADING

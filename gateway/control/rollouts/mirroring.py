@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.contract import Mirroring
-from gateway.control.rollouts.observation import ready_workers, stable_and_canary
+from gateway.control.rollouts.observation import stable_and_canary
 from gateway.control.state.snapshot import Known, Observed
+from gateway.control.state.workers import ready_workers
 from gateway.rollout.plan import Agreement
 from gateway.rollout.state import Rollout
 
@@ -22,7 +23,9 @@ def mirroring_by_app(
         if versions is None:
             continue
         stable, canary = versions
-        targets = tuple(sorted((worker.host, worker.port) for worker in ready_workers(canary, observed)))
+        targets = tuple(
+            sorted((worker.host, worker.port) for worker in ready_workers(observed.workers, canary.app))
+        )
         if targets:
             agreement = rollout.plan.checks.agreement or Agreement()
             mirroring[stable.app] = Mirroring(rollout.mirror, targets, agreement)

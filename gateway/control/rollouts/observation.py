@@ -13,8 +13,9 @@ from gateway.contract import Announcement, Description
 from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.rollouts.signature_gate import signature_faults
 from gateway.control.rollouts.windows import NO_ACTIVITY, Activity
-from gateway.control.state.snapshot import Known, Observed, ready, version_for
+from gateway.control.state.snapshot import Known, Observed, version_for
 from gateway.control.state.versions import Version, kind_of
+from gateway.control.state.workers import ready_workers
 from gateway.oci.reference import Digest, parse_reference
 from gateway.rollout.events import (
     CanaryFailed,
@@ -52,11 +53,6 @@ def stable_and_canary(model: Model, rollout: Rollout, known: Known) -> tuple[Ver
     return None if stable is None or canary is None else (stable, canary)
 
 
-def ready_workers(version: Version, observed: Observed) -> list[Announcement]:
-    """Return the workers of a version that take calls."""
-    return [worker for worker in ready(observed.workers) if worker.app == version.app]
-
-
 def config_events(model: Model, plan: Plan, rollout: Rollout, known: Known) -> Iterator[Event]:
     """Yield what the config asks for now."""
     pin = known.pins.get(model.kit)
@@ -91,7 +87,7 @@ class Observer:
             return
         stable, canary = versions
         failure = known.failures.get(kind_of(canary.app))
-        workers = ready_workers(canary, observed)
+        workers = ready_workers(observed.workers, canary.app)
         if failure is not None:
             yield CanaryFailed(failure)
         for _ in set(rollout.workers) - {worker.worker for worker in observed.workers}:

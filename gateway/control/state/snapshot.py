@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.config.config import Model
-from gateway.contract import Announcement, WorkerState
+from gateway.contract import Announcement
 from gateway.control.state.database import Desired, Routed
 from gateway.control.state.rollout_status import digest_of
 from gateway.control.state.versions import Version, version_of
@@ -69,8 +69,3 @@ def _existing_or_new(version: Version, known: Known) -> Version:
         if earlier.fingerprint == version.fingerprint and app not in known.condemned:
             return earlier
     return version
-
-
-def ready(workers: Sequence[Announcement]) -> list[Announcement]:
-    """Those of the workers that take calls."""
-    return [worker for worker in workers if worker.state is WorkerState.READY]

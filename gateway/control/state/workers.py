@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from gateway.contract import Announcement, WorkerState
@@ -66,7 +66,7 @@ class Workers:
 
     def ready(self, app: str) -> list[Announcement]:
         """The last reports of an app's workers that can be called."""
-        return [news for news in self.present() if news.app == app and news.state is WorkerState.READY]
+        return ready_workers(self.present(), app)
 
     def late(self) -> tuple[Announcement, ...]:
         """Callable workers whose next report is overdue; it is worth asking whether they still listen."""
@@ -123,3 +123,8 @@ class Workers:
         if len(self._left) > _REMEMBERED:
             _, oldest = self._left.popitem(last=False)
             self._gone[oldest.app].add(oldest.numbers)
+
+
+def ready_workers(workers: Iterable[Announcement], app: str | None = None) -> list[Announcement]:
+    """Return those of the workers, of every app or of one, that take calls."""
+    return [worker for worker in workers if worker.state is WorkerState.READY and app in (None, worker.app)]

@@ -1,0 +1,132 @@
+"""The roles of a model, stable and canary: which kit each names, and how far that is. Pure.
+
+A role names a kit:
+
+    the model has                        stable names           canary names           canary's share
+    -----------------------------------  ---------------------  ---------------------  --------------------
+    a kit                                the kit                -                      -
+    a kit and a canary of fixed share    the kit                the canary's kit       as the config says
+    a rollout, no kit on trial           the rollout's stable   -                      -
+    a rollout, a kit on trial            the rollout's stable   the rollout's canary   the rollout's weight
+    a rollout, its kit not resolved      the rollout's stable   the kit                0
+
+How far a role is, by the first line that applies:
+
+    the kit's reference cannot be resolved         FAILED    why
+    it is not resolved yet                         PULLING   "resolving its reference"
+    its version, or an equal one, was given up     FAILED    why
+    enough of its workers are ready                READY     what is unusual about its reference
+    it may sleep, and was ready once               ASLEEP    whether it wakes
+    some of its workers are ready                  LOADING   how many of how many
+    a worker loads, or else pulls                  LOADING   what the worker says of it
+                                                   PULLING
+    none of its workers reports                    LOADING   what Serve says of it
+
+One worker is enough for a version that is routed; one that is not routed needs all that it begins with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.config.config import Model
+from gateway.contract import Announcement, WorkerState
+from gateway.control.loop.situation import Situation, routed_apps
+from gateway.control.state.status import ModelState
+from gateway.control.state.versions import Version
+
+_ANSWERS = (ModelState.READY, ModelState.ASLEEP)
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """The kit that a role names, and how far it is."""
+
+    kit: str
+    version: Version | None
+    """What the kit means for the model; None before its reference is resolved."""
+    state: ModelState
+    message: str
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its kit cannot be served as the config is now."""
+        return self.state is ModelState.FAILED
+
+    @property
+    def answers(self) -> bool:
+        """Whether a call to its version is answered, if only after it woke."""
+        return self.state in _ANSWERS
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """A model's roles; `weight` is the percent of the calls that the canary is to take."""
+
+    stable: Role
+    canary: Role | None = None
+    weight: int = 0
+
+    def all(self) -> tuple[Role, ...]:
+        """Return the roles that there are, stable first."""
+        return (self.stable,) if self.canary is None else (self.stable, self.canary)
+
+
+def roles_of(model: Model, situation: Situation) -> Roles:
+    """Return a model's roles."""
+    rollout = situation.known.rollouts.get(model.name)
+    if rollout is None:
+        stable = _role(model, model.kit, situation)
+        if model.canary is None:
+            return Roles(stable)
+        return Roles(stable, _role(model, model.canary.kit, situation), model.canary.weight)
+    stable = _role(model, rollout.stable, situation)
+    if rollout.active_canary:
+        return Roles(stable, _role(model, rollout.active_canary, situation), rollout.weight)
+    if model.kit in situation.known.pins:
+        return Roles(stable)
+    return Roles(stable, _role(model, model.kit, situation))
+
+
+def _role(model: Model, kit: str, situation: Situation) -> Role:
+    failures = situation.known.failures
+    if kit in failures:
+        return Role(kit, None, ModelState.FAILED, failures[kit])
+    version = situation.version_for(model, kit)
+    if version is None:
+        return Role(kit, None, ModelState.PULLING, "resolving its reference")
+    failure = situation.failure(version)
+    if failure is not None:
+        return Role(kit, version, ModelState.FAILED, failure)
+    ready = len(situation.ready_workers(version.app))
+    is_routed = version.app in routed_apps([situation.route(model.name)])
+    if ready >= (1 if is_routed else version.first_replicas):
+        return Role(kit, version, ModelState.READY, situation.known.notes.get(kit, ""))
+    workers = situation.workers(version.app)
+    starting = _starting(workers)
+    if situation.may_sleep(version):
+        return Role(kit, version, ModelState.ASLEEP, _sleep_message(starting))
+    if ready:
+        message = f"{ready} of {version.first_replicas} workers are ready"
+        return Role(kit, version, ModelState.LOADING, message)
+    if starting is not None:
+        return Role(kit, version, ModelState(starting.state.value), starting.detail)
+    trouble = situation.observed.apps.get(version.app, "")
+    return Role(kit, version, ModelState.LOADING, trouble or "starting a worker")
+
+
+def _starting(workers: Sequence[Announcement]) -> Announcement | None:
+    """Return the worker that is the furthest on its way to ready, None where none is on it."""
+    for state in (WorkerState.LOADING, WorkerState.PULLING):
+        for worker in workers:
+            if worker.state is state:
+                return worker
+    return None
+
+
+def _sleep_message(starting: Announcement | None) -> str:
+    """Return what a person should know of a version that has no ready worker, and may sleep."""
+    if starting is None:
+        return "the next call wakes it"
+    return f"waking: {starting.detail or starting.state.value}"

@@ -1,0 +1,91 @@
+"""What is decided, as the edge takes it: routes to backends, and backends that drain. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from gateway.contract import Announcement, WorkerState
+from gateway.control.loop.roles import Role, Roles
+from gateway.control.loop.situation import Situation
+from gateway.control.state.database import Routed
+from gateway.edge.routes import Backend, Route, RoutingTable, Rules, Server
+from gateway.rollout.state import Rollout
+
+_REACHABLE = (WorkerState.READY, WorkerState.DRAINING)
+
+
+def routing_table(
+    roles: Mapping[str, Roles],
+    routed: Mapping[str, Routed],
+    surplus: Iterable[str],
+    lingering: Iterable[str],
+    situation: Situation,
+) -> RoutingTable:
+    """Return the edge's table for the routes of all models.
+
+    A surplus version drains while a worker of it can be reached; one that lingers keeps its backend also
+    without a worker, as the next rollout may want it again.
+    """
+    routes = tuple(
+        Route(
+            model,
+            _backend(route.stable, situation),
+            _backend(route.canary, situation, has_spare=True),
+            route.weight,
+            _reason(roles[model].stable),
+            _rules(situation.known.rollouts.get(model)),
+        )
+        for model, route in routed.items()
+    )
+    draining = [
+        backend
+        for backend in (_draining_backend(app, situation) for app in surplus)
+        if backend is not None and backend.servers
+    ]
+    kept = [
+        backend
+        for backend in (_draining_backend(app, situation, has_spare=True) for app in sorted(lingering))
+        if backend is not None
+    ]
+    return RoutingTable(routes, (*draining, *kept))
+
+
+def _backend(app: str | None, situation: Situation, has_spare: bool = False) -> Backend | None:
+    """Return the backend of a version that is routed; None where no version is."""
+    version = situation.known.versions.get(app) if app is not None else None
+    if version is None:
+        return None
+    servers = _servers(situation.ready_workers(version.app))
+    return Backend(version.app, version.names, servers, situation.may_sleep(version), has_spare)
+
+
+def _draining_backend(app: str, situation: Situation, has_spare: bool = False) -> Backend | None:
+    """Return the backend of a version that takes no new calls; None where the version is forgotten."""
+    version = situation.known.versions.get(app)
+    if version is None:
+        return None
+    workers = [worker for worker in situation.workers(app) if worker.state in _REACHABLE]
+    return Backend(app, version.names, _servers(workers), has_spare=has_spare)
+
+
+def _servers(workers: Iterable[Announcement]) -> tuple[Server, ...]:
+    return tuple(sorted(Server(worker.worker, worker.host, worker.port) for worker in workers))
+
+
+def _rules(rollout: Rollout | None) -> Rules:
+    """Return what decides besides chance about a model's calls, at this step and at others."""
+    if rollout is None:
+        return Rules()
+    watched = {("match", match.header) for step in rollout.plan.steps for match in step.match}
+    sticky = rollout.plan.sticky
+    key: tuple[str, str] | None = None
+    if sticky is not None:
+        key = ("header", sticky.header) if sticky.header else ("cookie", sticky.cookie)
+        watched.add(key)
+    matches = {match.header: match.value for match in rollout.match}
+    return Rules(key, tuple(sorted(matches.items())), tuple(sorted(watched)))
+
+
+def _reason(role: Role) -> str:
+    """Return what a caller is told while no version of the model can answer."""
+    return f"could not be served: {role.message}" if role.has_failed else f"is not ready yet: {role.state}"

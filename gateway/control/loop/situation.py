@@ -1,0 +1,70 @@
+"""What one tick decides by: what is remembered, what is observed, and what follows from both. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from gateway.config.config import Model
+from gateway.contract import Announcement
+from gateway.control.state.database import Routed
+from gateway.control.state.snapshot import Known, Observed, version_for
+from gateway.control.state.versions import Version, kind_of
+from gateway.control.state.workers import ready_workers
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """All that a tick knows; nothing of it changes while the tick decides."""
+
+    known: Known
+    observed: Observed
+    _workers: Mapping[str, Sequence[Announcement]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        workers: dict[str, list[Announcement]] = {}
+        for worker in self.observed.workers:
+            workers.setdefault(worker.app, []).append(worker)
+        object.__setattr__(self, "_workers", workers)
+
+    def with_versions(self, versions: Mapping[str, Version]) -> Situation:
+        """Return the situation in which these versions are known too."""
+        known = replace(self.known, versions={**self.known.versions, **versions})
+        return Situation(known, self.observed)
+
+    def route(self, model: str) -> Routed:
+        """Return where a model's calls go now."""
+        return self.known.routed.get(model, Routed())
+
+    def version_for(self, model: Model, kit: str) -> Version | None:
+        """Return the version that a kit's reference means for a model; None before it is resolved."""
+        return version_for(model, kit, self.known)
+
+    def failure(self, version: Version) -> str | None:
+        """Return why a version, or an equal one before it, was given up; None where none was."""
+        return self.known.failures.get(kind_of(version.app))
+
+    def may_be_routed(self, app: str | None) -> bool:
+        """Tell whether an app is known, and is not being removed."""
+        return app in self.known.versions and app not in self.known.condemned
+
+    def may_run(self, version: Version) -> bool:
+        """Tell whether a version is neither being removed nor given up."""
+        return version.app not in self.known.condemned and self.failure(version) is None
+
+    def workers(self, app: str) -> Sequence[Announcement]:
+        """Return an app's workers, whatever their state."""
+        return self._workers.get(app, ())
+
+    def ready_workers(self, app: str) -> list[Announcement]:
+        """Return an app's workers that take calls."""
+        return ready_workers(self.workers(app))
+
+    def may_sleep(self, version: Version) -> bool:
+        """Tell whether a version answers also while it has no worker: the next call wakes it."""
+        return self.observed.may_sleep(version)
+
+
+def routed_apps(routes: Iterable[Routed]) -> set[str]:
+    """Return the apps that routes give calls to."""
+    return {app for route in routes for app in (route.stable, route.canary) if app is not None}
