@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from gateway.control.activator.sleepers import Sleeper
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from tests.integration.test_edge import RunningEdge, Workers
 from tests.support.load import Load
+from tests.support.waiting import wait
 
 APP = "iris.v1"
 
@@ -112,13 +113,6 @@ def sleeping(tmp_path: Path) -> Iterator[SleepingModel]:
     yield sleeping
     sleeping.stop()
     assert sleeping.edge.lost == []
-
-
-def wait(holds: Callable[[], bool], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_calls_that_come_together_wake_it_once_and_those_after_go_straight(sleeping: SleepingModel) -> None:
