@@ -61,11 +61,11 @@ def models(*names: str) -> dict[str, Any]:
     return {"models": [{"name": name, "kit": KIT} for name in names]}
 
 
-def test_it_says_that_it_lives(api: Api) -> None:
+def test_health_is_ok(api: Api) -> None:
     assert api.get("/healthz").json() == {"status": "ok"}
 
 
-def test_status_is_told_with_the_generation_that_is_wanted(api: Api) -> None:
+def test_status_has_the_generation_that_is_wanted(api: Api) -> None:
     api.put(models("iris"))
     api.put(models("iris"))
     version: dict[str, Any] = {
@@ -87,12 +87,12 @@ def test_status_is_told_with_the_generation_that_is_wanted(api: Api) -> None:
     assert api.get("/api/models/iris").json() == iris
 
 
-def test_a_model_that_is_not_there_is_named(api: Api) -> None:
+def test_an_unknown_model_is_named(api: Api) -> None:
     answer = api.get("/api/models/lilac")
     assert (answer.status_code, answer.json()) == (404, {"error": "no model is named lilac"})
 
 
-def test_a_config_is_put_in_force_and_told_back(api: Api) -> None:
+def test_a_config_is_applied_and_shown(api: Api) -> None:
     assert api.get("/api/config").json() == {
         "generation": 0,
         "config": GatewayConfig().model_dump(mode="json"),
@@ -163,12 +163,12 @@ def test_web_pages_cannot_change_anything(api: Api, headers: dict[str, str], sta
     assert api.state.desired().generation == (1 if status == 200 else 0)
 
 
-def test_nor_can_they_read_by_another_name(api: Api) -> None:
+def test_web_pages_cannot_read_by_another_host_name(api: Api) -> None:
     for path in ("/api/status", "/api/config", "/metrics", "/healthz"):
         assert api.get(path, Host="evil.test").status_code == 400
 
 
-def test_elsewhere_than_on_loopback_it_answers_to_any_name(api: Api) -> None:
+def test_beyond_loopback_it_answers_to_any_host_name(api: Api) -> None:
     admin = AdminApi(api.state, api.overview, CollectorRegistry(), lambda: None)
     server = WebServer(web_app(admin.routes(), "0.0.0.0"), "127.0.0.1")
     server.start()
@@ -216,7 +216,7 @@ def test_head_is_answered_at_once(api: Api, path: str) -> None:
     ("method", "path", "status"),
     [("GET", "/", 404), ("GET", "/api", 404), ("POST", "/api/config", 405), ("PUT", "/api/status", 405)],
 )
-def test_what_is_not_there(api: Api, method: str, path: str, status: int) -> None:
+def test_unknown_paths_and_methods_are_refused(api: Api, method: str, path: str, status: int) -> None:
     assert requests.request(method, api.url + path, timeout=5).status_code == status
 
 
@@ -246,7 +246,7 @@ def test_a_state_that_cannot_be_used_is_named(api: Api) -> None:
     assert api.get("/healthz").status_code == 200
 
 
-def test_a_caller_that_goes_in_the_middle_changes_nothing(api: Api) -> None:
+def test_a_caller_that_hangs_up_amid_its_config_changes_nothing(api: Api) -> None:
     port = int(api.url.rpartition(":")[2])
     head = b"PUT /api/config HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", port)) as connection:

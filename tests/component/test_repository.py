@@ -197,7 +197,7 @@ def test_statistics_are_of_one_model_or_version_where_asked(api: Api, client: In
         assert counts("iris", version_name) == [2]
 
 
-def test_what_is_not_there_is_named(api: Api, client: InferenceServerClient) -> None:
+def test_an_unknown_model_or_version_is_named(api: Api, client: InferenceServerClient) -> None:
     api.samples = (sample("iris", "v1", numbers(1)),)
     for model, version_name, text in [
         ("gone", "", "no model is named gone"),

@@ -45,7 +45,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
     api.world.state.close()
 
 
-def test_a_rollout_is_shown_and_ordered_about(api: Api) -> None:
+def test_a_rollout_is_shown_and_takes_orders(api: Api) -> None:
     shown = api.get().json()
     assert (shown["model"], shown["phase"], shown["canary"], shown["step"]) == ("iris", "Healthy", None, 0)
     api.world.to_step()
@@ -84,7 +84,7 @@ def test_an_order_that_makes_no_sense_is_a_conflict_and_changes_nothing(api: Api
         ("abort", {"message": "x" * 70_000}, {}, 413),
     ],
 )
-def test_what_is_no_order_is_refused(
+def test_an_invalid_order_is_refused(
     api: Api, order: str, body: Any, headers: dict[str, str], status: int
 ) -> None:
     answer = api.order(order, body, **headers)

@@ -1,4 +1,4 @@
-"""What a person types where no Kitserve runs: help, inspect, pull, and plain words when it cannot be."""
+"""What a person types where no Kitserve runs: help, inspect, pull, and plain messages for errors."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_installed_command_and_the_module_are_the_same() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["serve"], ["status", "-o", "yaml"], ["inspect", "--pul", "x"]])
-def test_a_wrong_command_is_told_and_ends_with_two(cli: Cli, arguments: list[str]) -> None:
+def test_a_wrong_command_shows_the_usage_and_ends_with_two(cli: Cli, arguments: list[str]) -> None:
     text, error = cli(*arguments, code=2)
     assert "Usage: kitserve" in text + error
 
@@ -176,7 +176,7 @@ def test_an_image_is_refused_by_what_it_is(cli: Cli, tmp_path: Path) -> None:
         assert "is no kit: this is a container image; name a ModelKit or a ModelPack" in error
 
 
-def test_words_of_a_kit_give_no_orders_to_the_terminal(cli: Cli, tmp_path: Path) -> None:
+def test_text_of_a_kit_cannot_control_the_terminal(cli: Cli, tmp_path: Path) -> None:
     build = LayoutBuilder(tmp_path / "layout")
     layer = build.blob(f"{MODELKIT}.model.v1.tar", tar(("[/red].onnx", b"no model")))
     kitfile = {"package": {"name": "\x1b[2Jodd"}, "model": {"path": "[/red].onnx", "framework": "[red]"}}
@@ -238,7 +238,7 @@ def test_plain_http_keeps_the_rest_that_the_config_says(
     cli(*arguments)
 
 
-def test_what_is_not_there_is_named(cli: Cli, registry: Registry, layout: Path) -> None:
+def test_a_missing_kit_is_named(cli: Cli, registry: Registry, layout: Path) -> None:
     for kit in (f"{registry.host}/samples/iris:v9", reference(layout, "iris:v9")):
         for command in ("pull", "inspect"):
             text, error = cli(command, kit, "--plain-http", code=1)
@@ -256,13 +256,13 @@ def test_what_is_not_there_is_named(cli: Cli, registry: Registry, layout: Path) 
         ("oci-layout:here", "write oci-layout:PATH:NAME:TAG"),
     ],
 )
-def test_a_reference_that_is_none_is_a_wrong_command(cli: Cli, kit: str, advice: str) -> None:
+def test_an_invalid_reference_is_a_wrong_command(cli: Cli, kit: str, advice: str) -> None:
     for command in ("pull", "inspect"):
         _, error = cli(command, kit, code=2)
         assert advice in error
 
 
-def test_where_nobody_runs_one_is_told_how_to_start(cli: Cli, tmp_path: Path) -> None:
+def test_without_a_running_kitserve_its_start_is_explained(cli: Cli, tmp_path: Path) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     file = tmp_path / "kitserve.yaml"
     file.write_text(f"admin: {nobody}\n")

@@ -38,7 +38,7 @@ def family() -> Iterator[list[int]]:
     parent.stdout.close()
 
 
-def test_descendants_are_children_and_theirs_but_nobody_else(family: list[int]) -> None:
+def test_descendants_are_children_and_their_children_alone(family: list[int]) -> None:
     parent, child, grandchild = family
     assert set(family) <= set(descendants(os.getpid()))
     assert set(descendants(parent)) == {child, grandchild}
@@ -47,7 +47,7 @@ def test_descendants_are_children_and_theirs_but_nobody_else(family: list[int]) 
     assert os.getppid() not in descendants(os.getpid())
 
 
-def test_who_is_asked_by_nobody_is_killed_after_the_wait(family: list[int]) -> None:
+def test_a_process_that_does_not_end_is_killed_after_the_wait(family: list[int]) -> None:
     parent, child, grandchild = family
     started = time.monotonic()
     assert sorted(end_all(descendants(parent), 0.2)) == sorted([child, grandchild])
@@ -55,7 +55,7 @@ def test_who_is_asked_by_nobody_is_killed_after_the_wait(family: list[int]) -> N
     assert end_all(descendants(parent), 2) == []
 
 
-def test_nobody_is_waited_for_who_is_gone() -> None:
+def test_a_process_that_has_ended_is_not_waited_for() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     processes = {process.pid: descendants(os.getpid())[process.pid]}
     process.communicate(b"\n")
@@ -65,7 +65,7 @@ def test_nobody_is_waited_for_who_is_gone() -> None:
     assert time.monotonic() - started < 1
 
 
-def test_a_zombie_is_gone() -> None:
+def test_a_zombie_counts_as_ended() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     processes = {process.pid: descendants(os.getpid())[process.pid]}
     process.kill()
