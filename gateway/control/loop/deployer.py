@@ -1,18 +1,17 @@
-"""Versions in Serve: deployed with all that their workers need, and removed once nobody calls them."""
+"""Versions in Serve: deployed with all that their workers need to know, removed once nobody calls them."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from gateway.config.config import GatewayConfig
 from gateway.contract import WorkerSpec
 from gateway.control.loop import serving
-from gateway.control.loop.library import open_library
 from gateway.control.loop.tasks import Tasks
 from gateway.control.loop.watch import Watch
 from gateway.control.state.database import State
@@ -20,6 +19,7 @@ from gateway.control.state.versions import Version
 from gateway.edge.edge import Edge
 from gateway.engine.limits import Batching, QueueLimits
 from gateway.errors import EdgeError, KitserveError
+from gateway.kits.library import Library, cache_directory
 from gateway.oci.reference import parse_reference
 from gateway.wire.limits import DRAIN_SECONDS
 from runtimes.base import Resources
@@ -41,13 +41,13 @@ class WorkerSettings:
     edge_key: str
     """What every call must carry."""
     reserve_cpus: bool
-    """Whether Ray is to reserve CPUs for them."""
+    """Whether Ray reserves for them the CPUs that the config names."""
 
 
 class Deployer:
     """Has Serve start and end versions, in a thread of its own: Serve builds no two applications at a time.
 
-    `is_awaited` tells whether calls wait for an app; `finished` is called when something is done.
+    `is_awaited` tells whether held calls wait for an app; `finished` is called after each task.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class Deployer:
             self._tasks.begin(("deploy", version.app), partial(self._deploy, version))
 
     def remove(self, surplus: Sequence[str], condemned: Set[str], is_off_edge: bool) -> None:
-        """Begin to remove apps that no one wants any more, once no call can be on its way to them.
+        """Begin to remove apps that nothing wants any more, once no call can be on its way to them.
 
-        `condemned` are those that are being removed already. `is_off_edge` says whether the edge routes
-        by a table without them.
+        `condemned` are those that are being removed already. `is_off_edge` says whether the edge has a
+        table without them.
         """
         now = time.monotonic()
         self._surplus_since = {app: self._surplus_since.get(app, now) for app in surplus}
@@ -89,11 +89,11 @@ class Deployer:
             self._tasks.begin(("delete", app), partial(self._delete, app))
 
     def stop(self) -> None:
-        """Begin nothing more."""
+        """Deploy and remove no more."""
         self._tasks.stop()
 
     def _may_go(self, app: str, surplus_seconds: float) -> bool:
-        """Whether no call waits for an app, nor is on its way through an HAProxy of before a reload."""
+        """Tell whether no held call waits for an app, and no earlier HAProxy process has calls in flight."""
         if surplus_seconds <= _LINGER_SECONDS:
             return False
         try:
@@ -104,8 +104,8 @@ class Deployer:
 
     def _deploy(self, version: Version) -> None:
         self._state.keep_version(version)
-        config = self._state.desired().config
-        spec = worker_spec(version, self._parents(version, config), config, self._settings)
+        spec = worker_spec(version, self._state.desired().config, self._settings)
+        spec = replace(spec, parents=_parents(spec))
         log.info("version.deployed", extra={"app": version.app, "kit": version.reference})
         serving.deploy(version, spec, self._settings.reserve_cpus)
         self._watch.look()
@@ -120,31 +120,16 @@ class Deployer:
         else:
             self._state.drop_version(app)
 
-    def _parents(self, version: Version, config: GatewayConfig) -> tuple[str, ...]:
-        """Return a version's parents as they were when it was resolved, the same for all its workers."""
-        policy = config.policy(config.model(version.model))
-        try:
-            kit = open_library(self._settings.home, config).describe(
-                parse_reference(version.reference), policy
-            )
-        except KitserveError as error:
-            # The workers find out for themselves, and say what is wrong.
-            log.warning("parents.unknown", extra={"app": version.app, "reason": str(error)})
-            return ()
-        return tuple(str(parent.reference) for parent in kit.parents)
 
-
-def worker_spec(
-    version: Version, parents: tuple[str, ...], config: GatewayConfig, settings: WorkerSettings
-) -> WorkerSpec:
-    """Return what a worker of a version needs to know."""
+def worker_spec(version: Version, config: GatewayConfig, settings: WorkerSettings) -> WorkerSpec:
+    """Return what a worker of a version needs to know, but for the kit's parents."""
     return WorkerSpec(
         app=version.app,
         model=version.model,
         version=version.label,
         digest=version.digest,
         reference=version.reference,
-        parents=parents,
+        parents=(),
         runtime=version.runtime,
         resources=Resources(version.cpus, version.gpus),
         home=settings.home,
@@ -160,3 +145,15 @@ def worker_spec(
             Batching(version.max_batch_size, version.max_batch_delay) if version.max_batch_size else None
         ),
     )
+
+
+def _parents(spec: WorkerSpec) -> tuple[str, ...]:
+    """Return a kit's parents as they were when it was resolved, so that all its workers use the same ones."""
+    library = Library(cache_directory(spec.home), spec.sources, spec.cache_limit)
+    try:
+        kit = library.describe(parse_reference(spec.reference), spec.policy)
+    except KitserveError as error:
+        # The workers find out for themselves, and say what is wrong.
+        log.warning("parents.unknown", extra={"app": spec.app, "reason": str(error)})
+        return ()
+    return tuple(str(parent.reference) for parent in kit.parents)

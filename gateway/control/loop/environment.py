@@ -1,4 +1,4 @@
-"""What Ray reads from the environment when it is imported; so this is set before, and imports no Ray."""
+"""The settings that Ray and Serve read from the environment when they are imported; imports neither."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def prepare(address: str | None) -> None:
-    """Set what is not set yet, for this process and all that Ray starts from it."""
+    """Set what is not set yet, for this process and all that Ray starts from it, before Ray is imported."""
     # Serve's replicas then run our code in their main loop, without a thread between.
     os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
     # Nobody calls workers through Serve; it would keep each for half a minute before it lets it go.
@@ -15,5 +15,5 @@ def prepare(address: str | None) -> None:
     # Ray's workers run with nice 15, as batch work does; ours answer callers, as HAProxy beside them.
     os.environ.setdefault("RAY_worker_niceness", "0")
     if address is not None:
-        # Clusters ask for a token since Ray 2.60; a client that is not told so sends none.
+        # Clusters ask for a token since Ray 2.60; a client without this setting sends none.
         os.environ.setdefault("RAY_AUTH_MODE", "token")

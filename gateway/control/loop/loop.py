@@ -1,8 +1,42 @@
-"""The reconcile loop: read, decide, write, act, and again.
+"""The reconcile loop: it makes what runs here what the config asks for.
 
-One thread ticks. What takes long (asking registries, Serve) is done by a few others, one task for one
-subject at a time, so that a tick never waits: a worker that announces itself is at the edge at once.
-Everything is level-triggered: what fails or is forgotten is seen again at the next tick.
+A tick comes every half second, and at once when something has changed. Its steps:
+
+    observe    what Serve runs, and which workers report; versions that failed are given up
+    remember   the config in force, what its references mean, the versions and the routes, from the state
+    roll out   rollouts take what is observed as events (control/rollouts/driver.py), and are saved
+    decide     what to do next: pure, see reconcile.py
+    route      save the routes, then bring their table to the edge
+    begin      resolve references, deploy versions, remove surplus ones: tasks in other threads
+    report     the status of all models, for the admin API
+
+Who does what, in which thread:
+
+    reconcile     this loop: it alone decides, writes the routes, condemns apps and changes HAProxy
+    watch (2)     ask Serve each second what it runs; ask silent workers whether they still listen
+    resolve (32)  ask registries what references mean, and note it in the state
+    serve (1)     has Serve deploy and delete: Serve builds no two applications at a time
+    others        hear workers and the admin API's callers, note what they say, and `wake` the loop
+
+Rules:
+
+1. Level-triggered: a tick goes by how things are, not by what changed. What fails, or is forgotten in a
+   crash, is seen again at the next tick and begun again.
+2. A tick waits for the database and for HAProxy's socket, and for nothing else. So a worker that reports
+   that it is ready is at the edge at once, whatever a registry or Serve is busy with.
+3. What is decided is saved before it is done: a route before the edge takes it, a version before Serve
+   deploys it, that an app is condemned before Serve deletes it.
+4. Nothing is routed to what is condemned, and no app's name is used again: see reconcile.py.
+5. Workers come before routes and go after them. A version is condemned once the edge has the table without
+   it for a moment, no HAProxy of before a reload has calls in flight, and no held call waits for it.
+6. A version whose worker fails is given up until the next config, unless it takes calls already: then Serve
+   starts the worker again. Where Serve gives up, so does the loop, unless the version can sleep: then the
+   next call tries again. A version with another worker that is ready is never given up.
+7. After a restart of the gateway, nothing is routed, deployed or removed before the workers have reported
+   again: a table without them would take the models from their callers. Only a canary whose rollout was
+   aborted ends at once.
+8. A tick that raises changes nothing more: the edge goes on as it is, the status says what is wrong, and the
+   next tick tries again.
 """
 
 from __future__ import annotations
@@ -18,6 +52,7 @@ from gateway.control.loop.deployer import Deployer, WorkerSettings
 from gateway.control.loop.reconcile import Plan, reconcile
 from gateway.control.loop.resolver import Resolver
 from gateway.control.loop.serving import Application
+from gateway.control.loop.situation import routed_apps
 from gateway.control.loop.watch import Watch
 from gateway.control.rollouts.driver import Rollouts
 from gateway.control.state.database import State
@@ -31,15 +66,18 @@ from gateway.errors import EdgeError
 from gateway.rollout.state import Phase
 
 _TICK_SECONDS = 0.5
+# The edge is given its table again now and then: HAProxy may have been started again.
 _EDGE_SECONDS = 5.0
-_WARM_UP_LEAST_SECONDS = 3.0
-_WARM_UP_MOST_SECONDS = 15.0
+# After a restart the workers report within a second or two; one that died meanwhile never does.
+_MIN_HEARING_SECONDS = 3.0
+_MAX_HEARING_SECONDS = 15.0
+_STOP_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
 
 
 class ReconcileLoop:
-    """Makes what runs here what the config asks for."""
+    """The loop in a thread of its own; `is_awaited` tells whether held calls wait for an app."""
 
     def __init__(
         self,
@@ -58,21 +96,23 @@ class ReconcileLoop:
         self._resolver = Resolver(state, settings.home, self.wake)
         self._deployer = Deployer(state, edge, self._watch, settings, is_awaited, self.wake)
         self._started = time.monotonic()
-        self._warm = False
-        self._last_words: dict[str, str] = {}
-        # Kept from one look to the next: Serve forgets it while a version fails to wake.
+        self._has_heard_workers = False
+        self._failure_reports: dict[str, str] = {}
+        # Kept from one tick to the next: Serve forgets it while a version fails to wake.
         self._proven: frozenset[str] = frozenset()
         self._applied: RoutingTable | None = None
         self._applied_at = float("-inf")
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self.status = Status()
+        """All models, as of the last tick."""
         self.beat = time.monotonic()
+        """When the last tick began."""
         self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
 
     def start(self, has_workers: bool) -> None:
-        """Begin to tick; where workers may run from before, act once they were heard again."""
-        self._warm = not has_workers
+        """Begin to tick; where workers may run from before, act once they were heard."""
+        self._has_heard_workers = not has_workers
         self._watch.start()
         self._thread.start()
 
@@ -81,7 +121,7 @@ class ReconcileLoop:
         self._watch.stop()
         self._stopping.set()
         self._wake.set()
-        self._thread.join(10)
+        self._thread.join(_STOP_SECONDS)
         self._resolver.stop()
         self._deployer.stop()
 
@@ -90,23 +130,23 @@ class ReconcileLoop:
         self._wake.set()
 
     def tick(self) -> None:
-        """Look at everything once, and start what is to be done."""
+        """Look at everything once, and begin what is to be done."""
         self.beat = time.monotonic()
         applications = self._watch.applications()
         observed = self._observe(applications)
-        self._note_failures(applications, observed)
-        known = self._known()
-        if not self._is_warm(known, observed):
-            self._end_failed(known)
+        self._give_up_failed(applications, observed)
+        known = self._remember()
+        if not self._may_act(known, observed):
+            self._end_aborted_canaries(known)
             return
-        late = frozenset(news.app for news in self._workers.late())
+        late = frozenset(worker.app for worker in self._workers.late())
         known = replace(known, rollouts=self._rollouts.tick(known, observed, late))
         plan = reconcile(known, observed)
         if plan.routed != known.routed:
             self._state.route(plan.routed)
-        trouble = self._route(plan.table)
+        edge_trouble = self._route(plan.table)
         self._begin(plan, known)
-        self.status = Status(known.desired.generation, plan.models, trouble)
+        self.status = Status(known.desired.generation, plan.models, edge_trouble)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -118,7 +158,35 @@ class ReconcileLoop:
                 self.status = replace(self.status, trouble=str(error) or type(error).__name__)
             self._wake.wait(_TICK_SECONDS)
 
-    def _known(self) -> Known:
+    def _observe(self, applications: Mapping[str, Application]) -> Observed:
+        workers = self._workers.present()
+        ready = {worker.app for worker in ready_workers(workers)}
+        were_ready = {app for app, application in applications.items() if application.was_ready}
+        self._proven = (self._proven | ready | were_ready) & applications.keys()
+        troubles = {app: application.trouble for app, application in applications.items()}
+        return Observed(troubles, workers, self._proven)
+
+    def _give_up_failed(self, applications: Mapping[str, Application], observed: Observed) -> None:
+        """Note the versions that cannot be served, and condemn their apps (rule 6)."""
+        reports = {worker.app: worker.detail for worker in self._workers.take_failed()}
+        given_up = {app for app, application in applications.items() if application.gave_up}
+        if not reports and not given_up:
+            return
+        self._failure_reports |= reports
+        ready = {worker.app for worker in ready_workers(observed.workers)}
+        routed = routed_apps(self._state.routed().values())
+        for app in reports.keys() & routed:
+            log.warning("worker.failed", extra={"app": app, "reason": reports[app]})
+        sleepers = {app for app in given_up if self._may_sleep(app, observed)} & routed
+        failed = {*given_up, *reports.keys() - routed} - sleepers - ready - self._state.condemned()
+        generation = self._state.desired().generation
+        for app in failed:
+            reason = self._failure_reports.pop(app, "") or applications[app].trouble
+            log.warning("version.failed", extra={"app": app, "reason": reason})
+            self._state.fail(kind_of(app), generation, reason)
+            self._state.condemn_version(app)
+
+    def _remember(self) -> Known:
         desired = self._state.desired()
         return Known(
             desired=desired,
@@ -130,54 +198,23 @@ class ReconcileLoop:
             condemned=self._state.condemned(),
         )
 
-    def _observe(self, applications: Mapping[str, Application]) -> Observed:
-        workers = self._workers.present()
-        answering = {worker.app for worker in ready_workers(workers)}
-        proven = {app for app, application in applications.items() if application.was_ready}
-        self._proven = (self._proven | answering | proven) & applications.keys()
-        troubles = {app: application.trouble for app, application in applications.items()}
-        return Observed(troubles, workers, self._proven)
-
-    def _note_failures(self, applications: Mapping[str, Application], observed: Observed) -> None:
-        """A version that fails before it ever answered is given up; one that did is left to Serve."""
-        told = {news.app: news.detail for news in self._workers.take_failed()}
-        given_up = {
-            app: application.trouble for app, application in applications.items() if application.gave_up
-        }
-        if not told and not given_up:
-            return
-        self._last_words |= told
-        answering = {worker.app for worker in ready_workers(observed.workers)}
-        answered = {app for at in self._state.routed().values() for app in (at.stable, at.canary)}
-        for app in told.keys() & answered:
-            log.warning("worker.failed", extra={"app": app, "reason": told[app]})
-        # One that fails to wake is tried again by the next call.
-        sleepers = {app for app in given_up if self._may_sleep(app, observed)} & answered
-        failed = {*given_up, *told.keys() - answered} - sleepers - answering - self._state.condemned()
-        generation = self._state.desired().generation
-        for app in failed:
-            reason = self._last_words.pop(app, "") or given_up[app]
-            log.warning("version.failed", extra={"app": app, "reason": reason})
-            self._state.fail(kind_of(app), generation, reason)
-            self._state.condemn_version(app)
-
-    def _is_warm(self, known: Known, observed: Observed) -> bool:
-        """Whether to act: a config was applied, and after a restart the workers were heard again."""
+    def _may_act(self, known: Known, observed: Observed) -> bool:
+        """Tell whether a config was applied in this start of Kitserve, and workers were heard (rule 7)."""
         if not self._state.is_configured():
             return False
-        if not self._warm:
-            age = time.monotonic() - self._started
-            routed = {app for at in known.routed.values() for app in (at.stable, at.canary) if app}
-            heard = {worker.app for worker in ready_workers(observed.workers)}
-            heard |= {app for app in routed if self._may_sleep(app, observed)}
-            self._warm = age > _WARM_UP_MOST_SECONDS or (age > _WARM_UP_LEAST_SECONDS and routed <= heard)
-        return self._warm
+        if not self._has_heard_workers:
+            routed = routed_apps(known.routed.values())
+            ready = {worker.app for worker in ready_workers(observed.workers)}
+            silent = {app for app in routed - ready if not self._may_sleep(app, observed)}
+            seconds = time.monotonic() - self._started
+            self._has_heard_workers = seconds > (_MAX_HEARING_SECONDS if silent else _MIN_HEARING_SECONDS)
+        return self._has_heard_workers
 
-    def _end_failed(self, known: Known) -> None:
-        """Abort rollouts as people order it, before the workers were heard that a whole table is made of."""
-        for model, at in known.routed.items():
+    def _end_aborted_canaries(self, known: Known) -> None:
+        """Give no more calls to canaries whose rollout was aborted while nothing else is decided."""
+        for model, route in known.routed.items():
             rollout = self._rollouts.get(model)
-            if at.canary is not None and rollout is not None and rollout.phase is Phase.DEGRADED:
+            if route.canary is not None and rollout is not None and rollout.phase is Phase.DEGRADED:
                 self._edge.end_canary(model)
 
     def _may_sleep(self, app: str, observed: Observed) -> bool:
@@ -185,7 +222,7 @@ class ReconcileLoop:
         return version is not None and observed.may_sleep(version)
 
     def _route(self, table: RoutingTable) -> str:
-        """Bring the table to the edge when it changed, and now and then in any case."""
+        """Bring a table to the edge, if it is new or not confirmed of late; returns what is wrong there."""
         now = time.monotonic()
         if table == self._applied and now - self._applied_at < _EDGE_SECONDS:
             return ""
@@ -196,7 +233,7 @@ class ReconcileLoop:
             self._applied = None
             return str(error)
         if table != self._applied:
-            log.info("routes.applied", extra={"routes": _summary(table)})
+            log.info("routes.applied", extra={"routes": _weights(table)})
         self._applied, self._applied_at = table, now
         return ""
 
@@ -208,8 +245,8 @@ class ReconcileLoop:
         self._deployer.remove(plan.surplus, known.condemned, is_off_edge=self._applied == plan.table)
 
 
-def _summary(table: RoutingTable) -> dict[str, dict[str, int]]:
-    """Each model's versions and their percent, for the log."""
+def _weights(table: RoutingTable) -> dict[str, dict[str, int]]:
+    """Return each model's versions and their percent, for the log."""
     return {
         route.model: {
             backend.version: (route.weight if backend is route.canary else route.stable_weight)

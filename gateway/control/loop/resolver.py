@@ -1,4 +1,4 @@
-"""What references in the config mean: resolved once for each config, and again where a tag is followed."""
+"""What the references in a config mean: resolved once for each config, and again where a tag is tracked."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ log = logging.getLogger(__name__)
 class _Question:
     """What a kit's reference means under one config."""
 
-    kit: str
+    reference: str
     generation: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Retry:
-    """The next try of a question whose registry does not answer."""
+    """How often a registry did not answer, and when to ask it again (by the monotonic clock)."""
 
-    attempt: int
+    attempts: int
     not_before: float
 
 
 class Resolver:
     """Asks registries what references mean, in threads of its own, and notes in the state what they say.
 
-    A registry that does not answer is asked again, later each time; where the state knows what the
-    reference meant before, that is taken at once instead. Every other error is final until the next config.
-    `finished` is called when there may be something new in the state.
+    Where a registry does not answer, what the reference meant under an earlier config holds; where nobody
+    knows that, the registry is asked again, each time after a longer pause. Every other error is final
+    until the next config. `finished` is called after each question.
     """
 
     def __init__(self, state: State, home: Path, finished: Callable[[], None]) -> None:
@@ -55,21 +55,21 @@ class Resolver:
         self._retries: dict[_Question, _Retry] = {}
         self._last_looks: dict[_Question, float] = {}
 
-    def resolve(self, kits: Sequence[str], generation: int) -> None:
-        """Begin to resolve references, unless it is too early to try again."""
+    def resolve(self, references: Sequence[str], generation: int) -> None:
+        """Begin to resolve references, but for those that are to be retried later."""
         now = time.monotonic()
-        for kit in kits:
-            question = _Question(kit, generation)
+        for reference in references:
+            question = _Question(reference, generation)
             retry = self._retries.get(question)
             if retry is None or now >= retry.not_before:
-                self._tasks.begin(("resolve", kit, generation), partial(self._resolve, question))
+                self._tasks.begin(("resolve", reference, generation), partial(self._resolve, question))
 
     def follow(self, known: Known) -> None:
-        """Begin to look whether a tag has moved, for each model that follows its own and is due."""
+        """Begin to look whether tags have moved, for the models that track theirs and are due."""
         now = time.monotonic()
         generation = known.desired.generation
         self._last_looks = {
-            question: last for question, last in self._last_looks.items() if question.generation == generation
+            question: look for question, look in self._last_looks.items() if question.generation == generation
         }
         for model in known.desired.config.models:
             if model.track is None or model.kit not in known.pins:
@@ -85,61 +85,64 @@ class Resolver:
 
     def _resolve(self, question: _Question) -> None:
         """Find what a reference means, and that it is a kit; note it, or why not."""
-        kit, generation = question.kit, question.generation
+        reference, generation = question.reference, question.generation
         try:
-            digest = self._digest(kit)
+            digest = self._digest(reference)
         except RegistryUnavailable as error:
             self._take_earlier_or_retry(question, error)
         except KitserveError as error:
-            log.warning("resolve.failed", extra={"kit": kit, "reason": str(error)})
-            self._state.fail(kit, generation, str(error))
+            log.warning("resolve.failed", extra={"kit": reference, "reason": str(error)})
+            self._state.fail(reference, generation, str(error))
         else:
-            log.info("kit.resolved", extra={"kit": kit, "digest": digest})
-            self._state.pin(kit, digest, generation)
+            log.info("kit.resolved", extra={"kit": reference, "digest": digest})
+            self._state.pin(reference, digest, generation)
 
     def _take_earlier_or_retry(self, question: _Question, error: RegistryUnavailable) -> None:
-        kit, generation = question.kit, question.generation
-        earlier = self._state.last_pin(kit)
+        reference, generation, reason = question.reference, question.generation, str(error)
+        earlier = self._state.last_pin(reference)
         if earlier is not None:
-            log.warning("registry.unavailable", extra={"kit": kit, "digest": earlier, "reason": str(error)})
-            note = f"its registry did not answer, so this is what {kit} was before: {error}"
-            self._state.pin(kit, earlier, generation, note)
+            log.warning("registry.unavailable", extra={"kit": reference, "digest": earlier, "reason": reason})
+            note = f"its registry did not answer, so this is what {reference} was before: {reason}"
+            self._state.pin(reference, earlier, generation, note)
             return
         last = self._retries.get(question)
-        attempt = 1 if last is None else last.attempt + 1
-        if attempt > len(_RETRY_SECONDS):
-            self._state.fail(kit, generation, str(error))
+        attempts = 1 if last is None else last.attempts + 1
+        if attempts > len(_RETRY_SECONDS):
+            self._state.fail(reference, generation, reason)
             return
-        log.warning("resolve.retried", extra={"kit": kit, "attempt": attempt, "reason": str(error)})
-        self._retries[question] = _Retry(attempt, time.monotonic() + _RETRY_SECONDS[attempt - 1])
+        log.warning("resolve.retried", extra={"kit": reference, "attempt": attempts, "reason": reason})
+        self._retries[question] = _Retry(attempts, time.monotonic() + _RETRY_SECONDS[attempts - 1])
 
     def _follow(self, question: _Question) -> None:
         """Look whether a tag has moved; a registry that does not answer changes nothing."""
-        kit, generation = question.kit, question.generation
+        reference, generation = question.reference, question.generation
         try:
-            digest = self._digest(kit)
+            digest = self._digest(reference)
         except KitserveError as error:
-            log.warning("follow.failed", extra={"kit": kit, "reason": str(error)})
+            log.warning("follow.failed", extra={"kit": reference, "reason": str(error)})
             return
-        if self._state.desired().generation == generation and digest != self._state.pins(generation).get(kit):
-            log.info("tag.moved", extra={"kit": kit, "digest": digest})
-            self._state.pin(kit, digest, generation)
+        pinned = self._state.pins(generation).get(reference)
+        if self._state.desired().generation == generation and digest != pinned:
+            log.info("tag.moved", extra={"kit": reference, "digest": digest})
+            self._state.pin(reference, digest, generation)
 
-    def _digest(self, kit: str) -> str:
-        return resolve(kit, self._home, self._state.desired().config)
+    def _digest(self, reference: str) -> str:
+        return resolve(reference, self._home, self._state.desired().config)
 
 
-def resolve(kit: str, home: Path, config: GatewayConfig) -> str:
-    """Return the digest of a kit, as the first of its models allows to; each worker judges for its own.
+def resolve(reference: str, home: Path, config: GatewayConfig) -> str:
+    """Return the digest of the kit that a reference names.
+
+    It is asked for by the policy of the first model that may use it; each worker judges by its own model's.
 
     Raises:
-        KitserveError: when no model may ask, its place does not answer, or what it names is not a kit.
+        KitserveError: when its registry does not answer, it is not a kit, or no model may use it.
     """
     library = open_library(home, config)
     refusal: NotTrusted | None = None
-    for policy in config.policies(kit):
+    for policy in config.policies(reference):
         try:
-            return str(library.describe(parse_reference(kit), policy).digest)
+            return str(library.describe(parse_reference(reference), policy).digest)
         except NotTrusted as error:
             refusal = error
-    raise refusal or KitError(f"{kit}: no model uses it any more")
+    raise refusal or KitError(f"{reference}: no model uses it any more")

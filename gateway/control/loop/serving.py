@@ -1,7 +1,12 @@
-"""Ray and Ray Serve, driven from here alone: start, deploy, delete, look, stop.
+"""Ray and Ray Serve, driven from here alone: start, deploy, wake, delete, list, stop.
 
-What of Ray is used that is not public and stable is here too: `serve.run_many` (developer API), and a
-`DeploymentHandle` made by its constructor, as `serve.get_app_handle` keeps each that it gives out.
+What of Ray is used that is not public and stable is here too, and a test fails when it changes:
+
+- `serve.run_many` and `RunTarget`, which return before an application runs (developer API);
+- `serve.delete(_blocking=False)`, which returns before an application is gone;
+- a `DeploymentHandle` made by its constructor, as `serve.get_app_handle` keeps each that it gives out, and
+  its `shutdown_async`;
+- `ray.util.get_node_ip_address`.
 """
 
 from __future__ import annotations
@@ -31,7 +36,10 @@ _MAX_ONGOING = 1024
 _HEALTH_PERIOD_SECONDS = 5
 _HEALTH_TIMEOUT_SECONDS = 15
 _STATS_SECONDS = 1.0
+# States of an application (Ray Serve, ApplicationStatus).
 _GAVE_UP = "DEPLOY_FAILED"
+_WAS_READY = ("RUNNING", "UNHEALTHY")
+_HAS_TROUBLE = ("DEPLOYING", "UNHEALTHY")
 
 
 def start_ray(address: str | None) -> None:
@@ -66,12 +74,16 @@ def start_ray(address: str | None) -> None:
 
 
 def node_resource() -> str:
-    """Ray's name for the node that this process is on."""
+    """Return Ray's resource name of the node that this process is on."""
     return f"node:{ray.util.get_node_ip_address()}"  # type: ignore[no-untyped-call]
 
 
 def deploy_gateway(deployment: Any, settings: Any) -> None:
-    """Run the gateway as one replica on this node, started again by Serve when it dies."""
+    """Run the gateway as one replica on this node, started again by Serve when it dies.
+
+    Raises:
+        ControlError: when it cannot be started.
+    """
     application = _deployment(
         deployment,
         name="gateway",
@@ -95,10 +107,11 @@ def deploy(version: Version, spec: WorkerSpec, reserve_cpus: bool) -> None:
     On a machine of its own, Kitserve reserves no CPUs: a laptop with two cores serves three models. On
     a cluster it does, so that Ray can place workers well.
     """
-    fixed = version.min_replicas == version.max_replicas
+    is_fixed = version.min_replicas == version.max_replicas
     replicas: dict[str, Any] = (
-        {"num_replicas": version.min_replicas} if fixed else {"autoscaling_config": autoscaling(version)}
+        {"num_replicas": version.min_replicas} if is_fixed else {"autoscaling_config": autoscaling(version)}
     )
+    cpus = spec.resources.cpus if reserve_cpus else 0
     application = _deployment(
         Worker,
         name=_WORKER,
@@ -107,7 +120,7 @@ def deploy(version: Version, spec: WorkerSpec, reserve_cpus: bool) -> None:
         health_check_timeout_s=_HEALTH_TIMEOUT_SECONDS,
         graceful_shutdown_timeout_s=spec.drain_seconds + 5,
         graceful_shutdown_wait_loop_s=0.1,
-        ray_actor_options={"num_cpus": version.cpus if reserve_cpus else 0, "num_gpus": version.gpus},
+        ray_actor_options={"num_cpus": cpus, "num_gpus": spec.resources.gpus},
         **replicas,
     ).bind(spec)
     target = RunTarget(target=application, name=version.app, route_prefix=f"/{version.app}")
@@ -115,7 +128,7 @@ def deploy(version: Version, spec: WorkerSpec, reserve_cpus: bool) -> None:
 
 
 def autoscaling(version: Version) -> dict[str, Any]:
-    """How Serve is to scale a version. It starts with one worker at least, which proves that it loads."""
+    """Return how Serve is to scale a version; one worker at least starts, which proves that it loads."""
     return {
         "min_replicas": version.min_replicas,
         "initial_replicas": version.first_replicas,
@@ -137,8 +150,8 @@ def autoscaling(version: Version) -> dict[str, Any]:
 async def wake(app: str) -> None:
     """Have Serve start a worker of a version that has none; returns when one takes calls.
 
-    A call that waits in a handle is what Serve scales up from zero by, and a call that is cancelled is
-    no reason any more. To be awaited on the event loop of the gateway's replica.
+    Serve scales up from zero while a call waits in a handle, and no more once that call is cancelled. To be
+    awaited on the event loop of the gateway's replica.
     """
     handle: Any = DeploymentHandle(_WORKER, app)
     response = handle.options(method_name=Worker.is_awake.__name__).remote()
@@ -168,11 +181,11 @@ class Application:
 
 
 def applications() -> Mapping[str, Application]:
-    """The versions that Serve runs."""
+    """Return the versions that Serve runs, by app."""
     return {
         name: Application(
             trouble=_trouble(overview),
-            was_ready=overview.status in ("RUNNING", "UNHEALTHY"),
+            was_ready=overview.status in _WAS_READY,
             gave_up=overview.status == _GAVE_UP,
         )
         for name, overview in serve.status().applications.items()
@@ -188,24 +201,26 @@ def delete_all() -> None:
 
 
 def stop_ray() -> None:
-    """Leave Ray; it ends with this process's own."""
+    """Leave Ray; a Ray that this process started ends."""
     ray.shutdown()
 
 
 def _deployment(target: Any, **options: Any) -> Any:
-    """`serve.deployment`, whose own types say that it only decorates."""
+    """Return what `serve.deployment` makes; its own types allow only its use as a decorator."""
     return serve.deployment(target, **options)
 
 
 def _trouble(overview: Any) -> str:
+    """Return what is wrong with an application, of which Serve gave this overview; "" for nothing."""
     messages = [deployment.message for deployment in overview.deployments.values() if deployment.message]
     text = " ".join((messages[0] if messages else overview.message).split())
     if overview.status == _GAVE_UP:
         return f"its workers die while they start: {text}"
-    return text if overview.status in ("DEPLOYING", "UNHEALTHY") else ""
+    return text if overview.status in _HAS_TROUBLE else ""
 
 
 def _free_port() -> int:
+    """Return a port for Serve's own proxy, which nobody calls."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port

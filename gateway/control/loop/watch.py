@@ -1,6 +1,7 @@
-"""Looks, beside the loop, at what changes by itself: what Serve runs, and workers that fall silent.
+"""What changes by itself, watched beside the loop: which versions Serve runs, and workers that fall silent.
 
-Either may take long, when Serve's controller is being started again or a node is gone, and no tick waits.
+To look at either may take long, when Serve's controller is being started again or a node is gone. So it is
+done in threads of its own, and no tick waits for it.
 """
 
 from __future__ import annotations
@@ -15,23 +16,26 @@ from gateway.control.loop.serving import Application
 from gateway.control.state.workers import Workers
 
 _LOOK_SECONDS = 1.0
-_PROBE_EVERY_SECONDS = 0.25
-_PROBE_SECONDS = 0.2
+_PROBE_SECONDS = 0.25
+_CONNECT_SECONDS = 0.2
 
 log = logging.getLogger(__name__)
 
 
 class Watch:
-    """Two threads, which call `changed` when there is something new.
+    """Two threads, which call `changed` when something has changed.
 
-    `look` asks Serve for the versions that it runs.
+    `list_applications` asks Serve for the versions that it runs.
     """
 
     def __init__(
-        self, workers: Workers, look: Callable[[], Mapping[str, Application]], changed: Callable[[], None]
+        self,
+        workers: Workers,
+        list_applications: Callable[[], Mapping[str, Application]],
+        changed: Callable[[], None],
     ) -> None:
         self._workers = workers
-        self._ask = look
+        self._list_applications = list_applications
         self._changed = changed
         self._looking = threading.Lock()
         self._applications: Mapping[str, Application] | None = None
@@ -39,7 +43,7 @@ class Watch:
 
     def start(self) -> None:
         """Begin to look."""
-        for work, seconds in ((self._look_again, _LOOK_SECONDS), (self._probe, _PROBE_EVERY_SECONDS)):
+        for work, seconds in ((self._look_again, _LOOK_SECONDS), (self._probe, _PROBE_SECONDS)):
             threading.Thread(target=self._repeat, args=(work, seconds), name="watch", daemon=True).start()
 
     def stop(self) -> None:
@@ -47,17 +51,17 @@ class Watch:
         self._stopping.set()
 
     def applications(self) -> Mapping[str, Application]:
-        """What Serve runs, as it was seen last; raises what Serve raises while it never was."""
+        """Return what Serve ran at the last look; the first look is now, and raises what Serve raises."""
         if self._applications is None:
             self.look()
         assert self._applications is not None
         return self._applications
 
     def look(self) -> None:
-        """Ask Serve now. Raises what Serve raises."""
+        """Ask Serve now; raises what Serve raises."""
         # One at a time, so that no older answer comes after a newer one.
         with self._looking:
-            before, self._applications = self._applications, self._ask()
+            before, self._applications = self._applications, self._list_applications()
         if before is not None and before != self._applications:
             self._changed()
 
@@ -69,10 +73,11 @@ class Watch:
             log.warning("serve.unavailable", extra={"reason": str(error)})
 
     def _probe(self) -> None:
-        for news in self._workers.late():
-            if _is_refused(news):
-                log.warning("worker.lost", extra={"app": news.app, "worker": news.worker})
-                self._workers.drop(news.worker)
+        """Forget the silent workers that are gone."""
+        for worker in self._workers.late():
+            if _is_refused(worker):
+                log.warning("worker.lost", extra={"app": worker.app, "worker": worker.worker})
+                self._workers.drop(worker.worker)
                 self._changed()
 
     def _repeat(self, work: Callable[[], None], seconds: float) -> None:
@@ -80,10 +85,10 @@ class Watch:
             work()
 
 
-def _is_refused(news: Announcement) -> bool:
-    """Whether nobody listens any more where a worker did."""
+def _is_refused(worker: Announcement) -> bool:
+    """Tell whether nobody listens any more where a worker did; one that does not answer may only be slow."""
     try:
-        socket.create_connection((news.host, news.port), _PROBE_SECONDS).close()
+        socket.create_connection((worker.host, worker.port), _CONNECT_SECONDS).close()
     except ConnectionRefusedError:
         return True
     except OSError:
