@@ -85,9 +85,9 @@ def test_keywords_dicts_and_dynamic_sizes(lookup: Path) -> None:
     for _ in range(2):
         given = model.infer({"mask": mask, "words": words})
         with torch.inference_mode():
-            expected = Lookup()(torch.from_numpy(words), mask=torch.from_numpy(mask))
-        np.testing.assert_allclose(given["scores"], expected["scores"].numpy(), rtol=1e-5)
-        assert given["label"].tolist() == expected["label"].tolist()
+            wanted = Lookup()(torch.from_numpy(words), mask=torch.from_numpy(mask))
+        np.testing.assert_allclose(given["scores"], wanted["scores"].numpy(), rtol=1e-5)
+        assert given["label"].tolist() == wanted["label"].tolist()
 
 
 @pytest.mark.parametrize("shapes", [((65, 3), (65, 3)), ((2, 3), (2, 4))])
