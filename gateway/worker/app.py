@@ -2,19 +2,19 @@
 
 A body's way from the socket to the runtime and back enters ten files:
 
-    wire/connection.py      bytes become a request, in the order of the connection
-    wire/exchange.py        holds the request, and later writes the answer
-    worker/app.py           finds the handler of the path
-    worker/rest.py          makes a job of the call (for gRPC: worker/grpc.py)
-    engine/jobs.py          the job waits for the model, within limits
-    engine/thread.py        the model's thread takes it
-    engine/execution.py     decode, infer, encode
-    codec/json_request.py   the body becomes tensors (for gRPC: codec/grpc.py)
-    runtimes/onnx.py        tensors become tensors, in this or another runtime
-    codec/json_answer.py    tensors become the answer's body (for gRPC: codec/grpc.py)
+     1. wire/connection.py      bytes become a request, in the order of the connection
+     2. wire/exchange.py        holds the request, and later writes the answer
+     3. worker/app.py           finds what answers the path
+     4. worker/rest.py          makes a job of the call
+     5. engine/jobs.py          the job waits for the model, within limits; a quick one need not
+     6. engine/thread.py        the job's turn comes
+     7. engine/execution.py     decode, infer, encode
+     8. codec/json_request.py   the body becomes tensors
+     9. runtimes/onnx.py        tensors become tensors, in this or another runtime
+    10. codec/json_answer.py    tensors become the answer's body
 
-From there it goes back through execution, thread, rest and exchange to the connection. Where calls run
-together, engine/batching.py stands between thread and execution.
+The answer goes back through 7, 6, 4, 2 and 1. For gRPC, worker/grpc.py and codec/grpc.py stand in place of
+4, 8 and 10. Where calls run together, engine/batching.py stands between 6 and 7.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Serving:
         self.server.start()
 
     @property
-    def at(self) -> tuple[str, int]:
+    def address(self) -> tuple[str, int]:
         return self.server.host, self.server.port
 
     @property
@@ -54,21 +54,21 @@ class Serving:
         return self.tally.numbers().mirrored
 
     def post(self, path: str, body: bytes, **headers: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(*self.at, timeout=SECONDS)
+        connection = http.client.HTTPConnection(*self.address, timeout=SECONDS)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request("POST", path, body, {"Kitserve-Edge": KEY, **names})
         answer = connection.getresponse()
-        found = answer.status, answer.read()
+        result = answer.status, answer.read()
         connection.close()
-        return found
+        return result
 
     def call(self, number: int = 0, **more: Any) -> None:
         tensor = {"name": "input", "datatype": "FP32", "shape": [1, 4], "data": FLOWERS[number % 3]}
         status, answer = self.post(INFER, json.dumps({"inputs": [tensor], **more}).encode())
         assert status == 200, answer
 
-    def mirror(self, *targets: tuple[str, int], share: float = 1.0, **asked: Any) -> None:
-        self.app.mirror(Mirroring(share, targets, Agreement(**asked)))
+    def mirror(self, *targets: tuple[str, int], share: float = 1.0, **agreement: Any) -> None:
+        self.app.mirror(Mirroring(share, targets, Agreement(**agreement)))
 
     def wait_for(self, compared: int) -> None:
         wait(lambda: self.mirrored.compared == compared)
@@ -123,7 +123,7 @@ def serve(library: Library, layout: Path) -> Iterator[Callable[[Any], Serving]]:
 def test_the_canary_compares_what_the_stable_version_answered(serve: Callable[[Any], Serving]) -> None:
     stable, good, bad = serve("v1"), serve("v2"), serve("bad")
     for canary, agreeing in ((good, 12), (bad, 0)):
-        stable.mirror(canary.at)
+        stable.mirror(canary.address)
         for number in range(12):
             stable.call(number)
         canary.wait_for(12)
@@ -138,7 +138,7 @@ def test_the_canary_compares_what_the_stable_version_answered(serve: Callable[[A
 
 def test_raw_tensors_are_mirrored_too(serve: Callable[[Any], Serving]) -> None:
     stable, canary = serve("v1"), serve("v2")
-    stable.mirror(canary.at, metric=Metric.PSI)
+    stable.mirror(canary.address, metric=Metric.PSI)
     rows = np.array(FLOWERS, np.float32)
     tensor = {"name": "input", "datatype": "FP32", "shape": [3, 4]}
     head = json.dumps(
@@ -159,7 +159,7 @@ def test_a_canary_that_fails_agrees_in_nothing(serve: Callable[[Any], Serving]) 
         raise ExecutionError("no")
 
     stable, canary = serve("v1"), serve(fail)
-    stable.mirror(canary.at)
+    stable.mirror(canary.address)
     stable.call()
     wait(lambda: canary.mirrored.compared == 1)
     assert canary.mirrored == MirroredCalls(1, 0.0, failed=1)
@@ -167,16 +167,16 @@ def test_a_canary_that_fails_agrees_in_nothing(serve: Callable[[Any], Serving]) 
 
 def test_what_is_too_large_is_not_mirrored(serve: Callable[[Any], Serving]) -> None:
     stable = serve(lambda: {"Y": np.zeros(3_000_000, "f4")})
-    stable.mirror(serve(lambda: {"Y": np.zeros(1, "f4")}).at)
+    stable.mirror(serve(lambda: {"Y": np.zeros(1, "f4")}).address)
     stable.call()
     wait(lambda: stable.mirrored.dropped == 1)
 
 
 def test_classes_are_not_compared(serve: Callable[[Any], Serving]) -> None:
     stable, canary = serve("v1"), serve("v2")
-    stable.mirror(canary.at)
-    wanted = {"name": "probabilities", "parameters": {"classification": 1}}
-    stable.call(outputs=[wanted])
+    stable.mirror(canary.address)
+    output = {"name": "probabilities", "parameters": {"classification": 1}}
+    stable.call(outputs=[output])
     stable.call()
     wait(lambda: canary.mirrored.compared == 1)
     assert canary.mirrored == MirroredCalls(1, 1.0)
@@ -190,7 +190,7 @@ def test_no_caller_waits_for_a_canary_that_hangs_or_is_gone(serve: Callable[[Any
         return {}
 
     stable, canary = serve("v1"), serve(hang)
-    stable.mirror(canary.at)
+    stable.mirror(canary.address)
     began = time.monotonic()
     for number in range(200):
         stable.call(number)
@@ -205,7 +205,7 @@ def test_no_caller_waits_for_a_canary_that_hangs_or_is_gone(serve: Callable[[Any
 
 def test_a_share_of_the_calls_is_mirrored(serve: Callable[[Any], Serving]) -> None:
     stable, canary = serve("v1"), serve("v1")
-    stable.mirror(canary.at, share=0.2)
+    stable.mirror(canary.address, share=0.2)
     for number in range(300):
         stable.call(number)
         time.sleep(0.002)
@@ -216,14 +216,14 @@ def test_a_share_of_the_calls_is_mirrored(serve: Callable[[Any], Serving]) -> No
 
 def test_a_worker_that_is_gone_is_passed_over_for_the_next(serve: Callable[[Any], Serving]) -> None:
     stable, canary = serve("v1"), serve("v2")
-    stable.mirror(("127.0.0.1", free_port()), canary.at)
+    stable.mirror(("127.0.0.1", free_port()), canary.address)
     for _ in range(4):
         stable.call()
     wait(lambda: canary.mirrored.compared >= 2)
 
 
 @pytest.mark.parametrize(
-    "said",
+    "header",
     [
         "",
         "{}",
@@ -231,11 +231,11 @@ def test_a_worker_that_is_gone_is_passed_over_for_the_next(serve: Callable[[Any]
         '{"request":1,"json_size":"","answer_json_size":null,"agreement":{"metric":"guess"}}',
     ],
 )
-def test_what_is_no_mirrored_call_is_refused(serve: Callable[[Any], Serving], said: str) -> None:
+def test_what_is_no_mirrored_call_is_refused(serve: Callable[[Any], Serving], header: str) -> None:
     canary = serve("v1")
-    status, _ = canary.post("/kitserve/mirror", b"xy", Kitserve_Mirror=said)
+    status, _ = canary.post("/kitserve/mirror", b"xy", Kitserve_Mirror=header)
     assert status == 400
-    with socket.create_connection(canary.at, SECONDS) as connection:
+    with socket.create_connection(canary.address, SECONDS) as connection:
         connection.sendall(b"POST /kitserve/mirror HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 403")
 
@@ -247,10 +247,10 @@ def test_answers_are_read_as_they_were_given() -> None:
             {"name": "s", "datatype": "BYTES", "shape": [1], "data": ["a"]},
         ]
     }
-    found = read_answer(memoryview(json.dumps(document).encode()), None)
-    assert found["y"].tolist()[0][0] == 1.5
-    assert np.isnan(found["y"][0, 1])
-    assert found["s"].tolist() == ["a"]
+    outputs = read_answer(memoryview(json.dumps(document).encode()), None)
+    assert outputs["y"].tolist()[0][0] == 1.5
+    assert np.isnan(outputs["y"][0, 1])
+    assert outputs["s"].tolist() == ["a"]
     for broken in (
         b"",
         b"{}",
@@ -263,7 +263,7 @@ def test_answers_are_read_as_they_were_given() -> None:
 
 def test_a_canary_that_comes_back_is_found_again(serve: Callable[[Any], Serving]) -> None:
     stable, first, second = serve("v1"), serve("v2"), serve("v2")
-    stable.mirror(first.at, second.at)
+    stable.mirror(first.address, second.address)
     stable.call()
     first.wait_for(1)
     first.server.stop(grace=0.0)

@@ -80,7 +80,7 @@ class Echo:
                 exchange.respond(200, (), b"once")
                 exchange.respond(200, (), b"twice")
             case _:
-                found = {
+                document = {
                     "method": exchange.method,
                     "path": exchange.path,
                     "query": exchange.query,
@@ -91,7 +91,9 @@ class Echo:
                     "sum": sum(map(sum, exchange.body)),
                     "pieces": len(exchange.body),
                 }
-                exchange.respond(200, ((b"content-type", b"application/json"),), json.dumps(found).encode())
+                exchange.respond(
+                    200, ((b"content-type", b"application/json"),), json.dumps(document).encode()
+                )
 
     def refuse(self, exchange: Exchange, status: int, text: str) -> None:
         exchange.respond(status, (), text.encode())
@@ -226,10 +228,10 @@ def chunked(path: str, *pieces: bytes, trailers: bytes = b"") -> bytes:
     return b"".join([head, *chunks, b"0\r\n", trailers, b"\r\n"])
 
 
-def told(answer: tuple[int, dict[str, str], bytes]) -> dict[str, object]:
+def document_of(answer: tuple[int, dict[str, str], bytes]) -> dict[str, object]:
     assert answer[0] == 200, answer
-    found: dict[str, object] = json.loads(answer[2])
-    return found
+    document: dict[str, object] = json.loads(answer[2])
+    return document
 
 
 def test_a_request_is_read_as_it_was_sent(connect: Connect) -> None:
@@ -237,10 +239,10 @@ def test_a_request_is_read_as_it_was_sent(connect: Connect) -> None:
         b"\r\nGET /a%2Fb?x=1?y HTTP/1.1\r\nHOST: w\r\nEmpty:\r\nOne: 1\r\nTwo: a\r\ntwo: b\r\n"
         b"Last:  \xe4 \r\n\r\n"
     )
-    found = told(client.answer())
-    assert (found["method"], found["path"], found["query"]) == ("GET", "/a%2Fb", "x=1?y")
-    assert found["headers"] == {"host": "w", "empty": "", "one": "1", "two": "a, b", "last": "ä"}
-    assert found["size"] == 0
+    document = document_of(client.answer())
+    assert (document["method"], document["path"], document["query"]) == ("GET", "/a%2Fb", "x=1?y")
+    assert document["headers"] == {"host": "w", "empty": "", "one": "1", "two": "a, b", "last": "ä"}
+    assert document["size"] == 0
 
 
 @pytest.mark.parametrize(
@@ -255,21 +257,21 @@ def test_a_request_is_read_as_it_was_sent(connect: Connect) -> None:
 )
 def test_a_request_may_be_split_anywhere(connect: Connect, data: bytes) -> None:
     client = connect()
-    whole = told(client.send(data).answer())
+    whole = document_of(client.send(data).answer())
     expected = whole | {"pieces": 0}
-    for at in range(1, len(data)):
-        client.send(data[:at])
+    for place in range(1, len(data)):
+        client.send(data[:place])
         time.sleep(0.0005)
-        client.send(data[at:])
-        assert told(client.answer()) | {"pieces": 0} == expected
+        client.send(data[place:])
+        assert document_of(client.answer()) | {"pieces": 0} == expected
 
 
 def test_a_request_may_come_byte_by_byte(connect: Connect) -> None:
     client = connect()
     data = chunked("/hello", b"abc", b"de") + post("/hello", b"xyz") + HELLO
-    for at in range(len(data)):
-        client.send(data[at : at + 1])
-    assert [told(client.answer())["size"] for _ in range(3)] == [5, 3, 0]
+    for place in range(len(data)):
+        client.send(data[place : place + 1])
+    assert [document_of(client.answer())["size"] for _ in range(3)] == [5, 3, 0]
 
 
 def test_requests_that_come_at_once_are_answered_in_order(connect: Connect) -> None:
@@ -304,17 +306,17 @@ def test_bodies_of_any_size(connect: Connect, size: int, way: str) -> None:
             client.send(post("/hello", body), HELLO)
         else:
             cuts = range(0, size, 10_000)
-            client.send(chunked("/hello", *(body[at : at + 10_000] for at in cuts)), HELLO)
-        found = told(client.answer())
-        assert (found["size"], found["sum"]) == (size, sum(body))
-        assert told(client.answer())["path"] == "/hello"
+            client.send(chunked("/hello", *(body[place : place + 10_000] for place in cuts)), HELLO)
+        document = document_of(client.answer())
+        assert (document["size"], document["sum"]) == (size, sum(body))
+        assert document_of(client.answer())["path"] == "/hello"
 
 
 def test_a_body_in_very_many_pieces_is_kept_in_few(connect: Connect) -> None:
     pieces = [b"ab"] * 50_000
-    found = told(connect().send(chunked("/hello", *pieces)).answer())
-    assert found["sum"] == sum(map(sum, pieces))
-    assert found["pieces"] <= 50  # type: ignore[operator]
+    document = document_of(connect().send(chunked("/hello", *pieces)).answer())
+    assert document["sum"] == sum(map(sum, pieces))
+    assert document["pieces"] <= 50  # type: ignore[operator]
 
 
 def test_a_large_body_in_random_pieces(connect: Connect) -> None:
@@ -327,8 +329,8 @@ def test_a_large_body_in_random_pieces(connect: Connect) -> None:
             size = chance.choice([1, 100, 5000, 70_000])
             client.send(data[:size])
             data = data[size:]
-        found = told(client.answer())
-        assert (found["size"], found["sum"]) == (len(body), sum(body))
+        document = document_of(client.answer())
+        assert (document["size"], document["sum"]) == (len(body), sum(body))
         assert client.answer()[0] == 200
 
 
@@ -447,7 +449,7 @@ def test_a_client_may_ask_before_it_sends(connect: Connect) -> None:
         assert client.head() == (100, {})
         assert client.send(body).answer()[0] == 200
     whole = post("/hello", b"abc", "Expect: 100-continue")
-    assert told(client.send(whole).answer())["size"] == 3
+    assert document_of(client.send(whole).answer())["size"] == 3
 
 
 @pytest.mark.parametrize(
@@ -490,11 +492,11 @@ def test_a_client_of_http_1_0_gets_no_chunks(connect: Connect, path: str, header
 def test_another_protocol_is_passed_over(connect: Connect, body: bytes) -> None:
     client = connect()
     data = post("/hello", body, "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAA")
-    for at in (1, len(data) - len(body), len(data)):
-        client = connect().send(data[:at])
+    for place in (1, len(data) - len(body), len(data)):
+        client = connect().send(data[:place])
         time.sleep(0.005)
-        found = told(client.send(data[at:]).answer())
-        assert found["size"] == len(body)
+        document = document_of(client.send(data[place:]).answer())
+        assert document["size"] == len(body)
 
 
 def test_a_body_beside_another_protocol_may_be_streamed(connect: Connect) -> None:

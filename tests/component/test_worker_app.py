@@ -64,9 +64,9 @@ class Serving:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, body, names, encode_chunked="Transfer-Encoding" in names)
         answer = connection.getresponse()
-        found = answer.status, dict(answer.getheaders()), answer.read()
+        result = answer.status, dict(answer.getheaders()), answer.read()
         connection.close()
-        return found
+        return result
 
     def infer(self, body: bytes = FLOWER, **headers: str) -> tuple[int, dict[str, Any]]:
         status, _, answer = self.ask("POST", INFER, body, **headers)
@@ -95,7 +95,7 @@ class Doing:
 
 
 class Records(logging.Handler):
-    """Keeps what a logger is told."""
+    """Keeps the records of a logger."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ def iris(tmp_path_factory: pytest.TempPathFactory, layout: Path) -> Iterator[Ser
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Serving]]:
-    """Serves a model that does what it is told."""
+    """Serve a model that does what a test says."""
     running: list[Serving] = []
 
     def start(work: Callable[[], Array], **options: Any) -> Serving:
@@ -172,15 +172,15 @@ def test_a_flower_is_named(iris: Serving) -> None:
     assert probabilities["data"] == pytest.approx([0.98157287, 0.01842713, 1.4781e-08], rel=1e-4)
 
 
-@pytest.mark.parametrize("wanted", [["label"], ["probabilities"], ["probabilities", "label"]])
-def test_only_the_outputs_asked_for_are_given(iris: Serving, wanted: list[str]) -> None:
-    asked = json.loads(FLOWER) | {"outputs": [{"name": name} for name in wanted]}
-    status, answer = iris.infer(json.dumps(asked).encode())
+@pytest.mark.parametrize("names", [["label"], ["probabilities"], ["probabilities", "label"]])
+def test_only_the_outputs_asked_for_are_given(iris: Serving, names: list[str]) -> None:
+    document = json.loads(FLOWER) | {"outputs": [{"name": name} for name in names]}
+    status, answer = iris.infer(json.dumps(document).encode())
     assert status == 200
-    assert [output["name"] for output in answer["outputs"]] == wanted
+    assert [output["name"] for output in answer["outputs"]] == names
 
 
-def test_the_configuration_is_told(iris: Serving) -> None:
+def test_the_configuration_is_answered(iris: Serving) -> None:
     for path in ("/v2/models/iris/config", "/v2/models/iris/versions/v1/config"):
         status, _, body = iris.ask("GET", path)
         assert status == 200
@@ -289,7 +289,7 @@ def test_head_tells_what_get_would_without_the_body(iris: Serving, path: str, st
         ),
     ],
 )
-def test_what_a_caller_did_wrong_is_told(iris: Serving, changed: dict[str, Any], text: str) -> None:
+def test_a_callers_error_is_explained(iris: Serving, changed: dict[str, Any], text: str) -> None:
     assert iris.infer(json.dumps(json.loads(FLOWER) | changed).encode()) == (400, {"error": text})
 
 
@@ -310,7 +310,7 @@ def test_raw_tensors_come_and_go(iris: Serving) -> None:
         assert (status, headers["content-type"]) == (200, "application/octet-stream")
         json_size = int(headers["inference-header-content-length"])
         outputs = json.loads(body[:json_size])["outputs"]
-        assert [at["parameters"]["binary_data_size"] for at in outputs] == [12, 8]
+        assert [output["parameters"]["binary_data_size"] for output in outputs] == [12, 8]
         assert np.frombuffer(body, "f4", 3, json_size).argmax() == 0
         assert body[json_size + 12 :] == bytes(8)
     assert bare[1]["modelkit-role"] == "canary"
@@ -346,8 +346,8 @@ def test_a_compressed_body_is_read_or_its_fault_is_told(iris: Serving) -> None:
         (packed, "gzip, gzip", 415, "Content-Encoding 'gzip, gzip' is none of gzip, deflate and identity"),
         (gzip.compress(bytes(65 * 2**20), 1), "gzip", 413, "the body is larger than 67108864 bytes once "),
     ]:
-        found, answer = iris.infer(body, Content_Encoding=coding)
-        assert (found, answer["error"][: len(text)]) == (status, text)
+        answer_status, answer = iris.infer(body, Content_Encoding=coding)
+        assert (answer_status, answer["error"][: len(text)]) == (status, text)
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["by length", "chunked"])

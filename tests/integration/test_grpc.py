@@ -73,7 +73,7 @@ SECONDS = 10
 ONE = TensorSpec("x", "FP32", (-1, -1))
 
 
-def known(
+def version_status(
     model: str, tag: str, digest: str, role: str, state: ModelState = ModelState.READY
 ) -> VersionStatus:
     return VersionStatus(tag, digest, "", f"{model}.{tag}", role, 100, state, 1, "echo")
@@ -105,16 +105,16 @@ class World:
                     ModelState.READY,
                     "",
                     (
-                        known("two", "v1", self.stable.digest, "stable"),
-                        known("two", "v2", self.canary.digest, "canary"),
+                        version_status("two", "v1", self.stable.digest, "stable"),
+                        version_status("two", "v2", self.canary.digest, "canary"),
                     ),
                 ),
                 ModelStatus("lilac", ModelState.PULLING, "resolving its reference", ()),
             ),
         )
         plane.samples = tuple(
-            VersionSample(VersionLabels("two", at, version.digest[7:19], "echo"), version.numbers)
-            for at, version in (("v1", self.stable), ("v2", self.canary))
+            VersionSample(VersionLabels("two", tag, version.digest[7:19], "echo"), version.numbers)
+            for tag, version in (("v1", self.stable), ("v2", self.canary))
         )
 
     def route(self, weight: int) -> None:
@@ -168,8 +168,12 @@ def raw_request(model: str = "two", values: Array | None = None, **fields: Any) 
     return request
 
 
-def same(found: Array, expected: Array) -> bool:
-    return (found.dtype, found.shape, found.tolist()) == (expected.dtype, expected.shape, expected.tolist())
+def same(actual: Array, expected: Array) -> bool:
+    return (actual.dtype, actual.shape, actual.tolist()) == (
+        expected.dtype,
+        expected.shape,
+        expected.tolist(),
+    )
 
 
 def test_every_datatype_is_here() -> None:
@@ -249,13 +253,13 @@ def test_what_is_asked_of_the_server(world: World, client: InferenceServerClient
     assert (metadata.name, metadata.version) == ("kitserve", gateway.__version__)
     assert tuple(metadata.extensions) == EXTENSIONS
     index = client.get_model_repository_index(as_json=True, client_timeout=SECONDS)["models"]
-    assert [(at["name"], at.get("version"), at["state"]) for at in index] == [
+    assert [(entry["name"], entry.get("version"), entry["state"]) for entry in index] == [
         ("two", "v1", "READY"),
         ("two", "v2", "READY"),
         ("lilac", None, "LOADING"),
     ]
-    found = client.get_inference_statistics("two", "v1", client_timeout=SECONDS).model_stats
-    assert [(at.name, at.version) for at in found] == [("two", "v1")]
+    statistics = client.get_inference_statistics("two", "v1", client_timeout=SECONDS).model_stats
+    assert [(entry.name, entry.version) for entry in statistics] == [("two", "v1")]
     assert len(client.get_inference_statistics(client_timeout=SECONDS).model_stats) == 2
 
 
@@ -335,15 +339,15 @@ def test_errors_have_a_status_and_the_words_of_rest(world: World, client: Infere
         ),
     ]
     for code, text, call in faults:
-        with pytest.raises(InferenceServerException) as told:
+        with pytest.raises(InferenceServerException) as caught:
             call()
-        assert (told.value.status(), told.value.message()[-len(text) :]) == (f"StatusCode.{code}", text)
+        assert (caught.value.status(), caught.value.message()[-len(text) :]) == (f"StatusCode.{code}", text)
 
 
 def test_errors_bring_nothing_of_http(stub: service_pb2_grpc.GRPCInferenceServiceStub) -> None:
-    with pytest.raises(grpc.RpcError) as told:
+    with pytest.raises(grpc.RpcError) as caught:
         stub.ModelInfer(raw_request("nothing"), timeout=SECONDS, metadata=[("x-request-id", "r-7")])
-    fields = dict(told.value.trailing_metadata())
+    fields = dict(caught.value.trailing_metadata())
     assert fields.pop("x-request-id") == "r-7"
     assert fields == {}
 
@@ -353,25 +357,25 @@ def test_no_worker_is_unavailable(world: World, stub: service_pb2_grpc.GRPCInfer
     gone.stop()
     world.plane.route(Route("gone", gone.backend))
     try:
-        with pytest.raises(grpc.RpcError) as told:
+        with pytest.raises(grpc.RpcError) as caught:
             stub.ModelInfer(raw_request("gone"), timeout=SECONDS)
     finally:
         world.route(0)
-    assert told.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert told.value.details() == "no worker of this version is up; one is being started"
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert caught.value.details() == "no worker of this version is up; one is being started"
 
 
 def test_headers_say_who_answered(stub: service_pb2_grpc.GRPCInferenceServiceStub, world: World) -> None:
     answer, call = stub.ModelInfer.with_call(
         raw_request(), timeout=SECONDS, metadata=[("x-request-id", "r-8"), ("modelkit-role", "forged")]
     )
-    found = dict(call.initial_metadata())
-    assert (found["modelkit-role"], found["modelkit-version"], found["x-request-id"]) == (
+    headers = dict(call.initial_metadata())
+    assert (headers["modelkit-role"], headers["modelkit-version"], headers["x-request-id"]) == (
         "stable",
         "v1",
         "r-8",
     )
-    assert found["modelkit-digest"] == world.stable.digest
+    assert headers["modelkit-digest"] == world.stable.digest
     assert answer.model_version == "v1"
 
 
@@ -384,19 +388,19 @@ def test_large_messages(client: InferenceServerClient, size: int) -> None:
 
 
 def test_too_large_a_message(stub: service_pb2_grpc.GRPCInferenceServiceStub) -> None:
-    with pytest.raises(grpc.RpcError) as told:
+    with pytest.raises(grpc.RpcError) as caught:
         stub.ModelInfer(raw_request(values=np.ones((1, 17_000_000), np.float32)), timeout=SECONDS)
-    assert told.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert told.value.details() == "the body is larger than 67108864 bytes"
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert caught.value.details() == "the body is larger than 67108864 bytes"
 
 
 def test_weights_and_names_of_versions(world: World, stub: service_pb2_grpc.GRPCInferenceServiceStub) -> None:
     world.route(20)
     request = raw_request()
     before = world.canary.numbers.requests["canary", 200]
-    found = Counter(stub.ModelInfer(request, timeout=SECONDS).model_version for _ in range(1500))
-    assert abs(found["v2"] / 1500 - 0.2) < 0.05, found
-    assert world.canary.numbers.requests["canary", 200] - before == found["v2"]
+    counts = Counter(stub.ModelInfer(request, timeout=SECONDS).model_version for _ in range(1500))
+    assert abs(counts["v2"] / 1500 - 0.2) < 0.05, counts
+    assert world.canary.numbers.requests["canary", 200] - before == counts["v2"]
     for name, version in (
         ("v1", "v1"),
         ("v2", "v2"),
@@ -417,10 +421,10 @@ def test_a_deadline_passes(world: World, stub: service_pb2_grpc.GRPCInferenceSer
     assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     timed = raw_request("slow")
     timed.parameters["timeout"].int64_param = 20_000
-    with pytest.raises(grpc.RpcError) as told:
+    with pytest.raises(grpc.RpcError) as caught:
         stub.ModelInfer(timed, timeout=SECONDS)
-    assert told.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert "longer than its 0.02 s" in told.value.details()
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "longer than its 0.02 s" in caught.value.details()
     for call in calls:
         call.result()
     assert world.slow_model.calls == done
@@ -490,8 +494,8 @@ def test_a_stream(world: World) -> None:
             client.async_stream_infer(
                 "two", [tensor(np.full((1, 500), number, np.float32))], request_id=str(number)
             )
-        found = [answers.next() for _ in range(100)]
-        assert [result.get_response().id for result, _ in found] == [str(number) for number in range(100)]
+        results = [answers.next() for _ in range(100)]
+        assert [result.get_response().id for result, _ in results] == [str(number) for number in range(100)]
         client.stop_stream()
 
 
@@ -511,13 +515,13 @@ def test_a_stream_to_a_version(world: World) -> None:
 def test_streams_that_go_wrong(
     world: World, stub: service_pb2_grpc.GRPCInferenceServiceStub, channel: grpc.Channel
 ) -> None:
-    with pytest.raises(grpc.RpcError) as told:
+    with pytest.raises(grpc.RpcError) as caught:
         list(stub.ModelStreamInfer(iter([raw_request("nothing")]), timeout=SECONDS))
-    assert (told.value.code(), told.value.details()) == (
+    assert (caught.value.code(), caught.value.details()) == (
         grpc.StatusCode.NOT_FOUND,
         "Request for unknown model: no model is named nothing",
     )
-    with pytest.raises(grpc.RpcError) as told:
+    with pytest.raises(grpc.RpcError) as caught:
         list(
             stub.ModelStreamInfer(
                 iter([raw_request(values=np.ones((1, 4096), np.float32))]),
@@ -525,7 +529,7 @@ def test_streams_that_go_wrong(
                 compression=grpc.Compression.Gzip,
             )
         )
-    assert told.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert (
         list(stub.ModelStreamInfer(iter([raw_request()] * 3), timeout=SECONDS))[
             2
@@ -576,20 +580,20 @@ def test_health(world: World, channel: grpc.Channel) -> None:
     stub = health_pb2_grpc.HealthStub(channel)
 
     def check(name: str) -> int:
-        found: int = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=SECONDS).status
-        return found
+        status: int = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=SECONDS).status
+        return status
 
     assert (check("two"), check(""), check("lilac")) == (1, 2, 2)
-    with pytest.raises(grpc.RpcError) as told:
+    with pytest.raises(grpc.RpcError) as caught:
         check("nothing")
-    assert told.value.code() is grpc.StatusCode.NOT_FOUND
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     list_all = channel.unary_unary(
         "/grpc.health.v1.Health/List",
         message("grpc.health.v1.HealthListRequest").SerializeToString,
         message("grpc.health.v1.HealthListResponse").FromString,
     )
     listed = list_all(message("grpc.health.v1.HealthListRequest")(), timeout=SECONDS).statuses
-    assert {name: at.status for name, at in listed.items()} == {
+    assert {name: entry.status for name, entry in listed.items()} == {
         "": 2,
         "inference.GRPCInferenceService": 2,
         "two": 1,
@@ -598,7 +602,7 @@ def test_health(world: World, channel: grpc.Channel) -> None:
     watch = stub.Watch(health_pb2.HealthCheckRequest(service="rose"), timeout=SECONDS)
     assert next(watch).status == 3
     status = world.plane.status
-    rose = ModelStatus("rose", ModelState.READY, "", (known("rose", "v1", "sha256:0", "stable"),))
+    rose = ModelStatus("rose", ModelState.READY, "", (version_status("rose", "v1", "sha256:0", "stable"),))
     world.plane.status = Status(2, (*status.models, rose))
     assert next(watch).status == 1
     world.plane.status = status
@@ -642,10 +646,10 @@ def test_the_gateway_is_away(world: World) -> None:
     channel = grpc.insecure_channel(world.plane.address, options=[("grpc.use_local_subchannel_pool", 1)])
     stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
     try:
-        with pytest.raises(grpc.RpcError) as told:
+        with pytest.raises(grpc.RpcError) as caught:
             stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=SECONDS)
-        assert told.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert told.value.details() == "the gateway is being started; ask again"
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert caught.value.details() == "the gateway is being started; ask again"
         assert stub.ModelInfer(raw_request(), timeout=SECONDS).model_version == "v1"
     finally:
         channel.close()

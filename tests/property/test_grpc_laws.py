@@ -85,10 +85,10 @@ places = st.lists(st.integers(0, 10_000), max_size=4)
 
 
 @given(requests(), places)
-def test_a_request_is_read_or_refused_in_words_wherever_it_is_cut(request: Any, at: list[int]) -> None:
+def test_a_request_is_read_or_refused_in_words_wherever_it_is_cut(request: Any, cuts: list[int]) -> None:
     body = request.SerializeToString()
     assert outcome([body])
-    assert outcome(cut(body, at)) == outcome([body])
+    assert outcome(cut(body, cuts)) == outcome([body])
 
 
 @given(requests(), st.data())
@@ -106,9 +106,9 @@ def test_any_bytes_are_refused_in_words(body: bytes) -> None:
 
 
 @given(requests(), places)
-def test_taking_a_message_apart_changes_nothing(request: Any, at: list[int]) -> None:
+def test_taking_a_message_apart_changes_nothing(request: Any, cuts: list[int]) -> None:
     body = request.SerializeToString()
-    taken = take_apart(BodyReader(cut(body, at)), 7)
+    taken = take_apart(BodyReader(cut(body, cuts)), 7)
     assert taken is not None
     rest, raw = taken
     again = service_pb2.ModelInferRequest.FromString(rest)
@@ -127,23 +127,23 @@ def test_taking_anything_apart_ends(body: bytes) -> None:
 
 
 @given(st.lists(st.binary(max_size=20), max_size=5), places)
-def test_messages_come_out_of_a_stream_as_they_went_in(messages: list[bytes], at: list[int]) -> None:
+def test_messages_come_out_of_a_stream_as_they_went_in(messages: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(framed([message]) for message in messages)
     unframer = Unframer(20)
-    found = [b"".join(pieces) for piece in cut(stream, at) for pieces in unframer.feed(piece)]
-    assert found == messages
+    results = [b"".join(pieces) for piece in cut(stream, cuts) for pieces in unframer.feed(piece)]
+    assert results == messages
     assert unframer.is_between
 
 
 @given(st.binary(max_size=40), places)
-def test_any_bytes_of_a_stream_are_messages_or_refused(stream: bytes, at: list[int]) -> None:
+def test_any_bytes_of_a_stream_are_messages_or_refused(stream: bytes, cuts: list[int]) -> None:
     unframer = Unframer(1000)
     with suppress(InputError):
-        for piece in cut(stream, at):
+        for piece in cut(stream, cuts):
             for pieces in unframer.feed(piece):
                 assert outcome([b"".join(pieces)])
     with suppress(InputError):
-        assert b"".join(single_message(cut(stream, at))) == stream[5:]
+        assert b"".join(single_message(cut(stream, cuts))) == stream[5:]
 
 
 @given(
@@ -158,9 +158,10 @@ def test_answers_are_messages(outputs: list[tuple[str, Datatype, list[int]]]) ->
         for name, datatype, shape in outputs
     }
     parts = GrpcEncoder("m", "v", {})(Call("é", {}, {}, IN_BINARY), arrays)
-    found = service_pb2.ModelInferResponse.FromString(b"".join(parts))
-    assert found.id == "é"
-    assert [(at.name, tuple(at.shape)) for at in found.outputs] == [(k, v.shape) for k, v in arrays.items()]
+    response = service_pb2.ModelInferResponse.FromString(b"".join(parts))
+    assert response.id == "é"
+    shapes = [(output.name, tuple(output.shape)) for output in response.outputs]
+    assert shapes == [(name, array.shape) for name, array in arrays.items()]
 
 
 @given(st.text())

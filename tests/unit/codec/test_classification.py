@@ -13,11 +13,11 @@ from runtimes.errors import InputError
 
 
 def of(array: Array, count: int, *labels: str) -> list[Any]:
-    found: list[Any] = largest("y", array, count, labels).tolist()
-    return found
+    classes: list[Any] = largest("y", array, count, labels).tolist()
+    return classes
 
 
-@pytest.mark.parametrize("datatype", [at for at in Datatype if at not in ("BOOL", "BYTES")])
+@pytest.mark.parametrize("datatype", [each for each in Datatype if each not in ("BOOL", "BYTES")])
 def test_every_kind_of_number_has_a_largest(datatype: Datatype) -> None:
     array = np.array([3, 0, 7, 1]).astype(datatype.numpy)
     whole = np.dtype(datatype.numpy).kind in "iu"

@@ -33,31 +33,31 @@ def request(**fields: Any) -> Request:
 def with_input(
     shape: Any = (1, 2), datatype: str = "FP32", raw: bytes | None = b"\0" * 8, **fields: Any
 ) -> Request:
-    found = request(**fields)
-    found.inputs.add(name="x", datatype=datatype, shape=shape)
+    message = request(**fields)
+    message.inputs.add(name="x", datatype=datatype, shape=shape)
     if raw is not None:
-        found.raw_input_contents.append(raw)
-    return found
+        message.raw_input_contents.append(raw)
+    return message
 
 
 def typed(datatype: str, field: str, values: list[Any], shape: Any = None) -> Request:
-    found = with_input([len(values)] if shape is None else shape, datatype, None)
-    getattr(found.inputs[0].contents, field).extend(values)
-    return found
+    message = with_input([len(values)] if shape is None else shape, datatype, None)
+    getattr(message.inputs[0].contents, field).extend(values)
+    return message
 
 
-def call_of(found: Request) -> Call:
-    return decode(*read([found.SerializeToString()]), "iris")
+def call_of(message: Request) -> Call:
+    return decode(*read([message.SerializeToString()]), "iris")
 
 
 def test_a_call_is_read() -> None:
-    found = with_input(id="r-1")
-    found.parameters["timeout"].int64_param = 1500
-    found.parameters["priority"].uint64_param = 1
-    found.inputs[0].parameters["anything"].string_param = "x"
-    found.outputs.add(name="y").parameters["classification"].int64_param = 3
-    found.outputs.add(name="z").parameters["binary_data"].bool_param = False
-    call = call_of(found)
+    message = with_input(id="r-1")
+    message.parameters["timeout"].int64_param = 1500
+    message.parameters["priority"].uint64_param = 1
+    message.inputs[0].parameters["anything"].string_param = "x"
+    message.outputs.add(name="y").parameters["classification"].int64_param = 3
+    message.outputs.add(name="z").parameters["binary_data"].bool_param = False
+    call = call_of(message)
     assert (call.id, call.timeout_us, call.others) == ("r-1", 1500, IN_BINARY)
     assert call.outputs == {"y": RequestedOutput(True, 3), "z": IN_BINARY}
     assert (call.inputs["x"].dtype, call.inputs["x"].tolist()) == (np.dtype("f4"), [[0, 0]])
@@ -82,34 +82,34 @@ def test_typed_contents_are_read(datatype: str, field: str, values: list[Any], e
     assert (array.dtype, array.tolist()) == (expected.dtype, expected.tolist())
 
 
-def no_input(found: Request) -> None:
-    found.inputs.clear()
+def no_input(message: Request) -> None:
+    message.inputs.clear()
 
 
-def twice(found: Request) -> None:
-    found.inputs.append(found.inputs[0])
-    found.raw_input_contents.append(b"\0" * 8)
+def twice(message: Request) -> None:
+    message.inputs.append(message.inputs[0])
+    message.raw_input_contents.append(b"\0" * 8)
 
 
-def both(found: Request) -> None:
-    found.inputs[0].contents.fp32_contents.append(1)
+def both(message: Request) -> None:
+    message.inputs[0].contents.fp32_contents.append(1)
 
 
 def parameter(where: Callable[[Request], Any], key: str, field: str = "", value: Any = None) -> Any:
-    def change(found: Request) -> None:
-        where(found).parameters[key].SetInParent()
+    def change(message: Request) -> None:
+        where(message).parameters[key].SetInParent()
         if field:
-            setattr(where(found).parameters[key], field, value)
+            setattr(where(message).parameters[key], field, value)
 
     return change
 
 
-def first(found: Request) -> Any:
-    return found.inputs[0]
+def first(message: Request) -> Any:
+    return message.inputs[0]
 
 
-def output(found: Request) -> Any:
-    return found.outputs[0] if found.outputs else found.outputs.add(name="y")
+def output(message: Request) -> Any:
+    return message.outputs[0] if message.outputs else message.outputs.add(name="y")
 
 
 @pytest.mark.parametrize(
@@ -117,28 +117,31 @@ def output(found: Request) -> Any:
     [
         (no_input, "`inputs` must have one tensor or more"),
         (twice, "input 'x' is there twice"),
-        (lambda found: found.raw_input_contents.append(b""), "an entry for each of the 1 inputs, it has 2"),
+        (
+            lambda message: message.raw_input_contents.append(b""),
+            "an entry for each of the 1 inputs, it has 2",
+        ),
         (both, "input 'x': send contents or raw_input_contents, not both"),
         (
-            lambda found: setattr(found, "model_name", "rose"),
+            lambda message: setattr(message, "model_name", "rose"),
             "model_name is 'rose', but the call came to",
         ),
         (
-            lambda found: setattr(first(found), "datatype", "FP31"),
+            lambda message: setattr(first(message), "datatype", "FP31"),
             "input 'x': datatype 'FP31' is none",
         ),
-        (lambda found: first(found).shape.append(-1), "input 'x': shape must be a list of at most 16"),
+        (lambda message: first(message).shape.append(-1), "input 'x': shape must be a list of at most 16"),
         (
-            lambda found: first(found).shape.extend([1] * 15),
+            lambda message: first(message).shape.extend([1] * 15),
             "input 'x': shape must be a list of at most 16",
         ),
         (
-            lambda found: first(found).shape.append(2),
+            lambda message: first(message).shape.append(2),
             "shape [1, 2, 2] of FP32 needs 16 bytes",
         ),
-        (lambda found: first(found).shape.extend([2**62] * 3), "of FP32 needs"),
+        (lambda message: first(message).shape.extend([2**62] * 3), "of FP32 needs"),
         (parameter(first, "k"), "input 'x': parameter 'k' has no value"),
-        (parameter(lambda found: found, "k"), "the request: parameter 'k' has no value"),
+        (parameter(lambda message: message, "k"), "the request: parameter 'k' has no value"),
         (
             parameter(first, "shared_memory_region", "string_param", "r"),
             "input 'x': shared memory is not supported",
@@ -156,22 +159,22 @@ def output(found: Request) -> Any:
             "output 'y': classification must be",
         ),
         (
-            parameter(lambda found: found, "timeout", "double_param", 1.5),
+            parameter(lambda message: message, "timeout", "double_param", 1.5),
             "the request: timeout must be a whole number from 0 up",
         ),
-        (lambda found: [found.outputs.add(name="y") for _ in "12"], "output 'y' is asked for twice"),
+        (lambda message: [message.outputs.add(name="y") for _ in "12"], "output 'y' is asked for twice"),
     ],
 )
 def test_what_is_wrong_is_named(change: Callable[[Request], None], text: str) -> None:
-    found = with_input()
-    change(found)
-    with pytest.raises(InputError) as told:
-        call_of(found)
-    assert text in str(told.value)
+    message = with_input()
+    change(message)
+    with pytest.raises(InputError) as caught:
+        call_of(message)
+    assert text in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("found", "text"),
+    ("message", "text"),
     [
         (typed("INT8", "int_contents", [128]), "input 'x': a value is outside INT8 (-128 to 127)"),
         (typed("UINT16", "uint_contents", [65536]), "input 'x': a value is outside UINT16 (0 to 65535)"),
@@ -186,10 +189,10 @@ def test_what_is_wrong_is_named(change: Callable[[Request], None], text: str) ->
         (with_input([1], "BYTES", b"\5\0\0\0ab"), "element 0 of BYTES goes beyond the data"),
     ],
 )
-def test_wrong_data_are_named(found: Request, text: str) -> None:
-    with pytest.raises(InputError) as told:
-        call_of(found)
-    assert text in str(told.value)
+def test_wrong_data_are_named(message: Request, text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call_of(message)
+    assert text in str(caught.value)
 
 
 def test_what_is_no_message() -> None:
@@ -201,10 +204,10 @@ def test_what_is_no_message() -> None:
 @pytest.mark.parametrize("cut", [None, 1, 1000, 65536, 100_001])
 def test_large_inputs_are_taken_as_they_are(cut: int | None) -> None:
     values = np.random.default_rng(3).random((2, 50_000), np.float32)
-    found = with_input((2, 50_000), raw=values.tobytes(), id="r-2")
-    found.inputs.add(name="small", datatype="INT64", shape=[1])
-    found.raw_input_contents.append(b"\1" + b"\0" * 7)
-    body = found.SerializeToString()
+    message = with_input((2, 50_000), raw=values.tobytes(), id="r-2")
+    message.inputs.add(name="small", datatype="INT64", shape=[1])
+    message.raw_input_contents.append(b"\1" + b"\0" * 7)
+    body = message.SerializeToString()
     pieces = [body] if cut is None else [body[:cut], body[cut:]]
     call = decode(*read(pieces), "iris")
     assert call.id == "r-2"
@@ -217,11 +220,11 @@ def test_large_inputs_are_taken_as_they_are(cut: int | None) -> None:
 
 
 def test_a_large_message_of_very_many_fields_is_read_too() -> None:
-    found = request()
+    message = request()
     for number in range(1200):
-        found.inputs.add(name=f"x{number}", datatype="FP32", shape=[16])
-        found.raw_input_contents.append(b"\0" * 64)
-    assert len(call_of(found).inputs) == 1200
+        message.inputs.add(name=f"x{number}", datatype="FP32", shape=[16])
+        message.raw_input_contents.append(b"\0" * 64)
+    assert len(call_of(message).inputs) == 1200
 
 
 def answer(call: Call, outputs: dict[str, Array], labels: Any = None) -> Any:
@@ -241,20 +244,20 @@ def answer(call: Call, outputs: dict[str, Array], labels: Any = None) -> Any:
     ],
 )
 def test_answers_are_raw(array: Array, datatype: str, raw: bytes) -> None:
-    found = answer(Call("r-3", {}, {}, IN_BINARY), {"y": array, "z": np.array([True])})
-    assert (found.model_name, found.model_version, found.id) == ("iris", "v1", "r-3")
-    assert [(at.name, at.datatype, tuple(at.shape)) for at in found.outputs] == [
+    response = answer(Call("r-3", {}, {}, IN_BINARY), {"y": array, "z": np.array([True])})
+    assert (response.model_name, response.model_version, response.id) == ("iris", "v1", "r-3")
+    assert [(output.name, output.datatype, tuple(output.shape)) for output in response.outputs] == [
         ("y", datatype, array.shape),
         ("z", "BOOL", (1,)),
     ]
-    assert list(found.raw_output_contents) == [raw, b"\1"]
+    assert list(response.raw_output_contents) == [raw, b"\1"]
 
 
 def test_classes_are_written() -> None:
     call = Call("", {}, {"y": RequestedOutput(True, 1)}, IN_BINARY)
-    found = answer(call, {"y": np.array([[0.25, 0.5]])}, {"": ("cat", "dog")})
-    assert found.outputs[0].datatype == "BYTES"
-    assert found.raw_output_contents[0] == b"\x0e\0\0\0" + b"0.500000:1:dog"
+    response = answer(call, {"y": np.array([[0.25, 0.5]])}, {"": ("cat", "dog")})
+    assert response.outputs[0].datatype == "BYTES"
+    assert response.raw_output_contents[0] == b"\x0e\0\0\0" + b"0.500000:1:dog"
 
 
 def test_what_has_no_datatype_is_the_models_fault() -> None:

@@ -185,7 +185,7 @@ def test_ragged_data_is_refused(datatype: str, data: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("datatype", "data", "found"),
+    ("datatype", "data", "types"),
     [
         ("FP32", ["1", "2"], "strings"),
         ("FP32", [1, "2"], "strings"),
@@ -205,8 +205,8 @@ def test_ragged_data_is_refused(datatype: str, data: list[Any]) -> None:
         ("BYTES", ["a", None], "null"),
     ],
 )
-def test_values_of_another_type_are_refused(datatype: str, data: list[Any], found: str) -> None:
-    text = f"input 'x': {datatype} cannot be made of {found}"
+def test_values_of_another_type_are_refused(datatype: str, data: list[Any], types: str) -> None:
+    text = f"input 'x': {datatype} cannot be made of {types}"
     assert refused(tensor(datatype, [2], data)) == text
     assert refused(tensor(datatype, [2, 1], [[item] for item in data])) == text
 
@@ -255,7 +255,7 @@ def test_one_long_string_among_many_costs_no_memory() -> None:
         ({"binary_data_output": True}, None, True),
         ({"binary_data_output": False}, {"binary_data": True}, False),
         ({"binary_data_output": True}, {"binary_data": False}, True),
-        ({"priority": 1, "timeout": 5, "mine": "x", "ratio": 0.5}, {"mine": True}, False),
+        ({"priority": 1, "timeout": 5, "other": "x", "ratio": 0.5}, {"other": True}, False),
     ],
 )
 def test_outputs_are_raw_where_they_or_all_are_asked_to_be(
@@ -269,12 +269,12 @@ def test_outputs_are_raw_where_they_or_all_are_asked_to_be(
 
 
 def test_classes_may_be_asked_of_an_output() -> None:
-    for asked, parameters in [
+    for expected, parameters in [
         (RequestedOutput(classes=3), {"classification": 3}),
         (RequestedOutput(binary=True, classes=1), {"classification": 1, "binary_data": True}),
         (RequestedOutput(), {"classification": 0}),
     ]:
-        assert decode(tensor(), outputs=[{"name": "y", "parameters": parameters}]).outputs == {"y": asked}
+        assert decode(tensor(), outputs=[{"name": "y", "parameters": parameters}]).outputs == {"y": expected}
 
 
 def test_a_caller_may_say_how_long_it_waits() -> None:
@@ -325,8 +325,8 @@ def test_parameters_are_an_object(parameters: Any) -> None:
     ],
 )
 def test_known_parameters_have_their_types(outputs: Any, others: dict[str, Any], text: str) -> None:
-    wanted = None if outputs is None else [{"name": "y", "parameters": outputs}]
-    assert refused(tensor(), outputs=wanted, **others) == text
+    requested = None if outputs is None else [{"name": "y", "parameters": outputs}]
+    assert refused(tensor(), outputs=requested, **others) == text
 
 
 def test_an_input_in_shared_memory_is_refused() -> None:

@@ -30,8 +30,8 @@ def body(*inputs: Any, **others: Any) -> bytes:
 
 
 def read(text: bytes | memoryview) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = _LargeBodies()(text)
-    return found
+    document: dict[str, Any] | None = _LargeBodies()(text)
+    return document
 
 
 def array_of(document: dict[str, Any] | None) -> Any:
@@ -57,16 +57,17 @@ def test_the_rest_is_as_orjson_reads_it() -> None:
         parameters={"timeout": 5, "yes": True, "text": "t"},
     )
     for arranged in (text, memoryview(text), memoryview(b"ab" + text)[2:]):
-        found = read(arranged)
-        assert found is not None
-        found["inputs"][0]["data"] = found["inputs"][0]["data"].tolist()
-        assert found == orjson.loads(text)
+        document = read(arranged)
+        assert document is not None
+        document["inputs"][0]["data"] = document["inputs"][0]["data"].tolist()
+        assert document == orjson.loads(text)
 
 
 def test_members_that_no_request_has_are_left_out() -> None:
-    found = read(body(tensor() | {"other": {"a": 1}}, other=1))
-    assert found is not None
-    assert (list(found), list(found["inputs"][0])) == (["inputs"], ["name", "datatype", "shape", "data"])
+    document = read(body(tensor() | {"other": {"a": 1}}, other=1))
+    assert document is not None
+    assert list(document) == ["inputs"]
+    assert list(document["inputs"][0]) == ["name", "datatype", "shape", "data"]
 
 
 @pytest.mark.parametrize("shape", [[0], [2, 0], [0, 2]])
@@ -80,8 +81,8 @@ def test_data_may_be_empty(shape: list[int]) -> None:
 )
 @pytest.mark.parametrize("datatype", ["INT64", "UINT64", "FP3", "BYTES"])
 def test_elements_of_another_kind_are_lists(datatype: str, data: list[Any]) -> None:
-    found = read(body(tensor(datatype, data=data)))
-    assert found == orjson.loads(body(tensor(datatype, data=data)))
+    document = read(body(tensor(datatype, data=data)))
+    assert document == orjson.loads(body(tensor(datatype, data=data)))
 
 
 @pytest.mark.parametrize(
@@ -183,15 +184,15 @@ def test_where_simdjson_is_missing_orjson_reads_all(monkeypatch: pytest.MonkeyPa
 
 def test_several_threads_may_read_at_once() -> None:
     decode = Decoder(Signature((), ()))
-    found: list[bool] = []
+    outcomes: list[bool] = []
 
     def many(number: int) -> None:
         text = body(tensor(shape=[5000], data=[number] * 5000))
-        found.extend((decode([text]).inputs["x"] == number).all() for _ in range(50))
+        outcomes.extend((decode([text]).inputs["x"] == number).all() for _ in range(50))
 
     threads = [threading.Thread(target=many, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert found == [True] * 400
+    assert outcomes == [True] * 400

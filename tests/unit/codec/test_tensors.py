@@ -163,10 +163,10 @@ def test_a_body_may_come_in_any_pieces(cut: int) -> None:
     (whole,), json_size = body(*inputs, data=b"".join(array.tobytes() for array in values.values()))
     pieces = [whole[start : start + cut] for start in range(0, len(whole), cut)]
     for arranged in (pieces, [b"", *pieces, b""]):
-        found = decode(arranged, json_size).inputs
+        arrays = decode(arranged, json_size).inputs
         for name, array in values.items():
-            assert found[name].tolist() == array.tolist()
-            assert found[name].flags.aligned
+            assert arrays[name].tolist() == array.tolist()
+            assert arrays[name].flags.aligned
 
 
 def test_nothing_is_copied_where_it_need_not_be() -> None:
@@ -186,15 +186,15 @@ def test_nothing_is_copied_where_it_need_not_be() -> None:
 
 
 def peak(work: Callable[[], object]) -> int:
-    """The most bytes that work has at a time."""
+    """Return the most bytes that work has allocated at a time."""
     tracemalloc.start()
     try:
         kept = work()
-        found = tracemalloc.get_traced_memory()[1]
+        peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     del kept
-    return found
+    return peak
 
 
 def test_large_tensors_are_copied_at_most_once() -> None:

@@ -30,7 +30,7 @@ ROW = TensorSpec("x", "FP64", (-1, -1))
 DELAY = 0.002
 
 
-class Given:
+class PreparedCodec:
     """A codec for calls that a test makes itself: a body is a name, an answer is left in `outputs`."""
 
     def __init__(self, calls: Mapping[bytes, Call]) -> None:
@@ -104,7 +104,7 @@ def run(
     """Give calls to a thread while its model is at work on another one; returns what each got."""
     tally = Tally()
     thread = ComputeThread(model, tally, limits, batching=batching)
-    codec = Given({b"%d" % place: each for place, each in enumerate(calls)} | {b"first": call()})
+    codec = PreparedCodec({b"%d" % place: each for place, each in enumerate(calls)} | {b"first": call()})
 
     async def main() -> list[Job]:
         loop = asyncio.get_running_loop()
@@ -125,10 +125,10 @@ def run(
             during(jobs)
         if isinstance(model, Doubling):
             model.gate.set()
-        wanted = [
+        expected = [
             answer for answer, job in zip(answers[-len(jobs) :], jobs, strict=True) if not job.is_cancelled
         ]
-        await asyncio.wait_for(asyncio.gather(*wanted, *answers[: -len(jobs)]), SECONDS)
+        await asyncio.wait_for(asyncio.gather(*expected, *answers[: -len(jobs)]), SECONDS)
         return jobs
 
     jobs = asyncio.run(main())
@@ -138,20 +138,20 @@ def run(
     return jobs, [codec.outputs.get(b"%d" % place) for place in range(len(calls))], tally, thread
 
 
-def check(found: dict[str, Array] | None, asked: Call) -> None:
-    assert found is not None
-    if "y" in found:
-        np.testing.assert_array_equal(found["y"], 2 * asked.inputs["x"])
-    if "n" in found:
-        assert len(found["n"]) == len(asked.inputs["x"])
+def check(outputs: dict[str, Array] | None, request: Call) -> None:
+    assert outputs is not None
+    if "y" in outputs:
+        np.testing.assert_array_equal(outputs["y"], 2 * request.inputs["x"])
+    if "n" in outputs:
+        assert len(outputs["n"]) == len(request.inputs["x"])
 
 
 def test_what_waits_runs_together_and_each_caller_gets_its_rows() -> None:
     model = Doubling()
     calls = [call(rows=1 + place % 3, value=place) for place in range(8)]
-    jobs, found, tally, _ = run(model, calls, Batching(32, DELAY))
-    for each, asked, job in zip(found, calls, jobs, strict=True):
-        check(each, asked)
+    jobs, results, tally, _ = run(model, calls, Batching(32, DELAY))
+    for each, request, job in zip(results, calls, jobs, strict=True):
+        check(each, request)
         assert job.status == 200
         assert min(job.queue_seconds, job.decode_seconds, job.infer_seconds, job.encode_seconds) > 0
     assert model.runs == [(1, 2), (15, 2)]
@@ -163,21 +163,21 @@ def test_calls_differ_in_nothing_but_their_rows() -> None:
     model = Doubling()
     calls = [call(), call(columns=3), call(outputs=["y"]), call(outputs=["y", "n"]), call(outputs=["n", "y"])]
     calls += [Call("", {"x": array(1, 2, 1).astype(np.float32)}), call(value=2)]
-    _, found, _, _ = run(model, calls, Batching(32, DELAY))
-    for each, asked in zip(found, calls, strict=True):
-        check(each, asked)
+    _, results, _, _ = run(model, calls, Batching(32, DELAY))
+    for each, request in zip(results, calls, strict=True):
+        check(each, request)
     # all outputs; three columns; y; y and n in either order; FP32
     assert sorted(model.runs[1:]) == sorted([(2, 2), (1, 3), (1, 2), (2, 2), (1, 2)])
-    assert found[5] is not None
-    assert found[5]["y"].dtype == np.float32
+    assert results[5] is not None
+    assert results[5]["y"].dtype == np.float32
 
 
 def test_a_batch_has_no_more_rows_than_it_may_but_a_larger_call_is_answered() -> None:
     model = Doubling()
     calls = [call(rows=rows, value=rows) for rows in (2, 2, 1, 9, 1, 3, 1)]
-    _, found, _, _ = run(model, calls, Batching(4, DELAY))
-    for each, asked in zip(found, calls, strict=True):
-        check(each, asked)
+    _, results, _, _ = run(model, calls, Batching(4, DELAY))
+    for each, request in zip(results, calls, strict=True):
+        check(each, request)
     assert [shape[0] for shape in model.runs[1:]] == [4, 1, 9, 4, 1]
 
 
@@ -193,11 +193,11 @@ def test_calls_without_rows_run_alone() -> None:
 def test_one_bad_call_fails_alone() -> None:
     model = Doubling()
     calls = [call(value=1), call(value=13), call(value=14), Call("", {}), call(value=2)]
-    jobs, found, tally, _ = run(model, calls, Batching(32, DELAY))
+    jobs, results, tally, _ = run(model, calls, Batching(32, DELAY))
     assert [job.status for job in jobs] == [200, 400, 500, 400, 200]
     assert [job.answer for job in jobs[1:4]] == [b"13 is no number", b"14 is unlucky", b"no inputs"]
-    check(found[0], calls[0])
-    check(found[4], calls[4])
+    check(results[0], calls[0])
+    check(results[4], calls[4])
     assert tally.numbers().failed.calls == 3
     assert model.runs[1:] == [(4, 2), (1, 2), (1, 2), (1, 2), (1, 2)], "together, then each alone"
 
@@ -212,8 +212,8 @@ def test_who_hangs_up_or_is_late_leaves_the_batch() -> None:
         time.sleep(0.05)  # the loop stands still, so that only the thread sees who is late
 
     calls = [call(value=place) for place in range(4)]
-    jobs, found, tally, _ = run(model, calls, Batching(32, DELAY), during, timeouts={2: 0.01})
-    assert found[1] is found[2] is None
+    jobs, results, tally, _ = run(model, calls, Batching(32, DELAY), during, timeouts={2: 0.01})
+    assert results[1] is results[2] is None
     assert [job.status for job in jobs if not job.is_cancelled] == [200, 504, 200]
     assert model.runs[1:] == [(2, 2)]
     assert dict(tally.numbers().dropped) == {"cancelled": 1, "expired": 1}
@@ -230,11 +230,11 @@ class Summing(Doubling):
 def test_a_model_that_is_none_to_batch_is_batched_no_more() -> None:
     model = Summing()
     calls = [call(columns=2 + place % 2, value=place) for place in range(9)]
-    jobs, found, _, thread = run(model, calls, Batching(4, DELAY))
+    jobs, results, _, thread = run(model, calls, Batching(4, DELAY))
     assert [job.status for job in jobs] == [200] * 9
-    for each, asked in zip(found, calls, strict=True):
+    for each, request in zip(results, calls, strict=True):
         assert each is not None
-        np.testing.assert_array_equal(each["y"], asked.inputs["x"])
+        np.testing.assert_array_equal(each["y"], request.inputs["x"])
     assert thread.not_batched == "output 'y' has shape [1, 2] for 4 rows of input"
     assert [shape[0] for shape in model.runs[1:]] == [4, *[1] * 9], (
         "also those of another kind that wait already"
@@ -283,7 +283,7 @@ def test_rows_that_do_not_add_up_are_no_batch() -> None:
         split_outputs({"y": np.zeros((2, 2))}, items)
 
 
-Asked = tuple[int, int, str, str]
+Fate = tuple[int, int, str, str]
 
 
 @settings(max_examples=150, deadline=None)
@@ -301,20 +301,22 @@ Asked = tuple[int, int, str, str]
     st.integers(2, 12),
     st.sampled_from([0.0, 0.001]),
 )
-def test_whatever_comes_each_caller_gets_exactly_its_own(asked: list[Asked], most: int, delay: float) -> None:
+def test_whatever_comes_each_caller_gets_exactly_its_own(
+    fates: list[Fate], max_rows: int, delay: float
+) -> None:
     model = Doubling()
     calls = []
-    for place, (rows, columns, outputs, fate) in enumerate(asked):
+    for place, (rows, columns, outputs, fate) in enumerate(fates):
         value = 13.0 if fate == "bad" else 100.0 + place
         calls.append(call(rows, columns, value, outputs) if fate != "undecodable" else Call("", {}))
 
     def during(jobs: list[Job]) -> None:
-        for job, (*_, fate) in zip(jobs, asked, strict=True):
+        for job, (*_, fate) in zip(jobs, fates, strict=True):
             if fate == "cancelled":
                 job.cancel()
 
-    jobs, found, tally, _ = run(model, calls, Batching(most, delay), during)
-    for job, each, one, (_, _, outputs, fate) in zip(jobs, found, calls, asked, strict=True):
+    jobs, results, tally, _ = run(model, calls, Batching(max_rows, delay), during)
+    for job, each, one, (_, _, outputs, fate) in zip(jobs, results, calls, fates, strict=True):
         if fate == "good":
             assert job.status == 200
             check(each, one)
@@ -325,7 +327,7 @@ def test_whatever_comes_each_caller_gets_exactly_its_own(asked: list[Asked], mos
         else:
             assert (job.status, each) == (400, None)
     counted = tally.numbers()
-    good = sum(rows for rows, *_, fate in asked if fate == "good")
+    good = sum(rows for rows, *_, fate in fates if fate == "good")
     assert sum(runs.rows for runs in counted.batches.values()) == 1 + good
 
 
@@ -355,7 +357,7 @@ LOOP.close()
 
 
 def _job(arrived: float) -> Job:
-    job = Job([b""], Given({}), LOOP, lambda _: None)
+    job = Job([b""], PreparedCodec({}), LOOP, lambda _: None)
     job.arrived = arrived
     return job
 
@@ -363,8 +365,10 @@ def _job(arrived: float) -> Job:
 class Pace:
     """A batcher that has seen `callers` come again and again, `gap` apart, while the model ran for `run`."""
 
-    def __init__(self, callers: int, gap: float, run: float, most: int = 32, delay: float = DELAY) -> None:
-        self.batcher = Batcher(Batching(most, delay))
+    def __init__(
+        self, callers: int, gap: float, run: float, max_rows: int = 32, delay: float = DELAY
+    ) -> None:
+        self.batcher = Batcher(Batching(max_rows, delay))
         self.now = 100.0
         for _ in range(50):
             for _ in range(callers):
@@ -445,7 +449,7 @@ def test_a_single_caller_is_as_fast_as_without_batching() -> None:
         model = Doubling()
         model.gate.set()
         thread = ComputeThread(model, Tally(), batching=batching)
-        codec = Given({b"0": call()})
+        codec = PreparedCodec({b"0": call()})
 
         async def main() -> float:
             loop = asyncio.get_running_loop()
@@ -492,11 +496,11 @@ def test_real_models_answer_as_they_do_alone(tmp_path: Path, model: bytes, exact
         Call("", {"x": np.random.default_rng(place).normal(size=(1 + place % 4, 4)).astype(np.float32)})
         for place in range(60)
     ]
-    jobs, found, tally, _ = run(loaded, calls, Batching(16, DELAY))
+    jobs, results, tally, _ = run(loaded, calls, Batching(16, DELAY))
     assert [job.status for job in jobs] == [200] * 60
-    for each, asked in zip(found, calls, strict=True):
+    for each, request in zip(results, calls, strict=True):
         assert each is not None
-        alone = loaded.infer(asked.inputs)["y"]
+        alone = loaded.infer(request.inputs)["y"]
         if exact:
             np.testing.assert_array_equal(each["y"], alone)
         else:
@@ -509,6 +513,6 @@ def test_strings_run_together(tmp_path: Path) -> None:
     path.write_bytes(identity_onnx(element=8, shape=("n",)))
     loaded = OnnxRuntime().load(path, Resources())
     calls = [Call("", {"x": np.array([b"%d" % place] * 2, dtype=object)}) for place in range(20)]
-    _, found, _, _ = run(loaded, calls, Batching(64, DELAY))
-    got: list[Any] = [each and each["y"].tolist() for each in found]
+    _, results, _, _ = run(loaded, calls, Batching(64, DELAY))
+    got: list[Any] = [each and each["y"].tolist() for each in results]
     assert got == [[b"%d" % place] * 2 for place in range(20)]

@@ -23,10 +23,10 @@ QUICK, MIDDLING, SLOW = 0.00005, 0.0006, 0.002
 
 
 def learned(*seconds: float) -> Pace:
-    found = Pace()
+    learner = Pace()
     for each in seconds:
-        found.note(each)
-    return found
+        learner.note(each)
+    return learner
 
 
 def test_nothing_is_believed_before_enough_calls() -> None:
@@ -35,11 +35,11 @@ def test_nothing_is_believed_before_enough_calls() -> None:
 
 
 def test_one_slow_call_is_enough_to_wait_for_as_many_again() -> None:
-    found = learned(*[QUICK] * 1000, SLOW)
+    learner = learned(*[QUICK] * 1000, SLOW)
     for _ in range(ENOUGH):
-        assert not found.is_quick(10)
-        found.note(QUICK)
-    assert found.is_quick(10)
+        assert not learner.is_quick(10)
+        learner.note(QUICK)
+    assert learner.is_quick(10)
 
 
 def test_calls_that_are_not_quick_are_found_out_by_their_mean() -> None:

@@ -23,25 +23,25 @@ def test_the_compiled_set_is_of_these_files(tmp_path: Path) -> None:
     assert protoc.main(["protoc", f"-I{PROTOS}", f"--descriptor_set_out={fresh}", *files]) == 0
 
     def contents(path: Path) -> dict[str, bytes]:
-        found = FileDescriptorSet.FromString(path.read_bytes())
-        return {file.name: file.SerializeToString() for file in found.file}
+        files = FileDescriptorSet.FromString(path.read_bytes())
+        return {file.name: file.SerializeToString() for file in files.file}
 
     assert contents(COMPILED) == contents(fresh), "compile them: make protos"
 
 
-def ours(package: str) -> Iterator[Any]:
+def messages_of(package: str) -> Iterator[Any]:
     """Every message of a package, those inside others too."""
     for file in FileDescriptorSet.FromString(COMPILED.read_bytes()).file:
         if file.package == package:
-            todo = [pool().FindMessageTypeByName(f"{package}.{at.name}") for at in file.message_type]
-            while todo:
-                found = todo.pop()
-                todo += found.nested_types
-                yield found
+            waiting = [pool().FindMessageTypeByName(f"{package}.{outer.name}") for outer in file.message_type]
+            while waiting:
+                descriptor = waiting.pop()
+                waiting += descriptor.nested_types
+                yield descriptor
 
 
 # Of a later grpc.health.v1 than that of packages which are content with protobuf 6, as tritonclient must be.
-LATELY = {"HealthListRequest", "HealthListResponse"}
+LATER = {"HealthListRequest", "HealthListResponse"}
 
 
 def fields(descriptor: Any) -> dict[str, Any]:
@@ -67,17 +67,17 @@ def fields(descriptor: Any) -> dict[str, Any]:
     ],
 )
 def test_every_field_is_as_others_have_it(package: str, modules: tuple[Any, ...]) -> None:
-    theirs = {
+    published = {
         name: descriptor
         for module in modules
         for name, descriptor in module.DESCRIPTOR.message_types_by_name.items()
     }
     seen = 0
-    for descriptor in ours(package):
+    for descriptor in messages_of(package):
         outer, *inner = descriptor.full_name.removeprefix(f"{package}.").split(".")
-        if outer in LATELY and outer not in theirs:
+        if outer in LATER and outer not in published:
             continue
-        expected = theirs[outer]
+        expected = published[outer]
         for name in inner:
             expected = expected.nested_types_by_name[name]
         assert fields(descriptor).items() <= fields(expected).items(), descriptor.full_name
@@ -87,8 +87,8 @@ def test_every_field_is_as_others_have_it(package: str, modules: tuple[Any, ...]
         for name, enum in module.DESCRIPTOR.enum_types_by_name.items():
             if name == "DataType":
                 values = {value.name: value.number for value in enum.values}
-                found = pool().FindEnumTypeByName("inference.DataType").values
-                assert {value.name: value.number for value in found} == values
+                declared = pool().FindEnumTypeByName("inference.DataType").values
+                assert {value.name: value.number for value in declared} == values
 
 
 @pytest.mark.parametrize(
@@ -102,27 +102,34 @@ def test_every_field_is_as_others_have_it(package: str, modules: tuple[Any, ...]
 def test_every_method_is_as_others_have_it(name: str, module: Any, service: str) -> None:
     def methods(descriptor: Any) -> dict[str, tuple[str, str, bool, bool]]:
         return {
-            at.name: (
-                at.input_type.full_name,
-                at.output_type.full_name,
-                at.client_streaming,
-                at.server_streaming,
+            method.name: (
+                method.input_type.full_name,
+                method.output_type.full_name,
+                method.client_streaming,
+                method.server_streaming,
             )
-            for at in descriptor.methods
+            for method in descriptor.methods
         }
 
     expected = methods(module.DESCRIPTOR.services_by_name[service])
-    found = methods(pool().FindServiceByName(name))
-    lately = {at for at in found if found[at][0].rpartition(".")[2] in LATELY and at not in expected}
-    assert {at: found[at] for at in found.keys() - lately}.items() <= expected.items()
+    ours = methods(pool().FindServiceByName(name))
+    later = {
+        method
+        for method, (request, *_) in ours.items()
+        if request.rpartition(".")[2] in LATER and method not in expected
+    }
+    assert {method: ours[method] for method in ours.keys() - later}.items() <= expected.items()
 
 
 def test_both_versions_of_reflection_are_the_same_but_for_their_names() -> None:
-    v1, v1alpha = ({at.name: at for at in ours(f"grpc.reflection.{name}")} for name in ("v1", "v1alpha"))
+    v1, v1alpha = (
+        {descriptor.name: descriptor for descriptor in messages_of(f"grpc.reflection.{name}")}
+        for name in ("v1", "v1alpha")
+    )
     assert v1.keys() == v1alpha.keys()
     for name, descriptor in v1.items():
-        mine = {field: at[:3] for field, at in fields(descriptor).items()}
-        assert mine == {field: at[:3] for field, at in fields(v1alpha[name]).items()}
+        parts = {field: facts[:3] for field, facts in fields(descriptor).items()}
+        assert parts == {field: facts[:3] for field, facts in fields(v1alpha[name]).items()}
 
 
 def test_the_messages_are_apart_from_those_of_the_same_names() -> None:

@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("value", "expected"),
     [
         (["a", "b"], {"": ("a", "b")}),
         ([0, 1.5, "x"], {"": ("0", "1.5", "x")}),
@@ -36,15 +36,15 @@ def root(tmp_path: Path) -> Path:
         ({}, {}),
     ],
 )
-def test_parameters_list_labels_for_all_outputs_or_for_each(said: Any, expected: Any, root: Path) -> None:
-    assert labels_of(model(said, part(type="labels")), root) == expected
+def test_parameters_list_labels_for_all_outputs_or_for_each(value: Any, expected: Any, root: Path) -> None:
+    assert labels_of(model(value, part(type="labels")), root) == expected
 
 
 @pytest.mark.parametrize("named", [{"name": "labels"}, {"type": "labels"}])
 def test_a_part_is_a_file_with_a_label_on_each_line(named: dict[str, str], root: Path) -> None:
     other = {"name": "tokenizer", "path": "tokenizer.json"}
-    found = labels_of(model(None, other, part(**named)), root)
-    assert found == {"": ("setosa", "versicolor", "", "né")}
+    labels = labels_of(model(None, other, part(**named)), root)
+    assert labels == {"": ("setosa", "versicolor", "", "né")}
 
 
 @pytest.mark.parametrize("parameters", [None, [], "labels", 3, {"threshold": 0.5}, {"labels": None}])
@@ -55,7 +55,7 @@ def test_most_kits_have_none(parameters: Any, root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "where"),
+    ("value", "where"),
     [
         ("a,b", "model.parameters.labels"),
         ({"y": "a"}, "model.parameters.labels.y"),
@@ -63,9 +63,9 @@ def test_most_kits_have_none(parameters: Any, root: Path) -> None:
         ({"y": [None]}, "model.parameters.labels.y"),
     ],
 )
-def test_what_is_no_list_of_names_is_told(said: Any, where: str, root: Path) -> None:
+def test_what_is_no_list_of_names_is_told(value: Any, where: str, root: Path) -> None:
     with pytest.raises(UnusableLabels, match=rf"^{where} in the Kitfile must be a list of names$"):
-        labels_of(model(said), root)
+        labels_of(model(value), root)
 
 
 @pytest.mark.parametrize("path", ["missing.txt", "data", "../outside.txt", "/etc/passwd"])
