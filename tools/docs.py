@@ -12,21 +12,16 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-from prometheus_client.core import Metric
-
 from gateway.config.config import GatewayConfig
-from gateway.metrics.exposition import VersionLabels, build_info, families
+from gateway.metrics.exposition import METRICS, VERSION_LABELS
 from gateway.rollout.machine import TABLE
 from gateway.rollout.state import Stage
 from tools.config_reference import config_reference
 
 ROOT = Path(__file__).parents[1]
-
-# What Prometheus adds to the name under which a metric is declared.
-_SUFFIXES: Mapping[str, str] = {"counter": "_total", "info": "_info"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +41,14 @@ class Part:
 
 
 def metrics_table() -> str:
-    """Write a row for each metric that `gateway.metrics` declares."""
+    """Write a row for each metric that is declared; the labels of every version are called "the four"."""
     lines = ["| metric | type | labels | what it tells |", "| --- | --- | --- | --- |"]
-    for metric in (build_info(), *families(())):
-        name = metric.name + _SUFFIXES.get(metric.type, "")
-        lines.append(f"| `{name}` | {metric.type} | {_labels(metric)} | {metric.documentation} |")
+    for metric in METRICS:
+        is_of_version = metric.labels[: len(VERSION_LABELS)] == VERSION_LABELS
+        own = metric.labels[len(VERSION_LABELS) :] if is_of_version else metric.labels
+        labels = ", ".join([*(["the four"] if is_of_version else []), *(f"`{label}`" for label in own)])
+        lines.append(f"| `{metric.exposed_name}` | {metric.kind} | {labels} | {metric.help} |")
     return "\n".join(lines)
-
-
-def _labels(metric: Metric) -> str:
-    """List a metric's labels; those that every version's metrics have are called "the four"."""
-    # A family that has no sample yet says only here which labels its samples will have.
-    names = list(getattr(metric, "_labelnames", None) or metric.samples[0].labels)
-    four = [field.name for field in fields(VersionLabels)]
-    words = ["the four"] if names[: len(four)] == four else []
-    return ", ".join([*words, *(f"`{name}`" for name in names[len(four) if words else 0 :])])
 
 
 def stages_table() -> str:

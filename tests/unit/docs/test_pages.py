@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_paths_that_are_named_exist(page: Path) -> None:
     paths = [code for code in re.findall(r"`([^`]+)`", prose(page)) if OUR_PATH.fullmatch(code)]
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_names_of_code_that_are_given_exist(page: Path) -> None:
+    for name in re.findall(r"`((?:gateway|runtimes|loadtests|tools)(?:\.\w+)+)`", prose(page)):
+        assert pkgutil.resolve_name(name) is not None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
