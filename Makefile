@@ -64,7 +64,7 @@ bench: $(VENV)/.installed-dev $(VENV)/.system ## measure Kitserve beside other s
 	$(BIN)/python -m loadtests.pull
 
 docs: $(VENV)/.installed-dev ## write the generated parts of docs/ anew
-	$(BIN)/python -m tools.docs
+	$(BIN)/python -m docs.generator
 
 # The test of the messages compares what is compiled with these files.
 protos: $(VENV)/.installed-dev ## compile the .proto files into services.binpb

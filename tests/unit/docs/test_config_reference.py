@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ByteSize, Field
 
+from docs.generator.config_reference import config_reference, undescribed
 from gateway.config.config import Address, GatewayConfig
 from gateway.config.kits import Seconds
-from tools.config_reference import config_reference, undescribed
 
 
 class Inner(BaseModel):

@@ -22,7 +22,7 @@ PAGES = [
 ]
 KEYS = ROOT / "tests" / "data" / "homes" / "schema-1"
 # A name in small letters that begins like one of our own paths; one with a space or a * is an example.
-OUR_PATH = re.compile(r"(?:gateway|runtimes|tests|loadtests|tools|docs|configs)/[A-Za-z0-9_./-]*")
+OUR_PATH = re.compile(r"(?:gateway|runtimes|tests|loadtests|docs|configs)/[A-Za-z0-9_./-]*")
 
 
 def prose(page: Path) -> str:
@@ -70,7 +70,7 @@ def test_paths_that_are_named_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_names_of_code_that_are_given_exist(page: Path) -> None:
-    for name in re.findall(r"`((?:gateway|runtimes|loadtests|tools)(?:\.\w+)+)`", prose(page)):
+    for name in re.findall(r"`((?:gateway|runtimes|loadtests)(?:\.\w+)+)`", prose(page)):
         assert pkgutil.resolve_name(name) is not None
 
 

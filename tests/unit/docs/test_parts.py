@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tools import docs
-from tools.docs import PARTS, ROOT, Part, main, names_in, replaced, shown
+from docs.generator import parts
+from docs.generator.parts import PARTS, ROOT, Part, main, names_in, replaced, shown
 
 TEXT = """# Title
 
@@ -56,13 +56,13 @@ def test_what_is_stale_is_named_and_then_written(
 ) -> None:
     page = tmp_path / "page.md"
     page.write_text(TEXT)
-    monkeypatch.setattr(docs, "ROOT", tmp_path)
-    monkeypatch.setattr(docs, "PARTS", {"numbers": Part("page.md", lambda: "three")})
+    monkeypatch.setattr(parts, "ROOT", tmp_path)
+    monkeypatch.setattr(parts, "PARTS", {"numbers": Part("page.md", lambda: "three")})
     assert main(["--check"]) == 1
     assert capsys.readouterr().out == "page.md: numbers: is stale; run `make docs`\n"
     assert page.read_text() == TEXT
     assert main([]) == 0
     assert shown(page.read_text(), "numbers") == "three"
     assert main(["--check"]) == 0
-    monkeypatch.setattr(docs, "PARTS", {"numbers": Part("page.md", lambda: "four", is_slow=True)})
+    monkeypatch.setattr(parts, "PARTS", {"numbers": Part("page.md", lambda: "four", is_slow=True)})
     assert main(["--check"]) == 0, "a slow part is left to the tests"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from docs.generator.parts import shown
 from tests.support.simulation import CANARIES, simulate_all, table
-from tools.docs import shown
 
 GOOD = next(iter(CANARIES))
 

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from docs.generator.config_reference import config_reference
 from gateway.config.config import GatewayConfig
 from gateway.metrics.exposition import METRICS, VERSION_LABELS
 from gateway.rollout.machine import TABLE
 from gateway.rollout.state import Stage
-from tools.config_reference import config_reference
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ def _find(text: str, name: str) -> re.Match[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write every part, or with `--check` name those that are not what the code says."""
-    parser = argparse.ArgumentParser(prog="tools.docs", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="docs.generator", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a part is stale")
     is_check = parser.parse_args(arguments).check
     stale = 0
@@ -123,7 +122,3 @@ def main(arguments: list[str] | None = None) -> int:
         if not is_check:
             part.path.write_text(after)
     return 1 if is_check and stale else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,7 @@
+"""`python -m docs.generator`, which `make docs` runs."""
+
+import sys
+
+from docs.generator.parts import main
+
+sys.exit(main())

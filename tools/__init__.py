@@ -1,1 +1,0 @@
-"""What `make` runs besides tests and load: it is neither shipped nor imported by what is."""
