@@ -1,4 +1,4 @@
-"""What is looked at beside the loop: nothing that takes long holds up who wants to know."""
+"""The watch beside the loop: a look that takes long holds up nobody who asks what was seen last."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from gateway.control.loop.watch import Watch
 from gateway.control.state.workers import Workers
 from tests.support.waiting import wait
 
-FINE, DEPLOYING = Application(was_ready=True), Application("deploying")
+READY, DEPLOYING = Application(was_ready=True), Application("deploying")
 
 
 class Serve:
-    """Says what it is told to, or nothing for as long as it is stuck."""
+    """Lists `applications`, or fails without any; keeps its callers waiting while it is not answering."""
 
     def __init__(self) -> None:
-        self.says: Mapping[str, Application] = {"iris": DEPLOYING}
-        self.answers = threading.Event()
-        self.answers.set()
-        self.asked = 0
+        self.applications: Mapping[str, Application] = {"iris": DEPLOYING}
+        self.is_answering = threading.Event()
+        self.is_answering.set()
+        self.calls = 0
 
     def __call__(self) -> Mapping[str, Application]:
-        self.asked += 1
-        assert self.answers.wait(10)
-        if not self.says:
+        self.calls += 1
+        assert self.is_answering.wait(10)
+        if not self.applications:
             raise ConnectionError("the controller is gone")
-        return self.says
+        return self.applications
 
 
 def test_a_serve_that_does_not_answer_holds_up_nobody() -> None:
@@ -40,25 +40,25 @@ def test_a_serve_that_does_not_answer_holds_up_nobody() -> None:
     watch = Watch(Workers(), serve, changes.set)
     assert watch.applications() == {"iris": DEPLOYING}
     watch.start()
-    serve.answers.clear()
-    wait(lambda: serve.asked == 2)
+    serve.is_answering.clear()
+    wait(lambda: serve.calls == 2)
     began = time.monotonic()
     assert watch.applications() == {"iris": DEPLOYING}
     assert time.monotonic() - began < 0.1
     assert not changes.is_set()
-    serve.says = {"iris": FINE}
-    serve.answers.set()
+    serve.applications = {"iris": READY}
+    serve.is_answering.set()
     assert changes.wait(10)
-    assert watch.applications() == {"iris": FINE}
-    serve.says = {}
-    wait(lambda: serve.asked == 4)
-    assert watch.applications() == {"iris": FINE}, "what was seen last holds"
+    assert watch.applications() == {"iris": READY}
+    serve.applications = {}
+    wait(lambda: serve.calls == 4)
+    assert watch.applications() == {"iris": READY}, "what was seen last holds"
     watch.stop()
 
 
 def test_without_a_first_look_there_is_nothing_to_go_by() -> None:
     serve = Serve()
-    serve.says = {}
+    serve.applications = {}
     watch = Watch(Workers(), serve, lambda: None)
     with pytest.raises(ConnectionError):
         watch.applications()
@@ -67,9 +67,12 @@ def test_without_a_first_look_there_is_nothing_to_go_by() -> None:
 def test_a_silent_worker_that_refuses_is_dropped_and_one_that_listens_is_not() -> None:
     now = 100.0
     workers = Workers(lambda: now)
-    with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_server(("127.0.0.1", 0)) as gone:
-        ports = {"up": listening.getsockname()[1], "down": gone.getsockname()[1]}
-        gone.close()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_server(("127.0.0.1", 0)) as closed,
+    ):
+        ports = {"up": listening.getsockname()[1], "down": closed.getsockname()[1]}
+        closed.close()
         for name, port in ports.items():
             workers.hear(Announcement(name, "iris", WorkerState.READY, "", "127.0.0.1", port))
         changes = threading.Event()
@@ -77,5 +80,5 @@ def test_a_silent_worker_that_refuses_is_dropped_and_one_that_listens_is_not() -
         watch.start()
         now += 3
         assert changes.wait(10)
-        assert [news.worker for news in workers.present()] == ["up"]
+        assert [worker.worker for worker in workers.present()] == ["up"]
         watch.stop()

@@ -1,4 +1,4 @@
-"""The reconcile loop against a small Serve: whatever is applied, lives and dies, these laws hold."""
+"""The laws of plans: they hold whatever is applied and whichever workers live, against a small Serve."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MISSING = "registry.test/kit:none"
 
 @dataclass
 class World:
-    """What the gateway remembers, and a Serve that does what it is told, step by step."""
+    """What the gateway remembers, and a Serve that carries out plans, step by step."""
 
     desired: Desired = field(default_factory=lambda: Desired(0, GatewayConfig()))
     pins: dict[str, str] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class World:
         return plan
 
     def progress(self) -> None:
-        """Every worker goes one step on; those of the broken kit fail."""
+        """Bring every worker one step on; those of the broken kit fail."""
         for app, states in self.workers.items():
             if BROKEN in self.versions[app].reference:
                 self.failures[kind_of(app)] = "broken"
@@ -90,14 +90,14 @@ class World:
                 ]
 
     def kill(self, choice: int) -> None:
-        """A worker dies, and Serve starts another."""
+        """Have a worker die, and Serve start another."""
         if self.workers:
             states = self.workers[sorted(self.workers)[choice % len(self.workers)]]
             if states:
                 states[choice % len(states)] = WorkerState.PULLING
 
-    def nap(self) -> None:
-        """Nobody calls: what may sleep, and is ready, has no worker any more; what slept is called."""
+    def idle(self) -> None:
+        """Take the workers of what may sleep and is ready; call what sleeps."""
         for app, states in self.workers.items():
             if self.versions[app].may_sleep and app not in self.condemned:
                 if not states:
@@ -106,7 +106,7 @@ class World:
                     states.clear()
 
     def restart(self) -> None:
-        """Everything ends but the database; the same config is applied."""
+        """End everything but the database; apply the same config."""
         self.workers = {}
         self.proven = set()
         self.apply(self.desired.config)
@@ -115,7 +115,7 @@ class World:
         return self.workers.get(app, []).count(READY)
 
     def answers(self, app: str) -> bool:
-        """Whether a call is answered, if only after it woke the version."""
+        """Tell whether a call is answered, if only after it woke the version."""
         return self.ready(app) > 0 or (app in self.proven and self.versions[app].may_sleep)
 
 
@@ -127,24 +127,31 @@ def check(world: World, plan: Plan) -> None:
     assert not {app for app in deployed if kind_of(app) in world.failures}
     assert set(plan.routed) == set(models)
     versions = world.versions | {version.app: version for version in plan.deploy}
-    for name, at in plan.routed.items():
+    for name, route in plan.routed.items():
         before = world.routed.get(name, Routed())
-        assert 0 <= at.weight <= 100
-        assert at.canary is None or at.canary != at.stable
-        assert at.canary is not None or at.weight == 0
-        assert all(versions[app].model == name for app in (at.stable, at.canary) if app)
-        assert at.canary is None or world.answers(at.canary), "a canary gets calls only while it answers"
-        if before.stable and before.stable not in world.condemned and at.stable != before.stable:
-            assert at.stable is not None, "a routed version is never dropped for nothing"
-            assert world.answers(at.stable)
-            assert world.ready(at.stable) >= versions[at.stable].min_replicas
-            assert models[name].kit in versions[at.stable].reference.partition("@")[0]
-        for backend in next(route for route in plan.table.routes if route.model == name).backends():
-            assert backend.is_callable == world.answers(backend.version)
-    for route in plan.table.routes:
-        assert all(versions[backend.version].model == route.model for backend in route.backends())
+        assert 0 <= route.weight <= 100
+        assert route.canary is None or route.canary != route.stable
+        assert route.canary is not None or route.weight == 0
+        assert all(versions[app].model == name for app in apps_of(route))
+        assert not apps_of(route) & world.condemned, "nothing is routed to what is being removed"
+        assert route.canary is None or world.answers(route.canary), (
+            "a canary gets calls only while it answers"
+        )
+        if before.stable and before.stable not in world.condemned and route.stable != before.stable:
+            assert route.stable is not None, "a routed version is never dropped for nothing"
+            assert world.answers(route.stable)
+            assert world.ready(route.stable) >= versions[route.stable].min_replicas
+            assert models[name].kit in versions[route.stable].reference.partition("@")[0]
+        for backend in next(entry for entry in plan.table.routes if entry.model == name).backends():
+            assert backend.answers == world.answers(backend.version)
+    for entry in plan.table.routes:
+        assert all(versions[backend.version].model == entry.model for backend in entry.backends())
     drained = {backend.version for backend in plan.table.draining}
     assert drained <= set(plan.surplus)
+
+
+def apps_of(route: Routed) -> set[str]:
+    return {app for app in (route.stable, route.canary) if app}
 
 
 _replicas = st.sampled_from([1, 2, {"min": 0, "max": 2}])
@@ -156,8 +163,8 @@ def configs(draw: st.DrawFn) -> GatewayConfig:
     for name in draw(st.lists(st.sampled_from(["a", "b"]), unique=True)):
         stable, canary = draw(st.permutations([*KITS, MISSING]))[:2]
         weight = draw(st.integers(0, 100))
-        trial = {"canary": {"kit": canary, "weight": weight}} if draw(st.booleans()) else {}
-        models.append({"name": name, "kit": stable, "replicas": draw(_replicas), **trial})
+        share = {"canary": {"kit": canary, "weight": weight}} if draw(st.booleans()) else {}
+        models.append({"name": name, "kit": stable, "replicas": draw(_replicas), **share})
     return GatewayConfig.model_validate({"models": models})
 
 
@@ -168,8 +175,8 @@ steps = st.one_of(
     st.just("tick"),
     st.just("keep"),
     st.just("restart"),
-    st.just("nap"),
-    st.just("nap"),
+    st.just("idle"),
+    st.just("idle"),
     st.integers(0, 7),
 )
 
@@ -193,46 +200,46 @@ def test_whatever_happens_the_laws_hold_and_it_settles(history: list[Any]) -> No
             world.progress()
         elif step == "restart":
             world.restart()
-        elif step == "nap":
-            world.nap()
+        elif step == "idle":
+            world.idle()
         world.tick(delete=step != "keep")
     settle(world)
     plan = world.plan()
     assert (plan.resolve, plan.deploy, plan.surplus) == ((), (), ())
     assert plan.routed == world.routed
     assert plan.table.draining == ()
-    for model, shown in zip(world.desired.config.models, plan.models, strict=True):
+    for model, status in zip(world.desired.config.models, plan.models, strict=True):
         kits = [model.kit, *([model.canary.kit] if model.canary else [])]
         failed = {BROKEN, MISSING} & set(kits)
-        fine = (ModelState.READY, ModelState.ASLEEP)
-        assert shown.state in ((ModelState.FAILED,) if failed else fine)
-        at = plan.routed[model.name]
+        answering = (ModelState.READY, ModelState.ASLEEP)
+        assert status.state in ((ModelState.FAILED,) if failed else answering)
+        route = plan.routed[model.name]
         if model.kit not in failed:
-            assert at.stable is not None
-            assert model.kit in world.versions[at.stable].reference
+            assert route.stable is not None
+            assert model.kit in world.versions[route.stable].reference
         if model.canary and not failed:
-            assert at.canary is not None
-            assert model.canary.kit in world.versions[at.canary].reference
-            assert at.weight == model.canary.weight
-    assert set(world.workers) >= {app for at in plan.routed.values() for app in (at.stable, at.canary) if app}
+            assert route.canary is not None
+            assert model.canary.kit in world.versions[route.canary].reference
+            assert route.weight == model.canary.weight
+    assert all(apps_of(route) <= set(world.workers) for route in plan.routed.values())
 
 
 @settings(deadline=None)
 @given(configs(), configs(), st.integers(0, 12), st.sets(st.integers(0, 12)))
 def test_what_answers_goes_on_through_any_apply(
-    before: GatewayConfig, after: GatewayConfig, when: int, naps: set[int]
+    before: GatewayConfig, after: GatewayConfig, again: int, idle: set[int]
 ) -> None:
     world = World()
     world.apply(before)
     settle(world)
-    answered = {name: at.stable for name, at in world.routed.items() if at.stable}
+    answered = {name for name, route in world.routed.items() if route.stable}
     world.apply(after)
-    kept = {model.name for model in after.models} & set(answered)
+    kept = {model.name for model in after.models} & answered
     for number in range(12):
-        if number == when:
+        if number == again:
             world.apply(after)
-        if number in naps:
-            world.nap()
+        if number in idle:
+            world.idle()
         plan = world.tick()
         for name in kept:
             stable = plan.routed[name].stable
@@ -244,15 +251,15 @@ def test_what_answers_goes_on_through_any_apply(
 @settings(deadline=None)
 @given(configs(), configs())
 def test_one_model_is_served_the_same_whatever_is_beside_it(
-    mine: GatewayConfig, others: GatewayConfig
+    config: GatewayConfig, other: GatewayConfig
 ) -> None:
-    beside = tuple(model.model_copy(update={"name": f"x{model.name}"}) for model in others.models)
+    neighbours = tuple(model.model_copy(update={"name": f"x{model.name}"}) for model in other.models)
     alone, together = World(), World()
-    alone.apply(mine)
-    together.apply(mine.model_copy(update={"models": (*mine.models, *beside)}))
+    alone.apply(config)
+    together.apply(config.model_copy(update={"models": (*config.models, *neighbours)}))
     for _ in range(8):
-        one, both = alone.tick(), together.tick()
-        assert {name: both.routed[name] for name in one.routed} == one.routed
-        assert both.models[: len(one.models)] == one.models
+        plan, plan_of_all = alone.tick(), together.tick()
+        assert {name: plan_of_all.routed[name] for name in plan.routed} == plan.routed
+        assert plan_of_all.models[: len(plan.models)] == plan.models
         alone.progress()
         together.progress()

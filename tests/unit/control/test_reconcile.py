@@ -1,3 +1,5 @@
+"""Situations of a model, one by one, and what is planned for each."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
@@ -49,12 +51,12 @@ def version(tag: str, number: int = 1, name: str = "iris", replicas: int = 1) ->
 
 V1, V2, V3 = version("v1"), version("v2"), version("v3")
 TWO = version("v2", replicas=2)
-NAP1, NAP2 = version("v1", replicas=0), version("v2", replicas=0)
+IDLE1, IDLE2 = version("v1", replicas=0), version("v2", replicas=0)
 OTHER = version("v1", name="other")
 
 
-def worker(of: Version, state: WorkerState = READY, port: int = 1, detail: str = "") -> Announcement:
-    return Announcement(f"{of.app}#{port}", of.app, state, detail, "10.0.0.1", port, "onnx")
+def worker(version: Version, state: WorkerState = READY, port: int = 1, detail: str = "") -> Announcement:
+    return Announcement(f"{version.app}#{port}", version.app, state, detail, "10.0.0.1", port, "onnx")
 
 
 def known(
@@ -70,17 +72,17 @@ def known(
         Desired(generation, GatewayConfig(models=models)),
         pins,
         failures or {},
-        {at.app: at for at in versions},
+        {version.app: version for version in versions},
         routed or {},
-        frozenset(at.app for at in condemned),
+        frozenset(version.app for version in condemned),
     )
 
 
 def observed(
     *workers: Announcement, apps: Iterable[Version] = (), proven: Iterable[Version] = ()
 ) -> Observed:
-    found = {**{at.app: "" for at in (*apps, *proven)}, **{at.app: "" for at in workers}}
-    return Observed(found, workers, frozenset(at.app for at in proven))
+    running = [version.app for version in (*apps, *proven)] + [announcement.app for announcement in workers]
+    return Observed(dict.fromkeys(running, ""), workers, frozenset(version.app for version in proven))
 
 
 def to(stable: Version | None = None, canary: Version | None = None, weight: int = 0) -> dict[str, Routed]:
@@ -298,7 +300,10 @@ CASES = [
     Case(
         "a canary failed",
         known(
-            model("v1", "v2"), versions=[V1, V2], routed=to(V1, V2, 20), failures={kind_of(V2.app): "broken"}
+            model("v1", "v2"),
+            versions=[V1, V2],
+            routed=to(V1, V2, 20),
+            failures={kind_of(V2.app): "broken"},
         ),
         observed(worker(V1), apps=[V2]),
         ModelState.FAILED,
@@ -375,91 +380,105 @@ CASES = [
     ),
     Case(
         "a version that may sleep loads for the first time",
-        known(model("v1", replicas=0), versions=[NAP1]),
-        observed(worker(NAP1, LOADING)),
+        known(model("v1", replicas=0), versions=[IDLE1]),
+        observed(worker(IDLE1, LOADING)),
         ModelState.LOADING,
     ),
     Case(
         "a version that may sleep has its first worker",
-        known(model("v1", replicas=0), versions=[NAP1]),
-        observed(worker(NAP1), proven=[NAP1]),
+        known(model("v1", replicas=0), versions=[IDLE1]),
+        observed(worker(IDLE1), proven=[IDLE1]),
         ModelState.READY,
-        routed=to(NAP1),
+        routed=to(IDLE1),
     ),
     Case(
         "a version sleeps",
-        known(model("v1", replicas=0), versions=[NAP1], routed=to(NAP1)),
-        observed(proven=[NAP1]),
+        known(model("v1", replicas=0), versions=[IDLE1], routed=to(IDLE1)),
+        observed(proven=[IDLE1]),
         ModelState.ASLEEP,
         "the next call wakes it",
-        routed=to(NAP1),
+        routed=to(IDLE1),
     ),
     Case(
         "the last worker of a version goes",
-        known(model("v1", replicas=0), versions=[NAP1], routed=to(NAP1)),
-        observed(worker(NAP1, DRAINING), proven=[NAP1]),
+        known(model("v1", replicas=0), versions=[IDLE1], routed=to(IDLE1)),
+        observed(worker(IDLE1, DRAINING), proven=[IDLE1]),
         ModelState.ASLEEP,
         "the next call wakes it",
-        routed=to(NAP1),
+        routed=to(IDLE1),
     ),
     Case(
         "a version wakes",
-        known(model("v1", replicas=0), versions=[NAP1], routed=to(NAP1)),
-        observed(worker(NAP1, PULLING, detail="1/9 bytes"), proven=[NAP1]),
+        known(model("v1", replicas=0), versions=[IDLE1], routed=to(IDLE1)),
+        observed(worker(IDLE1, PULLING, detail="1/9 bytes"), proven=[IDLE1]),
         ModelState.ASLEEP,
         "waking: 1/9 bytes",
-        routed=to(NAP1),
+        routed=to(IDLE1),
     ),
     Case(
         "a version went to sleep before anyone saw it ready",
-        known(model("v2", replicas=0), versions=[V1, NAP2], routed=to(V1)),
-        observed(worker(V1), proven=[NAP2]),
+        known(model("v2", replicas=0), versions=[V1, IDLE2], routed=to(V1)),
+        observed(worker(V1), proven=[IDLE2]),
         ModelState.ASLEEP,
         "the next call wakes it",
-        routed=to(NAP2),
+        routed=to(IDLE2),
         surplus=(V1,),
     ),
     Case(
         "a successor of a version that sleeps loads",
-        known(model("v2", replicas=0), versions=[NAP1, NAP2], routed=to(NAP1)),
-        observed(worker(NAP2, LOADING), proven=[NAP1]),
+        known(model("v2", replicas=0), versions=[IDLE1, IDLE2], routed=to(IDLE1)),
+        observed(worker(IDLE2, LOADING), proven=[IDLE1]),
         ModelState.LOADING,
-        routed=to(NAP1),
+        routed=to(IDLE1),
     ),
     Case(
         "a canary sleeps, and keeps its share",
-        known(model("v1", "v2", 5, replicas=0), versions=[NAP1, NAP2], routed=to(NAP1, NAP2, 20)),
-        observed(worker(NAP1), proven=[NAP1, NAP2]),
+        known(
+            model("v1", "v2", 5, replicas=0),
+            versions=[IDLE1, IDLE2],
+            routed=to(IDLE1, IDLE2, 20),
+        ),
+        observed(worker(IDLE1), proven=[IDLE1, IDLE2]),
         ModelState.READY,
         "canary: the next call wakes it",
-        routed=to(NAP1, NAP2, 5),
+        routed=to(IDLE1, IDLE2, 5),
     ),
     Case(
         "the canary of before sleeps while another one loads",
-        known(model("v1", "v3", 5, replicas=0), versions=[NAP1, NAP2], routed=to(NAP1, NAP2, 20)),
-        observed(worker(NAP1), proven=[NAP1, NAP2]),
+        known(
+            model("v1", "v3", 5, replicas=0),
+            versions=[IDLE1, IDLE2],
+            routed=to(IDLE1, IDLE2, 20),
+        ),
+        observed(worker(IDLE1), proven=[IDLE1, IDLE2]),
         ModelState.LOADING,
         "canary: starting a worker",
-        routed=to(NAP1, NAP2, 20),
+        routed=to(IDLE1, IDLE2, 20),
         deploy=(version("v3", replicas=0),),
     ),
     Case(
         "a version that sleeps is being removed",
-        known(model("v1", replicas=0), versions=[NAP1], routed=to(NAP1), condemned=[NAP1], generation=2),
-        observed(proven=[NAP1]),
+        known(
+            model("v1", replicas=0),
+            versions=[IDLE1],
+            routed=to(IDLE1),
+            condemned=[IDLE1],
+            generation=2,
+        ),
+        observed(proven=[IDLE1]),
         ModelState.LOADING,
         "starting a worker",
         deploy=(version("v1", 2, replicas=0),),
-        surplus=(NAP1,),
+        surplus=(IDLE1,),
     ),
     Case(
         "after a cold restart a version that may sleep must load again",
-        known(model("v1", replicas=0), versions=[NAP1], routed=to(NAP1), generation=9),
+        known(model("v1", replicas=0), versions=[IDLE1], routed=to(IDLE1), generation=9),
         observed(),
         ModelState.LOADING,
         "starting a worker",
-        routed=to(NAP1),
-        deploy=(NAP1,),
+        routed=to(IDLE1),
+        deploy=(IDLE1,),
     ),
     Case(
         "a route to what nobody remembers",
@@ -475,12 +494,12 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.about)
 def test_situations(case: Case) -> None:
     plan = reconcile(case.known, case.observed)
-    (shown,) = plan.models
-    assert (shown.state, shown.message) == (case.state, case.message)
+    (status,) = plan.models
+    assert (status.state, status.message) == (case.state, case.message)
     assert plan.routed == case.routed
     assert plan.resolve == case.resolve
     assert plan.deploy == case.deploy
-    assert plan.surplus == tuple(at.app for at in case.surplus)
+    assert plan.surplus == tuple(version.app for version in case.surplus)
 
 
 def test_without_a_config_there_is_nothing_to_do() -> None:
@@ -501,8 +520,8 @@ def test_a_model_that_cannot_be_called_says_why(
     pins: dict[str, str], failures: dict[str, str], reason: str
 ) -> None:
     plan = reconcile(known(model("v1"), pins=pins, failures=failures), observed())
-    (route,) = plan.table.routes
-    assert (route.model, route.stable, route.canary, route.reason) == ("iris", None, None, reason)
+    (only,) = plan.table.routes
+    assert (only.model, only.stable, only.canary, only.reason) == ("iris", None, None, reason)
 
 
 def test_only_ready_workers_of_a_routed_version_get_calls() -> None:
@@ -515,27 +534,28 @@ def test_only_ready_workers_of_a_routed_version_get_calls() -> None:
 
 
 def test_calls_are_held_for_a_version_that_may_sleep_from_when_it_was_ready_once() -> None:
-    remembered = known(model("v1", replicas=0), versions=[NAP1], routed=to(NAP1))
-    for seen, may_sleep, ports in [
-        (observed(worker(NAP1, LOADING)), False, []),
-        (observed(worker(NAP1), proven=[NAP1]), True, [1]),
-        (observed(proven=[NAP1]), True, []),
-        (observed(worker(NAP1, LOADING), proven=[NAP1]), True, []),
+    remembered = known(model("v1", replicas=0), versions=[IDLE1], routed=to(IDLE1))
+    for observation, may_sleep, ports in [
+        (observed(worker(IDLE1, LOADING)), False, []),
+        (observed(worker(IDLE1), proven=[IDLE1]), True, [1]),
+        (observed(proven=[IDLE1]), True, []),
+        (observed(worker(IDLE1, LOADING), proven=[IDLE1]), True, []),
     ]:
-        (stable,) = reconcile(remembered, seen).table.backends()
+        (stable,) = reconcile(remembered, observation).table.backends()
         assert (stable.may_sleep, [server.port for server in stable.servers]) == (may_sleep, ports)
     always = known(model("v1"), versions=[V1], routed=to(V1))
     (stable,) = reconcile(always, observed(proven=[V1])).table.backends()
     assert not stable.may_sleep
-    (shown,) = reconcile(remembered, observed(proven=[NAP1])).models
-    assert [(at.state, at.replicas, at.weight) for at in shown.versions] == [(ModelState.ASLEEP, 0, 100)]
+    (status,) = reconcile(remembered, observed(proven=[IDLE1])).models
+    statuses = [(version.state, version.replicas, version.weight) for version in status.versions]
+    assert statuses == [(ModelState.ASLEEP, 0, 100)]
 
 
 def test_a_version_that_is_taken_away_is_woken_no_more() -> None:
-    remembered = known(versions=[NAP1], routed=to(NAP1))
-    assert reconcile(remembered, observed(proven=[NAP1])).table == RoutingTable()
-    (going,) = reconcile(remembered, observed(worker(NAP1, DRAINING), proven=[NAP1])).table.draining
-    assert not going.may_sleep
+    remembered = known(versions=[IDLE1], routed=to(IDLE1))
+    assert reconcile(remembered, observed(proven=[IDLE1])).table == RoutingTable()
+    (draining,) = reconcile(remembered, observed(worker(IDLE1, DRAINING), proven=[IDLE1])).table.draining
+    assert not draining.may_sleep
 
 
 def test_a_model_taken_away_drains_while_its_workers_can_be_reached() -> None:
@@ -544,9 +564,9 @@ def test_a_model_taken_away_drains_while_its_workers_can_be_reached() -> None:
     plan = reconcile(remembered, observed(*workers))
     assert (plan.routed, plan.table.routes, plan.models) == ({}, (), ())
     assert plan.surplus == (V1.app,)
-    (going,) = plan.table.draining
-    assert going.version == V1.app
-    assert going.servers == (Server(f"{V1.app}#1", "10.0.0.1", 1), Server(f"{V1.app}#2", "10.0.0.1", 2))
+    (draining,) = plan.table.draining
+    assert draining.version == V1.app
+    assert draining.servers == (Server(f"{V1.app}#1", "10.0.0.1", 1), Server(f"{V1.app}#2", "10.0.0.1", 2))
     assert reconcile(remembered, observed(apps=[V1])).table.draining == ()
     assert reconcile(remembered, observed()).surplus == (V1.app,), "until it is forgotten"
 
@@ -589,10 +609,11 @@ def test_status_shows_routed_versions_first_and_failed_ones_last() -> None:
         ),
         observed(worker(V1), worker(V2), worker(V2, READY, 2), apps=[V3]),
     )
-    shown = [
-        (at.tag, at.role, at.weight, at.state, at.replicas, at.runtime) for at in plan.models[0].versions
+    statuses = [
+        (version.tag, version.role, version.weight, version.state, version.replicas, version.runtime)
+        for version in plan.models[0].versions
     ]
-    assert shown == [
+    assert statuses == [
         ("v1", "stable", 70, ModelState.READY, 1, "onnx"),
         ("v2", "canary", 30, ModelState.READY, 2, "onnx"),
         ("v3", "", 0, ModelState.FAILED, 0, ""),
