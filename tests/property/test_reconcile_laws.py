@@ -143,7 +143,7 @@ def check(world: World, plan: Plan) -> None:
             assert world.ready(route.stable) >= versions[route.stable].min_replicas
             assert models[name].kit in versions[route.stable].reference.partition("@")[0]
         for backend in next(entry for entry in plan.table.routes if entry.model == name).backends():
-            assert backend.answers == world.answers(backend.version)
+            assert backend.is_callable == world.answers(backend.version)
     for entry in plan.table.routes:
         assert all(versions[backend.version].model == entry.model for backend in entry.backends())
     drained = {backend.version for backend in plan.table.draining}
