@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,8 +21,9 @@ from gateway.contract import Announcement, WorkerState
 from gateway.control.activator.activator import Activator, Sleeper
 from gateway.control.activator.held_call import HeldCall
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
-from tests.integration.test_edge import RunningEdge, Workers
+from tests.support.edge import RunningEdge, Workers
 from tests.support.load import Load
+from tests.support.waiting import wait
 
 APP = "iris.v1"
 
@@ -108,13 +109,6 @@ def nursery(tmp_path: Path) -> Iterator[Nursery]:
     assert nursery.edge.lost == []
 
 
-def wait(holds: Callable[[], bool], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_calls_that_come_together_wake_it_once_and_those_after_go_straight(nursery: Nursery) -> None:
     nursery.slow = 0.5
     with ThreadPoolExecutor(50) as callers:
@@ -161,16 +155,16 @@ def test_a_client_that_hangs_up_waits_no_more(nursery: Nursery) -> None:
     nursery.slow = 30
     client = socket.create_connection(("127.0.0.1", nursery.edge.port))
     client.sendall(b"POST /v2/models/iris/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
-    wait(lambda: nursery.activator.waiting() == {APP: 1})
+    wait(lambda: nursery.activator.waiting() == {APP: 1}, seconds=5)
     client.close()
-    wait(lambda: nursery.activator.waiting() == {})
+    wait(lambda: nursery.activator.waiting() == {}, seconds=5)
 
 
 def test_without_a_gateway_the_edge_says_so_and_with_the_next_one_it_wakes(nursery: Nursery) -> None:
     nursery.slow = 30
     with ThreadPoolExecutor(1) as caller:
         waiting = caller.submit(nursery.edge.get, "/v2/models/iris/infer")
-        wait(lambda: nursery.activator.waiting() == {APP: 1})
+        wait(lambda: nursery.activator.waiting() == {APP: 1}, seconds=5)
         nursery.crash()
         for status, headers, body in (waiting.result(10), nursery.edge.get("/v2/models/iris/infer")):
             assert (status, headers["Retry-After"]) == (503, "1")
