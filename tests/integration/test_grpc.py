@@ -36,7 +36,8 @@ from gateway.engine.jobs import QueueLimits
 from gateway.metrics import VersionLabels, VersionSample
 from gateway.wire.grpc_messages import message
 from runtimes.base import Array, Datatype, TensorSpec
-from tests.support.grpc_calls import Echo, Plane, Version, running_plane
+from tests.support.echo import Echo
+from tests.support.grpc_plane import Plane, Version, running_plane
 from tests.support.ports import free_port
 from tests.support.waiting import wait
 

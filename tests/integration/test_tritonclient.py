@@ -17,7 +17,8 @@ from tritonclient.utils import InferenceServerException
 from gateway.metrics import Tally
 from gateway.wire.server import HttpServer
 from gateway.worker.app import MAX_BODY_BYTES, Identity, WorkerApp
-from runtimes.base import Array, Datatype, InputCheck, Signature, TensorSpec, unknown_output
+from runtimes.base import Array, Datatype, TensorSpec
+from tests.support.echo import Echo
 
 VALUES: Mapping[str, Array] = {
     "BOOL": np.array([[True, False], [False, True]]),
@@ -35,29 +36,6 @@ VALUES: Mapping[str, Array] = {
     "FP64": np.array([[1.5, -2], [0, 1e300]], "f8"),
     "BYTES": np.array([[b"", b"iris"], ["né".encode(), b"x" * 1000]], dtype=object),
 }
-
-
-class Echo:
-    """A model that gives back what it is given, an input `x_…` as `y_…`."""
-
-    platform = "test_echo"
-    device = "cpu"
-
-    def __init__(self, *specs: TensorSpec) -> None:
-        outputs = tuple(TensorSpec(f"y{at.name[1:]}", at.datatype, at.shape) for at in specs)
-        self.signature = Signature(specs, outputs)
-        self._check = InputCheck(self.signature)
-
-    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
-        self._check(inputs)
-        given = {f"y{name[1:]}": array for name, array in inputs.items()}
-        for name in outputs:
-            if name not in given:
-                raise unknown_output(name, tuple(given))
-        return {name: given[name] for name in outputs or given}
-
-    def close(self) -> None:
-        pass
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,35 +17,7 @@ from gateway.errors import EdgeError
 from gateway.metrics import Numbers, Tally, VersionSample
 from gateway.wire.server import HttpServer
 from gateway.worker.app import Identity, WorkerApp
-from runtimes.base import Array, InputCheck, LoadedModel, Signature, TensorSpec, unknown_output
-
-
-class Echo:
-    """A model that gives back what it is given, an input `x…` as `y…`, after `seconds`."""
-
-    platform = "test_echo"
-    device = "cpu"
-
-    def __init__(self, *specs: TensorSpec, seconds: float = 0.0) -> None:
-        outputs = tuple(TensorSpec(f"y{at.name[1:]}", at.datatype, at.shape) for at in specs)
-        self.signature = Signature(specs, outputs)
-        self.seconds = seconds
-        self.calls = 0
-        self._check = InputCheck(self.signature)
-
-    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
-        self._check(inputs)
-        self.calls += 1
-        if self.seconds:
-            time.sleep(self.seconds)
-        given = {f"y{name[1:]}": array for name, array in inputs.items()}
-        for name in outputs:
-            if name not in given:
-                raise unknown_output(name, tuple(given))
-        return {name: given[name] for name in outputs or given}
-
-    def close(self) -> None:
-        pass
+from runtimes.base import LoadedModel
 
 
 class Version:
