@@ -73,6 +73,11 @@ class Nursery:
                 self.activator.hear(_news(self.server))
                 self.apply()
 
+    def settle(self) -> None:
+        """Wait until a worker that announced itself stands at the edge too."""
+        with self._lock:
+            pass
+
     def down(self) -> None:
         """The worker says that it goes, leaves the edge, answers what is inside, and goes."""
         with self._lock:
@@ -115,6 +120,7 @@ def test_calls_that_come_together_wake_it_once_and_those_after_go_straight(nurse
         answers = list(callers.map(lambda _: nursery.edge.get("/v2/models/iris/infer"), range(50)))
     assert {(status, body) for status, _, body in answers} == {(200, b"stable")}
     assert nursery.wakes == 1
+    nursery.settle()
     nursery.crash()
     assert nursery.edge.get("/v2/models/iris/infer")[0] == 200
 

@@ -97,7 +97,8 @@ class RunningEdge:
             with urllib.request.urlopen(request, timeout=10) as answer:
                 return answer.status, answer.headers, answer.read()
         except urllib.error.HTTPError as error:
-            return error.code, error.headers, error.read()
+            with error:
+                return error.code, error.headers, error.read()
 
     def master_pid(self) -> int:
         shown = ask(self.files.master_socket, "show proc")
