@@ -45,8 +45,8 @@ def test_passing_faults_are_tried_again(
 def test_waits_grow(server: Answers) -> None:
     _after(server, 3, 502)
     assert read(server.source()) == (0, DATA)
-    at = [seen.at for seen in server.seen]
-    for wait, before, after in zip((0.25, 0.5, 1.0), at, at[1:], strict=False):
+    times = [seen.time for seen in server.seen]
+    for wait, before, after in zip((0.25, 0.5, 1.0), times, times[1:], strict=False):
         assert 0.8 * wait <= after - before < 1.2 * wait + 0.2
 
 
@@ -58,7 +58,7 @@ def test_a_server_says_when_to_come_back(
     monkeypatch.setattr(transport, "_LONGEST_ASKED", 1.0)
     _after(server, 1, status, {"Retry_After": when})
     assert read(server.source()) == (0, DATA)
-    assert 1 <= server.seen[1].at - server.seen[0].at < 2
+    assert 1 <= server.seen[1].time - server.seen[0].time < 2
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_server_says_when_to_come_back(
 def test_a_wish_that_does_not_count(server: Answers, status: int, when: str) -> None:
     _after(server, 1, status, {"Retry_After": when})
     assert read(server.source()) == (0, DATA)
-    assert server.seen[1].at - server.seen[0].at < 0.5
+    assert server.seen[1].time - server.seen[0].time < 0.5
 
 
 def test_nobody_waits_past_the_end(server: Answers) -> None:

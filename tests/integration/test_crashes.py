@@ -110,7 +110,7 @@ def killed_at(processes: ForkServerContext, root: Path, proxy: FaultProxy, after
     check_clean(root)
     assert len(list((root / "kits").iterdir())) == 2
     if kept is not None:
-        (resumed,) = proxy.asked(LAYER_PATH)[-1:]
+        (resumed,) = proxy.matching(LAYER_PATH)[-1:]
         assert resumed.headers.get("Range", "bytes=0-") == f"bytes={kept}-"
         assert resumed.sent == len(LAYER) - kept
 
@@ -158,7 +158,7 @@ def test_who_waits_takes_over_from_who_dies(
     second.join(15)
     assert second.exitcode == 0
     check_clean(tmp_path)
-    assert [exchange.status for exchange in proxy.asked(LAYER_PATH)] == [200, 206]
+    assert [exchange.status for exchange in proxy.matching(LAYER_PATH)] == [200, 206]
     assert proxy.sent(LAYER_PATH) < 1.2 * len(LAYER)
 
 

@@ -129,7 +129,7 @@ def test_a_layer_that_is_cut_goes_on_where_it_was(
     proxy.on(Fault(cut=at, reset=reset), LAYER_PATH)
     assert node.open() == TREE
     check_clean(node.root)
-    first, second = proxy.asked(LAYER_PATH)
+    first, second = proxy.matching(LAYER_PATH)
     assert "Range" not in first.headers
     # What a reset takes out of the kernel's buffers was never had; all else was, and is not sent again.
     kept = int(second.headers.get("Range", "bytes=0-")[6:-1])
@@ -141,7 +141,7 @@ def test_a_layer_that_is_cut_often_is_sent_once(node: Node, proxy: FaultProxy) -
     proxy.on(Fault(cut=70_000), LAYER_PATH, times=EVER)
     assert node.open() == TREE
     check_clean(node.root)
-    assert len(proxy.asked(LAYER_PATH)) == -(-len(LAYER) // 70_000)
+    assert len(proxy.matching(LAYER_PATH)) == -(-len(LAYER) // 70_000)
     assert proxy.sent(LAYER_PATH) == len(LAYER)
 
 
@@ -149,7 +149,7 @@ def test_cuts_after_next_to_nothing_end_a_pull_that_goes_on_later(node: Node, pr
     proxy.on(Fault(cut=1000), LAYER_PATH, times=EVER)
     node.fails(RegistryUnavailable, "3 times at byte 3000, which are kept; try again", within=2)
     node.recovers()
-    assert proxy.asked(LAYER_PATH)[-1].headers["Range"] == "bytes=3000-"
+    assert proxy.matching(LAYER_PATH)[-1].headers["Range"] == "bytes=3000-"
     assert proxy.sent(LAYER_PATH) == len(LAYER)
 
 
@@ -218,21 +218,21 @@ def test_a_manifest_that_drips_ends_in_time(node: Node, proxy: FaultProxy) -> No
 def test_a_slow_layer_is_not_a_stall(node: Node, proxy: FaultProxy) -> None:
     proxy.on(Fault(rate=700_000), LAYER_PATH)
     assert node.open() == TREE
-    assert len(proxy.asked(LAYER_PATH)) == 1
+    assert len(proxy.matching(LAYER_PATH)) == 1
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_passing_faults_are_tried_again(node: Node, proxy: FaultProxy, status: int) -> None:
     proxy.on(Fault(says(status)), LAYER_PATH)
     assert node.open() == TREE
-    refused, served = (exchange.at for exchange in proxy.asked(LAYER_PATH))
+    refused, served = (exchange.time for exchange in proxy.matching(LAYER_PATH))
     assert 0.2 <= served - refused < 0.5
 
 
 def test_each_wait_is_twice_the_one_before(node: Node, proxy: FaultProxy) -> None:
     proxy.on(Fault(says(503)), MANIFEST, method="HEAD", times=2)
     assert node.open() == TREE
-    one, two, three = [exchange.at for exchange in proxy.asked(MANIFEST, "HEAD")][:3]
+    one, two, three = [exchange.time for exchange in proxy.matching(MANIFEST, "HEAD")][:3]
     assert 0.2 <= two - one < 0.5
     assert 0.4 <= three - two < 0.9
 
@@ -241,7 +241,7 @@ def test_each_wait_is_twice_the_one_before(node: Node, proxy: FaultProxy) -> Non
 def test_passing_faults_that_last_end_in_time(node: Node, proxy: FaultProxy, status: int) -> None:
     proxy.on(Fault(says(status)), LAYER_PATH, times=EVER)
     node.impatient().fails(RegistryUnavailable, rf"answered {status}", within=PATIENCE + 1)
-    assert 2 <= len(proxy.asked(LAYER_PATH)) <= 3
+    assert 2 <= len(proxy.matching(LAYER_PATH)) <= 3
     node.recovers()
 
 
@@ -266,7 +266,7 @@ def test_a_registry_says_when_to_come_again(
 ) -> None:
     proxy.on(Fault(says(status, Retry_After=said())), LAYER_PATH)
     assert node.open() == TREE
-    refused, served = (exchange.at for exchange in proxy.asked(LAYER_PATH))
+    refused, served = (exchange.time for exchange in proxy.matching(LAYER_PATH))
     assert least <= served - refused < most
 
 
@@ -288,7 +288,7 @@ def test_lasting_faults_are_not_tried_again(
     method = "HEAD" if path == MANIFEST else "GET"
     proxy.on(Fault(says(status)), path, method=method, times=EVER)
     node.fails(error or KitserveError, rf"answered {status}", within=1)
-    assert len(proxy.asked(path, method)) == 1
+    assert len(proxy.matching(path, method)) == 1
     node.recovers()
 
 
@@ -370,7 +370,7 @@ def test_a_range_need_not_be_given(node: Node, proxy: FaultProxy, ranged: Fault)
     proxy.on(ranged, LAYER_PATH)
     assert node.open() == TREE
     check_clean(node.root)
-    assert proxy.asked(LAYER_PATH)[1].headers["Range"] == "bytes=100000-"
+    assert proxy.matching(LAYER_PATH)[1].headers["Range"] == "bytes=100000-"
 
 
 @pytest.mark.parametrize("ranged", NOT_THE_REST.values(), ids=NOT_THE_REST)
@@ -390,7 +390,7 @@ def test_a_redirect_is_followed_and_continued(node: Node, proxy: FaultProxy, kit
         assert node.open() == TREE
         assert elsewhere.sent() == len(LAYER)
         assert proxy.sent(LAYER_PATH) == 0
-        assert elsewhere.asked(LAYER_PATH)[1].headers["Range"] == "bytes=200000-"
+        assert elsewhere.matching(LAYER_PATH)[1].headers["Range"] == "bytes=200000-"
 
 
 def test_a_tag_that_moves_during_a_pull_changes_nothing(
@@ -440,7 +440,7 @@ def test_a_token_that_expires_within_a_layer_is_renewed(asking: Node, tokens: To
     tokens.changes = {"expires_in": told}
     asking.proxy.on(Fault(rate=100_000, cut=220_000), LAYER_PATH)
     assert asking.open() == TREE
-    asked = asking.proxy.asked(LAYER_PATH)
+    asked = asking.proxy.matching(LAYER_PATH)
     first, second = (one for one in asked if one.status != 401)
     assert told == 1 or 401 in [one.status for one in asked[asked.index(first) :]]
     assert second.headers["Range"] == "bytes=220000-"

@@ -1,4 +1,4 @@
-"""Archives that must not be unpacked, and some that must, made by hand as no honest tool makes them.
+"""Archives that must be refused, and some that must be unpacked, made by hand: no usual tool makes them.
 
 Needs nothing but Python and the modules that unpack, so that any Python can run the table:
 
@@ -117,19 +117,19 @@ LEGAL = [
 
 
 def _named() -> dict[str, tuple[bytes, str]]:
-    found = {}
+    cases = {}
     for what, (name, why) in NAMES.items():
         if len(name) <= 100:
-            found[f"name: {what}"] = (entry(name, b"x") + END, why)
-        found[f"PAX name: {what}"] = (pax(("path", name)) + entry("a", b"x") + END, why)
-        found[f"long name: {what}"] = (long_name(name) + entry("a", b"x", magic=b"ustar  \0") + END, why)
+            cases[f"name: {what}"] = (entry(name, b"x") + END, why)
+        cases[f"PAX name: {what}"] = (pax(("path", name)) + entry("a", b"x") + END, why)
+        cases[f"long name: {what}"] = (long_name(name) + entry("a", b"x", magic=b"ustar  \0") + END, why)
         if what not in ("directory's name", "none") and len(name) <= 100:
-            found[f"directory: {what}"] = (entry(name, kind=b"5") + END, why)
-    found["PAX name: NUL"] = (pax(("path", "a\0b")) + entry("a", b"x") + END, "cannot be seen")
-    found["PAX name: empty"] = (pax(("path", "")) + entry("a", b"x") + END, "no name")
-    found["prefix: parent"] = (entry("x", b"x", prefix=b"../..") + END, "'..'")
-    found["not UTF-8"] = (entry(b"a\xff", b"x") + END, "UTF-8")
-    return found
+            cases[f"directory: {what}"] = (entry(name, kind=b"5") + END, why)
+    cases["PAX name: NUL"] = (pax(("path", "a\0b")) + entry("a", b"x") + END, "cannot be seen")
+    cases["PAX name: empty"] = (pax(("path", "")) + entry("a", b"x") + END, "no name")
+    cases["prefix: parent"] = (entry("x", b"x", prefix=b"../..") + END, "'..'")
+    cases["not UTF-8"] = (entry(b"a\xff", b"x") + END, "UTF-8")
+    return cases
 
 
 def _linked() -> dict[str, tuple[bytes, str]]:
@@ -141,19 +141,19 @@ def _linked() -> dict[str, tuple[bytes, str]]:
         "to what is inside": "d",
         "beyond PATH_MAX": "/".join([".."] * 1500),
     }
-    found = {}
+    cases = {}
     for what, target in links.items():
         short = target[:100].encode()
         for kind, name in ((b"2", "symbolic link"), (b"1", "hard link")):
             data = entry("d", kind=b"5") + entry("a", kind=kind, link=short) + entry("a/x", b"x") + END
-            found[f"{name} {what}"] = (data, f"'a' is a {name}")
+            cases[f"{name} {what}"] = (data, f"'a' is a {name}")
             data = pax(("linkpath", target)) + entry("a", kind=kind) + entry("a", b"x") + END
-            found[f"{name} {what}, PAX"] = (data, f"'a' is a {name}")
+            cases[f"{name} {what}, PAX"] = (data, f"'a' is a {name}")
     chain = b"".join(entry(f"l{number}", kind=b"2", link=b"l%d/.." % (number + 1)) for number in range(40))
-    found["chain of links"] = (chain + entry("l0/x", b"x") + END, "'l0' is a symbolic link")
-    found["whiteout of a link"] = (entry(".wh.a", kind=b"2", link=b"/") + END, "symbolic link")
-    found["long link name"] = (entry("././@LongLink", b"/etc\0", b"K") + END, "long link name")
-    return found
+    cases["chain of links"] = (chain + entry("l0/x", b"x") + END, "'l0' is a symbolic link")
+    cases["whiteout of a link"] = (entry(".wh.a", kind=b"2", link=b"/") + END, "symbolic link")
+    cases["long link name"] = (entry("././@LongLink", b"/etc\0", b"K") + END, "long link name")
+    return cases
 
 
 def _kinds() -> dict[str, tuple[bytes, str]]:

@@ -57,12 +57,12 @@ def says(status: int, body: bytes = b"", **headers: str) -> Change:
     return lambda _: Answer(status, named, body, len(body))
 
 
-def flipped(at: int) -> Change:
-    """Flip one bit of the body's byte `at`; from the end where negative."""
+def flipped(position: int) -> Change:
+    """Flip one bit of a byte of the body; a negative position counts from the end."""
 
     def change(answer: Answer) -> Answer:
         body = bytearray(answer.body)
-        body[at] ^= 1
+        body[position] ^= 1
         return replace(answer, body=bytes(body))
 
     return change
@@ -127,7 +127,7 @@ class Exchange:
     method: str
     path: str
     headers: CaseInsensitiveDict[str]
-    at: float
+    time: float
     status: int = 0
     sent: int = 0
 
@@ -166,13 +166,13 @@ class FaultProxy:
         with self._lock:
             self._rules.clear()
 
-    def asked(self, path: str, method: str = "GET") -> list[Exchange]:
+    def matching(self, path: str, method: str = "GET") -> list[Exchange]:
         """Return the exchanges whose path has this regular expression in it."""
         return [one for one in self.exchanges if one.method == method and re.search(path, one.path)]
 
     def sent(self, path: str = "/blobs/") -> int:
-        """Bytes of body that were sent for such paths."""
-        return sum(exchange.sent for exchange in self.asked(path))
+        """Return the bytes of body that were sent for such paths."""
+        return sum(exchange.sent for exchange in self.matching(path))
 
     def begin(self, exchange: Exchange) -> Fault:
         """Record a request, and return what is to be done to its answer."""
@@ -234,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
         head, body = answer.encoded()
         data = head if self.command == "HEAD" else head + body
         base = 0 if fault.whole else len(head)
-        stops = [len(data), *(base + at for at in (fault.cut, fault.stall) if at is not None)]
+        stops = [len(data), *(base + count for count in (fault.cut, fault.stall) if count is not None)]
         piece = 65536 if fault.rate is None else max(1, int(fault.rate / 20))
         sent, end = 0, min(stops)
         while sent < end and not stopping.is_set():

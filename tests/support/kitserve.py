@@ -171,12 +171,12 @@ class Running:
     def _processes(self, title: str) -> list[int]:
         """Those of its own processes whose titles begin so; another Kitserve may run beside it."""
         assert self.process is not None
-        found = []
+        processes = []
         for process in descendants(self.process.pid):
             with contextlib.suppress(OSError):
                 if _title(process).startswith(title):
-                    found.append(process)
-        return found
+                    processes.append(process)
+        return processes
 
     def metrics(self) -> str:
         return requests.get(f"http://{self.admin}/metrics", timeout=10).text

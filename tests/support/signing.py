@@ -125,7 +125,7 @@ def referrer_manifest(
 
 
 class Shelf:
-    """A Source in memory that keeps signatures, and a list of what it was asked for."""
+    """A Source in memory that keeps signatures, and a list of the requests for them."""
 
     def __init__(self, reference: Reference, kit: bytes = b"{}") -> None:
         self.reference = reference
@@ -133,7 +133,7 @@ class Shelf:
         self.blobs: dict[Digest, bytes] = {self.kit.digest: kit}
         self.tags: dict[str, Descriptor] = {}
         self.subjects: dict[Digest, list[Descriptor]] = {}
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
     def put(self, media_type: str, data: bytes) -> dict[str, Any]:
         self.blobs[Digest.of(data)] = data
@@ -145,10 +145,10 @@ class Shelf:
             tag_manifest(list(layers), self.put), None
         )
 
-    def refer(self, *layers: dict[str, Any], artifact_type: str = BUNDLE, told: bool = True) -> None:
-        """Add a referrer of the kit with these layers; `told` says whether a list tells its type."""
+    def refer(self, *layers: dict[str, Any], artifact_type: str = BUNDLE, is_typed: bool = True) -> None:
+        """Add a referrer of the kit with these layers; `is_typed` is whether a list says its type."""
         manifest = referrer_manifest(list(layers), self.kit, self.put, artifact_type)
-        descriptor = self._stored(manifest, artifact_type if told else None)
+        descriptor = self._stored(manifest, artifact_type if is_typed else None)
         self.subjects.setdefault(self.kit.digest, []).append(descriptor)
 
     def refer_bundle(self, bundle: Mapping[str, Any]) -> None:
@@ -158,20 +158,20 @@ class Shelf:
         return self.kit
 
     def manifest(self, descriptor: Descriptor) -> bytes:
-        self.asked.append(f"manifest {descriptor.digest}")
+        self.requests.append(f"manifest {descriptor.digest}")
         return self._found(descriptor.digest)
 
     @contextmanager
     def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[BlobStream]:
-        self.asked.append(f"blob {descriptor.digest}")
+        self.requests.append(f"blob {descriptor.digest}")
         yield BlobStream(offset, iter([self._found(descriptor.digest)[offset:]]))
 
     def tagged(self, tag: str) -> Descriptor | None:
-        self.asked.append(f"tag {tag}")
+        self.requests.append(f"tag {tag}")
         return self.tags.get(tag)
 
     def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
-        self.asked.append(f"referrers {digest}")
+        self.requests.append(f"referrers {digest}")
         return tuple(self.subjects.get(digest, ()))
 
     def _stored(self, manifest: bytes, artifact_type: str | None) -> Descriptor:

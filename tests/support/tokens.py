@@ -1,7 +1,7 @@
 """A real token server on loopback: the Docker token authentication spec, as docker-registry checks it.
 
-Users get what they ask for, anyone gets to pull what is public. Tokens are JWTs signed with ES256, whose
-`x5c` header carries the certificate that a registry finds in its `rootcertbundle`.
+A user gets every scope that is requested; anyone else may pull what is public. Tokens are JWTs signed with
+ES256, whose `x5c` header carries the certificate that a registry finds in its `rootcertbundle`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LEEWAY = 60
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """One request: who it was from (None for anyone), what it asked for, and the status it got."""
+    """One request: its user (None for anyone), the scopes it wanted, and the status it got."""
 
     method: str
     username: str | None
@@ -116,36 +116,36 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        asked = parse_qs(urlsplit(self.path).query)
+        form = parse_qs(urlsplit(self.path).query)
         kind, _, encoded = self.headers.get("Authorization", "").partition(" ")
-        known = kind.lower() == "basic" and _basic(encoded) == (USERNAME, PASSWORD)
-        self._grant(asked, USERNAME if known else None, allowed=known or not kind)
+        is_user = kind.lower() == "basic" and _basic(encoded) == (USERNAME, PASSWORD)
+        self._grant(form, USERNAME if is_user else None, allowed=is_user or not kind)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
-        asked = parse_qs(body)
+        form = parse_qs(body)
         if not self._tokens.posting:
             self._say(404, {}, None, ())
             return
-        grant = asked.get("grant_type", [""])[0]
-        known = (
-            asked.get("refresh_token") == [self._tokens.refresh_token]
+        grant = form.get("grant_type", [""])[0]
+        is_user = (
+            form.get("refresh_token") == [self._tokens.refresh_token]
             if grant == "refresh_token"
-            else (asked.get("username"), asked.get("password")) == ([USERNAME], [PASSWORD])
+            else (form.get("username"), form.get("password")) == ([USERNAME], [PASSWORD])
         )
-        self._grant(asked, USERNAME if known else None, allowed=known)
+        self._grant(form, USERNAME if is_user else None, allowed=is_user)
 
     @property
     def _tokens(self) -> TokenServer:
         tokens: TokenServer = self.server.tokens  # type: ignore[attr-defined]
         return tokens
 
-    def _grant(self, asked: dict[str, list[str]], username: str | None, *, allowed: bool) -> None:
+    def _grant(self, form: dict[str, list[str]], username: str | None, *, allowed: bool) -> None:
         tokens = self._tokens
-        scopes = tuple(scope for text in asked.get("scope", []) for scope in text.split())
+        scopes = tuple(scope for text in form.get("scope", []) for scope in text.split())
         if tokens.refusals:
             self._say(tokens.refusals.popleft(), {}, username, scopes)
-        elif not allowed or asked.get("service") != [tokens.service]:
+        elif not allowed or form.get("service") != [tokens.service]:
             self._say(401, {}, username, scopes)
         else:
             token = tokens.issue(scopes, username)
@@ -156,8 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
                 **({"token": token} if self.command == "GET" else {"refresh_token": tokens.refresh_token}),
                 **tokens.changes,
             }
-            said = {name: value for name, value in document.items() if value is not None}
-            self._say(200, said, username, scopes)
+            changed = {name: value for name, value in document.items() if value is not None}
+            self._say(200, changed, username, scopes)
 
     def _say(self, status: int, document: object, username: str | None, scopes: tuple[str, ...]) -> None:
         self._tokens.requests.append(TokenRequest(self.command, username, scopes, status))

@@ -1,4 +1,4 @@
-"""A worker's server in this process, with a model that gives back what it is given."""
+"""A worker's server in this process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def worker(
     labels: Mapping[str, Sequence[str]] | None = None,
     batching: Batching | None = None,
 ) -> Iterator[str]:
-    """Serve a model as version v1 of `name`; yields the server's address."""
+    """Serve a model as version v1 of `name`; yield the server's address."""
     app = WorkerApp(Identity(name, "v1", DIGEST), model, Tally(), labels=labels or {}, batching=batching)
     server = HttpServer(app, "127.0.0.1")
     server.start()

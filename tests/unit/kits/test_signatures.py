@@ -79,7 +79,7 @@ def put_bundle(shelf: Shelf) -> None:
 
 
 def put_untold(shelf: Shelf) -> None:
-    shelf.refer(shelf.put(BUNDLE, compact(good_bundle(shelf))), told=False)
+    shelf.refer(shelf.put(BUNDLE, compact(good_bundle(shelf))), is_typed=False)
 
 
 def put_among_others(shelf: Shelf) -> None:
@@ -104,7 +104,7 @@ def test_nothing_else_is_fetched(shelf: Shelf) -> None:
     for kind in ("application/spdx+json", "application/vnd.in-toto+json"):
         shelf.refer(shelf.put(kind, b"{}"), artifact_type=kind)
     assert find(shelf) == Search()
-    assert shelf.asked == [f"tag sha256-{shelf.kit.digest.hex}.sig", f"referrers {shelf.kit.digest}"]
+    assert shelf.requests == [f"tag sha256-{shelf.kit.digest.hex}.sig", f"referrers {shelf.kit.digest}"]
 
 
 def changed(bundle: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -341,21 +341,21 @@ def test_looking_is_bounded(shelf: Shelf) -> None:
     shelf.tag_signatures(*bad)
     for number in range(200):
         shelf.refer(*bad[:100], shelf.put(BUNDLE, b"%d" % number))
-    shelf.asked.clear()
+    shelf.requests.clear()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.monotonic()
     found = find(shelf)
     assert time.monotonic() - began < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
     assert len(found.refused) == 2 * MAX_CANDIDATES
-    assert len([asked for asked in shelf.asked if asked.startswith("blob")]) == 2 * MAX_CANDIDATES
-    assert len([asked for asked in shelf.asked if asked.startswith("manifest")]) <= 1 + MAX_CANDIDATES
+    assert len([asked for asked in shelf.requests if asked.startswith("blob")]) == 2 * MAX_CANDIDATES
+    assert len([asked for asked in shelf.requests if asked.startswith("manifest")]) <= 1 + MAX_CANDIDATES
 
 
 def test_a_huge_signature_is_never_asked_for(shelf: Shelf) -> None:
     shelf.tag_signatures({**good_layer(shelf), "size": 5 * 1024**3})
     find(shelf)
-    assert not [asked for asked in shelf.asked if asked.startswith("blob")]
+    assert not [asked for asked in shelf.requests if asked.startswith("blob")]
 
 
 def test_bytes_of_another_digest_are_no_payload(shelf: Shelf) -> None:

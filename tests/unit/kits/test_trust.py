@@ -66,7 +66,7 @@ def test_a_policy_that_says_nothing_asks_nobody_and_refuses_code() -> None:
         "no signature is asked for",
         "code formats are refused: the policy does not allow them for this kit",
     )
-    assert shelf.asked == []
+    assert shelf.requests == []
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_any_other_registry_is_refused_before_anything_is_asked(reference: str, 
     kit, shelf = make_kit(reference)
     with pytest.raises(NotTrusted, match=rf"{kit.digest}: the policy allows kits from {entry} only"):
         judge(kit, Policy(registries=(entry,), keys=KEYS), lambda: shelf)
-    assert shelf.asked == []
+    assert shelf.requests == []
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_any_other_license_is_refused_before_anything_is_asked(kitfile: dict[str
         NotTrusted, match=rf"allows the licenses Apache-2.0, MIT only, and the kit states {named};"
     ):
         judge(kit, policy, lambda: shelf)
-    assert shelf.asked == []
+    assert shelf.requests == []
 
 
 def test_what_serving_leaves_out_needs_no_allowed_license() -> None:
@@ -223,7 +223,7 @@ def test_code_is_allowed_by_digest() -> None:
     verdict = judge(kit, Policy(code_digests=(other, kit.digest)), lambda: shelf)
     assert verdict.code
     assert verdict.reasons[-1] == "code formats are allowed: the policy lists the kit's digest"
-    assert shelf.asked == []
+    assert shelf.requests == []
 
 
 def test_code_is_allowed_if_signed() -> None:
