@@ -17,8 +17,7 @@ import tritonclient.grpc
 import tritonclient.http
 
 from loadtests.venvs import NotInstalled, python
-from tests.e2e.test_serving import digest_of
-from tests.support.artifacts import LayoutBuilder, tar
+from tests.support.artifacts import LayoutBuilder, digest_of, tar
 from tests.support.kitserve import Running
 from tests.support.simple_models import simple_models
 

@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,8 +22,9 @@ from gateway.control.activator.activator import Activator
 from gateway.control.activator.held_call import HeldCall
 from gateway.control.activator.sleepers import Sleeper
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
-from tests.integration.test_edge import RunningEdge, Workers
+from tests.support.edge import RunningEdge, Workers
 from tests.support.load import Load
+from tests.support.waiting import wait
 
 APP = "iris.v1"
 
@@ -114,13 +115,6 @@ def sleeping(tmp_path: Path) -> Iterator[SleepingModel]:
     assert sleeping.edge.lost == []
 
 
-def wait(holds: Callable[[], bool], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_calls_that_come_together_wake_it_once_and_those_after_go_straight(sleeping: SleepingModel) -> None:
     sleeping.start_seconds = 0.5
     with ThreadPoolExecutor(50) as callers:
@@ -168,16 +162,16 @@ def test_a_client_that_hangs_up_waits_no_more(sleeping: SleepingModel) -> None:
     sleeping.start_seconds = 30
     client = socket.create_connection(("127.0.0.1", sleeping.edge.port))
     client.sendall(b"POST /v2/models/iris/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
-    wait(lambda: sleeping.activator.waiting() == {APP: 1})
+    wait(lambda: sleeping.activator.waiting() == {APP: 1}, seconds=5)
     client.close()
-    wait(lambda: sleeping.activator.waiting() == {})
+    wait(lambda: sleeping.activator.waiting() == {}, seconds=5)
 
 
 def test_without_a_gateway_the_edge_says_so_and_with_the_next_one_it_wakes(sleeping: SleepingModel) -> None:
     sleeping.start_seconds = 30
     with ThreadPoolExecutor(1) as caller:
         waiting = caller.submit(sleeping.edge.get, "/v2/models/iris/infer")
-        wait(lambda: sleeping.activator.waiting() == {APP: 1})
+        wait(lambda: sleeping.activator.waiting() == {APP: 1}, seconds=5)
         sleeping.stop_gateway()
         for status, headers, body in (waiting.result(10), sleeping.edge.get("/v2/models/iris/infer")):
             assert (status, headers["Retry-After"]) == (503, "1")
