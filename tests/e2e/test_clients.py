@@ -82,6 +82,7 @@ def test_nvidias_clients(served: tuple[str, Path], client: str, ways: list[str])
     assert said.splitlines() == [f"{way}: {9 * len(SAMPLES)} calls" for way in ways]
 
 
+@pytest.mark.timeout(900)  # the first one installs KServe's client
 @pytest.mark.parametrize(
     ("client", "ways"), [("kserve_rest", ["raw", "json"]), ("kserve_grpc", ["raw", "typed"])]
 )

@@ -149,12 +149,13 @@ def test_it_wakes_and_sleeps_under_load_and_no_call_fails(sleeping: SleepingMode
 
 
 def test_a_large_body_wakes_it_too(sleeping: SleepingModel) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", sleeping.edge.port, timeout=10)
-    connection.request("POST", "/v2/models/iris/infer", b"x" * (8 * 1024 * 1024))
-    answer = connection.getresponse()
-    assert (answer.status, answer.read()) == (200, b"stable")
-    connection.request("POST", "/v2/models/iris/infer", b"x")
-    assert connection.getresponse().status == 200, "on the same connection"
+    address = ("127.0.0.1", sleeping.edge.port)
+    with contextlib.closing(http.client.HTTPConnection(*address, timeout=10)) as connection:
+        connection.request("POST", "/v2/models/iris/infer", b"x" * (8 * 1024 * 1024))
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b"stable")
+        connection.request("POST", "/v2/models/iris/infer", b"x")
+        assert connection.getresponse().status == 200, "on the same connection"
     assert sleeping.wakes == 1
 
 
