@@ -135,13 +135,13 @@ def edge(directory: Path) -> Iterator[Edge]:
 def test_calls_that_come_together_wake_once_and_all_are_answered(edge: Edge) -> None:
     worker = Worker()
     held = [edge.connect(INFER % 3 + b"abc") for _ in range(100)]
-    wait(lambda: edge.activator.waiting() == {APP: 100})
+    wait(lambda: edge.activator.waiting() == {APP: 100}, seconds=5)
     assert edge.wakes == [APP]
     edge.add_worker(worker)
     for connection in held:
         assert read(connection).endswith(b"000000003")
         connection.close()
-    wait(lambda: edge.cancelled == 1)
+    wait(lambda: edge.cancelled == 1, seconds=5)
     assert edge.activator.waiting() == {}
     assert edge.wakes == [APP]
     assert all(head.endswith(b"\r\nconnection: close") for head in worker.heads)
@@ -201,18 +201,18 @@ def test_a_streamed_answer_passes_piece_by_piece(edge: Edge) -> None:
     worker.stop()
 
 
-def test_a_caller_that_hangs_up_waits_no_more_and_the_last_one_ends_the_waking(edge: Edge) -> None:
+def test_who_hangs_up_frees_the_place_and_the_last_one_lets_it_sleep(edge: Edge) -> None:
     # One whose body fills what is read of it: the end of the connection lies behind it.
     held = [edge.connect(INFER % 3 + b"abc"), edge.connect(INFER % HEAD_BYTES + b"x" * (HEAD_BYTES // 2))]
-    wait(lambda: edge.activator.waiting() == {APP: 2})
+    wait(lambda: edge.activator.waiting() == {APP: 2}, seconds=5)
     held[0].close()
-    wait(lambda: edge.activator.waiting() == {APP: 1})
+    wait(lambda: edge.activator.waiting() == {APP: 1}, seconds=5)
     assert edge.cancelled == 0
     held[1].close()
-    wait(lambda: edge.activator.waiting() == {} and edge.cancelled == 1)
+    wait(lambda: edge.activator.waiting() == {} and edge.cancelled == 1, seconds=5)
 
 
-def test_a_caller_that_hangs_up_during_its_call_is_gone_for_the_worker_too(edge: Edge) -> None:
+def test_who_hangs_up_while_the_worker_works_is_gone_for_the_worker_too(edge: Edge) -> None:
     ended = threading.Event()
 
     def work(connection: socket.socket) -> None:
@@ -246,7 +246,7 @@ def test_a_call_that_waits_too_long_is_told_to_ask_again(directory: Path) -> Non
 
 def test_a_worker_that_fails_to_start_ends_the_wait_with_its_reason(edge: Edge) -> None:
     with edge.connect(INFER % 0) as connection:
-        wait(lambda: edge.activator.waiting() == {APP: 1})
+        wait(lambda: edge.activator.waiting() == {APP: 1}, seconds=5)
         edge.activator.hear(Announcement("w", APP, WorkerState.FAILED, "the disk\nis full: 100 %"))
         body = read(connection).partition(b"\r\n\r\n")[2]
     expected = "model iris was asleep and cannot be woken: the disk\nis full: 100 %"
@@ -268,7 +268,7 @@ def test_to_ask_whether_it_is_ready_wakes_nothing(edge: Edge) -> None:
     assert answer.endswith(b"\r\n\r\n7\r\n\0\0\0\0\2\x08\1\r\n0\r\ngrpc-status: 0\r\n\r\n")
     assert edge.wakes == []
     with edge.connect(b"GET /v2/models/ready HTTP/1.1\r\nhost: x\r\n\r\n"):
-        wait(lambda: edge.wakes == [APP])
+        wait(lambda: edge.wakes == [APP], seconds=5)
 
 
 def test_a_worker_that_is_there_but_not_reached_is_waited_for(edge: Edge) -> None:
@@ -276,7 +276,7 @@ def test_a_worker_that_is_there_but_not_reached_is_waited_for(edge: Edge) -> Non
     gone.stop()
     edge.add_worker(gone)
     with edge.connect(INFER % 0) as connection:
-        wait(lambda: edge.wakes == [APP])
+        wait(lambda: edge.wakes == [APP], seconds=5)
         edge.add_worker(worker)
         assert read(connection).endswith(b"000000000")
     worker.stop()
@@ -284,13 +284,13 @@ def test_a_worker_that_is_there_but_not_reached_is_waited_for(edge: Edge) -> Non
 
 def test_no_more_calls_are_held_than_fit(edge: Edge) -> None:
     held = [edge.connect(INFER % 0) for _ in range(MAX_CALLS)]
-    wait(lambda: edge.activator.waiting() == {APP: MAX_CALLS})
+    wait(lambda: edge.activator.waiting() == {APP: MAX_CALLS}, seconds=5)
     body = edge.call(INFER % 0).partition(b"\r\n\r\n")[2]
     assert json.loads(body) == {"error": f"{MAX_CALLS} calls wait for models to wake; ask again"}
     held.pop().close()
-    wait(lambda: edge.activator.waiting() == {APP: MAX_CALLS - 1})
+    wait(lambda: edge.activator.waiting() == {APP: MAX_CALLS - 1}, seconds=5)
     with edge.connect(INFER % 0):
-        wait(lambda: edge.activator.waiting() == {APP: MAX_CALLS})
+        wait(lambda: edge.activator.waiting() == {APP: MAX_CALLS}, seconds=5)
     for connection in held:
         connection.close()
 
@@ -330,15 +330,15 @@ def test_the_header_may_say_any_kind_of_address(edge: Edge) -> None:
     worker.stop()
 
 
-def test_an_unknown_version_is_refused(edge: Edge) -> None:
+def test_a_version_that_is_not_known_is_told(edge: Edge) -> None:
     body = edge.call(INFER % 0, "slot4").partition(b"\r\n\r\n")[2]
     assert json.loads(body) == {"error": "this version is being changed; ask again"}
 
 
-def test_a_stop_lets_waiting_callers_go_and_the_next_activator_takes_over(directory: Path) -> None:
+def test_who_waits_when_it_stops_is_let_go_and_the_next_one_takes_the_place(directory: Path) -> None:
     first = Edge(directory)
     with first.connect(INFER % 0) as connection:
-        wait(lambda: first.wakes == [APP])
+        wait(lambda: first.wakes == [APP], seconds=5)
         first.activator.stop()
         assert read(connection) == b""
     assert first.cancelled == 1
@@ -347,3 +347,16 @@ def test_a_stop_lets_waiting_callers_go_and_the_next_activator_takes_over(direct
     assert second.call(INFER % 0).endswith(b"000000000")
     second.activator.stop()
     worker.stop()
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (b"POST /v2/models/iris/versions/v2/infer HTTP/1.1", True),
+        (b"GET /v2/models/iris/versions/v2/ready HTTP/1.1", True),
+        (b"POST /v2/models/iris/infer HTTP/1.1", False),
+        (b"POST /inference.GRPCInferenceService/ModelInfer HTTP/1.1", False),
+    ],
+)
+def test_a_call_may_name_its_version(line: bytes, named: bool) -> None:
+    assert HeldCall("slot3", line + b"\r\n\r\n", b"").names_version is named

@@ -26,7 +26,8 @@ WORKER = """
 import sys, threading
 from gateway.engine.batching import Batching
 from runtimes.base import Datatype, TensorSpec
-from tests.support.worker import Echo, worker
+from tests.support.echo import Echo
+from tests.support.worker import worker
 model = Echo(*(TensorSpec(f"x_{datatype}", datatype, (-1, 2)) for datatype in Datatype))
 with worker(model, batching=Batching(8, 0.001) if sys.argv[1] == "batched" else None) as address:
     print(address, flush=True)

@@ -51,7 +51,11 @@ def test_waits_grow(server: Answers) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("when", ["1", format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)])
+@pytest.mark.parametrize(
+    "when",
+    ["1", format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)],
+    ids=["in a second", "tomorrow"],
+)
 def test_a_server_says_when_to_come_back(
     server: Answers, monkeypatch: pytest.MonkeyPatch, status: int, when: str
 ) -> None:

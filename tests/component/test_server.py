@@ -19,6 +19,7 @@ import pytest
 from gateway.wire import server as server_module
 from gateway.wire.exchange import Exchange
 from gateway.wire.server import HttpServer
+from tests.support.waiting import wait
 
 SECONDS = 10
 LIMIT = 300_000
@@ -557,10 +558,7 @@ def test_a_handler_may_hold_the_rest_of_a_body(connect: Connect, echo: Echo, ser
     client.close()
     held = echo.seen.get(timeout=SECONDS)
     on_loop(server, held.resume)
-    deadline = time.monotonic() + SECONDS
-    while not held.is_abandoned:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait(lambda: held.is_abandoned, SECONDS)
     assert echo.pieces.qsize() > 10
 
 

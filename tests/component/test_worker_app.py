@@ -33,6 +33,7 @@ from gateway.worker.grpc import STREAM_INFER
 from gateway.worker.version import AppOptions, Identity
 from runtimes.base import Array, LoadedModel, Resources, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError
+from tests.support.waiting import wait
 
 SECONDS = 10
 DIGEST = "sha256:" + "ab" * 32
@@ -144,13 +145,6 @@ def logged() -> Iterator[list[logging.LogRecord]]:
 def request(method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
     lines = [f"{method} {path} HTTP/1.1", "Host: w", f"Content-Length: {len(body)}", *headers, "", ""]
     return "\r\n".join(lines).encode() + body
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def read_answer(stream: BinaryIO) -> Answer:
@@ -542,12 +536,12 @@ def test_a_stream_of_many_small_calls_fills_neither_the_queue_nor_the_loop(
 def test_bodies_of_clients_that_left_are_not_kept(serve: Callable[[Callable[[], Array]], Serving]) -> None:
     begun, gate = threading.Event(), threading.Event()
 
-    def wait() -> Array:
+    def hold() -> Array:
         begun.set()
         assert gate.wait(SECONDS)
         return np.zeros(1, "f4")
 
-    serving = serve(wait)
+    serving = serve(hold)
     body, size = bytes(2_000_000), 0
     tracemalloc.start()
     try:
@@ -557,8 +551,8 @@ def test_bodies_of_clients_that_left_are_not_kept(serve: Callable[[Callable[[], 
             for _ in range(10):
                 with serving.connect() as leaving:
                     leaving.sendall(request("POST", INFER, body))
-                    until(lambda: serving.app.queued == 1)
-                until(lambda: serving.app.queued == 0)
+                    wait(lambda: serving.app.queued == 1)
+                wait(lambda: serving.app.queued == 0)
             size, _ = tracemalloc.get_traced_memory()
             gate.set()
             assert busy.recv(100)

@@ -18,7 +18,6 @@ import torch
 
 from gateway.edge.runtime import ask
 from gateway.errors import EdgeError
-from tests.e2e.test_rollouts import wait_for
 from tests.support.artifacts import LayoutBuilder, tar
 from tests.support.kitserve import Running
 from tests.support.load import Load
@@ -167,7 +166,7 @@ def tried(
     """Calls to a model of which another version is on trial; `rollout` is what differs from `ROLLOUT`."""
     kitserve.models = {name: {"kit": f"{kits}:{stable}", "rollout": ROLLOUT | rollout}}
     kitserve.apply()
-    wait_for(kitserve, name)
+    kitserve.wait_for_rollout(name)
     with Load(f"{kitserve.url}/v2/models/{name}/infer", CALLS, pause=0.002) as load:
         load.wait_for(stable)
         kitserve.models[name]["kit"] = f"{kits}:{canary}"
@@ -177,7 +176,7 @@ def tried(
 
 def ended(kitserve: Running, name: str, reason: str, seconds: float = 90) -> dict[str, Any]:
     """Wait for the rollout's end; the last of its events."""
-    shown = wait_for(kitserve, name, seconds, phase="Degraded", reason=reason, weight=0)
+    shown = kitserve.wait_for_rollout(name, seconds, phase="Degraded", reason=reason, weight=0)
     address = f"http://{kitserve.admin}/api/models/{name}/rollout/history"
     event: dict[str, Any] = requests.get(address, timeout=10).json()["events"][0]
     assert (event["reason"], event["message"]) == (reason, shown["message"])
@@ -230,7 +229,7 @@ def test_errors_and_slowness_are_stopped_by_what_was_seen(
 def test_an_abort_is_at_the_edge_at_once(kitserve: Running, kits: str) -> None:
     watch = EdgeWatch(kitserve, "aborted")
     with tried(kitserve, "aborted", kits, "good", "other") as load:
-        wait_for(kitserve, "aborted", step=1)
+        kitserve.wait_for_rollout("aborted", step=1)
         load.wait_for("other")
         kitserve.run("rollout", "abort", "aborted", "--admin", kitserve.admin)
         event = ended(kitserve, "aborted", "RolloutAborted")
@@ -245,7 +244,7 @@ def test_a_gateway_that_is_started_again_aborts_before_it_knows_its_workers(
 ) -> None:
     watch = EdgeWatch(kitserve, "again")
     with tried(kitserve, "again", kits, "good", "other") as load:
-        wait_for(kitserve, "again", step=1)
+        kitserve.wait_for_rollout("again", step=1)
         load.wait_for("other")
         (gateway,) = kitserve.gateway()
         os.kill(gateway, signal.SIGKILL)

@@ -17,8 +17,7 @@ import tritonclient.grpc
 import tritonclient.http
 
 from loadtests.venvs import NotInstalled, python
-from tests.e2e.test_serving import digest_of
-from tests.support.artifacts import LayoutBuilder, tar
+from tests.support.artifacts import LayoutBuilder, digest_of, tar
 from tests.support.kitserve import Running
 from tests.support.simple_models import simple_models
 
@@ -83,6 +82,7 @@ def test_nvidias_clients(served: tuple[str, Path], client: str, ways: list[str])
     assert said.splitlines() == [f"{way}: {9 * len(SAMPLES)} calls" for way in ways]
 
 
+@pytest.mark.timeout(900)  # the first one installs KServe's client
 @pytest.mark.parametrize(
     ("client", "ways"), [("kserve_rest", ["raw", "json"]), ("kserve_grpc", ["raw", "typed"])]
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.support.artifacts import MODELKIT, LayoutBuilder
+from tests.support.artifacts import MODELKIT, LayoutBuilder, digest_of
 from tests.support.kitserve import Running
 from tests.support.load import Load
 from tests.support.registry import Registry, run_registry
@@ -75,11 +75,8 @@ def spoilt(tmp_path: Path, layout: Path) -> Iterator[Registry]:
 
 
 def model_layer(layout: Path, name: str) -> str:
-    for entry in json.loads((layout / "index.json").read_text())["manifests"]:
-        if entry["annotations"]["org.opencontainers.image.ref.name"] == name:
-            path = layout / "blobs/sha256" / entry["digest"].removeprefix("sha256:")
-            return str(json.loads(path.read_text())["layers"][0]["digest"])
-    raise LookupError(name)
+    path = layout / "blobs" / digest_of(layout, name).replace(":", "/")
+    return str(json.loads(path.read_text())["layers"][0]["digest"])
 
 
 def forget(serving: Running, blob: str) -> None:

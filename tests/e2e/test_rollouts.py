@@ -31,30 +31,18 @@ def rollout(kitserve: Running, name: str) -> dict[str, Any]:
     return document
 
 
-def wait_for(kitserve: Running, name: str, seconds: float = 60, **wanted: Any) -> dict[str, Any]:
-    """Wait until the model's rollout has these fields; returns it."""
-
-    def holds(status: dict[str, Any]) -> bool:
-        shown = next(model["rollout"] for model in status["models"] if model["name"] == name)
-        return shown is not None and all(shown[field] == value for field, value in wanted.items())
-
-    status = kitserve.wait(holds, seconds)
-    shown: dict[str, Any] = next(model["rollout"] for model in status["models"] if model["name"] == name)
-    return shown
-
-
 def test_a_good_version_is_promoted_by_itself(kitserve: Running, layout: Path) -> None:
     kitserve.models = {"walk": {"kit": kit(layout, "v1"), "rollout": QUICK}}
     kitserve.apply()
-    assert wait_for(kitserve, "walk")["phase"] == "Healthy"
+    assert kitserve.wait_for_rollout("walk")["phase"] == "Healthy"
     with Load(f"{kitserve.url}/v2/models/walk/infer") as load:
         load.wait_for("v1")
         kitserve.models["walk"]["kit"] = kit(layout, "v2")
         kitserve.apply()
-        shown = wait_for(kitserve, "walk", step=2)
+        shown = kitserve.wait_for_rollout("walk", step=2)
         assert (shown["phase"], shown["weight"], shown["canary"]["tag"]) == ("Progressing", 60, "v2")
         workers = set(kitserve.workers("walk"))
-        shown = wait_for(kitserve, "walk", phase="Healthy")
+        shown = kitserve.wait_for_rollout("walk", phase="Healthy")
         assert (shown["reason"], shown["stable"]["tag"]) == ("RolloutCompleted", "v2")
         load.forget()
         time.sleep(0.5)
@@ -78,7 +66,7 @@ def test_people_promote_abort_retry_and_roll_back(kitserve: Running, layout: Pat
     steps = [{"weight": 30, "pause": True}, {"weight": 70, "pause": True}]
     kitserve.models = {"hand": {"kit": kit(layout, "v1"), "rollout": {**QUICK, "steps": steps}}}
     kitserve.apply()
-    wait_for(kitserve, "hand")
+    kitserve.wait_for_rollout("hand")
 
     def order(*words: str, check: bool = True) -> str:
         done = kitserve.run("rollout", *words, "--admin", kitserve.admin, check=check)
@@ -88,9 +76,9 @@ def test_people_promote_abort_retry_and_roll_back(kitserve: Running, layout: Pat
         assert "no rollout is on its way" in order("promote", "hand", check=False)
         kitserve.models["hand"]["kit"] = kit(layout, "v2")
         kitserve.apply()
-        wait_for(kitserve, "hand", phase="Paused", weight=30)
+        kitserve.wait_for_rollout("hand", phase="Paused", weight=30)
         assert "CanaryPauseStep" in order("promote", "hand")
-        wait_for(kitserve, "hand", phase="Paused", weight=70)
+        kitserve.wait_for_rollout("hand", phase="Paused", weight=70)
         order("abort", "hand", "-m", "a hunch")
         time.sleep(0.3)
         load.forget()
@@ -102,13 +90,13 @@ def test_people_promote_abort_retry_and_roll_back(kitserve: Running, layout: Pat
         kitserve.apply(check=False)
         assert rollout(kitserve, "hand")["reason"] == "RolloutAborted", "the same config is no second try"
         order("retry", "hand")
-        wait_for(kitserve, "hand", phase="Paused", weight=30)
+        kitserve.wait_for_rollout("hand", phase="Paused", weight=30)
         order("promote", "hand", "--full")
-        wait_for(kitserve, "hand", phase="Healthy")
+        kitserve.wait_for_rollout("hand", phase="Healthy")
         load.forget()
         load.wait_for("v2")
         order("rollback", "hand")
-        wait_for(kitserve, "hand", phase="Healthy")
+        kitserve.wait_for_rollout("hand", phase="Healthy")
         assert rollout(kitserve, "hand")["stable"]["tag"] == "v1"
         time.sleep(0.3)
         load.forget()
@@ -121,11 +109,11 @@ def test_a_killed_gateway_goes_on_at_the_same_step(kitserve: Running, layout: Pa
     steps = [{"weight": 30, "for": "20s"}, {"weight": 70, "for": "1s"}]
     kitserve.models = {"back": {"kit": kit(layout, "v1"), "rollout": {**QUICK, "steps": steps}}}
     kitserve.apply()
-    wait_for(kitserve, "back")
+    kitserve.wait_for_rollout("back")
     with Load(f"{kitserve.url}/v2/models/back/infer", pause=0.002) as load:
         kitserve.models["back"]["kit"] = kit(layout, "v2")
         kitserve.apply()
-        wait_for(kitserve, "back", step=1)
+        kitserve.wait_for_rollout("back", step=1)
         time.sleep(2)
         before = rollout(kitserve, "back")
         (gateway,) = kitserve.gateway()
@@ -135,7 +123,7 @@ def test_a_killed_gateway_goes_on_at_the_same_step(kitserve: Running, layout: Pa
         assert (after["number"], after["step"]) == (before["number"], 1)
         seen = {verdict["check"]: verdict["numbers"] for verdict in after["verdicts"]}
         assert seen["requests"]["canary_calls"] >= before["verdicts"][0]["numbers"]["canary_calls"]
-        shown = wait_for(kitserve, "back", phase="Healthy")
+        shown = kitserve.wait_for_rollout("back", phase="Healthy")
         assert shown["stable"]["tag"] == "v2"
     assert load.failures == {}
 
@@ -144,13 +132,13 @@ def test_a_version_that_answers_wrongly_is_stopped_by_agreement(kitserve: Runnin
     checks = {**QUICK["checks"], "agreement": {"min": 0.9, "mirror": 0.5}}
     kitserve.models = {"wrong": {"kit": kit(layout, "v1"), "rollout": {**QUICK, "checks": checks}}}
     kitserve.apply()
-    wait_for(kitserve, "wrong")
+    kitserve.wait_for_rollout("wrong")
     with Load(f"{kitserve.url}/v2/models/wrong/infer", pause=0.002) as load:
         load.wait_for("v1")
         load.forget()
         kitserve.models["wrong"]["kit"] = kit(layout, "bad")
         kitserve.apply(check=False)
-        shown = wait_for(kitserve, "wrong", phase="Degraded")
+        shown = kitserve.wait_for_rollout("wrong", phase="Degraded")
         assert (shown["reason"], shown["weight"]) == ("AnalysisFailed", 0)
         assert shown["message"].startswith("canary disagrees on")
         time.sleep(0.3)
@@ -161,7 +149,7 @@ def test_a_version_that_answers_wrongly_is_stopped_by_agreement(kitserve: Runnin
         assert share < 0.2
         kitserve.models["wrong"]["kit"] = kit(layout, "v2")
         kitserve.apply()
-        wait_for(kitserve, "wrong", phase="Healthy")
+        kitserve.wait_for_rollout("wrong", phase="Healthy")
         load.forget()
         load.wait_for("v2")
     assert load.failures == {}
@@ -174,14 +162,14 @@ def test_a_shadow_takes_no_call_and_is_judged_all_the_same(kitserve: Running, la
         "dark": {"kit": kit(layout, "v1"), "rollout": {**QUICK, "steps": steps, "checks": checks}}
     }
     kitserve.apply()
-    wait_for(kitserve, "dark")
+    kitserve.wait_for_rollout("dark")
     with Load(f"{kitserve.url}/v2/models/dark/infer", pause=0.005) as load:
         kitserve.models["dark"]["kit"] = kit(layout, "v2")
         kitserve.apply()
-        wait_for(kitserve, "dark", step=1)
+        kitserve.wait_for_rollout("dark", step=1)
         assert set(load.versions) == {"v1"}
-        wait_for(kitserve, "dark", step=2)
-        wait_for(kitserve, "dark", phase="Healthy")
+        kitserve.wait_for_rollout("dark", step=2)
+        kitserve.wait_for_rollout("dark", phase="Healthy")
         load.wait_for("v2")
     assert load.failures == {}
 
@@ -190,16 +178,16 @@ def test_a_golden_dataset_stops_a_wrong_version_before_any_call(kitserve: Runnin
     gate = {**QUICK, "golden": {"dataset": "iris", "min": 0.9}}
     kitserve.models = {"gold": {"kit": kit(layout, "v1"), "rollout": gate}}
     kitserve.apply()
-    wait_for(kitserve, "gold")
+    kitserve.wait_for_rollout("gold")
     with Load(f"{kitserve.url}/v2/models/gold/infer", pause=0.005) as load:
         kitserve.models["gold"]["kit"] = kit(layout, "bad")
         assert kitserve.apply(check=False).returncode == 1
-        shown = wait_for(kitserve, "gold", phase="Degraded")
+        shown = kitserve.wait_for_rollout("gold", phase="Degraded")
         assert shown["reason"] == "GoldenDatasetFailed"
         assert "rows of data/iris.csv are answered as expected" in shown["message"]
         kitserve.models["gold"]["kit"] = kit(layout, "v2")
         kitserve.apply()
-        wait_for(kitserve, "gold", phase="Healthy")
+        kitserve.wait_for_rollout("gold", phase="Healthy")
     assert load.failures == {}
     assert set(load.versions) == {"v1", "v2"}
 
@@ -208,20 +196,20 @@ def test_no_call_fails_while_a_canary_dies_again_and_again(kitserve: Running, la
     steps = [{"weight": 50, "pause": True}]
     kitserve.models = {"frail": {"kit": kit(layout, "v1"), "rollout": {**QUICK, "steps": steps}}}
     kitserve.apply()
-    wait_for(kitserve, "frail")
+    kitserve.wait_for_rollout("frail")
     stable = set(kitserve.workers("frail"))
     with Load(f"{kitserve.url}/v2/models/frail/infer", clients=6) as load:
         kitserve.models["frail"]["kit"] = kit(layout, "v2")
         kitserve.apply()
-        wait_for(kitserve, "frail", phase="Paused")
+        kitserve.wait_for_rollout("frail", phase="Paused")
         for restarts in (1, 2, 3):
             kitserve.wait(lambda _: any(at["role"] == "canary" for at in kitserve.model("frail")["versions"]))
             load.forget()
             load.wait_for("v2")
             (canary,) = set(kitserve.workers("frail")) - stable
             os.kill(canary, signal.SIGKILL)
-            wait_for(kitserve, "frail", restarts=restarts)
-        shown = wait_for(kitserve, "frail", phase="Degraded")
+            kitserve.wait_for_rollout("frail", restarts=restarts)
+        shown = kitserve.wait_for_rollout("frail", phase="Degraded")
         assert (shown["reason"], shown["weight"]) == ("CanaryLost", 0)
         assert set(kitserve.workers("frail")) >= stable
     assert load.failures == {}
@@ -236,13 +224,13 @@ def test_a_tag_that_moves_is_followed_by_a_rollout(
         "follow": {"kit": f"{registry.host}/samples/iris:followed", "track": "1s", "rollout": QUICK}
     }
     kitserve.apply()
-    first = wait_for(kitserve, "follow")["stable"]
+    first = kitserve.wait_for_rollout("follow")["stable"]
     with Load(f"{kitserve.url}/v2/models/follow/infer", pause=0.002) as load:
         registry.retag("samples/iris", "v2", "followed")
-        shown = wait_for(kitserve, "follow", phase="Progressing")
+        shown = kitserve.wait_for_rollout("follow", phase="Progressing")
         assert shown["canary"]["digest"] != first["digest"]
         assert shown["stable"] == first
-        shown = wait_for(kitserve, "follow", phase="Healthy")
+        shown = kitserve.wait_for_rollout("follow", phase="Healthy")
         assert shown["stable"]["digest"] != first["digest"]
     assert load.failures == {}
 
@@ -250,7 +238,7 @@ def test_a_tag_that_moves_is_followed_by_a_rollout(
 def test_what_cannot_be_loaded_or_takes_something_else_gets_no_call(kitserve: Running, layout: Path) -> None:
     kitserve.models = {"gate": {"kit": kit(layout, "v1"), "rollout": QUICK}}
     kitserve.apply()
-    wait_for(kitserve, "gate")
+    kitserve.wait_for_rollout("gate")
     with Load(f"{kitserve.url}/v2/models/gate/infer", pause=0.01) as load:
         for name, reason, words in (
             ("iris-pickle", "CanaryFailed", "pickle"),
@@ -258,7 +246,7 @@ def test_what_cannot_be_loaded_or_takes_something_else_gets_no_call(kitserve: Ru
         ):
             kitserve.models["gate"]["kit"] = f"oci-layout:{layout}:samples/{name}:v1"
             assert kitserve.apply(check=False).returncode == 1
-            shown = wait_for(kitserve, "gate", phase="Degraded", reason=reason)
+            shown = kitserve.wait_for_rollout("gate", phase="Degraded", reason=reason)
             assert words in shown["message"]
             assert shown["weight"] == 0
     assert load.failures == {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,19 +18,11 @@ from tritonclient.http import (
 )
 
 from gateway.wire.texts import EXTENSIONS
+from tests.support.artifacts import digest_of
 from tests.support.kitserve import IRIS, Running
 from tests.support.registry import Registry
 
 ROWS = Path(__file__).parents[1] / "iris.csv"
-
-
-def digest_of(layout: Path, name: str) -> str:
-    manifests = json.loads((layout / "index.json").read_text())["manifests"]
-    return next(
-        str(entry["digest"])
-        for entry in manifests
-        if entry["annotations"]["org.opencontainers.image.ref.name"] == name
-    )
 
 
 def test_every_sample_is_served_by_tag_and_by_digest(

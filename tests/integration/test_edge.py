@@ -7,13 +7,9 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -22,112 +18,12 @@ import gateway
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import EdgeProcess
-from gateway.edge.routes import Backend, Route, RoutingTable, Server
-from gateway.edge.runtime import ask
+from gateway.edge.routes import Backend, Route, RoutingTable
 from gateway.errors import EdgeError
 from gateway.wire.texts import EXTENSIONS
+from tests.support.edge import RunningEdge, Workers, backend
 from tests.support.load import Load
-from tests.support.ports import free_port
-
-WORKER = """
-import sys, threading
-from gateway.wire.server import HttpServer
-class Version:
-    max_body = 2**26
-    inside = 0
-    def head(self, exchange):
-        pass
-    def leave(self):
-        self.inside -= 1
-    def handle(self, exchange):
-        if exchange.query == "hold":
-            self.inside += 1
-            exchange.on_abandoned = self.leave
-            return
-        if exchange.query == "inside":
-            exchange.respond(200, [], b"%d" % self.inside)
-            return
-        role = exchange.headers.get(b"modelkit-role", b"-")
-        exchange.respond(200, [(b"modelkit-version", sys.argv[1].encode())], role)
-    def refuse(self, exchange, status, text):
-        exchange.respond(status, [], text.encode())
-server = HttpServer(Version(), "127.0.0.1")
-server.start()
-print(server.port, flush=True)
-threading.Event().wait()
-"""
-
-
-class Workers:
-    """Small HTTP servers in processes of their own, each of which says which version it is."""
-
-    def __init__(self) -> None:
-        self._processes: dict[int, subprocess.Popen[str]] = {}
-
-    def start(self, version: str) -> Server:
-        command = [sys.executable, "-c", WORKER, version]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        port = int(process.stdout.readline())
-        self._processes[port] = process
-        return Server(f"{version}-{port}", "127.0.0.1", port)
-
-    def kill(self, server: Server) -> None:
-        self._processes[server.port].kill()
-        self._processes[server.port].wait()
-
-    def stop(self) -> None:
-        for process in self._processes.values():
-            process.kill()
-            process.communicate()
-
-
-@pytest.fixture
-def workers() -> Iterator[Workers]:
-    workers = Workers()
-    yield workers
-    workers.stop()
-
-
-class RunningEdge:
-    def __init__(self, directory: Path, admin: str = "", key: str = "") -> None:
-        self.port = free_port()
-        self.files = EdgeFiles(directory)
-        self.control = EdgeControl(EdgeSettings(f"127.0.0.1:{self.port}", "off", key, admin), self.files)
-        self.control.write_first(RoutingTable((Route("iris"),)))
-        self.lost: list[EdgeError] = []
-        self.process = EdgeProcess(self.files, self.lost.append)
-        self.process.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def get(
-        self, path: str, headers: dict[str, str] | None = None, method: str = "GET"
-    ) -> tuple[int, Message, bytes]:
-        request = urllib.request.Request(self.url + path, headers=headers or {}, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                return answer.status, answer.headers, answer.read()
-        except urllib.error.HTTPError as error:
-            return error.code, error.headers, error.read()
-
-    def master_pid(self) -> int:
-        shown = ask(self.files.master_socket, "show proc")
-        return int(next(line.split()[0] for line in shown.splitlines() if " master " in line))
-
-
-@pytest.fixture
-def edge(tmp_path: Path) -> Iterator[RunningEdge]:
-    running = RunningEdge(tmp_path)
-    yield running
-    running.process.stop(grace=0.5)
-    assert running.lost == []
-
-
-def backend(version: str, *servers: Server) -> Backend:
-    return Backend(f"iris.{version}", (version, f"sha256:{version}"), servers)
+from tests.support.waiting import wait
 
 
 def test_a_model_without_a_version_says_why(edge: RunningEdge) -> None:
@@ -165,7 +61,7 @@ def test_paths_lead_to_versions(edge: RunningEdge, workers: Workers) -> None:
         assert len(headers["X-Request-Id"]) == 36
 
 
-def test_calls_about_the_whole_server_go_to_the_gateway(tmp_path: Path, workers: Workers) -> None:
+def test_what_is_asked_of_the_whole_server_goes_to_the_gateway(tmp_path: Path, workers: Workers) -> None:
     control, worker = workers.start("the-gateway"), workers.start("v1")
     edge = RunningEdge(tmp_path, f"127.0.0.1:{control.port}", "secret")
     try:
@@ -195,11 +91,10 @@ def test_calls_about_the_whole_server_go_to_the_gateway(tmp_path: Path, workers:
         assert headers["Retry-After"] == "1"
         assert edge.get("/v2/models/iris")[0] == 200
     finally:
-        edge.process.stop(grace=0.5)
-    assert edge.lost == []
+        edge.stop()
 
 
-def test_the_server_describes_itself_and_refers_to_the_config_for_loading(edge: RunningEdge) -> None:
+def test_the_server_tells_of_itself_and_of_what_it_leaves_to_the_config(edge: RunningEdge) -> None:
     status, _, body = edge.get("/v2")
     assert (status, json.loads(body)) == (
         200,
@@ -220,7 +115,7 @@ def test_the_server_describes_itself_and_refers_to_the_config_for_loading(edge: 
         ("GET", "/v2/repository/models/iris/load", "POST"),
     ],
 )
-def test_a_call_with_a_wrong_method_is_told_the_right_one(
+def test_a_method_that_a_path_does_not_take_is_told_which_it_takes(
     edge: RunningEdge, method: str, path: str, allowed: str
 ) -> None:
     status, headers, body = edge.get(path, method=method)
@@ -280,10 +175,7 @@ def test_a_client_that_hangs_up_leaves_its_worker(edge: RunningEdge, workers: Wo
     edge.control.apply(RoutingTable((Route("iris", backend("v1", workers.start("v1"))),)))
 
     def inside(expected: bytes) -> None:
-        deadline = time.monotonic() + 5
-        while edge.get("/v2/models/iris/infer?inside")[2] != expected:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait(lambda: edge.get("/v2/models/iris/infer?inside")[2] == expected, seconds=5)
 
     head = f"POST /v2/models/iris/infer?hold HTTP/1.1\r\nHost: w\r\nContent-Length: {size}\r\n\r\n"
     clients = [socket.create_connection(("127.0.0.1", edge.port)) for _ in range(3)]

@@ -7,36 +7,20 @@ import math
 import re
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from gateway.edge.routes import Route, RoutingTable, Rules, Server
 from gateway.edge.runtime import ask
-from tests.integration.test_edge import RunningEdge, Workers, backend
+from tests.support.edge import RunningEdge, Workers, backend
 
 PATH = "/v2/models/iris/infer"
 CHANCE = Rules()
 WEIGHTS = (0, 1, 5, 20, 50, 100)
 CALLS, CLIENTS, PIPELINED = 20_000, 4, 100
 MINIMUM_P_VALUE = 0.01
-
-
-@pytest.fixture
-def workers() -> Iterator[Workers]:
-    workers = Workers()
-    yield workers
-    workers.stop()
-
-
-@pytest.fixture
-def edge(tmp_path: Path) -> Iterator[RunningEdge]:
-    running = RunningEdge(tmp_path)
-    yield running
-    running.process.stop(grace=0.5)
-    assert running.lost == []
 
 
 class Split:

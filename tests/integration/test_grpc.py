@@ -36,8 +36,10 @@ from gateway.metrics.exposition import VersionLabels, VersionSample
 from gateway.wire.grpc_messages import message
 from gateway.wire.texts import EXTENSIONS
 from runtimes.base import Array, Datatype, TensorSpec
-from tests.support.grpc_calls import Echo, Plane, Version, running_plane
+from tests.support.echo import Echo
+from tests.support.grpc_plane import Plane, Version, running_plane
 from tests.support.ports import free_port
+from tests.support.waiting import wait
 
 VALUES: dict[str, Array] = {
     "BOOL": np.array([[True, False], [False, True]]),
@@ -541,10 +543,7 @@ def test_streams_that_go_wrong(
     stream = stub.ModelStreamInfer(iter([raw_request("slow")] * 3), timeout=SECONDS)
     time.sleep(0.05)
     stream.cancel()
-    deadline = time.monotonic() + SECONDS
-    while world.slow.tally.ongoing:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait(lambda: not world.slow.tally.ongoing, SECONDS)
     assert world.slow.numbers.dropped["cancelled"] > before
     garbage = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
     broken = b"\x0a\x03two\xff\xff"

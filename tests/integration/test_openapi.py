@@ -13,9 +13,9 @@ import requests
 from runtimes.base import Datatype, Resources, TensorModel, TensorSpec
 from runtimes.onnx import OnnxRuntime
 from tests.support.conformance import check_conformance
+from tests.support.echo import Echo
 from tests.support.model_files import identity_onnx
 from tests.support.plane import data_plane
-from tests.support.worker import Echo
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from gateway.control.activator.held_call import HeldCall
 from gateway.control.activator.sleepers import Sleeper
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.errors import EdgeError
-from tests.integration.test_edge import RunningEdge, Workers
+from tests.support.edge import RunningEdge, Workers
 from tests.support.load import Load
 from tests.support.waiting import wait
 
@@ -158,12 +158,13 @@ def test_it_wakes_and_sleeps_under_load_and_no_call_fails(sleeping: SleepingMode
 
 
 def test_a_large_body_wakes_it_too(sleeping: SleepingModel) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", sleeping.edge.port, timeout=10)
-    connection.request("POST", "/v2/models/iris/infer", b"x" * (8 * 1024 * 1024))
-    answer = connection.getresponse()
-    assert (answer.status, answer.read()) == (200, b"stable")
-    connection.request("POST", "/v2/models/iris/infer", b"x")
-    assert connection.getresponse().status == 200, "on the same connection"
+    address = ("127.0.0.1", sleeping.edge.port)
+    with contextlib.closing(http.client.HTTPConnection(*address, timeout=10)) as connection:
+        connection.request("POST", "/v2/models/iris/infer", b"x" * (8 * 1024 * 1024))
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b"stable")
+        connection.request("POST", "/v2/models/iris/infer", b"x")
+        assert connection.getresponse().status == 200, "on the same connection"
     assert sleeping.wakes == 1
 
 
@@ -171,16 +172,16 @@ def test_a_client_that_hangs_up_waits_no_more(sleeping: SleepingModel) -> None:
     sleeping.start_seconds = 30
     client = socket.create_connection(("127.0.0.1", sleeping.edge.port))
     client.sendall(b"POST /v2/models/iris/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
-    wait(lambda: sleeping.activator.waiting() == {APP: 1})
+    wait(lambda: sleeping.activator.waiting() == {APP: 1}, seconds=5)
     client.close()
-    wait(lambda: sleeping.activator.waiting() == {})
+    wait(lambda: sleeping.activator.waiting() == {}, seconds=5)
 
 
 def test_without_a_gateway_the_edge_says_so_and_with_the_next_one_it_wakes(sleeping: SleepingModel) -> None:
     sleeping.start_seconds = 30
     with ThreadPoolExecutor(1) as caller:
         waiting = caller.submit(sleeping.edge.get, "/v2/models/iris/infer")
-        wait(lambda: sleeping.activator.waiting() == {APP: 1})
+        wait(lambda: sleeping.activator.waiting() == {APP: 1}, seconds=5)
         sleeping.stop_gateway()
         for status, headers, body in (waiting.result(10), sleeping.edge.get("/v2/models/iris/infer")):
             assert (status, headers["Retry-After"]) == (503, "1")

@@ -19,7 +19,8 @@ from gateway.wire.limits import BODY_BYTES
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
 from gateway.worker.version import AppOptions, Identity
-from runtimes.base import Array, Datatype, InputCheck, Signature, TensorSpec, unknown_output
+from runtimes.base import Array, Datatype, TensorSpec
+from tests.support.echo import Echo
 
 VALUES: Mapping[str, Array] = {
     "BOOL": np.array([[True, False], [False, True]]),
@@ -37,29 +38,6 @@ VALUES: Mapping[str, Array] = {
     "FP64": np.array([[1.5, -2], [0, 1e300]], "f8"),
     "BYTES": np.array([[b"", b"iris"], ["né".encode(), b"x" * 1000]], dtype=object),
 }
-
-
-class Echo:
-    """A model that gives back what it is given, an input `x_…` as `y_…`."""
-
-    platform = "test_echo"
-    device = "cpu"
-
-    def __init__(self, *specs: TensorSpec) -> None:
-        outputs = tuple(TensorSpec(f"y{spec.name[1:]}", spec.datatype, spec.shape) for spec in specs)
-        self.signature = Signature(specs, outputs)
-        self._check = InputCheck(self.signature)
-
-    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
-        self._check(inputs)
-        answers = {f"y{name[1:]}": array for name, array in inputs.items()}
-        for name in outputs:
-            if name not in answers:
-                raise unknown_output(name, tuple(answers))
-        return {name: answers[name] for name in outputs or answers}
-
-    def close(self) -> None:
-        pass
 
 
 @contextmanager

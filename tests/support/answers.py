@@ -53,18 +53,18 @@ class Answers(ThreadingHTTPServer):
         self.stopping = threading.Event()
 
     def source(self, repository: str = "team/kit", **options: Any) -> Source:
-        """Open the reference `v1` of a repository here, without TLS unless told otherwise."""
+        """Open the tag `v1` of a repository on this server, without TLS unless the options say so."""
         return self.with_options({self.host: RegistryOptions(**{"plain_http": True, **options})}, repository)
 
     def with_options(self, registries: dict[str, RegistryOptions], repository: str = "team/kit") -> Source:
-        """Open it with options of several registries."""
+        """Open that tag with options of several registries."""
         return open_source(RegistryReference(self.host, repository, "v1", None), SourceOptions(registries))
 
     def paths(self) -> list[str]:
         return [seen.path for seen in self.seen]
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of clients that went away."""
+        """Print nothing about clients that went away."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -113,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def run_answers(context: ssl.SSLContext | None = None) -> Iterator[Answers]:
-    """Run such a server, with TLS if there is a context for it."""
+    """Run such a server, with TLS where there is a context for it."""
     server = Answers(context)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()

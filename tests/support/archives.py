@@ -1,4 +1,4 @@
-"""Archives that must not be unpacked, and some that must, made by hand as no honest tool makes them.
+"""Archives that must be refused, and some that must be unpacked, made by hand: no usual tool makes them.
 
 Needs nothing but Python and the modules that unpack, so that any Python can run the table:
 

@@ -84,22 +84,26 @@ class LayoutBuilder:
         return self.artifact(name, {"schemaVersion": 2, "config": config, "layers": [layer]})
 
 
+def digest_of(layout: Path, name: str) -> str:
+    """Return the digest of the kit that an OCI layout has under a name, "NAME:TAG"."""
+    (digest,) = (
+        str(entry["digest"])
+        for entry in json.loads((layout / "index.json").read_text())["manifests"]
+        if entry["annotations"]["org.opencontainers.image.ref.name"] == name
+    )
+    return digest
+
+
 @cache
 def iris() -> bytes:
     """Return the ONNX model of the sample kit."""
     samples = Path(__file__).parents[2] / "configs" / "samples"
-    index = json.loads((samples / "index.json").read_text())
-    (kit,) = (
-        entry
-        for entry in index["manifests"]
-        if entry["annotations"]["org.opencontainers.image.ref.name"] == "samples/iris:v1"
-    )
 
-    def blob(descriptor: dict[str, Any]) -> bytes:
-        return Path(samples, "blobs", *descriptor["digest"].split(":")).read_bytes()
+    def blob(digest: str) -> bytes:
+        return Path(samples, "blobs", *digest.split(":")).read_bytes()
 
-    layers = json.loads(blob(kit))["layers"]
-    with tarfile.open(fileobj=io.BytesIO(blob(layers[0]))) as archive:
+    layers = json.loads(blob(digest_of(samples, "samples/iris:v1")))["layers"]
+    with tarfile.open(fileobj=io.BytesIO(blob(layers[0]["digest"]))) as archive:
         content = archive.extractfile(MODEL_PATH)
         assert content is not None
         return content.read()

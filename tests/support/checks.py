@@ -12,9 +12,9 @@ def tree(root: Path) -> dict[str, bytes]:
 
 
 def check_store(root: Path) -> None:
-    """Every blob is read-only and what its name says; every kit has an inventory; nothing is half-made.
+    """Check that every blob is read-only and as its name says, every kit has an inventory, nothing half-made.
 
-    What has arrived of a blob may be kept, to be continued, under the digits of its digest.
+    Blobs that have arrived in part may be kept, under the digits of their digests, to be continued.
     """
     for blob in (root / "blobs" / "sha256").iterdir():
         assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
@@ -30,6 +30,6 @@ def check_store(root: Path) -> None:
 
 
 def check_clean(root: Path) -> None:
-    """Everything that `check_store` asks, and nothing is kept of a blob that is not whole."""
+    """Check all that `check_store` does, and that nothing is kept of a blob that is not whole."""
     check_store(root)
     assert not list((root / "ingest").iterdir())

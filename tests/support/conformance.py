@@ -12,7 +12,7 @@ _ANSWER_SECONDS = 5
 
 
 def check_conformance(url: str, seconds: int, seed: int, directory: Path) -> None:
-    """Have schemathesis call `url` for `seconds`, repeatably; raises AssertionError with what it found."""
+    """Have schemathesis call `url` for `seconds`, the same calls for the same seed. Raises AssertionError."""
     command = [
         str(Path(sys.executable).with_name("schemathesis")),
         "--config-file",

@@ -58,7 +58,7 @@ def says(status: int, body: bytes = b"", **headers: str) -> Change:
 
 
 def flipped(position: int) -> Change:
-    """Flip one bit of the body's byte at `position`; from the end where negative."""
+    """Flip one bit of the body's byte at `position`, which counts from the end where negative."""
 
     def change(answer: Answer) -> Answer:
         body = bytearray(answer.body)
@@ -175,7 +175,7 @@ class FaultProxy:
         ]
 
     def sent(self, path: str = "/blobs/") -> int:
-        """Bytes of body that were sent for such paths."""
+        """Return the bytes of body that were sent for such paths."""
         return sum(exchange.sent for exchange in self.exchanges_for(path))
 
     def begin(self, exchange: Exchange) -> Fault:

@@ -117,6 +117,23 @@ class Running:
             assert time.monotonic() < deadline, f"{status}\n{self.log.read_text()[-4000:]}"
             time.sleep(0.1)
 
+    def wait_for_rollout(self, name: str, seconds: float = 60, **fields: Any) -> dict[str, Any]:
+        """Wait until the rollout of a model has these fields; return it."""
+
+        def rollout(status: dict[str, Any]) -> dict[str, Any] | None:
+            document: dict[str, Any] | None = next(
+                model["rollout"] for model in status["models"] if model["name"] == name
+            )
+            return document
+
+        def holds(status: dict[str, Any]) -> bool:
+            shown = rollout(status)
+            return shown is not None and all(shown[field] == value for field, value in fields.items())
+
+        shown = rollout(self.wait(holds, seconds))
+        assert shown is not None
+        return shown
+
     def infer(
         self, model: str, data: Any = IRIS, version: str | None = None, name: str = "input"
     ) -> requests.Response:
@@ -154,12 +171,12 @@ class Running:
     def _processes(self, title: str) -> list[int]:
         """Those of its own processes whose titles begin so; another Kitserve may run beside it."""
         assert self.process is not None
-        found = []
+        processes = []
         for process in descendants(self.process.pid):
             with contextlib.suppress(OSError):
                 if _title(process).startswith(title):
-                    found.append(process)
-        return found
+                    processes.append(process)
+        return processes
 
     def metrics(self) -> str:
         return requests.get(f"http://{self.admin}/metrics", timeout=10).text

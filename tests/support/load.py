@@ -62,7 +62,7 @@ class Load:
             time.sleep(0.02)
 
     def forget(self) -> None:
-        """Start the counts of versions anew."""
+        """Set the counts of versions to zero."""
         with self._lock:
             self.versions.clear()
 

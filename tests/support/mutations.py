@@ -81,7 +81,9 @@ class Request:
         headers = [("Host", "worker"), *self.headers]
         if self.chunked is not None:
             headers.append(("Transfer-Encoding", "chunked"))
-            pieces = [self.body[at : at + self.chunked] for at in range(0, len(self.body), self.chunked)]
+            pieces = [
+                self.body[start : start + self.chunked] for start in range(0, len(self.body), self.chunked)
+            ]
             body = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
         else:
             body = self.body
@@ -117,7 +119,7 @@ def valid_requests() -> list[Request]:
         "id": "r",
         "inputs": tensors,
         "outputs": outputs,
-        "parameters": {"timeout": 5_000_000, "mine": "x"},
+        "parameters": {"timeout": 5_000_000, "own": "x"},
     }
     head = json.dumps({"inputs": pointers, "parameters": {"binary_data_output": True}}).encode()
     size = ("Inference-Header-Content-Length", str(len(head)))
@@ -201,18 +203,18 @@ def _change_bytes(request: Request, _others: Sequence[Request], chance: random.R
 
 def _splice(request: Request, others: Sequence[Request], chance: random.Random) -> Request:
     other = chance.choice(others).body
-    at, start = chance.randrange(len(request.body) + 1), chance.randrange(len(other) + 1)
-    return replace(request, body=request.body[:at] + other[start:])
+    end, start = chance.randrange(len(request.body) + 1), chance.randrange(len(other) + 1)
+    return replace(request, body=request.body[:end] + other[start:])
 
 
 def _change_headers(request: Request, _others: Sequence[Request], chance: random.Random) -> Request:
     headers = list(request.headers)
     if headers and chance.random() < 0.4:
-        at = chance.randrange(len(headers))
+        index = chance.randrange(len(headers))
         if chance.random() < 0.5:
-            headers.pop(at)
+            headers.pop(index)
         else:
-            headers[at] = (headers[at][0], chance.choice(_VALUES))
+            headers[index] = (headers[index][0], chance.choice(_VALUES))
     else:
         headers.append((chance.choice(_HEADERS), chance.choice(_VALUES)))
     return replace(request, headers=headers)
@@ -255,22 +257,22 @@ _WAYS = (
 
 def _damaged(data: bytes, chance: random.Random) -> bytes:
     """Data with some of its bytes changed, lost, repeated or put in."""
-    found = bytearray(data)
+    result = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 5))):
-        at = chance.randrange(len(found) + 1)
-        end = min(len(found), at + chance.choice((1, 1, 4, 50)))
+        start = chance.randrange(len(result) + 1)
+        end = min(len(result), start + chance.choice((1, 1, 4, 50)))
         way = chance.randrange(5)
-        if way == 0 and at < len(found):
-            found[at] ^= 1 << chance.randrange(8)
+        if way == 0 and start < len(result):
+            result[start] ^= 1 << chance.randrange(8)
         elif way == 1:
-            del found[at:end]
+            del result[start:end]
         elif way == 2:
-            found[at:at] = chance.randbytes(chance.choice((1, 4, 30)))
+            result[start:start] = chance.randbytes(chance.choice((1, 4, 30)))
         elif way == 3:
-            found[at:at] = found[at:end] * chance.choice((1, 3, 50))
+            result[start:start] = result[start:end] * chance.choice((1, 3, 50))
         else:
-            del found[chance.choice((at, len(found) - 1)) :]
-    return bytes(found)
+            del result[chance.choice((start, len(result) - 1)) :]
+    return bytes(result)
 
 
 def _values(datatype: Datatype) -> np.ndarray[Any, np.dtype[Any]]:

@@ -25,7 +25,7 @@ from tests.support.worker import DIGEST, worker
 
 @contextmanager
 def data_plane(directory: Path, models: Mapping[str, TensorModel]) -> Iterator[str]:
-    """Serve each model as version v1 of its name; yields the edge's URL."""
+    """Serve each model as version v1 of its name; yield the edge's URL."""
     port = free_port()
     descriptions = {
         f"{name}.v1": Description(model.platform, model.signature, "A model.")
@@ -37,11 +37,11 @@ def data_plane(directory: Path, models: Mapping[str, TensorModel]) -> Iterator[s
         server = WebServer(web_app(routes, "127.0.0.1"), "127.0.0.1")
         server.start()
         stack.callback(server.stop)
-        served = []
+        routing = []
         for name, model in models.items():
-            host, _, own = stack.enter_context(worker(model, name)).partition(":")
+            host, _, worker_port = stack.enter_context(worker(model, name)).partition(":")
             names = ("v1", DIGEST, DIGEST[7:19])
-            served.append(Route(name, Backend(f"{name}.v1", names, (Server(name, host, int(own)),))))
+            routing.append(Route(name, Backend(f"{name}.v1", names, (Server(name, host, int(worker_port)),))))
         lost: list[EdgeError] = []
         files = EdgeFiles(directory)
         control = EdgeControl(EdgeSettings(f"127.0.0.1:{port}", "off", "", f"127.0.0.1:{server.port}"), files)
@@ -49,7 +49,7 @@ def data_plane(directory: Path, models: Mapping[str, TensorModel]) -> Iterator[s
         edge = EdgeProcess(files, lost.append)
         edge.start()
         stack.callback(edge.stop, grace=0.5)
-        control.apply(RoutingTable(tuple(served)))
+        control.apply(RoutingTable(tuple(routing)))
         yield f"http://127.0.0.1:{port}"
         assert lost == []
 

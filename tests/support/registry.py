@@ -25,7 +25,7 @@ _REF_NAME = "org.opencontainers.image.ref.name"
 
 
 class Registry:
-    """`host` is "127.0.0.1:PORT", `storage` the directory of its data; the same after a restart."""
+    """A registry at `host`, "127.0.0.1:PORT", with its data in `storage`; both survive a restart."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Registry:
         return f"{self.host}/{repository}:{tag}"
 
     def retag(self, repository: str, name: str, tag: str) -> None:
-        """Let a tag name what another tag, or a digest, names."""
+        """Let `tag` name what `name` names: another tag, or a digest."""
         types = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json"
         path = f"/v2/{repository}/manifests/"
         manifest = self._send("GET", path + name, repository, headers={"Accept": types})
@@ -132,12 +132,12 @@ class Registry:
         self._send("DELETE", f"/v2/{repository}/manifests/{digest}", repository)
 
     def blob_path(self, digest: str) -> Path:
-        """Where the registry keeps a blob or manifest."""
+        """Return where the registry keeps a blob or manifest."""
         digits = digest.removeprefix("sha256:")
         return self.storage / "docker/registry/v2/blobs/sha256" / digits[:2] / digits / "data"
 
     def served(self, text: str) -> int:
-        """How many requests with this in them the access log has."""
+        """Return how many requests with this text in them were answered, by the access log."""
         lines = self._log.read_text().splitlines()
         return sum(text in line and ' HTTP/1.1" 200' in line for line in lines)
 
@@ -187,12 +187,10 @@ def run_registry(
     client_certificates: bool = False,
     storage: Path | None = None,
 ) -> Iterator[Registry]:
-    """Run a registry whose data is under `directory`, or in the `storage` of another one.
-
-    It is stopped at the end, whatever happened.
+    """Run a registry whose data is below `directory`, or in the `storage` of another one.
 
     It asks for a name and password (`htpasswd`), for a token of `tokens`, or for neither. With
-    `certificates` it speaks TLS, and `client_certificates` lets in only who shows one of that authority.
+    `certificates` it speaks TLS, and with `client_certificates` only to clients that show one of theirs.
     """
     registry = Registry(
         directory,

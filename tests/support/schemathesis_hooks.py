@@ -1,4 +1,4 @@
-"""What schemathesis takes for wrong, and HTTP does not."""
+"""Calls that schemathesis takes for wrong though they are right by HTTP."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def referrer_manifest(
 
 
 class Shelf:
-    """A Source in memory that keeps signatures, and a list of what it was asked for."""
+    """A Source in memory that keeps signatures, and a list of the requests for them."""
 
     def __init__(self, reference: Reference, kit: bytes = b"{}") -> None:
         self.reference = reference

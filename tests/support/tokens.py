@@ -1,7 +1,7 @@
 """A real token server on loopback: the Docker token authentication spec, as docker-registry checks it.
 
-Users get what they ask for, anyone gets to pull what is public. Tokens are JWTs signed with ES256, whose
-`x5c` header carries the certificate that a registry finds in its `rootcertbundle`.
+A user gets every scope that is requested; anyone else may pull what is public. Tokens are JWTs signed with
+ES256, whose `x5c` header carries the certificate that a registry finds in its `rootcertbundle`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LEEWAY = 60
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """One request: who it was from (None for anyone), what it asked for, and the status it got."""
+    """One request: its user (None for anyone), the scopes it wanted, and the status it got."""
 
     method: str
     username: str | None

@@ -1,4 +1,4 @@
-"""Waiting for what other threads do."""
+"""Waiting for what other threads and processes do."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 
 def wait(holds: Callable[[], bool], seconds: float = 10) -> None:
-    """Until `holds()`; raises AssertionError when it takes longer than `seconds`."""
+    """Wait until `holds()`. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        assert time.monotonic() < deadline, f"this did not come to hold within {seconds} s"
+        time.sleep(0.005)

@@ -12,7 +12,8 @@ import pytest
 from gateway.codec.json_request import Decoder
 from gateway.control.front import examples, schemas
 from runtimes.base import Datatype, Signature, TensorSpec, check_inputs
-from tests.support.worker import Echo, worker
+from tests.support.echo import Echo
+from tests.support.worker import worker
 
 SMALL = (
     TensorSpec("x_rows", "FP32", (-1, 4)),

@@ -125,16 +125,15 @@ def test_a_process_that_is_killed_uses_its_kit_no_more(tmp_path: Path, builder: 
         f"kit = Library(Path({str(root)!r})).open(parse_reference({reference!r}));"
         "print('open', flush=True); time.sleep(60)"
     )
-    user = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    try:
-        assert user.stdout is not None
-        assert user.stdout.readline() == b"open\n"
-        library = Library(root)
-        assert library.cache.prune().kits == ()
-        assert library.cache.kits()[0].in_use
-    finally:
-        user.kill()
-        user.wait()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as user:
+        try:
+            assert user.stdout is not None
+            assert user.stdout.readline() == b"open\n"
+            library = Library(root)
+            assert library.cache.prune().kits == ()
+            assert library.cache.kits()[0].in_use
+        finally:
+            user.kill()
     assert len(library.cache.prune().kits) == 1
     assert _here(root) == (set(), 0)
 

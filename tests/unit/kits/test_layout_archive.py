@@ -135,7 +135,9 @@ def test_a_truncated_archive_is_refused(own: LayoutBuilder, tmp_path: Path) -> N
             _source(tmp_path / "l.tar").resolve()
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", os.urandom(5000), bytes(5000)])
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", os.urandom(5000), bytes(5000)], ids=["nothing", "JSON", "random", "zeros"]
+)
 def test_what_is_no_archive(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "l.tar").write_bytes(data)
     with pytest.raises(RegistryError):

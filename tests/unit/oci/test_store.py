@@ -163,7 +163,7 @@ def test_a_source_that_cannot_skip_begins_again(store: Store) -> None:
 
 def test_threads_fetch_a_blob_once(store: Store) -> None:
     source = _Breaking(len(DATA))
-    threads = [threading.Thread(target=store.fetch, args=(_descriptor(), source)) for _ in range(8)]
+    threads = [threading.Thread(target=_fetched, args=(store, _descriptor(), source)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -34,10 +34,10 @@ class Serve:
     def __init__(self, **replicas: object) -> None:
         model = Model(name="iris", kit=KIT, replicas=Replicas.model_validate(replicas))
         version = version_of(model, KIT, str(Digest.of(b"v1")), 1)
-        config = AutoscalingConfig(**autoscaling(version))
+        self.config = AutoscalingConfig(**autoscaling(version))
         self._state = DeploymentAutoscalingState(ID)
         info = DeploymentInfo(
-            deployment_config=DeploymentConfig(autoscaling_config=config),
+            deployment_config=DeploymentConfig(autoscaling_config=self.config),
             replica_config=None,  # type: ignore[arg-type]  # it is not asked for
             start_time_ms=0,
             deployer_job_id="",
@@ -174,3 +174,8 @@ def test_a_worker_that_never_comes_is_given_up() -> None:
     assert serve.decide() == 1
     serve.scaled_up(seconds_ago=3700)
     assert serve.decide() == 0
+
+
+def test_workers_report_each_second() -> None:
+    """Serve means to replace this field by environment variables, which nothing in Ray 2.60 reads."""
+    assert scaled().config.metrics_interval_s == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,36 +17,8 @@ from gateway.metrics.tally import Numbers, Tally
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
 from gateway.worker.version import AppOptions, Identity
-from runtimes.base import Array, InputCheck, LoadedModel, Signature, TensorSpec, unknown_output
+from runtimes.base import LoadedModel
 from tests.support.overview import FixedOverview
-
-
-class Echo:
-    """A model that gives back what it is given, an input `x…` as `y…`, after `seconds`."""
-
-    platform = "test_echo"
-    device = "cpu"
-
-    def __init__(self, *specs: TensorSpec, seconds: float = 0.0) -> None:
-        outputs = tuple(TensorSpec(f"y{spec.name[1:]}", spec.datatype, spec.shape) for spec in specs)
-        self.signature = Signature(specs, outputs)
-        self.seconds = seconds
-        self.calls = 0
-        self._check = InputCheck(self.signature)
-
-    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
-        self._check(inputs)
-        self.calls += 1
-        if self.seconds:
-            time.sleep(self.seconds)
-        answers = {f"y{name[1:]}": array for name, array in inputs.items()}
-        for name in outputs:
-            if name not in answers:
-                raise unknown_output(name, tuple(answers))
-        return {name: answers[name] for name in outputs or answers}
-
-    def close(self) -> None:
-        pass
 
 
 class Version:

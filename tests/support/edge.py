@@ -1,0 +1,111 @@
+"""A real HAProxy, and small HTTP servers in processes of their own that stand for workers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from email.message import Message
+from pathlib import Path
+
+from gateway.edge.control import EdgeControl
+from gateway.edge.files import EdgeFiles, EdgeSettings
+from gateway.edge.process import EdgeProcess
+from gateway.edge.routes import Backend, Route, RoutingTable, Server
+from gateway.edge.runtime import ask
+from gateway.errors import EdgeError
+from tests.support.ports import free_port
+
+WORKER = """
+import sys, threading
+from gateway.wire.server import HttpServer
+class Version:
+    max_body = 2**26
+    inside = 0
+    def head(self, exchange):
+        pass
+    def leave(self):
+        self.inside -= 1
+    def handle(self, exchange):
+        if exchange.query == "hold":
+            self.inside += 1
+            exchange.on_abandoned = self.leave
+            return
+        if exchange.query == "inside":
+            exchange.respond(200, [], b"%d" % self.inside)
+            return
+        role = exchange.headers.get(b"modelkit-role", b"-")
+        exchange.respond(200, [(b"modelkit-version", sys.argv[1].encode())], role)
+    def refuse(self, exchange, status, text):
+        exchange.respond(status, [], text.encode())
+server = HttpServer(Version(), "127.0.0.1")
+server.start()
+print(server.port, flush=True)
+threading.Event().wait()
+"""
+
+
+class Workers:
+    """Small HTTP servers that say which version they are."""
+
+    def __init__(self) -> None:
+        self._processes: dict[int, subprocess.Popen[str]] = {}
+
+    def start(self, version: str) -> Server:
+        command = [sys.executable, "-c", WORKER, version]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        self._processes[port] = process
+        return Server(f"{version}-{port}", "127.0.0.1", port)
+
+    def kill(self, server: Server) -> None:
+        self._processes[server.port].kill()
+        self._processes[server.port].wait()
+
+    def stop(self) -> None:
+        for process in self._processes.values():
+            process.kill()
+            process.communicate()
+
+
+class RunningEdge:
+    """An edge that runs, with one model named iris."""
+
+    def __init__(self, directory: Path, admin: str = "", key: str = "") -> None:
+        self.port = free_port()
+        self.files = EdgeFiles(directory)
+        self.control = EdgeControl(EdgeSettings(f"127.0.0.1:{self.port}", "off", key, admin), self.files)
+        self.control.write_first(RoutingTable((Route("iris"),)))
+        self.lost: list[EdgeError] = []
+        self.process = EdgeProcess(self.files, self.lost.append)
+        self.process.start()
+
+    def stop(self) -> None:
+        """Stop it; raises AssertionError where it was lost before."""
+        self.process.stop(grace=0.5)
+        assert self.lost == []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def get(
+        self, path: str, headers: dict[str, str] | None = None, method: str = "GET"
+    ) -> tuple[int, Message, bytes]:
+        request = urllib.request.Request(self.url + path, headers=headers or {}, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, answer.headers, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.headers, error.read()
+
+    def master_pid(self) -> int:
+        shown = ask(self.files.master_socket, "show proc")
+        return int(next(line.split()[0] for line in shown.splitlines() if " master " in line))
+
+
+def backend(version: str, *servers: Server) -> Backend:
+    return Backend(f"iris.{version}", (version, f"sha256:{version}"), servers)
