@@ -1,4 +1,4 @@
-"""What a worker is told, and what it tells: values that cross between processes."""
+"""All that the control plane and the workers say to each other: values that cross between processes."""
 
 from __future__ import annotations
 
@@ -6,49 +6,55 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import NewType
 
-from gateway.engine.limits import DEFAULT_LIMITS, Batching, QueueLimits
 from gateway.kits.trust import Policy
 from gateway.metrics.tally import Numbers
 from gateway.oci.options import SourceOptions
+from gateway.oci.pinned import PinnedReference
 from gateway.rollout.plan import Agreement
-from runtimes.base import Resources, Signature
+from gateway.serving import Serving
+from runtimes.base import Signature
+
+AppName = NewType("AppName", str)
+"""The name of the Serve application that runs one version."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """Everything a worker needs to run one version."""
 
-    app: str
+    app: AppName
     """The Serve application that this worker belongs to."""
     model: str
-    version: str
-    """The tag, or the digest's first 12 digits: what clients call it."""
-    digest: str
-    reference: str
-    """The kit's reference, pinned to the digest."""
-    parents: tuple[str, ...]
-    """The references of its parent kits, pinned, where the gateway knows them."""
+    reference: PinnedReference
+    parents: tuple[PinnedReference, ...]
+    """Its parent kits, where the gateway knows them."""
     runtime: str | None
-    resources: Resources
-    home: Path
-    """The node's directory for blobs, unpacked kits and logs."""
-    sources: SourceOptions
+    """The name of the runtime; None: by the kit's files."""
+    serving: Serving
     policy: Policy
     """Which kits may be served as this model."""
+    sources: SourceOptions
+    """How kits are reached."""
     cache_limit: int | None
     """How many bytes kits may take on a node."""
-    gateway: str
-    """The Serve application to report to."""
+    node: NodeSettings
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """What is the same for all workers of one Kitserve."""
+
+    home: Path
+    """The node's directory for blobs, unpacked kits and logs."""
     host: str
     """The address to listen on; "" for the node's own."""
+    gateway: str
+    """The Serve application to report to."""
     edge_key: str
     """What every call must carry, so that nobody gets around the edge; "" where nobody else can call."""
     drain_seconds: float
-    limits: QueueLimits = DEFAULT_LIMITS
-    """How much may wait for the model."""
-    batching: Batching | None = None
-    """Which calls run together; None: each runs alone."""
 
 
 class WorkerState(StrEnum):
@@ -98,7 +104,7 @@ class Announcement:
     """What a worker reports every second, and at each change of state."""
 
     worker: str
-    app: str
+    app: AppName
     state: WorkerState
     detail: str = ""
     """How far it is, or why it failed."""

@@ -105,8 +105,8 @@ class Signature:
 class Resources:
     """The CPU cores and GPUs that one loaded model may use; both may be fractions."""
 
-    cpus: float = 1
-    gpus: float = 0
+    cpus: float = 1.0
+    gpus: float = 0.0
 
     @property
     def threads(self) -> int:

@@ -21,6 +21,7 @@ from gateway.cli.admin_client import AdminClient
 from gateway.cli.processes import descendants, end_all
 from gateway.config.config import Address, GatewayConfig
 from gateway.control.loop.environment import prepare
+from gateway.control.state.database import STATE_FILE, State
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import EdgeProcess
@@ -67,6 +68,8 @@ def running(config: GatewayConfig, home: Path, address: str | None, say: Say) ->
     kitserve = Kitserve(config, home, address)
     with ExitStack() as stack:
         stack.enter_context(_lock(home))
+        # Here and not only in the gateway: what is wrong with it is told before Ray starts.
+        State(home / STATE_FILE).close()
         for field, listen in (("listen", config.listen), ("admin", config.admin)):
             _check_free(field, listen)
         directory = Path(tempfile.mkdtemp(prefix="kitserve-"))

@@ -27,7 +27,12 @@ from gateway.kits.trust import Policy, judge_registry
 from gateway.oci.kit_storage import kit_home
 from gateway.oci.options import SourceOptions
 from gateway.oci.reference import LayoutReference, parse_reference
+from gateway.serving import DEFAULT_LIMITS, Scaling, Serving
 from gateway.wire.limits import WAKE_SECONDS
+from runtimes.base import Resources as ModelResources
+
+_RESOURCES = ModelResources()
+_SCALING = Scaling()
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -62,10 +67,10 @@ class Address(Strict):
 class Resources(Strict):
     """What each worker of the model may use."""
 
-    cpus: Annotated[float, Field(gt=0, le=1024)] = 1
+    cpus: Annotated[float, Field(gt=0, le=1024)] = _RESOURCES.cpus
     """How many threads the model computes with, rounded up. On a Ray cluster, Ray also reserves so many CPUs
     for the worker; on one machine it reserves none."""
-    gpus: Annotated[float, Field(ge=0, le=64)] = 0
+    gpus: Annotated[float, Field(ge=0, le=64)] = _RESOURCES.gpus
     """How many GPUs Ray reserves for the worker: whole ones, or a share of one, such as 0.5."""
 
     @field_validator("gpus")
@@ -79,19 +84,19 @@ class Resources(Strict):
 class Replicas(Strict):
     """How many workers run each version. A plain number fixes it: `replicas: 2`."""
 
-    min: Annotated[int, Field(ge=0, le=256)] = 1
+    min: Annotated[int, Field(ge=0, le=256)] = _SCALING.min
     """The fewest workers. With 0, a version that nobody calls has no worker, and the next call starts one."""
-    max: Annotated[int, Field(ge=1, le=256)] = 1
+    max: Annotated[int, Field(ge=1, le=256)] = _SCALING.max
     """The most workers; where only `min` is written, as many as that, but at least 1."""
-    target_ongoing_requests: Annotated[float, Field(gt=0)] = 8
+    target_ongoing_requests: Annotated[float, Field(gt=0)] = _SCALING.target_ongoing_requests
     """How many calls a worker should have at a time. If there are more, workers are added."""
-    upscale_delay: Seconds = 2.0
+    upscale_delay: Seconds = _SCALING.upscale_delay
     """How long there must be too many calls before workers are added."""
-    downscale_delay: Seconds = 60.0
+    downscale_delay: Seconds = _SCALING.downscale_delay
     """How long there must be too few calls before workers are taken away."""
-    downscale_to_zero_delay: Seconds = 300.0
+    downscale_to_zero_delay: Seconds = _SCALING.downscale_to_zero_delay
     """How long nobody must have called before the last worker is stopped, where `min` is 0."""
-    wake_timeout: Annotated[Seconds, Field(le=WAKE_SECONDS)] = WAKE_SECONDS
+    wake_timeout: Annotated[Seconds, Field(le=WAKE_SECONDS)] = _SCALING.wake_timeout
     """How long a call waits for a version that has no worker yet, before it is answered with 503."""
 
     @model_validator(mode="before")
@@ -110,6 +115,10 @@ class Replicas(Strict):
         if self.min > self.max:
             raise ValueError(f"min ({self.min}) is more than max ({self.max})")
         return self
+
+    def scaling(self) -> Scaling:
+        """Return the same as the value that versions carry."""
+        return Scaling(**dict(self))
 
 
 def _check_kit(value: str) -> str:
@@ -150,7 +159,7 @@ class Model(Strict):
     """Which calls run together; absent, each runs alone."""
     queue: Queue = Queue()
     """How much may wait for each worker."""
-    timeout: Timeout = 60.0
+    timeout: Timeout = DEFAULT_LIMITS.timeout
     """How long a call may wait for the model, whatever its caller says; at most 75s."""
     rollout: Rollout | None = None
     """How another kit takes over; absent, at once, as soon as its workers are ready."""
@@ -179,6 +188,15 @@ class Model(Strict):
             message = "with `rollout`, another `kit` is the canary by itself; write one of the two"
             raise _faults_at({("canary",): message})
         return self
+
+    def serving(self) -> Serving:
+        """Return how the model's versions are run."""
+        return Serving(
+            resources=ModelResources(**dict(self.resources)),
+            batching=None if self.batching is None else self.batching.value(),
+            queue=self.queue.limits(self.timeout),
+            scaling=self.replicas.scaling(),
+        )
 
 
 class GatewayConfig(Strict):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from gateway.contract import Announcement, Orders
+from gateway.contract import Announcement, NodeSettings, Orders
 from gateway.control.activator.activator import Activator
 from gateway.control.activator.sleepers import GatewaySleepers
 from gateway.control.admin.api import AdminApi
@@ -18,13 +17,13 @@ from gateway.control.front.docs import Docs
 from gateway.control.front.grpc import GrpcServices
 from gateway.control.front.repository import Repository
 from gateway.control.loop import serving
-from gateway.control.loop.deployer import WorkerSettings
+from gateway.control.loop.deployer import DeploySettings
 from gateway.control.loop.library import open_library
 from gateway.control.loop.loop import ReconcileLoop
 from gateway.control.rollouts.driver import Rollouts
 from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.rollouts.webhooks import Webhooks
-from gateway.control.state.database import State
+from gateway.control.state.database import STATE_FILE, State
 from gateway.control.state.descriptions import Descriptions
 from gateway.control.state.overview import GatewayOverview
 from gateway.control.state.workers import Workers
@@ -35,6 +34,7 @@ from gateway.edge.edge import Edge
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.logs import configure_logging
 from gateway.metrics.exposition import KitserveCollector
+from gateway.wire.limits import DRAIN_SECONDS
 from gateway.wire.server import HttpServer
 
 _STUCK_SECONDS = 60.0
@@ -60,7 +60,7 @@ class Gateway:
 
     def __init__(self, settings: GatewaySettings) -> None:
         configure_logging("gateway", settings.home)
-        self._state = State(settings.home / "state.db")
+        self._state = State(settings.home / STATE_FILE)
         is_fresh = self._state.begin(settings.instance)
         self._workers = Workers()
         self._descriptions = Descriptions(self._state)
@@ -68,8 +68,8 @@ class Gateway:
         sleepers = GatewaySleepers(self._state, self._workers, edge, serving.wake)
         self._activator = Activator(settings.edge_files.activator_socket, sleepers)
         self._activator.start()
-        golden = GoldenGate(partial(open_library, settings.home), settings.edge.key)
-        self._webhooks = Webhooks(lambda: self._state.desired().config.webhooks)
+        golden = GoldenGate(lambda: open_library(settings.home, self._state.desired()), settings.edge.key)
+        self._webhooks = Webhooks(lambda: self._state.desired().webhooks)
         self._rollouts = Rollouts(
             self._state, self._descriptions.of, golden, self._webhooks.send, is_new_start=is_fresh
         )
@@ -78,9 +78,7 @@ class Gateway:
             self._workers,
             edge,
             self._rollouts,
-            WorkerSettings(
-                settings.home, settings.worker_host, settings.edge.key, reserve_cpus=settings.reserve_cpus
-            ),
+            DeploySettings(_node_settings(settings), settings.reserve_cpus),
             self._activator.holds_calls,
         )
         overview = GatewayOverview(
@@ -123,3 +121,13 @@ class Gateway:
         self._services.stop()
         self._webhooks.stop()
         self._state.close()
+
+
+def _node_settings(settings: GatewaySettings) -> NodeSettings:
+    return NodeSettings(
+        home=settings.home,
+        host=settings.worker_host,
+        gateway=serving.GATEWAY_APP,
+        edge_key=settings.edge.key,
+        drain_seconds=DRAIN_SECONDS,
+    )

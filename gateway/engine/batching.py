@@ -19,7 +19,7 @@ import numpy as np
 
 from gateway.codec.call import Call
 from gateway.engine.jobs import Job
-from gateway.engine.limits import Batching
+from gateway.serving import Batching
 from runtimes.base import Array, Signature, TensorSpec
 
 Key = tuple[object, ...]

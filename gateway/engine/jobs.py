@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.codec.call import Call
-from gateway.engine.limits import QueueLimits
+from gateway.serving import QueueLimits
 from runtimes.base import Array
 
 # Event loops keep time in milliseconds: a timer may be early or late by one.

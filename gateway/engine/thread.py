@@ -20,10 +20,10 @@ import numpy as np
 from gateway.engine.batching import Batcher, NotRowWise, item_of, obstacle
 from gateway.engine.execution import Execution, limit_wait
 from gateway.engine.jobs import Job, JobQueue
-from gateway.engine.limits import DEFAULT_LIMITS, Batching, QueueLimits
 from gateway.engine.pace import Pace
 from gateway.errors import QueueFull
 from gateway.metrics.tally import Tally
+from gateway.serving import DEFAULT_LIMITS, Batching, QueueLimits
 from runtimes.base import TensorModel
 
 # Answers are handed back at the latest after this long, even while more calls wait.

@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 
 from gateway.contract import Description
-from gateway.engine.limits import Batching
 from gateway.kits.kit import Kit
 from gateway.kits.parents import model_of
+from gateway.serving import Batching
 from gateway.worker.labels import Labels
 from runtimes.base import Datatype, Signature, TensorSpec
 

@@ -24,7 +24,6 @@ from gateway.kits.library import Library, UnpackedKit, cache_directory
 from gateway.kits.model import choose_runtime, load
 from gateway.logs import configure_logging
 from gateway.metrics.tally import Tally
-from gateway.oci.reference import parse_reference
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
 from gateway.worker.describe import describe
@@ -46,10 +45,10 @@ class Worker:
     """The deployment class. Its construction ends when the model can answer, or raises why it cannot."""
 
     async def __init__(self, spec: WorkerSpec) -> None:  # type: ignore[misc]  # Serve awaits it
-        configure_logging("worker", spec.home)
+        configure_logging("worker", spec.node.home)
         self._spec = spec
         self._tally = Tally()
-        self._gateway = serve.get_app_handle(spec.gateway)
+        self._gateway = serve.get_app_handle(spec.node.gateway)
         self._announcement = Announcement(
             worker=serve.get_replica_context().replica_id.unique_id, app=spec.app, state=WorkerState.PULLING
         )
@@ -59,8 +58,8 @@ class Worker:
         self._announcing = asyncio.create_task(self._announce_for_ever())
         try:
             self._model, self._runtime, labels = await asyncio.to_thread(self._load)
-            identity = Identity(spec.model, spec.version, spec.digest)
-            options = AppOptions(spec.edge_key, labels, spec.limits, spec.batching)
+            identity = Identity(spec.model, spec.reference.label, str(spec.reference.digest))
+            options = AppOptions(spec.node.edge_key, labels, spec.serving.queue, spec.serving.batching)
             self._app = build_app(identity, self._model, self._tally, options)
         except Exception as error:
             is_expected = isinstance(error, KitserveError)
@@ -75,7 +74,7 @@ class Worker:
             self._announcing.cancel()
             raise
         node_address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        self._server = HttpServer(self._app, spec.host or node_address)
+        self._server = HttpServer(self._app, spec.node.host or node_address)
         self._server.start()
         self._note(
             host=self._server.host,
@@ -111,7 +110,7 @@ class Worker:
             return
         await self._report(WorkerState.DRAINING)
         await asyncio.sleep(_EDGE_SECONDS)
-        deadline = time.monotonic() + self._spec.drain_seconds
+        deadline = time.monotonic() + self._spec.node.drain_seconds
         while self._tally.ongoing and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         if self._tally.ongoing:
@@ -123,21 +122,22 @@ class Worker:
 
     @property
     def _names(self) -> dict[str, Any]:
-        spec = self._spec
-        return {"model": spec.model, "version": spec.version, "digest": spec.digest, "app": spec.app}
+        spec, reference = self._spec, self._spec.reference
+        names = {"model": spec.model, "version": reference.label, "digest": str(reference.digest)}
+        return {**names, "app": spec.app}
 
     def _load(self) -> tuple[LoadedModel, str, Labels]:
         """Bring the kit to this node and load it; returns the model, its runtime's name, and its labels."""
         spec = self._spec
-        library = Library(cache_directory(spec.home), spec.sources, spec.cache_limit)
-        parents = [parse_reference(parent) for parent in spec.parents]
-        kit = library.open(parse_reference(spec.reference), self, policy=spec.policy, parents=parents)
+        library = Library(cache_directory(spec.node.home), spec.sources, spec.cache_limit)
+        parents = [parent.reference for parent in spec.parents]
+        kit = library.open(spec.reference.reference, self, policy=spec.policy, parents=parents)
         self._lease = kit.lease
         self._tally.opened(kit.pulled_bytes, kit.from_cache, kit.unpack_seconds)
         choice = choose_runtime(kit, spec.runtime, kit.verdict.code)
         self._note(state=WorkerState.LOADING, detail="", runtime=choice.runtime.name)
         started = time.perf_counter()
-        model = load(kit, choice, spec.resources)
+        model = load(kit, choice, spec.serving.resources)
         self._tally.loaded(time.perf_counter() - started)
         labels = self._labels(kit)
         signature = model.signature if isinstance(model, TensorModel) else Signature((), ())

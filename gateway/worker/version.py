@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gateway.engine.limits import DEFAULT_LIMITS, Batching, QueueLimits
 from gateway.metrics.tally import Tally
+from gateway.serving import DEFAULT_LIMITS, Batching, QueueLimits
 from gateway.wire.exchange import lines
 from gateway.wire.limits import BODY_BYTES
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway.contract import Announcement, WorkerState
+from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.activator.activator import MAX_CALLS, Activator
 from gateway.control.activator.held_call import HEAD_BYTES, HeldCall
 from gateway.control.activator.sleepers import Sleeper
 from tests.support.waiting import wait
 
-APP = "iris.v1.0123456789ab.01234567.1"
+APP = AppName("iris.v1.0123456789ab.01234567.1")
 INFER = b"POST /v2/models/iris/infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
 GRPC = b"POST /inference.GRPCInferenceService/%s HTTP/1.1\r\nContent-Type: application/grpc+proto\r\n\r\n"
 
@@ -84,11 +84,11 @@ class Edge:
     def find(self, call: HeldCall) -> Sleeper | None:
         return self._sleeper if call.backend == "slot3" else None
 
-    def ready_workers(self, app: str) -> list[Announcement]:
+    def ready_workers(self, app: AppName) -> list[Announcement]:
         assert app == APP
         return list(self.workers)
 
-    async def wake(self, app: str) -> None:
+    async def wake(self, app: AppName) -> None:
         self.wakes.append(app)
         try:
             await asyncio.sleep(60)

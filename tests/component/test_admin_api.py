@@ -13,6 +13,7 @@ import requests
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 
 from gateway.config.config import GatewayConfig
+from gateway.contract import AppName
 from gateway.control.admin.api import AdminApi
 from gateway.control.state.database import State
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
@@ -23,7 +24,7 @@ from gateway.metrics.exposition import KitserveCollector
 from tests.support.overview import FixedOverview
 
 KIT = "registry.test/team/iris:v1"
-V1 = VersionStatus("v1", "sha256:12", KIT, "iris.1", "stable", 100, ModelState.READY, 1, "onnx")
+V1 = VersionStatus("v1", "sha256:12", KIT, AppName("iris.1"), "stable", 100, ModelState.READY, 1, "onnx")
 STATUS = Status(1, (ModelStatus("iris", ModelState.READY, "", (V1,)),), "HAProxy is away", "a trouble")
 
 
@@ -46,6 +47,7 @@ class Api:
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[Api]:
     api = Api(State(tmp_path / "state.db"))
+    api.state.begin("monday")
     registry = CollectorRegistry()
     registry.register(KitserveCollector(lambda: ()))
     admin = AdminApi(api.state, api.overview, registry, lambda: api.changes.append(1))
@@ -198,6 +200,14 @@ def test_what_only_a_restart_can_change_is_refused(api: Api, change: dict[str, s
     assert answer.status_code == 409
     assert answer.json()["error"].startswith(f"{named} can only change with a restart")
     assert api.state.desired().generation == 2
+
+
+def test_the_first_config_of_another_start_may_change_that(api: Api) -> None:
+    assert api.put(models("iris")).status_code == 200
+    assert api.state.begin("tuesday")
+    other = models("iris") | {"listen": "127.0.0.1:9"}
+    assert api.put(other).status_code == 200
+    assert api.put(models("iris")).status_code == 409
 
 
 def test_metrics_are_prometheus_text(api: Api) -> None:

@@ -13,7 +13,7 @@ import requests
 import schemathesis
 
 from gateway.codec.statuses import STATUSES
-from gateway.contract import Description
+from gateway.contract import AppName, Description
 from gateway.control.front.docs import Docs
 from gateway.control.front.openapi import FAULTS
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
@@ -29,7 +29,7 @@ LISTEN = "127.0.0.1:8080"
 
 
 def version(model: str, tag: str, role: str = "stable", weight: int = 100) -> VersionStatus:
-    app = f"{model}.{tag}"
+    app = AppName(f"{model}.{tag}")
     return VersionStatus(tag, DIGESTS[tag], "", app, role, weight, ModelState.READY, 1, "onnx")
 
 

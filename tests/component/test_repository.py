@@ -10,6 +10,7 @@ import pytest
 import requests
 from tritonclient.http import InferenceServerClient, InferenceServerException
 
+from gateway.contract import AppName
 from gateway.control.front.repository import Repository
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
 from gateway.control.web.app import web_app
@@ -22,7 +23,7 @@ DIGESTS = {"v1": "sha256:" + "1" * 64, "v2": "sha256:" + "2" * 64}
 
 
 def version(tag: str, state: ModelState = ModelState.READY) -> VersionStatus:
-    return VersionStatus(tag, DIGESTS[tag], "", f"iris.{tag}", "stable", 100, state, 1, "onnx")
+    return VersionStatus(tag, DIGESTS[tag], "", AppName(f"iris.{tag}"), "stable", 100, state, 1, "onnx")
 
 
 def sample(model: str, tag: str, numbers: Numbers) -> VersionSample:

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 
 import pytest
 
-from gateway.contract import Announcement, WorkerState
+from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.loop.serving import Application
 from gateway.control.loop.watch import Watch
 from gateway.control.state.workers import Workers
 from tests.support.waiting import wait
 
+APP = AppName("iris")
 READY, DEPLOYING = Application(was_ready=True), Application("deploying")
 
 
@@ -22,12 +23,12 @@ class Serve:
     """Lists `applications`, or fails without any; keeps its callers waiting while it is not answering."""
 
     def __init__(self) -> None:
-        self.applications: Mapping[str, Application] = {"iris": DEPLOYING}
+        self.applications: Mapping[AppName, Application] = {APP: DEPLOYING}
         self.is_answering = threading.Event()
         self.is_answering.set()
         self.calls = 0
 
-    def __call__(self) -> Mapping[str, Application]:
+    def __call__(self) -> Mapping[AppName, Application]:
         self.calls += 1
         assert self.is_answering.wait(10)
         if not self.applications:
@@ -38,21 +39,21 @@ class Serve:
 def test_a_serve_that_does_not_answer_holds_up_nobody() -> None:
     serve, changes = Serve(), threading.Event()
     watch = Watch(Workers(), serve, changes.set)
-    assert watch.applications() == {"iris": DEPLOYING}
+    assert watch.applications() == {APP: DEPLOYING}
     watch.start()
     serve.is_answering.clear()
     wait(lambda: serve.calls == 2)
     began = time.monotonic()
-    assert watch.applications() == {"iris": DEPLOYING}
+    assert watch.applications() == {APP: DEPLOYING}
     assert time.monotonic() - began < 0.1
     assert not changes.is_set()
-    serve.applications = {"iris": READY}
+    serve.applications = {APP: READY}
     serve.is_answering.set()
     assert changes.wait(10)
-    assert watch.applications() == {"iris": READY}
+    assert watch.applications() == {APP: READY}
     serve.applications = {}
     wait(lambda: serve.calls == 4)
-    assert watch.applications() == {"iris": READY}, "what was seen last holds"
+    assert watch.applications() == {APP: READY}, "what was seen last holds"
     watch.stop()
 
 
@@ -74,7 +75,7 @@ def test_a_silent_worker_that_refuses_is_dropped_and_one_that_listens_is_not() -
         ports = {"up": listening.getsockname()[1], "down": closed.getsockname()[1]}
         closed.close()
         for name, port in ports.items():
-            workers.hear(Announcement(name, "iris", WorkerState.READY, "", "127.0.0.1", port))
+            workers.hear(Announcement(name, APP, WorkerState.READY, "", "127.0.0.1", port))
         changes = threading.Event()
         watch = Watch(workers, Serve(), changes.set)
         watch.start()

@@ -19,11 +19,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import pytest
 
-from gateway.engine.limits import QueueLimits
 from gateway.kits.library import Library
 from gateway.kits.model import choose_runtime, load
 from gateway.metrics.tally import Tally
 from gateway.oci.reference import parse_reference
+from gateway.serving import QueueLimits
 from gateway.wire.grpc_frames import framed
 from gateway.wire.grpc_messages import message
 from gateway.wire.server import HttpServer

@@ -113,3 +113,25 @@ def test_it_sleeps_on_while_the_gateway_is_started_again(kitserve: Running, layo
     assert kitserve.workers("calm") == []
     assert requests.get(f"{kitserve.url}/v2/health/ready", timeout=5).status_code == 200
     assert kitserve.infer("calm").status_code == 200
+
+
+def test_other_bounds_and_delays_keep_the_workers(kitserve: Running, layout: Path) -> None:
+    kitserve.models = {"bounds": {"kit": kit(layout), "replicas": 1}}
+    kitserve.apply()
+    app = kitserve.model("bounds")["versions"][0]["app"]
+    first = set(kitserve.workers("bounds"))
+    with Load(f"{kitserve.url}/v2/models/bounds/infer", clients=2) as load:
+        for bounds, expected in (
+            (2, 2),
+            ({"min": 2, "max": 3, "upscale_delay": "9s", "downscale_delay": "2s", "wake_timeout": "5s"}, 2),
+            (3, 3),
+            ({"min": 0, "max": 3, "target_ongoing_requests": 100, "downscale_delay": "1s"}, 1),
+        ):
+            kitserve.models["bounds"]["replicas"] = bounds
+            kitserve.apply()
+            kitserve.wait(lambda _, expected=expected: replicas(kitserve, "bounds") == expected, 40)
+            assert [version["app"] for version in kitserve.model("bounds")["versions"]] == [app]
+            if expected > 1:
+                assert first <= set(kitserve.workers("bounds")), "those that run go on"
+    assert load.failures == {}
+    assert load.outcomes["200"] > 100

@@ -29,10 +29,11 @@ from tritonclient.grpc import (
 from tritonclient.utils import InferenceServerException, deserialize_bytes_tensor
 
 import gateway
+from gateway.contract import AppName
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
 from gateway.edge.routes import Route
-from gateway.engine.limits import QueueLimits
 from gateway.metrics.exposition import VersionLabels, VersionSample
+from gateway.serving import QueueLimits
 from gateway.wire.grpc_messages import message
 from gateway.wire.texts import EXTENSIONS
 from runtimes.base import Array, Datatype, TensorSpec
@@ -78,7 +79,7 @@ ONE = TensorSpec("x", "FP32", (-1, -1))
 def version_status(
     model: str, tag: str, digest: str, role: str, state: ModelState = ModelState.READY
 ) -> VersionStatus:
-    return VersionStatus(tag, digest, "", f"{model}.{tag}", role, 100, state, 1, "echo")
+    return VersionStatus(tag, digest, "", AppName(f"{model}.{tag}"), role, 100, state, 1, "echo")
 
 
 class World:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.contract import Announcement, WorkerState
+from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.activator.activator import Activator
 from gateway.control.activator.held_call import HeldCall
 from gateway.control.activator.sleepers import Sleeper
@@ -27,7 +27,7 @@ from tests.support.edge import RunningEdge, Workers
 from tests.support.load import Load
 from tests.support.waiting import wait
 
-APP = "iris.v1"
+APP = AppName("iris.v1")
 
 
 class SleepingModel:
@@ -49,15 +49,14 @@ class SleepingModel:
         return Activator(self.edge.files.activator_socket, self)
 
     def find(self, call: HeldCall) -> Sleeper | None:
-        backend = call.backend
-        app = self.edge.control.occupant(backend)
-        return None if app is None else Sleeper(app, "iris", "v1", "sha256:v1", 10.0)
+        app = self.edge.control.occupant(call.backend)
+        return None if app is None else Sleeper(AppName(app), "iris", "v1", "sha256:v1", 10.0)
 
-    def ready_workers(self, app: str) -> list[Announcement]:
+    def ready_workers(self, app: AppName) -> list[Announcement]:
         server = self.server
         return [] if server is None or app != APP else [_announcement(server)]
 
-    async def wake(self, app: str) -> None:
+    async def wake(self, app: AppName) -> None:
         self.wakes += 1
         await asyncio.sleep(self.start_seconds)
         await asyncio.to_thread(self.start_worker)

@@ -2,42 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.config.config import GatewayConfig
-from gateway.contract import Announcement, WorkerState
+from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.loop.reconcile import Plan, reconcile
-from gateway.control.state.database import Desired, Routed
+from gateway.control.state.database import Routed
+from gateway.control.state.desired import Desired, DesiredModel, FixedCanary
 from gateway.control.state.snapshot import Known, Observed
 from gateway.control.state.status import ModelState
-from gateway.control.state.versions import Version, kind_of
-from gateway.oci.reference import Digest
+from gateway.control.state.versions import Kind, Version
+from gateway.oci.reference import Digest, Reference, parse_reference
+from gateway.serving import Scaling, Serving
 
 READY = WorkerState.READY
-KITS = [f"registry.test/kit:v{number}" for number in range(4)]
+KITS = [parse_reference(f"registry.test/kit:v{number}") for number in range(4)]
 BROKEN = KITS[3]
-MISSING = "registry.test/kit:none"
+MISSING = parse_reference("registry.test/kit:none")
 
 
 @dataclass
 class World:
     """What the gateway remembers, and a Serve that carries out plans, step by step."""
 
-    desired: Desired = field(default_factory=lambda: Desired(0, GatewayConfig()))
-    pins: dict[str, str] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-    versions: dict[str, Version] = field(default_factory=dict)
+    desired: Desired = field(default_factory=Desired)
+    pins: dict[Reference, Digest] = field(default_factory=dict)
+    failures: dict[Reference | Kind, str] = field(default_factory=dict)
+    versions: dict[AppName, Version] = field(default_factory=dict)
     routed: dict[str, Routed] = field(default_factory=dict)
-    condemned: set[str] = field(default_factory=set)
-    workers: dict[str, list[WorkerState]] = field(default_factory=dict)
-    proven: set[str] = field(default_factory=set)
+    condemned: set[AppName] = field(default_factory=set)
+    workers: dict[AppName, list[WorkerState]] = field(default_factory=dict)
+    proven: set[AppName] = field(default_factory=set)
 
-    def apply(self, config: GatewayConfig) -> None:
-        self.desired = Desired(self.desired.generation + 1, config)
+    def apply(self, desired: Desired) -> None:
+        self.desired = replace(desired, generation=self.desired.generation + 1)
         self.pins, self.failures = {}, {}
 
     def plan(self) -> Plan:
@@ -60,10 +61,9 @@ class World:
             if reference == MISSING:
                 self.failures[reference] = "no such tag"
             else:
-                self.pins[reference] = str(Digest.of(reference.encode()))
+                self.pins[reference] = Digest.of(str(reference).encode())
         for version in plan.deploy:
-            self.versions[version.app] = version
-            self.workers[version.app] = [WorkerState.PULLING] * version.first_replicas
+            self.deploy(version)
         for app in plan.surplus if delete else ():
             if app in self.condemned or app not in self.workers:
                 self.workers.pop(app, None)
@@ -73,11 +73,24 @@ class World:
                 self.condemned.add(app)
         return plan
 
+    def deploy(self, version: Version) -> None:
+        """Start the first workers of an app, or take one that runs within its new bounds."""
+        self.versions[version.app] = version
+        scaling = version.serving.scaling
+        workers = self.workers.get(version.app)
+        if workers is None:
+            self.workers[version.app] = [WorkerState.PULLING] * scaling.first
+            return
+        # Those that are ready stay, where some must go.
+        workers.sort(key=lambda state: state is not READY)
+        del workers[scaling.max :]
+        workers += [WorkerState.PULLING] * (scaling.min - len(workers))
+
     def progress(self) -> None:
         """Bring every worker one step on; those of the broken kit fail."""
         for app, states in self.workers.items():
-            if BROKEN in self.versions[app].reference:
-                self.failures[kind_of(app)] = "broken"
+            if kit_of(self.versions[app]) == BROKEN:
+                self.failures[self.versions[app].kind] = "broken"
                 self.condemned.add(app)
             else:
                 self.workers[app] = [
@@ -99,7 +112,7 @@ class World:
     def idle(self) -> None:
         """Take the workers of what may sleep and is ready; call what sleeps."""
         for app, states in self.workers.items():
-            if self.versions[app].may_sleep and app not in self.condemned:
+            if self.versions[app].serving.scaling.may_sleep and app not in self.condemned:
                 if not states:
                     states.append(WorkerState.PULLING)
                 elif self.ready(app):
@@ -109,24 +122,35 @@ class World:
         """End everything but the database; apply the same config."""
         self.workers = {}
         self.proven = set()
-        self.apply(self.desired.config)
+        self.apply(self.desired)
 
-    def ready(self, app: str) -> int:
+    def ready(self, app: AppName) -> int:
         return self.workers.get(app, []).count(READY)
 
-    def answers(self, app: str) -> bool:
+    def answers(self, version: Version) -> bool:
         """Tell whether a call is answered, if only after it woke the version."""
-        return self.ready(app) > 0 or (app in self.proven and self.versions[app].may_sleep)
+        may_sleep = version.serving.scaling.may_sleep and version.app in self.proven
+        return self.ready(version.app) > 0 or may_sleep
+
+
+def kit_of(version: Version) -> Reference:
+    """Return the reference that a version was resolved from."""
+    return next(kit for kit in (*KITS, MISSING) if kit.pinned(version.digest) == version.reference.reference)
 
 
 def check(world: World, plan: Plan) -> None:
-    models = {model.name: model for model in world.desired.config.models}
-    deployed = {version.app for version in plan.deploy}
-    assert not deployed & set(plan.surplus)
-    assert not deployed & set(world.workers)
-    assert not {app for app in deployed if kind_of(app) in world.failures}
+    models = {model.name: model for model in world.desired.models}
+    deployed = {version.app: version for version in plan.deploy}
+    assert not deployed.keys() & set(plan.surplus)
+    for app in deployed.keys() & world.workers.keys():
+        scaling = deployed[app].serving.scaling
+        running = world.versions[app]
+        assert running.serving.scaling != scaling, "Serve is told only what it does not know"
+        serving = replace(running.serving, scaling=scaling)
+        assert deployed[app] == replace(running, serving=serving), "what runs is only scaled"
+    assert not {version.kind for version in plan.deploy} & world.failures.keys()
     assert set(plan.routed) == set(models)
-    versions = world.versions | {version.app: version for version in plan.deploy}
+    versions = world.versions | deployed
     for name, route in plan.routed.items():
         before = world.routed.get(name, Routed())
         assert 0 <= route.weight <= 100
@@ -134,38 +158,38 @@ def check(world: World, plan: Plan) -> None:
         assert route.canary is not None or route.weight == 0
         assert all(versions[app].model == name for app in apps_of(route))
         assert not apps_of(route) & world.condemned, "nothing is routed to what is being removed"
-        assert route.canary is None or world.answers(route.canary), (
+        assert route.canary is None or world.answers(versions[route.canary]), (
             "a canary gets calls only while it answers"
         )
         if before.stable and before.stable not in world.condemned and route.stable != before.stable:
             assert route.stable is not None, "a routed version is never dropped for nothing"
-            assert world.answers(route.stable)
-            assert world.ready(route.stable) >= versions[route.stable].min_replicas
-            assert models[name].kit in versions[route.stable].reference.partition("@")[0]
+            assert world.answers(versions[route.stable])
+            assert world.ready(route.stable) >= versions[route.stable].serving.scaling.min
+            assert models[name].kit == kit_of(versions[route.stable])
         for backend in next(entry for entry in plan.table.routes if entry.model == name).backends():
-            assert backend.is_callable == world.answers(backend.version)
+            assert backend.is_callable == world.answers(versions[AppName(backend.version)])
     for entry in plan.table.routes:
-        assert all(versions[backend.version].model == entry.model for backend in entry.backends())
+        assert all(versions[AppName(backend.version)].model == entry.model for backend in entry.backends())
     drained = {backend.version for backend in plan.table.draining}
     assert drained <= set(plan.surplus)
 
 
-def apps_of(route: Routed) -> set[str]:
+def apps_of(route: Routed) -> set[AppName]:
     return {app for app in (route.stable, route.canary) if app}
 
 
-_replicas = st.sampled_from([1, 2, {"min": 0, "max": 2}])
+_scaling = st.sampled_from([Scaling(), Scaling(min=2, max=2), Scaling(min=0, max=2)])
 
 
 @st.composite
-def configs(draw: st.DrawFn) -> GatewayConfig:
-    models: list[dict[str, Any]] = []
+def configs(draw: st.DrawFn) -> Desired:
+    models: list[DesiredModel] = []
     for name in draw(st.lists(st.sampled_from(["a", "b"]), unique=True)):
         stable, canary = draw(st.permutations([*KITS, MISSING]))[:2]
         weight = draw(st.integers(0, 100))
-        share = {"canary": {"kit": canary, "weight": weight}} if draw(st.booleans()) else {}
-        models.append({"name": name, "kit": stable, "replicas": draw(_replicas), **share})
-    return GatewayConfig.model_validate({"models": models})
+        share = FixedCanary(canary, weight) if draw(st.booleans()) else None
+        models.append(DesiredModel(name, stable, Serving(scaling=draw(_scaling)), canary=share))
+    return Desired(models=tuple(models))
 
 
 steps = st.one_of(
@@ -192,7 +216,7 @@ def settle(world: World) -> None:
 def test_whatever_happens_the_laws_hold_and_it_settles(history: list[Any]) -> None:
     world = World()
     for step in history:
-        if isinstance(step, GatewayConfig):
+        if isinstance(step, Desired):
             world.apply(step)
         elif isinstance(step, int):
             world.kill(step)
@@ -208,18 +232,19 @@ def test_whatever_happens_the_laws_hold_and_it_settles(history: list[Any]) -> No
     assert (plan.resolve, plan.deploy, plan.surplus) == ((), (), ())
     assert plan.routed == world.routed
     assert plan.table.draining == ()
-    for model, status in zip(world.desired.config.models, plan.models, strict=True):
-        kits = [model.kit, *([model.canary.kit] if model.canary else [])]
-        failed = {BROKEN, MISSING} & set(kits)
+    for model, status in zip(world.desired.models, plan.models, strict=True):
+        failed = {BROKEN, MISSING} & set(model.kits)
         answering = (ModelState.READY, ModelState.ASLEEP)
         assert status.state in ((ModelState.FAILED,) if failed else answering)
         route = plan.routed[model.name]
         if model.kit not in failed:
             assert route.stable is not None
-            assert model.kit in world.versions[route.stable].reference
+            assert kit_of(world.versions[route.stable]) == model.kit
+            assert world.versions[route.stable].serving == model.serving
         if model.canary and not failed:
             assert route.canary is not None
-            assert model.canary.kit in world.versions[route.canary].reference
+            assert kit_of(world.versions[route.canary]) == model.canary.kit
+            assert world.versions[route.canary].serving == model.serving
             assert route.weight == model.canary.weight
     assert all(apps_of(route) <= set(world.workers) for route in plan.routed.values())
 
@@ -227,7 +252,7 @@ def test_whatever_happens_the_laws_hold_and_it_settles(history: list[Any]) -> No
 @settings(deadline=None)
 @given(configs(), configs(), st.integers(0, 12), st.sets(st.integers(0, 12)))
 def test_what_answers_goes_on_through_any_apply(
-    before: GatewayConfig, after: GatewayConfig, again: int, idle: set[int]
+    before: Desired, after: Desired, again: int, idle: set[int]
 ) -> None:
     world = World()
     world.apply(before)
@@ -244,19 +269,39 @@ def test_what_answers_goes_on_through_any_apply(
         for name in kept:
             stable = plan.routed[name].stable
             assert stable is not None
-            assert world.answers(stable), "calls are answered at every moment"
+            assert world.answers(world.versions[stable]), "calls are answered at every moment"
+        world.progress()
+
+
+@settings(deadline=None)
+@given(configs(), _scaling)
+def test_other_scaling_changes_no_route_and_takes_no_worker_that_is_within_it(
+    before: Desired, scaling: Scaling
+) -> None:
+    world = World()
+    world.apply(before)
+    settle(world)
+    routed = {name: route for name, route in world.routed.items() if route.stable}
+    serving = Serving(scaling=scaling)
+    world.apply(replace(before, models=tuple(replace(model, serving=serving) for model in before.models)))
+    for _ in range(8):
+        ready = {app: world.ready(app) for app in world.workers}
+        plan = world.tick()
+        assert {name: plan.routed[name] for name in routed} == routed
+        for route in routed.values():
+            for app in apps_of(route):
+                assert world.ready(app) >= min(ready[app], scaling.max)
+                assert world.answers(world.versions[app]), "calls are answered at every moment"
         world.progress()
 
 
 @settings(deadline=None)
 @given(configs(), configs())
-def test_one_model_is_served_the_same_whatever_is_beside_it(
-    config: GatewayConfig, other: GatewayConfig
-) -> None:
-    neighbours = tuple(model.model_copy(update={"name": f"x{model.name}"}) for model in other.models)
+def test_one_model_is_served_the_same_whatever_is_beside_it(config: Desired, other: Desired) -> None:
+    neighbours = tuple(replace(model, name=f"x{model.name}") for model in other.models)
     alone, together = World(), World()
     alone.apply(config)
-    together.apply(config.model_copy(update={"models": (*config.models, *neighbours)}))
+    together.apply(replace(config, models=(*config.models, *neighbours)))
     for _ in range(8):
         plan, plan_of_all = alone.tick(), together.tick()
         assert {name: plan_of_all.routed[name] for name in plan.routed} == plan.routed

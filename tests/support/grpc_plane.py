@@ -11,9 +11,9 @@ from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
-from gateway.engine.limits import DEFAULT_LIMITS, QueueLimits
 from gateway.errors import EdgeError
 from gateway.metrics.tally import Numbers, Tally
+from gateway.serving import DEFAULT_LIMITS, QueueLimits
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
 from gateway.worker.version import AppOptions, Identity

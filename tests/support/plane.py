@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from gateway.contract import Description
+from gateway.contract import AppName, Description
 from gateway.control.front.docs import Docs
 from gateway.control.front.repository import Repository
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
@@ -55,5 +55,6 @@ def data_plane(directory: Path, models: Mapping[str, TensorModel]) -> Iterator[s
 
 
 def _status(name: str) -> ModelStatus:
-    version = VersionStatus("v1", DIGEST, "", f"{name}.v1", "stable", 100, ModelState.READY, 1, "test")
+    app = AppName(f"{name}.v1")
+    version = VersionStatus("v1", DIGEST, "", app, "stable", 100, ModelState.READY, 1, "test")
     return ModelStatus(name, ModelState.READY, "", (version,))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from gateway.engine.limits import Batching
 from gateway.metrics.tally import Tally
+from gateway.serving import Batching
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
 from gateway.worker.version import AppOptions, Identity

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from gateway.contract import Announcement, WorkerState
+from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.activator.held_call import HeldCall, readiness, refusal
 from gateway.control.activator.sleepers import Sleeper, Sleepers
 from gateway.errors import CannotWake, EdgeError
@@ -53,10 +53,10 @@ class Activator:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="activator", daemon=True)
         self._calls: set[asyncio.Task[None]] = set()
-        self._waiting: Counter[str] = Counter()
-        self._wakings: dict[str, asyncio.Task[None]] = {}
+        self._waiting: Counter[AppName] = Counter()
+        self._wakings: dict[AppName, asyncio.Task[None]] = {}
         # By app, when its worker last failed, and why.
-        self._failures: dict[str, tuple[float, str]] = {}
+        self._failures: dict[AppName, tuple[float, str]] = {}
         # Set, and replaced, at each report of a worker.
         self._report = asyncio.Event()
         self._turn = 0
@@ -78,11 +78,11 @@ class Activator:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(5)
 
-    def waiting(self) -> Mapping[str, int]:
+    def waiting(self) -> Mapping[AppName, int]:
         """Return how many calls wait for each app."""
         return dict(self._waiting)
 
-    def holds_calls(self, app: str) -> bool:
+    def holds_calls(self, app: AppName) -> bool:
         """Whether calls wait for a worker of an app."""
         return app in self._waiting
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gateway.contract import Announcement
+from gateway.contract import Announcement, AppName
 from gateway.control.activator.held_call import HeldCall
 from gateway.control.state.database import State
 from gateway.control.state.workers import Workers
@@ -18,7 +18,7 @@ from gateway.edge.edge import Edge
 class Sleeper:
     """A version that may sleep, as the activator needs to know it."""
 
-    app: str
+    app: AppName
     model: str
     version: str
     digest: str
@@ -32,10 +32,10 @@ class Sleepers(Protocol):
     def find(self, call: HeldCall) -> Sleeper | None:
         """Return the version that is to answer a call, None where it is being changed."""
 
-    def ready_workers(self, app: str) -> list[Announcement]:
+    def ready_workers(self, app: AppName) -> list[Announcement]:
         """Return the workers of an app that take calls."""
 
-    async def wake(self, app: str) -> None:
+    async def wake(self, app: AppName) -> None:
         """Have a worker of an app started; ends when one takes calls, and may be cancelled before."""
 
 
@@ -51,7 +51,7 @@ class GatewaySleepers:
         state: State,
         workers: Workers,
         edge: Edge,
-        wake: Callable[[str], Coroutine[Any, Any, None]],
+        wake: Callable[[AppName], Coroutine[Any, Any, None]],
     ) -> None:
         self._state = state
         self._workers = workers
@@ -65,17 +65,18 @@ class GatewaySleepers:
         Where a canary has no worker and may not sleep, and the call names no version, the stable one answers.
         """
         app = self._edge.occupant(call.backend)
-        version = None if app is None else self._state.versions().get(app)
+        version = None if app is None else self._state.versions().get(AppName(app))
         if version is None:
             return None
         route = self._state.routed().get(version.model)
         stable = None if route is None else route.stable
-        if stable is not None and not version.may_sleep and not call.names_version:
+        if stable is not None and not version.serving.scaling.may_sleep and not call.names_version:
             version = self._state.versions().get(stable, version)
-        return Sleeper(version.app, version.model, version.label, version.digest, version.wake_timeout)
+        wake_seconds = version.serving.scaling.wake_timeout
+        return Sleeper(version.app, version.model, version.label, str(version.digest), wake_seconds)
 
-    def ready_workers(self, app: str) -> list[Announcement]:
+    def ready_workers(self, app: AppName) -> list[Announcement]:
         return self._workers.ready(app)
 
-    async def wake(self, app: str) -> None:
+    async def wake(self, app: AppName) -> None:
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._wake(app), self._serve_loop))

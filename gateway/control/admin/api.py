@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -13,13 +14,12 @@ from starlette.routing import Route
 
 from gateway.config.config import GatewayConfig, parse_config
 from gateway.control.state.database import State
+from gateway.control.state.desired import desired_from
 from gateway.control.state.overview import Overview
 from gateway.control.web.errors import current_status
 from gateway.control.web.requests import read_change
 
 _MAX_CONFIG_BYTES = 1024 * 1024
-_FIXED = ("listen", "admin", "access_log")
-"""The fields of a config that only a restart can change."""
 
 
 class AdminApi:
@@ -55,10 +55,10 @@ class AdminApi:
         return JSONResponse({**asdict(self._overview.status), "wanted_generation": wanted})
 
     def _show_config(self, _request: Request) -> Response:
-        desired = self._state.desired()
-        return JSONResponse(
-            {"generation": desired.generation, "config": desired.config.model_dump(mode="json")}
-        )
+        generation, document = self._state.document()
+        # Nothing was applied in generation 0: the defaults hold.
+        config = json.loads(document) if generation else GatewayConfig().model_dump(mode="json")
+        return JSONResponse({"generation": generation, "config": config})
 
     def _show_model(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -70,15 +70,12 @@ class AdminApi:
     async def _apply_config(self, request: Request) -> Response:
         body = await read_change(request, _MAX_CONFIG_BYTES)
         config = parse_config(body.decode("utf-8", "replace"))
-        before = self._state.desired()
-        fixed = _changed_for_good(before.config, config) if before.generation else []
+        desired, before = desired_from(config), self._state.desired()
+        # The first config of a start is what this start was made with.
+        fixed = before.fixed.changes(desired.fixed) if self._state.is_configured() else []
         if fixed:
             names = " and ".join(fixed)
             raise HTTPException(409, f"{names} can only change with a restart of `kitserve serve`")
-        generation = self._state.apply(config)
+        generation = self._state.apply(desired, config.model_dump_json())
         self._on_change()
         return JSONResponse({"generation": generation})
-
-
-def _changed_for_good(before: GatewayConfig, after: GatewayConfig) -> list[str]:
-    return [name for name in _FIXED if getattr(before, name) != getattr(after, name)]

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import gateway
-from gateway.contract import Description
+from gateway.contract import AppName, Description
 from gateway.control.front import examples, schemas
 from gateway.control.front.schemas import Schema, ref
 from gateway.control.state.status import ModelStatus, Status, VersionStatus
@@ -52,7 +52,7 @@ _LATER = frozenset({429, 503})
 _SERVER, _ANY = "server", "any model"
 _VERSION_HEADERS = ("ModelKit-Digest", "ModelKit-Version", "ModelKit-Role")
 
-Describe = Callable[[str], Description | None]
+Describe = Callable[[AppName], Description | None]
 
 
 @dataclass(frozen=True, slots=True)

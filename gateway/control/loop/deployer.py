@@ -7,22 +7,19 @@ import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
-from gateway.config.config import GatewayConfig
-from gateway.contract import WorkerSpec
+from gateway.contract import AppName, NodeSettings, WorkerSpec
 from gateway.control.loop import serving
 from gateway.control.loop.tasks import Tasks
 from gateway.control.loop.watch import Watch
 from gateway.control.state.database import State
+from gateway.control.state.desired import Desired, DesiredModel
 from gateway.control.state.versions import Version
 from gateway.edge.edge import Edge
-from gateway.engine.limits import Batching, QueueLimits
 from gateway.errors import EdgeError, KitserveError
 from gateway.kits.library import Library, cache_directory
-from gateway.oci.reference import parse_reference
+from gateway.oci.pinned import PinnedReference
 from gateway.wire.limits import DRAIN_SECONDS
-from runtimes.base import Resources
 
 # A version that no route names any more keeps its workers for this long, for calls on their way to it.
 _LINGER_SECONDS = 1.0
@@ -31,17 +28,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """What all workers of a gateway are started with."""
+class DeploySettings:
+    """What is the same for all versions of a gateway."""
 
-    home: Path
-    """A node's directory for blobs, unpacked kits and logs."""
-    host: str
-    """The address to listen on; "" for the node's own."""
-    edge_key: str
-    """What every call must carry."""
+    node: NodeSettings
     reserve_cpus: bool
-    """Whether Ray reserves for them the CPUs that the config names."""
+    """Whether Ray reserves for workers the CPUs that the config names."""
 
 
 class Deployer:
@@ -55,8 +47,8 @@ class Deployer:
         state: State,
         edge: Edge,
         watch: Watch,
-        settings: WorkerSettings,
-        is_awaited: Callable[[str], bool],
+        settings: DeploySettings,
+        is_awaited: Callable[[AppName], bool],
         finished: Callable[[], None],
     ) -> None:
         self._state = state
@@ -65,14 +57,14 @@ class Deployer:
         self._settings = settings
         self._is_awaited = is_awaited
         self._tasks = Tasks(1, "serve", finished)
-        self._surplus_since: dict[str, float] = {}
+        self._surplus_since: dict[AppName, float] = {}
 
     def deploy(self, versions: Sequence[Version]) -> None:
         """Begin to deploy versions."""
         for version in versions:
             self._tasks.begin(("deploy", version.app), partial(self._deploy, version))
 
-    def remove(self, surplus: Sequence[str], condemned: Set[str], is_off_edge: bool) -> None:
+    def remove(self, surplus: Sequence[AppName], condemned: Set[AppName], is_off_edge: bool) -> None:
         """Begin to remove apps that nothing wants any more, once no call can be on its way to them.
 
         `condemned` are those that are being removed already. `is_off_edge` says whether the edge has a
@@ -92,7 +84,7 @@ class Deployer:
         """Deploy and remove no more."""
         self._tasks.stop()
 
-    def _may_go(self, app: str, surplus_seconds: float) -> bool:
+    def _may_go(self, app: AppName, surplus_seconds: float) -> bool:
         """Tell whether no held call waits for an app, and no earlier HAProxy process has calls in flight."""
         if surplus_seconds <= _LINGER_SECONDS:
             return False
@@ -103,14 +95,24 @@ class Deployer:
         return has_drained and not self._is_awaited(app)
 
     def _deploy(self, version: Version) -> None:
-        self._state.keep_version(version)
-        spec = worker_spec(version, self._state.desired().config, self._settings)
+        """Have Serve run a version, or scale one that runs as the config says now."""
+        desired = self._state.desired()
+        model = desired.model(version.model)
+        if model is None:
+            return
+        is_running = version.app in self._watch.applications()
+        if not is_running:
+            self._state.keep_version(version)
+        spec = worker_spec(version, model, desired, self._settings.node)
         spec = replace(spec, parents=_parents(spec))
-        log.info("version.deployed", extra={"app": version.app, "kit": version.reference})
-        serving.deploy(version, spec, self._settings.reserve_cpus)
+        log.info("version.deployed", extra={"app": version.app, "kit": str(version.reference)})
+        serving.deploy(version, spec, self._settings.reserve_cpus, is_running)
+        if is_running:
+            # Only now: until Serve has taken the new scaling, each tick finds that it must be told.
+            self._state.keep_version(version)
         self._watch.look()
 
-    def _delete(self, app: str) -> None:
+    def _delete(self, app: AppName) -> None:
         # No tick may see it in Serve once it is forgotten here.
         self._watch.look()
         if app in self._watch.applications():
@@ -121,39 +123,29 @@ class Deployer:
             self._state.drop_version(app)
 
 
-def worker_spec(version: Version, config: GatewayConfig, settings: WorkerSettings) -> WorkerSpec:
-    """Return what a worker of a version needs to know, but for the kit's parents."""
+def worker_spec(version: Version, model: DesiredModel, desired: Desired, node: NodeSettings) -> WorkerSpec:
+    """Return what a worker of a model's version needs to know, but for the kit's parents."""
     return WorkerSpec(
         app=version.app,
         model=version.model,
-        version=version.label,
-        digest=version.digest,
         reference=version.reference,
         parents=(),
         runtime=version.runtime,
-        resources=Resources(version.cpus, version.gpus),
-        home=settings.home,
-        sources=config.source_options(),
-        policy=config.policy(config.model(version.model)),
-        cache_limit=config.cache.max_size,
-        gateway=serving.GATEWAY_APP,
-        host=settings.host,
-        edge_key=settings.edge_key,
-        drain_seconds=DRAIN_SECONDS,
-        limits=QueueLimits(version.max_queued_requests, version.max_queued_bytes, version.timeout),
-        batching=(
-            Batching(version.max_batch_size, version.max_batch_delay) if version.max_batch_size else None
-        ),
+        serving=version.serving,
+        policy=model.policy,
+        sources=desired.sources,
+        cache_limit=desired.cache_limit,
+        node=node,
     )
 
 
-def _parents(spec: WorkerSpec) -> tuple[str, ...]:
+def _parents(spec: WorkerSpec) -> tuple[PinnedReference, ...]:
     """Return a kit's parents as they were when it was resolved, so that all its workers use the same ones."""
-    library = Library(cache_directory(spec.home), spec.sources, spec.cache_limit)
+    library = Library(cache_directory(spec.node.home), spec.sources, spec.cache_limit)
     try:
-        kit = library.describe(parse_reference(spec.reference), spec.policy)
+        kit = library.describe(spec.reference.reference, spec.policy)
     except KitserveError as error:
         # The workers find out for themselves, and say what is wrong.
         log.warning("parents.unknown", extra={"app": spec.app, "reason": str(error)})
         return ()
-    return tuple(str(parent.reference) for parent in kit.parents)
+    return tuple(PinnedReference(parent.reference) for parent in kit.parents)

@@ -47,8 +47,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from gateway.contract import AppName
 from gateway.control.loop import serving
-from gateway.control.loop.deployer import Deployer, WorkerSettings
+from gateway.control.loop.deployer import Deployer, DeploySettings
 from gateway.control.loop.reconcile import Plan, reconcile
 from gateway.control.loop.resolver import Resolver
 from gateway.control.loop.serving import Application
@@ -58,7 +59,6 @@ from gateway.control.rollouts.driver import Rollouts
 from gateway.control.state.database import State
 from gateway.control.state.snapshot import Known, Observed
 from gateway.control.state.status import Status
-from gateway.control.state.versions import kind_of
 from gateway.control.state.workers import Workers, ready_workers
 from gateway.edge.edge import Edge
 from gateway.edge.routes import RoutingTable
@@ -85,21 +85,22 @@ class ReconcileLoop:
         workers: Workers,
         edge: Edge,
         rollouts: Rollouts,
-        settings: WorkerSettings,
-        is_awaited: Callable[[str], bool],
+        settings: DeploySettings,
+        is_awaited: Callable[[AppName], bool],
     ) -> None:
         self._state = state
         self._workers = workers
         self._edge = edge
         self._rollouts = rollouts
         self._watch = Watch(workers, serving.applications, self.wake)
-        self._resolver = Resolver(state, settings.home, self.wake)
+        self._resolver = Resolver(state, settings.node.home, self.wake)
         self._deployer = Deployer(state, edge, self._watch, settings, is_awaited, self.wake)
         self._started = time.monotonic()
         self._has_heard_workers = False
-        self._failure_reports: dict[str, str] = {}
+        self._failure_reports: dict[AppName, str] = {}
         # Kept from one tick to the next: Serve forgets it while a version fails to wake.
-        self._proven: frozenset[str] = frozenset()
+        self._proven: frozenset[AppName] = frozenset()
+        self._asleep: frozenset[AppName] = frozenset()
         self._applied: RoutingTable | None = None
         self._applied_at = float("-inf")
         self._wake = threading.Event()
@@ -158,15 +159,19 @@ class ReconcileLoop:
                 self.status = replace(self.status, trouble=str(error) or type(error).__name__)
             self._wake.wait(_TICK_SECONDS)
 
-    def _observe(self, applications: Mapping[str, Application]) -> Observed:
+    def _observe(self, applications: Mapping[AppName, Application]) -> Observed:
         workers = self._workers.present()
         ready = {worker.app for worker in ready_workers(workers)}
         were_ready = {app for app, application in applications.items() if application.was_ready}
         self._proven = (self._proven | ready | were_ready) & applications.keys()
         troubles = {app: application.trouble for app, application in applications.items()}
-        return Observed(troubles, workers, self._proven)
+        sleepers = {
+            app for app, version in self._state.versions().items() if version.serving.scaling.may_sleep
+        }
+        self._asleep = (self._asleep | sleepers) & (self._proven - ready)
+        return Observed(troubles, workers, self._proven, self._asleep)
 
-    def _give_up_failed(self, applications: Mapping[str, Application], observed: Observed) -> None:
+    def _give_up_failed(self, applications: Mapping[AppName, Application], observed: Observed) -> None:
         """Note the versions that cannot be served, and condemn their apps (rule 6)."""
         reports = {worker.app: worker.detail for worker in self._workers.take_failed()}
         given_up = {app for app, application in applications.items() if application.gave_up}
@@ -179,11 +184,11 @@ class ReconcileLoop:
             log.warning("worker.failed", extra={"app": app, "reason": reports[app]})
         sleepers = {app for app in given_up if self._may_sleep(app, observed)} & routed
         failed = {*given_up, *reports.keys() - routed} - sleepers - ready - self._state.condemned()
-        generation = self._state.desired().generation
-        for app in failed:
+        generation, versions = self._state.desired().generation, self._state.versions()
+        for app in failed & versions.keys():
             reason = self._failure_reports.pop(app, "") or applications[app].trouble
             log.warning("version.failed", extra={"app": app, "reason": reason})
-            self._state.fail(kind_of(app), generation, reason)
+            self._state.fail(versions[app].kind, generation, reason)
             self._state.condemn_version(app)
 
     def _remember(self) -> Known:
@@ -217,7 +222,7 @@ class ReconcileLoop:
             if route.canary is not None and rollout is not None and rollout.phase is Phase.DEGRADED:
                 self._edge.end_canary(model)
 
-    def _may_sleep(self, app: str, observed: Observed) -> bool:
+    def _may_sleep(self, app: AppName, observed: Observed) -> bool:
         version = self._state.versions().get(app)
         return version is not None and observed.may_sleep(version)
 

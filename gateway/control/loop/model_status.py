@@ -63,8 +63,8 @@ def _version_status(version: Version, route: Routed, situation: Situation) -> Ve
         role, weight = "canary", route.weight
     return VersionStatus(
         tag=version.label,
-        digest=version.digest,
-        reference=version.reference,
+        digest=str(version.digest),
+        reference=str(version.reference),
         app=version.app,
         role=role,
         weight=weight,

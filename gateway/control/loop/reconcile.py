@@ -39,6 +39,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from gateway.contract import AppName
 from gateway.control.loop.model_status import model_status
 from gateway.control.loop.roles import Role, Roles, roles_of
 from gateway.control.loop.routing import routing_table
@@ -48,17 +49,18 @@ from gateway.control.state.snapshot import Known, Observed
 from gateway.control.state.status import ModelStatus
 from gateway.control.state.versions import Version
 from gateway.edge.routes import RoutingTable
+from gateway.oci.reference import Reference, parse_reference
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to do next."""
 
-    resolve: tuple[str, ...]
+    resolve: tuple[Reference, ...]
     """References whose digest is not known."""
     deploy: tuple[Version, ...]
-    """Versions that Serve does not run and should."""
-    surplus: tuple[str, ...]
+    """Versions that Serve should run and does not, or not with as many workers as they should have."""
+    surplus: tuple[AppName, ...]
     """Apps that nothing wants any more; they may go once their calls are answered."""
     routed: Mapping[str, Routed]
     """Where each model's calls go."""
@@ -70,7 +72,7 @@ class Plan:
 def reconcile(known: Known, observed: Observed) -> Plan:
     """Decide what to do next."""
     situation = Situation(known, observed)
-    roles = {model.name: roles_of(model, situation) for model in known.desired.config.models}
+    roles = {model.name: roles_of(model, situation) for model in known.desired.models}
     routed = {model: _next_route(model, roles[model], situation) for model in roles}
 
     named = _named_versions(roles.values())
@@ -86,7 +88,7 @@ def reconcile(known: Known, observed: Observed) -> Plan:
     surplus = tuple(sorted({*observed.apps, *known.versions} - wanted.keys()))
     return Plan(
         resolve=_unresolved(roles.values()),
-        deploy=tuple(version for app, version in wanted.items() if app not in observed.apps),
+        deploy=tuple(version for version in wanted.values() if _must_deploy(version, situation)),
         surplus=surplus,
         routed=routed,
         table=routing_table(roles, routed, surplus, lingering, after),
@@ -94,13 +96,21 @@ def reconcile(known: Known, observed: Observed) -> Plan:
     )
 
 
-def _named_versions(models: Iterable[Roles]) -> dict[str, Version]:
+def _must_deploy(version: Version, situation: Situation) -> bool:
+    """Tell whether Serve is to be told of a version: it does not run it, or scales it as it did before."""
+    current = situation.known.versions.get(version.app)
+    return version.app not in situation.observed.apps or (
+        current is not None and current.serving.scaling != version.serving.scaling
+    )
+
+
+def _named_versions(models: Iterable[Roles]) -> dict[AppName, Version]:
     """Return the versions that roles name, by app."""
     versions = (role.version for roles in models for role in roles.all())
     return {version.app: version for version in versions if version is not None}
 
 
-def _unresolved(models: Iterable[Roles]) -> tuple[str, ...]:
+def _unresolved(models: Iterable[Roles]) -> tuple[Reference, ...]:
     """Return the references that roles name and that may still be resolved, each once."""
     every_role = (role for roles in models for role in roles.all())
     return tuple(
@@ -108,14 +118,14 @@ def _unresolved(models: Iterable[Roles]) -> tuple[str, ...]:
     )
 
 
-def _lingering(situation: Situation) -> set[str]:
+def _lingering(situation: Situation) -> set[AppName]:
     """Return the apps of versions that rollouts still want, on whatever side of a route they are."""
-    apps = set()
+    apps: set[AppName] = set()
     for name, rollout in situation.known.rollouts.items():
-        model = situation.known.desired.config.model(name)
+        model = situation.known.desired.model(name)
         if model is None:
             continue
-        versions = (situation.version_for(model, revision) for revision in rollout.wanted)
+        versions = (situation.version_for(model, parse_reference(revision)) for revision in rollout.wanted)
         apps |= {version.app for version in versions if version is not None}
     return apps & situation.known.versions.keys()
 
@@ -129,7 +139,7 @@ def _next_route(model: str, roles: Roles, situation: Situation) -> Routed:
     return Routed(stable, canary, weight)
 
 
-def _next_stable(model: str, role: Role, situation: Situation) -> str | None:
+def _next_stable(model: str, role: Role, situation: Situation) -> AppName | None:
     current = situation.route(model).stable
     if not situation.may_be_routed(current):
         current = None
@@ -138,11 +148,11 @@ def _next_stable(model: str, role: Role, situation: Situation) -> str | None:
         return current
     ready = len(situation.ready_workers(successor.app))
     # The first version takes calls as soon as it can; a successor comes with all its workers.
-    is_enough = ready >= (1 if current is None else successor.first_replicas)
+    is_enough = ready >= (1 if current is None else successor.serving.scaling.first)
     return successor.app if is_enough or situation.may_sleep(successor) else current
 
 
-def _next_canary(model: str, roles: Roles, situation: Situation) -> tuple[str | None, int]:
+def _next_canary(model: str, roles: Roles, situation: Situation) -> tuple[AppName | None, int]:
     """Return the canary and its percent: of the wanted one once it answers, else of the one now."""
     role = roles.canary
     if role is None or role.has_failed:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from gateway.config.config import GatewayConfig
 from gateway.control.loop.library import open_library
 from gateway.control.loop.tasks import Tasks
 from gateway.control.state.database import State
+from gateway.control.state.desired import Desired
 from gateway.control.state.snapshot import Known
 from gateway.errors import KitError, KitserveError, NotTrusted, RegistryUnavailable
-from gateway.oci.reference import parse_reference
+from gateway.oci.reference import Digest, Reference
 
 # A registry that does not answer holds a thread for minutes; other models must find one.
 _THREADS = 32
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 class _Question:
     """What a kit's reference means under one config."""
 
-    reference: str
+    reference: Reference
     generation: int
 
 
@@ -55,7 +55,7 @@ class Resolver:
         self._retries: dict[_Question, _Retry] = {}
         self._last_looks: dict[_Question, float] = {}
 
-    def resolve(self, references: Sequence[str], generation: int) -> None:
+    def resolve(self, references: Sequence[Reference], generation: int) -> None:
         """Begin to resolve references, but for those that are to be retried later."""
         now = time.monotonic()
         for reference in references:
@@ -71,7 +71,7 @@ class Resolver:
         self._last_looks = {
             question: look for question, look in self._last_looks.items() if question.generation == generation
         }
-        for model in known.desired.config.models:
+        for model in known.desired.models:
             if model.track is None or model.kit not in known.pins:
                 continue
             question = _Question(model.kit, generation)
@@ -91,17 +91,18 @@ class Resolver:
         except RegistryUnavailable as error:
             self._take_earlier_or_retry(question, error)
         except KitserveError as error:
-            log.warning("resolve.failed", extra={"kit": reference, "reason": str(error)})
+            log.warning("resolve.failed", extra={"kit": str(reference), "reason": str(error)})
             self._state.fail(reference, generation, str(error))
         else:
-            log.info("kit.resolved", extra={"kit": reference, "digest": digest})
+            log.info("kit.resolved", extra={"kit": str(reference), "digest": str(digest)})
             self._state.pin(reference, digest, generation)
 
     def _take_earlier_or_retry(self, question: _Question, error: RegistryUnavailable) -> None:
         reference, generation, reason = question.reference, question.generation, str(error)
         earlier = self._state.last_pin(reference)
         if earlier is not None:
-            log.warning("registry.unavailable", extra={"kit": reference, "digest": earlier, "reason": reason})
+            names = {"kit": str(reference), "digest": str(earlier)}
+            log.warning("registry.unavailable", extra={**names, "reason": reason})
             note = f"its registry did not answer, so this is what {reference} was before: {reason}"
             self._state.pin(reference, earlier, generation, note)
             return
@@ -110,7 +111,7 @@ class Resolver:
         if attempts > len(_RETRY_SECONDS):
             self._state.fail(reference, generation, reason)
             return
-        log.warning("resolve.retried", extra={"kit": reference, "attempt": attempts, "reason": reason})
+        log.warning("resolve.retried", extra={"kit": str(reference), "attempt": attempts, "reason": reason})
         self._retries[question] = _Retry(attempts, time.monotonic() + _RETRY_SECONDS[attempts - 1])
 
     def _follow(self, question: _Question) -> None:
@@ -119,18 +120,18 @@ class Resolver:
         try:
             digest = self._digest(reference)
         except KitserveError as error:
-            log.warning("follow.failed", extra={"kit": reference, "reason": str(error)})
+            log.warning("follow.failed", extra={"kit": str(reference), "reason": str(error)})
             return
         pinned = self._state.pins(generation).get(reference)
         if self._state.desired().generation == generation and digest != pinned:
-            log.info("tag.moved", extra={"kit": reference, "digest": digest})
+            log.info("tag.moved", extra={"kit": str(reference), "digest": str(digest)})
             self._state.pin(reference, digest, generation)
 
-    def _digest(self, reference: str) -> str:
-        return resolve(reference, self._home, self._state.desired().config)
+    def _digest(self, reference: Reference) -> Digest:
+        return resolve(reference, self._home, self._state.desired())
 
 
-def resolve(reference: str, home: Path, config: GatewayConfig) -> str:
+def resolve(reference: Reference, home: Path, desired: Desired) -> Digest:
     """Return the digest of the kit that a reference names.
 
     It is asked for by the policy of the first model that may use it; each worker judges by its own model's.
@@ -138,11 +139,11 @@ def resolve(reference: str, home: Path, config: GatewayConfig) -> str:
     Raises:
         KitserveError: when its registry does not answer, it is not a kit, or no model may use it.
     """
-    library = open_library(home, config)
+    library = open_library(home, desired)
     refusal: NotTrusted | None = None
-    for policy in config.policies(reference):
+    for policy in desired.policies(reference):
         try:
-            return str(library.describe(parse_reference(reference), policy).digest)
+            return library.describe(reference, policy).digest
         except NotTrusted as error:
             refusal = error
     raise refusal or KitError(f"{reference}: no model uses it any more")

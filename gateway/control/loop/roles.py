@@ -30,11 +30,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.config.config import Model
 from gateway.contract import Announcement, WorkerState
 from gateway.control.loop.situation import Situation, routed_apps
+from gateway.control.state.desired import DesiredModel
 from gateway.control.state.status import ModelState
 from gateway.control.state.versions import Version
+from gateway.oci.reference import Reference, parse_reference
 
 _ANSWERS = (ModelState.READY, ModelState.ASLEEP)
 
@@ -43,7 +44,7 @@ _ANSWERS = (ModelState.READY, ModelState.ASLEEP)
 class Role:
     """The kit that a role names, and how far it is."""
 
-    kit: str
+    kit: Reference
     version: Version | None
     """What the kit means for the model; None before its reference is resolved."""
     state: ModelState
@@ -73,7 +74,7 @@ class Roles:
         return (self.stable,) if self.canary is None else (self.stable, self.canary)
 
 
-def roles_of(model: Model, situation: Situation) -> Roles:
+def roles_of(model: DesiredModel, situation: Situation) -> Roles:
     """Return a model's roles."""
     rollout = situation.known.rollouts.get(model.name)
     if rollout is None:
@@ -81,15 +82,16 @@ def roles_of(model: Model, situation: Situation) -> Roles:
         if model.canary is None:
             return Roles(stable)
         return Roles(stable, _role(model, model.canary.kit, situation), model.canary.weight)
-    stable = _role(model, rollout.stable, situation)
+    stable = _role(model, parse_reference(rollout.stable), situation)
     if rollout.active_canary:
-        return Roles(stable, _role(model, rollout.active_canary, situation), rollout.weight)
+        canary = _role(model, parse_reference(rollout.active_canary), situation)
+        return Roles(stable, canary, rollout.weight)
     if model.kit in situation.known.pins:
         return Roles(stable)
     return Roles(stable, _role(model, model.kit, situation))
 
 
-def _role(model: Model, kit: str, situation: Situation) -> Role:
+def _role(model: DesiredModel, kit: Reference, situation: Situation) -> Role:
     failures = situation.known.failures
     if kit in failures:
         return Role(kit, None, ModelState.FAILED, failures[kit])
@@ -101,14 +103,14 @@ def _role(model: Model, kit: str, situation: Situation) -> Role:
         return Role(kit, version, ModelState.FAILED, failure)
     ready = len(situation.ready_workers(version.app))
     is_routed = version.app in routed_apps([situation.route(model.name)])
-    if ready >= (1 if is_routed else version.first_replicas):
+    if ready >= (1 if is_routed else version.serving.scaling.first):
         return Role(kit, version, ModelState.READY, situation.known.notes.get(kit, ""))
     workers = situation.workers(version.app)
     starting = _starting(workers)
     if situation.may_sleep(version):
         return Role(kit, version, ModelState.ASLEEP, _sleep_message(starting))
     if ready:
-        message = f"{ready} of {version.first_replicas} workers are ready"
+        message = f"{ready} of {version.serving.scaling.first} workers are ready"
         return Role(kit, version, ModelState.LOADING, message)
     if starting is not None:
         return Role(kit, version, ModelState(starting.state.value), starting.detail)

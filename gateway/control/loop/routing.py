@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from gateway.contract import Announcement, WorkerState
+from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.loop.roles import Role, Roles
 from gateway.control.loop.situation import Situation
 from gateway.control.state.database import Routed
@@ -17,8 +17,8 @@ _REACHABLE = (WorkerState.READY, WorkerState.DRAINING)
 def routing_table(
     roles: Mapping[str, Roles],
     routed: Mapping[str, Routed],
-    surplus: Iterable[str],
-    lingering: Iterable[str],
+    surplus: Iterable[AppName],
+    lingering: Iterable[AppName],
     situation: Situation,
 ) -> RoutingTable:
     """Return the edge's table for the routes of all models.
@@ -50,22 +50,22 @@ def routing_table(
     return RoutingTable(routes, (*draining, *kept))
 
 
-def _backend(app: str | None, situation: Situation, has_spare: bool = False) -> Backend | None:
+def _backend(app: AppName | None, situation: Situation, has_spare: bool = False) -> Backend | None:
     """Return the backend of a version that is routed; None where no version is."""
     version = situation.known.versions.get(app) if app is not None else None
     if version is None:
         return None
     servers = _servers(situation.ready_workers(version.app))
-    return Backend(version.app, version.names, servers, situation.may_sleep(version), has_spare)
+    return Backend(version.app, version.reference.names, servers, situation.may_sleep(version), has_spare)
 
 
-def _draining_backend(app: str, situation: Situation, has_spare: bool = False) -> Backend | None:
+def _draining_backend(app: AppName, situation: Situation, has_spare: bool = False) -> Backend | None:
     """Return the backend of a version that takes no new calls; None where the version is forgotten."""
     version = situation.known.versions.get(app)
     if version is None:
         return None
     workers = [worker for worker in situation.workers(app) if worker.state in _REACHABLE]
-    return Backend(app, version.names, _servers(workers), has_spare=has_spare)
+    return Backend(app, version.reference.names, _servers(workers), has_spare=has_spare)
 
 
 def _servers(workers: Iterable[Announcement]) -> tuple[Server, ...]:

@@ -6,7 +6,8 @@ What of Ray is used that is not public and stable is here too, and a test fails 
 - `serve.delete(_blocking=False)`, which returns before an application is gone;
 - a `DeploymentHandle` made by its constructor, as `serve.get_app_handle` keeps each that it gives out, and
   its `shutdown_async`;
-- `ray.util.get_node_ip_address`.
+- `ray.util.get_node_ip_address`;
+- `Deployment.options(version=…, _internal=True)`, so that an application that is run again keeps its workers.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from ray import serve
 from ray.serve.api import RunTarget
 from ray.serve.handle import DeploymentHandle
 
-from gateway.contract import WorkerSpec
+from gateway.contract import AppName, WorkerSpec
 from gateway.control.state.versions import Version, is_version
 from gateway.errors import ControlError
+from gateway.serving import Scaling
 from gateway.worker.replica import Worker
 from gateway.worker.scaling import LOOK_BACK_SECONDS, ByOngoingCalls
 
@@ -101,53 +103,61 @@ def deploy_gateway(deployment: Any, settings: Any) -> None:
         raise ControlError(f"the gateway could not be started: {error}") from error
 
 
-def deploy(version: Version, spec: WorkerSpec, reserve_cpus: bool) -> None:
-    """Have Serve run a version's workers; returns before they are ready.
+def deploy(version: Version, spec: WorkerSpec, reserve_cpus: bool, is_running: bool) -> None:
+    """Have Serve run a version's workers, or scale those that run; returns before they are ready.
 
     On a machine of its own, Kitserve reserves no CPUs: a laptop with two cores serves three models. On
     a cluster it does, so that Ray can place workers well.
     """
-    is_fixed = version.min_replicas == version.max_replicas
+    resources, scaling = version.serving.resources, version.serving.scaling
+    is_fixed = scaling.min == scaling.max
     replicas: dict[str, Any] = (
-        {"num_replicas": version.min_replicas} if is_fixed else {"autoscaling_config": autoscaling(version)}
+        {"num_replicas": scaling.min}
+        if is_fixed
+        else {"autoscaling_config": autoscaling(scaling, is_running)}
     )
-    cpus = spec.resources.cpus if reserve_cpus else 0
-    application = _deployment(
+    deployment = _deployment(
         Worker,
         name=_WORKER,
         max_ongoing_requests=_MAX_ONGOING,
         health_check_period_s=_HEALTH_PERIOD_SECONDS,
         health_check_timeout_s=_HEALTH_TIMEOUT_SECONDS,
-        graceful_shutdown_timeout_s=spec.drain_seconds + 5,
+        graceful_shutdown_timeout_s=spec.node.drain_seconds + 5,
         graceful_shutdown_wait_loop_s=0.1,
-        ray_actor_options={"num_cpus": cpus, "num_gpus": spec.resources.gpus},
+        ray_actor_options={"num_cpus": resources.cpus if reserve_cpus else 0, "num_gpus": resources.gpus},
         **replicas,
-    ).bind(spec)
+    )
+    # Serve starts other workers for another version alone; without one, it takes each call for a new one.
+    application = deployment.options(version=str(version.kind), _internal=True).bind(spec)
     target = RunTarget(target=application, name=version.app, route_prefix=f"/{version.app}")
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-def autoscaling(version: Version) -> dict[str, Any]:
-    """Return how Serve is to scale a version; one worker at least starts, which proves that it loads."""
+def autoscaling(scaling: Scaling, is_running: bool = False) -> dict[str, Any]:
+    """Return how Serve is to scale a version.
+
+    One worker at least starts, which proves that the version loads; one that is running keeps its workers,
+    as far as they are within the bounds.
+    """
     return {
-        "min_replicas": version.min_replicas,
-        "initial_replicas": version.first_replicas,
-        "max_replicas": version.max_replicas,
-        "target_ongoing_requests": version.target_ongoing_requests,
+        "min_replicas": scaling.min,
+        "initial_replicas": None if is_running else scaling.first,
+        "max_replicas": scaling.max,
+        "target_ongoing_requests": scaling.target_ongoing_requests,
         "policy": {
             "policy_function": f"{ByOngoingCalls.__module__}:{ByOngoingCalls.__name__}",
-            "policy_kwargs": {"idle_seconds": version.downscale_to_zero_delay},
+            "policy_kwargs": {"idle_seconds": scaling.downscale_to_zero_delay},
         },
         "metrics_interval_s": _STATS_SECONDS,
         "look_back_period_s": LOOK_BACK_SECONDS,
-        "upscale_delay_s": version.upscale_delay,
-        "downscale_delay_s": version.downscale_delay,
+        "upscale_delay_s": scaling.upscale_delay,
+        "downscale_delay_s": scaling.downscale_delay,
         # The policy has waited for this by then: it knows when each worker was last called.
         "downscale_to_zero_delay_s": 0,
     }
 
 
-async def wake(app: str) -> None:
+async def wake(app: AppName) -> None:
     """Have Serve start a worker of a version that has none; returns when one takes calls.
 
     Serve scales up from zero while a call waits in a handle, and no more once that call is cancelled. To be
@@ -163,7 +173,7 @@ async def wake(app: str) -> None:
         await handle.shutdown_async()
 
 
-def delete(app: str) -> None:
+def delete(app: AppName) -> None:
     """Have Serve end an application; returns before its workers are gone."""
     serve.delete(app, _blocking=False)
 
@@ -180,10 +190,10 @@ class Application:
     """Whether Serve starts no more workers, because they die while they start."""
 
 
-def applications() -> Mapping[str, Application]:
+def applications() -> Mapping[AppName, Application]:
     """Return the versions that Serve runs, by app."""
     return {
-        name: Application(
+        AppName(name): Application(
             trouble=_trouble(overview),
             was_ready=overview.status in _WAS_READY,
             gave_up=overview.status == _GAVE_UP,

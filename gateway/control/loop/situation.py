@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from gateway.config.config import Model
-from gateway.contract import Announcement
+from gateway.contract import Announcement, AppName
 from gateway.control.state.database import Routed
+from gateway.control.state.desired import DesiredModel
 from gateway.control.state.snapshot import Known, Observed, version_for
-from gateway.control.state.versions import Version, kind_of
+from gateway.control.state.versions import Version
 from gateway.control.state.workers import ready_workers
+from gateway.oci.reference import Reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,15 +20,15 @@ class Situation:
 
     known: Known
     observed: Observed
-    _workers: Mapping[str, Sequence[Announcement]] = field(init=False, repr=False, compare=False)
+    _workers: Mapping[AppName, Sequence[Announcement]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        workers: dict[str, list[Announcement]] = {}
+        workers: dict[AppName, list[Announcement]] = {}
         for worker in self.observed.workers:
             workers.setdefault(worker.app, []).append(worker)
         object.__setattr__(self, "_workers", workers)
 
-    def with_versions(self, versions: Mapping[str, Version]) -> Situation:
+    def with_versions(self, versions: Mapping[AppName, Version]) -> Situation:
         """Return the situation in which these versions are known too."""
         known = replace(self.known, versions={**self.known.versions, **versions})
         return Situation(known, self.observed)
@@ -36,15 +37,15 @@ class Situation:
         """Return where a model's calls go now."""
         return self.known.routed.get(model, Routed())
 
-    def version_for(self, model: Model, kit: str) -> Version | None:
+    def version_for(self, model: DesiredModel, kit: Reference) -> Version | None:
         """Return the version that a kit's reference means for a model; None before it is resolved."""
         return version_for(model, kit, self.known)
 
     def failure(self, version: Version) -> str | None:
         """Return why a version, or an equal one before it, was given up; None where none was."""
-        return self.known.failures.get(kind_of(version.app))
+        return self.known.failures.get(version.kind)
 
-    def may_be_routed(self, app: str | None) -> bool:
+    def may_be_routed(self, app: AppName | None) -> bool:
         """Tell whether an app is known, and is not being removed."""
         return app in self.known.versions and app not in self.known.condemned
 
@@ -52,11 +53,11 @@ class Situation:
         """Tell whether a version is neither being removed nor given up."""
         return version.app not in self.known.condemned and self.failure(version) is None
 
-    def workers(self, app: str) -> Sequence[Announcement]:
+    def workers(self, app: AppName) -> Sequence[Announcement]:
         """Return an app's workers, whatever their state."""
         return self._workers.get(app, ())
 
-    def ready_workers(self, app: str) -> list[Announcement]:
+    def ready_workers(self, app: AppName) -> list[Announcement]:
         """Return an app's workers that take calls."""
         return ready_workers(self.workers(app))
 
@@ -65,6 +66,6 @@ class Situation:
         return self.observed.may_sleep(version)
 
 
-def routed_apps(routes: Iterable[Routed]) -> set[str]:
+def routed_apps(routes: Iterable[Routed]) -> set[AppName]:
     """Return the apps that routes give calls to."""
     return {app for route in routes for app in (route.stable, route.canary) if app is not None}

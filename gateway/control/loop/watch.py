@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 
-from gateway.contract import Announcement
+from gateway.contract import Announcement, AppName
 from gateway.control.loop.serving import Application
 from gateway.control.state.workers import Workers
 
@@ -31,14 +31,14 @@ class Watch:
     def __init__(
         self,
         workers: Workers,
-        list_applications: Callable[[], Mapping[str, Application]],
+        list_applications: Callable[[], Mapping[AppName, Application]],
         changed: Callable[[], None],
     ) -> None:
         self._workers = workers
         self._list_applications = list_applications
         self._changed = changed
         self._looking = threading.Lock()
-        self._applications: Mapping[str, Application] | None = None
+        self._applications: Mapping[AppName, Application] | None = None
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -50,7 +50,7 @@ class Watch:
         """Look no more."""
         self._stopping.set()
 
-    def applications(self) -> Mapping[str, Application]:
+    def applications(self) -> Mapping[AppName, Application]:
         """Return what Serve ran at the last look; the first look is now, and raises what Serve raises."""
         if self._applications is None:
             self.look()

@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from gateway.config.config import Model
-from gateway.contract import Description, Mirroring
+from gateway.contract import AppName, Description, Mirroring
 from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.rollouts.journal import Journal
 from gateway.control.rollouts.mirroring import mirroring_by_app
@@ -20,10 +19,11 @@ from gateway.control.rollouts.observation import Observation, Observer, config_e
 from gateway.control.rollouts.orders import Order, earlier_revision
 from gateway.control.rollouts.windows import Windows
 from gateway.control.state.database import State
+from gateway.control.state.desired import DesiredModel
 from gateway.control.state.rollout_status import RolloutEvent
 from gateway.control.state.snapshot import Known, Observed
 from gateway.errors import ControlError
-from gateway.oci.reference import parse_reference
+from gateway.oci.pinned import PinnedReference
 from gateway.rollout.events import Action, Changed, Event, Refused, Resumed, Retry, Rollback
 from gateway.rollout.machine import advance
 from gateway.rollout.plan import Plan
@@ -46,7 +46,7 @@ class Rollouts:
     def __init__(
         self,
         state: State,
-        describe: Callable[[str], Description | None],
+        describe: Callable[[AppName], Description | None],
         golden: GoldenGate,
         announce: Callable[[RolloutEvent], None],
         is_new_start: bool,
@@ -58,7 +58,7 @@ class Rollouts:
         self._clock = clock
         self._lock = threading.Lock()
         self._windows = Windows()
-        self._mirroring: Mapping[str, Mirroring] = {}
+        self._mirroring: Mapping[AppName, Mirroring] = {}
         self._rollouts: dict[str, Rollout] = {}
         for model, saved in self._journal.load().items():
             rollout, _ = advance(saved, Resumed(is_new_start), clock())
@@ -67,7 +67,7 @@ class Rollouts:
                 self._journal.save(model, saved, rollout)
             self._rollouts[model] = rollout
 
-    def tick(self, known: Known, observed: Observed, late: frozenset[str]) -> Mapping[str, Rollout]:
+    def tick(self, known: Known, observed: Observed, late: frozenset[AppName]) -> Mapping[str, Rollout]:
         """Bring all rollouts up to what is observed; return those of the models that have one.
 
         `late` are the apps of which a worker's report is overdue.
@@ -91,7 +91,7 @@ class Rollouts:
             self._mirroring = mirroring_by_app(self._rollouts, known, observed)
             return {name: self._rollouts[name] for name in planned if name in self._rollouts}
 
-    def mirroring(self, app: str) -> Mirroring | None:
+    def mirroring(self, app: AppName) -> Mirroring | None:
         """Return which of an app's calls are to be mirrored, and where."""
         return self._mirroring.get(app)
 
@@ -106,7 +106,7 @@ class Rollouts:
             if rollout is None:
                 raise ControlError(f"model {model} has no rollout: give it `rollout:` in the config")
             if isinstance(order, Retry) and rollout.canary:
-                self._forgive(model, rollout.canary)
+                self._state.forgive(model, PinnedReference.parse(rollout.canary))
             if isinstance(order, Rollback):
                 order = Rollback(earlier_revision(model, order.revision, rollout, self.history(model)))
             for action in self._advance(model, order):
@@ -123,12 +123,12 @@ class Rollouts:
         with self._lock:
             return self._rollouts.get(model)
 
-    def _start(self, model: Model, plan: Plan, known: Known) -> bool:
+    def _start(self, model: DesiredModel, plan: Plan, known: Known) -> bool:
         """Begin to watch a model of which a version serves already; return whether there is one."""
         app = known.routed[model.name].stable if model.name in known.routed else None
         if app is None or app not in known.versions:
             return False
-        revision = known.versions[app].reference
+        revision = str(known.versions[app].reference)
         # Numbers go on where a model had rollouts before, so that its history tells them apart.
         number = max((event.number for event in self.history(model.name)), default=0)
         rollout = Rollout(stable=revision, declared=revision, plan=plan, number=number, clock=self._clock())
@@ -146,17 +146,7 @@ class Rollouts:
         self._journal.announce(events)
         return actions
 
-    def _forgive(self, model: str, revision: str) -> None:
-        """Have a canary that could not be loaded be loaded again."""
-        reference = parse_reference(revision)
-        assert reference.digest is not None
-        self._state.forgive(f"{model}.{reference.label}.{reference.digest.short}.")
 
-
-def _planned(known: Known) -> dict[str, tuple[Model, Plan]]:
+def _planned(known: Known) -> dict[str, tuple[DesiredModel, Plan]]:
     """The models that have a rollout, with its plan, by name."""
-    return {
-        model.name: (model, model.rollout.plan())
-        for model in known.desired.config.models
-        if model.rollout is not None
-    }
+    return {model.name: (model, model.plan) for model in known.desired.models if model.plan is not None}

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from gateway.config.config import GatewayConfig, Model
 from gateway.contract import Announcement
 from gateway.control.rollouts.golden_rows import read_rows, score
+from gateway.control.state.desired import DesiredModel
 from gateway.control.state.versions import Version
 from gateway.errors import KitserveError, RegistryUnavailable
 from gateway.kits.library import Library
-from gateway.oci.reference import parse_reference
 from gateway.rollout.events import GateFailed, GatesPassed
 from gateway.rollout.plan import Golden
 from gateway.rollout.state import Reason
@@ -28,9 +27,9 @@ GateOutcome = GatesPassed | GateFailed | None
 
 
 class GoldenGate:
-    """The gates of all rollouts, each run once; `library` gives the kits as a config reaches them."""
+    """The gates of all rollouts, each run once; `library` opens the node's library of kits."""
 
-    def __init__(self, library: Callable[[GatewayConfig], Library], edge_key: str) -> None:
+    def __init__(self, library: Callable[[], Library], edge_key: str) -> None:
         self._library = library
         self._edge_key = edge_key
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="golden")
@@ -40,8 +39,7 @@ class GoldenGate:
         self,
         number: int,
         golden: Golden,
-        model: Model,
-        config: GatewayConfig,
+        model: DesiredModel,
         canary: Version,
         signature: Signature,
         worker: Announcement,
@@ -53,9 +51,7 @@ class GoldenGate:
         if running is None:
             for earlier in [running for running in self._running if running[0] == model.name]:
                 del self._running[earlier]
-            self._running[key] = self._threads.submit(
-                self._run, golden, model, config, canary, signature, worker
-            )
+            self._running[key] = self._threads.submit(self._run, golden, model, canary, signature, worker)
             return None
         if not running.done():
             return None
@@ -65,16 +61,15 @@ class GoldenGate:
     def _run(
         self,
         golden: Golden,
-        model: Model,
-        config: GatewayConfig,
+        model: DesiredModel,
         canary: Version,
         signature: Signature,
         worker: Announcement,
     ) -> GateOutcome:
         """Run a gate; None where a registry or worker did not answer, and may do so later."""
         try:
-            reference = parse_reference(canary.reference)
-            dataset = self._library(config).dataset(reference, golden.dataset, config.policy(model))
+            reference = canary.reference.reference
+            dataset = self._library().dataset(reference, golden.dataset, model.policy)
             rows = read_rows(dataset, golden, signature)
             address, path = (worker.host, worker.port), f"/v2/models/{model.name}/infer"
             result = score(rows, golden, signature, address, path, self._edge_key)

@@ -89,7 +89,8 @@ def _log_fields(event: RolloutEvent) -> dict[str, object]:
     """The fields of an event in the log, which has a time and a message of its own."""
     fields = asdict(event)
     del fields["time"]
-    return {**fields, "text": fields.pop("message")}
+    fields["text"] = fields.pop("message")
+    return fields
 
 
 def _timeless(rollout: Rollout) -> Rollout:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gateway.contract import Mirroring
+from gateway.contract import AppName, Mirroring
 from gateway.control.rollouts.observation import stable_and_canary
 from gateway.control.state.snapshot import Known, Observed
 from gateway.control.state.workers import ready_workers
@@ -14,11 +14,11 @@ from gateway.rollout.state import Rollout
 
 def mirroring_by_app(
     rollouts: Mapping[str, Rollout], known: Known, observed: Observed
-) -> Mapping[str, Mirroring]:
+) -> Mapping[AppName, Mirroring]:
     """Return what the workers of each app are to mirror; apps that mirror nothing are not in it."""
-    mirroring: dict[str, Mirroring] = {}
+    mirroring: dict[AppName, Mirroring] = {}
     for name, rollout in rollouts.items():
-        model = known.desired.config.model(name)
+        model = known.desired.model(name)
         versions = stable_and_canary(model, rollout, known) if model is not None and rollout.mirror else None
         if versions is None:
             continue

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from gateway.config.config import Model
-from gateway.contract import Announcement, Description
+from gateway.contract import Announcement, AppName, Description
 from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.rollouts.signature_gate import signature_faults
 from gateway.control.rollouts.windows import NO_ACTIVITY, Activity
+from gateway.control.state.desired import DesiredModel
 from gateway.control.state.snapshot import Known, Observed, version_for
-from gateway.control.state.versions import Version, kind_of
+from gateway.control.state.versions import Version
 from gateway.control.state.workers import ready_workers
-from gateway.oci.reference import Digest, parse_reference
+from gateway.oci.pinned import PinnedReference
+from gateway.oci.reference import parse_reference
 from gateway.rollout.events import (
     CanaryFailed,
     CanaryLost,
@@ -39,29 +40,28 @@ class Observation:
 
     known: Known
     observed: Observed
-    activity: Mapping[str, Activity]
+    activity: Mapping[AppName, Activity]
     """What each app did since the last tick."""
-    late: frozenset[str]
+    late: frozenset[AppName]
 
 
-def stable_and_canary(model: Model, rollout: Rollout, known: Known) -> tuple[Version, Version] | None:
+def stable_and_canary(model: DesiredModel, rollout: Rollout, known: Known) -> tuple[Version, Version] | None:
     """Return the two versions of a rollout on its way; None without one, or before both are known."""
     if not rollout.active_canary:
         return None
-    stable = version_for(model, rollout.stable, known)
-    canary = version_for(model, rollout.active_canary, known)
+    stable = version_for(model, parse_reference(rollout.stable), known)
+    canary = version_for(model, parse_reference(rollout.active_canary), known)
     return None if stable is None or canary is None else (stable, canary)
 
 
-def config_events(model: Model, plan: Plan, rollout: Rollout, known: Known) -> Iterator[Event]:
+def config_events(model: DesiredModel, plan: Plan, rollout: Rollout, known: Known) -> Iterator[Event]:
     """Yield what the config asks for now."""
-    pin = known.pins.get(model.kit)
-    if pin is None:
+    digest = known.pins.get(model.kit)
+    if digest is None:
         if plan != rollout.plan and rollout.declared:
             yield Target(rollout.declared, plan)
         return
-    digest = Digest.parse(pin)
-    revision = str(parse_reference(model.kit).pinned(digest))
+    revision = str(PinnedReference.of(model.kit, digest))
     if revision != rollout.stable and digest == parse_reference(rollout.stable).digest:
         # The same kit under another tag needs no trial.
         yield Stable(revision)
@@ -74,11 +74,11 @@ class Observer:
     `describe` gives what a version's model takes and gives, None while nobody knows.
     """
 
-    def __init__(self, describe: Callable[[str], Description | None], golden: GoldenGate) -> None:
+    def __init__(self, describe: Callable[[AppName], Description | None], golden: GoldenGate) -> None:
         self._describe = describe
         self._golden = golden
 
-    def events(self, model: Model, rollout: Rollout, observation: Observation) -> Iterator[Event]:
+    def events(self, model: DesiredModel, rollout: Rollout, observation: Observation) -> Iterator[Event]:
         """Yield what happened since the last tick, and then the tick itself."""
         known, observed = observation.known, observation.observed
         versions = stable_and_canary(model, rollout, known)
@@ -86,18 +86,18 @@ class Observer:
             yield Tick()
             return
         stable, canary = versions
-        failure = known.failures.get(kind_of(canary.app))
+        failure = known.failures.get(canary.kind)
         workers = ready_workers(observed.workers, canary.app)
         if failure is not None:
             yield CanaryFailed(failure)
         for _ in set(rollout.workers) - {worker.worker for worker in observed.workers}:
             yield CanaryLost("a worker of the canary died")
         if rollout.stage is Stage.LOADING and (
-            len(workers) >= canary.first_replicas or observed.may_sleep(canary)
+            len(workers) >= canary.serving.scaling.first or observed.may_sleep(canary)
         ):
             yield CanaryReady()
         if rollout.stage is Stage.GATING:
-            yield from self._gate_events(model, rollout, versions, known, workers)
+            yield from self._gate_events(model, rollout, versions, workers)
         yield Tick(
             _evidence(stable.app, canary.app, observation),
             is_up=bool(workers) or observed.may_sleep(canary),
@@ -106,10 +106,9 @@ class Observer:
 
     def _gate_events(
         self,
-        model: Model,
+        model: DesiredModel,
         rollout: Rollout,
         versions: tuple[Version, Version],
-        known: Known,
         workers: list[Announcement],
     ) -> Iterator[Event]:
         """Yield the outcome of the gates, once it is known."""
@@ -128,7 +127,6 @@ class Observer:
                 rollout.number,
                 rollout.plan.golden,
                 model,
-                known.desired.config,
                 canary,
                 after.signature,
                 workers[0],
@@ -137,7 +135,7 @@ class Observer:
                 yield outcome
 
 
-def _evidence(stable: str, canary: str, observation: Observation) -> Evidence:
+def _evidence(stable: AppName, canary: AppName, observation: Observation) -> Evidence:
     """Return what two apps did at the same time."""
     is_late = bool({stable, canary} & observation.late)
     base = observation.activity.get(stable, NO_ACTIVITY)

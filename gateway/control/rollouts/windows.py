@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from gateway.contract import Announcement
+from gateway.contract import Announcement, AppName
 from gateway.metrics.counts import MIRRORED, MirroredCalls
 from gateway.metrics.tally import Numbers
 from gateway.rollout.evidence import Side
@@ -41,10 +41,10 @@ class Windows:
     def __init__(self) -> None:
         self._last: Mapping[str, Activity] = {}
 
-    def look(self, workers: Iterable[Announcement]) -> Mapping[str, Activity]:
+    def look(self, workers: Iterable[Announcement]) -> Mapping[AppName, Activity]:
         """Return what each app did since the last look."""
         counted: dict[str, Activity] = {}
-        activity: dict[str, Activity] = {}
+        activity: dict[AppName, Activity] = {}
         for worker in workers:
             counts = counted[worker.worker] = _counted(worker.numbers)
             before = self._last.get(worker.worker, counts)

@@ -1,7 +1,8 @@
 """What the gateway must not forget, in SQLite: the config, what its tags meant, what is routed.
 
-Everything else is read anew from Serve and from the workers. Each method is one transaction, and
-safe to call from several threads.
+Everything else is read anew from Serve and from the workers. Each method is one transaction, and safe to
+call from several threads. Values are stored in forms of their own, see `stored`; a database that an earlier
+release wrote is migrated when it is opened, see `migrations`.
 """
 
 from __future__ import annotations
@@ -9,43 +10,37 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
-from gateway.config.config import GatewayConfig
-from gateway.contract import Description
-from gateway.control.state.versions import Version, version_from_json, version_to_json
+from gateway.contract import AppName, Description
+from gateway.control.state.desired import Desired
+from gateway.control.state.migrations import SCHEMA, TABLES, migrate
+from gateway.control.state.stored import (
+    description_from_json,
+    description_to_json,
+    desired_from_json,
+    desired_to_json,
+    version_from_json,
+    version_to_json,
+)
+from gateway.control.state.versions import Kind, Version
 from gateway.errors import StoreError
+from gateway.oci.pinned import PinnedReference
+from gateway.oci.reference import Digest, Reference, parse_reference
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS config (generation INTEGER PRIMARY KEY, document TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS pins
-    (reference TEXT PRIMARY KEY, digest TEXT NOT NULL, generation INTEGER NOT NULL, note TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS versions
-    (app TEXT PRIMARY KEY, document TEXT NOT NULL, condemned INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS descriptions (app TEXT PRIMARY KEY, document TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS routes (model TEXT PRIMARY KEY, stable TEXT, canary TEXT, weight INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS failures
-    (subject TEXT PRIMARY KEY, generation INTEGER NOT NULL, reason TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS rollouts (model TEXT PRIMARY KEY, document TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS rollout_events
-    (id INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, document TEXT NOT NULL);
-"""
-_SCHEMA_VERSION = 1
+STATE_FILE = "state.db"
+"""The name of the database in a home."""
 _EVENTS_KEPT = 500
-_DESCRIPTION = TypeAdapter(Description)
 
 
 @dataclass(frozen=True, slots=True)
 class Routed:
     """What a model's unversioned calls go to: apps, and the canary's percent."""
 
-    stable: str | None = None
-    canary: str | None = None
+    stable: AppName | None = None
+    canary: AppName | None = None
     weight: int = 0
 
     @property
@@ -54,39 +49,37 @@ class Routed:
         return 100 - self.weight
 
 
-@dataclass(frozen=True, slots=True)
-class Desired:
-    """The config in force. Its generation grows with each apply; 0 is before the first."""
-
-    generation: int
-    config: GatewayConfig
-
-
 class State:
     """The gateway's database.
 
     Raises:
-        StoreError: when the file cannot be used, or a newer Kitserve wrote it.
+        StoreError: when the file cannot be used, or a newer release wrote it; it is left as it is then.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            schema = _schema_of(path)
+            if schema is not None and schema > SCHEMA:
+                raise StoreError(
+                    f"{path} was written by a newer Kitserve (schema {schema}; this release knows {SCHEMA}) "
+                    "and is left as it is; upgrade Kitserve, or use another --home"
+                )
             self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
-            self._database.executescript(_SCHEMA)
-            known = self._about("schema")
-            if known is None:
-                self._set_about("schema", str(_SCHEMA_VERSION))
-        except sqlite3.Error as error:
+            if schema is not None and schema < SCHEMA:
+                self._copy(schema)
+            with self._transaction() as database:
+                if schema is not None:
+                    migrate(database, schema)
+                for table in TABLES:
+                    database.execute(table)
+                self._set_about("schema", str(SCHEMA))
+        except (sqlite3.Error, OSError, ValueError, LookupError, TypeError) as error:
             raise StoreError(f"{path} cannot be used as the gateway's state: {error}") from error
-        if known is not None and int(known) > _SCHEMA_VERSION:
-            raise StoreError(
-                f"{path} was written by a newer Kitserve (schema {known}); upgrade, or use another --home"
-            )
 
     def close(self) -> None:
         """Close the file."""
@@ -99,13 +92,20 @@ class State:
             self._set_about("instance", instance)
         return new
 
-    def apply(self, config: GatewayConfig) -> int:
-        """Put a config in force; returns its generation. What failed before is tried again."""
+    def apply(self, desired: Desired, document: str) -> int:
+        """Put a config in force; return its generation. What failed before is tried again.
+
+        Args:
+            desired: what it asks for.
+            document: the config as its user wrote it, in JSON; kept to be shown, and never read here.
+        """
         with self._transaction() as database:
             generation = self._generation() + 1
             database.execute("DELETE FROM config")
-            database.execute("INSERT INTO config VALUES (?, ?)", (generation, config.model_dump_json()))
-            database.execute("DELETE FROM failures")
+            row = (generation, document, desired_to_json(replace(desired, generation=generation)))
+            database.execute("INSERT INTO config (generation, document, desired) VALUES (?, ?, ?)", row)
+            database.execute("DELETE FROM kit_failures")
+            database.execute("DELETE FROM version_failures")
             self._set_about("configured", self._about("instance") or "")
         return generation
 
@@ -115,51 +115,77 @@ class State:
             return self._about("configured") == self._about("instance")
 
     def desired(self) -> Desired:
-        """The config in force."""
+        """Return what the config in force asks for."""
+        with self._transaction() as database:
+            row = database.execute("SELECT generation, desired FROM config").fetchone()
+        return Desired() if row is None else desired_from_json(row[1], row[0])
+
+    def document(self) -> tuple[int, str]:
+        """Return the generation of the config in force, and the config as its user wrote it, in JSON."""
         with self._transaction() as database:
             row = database.execute("SELECT generation, document FROM config").fetchone()
-        return (
-            Desired(0, GatewayConfig())
-            if row is None
-            else Desired(row[0], GatewayConfig.model_validate_json(row[1]))
-        )
+        return (0, "{}") if row is None else (row[0], row[1])
 
-    def pin(self, reference: str, digest: str, generation: int, note: str = "") -> None:
+    def pin(self, reference: Reference, digest: Digest, generation: int, note: str = "") -> None:
         """Note what a reference meant when a config was applied; a later config's answer stays."""
         with self._transaction() as database:
             database.execute(
                 "INSERT INTO pins VALUES (?, ?, ?, ?) ON CONFLICT (reference) DO UPDATE"
                 " SET digest = excluded.digest, generation = excluded.generation, note = excluded.note"
                 " WHERE excluded.generation >= pins.generation",
-                (reference, digest, generation, note),
+                (str(reference), str(digest), generation, note),
             )
 
-    def last_pin(self, reference: str) -> str | None:
-        """The digest that a reference last meant, under whatever config."""
+    def last_pin(self, reference: Reference) -> Digest | None:
+        """Return the digest that a reference last meant, under whatever config."""
         with self._transaction() as database:
-            row = database.execute("SELECT digest FROM pins WHERE reference = ?", (reference,)).fetchone()
-        return None if row is None else str(row[0])
+            query = "SELECT digest FROM pins WHERE reference = ?"
+            row = database.execute(query, (str(reference),)).fetchone()
+        return None if row is None else Digest.parse(row[0])
 
-    def pins(self, generation: int) -> dict[str, str]:
-        """Reference to digest, as resolved for one config."""
-        return self._of_pins("digest", generation)
-
-    def notes(self, generation: int) -> dict[str, str]:
-        """Reference to what a person should know of how it was resolved; "" where that is nothing."""
-        return self._of_pins("note", generation)
-
-    def fail(self, subject: str, generation: int, reason: str) -> None:
-        """Note why a reference or a kind of app failed; it is not tried again before the next apply."""
+    def pins(self, generation: int) -> dict[Reference, Digest]:
+        """Return the digest of each reference, as resolved for one config."""
         with self._transaction() as database:
-            if generation == self._generation():
-                database.execute(
-                    "INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", (subject, generation, reason)
-                )
+            query = "SELECT reference, digest FROM pins WHERE generation = ?"
+            rows = database.execute(query, (generation,)).fetchall()
+        return {parse_reference(reference): Digest.parse(digest) for reference, digest in rows}
 
-    def failures(self) -> dict[str, str]:
-        """Reference or kind of app to the reason why it failed."""
+    def notes(self, generation: int) -> dict[Reference, str]:
+        """Return what a person should know of how each reference was resolved; "" where that is nothing."""
         with self._transaction() as database:
-            return dict(database.execute("SELECT subject, reason FROM failures").fetchall())
+            query = "SELECT reference, note FROM pins WHERE generation = ?"
+            rows = database.execute(query, (generation,)).fetchall()
+        return {parse_reference(reference): note for reference, note in rows}
+
+    def fail(self, subject: Reference | Kind, generation: int, reason: str) -> None:
+        """Note why a reference or a kind of version failed; it is not tried again before the next apply."""
+        with self._transaction() as database:
+            if generation != self._generation():
+                return
+            if isinstance(subject, Kind):
+                row = (subject.model, subject.label, str(subject.digest), subject.fingerprint, reason)
+                database.execute("INSERT OR REPLACE INTO version_failures VALUES (?, ?, ?, ?, ?)", row)
+            else:
+                database.execute("INSERT OR REPLACE INTO kit_failures VALUES (?, ?)", (str(subject), reason))
+
+    def failures(self) -> dict[Reference | Kind, str]:
+        """Return why each reference and kind of version failed that did."""
+        with self._transaction() as database:
+            kits = database.execute("SELECT reference, reason FROM kit_failures").fetchall()
+            query = "SELECT model, label, digest, fingerprint, reason FROM version_failures"
+            kinds = database.execute(query).fetchall()
+        failures: dict[Reference | Kind, str] = {parse_reference(kit): reason for kit, reason in kits}
+        for model, label, digest, fingerprint, reason in kinds:
+            failures[Kind(model, label, Digest.parse(digest), fingerprint)] = reason
+        return failures
+
+    def forgive(self, model: str, reference: PinnedReference) -> None:
+        """Have a model's versions of a kit be tried again."""
+        with self._transaction() as database:
+            database.execute(
+                "DELETE FROM version_failures WHERE model = ? AND label = ? AND digest = ?",
+                (model, reference.label, str(reference.digest)),
+            )
 
     def keep_version(self, version: Version) -> None:
         """Remember a version before it is deployed."""
@@ -167,48 +193,48 @@ class State:
             row = (version.app, version_to_json(version))
             database.execute("INSERT OR REPLACE INTO versions (app, document) VALUES (?, ?)", row)
 
-    def condemn_version(self, app: str) -> None:
+    def condemn_version(self, app: AppName) -> None:
         """Note that a version is about to be removed, and can never be used again."""
         with self._transaction() as database:
             database.execute("UPDATE versions SET condemned = 1 WHERE app = ?", (app,))
 
-    def condemned(self) -> frozenset[str]:
+    def condemned(self) -> frozenset[AppName]:
         """The apps that are about to be removed."""
         with self._transaction() as database:
             rows = database.execute("SELECT app FROM versions WHERE condemned").fetchall()
-        return frozenset(str(app) for (app,) in rows)
+        return frozenset(AppName(app) for (app,) in rows)
 
-    def drop_version(self, app: str) -> None:
+    def drop_version(self, app: AppName) -> None:
         """Forget a version that is gone."""
         with self._transaction() as database:
             database.execute("DELETE FROM versions WHERE app = ?", (app,))
             database.execute("DELETE FROM descriptions WHERE app = ?", (app,))
 
-    def versions(self) -> dict[str, Version]:
+    def versions(self) -> dict[AppName, Version]:
         """Every version that may be deployed, by app."""
         with self._transaction() as database:
             rows = database.execute("SELECT app, document FROM versions").fetchall()
-        return {app: version_from_json(document) for app, document in rows}
+        return {AppName(app): version_from_json(document) for app, document in rows}
 
-    def describe_version(self, app: str, description: Description) -> None:
+    def describe_version(self, app: AppName, description: Description) -> None:
         """Note what a version's model takes and gives; nothing is noted of one that is not deployed."""
         with self._transaction() as database:
             database.execute(
                 "INSERT OR REPLACE INTO descriptions SELECT app, ? FROM versions WHERE app = ?",
-                (_DESCRIPTION.dump_json(description).decode(), app),
+                (description_to_json(description), app),
             )
 
-    def descriptions(self) -> dict[str, Description]:
+    def descriptions(self) -> dict[AppName, Description]:
         """What the models of versions take and give, by app, for each that was ready once."""
         with self._transaction() as database:
             rows = database.execute("SELECT app, document FROM descriptions").fetchall()
-        return {app: _DESCRIPTION.validate_json(document) for app, document in rows}
+        return {AppName(app): description_from_json(document) for app, document in rows}
 
     def route(self, routed: Mapping[str, Routed]) -> None:
         """Replace all routes."""
         with self._transaction() as database:
             database.execute("DELETE FROM routes")
-            rows = [(model, at.stable, at.canary, at.weight) for model, at in routed.items()]
+            rows = [(model, split.stable, split.canary, split.weight) for model, split in routed.items()]
             database.executemany("INSERT INTO routes VALUES (?, ?, ?, ?)", rows)
 
     def routed(self) -> dict[str, Routed]:
@@ -248,11 +274,6 @@ class State:
             )
             return [str(document) for (document,) in rows.fetchall()]
 
-    def forgive(self, kinds: str) -> None:
-        """Have the kinds of apps whose names begin so be tried again."""
-        with self._transaction() as database:
-            database.execute("DELETE FROM failures WHERE substr(subject, 1, ?) = ?", (len(kinds), kinds))
-
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
@@ -269,13 +290,14 @@ class State:
             except sqlite3.Error as error:
                 raise StoreError(f"{self._path}: {error}; is the disk full?") from error
 
-    def _of_pins(self, column: str, generation: int) -> dict[str, str]:
-        with self._transaction() as database:
-            rows = database.execute(
-                f"SELECT reference, {column} FROM pins WHERE generation = ?",  # noqa: S608  our own names
-                (generation,),
-            )
-            return dict(rows.fetchall())
+    def _copy(self, schema: int) -> None:
+        """Keep a copy beside the database of what an earlier release wrote."""
+        copy = self._path.with_name(f"{self._path.name}.schema-{schema}")
+        partial = copy.with_name(f"{copy.name}.partial")
+        partial.unlink(missing_ok=True)
+        with closing(sqlite3.connect(partial)) as target:
+            self._database.backup(target)
+        partial.replace(copy)
 
     def _generation(self) -> int:
         row = self._database.execute("SELECT max(generation) FROM config").fetchone()
@@ -287,3 +309,16 @@ class State:
 
     def _set_about(self, key: str, value: str) -> None:
         self._database.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
+
+
+def _schema_of(path: Path) -> int | None:
+    """Return the schema of a database without changing the file; None where there is no database yet."""
+    if not path.exists() or not path.stat().st_size:
+        return None
+    # Without a log there is nothing but the file itself, and SQLite need make no files beside it.
+    mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)) as database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'about'").fetchone():
+            return None  # killed while it was made
+        row = database.execute("SELECT value FROM about WHERE key = 'schema'").fetchone()
+    return None if row is None else int(row[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.contract import Announcement, Description, WorkerState
+from gateway.contract import Announcement, AppName, Description, WorkerState
 from gateway.control.state.database import State
 
 
@@ -28,6 +28,6 @@ class Descriptions:
         self._known = self._state.descriptions()
         return False
 
-    def of(self, app: str) -> Description | None:
+    def of(self, app: AppName) -> Description | None:
         """A version's description; None before it was ready for the first time."""
         return self._known.get(app)

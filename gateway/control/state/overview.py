@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
-from gateway.contract import Description, WorkerState
+from gateway.contract import AppName, Description, WorkerState
 from gateway.control.state.database import State
 from gateway.control.state.descriptions import Descriptions
 from gateway.control.state.status import Status
 from gateway.control.state.workers import AppNumbers, Workers
 from gateway.metrics.exposition import VersionLabels, VersionSample
-from gateway.oci.reference import Digest
 
 
 class Overview(Protocol):
@@ -24,7 +23,7 @@ class Overview(Protocol):
     def version_samples(self) -> Iterable[VersionSample]:
         """The numbers of each version, for metrics and statistics."""
 
-    def description(self, app: str) -> Description | None:
+    def description(self, app: AppName) -> Description | None:
         """What a version's model takes and gives; None before it was ready for the first time."""
 
 
@@ -37,7 +36,7 @@ class StatusSource(Protocol):
 class HeldCalls(Protocol):
     """What holds calls for versions that sleep: the activator."""
 
-    def waiting(self) -> Mapping[str, int]:
+    def waiting(self) -> Mapping[AppName, int]:
         """How many calls wait for each app."""
 
 
@@ -62,7 +61,7 @@ class GatewayOverview:
     def status(self) -> Status:
         return self._loop.status
 
-    def description(self, app: str) -> Description | None:
+    def description(self, app: AppName) -> Description | None:
         return self._descriptions.of(app)
 
     def version_samples(self) -> Iterator[VersionSample]:
@@ -75,9 +74,8 @@ class GatewayOverview:
             if version is None:
                 continue
             app_numbers = numbers.get(app, AppNumbers())
-            digest = Digest.parse(version.digest).short
             yield VersionSample(
-                VersionLabels(version.model, version.label, digest, app_numbers.runtime),
+                VersionLabels(version.model, version.label, version.digest.short, app_numbers.runtime),
                 app_numbers.numbers,
                 app_numbers.ongoing,
                 {WorkerState.READY.value: 0, **app_numbers.replicas},
@@ -86,9 +84,9 @@ class GatewayOverview:
                 held=waiting.get(app, 0),
             )
 
-    def _weights(self) -> dict[str, dict[str, int]]:
+    def _weights(self) -> dict[AppName, dict[str, int]]:
         """Return by app, and then by role, the percent of the calls that name no version."""
-        weights: dict[str, dict[str, int]] = {}
+        weights: dict[AppName, dict[str, int]] = {}
         for route in self._state.routed().values():
             if route.stable is not None:
                 weights[route.stable] = {"stable": route.stable_weight}

@@ -1,15 +1,16 @@
-"""What the gateway goes by: what it remembers, and what it sees. Pure."""
+"""What a tick of the reconcile loop goes by: what the gateway remembers, and what it sees. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from gateway.config.config import Model
-from gateway.contract import Announcement
-from gateway.control.state.database import Desired, Routed
-from gateway.control.state.rollout_status import digest_of
-from gateway.control.state.versions import Version, version_of
+from gateway.contract import Announcement, AppName
+from gateway.control.state.database import Routed
+from gateway.control.state.desired import Desired, DesiredModel
+from gateway.control.state.versions import Kind, Version, version_of
+from gateway.oci.pinned import PinnedReference
+from gateway.oci.reference import Digest, Reference
 from gateway.rollout.state import Rollout
 
 
@@ -18,54 +19,50 @@ class Known:
     """What the gateway remembers."""
 
     desired: Desired
-    pins: Mapping[str, str]
-    """Reference to digest, for the config in force."""
-    failures: Mapping[str, str]
-    """Reference or kind of app to the reason why it failed."""
-    versions: Mapping[str, Version]
+    pins: Mapping[Reference, Digest]
+    """What each reference means, for the config in force."""
+    failures: Mapping[Reference | Kind, str]
+    """Why a reference could not be resolved, or a kind of version not be served."""
+    versions: Mapping[AppName, Version]
     routed: Mapping[str, Routed]
-    condemned: frozenset[str] = frozenset()
-    """Apps that are being removed, whatever is wanted now."""
-    notes: Mapping[str, str] = field(default_factory=dict)
-    """Reference to what a person should know of how it was resolved."""
+    condemned: frozenset[AppName] = frozenset()
+    """Applications that are being removed, whatever is wanted now."""
+    notes: Mapping[Reference, str] = field(default_factory=dict)
+    """What a person should know of how a reference was resolved."""
     rollouts: Mapping[str, Rollout] = field(default_factory=dict)
-    """How far the rollouts are, by model; a revision is a reference that is pinned to its digest."""
+    """How far the rollouts are, by model; a revision is a reference that is pinned to its digest, as text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What is there now: Serve's applications with what Serve says of them, and workers heard of late."""
+    """What is there now: Serve's applications, with what is wrong with each, and the workers that report."""
 
-    apps: Mapping[str, str]
+    apps: Mapping[AppName, str]
     workers: Sequence[Announcement]
-    proven: frozenset[str] = frozenset()
-    """Apps of which a worker was ready since they were deployed, so that they may sleep."""
+    proven: frozenset[AppName] = frozenset()
+    """Applications of which a worker was ready since they were deployed, so that they may sleep."""
+    asleep: frozenset[AppName] = frozenset()
+    """Applications that sleep, until a worker is ready: calls are held for them also under other bounds."""
 
     def may_sleep(self, version: Version) -> bool:
-        """Whether a version answers also while it has no worker."""
-        return version.may_sleep and version.app in self.proven
+        """Tell whether a version answers also while it has no worker."""
+        may_sleep = version.serving.scaling.may_sleep or version.app in self.asleep
+        return may_sleep and version.app in self.proven
 
 
-def version_for(model: Model, kit: str, known: Known) -> Version | None:
-    """The version that a kit's reference means for a model now; None before it is resolved.
+def version_for(model: DesiredModel, kit: Reference, known: Known) -> Version | None:
+    """Return the version that a kit's reference means for a model now; None before it is resolved.
 
-    A revision of a rollout carries its digest, whatever its tag means by now.
+    A revision of the model's rollout carries its digest, whatever its tag means by now.
     """
     rollout = known.rollouts.get(model.name)
-    if rollout is not None and kit in (rollout.stable, rollout.canary, rollout.previous):
-        digest = digest_of(kit)
-    elif kit in known.pins:
-        digest = known.pins[kit]
-    else:
+    revisions = () if rollout is None else (rollout.stable, rollout.canary, rollout.previous)
+    digest = kit.digest if str(kit) in revisions else known.pins.get(kit)
+    if digest is None:
         return None
-    config = known.desired.config
-    wanted = version_of(model, kit, digest, known.desired.generation, config.policy(model))
-    return _existing_or_new(wanted, known)
-
-
-def _existing_or_new(version: Version, known: Known) -> Version:
-    """The app of an earlier config that does the same, if it stays; else a new one."""
+    version = version_of(model, PinnedReference.of(kit, digest), known.desired.generation)
     for app, earlier in known.versions.items():
-        if earlier.fingerprint == version.fingerprint and app not in known.condemned:
-            return earlier
+        if earlier.kind == version.kind and app not in known.condemned:
+            # The application of an earlier config, run as this one says.
+            return replace(earlier, serving=version.serving)
     return version

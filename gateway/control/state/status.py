@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gateway.contract import AppName
 from gateway.control.state.rollout_status import RolloutStatus
 
 
@@ -26,7 +27,7 @@ class VersionStatus:
     tag: str
     digest: str
     reference: str
-    app: str
+    app: AppName
     role: str
     weight: int
     state: ModelState

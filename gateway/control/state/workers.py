@@ -8,7 +8,7 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from gateway.contract import Announcement, WorkerState
+from gateway.contract import Announcement, AppName, WorkerState
 from gateway.metrics.tally import Numbers
 
 SILENCE_SECONDS = 10.0
@@ -43,7 +43,7 @@ class Workers:
         self._heard: dict[str, _Heard] = {}
         # Who is gone, for the case that they were only silent; the oldest are added up by app.
         self._left: OrderedDict[str, Announcement] = OrderedDict()
-        self._gone: dict[str, Numbers] = defaultdict(Numbers)
+        self._gone: dict[AppName, Numbers] = defaultdict(Numbers)
 
     def hear(self, news: Announcement) -> bool:
         """Take a report, unless a later one is here; returns whether it changes who can be called."""
@@ -64,7 +64,7 @@ class Workers:
                 self._forget(worker)
             return tuple(heard.news for heard in self._heard.values())
 
-    def ready(self, app: str) -> list[Announcement]:
+    def ready(self, app: AppName) -> list[Announcement]:
         """The last reports of an app's workers that can be called."""
         return ready_workers(self.present(), app)
 
@@ -90,16 +90,16 @@ class Workers:
                 self._forget(news.worker)
             return tuple(failed)
 
-    def numbers(self) -> dict[str, AppNumbers]:
+    def numbers(self) -> dict[AppName, AppNumbers]:
         """The numbers of each app."""
         with self._lock:
-            totals: dict[str, Numbers] = {}
+            totals: dict[AppName, Numbers] = {}
             for app, gone in self._gone.items():
                 totals.setdefault(app, Numbers()).add(gone)
-            ongoing: Counter[str] = Counter()
-            queued: Counter[str] = Counter()
-            replicas: dict[str, Counter[str]] = defaultdict(Counter)
-            runtimes: dict[str, str] = {}
+            ongoing: Counter[AppName] = Counter()
+            queued: Counter[AppName] = Counter()
+            replicas: dict[AppName, Counter[str]] = defaultdict(Counter)
+            runtimes: dict[AppName, str] = {}
             for left in self._left.values():
                 totals.setdefault(left.app, Numbers()).add(left.numbers)
                 # One that has no worker now goes on under the same labels.

@@ -5,6 +5,7 @@ A handler raises `HTTPException` with the status and a message; nothing else wri
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from gateway.control.state.overview import Overview
 from gateway.control.state.status import Status
 from gateway.errors import ConfigError, KitserveError
 from gateway.wire import texts
+
+log = logging.getLogger(__name__)
 
 _OPENAI_PATHS = "/v1/"
 _SERVER_ERROR = 500
@@ -74,5 +77,15 @@ def _response(
     return JSONResponse({**error_body(request.url.path, status, message), **(more or {})}, status, headers)
 
 
-HANDLERS: Mapping[Any, Any] = {HTTPException: _refuse, ConfigError: _refuse_config, KitserveError: _fail}
+async def _fail_unexpectedly(request: Request, error: Exception) -> Response:
+    log.error("request.failed", exc_info=error, extra={"method": request.method, "path": request.url.path})
+    return _response(request, _SERVER_ERROR, "the gateway failed on this request; its log says why")
+
+
+HANDLERS: Mapping[Any, Any] = {
+    HTTPException: _refuse,
+    ConfigError: _refuse_config,
+    KitserveError: _fail,
+    Exception: _fail_unexpectedly,
+}
 """What Starlette calls for each class of errors; the closest ancestor of an error decides."""

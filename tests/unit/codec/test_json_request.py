@@ -9,7 +9,7 @@ import pytest
 from gateway.codec import json_answer as answers
 from gateway.codec.call import IN_BINARY, IN_JSON, Call, RequestedOutput
 from gateway.codec.json_request import Decoder
-from gateway.engine.limits import Batching
+from gateway.serving import Batching
 from gateway.worker import describe
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError

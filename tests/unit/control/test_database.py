@@ -11,14 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.config import GatewayConfig, Model
-from gateway.control.state.database import Desired, Routed, State
-from gateway.control.state.versions import Version, version_of
+from gateway.contract import AppName
+from gateway.control.state.database import Routed, State
+from gateway.control.state.desired import Desired, DesiredModel
+from gateway.control.state.migrations import SCHEMA
+from gateway.control.state.versions import Kind, Version, version_of
 from gateway.errors import StoreError
-from gateway.oci.reference import Digest
+from gateway.oci.pinned import PinnedReference
+from gateway.oci.reference import Digest, parse_reference
 
-KIT = "registry.test/team/iris:v1"
-DIGEST, OTHER = str(Digest.of(b"one")), str(Digest.of(b"two"))
+KIT = parse_reference("registry.test/team/iris:v1")
+DIGEST, OTHER = Digest.of(b"one"), Digest.of(b"two")
+PINNED = PinnedReference.of(KIT, DIGEST)
+KIND = Kind("iris", "v1", DIGEST, "0a1b2c3d")
 
 
 @pytest.fixture
@@ -33,23 +38,32 @@ def state(path: Path) -> Iterator[State]:
     opened.close()
 
 
-def config(*names: str) -> GatewayConfig:
-    return GatewayConfig(models=tuple(Model(name=name, kit=KIT) for name in names))
+def desired(*names: str, generation: int = 0) -> Desired:
+    return Desired(generation, tuple(DesiredModel(name, KIT) for name in names))
+
+
+def apply(state: State, *names: str) -> int:
+    return state.apply(desired(*names), '{"models": []}')
 
 
 def version(name: str = "iris", number: int = 1) -> Version:
-    return version_of(Model(name=name, kit=KIT), KIT, DIGEST, number)
+    return version_of(DesiredModel(name, KIT), PINNED, number)
+
+
+def app(name: str) -> AppName:
+    return AppName(name)
 
 
 def test_a_new_one_knows_nothing(state: State) -> None:
-    assert state.desired() == Desired(0, GatewayConfig())
+    assert state.desired() == Desired()
+    assert state.document() == (0, "{}")
     assert (state.pins(0), state.failures(), state.versions()) == ({}, {}, {})
     assert (state.routed(), state.condemned(), state.last_pin(KIT)) == ({}, frozenset(), None)
 
 
 def test_each_apply_is_a_new_generation(state: State) -> None:
-    assert [state.apply(config("a")), state.apply(config("a", "b")), state.apply(config("a"))] == [1, 2, 3]
-    assert state.desired() == Desired(3, config("a"))
+    assert [apply(state, "a"), apply(state, "a", "b"), apply(state, "a")] == [1, 2, 3]
+    assert state.desired() == desired("a", generation=3)
 
 
 def test_pins_are_of_one_generation_and_the_last_is_known_under_any(state: State) -> None:
@@ -69,15 +83,28 @@ def test_a_late_answer_for_a_former_config_is_not_taken(state: State) -> None:
 
 
 def test_failures_are_of_the_config_in_force_and_an_apply_clears_them(state: State) -> None:
-    generation = state.apply(config("a"))
+    generation = apply(state, "a")
     state.fail(KIT, generation, "no such tag")
-    state.fail("iris.v1", generation, "a pickle")
-    state.fail("iris.v1", generation, "a joblib")
-    assert state.failures() == {KIT: "no such tag", "iris.v1": "a joblib"}
-    state.apply(config("a"))
+    state.fail(KIND, generation, "a pickle")
+    state.fail(KIND, generation, "a joblib")
+    assert state.failures() == {KIT: "no such tag", KIND: "a joblib"}
+    apply(state, "a")
     assert state.failures() == {}
     state.fail(KIT, generation, "no such tag, said late")
     assert state.failures() == {}
+
+
+def test_a_kit_of_a_model_is_forgiven_under_whatever_settings(state: State) -> None:
+    generation = apply(state, "a")
+    others = [
+        Kind("lilac", "v1", DIGEST, "0"),
+        Kind("iris", "v2", DIGEST, "0"),
+        Kind("iris", "v1", OTHER, "0"),
+    ]
+    for kind in (KIND, Kind("iris", "v1", DIGEST, "0"), *others):
+        state.fail(kind, generation, "no")
+    state.forgive("iris", PINNED)
+    assert set(state.failures()) == set(others)
 
 
 def test_versions_are_kept_condemned_and_dropped(state: State) -> None:
@@ -86,7 +113,7 @@ def test_versions_are_kept_condemned_and_dropped(state: State) -> None:
         state.keep_version(each)
     assert state.versions() == {one.app: one, two.app: two}
     state.condemn_version(one.app)
-    state.condemn_version("unknown")
+    state.condemn_version(app("unknown"))
     assert state.condemned() == {one.app}
     assert set(state.versions()) == {one.app, two.app}
     state.drop_version(one.app)
@@ -95,30 +122,30 @@ def test_versions_are_kept_condemned_and_dropped(state: State) -> None:
 
 
 def test_routes_are_replaced_as_a_whole(state: State) -> None:
-    state.route({"a": Routed("a.1", "a.2", 20), "b": Routed()})
-    assert state.routed() == {"a": Routed("a.1", "a.2", 20), "b": Routed()}
-    state.route({"b": Routed("b.1")})
-    assert state.routed() == {"b": Routed("b.1")}
+    state.route({"a": Routed(app("a.1"), app("a.2"), 20), "b": Routed()})
+    assert state.routed() == {"a": Routed(app("a.1"), app("a.2"), 20), "b": Routed()}
+    state.route({"b": Routed(app("b.1"))})
+    assert state.routed() == {"b": Routed(app("b.1"))}
 
 
 def test_one_start_of_kitserve_is_told_from_the_next(state: State) -> None:
     assert state.begin("monday")
     assert not state.is_configured()
-    state.apply(config("a"))
+    apply(state, "a")
     assert state.is_configured()
     assert not state.begin("monday")
     assert state.is_configured()
     assert state.begin("tuesday")
     assert not state.is_configured(), "the config of another start is not in force before an apply"
-    assert state.desired() == Desired(1, config("a"))
+    assert state.desired() == desired("a", generation=1)
 
 
 def test_everything_is_there_after_a_restart(path: Path) -> None:
     state = State(path)
     state.begin("monday")
-    state.apply(config("a"))
+    apply(state, "a")
     state.pin(KIT, DIGEST, 1)
-    state.fail("b.v1", 1, "broken")
+    state.fail(KIND, 1, "broken")
     state.keep_version(version())
     state.condemn_version(version().app)
     state.route({"a": Routed(version().app)})
@@ -126,22 +153,38 @@ def test_everything_is_there_after_a_restart(path: Path) -> None:
     again = State(path)
     assert not again.begin("monday")
     assert again.is_configured()
-    assert again.desired() == Desired(1, config("a"))
+    assert again.desired() == desired("a", generation=1)
     assert again.pins(1) == {KIT: DIGEST}
-    assert again.failures() == {"b.v1": "broken"}
+    assert again.failures() == {KIND: "broken"}
     assert again.versions() == {version().app: version()}
     assert again.condemned() == {version().app}
     assert again.routed() == {"a": Routed(version().app)}
-    assert again.apply(config()) == 2
+    assert apply(again) == 2
     again.close()
 
 
 def test_what_a_newer_kitserve_wrote_is_left_alone(path: Path) -> None:
     State(path).close()
     with sqlite3.connect(path) as database:
-        database.execute("UPDATE about SET value = '2' WHERE key = 'schema'")
-    with pytest.raises(StoreError, match=r"written by a newer Kitserve \(schema 2\)"):
+        database.execute("UPDATE about SET value = ? WHERE key = 'schema'", (SCHEMA + 1,))
+        database.execute("CREATE TABLE of_the_future (field TEXT)")
+    database.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=rf"written by a newer Kitserve \(schema {SCHEMA + 1}; .*upgrade"):
         State(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_process_killed_while_it_made_the_file_left_one_that_can_be_used(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+    database.close()
+    assert path.stat().st_size
+    state = State(path)
+    assert apply(state, "a") == 1
+    state.close()
 
 
 @pytest.mark.parametrize(
@@ -162,15 +205,15 @@ def test_a_directory_in_its_place_is_named(path: Path) -> None:
 
 
 def test_many_threads_may_write_and_read(state: State) -> None:
-    state.apply(config("a"))
+    apply(state, "a")
 
     def work(name: str) -> int:
         for number in range(50):
             state.keep_version(version(name, number))
-            state.fail(f"{name}{number}", 1, "no")
+            state.fail(Kind(name, "v1", DIGEST, f"{number:08x}"), 1, "no")
             assert len(state.versions()) > number
-            state.apply(config(name))
-        return len([app for app in state.versions() if app.startswith(name)])
+            apply(state, name)
+        return len([name_of_app for name_of_app in state.versions() if name_of_app.startswith(name)])
 
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(work, "abcd")) == [50] * 4
@@ -194,13 +237,13 @@ State(Path(sys.argv[1])).route(Rows())
 
 def test_a_process_killed_in_the_middle_of_a_change_changes_nothing(path: Path) -> None:
     state = State(path)
-    state.route({"a": Routed("a.1"), "b": Routed("b.1")})
+    state.route({"a": Routed(app("a.1")), "b": Routed(app("b.1"))})
     state.close()
     done = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
     assert done.returncode == -signal.SIGKILL
     again = State(path)
-    assert again.routed() == {"a": Routed("a.1"), "b": Routed("b.1")}
-    again.route({"a": Routed("a.3")})
+    assert again.routed() == {"a": Routed(app("a.1")), "b": Routed(app("b.1"))}
+    again.route({"a": Routed(app("a.3"))})
     again.close()
 
 
@@ -208,18 +251,18 @@ def full(path: str) -> None:
     """A process whose disk gets full, and has room again; run by the test below."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     state = State(Path(path))
-    state.apply(config("a"))
+    apply(state, "a")
     written = Path(f"{path}-wal").stat().st_size
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (written + 4096, most))
     for _ in range(3):
         with pytest.raises(StoreError, match="is the disk full"):
-            state.fail("a", 1, "x" * 100_000)
+            state.fail(KIND, 1, "x" * 100_000)
     assert state.failures() == {}
-    assert state.desired() == Desired(1, config("a"))
+    assert state.desired() == desired("a", generation=1)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-    state.fail("a", 1, "broken")
-    assert state.failures() == {"a": "broken"}
+    state.fail(KIND, 1, "broken")
+    assert state.failures() == {KIND: "broken"}
     state.close()
 
 

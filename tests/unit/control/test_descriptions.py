@@ -8,20 +8,21 @@ from typing import Any
 
 import pytest
 
-from gateway.config.config import Model
 from gateway.contract import Announcement, Description, WorkerState
 from gateway.control.state.database import State
 from gateway.control.state.descriptions import Descriptions
+from gateway.control.state.desired import DesiredModel
 from gateway.control.state.versions import Version, version_of
 from gateway.kits.kit import Kit
 from gateway.kits.kitfile import Kitfile
 from gateway.kits.manifest import Format, Manifest
 from gateway.oci.content import Descriptor
+from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest, parse_reference
 from gateway.worker.describe import describe
 from runtimes.base import Signature, TensorSpec
 
-KIT = "registry.test/team/iris:v1"
+KIT = parse_reference("registry.test/team/iris:v1")
 DIGEST = Digest.of(b"one")
 SIGNATURE = Signature(
     (TensorSpec("input", "FP32", (-1, 4)), TensorSpec("free", "BYTES")),
@@ -38,7 +39,7 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 
 def version(number: int = 1) -> Version:
-    return version_of(Model(name="iris", kit=KIT), KIT, str(DIGEST), number)
+    return version_of(DesiredModel("iris", KIT), PinnedReference.of(KIT, DIGEST), number)
 
 
 def report(
@@ -88,7 +89,7 @@ def test_nothing_is_kept_of_a_version_that_is_gone(state: State) -> None:
 
 def kit(**kitfile: Any) -> Kit:
     manifest = Manifest(Format.MODELKIT, Descriptor("application/json", DIGEST, 2), (), {})
-    return Kit(parse_reference(KIT), DIGEST, manifest, Kitfile.model_validate(kitfile), (), "")
+    return Kit(KIT, DIGEST, manifest, Kitfile.model_validate(kitfile), (), "")
 
 
 def test_a_kit_says_what_its_model_is() -> None:

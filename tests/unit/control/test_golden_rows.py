@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from gateway.config.config import GatewayConfig
 from gateway.contract import Announcement, WorkerState
 from gateway.control.rollouts.golden_gate import GateOutcome, GoldenGate
 from gateway.control.rollouts.golden_rows import Row, read_rows, score
+from gateway.control.state.desired import DesiredModel
 from gateway.control.state.versions import version_of
 from gateway.errors import KitError
 from gateway.kits.datasets import Dataset
 from gateway.kits.library import Library
 from gateway.kits.model import choose_runtime, load
 from gateway.metrics.tally import Tally
+from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import parse_reference
 from gateway.rollout.events import GateFailed, GatesPassed
 from gateway.rollout.plan import Golden, Metric
@@ -45,12 +46,15 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
 
 class Worker:
     def __init__(self, library: Library, layout: Path, tag: str) -> None:
-        self.reference = f"oci-layout:{layout}:samples/iris:{tag}"
-        kit = library.open(parse_reference(self.reference))
+        reference = parse_reference(f"oci-layout:{layout}:samples/iris:{tag}")
+        kit = library.open(reference)
         model = load(kit, choose_runtime(kit, None), Resources())
         assert isinstance(model, TensorModel)
-        self.digest, self.signature = str(kit.kit.digest), model.signature
-        self.app = build_app(Identity("iris", tag, self.digest), model, Tally(), AppOptions(edge_key=KEY))
+        self.signature = model.signature
+        self.served = DesiredModel("iris", reference)
+        self.version = version_of(self.served, PinnedReference.of(reference, kit.kit.digest), 1)
+        identity = Identity("iris", tag, str(kit.kit.digest))
+        self.app = build_app(identity, model, Tally(), AppOptions(edge_key=KEY))
         self.server = HttpServer(self.app, "127.0.0.1")
         self.server.start()
 
@@ -73,15 +77,13 @@ def workers(library: Library, layout: Path) -> Iterator[dict[str, Worker]]:
 
 def check(library: Library, worker: Worker, golden: Golden, **changes: Any) -> GateOutcome:
     """Run the gate until it has an outcome."""
-    gate = changes.get("gate") or GoldenGate(lambda _: library, KEY)
-    config = GatewayConfig.model_validate({"models": [{"name": "iris", "kit": worker.reference}]})
-    model = config.models[0]
-    canary = version_of(model, worker.reference, worker.digest, 1)
+    gate = changes.get("gate") or GoldenGate(lambda: library, KEY)
+    canary = worker.version
     host, port = changes.get("address", worker.address)
     announcement = Announcement("w", canary.app, WorkerState.READY, "", host, port)
     deadline = time.monotonic() + 20
     while True:
-        outcome = gate.check(1, golden, model, config, canary, worker.signature, announcement)
+        outcome = gate.check(1, golden, worker.served, canary, worker.signature, announcement)
         if outcome is not None or changes.get("once"):
             return outcome
         assert time.monotonic() < deadline
@@ -110,7 +112,7 @@ def test_a_version_that_answers_wrongly_is_stopped_before_any_call(
 def test_what_came_of_another_canary_or_dataset_is_not_taken_for_this_ones(
     library: Library, workers: dict[str, Worker]
 ) -> None:
-    gate = GoldenGate(lambda _: library, KEY)
+    gate = GoldenGate(lambda: library, KEY)
     assert check(library, workers["v1"], IRIS, gate=gate, once=True) is None
     assert isinstance(check(library, workers["bad"], IRIS, gate=gate), GateFailed)
     assert check(library, workers["v1"], IRIS, gate=gate, once=True) is None
@@ -145,13 +147,12 @@ def test_a_worker_that_does_not_answer_yet_is_asked_again(
     library: Library, workers: dict[str, Worker]
 ) -> None:
     worker = workers["v1"]
-    gate = GoldenGate(lambda _: library, KEY)
-    config = GatewayConfig.model_validate({"models": [{"name": "iris", "kit": worker.reference}]})
-    canary = version_of(config.models[0], worker.reference, worker.digest, 1)
+    gate = GoldenGate(lambda: library, KEY)
+    canary = worker.version
     gone = Announcement("w", canary.app, WorkerState.READY, "", "127.0.0.1", free_port())
     deadline = time.monotonic() + 4
     while time.monotonic() < deadline:
-        assert gate.check(1, IRIS, config.models[0], config, canary, worker.signature, gone) is None
+        assert gate.check(1, IRIS, worker.served, canary, worker.signature, gone) is None
         time.sleep(0.05)
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from gateway.config.config import Canary, GatewayConfig, Model, Replicas
 from gateway.contract import Announcement, WorkerState
 from gateway.control.loop.reconcile import Plan, reconcile
-from gateway.control.state.database import Desired, Routed
+from gateway.control.state.database import Routed
+from gateway.control.state.desired import Desired, DesiredModel, FixedCanary
 from gateway.control.state.snapshot import Known, Observed
 from gateway.control.state.status import ModelState
-from gateway.control.state.versions import Version, kind_of, version_of
+from gateway.control.state.versions import Kind, Version, version_of
 from gateway.edge.routes import RoutingTable, Server
-from gateway.oci.reference import Digest
+from gateway.oci.pinned import PinnedReference
+from gateway.oci.reference import Digest, Reference, parse_reference
+from gateway.serving import Scaling, Serving
 
 READY, LOADING, PULLING, DRAINING = (
     WorkerState.READY,
@@ -25,28 +27,31 @@ READY, LOADING, PULLING, DRAINING = (
 )
 
 
-def kit(tag: str) -> str:
-    return f"registry.test/iris:{tag}"
+def kit(tag: str) -> Reference:
+    return parse_reference(f"registry.test/iris:{tag}")
 
 
-def digest(tag: str) -> str:
-    return str(Digest.of(tag.encode()))
+def digest(tag: str) -> Digest:
+    return Digest.of(tag.encode())
 
 
 PINS = {kit(tag): digest(tag) for tag in ("v1", "v2", "v3")}
 
 
-def model(tag: str, canary: str = "", weight: int = 20, name: str = "iris", replicas: int = 1) -> Model:
-    return Model(
+def model(
+    tag: str, canary: str = "", weight: int = 20, name: str = "iris", replicas: int = 1
+) -> DesiredModel:
+    return DesiredModel(
         name=name,
         kit=kit(tag),
-        canary=Canary(kit=kit(canary), weight=weight) if canary else None,
-        replicas=Replicas(min=replicas, max=max(replicas, 1)),
+        serving=Serving(scaling=Scaling(min=replicas, max=max(replicas, 1))),
+        canary=FixedCanary(kit(canary), weight) if canary else None,
     )
 
 
 def version(tag: str, number: int = 1, name: str = "iris", replicas: int = 1) -> Version:
-    return version_of(model(tag, name=name, replicas=replicas), kit(tag), digest(tag), number)
+    pinned = PinnedReference.of(kit(tag), digest(tag))
+    return version_of(model(tag, name=name, replicas=replicas), pinned, number)
 
 
 V1, V2, V3 = version("v1"), version("v2"), version("v3")
@@ -60,16 +65,16 @@ def worker(version: Version, state: WorkerState = READY, port: int = 1, detail: 
 
 
 def known(
-    *models: Model,
+    *models: DesiredModel,
     versions: Iterable[Version] = (),
     routed: Mapping[str, Routed] | None = None,
-    pins: Mapping[str, str] = PINS,
-    failures: Mapping[str, str] | None = None,
+    pins: Mapping[Reference, Digest] = PINS,
+    failures: Mapping[Reference | Kind, str] | None = None,
     condemned: Iterable[Version] = (),
     generation: int = 1,
 ) -> Known:
     return Known(
-        Desired(generation, GatewayConfig(models=models)),
+        Desired(generation, models),
         pins,
         failures or {},
         {version.app: version for version in versions},
@@ -99,7 +104,7 @@ class Case:
     state: ModelState
     message: str = ""
     routed: Mapping[str, Routed] = field(default_factory=to)
-    resolve: tuple[str, ...] = ()
+    resolve: tuple[Reference, ...] = ()
     deploy: tuple[Version, ...] = ()
     surplus: tuple[Version, ...] = ()
 
@@ -207,7 +212,7 @@ CASES = [
     ),
     Case(
         "a successor failed",
-        known(model("v2"), versions=[V1, V2], routed=to(V1), failures={kind_of(V2.app): "it is a pickle"}),
+        known(model("v2"), versions=[V1, V2], routed=to(V1), failures={V2.kind: "it is a pickle"}),
         observed(worker(V1), apps=[V2]),
         ModelState.FAILED,
         "it is a pickle",
@@ -224,7 +229,7 @@ CASES = [
     ),
     Case(
         "what failed under an earlier number, and is forgotten, stays away",
-        known(model("v2"), versions=[V1], routed=to(V1), failures={kind_of(V2.app): "no"}, generation=7),
+        known(model("v2"), versions=[V1], routed=to(V1), failures={V2.kind: "no"}, generation=7),
         observed(worker(V1)),
         ModelState.FAILED,
         "no",
@@ -303,7 +308,7 @@ CASES = [
             model("v1", "v2"),
             versions=[V1, V2],
             routed=to(V1, V2, 20),
-            failures={kind_of(V2.app): "broken"},
+            failures={V2.kind: "broken"},
         ),
         observed(worker(V1), apps=[V2]),
         ModelState.FAILED,
@@ -481,6 +486,112 @@ CASES = [
         deploy=(IDLE1,),
     ),
     Case(
+        "a version that runs is to have more workers",
+        known(model("v2", replicas=2), versions=[V2], routed=to(V2), generation=9),
+        observed(worker(V2)),
+        ModelState.READY,
+        routed=to(V2),
+        deploy=(TWO,),
+    ),
+    Case(
+        "a version that runs is to have fewer workers",
+        known(model("v2"), versions=[TWO], routed=to(TWO), generation=9),
+        observed(worker(TWO), worker(TWO, READY, 2)),
+        ModelState.READY,
+        routed=to(TWO),
+        deploy=(V2,),
+    ),
+    Case(
+        "a version that runs may sleep from now on",
+        known(model("v1", replicas=0), versions=[V1], routed=to(V1), generation=9),
+        observed(worker(V1), proven=[V1]),
+        ModelState.READY,
+        routed=to(V1),
+        deploy=(IDLE1,),
+    ),
+    Case(
+        "a version that may sleep and is awake is to stay awake",
+        known(model("v1"), versions=[IDLE1], routed=to(IDLE1), generation=9),
+        observed(worker(IDLE1), proven=[IDLE1]),
+        ModelState.READY,
+        routed=to(IDLE1),
+        deploy=(V1,),
+    ),
+    Case(
+        "Serve was told of other bounds",
+        known(model("v2", replicas=2), versions=[TWO], routed=to(TWO), generation=9),
+        observed(worker(TWO), worker(TWO, LOADING, 2)),
+        ModelState.READY,
+        routed=to(TWO),
+    ),
+    Case(
+        "other bounds for a successor that loads",
+        known(model("v2", replicas=2), versions=[V1, V2], routed=to(V1), generation=9),
+        observed(worker(V1), worker(V2, LOADING)),
+        ModelState.LOADING,
+        routed=to(V1),
+        deploy=(TWO,),
+    ),
+    Case(
+        "a successor that is ready is to come with more workers",
+        known(model("v2", replicas=2), versions=[V1, V2], routed=to(V1), generation=9),
+        observed(worker(V1), worker(V2)),
+        ModelState.LOADING,
+        "1 of 2 workers are ready",
+        routed=to(V1),
+        deploy=(TWO,),
+    ),
+    Case(
+        "other bounds come with a successor: what is routed keeps its own",
+        known(model("v2", replicas=2), versions=[V1], routed=to(V1)),
+        observed(worker(V1)),
+        ModelState.LOADING,
+        "starting a worker",
+        routed=to(V1),
+        deploy=(TWO,),
+    ),
+    Case(
+        "other bounds are those of the canary too, which keeps its share",
+        known(model("v1", "v2", replicas=2), versions=[V1, V2], routed=to(V1, V2, 20), generation=9),
+        observed(worker(V1), worker(V2)),
+        ModelState.READY,
+        routed=to(V1, V2, 20),
+        deploy=(version("v1", replicas=2), TWO),
+    ),
+    Case(
+        "other bounds for a successor that failed",
+        known(
+            model("v2", replicas=2),
+            versions=[V1, V2],
+            routed=to(V1),
+            failures={V2.kind: "it is a pickle"},
+            generation=9,
+        ),
+        observed(worker(V1), apps=[V2]),
+        ModelState.FAILED,
+        "it is a pickle",
+        routed=to(V1),
+        surplus=(V2,),
+    ),
+    Case(
+        "other bounds for an app that is on its way out",
+        known(model("v2", replicas=2), versions=[V2], routed=to(V2), condemned=[V2], generation=9),
+        observed(worker(V2)),
+        ModelState.LOADING,
+        "starting a worker",
+        deploy=(version("v2", 9, replicas=2),),
+        surplus=(V2,),
+    ),
+    Case(
+        "after a cold restart with other bounds the routed version comes again with them",
+        known(model("v2", replicas=2), versions=[V2], routed=to(V2), generation=9),
+        observed(),
+        ModelState.LOADING,
+        "starting a worker",
+        routed=to(V2),
+        deploy=(TWO,),
+    ),
+    Case(
         "a route to what nobody remembers",
         known(model("v1"), routed=to(V3)),
         observed(),
@@ -502,6 +613,32 @@ def test_situations(case: Case) -> None:
     assert plan.surplus == tuple(version.app for version in case.surplus)
 
 
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        Scaling(min=2, max=2),
+        Scaling(max=3),
+        Scaling(min=0),
+        Scaling(target_ongoing_requests=2),
+        Scaling(upscale_delay=9),
+        Scaling(downscale_delay=9),
+        Scaling(downscale_to_zero_delay=9),
+        Scaling(wake_timeout=9),
+    ],
+    ids=["minimum", "maximum", "none", "target", "up", "down", "to zero", "wake"],
+)
+def test_other_scaling_is_for_the_app_that_runs_and_its_route_stays(scaling: Scaling) -> None:
+    before = known(model("v1"), versions=[V1], routed=to(V1))
+    serving = replace(V1.serving, scaling=scaling)
+    scaled = replace(V1, serving=serving)
+    after = known(replace(model("v1"), serving=serving), versions=[V1], routed=to(V1), generation=2)
+    plan, now = reconcile(after, observed(worker(V1))), reconcile(before, observed(worker(V1)))
+    assert plan == replace(now, deploy=(scaled,)), "nothing else changes"
+    assert scaled.app == V1.app
+    deployed = replace(after, versions={scaled.app: scaled})
+    assert reconcile(deployed, observed(worker(V1))) == now, "it is told once"
+
+
 def test_without_a_config_there_is_nothing_to_do() -> None:
     assert reconcile(known(), observed()) == Plan((), (), (), {}, RoutingTable(), ())
 
@@ -512,12 +649,12 @@ def test_without_a_config_there_is_nothing_to_do() -> None:
         ({}, {}, "is not ready yet: pulling"),
         (PINS, {}, "is not ready yet: loading"),
         ({}, {kit("v1"): "no such tag"}, "could not be served: no such tag"),
-        (PINS, {kind_of(V1.app): "a pickle"}, "could not be served: a pickle"),
+        (PINS, {V1.kind: "a pickle"}, "could not be served: a pickle"),
     ],
     ids=["not resolved", "no worker", "no such tag", "refused"],
 )
 def test_a_model_that_cannot_be_called_says_why(
-    pins: dict[str, str], failures: dict[str, str], reason: str
+    pins: dict[Reference, Digest], failures: dict[Reference | Kind, str], reason: str
 ) -> None:
     plan = reconcile(known(model("v1"), pins=pins, failures=failures), observed())
     (only,) = plan.table.routes
@@ -529,7 +666,7 @@ def test_only_ready_workers_of_a_routed_version_get_calls() -> None:
     plan = reconcile(known(model("v1"), versions=[V1], routed=to(V1)), observed(*workers))
     (stable,) = plan.table.backends()
     assert [server.port for server in stable.servers] == [1, 3]
-    assert stable.names == V1.names
+    assert stable.names == V1.reference.names
     assert plan.table.draining == ()
 
 
@@ -582,7 +719,7 @@ def test_the_failure_of_one_model_changes_nothing_of_another() -> None:
             model("v1", name="other"),
             versions=[V2, OTHER],
             routed=remembered,
-            failures={kind_of(V2.app): "it is a pickle"},
+            failures={V2.kind: "it is a pickle"},
         ),
         observed(worker(OTHER), apps=[V2]),
     )
@@ -605,7 +742,7 @@ def test_status_shows_routed_versions_first_and_failed_ones_last() -> None:
             model("v3", "v2", 30),
             versions=[V1, V2, V3],
             routed=to(V1, V2, 30),
-            failures={kind_of(V3.app): "no"},
+            failures={V3.kind: "no"},
         ),
         observed(worker(V1), worker(V2), worker(V2, READY, 2), apps=[V3]),
     )

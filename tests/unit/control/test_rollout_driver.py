@@ -10,19 +10,20 @@ from typing import Any
 import pytest
 
 from gateway.config.config import GatewayConfig
-from gateway.contract import Announcement, Description, Mirroring, WorkerState
+from gateway.contract import Announcement, AppName, Description, Mirroring, WorkerState
 from gateway.control.loop.reconcile import Plan, reconcile
 from gateway.control.rollouts.driver import Rollouts
 from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.state.database import State
+from gateway.control.state.desired import Desired, desired_from
 from gateway.control.state.rollout_status import RolloutEvent
 from gateway.control.state.snapshot import Known, Observed
 from gateway.control.state.status import ModelState
-from gateway.control.state.versions import kind_of
+from gateway.control.state.versions import Kind
 from gateway.errors import ControlError, StoreError
 from gateway.kits.library import Library
 from gateway.metrics.tally import Tally
-from gateway.oci.reference import Digest
+from gateway.oci.reference import Digest, Reference, parse_reference
 from gateway.rollout.events import Abort, Promote, Retry, Rollback
 from gateway.rollout.plan import Agreement
 from gateway.rollout.state import Reason, Stage
@@ -36,8 +37,12 @@ ROLLOUT: dict[str, Any] = {
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 4)),), (TensorSpec("y", "INT64", (-1,)),))
 
 
-def kit(tag: str) -> str:
-    return f"registry.test/iris:{tag}"
+def kit(tag: str) -> Reference:
+    return parse_reference(f"registry.test/iris:{tag}")
+
+
+def digest(tag: str) -> Digest:
+    return Digest.of(tag.encode())
 
 
 class World:
@@ -46,17 +51,17 @@ class World:
     def __init__(self, path: Path) -> None:
         self.path, self.now = path, 100.0
         self.state = State(path)
-        self.descriptions: dict[str, Description] = {}
-        self.workers: dict[str, Tally] = {}
-        self.late: frozenset[str] = frozenset()
-        self.draining: set[str] = set()
-        self.proven: set[str] = set()
+        self.descriptions: dict[AppName, Description] = {}
+        self.workers: dict[AppName, Tally] = {}
+        self.late: frozenset[AppName] = frozenset()
+        self.draining: set[AppName] = set()
+        self.proven: set[AppName] = set()
         self.replicas: dict[str, int] = {"min": 1, "max": 1}
         self.plan: Plan | None = None
-        self.pins: dict[str, str] = {}
+        self.pins: dict[Reference, Digest] = {}
         self.announced: list[RolloutEvent] = []
         self.starts = 1
-        self.golden = GoldenGate(lambda _: Library(path.parent / "library"), "")
+        self.golden = GoldenGate(lambda: Library(path.parent / "library"), "")
         self.begin()
 
     def begin(self, is_new_start: bool = False) -> None:
@@ -79,12 +84,12 @@ class World:
     def apply(self, tag: str, rollout: dict[str, Any] | None = ROLLOUT) -> None:
         model = {
             "name": "iris",
-            "kit": kit(tag),
+            "kit": str(kit(tag)),
             "replicas": self.replicas,
             **({} if rollout is None else {"rollout": rollout}),
         }
-        self.state.apply(GatewayConfig.model_validate({"models": [model]}))
-        self.pins.setdefault(kit(tag), str(Digest.of(tag.encode())))
+        self.state.apply(desired_from(GatewayConfig.model_validate({"models": [model]})), "{}")
+        self.pins.setdefault(kit(tag), digest(tag))
 
     def tick(self, seconds: float = 1.0, ready: bool = True) -> Plan:
         self.now += seconds
@@ -116,7 +121,7 @@ class World:
         for version in plan.deploy:
             self.state.keep_version(version)
             if ready:
-                self.workers[version.app] = Tally()
+                self.workers.setdefault(version.app, Tally())
                 self.descriptions[version.app] = Description("onnx", SIGNATURE)
         for app in plan.surplus:
             self.workers.pop(app, None)
@@ -124,8 +129,11 @@ class World:
         self.plan = plan
         return plan
 
-    def app(self, tag: str) -> str:
+    def app(self, tag: str) -> AppName:
         return next(app for app in self.state.versions() if f".{tag}." in app)
+
+    def kind(self, tag: str) -> Kind:
+        return self.state.versions()[self.app(tag)].kind
 
     def call(self, tag: str, count: int, status: int = 200) -> None:
         for _ in range(count):
@@ -207,7 +215,7 @@ def test_a_canary_that_cannot_be_loaded_leaves_the_stable_version(world: World) 
     world.apply("v2")
     world.tick(ready=False)
     world.tick(ready=False)
-    world.state.fail(kind_of(world.app("v2")), world.state.desired().generation, "no runtime fits")
+    world.state.fail(world.kind("v2"), world.state.desired().generation, "no runtime fits")
     world.tick()
     assert world.position() == (Stage.DEGRADED, Reason.CANARY_FAILED, 0)
     assert world.route() == ("v1", None, 0)
@@ -366,7 +374,7 @@ def test_orders_that_make_no_sense_are_refused(world: World) -> None:
         world.rollouts.order("iris", Rollback("v9"))
 
 
-@pytest.mark.parametrize("name", ["", "v1", str(Digest.of(b"v1")), Digest.of(b"v1").short])
+@pytest.mark.parametrize("name", ["", "v1", str(digest("v1")), digest("v1").short])
 def test_a_rollback_takes_the_version_before_or_the_one_that_is_named(world: World, name: str) -> None:
     world.to_step()
     world.rollouts.order("iris", Promote(full=True))
@@ -384,12 +392,26 @@ def test_a_rollback_takes_the_version_before_or_the_one_that_is_named(world: Wor
 
 
 def test_the_same_kit_under_another_tag_needs_no_trial(world: World) -> None:
-    world.pins[kit("latest")] = str(Digest.of(b"v1"))
+    world.pins[kit("latest")] = digest("v1")
     world.apply("latest")
     for _ in range(3):
         world.tick()
     assert world.position()[0] is Stage.HEALTHY
     assert world.route() == ("latest", None, 0)
+
+
+def test_other_bounds_amid_a_rollout_are_for_the_versions_that_run(world: World) -> None:
+    world.to_step()
+    apps = [world.app("v1"), world.app("v2")]
+    world.replicas = {"min": 1, "max": 3}
+    world.apply("v2")
+    plan = world.tick()
+    assert [(version.app, version.serving.scaling.max) for version in plan.deploy] == [
+        (app, 3) for app in apps
+    ]
+    assert (world.tick().deploy, list(world.state.versions())) == ((), apps)
+    assert world.position() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
+    assert world.route() == ("v1", "v2", 10)
 
 
 def test_a_model_that_drops_its_rollout_switches_plainly(world: World) -> None:
@@ -412,7 +434,7 @@ def test_a_rollout_that_comes_back_goes_on_counting(world: World) -> None:
 
 def test_a_model_that_goes_amid_its_rollout_takes_it_along(world: World) -> None:
     world.to_step()
-    world.state.apply(GatewayConfig())
+    world.state.apply(Desired(), "{}")
     plan = world.tick()
     assert (plan.routed, plan.table.routes, world.rollouts.get("iris")) == ({}, (), None)
     with pytest.raises(ControlError, match="has no rollout"):
@@ -441,8 +463,7 @@ def test_a_rollback_to_what_is_gone_leaves_what_serves(world: World) -> None:
     assert world.route()[0] == "v2"
     world.rollouts.order("iris", Rollback("v1"))
     world.tick(ready=False)
-    kind = kind_of(world.app("v1"))
-    world.state.fail(kind, world.state.desired().generation, "its registry has it no more")
+    world.state.fail(world.kind("v1"), world.state.desired().generation, "its registry has it no more")
     world.tick()
     assert world.position()[:2] == (Stage.DEGRADED, Reason.CANARY_FAILED)
     assert world.route() == ("v2", None, 0)

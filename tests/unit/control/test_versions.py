@@ -4,27 +4,24 @@ from typing import Any
 
 import pytest
 
-from gateway.config.config import Model
-from gateway.control.state.versions import (
-    Version,
-    is_version,
-    kind_of,
-    version_from_json,
-    version_of,
-    version_to_json,
-)
-from gateway.oci.reference import Digest
+from gateway.config.config import GatewayConfig
+from gateway.control.state.desired import desired_from
+from gateway.control.state.stored import version_from_json, version_to_json
+from gateway.control.state.versions import Version, is_version, version_of
+from gateway.oci.pinned import PinnedReference
+from gateway.oci.reference import Digest, parse_reference
 
 KIT = "registry.test/team/iris:v1"
-DIGEST = str(Digest.of(b"one"))
-OTHER_DIGEST = str(Digest.of(b"two"))
-SHORT = DIGEST.removeprefix("sha256:")[:12]
+DIGEST = Digest.of(b"one")
+OTHER_DIGEST = Digest.of(b"two")
+SHORT = DIGEST.short
 
 
-def version(kit: str = KIT, digest: str = DIGEST, number: int = 1, **model: Any) -> Version:
-    return version_of(
-        Model.model_validate({"name": "iris", "kit": "registry.test/any:v1", **model}), kit, digest, number
-    )
+def version(kit: str = KIT, digest: Digest = DIGEST, number: int = 1, **model: Any) -> Version:
+    """The version that a kit means for a model, whose fields are as a user writes them."""
+    fields = {"name": "iris", "kit": "registry.test/any:v1", **model}
+    (desired,) = desired_from(GatewayConfig.model_validate({"models": [fields]})).models
+    return version_of(desired, PinnedReference.of(parse_reference(kit), digest), number)
 
 
 @pytest.mark.parametrize(
@@ -37,19 +34,12 @@ def version(kit: str = KIT, digest: str = DIGEST, number: int = 1, **model: Any)
         version(runtime="onnx"),
         version(resources={"cpus": 2}),
         version(resources={"gpus": 0.5}),
-        version(replicas=2),
-        version(replicas={"min": 1, "max": 3}),
-        version(replicas={"target_ongoing_requests": 2}),
-        version(replicas={"min": 0}),
-        version(replicas={"upscale_delay": 9}),
-        version(replicas={"downscale_delay": 9}),
-        version(replicas={"downscale_to_zero_delay": 9}),
-        version(replicas={"wake_timeout": 9}),
         version(batching={}),
         version(batching={"max_delay": 0}),
         version(queue={"max_requests": 9}),
         version(queue={"max_bytes": "1MiB"}),
         version(timeout=9),
+        version(trust={"licenses": ["MIT"]}),
     ],
     ids=[
         "name",
@@ -59,24 +49,17 @@ def version(kit: str = KIT, digest: str = DIGEST, number: int = 1, **model: Any)
         "runtime",
         "cpus",
         "gpus",
-        "replicas",
-        "most",
-        "target",
-        "none",
-        "up",
-        "down",
-        "to zero",
-        "wake",
         "batching",
         "delay",
         "queue",
         "bytes",
         "timeout",
+        "trust",
     ],
 )
 def test_what_needs_other_workers_changes_the_fingerprint(other: Version) -> None:
-    assert other.fingerprint != version().fingerprint
-    assert kind_of(other.app) != kind_of(version().app)
+    assert other.kind != version().kind
+    assert str(other.kind) != str(version().kind)
 
 
 @pytest.mark.parametrize(
@@ -84,36 +67,61 @@ def test_what_needs_other_workers_changes_the_fingerprint(other: Version) -> Non
     [
         version(number=2),
         version(canary={"kit": "registry.test/team/iris:v9", "weight": 7}),
+        version(replicas=2),
+        version(replicas={"min": 1, "max": 3}),
+        version(replicas={"min": 0}),
+        version(replicas={"target_ongoing_requests": 2}),
+        version(replicas={"upscale_delay": 9}),
+        version(replicas={"downscale_delay": 9}),
+        version(replicas={"downscale_to_zero_delay": 9}),
+        version(replicas={"wake_timeout": 9}),
+        version(rollout={"steps": [{"weight": 5}]}),
+        version(track="1m"),
         version(kit=f"{KIT}@{DIGEST}"),
         version(runtime="auto", resources={"cpus": 1, "gpus": 0}, replicas=1, timeout="1m", queue={}),
     ],
-    ids=["number", "canary", "pinned", "defaults written out"],
+    ids=[
+        "number",
+        "canary",
+        "replicas",
+        "maximum",
+        "none",
+        "target",
+        "up",
+        "down",
+        "to zero",
+        "wake",
+        "rollout",
+        "track",
+        "pinned",
+        "defaults written out",
+    ],
 )
 def test_what_needs_no_other_workers_leaves_it(same: Version) -> None:
-    assert same.fingerprint == version().fingerprint
-    assert kind_of(same.app) == kind_of(version().app)
+    assert same.kind == version().kind
 
 
 def test_a_number_makes_another_app_of_the_same_kind() -> None:
     one, two = version(number=1), version(number=2)
-    assert (one.app, two.app) == (f"{kind_of(one.app)}.1", f"{kind_of(one.app)}.2")
+    assert one.kind == two.kind
+    assert (one.app, two.app) == (f"{one.kind}.1", f"{one.kind}.2")
 
 
 @pytest.mark.parametrize(
     ("kit", "names"),
     [
-        (KIT, ("v1", DIGEST, SHORT)),
-        ("registry.test/team/iris", ("latest", DIGEST, SHORT)),
-        (f"registry.test/team/iris@{DIGEST}", (SHORT, DIGEST)),
-        (f"oci-layout:/kits:team/iris:v1@{DIGEST}", ("v1", DIGEST, SHORT)),
+        (KIT, ("v1", str(DIGEST), SHORT)),
+        ("registry.test/team/iris", ("latest", str(DIGEST), SHORT)),
+        (f"registry.test/team/iris@{DIGEST}", (SHORT, str(DIGEST))),
+        (f"oci-layout:/kits:team/iris:v1@{DIGEST}", ("v1", str(DIGEST), SHORT)),
     ],
     ids=["tag", "no tag", "digest", "layout"],
 )
 def test_a_version_answers_to_its_tag_and_digest(kit: str, names: tuple[str, ...]) -> None:
-    found = version(kit=kit)
-    assert found.names == names
-    assert found.label == names[0]
-    assert found.reference.endswith(f"@{DIGEST}")
+    pinned = version(kit=kit)
+    assert pinned.reference.names == names
+    assert pinned.label == names[0]
+    assert str(pinned.reference).endswith(f"@{DIGEST}")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +148,7 @@ def test_json_brings_a_version_back(one: Version) -> None:
     assert version_from_json(version_to_json(one)) == one
 
 
-@pytest.mark.parametrize(("least", "first", "may_sleep"), [(0, 1, True), (1, 1, False), (3, 3, False)])
-def test_a_version_that_may_sleep_is_proven_by_one_worker(least: int, first: int, may_sleep: bool) -> None:
-    found = version(replicas={"min": least, "max": 4})
-    assert (found.first_replicas, found.may_sleep) == (first, may_sleep)
+@pytest.mark.parametrize(("minimum", "first", "may_sleep"), [(0, 1, True), (1, 1, False), (3, 3, False)])
+def test_a_version_that_may_sleep_is_proven_by_one_worker(minimum: int, first: int, may_sleep: bool) -> None:
+    scaling = version(replicas={"min": minimum, "max": 4}).serving.scaling
+    assert (scaling.first, scaling.may_sleep) == (first, may_sleep)

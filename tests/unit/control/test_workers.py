@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.contract import Announcement, WorkerState
+from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.state.workers import SILENCE_SECONDS, Workers
 from gateway.metrics.tally import Numbers
+
+APP, OTHER = AppName("iris.1"), AppName("other.1")
 
 
 class Clock:
@@ -27,7 +29,7 @@ def workers(clock: Clock) -> Workers:
 
 
 def news(
-    worker: str = "w1", state: WorkerState = WorkerState.READY, app: str = "iris.1", pulled: int = 0
+    worker: str = "w1", state: WorkerState = WorkerState.READY, app: AppName = APP, pulled: int = 0
 ) -> Announcement:
     port = 7000 if state in (WorkerState.READY, WorkerState.DRAINING) else 0
     return Announcement(
@@ -39,7 +41,7 @@ def who(reports: tuple[Announcement, ...]) -> list[str]:
     return [report.worker for report in reports]
 
 
-def pulled(workers: Workers, app: str = "iris.1") -> int:
+def pulled(workers: Workers, app: AppName = APP) -> int:
     return workers.numbers()[app].numbers.pulled_bytes
 
 
@@ -54,7 +56,7 @@ def test_only_a_new_worker_or_state_is_a_change(workers: Workers) -> None:
 def test_a_report_that_comes_out_of_turn_changes_nothing(workers: Workers) -> None:
     assert workers.hear(replace(news(), number=2))
     assert not workers.hear(replace(news(state=WorkerState.LOADING), number=1))
-    assert who(tuple(workers.ready("iris.1"))) == ["w1"]
+    assert who(tuple(workers.ready(APP))) == ["w1"]
     workers.drop("w1")
     assert not workers.hear(replace(news(), number=1))
     assert workers.present() == ()
@@ -108,14 +110,14 @@ def test_a_dropped_worker_is_gone_at_once_and_may_be_dropped_twice(workers: Work
 def test_the_workers_of_an_app_that_can_be_called_are_told(workers: Workers) -> None:
     for name, state in (("w1", WorkerState.READY), ("w2", WorkerState.LOADING), ("w3", WorkerState.DRAINING)):
         workers.hear(news(name, state))
-    workers.hear(news("w4", app="another"))
-    assert [report.worker for report in workers.ready("iris.1")] == ["w1"]
+    workers.hear(news("w4", app=OTHER))
+    assert [report.worker for report in workers.ready(APP)] == ["w1"]
 
 
 def test_an_app_without_workers_goes_on_under_its_runtime(workers: Workers) -> None:
     workers.hear(news())
     workers.drop("w1")
-    found = workers.numbers()["iris.1"]
+    found = workers.numbers()[APP]
     assert (found.runtime, found.replicas) == ("onnx", {})
 
 
@@ -132,14 +134,14 @@ def test_numbers_are_added_up_by_app(workers: Workers) -> None:
     workers.hear(news("w1", pulled=1))
     workers.hear(news("w2", pulled=2))
     workers.hear(replace(news("w3", WorkerState.LOADING, pulled=4), runtime=""))
-    workers.hear(news("w4", app="other.1", pulled=8))
+    workers.hear(news("w4", app=OTHER, pulled=8))
     found = workers.numbers()
-    assert set(found) == {"iris.1", "other.1"}
+    assert set(found) == {APP, OTHER}
     assert pulled(workers) == 7
-    assert found["iris.1"].ongoing == 6
-    assert found["iris.1"].replicas == {"ready": 2, "loading": 1}
-    assert found["iris.1"].runtime == "onnx"
-    assert pulled(workers, "other.1") == 8
+    assert found[APP].ongoing == 6
+    assert found[APP].replicas == {"ready": 2, "loading": 1}
+    assert found[APP].runtime == "onnx"
+    assert pulled(workers, OTHER) == 8
 
 
 def test_what_a_worker_counted_stays_when_it_is_gone(workers: Workers, clock: Clock) -> None:
@@ -152,8 +154,8 @@ def test_what_a_worker_counted_stays_when_it_is_gone(workers: Workers, clock: Cl
     workers.hear(news("here", pulled=8))
     workers.present()
     assert pulled(workers) == 15
-    assert workers.numbers()["iris.1"].replicas == {"ready": 1}
-    assert workers.numbers()["iris.1"].ongoing == 2
+    assert workers.numbers()[APP].replicas == {"ready": 1}
+    assert workers.numbers()[APP].ongoing == 2
 
 
 def test_a_worker_that_was_only_silent_is_not_counted_twice(workers: Workers, clock: Clock) -> None:

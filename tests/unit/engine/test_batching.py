@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from gateway.codec.call import IN_JSON, Call
 from gateway.engine.batching import Batcher, Item, NotRowWise, item_of, join_inputs, obstacle, split_outputs
 from gateway.engine.jobs import Job
-from gateway.engine.limits import DEFAULT_LIMITS, Batching, QueueLimits
 from gateway.engine.thread import ComputeThread
 from gateway.metrics.tally import Tally
+from gateway.serving import DEFAULT_LIMITS, Batching, QueueLimits
 from runtimes.base import Array, Resources, Signature, TensorModel, TensorSpec
 from runtimes.errors import ExecutionError, InputError
 from runtimes.onnx import OnnxRuntime

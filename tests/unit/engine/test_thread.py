@@ -12,9 +12,9 @@ import pytest
 
 from gateway.codec.call import Call
 from gateway.engine.jobs import Job
-from gateway.engine.limits import DEFAULT_LIMITS, QueueLimits
 from gateway.engine.thread import ComputeThread
 from gateway.metrics.tally import Tally
+from gateway.serving import DEFAULT_LIMITS, QueueLimits
 from runtimes.base import Array, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError
 

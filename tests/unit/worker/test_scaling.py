@@ -18,23 +18,19 @@ from ray.serve._private.config import DeploymentConfig
 from ray.serve._private.deployment_info import DeploymentInfo
 from ray.serve.config import AutoscalingConfig
 
-from gateway.config.config import Model, Replicas
+from gateway.config.config import Replicas
 from gateway.control.loop.serving import autoscaling
-from gateway.control.state.versions import version_of
-from gateway.oci.reference import Digest
 from gateway.worker.scaling import IDLE, ONGOING
 
 ID = DeploymentID("worker", "iris")
-KIT = "registry.test/iris:v1"
 
 
 class Serve:
     """Serve's autoscaling of one version, a decision at a time."""
 
     def __init__(self, **replicas: object) -> None:
-        model = Model(name="iris", kit=KIT, replicas=Replicas.model_validate(replicas))
-        version = version_of(model, KIT, str(Digest.of(b"v1")), 1)
-        self.config = AutoscalingConfig(**autoscaling(version))
+        scaling = Replicas.model_validate(replicas).scaling()
+        self.config = AutoscalingConfig(**autoscaling(scaling))
         self._state = DeploymentAutoscalingState(ID)
         info = DeploymentInfo(
             deployment_config=DeploymentConfig(autoscaling_config=self.config),

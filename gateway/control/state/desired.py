@@ -1,0 +1,107 @@
+"""What is wanted: a config as Kitserve itself keeps it.
+
+A config is read strictly, as its user wrote it, once: when it is applied. From then on, and in the stored
+state, it is this value, which another release can read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from gateway.config.config import GatewayConfig, Model
+from gateway.kits.trust import ANYTHING, Policy
+from gateway.oci.options import SourceOptions
+from gateway.oci.reference import Reference, parse_reference
+from gateway.rollout.plan import Plan
+from gateway.serving import Serving
+
+
+@dataclass(frozen=True, slots=True)
+class FixedCanary:
+    """A second version whose share of the calls, in percent, stays as it is written."""
+
+    kit: Reference
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredModel:
+    """One model: the name that clients call, and what is to answer."""
+
+    name: str
+    kit: Reference
+    serving: Serving = field(default_factory=Serving)
+    runtime: str | None = None
+    """The name of the runtime; None: by the kit's files."""
+    canary: FixedCanary | None = None
+    plan: Plan | None = None
+    """How another kit takes over; None: at once, when it is ready."""
+    track: float | None = None
+    """How often to look whether the kit's tag has moved, in seconds; None: never."""
+    policy: Policy = ANYTHING
+
+    @property
+    def kits(self) -> tuple[Reference, ...]:
+        """The references that the model names."""
+        return (self.kit,) if self.canary is None else (self.kit, self.canary.kit)
+
+
+@dataclass(frozen=True, slots=True)
+class FixedSettings:
+    """What changes only with a new start of Kitserve."""
+
+    listen: str = ""
+    admin: str = ""
+    access_log: str = ""
+
+    def changes(self, other: FixedSettings) -> list[str]:
+        """Return the names of the settings that are different in another value."""
+        return [
+            field.name for field in fields(self) if getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """A config in force. Its generation grows with each apply; 0 is before the first."""
+
+    generation: int = 0
+    models: tuple[DesiredModel, ...] = ()
+    sources: SourceOptions = field(default_factory=SourceOptions)
+    cache_limit: int | None = None
+    """How many bytes kits may take on a node; None: all there is."""
+    webhooks: tuple[str, ...] = ()
+    fixed: FixedSettings = FixedSettings()
+
+    def model(self, name: str) -> DesiredModel | None:
+        """Return the model of that name."""
+        return next((model for model in self.models if model.name == name), None)
+
+    def policies(self, kit: Reference) -> tuple[Policy, ...]:
+        """Return the policies of the models that name a kit, each once."""
+        return tuple(dict.fromkeys(model.policy for model in self.models if kit in model.kits))
+
+
+def desired_from(config: GatewayConfig) -> Desired:
+    """Return what a user's config asks for."""
+    return Desired(
+        models=tuple(_model(config, model) for model in config.models),
+        sources=config.source_options(),
+        cache_limit=None if config.cache.max_size is None else int(config.cache.max_size),
+        webhooks=config.webhooks,
+        fixed=FixedSettings(str(config.listen), str(config.admin), config.access_log),
+    )
+
+
+def _model(config: GatewayConfig, model: Model) -> DesiredModel:
+    canary = model.canary
+    return DesiredModel(
+        name=model.name,
+        kit=parse_reference(model.kit),
+        serving=model.serving(),
+        runtime=None if model.runtime == "auto" else model.runtime,
+        canary=None if canary is None else FixedCanary(parse_reference(canary.kit), canary.weight),
+        plan=None if model.rollout is None else model.rollout.plan(),
+        track=model.track,
+        policy=config.policy(model),
+    )

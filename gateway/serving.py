@@ -1,0 +1,76 @@
+"""How a version is run: one value, the same in the config, in the stored state and in the worker.
+
+The config reads it from what a user wrote, a version carries it, and the worker runs by it. Its defaults are
+those of the config. Durations are in seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from runtimes.base import Resources
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """Which calls run together: batches of at most `max_batch_size` rows.
+
+    A call waits at most `max_delay` for others; with 0 only those run together that wait anyway.
+    """
+
+    max_batch_size: int = 32
+    max_delay: float = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """How many calls may wait for a worker's model, how many bytes their bodies have, and for how long."""
+
+    max_requests: int = 512
+    max_bytes: int = 256 * 1024 * 1024
+    timeout: float = 60.0
+
+
+DEFAULT_LIMITS = QueueLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """How many workers run a version, and when that changes; most names are Ray Serve's.
+
+    With `min` 0, a version that nobody calls has no worker: it sleeps, and the next call wakes it.
+    """
+
+    min: int = 1
+    max: int = 1
+    target_ongoing_requests: float = 8.0
+    upscale_delay: float = 2.0
+    downscale_delay: float = 60.0
+    downscale_to_zero_delay: float = 300.0
+    wake_timeout: float = 60.0
+    """How long a call waits for a version that wakes."""
+
+    @property
+    def may_sleep(self) -> bool:
+        """Whether there is no worker while nobody calls."""
+        return self.min == 0
+
+    @property
+    def first(self) -> int:
+        """How many workers must be ready before a new version takes calls: one even where it may sleep."""
+        return max(1, self.min)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How a version is run.
+
+    Its workers depend on `resources`, `batching` and `queue`: a change of these takes new workers. A change
+    of `scaling` is applied to the workers that run.
+    """
+
+    resources: Resources = field(default_factory=Resources)
+    batching: Batching | None = None
+    """None: each call runs alone."""
+    queue: QueueLimits = DEFAULT_LIMITS
+    scaling: Scaling = Scaling()
