@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -238,14 +238,3 @@ class Rollout(Strict):
             scale_down_delay=self.scale_down_delay,
             max_restarts=self.max_restarts,
         )
-
-
-FIELDS: dict[str, Any] = {
-    "rollout": Rollout,
-    "steps": Step,
-    "checks": Checks,
-    "agreement": Agreement,
-    "golden": Golden,
-    "sticky": Sticky,
-}
-"""The models by the field that leads to them, for advice on unknown fields."""

@@ -7,8 +7,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.config.config import Canary, GatewayConfig, Model, Replicas, Resources, parse_config
+from gateway.config.config import GatewayConfig, parse_config
 from gateway.config.kits import Cache, Key, Registry, Trust
+from gateway.config.models import Canary, Model, Replicas, Resources
 from gateway.errors import ConfigError
 
 _fields = st.sampled_from(

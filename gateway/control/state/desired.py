@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
-from gateway.config.config import GatewayConfig, Model
+from gateway.config.config import GatewayConfig
+from gateway.config.models import Model
 from gateway.kits.trust import ANYTHING, Policy
 from gateway.oci.options import SourceOptions
 from gateway.oci.reference import Reference, parse_reference

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.config.calls import Batching, Queue
-from gateway.config.config import Model, parse_config
+from gateway.config.config import parse_config
+from gateway.config.models import Model
 from gateway.errors import ConfigError
 
 IRIS = "models:\n  - name: iris\n    kit: registry.test/team/iris:v1\n"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.config import Address, GatewayConfig, Replicas, Resources, load_config, parse_config
+from gateway.config.config import Address, GatewayConfig, load_config, parse_config
+from gateway.config.models import Replicas, Resources
 from gateway.errors import ConfigError
 from gateway.oci.options import RegistryOptions
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config.config import GatewayConfig, parse_config
+from gateway.control.state.desired import desired_from
 from gateway.errors import ConfigError, NotTrusted
 from gateway.kits.trust import ANYTHING, Policy, judge_registry
 from gateway.oci.options import RegistryOptions
@@ -116,7 +117,7 @@ models:
     b = config.policy(config.model("b"))
     assert b == Policy(registries=("r.io",))
     assert config.policy().code_if_signed
-    assert config.policies("r.io/a:v1") == (a,)
+    assert desired_from(config).policies(parse_reference("r.io/a:v1")) == (a,)
 
 
 def test_a_key_is_kept_as_what_is_in_its_file(key: Path) -> None:

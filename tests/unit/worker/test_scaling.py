@@ -18,7 +18,7 @@ from ray.serve._private.config import DeploymentConfig
 from ray.serve._private.deployment_info import DeploymentInfo
 from ray.serve.config import AutoscalingConfig
 
-from gateway.config.config import Replicas
+from gateway.config.models import Replicas
 from gateway.control.loop.serving import autoscaling
 from gateway.worker.scaling import IDLE, ONGOING
 

@@ -1,0 +1,157 @@
+"""What a user writes about a model: its kit, and how its versions are run."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+
+from gateway.config.calls import Batching, Queue, Timeout
+from gateway.config.faults import faults_at
+from gateway.config.kits import Seconds, Strict, Trust
+from gateway.config.rollout import Rollout
+from gateway.errors import InvalidReference
+from gateway.oci.reference import parse_reference
+from gateway.serving import DEFAULT_LIMITS, Scaling, Serving
+from gateway.wire.limits import WAKE_SECONDS
+from runtimes.base import Resources as ModelResources
+
+_RESOURCES = ModelResources()
+_SCALING = Scaling()
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Resources(Strict):
+    """What each worker of the model may use."""
+
+    cpus: Annotated[float, Field(gt=0, le=1024)] = _RESOURCES.cpus
+    """How many threads the model computes with, rounded up. On a Ray cluster, Ray also reserves so many CPUs
+    for the worker; on one machine it reserves none."""
+    gpus: Annotated[float, Field(ge=0, le=64)] = _RESOURCES.gpus
+    """How many GPUs Ray reserves for the worker: whole ones, or a share of one, such as 0.5."""
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_or_shared(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(f"{value:g} GPUs: a worker has a share of one GPU, or whole ones")
+        return value
+
+
+class Replicas(Strict):
+    """How many workers run each version. A plain number fixes it: `replicas: 2`."""
+
+    min: Annotated[int, Field(ge=0, le=256)] = _SCALING.min
+    """The fewest workers. With 0, a version that nobody calls has no worker, and the next call starts one."""
+    max: Annotated[int, Field(ge=1, le=256)] = _SCALING.max
+    """The most workers; where only `min` is written, as many as that, but at least 1."""
+    target_ongoing_requests: Annotated[float, Field(gt=0)] = _SCALING.target_ongoing_requests
+    """How many calls a worker should have at a time. If there are more, workers are added."""
+    upscale_delay: Seconds = _SCALING.upscale_delay
+    """How long there must be too many calls before workers are added."""
+    downscale_delay: Seconds = _SCALING.downscale_delay
+    """How long there must be too few calls before workers are taken away."""
+    downscale_to_zero_delay: Seconds = _SCALING.downscale_to_zero_delay
+    """How long nobody must have called before the last worker is stopped, where `min` is 0."""
+    wake_timeout: Annotated[Seconds, Field(le=WAKE_SECONDS)] = _SCALING.wake_timeout
+    """How long a call waits for a version that has no worker yet, before it is answered with 503."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, value: object) -> object:
+        if isinstance(value, int) and not isinstance(value, bool):
+            if value == 0:
+                raise ValueError("0 workers answer nobody; {min: 0, max: 1} has one only while it is called")
+            return {"min": value, "max": value}
+        if isinstance(value, dict) and isinstance(value.get("min"), int) and "max" not in value:
+            return {**value, "max": value["min"] or 1}
+        return value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Replicas:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is more than max ({self.max})")
+        return self
+
+    def scaling(self) -> Scaling:
+        """Return the same as the value that versions carry."""
+        return Scaling(**dict(self))
+
+
+def _check_kit(value: str) -> str:
+    try:
+        parse_reference(value)
+    except InvalidReference as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+class Canary(Strict):
+    """A second version that gets a fixed share of the calls."""
+
+    kit: str
+    """The reference of the second kit."""
+    weight: Annotated[int, Field(ge=0, le=100)]
+    """How many percent of the calls that name no version go to it."""
+
+    _kit = field_validator("kit")(_check_kit)
+
+
+class Model(Strict):
+    """A name that clients call, and the kit that answers."""
+
+    name: str
+    """What clients call the model: letters, digits, `.`, `_` and `-`, at most 64, a letter or digit first."""
+    kit: str
+    """The reference of the kit."""
+    canary: Canary | None = None
+    """A second version that gets a fixed share of the calls. Not together with `rollout`."""
+    runtime: str = "auto"
+    """The name of the runtime that loads the model, such as `onnx`. `auto` chooses by the files' content."""
+    resources: Resources = Resources()
+    """What each worker may use."""
+    replicas: Replicas = Replicas()
+    """How many workers run each version: a plain number, or bounds."""
+    batching: Batching | None = None
+    """Which calls run together; absent, each runs alone."""
+    queue: Queue = Queue()
+    """How much may wait for each worker."""
+    timeout: Timeout = DEFAULT_LIMITS.timeout
+    """How long a call may wait for the model, whatever its caller says; at most 75s."""
+    rollout: Rollout | None = None
+    """How another kit takes over; absent, at once, as soon as its workers are ready."""
+    track: Annotated[Seconds, Field(ge=1)] | None = None
+    """How often to look whether the tag of `kit` has moved; absent, only when a config is applied."""
+    trust: Trust = Trust()
+    """Which kits this model may be; a rule that is written here replaces the file's rule of that name."""
+
+    _kit = field_validator("kit")(_check_kit)
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not MODEL_NAME.fullmatch(value):
+            raise ValueError(f"{value!r} is not a model name: letters, digits, '.', '_' and '-', at most 64")
+        return value
+
+    @model_validator(mode="after")
+    def _two_kits(self) -> Model:
+        if self.canary is not None and self.canary.kit == self.kit:
+            message = f"the canary is the same kit as the stable version ({self.kit})"
+            raise faults_at({("canary", "kit"): message})
+        if self.track is not None and parse_reference(self.kit).digest is not None:
+            raise faults_at({("track",): f"{self.kit} is pinned to a digest, which never moves"})
+        if self.canary is not None and self.rollout is not None:
+            message = "with `rollout`, another `kit` is the canary by itself; write one of the two"
+            raise faults_at({("canary",): message})
+        return self
+
+    def serving(self) -> Serving:
+        """Return how the model's versions are run."""
+        return Serving(
+            resources=ModelResources(**dict(self.resources)),
+            batching=None if self.batching is None else self.batching.value(),
+            queue=self.queue.limits(self.timeout),
+            scaling=self.replicas.scaling(),
+        )
