@@ -36,6 +36,7 @@ class World:
     condemned: set[AppName] = field(default_factory=set)
     workers: dict[AppName, list[WorkerState]] = field(default_factory=dict)
     proven: set[AppName] = field(default_factory=set)
+    asleep: set[AppName] = field(default_factory=set)
 
     def apply(self, desired: Desired) -> None:
         self.desired = replace(desired, generation=self.desired.generation + 1)
@@ -51,7 +52,10 @@ class World:
             for number, state in enumerate(states)
         ]
         self.proven = {app for app in self.workers if app in self.proven or self.ready(app)}
-        return reconcile(known, Observed(dict.fromkeys(self.workers, ""), workers, frozenset(self.proven)))
+        sleepers = {app for app, version in self.versions.items() if version.serving.scaling.may_sleep}
+        self.asleep = {app for app in (self.asleep | sleepers) & self.proven if not self.ready(app)}
+        apps = dict.fromkeys(self.workers, "")
+        return reconcile(known, Observed(apps, workers, frozenset(self.proven), frozenset(self.asleep)))
 
     def tick(self, delete: bool = True) -> Plan:
         plan = self.plan()
@@ -129,8 +133,8 @@ class World:
 
     def answers(self, version: Version) -> bool:
         """Tell whether a call is answered, if only after it woke the version."""
-        may_sleep = version.serving.scaling.may_sleep and version.app in self.proven
-        return self.ready(version.app) > 0 or may_sleep
+        may_sleep = version.serving.scaling.may_sleep or version.app in self.asleep
+        return self.ready(version.app) > 0 or (may_sleep and version.app in self.proven)
 
 
 def kit_of(version: Version) -> Reference:
@@ -274,9 +278,9 @@ def test_what_answers_goes_on_through_any_apply(
 
 
 @settings(deadline=None)
-@given(configs(), _scaling)
+@given(configs(), _scaling, st.sets(st.integers(0, 8)))
 def test_other_scaling_changes_no_route_and_takes_no_worker_that_is_within_it(
-    before: Desired, scaling: Scaling
+    before: Desired, scaling: Scaling, idle: set[int]
 ) -> None:
     world = World()
     world.apply(before)
@@ -284,7 +288,9 @@ def test_other_scaling_changes_no_route_and_takes_no_worker_that_is_within_it(
     routed = {name: route for name, route in world.routed.items() if route.stable}
     serving = Serving(scaling=scaling)
     world.apply(replace(before, models=tuple(replace(model, serving=serving) for model in before.models)))
-    for _ in range(8):
+    for number in range(8):
+        if number in idle:
+            world.idle()
         ready = {app: world.ready(app) for app in world.workers}
         plan = world.tick()
         assert {name: plan.routed[name] for name in routed} == routed

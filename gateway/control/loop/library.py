@@ -1,4 +1,4 @@
-"""The library of kits, as the config in force says."""
+"""The library of kits on the gateway's node, opened as the config in force says."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from gateway.kits.library import Library, cache_directory
 
 
 def open_library(home: Path, desired: Desired) -> Library:
-    """Return this node's library, which reaches kits, and limits its disk, as the config says."""
+    """Return the library, with the config's ways to reach registries and its limit of disk space."""
     return Library(cache_directory(home), desired.sources, desired.cache_limit)

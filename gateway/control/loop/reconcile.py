@@ -8,7 +8,7 @@ and follows the role only when that harms no caller:
     ---------------------  ---------------------------------------------------  -------------------
     none                   has a ready worker                                   the role's
     another                has all the workers it begins with                   the role's
-    another                loads, or has failed                                 the same
+    any                    loads, or has failed                                 the same
     condemned, forgotten   as if there were none                                the role's, or none
 
     the canary app         the canary role's version                            the next canary app
@@ -17,9 +17,9 @@ and follows the role only when that harms no caller:
     any                    has failed, or there is no such role                 none
     the same               loads again, in a rollout                            the same, at 0 percent
     another                loads, in a rollout                                  none
-    another                loads, and the share is fixed                        the same, while that answers
+    any                    loads, and the share is fixed                        the same, while that answers
 
-Rules, which the property tests hold the plan to:
+Rules, which the tests hold a plan to:
 
 1. A plan depends on nothing but its two arguments, and each part of it may be done again without harm.
 2. What answers is not taken from its callers for something that does not: a config that fails for one
@@ -30,7 +30,7 @@ Rules, which the property tests hold the plan to:
 5. An app is surplus when no route, no role and no rollout wants it, when it is condemned, or when its kind
    was given up. It drains at the edge until it is gone.
 6. Nothing is deployed under the name of an app that Serve still runs, and nothing is routed to what is
-   condemned: the same version under a new number takes its place.
+   condemned: where it is wanted again, the same version comes under a new number.
 7. With nothing left to resolve, to load or to remove, a plan is empty and changes no route.
 """
 

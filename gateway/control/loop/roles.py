@@ -22,7 +22,7 @@ How far a role is, by the first line that applies:
                                                    PULLING
     none of its workers reports                    LOADING   what Serve says of it
 
-One worker is enough for a version that is routed; one that is not routed needs all that it begins with.
+Enough are all the workers that a version begins with, or a single one where it takes calls already.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Roles:
 
 
 def roles_of(model: DesiredModel, situation: Situation) -> Roles:
-    """Return a model's roles."""
+    """Return a model's roles, by the first table above."""
     rollout = situation.known.rollouts.get(model.name)
     if rollout is None:
         stable = _role(model, model.kit, situation)
@@ -92,6 +92,7 @@ def roles_of(model: DesiredModel, situation: Situation) -> Roles:
 
 
 def _role(model: DesiredModel, kit: Reference, situation: Situation) -> Role:
+    """Return how far a kit is as a role of a model, by the second table above."""
     failures = situation.known.failures
     if kit in failures:
         return Role(kit, None, ModelState.FAILED, failures[kit])

@@ -1,4 +1,4 @@
-"""Work that takes long, beside a thread that must not wait: one task for one subject at a time."""
+"""Tasks in other threads, for a thread that must not wait: one task for one subject at a time."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 class Tasks:
     """Tasks in up to `threads` threads, each named after `name`; `finished` is called after each task.
 
-    Who decides what is to be done sees the same need at each look until the task has met it, and may begin
-    the task each time: it runs once, and again only after `_RETRY_SECONDS`. A task that raises is logged.
+    A loop that decides by what it sees may begin the same task at every look: it runs once, and again no
+    sooner than `_RETRY_SECONDS` after its last start. A task that raises is logged.
     """
 
     def __init__(self, threads: int, name: str, finished: Callable[[], None]) -> None:

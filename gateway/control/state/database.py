@@ -82,8 +82,10 @@ class State:
             raise StoreError(f"{path} cannot be used as the gateway's state: {error}") from error
 
     def close(self) -> None:
-        """Close the file."""
-        self._database.close()
+        """Close the file; what other threads still want of it then raises StoreError."""
+        # Not amid another thread's statement: SQLite would crash the process.
+        with self._lock:
+            self._database.close()
 
     def begin(self, instance: str) -> bool:
         """Note which start of Kitserve this is; returns whether the gateway is new in it."""

@@ -518,6 +518,15 @@ CASES = [
         deploy=(V1,),
     ),
     Case(
+        "a version that sleeps is to be awake, and answers until it is",
+        known(model("v1"), versions=[IDLE1], routed=to(IDLE1), generation=9),
+        Observed({IDLE1.app: ""}, (), frozenset([IDLE1.app]), frozenset([IDLE1.app])),
+        ModelState.ASLEEP,
+        "the next call wakes it",
+        routed=to(IDLE1),
+        deploy=(V1,),
+    ),
+    Case(
         "Serve was told of other bounds",
         known(model("v2", replicas=2), versions=[TWO], routed=to(TWO), generation=9),
         observed(worker(TWO), worker(TWO, LOADING, 2)),

@@ -1,0 +1,229 @@
+"""The loop as it runs: from an applied config to routes at the edge, and what it does when parts fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config.config import GatewayConfig
+from gateway.contract import AppName, NodeSettings, WorkerState
+from gateway.control.loop import loop as loop_module
+from gateway.control.loop import resolver as resolver_module
+from gateway.control.loop import watch as watch_module
+from gateway.control.loop.deployer import DeploySettings
+from gateway.control.loop.loop import ReconcileLoop
+from gateway.control.state.database import Routed, State
+from gateway.control.state.desired import desired_from
+from gateway.control.state.status import ModelState
+from gateway.control.state.workers import Workers
+from gateway.edge.routes import RoutingTable, Server
+from gateway.errors import EdgeError
+from gateway.oci.reference import Digest
+from tests.support.control_plane import FakeEdge, FakeRollouts, FakeServe, report, wait_for_tasks
+from tests.support.waiting import wait
+
+KIT = "oci-layout:/nowhere:iris:v1"
+
+
+class Plane:
+    """A loop with its own state, Serve and edge."""
+
+    def __init__(self, home: Path, serve: FakeServe) -> None:
+        self.state = State(home / "state.db")
+        self.state.begin("this start")
+        self.workers = Workers()
+        self.serve = serve
+        self.edge = FakeEdge()
+        self.rollouts = FakeRollouts()
+        edge: Any = self.edge
+        rollouts: Any = self.rollouts
+        node = NodeSettings(home, "127.0.0.1", gateway="kitserve", edge_key="", drain_seconds=1.0)
+        settings = DeploySettings(node, reserve_cpus=False)
+        self.loop = ReconcileLoop(self.state, self.workers, edge, rollouts, settings, lambda _: False)
+
+    def start(self, replicas: dict[str, int] | None = None) -> AppName:
+        """Apply a config and start the loop; returns the app once Serve runs it."""
+        self.apply(replicas)
+        self.loop.start(has_workers=False)
+        wait(lambda: len(self.serve.running) == 1)
+        return next(iter(self.serve.running))
+
+    def start_and_serve(self, replicas: dict[str, int] | None = None) -> AppName:
+        """Do the same, and return the app once it takes calls."""
+        app = self.start(replicas)
+        self.workers.hear(report(app))
+        wait(lambda: self.shown() == (ModelState.READY, ""))
+        return app
+
+    def apply(self, replicas: dict[str, int] | None = None) -> None:
+        model = {"name": "iris", "kit": KIT, "replicas": replicas or {"min": 1, "max": 1}}
+        self.state.apply(desired_from(GatewayConfig.model_validate({"models": [model]})), "{}")
+
+    def ticks(self, count: int = 3) -> None:
+        """Wait for so many ticks more; what the first of them saw has been carried out by the last."""
+        for _ in range(count):
+            beat = self.loop.beat
+            wait(lambda beat=beat: self.loop.beat > beat)  # type: ignore[misc]  # a lambda with a default
+
+    def look(self) -> None:
+        """Wait until the loop has looked at Serve anew."""
+        looks = self.serve.looks
+        wait(lambda: self.serve.looks > looks + 1)
+
+    def shown(self) -> tuple[ModelState, str] | None:
+        """Return the model's state and message."""
+        return next(((model.state, model.message) for model in self.loop.status.models), None)
+
+    def servers(self) -> tuple[Server, ...] | None:
+        """Return the workers that the edge gives the model's calls to, None while it has no version."""
+        table = self.edge.tables[-1] if self.edge.tables else RoutingTable()
+        return next((backend.servers for backend in table.backends()), None)
+
+
+@pytest.fixture
+def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plane]:
+    monkeypatch.setattr(resolver_module, "resolve", lambda *_: Digest.of(b"v1"))
+    monkeypatch.setattr(loop_module, "_TICK_SECONDS", 0.02)
+    monkeypatch.setattr(watch_module, "_LOOK_SECONDS", 0.02)
+    plane = Plane(tmp_path, FakeServe(monkeypatch))
+    yield plane
+    plane.loop.stop()
+    wait_for_tasks()
+    plane.state.close()
+
+
+def test_from_a_config_to_routes(plane: Plane) -> None:
+    app = plane.start()
+    wait(lambda: plane.shown() == (ModelState.LOADING, "deploying"))
+    assert plane.servers() is None
+    plane.workers.hear(report(app))
+    wait(lambda: plane.shown() == (ModelState.READY, ""))
+    assert plane.state.routed() == {"iris": Routed(app)}
+    assert plane.servers() == (Server(f"{app}#1", "10.0.0.1", 1),)
+
+
+def test_a_change_is_seen_at_once(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "_TICK_SECONDS", 60.0)
+    app = plane.start()
+    wait(lambda: plane.shown() == (ModelState.LOADING, "deploying"))
+    plane.workers.hear(report(app))
+    plane.loop.wake()
+    wait(lambda: plane.servers() is not None)
+
+
+def test_an_edge_that_has_the_table_is_given_it_again_only_now_and_then(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane.start_and_serve()
+    plane.ticks()
+    tables = len(plane.edge.tables)
+    plane.ticks()
+    assert len(plane.edge.tables) == tables
+    monkeypatch.setattr(loop_module, "_EDGE_SECONDS", 0.0)
+    wait(lambda: len(plane.edge.tables) > tables)
+
+
+def test_nothing_is_done_before_a_config_is_applied_in_this_start(plane: Plane) -> None:
+    plane.apply()
+    plane.state.begin("the next start")
+    plane.loop.start(has_workers=False)
+    plane.ticks()
+    assert (plane.loop.status.models, plane.edge.tables, plane.serve.running) == ((), [], {})
+
+
+def test_a_version_whose_worker_fails_before_it_takes_calls_is_given_up(plane: Plane) -> None:
+    app = plane.start()
+    plane.workers.hear(report(app, WorkerState.FAILED, "it is a pickle"))
+    wait(lambda: plane.shown() == (ModelState.FAILED, "it is a pickle"))
+    wait(lambda: plane.serve.deleted == [app])
+
+
+def test_a_version_that_takes_calls_is_left_to_serve_when_its_worker_fails(plane: Plane) -> None:
+    app = plane.start_and_serve()
+    plane.workers.hear(report(app, WorkerState.FAILED, "no memory"))
+    wait(lambda: plane.shown() == (ModelState.LOADING, "deploying"))
+    plane.ticks()
+    assert (plane.state.failures(), plane.state.routed()) == ({}, {"iris": Routed(app)})
+
+
+def test_a_version_that_serve_gave_up_is_given_up_unless_a_worker_is_ready(plane: Plane) -> None:
+    app = plane.start_and_serve()
+    plane.serve.give_up(app)
+    plane.look()
+    plane.ticks()
+    assert plane.shown() == (ModelState.READY, "")
+    plane.workers.drop(f"{app}#1")
+    wait(lambda: plane.shown() == (ModelState.FAILED, "its workers die"))
+    assert plane.state.routed() == {"iris": Routed()}
+
+
+def test_where_serve_gave_up_people_are_told_what_a_worker_said(plane: Plane) -> None:
+    app = plane.start_and_serve()
+    plane.workers.hear(report(app, WorkerState.FAILED, "no memory"))
+    wait(lambda: plane.shown() == (ModelState.LOADING, "deploying"))
+    plane.serve.give_up(app)
+    wait(lambda: plane.shown() == (ModelState.FAILED, "no memory"))
+
+
+def test_a_version_that_sleeps_is_not_given_up_when_it_fails_to_wake(plane: Plane) -> None:
+    app = plane.start_and_serve({"min": 0, "max": 1})
+    plane.workers.drop(f"{app}#1")
+    plane.serve.give_up(app)
+    wait(lambda: plane.shown() == (ModelState.ASLEEP, "the next call wakes it"))
+    plane.ticks()
+    assert plane.state.routed() == {"iris": Routed(app)}
+
+
+def test_what_is_wrong_at_the_edge_is_told_and_tried_again(plane: Plane) -> None:
+    app = plane.start_and_serve()
+    plane.edge.error = EdgeError("no answer")
+    plane.workers.hear(report(app, port=2))
+    wait(lambda: plane.loop.status.edge == "no answer")
+    plane.edge.error = None
+    wait(lambda: plane.loop.status.edge == "")
+    servers = plane.servers()
+    assert servers is not None
+    assert [server.port for server in servers] == [1, 2]
+
+
+def test_a_tick_that_raises_is_told_and_ends_nothing(plane: Plane) -> None:
+    plane.apply()
+    plane.serve.error = ConnectionError("the controller is gone")
+    plane.loop.start(has_workers=False)
+    wait(lambda: plane.loop.status.trouble == "the controller is gone")
+    plane.serve.error = None
+    wait(lambda: len(plane.serve.running) == 1)
+    wait(lambda: plane.loop.status.trouble == "")
+
+
+@pytest.mark.parametrize("reports_again", [True, False])
+def test_after_a_restart_it_acts_once_the_workers_were_heard_or_are_silent_for_long(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch, reports_again: bool
+) -> None:
+    monkeypatch.setattr(loop_module, "_MIN_HEARING_SECONDS", 0.0)
+    plane.apply()
+    app = AppName("iris.v1.0123456789ab.01234567.1")
+    plane.state.route({"iris": Routed(app)})
+    plane.loop.start(has_workers=True)
+    plane.ticks()
+    assert (plane.edge.tables, plane.serve.running) == ([], {})
+    if reports_again:
+        plane.workers.hear(report(app))
+    else:
+        monkeypatch.setattr(loop_module, "_MAX_HEARING_SECONDS", 0.0)
+    wait(lambda: len(plane.edge.tables) > 0)
+
+
+def test_only_a_canary_whose_rollout_was_aborted_ends_before_the_workers_were_heard(plane: Plane) -> None:
+    plane.apply()
+    iris = Routed(AppName("stable"), AppName("canary"), 20)
+    other = Routed(AppName("one"), AppName("two"), 20)
+    plane.state.route({"iris": iris, "other": other})
+    plane.rollouts.degraded.add("iris")
+    plane.loop.start(has_workers=True)
+    plane.ticks()
+    assert plane.edge.tables == []
+    assert set(plane.edge.ended_canaries) == {"iris"}

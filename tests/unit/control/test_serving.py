@@ -1,0 +1,71 @@
+"""What is read from Serve, and that the parts of Ray that are used and not public are still there."""
+
+from __future__ import annotations
+
+import inspect
+from types import SimpleNamespace
+
+import pytest
+import ray
+from ray import serve
+from ray.serve.api import RunTarget
+from ray.serve.config import AutoscalingConfig
+from ray.serve.handle import DeploymentHandle
+
+from gateway.control.loop import serving
+from gateway.control.loop.serving import Application, autoscaling
+from gateway.serving import Scaling
+
+APP = "iris.v1.0123456789ab.01234567.1"
+
+
+def overview(status: str, message: str = "", of_workers: str = "") -> SimpleNamespace:
+    """Return an application as `serve.status()` has it, with one deployment."""
+    return SimpleNamespace(
+        status=status, message=message, deployments={"worker": SimpleNamespace(message=of_workers)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("shown", "application"),
+    [
+        (overview("DEPLOYING", "a\n b"), Application("a b")),
+        (overview("DEPLOYING", "a", "no node has 8 CPUs"), Application("no node has 8 CPUs")),
+        (overview("RUNNING", "a"), Application(was_ready=True)),
+        (overview("UNHEALTHY", "", "a replica died"), Application("a replica died", was_ready=True)),
+        (
+            overview("DEPLOY_FAILED", "", "it died"),
+            Application("its workers die while they start: it died", gave_up=True),
+        ),
+        (overview("DELETING", "a"), Application()),
+    ],
+    ids=lambda value: value.status if isinstance(value, SimpleNamespace) else "",
+)
+def test_each_status_of_an_application(
+    shown: SimpleNamespace, application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = {APP: shown, serving.GATEWAY_APP: shown, "somebody's": shown}
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications=running))
+    assert serving.applications() == {APP: application}
+
+
+@pytest.mark.parametrize(("minimum", "first"), [(0, 1), (2, 2)])
+def test_only_a_version_that_does_not_run_yet_is_told_how_many_workers_to_start(
+    minimum: int, first: int
+) -> None:
+    scaling = Scaling(min=minimum, max=3)
+    assert AutoscalingConfig(**autoscaling(scaling)).initial_replicas == first
+    running = AutoscalingConfig(**autoscaling(scaling, is_running=True))
+    assert running.initial_replicas is None, "it would have that many workers again"
+    bounds = (running.min_replicas, running.max_replicas)
+    assert bounds == (minimum, 3)
+
+
+def test_what_is_used_and_not_public_is_still_there() -> None:
+    run_many = inspect.signature(serve.run_many).parameters
+    assert {"wait_for_ingress_deployment_creation", "wait_for_applications_running"} <= set(run_many)
+    assert {"target", "name", "route_prefix"} <= set(inspect.signature(RunTarget).parameters)
+    assert "_blocking" in inspect.signature(serve.delete).parameters
+    assert list(inspect.signature(DeploymentHandle).parameters)[:2] == ["deployment_name", "app_name"]
+    assert inspect.iscoroutinefunction(DeploymentHandle.shutdown_async)
+    assert callable(ray.util.get_node_ip_address)
