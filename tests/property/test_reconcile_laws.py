@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.loop.reconcile import Plan, reconcile
-from gateway.control.state.database import Routed
+from gateway.control.state.database import AppRoute
 from gateway.control.state.desired import Desired, DesiredModel, FixedCanary
-from gateway.control.state.snapshot import Known, Observed
+from gateway.control.state.snapshot import Observed, Recorded
 from gateway.control.state.status import ModelState
 from gateway.control.state.versions import Kind, Version
 from gateway.oci.reference import Digest, Reference, parse_reference
@@ -32,7 +32,7 @@ class World:
     pins: dict[Reference, Digest] = field(default_factory=dict)
     failures: dict[Reference | Kind, str] = field(default_factory=dict)
     versions: dict[AppName, Version] = field(default_factory=dict)
-    routed: dict[str, Routed] = field(default_factory=dict)
+    routes: dict[str, AppRoute] = field(default_factory=dict)
     condemned: set[AppName] = field(default_factory=set)
     workers: dict[AppName, list[WorkerState]] = field(default_factory=dict)
     proven: set[AppName] = field(default_factory=set)
@@ -43,8 +43,8 @@ class World:
         self.pins, self.failures = {}, {}
 
     def plan(self) -> Plan:
-        known = Known(
-            self.desired, self.pins, self.failures, self.versions, self.routed, frozenset(self.condemned)
+        recorded = Recorded(
+            self.desired, self.pins, self.failures, self.versions, self.routes, frozenset(self.condemned)
         )
         workers = [
             Announcement(f"{app}#{number}", app, state, "", "10.0.0.1", number + 1)
@@ -55,12 +55,12 @@ class World:
         sleepers = {app for app, version in self.versions.items() if version.serving.scaling.may_sleep}
         self.asleep = {app for app in (self.asleep | sleepers) & self.proven if not self.ready(app)}
         apps = dict.fromkeys(self.workers, "")
-        return reconcile(known, Observed(apps, workers, frozenset(self.proven), frozenset(self.asleep)))
+        return reconcile(recorded, Observed(apps, workers, frozenset(self.proven), frozenset(self.asleep)))
 
     def tick(self, delete: bool = True) -> Plan:
         plan = self.plan()
         check(self, plan)
-        self.routed = dict(plan.routed)
+        self.routes = dict(plan.routes)
         for reference in plan.resolve:
             if reference == MISSING:
                 self.failures[reference] = "no such tag"
@@ -153,10 +153,10 @@ def check(world: World, plan: Plan) -> None:
         serving = replace(running.serving, scaling=scaling)
         assert deployed[app] == replace(running, serving=serving), "what runs is only scaled"
     assert not {version.kind for version in plan.deploy} & world.failures.keys()
-    assert set(plan.routed) == set(models)
+    assert set(plan.routes) == set(models)
     versions = world.versions | deployed
-    for name, route in plan.routed.items():
-        before = world.routed.get(name, Routed())
+    for name, route in plan.routes.items():
+        before = world.routes.get(name, AppRoute())
         assert 0 <= route.weight <= 100
         assert route.canary is None or route.canary != route.stable
         assert route.canary is not None or route.weight == 0
@@ -178,7 +178,7 @@ def check(world: World, plan: Plan) -> None:
     assert drained <= set(plan.surplus)
 
 
-def apps_of(route: Routed) -> set[AppName]:
+def apps_of(route: AppRoute) -> set[AppName]:
     return {app for app in (route.stable, route.canary) if app}
 
 
@@ -234,13 +234,13 @@ def test_whatever_happens_the_laws_hold_and_it_settles(history: list[Any]) -> No
     settle(world)
     plan = world.plan()
     assert (plan.resolve, plan.deploy, plan.surplus) == ((), (), ())
-    assert plan.routed == world.routed
+    assert plan.routes == world.routes
     assert plan.table.draining == ()
     for model, status in zip(world.desired.models, plan.models, strict=True):
         failed = {BROKEN, MISSING} & set(model.kits)
         answering = (ModelState.READY, ModelState.ASLEEP)
         assert status.state in ((ModelState.FAILED,) if failed else answering)
-        route = plan.routed[model.name]
+        route = plan.routes[model.name]
         if model.kit not in failed:
             assert route.stable is not None
             assert kit_of(world.versions[route.stable]) == model.kit
@@ -250,7 +250,7 @@ def test_whatever_happens_the_laws_hold_and_it_settles(history: list[Any]) -> No
             assert kit_of(world.versions[route.canary]) == model.canary.kit
             assert world.versions[route.canary].serving == model.serving
             assert route.weight == model.canary.weight
-    assert all(apps_of(route) <= set(world.workers) for route in plan.routed.values())
+    assert all(apps_of(route) <= set(world.workers) for route in plan.routes.values())
 
 
 @settings(deadline=None)
@@ -261,7 +261,7 @@ def test_what_answers_goes_on_through_any_apply(
     world = World()
     world.apply(before)
     settle(world)
-    answered = {name for name, route in world.routed.items() if route.stable}
+    answered = {name for name, route in world.routes.items() if route.stable}
     world.apply(after)
     kept = {model.name for model in after.models} & answered
     for number in range(12):
@@ -271,7 +271,7 @@ def test_what_answers_goes_on_through_any_apply(
             world.idle()
         plan = world.tick()
         for name in kept:
-            stable = plan.routed[name].stable
+            stable = plan.routes[name].stable
             assert stable is not None
             assert world.answers(world.versions[stable]), "calls are answered at every moment"
         world.progress()
@@ -285,7 +285,7 @@ def test_other_scaling_changes_no_route_and_takes_no_worker_that_is_within_it(
     world = World()
     world.apply(before)
     settle(world)
-    routed = {name: route for name, route in world.routed.items() if route.stable}
+    routed = {name: route for name, route in world.routes.items() if route.stable}
     serving = Serving(scaling=scaling)
     world.apply(replace(before, models=tuple(replace(model, serving=serving) for model in before.models)))
     for number in range(8):
@@ -293,7 +293,7 @@ def test_other_scaling_changes_no_route_and_takes_no_worker_that_is_within_it(
             world.idle()
         ready = {app: world.ready(app) for app in world.workers}
         plan = world.tick()
-        assert {name: plan.routed[name] for name in routed} == routed
+        assert {name: plan.routes[name] for name in routed} == routed
         for route in routed.values():
             for app in apps_of(route):
                 assert world.ready(app) >= min(ready[app], scaling.max)
@@ -310,7 +310,7 @@ def test_one_model_is_served_the_same_whatever_is_beside_it(config: Desired, oth
     together.apply(replace(config, models=(*config.models, *neighbours)))
     for _ in range(8):
         plan, plan_of_all = alone.tick(), together.tick()
-        assert {name: plan_of_all.routed[name] for name in plan.routed} == plan.routed
+        assert {name: plan_of_all.routes[name] for name in plan.routes} == plan.routes
         assert plan_of_all.models[: len(plan.models)] == plan.models
         alone.progress()
         together.progress()

@@ -10,7 +10,7 @@ import pytest
 from gateway.contract import Announcement, AppName, WorkerSpec, WorkerState
 from gateway.control.loop import serving
 from gateway.control.loop.serving import Application
-from gateway.control.state.snapshot import Known, Observed
+from gateway.control.state.snapshot import Observed, Recorded
 from gateway.control.state.versions import Version
 from gateway.edge.routes import RoutingTable
 from gateway.errors import EdgeError
@@ -87,7 +87,7 @@ class FakeRollouts:
     def __init__(self) -> None:
         self.degraded: set[str] = set()
 
-    def tick(self, known: Known, observed: Observed, late: frozenset[AppName]) -> dict[str, Rollout]:
+    def tick(self, recorded: Recorded, observed: Observed, late: frozenset[AppName]) -> dict[str, Rollout]:
         return {}
 
     def get(self, model: str) -> Rollout | None:

@@ -68,7 +68,7 @@ class GatewaySleepers:
         version = None if app is None else self._state.versions().get(AppName(app))
         if version is None:
             return None
-        route = self._state.routed().get(version.model)
+        route = self._state.routes().get(version.model)
         stable = None if route is None else route.stable
         if stable is not None and not version.serving.scaling.may_sleep and not call.names_version:
             version = self._state.versions().get(stable, version)

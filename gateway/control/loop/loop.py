@@ -57,7 +57,7 @@ from gateway.control.loop.situation import routed_apps
 from gateway.control.loop.watch import Watch
 from gateway.control.rollouts.driver import Rollouts
 from gateway.control.state.database import State
-from gateway.control.state.snapshot import Known, Observed
+from gateway.control.state.snapshot import Observed, Recorded
 from gateway.control.state.status import Status
 from gateway.control.state.workers import Workers, ready_workers
 from gateway.edge.edge import Edge
@@ -136,18 +136,18 @@ class ReconcileLoop:
         applications = self._watch.applications()
         observed = self._observe(applications)
         self._give_up_failed(applications, observed)
-        known = self._remember()
-        if not self._may_act(known, observed):
-            self._end_aborted_canaries(known)
+        recorded = self._remember()
+        if not self._may_act(recorded, observed):
+            self._end_aborted_canaries(recorded)
             return
         late = frozenset(worker.app for worker in self._workers.late())
-        known = replace(known, rollouts=self._rollouts.tick(known, observed, late))
-        plan = reconcile(known, observed)
-        if plan.routed != known.routed:
-            self._state.route(plan.routed)
+        recorded = replace(recorded, rollouts=self._rollouts.tick(recorded, observed, late))
+        plan = reconcile(recorded, observed)
+        if plan.routes != recorded.routes:
+            self._state.save_routes(plan.routes)
         edge_trouble = self._route(plan.table)
-        self._begin(plan, known)
-        self.status = Status(known.desired.generation, plan.models, edge_trouble)
+        self._begin(plan, recorded)
+        self.status = Status(recorded.desired.generation, plan.models, edge_trouble)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -179,7 +179,7 @@ class ReconcileLoop:
             return
         self._failure_reports |= reports
         ready = {worker.app for worker in ready_workers(observed.workers)}
-        routed = routed_apps(self._state.routed().values())
+        routed = routed_apps(self._state.routes().values())
         for app in reports.keys() & routed:
             log.warning("worker.failed", extra={"app": app, "reason": reports[app]})
         sleepers = {app for app in given_up if self._may_sleep(app, observed)} & routed
@@ -191,33 +191,33 @@ class ReconcileLoop:
             self._state.fail(versions[app].kind, generation, reason)
             self._state.condemn_version(app)
 
-    def _remember(self) -> Known:
+    def _remember(self) -> Recorded:
         desired = self._state.desired()
-        return Known(
+        return Recorded(
             desired=desired,
             pins=self._state.pins(desired.generation),
             notes=self._state.notes(desired.generation),
             failures=self._state.failures(),
             versions=self._state.versions(),
-            routed=self._state.routed(),
+            routes=self._state.routes(),
             condemned=self._state.condemned(),
         )
 
-    def _may_act(self, known: Known, observed: Observed) -> bool:
+    def _may_act(self, recorded: Recorded, observed: Observed) -> bool:
         """Tell whether a config was applied in this start of Kitserve, and workers were heard (rule 7)."""
         if not self._state.is_configured():
             return False
         if not self._has_heard_workers:
-            routed = routed_apps(known.routed.values())
+            routed = routed_apps(recorded.routes.values())
             ready = {worker.app for worker in ready_workers(observed.workers)}
             silent = {app for app in routed - ready if not self._may_sleep(app, observed)}
             seconds = time.monotonic() - self._started
             self._has_heard_workers = seconds > (_MAX_HEARING_SECONDS if silent else _MIN_HEARING_SECONDS)
         return self._has_heard_workers
 
-    def _end_aborted_canaries(self, known: Known) -> None:
+    def _end_aborted_canaries(self, recorded: Recorded) -> None:
         """Give no more calls to canaries whose rollout was aborted while nothing else is decided."""
-        for model, route in known.routed.items():
+        for model, route in recorded.routes.items():
             rollout = self._rollouts.get(model)
             if route.canary is not None and rollout is not None and rollout.phase is Phase.DEGRADED:
                 self._edge.end_canary(model)
@@ -242,12 +242,12 @@ class ReconcileLoop:
         self._applied, self._applied_at = table, now
         return ""
 
-    def _begin(self, plan: Plan, known: Known) -> None:
+    def _begin(self, plan: Plan, recorded: Recorded) -> None:
         """Begin what takes long."""
-        self._resolver.resolve(plan.resolve, known.desired.generation)
-        self._resolver.follow(known)
+        self._resolver.resolve(plan.resolve, recorded.desired.generation)
+        self._resolver.follow(recorded)
         self._deployer.deploy(plan.deploy)
-        self._deployer.remove(plan.surplus, known.condemned, is_off_edge=self._applied == plan.table)
+        self._deployer.remove(plan.surplus, recorded.condemned, is_off_edge=self._applied == plan.table)
 
 
 def _weights(table: RoutingTable) -> dict[str, dict[str, int]]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from gateway.contract import WorkerState
 from gateway.control.loop.roles import Role, Roles
 from gateway.control.loop.situation import Situation
-from gateway.control.state.database import Routed
+from gateway.control.state.database import AppRoute
 from gateway.control.state.rollout_status import rollout_status
 from gateway.control.state.status import ModelState, ModelStatus, VersionStatus
 from gateway.control.state.versions import Version
 from gateway.rollout.state import Phase, Stage
 
 
-def model_status(name: str, roles: Roles, route: Routed, situation: Situation) -> ModelStatus:
+def model_status(name: str, roles: Roles, route: AppRoute, situation: Situation) -> ModelStatus:
     """Return the status of a model whose calls go by `route`.
 
     A role that failed decides the state, or else one that does not answer yet, or else the stable role; a
@@ -22,7 +22,7 @@ def model_status(name: str, roles: Roles, route: Routed, situation: Situation) -
     deciding = [role for role in unready if role.has_failed] or unready or list(roles.all())
     state = deciding[0].state
     messages = [_message(role, roles) for role in deciding if role.message]
-    rollout = situation.known.rollouts.get(name)
+    rollout = situation.recorded.rollouts.get(name)
     if rollout is not None and not unready:
         if rollout.phase is Phase.DEGRADED:
             # What the config asks for is not in force; what served before still does.
@@ -46,15 +46,15 @@ def _message(role: Role, roles: Roles) -> str:
     return f"canary: {role.message}" if role is roles.canary else role.message
 
 
-def _shown(roles: Roles, route: Routed, situation: Situation) -> list[Version]:
+def _shown(roles: Roles, route: AppRoute, situation: Situation) -> list[Version]:
     """Return the versions to tell of: those that take calls, then those that the roles name."""
     named = [role.version.app for role in roles.all() if role.version is not None]
     apps = dict.fromkeys((route.stable, route.canary, *named))
-    versions = situation.known.versions
+    versions = situation.recorded.versions
     return [versions[app] for app in apps if app is not None and app in versions]
 
 
-def _version_status(version: Version, route: Routed, situation: Situation) -> VersionStatus:
+def _version_status(version: Version, route: AppRoute, situation: Situation) -> VersionStatus:
     workers = situation.workers(version.app)
     role, weight = "", 0
     if version.app == route.stable:

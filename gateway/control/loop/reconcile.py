@@ -44,8 +44,8 @@ from gateway.control.loop.model_status import model_status
 from gateway.control.loop.roles import Role, Roles, roles_of
 from gateway.control.loop.routing import routing_table
 from gateway.control.loop.situation import Situation, routed_apps
-from gateway.control.state.database import Routed
-from gateway.control.state.snapshot import Known, Observed
+from gateway.control.state.database import AppRoute
+from gateway.control.state.snapshot import Observed, Recorded
 from gateway.control.state.status import ModelStatus
 from gateway.control.state.versions import Version
 from gateway.edge.routes import RoutingTable
@@ -62,43 +62,43 @@ class Plan:
     """Versions that Serve should run and does not, or not with as many workers as they should have."""
     surplus: tuple[AppName, ...]
     """Apps that nothing wants any more; they may go once their calls are answered."""
-    routed: Mapping[str, Routed]
+    routes: Mapping[str, AppRoute]
     """Where each model's calls go."""
     table: RoutingTable
     """The same, as the edge takes it."""
     models: tuple[ModelStatus, ...]
 
 
-def reconcile(known: Known, observed: Observed) -> Plan:
+def reconcile(recorded: Recorded, observed: Observed) -> Plan:
     """Decide what to do next."""
-    situation = Situation(known, observed)
-    roles = {model.name: roles_of(model, situation) for model in known.desired.models}
-    routed = {model: _next_route(model, roles[model], situation) for model in roles}
+    situation = Situation(recorded, observed)
+    roles = {model.name: roles_of(model, situation) for model in recorded.desired.models}
+    routes = {model: _next_route(model, roles[model], situation) for model in roles}
 
     named = _named_versions(roles.values())
     after = situation.with_versions(named)
-    taking_calls = routed_apps(routed.values())
+    taking_calls = routed_apps(routes.values())
     lingering = _lingering(situation) - taking_calls
     in_use = taking_calls | lingering | named.keys()
     wanted = {
         app: version
-        for app, version in sorted(after.known.versions.items())
+        for app, version in sorted(after.recorded.versions.items())
         if app in in_use and after.may_run(version)
     }
-    surplus = tuple(sorted({*observed.apps, *known.versions} - wanted.keys()))
+    surplus = tuple(sorted({*observed.apps, *recorded.versions} - wanted.keys()))
     return Plan(
         resolve=_unresolved(roles.values()),
         deploy=tuple(version for version in wanted.values() if _must_deploy(version, situation)),
         surplus=surplus,
-        routed=routed,
-        table=routing_table(roles, routed, surplus, lingering, after),
-        models=tuple(model_status(model, roles[model], routed[model], after) for model in roles),
+        routes=routes,
+        table=routing_table(roles, routes, surplus, lingering, after),
+        models=tuple(model_status(model, roles[model], routes[model], after) for model in roles),
     )
 
 
 def _must_deploy(version: Version, situation: Situation) -> bool:
     """Tell whether Serve is to be told of a version: it does not run it, or scales it as it did before."""
-    current = situation.known.versions.get(version.app)
+    current = situation.recorded.versions.get(version.app)
     return version.app not in situation.observed.apps or (
         current is not None and current.serving.scaling != version.serving.scaling
     )
@@ -121,22 +121,22 @@ def _unresolved(models: Iterable[Roles]) -> tuple[Reference, ...]:
 def _lingering(situation: Situation) -> set[AppName]:
     """Return the apps of versions that rollouts still want, on whatever side of a route they are."""
     apps: set[AppName] = set()
-    for name, rollout in situation.known.rollouts.items():
-        model = situation.known.desired.model(name)
+    for name, rollout in situation.recorded.rollouts.items():
+        model = situation.recorded.desired.model(name)
         if model is None:
             continue
         versions = (situation.version_for(model, parse_reference(revision)) for revision in rollout.wanted)
         apps |= {version.app for version in versions if version is not None}
-    return apps & situation.known.versions.keys()
+    return apps & situation.recorded.versions.keys()
 
 
-def _next_route(model: str, roles: Roles, situation: Situation) -> Routed:
+def _next_route(model: str, roles: Roles, situation: Situation) -> AppRoute:
     """Return where a model's calls go next, given where they go now."""
     stable = _next_stable(model, roles.stable, situation)
     canary, weight = _next_canary(model, roles, situation)
     if stable is None or canary == stable:
-        return Routed(stable)
-    return Routed(stable, canary, weight)
+        return AppRoute(stable)
+    return AppRoute(stable, canary, weight)
 
 
 def _next_stable(model: str, role: Role, situation: Situation) -> AppName | None:
@@ -160,13 +160,13 @@ def _next_canary(model: str, roles: Roles, situation: Situation) -> tuple[AppNam
     if role.version is not None and role.answers:
         return role.version.app, roles.weight
     current = situation.route(model)
-    if model in situation.known.rollouts:
+    if model in situation.recorded.rollouts:
         # One that lost its workers keeps its place: what was on its way there finds the stable version.
         is_current = role.version is not None and role.version.app == current.canary
         return (current.canary, 0) if is_current else (None, 0)
     if current.canary is None or not situation.may_be_routed(current.canary):
         return None, 0
-    may_sleep = situation.may_sleep(situation.known.versions[current.canary])
+    may_sleep = situation.may_sleep(situation.recorded.versions[current.canary])
     if may_sleep or situation.ready_workers(current.canary):
         return current.canary, current.weight
     return None, 0

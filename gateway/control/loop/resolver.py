@@ -13,7 +13,7 @@ from gateway.control.loop.library import open_library
 from gateway.control.loop.tasks import Tasks
 from gateway.control.state.database import State
 from gateway.control.state.desired import Desired
-from gateway.control.state.snapshot import Known
+from gateway.control.state.snapshot import Recorded
 from gateway.errors import KitError, KitserveError, NotTrusted, RegistryUnavailable
 from gateway.oci.reference import Digest, Reference
 
@@ -64,15 +64,15 @@ class Resolver:
             if retry is None or now >= retry.not_before:
                 self._tasks.begin(("resolve", reference, generation), partial(self._resolve, question))
 
-    def follow(self, known: Known) -> None:
+    def follow(self, recorded: Recorded) -> None:
         """Begin to look whether tags have moved, for the models that track theirs and are due."""
         now = time.monotonic()
-        generation = known.desired.generation
+        generation = recorded.desired.generation
         self._last_looks = {
             question: look for question, look in self._last_looks.items() if question.generation == generation
         }
-        for model in known.desired.models:
-            if model.track is None or model.kit not in known.pins:
+        for model in recorded.desired.models:
+            if model.track is None or model.kit not in recorded.pins:
                 continue
             question = _Question(model.kit, generation)
             if now - self._last_looks.setdefault(question, now) >= model.track:

@@ -76,7 +76,7 @@ class Roles:
 
 def roles_of(model: DesiredModel, situation: Situation) -> Roles:
     """Return a model's roles, by the first table above."""
-    rollout = situation.known.rollouts.get(model.name)
+    rollout = situation.recorded.rollouts.get(model.name)
     if rollout is None:
         stable = _role(model, model.kit, situation)
         if model.canary is None:
@@ -86,14 +86,14 @@ def roles_of(model: DesiredModel, situation: Situation) -> Roles:
     if rollout.active_canary:
         canary = _role(model, parse_reference(rollout.active_canary), situation)
         return Roles(stable, canary, rollout.weight)
-    if model.kit in situation.known.pins:
+    if model.kit in situation.recorded.pins:
         return Roles(stable)
     return Roles(stable, _role(model, model.kit, situation))
 
 
 def _role(model: DesiredModel, kit: Reference, situation: Situation) -> Role:
     """Return how far a kit is as a role of a model, by the second table above."""
-    failures = situation.known.failures
+    failures = situation.recorded.failures
     if kit in failures:
         return Role(kit, None, ModelState.FAILED, failures[kit])
     version = situation.version_for(model, kit)
@@ -105,7 +105,7 @@ def _role(model: DesiredModel, kit: Reference, situation: Situation) -> Role:
     ready = len(situation.ready_workers(version.app))
     is_routed = version.app in routed_apps([situation.route(model.name)])
     if ready >= (1 if is_routed else version.serving.scaling.first):
-        return Role(kit, version, ModelState.READY, situation.known.notes.get(kit, ""))
+        return Role(kit, version, ModelState.READY, situation.recorded.notes.get(kit, ""))
     workers = situation.workers(version.app)
     starting = _starting(workers)
     if situation.may_sleep(version):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.loop.roles import Role, Roles
 from gateway.control.loop.situation import Situation
-from gateway.control.state.database import Routed
+from gateway.control.state.database import AppRoute
 from gateway.edge.routes import Backend, Route, RoutingTable, Rules, Server
 from gateway.rollout.state import Rollout
 
@@ -16,7 +16,7 @@ _REACHABLE = (WorkerState.READY, WorkerState.DRAINING)
 
 def routing_table(
     roles: Mapping[str, Roles],
-    routed: Mapping[str, Routed],
+    routes: Mapping[str, AppRoute],
     surplus: Iterable[AppName],
     lingering: Iterable[AppName],
     situation: Situation,
@@ -26,16 +26,16 @@ def routing_table(
     A surplus version drains while a worker of it can be reached; one that lingers keeps its backend also
     without a worker, as the next rollout may want it again.
     """
-    routes = tuple(
+    table = tuple(
         Route(
             model,
             _backend(route.stable, situation),
             _backend(route.canary, situation, has_spare=True),
             route.weight,
             _reason(roles[model].stable),
-            _rules(situation.known.rollouts.get(model)),
+            _rules(situation.recorded.rollouts.get(model)),
         )
-        for model, route in routed.items()
+        for model, route in routes.items()
     )
     draining = [
         backend
@@ -47,12 +47,12 @@ def routing_table(
         for backend in (_draining_backend(app, situation, has_spare=True) for app in sorted(lingering))
         if backend is not None
     ]
-    return RoutingTable(routes, (*draining, *kept))
+    return RoutingTable(table, (*draining, *kept))
 
 
 def _backend(app: AppName | None, situation: Situation, has_spare: bool = False) -> Backend | None:
     """Return the backend of a version that is routed; None where no version is."""
-    version = situation.known.versions.get(app) if app is not None else None
+    version = situation.recorded.versions.get(app) if app is not None else None
     if version is None:
         return None
     servers = _servers(situation.ready_workers(version.app))
@@ -61,7 +61,7 @@ def _backend(app: AppName | None, situation: Situation, has_spare: bool = False)
 
 def _draining_backend(app: AppName, situation: Situation, has_spare: bool = False) -> Backend | None:
     """Return the backend of a version that takes no new calls; None where the version is forgotten."""
-    version = situation.known.versions.get(app)
+    version = situation.recorded.versions.get(app)
     if version is None:
         return None
     workers = [worker for worker in situation.workers(app) if worker.state in _REACHABLE]

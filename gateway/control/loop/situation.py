@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gateway.contract import Announcement, AppName
-from gateway.control.state.database import Routed
+from gateway.control.state.database import AppRoute
 from gateway.control.state.desired import DesiredModel
-from gateway.control.state.snapshot import Known, Observed, version_for
+from gateway.control.state.snapshot import Observed, Recorded, version_for
 from gateway.control.state.versions import Version
 from gateway.control.state.workers import ready_workers
 from gateway.oci.reference import Reference
@@ -18,7 +18,7 @@ from gateway.oci.reference import Reference
 class Situation:
     """All that a tick knows; nothing of it changes while the tick decides."""
 
-    known: Known
+    recorded: Recorded
     observed: Observed
     _workers: Mapping[AppName, Sequence[Announcement]] = field(init=False, repr=False, compare=False)
 
@@ -30,28 +30,28 @@ class Situation:
 
     def with_versions(self, versions: Mapping[AppName, Version]) -> Situation:
         """Return the situation in which these versions are known too."""
-        known = replace(self.known, versions={**self.known.versions, **versions})
-        return Situation(known, self.observed)
+        recorded = replace(self.recorded, versions={**self.recorded.versions, **versions})
+        return Situation(recorded, self.observed)
 
-    def route(self, model: str) -> Routed:
+    def route(self, model: str) -> AppRoute:
         """Return where a model's calls go now."""
-        return self.known.routed.get(model, Routed())
+        return self.recorded.routes.get(model, AppRoute())
 
     def version_for(self, model: DesiredModel, kit: Reference) -> Version | None:
         """Return the version that a kit's reference means for a model; None before it is resolved."""
-        return version_for(model, kit, self.known)
+        return version_for(model, kit, self.recorded)
 
     def failure(self, version: Version) -> str | None:
         """Return why a version, or an equal one before it, was given up; None where none was."""
-        return self.known.failures.get(version.kind)
+        return self.recorded.failures.get(version.kind)
 
     def may_be_routed(self, app: AppName | None) -> bool:
         """Tell whether an app is known, and is not being removed."""
-        return app in self.known.versions and app not in self.known.condemned
+        return app in self.recorded.versions and app not in self.recorded.condemned
 
     def may_run(self, version: Version) -> bool:
         """Tell whether a version is neither being removed nor given up."""
-        return version.app not in self.known.condemned and self.failure(version) is None
+        return version.app not in self.recorded.condemned and self.failure(version) is None
 
     def workers(self, app: AppName) -> Sequence[Announcement]:
         """Return an app's workers, whatever their state."""
@@ -66,6 +66,6 @@ class Situation:
         return self.observed.may_sleep(version)
 
 
-def routed_apps(routes: Iterable[Routed]) -> set[AppName]:
+def routed_apps(routes: Iterable[AppRoute]) -> set[AppName]:
     """Return the apps that routes give calls to."""
     return {app for route in routes for app in (route.stable, route.canary) if app is not None}

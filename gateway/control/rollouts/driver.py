@@ -21,7 +21,7 @@ from gateway.control.rollouts.windows import Windows
 from gateway.control.state.database import State
 from gateway.control.state.desired import DesiredModel
 from gateway.control.state.rollout_status import RolloutEvent
-from gateway.control.state.snapshot import Known, Observed
+from gateway.control.state.snapshot import Observed, Recorded
 from gateway.errors import ControlError
 from gateway.oci.pinned import PinnedReference
 from gateway.rollout.events import Action, Changed, Event, Refused, Resumed, Retry, Rollback
@@ -67,28 +67,28 @@ class Rollouts:
                 self._journal.save(model, saved, rollout)
             self._rollouts[model] = rollout
 
-    def tick(self, known: Known, observed: Observed, late: frozenset[AppName]) -> Mapping[str, Rollout]:
+    def tick(self, recorded: Recorded, observed: Observed, late: frozenset[AppName]) -> Mapping[str, Rollout]:
         """Bring all rollouts up to what is observed; return those of the models that have one.
 
         `late` are the apps of which a worker's report is overdue.
         """
         with self._lock:
             activity = self._windows.look(observed.workers)
-            planned = _planned(known)
+            planned = _planned(recorded)
             for name in self._rollouts.keys() - planned.keys():
                 del self._rollouts[name]
                 self._journal.drop(name)
             for name, (model, plan) in planned.items():
-                if name not in self._rollouts and not self._start(model, plan, known):
+                if name not in self._rollouts and not self._start(model, plan, recorded):
                     continue
-                known = replace(known, rollouts=dict(self._rollouts))
-                for event in config_events(model, plan, self._rollouts[name], known):
+                recorded = replace(recorded, rollouts=dict(self._rollouts))
+                for event in config_events(model, plan, self._rollouts[name], recorded):
                     self._advance(name, event)
-                known = replace(known, rollouts=dict(self._rollouts))
-                observation = Observation(known, observed, activity, late)
+                recorded = replace(recorded, rollouts=dict(self._rollouts))
+                observation = Observation(recorded, observed, activity, late)
                 for event in self._observer.events(model, self._rollouts[name], observation):
                     self._advance(name, event)
-            self._mirroring = mirroring_by_app(self._rollouts, known, observed)
+            self._mirroring = mirroring_by_app(self._rollouts, recorded, observed)
             return {name: self._rollouts[name] for name in planned if name in self._rollouts}
 
     def mirroring(self, app: AppName) -> Mirroring | None:
@@ -123,12 +123,12 @@ class Rollouts:
         with self._lock:
             return self._rollouts.get(model)
 
-    def _start(self, model: DesiredModel, plan: Plan, known: Known) -> bool:
+    def _start(self, model: DesiredModel, plan: Plan, recorded: Recorded) -> bool:
         """Begin to watch a model of which a version serves already; return whether there is one."""
-        app = known.routed[model.name].stable if model.name in known.routed else None
-        if app is None or app not in known.versions:
+        app = recorded.routes[model.name].stable if model.name in recorded.routes else None
+        if app is None or app not in recorded.versions:
             return False
-        revision = str(known.versions[app].reference)
+        revision = str(recorded.versions[app].reference)
         # Numbers go on where a model had rollouts before, so that its history tells them apart.
         number = max((event.number for event in self.history(model.name)), default=0)
         rollout = Rollout(stable=revision, declared=revision, plan=plan, number=number, clock=self._clock())
@@ -147,6 +147,6 @@ class Rollouts:
         return actions
 
 
-def _planned(known: Known) -> dict[str, tuple[DesiredModel, Plan]]:
+def _planned(recorded: Recorded) -> dict[str, tuple[DesiredModel, Plan]]:
     """The models that have a rollout, with its plan, by name."""
-    return {model.name: (model, model.plan) for model in known.desired.models if model.plan is not None}
+    return {model.name: (model, model.plan) for model in recorded.desired.models if model.plan is not None}

@@ -6,20 +6,22 @@ from collections.abc import Mapping
 
 from gateway.contract import AppName, Mirroring
 from gateway.control.rollouts.observation import stable_and_canary
-from gateway.control.state.snapshot import Known, Observed
+from gateway.control.state.snapshot import Observed, Recorded
 from gateway.control.state.workers import ready_workers
 from gateway.rollout.plan import Agreement
 from gateway.rollout.state import Rollout
 
 
 def mirroring_by_app(
-    rollouts: Mapping[str, Rollout], known: Known, observed: Observed
+    rollouts: Mapping[str, Rollout], recorded: Recorded, observed: Observed
 ) -> Mapping[AppName, Mirroring]:
     """Return what the workers of each app are to mirror; apps that mirror nothing are not in it."""
     mirroring: dict[AppName, Mirroring] = {}
     for name, rollout in rollouts.items():
-        model = known.desired.model(name)
-        versions = stable_and_canary(model, rollout, known) if model is not None and rollout.mirror else None
+        model = recorded.desired.model(name)
+        versions = (
+            stable_and_canary(model, rollout, recorded) if model is not None and rollout.mirror else None
+        )
         if versions is None:
             continue
         stable, canary = versions

@@ -13,7 +13,7 @@ from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.rollouts.signature_gate import signature_faults
 from gateway.control.rollouts.windows import NO_ACTIVITY, Activity
 from gateway.control.state.desired import DesiredModel
-from gateway.control.state.snapshot import Known, Observed, version_for
+from gateway.control.state.snapshot import Observed, Recorded, version_for
 from gateway.control.state.versions import Version
 from gateway.control.state.workers import ready_workers
 from gateway.oci.pinned import PinnedReference
@@ -38,25 +38,27 @@ from gateway.rollout.state import Reason, Rollout, Stage
 class Observation:
     """All that one tick goes by; `late` are the apps of which a worker's report is overdue."""
 
-    known: Known
+    recorded: Recorded
     observed: Observed
     activity: Mapping[AppName, Activity]
     """What each app did since the last tick."""
     late: frozenset[AppName]
 
 
-def stable_and_canary(model: DesiredModel, rollout: Rollout, known: Known) -> tuple[Version, Version] | None:
+def stable_and_canary(
+    model: DesiredModel, rollout: Rollout, recorded: Recorded
+) -> tuple[Version, Version] | None:
     """Return the two versions of a rollout on its way; None without one, or before both are known."""
     if not rollout.active_canary:
         return None
-    stable = version_for(model, parse_reference(rollout.stable), known)
-    canary = version_for(model, parse_reference(rollout.active_canary), known)
+    stable = version_for(model, parse_reference(rollout.stable), recorded)
+    canary = version_for(model, parse_reference(rollout.active_canary), recorded)
     return None if stable is None or canary is None else (stable, canary)
 
 
-def config_events(model: DesiredModel, plan: Plan, rollout: Rollout, known: Known) -> Iterator[Event]:
+def config_events(model: DesiredModel, plan: Plan, rollout: Rollout, recorded: Recorded) -> Iterator[Event]:
     """Yield what the config asks for now."""
-    digest = known.pins.get(model.kit)
+    digest = recorded.pins.get(model.kit)
     if digest is None:
         if plan != rollout.plan and rollout.declared:
             yield Target(rollout.declared, plan)
@@ -80,13 +82,13 @@ class Observer:
 
     def events(self, model: DesiredModel, rollout: Rollout, observation: Observation) -> Iterator[Event]:
         """Yield what happened since the last tick, and then the tick itself."""
-        known, observed = observation.known, observation.observed
-        versions = stable_and_canary(model, rollout, known)
+        recorded, observed = observation.recorded, observation.observed
+        versions = stable_and_canary(model, rollout, recorded)
         if versions is None:
             yield Tick()
             return
         stable, canary = versions
-        failure = known.failures.get(canary.kind)
+        failure = recorded.failures.get(canary.kind)
         workers = ready_workers(observed.workers, canary.app)
         if failure is not None:
             yield CanaryFailed(failure)

@@ -36,7 +36,7 @@ _EVENTS_KEPT = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Routed:
+class AppRoute:
     """What a model's unversioned calls go to: apps, and the canary's percent."""
 
     stable: AppName | None = None
@@ -232,18 +232,18 @@ class State:
             rows = database.execute("SELECT app, document FROM descriptions").fetchall()
         return {AppName(app): description_from_json(document) for app, document in rows}
 
-    def route(self, routed: Mapping[str, Routed]) -> None:
-        """Replace all routes."""
+    def save_routes(self, routes: Mapping[str, AppRoute]) -> None:
+        """Replace all routes, by model."""
         with self._transaction() as database:
             database.execute("DELETE FROM routes")
-            rows = [(model, split.stable, split.canary, split.weight) for model, split in routed.items()]
+            rows = [(model, route.stable, route.canary, route.weight) for model, route in routes.items()]
             database.executemany("INSERT INTO routes VALUES (?, ?, ?, ?)", rows)
 
-    def routed(self) -> dict[str, Routed]:
+    def routes(self) -> dict[str, AppRoute]:
         """What each model's calls go to."""
         with self._transaction() as database:
             rows = database.execute("SELECT model, stable, canary, weight FROM routes").fetchall()
-        return {model: Routed(stable, canary, weight) for model, stable, canary, weight in rows}
+        return {model: AppRoute(stable, canary, weight) for model, stable, canary, weight in rows}
 
     def rollouts(self) -> dict[str, str]:
         """The document of each model's rollout."""

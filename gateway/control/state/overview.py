@@ -87,7 +87,7 @@ class GatewayOverview:
     def _weights(self) -> dict[AppName, dict[str, int]]:
         """Return by app, and then by role, the percent of the calls that name no version."""
         weights: dict[AppName, dict[str, int]] = {}
-        for route in self._state.routed().values():
+        for route in self._state.routes().values():
             if route.stable is not None:
                 weights[route.stable] = {"stable": route.stable_weight}
             if route.canary is not None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gateway.contract import Announcement, AppName
-from gateway.control.state.database import Routed
+from gateway.control.state.database import AppRoute
 from gateway.control.state.desired import Desired, DesiredModel
 from gateway.control.state.versions import Kind, Version, version_of
 from gateway.oci.pinned import PinnedReference
@@ -15,7 +15,7 @@ from gateway.rollout.state import Rollout
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class Recorded:
     """What the gateway remembers."""
 
     desired: Desired
@@ -24,7 +24,7 @@ class Known:
     failures: Mapping[Reference | Kind, str]
     """Why a reference could not be resolved, or a kind of version not be served."""
     versions: Mapping[AppName, Version]
-    routed: Mapping[str, Routed]
+    routes: Mapping[str, AppRoute]
     condemned: frozenset[AppName] = frozenset()
     """Applications that are being removed, whatever is wanted now."""
     notes: Mapping[Reference, str] = field(default_factory=dict)
@@ -50,19 +50,19 @@ class Observed:
         return may_sleep and version.app in self.proven
 
 
-def version_for(model: DesiredModel, kit: Reference, known: Known) -> Version | None:
+def version_for(model: DesiredModel, kit: Reference, recorded: Recorded) -> Version | None:
     """Return the version that a kit's reference means for a model now; None before it is resolved.
 
     A revision of the model's rollout carries its digest, whatever its tag means by now.
     """
-    rollout = known.rollouts.get(model.name)
+    rollout = recorded.rollouts.get(model.name)
     revisions = () if rollout is None else (rollout.stable, rollout.canary, rollout.previous)
-    digest = kit.digest if str(kit) in revisions else known.pins.get(kit)
+    digest = kit.digest if str(kit) in revisions else recorded.pins.get(kit)
     if digest is None:
         return None
-    version = version_of(model, PinnedReference.of(kit, digest), known.desired.generation)
-    for app, earlier in known.versions.items():
-        if earlier.kind == version.kind and app not in known.condemned:
+    version = version_of(model, PinnedReference.of(kit, digest), recorded.desired.generation)
+    for app, earlier in recorded.versions.items():
+        if earlier.kind == version.kind and app not in recorded.condemned:
             # The application of an earlier config, run as this one says.
             return replace(earlier, serving=version.serving)
     return version

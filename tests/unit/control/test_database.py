@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.contract import AppName
-from gateway.control.state.database import Routed, State
+from gateway.control.state.database import AppRoute, State
 from gateway.control.state.desired import Desired, DesiredModel
 from gateway.control.state.migrations import SCHEMA
 from gateway.control.state.versions import Kind, Version, version_of
@@ -58,7 +58,7 @@ def test_a_new_one_knows_nothing(state: State) -> None:
     assert state.desired() == Desired()
     assert state.document() == (0, "{}")
     assert (state.pins(0), state.failures(), state.versions()) == ({}, {}, {})
-    assert (state.routed(), state.condemned(), state.last_pin(KIT)) == ({}, frozenset(), None)
+    assert (state.routes(), state.condemned(), state.last_pin(KIT)) == ({}, frozenset(), None)
 
 
 def test_each_apply_is_a_new_generation(state: State) -> None:
@@ -122,10 +122,10 @@ def test_versions_are_kept_condemned_and_dropped(state: State) -> None:
 
 
 def test_routes_are_replaced_as_a_whole(state: State) -> None:
-    state.route({"a": Routed(app("a.1"), app("a.2"), 20), "b": Routed()})
-    assert state.routed() == {"a": Routed(app("a.1"), app("a.2"), 20), "b": Routed()}
-    state.route({"b": Routed(app("b.1"))})
-    assert state.routed() == {"b": Routed(app("b.1"))}
+    state.save_routes({"a": AppRoute(app("a.1"), app("a.2"), 20), "b": AppRoute()})
+    assert state.routes() == {"a": AppRoute(app("a.1"), app("a.2"), 20), "b": AppRoute()}
+    state.save_routes({"b": AppRoute(app("b.1"))})
+    assert state.routes() == {"b": AppRoute(app("b.1"))}
 
 
 def test_one_start_of_kitserve_is_told_from_the_next(state: State) -> None:
@@ -148,7 +148,7 @@ def test_everything_is_there_after_a_restart(path: Path) -> None:
     state.fail(KIND, 1, "broken")
     state.keep_version(version())
     state.condemn_version(version().app)
-    state.route({"a": Routed(version().app)})
+    state.save_routes({"a": AppRoute(version().app)})
     state.close()
     again = State(path)
     assert not again.begin("monday")
@@ -158,7 +158,7 @@ def test_everything_is_there_after_a_restart(path: Path) -> None:
     assert again.failures() == {KIND: "broken"}
     assert again.versions() == {version().app: version()}
     assert again.condemned() == {version().app}
-    assert again.routed() == {"a": Routed(version().app)}
+    assert again.routes() == {"a": AppRoute(version().app)}
     assert apply(again) == 2
     again.close()
 
@@ -224,26 +224,26 @@ def test_many_threads_may_write_and_read(state: State) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from gateway.control.state.database import Routed, State
+from gateway.control.state.database import AppRoute, State
 
 class Rows(dict):
     def items(self):
-        yield "a", Routed("a.2")
+        yield "a", AppRoute("a.2")
         os.kill(os.getpid(), signal.SIGKILL)
 
-State(Path(sys.argv[1])).route(Rows())
+State(Path(sys.argv[1])).save_routes(Rows())
 """
 
 
 def test_a_process_killed_in_the_middle_of_a_change_changes_nothing(path: Path) -> None:
     state = State(path)
-    state.route({"a": Routed(app("a.1")), "b": Routed(app("b.1"))})
+    state.save_routes({"a": AppRoute(app("a.1")), "b": AppRoute(app("b.1"))})
     state.close()
     done = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
     assert done.returncode == -signal.SIGKILL
     again = State(path)
-    assert again.routed() == {"a": Routed(app("a.1")), "b": Routed(app("b.1"))}
-    again.route({"a": Routed(app("a.3"))})
+    assert again.routes() == {"a": AppRoute(app("a.1")), "b": AppRoute(app("b.1"))}
+    again.save_routes({"a": AppRoute(app("a.3"))})
     again.close()
 
 

@@ -15,7 +15,7 @@ from gateway.control.loop import resolver as resolver_module
 from gateway.control.loop import watch as watch_module
 from gateway.control.loop.deployer import DeploySettings
 from gateway.control.loop.loop import ReconcileLoop
-from gateway.control.state.database import Routed, State
+from gateway.control.state.database import AppRoute, State
 from gateway.control.state.desired import desired_from
 from gateway.control.state.status import ModelState
 from gateway.control.state.workers import Workers
@@ -101,7 +101,7 @@ def test_from_a_config_to_routes(plane: Plane) -> None:
     assert plane.servers() is None
     plane.workers.hear(report(app))
     wait(lambda: plane.shown() == (ModelState.READY, ""))
-    assert plane.state.routed() == {"iris": Routed(app)}
+    assert plane.state.routes() == {"iris": AppRoute(app)}
     assert plane.servers() == (Server(f"{app}#1", "10.0.0.1", 1),)
 
 
@@ -146,7 +146,7 @@ def test_a_version_that_takes_calls_is_left_to_serve_when_its_worker_fails(plane
     plane.workers.hear(report(app, WorkerState.FAILED, "no memory"))
     wait(lambda: plane.shown() == (ModelState.LOADING, "deploying"))
     plane.ticks()
-    assert (plane.state.failures(), plane.state.routed()) == ({}, {"iris": Routed(app)})
+    assert (plane.state.failures(), plane.state.routes()) == ({}, {"iris": AppRoute(app)})
 
 
 def test_a_version_that_serve_gave_up_is_given_up_unless_a_worker_is_ready(plane: Plane) -> None:
@@ -157,7 +157,7 @@ def test_a_version_that_serve_gave_up_is_given_up_unless_a_worker_is_ready(plane
     assert plane.shown() == (ModelState.READY, "")
     plane.workers.drop(f"{app}#1")
     wait(lambda: plane.shown() == (ModelState.FAILED, "its workers die"))
-    assert plane.state.routed() == {"iris": Routed()}
+    assert plane.state.routes() == {"iris": AppRoute()}
 
 
 def test_where_serve_gave_up_people_are_told_what_a_worker_said(plane: Plane) -> None:
@@ -174,7 +174,7 @@ def test_a_version_that_sleeps_is_not_given_up_when_it_fails_to_wake(plane: Plan
     plane.serve.give_up(app)
     wait(lambda: plane.shown() == (ModelState.ASLEEP, "the next call wakes it"))
     plane.ticks()
-    assert plane.state.routed() == {"iris": Routed(app)}
+    assert plane.state.routes() == {"iris": AppRoute(app)}
 
 
 def test_what_is_wrong_at_the_edge_is_told_and_tried_again(plane: Plane) -> None:
@@ -206,7 +206,7 @@ def test_after_a_restart_it_acts_once_the_workers_were_heard_or_are_silent_for_l
     monkeypatch.setattr(loop_module, "_MIN_HEARING_SECONDS", 0.0)
     plane.apply()
     app = AppName("iris.v1.0123456789ab.01234567.1")
-    plane.state.route({"iris": Routed(app)})
+    plane.state.save_routes({"iris": AppRoute(app)})
     plane.loop.start(has_workers=True)
     plane.ticks()
     assert (plane.edge.tables, plane.serve.running) == ([], {})
@@ -219,9 +219,9 @@ def test_after_a_restart_it_acts_once_the_workers_were_heard_or_are_silent_for_l
 
 def test_only_a_canary_whose_rollout_was_aborted_ends_before_the_workers_were_heard(plane: Plane) -> None:
     plane.apply()
-    iris = Routed(AppName("stable"), AppName("canary"), 20)
-    other = Routed(AppName("one"), AppName("two"), 20)
-    plane.state.route({"iris": iris, "other": other})
+    iris = AppRoute(AppName("stable"), AppName("canary"), 20)
+    other = AppRoute(AppName("one"), AppName("two"), 20)
+    plane.state.save_routes({"iris": iris, "other": other})
     plane.rollouts.degraded.add("iris")
     plane.loop.start(has_workers=True)
     plane.ticks()

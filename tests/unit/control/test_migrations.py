@@ -12,7 +12,7 @@ import pytest
 from gateway.config.config import parse_config
 from gateway.contract import AppName
 from gateway.control.state import migrations
-from gateway.control.state.database import Routed, State
+from gateway.control.state.database import AppRoute, State
 from gateway.control.state.desired import desired_from
 from gateway.control.state.versions import version_of
 from gateway.errors import StoreError
@@ -70,7 +70,7 @@ def test_versions_keep_their_names_and_how_they_are_run(path: Path) -> None:
     assert (torch.runtime, torch.model, torch.label) == ("torchscript", "iris-torch", "v1")
     assert versions[AppName(names[1])].digest == V1
     assert set(state.descriptions()) == set(versions)
-    assert state.routed()["iris"] == Routed(AppName(names[1]), AppName(names[2]), 30)
+    assert state.routes()["iris"] == AppRoute(AppName(names[1]), AppName(names[2]), 30)
     assert state.pins(5)[parse_reference(f"{LAYOUT}/iris:v2")] == V2
 
 

@@ -11,7 +11,7 @@ import pytest
 from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.activator.held_call import HeldCall
 from gateway.control.activator.sleepers import GatewaySleepers
-from gateway.control.state.database import Routed, State
+from gateway.control.state.database import AppRoute, State
 from gateway.control.state.descriptions import Descriptions
 from gateway.control.state.desired import DesiredModel
 from gateway.control.state.overview import GatewayOverview
@@ -48,9 +48,9 @@ class Held:
 @pytest.fixture
 def state(tmp_path: Path) -> State:
     state = State(tmp_path / "state.db")
-    for known in (STABLE, CANARY, OLD, SLEEPY):
-        state.keep_version(known)
-    state.route({"iris": Routed(STABLE.app, CANARY.app, 20), "lilac": Routed(GONE, None, 0)})
+    for version in (STABLE, CANARY, OLD, SLEEPY):
+        state.keep_version(version)
+    state.save_routes({"iris": AppRoute(STABLE.app, CANARY.app, 20), "lilac": AppRoute(GONE, None, 0)})
     return state
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from gateway.contract import Announcement, WorkerState
 from gateway.control.loop.reconcile import Plan, reconcile
-from gateway.control.state.database import Routed
+from gateway.control.state.database import AppRoute
 from gateway.control.state.desired import Desired, DesiredModel, FixedCanary
-from gateway.control.state.snapshot import Known, Observed
+from gateway.control.state.snapshot import Observed, Recorded
 from gateway.control.state.status import ModelState
 from gateway.control.state.versions import Kind, Version, version_of
 from gateway.edge.routes import RoutingTable, Server
@@ -64,21 +64,21 @@ def worker(version: Version, state: WorkerState = READY, port: int = 1, detail: 
     return Announcement(f"{version.app}#{port}", version.app, state, detail, "10.0.0.1", port, "onnx")
 
 
-def known(
+def recorded(
     *models: DesiredModel,
     versions: Iterable[Version] = (),
-    routed: Mapping[str, Routed] | None = None,
+    routes: Mapping[str, AppRoute] | None = None,
     pins: Mapping[Reference, Digest] = PINS,
     failures: Mapping[Reference | Kind, str] | None = None,
     condemned: Iterable[Version] = (),
     generation: int = 1,
-) -> Known:
-    return Known(
+) -> Recorded:
+    return Recorded(
         Desired(generation, models),
         pins,
         failures or {},
         {version.app: version for version in versions},
-        routed or {},
+        routes or {},
         frozenset(version.app for version in condemned),
     )
 
@@ -90,8 +90,8 @@ def observed(
     return Observed(dict.fromkeys(running, ""), workers, frozenset(version.app for version in proven))
 
 
-def to(stable: Version | None = None, canary: Version | None = None, weight: int = 0) -> dict[str, Routed]:
-    return {"iris": Routed(stable.app if stable else None, canary.app if canary else None, weight)}
+def to(stable: Version | None = None, canary: Version | None = None, weight: int = 0) -> dict[str, AppRoute]:
+    return {"iris": AppRoute(stable.app if stable else None, canary.app if canary else None, weight)}
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ class Case:
     """A situation of one model, `iris`, and what is planned for it."""
 
     about: str
-    known: Known
+    recorded: Recorded
     observed: Observed
     state: ModelState
     message: str = ""
-    routed: Mapping[str, Routed] = field(default_factory=to)
+    routes: Mapping[str, AppRoute] = field(default_factory=to)
     resolve: tuple[Reference, ...] = ()
     deploy: tuple[Version, ...] = ()
     surplus: tuple[Version, ...] = ()
@@ -112,7 +112,7 @@ class Case:
 CASES = [
     Case(
         "a reference that is not resolved",
-        known(model("v1"), pins={}),
+        recorded(model("v1"), pins={}),
         observed(),
         ModelState.PULLING,
         "resolving its reference",
@@ -120,7 +120,7 @@ CASES = [
     ),
     Case(
         "two references that are not resolved",
-        known(model("v1", "v2"), pins={}),
+        recorded(model("v1", "v2"), pins={}),
         observed(),
         ModelState.PULLING,
         "resolving its reference; canary: resolving its reference",
@@ -128,14 +128,14 @@ CASES = [
     ),
     Case(
         "a reference that cannot be resolved",
-        known(model("v1"), pins={}, failures={kit("v1"): "no such tag"}),
+        recorded(model("v1"), pins={}, failures={kit("v1"): "no such tag"}),
         observed(),
         ModelState.FAILED,
         "no such tag",
     ),
     Case(
         "resolved",
-        known(model("v1")),
+        recorded(model("v1")),
         observed(),
         ModelState.LOADING,
         "starting a worker",
@@ -143,132 +143,132 @@ CASES = [
     ),
     Case(
         "Serve says why nothing starts",
-        known(model("v1"), versions=[V1]),
+        recorded(model("v1"), versions=[V1]),
         Observed({V1.app: "no node has 8 CPUs"}, ()),
         ModelState.LOADING,
         "no node has 8 CPUs",
     ),
     Case(
         "the worker pulls",
-        known(model("v1"), versions=[V1]),
+        recorded(model("v1"), versions=[V1]),
         observed(worker(V1, PULLING, detail="1/9 bytes")),
         ModelState.PULLING,
         "1/9 bytes",
     ),
     Case(
         "the first worker is ready",
-        known(model("v1"), versions=[V1]),
+        recorded(model("v1"), versions=[V1]),
         observed(worker(V1)),
         ModelState.READY,
-        routed=to(V1),
+        routes=to(V1),
     ),
     Case(
         "the first of two workers is ready",
-        known(model("v2", replicas=2), versions=[TWO]),
+        recorded(model("v2", replicas=2), versions=[TWO]),
         observed(worker(TWO), worker(TWO, LOADING, 2)),
         ModelState.LOADING,
         "1 of 2 workers are ready",
-        routed=to(TWO),
+        routes=to(TWO),
     ),
     Case(
         "a successor starts",
-        known(model("v2"), versions=[V1], routed=to(V1)),
+        recorded(model("v2"), versions=[V1], routes=to(V1)),
         observed(worker(V1)),
         ModelState.LOADING,
         "starting a worker",
-        routed=to(V1),
+        routes=to(V1),
         deploy=(V2,),
     ),
     Case(
         "a successor has one worker of two",
-        known(model("v2", replicas=2), versions=[V1, TWO], routed=to(V1)),
+        recorded(model("v2", replicas=2), versions=[V1, TWO], routes=to(V1)),
         observed(worker(V1), worker(TWO), worker(TWO, LOADING, 2)),
         ModelState.LOADING,
         "1 of 2 workers are ready",
-        routed=to(V1),
+        routes=to(V1),
     ),
     Case(
         "a successor has all its workers",
-        known(model("v2", replicas=2), versions=[V1, TWO], routed=to(V1)),
+        recorded(model("v2", replicas=2), versions=[V1, TWO], routes=to(V1)),
         observed(worker(V1), worker(TWO), worker(TWO, READY, 2)),
         ModelState.READY,
-        routed=to(TWO),
+        routes=to(TWO),
         surplus=(V1,),
     ),
     Case(
         "a routed version has lost one worker of two",
-        known(model("v2", replicas=2), versions=[TWO], routed=to(TWO)),
+        recorded(model("v2", replicas=2), versions=[TWO], routes=to(TWO)),
         observed(worker(TWO)),
         ModelState.READY,
-        routed=to(TWO),
+        routes=to(TWO),
     ),
     Case(
         "a routed version has lost its workers",
-        known(model("v1"), versions=[V1], routed=to(V1)),
+        recorded(model("v1"), versions=[V1], routes=to(V1)),
         Observed({V1.app: "a replica died"}, ()),
         ModelState.LOADING,
         "a replica died",
-        routed=to(V1),
+        routes=to(V1),
     ),
     Case(
         "a successor failed",
-        known(model("v2"), versions=[V1, V2], routed=to(V1), failures={V2.kind: "it is a pickle"}),
+        recorded(model("v2"), versions=[V1, V2], routes=to(V1), failures={V2.kind: "it is a pickle"}),
         observed(worker(V1), apps=[V2]),
         ModelState.FAILED,
         "it is a pickle",
-        routed=to(V1),
+        routes=to(V1),
         surplus=(V2,),
     ),
     Case(
         "a successor's reference cannot be resolved",
-        known(model("v2"), versions=[V1], routed=to(V1), failures={kit("v2"): "no such tag"}),
+        recorded(model("v2"), versions=[V1], routes=to(V1), failures={kit("v2"): "no such tag"}),
         observed(worker(V1)),
         ModelState.FAILED,
         "no such tag",
-        routed=to(V1),
+        routes=to(V1),
     ),
     Case(
         "what failed under an earlier number, and is forgotten, stays away",
-        known(model("v2"), versions=[V1], routed=to(V1), failures={V2.kind: "no"}, generation=7),
+        recorded(model("v2"), versions=[V1], routes=to(V1), failures={V2.kind: "no"}, generation=7),
         observed(worker(V1)),
         ModelState.FAILED,
         "no",
-        routed=to(V1),
+        routes=to(V1),
     ),
     Case(
         "the same config again",
-        known(model("v1"), versions=[V1], routed=to(V1), generation=9),
+        recorded(model("v1"), versions=[V1], routes=to(V1), generation=9),
         observed(worker(V1)),
         ModelState.READY,
-        routed=to(V1),
+        routes=to(V1),
     ),
     Case(
         "the same config again while its worker loads",
-        known(model("v1"), versions=[V1], generation=9),
+        recorded(model("v1"), versions=[V1], generation=9),
         observed(worker(V1, LOADING)),
         ModelState.LOADING,
     ),
     Case(
         "back to an app that is on its way out",
-        known(model("v1"), versions=[V1, V2], routed=to(V2), condemned=[V1], generation=9),
+        recorded(model("v1"), versions=[V1, V2], routes=to(V2), condemned=[V1], generation=9),
         observed(worker(V1, DRAINING), worker(V2)),
         ModelState.LOADING,
         "starting a worker",
-        routed=to(V2),
+        routes=to(V2),
         deploy=(version("v1", 9),),
         surplus=(V1,),
     ),
     Case(
         "back to an app that is surplus and not yet on its way out",
-        known(model("v1"), versions=[V1, V2], routed=to(V2), generation=9),
+        recorded(model("v1"), versions=[V1, V2], routes=to(V2), generation=9),
         observed(worker(V1), worker(V2)),
         ModelState.READY,
-        routed=to(V1),
+        routes=to(V1),
         surplus=(V2,),
     ),
     Case(
         "what is routed goes, whatever is wanted",
-        known(model("v1"), versions=[V1], routed=to(V1), condemned=[V1], generation=9),
+        recorded(model("v1"), versions=[V1], routes=to(V1), condemned=[V1], generation=9),
         observed(worker(V1)),
         ModelState.LOADING,
         "starting a worker",
@@ -277,196 +277,196 @@ CASES = [
     ),
     Case(
         "a canary is ready",
-        known(model("v1", "v2"), versions=[V1, V2], routed=to(V1)),
+        recorded(model("v1", "v2"), versions=[V1, V2], routes=to(V1)),
         observed(worker(V1), worker(V2)),
         ModelState.READY,
-        routed=to(V1, V2, 20),
+        routes=to(V1, V2, 20),
     ),
     Case(
         "a canary's weight changes",
-        known(model("v1", "v2", 75), versions=[V1, V2], routed=to(V1, V2, 20), generation=9),
+        recorded(model("v1", "v2", 75), versions=[V1, V2], routes=to(V1, V2, 20), generation=9),
         observed(worker(V1), worker(V2)),
         ModelState.READY,
-        routed=to(V1, V2, 75),
+        routes=to(V1, V2, 75),
     ),
     Case(
         "a canary loads",
-        known(model("v1", "v2"), versions=[V1, V2], routed=to(V1)),
+        recorded(model("v1", "v2"), versions=[V1, V2], routes=to(V1)),
         observed(worker(V1), worker(V2, LOADING)),
         ModelState.LOADING,
-        routed=to(V1),
+        routes=to(V1),
     ),
     Case(
         "a canary is ready before the first stable version",
-        known(model("v1", "v2"), versions=[V1, V2]),
+        recorded(model("v1", "v2"), versions=[V1, V2]),
         observed(worker(V1, LOADING), worker(V2)),
         ModelState.LOADING,
     ),
     Case(
         "a canary failed",
-        known(
+        recorded(
             model("v1", "v2"),
             versions=[V1, V2],
-            routed=to(V1, V2, 20),
+            routes=to(V1, V2, 20),
             failures={V2.kind: "broken"},
         ),
         observed(worker(V1), apps=[V2]),
         ModelState.FAILED,
         "canary: broken",
-        routed=to(V1),
+        routes=to(V1),
         surplus=(V2,),
     ),
     Case(
         "another canary loads, the former keeps its share",
-        known(model("v1", "v3", 60), versions=[V1, V2], routed=to(V1, V2, 20)),
+        recorded(model("v1", "v3", 60), versions=[V1, V2], routes=to(V1, V2, 20)),
         observed(worker(V1), worker(V2)),
         ModelState.LOADING,
         "canary: starting a worker",
-        routed=to(V1, V2, 20),
+        routes=to(V1, V2, 20),
         deploy=(V3,),
     ),
     Case(
         "another canary is ready",
-        known(model("v1", "v3", 60), versions=[V1, V2, V3], routed=to(V1, V2, 20)),
+        recorded(model("v1", "v3", 60), versions=[V1, V2, V3], routes=to(V1, V2, 20)),
         observed(worker(V1), worker(V2), worker(V3)),
         ModelState.READY,
-        routed=to(V1, V3, 60),
+        routes=to(V1, V3, 60),
         surplus=(V2,),
     ),
     Case(
         "a canary that lost its workers gets no calls",
-        known(model("v1", "v2"), versions=[V1, V2], routed=to(V1, V2, 20)),
+        recorded(model("v1", "v2"), versions=[V1, V2], routes=to(V1, V2, 20)),
         observed(worker(V1), apps=[V2]),
         ModelState.LOADING,
         "canary: starting a worker",
-        routed=to(V1),
+        routes=to(V1),
     ),
     Case(
         "a canary is promoted",
-        known(model("v2"), versions=[V1, V2], routed=to(V1, V2, 20), generation=9),
+        recorded(model("v2"), versions=[V1, V2], routes=to(V1, V2, 20), generation=9),
         observed(worker(V1), worker(V2)),
         ModelState.READY,
-        routed=to(V2),
+        routes=to(V2),
         surplus=(V1,),
     ),
     Case(
         "stable and canary change places",
-        known(model("v2", "v1", 5), versions=[V1, V2], routed=to(V1, V2, 20), generation=9),
+        recorded(model("v2", "v1", 5), versions=[V1, V2], routes=to(V1, V2, 20), generation=9),
         observed(worker(V1), worker(V2)),
         ModelState.READY,
-        routed=to(V2, V1, 5),
+        routes=to(V2, V1, 5),
     ),
     Case(
         "a canary is taken away",
-        known(model("v1"), versions=[V1, V2], routed=to(V1, V2, 20), generation=9),
+        recorded(model("v1"), versions=[V1, V2], routes=to(V1, V2, 20), generation=9),
         observed(worker(V1), worker(V2)),
         ModelState.READY,
-        routed=to(V1),
+        routes=to(V1),
         surplus=(V2,),
     ),
     Case(
         "after a cold restart the routed version comes again",
-        known(model("v1"), versions=[V1], routed=to(V1), generation=9),
+        recorded(model("v1"), versions=[V1], routes=to(V1), generation=9),
         observed(),
         ModelState.LOADING,
         "starting a worker",
-        routed=to(V1),
+        routes=to(V1),
         deploy=(V1,),
     ),
     Case(
         "after a cold restart with another config the routed version comes first",
-        known(model("v2"), versions=[V1], routed=to(V1), pins={}, generation=9),
+        recorded(model("v2"), versions=[V1], routes=to(V1), pins={}, generation=9),
         observed(),
         ModelState.PULLING,
         "resolving its reference",
-        routed=to(V1),
+        routes=to(V1),
         resolve=(kit("v2"),),
         deploy=(V1,),
     ),
     Case(
         "a version that may sleep loads for the first time",
-        known(model("v1", replicas=0), versions=[IDLE1]),
+        recorded(model("v1", replicas=0), versions=[IDLE1]),
         observed(worker(IDLE1, LOADING)),
         ModelState.LOADING,
     ),
     Case(
         "a version that may sleep has its first worker",
-        known(model("v1", replicas=0), versions=[IDLE1]),
+        recorded(model("v1", replicas=0), versions=[IDLE1]),
         observed(worker(IDLE1), proven=[IDLE1]),
         ModelState.READY,
-        routed=to(IDLE1),
+        routes=to(IDLE1),
     ),
     Case(
         "a version sleeps",
-        known(model("v1", replicas=0), versions=[IDLE1], routed=to(IDLE1)),
+        recorded(model("v1", replicas=0), versions=[IDLE1], routes=to(IDLE1)),
         observed(proven=[IDLE1]),
         ModelState.ASLEEP,
         "the next call wakes it",
-        routed=to(IDLE1),
+        routes=to(IDLE1),
     ),
     Case(
         "the last worker of a version goes",
-        known(model("v1", replicas=0), versions=[IDLE1], routed=to(IDLE1)),
+        recorded(model("v1", replicas=0), versions=[IDLE1], routes=to(IDLE1)),
         observed(worker(IDLE1, DRAINING), proven=[IDLE1]),
         ModelState.ASLEEP,
         "the next call wakes it",
-        routed=to(IDLE1),
+        routes=to(IDLE1),
     ),
     Case(
         "a version wakes",
-        known(model("v1", replicas=0), versions=[IDLE1], routed=to(IDLE1)),
+        recorded(model("v1", replicas=0), versions=[IDLE1], routes=to(IDLE1)),
         observed(worker(IDLE1, PULLING, detail="1/9 bytes"), proven=[IDLE1]),
         ModelState.ASLEEP,
         "waking: 1/9 bytes",
-        routed=to(IDLE1),
+        routes=to(IDLE1),
     ),
     Case(
         "a version went to sleep before anyone saw it ready",
-        known(model("v2", replicas=0), versions=[V1, IDLE2], routed=to(V1)),
+        recorded(model("v2", replicas=0), versions=[V1, IDLE2], routes=to(V1)),
         observed(worker(V1), proven=[IDLE2]),
         ModelState.ASLEEP,
         "the next call wakes it",
-        routed=to(IDLE2),
+        routes=to(IDLE2),
         surplus=(V1,),
     ),
     Case(
         "a successor of a version that sleeps loads",
-        known(model("v2", replicas=0), versions=[IDLE1, IDLE2], routed=to(IDLE1)),
+        recorded(model("v2", replicas=0), versions=[IDLE1, IDLE2], routes=to(IDLE1)),
         observed(worker(IDLE2, LOADING), proven=[IDLE1]),
         ModelState.LOADING,
-        routed=to(IDLE1),
+        routes=to(IDLE1),
     ),
     Case(
         "a canary sleeps, and keeps its share",
-        known(
+        recorded(
             model("v1", "v2", 5, replicas=0),
             versions=[IDLE1, IDLE2],
-            routed=to(IDLE1, IDLE2, 20),
+            routes=to(IDLE1, IDLE2, 20),
         ),
         observed(worker(IDLE1), proven=[IDLE1, IDLE2]),
         ModelState.READY,
         "canary: the next call wakes it",
-        routed=to(IDLE1, IDLE2, 5),
+        routes=to(IDLE1, IDLE2, 5),
     ),
     Case(
         "the canary of before sleeps while another one loads",
-        known(
+        recorded(
             model("v1", "v3", 5, replicas=0),
             versions=[IDLE1, IDLE2],
-            routed=to(IDLE1, IDLE2, 20),
+            routes=to(IDLE1, IDLE2, 20),
         ),
         observed(worker(IDLE1), proven=[IDLE1, IDLE2]),
         ModelState.LOADING,
         "canary: starting a worker",
-        routed=to(IDLE1, IDLE2, 20),
+        routes=to(IDLE1, IDLE2, 20),
         deploy=(version("v3", replicas=0),),
     ),
     Case(
         "a version that sleeps is being removed",
-        known(
+        recorded(
             model("v1", replicas=0),
             versions=[IDLE1],
-            routed=to(IDLE1),
+            routes=to(IDLE1),
             condemned=[IDLE1],
             generation=2,
         ),
@@ -478,113 +478,113 @@ CASES = [
     ),
     Case(
         "after a cold restart a version that may sleep must load again",
-        known(model("v1", replicas=0), versions=[IDLE1], routed=to(IDLE1), generation=9),
+        recorded(model("v1", replicas=0), versions=[IDLE1], routes=to(IDLE1), generation=9),
         observed(),
         ModelState.LOADING,
         "starting a worker",
-        routed=to(IDLE1),
+        routes=to(IDLE1),
         deploy=(IDLE1,),
     ),
     Case(
         "a version that runs is to have more workers",
-        known(model("v2", replicas=2), versions=[V2], routed=to(V2), generation=9),
+        recorded(model("v2", replicas=2), versions=[V2], routes=to(V2), generation=9),
         observed(worker(V2)),
         ModelState.READY,
-        routed=to(V2),
+        routes=to(V2),
         deploy=(TWO,),
     ),
     Case(
         "a version that runs is to have fewer workers",
-        known(model("v2"), versions=[TWO], routed=to(TWO), generation=9),
+        recorded(model("v2"), versions=[TWO], routes=to(TWO), generation=9),
         observed(worker(TWO), worker(TWO, READY, 2)),
         ModelState.READY,
-        routed=to(TWO),
+        routes=to(TWO),
         deploy=(V2,),
     ),
     Case(
         "a version that runs may sleep from now on",
-        known(model("v1", replicas=0), versions=[V1], routed=to(V1), generation=9),
+        recorded(model("v1", replicas=0), versions=[V1], routes=to(V1), generation=9),
         observed(worker(V1), proven=[V1]),
         ModelState.READY,
-        routed=to(V1),
+        routes=to(V1),
         deploy=(IDLE1,),
     ),
     Case(
         "a version that may sleep and is awake is to stay awake",
-        known(model("v1"), versions=[IDLE1], routed=to(IDLE1), generation=9),
+        recorded(model("v1"), versions=[IDLE1], routes=to(IDLE1), generation=9),
         observed(worker(IDLE1), proven=[IDLE1]),
         ModelState.READY,
-        routed=to(IDLE1),
+        routes=to(IDLE1),
         deploy=(V1,),
     ),
     Case(
         "a version that sleeps is to be awake, and answers until it is",
-        known(model("v1"), versions=[IDLE1], routed=to(IDLE1), generation=9),
+        recorded(model("v1"), versions=[IDLE1], routes=to(IDLE1), generation=9),
         Observed({IDLE1.app: ""}, (), frozenset([IDLE1.app]), frozenset([IDLE1.app])),
         ModelState.ASLEEP,
         "the next call wakes it",
-        routed=to(IDLE1),
+        routes=to(IDLE1),
         deploy=(V1,),
     ),
     Case(
         "Serve was told of other bounds",
-        known(model("v2", replicas=2), versions=[TWO], routed=to(TWO), generation=9),
+        recorded(model("v2", replicas=2), versions=[TWO], routes=to(TWO), generation=9),
         observed(worker(TWO), worker(TWO, LOADING, 2)),
         ModelState.READY,
-        routed=to(TWO),
+        routes=to(TWO),
     ),
     Case(
         "other bounds for a successor that loads",
-        known(model("v2", replicas=2), versions=[V1, V2], routed=to(V1), generation=9),
+        recorded(model("v2", replicas=2), versions=[V1, V2], routes=to(V1), generation=9),
         observed(worker(V1), worker(V2, LOADING)),
         ModelState.LOADING,
-        routed=to(V1),
+        routes=to(V1),
         deploy=(TWO,),
     ),
     Case(
         "a successor that is ready is to come with more workers",
-        known(model("v2", replicas=2), versions=[V1, V2], routed=to(V1), generation=9),
+        recorded(model("v2", replicas=2), versions=[V1, V2], routes=to(V1), generation=9),
         observed(worker(V1), worker(V2)),
         ModelState.LOADING,
         "1 of 2 workers are ready",
-        routed=to(V1),
+        routes=to(V1),
         deploy=(TWO,),
     ),
     Case(
         "other bounds come with a successor: what is routed keeps its own",
-        known(model("v2", replicas=2), versions=[V1], routed=to(V1)),
+        recorded(model("v2", replicas=2), versions=[V1], routes=to(V1)),
         observed(worker(V1)),
         ModelState.LOADING,
         "starting a worker",
-        routed=to(V1),
+        routes=to(V1),
         deploy=(TWO,),
     ),
     Case(
         "other bounds are those of the canary too, which keeps its share",
-        known(model("v1", "v2", replicas=2), versions=[V1, V2], routed=to(V1, V2, 20), generation=9),
+        recorded(model("v1", "v2", replicas=2), versions=[V1, V2], routes=to(V1, V2, 20), generation=9),
         observed(worker(V1), worker(V2)),
         ModelState.READY,
-        routed=to(V1, V2, 20),
+        routes=to(V1, V2, 20),
         deploy=(version("v1", replicas=2), TWO),
     ),
     Case(
         "other bounds for a successor that failed",
-        known(
+        recorded(
             model("v2", replicas=2),
             versions=[V1, V2],
-            routed=to(V1),
+            routes=to(V1),
             failures={V2.kind: "it is a pickle"},
             generation=9,
         ),
         observed(worker(V1), apps=[V2]),
         ModelState.FAILED,
         "it is a pickle",
-        routed=to(V1),
+        routes=to(V1),
         surplus=(V2,),
     ),
     Case(
         "other bounds for an app that is on its way out",
-        known(model("v2", replicas=2), versions=[V2], routed=to(V2), condemned=[V2], generation=9),
+        recorded(model("v2", replicas=2), versions=[V2], routes=to(V2), condemned=[V2], generation=9),
         observed(worker(V2)),
         ModelState.LOADING,
         "starting a worker",
@@ -593,16 +593,16 @@ CASES = [
     ),
     Case(
         "after a cold restart with other bounds the routed version comes again with them",
-        known(model("v2", replicas=2), versions=[V2], routed=to(V2), generation=9),
+        recorded(model("v2", replicas=2), versions=[V2], routes=to(V2), generation=9),
         observed(),
         ModelState.LOADING,
         "starting a worker",
-        routed=to(V2),
+        routes=to(V2),
         deploy=(TWO,),
     ),
     Case(
         "a route to what nobody remembers",
-        known(model("v1"), routed=to(V3)),
+        recorded(model("v1"), routes=to(V3)),
         observed(),
         ModelState.LOADING,
         "starting a worker",
@@ -613,10 +613,10 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.about)
 def test_situations(case: Case) -> None:
-    plan = reconcile(case.known, case.observed)
+    plan = reconcile(case.recorded, case.observed)
     (status,) = plan.models
     assert (status.state, status.message) == (case.state, case.message)
-    assert plan.routed == case.routed
+    assert plan.routes == case.routes
     assert plan.resolve == case.resolve
     assert plan.deploy == case.deploy
     assert plan.surplus == tuple(version.app for version in case.surplus)
@@ -637,10 +637,10 @@ def test_situations(case: Case) -> None:
     ids=["minimum", "maximum", "none", "target", "up", "down", "to zero", "wake"],
 )
 def test_other_scaling_is_for_the_app_that_runs_and_its_route_stays(scaling: Scaling) -> None:
-    before = known(model("v1"), versions=[V1], routed=to(V1))
+    before = recorded(model("v1"), versions=[V1], routes=to(V1))
     serving = replace(V1.serving, scaling=scaling)
     scaled = replace(V1, serving=serving)
-    after = known(replace(model("v1"), serving=serving), versions=[V1], routed=to(V1), generation=2)
+    after = recorded(replace(model("v1"), serving=serving), versions=[V1], routes=to(V1), generation=2)
     plan, now = reconcile(after, observed(worker(V1))), reconcile(before, observed(worker(V1)))
     assert plan == replace(now, deploy=(scaled,)), "nothing else changes"
     assert scaled.app == V1.app
@@ -649,7 +649,7 @@ def test_other_scaling_is_for_the_app_that_runs_and_its_route_stays(scaling: Sca
 
 
 def test_without_a_config_there_is_nothing_to_do() -> None:
-    assert reconcile(known(), observed()) == Plan((), (), (), {}, RoutingTable(), ())
+    assert reconcile(recorded(), observed()) == Plan((), (), (), {}, RoutingTable(), ())
 
 
 @pytest.mark.parametrize(
@@ -665,14 +665,14 @@ def test_without_a_config_there_is_nothing_to_do() -> None:
 def test_a_model_that_cannot_be_called_says_why(
     pins: dict[Reference, Digest], failures: dict[Reference | Kind, str], reason: str
 ) -> None:
-    plan = reconcile(known(model("v1"), pins=pins, failures=failures), observed())
+    plan = reconcile(recorded(model("v1"), pins=pins, failures=failures), observed())
     (only,) = plan.table.routes
     assert (only.model, only.stable, only.canary, only.reason) == ("iris", None, None, reason)
 
 
 def test_only_ready_workers_of_a_routed_version_get_calls() -> None:
     workers = [worker(V1, state, port) for port, state in enumerate((DRAINING, READY, LOADING, READY))]
-    plan = reconcile(known(model("v1"), versions=[V1], routed=to(V1)), observed(*workers))
+    plan = reconcile(recorded(model("v1"), versions=[V1], routes=to(V1)), observed(*workers))
     (stable,) = plan.table.backends()
     assert [server.port for server in stable.servers] == [1, 3]
     assert stable.names == V1.reference.names
@@ -680,7 +680,7 @@ def test_only_ready_workers_of_a_routed_version_get_calls() -> None:
 
 
 def test_calls_are_held_for_a_version_that_may_sleep_from_when_it_was_ready_once() -> None:
-    remembered = known(model("v1", replicas=0), versions=[IDLE1], routed=to(IDLE1))
+    remembered = recorded(model("v1", replicas=0), versions=[IDLE1], routes=to(IDLE1))
     for observation, may_sleep, ports in [
         (observed(worker(IDLE1, LOADING)), False, []),
         (observed(worker(IDLE1), proven=[IDLE1]), True, [1]),
@@ -689,7 +689,7 @@ def test_calls_are_held_for_a_version_that_may_sleep_from_when_it_was_ready_once
     ]:
         (stable,) = reconcile(remembered, observation).table.backends()
         assert (stable.may_sleep, [server.port for server in stable.servers]) == (may_sleep, ports)
-    always = known(model("v1"), versions=[V1], routed=to(V1))
+    always = recorded(model("v1"), versions=[V1], routes=to(V1))
     (stable,) = reconcile(always, observed(proven=[V1])).table.backends()
     assert not stable.may_sleep
     (status,) = reconcile(remembered, observed(proven=[IDLE1])).models
@@ -698,17 +698,17 @@ def test_calls_are_held_for_a_version_that_may_sleep_from_when_it_was_ready_once
 
 
 def test_a_version_that_is_taken_away_is_woken_no_more() -> None:
-    remembered = known(versions=[IDLE1], routed=to(IDLE1))
+    remembered = recorded(versions=[IDLE1], routes=to(IDLE1))
     assert reconcile(remembered, observed(proven=[IDLE1])).table == RoutingTable()
     (draining,) = reconcile(remembered, observed(worker(IDLE1, DRAINING), proven=[IDLE1])).table.draining
     assert not draining.may_sleep
 
 
 def test_a_model_taken_away_drains_while_its_workers_can_be_reached() -> None:
-    remembered = known(versions=[V1], routed=to(V1))
+    remembered = recorded(versions=[V1], routes=to(V1))
     workers = (worker(V1, DRAINING, 1), worker(V1, READY, 2), worker(V1, LOADING, 3))
     plan = reconcile(remembered, observed(*workers))
-    assert (plan.routed, plan.table.routes, plan.models) == ({}, (), ())
+    assert (plan.routes, plan.table.routes, plan.models) == ({}, (), ())
     assert plan.surplus == (V1.app,)
     (draining,) = plan.table.draining
     assert draining.version == V1.app
@@ -718,21 +718,21 @@ def test_a_model_taken_away_drains_while_its_workers_can_be_reached() -> None:
 
 
 def test_the_failure_of_one_model_changes_nothing_of_another() -> None:
-    remembered = {"other": Routed(OTHER.app)}
+    remembered = {"other": AppRoute(OTHER.app)}
     alone = reconcile(
-        known(model("v1", name="other"), versions=[OTHER], routed=remembered), observed(worker(OTHER))
+        recorded(model("v1", name="other"), versions=[OTHER], routes=remembered), observed(worker(OTHER))
     )
     both = reconcile(
-        known(
+        recorded(
             model("v2"),
             model("v1", name="other"),
             versions=[V2, OTHER],
-            routed=remembered,
+            routes=remembered,
             failures={V2.kind: "it is a pickle"},
         ),
         observed(worker(OTHER), apps=[V2]),
     )
-    assert both.routed == {"iris": Routed(), **alone.routed}
+    assert both.routes == {"iris": AppRoute(), **alone.routes}
     assert both.table.routes[1:] == alone.table.routes
     assert both.models[1:] == alone.models
     assert both.models[0].state is ModelState.FAILED
@@ -741,16 +741,16 @@ def test_the_failure_of_one_model_changes_nothing_of_another() -> None:
 
 def test_two_models_of_one_kit_have_workers_of_their_own_and_resolve_it_once() -> None:
     models = (model("v1"), model("v1", name="other"))
-    assert reconcile(known(*models, pins={}), observed()).resolve == (kit("v1"),)
-    assert reconcile(known(*models), observed()).deploy == (V1, OTHER)
+    assert reconcile(recorded(*models, pins={}), observed()).resolve == (kit("v1"),)
+    assert reconcile(recorded(*models), observed()).deploy == (V1, OTHER)
 
 
 def test_status_shows_routed_versions_first_and_failed_ones_last() -> None:
     plan = reconcile(
-        known(
+        recorded(
             model("v3", "v2", 30),
             versions=[V1, V2, V3],
-            routed=to(V1, V2, 30),
+            routes=to(V1, V2, 30),
             failures={V3.kind: "no"},
         ),
         observed(worker(V1), worker(V2), worker(V2, READY, 2), apps=[V3]),

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.config import GatewayConfig, Model
+from gateway.config.config import GatewayConfig
+from gateway.config.models import Model
 from gateway.control.loop import resolver as resolver_module
 from gateway.control.loop import tasks as tasks_module
 from gateway.control.loop.resolver import Resolver, resolve
 from gateway.control.state.database import State
 from gateway.control.state.desired import Desired, desired_from
-from gateway.control.state.snapshot import Known
+from gateway.control.state.snapshot import Recorded
 from gateway.errors import KitError, RegistryUnavailable
 from gateway.oci.reference import Digest, Reference, parse_reference
 from tests.support.artifacts import LayoutBuilder, iris
@@ -72,9 +73,9 @@ def apply(state: State, track: float | None = None) -> int:
     return state.apply(desired(KIT, track), "{}")
 
 
-def known(state: State) -> Known:
+def known(state: State) -> Recorded:
     desired = state.desired()
-    return Known(desired, state.pins(desired.generation), state.failures(), {}, {})
+    return Recorded(desired, state.pins(desired.generation), state.failures(), {}, {})
 
 
 def repeat(begin: Callable[[], None], until: Callable[[], bool]) -> None:

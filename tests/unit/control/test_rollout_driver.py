@@ -17,7 +17,7 @@ from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.state.database import State
 from gateway.control.state.desired import Desired, desired_from
 from gateway.control.state.rollout_status import RolloutEvent
-from gateway.control.state.snapshot import Known, Observed
+from gateway.control.state.snapshot import Observed, Recorded
 from gateway.control.state.status import ModelState
 from gateway.control.state.versions import Kind
 from gateway.errors import ControlError, StoreError
@@ -93,12 +93,12 @@ class World:
 
     def tick(self, seconds: float = 1.0, ready: bool = True) -> Plan:
         self.now += seconds
-        known = Known(
+        recorded = Recorded(
             desired=self.state.desired(),
             pins=self.pins,
             failures=self.state.failures(),
             versions=self.state.versions(),
-            routed=self.state.routed(),
+            routes=self.state.routes(),
             condemned=self.state.condemned(),
         )
         workers = [
@@ -114,10 +114,10 @@ class World:
             for app, tally in self.workers.items()
         ]
         self.proven |= self.workers.keys()
-        observed = Observed(dict.fromkeys(known.versions, ""), workers, frozenset(self.proven))
-        known = replace(known, rollouts=self.rollouts.tick(known, observed, self.late))
-        plan = reconcile(known, observed)
-        self.state.route(plan.routed)
+        observed = Observed(dict.fromkeys(recorded.versions, ""), workers, frozenset(self.proven))
+        recorded = replace(recorded, rollouts=self.rollouts.tick(recorded, observed, self.late))
+        plan = reconcile(recorded, observed)
+        self.state.save_routes(plan.routes)
         for version in plan.deploy:
             self.state.keep_version(version)
             if ready:
@@ -151,7 +151,7 @@ class World:
 
     def route(self) -> tuple[str | None, str | None, int]:
         """What calls go to: tags, and the canary's percent."""
-        routed = self.state.routed()["iris"]
+        routed = self.state.routes()["iris"]
         stable, canary = (
             None if app is None else app.split(".")[1] for app in (routed.stable, routed.canary)
         )
@@ -436,7 +436,7 @@ def test_a_model_that_goes_amid_its_rollout_takes_it_along(world: World) -> None
     world.to_step()
     world.state.apply(Desired(), "{}")
     plan = world.tick()
-    assert (plan.routed, plan.table.routes, world.rollouts.get("iris")) == ({}, (), None)
+    assert (plan.routes, plan.table.routes, world.rollouts.get("iris")) == ({}, (), None)
     with pytest.raises(ControlError, match="has no rollout"):
         world.rollouts.order("iris", Abort())
     assert world.rollouts.history("iris") != []
