@@ -63,6 +63,7 @@ class EdgeProcess:
         self._on_lost = on_lost
         self._binary = find_haproxy()
         self._stopping = threading.Event()
+        self._spawning = threading.Lock()  # so that no HAProxy is started beside one that is being stopped
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher = threading.Thread(target=self._watch, name="edge-watcher", daemon=True)
 
@@ -92,8 +93,9 @@ class EdgeProcess:
 
     def stop(self, grace: float = 3.0) -> None:
         """Let calls in flight finish for `grace` seconds, then end HAProxy. Safe to call twice."""
-        self._stopping.set()
-        process = self._process
+        with self._spawning:
+            self._stopping.set()
+            process = self._process
         if process is None:
             return
         for signal_, seconds in ((signal.SIGUSR1, grace), (signal.SIGTERM, 1.0), (signal.SIGKILL, 1.0)):
@@ -139,8 +141,12 @@ class EdgeProcess:
                 )
                 return
             log.error("HAProxy ended with %s and is started again: %s", code, self._last_words())
-            time.sleep(0.1 * 2 ** len(starts))
-            self._process = self._spawn()
+            if self._stopping.wait(0.1 * 2 ** len(starts)):
+                return
+            with self._spawning:
+                if self._stopping.is_set():
+                    return
+                self._process = self._spawn()
 
     def _last_words(self) -> str:
         try:

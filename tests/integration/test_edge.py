@@ -207,6 +207,26 @@ def test_a_killed_haproxy_comes_back_with_its_routes(edge: RunningEdge, workers:
     assert edge.get("/v2/models/iris/infer")[1]["ModelKit-Version"] == "v1"
 
 
+def test_an_edge_that_is_stopped_while_its_haproxy_is_down_starts_none(
+    edge: RunningEdge, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.kill(edge.master_pid(), signal.SIGKILL)
+    wait(lambda: "HAProxy ended with" in caplog.text)
+    edge.process.stop()
+    time.sleep(1)
+    wait(lambda: not processes_of(tmp_path))
+
+
+def processes_of(directory: Path) -> list[int]:
+    """Return the processes with a directory in their command line."""
+    processes = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(directory) in file.read_bytes():
+                processes.append(int(file.parent.name))
+    return processes
+
+
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         files = EdgeFiles(tmp_path)
