@@ -1,1 +1,1 @@
-"""How fast Kitserve is, beside the least a Python server can do and beside plain Ray Serve."""
+"""How fast Kitserve is, beside the floor, other model servers and plain Ray Serve."""

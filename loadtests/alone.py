@@ -1,6 +1,6 @@
-"""The bare model: one process that does nothing but run it, again and again, on one thread.
+"""The bare model: one process that runs it in a loop on one thread, and does nothing else.
 
-Run as `python -m loadtests.alone MODEL SECONDS`, MODEL being the name of one in `loadtests.models`.
+Run as `python -m loadtests.alone MODEL SECONDS`, where MODEL is the name of a function in `loadtests.models`.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if __name__ == "__main__":
     call = {"input": model.inputs[0]}
     for _ in range(20):
         plain.run(call)
-    took: list[float] = []
+    seconds: list[float] = []
     cpu = time.process_time()
     begun = before = time.perf_counter()
     while before - begun < float(sys.argv[2]):
         plain.run(call)
         now = time.perf_counter()
-        took.append(now - before)
+        seconds.append(now - before)
         before = now
-    p50, p99 = np.percentile(took, [50, 99]) * 1e3
-    found = {
-        "requests": len(took),
+    p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
+    figures = {
+        "requests": len(seconds),
         "seconds": before - begun,
         "p50_ms": p50,
         "p99_ms": p99,
         "errors": 0,
         "cpu_seconds": time.process_time() - cpu,
     }
-    print(json.dumps(found))
+    print(json.dumps(figures))

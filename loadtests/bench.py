@@ -1,6 +1,6 @@
-"""Kitserve beside the least a Python server can do and beside other model servers: one run, on loopback.
+"""Measure Kitserve beside the floor and other model servers, on loopback.
 
-Speed is reported and never fails the run; a wrong answer or a failed call does.
+A wrong answer or a failed call fails the run. Speed is only reported.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """All that was found: `faults` fail the run."""
+    """What one run measured. Any of `faults` makes it fail."""
 
     conditions: dict[str, str]
     cells: list[Cell] = field(default_factory=list)
     absent: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Why contenders are absent, by workload and name."""
+    """Why contenders are absent: by workload, then by name."""
     faults: list[str] = field(default_factory=list)
 
 
 def main() -> int:
-    """Measure and report; 1 when an answer was wrong or a call failed."""
+    """Measure and report. Return 1 when an answer was wrong or a call failed, else 0."""
     options = _options()
     console = Console(stderr=True, highlight=False)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -95,9 +95,9 @@ def _options() -> argparse.Namespace:
         options.connections, options.seconds, options.passes = [1, 16], 1, 1
     if min(options.seconds, options.passes, *options.connections) < 1:
         parser.error("seconds, passes and connections are numbers from 1 up")
-    for chosen, known in ((options.workloads, workloads), (options.contenders, contenders.NAMES)):
-        if unknown := set(chosen) - set(known):
-            parser.error(f"{', '.join(unknown)}: none of {', '.join(known)}")
+    for chosen, names in ((options.workloads, workloads), (options.contenders, contenders.NAMES)):
+        if unknown := set(chosen) - set(names):
+            parser.error(f"{', '.join(unknown)}: none of {', '.join(names)}")
     return options
 
 
@@ -111,7 +111,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _measure(options: argparse.Namespace, run: Run, say: Say) -> Iterator[None]:
-    """Fill the run in; yields whenever a model is through."""
+    """Fill in the run. Yield after each model, so that what was measured can be written."""
     chosen = [workload for workload in WORKLOADS if workload.name in options.workloads]
     say(f"about {_minutes(options, chosen):.0f} minutes")
     for model, group in groupby(chosen, key=lambda workload: workload.model):
@@ -137,9 +137,9 @@ def _minutes(options: argparse.Namespace, chosen: Sequence[Workload]) -> float:
 
 
 def _turn(
-    options: argparse.Namespace, workload: Workload, turn: int, field_: list[Contender], run: Run, say: Say
+    options: argparse.Namespace, workload: Workload, turn: int, running: list[Contender], run: Run, say: Say
 ) -> None:
-    """One pass of a workload. A contender whose answer is wrong is out."""
+    """Measure one pass of a workload. A contender that answers wrongly is removed from `running`."""
 
     def keep(cell: Cell) -> None:
         say(
@@ -149,19 +149,19 @@ def _turn(
         )
         run.cells.append(cell)
 
-    speakers = [contender for contender in field_ if workload.form in contender.dialects]
+    speakers = [contender for contender in running if workload.form in contender.dialects]
     if workload.alone:
         keep(_alone(workload, options.seconds))
     for connections in options.connections:
         for contender in speakers if turn % 2 == 0 else reversed(speakers):
-            if contender not in field_:
+            if contender not in running:
                 continue
             try:
                 keep(_cell(workload, contender, connections, options.seconds))
             except (WrongAnswer, wrk.WrkFailed) as error:
                 say(f"{workload.name}: {error}")
                 run.faults.append(f"{workload.name}: {error}")
-                field_.remove(contender)
+                running.remove(contender)
 
 
 def _cell(workload: Workload, contender: Contender, connections: int, seconds: int) -> Cell:
@@ -184,41 +184,49 @@ def _cell(workload: Workload, contender: Contender, connections: int, seconds: i
 
 def _alone(workload: Workload, seconds: int) -> Cell:
     command = [sys.executable, "-m", "loadtests.alone", workload.model.__name__, str(seconds)]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    spent = found.pop("cpu_seconds")
-    return Cell(workload.name, ALONE, 0, wrk.Load(**found), spent, 0, 0)
+    figures = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    spent = figures.pop("cpu_seconds")
+    return Cell(workload.name, ALONE, 0, wrk.Load(**figures), spent, 0, 0)
 
 
 def read(document: dict[str, Any]) -> Run:
-    """A run as it was written."""
+    """Return the run that a bench.json holds."""
     cells = [Cell(**{**cell, "load": wrk.Load(**cell["load"])}) for cell in document["cells"]]
     return Run(document["conditions"], cells, document["absent"], document["faults"])
 
 
 def report(run: Run, directory: Path) -> None:
     """Show the tables, and write them as bench.md and as bench.svg."""
-    found: dict[str, Results] = {}
+    measured: dict[str, Results] = {}
     for workload in WORKLOADS:
         if cells := [cell for cell in run.cells if cell.workload == workload.name]:
-            found[workload.name] = results(workload.title, cells, run.absent[workload.name])
+            measured[workload.name] = results(workload.title, cells, run.absent[workload.name])
     connections = sorted({cell.connections for cell in run.cells} - {0})
     judged = JUDGED if JUDGED in connections else connections[-1]
     console = Console(highlight=False, width=_WIDTH)
     written = []
     columns = header(connections)
-    for each in found.values():
-        lines = rows(each, connections, judged)
-        shown = Table(*(Column(name, no_wrap=True) for name in columns), title=each.title)
+    for result in measured.values():
+        lines = rows(result, connections, judged)
+        table = Table(*(Column(name, no_wrap=True) for name in columns), title=result.title)
         for line in lines:
-            shown.add_row(*line, style="bold red" if any("failed" in text for text in line) else "")
-        console.print(shown)
-        written += [f"**{each.title}**", markdown(lines, columns)]
-    absent = {f"{name} was left out: {why}" for each in found.values() for name, why in each.absent.items()}
-    notes = [*verdicts(found), *absent, *run.faults, *(f"{k}: {v}" for k, v in run.conditions.items()), *_HOW]
+            table.add_row(*line, style="bold red" if any("failed" in text for text in line) else "")
+        console.print(table)
+        written += [f"**{result.title}**", markdown(lines, columns)]
+    absent = {
+        f"{name} was left out: {why}" for result in measured.values() for name, why in result.absent.items()
+    }
+    notes = [
+        *verdicts(measured),
+        *absent,
+        *run.faults,
+        *(f"{k}: {v}" for k, v in run.conditions.items()),
+        *_HOW,
+    ]
     written.append("\n".join(f"- {line}" for line in notes))
     print("\n".join(f"- {line}" for line in notes))
     (directory / "bench.md").write_text("\n\n".join(written) + "\n")
-    plot.draw(list(found.values()), judged, directory / "bench.svg")
+    plot.draw(list(measured.values()), judged, directory / "bench.svg")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What contenders are called with, and what they must answer."""
+"""The calls that contenders get, and the answers that they must give."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a contender wants to be called with the one tensor, and what it makes of the outputs."""
+    """How a contender is called with one tensor, and how its outputs are read."""
 
     call: Callable[[Array], Call]
     read: Callable[[Any], dict[str, Array]]
@@ -75,12 +75,16 @@ def _bentoml_outputs(document: Any) -> dict[str, Array]:
 
 OIP_JSON = Dialect(_oip_json, _oip_outputs)
 OIP_BINARY = Dialect(_oip_binary, _oip_outputs)
-"""The tensor goes raw, after the JSON; outputs come as JSON."""
+"""The input follows the JSON as raw bytes; outputs come as JSON."""
 BENTOML_JSON = Dialect(_bentoml_json, _bentoml_outputs)
 
 
 def check(name: str, url: str, dialect: Dialect, array: Array, truth: Mapping[str, Array]) -> None:
-    """Call once. Raises WrongAnswer unless the answer is what the model itself makes of it."""
+    """Call a contender once, and compare its answer with `truth`, the outputs of the model itself.
+
+    Raises:
+        WrongAnswer: when it answers otherwise, or not at all.
+    """
     call = dialect.call(array)
     try:
         answer = requests.post(url, call.body, headers=dict(call.headers), timeout=_TIMEOUT_SECONDS)
@@ -89,20 +93,20 @@ def check(name: str, url: str, dialect: Dialect, array: Array, truth: Mapping[st
     if answer.status_code != 200:
         raise WrongAnswer(f"{name} answered {answer.status_code}: {answer.text[:200]}")
     try:
-        found = dialect.read(answer.json())
+        outputs = dialect.read(answer.json())
     except (KeyError, TypeError, ValueError) as error:
         raise WrongAnswer(f"{name} answered {answer.text[:200]}") from error
-    if not same(found, truth):
-        raise WrongAnswer(f"{name} answered {found}, the model says {dict(truth)}")
+    if not same(outputs, truth):
+        raise WrongAnswer(f"{name} answered {outputs}, the model says {dict(truth)}")
 
 
-def same(found: Mapping[str, Array], truth: Mapping[str, Array]) -> bool:
-    """Whether outputs are the model's, but for the rounding of another order of sums.
+def same(outputs: Mapping[str, Array], truth: Mapping[str, Array]) -> bool:
+    """Tell whether outputs are those of the model, but for rounding errors.
 
-    Shapes are not compared: there is a server that gives every output a second axis.
+    Shapes are not compared: one server gives every output a second axis.
     """
-    return found.keys() == truth.keys() and all(
-        found[name].size == array.size
-        and np.allclose(found[name].ravel(), array.ravel(), rtol=0, atol=_TOLERANCE)
+    return outputs.keys() == truth.keys() and all(
+        outputs[name].size == array.size
+        and np.allclose(outputs[name].ravel(), array.ravel(), rtol=0, atol=_TOLERANCE)
         for name, array in truth.items()
     )

@@ -1,7 +1,7 @@
-"""What reading a call and writing its answer cost, without server and model: `python -m loadtests.codec`.
+"""The time to read a call and to write its answer, without server and model: `python -m loadtests.codec`.
 
-Each line is one body, read or written in three ways in turns. A time is of one call, in microseconds: the
-best of several turns.
+Each line is one body, which three functions read or write in turn. A time is that of one call, in
+microseconds: the best of several turns.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _TURNS = 9
 _TURN_SECONDS = 0.02
 _SHAPES = ((1, 4), (1, 32), (1, 128), (1, 1024), (1000, 4), (1, 3, 224, 224))
 
-Way = Callable[[], object]
+Task = Callable[[], object]
 
 
 def main() -> None:
-    """Print the microseconds of each way."""
+    """Print the microseconds that each function takes."""
     generator = np.random.default_rng(7)
-    ways: tuple[Way, ...]
+    tasks: tuple[Task, ...]
     for datatype in (Datatype.FP32, Datatype.INT64):
         _title(f"reading {datatype}", "Kitserve", "its orjson", "floor")
         signature = Signature((TensorSpec("x", datatype, None),), ())
@@ -40,12 +40,12 @@ def main() -> None:
             for form, data in (("flat", values.ravel().tolist()), ("nested", values.tolist())):
                 tensor = {"name": "x", "datatype": datatype, "shape": shape, "data": data}
                 body = orjson.dumps({"inputs": [tensor]})
-                ways = (
+                tasks = (
                     partial(decode, (body,)),
                     partial(small, (body,)),
                     partial(_floor_reads, body, datatype),
                 )
-                _line(f"{list(shape)} {form}", len(body), ways)
+                _line(f"{list(shape)} {form}", len(body), tasks)
     _title("writing", "Kitserve", "raw", "floor")
     encode = Encoder("model", "v1", {})
     for datatype in (Datatype.FP32, Datatype.FP64, Datatype.BF16, Datatype.INT64):
@@ -53,16 +53,16 @@ def main() -> None:
             outputs = {"y": (generator.random(shape) * 1000).astype(datatype.numpy)}
             raw = Call("", {}, others=IN_BINARY)
             body, _ = encode(Call("", {}), outputs)
-            ways = (
+            tasks = (
                 partial(encode, Call("", {}), outputs),
                 partial(encode, raw, outputs),
                 partial(_floor_writes, outputs, datatype),
             )
-            _line(f"{datatype} {list(shape)}", len(body), ways)
+            _line(f"{datatype} {list(shape)}", len(body), tasks)
 
 
 def _floor_reads(body: bytes, datatype: Datatype) -> Mapping[str, Array]:
-    """The least that a server in Python does; nothing is checked."""
+    """Do the least that a server in Python must do; check nothing."""
     return {
         tensor["name"]: np.array(tensor["data"], datatype.numpy).reshape(tensor["shape"])
         for tensor in orjson.loads(body)["inputs"]
@@ -84,19 +84,21 @@ def _title(*columns: Any) -> None:
     print("\n{:26}{:>11}{:>12}{:>12}{:>12}".format(columns[0], "bytes", *columns[1:]))
 
 
-def _line(name: str, size: int, ways: tuple[Way, ...]) -> None:
-    best = [float("inf")] * len(ways)
-    counts = [max(1, round(_TURN_SECONDS / max(_seconds(way, 1), 1e-6))) for way in ways]
+def _line(name: str, size: int, tasks: tuple[Task, ...]) -> None:
+    best = [float("inf")] * len(tasks)
+    counts = [max(1, round(_TURN_SECONDS / max(_seconds(task, 1), 1e-6))) for task in tasks]
     for _ in range(_TURNS):
-        for index, way in enumerate(ways):
-            best[index] = min(best[index], _seconds(way, counts[index]))
-    print("{:26}{:>11,}{:>12,.2f}{:>12,.2f}{:>12,.2f}".format(name, size, *(1e6 * found for found in best)))
+        for index, task in enumerate(tasks):
+            best[index] = min(best[index], _seconds(task, counts[index]))
+    print(
+        "{:26}{:>11,}{:>12,.2f}{:>12,.2f}{:>12,.2f}".format(name, size, *(1e6 * seconds for seconds in best))
+    )
 
 
-def _seconds(way: Way, count: int) -> float:
+def _seconds(task: Task, count: int) -> float:
     began = time.perf_counter()
     for _ in range(count):
-        way()
+        task()
     return (time.perf_counter() - began) / count
 
 

@@ -1,4 +1,4 @@
-"""What a measurement was made on; numbers without it say nothing."""
+"""The machine and the versions that a measurement was made with; numbers mean nothing without them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PACKAGES = (
 
 
 def conditions() -> dict[str, str]:
-    """The machine and the versions, by name."""
+    """Return the facts about the machine and the versions, by name."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -34,14 +34,14 @@ def conditions() -> dict[str, str]:
         "load before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
-        "packages": ", ".join(found for name in _PACKAGES if (found := _package(name))),
+        "packages": ", ".join(package for name in _PACKAGES if (package := _package(name))),
         "programs": f"HAProxy {_version([str(find_haproxy()), '-v'])}, wrk {_version(['wrk', '-v'])}",
     }
 
 
 def _cpu() -> str:
-    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return found.group(1) if found else platform.machine()
+    match = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return match.group(1) if match else platform.machine()
 
 
 def _package(name: str) -> str:
@@ -53,5 +53,5 @@ def _package(name: str) -> str:
 
 def _version(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = re.search(r"\d+\.\d+[\w.+-]*", done.stdout + done.stderr)
-    return found.group(0) if found else "unknown"
+    match = re.search(r"\d+\.\d+[\w.+-]*", done.stdout + done.stderr)
+    return match.group(0) if match else "unknown"

@@ -1,4 +1,4 @@
-"""Who is measured, how each is started with a model, and that nothing of it is left behind."""
+"""The contenders: how each is started with a model, and ended without leaving anything behind."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class NotReady(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """Something that answers calls. `processes` are all that it keeps running for that."""
+    """A server that is measured. `processes` returns every process that it runs."""
 
     name: str
     url: str
@@ -63,7 +63,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Who is up, and why others are not."""
+    """The contenders that are up, and why the others are absent."""
 
     contenders: list[Contender] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
@@ -71,7 +71,10 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    """Started as `python ARGUMENTS PORT MODEL`; `peer` names its directory, "" is this Python."""
+    """A server that is started as `python ARGUMENTS PORT MODEL`.
+
+    `peer` names its directory and so its Python; "" is this Python.
+    """
 
     peer: str = ""
     arguments: tuple[str, ...] = ()
@@ -96,18 +99,18 @@ _SERVERS = {
 
 
 def speaks(name: str, form: Form) -> bool:
-    """Whether a contender takes tensors in that form."""
+    """Tell whether a contender takes tensors in that form."""
     return name not in _SERVERS or form in _SERVERS[name].dialects
 
 
 @contextmanager
 def field_of(names: Sequence[str], model: Model, say: Say) -> Iterator[Field]:
-    """Those contenders, up and idle, each with that model alone; nothing of them is left at the end.
+    """Start contenders, each with one model alone, and end them at the end of the block.
 
-    A peer that cannot be installed or does not start is absent.
+    A peer that cannot be installed, or does not start, is absent.
 
     Raises:
-        NotReady: when another than a peer does not start.
+        NotReady: when a contender that is no peer does not start.
     """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ksb-")))
@@ -166,16 +169,16 @@ class _Started:
 
 @contextmanager
 def _process(name: str, command: list[str], port: int, log: Path) -> Iterator[_Started]:
-    # Nobody's settings for Serve, and no throughput options, reach plain Ray Serve.
+    # Plain Ray Serve gets no one's settings, and none of the options for throughput.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_SERVE_")}
     environment |= {"RAY_USAGE_STATS_ENABLED": "0", **_ONE_THREAD}
     if command[0] == sys.executable:
         environment["PYTHONPATH"] = str(_ROOT)
-    with log.open("w") as words:
+    with log.open("w") as log_file:
         process = subprocess.Popen(
             command,
             env=environment,
-            stdout=words,
+            stdout=log_file,
             stderr=subprocess.STDOUT,
             cwd=log.parent,
             text=True,
@@ -189,13 +192,13 @@ def _process(name: str, command: list[str], port: int, log: Path) -> Iterator[_S
 
 @contextmanager
 def _kitserve(directory: Path, model: Model, names: Sequence[str]) -> Iterator[list[Contender]]:
-    """One Kitserve with the model under a name for each of its contenders, each with its own worker."""
+    """Start one Kitserve, which serves the model once for each of its contenders, each on its own worker."""
     builder = LayoutBuilder(directory / "layout")
     builder.kit("bench/model:v1", tar(("model/model.onnx", model.onnx)))
     with running(directory) as serve:
         kit = f"oci-layout:{builder.directory}:bench/model:v1"
         for name in names:
-            # No call waits for others: those run together that wait anyway.
+            # With no delay, only calls that wait anyway run together.
             batching = {"batching": {"max_batch_size": model.batch, "max_delay": 0}}
             serve.models[_KITSERVE_MODELS[name]] = {"kit": kit, **(batching if name == BATCHING else {})}
         try:
@@ -246,7 +249,7 @@ def _wait(contender: Contender, model: Model, ended: Callable[[], str]) -> None:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End a process and all that it started, by force where asking does not do it."""
+    """End a process and all that it started: by SIGTERM, then by SIGKILL."""
     family = descendants(process.pid)
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)

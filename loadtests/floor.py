@@ -1,6 +1,6 @@
 """The floor: the least that a Python process can do to serve a model over HTTP.
 
-Bare uvicorn and ONNX Runtime on the event loop itself; no checks, no metrics, no versions, no errors.
+Bare uvicorn, and ONNX Runtime on the event loop itself; no checks, metrics, versions or errors.
 Run as `python -m loadtests.floor PORT MODEL`.
 """
 
@@ -18,7 +18,7 @@ _JSON_SIZE = b"inference-header-content-length"
 
 
 class Floor:
-    """A raw ASGI app: one model, and one kind of call whatever its path."""
+    """A raw ASGI app with one model, which takes every call for an inference."""
 
     def __init__(self, model: Path) -> None:
         self._model = PlainModel(model)

@@ -1,4 +1,4 @@
--- wrk's side: one POST again and again, and at the end the numbers as one line of JSON.
+-- The script of wrk: one POST over and over, and at the end the figures as one line of JSON.
 -- Arguments: the file with the body, then headers as `Name: value`.
 local request_ = ""
 
@@ -7,8 +7,8 @@ function init(args)
    wrk.method = "POST"
    wrk.body = file:read("*a")
    file:close()
-   for place = 2, #args do
-      local name, value = args[place]:match("^([^:]+): (.*)$")
+   for index = 2, #args do
+      local name, value = args[index]:match("^([^:]+): (.*)$")
       wrk.headers[name] = value
    end
    request_ = wrk.format()

@@ -1,4 +1,4 @@
-"""The models that are served in a measurement, made here, and one input for each.
+"""The models that are served in a measurement, and inputs for them.
 
 Every model has one input, `input`, whose first axis is the batch.
 """
@@ -35,9 +35,9 @@ _TOPICS = 4
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """`onnx` is the file; `inputs` are calls of one item each, all different.
+    """A model. `onnx` is its file; `inputs` are different arrays of one item each.
 
-    `batch` is how many items together suit it: a larger batch of images no longer fits a core's cache.
+    `batch` is how many items a batch should have: a larger batch of images no longer fits a core's cache.
     """
 
     name: str
@@ -51,16 +51,16 @@ Maker = Callable[[], Model]
 
 @cache
 def flowers() -> Model:
-    """The iris sample: what a call costs beside the model, which takes microseconds."""
+    """Make the iris sample. It takes microseconds, so it shows what a call costs besides the model."""
     rows = [[5.1, 3.5, 1.4, 0.2], [6.0, 2.9, 4.5, 1.5], [6.9, 3.1, 5.4, 2.1], [5.7, 2.8, 4.1, 1.3]]
     return Model("flowers", iris(), [np.array([row], np.float32) for row in rows], 32)
 
 
 @cache
 def text() -> Model:
-    """An LSTM over 160 tokens, 5 to 10 ms of one core for a call of 1 kB.
+    """Make an LSTM over 160 tokens: 5 to 10 ms of one core for a call of 1 kB.
 
-    Its time goes to reading the weights at each step, so that items in a batch share it.
+    Most of that is reading the weights at each step, which the items of a batch share.
     """
     chance = np.random.default_rng(1)
     weights = {
@@ -85,19 +85,22 @@ def text() -> Model:
 
 @cache
 def image() -> Model:
-    """Five convolutions over 3x224x224, about 5 ms of one core; its input is 1.2 MB as JSON, 0.6 MB raw."""
+    """Make a net of five convolutions: about 5 ms of one core.
+
+    Its input is 3x224x224, which is 1.2 MB as JSON and 0.6 MB raw.
+    """
     chance = np.random.default_rng(2)
     nodes, weights = [], {}
-    before, inward = "input", 3
-    for place, (outward, stride) in enumerate(zip(_CHANNELS, _STRIDES, strict=True)):
-        kernel, convolved, after = f"kernel{place}", f"convolved{place}", f"after{place}"
-        weights[kernel] = _normal(chance, outward, inward, 3, 3, fan_in=inward * 9 / 2)
+    before, channels_in = "input", 3
+    for number, (channels_out, stride) in enumerate(zip(_CHANNELS, _STRIDES, strict=True)):
+        kernel, convolved, after = f"kernel{number}", f"convolved{number}", f"after{number}"
+        weights[kernel] = _normal(chance, channels_out, channels_in, 3, 3, fan_in=channels_in * 9 / 2)
         nodes += [
             helper.make_node("Conv", [before, kernel], [convolved], strides=[stride] * 2, pads=[1] * 4),
             helper.make_node("Relu", [convolved], [after]),
         ]
-        before, inward = after, outward
-    weights["head"] = _normal(chance, inward, _CLASSES, fan_in=inward / 16)
+        before, channels_in = after, channels_out
+    weights["head"] = _normal(chance, channels_in, _CLASSES, fan_in=channels_in / 16)
     nodes += [
         helper.make_node("GlobalAveragePool", [before], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["features"]),

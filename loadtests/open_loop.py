@@ -1,4 +1,4 @@
-"""A light HTTP client: calls leave when they are due, whether others were answered or not."""
+"""A light HTTP client, which sends a call when it is due, whether others were answered or not."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import httptools
 
-MOST_CONNECTIONS = 1000
+MAX_CONNECTIONS = 1000
 _TIMEOUT_SECONDS = 20
 _SWEEP_SECONDS = 1
 
 Then = Callable[[int, bytes], None]
-"""Takes an answer's status and body; status 0 is no answer, and the body says why."""
+"""Takes the status and body of an answer. With status 0 there is no answer, and the body says why."""
 
 
 class _Connection(asyncio.Protocol):
@@ -49,11 +49,11 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         then, self._then = self._then, None
-        again = self._parser.should_keep_alive()
+        keeps_alive = self._parser.should_keep_alive()
         status = self._parser.get_status_code()
-        if not again:
+        if not keeps_alive:
             self.close()
-        self._client.answered(self, again)
+        self._client.answered(self, keeps_alive)
         if then is not None:
             then(status, b"".join(self._body))
 
@@ -74,12 +74,12 @@ class _Connection(asyncio.Protocol):
 
 
 class Client:
-    """Kept connections to one server, as many as calls are under way; used on its event loop only."""
+    """Persistent connections to one server, as many as calls are under way. Use it on its event loop only."""
 
     def __init__(self, host: str, port: int) -> None:
         self.loop = asyncio.get_running_loop()
         self._address = host, port
-        # The one that rested longest is taken first, so that none rests until the server closes it.
+        # The one that was idle longest is taken first, so that none is idle until the server closes it.
         self._idle: deque[_Connection] = deque()
         self._busy: set[_Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
@@ -87,20 +87,20 @@ class Client:
 
     @property
     def under_way(self) -> int:
-        """Calls that are not answered yet."""
+        """The number of calls that are not answered yet."""
         return len(self._busy) + len(self._opening)
 
     def call(self, request: bytes, then: Then) -> None:
-        """Send one request, whole with its head."""
+        """Send one request, given as the bytes of its head and body."""
         if self._idle:
             self._send(self._idle.popleft(), request, then)
-        elif self.under_way < MOST_CONNECTIONS:
+        elif self.under_way < MAX_CONNECTIONS:
             self._run(self._open(request, then))
         else:
-            then(0, b"%d calls are under way" % MOST_CONNECTIONS)
+            then(0, b"%d calls are under way" % MAX_CONNECTIONS)
 
     def hang_up(self, request: bytes, size: int, seconds: float) -> None:
-        """Send the first `size` bytes of a request on a connection of its own, and leave after that time."""
+        """Send `size` bytes of a request on a connection of its own, and close it after `seconds`."""
         self._run(self._leave(request[:size], seconds))
 
     async def close(self) -> None:
@@ -112,14 +112,14 @@ class Client:
         for connection in [*self._idle, *self._busy]:
             connection.close()
 
-    def answered(self, connection: _Connection, again: bool) -> None:
+    def answered(self, connection: _Connection, keeps_alive: bool) -> None:
         """Take a connection back."""
         self._busy.discard(connection)
-        if again:
+        if keeps_alive:
             self._idle.append(connection)
 
     def forget(self, connection: _Connection) -> None:
-        """A connection is gone."""
+        """Drop a connection that is closed."""
         self._busy.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
@@ -152,6 +152,6 @@ class Client:
 
     def _sweep(self) -> None:
         now = self.loop.time()
-        for connection in [each for each in self._busy if each.due < now]:
+        for connection in [busy for busy in self._busy if busy.due < now]:
             connection.fail(f"no answer in {_TIMEOUT_SECONDS} s")
         self._sweeper = self.loop.call_later(_SWEEP_SECONDS, self._sweep)

@@ -1,4 +1,4 @@
-"""A model with the least code from a call to its answer; nothing is checked."""
+"""A model with as little code as possible between a call and its answer; nothing is checked."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ class PlainModel:
         self._names = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        """Each output's array by its name."""
+        """Return the array of each output, by name."""
         return dict(zip(self._names, self._session.run(self._names, inputs), strict=True))
 
     def answer(self, body: bytes, json_size: int | None = None) -> bytes:
-        """One inference call of the Open Inference Protocol; raw tensors begin at `json_size`, if any."""
+        """Answer one inference call of the Open Inference Protocol.
+
+        Raw tensors begin at `json_size`; None means that the body is JSON alone.
+        """
         end = len(body) if json_size is None else json_size
         inputs, raw = {}, end
         for tensor in orjson.loads(memoryview(body)[:end])["inputs"]:

@@ -1,8 +1,8 @@
-"""The same model in Ray Serve as its own pages have it: a FastAPI ingress calls a model's deployment.
+"""The same model in Ray Serve as its documentation has it: a FastAPI ingress calls a model's deployment.
 
-Run as `python -m loadtests.plain_ray_serve PORT MODEL`. One replica each, Serve's HTTP proxy, a Ray of its
-own. Options are Serve's defaults, but that 512 calls may wait and none is logged; both are in its favour,
-as is that bytes go through the handle.
+Run as `python -m loadtests.plain_ray_serve PORT MODEL`. Each deployment has one replica, behind Serve's
+HTTP proxy, in a Ray of its own. Options are Serve's defaults, with three exceptions in its favour: 512
+calls may wait, no call is logged, and the handle carries bytes.
 """
 
 # No `from __future__ import annotations`: FastAPI cannot read them in what Serve makes of the class.
@@ -26,7 +26,7 @@ app = FastAPI()
 
 @serve.deployment(max_ongoing_requests=_MAX_ONGOING)
 class Model:
-    """The model's replica."""
+    """The replica of the model."""
 
     def __init__(self, path: str) -> None:
         self._model = PlainModel(Path(path))

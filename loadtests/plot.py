@@ -1,4 +1,4 @@
-"""The results as a picture: for each workload, calls a second and CPU time a call, by contender."""
+"""A picture of the results: for each workload, calls a second and CPU time of a call, by contender."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from matplotlib.figure import Figure
 from loadtests.contenders import BATCHING, KITSERVE
 from loadtests.table import Results, number
 
-# Seen well on white and on black.
+# Colours that show well on white and on black.
 _OURS, _OTHERS, _TEXT = "#2f81f7", "#8b949e", "#7d8590"
 _BAR_INCHES = 0.21
 _TITLE_INCHES = 0.62
 _ROOM_FOR_LABELS = 1.18
 
 
-def draw(found: Sequence[Results], connections: int, file: Path) -> None:
-    """Write the picture at one number of connections; the file's ending says its format."""
-    shown = [(each.title, _bars(each, connections)) for each in found]
-    shown = [(title, bars) for title, bars in shown if bars]
-    heights = [_TITLE_INCHES + _BAR_INCHES * len(bars) for _, bars in shown]
+def draw(results: Sequence[Results], connections: int, file: Path) -> None:
+    """Draw the results at one number of connections into `file`, whose suffix names the format."""
+    panels = [(result.title, _bars(result, connections)) for result in results]
+    panels = [(title, bars) for title, bars in panels if bars]
+    heights = [_TITLE_INCHES + _BAR_INCHES * len(bars) for _, bars in panels]
     with mpl.rc_context({"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": "kitserve"}):
         figure = Figure(figsize=(8.5, sum(heights)), layout="constrained")
-        grid = figure.subplots(len(shown), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
-        for (title, bars), (rates, costs) in zip(shown, grid, strict=True):
+        grid = figure.subplots(len(panels), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
+        for (title, bars), (rates, costs) in zip(panels, grid, strict=True):
             names = [name for name, _, _ in bars]
             _panel(
                 rates,
@@ -40,12 +40,12 @@ def draw(found: Sequence[Results], connections: int, file: Path) -> None:
         figure.savefig(file, transparent=True, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
-def _bars(found: Results, connections: int) -> list[tuple[str, float, float]]:
-    names = dict.fromkeys(name for name, _ in found.figures)
+def _bars(result: Results, connections: int) -> list[tuple[str, float, float]]:
+    names = dict.fromkeys(name for name, _ in result.figures)
     return [
         (name, figures.rate, figures.cpu_ms)
         for name in names
-        if (figures := found.find(name, connections)) is not None
+        if (figures := result.find(name, connections)) is not None
     ]
 
 

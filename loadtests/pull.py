@@ -1,7 +1,7 @@
-"""Pulling a kit: Kitserve beside skopeo, and oras where it is installed; one run, on loopback.
+"""Measure how a kit is pulled: Kitserve beside skopeo, and oras where it is installed, on loopback.
 
 A kit of 1 GiB in 8 layers comes from Debian's docker-registry, first into an empty directory (cold), then
-with one layer changed into the same (delta). skopeo and oras copy; Kitserve also unpacks.
+with one layer changed into the same directory (delta). skopeo and oras copy; Kitserve also unpacks.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _HEADER = ("contender", "cold s", "delta s", "delta / cold", "CPU s", "peak MiB"
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """`command` brings a tag of the kit from a registry host into a directory."""
+    """A program. `command` returns the command that pulls a tag of the kit from a host into a directory."""
 
     name: str
     command: Callable[[str, str, Path], list[str]]
@@ -64,11 +64,11 @@ def main() -> int:
     options.add_argument("--mib", type=int, default=1024, help="size of the kit")
     options.add_argument("--passes", type=int, default=3)
     given = options.parse_args()
-    where = conditions()
-    where["pulled with"] = ", ".join(_version(*command) for command in _PROGRAMS)
+    facts = conditions()
+    facts["pulled with"] = ", ".join(_version(*command) for command in _PROGRAMS)
     passes = _measure(_contenders(), given.mib, given.passes)
     print(_table(passes))
-    print("\n".join(["", *_verdicts(passes), *(f"- {name}: {text}" for name, text in where.items())]))
+    print("\n".join(["", *_verdicts(passes), *(f"- {name}: {text}" for name, text in facts.items())]))
     return 0
 
 
@@ -81,25 +81,25 @@ def _version(*command: str) -> str:
 
 def _contenders() -> list[Contender]:
     kitserve = [sys.executable, "-m", "gateway.cli", "pull", "--plain-http", "--home"]
-    found = [
-        Contender(_KITSERVE, lambda host, tag, to: [*kitserve, str(to), f"{host}/team/large:{tag}"]),
+    contenders = [
+        Contender(_KITSERVE, lambda host, tag, target: [*kitserve, str(target), f"{host}/team/large:{tag}"]),
         Contender(
             _SKOPEO,
-            lambda host, tag, to: [
+            lambda host, tag, target: [
                 *("skopeo", "copy", "--quiet", "--src-tls-verify=false"),
                 f"docker://{host}/team/large:{tag}",
-                f"oci:{to}:{tag}",
+                f"oci:{target}:{tag}",
             ],
         ),
         Contender(
             _ORAS,
-            lambda host, tag, to: [
+            lambda host, tag, target: [
                 *("oras", "copy", "--no-tty", "--from-plain-http", f"{host}/team/large:{tag}"),
-                *("--to-oci-layout", f"{to}:{tag}"),
+                *("--to-oci-layout", f"{target}:{tag}"),
             ],
         ),
     ]
-    return [contender for contender in found if contender.name == _KITSERVE or _is_installed(contender)]
+    return [contender for contender in contenders if contender.name == _KITSERVE or _is_installed(contender)]
 
 
 def _is_installed(contender: Contender) -> bool:
@@ -121,7 +121,7 @@ def _measure(contenders: Sequence[Contender], mib: int, turns: int) -> list[Pass
 
 @contextmanager
 def _registry(directory: Path, mib: int) -> Iterator[str]:
-    """A registry that has the kit as team/large:v1, and with another last layer as team/large:v2."""
+    """Run a registry that has the kit as team/large:v1, and with another last layer as team/large:v2."""
     size = mib * 2**20 // _LAYERS
     builder = LayoutBuilder(directory / "layout")
     layers = [
@@ -144,11 +144,11 @@ def _registry(directory: Path, mib: int) -> Iterator[str]:
 def _run(command: list[str]) -> Run:
     os.sync()
     begun = time.monotonic()
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
         peak = 0.0
         while True:
-            # Not ru_maxrss: that begins with what this process, its parent, has.
+            # Not ru_maxrss: that begins with what its parent, this process, has.
             peak = max(peak, _peak_mib(process.pid))
             ended, status, used = os.wait4(process.pid, os.WNOHANG)
             if ended:
@@ -156,8 +156,8 @@ def _run(command: list[str]) -> Run:
             time.sleep(_LOOK_SECONDS)
         seconds = time.monotonic() - begun
         if status:
-            said.seek(0)
-            raise SystemExit(f"{' '.join(command)}: {said.read().decode(errors='replace')}")
+            errors.seek(0)
+            raise SystemExit(f"{' '.join(command)}: {errors.read().decode(errors='replace')}")
     return Run(seconds, used.ru_utime + used.ru_stime, peak)
 
 
@@ -185,7 +185,7 @@ def _table(passes: Sequence[Pass]) -> str:
 
 
 def _medians(passes: Sequence[Pass], name: str) -> tuple[float, float, float, float, float]:
-    """Seconds cold and for the delta, CPU seconds cold, MiB at most cold and with nothing to do."""
+    """Return seconds (cold, delta), CPU seconds (cold), and the most MiB (cold, with nothing to do)."""
     turns = [turn for turn in passes if turn.contender == name]
     return (
         median(turn.cold.seconds for turn in turns),
@@ -205,7 +205,7 @@ def _verdicts(passes: Sequence[Pass]) -> list[str]:
     if any(turn.contender == _SKOPEO for turn in passes):
         ratio = cold / _medians(passes, _SKOPEO)[0]
         goals.insert(0, ("no slower than skopeo, cold", ratio <= 1, f"{ratio:.2f} of its time"))
-    return [f"- {'met' if reached else 'MISSED'}: {goal} ({found})" for goal, reached, found in goals]
+    return [f"- {'met' if reached else 'MISSED'}: {goal} ({measured})" for goal, reached, measured in goals]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A long run at a share of what this machine can do: mixed models and sizes, and clients that hang up.
+"""A long run at a share of this machine's capacity: mixed models and sizes, and clients that hang up.
 
-Fails on any call that is not answered as the model itself would, and on resident memory that grows.
+It fails on any call that is not answered as the model itself would, and on resident memory that grows.
 Run as `python -m loadtests.soak --minutes 30`.
 """
 
@@ -33,7 +33,7 @@ from tests.support.artifacts import LayoutBuilder, tar
 from tests.support.kitserve import Running, running
 
 _SETTLE_SECONDS = 300
-_MOST_GROWTH = 0.02
+_MAX_GROWTH = 0.02
 _LOOK_SECONDS = 3
 _SAY_SECONDS = 60
 _CAPACITY_SECONDS = 15
@@ -44,7 +44,7 @@ _SEED = 3
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of call: to which model, how, and its share of all calls."""
+    """One kind of call: its model, its form, and its share of all calls."""
 
     name: str
     model: str
@@ -68,13 +68,13 @@ _KINDS = (
     Kind("image, binary", "image", models.image, OIP_BINARY, 0.04),
 )
 _HANG_UPS = 0.03
-"""The share of calls whose client leaves: amid sending a large body, or before the answer to a small one."""
+"""The share of calls whose client hangs up: amid a large body, or before the answer to a small one."""
 _LARGE = 65536
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Resident memory in MiB of each part, so many seconds after the start."""
+    """The resident memory of each part in MiB, `seconds` after the start."""
 
     seconds: float
     rss_mib: Mapping[str, float]
@@ -92,7 +92,7 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A request as bytes, and what its answer must be."""
+    """A request as bytes, and the outputs that its answer must have."""
 
     kind: str
     request: bytes
@@ -101,7 +101,7 @@ class _Prepared:
 
 
 def main() -> int:
-    """Run; 1 when a call failed or memory grew."""
+    """Run. Return 1 when a call failed or memory grew, else 0."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--share", type=float, default=0.7, help="of the capacity, which is measured first")
@@ -116,45 +116,45 @@ def main() -> int:
     settled = settle_seconds(options.minutes * 60)
     faults = verdict(ledger, samples, settled)
     print(f"{ledger.answered:,} calls answered, {ledger.hung_up:,} hung up")
-    for name, grown in growths(samples, settled).items():
-        print(f"{name}: {samples[-1].rss_mib[name]:.1f} MiB, {grown:+.2%}")
+    for name, growth in growths(samples, settled).items():
+        print(f"{name}: {samples[-1].rss_mib[name]:.1f} MiB, {growth:+.2%}")
     print("\n".join(f"FAILED: {fault}" for fault in faults) or "no failed call, memory flat")
     return 1 if faults else 0
 
 
 def settle_seconds(seconds: float) -> float:
-    """From when on memory must be flat, in a run of that length."""
+    """Return the seconds after which memory must be flat, in a run of that length."""
     return min(_SETTLE_SECONDS, seconds / 6)
 
 
 def growths(samples: Sequence[Sample], settled: float) -> dict[str, float]:
-    """How much each part grew since it settled, as a share of what it had.
+    """Return how much each part grew after it settled, as a share of what it had.
 
-    A worker with large bodies in flight swings by a tenth within minutes, but what it comes back to must not
-    rise, nor what it comes up to. So the least and the most of two halves are compared; these lie half of the
-    time apart, hence twice the difference.
+    Large bodies in flight make the memory of a worker swing by a tenth within minutes, but neither its minima
+    nor its maxima may rise. So the minima of two halves are compared, and the maxima; the halves lie half of
+    the time apart, hence twice the difference.
     """
     middle = (settled + samples[-1].seconds) / 2
-    counted = [sample for sample in samples if sample.seconds >= settled]
+    settled_samples = [sample for sample in samples if sample.seconds >= settled]
     halves = [
-        [sample.rss_mib for sample in counted if (sample.seconds >= middle) is second]
-        for second in (False, True)
+        [sample.rss_mib for sample in settled_samples if (sample.seconds >= middle) is is_second]
+        for is_second in (False, True)
     ]
 
-    def grown(name: str) -> float:
+    def growth(name: str) -> float:
         first, second = ([rss_mib[name] for rss_mib in half] for half in halves)
         return 2 * max(min(second) / min(first) - 1, max(second) / max(first) - 1)
 
-    return {name: grown(name) for name in samples[0].rss_mib}
+    return {name: growth(name) for name in samples[0].rss_mib}
 
 
 def verdict(ledger: Ledger, samples: Sequence[Sample], settled: float) -> list[str]:
-    """What is wrong; nothing, as it should be."""
+    """Return the faults of a run; none when all is well."""
     faults = [f"{count} x {why}" for why, count in ledger.failures.most_common()]
     if not ledger.answered:
         faults.append("no call was answered")
-    grown = growths(samples, settled)
-    faults += [f"{name} grew by {share:.1%}" for name, share in grown.items() if share > _MOST_GROWTH]
+    shares = growths(samples, settled)
+    faults += [f"{name} grew by {share:.1%}" for name, share in shares.items() if share > _MAX_GROWTH]
     return faults
 
 
@@ -171,10 +171,10 @@ def _kitserve(directory: Path) -> Iterator[Running]:
 
 
 def _prepare(serve: Running, kind: Kind) -> list[_Prepared]:
-    made = kind.maker()
-    plain = PlainModel(made.onnx)
+    model = kind.maker()
+    plain = PlainModel(model.onnx)
     prepared = []
-    for array in made.inputs:
+    for array in model.inputs:
         call = kind.dialect.call(array)
         head = [
             f"POST /v2/models/{kind.model}/infer HTTP/1.1",
@@ -188,7 +188,7 @@ def _prepare(serve: Running, kind: Kind) -> list[_Prepared]:
 
 
 class _Mix:
-    """Draws calls by their shares, always in the same order."""
+    """Calls that are drawn by their shares, in the same order at every run."""
 
     def __init__(self, serve: Running) -> None:
         self._chance = random.Random(_SEED)
@@ -196,14 +196,14 @@ class _Mix:
         self._shares = [kind.share for kind in _KINDS]
 
     def draw(self) -> _Prepared:
-        (some,) = self._chance.choices(self._prepared, self._shares)
-        return self._chance.choice(some)
+        (calls_of_kind,) = self._chance.choices(self._prepared, self._shares)
+        return self._chance.choice(calls_of_kind)
 
     def hangs_up(self) -> bool:
         return self._chance.random() < _HANG_UPS
 
     def part(self, request: bytes) -> int:
-        """How much a client sends that hangs up."""
+        """Return how many bytes of a request a client sends before it hangs up."""
         return self._chance.randrange(1, len(request)) if len(request) > _LARGE else len(request)
 
     def patience(self) -> float:
@@ -223,9 +223,9 @@ async def _soak(serve: Running, seconds: float, share: float) -> tuple[Ledger, l
     print(f"capacity {capacity:,.0f}/s; {rate:,.0f}/s for {seconds / 60:g} minutes", flush=True)
     ledger.latencies_ms.clear()
     samples: list[Sample] = []
-    watch = asyncio.get_running_loop().create_task(_watch(serve, ledger, samples))
+    watcher = asyncio.get_running_loop().create_task(_watch(serve, ledger, samples))
     await _open_loop(client, mix, rate, seconds, ledger)
-    watch.cancel()
+    watcher.cancel()
     await client.close()
     samples.append(Sample(seconds, _memory(serve)))
     _say(samples[-1], ledger)
@@ -233,7 +233,7 @@ async def _soak(serve: Running, seconds: float, share: float) -> tuple[Ledger, l
 
 
 async def _closed_loop(client: Client, mix: _Mix, seconds: float, ledger: Ledger) -> float:
-    """Callers that send the next call after each answer; returns answers a second."""
+    """Run callers that send the next call after each answer. Return answers a second."""
     end = client.loop.time() + seconds
     before = ledger.answered
     ended = asyncio.Event()
@@ -255,7 +255,7 @@ async def _closed_loop(client: Client, mix: _Mix, seconds: float, ledger: Ledger
 
 
 async def _open_loop(client: Client, mix: _Mix, rate: float, seconds: float, ledger: Ledger) -> None:
-    """Calls at that rate, at random moments; late ones count from when they were due."""
+    """Send calls at random moments, at that rate on average. Latency counts from when a call was due."""
     due = begun = client.loop.time()
     while due < begun + seconds:
         await asyncio.sleep(max(0.0, due - client.loop.time()))
@@ -285,7 +285,7 @@ def _send(
 
 
 async def _watch(serve: Running, ledger: Ledger, samples: list[Sample]) -> None:
-    """Look at memory every few seconds, and say how things stand every minute."""
+    """Sample memory every few seconds, and report every minute."""
     loop = asyncio.get_running_loop()
     begun = said = loop.time()
     while True:
@@ -320,8 +320,8 @@ def _say(sample: Sample, ledger: Ledger) -> None:
         f"{ledger.failures.total()} failed; MiB: {memory}"
     )
     for kind, latencies in sorted(ledger.latencies_ms.items()):
-        marks = quantiles(latencies, n=100) if len(latencies) > 1 else latencies * 99
-        print(f"    {kind}: p50 {marks[49]:.1f} ms, p99 {marks[98]:.1f} ms")
+        percentiles = quantiles(latencies, n=100) if len(latencies) > 1 else latencies * 99
+        print(f"    {kind}: p50 {percentiles[49]:.1f} ms, p99 {percentiles[98]:.1f} ms")
     sys.stdout.flush()
 
 

@@ -1,4 +1,4 @@
-"""From measured cells to a table for each workload."""
+"""A table for each workload, made from measured cells."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from loadtests.contenders import FLOOR, NAMES
 from loadtests.wrk import Load
 
 ALONE = "onnxruntime alone"
-"""A loop that runs the model and nothing else: no calls, so no connections."""
+"""The name of a loop that runs the model and nothing else, so without connections."""
 ORDER = (ALONE, *NAMES)
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One contender under one load, once; `errors` of its warm-up too."""
+    """One measurement of one contender under one load; `errors` counts those of its warm-up too."""
 
     workload: str
     contender: str
@@ -28,40 +28,40 @@ class Cell:
 
     @property
     def rate(self) -> float:
-        """Calls answered well, a second."""
+        """The calls a second that were answered without an error."""
         return max(0, self.load.requests - self.load.errors) / self.load.seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One contender under one load: medians over the passes, and all errors."""
+    """One contender under one load: medians over the passes, and the sum of errors."""
 
     rate: float
     spread: float
-    """How far the passes lie apart: the highest rate less the lowest, as a share of the median."""
+    """The highest rate of a pass less the lowest, as a share of the median."""
     p50_ms: float
     p99_ms: float
     cpu_ms: float
-    """CPU time a call: as many seconds for 1,000 calls."""
+    """CPU time of a call, which is also the CPU seconds of 1,000 calls."""
     pss_mib: float
     errors: int
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """One workload: figures by contender and number of connections, and who was absent and why."""
+    """One workload: figures by contender and number of connections, and why others are absent."""
 
     title: str
     figures: Mapping[tuple[str, int], Figures]
     absent: Mapping[str, str]
 
     def find(self, contender: str, connections: int) -> Figures | None:
-        """The figures of one contender under one load; a bare loop has them whatever the load."""
+        """Return the figures of a contender under one load; a bare loop has the same under any load."""
         return self.figures.get((contender, 0 if contender == ALONE else connections))
 
 
 def results(title: str, cells: Sequence[Cell], absent: Mapping[str, str]) -> Results:
-    """One workload's cells, summed up."""
+    """Sum up the cells of one workload."""
     groups: dict[tuple[str, int], list[Cell]] = {}
     for cell in sorted(cells, key=lambda cell: (ORDER.index(cell.contender), cell.connections)):
         groups.setdefault((cell.contender, cell.connections), []).append(cell)
@@ -82,23 +82,23 @@ def _figures(cells: Sequence[Cell]) -> Figures:
 
 
 def header(connections: Sequence[int]) -> list[str]:
-    """The columns of a workload's table; the last four are of the load that goals are judged by."""
+    """Return the columns of a workload's table; the last four are at the load by which goals are judged."""
     loads = [name for count in connections for name in (f"{count}: requests/s", "p50 ms", "p99 ms")]
     return ["", *loads, "of the floor", "CPU s/1,000", "PSS MiB", "spread"]
 
 
-def rows(found: Results, connections: Sequence[int], judged: int) -> list[list[str]]:
-    """One line for each contender, in the order of the header; `judged` is the load of the last columns."""
+def rows(result: Results, connections: Sequence[int], judged: int) -> list[list[str]]:
+    """Return a line for each contender, as `header` has them; `judged` is the load of the last columns."""
     lines = []
-    floor = found.find(FLOOR, judged)
-    for name in dict.fromkeys(contender for contender, _ in found.figures):
-        loads = [figures for count in connections if (figures := found.find(name, count))]
-        last = found.find(name, judged) or loads[-1]
+    floor = result.find(FLOOR, judged)
+    for name in dict.fromkeys(contender for contender, _ in result.figures):
+        loads = [figures for count in connections if (figures := result.find(name, count))]
+        last = result.find(name, judged) or loads[-1]
         cells = (
-            # A bare loop has one figure, under no load: it stands in the place of the lowest.
+            # The figures of a bare loop stand once, under the lowest load.
             text
-            for place, count in enumerate(connections)
-            for text in _load(found.find(name, count) if name != ALONE or place == 0 else None)
+            for index, count in enumerate(connections)
+            for text in _load(result.find(name, count) if name != ALONE or index == 0 else None)
         )
         lines.append(
             [
@@ -110,7 +110,7 @@ def rows(found: Results, connections: Sequence[int], judged: int) -> list[list[s
                 f"{max(figures.spread for figures in loads):.0%}",
             ]
         )
-    lines += [[f"{name}: absent", *[""] * (len(header(connections)) - 1)] for name in found.absent]
+    lines += [[f"{name}: absent", *[""] * (len(header(connections)) - 1)] for name in result.absent]
     return lines
 
 
@@ -122,18 +122,18 @@ def _load(figures: Figures | None) -> list[str]:
 
 
 def number(value: float) -> str:
-    """Three digits that mean something."""
+    """Write a number with three significant digits."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
 
 
 def markdown(lines: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
-    """A table for docs/speed.md."""
-    marks = ["---", *["---:"] * (len(columns) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (columns, marks, *lines))
+    """Write a table in Markdown, for docs/speed.md."""
+    alignments = ["---", *["---:"] * (len(columns) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (columns, alignments, *lines))
 
 
 def ratio(part: float, whole: float) -> float:
-    """Not a number where there is no whole."""
+    """Return `part` / `whole`, or NaN where `whole` is 0."""
     return part / whole if whole else float("nan")

@@ -18,22 +18,22 @@ Processes = Callable[[], Iterable[int]]
 
 
 def cpu_seconds(processes: Iterable[int]) -> float:
-    """User and system time of processes so far, in ticks of 10 ms; one that is gone counts nothing."""
+    """Return the user and system time of processes, to 10 ms; a process that is gone counts 0."""
     return sum(_cpu_seconds(process) for process in processes)
 
 
 def pss_mib(processes: Iterable[int]) -> float:
-    """Resident memory of processes in MiB, a page that several share counted once (smaps_rollup, Pss)."""
+    """Return the resident memory of processes in MiB; a shared page counts once (Pss of smaps_rollup)."""
     return sum(_pss_kib(process) for process in processes) / 1024
 
 
 def rss_mib(processes: Iterable[int]) -> float:
-    """Resident memory of processes in MiB, shared pages counted for each."""
+    """Return the resident memory of processes in MiB; a shared page counts for each process."""
     return sum(_rss_pages(process) for process in processes) * _PAGE / 2**20
 
 
 def settle(processes: Processes) -> None:
-    """Wait until they are idle: calls whose caller left are still being worked on."""
+    """Wait until processes are idle: they may still compute for callers that have left."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     before = cpu_seconds(processes())
     while time.monotonic() < deadline:

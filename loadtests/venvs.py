@@ -1,4 +1,4 @@
-"""Peers live each in a Python environment of its own, since their pins contradict one another."""
+"""A Python environment for each peer, since the pins of one contradict those of another."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ _INSTALL_SECONDS = 600
 
 
 class NotInstalled(Exception):
-    """A peer's packages could not be had."""
+    """The packages of a peer cannot be installed."""
 
 
 def script(peer: str) -> Path:
-    """The file that serves a model with that peer."""
+    """Return the file that serves a model with that peer."""
     return _PEERS / peer / "server.py"
 
 
 def python(peer: str) -> Path:
-    """The interpreter of a peer; installs what its requirements.txt pins where that has changed.
+    """Return the interpreter of a peer, after installing its requirements.txt where that has changed.
 
     Raises:
-        NotInstalled: with the last that pip said.
+        NotInstalled: with what pip wrote last.
     """
-    wanted = _PEERS / peer / "requirements.txt"
+    requirements = _PEERS / peer / "requirements.txt"
     directory = Path(sys.prefix) / "peers" / peer
-    found = directory / "bin" / "python"
+    interpreter = directory / "bin" / "python"
     stamp = directory / ".installed"
-    if stamp.is_file() and stamp.read_bytes() == wanted.read_bytes():
-        return found
+    if stamp.is_file() and stamp.read_bytes() == requirements.read_bytes():
+        return interpreter
     _run(peer, [sys.executable, "-m", "venv", "--clear", str(directory)])
-    _run(peer, [str(found), "-m", "pip", "--disable-pip-version-check", "install", "-q", "-r", str(wanted)])
-    stamp.write_bytes(wanted.read_bytes())
-    return found
+    pip = [str(interpreter), "-m", "pip", "--disable-pip-version-check"]
+    _run(peer, [*pip, "install", "-q", "-r", str(requirements)])
+    stamp.write_bytes(requirements.read_bytes())
+    return interpreter
 
 
 def _run(peer: str, command: list[str]) -> None:
@@ -43,5 +44,5 @@ def _run(peer: str, command: list[str]) -> None:
     except subprocess.TimeoutExpired:
         raise NotInstalled(f"{peer} was not installed after {_INSTALL_SECONDS} s") from None
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr[-300:]]
-        raise NotInstalled(f"{peer} cannot be installed: {said[0]}")
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise NotInstalled(f"{peer} cannot be installed: {errors[0] if errors else done.stderr[-300:]}")

@@ -1,4 +1,4 @@
-"""What is measured: a model, and how its tensor travels."""
+"""The workloads: a model, and the form in which its tensor is sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Form = Literal["json", "binary"]
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """`alone`: the bare model is measured too, in a loop of one process."""
+    """One workload. With `alone`, the bare model is measured too, in a loop of one process."""
 
     name: str
     title: str

@@ -18,12 +18,12 @@ _PATIENCE_SECONDS = 20
 
 
 class WrkFailed(Exception):
-    """wrk is not there, or did not end as it should."""
+    """wrk is not installed, or failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What wrk saw. `errors` counts answers of 400 and above, and failures of sockets."""
+    """What wrk measured. `errors` counts answers of status 400 and above, and failures of sockets."""
 
     requests: int
     seconds: float
@@ -33,7 +33,7 @@ class Load:
 
 
 def find() -> str:
-    """The program's path. Raises WrkFailed."""
+    """Return the path of the program. Raises WrkFailed where it is not installed."""
     program = shutil.which("wrk")
     if program is None:
         raise WrkFailed("wrk is not installed; it is Debian's package `wrk`: apt-get install wrk")
@@ -41,7 +41,7 @@ def find() -> str:
 
 
 def run(url: str, call: Call, connections: int, seconds: int) -> Load:
-    """Load `url` with a call for that long. Raises WrkFailed."""
+    """Send a call to `url` over and over, for `seconds`. Raises WrkFailed."""
     command = [find(), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(_SCRIPT)]
     headers = [f"{name}: {value}" for name, value in call.headers.items()]
     try:
@@ -67,11 +67,11 @@ def parse(output: str) -> Load:
     line = next((line for line in output.splitlines() if line.startswith(_RESULT)), None)
     if line is None:
         raise WrkFailed(f"wrk wrote no result: {output}")
-    found = json.loads(line.removeprefix(_RESULT))
+    figures = json.loads(line.removeprefix(_RESULT))
     return Load(
-        requests=found["requests"],
-        seconds=found["microseconds"] / 1e6,
-        p50_ms=found["p50_us"] / 1e3,
-        p99_ms=found["p99_us"] / 1e3,
-        errors=sum(found[fault] for fault in _FAULTS),
+        requests=figures["requests"],
+        seconds=figures["microseconds"] / 1e6,
+        p50_ms=figures["p50_us"] / 1e3,
+        p99_ms=figures["p99_us"] / 1e3,
+        errors=sum(figures[fault] for fault in _FAULTS),
     )

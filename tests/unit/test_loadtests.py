@@ -39,12 +39,12 @@ def cell(
     return Cell(workload, contender, connections, Load(rate, 1.0, p50, 2.0, errors), cpu, 100.0, errors)
 
 
-def found(*cells: Cell, absent: dict[str, str] | None = None) -> Results:
+def results_of(*cells: Cell, absent: dict[str, str] | None = None) -> Results:
     return results("a model", cells, absent or {})
 
 
-def words(workload: str, *cells: Cell) -> list[str]:
-    return [line.partition(":")[0] for line in verdicts({workload: found(*cells)})]
+def outcomes(workload: str, *cells: Cell) -> list[str]:
+    return [line.partition(":")[0] for line in verdicts({workload: results_of(*cells)})]
 
 
 def test_a_run_of_wrk_is_read_and_every_fault_is_counted() -> None:
@@ -60,7 +60,7 @@ def test_output_without_a_result_is_an_error() -> None:
 
 def test_figures_are_medians_of_the_passes_and_all_errors() -> None:
     cells = [*(cell(FLOOR, rate) for rate in (900, 1000, 1100)), cell(FLOOR, 1000, errors=2)]
-    figures = found(*cells).find(FLOOR, JUDGED)
+    figures = results_of(*cells).find(FLOOR, JUDGED)
     assert figures is not None
     assert (figures.rate, figures.errors, figures.pss_mib) == (999, 2, 100)
     assert figures.spread == pytest.approx(200 / 999)
@@ -74,7 +74,7 @@ def test_a_table_has_a_line_for_each_contender_also_for_who_is_absent() -> None:
         cell(FLOOR, 900),
         cell(ALONE, 70, connections=0),
     ]
-    lines = rows(found(*cells, absent={MLSERVER: "cannot be installed"}), [1, JUDGED], JUDGED)
+    lines = rows(results_of(*cells, absent={MLSERVER: "cannot be installed"}), [1, JUDGED], JUDGED)
     assert [line[0] for line in lines] == [ALONE, FLOOR, KITSERVE, "MLServer: absent"]
     assert {len(line) for line in lines} == {len(header([1, JUDGED]))}
     assert lines[1][1:7] == ["1,000", "1.00", "2.00", "900", "1.00", "2.00"]
@@ -85,7 +85,7 @@ def test_a_table_has_a_line_for_each_contender_also_for_who_is_absent() -> None:
 
 
 def test_failed_calls_lower_the_rate_and_are_marked() -> None:
-    ((_, rate, *_),) = rows(found(cell(KITSERVE, 500, errors=3)), [JUDGED], JUDGED)
+    ((_, rate, *_),) = rows(results_of(cell(KITSERVE, 500, errors=3)), [JUDGED], JUDGED)
     assert rate == "497 (3 failed)"
 
 
@@ -97,43 +97,43 @@ def test_numbers_have_three_digits_that_mean_something(value: float, text: str) 
 
 
 @pytest.mark.parametrize(
-    ("kitserve", "floor", "peer", "words_"),
+    ("kitserve", "floor", "peer", "expected"),
     [
         (cell(KITSERVE, 700), cell(FLOOR, 1000), cell(MLSERVER, 140), ["met", "met"]),
         (cell(KITSERVE, 699), cell(FLOOR, 1000), cell(MLSERVER, 140), ["MISSED", "MISSED"]),
     ],
 )
-def test_goals_of_the_tiny_model(kitserve: Cell, floor: Cell, peer: Cell, words_: list[str]) -> None:
-    assert words(TINY.name, kitserve, floor, peer, cell(KSERVE, 10)) == words_
+def test_goals_of_the_tiny_model(kitserve: Cell, floor: Cell, peer: Cell, expected: list[str]) -> None:
+    assert outcomes(TINY.name, kitserve, floor, peer, cell(KSERVE, 10)) == expected
 
 
 @pytest.mark.parametrize(("p50", "word"), [(0.3, "met"), (0.31, "MISSED")])
 def test_the_goal_of_a_lone_caller(p50: float, word: str) -> None:
     cells = [cell(KITSERVE, 1, connections=1, p50=p50), cell(FLOOR, 1, connections=1, p50=0.2)]
-    assert words(TINY.name, *cells) == [word]
+    assert outcomes(TINY.name, *cells) == [word]
 
 
 def test_the_goals_of_larger_models() -> None:
     cells = [cell(ALONE, 100, connections=0), cell(KITSERVE, 95), cell(BATCHING, 100)]
-    assert words(COMPUTE.name, *cells) == ["met", "MISSED"]
-    assert words(IMAGE_JSON.name, cell(KITSERVE, 1, cpu=0.7), cell(FLOOR, 1, cpu=1.0)) == ["met"]
-    assert words(IMAGE_JSON.name, cell(KITSERVE, 1, cpu=0.8), cell(FLOOR, 1, cpu=1.0)) == ["MISSED"]
-    assert words(IMAGE_BINARY.name, cell(KITSERVE, 94), cell(FLOOR, 100), cell(BATCHING, 101)) == [
+    assert outcomes(COMPUTE.name, *cells) == ["met", "MISSED"]
+    assert outcomes(IMAGE_JSON.name, cell(KITSERVE, 1, cpu=0.7), cell(FLOOR, 1, cpu=1.0)) == ["met"]
+    assert outcomes(IMAGE_JSON.name, cell(KITSERVE, 1, cpu=0.8), cell(FLOOR, 1, cpu=1.0)) == ["MISSED"]
+    assert outcomes(IMAGE_BINARY.name, cell(KITSERVE, 94), cell(FLOOR, 100), cell(BATCHING, 101)) == [
         "MISSED",
         "met",
     ]
 
 
 def test_what_was_not_measured_has_no_verdict() -> None:
-    assert words(TINY.name, cell(KITSERVE, 1), cell(BATCHING, 1)) == []
-    assert math.isnan(float(rows(found(cell(KITSERVE, 1)), [JUDGED], JUDGED)[0][4]))
+    assert outcomes(TINY.name, cell(KITSERVE, 1), cell(BATCHING, 1)) == []
+    assert math.isnan(float(rows(results_of(cell(KITSERVE, 1)), [JUDGED], JUDGED)[0][4]))
 
 
-@pytest.mark.parametrize("model", [models.flowers, models.text, models.image])
-def test_a_plain_model_answers_json_and_binary_as_the_model_does(model: models.Maker) -> None:
-    made = model()
-    plain = PlainModel(made.onnx)
-    for array in made.inputs:
+@pytest.mark.parametrize("make", [models.flowers, models.text, models.image])
+def test_a_plain_model_answers_json_and_binary_as_the_model_does(make: models.Maker) -> None:
+    model = make()
+    plain = PlainModel(model.onnx)
+    for array in model.inputs:
         truth = plain.run({"input": array})
         for dialect in (OIP_JSON, OIP_BINARY):
             call = dialect.call(array)
@@ -142,15 +142,15 @@ def test_a_plain_model_answers_json_and_binary_as_the_model_does(model: models.M
             assert same(dialect.read(answer), truth)
 
 
-@pytest.mark.parametrize("model", [models.flowers, models.text, models.image])
-def test_a_batch_gives_each_item_its_own_answer(model: models.Maker) -> None:
-    made = model()
-    plain = PlainModel(made.onnx)
-    whole = plain.run({"input": np.concatenate(made.inputs)})
+@pytest.mark.parametrize("make", [models.flowers, models.text, models.image])
+def test_a_batch_gives_each_item_its_own_answer(make: models.Maker) -> None:
+    model = make()
+    plain = PlainModel(model.onnx)
+    whole = plain.run({"input": np.concatenate(model.inputs)})
     answers = []
-    for place, array in enumerate(made.inputs):
+    for index, array in enumerate(model.inputs):
         one = plain.run({"input": array})
-        assert same({name: values[place] for name, values in whole.items()}, one)
+        assert same({name: values[index] for name, values in whole.items()}, one)
         answers.append(one)
     assert not same(answers[0], answers[1])
 
@@ -201,6 +201,6 @@ def test_a_report_says_all_and_draws(run: Run, tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize("names", [[FLOOR], [FLOOR, KITSERVE, ALONE]])
 def test_a_picture_has_every_contender(names: Sequence[str], tmp_path: Path) -> None:
     cells = [cell(name, 100, connections=0 if name == ALONE else JUDGED) for name in names]
-    plot.draw([found(*cells), found()], JUDGED, tmp_path / "picture.svg")
+    plot.draw([results_of(*cells), results_of()], JUDGED, tmp_path / "picture.svg")
     picture = (tmp_path / "picture.svg").read_text()
     assert all(name in picture for name in names)

@@ -16,16 +16,16 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"
 
 
 def samples(*rss_mib: float, every: float = 10.0) -> list[Sample]:
-    return [Sample(place * every, {"worker": value}) for place, value in enumerate(rss_mib)]
+    return [Sample(index * every, {"worker": value}) for index, value in enumerate(rss_mib)]
 
 
 def rising(share: float, swing: float = 0.0) -> list[Sample]:
-    """From 100 MiB to so much more, in 100 steps, and up and down by the way."""
-    return samples(*(100 + share * place + swing * (place // 12 % 2) for place in range(101)))
+    """Return memory that grows from 100 MiB by `share` of it, in 100 steps, and swings meanwhile."""
+    return samples(*(100 + share * step + swing * (step // 12 % 2) for step in range(101)))
 
 
 def test_growth_counts_from_when_memory_has_settled() -> None:
-    settling = [*samples(50, 80), *(Sample(at.seconds + 20, at.rss_mib) for at in rising(0.03))]
+    settling = [*samples(50, 80), *(Sample(sample.seconds + 20, sample.rss_mib) for sample in rising(0.03))]
     assert growths(settling, settled=20) == {"worker": pytest.approx(0.03, rel=0.01)}
 
 
@@ -46,17 +46,17 @@ def test_a_short_run_settles_in_a_sixth_of_its_time() -> None:
 
 
 class Server(asyncio.Protocol):
-    """Answers every request as `reply` says; counts what comes."""
+    """A server that sends `reply` to every request, and counts what it receives."""
 
-    def __init__(self, seen: Counter[str], reply: bytes, closes: bool) -> None:
-        self.seen, self.reply, self.closes = seen, reply, closes
+    def __init__(self, counts: Counter[str], reply: bytes, closes: bool) -> None:
+        self.counts, self.reply, self.closes = counts, reply, closes
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.seen["connections"] += 1
+        self.counts["connections"] += 1
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self.seen["bytes"] += len(data)
+        self.counts["bytes"] += len(data)
         if data.endswith(b"hi"):
             assert isinstance(self.transport, asyncio.Transport)
             self.transport.write(self.reply)
@@ -64,13 +64,13 @@ class Server(asyncio.Protocol):
                 self.transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.seen["closed"] += 1
+        self.counts["closed"] += 1
 
 
 @asynccontextmanager
-async def serving(seen: Counter[str], reply: bytes = OK, closes: bool = False) -> AsyncIterator[Client]:
+async def serving(counts: Counter[str], reply: bytes = OK, closes: bool = False) -> AsyncIterator[Client]:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Server(seen, reply, closes), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: Server(counts, reply, closes), "127.0.0.1", 0)
     client = Client(*server.sockets[0].getsockname())
     try:
         yield client
@@ -80,49 +80,49 @@ async def serving(seen: Counter[str], reply: bytes = OK, closes: bool = False) -
 
 
 async def answer(client: Client) -> tuple[int, bytes]:
-    came: asyncio.Future[tuple[int, bytes]] = client.loop.create_future()
-    client.call(REQUEST, lambda status, body: came.set_result((status, body)))
-    return await asyncio.wait_for(came, 5)
+    result: asyncio.Future[tuple[int, bytes]] = client.loop.create_future()
+    client.call(REQUEST, lambda status, body: result.set_result((status, body)))
+    return await asyncio.wait_for(result, 5)
 
 
 def test_calls_one_after_another_use_one_connection() -> None:
     async def work() -> None:
-        seen: Counter[str] = Counter()
-        async with serving(seen) as client:
+        counts: Counter[str] = Counter()
+        async with serving(counts) as client:
             assert [await answer(client) for _ in range(3)] == [(200, b"done")] * 3
-            assert (seen["connections"], client.under_way) == (1, 0)
+            assert (counts["connections"], client.under_way) == (1, 0)
 
     asyncio.run(work())
 
 
 def test_calls_at_once_have_a_connection_each() -> None:
     async def work() -> None:
-        seen: Counter[str] = Counter()
-        async with serving(seen) as client:
+        counts: Counter[str] = Counter()
+        async with serving(counts) as client:
             answers = await asyncio.gather(*(answer(client) for _ in range(4)))
-            assert (set(answers), seen["connections"]) == ({(200, b"done")}, 4)
+            assert (set(answers), counts["connections"]) == ({(200, b"done")}, 4)
 
     asyncio.run(work())
 
 
 @pytest.mark.parametrize(("reply", "why"), [(b"", b"closed before"), (b"nonsense\r\n\r\n", b"not HTTP")])
-def test_what_is_no_answer_is_told(reply: bytes, why: bytes) -> None:
+def test_what_is_no_answer_is_reported(reply: bytes, why: bytes) -> None:
     async def work() -> None:
         async with serving(Counter(), reply, closes=True) as client:
-            status, said = await answer(client)
+            status, text = await answer(client)
             assert status == 0
-            assert said.startswith(why)
+            assert text.startswith(why)
 
     asyncio.run(work())
 
 
 def test_a_server_that_closes_after_its_answer_is_connected_anew() -> None:
     async def work() -> None:
-        seen: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         reply = OK.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
-        async with serving(seen, reply) as client:
+        async with serving(counts, reply) as client:
             assert [await answer(client) for _ in range(2)] == [(200, b"done")] * 2
-            assert seen["connections"] == 2
+            assert counts["connections"] == 2
 
     asyncio.run(work())
 
@@ -133,32 +133,32 @@ def test_a_call_without_an_answer_fails_in_time(monkeypatch: pytest.MonkeyPatch)
 
     async def work() -> None:
         async with serving(Counter(), b"") as client:
-            status, said = await answer(client)
-            assert (status, said[:9]) == (0, b"no answer")
+            status, text = await answer(client)
+            assert (status, text[:9]) == (0, b"no answer")
 
     asyncio.run(work())
 
 
-def test_who_hangs_up_sends_a_part_and_leaves() -> None:
+def test_a_client_that_hangs_up_sends_a_part_and_closes() -> None:
     async def work() -> None:
-        seen: Counter[str] = Counter()
-        async with serving(seen) as client:
+        counts: Counter[str] = Counter()
+        async with serving(counts) as client:
             client.hang_up(REQUEST, 7, 0.01)
             await client.close()
             for _ in range(100):
-                if seen["closed"]:
+                if counts["closed"]:
                     break
                 await asyncio.sleep(0.01)
-            assert seen == {"connections": 1, "bytes": 7, "closed": 1}
+            assert counts == {"connections": 1, "bytes": 7, "closed": 1}
 
     asyncio.run(work())
 
 
-def test_no_server_is_told() -> None:
+def test_a_missing_server_is_reported() -> None:
     async def work() -> None:
         async with serving(Counter()) as client:
             pass
-        status, said = await answer(Client(*client._address))
-        assert (status, said[:13]) == (0, b"no connection")
+        status, text = await answer(Client(*client._address))
+        assert (status, text[:13]) == (0, b"no connection")
 
     asyncio.run(work())
