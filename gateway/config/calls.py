@@ -33,7 +33,7 @@ class Batching(Strict):
         raise ValueError("write {max_batch_size: 32, max_delay: 2ms}, or leave it out")
 
     def value(self) -> BatchingValue:
-        """Return the same as the value that versions carry."""
+        """Return these settings as the value that a version carries."""
         return BatchingValue(**dict(self))
 
 
@@ -46,7 +46,7 @@ class Queue(Strict):
     """How large the bodies of the calls that wait may be together."""
 
     def limits(self, timeout: float) -> QueueLimits:
-        """Return the same as the value that versions carry, with how long a call may wait, in seconds."""
+        """Return these limits as the value that a version carries; a call may wait for `timeout` seconds."""
         return QueueLimits(self.max_requests, int(self.max_bytes), timeout)
 
 

@@ -1,4 +1,4 @@
-"""What a user writes, and every fault of it at once, each with its line."""
+"""The config file as a user writes it. All faults in it are reported at once, each with its line."""
 
 from __future__ import annotations
 
@@ -79,28 +79,28 @@ class GatewayConfig(Strict):
     @classmethod
     def _distinct(cls, models: tuple[Model, ...]) -> tuple[Model, ...]:
         names = [model.name for model in models]
-        again = [place for place, name in enumerate(names) if name in names[:place]]
-        if again:
+        repeated = [index for index, name in enumerate(names) if name in names[:index]]
+        if repeated:
             raise faults_at(
-                {(place, "name"): f"a model {names[place]!r} is written above" for place in again}
+                {(index, "name"): f"a model {names[index]!r} is written above" for index in repeated}
             )
         return models
 
     @model_validator(mode="after")
     def _two_ports(self) -> GatewayConfig:
         if self.listen.port == self.admin.port:
-            where = "admin" if "admin" in self.model_fields_set else "listen"
-            raise faults_at({(where,): f"listen and admin both want port {self.listen.port}"})
+            field = "admin" if "admin" in self.model_fields_set else "listen"
+            raise faults_at({(field,): f"listen and admin both want port {self.listen.port}"})
         return self
 
     @model_validator(mode="after")
-    def _allowed_places(self) -> GatewayConfig:
+    def _allowed_kits(self) -> GatewayConfig:
         faults: dict[Path_, str] = {}
-        for place, model in enumerate(self.models):
+        for index, model in enumerate(self.models):
             try:
                 policy = self.policy(model)
             except ValueError as error:
-                faults["models", place, "trust"] = str(error)
+                faults["models", index, "trust"] = str(error)
                 continue
             kits: dict[Path_, str] = {("kit",): model.kit}
             if model.canary is not None:
@@ -109,26 +109,26 @@ class GatewayConfig(Strict):
                 try:
                     judge_registry(parse_reference(kit), policy)
                 except NotTrusted as error:
-                    faults["models", place, *field] = str(error)
+                    faults["models", index, *field] = str(error)
         if faults:
             raise faults_at(faults)
         return self
 
     def source_options(self) -> SourceOptions:
-        """How kits are reached, as the OCI room takes it."""
+        """Return how kits are reached, as `gateway.oci` takes it."""
         registries = {host.lower(): registry.options() for host, registry in self.registries.items()}
         return SourceOptions(registries, self.kitops_home)
 
     def policy(self, model: Model | None = None) -> Policy:
-        """Which kits may be served, as a model or else as any."""
+        """Return which kits may be served as a model; without one, as any model."""
         return (self.trust if model is None else model.trust.over(self.trust)).policy()
 
     def model(self, name: str) -> Model | None:
-        """Return the model of that name."""
+        """Return the model of that name, None where there is none."""
         return next((model for model in self.models if model.name == name), None)
 
     def rooted(self, directory: Path) -> GatewayConfig:
-        """The same config with relative paths made absolute from `directory`."""
+        """Return the config with its relative paths made absolute from `directory`."""
         models = [
             model.model_copy(
                 update={
@@ -169,7 +169,11 @@ def load_config(path: Path) -> GatewayConfig:
 
 
 def parse_config(text: str, source: str = "config") -> GatewayConfig:
-    """Parse YAML (or JSON, which is YAML too) into a config; `source` names it in errors."""
+    """Parse YAML (or JSON, which is YAML too) into a config; `source` names it in errors.
+
+    Raises:
+        ConfigError: with one line for each fault in the text.
+    """
     value, lines, faults = read_yaml(text, source)
     if not isinstance(value, dict):
         raise ConfigError(source, ["line 1: a config is a mapping that starts with `models:`"])

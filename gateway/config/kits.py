@@ -18,13 +18,13 @@ _UNITS = {"us": 0.000001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def read_seconds(value: object) -> object:
-    """Read a number with its unit into seconds; leave anything else to who comes next."""
+    """Read a number with its unit into seconds; leave anything else to the next validator."""
     if not isinstance(value, str):
         return value
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h)", value)
-    if found is None:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h)", value)
+    if match is None:
         raise ValueError(f"{value!r} is not a duration, such as 500ms, 30s, 5m or 2h")
-    return float(found[1]) * _UNITS[found[2]]
+    return float(match[1]) * _UNITS[match[2]]
 
 
 Seconds = Annotated[float, BeforeValidator(read_seconds), Field(gt=0)]
@@ -59,7 +59,7 @@ class Key(Strict):
         return self
 
     def public_key(self) -> PublicKey:
-        """The key as the trust room takes it."""
+        """Return the key as `gateway.kits.trust` takes it."""
         return PublicKey.parse(self.name, self.pem)
 
 
@@ -82,7 +82,7 @@ class Trust(Strict):
 
     @field_validator("allow_code", mode="before")
     @classmethod
-    def _one(cls, value: object) -> object:
+    def _as_list(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
     @field_validator("allow_code")
@@ -97,11 +97,11 @@ class Trust(Strict):
         return value
 
     def over(self, other: Trust) -> Trust:
-        """Return what both say; where they differ, this."""
+        """Return the rules of `other`, each replaced by the one here where there is one."""
         return other.model_copy(update={name: value for name, value in self if value is not None})
 
     def policy(self) -> Policy:
-        """What this means, as the trust room takes it."""
+        """Return the rules as `gateway.kits.trust` takes them."""
         code = self.allow_code or ()
         return Policy(
             registries=self.registries or (),
@@ -165,16 +165,16 @@ class Registry(Strict):
         return value
 
     @model_validator(mode="after")
-    def _one_way_in(self) -> Registry:
-        ways = [name for name in ("username", "token_env", "token_file") if getattr(self, name) is not None]
-        if len(ways) > 1:
-            raise ValueError(f"{' and '.join(ways)}: a registry is given one of them")
+    def _one_login(self) -> Registry:
+        logins = [name for name in ("username", "token_env", "token_file") if getattr(self, name) is not None]
+        if len(logins) > 1:
+            raise ValueError(f"{' and '.join(logins)}: a registry is given one of them")
         if (self.client_cert_file is None) != (self.client_key_file is None):
             raise ValueError("client_cert_file and client_key_file belong together")
         return self
 
     def options(self) -> RegistryOptions:
-        """The same, as the OCI room takes it."""
+        """Return these settings as `gateway.oci` takes them."""
         return RegistryOptions(**dict(self))
 
 

@@ -75,7 +75,7 @@ class Replicas(Strict):
         return self
 
     def scaling(self) -> Scaling:
-        """Return the same as the value that versions carry."""
+        """Return these bounds as the value that a version carries."""
         return Scaling(**dict(self))
 
 

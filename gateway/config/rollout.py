@@ -42,7 +42,7 @@ class Step(Strict):
 
     @field_validator("match", mode="before")
     @classmethod
-    def _one(cls, value: object) -> object:
+    def _as_list(cls, value: object) -> object:
         return (value,) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
@@ -187,7 +187,7 @@ class Sticky(Strict):
     """The cookie's name; not together with `header`."""
 
     @model_validator(mode="after")
-    def _one(self) -> Sticky:
+    def _header_or_cookie(self) -> Sticky:
         if (self.header is None) == (self.cookie is None):
             raise ValueError("write `header: NAME` or `cookie: NAME`")
         return self
@@ -227,7 +227,7 @@ class Rollout(Strict):
         return steps
 
     def plan(self) -> plans.Plan:
-        """Return the whole as a rollout takes it."""
+        """Return all of it as a rollout takes it."""
         return plans.Plan(
             steps=tuple(step.plan() for step in self.steps),
             checks=self.checks.plan(),

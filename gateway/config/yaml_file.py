@@ -1,4 +1,4 @@
-"""YAML that people write: as plain values, with the line of every field."""
+"""Reads YAML that people write into plain values, with the line of every field."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import yaml
 
 from gateway.errors import ConfigError
 
-# No honest config comes near these; aliases of aliases, or an alias of itself, would.
+# No real config comes near these limits; aliases of aliases, or an alias of itself, exceed them.
 _MAX_DEPTH = 32
 _MAX_NODES = 100_000
 # What PyYAML raises for text and tags it cannot use, besides its own errors.
 _YAML_ERRORS = (yaml.YAMLError, ValueError, OverflowError, RecursionError, LookupError, AttributeError)
 
 Path_ = tuple[str | int, ...]
-"""Where a field is: the keys and positions that lead to it."""
+"""The path of a field: the keys and indexes that lead to it."""
 
 
 def read_yaml(text: str, source: str) -> tuple[Any, dict[Path_, int], list[str]]:
     """Return what a document says ({} for an empty one), the line of each field, and the faults in it.
 
-    Raises ConfigError, naming `source`, for text that is no YAML at all.
+    Raises:
+        ConfigError: when the text is no YAML at all; it names `source`.
     """
     lines: dict[Path_, int] = {}
     faults: list[str] = []
@@ -33,7 +34,7 @@ def read_yaml(text: str, source: str) -> tuple[Any, dict[Path_, int], list[str]]
 
 
 def written(path: Path_) -> str:
-    """Return how a field is written for people: models[0].name."""
+    """Write the path of a field for people: models[0].name."""
     text = ""
     for step in path:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
@@ -41,7 +42,7 @@ def written(path: Path_) -> str:
 
 
 def _plain(node: yaml.Node, path: Path_, lines: dict[Path_, int], faults: list[str]) -> Any:
-    """A YAML node as plain values; notes the line of each path and each key written twice."""
+    """Return a YAML node as plain values. Adds the line of each path to `lines`, and faults to `faults`."""
     if len(path) > _MAX_DEPTH or len(lines) + len(faults) > _MAX_NODES:
         raise yaml.MarkedYAMLError("this goes too deep, or has too many parts", node.start_mark)
     lines[path] = node.start_mark.line + 1
