@@ -1,4 +1,4 @@
-"""What a node keeps of kits: listed, bounded, checked."""
+"""The kits that a node keeps are listed, bounded and verified."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ KIB = 1024
 @pytest.fixture
 def builder(tmp_path: Path) -> LayoutBuilder:
     """Kits a:v1, b:v1 and c:v1 of about 100 KiB each."""
-    made = LayoutBuilder(tmp_path / "layout")
+    builder = LayoutBuilder(tmp_path / "layout")
     for name in "abc":
-        made.kit(f"{name}:v1", tar(("model", os.urandom(100 * KIB))))
-    return made
+        builder.kit(f"{name}:v1", tar(("model", os.urandom(100 * KIB))))
+    return builder
 
 
 def _damaged(data: bytes) -> bytes:
-    """Return as many bytes, of which the first is another."""
+    """Return the same bytes but for the first."""
     return bytes([data[0] ^ 1]) + data[1:]
 
 
@@ -44,13 +44,13 @@ def _open(library: Library, builder: LayoutBuilder, name: str) -> UnpackedKit:
 
 
 def _age(library_root: Path, kit: UnpackedKit, seconds: float) -> None:
-    """Have a kit be used so long ago."""
+    """Set the last use of a kit to `seconds` ago."""
     past = time.time() - seconds
     os.utime(library_root / "locks" / f"use-{kit.kit.key}", (past, past))
 
 
 def _here(root: Path) -> tuple[set[str], int]:
-    """Unpacked kits, and the number of blobs."""
+    """Return the unpacked kits, and the number of blobs."""
     kits = {path.name for path in (root / "kits").iterdir() if path.is_dir()}
     return kits, len(list((root / "blobs/sha256").iterdir()))
 
@@ -78,10 +78,10 @@ def test_the_least_recently_used_goes_and_what_is_in_use_stays(
     _age(root, a, 10)
     c = _open(library, builder, "c")
     assert _here(root) == ({b.kit.key, c.kit.key}, 6)
-    again = _open(library, builder, "a")
-    assert not again.from_cache
+    reopened = _open(library, builder, "a")
+    assert not reopened.from_cache
     assert _here(root)[0] == {a.kit.key, c.kit.key}
-    # Both are in use, so nothing can go: the limit gives way, not what is served.
+    # Both are in use, so neither is removed: the limit is exceeded instead.
     b = _open(library, builder, "b")
     assert _here(root)[0] == {a.kit.key, b.kit.key, c.kit.key}
     index = json.loads((root / "index.json").read_text())
@@ -183,9 +183,9 @@ def test_damage_is_found_and_had_again(tmp_path: Path, builder: LayoutBuilder) -
     assert damage.bad_kits == (b.kit.key,)
     assert not blob.exists()
     assert _open(library, builder, "a").from_cache
-    again = _open(library, builder, "b")
-    assert not again.from_cache
-    assert Digest.of(again.model_path.read_bytes()) != Digest.of(b"x")
+    reopened = _open(library, builder, "b")
+    assert not reopened.from_cache
+    assert Digest.of(reopened.model_path.read_bytes()) != Digest.of(b"x")
     assert library.cache.verify().bad_kits == ()
 
 
@@ -199,13 +199,13 @@ def test_files_that_were_touched_are_read_before_they_are_served(
     assert _open(library, builder, "a").from_cache
     kit.model_path.chmod(0o644)
     kit.model_path.write_bytes(_damaged(whole))
-    again = _open(library, builder, "a")
-    assert not again.from_cache
-    assert again.model_path.read_bytes() == whole
+    reopened = _open(library, builder, "a")
+    assert not reopened.from_cache
+    assert reopened.model_path.read_bytes() == whole
 
 
 def test_a_machine_that_was_started_again_is_not_believed(tmp_path: Path, builder: LayoutBuilder) -> None:
-    """What an earlier run of the machine left may never have reached the disk."""
+    """What was written before the machine went down may never have reached the disk."""
     root = tmp_path / "library"
     library = Library(root)
     kit = _open(library, builder, "a")
@@ -217,9 +217,9 @@ def test_a_machine_that_was_started_again_is_not_believed(tmp_path: Path, builde
     inventory.write_text(
         inventory.read_text().replace(json.loads(inventory.read_text())["boot"], "an earlier one")
     )
-    again = _open(library, builder, "a")
-    assert not again.from_cache
-    assert again.model_path.read_bytes() == whole
+    reopened = _open(library, builder, "a")
+    assert not reopened.from_cache
+    assert reopened.model_path.read_bytes() == whole
     inventory.write_text(
         inventory.read_text().replace(json.loads(inventory.read_text())["boot"], "an earlier one")
     )
@@ -305,17 +305,17 @@ def test_what_is_made_again_while_all_is_read_through_stays(
     a.model_path.parent.chmod(0o755)
     a.model_path.unlink()
     remove = KitDirectories.remove
-    again = threading.Thread(target=_open, args=(library, builder, "a"))
+    other = threading.Thread(target=_open, args=(library, builder, "a"))
 
     def open_then_remove(trees: KitDirectories, key: str) -> None:
         monkeypatch.undo()
-        again.start()
-        again.join(0.5)
+        other.start()
+        other.join(0.5)
         remove(trees, key)
 
     monkeypatch.setattr(KitDirectories, "remove", open_then_remove)
     assert library.cache.verify().bad_kits == (a.kit.key,)
-    again.join(10)
+    other.join(10)
     assert a.model_path.exists()
 
 

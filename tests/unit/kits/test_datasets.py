@@ -1,4 +1,4 @@
-"""One dataset of a kit: found, read whole, verified."""
+"""A dataset of a kit is found, read whole and verified."""
 
 from __future__ import annotations
 

@@ -84,9 +84,9 @@ def test_an_opened_kit_needs_its_source_no_more(library: Library, layout: Path, 
     copy = shutil.copytree(layout, tmp_path / "copy")
     opened = library.open(parse_reference(f"oci-layout:{copy}:samples/iris:v1"))
     shutil.rmtree(copy)
-    again = library.open(opened.kit.reference)
-    assert again.from_cache
-    assert (again.path, again.pulled_bytes, again.unpack_seconds) == (opened.path, 0, 0.0)
+    reopened = library.open(opened.kit.reference)
+    assert reopened.from_cache
+    assert (reopened.path, reopened.pulled_bytes, reopened.unpack_seconds) == (opened.path, 0, 0.0)
     with pytest.raises(NotFound):
         library.open(parse_reference(f"oci-layout:{copy}:samples/iris:v1"))
 
@@ -107,10 +107,10 @@ def test_a_damaged_kit_is_unpacked_again(library: Library, layout: Path, damage:
         inventory.write_text(inventory.read_text()[:30])
     else:
         shutil.rmtree(opened.path)
-    again = library.open(opened.kit.reference)
-    assert not again.from_cache
-    assert again.pulled_bytes == 0
-    assert again.model_path.stat().st_size == 326
+    reopened = library.open(opened.kit.reference)
+    assert not reopened.from_cache
+    assert reopened.pulled_bytes == 0
+    assert reopened.model_path.stat().st_size == 326
     assert library.open(opened.kit.reference).from_cache
 
 
@@ -125,8 +125,8 @@ def test_a_damaged_blob_is_fetched_again(
     blob.chmod(0o644)
     blob.write_bytes(damage + data[1:])
     opened.path.with_name(f"{opened.path.name}.seal.json").unlink()
-    again = library.open(opened.kit.reference)
-    assert again.pulled_bytes == len(data)
+    reopened = library.open(opened.kit.reference)
+    assert reopened.pulled_bytes == len(data)
     assert blob.read_bytes() == data
 
 

@@ -90,10 +90,10 @@ def test_a_parent_that_moves_on_is_not_followed(library: Library, builder: Layou
         (builder.directory / name).write_bytes((moved.directory / name).read_bytes())
     for blob in (moved.directory / "blobs/sha256").iterdir():
         (builder.directory / "blobs/sha256" / blob.name).write_bytes(blob.read_bytes())
-    again = library.open(_named(builder, "top/m:v1"))
-    assert again.kit.digest == first.kit.digest
-    assert again.from_cache
-    assert again.model_path.read_bytes() == b"1"
+    reopened = library.open(_named(builder, "top/m:v1"))
+    assert reopened.kit.digest == first.kit.digest
+    assert reopened.from_cache
+    assert reopened.model_path.read_bytes() == b"1"
     fresh = Library(builder.directory.with_name("fresh")).open(_named(builder, "top/m:v1"))
     assert fresh.model_path.read_bytes() == b"2"
     assert fresh.path.name != first.path.name
@@ -176,11 +176,11 @@ def test_a_parent_is_judged_as_its_child_is(library: Library, builder: LayoutBui
 
 
 def test_a_parent_found_in_one_place_is_no_parent_for_another(library: Library, tmp_path: Path) -> None:
-    """A child's digest does not tell its parent: whoever has a copy may not choose the parent for all."""
+    """The digest of a child does not fix its parent, so a copy of the child may not choose it for all."""
     kits = []
-    for place in (b"evil", b"good"):
-        builder = LayoutBuilder(tmp_path / place.decode())
-        builder.kit("base/m:v1", tar(("model", place)))
+    for content in (b"evil", b"good"):
+        builder = LayoutBuilder(tmp_path / content.decode())
+        builder.kit("base/m:v1", tar(("model", content)))
         _child(builder, "top/m:v1", "r.io/base/m:v1")
         kits.append(library.open(_named(builder, "top/m:v1")))
     assert kits[0].kit.digest == kits[1].kit.digest

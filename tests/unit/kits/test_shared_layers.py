@@ -20,11 +20,11 @@ SHARED = os.urandom(50_000)
 
 @pytest.fixture
 def builder(tmp_path: Path) -> LayoutBuilder:
-    """Kits a:v1 and a:v2: one layer is the same in both, with an empty directory, and one is not."""
-    made = LayoutBuilder(tmp_path / "layout")
+    """Kits a:v1 and a:v2, which share one layer, with an empty directory in it, and differ in another."""
+    builder = LayoutBuilder(tmp_path / "layout")
     for tag in ("v1", "v2"):
         layers = [
-            made.blob(f"{MODELKIT}.{kind}.v1.tar", data)
+            builder.blob(f"{MODELKIT}.{kind}.v1.tar", data)
             for kind, data in (
                 ("model", tar(("model", None), ("model/empty", None), ("model/w.bin", SHARED))),
                 ("modelpart", tar((f"{tag}.txt", tag.encode()))),
@@ -35,9 +35,9 @@ def builder(tmp_path: Path) -> LayoutBuilder:
             for path, layer in zip(("model", f"{tag}.txt"), layers, strict=True)
         ]
         kitfile = {"model": {**entries[0], "parts": entries[1:]}}
-        config = made.blob(f"{MODELKIT}.config.v1+json", json.dumps(kitfile).encode())
-        made.artifact(f"a:{tag}", {"schemaVersion": 2, "config": config, "layers": layers})
-    return made
+        config = builder.blob(f"{MODELKIT}.config.v1+json", json.dumps(kitfile).encode())
+        builder.artifact(f"a:{tag}", {"schemaVersion": 2, "config": config, "layers": layers})
+    return builder
 
 
 @pytest.fixture
@@ -102,8 +102,8 @@ def test_where_no_second_name_can_be_had_files_are_copied(
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    made = Tree(tmp_path / "tree", "r.io/a:v1")
-    assert link_layer(tmp_path, UnpackedLayer((file,), ("empty",), ""), len(SHARED), made).files == (file,)
-    made.make_read_only()
+    target = Tree(tmp_path / "tree", "r.io/a:v1")
+    assert link_layer(tmp_path, UnpackedLayer((file,), ("empty",), ""), len(SHARED), target).files == (file,)
+    target.make_read_only()
     assert tree(tmp_path / "tree") == {"w.bin": SHARED}
     assert not (tmp_path / "tree/w.bin").samefile(tmp_path / "w.bin")

@@ -1,4 +1,4 @@
-"""Signatures of cosign: found wherever they are, and trusted for a policy's key alone."""
+"""The signatures of cosign are found wherever they are, and trusted only for a key of the policy."""
 
 from __future__ import annotations
 
@@ -112,10 +112,10 @@ def changed(bundle: dict[str, Any], **changes: Any) -> dict[str, Any]:
     copy: dict[str, Any] = json.loads(json.dumps(bundle))
     for path, value in changes.items():
         *parents, last = path.split("__")
-        place = copy
+        member = copy
         for parent in parents:
-            place = place[parent]
-        place[last] = value
+            member = member[parent]
+        member[last] = value
     return copy
 
 
@@ -291,9 +291,9 @@ def test_the_specifications_spelling_of_the_digest(shelf: Shelf) -> None:
     payload = reworded(claim(shelf.kit.digest), "docker-manifest", "Docker-manifest")
     shelf.tag_signatures(PROD.simple(payload, shelf.put))
     assert find(shelf).key == "keys/prod.pub"
-    both = json.loads(payload)
-    both["critical"]["image"]["docker-manifest-digest"] = str(OTHER)
-    shelf.tag_signatures(PROD.simple(compact(both), shelf.put))
+    claims = json.loads(payload)
+    claims["critical"]["image"]["docker-manifest-digest"] = str(OTHER)
+    shelf.tag_signatures(PROD.simple(compact(claims), shelf.put))
     assert not find(shelf).key
 
 
@@ -419,7 +419,7 @@ PRIVATE = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIMr\n-----END PRIVAT
         (Signer(kind="p224").pem, "not ECDSA on P-256"),
         ("ключ", "not in PEM"),
     ],
-    # Not by the keys, which each process makes anew: those that share out the tests must name them alike.
+    # Not by the keys, which differ in each process: processes that share the tests must name them alike.
     ids=(
         "nothing",
         "text",

@@ -266,8 +266,8 @@ def test_keys_rotate_with_overlap() -> None:
     kit, shelf = make_kit()
     old, new = Signer("keys/2025.pub"), Signer("keys/2026.pub", "ed25519")
     sign(shelf, old)
-    both = Policy(keys=(old.key, new.key))
-    assert "keys/2025.pub" in judge(kit, both, lambda: shelf).signature
+    policy = Policy(keys=(old.key, new.key))
+    assert "keys/2025.pub" in judge(kit, policy, lambda: shelf).signature
     with pytest.raises(NotTrusted):
         judge(kit, Policy(keys=(new.key,)), lambda: shelf)
     shelf.refer_bundle(new.bundle(compact(statement(kit.digest))))
