@@ -221,7 +221,7 @@ def test_a_broken_login_is_said_without_its_content(
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("options", "message"),
     [
         (RegistryOptions("ci"), "set password_env or password_file"),
         (RegistryOptions("ci", password_env="NOT_SET"), "NOT_SET is not set; set it to the password"),
@@ -230,8 +230,8 @@ def test_a_broken_login_is_said_without_its_content(
         (RegistryOptions(token_file=Path("/nowhere/x")), "token file /nowhere/x cannot be read"),
     ],
 )
-def test_a_missing_secret_is_named(options: RegistryOptions, named: str) -> None:
-    with pytest.raises(Unauthorized, match=named):
+def test_a_missing_secret_is_named(options: RegistryOptions, message: str) -> None:
+    with pytest.raises(Unauthorized, match=message):
         configured_credential("r.io", options)
 
 

@@ -19,14 +19,14 @@ CHART = "application/vnd.cncf.helm.config.v1+json"
 
 
 class _Repository:
-    """Manifests by digest, and how often each was read."""
+    """A repository of manifests, which keeps the digests that were read."""
 
     def __init__(self) -> None:
         self.manifests: dict[str, bytes] = {}
         self.reads: list[str] = []
 
     def add(self, config: str, media_type: str = OCI_MANIFEST, note: int = 0, **more: Any) -> dict[str, Any]:
-        """Store a manifest; return an index's entry for it."""
+        """Store a manifest. Return the entry of an index for it."""
         manifest = {
             "schemaVersion": 2,
             "config": {"mediaType": config, "digest": sha256(b"{}"), "size": 2},

@@ -36,11 +36,11 @@ def _tags_file(home: Path, repository: str) -> Path:
     return home / "storage" / f"{base64.urlsafe_b64encode(repository.encode()).decode()}-tags.json"
 
 
-@pytest.mark.parametrize("place", ["made here", "made by kit"])
-def test_a_tag_is_found(home: Path, layout: Path, place: str) -> None:
-    if place == "made by kit" and not REAL.is_dir():
+@pytest.mark.parametrize("storage", ["made here", "made by kit"])
+def test_a_tag_is_found(home: Path, layout: Path, storage: str) -> None:
+    if storage == "made by kit" and not REAL.is_dir():
         pytest.skip(f"{REAL} is not there")
-    source = _source(REAL if place == "made by kit" else home, "kit:127.0.0.1:5055/samples/iris:v1")
+    source = _source(REAL if storage == "made by kit" else home, "kit:127.0.0.1:5055/samples/iris:v1")
     descriptor = source.resolve()
     assert (descriptor.digest, descriptor.size) == (V1, 725)
     data = source.manifest(descriptor)

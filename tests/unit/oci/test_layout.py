@@ -40,8 +40,8 @@ def test_a_name_is_found(layout: Path) -> None:
 def test_a_digest_needs_no_name(own: LayoutBuilder) -> None:
     old = _source(own.directory).resolve()
     (own.directory / "index.json").write_text('{"schemaVersion":2,"manifests":[]}')
-    again = _source(own.directory, "v1", old.digest).resolve()
-    assert (again.digest, again.size) == (old.digest, old.size)
+    unnamed = _source(own.directory, "v1", old.digest).resolve()
+    assert (unnamed.digest, unnamed.size) == (old.digest, old.size)
 
 
 def test_a_blob_is_read_from_an_offset(layout: Path) -> None:
@@ -114,7 +114,7 @@ def test_manifests_are_verified(own: LayoutBuilder) -> None:
 
 
 def _rename(builder: LayoutBuilder, *names: str | None) -> None:
-    """Give the entries of the index other names, in their order."""
+    """Rename the entries of the index, in their order."""
     path = builder.directory / "index.json"
     index = json.loads(path.read_bytes())
     for entry, name in zip(index["manifests"], names, strict=True):
@@ -182,8 +182,8 @@ def test_another_tag_of_the_same_name(own: LayoutBuilder) -> None:
         assert bare_descriptor.digest == bare
 
 
-def _refer(builder: LayoutBuilder, to: Digest, name: str, **more: Any) -> Digest:
-    subject = {"mediaType": OCI_MANIFEST, "digest": str(to), "size": 1}
+def _refer(builder: LayoutBuilder, kit: Digest, name: str, **more: Any) -> Digest:
+    subject = {"mediaType": OCI_MANIFEST, "digest": str(kit), "size": 1}
     return Digest.parse(builder.artifact(name, {"schemaVersion": 2, "subject": subject, **more}))
 
 
@@ -212,12 +212,14 @@ def test_referrers_are_found_by_their_subject(own: LayoutBuilder) -> None:
 
 def test_no_more_referrers_than_sixty_four(own: LayoutBuilder) -> None:
     kit = _source(own.directory).resolve().digest
-    made = [_refer(own, kit, f"r{number}", artifactType=f"x/{number}") for number in range(MAX_REFERRERS + 6)]
+    digests = [
+        _refer(own, kit, f"r{number}", artifactType=f"x/{number}") for number in range(MAX_REFERRERS + 6)
+    ]
     referrers = _source(own.directory).referrers(kit)
-    assert [referrer.digest for referrer in referrers] == made[:MAX_REFERRERS]
+    assert [referrer.digest for referrer in referrers] == digests[:MAX_REFERRERS]
 
 
-def test_a_damaged_referrer_is_told(own: LayoutBuilder) -> None:
+def test_a_damaged_referrer_is_reported(own: LayoutBuilder) -> None:
     kit = _source(own.directory).resolve().digest
     path = own.directory / "blobs/sha256" / _refer(own, kit, "a").hex
     path.write_bytes(path.read_bytes().replace(b"2", b"3", 1))
@@ -314,10 +316,10 @@ def test_many_threads_read_one_source(own: LayoutBuilder) -> None:
     blob = own.blob("x/y", data)
     descriptor = Descriptor("x/y", Digest.parse(blob["digest"]), blob["size"])
     source = _source(own.directory)
-    together = threading.Barrier(8)
+    barrier = threading.Barrier(8)
 
     def read(number: int) -> bool:
-        together.wait(10)
+        barrier.wait(10)
         with source.blob(descriptor, number * 100_000) as stream:
             chunks = list(stream.chunks)
         assert len(chunks[0]) == CHUNK

@@ -71,8 +71,8 @@ def test_what_a_reference_names(text: str, expected: Reference) -> None:
 def test_names_are_read_as_kit_reads_them(text: str, registry: str, repository: str, version: str) -> None:
     reference = parse_reference(text)
     assert not isinstance(reference, LayoutReference)
-    place = reference.host if isinstance(reference, RegistryReference) else reference.registry
-    assert (place, reference.repository) == (registry, repository)
+    host = reference.host if isinstance(reference, RegistryReference) else reference.registry
+    assert (host, reference.repository) == (registry, repository)
     assert str(reference.digest or reference.tag) == version
 
 

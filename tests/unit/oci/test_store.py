@@ -42,7 +42,7 @@ def _descriptor(data: bytes = DATA, size: int | None = None) -> Descriptor:
 def _fetched(
     store: Store, descriptor: Descriptor, source: Source, on_received: OnReceived = lambda _: None
 ) -> bytes:
-    """Fetch a blob; return what it holds."""
+    """Fetch a blob. Return its bytes."""
     blob, _ = store.fetch(descriptor, source, on_received)
     with blob:
         return blob.read()
@@ -106,11 +106,11 @@ def test_a_blob_larger_than_the_disk_is_refused_before_its_first_byte(store: Sto
 
 
 class _Breaking:
-    """A source that breaks off after so many bytes of each stream, and may be unable to skip."""
+    """A source whose streams each break off after `length` bytes. Without `ranges`, it cannot skip."""
 
-    def __init__(self, each: int, *, ranges: bool = True) -> None:
+    def __init__(self, length: int, *, ranges: bool = True) -> None:
         self.reference = LayoutReference(Path(), "breaking", "v1", None)
-        self.each = each
+        self.length = length
         self.ranges = ranges
         self.opened: list[int] = []
 
@@ -134,9 +134,9 @@ class _Breaking:
         def chunks() -> Iterator[bytes]:
             yield from (
                 DATA[offset : offset + 1000]
-                for offset in range(start, min(start + self.each, len(DATA)), 1000)
+                for offset in range(start, min(start + self.length, len(DATA)), 1000)
             )
-            if start + self.each < len(DATA):
+            if start + self.length < len(DATA):
                 raise RegistryUnavailable("broken off")
 
         yield BlobStream(start, chunks())
@@ -238,7 +238,7 @@ def test_a_blob_that_is_removed_as_it_arrives_is_still_given(
 
 
 def test_what_a_process_left_that_died_at_the_end_is_continued(source: Source) -> None:
-    """It died between making the blob read-only and giving it its name; root would not be stopped by that."""
+    """It died between making the blob read-only and naming it. root would not be stopped by the mode."""
     with tempfile.TemporaryDirectory() as directory:
         store = Store(Path(directory) / "store")
         for data in (DATA, b"manifest"):
