@@ -1,4 +1,4 @@
-"""Formats are told by content, boundedly, and by nothing else."""
+"""A format is identified by content alone, and only a bounded part of it is read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Thing:
         self.name = "thing"
 
 
-def told(directory: Path, data: bytes, name: str = "file") -> Format:
+def identified(directory: Path, data: bytes, name: str = "file") -> Format:
     path = directory / name
     path.write_bytes(data)
     return identify(path)
@@ -43,19 +43,19 @@ def told(directory: Path, data: bytes, name: str = "file") -> Format:
 def test_pickles_of_every_protocol_under_any_name(
     tmp_path: Path, protocol: int, value: object, name: str
 ) -> None:
-    assert told(tmp_path, pickle.dumps(value, protocol), name) is Format.PICKLE
+    assert identified(tmp_path, pickle.dumps(value, protocol), name) is Format.PICKLE
 
 
 @pytest.mark.parametrize("compress", [zlib.compress, gzip.compress, bz2.compress, lzma.compress])
 @pytest.mark.parametrize("protocol", [0, 2, 5])
 def test_compressed_pickles(tmp_path: Path, compress: object, protocol: int) -> None:
     assert callable(compress)
-    assert told(tmp_path, compress(pickle.dumps(Thing(), protocol))) is Format.PICKLE
+    assert identified(tmp_path, compress(pickle.dumps(Thing(), protocol))) is Format.PICKLE
 
 
 def test_a_compression_bomb_is_opened_a_little(tmp_path: Path) -> None:
     began = time.monotonic()
-    assert told(tmp_path, gzip.compress(bytes(200_000_000), 1)) is Format.UNKNOWN
+    assert identified(tmp_path, gzip.compress(bytes(200_000_000), 1)) is Format.UNKNOWN
     assert time.monotonic() - began < 5
 
 
@@ -115,7 +115,7 @@ OTHERS = [
 
 @pytest.mark.parametrize(("data", "format_"), OTHERS)
 def test_other_contents(tmp_path: Path, data: bytes, format_: Format) -> None:
-    assert told(tmp_path, data) is format_
+    assert identified(tmp_path, data) is format_
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_zip_that_declares_too_many_members_is_not_opened(tmp_path: Path) -> N
     locator = b"PK\x06\x07" + struct.pack("<IQI", 0, 4, 1)
     tail = b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
     began = time.monotonic()
-    assert told(tmp_path, b"PK\x03\x04" + end + locator + tail) is Format.UNKNOWN
+    assert identified(tmp_path, b"PK\x03\x04" + end + locator + tail) is Format.UNKNOWN
     assert time.monotonic() - began < 1
 
 
@@ -164,7 +164,7 @@ SAMPLES = [data for data, _ in OTHERS] + [pickle.dumps(Thing(), protocol) for pr
     )
 )
 def test_any_bytes_have_a_format(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    assert isinstance(told(tmp_path_factory.getbasetemp(), data, f"any-{os.getpid()}"), Format)
+    assert isinstance(identified(tmp_path_factory.getbasetemp(), data, f"any-{os.getpid()}"), Format)
 
 
 values = st.recursive(

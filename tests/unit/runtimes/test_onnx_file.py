@@ -1,4 +1,4 @@
-"""Reading an ONNX file without an ONNX library."""
+"""ONNX files are read without an ONNX library."""
 
 from __future__ import annotations
 

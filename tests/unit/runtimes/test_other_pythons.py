@@ -17,14 +17,14 @@ PYENV = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions
 
 
 def _interpreters() -> dict[str, str]:
-    """Return an interpreter that starts for each version there is, by version."""
-    found = {sys.version[:4]: sys.executable}
+    """Return an interpreter of each version of Python that is installed, by version."""
+    interpreters = {sys.version[:4]: sys.executable}
     for version in VERSIONS:
         paths = [*map(str, PYENV.glob(f"{version}.*/bin/python")), shutil.which(f"python{version}")]
         for path in filter(None, paths):
             if _version(path) == version:
-                found[version] = path
-    return found
+                interpreters[version] = path
+    return interpreters
 
 
 def _version(path: str) -> str:

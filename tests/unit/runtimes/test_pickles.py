@@ -1,4 +1,4 @@
-"""Pickles are looked into and never run; where code is allowed, and only there, they are chosen."""
+"""Pickles are read and never run. They are chosen only where code is allowed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SYSTEM = f"{os.system.__module__}.system"
 
 
 class Evil:
-    """Runs a command when it is unpickled."""
+    """An object that runs a command when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, (TOUCH,)
@@ -74,7 +74,7 @@ def saved(thing: object, **options: Any) -> bytes:
 
 
 def short(text: str) -> bytes:
-    """A short string, as protocol 4 writes it."""
+    """Return a short string as protocol 4 writes it."""
     return b"\x8c%c%b" % (len(text), text.encode())
 
 
@@ -82,7 +82,7 @@ LINES = SYSTEM.replace(".", "\n").encode()
 MODULE, NAME = map(short, SYSTEM.split("."))
 CALL = short(TOUCH) + b"\x85R."
 
-WAYS = {
+PICKLES = {
     **{f"protocol {number}": pickle.dumps(THINGS, number) for number in range(6)},
     "no protocol": pickle.dumps(THINGS, 2)[2:],
     "zlib": zlib.compress(pickle.dumps(THINGS)),
@@ -106,7 +106,7 @@ WAYS = {
     "after a fault": b"\x80\x04e" + MODULE + NAME + b"\x93.",
     "after another": pickle.dumps(1) + pickle.dumps(THINGS),
 }
-# What identify tells to be something else, which nothing unpickles.
+# Pickles inside files that identify takes for another format, which nothing unpickles.
 HIDDEN = {
     "zip": zipped(("model.pkl", pickle.dumps(THINGS))),
     "zip in a zip": zipped(("a.zip", zipped(("model.pkl", pickle.dumps(THINGS))))),
@@ -116,21 +116,21 @@ HIDDEN = {
 }
 
 
-@pytest.mark.parametrize("way", [*WAYS, *HIDDEN])
-def test_what_is_imported_is_found_by_every_way(tmp_path: Path, way: str) -> None:
-    result = scanned(tmp_path, {**WAYS, **HIDDEN}[way])
+@pytest.mark.parametrize("kind", [*PICKLES, *HIDDEN])
+def test_the_imports_of_every_kind_of_pickle_are_found(tmp_path: Path, kind: str) -> None:
+    result = scanned(tmp_path, {**PICKLES, **HIDDEN}[kind])
     assert SYSTEM in result.imports
     assert result.dangerous == (SYSTEM,)
     assert result.whole
     assert f"{SYSTEM} (dangerous)" in str(result)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_each_way_is_told_to_be_code(tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("kind", PICKLES)
+def test_each_kind_of_pickle_is_identified_as_code(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "model.onnx"
-    path.write_bytes(WAYS[way])
+    path.write_bytes(PICKLES[kind])
     expected = {"checkpoint": Format.TORCH_PICKLE, "after a fault": Format.UNKNOWN}
-    assert identify(path) is expected.get(way, Format.PICKLE)
+    assert identify(path) is expected.get(kind, Format.PICKLE)
 
 
 def test_arrays_of_joblib_are_stepped_over(tmp_path: Path) -> None:
@@ -188,7 +188,8 @@ def test_looking_is_bounded_and_says_so(tmp_path: Path, data: bytes) -> None:
     program = (
         "import resource, sys, pathlib; from runtimes.pickles import scan\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024; before = peak()\n"
-        f"told = scan([pathlib.Path({str(tmp_path / 'file')!r})]); print(told.whole, peak() - before, told)\n"
+        f"result = scan([pathlib.Path({str(tmp_path / 'file')!r})])\n"
+        "print(result.whole, peak() - before, result)\n"
     )
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -278,12 +279,12 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.binary(max_size=200), st.sampled_from(sorted(WAYS)), st.integers(0, 400))
+@given(st.binary(max_size=200), st.sampled_from(sorted(PICKLES)), st.integers(0, 400))
 def test_any_bytes_are_looked_at_in_peace(
-    tmp_path_factory: pytest.TempPathFactory, noise: bytes, way: str, position: int
+    tmp_path_factory: pytest.TempPathFactory, noise: bytes, kind: str, position: int
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "noise"
-    path.write_bytes(WAYS[way][:position] + noise + WAYS[way][position + len(noise) :])
+    path.write_bytes(PICKLES[kind][:position] + noise + PICKLES[kind][position + len(noise) :])
     str(scan([path]))
 
 
@@ -373,7 +374,7 @@ def test_a_refusal_tells_what_would_be_imported(tmp_path: Path) -> None:
 
 
 def test_every_file_that_runs_code_is_looked_at(tmp_path: Path) -> None:
-    put(tmp_path, a__pkl=pickle.dumps(1), b__pt=WAYS["checkpoint"], c__pkl=pickle.dumps(2))
+    put(tmp_path, a__pkl=pickle.dumps(1), b__pt=PICKLES["checkpoint"], c__pkl=pickle.dumps(2))
     with pytest.raises(UnsafeFormat, match=rf"a\.pkl is .* \(as do 2 more, such as c\.pkl\): .*{SYSTEM}"):
         choose(tmp_path)
 
@@ -444,7 +445,7 @@ def test_by_default_nothing_of_a_pickle_runs_in_any_way(tmp_path: Path) -> None:
     names = ("model.pkl", "model.onnx", "model.safetensors", "model.bin", "model.pt", "pytorch_model.bin")
     kits = tmp_path / "kits"
     kits.mkdir()
-    for number, data in enumerate([*WAYS.values(), *HIDDEN.values()]):
+    for number, data in enumerate([*PICKLES.values(), *HIDDEN.values()]):
         directory = kits / str(number)
         directory.mkdir()
         for name in names:
@@ -465,17 +466,19 @@ def test_by_default_nothing_of_a_pickle_runs_in_any_way(tmp_path: Path) -> None:
     assert list((tmp_path / "cwd").iterdir()) == []
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way not in ("checkpoint", "after a fault")])
-def test_the_canary_would_have_sung(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in PICKLES if kind not in ("checkpoint", "after a fault")])
+def test_each_kind_of_pickle_would_run_its_command(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "file"
-    path.write_bytes(WAYS[way])
-    if way == "old checkpoint":
+    path.write_bytes(PICKLES[kind])
+    if kind == "old checkpoint":
         torch.load(path, weights_only=False)
-    elif way == "after another":
+    elif kind == "after another":
         with path.open("rb") as file:
             pickle.load(file)
             pickle.load(file)
     else:
         joblib.load(path)
-    assert (tmp_path / "canary").exists() is (way != "never called")
+    assert (tmp_path / "canary").exists() is (kind != "never called")

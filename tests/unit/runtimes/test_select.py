@@ -1,4 +1,4 @@
-"""Which file is served, and by whom."""
+"""Which file of a kit is served, and by which runtime."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_choosing_imports_no_engine(tmp_path: Path) -> None:
 
 
 class Halves:
-    """A whole runtime in a few lines, as a third party would write it."""
+    """A complete runtime in a few lines, as a third party would write it."""
 
     name: ClassVar[str] = "halves"
     formats: ClassVar[tuple[Format, ...]] = (Format.TEXT,)
