@@ -26,7 +26,7 @@ time.sleep(60)
 
 @pytest.fixture
 def family() -> Iterator[list[int]]:
-    """A process, its child and grandchild: ids in this order."""
+    """The ids of a process, its child and its grandchild."""
     parent = subprocess.Popen([sys.executable, "-c", FAMILY, FAMILY, "2"], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     ids = [int(parent.stdout.readline()) for _ in range(3)]

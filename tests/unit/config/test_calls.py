@@ -23,7 +23,7 @@ def test_calls_run_one_by_one_and_are_bounded_where_nothing_is_written() -> None
 
 
 @pytest.mark.parametrize(
-    ("written", "most", "delay"),
+    ("written", "size", "delay"),
     [
         ("{}", 32, 0.002),
         ("{max_batch_size: 2}", 2, 0.002),
@@ -33,8 +33,8 @@ def test_calls_run_one_by_one_and_are_bounded_where_nothing_is_written() -> None
         ("{max_delay: 1s}", 32, 1),
     ],
 )
-def test_batching(written: str, most: int, delay: float) -> None:
-    assert iris(f"batching: {written}").batching == Batching(max_batch_size=most, max_delay=delay)
+def test_batching(written: str, size: int, delay: float) -> None:
+    assert iris(f"batching: {written}").batching == Batching(max_batch_size=size, max_delay=delay)
 
 
 def test_queue_and_timeout() -> None:
@@ -68,7 +68,7 @@ def test_queue_and_timeout() -> None:
     ],
 )
 def test_faults_are_named(written: str, fault: str) -> None:
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as caught:
         iris(written)
-    (line,) = told.value.faults
+    (line,) = caught.value.faults
     assert line.startswith(f"line 4: models[0].{fault}")

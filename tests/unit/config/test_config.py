@@ -85,7 +85,7 @@ def test_every_field_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "least", "most"),
+    ("written", "minimum", "maximum"),
     [
         ("2", 2, 2),
         ("{min: 3}", 3, 3),
@@ -96,17 +96,17 @@ def test_every_field_is_read() -> None:
         ("{min: 0, max: 4}", 0, 4),
     ],
 )
-def test_replicas(written: str, least: int, most: int) -> None:
+def test_replicas(written: str, minimum: int, maximum: int) -> None:
     (model,) = parse_config(f"{IRIS}    replicas: {written}\n").models
-    assert (model.replicas.min, model.replicas.max) == (least, most)
+    assert (model.replicas.min, model.replicas.max) == (minimum, maximum)
 
 
 def test_delays_of_scaling() -> None:
     delays = "upscale_delay: 500ms, downscale_delay: 2m, downscale_to_zero_delay: 1h, wake_timeout: 20"
     (model,) = parse_config(f"{IRIS}    replicas: {{min: 0, {delays}}}\n").models
-    found = model.replicas
-    assert (found.upscale_delay, found.downscale_delay) == (0.5, 120)
-    assert (found.downscale_to_zero_delay, found.wake_timeout) == (3600, 20)
+    replicas = model.replicas
+    assert (replicas.upscale_delay, replicas.downscale_delay) == (0.5, 120)
+    assert (replicas.downscale_to_zero_delay, replicas.wake_timeout) == (3600, 20)
 
 
 def test_json_is_read_too() -> None:
@@ -233,7 +233,7 @@ def test_an_anchor_may_be_used_again() -> None:
         ),
     ],
 )
-def test_a_fault_is_told_with_its_line(text: str, fault: str) -> None:
+def test_a_fault_is_reported_with_its_line(text: str, fault: str) -> None:
     assert faults(text) == [fault]
 
 
@@ -275,7 +275,7 @@ def test_aliases_cannot_make_a_small_file_endless(text: str) -> None:
     assert fault.startswith("this goes too deep, or has too many parts")
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     text = "listen: here\nmodels:\n  - name: a b\n    kit: Iris\n    x: 1\n  - kit: r.io/b\n    kit: r.io/c\n"
     assert [fault.split(": ")[:2] for fault in faults(text)] == [
         ["line 7", "models[1].kit"],
@@ -287,7 +287,7 @@ def test_all_faults_are_told_at_once() -> None:
     ]
 
 
-def test_each_repeated_name_is_told() -> None:
+def test_each_repeated_name_is_reported() -> None:
     text = "models:\n" + "".join(f"  - {{name: {name}, kit: r.io/x}}\n" for name in "abab")
     assert faults(text) == [
         "line 4: models[2].name: a model 'a' is written above",

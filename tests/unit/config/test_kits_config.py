@@ -24,7 +24,7 @@ def faults(text: str) -> list[str]:
     return caught.value.faults
 
 
-def test_every_option_of_a_registry_arrives() -> None:
+def test_every_option_of_a_registry_is_read() -> None:
     config = parse_config(
         """\
 registries:
@@ -56,7 +56,7 @@ registries:
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "message"),
     [
         ("{username: a, token_env: B}", "username and token_env: a registry is given one of them"),
         ("{client_cert_file: a}", "client_cert_file and client_key_file belong together"),
@@ -66,10 +66,10 @@ registries:
         ("{mirrors: ['http://x']}", "'http://x' is not a mirror"),
     ],
 )
-def test_faults_of_a_registry(written: str, said: str) -> None:
+def test_faults_of_a_registry(written: str, message: str) -> None:
     (fault,) = faults(f"registries:\n  r.io: {written}\n")
     assert fault.startswith("line 2: registries.r.io")
-    assert said in fault
+    assert message in fault
 
 
 def test_sizes_have_units() -> None:
@@ -95,7 +95,7 @@ def key(tmp_path: Path) -> Path:
     return path
 
 
-def test_nothing_is_asked_of_kits_by_default() -> None:
+def test_any_kit_is_allowed_by_default() -> None:
     config = parse_config("models: [{name: a, kit: 'r.io/a:v1'}]")
     assert config.policy() == config.policy(config.model("a")) == ANYTHING
 
@@ -123,15 +123,15 @@ models:
 def test_a_key_is_kept_as_what_is_in_its_file(key: Path) -> None:
     """The gateway may not have the file, and a key that is replaced is another config."""
     config = parse_config(f"trust: {{keys: ['{key}']}}")
-    again = GatewayConfig.model_validate(json.loads(config.model_dump_json()))
+    restored = GatewayConfig.model_validate(json.loads(config.model_dump_json()))
     key.unlink()
-    assert again == config
-    assert again.policy() == config.policy()
-    assert again.policy().keys[0].name == str(key)
+    assert restored == config
+    assert restored.policy() == config.policy()
+    assert restored.policy().keys[0].name == str(key)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("trust: {keys: [nowhere.pub]}", "the key nowhere.pub cannot be read"),
         ("trust: {keys: [{name: k, pem: x}]}", "k is no usable public key"),
@@ -152,9 +152,9 @@ def test_a_key_is_kept_as_what_is_in_its_file(key: Path) -> None:
         ),
     ],
 )
-def test_a_policy_that_means_nothing_is_a_fault(text: str, said: str) -> None:
+def test_a_policy_that_means_nothing_is_a_fault(text: str, message: str) -> None:
     (fault,) = faults(text)
-    assert said in fault
+    assert message in fault
 
 
 def test_places_are_named_by_whole_parts() -> None:

@@ -66,7 +66,7 @@ def test_a_written_rollout_survives_the_way_to_the_gateway() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "message"),
     [
         ({"steps": []}, "at least 1 item"),
         ({"steps": [{"weight": 50}, {"weight": 5}]}, r"weights only grow from step to step, not \[50, 5\]"),
@@ -84,8 +84,8 @@ def test_a_written_rollout_survives_the_way_to_the_gateway() -> None:
         ({"step": 5}, "Extra inputs"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_words(fields: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValidationError, match=words):
+def test_what_makes_no_sense_is_refused_with_words(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         read(**fields)
 
 
@@ -95,7 +95,7 @@ def faults(**model: Any) -> list[str]:
     return caught.value.faults
 
 
-def test_faults_of_a_rollout_are_told_with_their_place() -> None:
+def test_faults_of_a_rollout_are_reported_with_their_place() -> None:
     steps = [{"weight": 5}]
     (fault,) = faults(rollout={"steps": steps, "cheks": {}})
     assert fault.endswith("models[0].rollout.cheks: unknown field; did you mean 'checks'?")
