@@ -1,4 +1,4 @@
-"""No logins and no proxies but a test's own; a real edge and workers behind it."""
+"""Each test has only the logins and proxies that it makes. A real edge, and workers behind it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Getting a kit by processes that die, on disks that fill up, by many at the same time."""
+"""Kits are pulled by processes that die, onto disks that fill up, and by many at the same time."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def get(root: Path, host: str, name: str = "team/kit0") -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def processes() -> ForkServerContext:
-    """Makes processes quickly, from one that has everything imported."""
+    """A context that starts processes quickly, from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     warm = context.Process(target=time.monotonic)
@@ -79,7 +79,7 @@ def begin(processes: ForkServerContext, *arguments: object) -> ForkServerProcess
 
 
 def await_partial(root: Path, size: int) -> None:
-    """Wait until so much of the layer has arrived."""
+    """Wait until `size` bytes of the layer have arrived."""
     deadline = time.monotonic() + 10
     partial = root / "ingest" / sha256(LAYER).removeprefix("sha256:")
     while time.monotonic() < deadline:
@@ -90,20 +90,23 @@ def await_partial(root: Path, size: int) -> None:
     raise AssertionError("nothing arrives")
 
 
-def killed_at(processes: ForkServerContext, root: Path, proxy: FaultProxy, after: float) -> None:
-    """Kill a process that gets the kit in half a second or so; another one gets it from what is left."""
+def killed_at(processes: ForkServerContext, root: Path, proxy: FaultProxy, seconds: float) -> None:
+    """Kill a process `seconds` after it began to pull the kit; another one pulls it from what is left.
+
+    A whole pull takes about half a second.
+    """
     proxy.exchanges.clear()
     proxy.calm()
     proxy.on(Fault(rate=1_500_000), LAYER_PATH, times=EVER)
     process = begin(processes, root, proxy.host)
-    process.join(after)
+    process.join(seconds)
     process.kill()
     process.join(10)
     partial = root / "ingest" / sha256(LAYER).removeprefix("sha256:")
     kept = partial.stat().st_size if partial.exists() else None
     proxy.calm()
     assert get(root, proxy.host) == TREE
-    # What was being written of a small file is not written on, but removed once it is old.
+    # A small file that was being written is not continued, but removed once it is old.
     for unfinished in root.rglob(".*.tmp"):
         os.utime(unfinished, (0, 0))
     Library(root).cache.prune(keep=10 * len(LAYER))
@@ -125,13 +128,13 @@ def test_a_process_killed_at_any_moment(
 
 def test_what_is_left_of_small_files_is_removed_once_it_is_old(proxy: FaultProxy, tmp_path: Path) -> None:
     assert get(tmp_path, proxy.host) == TREE
-    left = [tmp_path / ".index.json.77.tmp", tmp_path / "kits" / f".{'0' * 64}.seal.json.77.tmp"]
-    for path in left:
+    leftovers = [tmp_path / ".index.json.77.tmp", tmp_path / "kits" / f".{'0' * 64}.seal.json.77.tmp"]
+    for path in leftovers:
         path.write_bytes(b"{")
     library = Library(tmp_path)
     library.cache.prune(keep=10 * len(LAYER))
-    assert all(path.exists() for path in left)
-    for path in left:
+    assert all(path.exists() for path in leftovers)
+    for path in leftovers:
         os.utime(path, (0, 0))
     library.cache.prune(keep=10 * len(LAYER))
     check_clean(tmp_path)
@@ -146,7 +149,7 @@ def test_a_process_killed_at_200_moments(
         killed_at(processes, tmp_path / str(number), proxy, moments.uniform(0.0, 0.8))
 
 
-def test_who_waits_takes_over_from_who_dies(
+def test_a_process_that_waits_takes_over_from_one_that_dies(
     processes: ForkServerContext, proxy: FaultProxy, tmp_path: Path
 ) -> None:
     proxy.on(Fault(rate=600_000), LAYER_PATH)
@@ -162,7 +165,7 @@ def test_who_waits_takes_over_from_who_dies(
     assert proxy.sent(LAYER_PATH) < 1.2 * len(LAYER)
 
 
-def test_many_who_want_one_kit_fetch_it_once(
+def test_many_that_want_one_kit_fetch_it_once(
     processes: ForkServerContext, proxy: FaultProxy, tmp_path: Path
 ) -> None:
     proxy.on(Fault(rate=2_000_000), LAYER_PATH, times=EVER)
@@ -222,8 +225,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
-def full_then_not(disk: Path, host: str, ballast: Path) -> None:
-    """It says that the disk is full, keeps nothing half-made, and goes on once there is room."""
+def check_full_then_not(disk: Path, host: str, ballast: Path) -> None:
+    """Check that a pull reports the full disk, leaves nothing half-made, and goes on once there is room."""
     with pytest.raises(StoreError, match=r"(is full: | needs )\d+ bytes .*and \d+ are free.*; make room"):
         get(disk / "node", host)
     check_clean(disk / "node")
@@ -235,7 +238,7 @@ def full_then_not(disk: Path, host: str, ballast: Path) -> None:
 def test_a_disk_that_is_full_before_a_layer(disk: Path, proxy: FaultProxy) -> None:
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(1_600_000))
-    full_then_not(disk, proxy.host, ballast)
+    check_full_then_not(disk, proxy.host, ballast)
     assert proxy.sent(LAYER_PATH) == len(LAYER)
 
 
@@ -247,13 +250,13 @@ def test_a_disk_that_fills_up_within_a_layer(disk: Path, proxy: FaultProxy) -> N
         return answer
 
     proxy.on(Fault(fill), LAYER_PATH)
-    full_then_not(disk, proxy.host, ballast)
+    check_full_then_not(disk, proxy.host, ballast)
 
 
 def test_a_disk_that_has_room_for_the_layer_but_not_for_its_files(disk: Path, proxy: FaultProxy) -> None:
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(1_000_000))
-    full_then_not(disk, proxy.host, ballast)
+    check_full_then_not(disk, proxy.host, ballast)
 
 
 def test_a_disk_that_is_full_from_the_first_byte(disk: Path, proxy: FaultProxy) -> None:

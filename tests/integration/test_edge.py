@@ -174,17 +174,17 @@ def test_a_killed_worker_costs_no_call(edge: RunningEdge, workers: Workers) -> N
 def test_a_client_that_hangs_up_leaves_its_worker(edge: RunningEdge, workers: Workers, size: int) -> None:
     edge.control.apply(RoutingTable((Route("iris", backend("v1", workers.start("v1"))),)))
 
-    def inside(expected: bytes) -> None:
+    def wait_for_calls_inside(expected: bytes) -> None:
         wait(lambda: edge.get("/v2/models/iris/infer?inside")[2] == expected, seconds=5)
 
     head = f"POST /v2/models/iris/infer?hold HTTP/1.1\r\nHost: w\r\nContent-Length: {size}\r\n\r\n"
     clients = [socket.create_connection(("127.0.0.1", edge.port)) for _ in range(3)]
     for client in clients:
         client.sendall(head.encode() + bytes(size))
-    inside(b"3")
+    wait_for_calls_inside(b"3")
     for client in clients:
         client.close()
-    inside(b"0")
+    wait_for_calls_inside(b"0")
 
 
 def test_a_killed_haproxy_comes_back_with_its_routes(edge: RunningEdge, workers: Workers) -> None:

@@ -1,4 +1,4 @@
-"""The split of calls between versions: weights, callers that stay, and headers that lead to a version."""
+"""How calls are split between versions: by weights, sticky callers, and headers that name a version."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_weights_are_kept_and_cost_no_reload(split: Split) -> None:
     before = _generation(split.edge)
     for weight in WEIGHTS[1:]:
         split.apply(weight)
-        # A correct split misses the bound once in a hundred times, and twice in a row hardly ever.
+        # A correct split misses the bound once in a hundred times, twice in a row once in ten thousand.
         p_values = [_p_value(split.count(CALLS), weight)]
         if p_values[0] <= MINIMUM_P_VALUE:
             p_values.append(_p_value(split.count(CALLS), weight))
@@ -161,7 +161,7 @@ def test_weights_are_kept_and_cost_no_reload(split: Split) -> None:
     assert _generation(split.edge) == before
 
 
-def test_the_same_table_again_changes_nothing_and_what_someone_else_changed_is_put_right(
+def test_the_same_table_changes_nothing_and_repairs_what_someone_else_changed(
     split: Split,
 ) -> None:
 

@@ -1,7 +1,7 @@
-"""Getting a kit over a network that cuts, stalls, lies and refuses: whole and right, or a clear error.
+"""Kits are pulled over a network that cuts, stalls, alters and refuses: whole, or with a clear error.
 
-Each test spoils the answers of a real registry. Whatever becomes of the pull, nothing half-made may be left
-behind; and once the network is well again, the same node gets the kit.
+Each test spoils the answers of a real registry. Whether or not the pull succeeds, it must leave nothing
+half-made; and once the network is sound again, the same node pulls the kit.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ PLAIN = RegistryOptions(plain_http=True, stall_timeout=STALL, pull_timeout=20)
 
 @dataclass(frozen=True)
 class Node:
-    """A library of its own, that knows the registry by its proxy."""
+    """A node with a library of its own, which reaches the registry through the proxy."""
 
     root: Path
     proxy: FaultProxy
@@ -73,19 +73,19 @@ class Node:
         library = Library(self.root, SourceOptions({self.proxy.host: self.options}))
         return tree(library.open(RegistryReference(self.proxy.host, "team/kit", tag, None)).path)
 
-    def recovers(self) -> None:
-        """Nothing half-made is here; with a sound network the kit is had, and nothing else is kept."""
+    def check_recovery(self) -> None:
+        """Check that nothing is half-made, and that a sound network brings the kit and nothing else."""
         check_store(self.root)
         self.proxy.calm()
         assert self.open() == TREE
         check_clean(self.root)
 
     def impatient(self) -> Node:
-        """The same, with little time for a whole kit."""
+        """Return the same node with little time for a whole kit."""
         return replace(self, options=replace(self.options, pull_timeout=PATIENCE))
 
-    def fails(self, error: type[KitserveError], match: str, within: float) -> None:
-        """It says which kit could not be had and why, in so many seconds."""
+    def check_failure(self, error: type[KitserveError], match: str, within: float) -> None:
+        """Check that the pull fails within some seconds, and says of which kit and why."""
         begun = time.monotonic()
         with pytest.raises(error, match=match) as raised:
             self.open()
@@ -131,7 +131,7 @@ def test_a_layer_that_is_cut_goes_on_where_it_was(
     check_clean(node.root)
     first, second = proxy.exchanges_for(LAYER_PATH)
     assert "Range" not in first.headers
-    # What a reset takes out of the kernel's buffers was never had; all else was, and is not sent again.
+    # Bytes that a reset took out of the kernel's buffers never arrived; the others are not sent again.
     kept = int(second.headers.get("Range", "bytes=0-")[6:-1])
     assert kept == offset or (reset and kept < offset)
     assert first.sent + second.sent == len(LAYER) + offset - kept
@@ -147,16 +147,16 @@ def test_a_layer_that_is_cut_often_is_sent_once(node: Node, proxy: FaultProxy) -
 
 def test_cuts_after_next_to_nothing_end_a_pull_that_goes_on_later(node: Node, proxy: FaultProxy) -> None:
     proxy.on(Fault(cut=1000), LAYER_PATH, times=EVER)
-    node.fails(RegistryUnavailable, "3 times, after 3000 bytes, which are kept; try again", within=2)
-    node.recovers()
+    node.check_failure(RegistryUnavailable, "3 times, after 3000 bytes, which are kept; try again", within=2)
+    node.check_recovery()
     assert proxy.exchanges_for(LAYER_PATH)[-1].headers["Range"] == "bytes=3000-"
     assert proxy.sent(LAYER_PATH) == len(LAYER)
 
 
 def test_a_network_that_cuts_everything_is_given_up(node: Node, proxy: FaultProxy) -> None:
     proxy.on(Fault(cut=0), LAYER_PATH, times=EVER)
-    node.impatient().fails(RegistryUnavailable, "try again", within=PATIENCE + 1)
-    node.recovers()
+    node.impatient().check_failure(RegistryUnavailable, "try again", within=PATIENCE + 1)
+    node.check_recovery()
 
 
 @settings(max_examples=8, deadline=None, derandomize=True)
@@ -205,14 +205,14 @@ def test_a_stall_is_broken_off_and_continued(
 )
 def test_a_stall_for_ever_ends_in_time(node: Node, proxy: FaultProxy, fault: Fault) -> None:
     proxy.on(fault, LAYER_PATH, times=EVER)
-    node.impatient().fails(RegistryUnavailable, "try again", within=PATIENCE + 1)
-    node.recovers()
+    node.impatient().check_failure(RegistryUnavailable, "try again", within=PATIENCE + 1)
+    node.check_recovery()
 
 
 def test_a_manifest_that_drips_ends_in_time(node: Node, proxy: FaultProxy) -> None:
     proxy.on(Fault(rate=50), MANIFEST, times=EVER)
-    node.impatient().fails(RegistryUnavailable, "try again", within=PATIENCE + 1)
-    node.recovers()
+    node.impatient().check_failure(RegistryUnavailable, "try again", within=PATIENCE + 1)
+    node.check_recovery()
 
 
 def test_a_slow_layer_is_not_a_stall(node: Node, proxy: FaultProxy) -> None:
@@ -232,17 +232,17 @@ def test_passing_faults_are_tried_again(node: Node, proxy: FaultProxy, status: i
 def test_each_wait_is_twice_the_one_before(node: Node, proxy: FaultProxy) -> None:
     proxy.on(Fault(says(503)), MANIFEST, method="HEAD", times=2)
     assert node.open() == TREE
-    one, two, three = [exchange.timestamp for exchange in proxy.exchanges_for(MANIFEST, "HEAD")][:3]
-    assert 0.2 <= two - one < 0.5
-    assert 0.4 <= three - two < 0.9
+    first, second, third = [exchange.timestamp for exchange in proxy.exchanges_for(MANIFEST, "HEAD")][:3]
+    assert 0.2 <= second - first < 0.5
+    assert 0.4 <= third - second < 0.9
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_passing_faults_that_last_end_in_time(node: Node, proxy: FaultProxy, status: int) -> None:
     proxy.on(Fault(says(status)), LAYER_PATH, times=EVER)
-    node.impatient().fails(RegistryUnavailable, rf"answered {status}", within=PATIENCE + 1)
+    node.impatient().check_failure(RegistryUnavailable, rf"answered {status}", within=PATIENCE + 1)
     assert 2 <= len(proxy.exchanges_for(LAYER_PATH)) <= 3
-    node.recovers()
+    node.check_recovery()
 
 
 def in_two_seconds() -> str:
@@ -273,8 +273,8 @@ def test_a_registry_says_when_to_come_again(
 @pytest.mark.parametrize("retry_after", ["1000000000", "inf", "nan", "9" * 400])
 def test_a_wait_beyond_the_deadline_is_not_begun(node: Node, proxy: FaultProxy, retry_after: str) -> None:
     proxy.on(Fault(says(429, Retry_After=retry_after)), LAYER_PATH, times=EVER)
-    node.impatient().fails(RegistryUnavailable, "answered 429", within=PATIENCE + 1)
-    node.recovers()
+    node.impatient().check_failure(RegistryUnavailable, "answered 429", within=PATIENCE + 1)
+    node.check_recovery()
 
 
 @pytest.mark.parametrize(
@@ -287,9 +287,9 @@ def test_permanent_failures_are_not_retried(
 ) -> None:
     method = "HEAD" if path == MANIFEST else "GET"
     proxy.on(Fault(says(status)), path, method=method, times=EVER)
-    node.fails(error or KitserveError, rf"answered {status}", within=1)
+    node.check_failure(error or KitserveError, rf"answered {status}", within=1)
     assert len(proxy.exchanges_for(path, method)) == 1
-    node.recovers()
+    node.check_recovery()
 
 
 def test_a_registry_without_head_is_asked_by_get(node: Node, proxy: FaultProxy) -> None:
@@ -322,10 +322,10 @@ def test_wrong_bytes_are_refused(
     node: Node, proxy: FaultProxy, path: str, change: Change, error: type[KitserveError]
 ) -> None:
     proxy.on(Fault(change), path, times=EVER)
-    node.fails(error, "sha256:|encoded as 'gzip'", within=5)
+    node.check_failure(error, "sha256:|encoded as 'gzip'", within=5)
     if error is not RegistryUnavailable:
         check_clean(node.root)
-    node.recovers()
+    node.check_recovery()
 
 
 @pytest.mark.parametrize("path", [MANIFEST, "/blobs/", LAYER_PATH])
@@ -346,13 +346,13 @@ def multipart(answer: Answer) -> Answer:
     return headed(Content_Type="multipart/byteranges; boundary=x", Content_Range="")(changed)
 
 
-# Answers to a request for the rest of a layer: from the first it must be had, the others may be refused.
-SENT_AGAIN = {
+# Answers to a request for the rest of a layer. With the first group the pull must succeed.
+ACCEPTED_RESTS = {
     "ignored": Fault(unranged=True),
     "refused": Fault(says(416)),
     "any total": Fault(headed(Content_Range=f"bytes 100000-{len(LAYER) - 1}/*")),
 }
-NOT_THE_REST = {
+WRONG_RESTS = {
     "another start": Fault(headed(Content_Range=f"bytes 99999-{len(LAYER) - 1}/{len(LAYER)}")),
     "another end": Fault(headed(Content_Range=f"bytes 100000-{len(LAYER) - 2}/{len(LAYER)}")),
     "another total": Fault(headed(Content_Range=f"bytes 100000-{len(LAYER) - 1}/{len(LAYER) + 1}")),
@@ -364,7 +364,7 @@ NOT_THE_REST = {
 }
 
 
-@pytest.mark.parametrize("ranged", SENT_AGAIN.values(), ids=SENT_AGAIN)
+@pytest.mark.parametrize("ranged", ACCEPTED_RESTS.values(), ids=ACCEPTED_RESTS)
 def test_a_range_need_not_be_given(node: Node, proxy: FaultProxy, ranged: Fault) -> None:
     proxy.on(Fault(cut=100_000), LAYER_PATH)
     proxy.on(ranged, LAYER_PATH)
@@ -373,13 +373,13 @@ def test_a_range_need_not_be_given(node: Node, proxy: FaultProxy, ranged: Fault)
     assert proxy.exchanges_for(LAYER_PATH)[1].headers["Range"] == "bytes=100000-"
 
 
-@pytest.mark.parametrize("ranged", NOT_THE_REST.values(), ids=NOT_THE_REST)
+@pytest.mark.parametrize("ranged", WRONG_RESTS.values(), ids=WRONG_RESTS)
 def test_two_representations_are_never_mixed(node: Node, proxy: FaultProxy, ranged: Fault) -> None:
     proxy.on(Fault(cut=100_000), LAYER_PATH)
     proxy.on(ranged, LAYER_PATH, times=EVER)
     with suppress(RegistryUnavailable, DigestMismatch, SizeMismatch):
         assert node.impatient().open() == TREE
-    node.recovers()
+    node.check_recovery()
 
 
 def test_a_redirect_is_followed_and_continued(node: Node, proxy: FaultProxy, kits: Registry) -> None:
@@ -417,7 +417,7 @@ def tokens(tmp_path: Path) -> Iterator[TokenServer]:
 
 @pytest.fixture
 def asking(tmp_path: Path, tokens: TokenServer) -> Iterator[Node]:
-    """A node whose registry wants tokens."""
+    """A node whose registry asks for tokens."""
     with run_registry(tmp_path / "asking", tokens=tokens) as registry:
         fill(registry, tmp_path)
         with run_faults(registry.host) as proxy:
@@ -425,7 +425,7 @@ def asking(tmp_path: Path, tokens: TokenServer) -> Iterator[Node]:
 
 
 def tokens_of_a_calm_pull(asking: Node, tokens: TokenServer) -> int:
-    """Get the kit once on another node; return how many tokens that took."""
+    """Pull the kit on another node without faults. Return how many tokens that took."""
     assert replace(asking, root=asking.root.with_name("calm")).open() == TREE
     count = len(tokens.requests)
     tokens.requests.clear()
@@ -443,8 +443,8 @@ def test_a_token_that_expires_within_a_layer_is_renewed(
     asking.proxy.on(Fault(rate=100_000, cut=220_000), LAYER_PATH)
     assert asking.open() == TREE
     exchanges = asking.proxy.exchanges_for(LAYER_PATH)
-    first, second = (one for one in exchanges if one.status != 401)
-    assert expires_in == 1 or 401 in [one.status for one in exchanges[exchanges.index(first) :]]
+    first, second = (exchange for exchange in exchanges if exchange.status != 401)
+    assert expires_in == 1 or 401 in [exchange.status for exchange in exchanges[exchanges.index(first) :]]
     assert second.headers["Range"] == "bytes=220000-"
     assert first.sent + second.sent == len(LAYER)
     assert len(tokens.requests) == count + 1
@@ -486,6 +486,6 @@ def test_a_refusal_after_a_new_token_is_final(asking: Node, tokens: TokenServer)
     challenge = f'Bearer realm="{tokens.realm}",service="{tokens.service}"'
     asking.proxy.on(Fault(cut=100_000), LAYER_PATH)
     asking.proxy.on(Fault(says(401, WWW_Authenticate=challenge)), LAYER_PATH, times=EVER)
-    asking.fails(Unauthorized, "answered 401", within=3)
+    asking.check_failure(Unauthorized, "answered 401", within=3)
     assert len(tokens.requests) <= count + 1
-    asking.recovers()
+    asking.check_recovery()

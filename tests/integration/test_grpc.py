@@ -225,7 +225,7 @@ def test_classes(client: InferenceServerClient) -> None:
     assert result.as_numpy("y_INT8").tolist() == [[b"127:1", b"-128:0"], [b"2:1", b"1:0"]]
 
 
-def test_what_is_asked_of_a_model(client: InferenceServerClient) -> None:
+def test_what_a_model_says_of_itself(client: InferenceServerClient) -> None:
     assert client.is_model_ready("two", client_timeout=SECONDS)
     assert client.is_model_ready("two", "v2", client_timeout=SECONDS)
     assert not client.is_model_ready("two", "v3", client_timeout=SECONDS)
@@ -249,7 +249,7 @@ def test_what_is_asked_of_a_model(client: InferenceServerClient) -> None:
     )
 
 
-def test_what_is_asked_of_the_server(world: World, client: InferenceServerClient) -> None:
+def test_what_the_server_says_of_itself(world: World, client: InferenceServerClient) -> None:
     assert client.is_server_live(client_timeout=SECONDS)
     assert not client.is_server_ready(client_timeout=SECONDS)
     metadata = client.get_server_metadata(client_timeout=SECONDS)
@@ -459,7 +459,7 @@ def test_a_full_queue(stub: service_pb2_grpc.GRPCInferenceServiceStub) -> None:
 
 
 class Answers:
-    """What NVIDIA's client calls back with."""
+    """The answers of a stream: the callback that NVIDIA's client calls with each."""
 
     def __init__(self) -> None:
         self.queue: queue.Queue[tuple[Any, Any]] = queue.Queue()
@@ -484,7 +484,7 @@ def test_a_stream(world: World) -> None:
             assert same(result.as_numpy("y"), values)
             assert result.get_response().id == str(number)
             assert result.get_response().parameters["triton_final_response"].bool_param
-            # Nothing on the way may wait for more.
+            # Nothing on the way may wait for more messages.
             assert time.monotonic() - started < 0.15
         client.async_stream_infer("two", [tensor(np.ones((1, 2, 2), np.float32))], request_id="bad")
         result, error = answers.next()
@@ -539,7 +539,7 @@ def test_streams_that_go_wrong(
         ].infer_response.model_version
         == "v1"
     )
-    # A client that goes away takes its calls along.
+    # When a client goes away, its calls are cancelled.
     before = world.slow.numbers.dropped["cancelled"]
     stream = stub.ModelStreamInfer(iter([raw_request("slow")] * 3), timeout=SECONDS)
     time.sleep(0.05)
@@ -564,12 +564,12 @@ def test_the_asynchronous_client_does_the_same(world: World) -> None:
                 for number in range(3):
                     yield {"model_name": "two", "inputs": [tensor(values)], "request_id": str(number)}
 
-            seen = [
+            ids = [
                 result.get_response().id
                 async for result, error in client.stream_infer(requests())
                 if error is None
             ]
-            assert seen == ["0", "1", "2"]
+            assert ids == ["0", "1", "2"]
             with pytest.raises(InferenceServerException, match="no model is named nothing"):
                 await client.infer("nothing", [tensor(values)])
 

@@ -1,4 +1,4 @@
-"""Pulling from a real registry, over networks and disks that fail."""
+"""Kits are pulled from a real registry, over networks and onto disks that fail."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_registry_that_is_down_is_given_up_in_seconds(tmp_path: Path, layout: 
         assert library.open(reference).from_cache
 
 
-def test_a_registry_without_tls_is_hinted_at(tmp_path: Path, registry: Registry) -> None:
+def test_a_registry_without_tls_is_named(tmp_path: Path, registry: Registry) -> None:
     with pytest.raises(RegistryUnavailable, match="set `plain_http: true` for this registry"):
         Library(tmp_path).open(parse_reference(f"{registry.host}/samples/iris:v1"))
 
@@ -296,7 +296,7 @@ def test_a_layout_copied_by_skopeo_is_read(tmp_path: Path, registry: Registry) -
     assert kit.model_path.name == "iris.onnx"
 
 
-def test_a_full_disk_is_said_and_left_clean(tmp_path: Path, registry: Registry, large: bytes) -> None:
+def test_a_full_disk_is_reported_and_left_clean(tmp_path: Path, registry: Registry, large: bytes) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(

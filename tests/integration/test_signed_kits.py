@@ -1,4 +1,4 @@
-"""Signed kits get one verdict, from a layout and from a registry that knows no referrers itself."""
+"""Signed kits get the same verdict from a layout and from a registry without the referrers API."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def kits(tmp_path: Path) -> Kits:
 def verdict(
     request: pytest.FixtureRequest, tmp_path: Path, kits: Kits, registry: Registry
 ) -> Callable[[], Verdict]:
-    """Judge the kit where it is found; the registry gets it when this is called."""
+    """Judge the kit in its layout, or in the registry, to which it is pushed first."""
     sources = SourceOptions({registry.host: RegistryOptions(plain_http=True)})
 
     def judged() -> Verdict:

@@ -31,7 +31,7 @@ APP = AppName("iris.v1")
 
 
 class SleepingModel:
-    """One version, which sleeps until it is called; it stands for the reconcile loop and Serve too."""
+    """One version, which sleeps until it is called. It stands for the reconcile loop and Serve too."""
 
     def __init__(self, directory: Path) -> None:
         self.edge = RunningEdge(directory)
@@ -75,7 +75,7 @@ class SleepingModel:
                 self.apply()
 
     def wait_for_edge(self) -> None:
-        """Held calls are answered a moment before the edge knows the worker."""
+        """Wait until the edge has the worker: held calls are answered a moment before."""
         with self._lock:
             assert self.server is not None
 
@@ -104,7 +104,7 @@ class SleepingModel:
 
 
 def _master_pid(sleeping: SleepingModel) -> int | None:
-    """The id of HAProxy's master, None while none answers."""
+    """Return the process id of HAProxy's master, None while none answers."""
     try:
         return sleeping.edge.master_pid()
     except (EdgeError, OSError, StopIteration):

@@ -1,7 +1,7 @@
-"""The table: every format, from every kind of source, with every kind of login.
+"""Kits of every format, from every kind of source, with every kind of login.
 
-Every format meets every source and every login, and every login every source that can ask for it. What
-comes is the same kit each time: by digest, by its files, and by the bytes that were pulled for it.
+Every format is tried with every source and every login, and every login with every source that asks for it.
+The kit is the same each time: its digest, its files, and the number of bytes that were pulled.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.support.tokens import TokenServer, run_token_server
 SAMPLES = Path(__file__).parents[2] / "configs" / "samples"
 REAL_STORAGE = Path(__file__).parents[3] / "shared" / "kits" / "kitops-home"
 _REF_NAME = "org.opencontainers.image.ref.name"
-_ROOM = "room/of"  # a nested repository, as most registries have them
+_NESTED = "nested/in"  # a nested repository, as most registries have them
 WRONG = "not-the-secret-of-anyone"
 
 
@@ -52,13 +52,13 @@ def _slug(name: str) -> str:
     return name.replace(" ", "-").replace("+", "-")
 
 
-KITS = {**{f"{_ROOM}/{_slug(name)}:v1": name for name in FORMATS}, **{name: name for name in _samples()}}
+KITS = {**{f"{_NESTED}/{_slug(name)}:v1": name for name in FORMATS}, **{name: name for name in _samples()}}
 """Every kit of the table, with the name of its format."""
 
 
 @dataclass(frozen=True)
-class Room:
-    """The kits in every kind of source: one layout's content, everywhere. `digests` is by kit."""
+class Sources:
+    """The kits of one layout in every kind of source. `digests` is by kit."""
 
     directory: Path
     layout: Path
@@ -73,11 +73,11 @@ class Room:
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
-    directory = tmp_path_factory.mktemp("room")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sources]:
+    directory = tmp_path_factory.mktemp("sources")
     builder = LayoutBuilder(directory / "layout")
     digests = {
-        f"{_ROOM}/{_slug(name)}:v1": store(builder, f"{_ROOM}/{_slug(name)}:v1")
+        f"{_NESTED}/{_slug(name)}:v1": store(builder, f"{_NESTED}/{_slug(name)}:v1")
         for name, store in FORMATS.items()
     }
     shutil.copytree(SAMPLES / "blobs", builder.directory / "blobs", dirs_exist_ok=True)
@@ -94,7 +94,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
         private = stack.enter_context(run_token_server(directory / "private"))
         plain = stack.enter_context(run_registry(directory / "plain"))
         plain.push_layout(builder.directory)
-        ways: dict[str, dict[str, Any]] = {
+        kinds: dict[str, dict[str, Any]] = {
             "htpasswd": {"htpasswd": True},
             "public tokens": {"tokens": public},
             "tokens": {"tokens": private},
@@ -102,15 +102,15 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
             "mutual tls": {"certificates": certificates, "client_certificates": True, "htpasswd": True},
         }
         registries = {"plain": plain} | {
-            way: stack.enter_context(run_registry(directory / _slug(way), storage=plain.storage, **options))
-            for way, options in ways.items()
+            kind: stack.enter_context(run_registry(directory / _slug(kind), storage=plain.storage, **options))
+            for kind, options in kinds.items()
         }
-        yield Room(directory, builder.directory, digests, certificates, private, registries)
+        yield Sources(directory, builder.directory, digests, certificates, private, registries)
 
 
 @dataclass(frozen=True)
 class Login:
-    """How one test gets in; `home` is kit's, `programs` where credential helpers are found."""
+    """The secrets of one test, and the files and variables that it may put them in, below `directory`."""
 
     host: str
     secret: str
@@ -164,7 +164,7 @@ LOGINS: dict[str, Callable[[Login], dict[str, Any] | None]] = {
     "kit login": lambda login: login.kit(login.entry()),
     "kit's helper": lambda login: login.kit({"credHelpers": {login.host: login.helper()}}),
 }
-"""Ways to say a name and a password: what each adds to the options of a registry."""
+"""Ways to give a username and a password. Each returns what it adds to the options of a registry."""
 
 TOKEN_LOGINS: dict[str, Callable[[Login], dict[str, Any] | None]] = {
     "token_env": lambda login: {"token_env": login.variable()},
@@ -172,14 +172,14 @@ TOKEN_LOGINS: dict[str, Callable[[Login], dict[str, Any] | None]] = {
     "docker's identity token": lambda login: login.docker(login.identity_entry()),
     "kit's identity token": lambda login: login.kit(login.identity_entry()),
 }
-"""Ways to have a token, or what is exchanged for one."""
+"""Ways to give a token, or an identity token that is exchanged for one."""
 
 OPEN = ("directory", "archive", "kit storage", "plain", "public tokens", "tls")
 ASKING = ("htpasswd", "tokens", "mutual tls")
 
 
 def rows() -> list[tuple[str, str, str]]:
-    """Return (kit, source, login), so that every two of them that can meet do."""
+    """Return cases (kit, source, login) with every pair of them that is possible."""
     cases = []
     for number, kit in enumerate(KITS):
         cases += [(kit, source, "nobody") for source in OPEN]
@@ -197,38 +197,38 @@ class Opened:
 
 @pytest.fixture(scope="module")
 def opened_kits() -> dict[str, Opened]:
-    """What each kit was when it was first opened, from whatever source."""
+    """Each kit as it was when it was first opened, from any source."""
     return {}
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """Somebody on a node of their own."""
+    """A user on a node of their own."""
 
-    room: Room
+    sources: Sources
     directory: Path
     monkeypatch: pytest.MonkeyPatch
 
     def library(self, source: str, login: str, name: str, secret: str | None = None) -> Library:
-        """Return a library of someone with this login; `secret` is theirs instead of the right one."""
-        if source not in self.room.registries:
-            return Library(self.directory / "node", SourceOptions(kitops_home=self.room.storage))
-        room, registry = self.room, self.room.registries[source]
+        """Return a library of a user with this login; a `secret` replaces the right one."""
+        if source not in self.sources.registries:
+            return Library(self.directory / "node", SourceOptions(kitops_home=self.sources.storage))
+        sources, registry = self.sources, self.sources.registries[source]
         options = RegistryOptions(plain_http="tls" not in source)
         if "tls" in source:
-            options = replace(options, ca_file=room.certificates.ca_file)
+            options = replace(options, ca_file=sources.certificates.ca_file)
         if source == "mutual tls":
-            client = room.certificates.client
+            client = sources.certificates.client
             options = replace(options, client_cert_file=client.cert_file, client_key_file=client.key_file)
         if "tokens" in source:
             options = replace(options, token_hosts=("127.0.0.1",))
         if login != "nobody":
             scope = f"repository:{name.partition(':')[0]}:pull"
-            right = room.tokens.issue((scope,)) if login in TOKEN_LOGINS else PASSWORD
+            right = sources.tokens.issue((scope,)) if login in TOKEN_LOGINS else PASSWORD
             credentials = Login(
                 registry.host,
                 secret or right,
-                secret or room.tokens.refresh_token,
+                secret or sources.tokens.refresh_token,
                 self.directory,
                 self.monkeypatch,
             )
@@ -239,25 +239,27 @@ class Visitor:
         repository, _, tag = name.partition(":")
         match source:
             case "directory":
-                return LayoutReference(self.room.layout, repository, tag, None)
+                return LayoutReference(self.sources.layout, repository, tag, None)
             case "archive":
                 return LayoutReference(self._archive(name), repository, tag, None)
             case "kit storage":
                 return LocalReference("registry.example.com", repository, tag, None)
-        return RegistryReference(self.room.registries[source].host, repository, tag, None)
+        return RegistryReference(self.sources.registries[source].host, repository, tag, None)
 
     def _archive(self, name: str) -> Path:
         skopeo = shutil.which("skopeo")
         assert skopeo, "skopeo is not installed"
         archive = self.directory / "kit.tar"
-        places = (f"oci:{self.room.layout}:{name}", f"oci-archive:{archive}:{name}")
-        subprocess.run([skopeo, "copy", "-q", "--preserve-digests", *places], check=True, capture_output=True)
+        locations = (f"oci:{self.sources.layout}:{name}", f"oci-archive:{archive}:{name}")
+        subprocess.run(
+            [skopeo, "copy", "-q", "--preserve-digests", *locations], check=True, capture_output=True
+        )
         return archive
 
 
 @pytest.fixture
-def visitor(room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Visitor:
-    return Visitor(room, tmp_path, monkeypatch)
+def visitor(sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Visitor:
+    return Visitor(sources, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(("kit", "source", "login"), rows())
@@ -266,16 +268,16 @@ def test_a_kit_is_the_same_from_everywhere(
 ) -> None:
     opened = visitor.library(source, login, kit).open(visitor.reference(source, kit))
     files = tree(opened.path)
-    assert str(opened.kit.digest) == visitor.room.digests[kit]
+    assert str(opened.kit.digest) == visitor.sources.digests[kit]
     assert opened.pulled_bytes == opened.kit.size > 0
     assert opened.model_path.exists()
     check_clean(visitor.directory / "node")
-    if kit.startswith(_ROOM):
+    if kit.startswith(_NESTED):
         assert files[MODEL_PATH] == iris()
     else:
         assert files == _files_of_sample(kit)
-    seen = Opened(str(opened.kit.digest), files, opened.kit.size)
-    assert opened_kits.setdefault(kit, seen) == seen
+    outcome = Opened(str(opened.kit.digest), files, opened.kit.size)
+    assert opened_kits.setdefault(kit, outcome) == outcome
 
 
 def _files_of_sample(name: str) -> dict[str, bytes]:
@@ -301,7 +303,7 @@ def _files_of_sample(name: str) -> dict[str, bytes]:
         *(("tokens", login) for login in TOKEN_LOGINS),
     ],
 )
-def test_a_wrong_secret_is_refused_at_once_and_told_to_nobody(
+def test_a_wrong_secret_is_refused_at_once_and_shown_to_nobody(
     visitor: Visitor, caplog: pytest.LogCaptureFixture, source: str, login: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -325,14 +327,16 @@ def test_a_wrong_secret_is_refused_at_once_and_told_to_nobody(
         ({"plain_http": True}, "400|TLS|HTTPS"),
     ],
 )
-def test_the_wrong_way_to_a_registry_is_told(
-    room: Room, tmp_path: Path, changes: dict[str, Any], message: str
+def test_the_wrong_options_for_a_registry_are_named(
+    sources: Sources, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    client = room.certificates.client
+    client = sources.certificates.client
     right = RegistryOptions(
-        ca_file=room.certificates.ca_file, client_cert_file=client.cert_file, client_key_file=client.key_file
+        ca_file=sources.certificates.ca_file,
+        client_cert_file=client.cert_file,
+        client_key_file=client.key_file,
     )
-    host = room.registries["mutual tls"].host
+    host = sources.registries["mutual tls"].host
     library = Library(tmp_path / "node", SourceOptions({host: replace(right, **changes)}))
     begun = time.monotonic()
     with pytest.raises(RegistryUnavailable, match=message):

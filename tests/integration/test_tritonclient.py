@@ -42,7 +42,7 @@ VALUES: Mapping[str, Array] = {
 
 @contextmanager
 def worker(max_body: int = BODY_BYTES) -> Iterator[str]:
-    """A worker that echoes one tensor of any datatype's, two of FP32's, and knows labels for two outputs."""
+    """Run a worker that echoes a tensor of each datatype, and has labels for its outputs."""
     specs = [TensorSpec(f"x_{datatype}", datatype, (-1, 2)) for datatype in VALUES]
     labels = {"y_FP32": ("cat", "dog"), "": ("no", "yes")}
     identity = Identity("echo", "v1", "sha256:" + "ab" * 32)
@@ -221,7 +221,7 @@ def refused(client: InferenceServerClient, inputs: Sequence[InferInput], **other
     return str(caught.value.message())
 
 
-def test_the_client_is_told_what_is_wrong(client: InferenceServerClient) -> None:
+def test_errors_name_what_is_wrong(client: InferenceServerClient) -> None:
     inputs = tensors(True)
     assert refused(client, inputs[1:]).startswith("input 'x_BOOL' is missing; the model takes 'x_BOOL', ")
     other = InferInput("other", [1], "FP32").set_data_from_numpy(np.zeros(1, "f4"))
