@@ -1,5 +1,5 @@
 #!/bin/bash
-# curl on one sample model: health, metadata, calls in JSON and raw, and errors.
+# Tries one sample model with curl: health, metadata, calls in JSON and raw, and errors.
 # usage: curl.sh ADDRESS MODEL INPUT DATATYPE VERSION…
 set -euo pipefail
 url="http://$1" model=$2 input=$3 datatype=$4
@@ -8,14 +8,14 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 calls=0
 
-# ask STATUS TEXT PATH [CURL'S OPTIONS]: the answer has this status, and this text in its body.
+# ask STATUS TEXT PATH [OPTIONS OF CURL]: fails unless the answer has this status, and this text in its body.
 ask() {
     local status=$1 text=$2 path=$3
     shift 3
-    local found
-    found=$(curl -sS --max-time 20 -o "$work/body" -D "$work/head" -w '%{http_code}' "$@" "$url$path")
-    if [ "$found" != "$status" ] || ! grep -qaF -- "$text" "$work/body"; then
-        echo "$path: $found, not $status with $text: $(cat "$work/body")" >&2
+    local actual
+    actual=$(curl -sS --max-time 20 -o "$work/body" -D "$work/head" -w '%{http_code}' "$@" "$url$path")
+    if [ "$actual" != "$status" ] || ! grep -qaF -- "$text" "$work/body"; then
+        echo "$path: $actual, not $status with $text: $(cat "$work/body")" >&2
         exit 1
     fi
     calls=$((calls + 1))
@@ -37,7 +37,7 @@ for version in "" "$@"; do
     ask 200 '"model_name"' "$path/infer" -d "{\"inputs\":[$tensor]}" -H "X-Request-Id: flower-$version"
     [ "$(header X-Request-Id)" = "flower-$version" ]
     [ "$(header ModelKit-Version)" = "$1" ]
-    # what JSON says of the first output is what raw bytes say
+    # The same call with raw tensors, for the first output.
     output=$(sed 's/.*"outputs":\[{"name":"\([^"]*\)".*/\1/' "$work/body")
     wanted="\"outputs\":[{\"name\":\"$output\",\"parameters\":{\"binary_data\":true}}]"
     json="{\"inputs\":[{\"name\":\"$input\",\"datatype\":\"$datatype\",$flower,"

@@ -15,7 +15,7 @@ from tests.clients.script import Refused, main
 
 
 class KServe:
-    """It asks for no metadata; where it can name no version in a message, a header names it."""
+    """A client that asks for no metadata. Where a message has no version, a header names it."""
 
     def __init__(self, address: str, binary: bool) -> None:
         self._address = address
@@ -43,13 +43,13 @@ class KServe:
             model,
             [tensor],
             model_version=version,
-            request_outputs=[RequestedOutput(at) for at in outputs] or None,
+            request_outputs=[RequestedOutput(output) for output in outputs] or None,
         )
         try:
             answer = self._run("infer", request)
         except grpc.RpcError as error:
             raise Refused(str(error.details())) from error
-        return {at.name: np.asarray(at.as_numpy()).reshape(at.shape) for at in answer.outputs}
+        return {output.name: np.asarray(output.as_numpy()).reshape(output.shape) for output in answer.outputs}
 
     def _run(self, method: str, *arguments: Any, **named: Any) -> Any:
         async def call() -> Any:

@@ -20,7 +20,7 @@ from tests.clients.script import Refused, main
 
 
 class KServe:
-    """It asks for no metadata and knows no versions; a version is named with the model."""
+    """A client that asks for no metadata and knows no versions: a version is named with the model."""
 
     def __init__(self, address: str, binary: bool) -> None:
         self._url = f"http://{address}"
@@ -49,14 +49,15 @@ class KServe:
         request = InferRequest(
             model,
             [tensor],
-            request_outputs=[RequestedOutput(at, {"binary_data": self._binary}) for at in outputs] or None,
+            request_outputs=[RequestedOutput(output, {"binary_data": self._binary}) for output in outputs]
+            or None,
             parameters={"binary_data_output": self._binary},
         )
         try:
             answer = self._run("infer", self._url, request, model_name=_named(model, version))
         except httpx.HTTPStatusError as error:
             raise Refused(str(error)) from error
-        return {at.name: np.asarray(at.as_numpy()).reshape(at.shape) for at in answer.outputs}
+        return {output.name: np.asarray(output.as_numpy()).reshape(output.shape) for output in answer.outputs}
 
     def _run(self, method: str, *arguments: Any, **named: Any) -> Any:
         async def call() -> Any:

@@ -1,6 +1,6 @@
 """What every client does with every sample model: health, metadata, calls, and errors.
 
-It needs numpy alone, so that a client with pins of its own can run it in its own Python.
+It needs only numpy, so a client whose pins differ from ours can run it in a Python of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Sample:
-    """A model that tells irises apart; `versions` are all names of its one version."""
+    """A model that classifies irises; `versions` are all names of its one version."""
 
     model: str
     versions: tuple[str, ...]
@@ -33,7 +33,7 @@ class Sample:
 
 
 class Client(Protocol):
-    """One client in one of its ways to send tensors. A version of "" is whichever the server chooses."""
+    """One client in one of its modes of sending tensors. With version "", the server chooses."""
 
     def is_live(self) -> bool: ...
 
@@ -42,16 +42,16 @@ class Client(Protocol):
     def is_model_ready(self, model: str, version: str = "") -> bool: ...
 
     def metadata(self, model: str, version: str = "") -> Mapping[str, Any] | None:
-        """Name, versions and inputs of a model; None from a client that cannot ask for it."""
+        """Return name, versions and inputs of a model; None from a client that cannot ask for them."""
 
     def infer(
         self, model: str, version: str, name: str, datatype: str, array: Any, outputs: tuple[str, ...] = ()
     ) -> dict[str, Any]:
-        """Arrays by name. Raises Refused."""
+        """Return the outputs by name. Raises Refused when the server answers with an error."""
 
 
 def run(client: Client, samples: list[Sample]) -> int:
-    """Go through all of it; returns how many calls were answered. Raises AssertionError."""
+    """Try everything on every sample. Return how many calls were answered. Raises AssertionError."""
     assert client.is_live()
     assert client.is_ready()
     return sum(_try(client, sample) for sample in samples)
@@ -62,19 +62,19 @@ def _try(client: Client, sample: Sample) -> int:
     calls = 0
     for version in ("", *sample.versions):
         assert client.is_model_ready(sample.model, version), (sample, version)
-        known = client.metadata(sample.model, version)
-        if known is not None:
-            assert known["name"] == sample.model
-            assert known["versions"] == [sample.versions[0]]
-            assert [(at["name"], at["datatype"]) for at in known["inputs"]] == [
+        metadata = client.metadata(sample.model, version)
+        if metadata is not None:
+            assert metadata["name"] == sample.model
+            assert metadata["versions"] == [sample.versions[0]]
+            assert [(tensor["name"], tensor["datatype"]) for tensor in metadata["inputs"]] == [
                 (sample.input, sample.datatype)
             ]
         outputs = client.infer(sample.model, version, sample.input, sample.datatype, array)
         assert _classes(outputs) == [0, 1, 2], (sample, version, outputs)
-        one = next(iter(outputs))
-        chosen = client.infer(sample.model, version, sample.input, sample.datatype, array, (one,))
-        assert list(chosen) == [one]
-        assert np.array_equal(chosen[one], outputs[one])
+        name = next(iter(outputs))
+        chosen = client.infer(sample.model, version, sample.input, sample.datatype, array, (name,))
+        assert list(chosen) == [name]
+        assert np.array_equal(chosen[name], outputs[name])
         calls += 2
     _be_refused(client, sample, array)
     assert _classes(client.infer(sample.model, "", sample.input, sample.datatype, array)) == [0, 1, 2]
@@ -98,12 +98,12 @@ def _be_refused(client: Client, sample: Sample, array: Any) -> None:
         ("unknown output 'colour'", lambda: client.infer(model, "", name, datatype, array, ("colour",))),
     ]
     for text, call in faults:
-        said = _refusal(call)
-        assert text in said, (text, said)
+        message = _refusal(call)
+        assert text in message, (text, message)
 
 
 def _refusal(call: Callable[[], object]) -> str:
-    """What the server says against a call; "" where it answers."""
+    """Return the error that the server answers to a call; "" where it succeeds."""
     try:
         call()
     except Refused as error:
@@ -112,18 +112,18 @@ def _refusal(call: Callable[[], object]) -> str:
 
 
 def _classes(outputs: Mapping[str, Any]) -> list[int]:
-    """The classes of three flowers, from whichever output has a score for each; else from the labels."""
+    """Return the classes of three flowers, from the output with a score for each class, else the labels."""
     for array in outputs.values():
         if array.shape == (3, 3):
-            return [int(at) for at in array.argmax(-1)]
-    return [int(at) for at in next(iter(outputs.values())).reshape(-1)]
+            return [int(label) for label in array.argmax(-1)]
+    return [int(label) for label in next(iter(outputs.values())).reshape(-1)]
 
 
 def main(clients: Mapping[str, Client]) -> None:
-    """Run all of a client's ways on the samples in the file that the command line names."""
+    """Run a client in each of its modes on the samples in the file that the command line names."""
     samples = [
-        Sample(at["model"], tuple(at["versions"]), at["input"], at["datatype"])
-        for at in json.loads(Path(sys.argv[2]).read_text())
+        Sample(entry["model"], tuple(entry["versions"]), entry["input"], entry["datatype"])
+        for entry in json.loads(Path(sys.argv[2]).read_text())
     ]
-    for way, client in clients.items():
-        print(f"{way}: {run(client, samples)} calls", flush=True)
+    for mode, client in clients.items():
+        print(f"{mode}: {run(client, samples)} calls", flush=True)

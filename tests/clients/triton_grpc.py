@@ -16,7 +16,7 @@ _ANSWER_SECONDS = 20
 
 
 class TritonGrpc:
-    """Each call is one of its own, or a message of a stream."""
+    """A client whose calls are each a call of its own, or a message of a stream."""
 
     def __init__(self, address: str, streams: bool) -> None:
         self._client = InferenceServerClient(address)
@@ -32,9 +32,9 @@ class TritonGrpc:
         return bool(self._client.is_model_ready(model, version))
 
     def metadata(self, model: str, version: str = "") -> Mapping[str, Any]:
-        found = self._client.get_model_metadata(model, version)
-        inputs = [{"name": at.name, "datatype": at.datatype} for at in found.inputs]
-        return {"name": found.name, "versions": list(found.versions), "inputs": inputs}
+        metadata = self._client.get_model_metadata(model, version)
+        inputs = [{"name": tensor.name, "datatype": tensor.datatype} for tensor in metadata.inputs]
+        return {"name": metadata.name, "versions": list(metadata.versions), "inputs": inputs}
 
     def infer(
         self, model: str, version: str, name: str, datatype: str, array: Any, outputs: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class TritonGrpc:
             result = (self._stream if self._streams else self._client.infer)(model, [tensor], version, wanted)
         except InferenceServerException as error:
             raise Refused(error.message()) from error
-        return {at.name: result.as_numpy(at.name) for at in result.get_response().outputs}
+        return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
 
     def _stream(self, model: str, inputs: list[Any], version: str, outputs: list[Any] | None) -> Any:
         answers: Queue[tuple[Any, Exception | None]] = Queue()

@@ -13,7 +13,7 @@ from tests.clients.script import Refused, main
 
 
 class TritonHttp:
-    """Tensors go and come as raw bytes, or as JSON."""
+    """A client whose tensors travel as raw bytes, or as JSON."""
 
     def __init__(self, address: str, binary: bool, coding: str | None = None) -> None:
         self._client = InferenceServerClient(address)
@@ -30,8 +30,8 @@ class TritonHttp:
         return bool(self._client.is_model_ready(model, version))
 
     def metadata(self, model: str, version: str = "") -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self._client.get_model_metadata(model, version)
-        return found
+        metadata: Mapping[str, Any] = self._client.get_model_metadata(model, version)
+        return metadata
 
     def infer(
         self, model: str, version: str, name: str, datatype: str, array: Any, outputs: tuple[str, ...] = ()
@@ -50,7 +50,9 @@ class TritonHttp:
             )
         except InferenceServerException as error:
             raise Refused(error.message()) from error
-        return {at["name"]: result.as_numpy(at["name"]) for at in result.get_response()["outputs"]}
+        return {
+            output["name"]: result.as_numpy(output["name"]) for output in result.get_response()["outputs"]
+        }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every client does the same with every sample model: health, metadata, calls, errors."""
+"""Every client does the same with every sample: health, metadata, calls, errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SAMPLES = {
 def served(
     shared: Running, layout: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Path]]:
-    """A Kitserve with every sample that can be served; its address, and what a client needs to know."""
+    """The address of a Kitserve with every sample that can be served, and a file that describes these."""
     shared.models = {
         model: {
             "kit": f"oci-layout:{layout}:{kit}",
@@ -47,18 +47,18 @@ def served(
     }
     shared.apply()
     shared.wait(lambda status: all(model["state"] == "ready" for model in status["models"]))
-    known = []
+    samples = []
     for model, (kit, runtime) in SAMPLES.items():
-        found = requests.get(f"{shared.url}/v2/models/{model}", timeout=10).json()
+        metadata = requests.get(f"{shared.url}/v2/models/{model}", timeout=10).json()
         (version,) = shared.model(model)["versions"]
         assert (version["runtime"], version["tag"]) == (runtime, kit.rpartition(":")[2])
         names = [version["tag"], version["digest"], version["digest"][7:19]]
-        (tensor,) = found["inputs"]
-        known.append(
+        (tensor,) = metadata["inputs"]
+        samples.append(
             {"model": model, "versions": names, "input": tensor["name"], "datatype": tensor["datatype"]}
         )
     file = tmp_path_factory.mktemp("clients") / "samples.json"
-    file.write_text(json.dumps(known))
+    file.write_text(json.dumps(samples))
     yield shared.url.partition("://")[2], file
     shared.models = {}
     shared.apply()
@@ -74,26 +74,26 @@ def run(command: list[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("client", "ways"), [("triton_http", ["raw", "json", "gzip"]), ("triton_grpc", ["unary", "stream"])]
+    ("client", "modes"), [("triton_http", ["raw", "json", "gzip"]), ("triton_grpc", ["unary", "stream"])]
 )
-def test_nvidias_clients(served: tuple[str, Path], client: str, ways: list[str]) -> None:
+def test_nvidias_clients(served: tuple[str, Path], client: str, modes: list[str]) -> None:
     address, samples = served
-    said = run([sys.executable, "-m", f"tests.clients.{client}", address, str(samples)])
-    assert said.splitlines() == [f"{way}: {9 * len(SAMPLES)} calls" for way in ways]
+    printed = run([sys.executable, "-m", f"tests.clients.{client}", address, str(samples)])
+    assert printed.splitlines() == [f"{mode}: {9 * len(SAMPLES)} calls" for mode in modes]
 
 
 @pytest.mark.timeout(900)  # the first one installs KServe's client
 @pytest.mark.parametrize(
-    ("client", "ways"), [("kserve_rest", ["raw", "json"]), ("kserve_grpc", ["raw", "typed"])]
+    ("client", "modes"), [("kserve_rest", ["raw", "json"]), ("kserve_grpc", ["raw", "typed"])]
 )
-def test_kserves_clients(served: tuple[str, Path], client: str, ways: list[str]) -> None:
+def test_kserves_clients(served: tuple[str, Path], client: str, modes: list[str]) -> None:
     address, samples = served
     try:
         interpreter = str(python("kserve"))
     except NotInstalled as error:
         pytest.skip(str(error))
-    said = run([interpreter, str(REPOSITORY / f"tests/clients/{client}.py"), address, str(samples)])
-    assert said.splitlines() == [f"{way}: {9 * len(SAMPLES)} calls" for way in ways]
+    printed = run([interpreter, str(REPOSITORY / f"tests/clients/{client}.py"), address, str(samples)])
+    assert printed.splitlines() == [f"{mode}: {9 * len(SAMPLES)} calls" for mode in modes]
 
 
 def test_curl(served: tuple[str, Path]) -> None:
@@ -104,7 +104,7 @@ def test_curl(served: tuple[str, Path]) -> None:
         assert run(["bash", script, address, *arguments]) == "31 calls\n"
 
 
-def test_the_document_tells_of_every_sample_and_its_commands_work(served: tuple[str, Path]) -> None:
+def test_the_document_describes_every_sample_and_its_commands_work(served: tuple[str, Path]) -> None:
     address, _ = served
     document: dict[str, Any] = requests.get(f"http://{address}/openapi.json", timeout=10).json()
     for model in SAMPLES:
@@ -130,14 +130,14 @@ def test_what_nvidias_examples_do(kitserve: Running, tmp_path: Path, protocol: A
     kitserve.wait(lambda status: all(model["state"] == "ready" for model in status["models"]))
     numbers, ones = np.arange(16, dtype=np.int32).reshape(1, 16), np.ones((1, 16), np.int32)
     texts = [
-        np.array([str(at).encode() for at in each[0]], object).reshape(1, 16) for each in (numbers, ones)
+        np.array([str(number).encode() for number in row], object).reshape(1, 16) for row in (*numbers, *ones)
     ]
     held = np.array([b"he\x00llo"] * 16, object).reshape(1, 16)
 
     def tensor(name: str, datatype: str, array: Any) -> Any:
-        made = protocol.InferInput(name, list(array.shape), datatype)
-        made.set_data_from_numpy(array)
-        return made
+        infer_input = protocol.InferInput(name, list(array.shape), datatype)
+        infer_input.set_data_from_numpy(array)
+        return infer_input
 
     with protocol.InferenceServerClient(f"127.0.0.1:{kitserve.port}") as client:
         for model, datatype, arrays in [
@@ -145,8 +145,8 @@ def test_what_nvidias_examples_do(kitserve: Running, tmp_path: Path, protocol: A
             ("simple_int8", "INT8", (numbers.astype(np.int8), ones.astype(np.int8))),
             ("simple_string", "BYTES", texts),
         ]:
-            inputs = [tensor(f"INPUT{at}", datatype, array) for at, array in enumerate(arrays)]
-            for outputs in (None, [protocol.InferRequestedOutput(f"OUTPUT{at}") for at in range(2)]):
+            inputs = [tensor(f"INPUT{n}", datatype, array) for n, array in enumerate(arrays)]
+            for outputs in (None, [protocol.InferRequestedOutput(f"OUTPUT{n}") for n in range(2)]):
                 result = client.infer(model, inputs, outputs=outputs)
                 assert (result.as_numpy("OUTPUT0").astype(np.int32) == numbers + ones).all()
                 assert (result.as_numpy("OUTPUT1").astype(np.int32) == numbers - ones).all()
