@@ -1,4 +1,4 @@
-"""One Kitserve for all tests that need no other; each test brings its own models and takes them away."""
+"""One Kitserve for all tests that need no other. Each test applies models of its own and removes them."""
 
 from __future__ import annotations
 

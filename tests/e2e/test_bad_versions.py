@@ -1,4 +1,4 @@
-"""Versions that are bad in every way a version can be: each is stopped, and told why."""
+"""Versions that are bad in every way: the rollout of each is stopped, with the reason."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ROLLOUT: dict[str, Any] = {
 
 
 def initializer(name: str, shape: tuple[int, ...], value: float) -> bytes:
-    """An FP32 constant that is the same everywhere."""
+    """Return an FP32 constant whose elements are all `value`."""
     array = torch.full(shape, value, dtype=torch.float32).numpy()
     return (
         b"".join(number(1, size) for size in shape)
@@ -50,12 +50,12 @@ def initializer(name: str, shape: tuple[int, ...], value: float) -> bytes:
 
 
 def integer(name: str, value: int) -> bytes:
-    """An operator's attribute."""
+    """Return an attribute of an operator."""
     return chunk(5, chunk(1, name) + number(3, value) + number(20, 2))
 
 
 def lookup(entries: int) -> bytes:
-    """A model that knows the numbers below `entries`, and fails for others."""
+    """Return a model that takes numbers below `entries`, and fails for others."""
     return onnx_model(
         [
             node("Cast", ["x"], ["index"], attributes=integer("to", INT64)),
@@ -68,9 +68,9 @@ def lookup(entries: int) -> bytes:
 
 
 def busy(products: int) -> bytes:
-    """A model that multiplies large matrices so often before it answers."""
+    """Return a model that multiplies large matrices `products` times before it answers."""
     steps = [node("Mul", ["large", "x"], ["m0"])]
-    steps += [node("MatMul", [f"m{at}", f"m{at}"], [f"m{at + 1}"]) for at in range(products)]
+    steps += [node("MatMul", [f"m{n}", f"m{n}"], [f"m{n + 1}"]) for n in range(products)]
     steps += [
         node("ReduceSum", [f"m{products}"], ["sum"], attributes=integer("keepdims", 0)),
         node("Add", ["x", "sum"], ["y"]),
@@ -84,7 +84,7 @@ def busy(products: int) -> bytes:
 
 
 class Leak(torch.nn.Module):
-    """Keeps a MiB more for each call."""
+    """A model that keeps one more MiB after each call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Leak(torch.nn.Module):
 
 
 def unknown_operator() -> bytes:
-    """A model that no runtime can load."""
+    """Return a model that no runtime can load."""
     return onnx_model(
         [node("NoSuchOperator", ["x"], ["y"])],
         [value_info("x", FP32, ("n",))],
@@ -107,7 +107,7 @@ def unknown_operator() -> bytes:
 
 @pytest.fixture(scope="module")
 def kits(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The place of kits whose tags say what is wrong with them; `good`, `other` and `quick` are well."""
+    """The name of kits whose tags say what is wrong with them; `good`, `other` and `quick` are sound."""
     directory = tmp_path_factory.mktemp("kits")
     builder = LayoutBuilder(directory / "layout")
     models = {
@@ -133,7 +133,7 @@ CALLS = [call(value) for value in range(20)]
 
 
 class EdgeWatch:
-    """Looks, all the time, at which percent of a model's calls the edge gives to the canary."""
+    """A thread that watches which percent of a model's calls the edge gives to the canary."""
 
     def __init__(self, kitserve: Running, model: str) -> None:
         files = kitserve.edge()
@@ -141,7 +141,7 @@ class EdgeWatch:
         self._socket = files.runtime_socket
         self._stop = threading.Event()
         self.changes: list[tuple[float, int]] = []
-        """Since when, in seconds since 1970, the percent is which."""
+        """Each change: when, in seconds since 1970, and the percent from then on."""
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
@@ -160,10 +160,10 @@ class EdgeWatch:
 
 
 @contextmanager
-def tried(
+def on_trial(
     kitserve: Running, name: str, kits: str, stable: str, canary: str, **rollout: object
 ) -> Iterator[Load]:
-    """Calls to a model of which another version is on trial; `rollout` is what differs from `ROLLOUT`."""
+    """Call a model while another version is its canary; `rollout` replaces fields of `ROLLOUT`."""
     kitserve.models = {name: {"kit": f"{kits}:{stable}", "rollout": ROLLOUT | rollout}}
     kitserve.apply()
     kitserve.wait_for_rollout(name)
@@ -175,7 +175,7 @@ def tried(
 
 
 def ended(kitserve: Running, name: str, reason: str, seconds: float = 90) -> dict[str, Any]:
-    """Wait for the rollout's end; the last of its events."""
+    """Wait for the end of the rollout. Return its last event."""
     shown = kitserve.wait_for_rollout(name, seconds, phase="Degraded", reason=reason, weight=0)
     address = f"http://{kitserve.admin}/api/models/{name}/rollout/history"
     event: dict[str, Any] = requests.get(address, timeout=10).json()["events"][0]
@@ -184,15 +184,15 @@ def ended(kitserve: Running, name: str, reason: str, seconds: float = 90) -> dic
 
 
 def assert_edge_followed(watch: EdgeWatch, event: Mapping[str, Any]) -> None:
-    """The edge gave the canary half of the calls, and none at once after the event that ended it."""
+    """Check that the edge gave the canary half of the calls, and none right after the event that ended it."""
     assert [percent for _, percent in watch.changes] == [0, 50, 0]
-    took = watch.changes[-1][0] - event["time"]
-    print(f"{event['reason']}: edge at 0 after {took * 1000:.0f} ms")
-    assert took < ABORT_SECONDS
+    seconds = watch.changes[-1][0] - event["time"]
+    print(f"{event['reason']}: edge at 0 after {seconds * 1000:.0f} ms")
+    assert seconds < ABORT_SECONDS
 
 
-def no_more(load: Load, version: str) -> int:
-    """How many calls the version answered; it answers none any more."""
+def assert_no_more_calls(load: Load, version: str) -> int:
+    """Check that the version answers no more calls. Return how many it answered."""
     time.sleep(0.3)
     answered = load.versions[version]
     time.sleep(0.5)
@@ -208,9 +208,9 @@ def test_errors_and_slowness_are_stopped_by_what_was_seen(
 ) -> None:
     name = f"bad-{canary}"
     watch = EdgeWatch(kitserve, name)
-    with tried(kitserve, name, kits, stable, canary) as load:
+    with on_trial(kitserve, name, kits, stable, canary) as load:
         event = ended(kitserve, name, "AnalysisFailed")
-        answered = no_more(load, canary)
+        answered = assert_no_more_calls(load, canary)
         watch.stop()
     (verdict,) = (verdict for verdict in event["verdicts"] if verdict["check"] == check)
     assert verdict["outcome"] == "Failed"
@@ -228,12 +228,12 @@ def test_errors_and_slowness_are_stopped_by_what_was_seen(
 
 def test_an_abort_is_at_the_edge_at_once(kitserve: Running, kits: str) -> None:
     watch = EdgeWatch(kitserve, "aborted")
-    with tried(kitserve, "aborted", kits, "good", "other") as load:
+    with on_trial(kitserve, "aborted", kits, "good", "other") as load:
         kitserve.wait_for_rollout("aborted", step=1)
         load.wait_for("other")
         kitserve.run("rollout", "abort", "aborted", "--admin", kitserve.admin)
         event = ended(kitserve, "aborted", "RolloutAborted")
-        no_more(load, "other")
+        assert_no_more_calls(load, "other")
         watch.stop()
     assert_edge_followed(watch, event)
     assert load.failures == {}
@@ -243,7 +243,7 @@ def test_a_gateway_that_is_started_again_aborts_before_it_knows_its_workers(
     kitserve: Running, kits: str
 ) -> None:
     watch = EdgeWatch(kitserve, "again")
-    with tried(kitserve, "again", kits, "good", "other") as load:
+    with on_trial(kitserve, "again", kits, "good", "other") as load:
         kitserve.wait_for_rollout("again", step=1)
         load.wait_for("other")
         (gateway,) = kitserve.gateway()
@@ -256,30 +256,30 @@ def test_a_gateway_that_is_started_again_aborts_before_it_knows_its_workers(
         kitserve.run("rollout", "abort", "again", "--admin", kitserve.admin)
         kitserve.wait(lambda status: status["generation"] > 0)
         event = ended(kitserve, "again", "RolloutAborted")
-        no_more(load, "other")
+        assert_no_more_calls(load, "other")
         watch.stop()
     assert_edge_followed(watch, event)
     assert load.failures == {}
 
 
 def is_up(kitserve: Running) -> bool:
-    """Whether the gateway answers."""
+    """Tell whether the gateway answers."""
     with contextlib.suppress(requests.RequestException):
         return requests.get(f"http://{kitserve.admin}/api/status", timeout=5).ok
     return False
 
 
 def test_a_version_that_runs_out_of_memory_again_and_again_is_stopped(kitserve: Running, kits: str) -> None:
-    """The test is the kernel's out-of-memory killer: whoever grows beyond what it may is killed."""
+    """The test kills a worker that grows beyond a limit, as the kernel's out-of-memory killer would."""
     done = threading.Event()
 
-    def kill_who_is_too_large() -> None:
-        most = 0
+    def kill_workers_that_are_too_large() -> None:
+        limit = 0
         while not done.wait(0.01):
             sizes = {process: resident(process) for process in kitserve.workers("leaks.leak")}
-            if not most and is_ready():
-                most = max(sizes.values(), default=0) + LEAK_BYTES * CALLS_UNTIL_DEATH
-            for process in (process for process, size in sizes.items() if size > most > 0):
+            if not limit and is_ready():
+                limit = max(sizes.values(), default=0) + LEAK_BYTES * CALLS_UNTIL_DEATH
+            for process in (process for process, size in sizes.items() if size > limit > 0):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
 
@@ -287,14 +287,14 @@ def test_a_version_that_runs_out_of_memory_again_and_again_is_stopped(kitserve: 
         answer = requests.get(f"http://{kitserve.admin}/api/models/leaks", timeout=10).json()
         return any(version["role"] == "canary" for version in answer.get("versions", ()))
 
-    killer = threading.Thread(target=kill_who_is_too_large, daemon=True)
+    killer = threading.Thread(target=kill_workers_that_are_too_large, daemon=True)
     killer.start()
-    # It is also slow whenever it has started again; here it is to be stopped for its deaths.
-    with tried(kitserve, "leaks", kits, "good", "leak", checks={"max_error_rate": 0.01}) as load:
+    # It is slow after each start too, so latency is not checked: its deaths are to stop it.
+    with on_trial(kitserve, "leaks", kits, "good", "leak", checks={"max_error_rate": 0.01}) as load:
         event = ended(kitserve, "leaks", "CanaryLost", 120)
         done.set()
         killer.join()
-        answered = no_more(load, "leak")
+        answered = assert_no_more_calls(load, "leak")
     print(f"leak: {event['message']}; answered {answered} calls")
     assert "died 3 times" in event["message"]
     assert answered > CALLS_UNTIL_DEATH
@@ -302,14 +302,14 @@ def test_a_version_that_runs_out_of_memory_again_and_again_is_stopped(kitserve: 
 
 
 def resident(process: int) -> int:
-    """Resident bytes; 0 for a process that is gone."""
+    """Return the resident memory of a process in bytes; 0 for a process that is gone."""
     with contextlib.suppress(OSError):
         return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
 
 
 def test_a_version_that_cannot_be_loaded_gets_no_call(kitserve: Running, kits: str) -> None:
-    with tried(kitserve, "unloadable", kits, "good", "unloadable") as load:
+    with on_trial(kitserve, "unloadable", kits, "good", "unloadable") as load:
         event = ended(kitserve, "unloadable", "CanaryFailed")
         assert "NoSuchOperator" in event["message"]
     assert set(load.versions) == {"good"}
@@ -327,7 +327,7 @@ def test_a_version_whose_process_dies_while_it_loads_gets_no_call(kitserve: Runn
 
     killer = threading.Thread(target=kill_all, daemon=True)
     killer.start()
-    with tried(kitserve, "dies", kits, "good", "quick") as load:
+    with on_trial(kitserve, "dies", kits, "good", "quick") as load:
         event = ended(kitserve, "dies", "CanaryFailed", 120)
         print(f"dies while it loads: {event['message']}")
         done.set()

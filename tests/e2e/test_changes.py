@@ -53,7 +53,7 @@ def test_a_canary_takes_its_share_and_both_tags_answer(kitserve: Running, layout
                 assert answer.json()["model_version"] == tag
                 assert answer.headers["ModelKit-Role"] == role
         shown = kitserve.model("split")["versions"]
-        assert [(at["tag"], at["role"], at["weight"]) for at in shown] == [
+        assert [(version["tag"], version["role"], version["weight"]) for version in shown] == [
             ("v1", "stable", 95),
             ("v2", "canary", 5),
         ]
@@ -79,7 +79,7 @@ def test_a_killed_worker_is_replaced_and_no_call_fails(kitserve: Running, layout
         for _ in range(2):
             events = Counter(kitserve.events())
             os.kill(min(kitserve.workers("two")), signal.SIGKILL)
-            # A quick successor is ready before the dead one is missed: two, three, and two again.
+            # A quick successor may be ready before the dead one is noticed: two workers, three, then two.
             expected = events + Counter(["worker.lost", "worker.ready"])
             kitserve.wait(lambda _, expected=expected: Counter(kitserve.events()) >= expected, 60)
             kitserve.wait(lambda _: replicas(kitserve) == 2)
@@ -116,7 +116,7 @@ def test_a_successor_that_fails_leaves_the_last_good_version(kitserve: Running, 
         assert kitserve.apply(check=False).returncode == 1
         shown = kitserve.model("kept")
         assert shown["state"] == "failed"
-        assert [(at["tag"], at["weight"], at["state"]) for at in shown["versions"]] == [
+        assert [(version["tag"], version["weight"], version["state"]) for version in shown["versions"]] == [
             ("v1", 100, "ready"),
             ("v1", 0, "failed"),
         ]

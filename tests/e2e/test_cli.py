@@ -1,4 +1,4 @@
-"""What a person types where no Kitserve runs: help, inspect, pull, and plain messages for errors."""
+"""The commands that need no running Kitserve: help, inspect, pull, and plain messages for errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.registry import Registry
 
 
 class Cli:
-    """`kitserve` as its command runs it, in this process: a second less for each call."""
+    """The command `kitserve`, run in this process, which saves a second for each call."""
 
     def __init__(
         self, home: Path, monkeypatch: pytest.MonkeyPatch, captured: pytest.CaptureFixture[str]
@@ -116,14 +116,14 @@ def reference(layout: Path, name: str) -> str:
     return f"oci-layout:{layout}:samples/{name}"
 
 
-def test_every_sample_is_known_here(layout: Path) -> None:
+def test_every_sample_is_in_the_table(layout: Path) -> None:
     index = json.loads((layout / "index.json").read_text())["manifests"]
     names = {entry["annotations"]["org.opencontainers.image.ref.name"] for entry in index}
     assert names == {f"samples/{name}" for name in SAMPLES}
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_inspect_tells_what_a_sample_is(cli: Cli, layout: Path, name: str) -> None:
+def test_inspect_shows_what_a_sample_is(cli: Cli, layout: Path, name: str) -> None:
     expected = dict(SAMPLES[name])
     message = expected.pop("message", "")
     kit = cli.inspect(reference(layout, name))
@@ -160,7 +160,7 @@ def test_inspect_asks_a_registry(cli: Cli, registry: Registry) -> None:
     assert kit["reference"].startswith(f"{registry.host}/samples/iris:v1@sha256:")
 
 
-def test_a_registry_that_speaks_no_tls_is_said_to(cli: Cli, registry: Registry) -> None:
+def test_a_registry_that_speaks_no_tls_is_named(cli: Cli, registry: Registry) -> None:
     _, error = cli("inspect", f"{registry.host}/samples/iris:v1", code=1)
     assert "does not speak TLS; if that is meant, set `plain_http: true`" in error
 
@@ -219,7 +219,7 @@ def test_on_a_terminal_a_bar_shows_the_bytes(cli: Cli, layout: Path) -> None:
         while part := os.read(terminal, 65536):
             shown += part
     except OSError:
-        os.close(terminal)  # Linux says so that the other end is closed
+        os.close(terminal)  # how Linux reports that the other end is closed
     assert process.communicate()[0].decode().endswith("22528 bytes pulled\n")
     assert process.returncode == 0
     assert b"22.5/22.5 kB" in shown

@@ -41,32 +41,32 @@ def test_a_model_and_its_canary_over_grpc(kitserve: Running, layout: Path) -> No
         assert client.get_model_config("lily").config.input[0].name == "input"
         expected = kitserve.infer("lily", version="v1").json()["outputs"]
         result = client.infer("lily", [tensor], "v1", request_id="r-1")
-        assert [output.name for output in result.get_response().outputs] == [at["name"] for at in expected]
+        assert [output.name for output in result.get_response().outputs] == [
+            output["name"] for output in expected
+        ]
         for output in expected:
-            found = result.as_numpy(output["name"])
-            assert list(found.shape) == output["shape"]
-            assert np.allclose(found.reshape(-1).astype(float), output["data"]) or found.dtype == object
-        found_versions = Counter(
-            client.infer("lily", [tensor]).get_response().model_version for _ in range(400)
-        )
-        assert 40 <= found_versions["v2"] <= 130, found_versions
+            array = result.as_numpy(output["name"])
+            assert list(array.shape) == output["shape"]
+            assert np.allclose(array.reshape(-1).astype(float), output["data"]) or array.dtype == object
+        answers = Counter(client.infer("lily", [tensor]).get_response().model_version for _ in range(400))
+        assert 40 <= answers["v2"] <= 130, answers
         index = client.get_model_repository_index().models
-        assert [(at.name, at.version, at.state) for at in index] == [
+        assert [(entry.name, entry.version, entry.state) for entry in index] == [
             ("lily", "v1", "READY"),
             ("lily", "v2", "READY"),
         ]
 
         def counted() -> int:
-            found = client.get_inference_statistics("lily").model_stats
-            return sum(at.inference_stats.success.count for at in found)
+            statistics = client.get_inference_statistics("lily").model_stats
+            return sum(entry.inference_stats.success.count for entry in statistics)
 
         kitserve.wait(lambda _: counted() == 402, 10)
-        with pytest.raises(InferenceServerException, match="no model is named nothing") as told:
+        with pytest.raises(InferenceServerException, match="no model is named nothing") as caught:
             client.infer("nothing", [tensor])
-        assert told.value.status() == "StatusCode.NOT_FOUND"
+        assert caught.value.status() == "StatusCode.NOT_FOUND"
     with grpc.insecure_channel(f"127.0.0.1:{kitserve.port}") as channel:
-        asked = health_pb2.HealthCheckRequest(service="lily")
-        assert health_pb2_grpc.HealthStub(channel).Check(asked, timeout=SECONDS).status == 1
+        request = health_pb2.HealthCheckRequest(service="lily")
+        assert health_pb2_grpc.HealthStub(channel).Check(request, timeout=SECONDS).status == 1
 
 
 def test_a_killed_worker_costs_no_grpc_call(kitserve: Running, layout: Path) -> None:
@@ -81,8 +81,8 @@ def test_a_killed_worker_costs_no_grpc_call(kitserve: Running, layout: Path) -> 
     stop = threading.Event()
 
     def load(number: int) -> None:
-        own = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-        with grpc.insecure_channel(f"127.0.0.1:{kitserve.port}", options=own) as channel:
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+        with grpc.insecure_channel(f"127.0.0.1:{kitserve.port}", options=options) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             while not stop.is_set():
                 try:

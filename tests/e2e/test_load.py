@@ -1,4 +1,4 @@
-"""More calls than a worker can answer one by one: they run together, wait in bounds, or are turned away."""
+"""More calls than a worker can answer one by one: they run together, wait in bounds, or are refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def body(name: str = "input") -> bytes:
 
 
 def load(kitserve: Running, model: str, headers: dict[str, str] | None = None) -> list[Answer]:
-    """What callers that ask again and again are answered in some seconds: status, Retry-After, body."""
+    """Call a model from many callers for some seconds. Return each answer: status, Retry-After, body."""
     answers: list[Answer] = []
     end = time.monotonic() + SECONDS
 
@@ -48,19 +48,22 @@ def load(kitserve: Running, model: str, headers: dict[str, str] | None = None) -
     return answers
 
 
-def metric(kitserve: Running, name: str, enough: Callable[[float], bool], **labels: str) -> float:
-    """A number of `/metrics`, once it is as wanted: workers report every second."""
+def metric(kitserve: Running, name: str, accepts: Callable[[float], bool], **labels: str) -> float:
+    """Return the sum of a metric's samples once `accepts` it, or as it is after 10 s.
+
+    Workers report every second.
+    """
     deadline = time.monotonic() + 10
     while True:
         families = text_string_to_metric_families(kitserve.metrics())
         samples = [sample for family in families for sample in family.samples if sample.name == name]
         value = sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
-        if enough(value) or time.monotonic() > deadline:
+        if accepts(value) or time.monotonic() > deadline:
             return value
         time.sleep(0.2)
 
 
-def test_calls_run_together_wait_in_bounds_or_are_turned_away(kitserve: Running, layout: Path) -> None:
+def test_calls_run_together_wait_in_bounds_or_are_refused(kitserve: Running, layout: Path) -> None:
     iris = f"oci-layout:{layout}:samples/iris:v1"
     batching = {"max_batch_size": 1024, "max_delay": "5ms"}
     kitserve.models = {
@@ -77,12 +80,12 @@ def test_calls_run_together_wait_in_bounds_or_are_turned_away(kitserve: Running,
     rows = len(answers) * ROWS
     assert metric(kitserve, "kitserve_batch_size_sum", lambda value: value >= rows, model="together") == rows
     runs = metric(kitserve, "kitserve_batch_size_count", lambda value: value > 0, model="together")
-    # How many wait at once is up to the callers, which share the machine.
+    # How many calls wait at once depends on the callers, which share the machine.
     assert runs < len(answers)
     stats = requests.get(f"{kitserve.url}/v2/models/together/stats", timeout=10).json()["model_stats"][0]
     assert (stats["inference_count"], stats["execution_count"]) == (rows, runs)
-    assert sum(at["compute_infer"]["count"] for at in stats["batch_stats"]) == runs
-    assert max(at["batch_size"] for at in stats["batch_stats"]) >= 2 * ROWS
+    assert sum(entry["compute_infer"]["count"] for entry in stats["batch_stats"]) == runs
+    assert max(entry["batch_size"] for entry in stats["batch_stats"]) >= 2 * ROWS
     config = requests.get(f"{kitserve.url}/v2/models/together/config", timeout=10).json()
     assert (config["max_batch_size"], config["input"][0]["dims"]) == (1024, [4])
 

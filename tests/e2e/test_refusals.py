@@ -1,4 +1,4 @@
-"""What cannot be served is refused with its cause, and takes nothing else with it."""
+"""What cannot be served is refused with its cause, and nothing else is affected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def serving(kitserve: Running, layout: Path) -> Running:
 
 
 def _orphan(tmp_path: Path, registry: Registry) -> str:
-    """Push a kit whose parent is not there; return its reference."""
+    """Push a kit whose parent does not exist. Return its reference."""
     builder = LayoutBuilder(tmp_path / "layout")
     kitfile = {"model": {"path": f"{registry.host}/samples/iris:v9"}}
     config = builder.blob(f"{MODELKIT}.config.v1+json", json.dumps(kitfile).encode())
@@ -80,7 +80,7 @@ def model_layer(layout: Path, name: str) -> str:
 
 
 def forget(serving: Running, blob: str) -> None:
-    """What a node has is not fetched again, so it must not have it."""
+    """Remove a blob and all unpacked kits from the node, which would not fetch them again."""
     shutil.rmtree(serving.home / "cache/kits", ignore_errors=True)
     (serving.home / "cache/blobs/sha256" / blob.removeprefix("sha256:")).unlink(missing_ok=True)
 
@@ -101,7 +101,7 @@ def test_a_blob_altered_in_the_registry_is_refused(serving: Running, spoilt: Reg
     shown = serving.model("good")
     assert shown["state"] == "failed"
     assert digest in shown["message"]
-    assert next((at["tag"], at["weight"]) for at in shown["versions"]) == ("v1", 100)
+    assert next((version["tag"], version["weight"]) for version in shown["versions"]) == ("v1", 100)
 
 
 def test_a_truncated_download_is_refused(serving: Running, spoilt: Registry, layout: Path) -> None:

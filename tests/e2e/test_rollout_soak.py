@@ -1,6 +1,6 @@
-"""Many rollouts in a row, under load, while whatever takes part in them is killed. For `make soak`.
+"""Many rollouts in a row, under load, while processes that take part in them are killed. For `make soak`.
 
-KITSERVE_ROLLOUTS is how many, KITSERVE_SEED what chance draws by.
+KITSERVE_ROLLOUTS is their number, KITSERVE_SEED the seed of the random numbers.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ ROLLOUT: dict[str, Any] = {
     "max_restarts": 3,
 }
 GOOD = ["CanaryLoading", "GatesRunning", "StepRunning", "StepRunning", "RolloutCompleted"]
-MOST_KILLS = 2
+MAX_KILLS = 2
 KILLS_WITHIN_SECONDS = 12.0
 ROUND_SECONDS = 240.0
-# The gateway knows by then that a worker is gone, whose place has not been taken yet.
-MISSED_SECONDS = 6.0
-# A call that is on its way through an edge that dies is lost with it.
+# After so long, the gateway has noticed that a killed worker is gone.
+NOTICE_SECONDS = 6.0
+# Calls on their way through an edge that dies are lost with it; their failures come a little later.
 EDGE_SECONDS = 0.5
 
 
 class Killer:
-    """Kills one of those that take part in a rollout, where something healthy is left to take its calls."""
+    """Kills processes that take part in a rollout, where a healthy one is left to take the calls."""
 
     def __init__(self, kitserve: Running, model: str, chance: random.Random) -> None:
         self._kitserve = kitserve
@@ -53,14 +53,14 @@ class Killer:
         self.killed: Counter[str] = Counter()
         self._last = float("-inf")
         self.edge_gone: list[tuple[float, float]] = []
-        """From when to when calls could fail because there was no edge, by `time.monotonic`."""
+        """The spans in which calls could fail for lack of an edge: start and end by `time.monotonic`."""
 
     def kill(self) -> str:
-        """Kill whoever chance draws; returns who that was, "" where nobody could be spared."""
-        who = self._chance.choice(("gateway", "edge", "stable", "canary"))
-        done = getattr(self, f"_{who}")()
-        self.killed[who] += done
-        return who if done else ""
+        """Kill a process by chance. Return which one it was, "" where none could be spared."""
+        victim = self._chance.choice(("gateway", "edge", "stable", "canary"))
+        killed = getattr(self, f"_{victim}")()
+        self.killed[victim] += killed
+        return victim if killed else ""
 
     def _gateway(self) -> bool:
         return self._end(self._kitserve.gateway())
@@ -91,7 +91,7 @@ class Killer:
         return next(int(line.split(":")[1]) for line in shown.splitlines() if line.startswith("Pid:"))
 
     def _stable(self) -> bool:
-        if time.monotonic() - self._last < MISSED_SECONDS:
+        if time.monotonic() - self._last < NOTICE_SECONDS:
             return False
         version = self._version("stable")
         return version is not None and version["replicas"] == 2 and self._end_one(version["app"], of=2)
@@ -119,16 +119,16 @@ class Killer:
 
 
 def unexplained(load: Load, killer: Killer) -> list[str]:
-    """The failures of calls that no edge's death explains."""
+    """Return the failures of calls that the death of an edge does not explain."""
     return [
         outcome
-        for at, outcome in load.failed_at
-        if outcome[:1].isdigit() or not any(first <= at <= last for first, last in killer.edge_gone)
+        for moment, outcome in load.failed_at
+        if outcome[:1].isdigit() or not any(start <= moment <= end for start, end in killer.edge_gone)
     ]
 
 
 def apply(kitserve: Running) -> None:
-    """Put the models in force; a gateway that is dead is asked again."""
+    """Apply the models; try again while the gateway is dead."""
     kitserve.write()
     config = parse_config(kitserve.file.read_text())
     deadline = time.monotonic() + 60
@@ -143,14 +143,14 @@ def apply(kitserve: Running) -> None:
 
 
 def history(kitserve: Running, model: str, number: int) -> list[str]:
-    """The reasons of one rollout's events, in order."""
+    """Return the reasons of a rollout's events, in order."""
     address = f"http://{kitserve.admin}/api/models/{model}/rollout/history"
     events = requests.get(address, timeout=10).json()["events"]
     return [event["reason"] for event in reversed(events) if event["number"] == number]
 
 
 @pytest.mark.soak
-def test_every_rollout_ends_as_it_should_whoever_dies(kitserve: Running, layout: Path) -> None:
+def test_every_rollout_ends_as_it_should_whatever_dies(kitserve: Running, layout: Path) -> None:
     count, seed = int(os.environ.get("KITSERVE_ROLLOUTS", "50")), int(os.environ.get("KITSERVE_SEED", "7"))
     chance = random.Random(seed)
     killer = Killer(kitserve, "soak", chance)
@@ -163,44 +163,44 @@ def test_every_rollout_ends_as_it_should_whoever_dies(kitserve: Running, layout:
         if model is None or model["rollout"] is None:
             return False
         rollout = model["rollout"]
-        at = next((version for version in model["versions"] if version["role"] == "stable"), None)
+        stable = next((version for version in model["versions"] if version["role"] == "stable"), None)
         ended = rollout["number"] == number and rollout["phase"] in ("Healthy", "Degraded")
-        return ended and at is not None and at["tag"] == tag and at["replicas"] == 2
+        return ended and stable is not None and stable["tag"] == tag and stable["replicas"] == 2
 
     kitserve.models = {"soak": {"kit": kit("v1"), "replicas": 2, "rollout": ROLLOUT}}
     kitserve.apply()
     kitserve.wait(lambda status: settled(status, "v1", 0))
-    stable, asked = "v1", "v1"
-    told: list[str] = []
+    stable, target = "v1", "v1"
+    report: list[str] = []
     ends: Counter[str] = Counter()
     url = f"{kitserve.url}/v2/models/soak/infer"
     with Load(url, clients=4, pause=0.005, seconds=count * ROUND_SECONDS) as load:
         for number in range(1, count + 1):
-            choices = [tag for tag in ("v1", "v2", "bad") if tag not in (stable, asked)]
-            asked = chance.choice([*choices, *(tag for tag in choices if tag != "bad")])
-            kitserve.models["soak"]["kit"] = kit(asked)
+            choices = [tag for tag in ("v1", "v2", "bad") if tag not in (stable, target)]
+            target = chance.choice([*choices, *(tag for tag in choices if tag != "bad")])
+            kitserve.models["soak"]["kit"] = kit(target)
             apply(kitserve)
             deaths = []
-            for pause in sorted(chance.uniform(0, KILLS_WITHIN_SECONDS) for _ in range(MOST_KILLS)):
-                time.sleep(pause / MOST_KILLS)
+            for pause in sorted(chance.uniform(0, KILLS_WITHIN_SECONDS) for _ in range(MAX_KILLS)):
+                time.sleep(pause / MAX_KILLS)
                 deaths.append(killer.kill())
-            good = asked != "bad"
-            stable = asked if good else stable
+            good = target != "bad"
+            stable = target if good else stable
             kitserve.wait(
                 lambda status, tag=stable, number=number: settled(status, tag, number), ROUND_SECONDS
             )
             reasons = history(kitserve, "soak", number)
-            told.append(
-                f"{number}: {asked}, killed {', '.join(filter(None, deaths)) or 'nobody'}: {reasons[-1]}"
+            report.append(
+                f"{number}: {target}, killed {', '.join(filter(None, deaths)) or 'nobody'}: {reasons[-1]}"
             )
-            print(told[-1], flush=True)
+            print(report[-1], flush=True)
             ends[reasons[-1]] += 1
             if good:
-                assert reasons == GOOD, (seed, told, reasons)
+                assert reasons == GOOD, (seed, report, reasons)
             else:
-                assert reasons[-1] == "AnalysisFailed", (seed, told, reasons)
-                assert reasons.count("CanaryLoading") == 1, (seed, told, reasons)
-            assert unexplained(load, killer) == [], (seed, told)
+                assert reasons[-1] == "AnalysisFailed", (seed, report, reasons)
+                assert reasons.count("CanaryLoading") == 1, (seed, report, reasons)
+            assert unexplained(load, killer) == [], (seed, report)
     print(
         json.dumps(
             {
@@ -212,5 +212,5 @@ def test_every_rollout_ends_as_it_should_whoever_dies(kitserve: Running, layout:
             }
         )
     )
-    assert unexplained(load, killer) == [], (seed, told)
+    assert unexplained(load, killer) == [], (seed, report)
     assert load.outcomes["200"] > 20 * count

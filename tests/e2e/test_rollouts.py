@@ -50,10 +50,10 @@ def test_a_good_version_is_promoted_by_itself(kitserve: Running, layout: Path) -
         assert set(kitserve.workers("walk")) <= workers, "the promotion loads nothing"
         kitserve.wait(lambda _: len(kitserve.workers("walk")) == 1, 30)
     assert load.failures == {}
-    told = json.loads(
+    events = json.loads(
         kitserve.run("rollout", "history", "walk", "--admin", kitserve.admin, "-o", "json").stdout
     )
-    assert [event["reason"] for event in reversed(told)] == [
+    assert [event["reason"] for event in reversed(events)] == [
         "CanaryLoading",
         "GatesRunning",
         "StepRunning",
@@ -203,7 +203,9 @@ def test_no_call_fails_while_a_canary_dies_again_and_again(kitserve: Running, la
         kitserve.apply()
         kitserve.wait_for_rollout("frail", phase="Paused")
         for restarts in (1, 2, 3):
-            kitserve.wait(lambda _: any(at["role"] == "canary" for at in kitserve.model("frail")["versions"]))
+            kitserve.wait(
+                lambda _: any(version["role"] == "canary" for version in kitserve.model("frail")["versions"])
+            )
             load.forget()
             load.wait_for("v2")
             (canary,) = set(kitserve.workers("frail")) - stable
@@ -251,5 +253,5 @@ def test_what_cannot_be_loaded_or_takes_something_else_gets_no_call(kitserve: Ru
             assert shown["weight"] == 0
     assert load.failures == {}
     assert set(load.versions) == {"v1"}
-    digests = {at["digest"] for at in kitserve.model("gate")["versions"] if at["role"]}
+    digests = {version["digest"] for version in kitserve.model("gate")["versions"] if version["role"]}
     assert len(digests) == 1

@@ -1,4 +1,4 @@
-"""Workers follow the load, up, down and to nothing, and no call fails on the way."""
+"""Workers follow the load, up, down and to none, and no call fails meanwhile."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_it_sleeps_when_nobody_calls_and_wakes_for_fifty_at_once(kitserve: Runni
     kitserve.wait(lambda _: state(kitserve, "sleeper") == "asleep", 20)
     kitserve.wait(lambda _: kitserve.workers("sleeper") == [], 20)
 
-    # It counts as ready, and to ask does not wake it.
+    # It counts as ready, and asking for that does not wake it.
     for path in ("/v2/health/ready", "/v2/models/sleeper/ready", "/v2/models/sleeper/versions/v1/ready"):
         answer = requests.get(kitserve.url + path, timeout=5)
         assert (answer.status_code, answer.json()["ready"]) == (200, True), path
@@ -88,7 +88,7 @@ def test_a_call_whenever_it_falls_asleep_is_always_answered(kitserve: Running, l
     kitserve.models = {"restless": {"kit": kit(layout), "replicas": scaled}}
     kitserve.apply()
     naps = 0
-    # Serve hears of the idle time with a second's delay or two: these are before, at and after its decision.
+    # Serve learns of the idle time a second or two later: these pauses end before, at and after its decision.
     for pause in (idle + step * 0.4 for step in range(1, 8)):
         time.sleep(pause)
         naps += state(kitserve, "restless") == "asleep"

@@ -58,9 +58,10 @@ def test_every_sample_is_served_by_tag_and_by_digest(
         assert len(answer.headers["X-Request-Id"]) == 36
         shown = kitserve.model(model)
         assert shown["state"] == "ready"
-        assert [(at["tag"], at["weight"], at["replicas"], at["runtime"]) for at in shown["versions"]] == [
-            (version, 100, 1, runtime)
-        ]
+        assert [
+            (entry["tag"], entry["weight"], entry["replicas"], entry["runtime"])
+            for entry in shown["versions"]
+        ] == [(version, 100, 1, runtime)]
         for name in (version, answer.headers["ModelKit-Digest"], answer.headers["ModelKit-Digest"][7:19]):
             assert kitserve.infer(model, version=name, name=inputs[model]).status_code == 200
 
@@ -104,9 +105,9 @@ def test_tritonclient_infers(kitserve: Running, layout: Path, binary: bool) -> N
         assert one.as_numpy("label").tolist() == [0]
         assert one.as_numpy("probabilities") is None
         classes = [InferRequestedOutput("probabilities", binary_data=binary, class_count=2)]
-        found = client.infer("iris", [tensor], outputs=classes).as_numpy("probabilities")
-        assert found.shape == (1, 2)
-        texts = [at.decode() if isinstance(at, bytes) else at for at in found[0].tolist()]
+        array = client.infer("iris", [tensor], outputs=classes).as_numpy("probabilities")
+        assert array.shape == (1, 2)
+        texts = [item.decode() if isinstance(item, bytes) else item for item in array[0].tolist()]
         assert [text.split(":")[1:] for text in texts] == [["0", "setosa"], ["1", "versicolor"]]
         rows = np.tile(np.array([IRIS], np.float32), (20_000, 1))
         many = InferInput("input", list(rows.shape), "FP32").set_data_from_numpy(rows, binary_data=binary)
@@ -165,20 +166,20 @@ def test_tritonclient_learns_what_is_served_and_what_is_wrong(kitserve: Running,
             ("501", "models are loaded and unloaded by the config", lambda: client.load_model("petals")),
         ]
         for status, text, call in faults:
-            with pytest.raises(InferenceServerException, match=text) as told:
+            with pytest.raises(InferenceServerException, match=text) as caught:
                 call()
-            assert told.value.status() == status
+            assert caught.value.status() == status
 
         for _ in range(20):
             client.infer("petals", [tensor])
         client.infer("petals", [tensor], "v2")
 
         def counted(model: str = "", version: str = "") -> dict[str, tuple[int, int]]:
-            found = client.get_inference_statistics(model, version)["model_stats"]
+            statistics = client.get_inference_statistics(model, version)["model_stats"]
             return {
-                at["version"]: (at["inference_count"], at["inference_stats"]["fail"]["count"])
-                for at in found
-                if at["name"] == "petals"
+                entry["version"]: (entry["inference_count"], entry["inference_stats"]["fail"]["count"])
+                for entry in statistics
+                if entry["name"] == "petals"
             }
 
         # each worker reports once a second, and two share the calls
@@ -214,15 +215,18 @@ def test_metrics_count_every_call_of_every_worker(kitserve: Running, layout: Pat
 
     kitserve.wait(lambda _: sum(value for _, value in counted("kitserve_requests_total")) == 41, 10)
     requests_ = counted("kitserve_requests_total")
-    assert {(at["version"], at["role"]) for at, _ in requests_} == {("v1", "stable"), ("v2", "canary")}
-    assert {at["runtime"] for at, _ in requests_} == {"onnx"}
-    assert sum(value for at, value in requests_ if at["status"] == "400") == 1
+    assert {(labels["version"], labels["role"]) for labels, _ in requests_} == {
+        ("v1", "stable"),
+        ("v2", "canary"),
+    }
+    assert {labels["runtime"] for labels, _ in requests_} == {"onnx"}
+    assert sum(value for labels, value in requests_ if labels["status"] == "400") == 1
     for part in ("request", "queue", "compute"):
         assert sum(value for _, value in counted(f"kitserve_{part}_duration_seconds_count")) == 41
-    assert {at["version"]: value for at, value in counted("kitserve_traffic_weight_ratio")} == {
+    assert {labels["version"]: value for labels, value in counted("kitserve_traffic_weight_ratio")} == {
         "v1": 0.5,
         "v2": 0.5,
     }
-    assert sum(value for at, value in counted("kitserve_replicas") if at["state"] == "ready") == 4
+    assert sum(value for labels, value in counted("kitserve_replicas") if labels["state"] == "ready") == 4
     assert sum(value for _, value in counted("kitserve_load_duration_seconds_count")) == 4
     assert counted("kitserve_build_info")[0][1] == 1

@@ -18,25 +18,26 @@ ROUNDS = 24
 
 @pytest.mark.soak
 def test_no_call_fails_whatever_changes_or_dies(kitserve: Running, layout: Path) -> None:
-    """One of two workers, or the gateway, is killed; tags and weights change; in an order drawn by chance."""
+    """Workers and the gateway are killed, and tags and weights change, in a random order."""
     seed = int(os.environ.get("KITSERVE_SEED", "2"))
     chance = random.Random(seed)
 
     def two_ready(_: object) -> bool:
-        versions = [at for at in kitserve.model("soak")["versions"] if at["role"]]
+        versions = [version for version in kitserve.model("soak")["versions"] if version["role"]]
         return all(
-            at["replicas"] == 2 and len(kitserve.workers("soak")) == 2 * len(versions) for at in versions
+            version["replicas"] == 2 and len(kitserve.workers("soak")) == 2 * len(versions)
+            for version in versions
         )
 
     def swap_tag() -> None:
-        now = kitserve.models["soak"]["kit"]
-        other = "v2" if now.endswith("v1") else "v1"
+        current = kitserve.models["soak"]["kit"]
+        other = "v2" if current.endswith("v1") else "v1"
         kitserve.models["soak"] = {"kit": f"oci-layout:{layout}:samples/iris:{other}", "replicas": 2}
         kitserve.apply()
 
     def change_weight() -> None:
-        now = kitserve.models["soak"]["kit"]
-        other = "v2" if now.endswith("v1") else "v1"
+        current = kitserve.models["soak"]["kit"]
+        other = "v2" if current.endswith("v1") else "v1"
         canary = {"kit": f"oci-layout:{layout}:samples/iris:{other}", "weight": chance.randrange(101)}
         kitserve.models["soak"]["canary"] = canary
         kitserve.apply()

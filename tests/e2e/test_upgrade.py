@@ -56,7 +56,7 @@ def test_the_same_rollout_goes_on_and_ends(tmp_path: Path, layout: Path) -> None
             assert (status["number"], status["phase"], status["reason"]) == (4, "Paused", "CanaryPauseStep")
             assert (status["step"], status["weight"], status["restarts"]) == (2, 30, 0)
             versions = kitserve.model("iris")["versions"]
-            assert [(v["app"], v["role"], v["weight"]) for v in versions] == [
+            assert [(version["app"], version["role"], version["weight"]) for version in versions] == [
                 ("iris.v1.702c3f942317.013102f1.3", "stable", 70),
                 ("iris.v2.29ffc517c883.e947d1e7.5", "canary", 30),
             ]
