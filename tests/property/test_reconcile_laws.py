@@ -1,4 +1,4 @@
-"""The laws of plans: they hold whatever is applied and whichever workers live, against a small Serve."""
+"""Laws of plans that hold whatever is applied and whichever workers live, tried on a simulated Serve."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MISSING = parse_reference("registry.test/kit:none")
 
 @dataclass
 class World:
-    """What the gateway remembers, and a Serve that carries out plans, step by step."""
+    """The gateway's memory, and a simulated Serve that carries out plans step by step."""
 
     desired: Desired = field(default_factory=Desired)
     pins: dict[Reference, Digest] = field(default_factory=dict)
@@ -256,7 +256,7 @@ def test_whatever_happens_the_laws_hold_and_it_settles(history: list[Any]) -> No
 @settings(deadline=None)
 @given(configs(), configs(), st.integers(0, 12), st.sets(st.integers(0, 12)))
 def test_what_answers_goes_on_through_any_apply(
-    before: Desired, after: Desired, again: int, idle: set[int]
+    before: Desired, after: Desired, repeat: int, idle: set[int]
 ) -> None:
     world = World()
     world.apply(before)
@@ -265,7 +265,7 @@ def test_what_answers_goes_on_through_any_apply(
     world.apply(after)
     kept = {model.name for model in after.models} & answered
     for number in range(12):
-        if number == again:
+        if number == repeat:
             world.apply(after)
         if number in idle:
             world.idle()
