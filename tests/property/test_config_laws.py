@@ -46,8 +46,8 @@ _config = st.fixed_dictionaries(
 )
 
 
-def read(text: str) -> None:
-    """Either a config, which is then read back as it was, or faults of one line each."""
+def check(text: str) -> None:
+    """Check that a text is a config, which is read back as it was, or has faults of one line each."""
     try:
         config = parse_config(text)
     except ConfigError as error:
@@ -62,18 +62,18 @@ def read(text: str) -> None:
 @settings(max_examples=300, deadline=None)
 @given(_config | _trees)
 def test_any_yaml_is_a_config_or_has_faults(value: Any) -> None:
-    read(yaml.dump(value, allow_unicode=True))
+    check(yaml.dump(value, allow_unicode=True))
 
 
 @settings(max_examples=200, deadline=None)
 @given(_config)
 def test_any_json_is_a_config_or_has_faults(value: Any) -> None:
-    read(json.dumps(value, default=str, skipkeys=True))
+    check(json.dumps(value, default=str, skipkeys=True))
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.text(max_size=60) | st.text("ab1:-? \n[]{},&*!|>'\"%#@\\xU0<._", max_size=60))
 def test_any_text_is_a_config_or_has_faults(text: str) -> None:
-    read(text)
-    read(f"models: {text}")
-    read(f"access_log: !!{text}")
+    check(text)
+    check(f"models: {text}")
+    check(f"access_log: !!{text}")

@@ -1,4 +1,4 @@
-"""gRPC's messages under random cuts and random damage: the same call, or a refusal in words."""
+"""Messages of gRPC under random cuts and damage are read as the same call, or refused with a message."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CONTENTS = {
 
 @st.composite
 def requests(draw: st.DrawFn) -> Any:
-    """Requests that are often right, and wrong in all ways that the message allows."""
+    """Draw requests that are often right, and otherwise wrong in any way that the message allows."""
     request = service_pb2.ModelInferRequest(model_name="m", id=draw(names))
     for key in draw(st.lists(st.sampled_from(["timeout", "priority", "x"]), max_size=2)):
         setattr(request.parameters[key], *draw(parameter))
@@ -68,8 +68,8 @@ def requests(draw: st.DrawFn) -> Any:
     return request
 
 
-def cut(data: bytes, places: list[int]) -> list[bytes]:
-    ends = sorted({place % (len(data) + 1) for place in places})
+def cut(data: bytes, offsets: list[int]) -> list[bytes]:
+    ends = sorted({offset % (len(data) + 1) for offset in offsets})
     return [data[start:end] for start, end in zip([0, *ends], [*ends, len(data)], strict=True)]
 
 
@@ -81,10 +81,10 @@ def outcome(pieces: list[bytes]) -> str:
     return repr((call.id, call.timeout_us, call.outputs, {k: v.tolist() for k, v in call.inputs.items()}))
 
 
-places = st.lists(st.integers(0, 10_000), max_size=4)
+offsets = st.lists(st.integers(0, 10_000), max_size=4)
 
 
-@given(requests(), places)
+@given(requests(), offsets)
 def test_a_request_is_read_or_refused_in_words_wherever_it_is_cut(request: Any, cuts: list[int]) -> None:
     body = request.SerializeToString()
     assert outcome([body])
@@ -105,16 +105,16 @@ def test_any_bytes_are_refused_in_words(body: bytes) -> None:
     assert outcome([body])
 
 
-@given(requests(), places)
+@given(requests(), offsets)
 def test_taking_a_message_apart_changes_nothing(request: Any, cuts: list[int]) -> None:
     body = request.SerializeToString()
     taken = take_apart(BodyReader(cut(body, cuts)), 7)
     assert taken is not None
     rest, raw = taken
-    again = service_pb2.ModelInferRequest.FromString(rest)
-    assert not again.raw_input_contents
-    again.raw_input_contents.extend(bytes(piece) for piece in raw)
-    assert again.SerializeToString(deterministic=True) == request.SerializeToString(deterministic=True)
+    rebuilt = service_pb2.ModelInferRequest.FromString(rest)
+    assert not rebuilt.raw_input_contents
+    rebuilt.raw_input_contents.extend(bytes(piece) for piece in raw)
+    assert rebuilt.SerializeToString(deterministic=True) == request.SerializeToString(deterministic=True)
 
 
 @given(st.binary(max_size=60))
@@ -126,7 +126,7 @@ def test_taking_anything_apart_ends(body: bytes) -> None:
     assert taken is not None
 
 
-@given(st.lists(st.binary(max_size=20), max_size=5), places)
+@given(st.lists(st.binary(max_size=20), max_size=5), offsets)
 def test_messages_come_out_of_a_stream_as_they_went_in(messages: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(framed([message]) for message in messages)
     unframer = Unframer(20)
@@ -135,7 +135,7 @@ def test_messages_come_out_of_a_stream_as_they_went_in(messages: list[bytes], cu
     assert unframer.is_between
 
 
-@given(st.binary(max_size=40), places)
+@given(st.binary(max_size=40), offsets)
 def test_any_bytes_of_a_stream_are_messages_or_refused(stream: bytes, cuts: list[int]) -> None:
     unframer = Unframer(1000)
     with suppress(InputError):

@@ -1,4 +1,4 @@
-"""Large bodies are read as small ones are: simdjson's way against orjson's, on any text."""
+"""Large bodies are read as small ones are: simdjson and orjson agree on any text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _every_body_is_large() -> Any:
 
 
 def outcome(decoder: Decoder, body: bytes) -> Any:
-    """Everything that can be told of a decoded body, or of why it is refused."""
+    """Return all parts of a decoded body, or the message by which it is refused."""
     try:
         call = decoder([body])
     except InputError as error:
@@ -45,7 +45,7 @@ def outcome(decoder: Decoder, body: bytes) -> Any:
     return call.id, inputs, call.outputs, call.others, call.timeout_us
 
 
-def alike(body: bytes) -> None:
+def check_alike(body: bytes) -> None:
     assert outcome(_decoder, body) == outcome(_plain_decoder, body)
 
 
@@ -132,7 +132,7 @@ def bodies(draw: st.DrawFn) -> bytes:
 @example(b'{"inputs":[{"name":"x","datatype":"FP32","shape":[4],"data":[[],[1,2,3,4]]}]}')
 @example(b'{"inputs":[{"name":"x","datatype":"BF16","shape":[1],"data":[18446744073709551615]}]}')
 def test_any_request_is_read_alike(body: bytes) -> None:
-    alike(body)
+    check_alike(body)
 
 
 _damages = st.tuples(st.integers(0, 2**20), st.integers(0, 2), st.binary(min_size=1, max_size=1))
@@ -141,11 +141,11 @@ _damages = st.tuples(st.integers(0, 2**20), st.integers(0, 2), st.binary(min_siz
 @settings(max_examples=400, deadline=None)
 @given(bodies(), st.lists(_damages, max_size=4))
 def test_a_damaged_request_is_read_alike(body: bytes, damages: list[tuple[int, int, bytes]]) -> None:
-    for place, gone, instead in damages:
-        start = place % len(body)
-        body = body[:start] + (instead if gone < 2 else b"") + body[start + gone :]
+    for offset, removed, inserted in damages:
+        start = offset % len(body)
+        body = body[:start] + (inserted if removed < 2 else b"") + body[start + removed :]
         if body:
-            alike(body)
+            check_alike(body)
 
 
 _json: st.SearchStrategy[Any] = st.recursive(
@@ -165,17 +165,17 @@ _json: st.SearchStrategy[Any] = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(_json | st.fixed_dictionaries({"inputs": st.lists(_json, max_size=2)}), st.booleans())
 def test_any_json_is_read_alike(value: Any, ascii_only: bool) -> None:
-    alike(json.dumps(value, ensure_ascii=ascii_only).encode())
+    check_alike(json.dumps(value, ensure_ascii=ascii_only).encode())
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(min_size=1, max_size=80) | st.text('[]{}":,0-9eE.+trufalsn\\ ', min_size=1).map(str.encode))
 def test_any_bytes_are_read_alike(body: bytes) -> None:
-    alike(body)
+    check_alike(body)
 
 
 def _expected(texts: list[str], datatype: Datatype) -> Array:
-    # "-0" is a whole number, so it has no sign
+    # "-0" is a whole number, so it has no sign.
     return np.array([float(json.loads(text)) for text in texts], np.float64).astype(datatype.numpy)
 
 

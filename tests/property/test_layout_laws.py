@@ -16,7 +16,7 @@ _names = ["oci-layout", "index.json"]
 
 
 def _archive() -> tuple[bytes, Descriptor]:
-    """A small layout as a tar archive, and the descriptor of its manifest."""
+    """Return a small layout as a tar archive, and the descriptor of its manifest."""
     with tempfile.TemporaryDirectory() as directory:
         builder = LayoutBuilder(Path(directory) / "layout")
         builder.kit("iris:v1", tar(("model", b"x" * 700)))

@@ -64,7 +64,7 @@ _kitfile = st.fixed_dictionaries(
 
 
 def _refusal(call: Callable[[], object]) -> str | None:
-    """Return what a refusal says; None where there is none."""
+    """Return the message of a refusal, None where the call succeeds."""
     try:
         call()
     except KitError as error:
@@ -100,8 +100,8 @@ def test_an_essential_name_is_taken_in_one_case_only(name: str, data: st.DataObj
         "config": {"mediaType": f"{MODELKIT}.config.v1+json", "digest": sha256(b""), "size": 0},
         "layers": [],
     }
-    data_of = {**document, other: document.get(name)}
-    message = _refusal(lambda: parse_manifest(json.dumps(data_of).encode(), "r"))
+    changed = {**document, other: document.get(name)}
+    message = _refusal(lambda: parse_manifest(json.dumps(changed).encode(), "r"))
     assert (message is None) == (other == name != "manifests")
 
 

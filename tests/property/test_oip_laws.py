@@ -75,7 +75,7 @@ def test_what_is_written_is_read_back(array: Array, name: str, nested: bool) -> 
 
 
 def _raw_request(arrays: dict[str, Array]) -> tuple[bytes, int]:
-    """An answer with every tensor raw, made a request."""
+    """Return a request with raw tensors, made of an answer, and the size of its JSON."""
     outputs = {name: RequestedOutput(binary=True) for name in arrays}
     answer, json_size = Encoder("m", "v", {})(Call("r", {}, outputs), arrays)
     assert json_size is not None
@@ -106,8 +106,8 @@ def test_a_damaged_raw_body_is_a_call_or_refused(data: st.DataObject, arrays: di
     body, json_size = _raw_request(arrays)
     damaged = bytearray(body)
     for _ in range(data.draw(st.integers(0, 4))):
-        place = data.draw(st.integers(0, len(damaged) - 1))
-        damaged[place] = data.draw(st.integers(0, 255))
+        offset = data.draw(st.integers(0, len(damaged) - 1))
+        damaged[offset] = data.draw(st.integers(0, 255))
     end = data.draw(st.integers(0, len(damaged)))
     size = data.draw(st.just(json_size) | st.integers(0, len(damaged) + 2))
     with contextlib.suppress(InputError):

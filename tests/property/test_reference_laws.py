@@ -75,8 +75,8 @@ _text = st.text(max_size=80) | st.builds(
 @settings(max_examples=400, deadline=None)
 @given(_reference)
 def test_what_is_written_is_read_back(reference: Reference) -> None:
-    again = parse_reference(str(reference))
-    assert (type(again), again) == (type(reference), reference)
+    parsed = parse_reference(str(reference))
+    assert (type(parsed), parsed) == (type(reference), reference)
 
 
 @settings(max_examples=150, deadline=None)

@@ -1,4 +1,4 @@
-"""Whatever happens to a rollout, and in whatever order, these laws hold."""
+"""Laws that hold whatever happens to a rollout, in whatever order."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def check(before: Rollout, event: Event, after: Rollout, actions: tuple[Any, ...
         before.step,
         before.number,
     )
-    assert moved <= any(isinstance(action, Changed) for action in actions), "what happens is told"
+    assert moved <= any(isinstance(action, Changed) for action in actions), "every change is reported"
     same = before.number == after.number and before.stage in LIVE and after.stage in LIVE
     if same and not isinstance(event, Target):
         assert after.weight >= before.weight, "weights only grow"
@@ -130,7 +130,7 @@ def test_a_saved_rollout_goes_on_the_same(history: list[tuple[Event, float]], cr
     straight, clock = Rollout(), 0.0
     for number, (event, seconds) in enumerate(history):
         if number == crash:
-            # the gateway dies, its machine's clock starts anew, and no time has passed for the rollout
+            # The gateway dies, the clock of its machine starts anew, and no time has passed for the rollout.
             shift = 5000.0 - now
             state, _ = advance(rollout_from_json(rollout_to_json(state)), Resumed(), now + shift)
         now, clock = now + seconds, clock + seconds
@@ -150,7 +150,7 @@ def test_a_saved_rollout_goes_on_the_same(history: list[tuple[Event, float]], cr
 @settings(deadline=None)
 @given(HISTORIES, st.sampled_from(["good", "bad", "none", "dead"]))
 def test_from_anywhere_it_comes_to_rest(history: list[tuple[Event, float]], canary: str) -> None:
-    """No stage is a trap: each has an end, or asks a person, whatever the canary is like."""
+    """Every stage ends, or waits for a person, whatever the canary is like."""
     state, now = Rollout(stable="v1", declared="v1"), 0.0
     for event, seconds in history:
         now += seconds
@@ -185,8 +185,8 @@ def test_applies_at_once_end_in_one_outcome(plan: Plan, order: list[str]) -> Non
         "tick": Tick(Evidence(Side(100), Side(10))),
     }
     one = many = advance(start, Target("v2", plan), 1.0)[0]
-    for word in order:
-        many, _ = advance(many, events[word], 1.0)
-        if word != "apply":
-            one, _ = advance(one, events[word], 1.0)
+    for name in order:
+        many, _ = advance(many, events[name], 1.0)
+        if name != "apply":
+            one, _ = advance(one, events[name], 1.0)
     assert one == many

@@ -19,9 +19,9 @@ _servers = st.lists(
 def tables(draw: st.DrawFn) -> RoutingTable:
     versions = st.sampled_from("abcdefgh")
     backends = {version: Backend(version, (version,), draw(_servers)) for version in "abcdefgh"}
-    some = st.none() | versions.map(backends.__getitem__)
+    backend = st.none() | versions.map(backends.__getitem__)
     routes = tuple(
-        Route(f"m{number}", draw(some), draw(some), draw(st.integers(0, 100)))
+        Route(f"m{number}", draw(backend), draw(backend), draw(st.integers(0, 100)))
         for number in range(draw(st.integers(0, 4)))
     )
     draining = draw(st.lists(versions, max_size=3))

@@ -27,7 +27,7 @@ _form = st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 
 
 def _clashes(paths: list[str]) -> bool:
-    """Whether two paths, or one and a directory above another, fold into one."""
+    """Tell whether two paths, or a path and a directory above another, fold into one."""
     every = {"/".join(path.split("/")[:depth]) for path in paths for depth in range(1, path.count("/") + 2)}
     inner = {"/".join(path.split("/")[:depth]) for path in paths for depth in range(1, path.count("/") + 1)}
     return len({folded(name) for name in every}) < len(every) or bool(inner & set(paths))
