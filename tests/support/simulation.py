@@ -1,4 +1,4 @@
-"""Rollouts of made-up canaries, a second at a time: by the pure machine, and by bare thresholds."""
+"""Simulates rollouts of made-up canaries, second by second: by the state machine, and by bare thresholds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MEDIAN_SECONDS, _SPREAD = 0.002, 0.4
 
 @dataclass(frozen=True)
 class Version:
-    """How a version answers."""
+    """A made-up version: its share of errors, its latency as a multiple, its share of other answers."""
 
     errors: float = 0.001
     slower: float = 1.0
@@ -57,7 +57,7 @@ class End:
 
 
 def simulate(version: Version, random: np.random.Generator) -> End:
-    """One rollout by the machine."""
+    """Simulate one rollout by the state machine."""
     state = Rollout(stable="v1", declared="v1", plan=PLAN)
     for event in (Target("v2", PLAN), CanaryReady(), GatesPassed()):
         state, _ = advance(state, event, 0.0)
@@ -72,7 +72,7 @@ def simulate(version: Version, random: np.random.Generator) -> End:
 
 
 def simulate_thresholds(version: Version, random: np.random.Generator) -> End:
-    """One rollout by bare comparisons of rates with limits, once there are enough calls."""
+    """Simulate one rollout that compares bare rates with limits, once there are enough calls."""
     calls = second = 0
     for number, step in enumerate(PLAN.steps):
         evidence, since = Evidence(), second
@@ -105,14 +105,14 @@ def _compare(evidence: Evidence) -> Outcome:
 
 
 def one_second(version: Version, weight: int, mirror: float, random: np.random.Generator) -> Evidence:
-    """What both versions do within a second."""
+    """Draw what both versions do within a second."""
     calls = int(random.poisson(CALLS_PER_SECOND))
-    at_canary = int(random.binomial(calls, weight / 100))
-    compared = int(random.binomial(calls - at_canary, mirror))
+    canary_calls = int(random.binomial(calls, weight / 100))
+    compared = int(random.binomial(calls - canary_calls, mirror))
     differing = int(random.binomial(compared, version.differing))
     return Evidence(
-        _side(STABLE, calls - at_canary, random),
-        _side(version, at_canary, random),
+        _side(STABLE, calls - canary_calls, random),
+        _side(version, canary_calls, random),
         MirroredCalls(compared, compared - differing),
     )
 
@@ -124,7 +124,7 @@ def _side(version: Version, calls: int, random: np.random.Generator) -> Side:
 
 @lru_cache
 def _shares(slower: float) -> tuple[float, ...]:
-    """What share of lognormal latencies falls into each bucket."""
+    """Return the share of lognormal latencies in each bucket."""
     below = [
         (1 + math.erf(math.log(bound / _MEDIAN_SECONDS / slower) / _SPREAD / math.sqrt(2))) / 2
         for bound in BUCKETS
@@ -134,7 +134,7 @@ def _shares(slower: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Row:
-    """All rollouts of one kind of canary, by one way to judge."""
+    """All rollouts of one kind of canary under one method of judging."""
 
     canary: str
     judged: str
@@ -146,15 +146,19 @@ class Row:
 
 
 def simulate_all() -> list[Row]:
-    """All rows of the table; the same at each run."""
-    ways: Mapping[str, Callable[[Version, np.random.Generator], End]] = {
+    """Return all rows of the table. They are the same at each run."""
+    methods: Mapping[str, Callable[[Version, np.random.Generator], End]] = {
         "sequential tests": simulate,
         "bare thresholds": simulate_thresholds,
     }
     return [
-        _row(kind, judged, [partial(way, version)(np.random.default_rng([SEED, n])) for n in range(rollouts)])
+        _row(
+            kind,
+            judged,
+            [partial(method, version)(np.random.default_rng([SEED, n])) for n in range(rollouts)],
+        )
         for kind, (version, rollouts) in CANARIES.items()
-        for judged, way in ways.items()
+        for judged, method in methods.items()
     ]
 
 
@@ -171,7 +175,7 @@ def _row(kind: str, judged: str, ends: list[End]) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows in Markdown, as the documentation has them."""
+    """Write the rows in Markdown, for the documentation."""
     lines = [
         "| canary | judged by | rollouts | promoted | aborted | mean calls it answered | mean seconds |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
