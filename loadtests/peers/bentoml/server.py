@@ -33,6 +33,6 @@ if __name__ == "__main__":
     os.environ["BENTOML_DO_NOT_TRACK"] = "True"
     os.environ["BENTOML_HOME"] = str(Path.cwd())
     address = ["--host", "127.0.0.1", "--port", sys.argv[1]]
-    here = ["--working-dir", str(Path(__file__).parent)]
-    command = [sys.executable, "-m", "bentoml", "serve", "server:OnnxService", *address, *here]
+    directory = ["--working-dir", str(Path(__file__).parent)]
+    command = [sys.executable, "-m", "bentoml", "serve", "server:OnnxService", *address, *directory]
     os.execv(sys.executable, command)

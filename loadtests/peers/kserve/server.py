@@ -32,7 +32,7 @@ class OnnxModel(Model):
 
 
 class LoopbackConfig(rest.uvicorn.Config):
-    """It listens everywhere, and has no option for that."""
+    """A configuration that listens on loopback: the server listens everywhere, and has no option for that."""
 
     def __init__(self, *arguments: object, host: str, **options: object) -> None:
         super().__init__(*arguments, host="127.0.0.1", **options)
