@@ -287,14 +287,14 @@ def _send(
 async def _watch(serve: Running, ledger: Ledger, samples: list[Sample]) -> None:
     """Sample memory every few seconds, and report every minute."""
     loop = asyncio.get_running_loop()
-    begun = said = loop.time()
+    begun = reported = loop.time()
     while True:
         now = loop.time()
         samples.append(Sample(now - begun, _memory(serve)))
-        if now - said >= _SAY_SECONDS:
+        if now - reported >= _SAY_SECONDS:
             _say(samples[-1], ledger)
             ledger.latencies_ms.clear()
-            said = now
+            reported = now
         await asyncio.sleep(_LOOK_SECONDS)
 
 
