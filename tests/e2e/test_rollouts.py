@@ -121,8 +121,8 @@ def test_a_killed_gateway_goes_on_at_the_same_step(kitserve: Running, layout: Pa
         kitserve.wait(lambda status: kitserve.gateway() != [gateway] and status["generation"] > 0, 60)
         after = rollout(kitserve, "back")
         assert (after["number"], after["step"]) == (before["number"], 1)
-        seen = {verdict["check"]: verdict["numbers"] for verdict in after["verdicts"]}
-        assert seen["requests"]["canary_calls"] >= before["verdicts"][0]["numbers"]["canary_calls"]
+        numbers = {verdict["check"]: verdict["numbers"] for verdict in after["verdicts"]}
+        assert numbers["requests"]["canary_calls"] >= before["verdicts"][0]["numbers"]["canary_calls"]
         shown = kitserve.wait_for_rollout("back", phase="Healthy")
         assert shown["stable"]["tag"] == "v2"
     assert load.failures == {}
