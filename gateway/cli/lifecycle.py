@@ -100,13 +100,13 @@ def _start_gateway(kitserve: Kitserve, files: EdgeFiles, settings: EdgeSettings,
     prepare(address)
     # Ray takes seconds to import: only commands that need it wait for it.
     from gateway.control.gateway import Gateway, GatewaySettings
-    from gateway.control.loop import serving
+    from gateway.control.loop import ray_serve
 
-    serving.start_ray(address)
+    ray_serve.start_ray(address)
     catch_signals()  # Ray has put handlers of its own in their place
     say("starting the gateway")
     admin = kitserve.config.admin
-    serving.deploy_gateway(
+    ray_serve.deploy_gateway(
         Gateway,
         GatewaySettings(
             home=kitserve.home,
@@ -138,12 +138,12 @@ def _stop_ray(is_local: bool) -> None:
 
     Nothing is waited for: the edge has answered its last call by now, and all that must last is on disk.
     """
-    from gateway.control.loop import serving
+    from gateway.control.loop import ray_serve
 
     processes = descendants(os.getpid())
     if not is_local:
-        serving.delete_all()
-    serving.stop_ray()
+        ray_serve.delete_all()
+    ray_serve.stop_ray()
     if is_local:
         end_all(processes, _LEFTOVER_SECONDS)
 

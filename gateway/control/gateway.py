@@ -16,7 +16,7 @@ from gateway.control.admin.rollout_api import RolloutApi
 from gateway.control.front.docs import Docs
 from gateway.control.front.grpc import GrpcServices
 from gateway.control.front.repository import Repository
-from gateway.control.loop import serving
+from gateway.control.loop import ray_serve
 from gateway.control.loop.deployer import DeploySettings
 from gateway.control.loop.library import open_library
 from gateway.control.loop.loop import ReconcileLoop
@@ -65,7 +65,7 @@ class Gateway:
         self._workers = Workers()
         self._descriptions = Descriptions(self._state)
         edge: Edge = EdgeControl(settings.edge, settings.edge_files)
-        sleepers = GatewaySleepers(self._state, self._workers, edge, serving.wake)
+        sleepers = GatewaySleepers(self._state, self._workers, edge, ray_serve.wake)
         self._activator = Activator(settings.edge_files.activator_socket, sleepers)
         self._activator.start()
         golden = GoldenGate(lambda: open_library(settings.home, self._state.desired()), settings.edge.key)
@@ -127,7 +127,7 @@ def _node_settings(settings: GatewaySettings) -> NodeSettings:
     return NodeSettings(
         home=settings.home,
         host=settings.worker_host,
-        gateway=serving.GATEWAY_APP,
+        gateway=ray_serve.GATEWAY_APP,
         edge_key=settings.edge.key,
         drain_seconds=DRAIN_SECONDS,
     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import pytest
 
 from gateway.contract import Announcement, AppName, WorkerState
-from gateway.control.loop.serving import Application
+from gateway.control.loop.ray_serve import Application
 from gateway.control.loop.watch import Watch
 from gateway.control.state.workers import Workers
 from tests.support.waiting import wait

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from gateway.contract import Announcement, AppName, WorkerSpec, WorkerState
-from gateway.control.loop import serving
-from gateway.control.loop.serving import Application
+from gateway.control.loop import ray_serve
+from gateway.control.loop.ray_serve import Application
 from gateway.control.state.snapshot import Observed, Recorded
 from gateway.control.state.versions import Version
 from gateway.edge.routes import RoutingTable
@@ -19,7 +19,7 @@ from tests.support.waiting import wait
 
 
 class FakeServe:
-    """Serve in the place of `gateway.control.loop.serving`: nothing is ready before a test says so."""
+    """Serve in the place of `gateway.control.loop.ray_serve`: nothing is ready before a test says so."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.running: dict[AppName, Application] = {}
@@ -30,7 +30,7 @@ class FakeServe:
         self.error: Exception | None = None
         self.looks = 0
         for name in ("applications", "deploy", "delete"):
-            monkeypatch.setattr(serving, name, getattr(self, name))
+            monkeypatch.setattr(ray_serve, name, getattr(self, name))
 
     def applications(self) -> dict[AppName, Application]:
         if self.error is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from gateway.contract import AppName, NodeSettings, WorkerSpec
-from gateway.control.loop import serving
+from gateway.control.loop import ray_serve
 from gateway.control.loop.tasks import Tasks
 from gateway.control.loop.watch import Watch
 from gateway.control.state.database import State
@@ -106,7 +106,7 @@ class Deployer:
         spec = worker_spec(version, model, desired, self._settings.node)
         spec = replace(spec, parents=_parents(spec))
         log.info("version.deployed", extra={"app": version.app, "kit": str(version.reference)})
-        serving.deploy(version, spec, self._settings.reserve_cpus, is_running)
+        ray_serve.deploy(version, spec, self._settings.reserve_cpus, is_running)
         if is_running:
             # Only now: until Serve has taken the new scaling, each tick finds that it must be told.
             self._state.keep_version(version)
@@ -117,7 +117,7 @@ class Deployer:
         self._watch.look()
         if app in self._watch.applications():
             log.info("version.removed", extra={"app": app})
-            serving.delete(app)
+            ray_serve.delete(app)
             self._watch.look()
         else:
             self._state.drop_version(app)

@@ -48,11 +48,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from gateway.contract import AppName
-from gateway.control.loop import serving
+from gateway.control.loop import ray_serve
 from gateway.control.loop.deployer import Deployer, DeploySettings
+from gateway.control.loop.ray_serve import Application
 from gateway.control.loop.reconcile import Plan, reconcile
 from gateway.control.loop.resolver import Resolver
-from gateway.control.loop.serving import Application
 from gateway.control.loop.situation import routed_apps
 from gateway.control.loop.watch import Watch
 from gateway.control.rollouts.driver import Rollouts
@@ -92,7 +92,7 @@ class ReconcileLoop:
         self._workers = workers
         self._edge = edge
         self._rollouts = rollouts
-        self._watch = Watch(workers, serving.applications, self.wake)
+        self._watch = Watch(workers, ray_serve.applications, self.wake)
         self._resolver = Resolver(state, settings.node.home, self.wake)
         self._deployer = Deployer(state, edge, self._watch, settings, is_awaited, self.wake)
         self._started = time.monotonic()

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from gateway.contract import Announcement, AppName
-from gateway.control.loop.serving import Application
+from gateway.control.loop.ray_serve import Application
 from gateway.control.state.workers import Workers
 
 _LOOK_SECONDS = 1.0

@@ -19,7 +19,7 @@ from ray.serve._private.deployment_info import DeploymentInfo
 from ray.serve.config import AutoscalingConfig
 
 from gateway.config.models import Replicas
-from gateway.control.loop.serving import autoscaling
+from gateway.control.loop.ray_serve import autoscaling
 from gateway.worker.scaling import IDLE, ONGOING
 
 ID = DeploymentID("worker", "iris")

@@ -12,8 +12,8 @@ from ray.serve.api import RunTarget
 from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
 
-from gateway.control.loop import serving
-from gateway.control.loop.serving import Application, autoscaling
+from gateway.control.loop import ray_serve
+from gateway.control.loop.ray_serve import Application, autoscaling
 from gateway.serving import Scaling
 
 APP = "iris.v1.0123456789ab.01234567.1"
@@ -44,9 +44,9 @@ def overview(status: str, message: str = "", of_workers: str = "") -> SimpleName
 def test_each_status_of_an_application(
     shown: SimpleNamespace, application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running = {APP: shown, serving.GATEWAY_APP: shown, "somebody's": shown}
+    running = {APP: shown, ray_serve.GATEWAY_APP: shown, "somebody's": shown}
     monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications=running))
-    assert serving.applications() == {APP: application}
+    assert ray_serve.applications() == {APP: application}
 
 
 @pytest.mark.parametrize(("minimum", "first"), [(0, 1), (2, 2)])
