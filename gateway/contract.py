@@ -91,7 +91,7 @@ class Mirroring:
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
+class Instructions:
     """The gateway's answer to a report."""
 
     describe: bool = False

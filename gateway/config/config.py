@@ -16,7 +16,7 @@ from pydantic import (
 from gateway.config.faults import describe_fault, faults_at
 from gateway.config.kits import REGISTRY_FILES, Cache, Registry, Strict, Trust
 from gateway.config.models import Model
-from gateway.config.yaml_file import Path_, read_yaml
+from gateway.config.yaml_file import FieldPath, read_yaml
 from gateway.errors import ConfigError, NotTrusted
 from gateway.kits.trust import Policy, judge_registry
 from gateway.oci.kit_storage import kit_home
@@ -95,14 +95,14 @@ class GatewayConfig(Strict):
 
     @model_validator(mode="after")
     def _allowed_kits(self) -> GatewayConfig:
-        faults: dict[Path_, str] = {}
+        faults: dict[FieldPath, str] = {}
         for index, model in enumerate(self.models):
             try:
                 policy = self.policy(model)
             except ValueError as error:
                 faults["models", index, "trust"] = str(error)
                 continue
-            kits: dict[Path_, str] = {("kit",): model.kit}
+            kits: dict[FieldPath, str] = {("kit",): model.kit}
             if model.canary is not None:
                 kits["canary", "kit"] = model.canary.kit
             for field, kit in kits.items():

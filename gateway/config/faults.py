@@ -9,10 +9,10 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from gateway.config.yaml_file import Path_, written
+from gateway.config.yaml_file import FieldPath, dotted
 
 
-def faults_at(messages: Mapping[Path_, str]) -> ValidationError:
+def faults_at(messages: Mapping[FieldPath, str]) -> ValidationError:
     """Return the error for faults of fields below the one that is validated, each by its path from there."""
     details = [
         InitErrorDetails(type=PydanticCustomError("fault", "{text}", {"text": text}), loc=where, input=None)
@@ -21,7 +21,7 @@ def faults_at(messages: Mapping[Path_, str]) -> ValidationError:
     return ValidationError.from_exception_data("config", details)
 
 
-def describe_fault(detail: ErrorDetails, lines: Mapping[Path_, int], root: type[BaseModel]) -> str:
+def describe_fault(detail: ErrorDetails, lines: Mapping[FieldPath, int], root: type[BaseModel]) -> str:
     """Write a fault that pydantic found in a config.
 
     Args:
@@ -33,7 +33,7 @@ def describe_fault(detail: ErrorDetails, lines: Mapping[Path_, int], root: type[
     in_file = path
     while in_file not in lines and in_file:
         in_file = in_file[:-1]
-    name = written(path)
+    name = dotted(path)
     if detail["type"] == "extra_forbidden":
         names = field_names(root, path[:-1])
         close = difflib.get_close_matches(str(path[-1]), names, n=1)
@@ -43,7 +43,7 @@ def describe_fault(detail: ErrorDetails, lines: Mapping[Path_, int], root: type[
     return f"line {lines.get(in_file, 1)}: {name + ': ' if name else ''}{message}"
 
 
-def field_names(root: type[BaseModel], path: Path_) -> list[str]:
+def field_names(root: type[BaseModel], path: FieldPath) -> list[str]:
     """Return the names, as users write them, of the fields that stand at a path below `root`."""
     model = root
     for step in path:

@@ -14,17 +14,17 @@ _MAX_NODES = 100_000
 # What PyYAML raises for text and tags it cannot use, besides its own errors.
 _YAML_ERRORS = (yaml.YAMLError, ValueError, OverflowError, RecursionError, LookupError, AttributeError)
 
-Path_ = tuple[str | int, ...]
+FieldPath = tuple[str | int, ...]
 """The path of a field: the keys and indexes that lead to it."""
 
 
-def read_yaml(text: str, source: str) -> tuple[Any, dict[Path_, int], list[str]]:
+def read_yaml(text: str, source: str) -> tuple[Any, dict[FieldPath, int], list[str]]:
     """Return what a document says ({} for an empty one), the line of each field, and the faults in it.
 
     Raises:
         ConfigError: when the text is no YAML at all; it names `source`.
     """
-    lines: dict[Path_, int] = {}
+    lines: dict[FieldPath, int] = {}
     faults: list[str] = []
     try:
         node = yaml.compose(text, yaml.SafeLoader)
@@ -33,7 +33,7 @@ def read_yaml(text: str, source: str) -> tuple[Any, dict[Path_, int], list[str]]
         raise ConfigError(source, [" ".join(str(error).split())]) from error
 
 
-def written(path: Path_) -> str:
+def dotted(path: FieldPath) -> str:
     """Write the path of a field for people: models[0].name."""
     text = ""
     for step in path:
@@ -41,7 +41,7 @@ def written(path: Path_) -> str:
     return text
 
 
-def _plain(node: yaml.Node, path: Path_, lines: dict[Path_, int], faults: list[str]) -> Any:
+def _plain(node: yaml.Node, path: FieldPath, lines: dict[FieldPath, int], faults: list[str]) -> Any:
     """Return a YAML node as plain values. Adds the line of each path to `lines`, and faults to `faults`."""
     if len(path) > _MAX_DEPTH or len(lines) + len(faults) > _MAX_NODES:
         raise yaml.MarkedYAMLError("this goes too deep, or has too many parts", node.start_mark)
@@ -54,7 +54,7 @@ def _plain(node: yaml.Node, path: Path_, lines: dict[Path_, int], faults: list[s
             return yaml.SafeLoader("").construct_object(node)
         except _YAML_ERRORS:
             kind = node.tag.rpartition(":")[2]
-            faults.append(f"line {lines[path]}: {written(path)}: {node.value!r} is not a valid {kind}")
+            faults.append(f"line {lines[path]}: {dotted(path)}: {node.value!r} is not a valid {kind}")
             return node.value
     mapping: dict[str, Any] = {}
     for key_node, value_node in node.value:
@@ -64,7 +64,7 @@ def _plain(node: yaml.Node, path: Path_, lines: dict[Path_, int], faults: list[s
             faults.append(f"line {line}: a field's name must be plain text")
             continue
         if key in mapping:
-            faults.append(f"line {line}: {written((*path, key))}: written twice")
+            faults.append(f"line {line}: {dotted((*path, key))}: written twice")
         mapping[key] = _plain(value_node, (*path, key), lines, faults)
         lines[(*path, key)] = line
     return mapping

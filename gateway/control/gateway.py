@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from gateway.contract import Announcement, NodeSettings, Orders
+from gateway.contract import Announcement, Instructions, NodeSettings
 from gateway.control.activator.activator import Activator
 from gateway.control.activator.sleepers import GatewaySleepers
 from gateway.control.admin.api import AdminApi
@@ -99,12 +99,12 @@ class Gateway:
         self._services.start()
         self._loop.start(has_workers=not is_fresh)
 
-    async def announce(self, announcement: Announcement) -> Orders:
+    async def announce(self, announcement: Announcement) -> Instructions:
         """Take a worker's report; returns what it is to do."""
         if self._workers.hear(announcement):
             self._activator.hear(announcement)
             self._loop.wake()
-        return Orders(self._descriptions.hear(announcement), self._rollouts.mirroring(announcement.app))
+        return Instructions(self._descriptions.hear(announcement), self._rollouts.mirroring(announcement.app))
 
     async def check_health(self) -> None:
         """Raise an error when a part of the gateway does not work; Serve then starts another gateway."""

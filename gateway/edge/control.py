@@ -46,6 +46,7 @@ from collections.abc import Mapping
 
 from gateway.edge.error_map import error_entries
 from gateway.edge.files import EdgeFiles, EdgeSettings, write_file
+from gateway.edge.haproxy import HAProxy
 from gateway.edge.haproxy_map import read_entries, write_entries
 from gateway.edge.placement import (
     Placement,
@@ -58,7 +59,6 @@ from gateway.edge.placement import (
 from gateway.edge.render import render
 from gateway.edge.route_map import WATCHED, Key, map_entries, map_key, watched, without_canary
 from gateway.edge.routes import RoutingTable
-from gateway.edge.runtime import HAProxy
 
 
 class EdgeControl:

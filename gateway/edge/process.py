@@ -18,12 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.edge.files import EdgeFiles
-from gateway.edge.runtime import ask
+from gateway.edge.haproxy import ask
 from gateway.errors import EdgeError
 
 _START_SECONDS = 10
 _RESTARTS_ALLOWED = 10
 _RESTART_WINDOW_SECONDS = 60
+# Short enough that one that dies at once is counted often enough within the window.
+_MAX_PAUSE_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger(__name__)
@@ -141,7 +143,7 @@ class EdgeProcess:
                 )
                 return
             log.error("HAProxy ended with %s and is started again: %s", code, self._last_words())
-            if self._stopping.wait(0.1 * 2 ** len(starts)):
+            if self._stopping.wait(min(0.1 * 2 ** len(starts), _MAX_PAUSE_SECONDS)):
                 return
             with self._spawning:
                 if self._stopping.is_set():

@@ -62,7 +62,7 @@ class Histogram:
 
 
 @dataclass(slots=True)
-class Steps:
+class CallTimes:
     """Calls, and the seconds that all of them spent, in total and step by step."""
 
     calls: int = 0
@@ -72,7 +72,7 @@ class Steps:
     infer: float = 0.0
     encode: float = 0.0
 
-    def add(self, other: Steps) -> None:
+    def add(self, other: CallTimes) -> None:
         self.calls += other.calls
         self.total += other.total
         self.queue += other.queue

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gateway.metrics.counts import MAX_BATCH_ROWS, MIRRORED, Histogram, MirroredCalls, Runs, Steps
+from gateway.metrics.counts import MAX_BATCH_ROWS, MIRRORED, CallTimes, Histogram, MirroredCalls, Runs
 
 _FAILURES = 400
 
@@ -22,8 +22,8 @@ class Numbers:
     request: Histogram = field(default_factory=Histogram)
     queue: Histogram = field(default_factory=Histogram)
     compute: Histogram = field(default_factory=Histogram)
-    succeeded: Steps = field(default_factory=Steps)
-    failed: Steps = field(default_factory=Steps)
+    succeeded: CallTimes = field(default_factory=CallTimes)
+    failed: CallTimes = field(default_factory=CallTimes)
     last_call: float = 0.0
     """When the last call was answered, in seconds since 1970; 0 before the first."""
     mirrored: MirroredCalls = field(default_factory=MirroredCalls)

@@ -7,7 +7,7 @@ from gateway.metrics.tally import Tally
 from gateway.worker.app import WorkerApp
 from gateway.worker.capabilities import Capability, TensorCapability
 from gateway.worker.grpc import OpenInferenceGrpc
-from gateway.worker.mirrored import MirroredCalls
+from gateway.worker.mirrored import MirrorHandler
 from gateway.worker.protocol import ProtocolHandler
 from gateway.worker.rest import OpenInferenceRest
 from gateway.worker.version import AppOptions, Identity, ServedVersion
@@ -33,7 +33,7 @@ def build_app(
         handlers += [
             OpenInferenceRest(version, tensors),
             OpenInferenceGrpc(version, tensors),
-            MirroredCalls(version, tensors),
+            MirrorHandler(version, tensors),
         ]
     if not capabilities:
         raise UnusableModel(f"model {identity.model}: {type(model).__name__} can do nothing that is served")

@@ -12,7 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from gateway.codec.call import Call
 from gateway.codec.json_request import Decoder
 from gateway.codec.read_answers import read_answer
+from gateway.codec.statuses import STATUSES
 from gateway.engine.jobs import Job
+from gateway.errors import DeadlineExceeded, QueueFull
 from gateway.metrics.counts import MIRRORED
 from gateway.rollout.agreement import Comparison, compare
 from gateway.rollout.plan import Agreement
@@ -26,12 +28,12 @@ from runtimes.base import Array
 _TIMEOUT_SECONDS = 10.0
 _OK = 200
 # A full queue and a deadline say nothing about the model.
-_BUSY = (503, 504)
+_BUSY = (STATUSES[QueueFull], STATUSES[DeadlineExceeded])
 _TEXT = b"content-type: text/plain\r\n"
 _AGREEMENT = TypeAdapter(Agreement)
 
 
-class MirroredCalls:
+class MirrorHandler:
     """Owns the path of mirrored calls; answers with an empty body once the comparison is counted."""
 
     streams: Mapping[str, Answer] = {}

@@ -18,7 +18,7 @@ import ray
 from ray import serve
 from rich.filesize import decimal
 
-from gateway.contract import Announcement, Description, Orders, WorkerSpec, WorkerState
+from gateway.contract import Announcement, Description, Instructions, WorkerSpec, WorkerState
 from gateway.errors import KitserveError
 from gateway.kits.library import Library, UnpackedKit, cache_directory
 from gateway.kits.model import choose_runtime, load
@@ -191,9 +191,9 @@ class Worker:
         )
         # A gateway that is being restarted gets the next announcement.
         with contextlib.suppress(Exception):
-            orders: Orders = await asyncio.wait_for(
+            instructions: Instructions = await asyncio.wait_for(
                 self._gateway.announce.remote(announcement), _GATEWAY_SECONDS
             )
-            self._must_describe = orders.describe
+            self._must_describe = instructions.describe
             if announcement.port:
-                self._app.mirror(orders.mirroring)
+                self._app.mirror(instructions.mirroring)

@@ -16,7 +16,7 @@ import pytest
 import requests
 import torch
 
-from gateway.edge.runtime import ask
+from gateway.edge.haproxy import ask
 from gateway.errors import EdgeError
 from tests.support.artifacts import LayoutBuilder, tar
 from tests.support.kitserve import Running

@@ -20,7 +20,7 @@ import requests
 
 from gateway.cli.admin_client import AdminClient
 from gateway.config.config import parse_config
-from gateway.edge.runtime import ask
+from gateway.edge.haproxy import ask
 from gateway.errors import ControlError, EdgeError
 from tests.support.kitserve import Running
 from tests.support.load import Load

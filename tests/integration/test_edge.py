@@ -217,6 +217,18 @@ def test_an_edge_that_is_stopped_while_its_haproxy_is_down_starts_none(
     wait(lambda: not processes_of(tmp_path))
 
 
+def test_a_haproxy_that_dies_again_and_again_is_given_up(
+    edge: RunningEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.edge.process._MAX_PAUSE_SECONDS", 0.05)
+    edge.files.config.write_text("this is no configuration\n")
+    os.kill(edge.master_pid(), signal.SIGKILL)
+    wait(lambda: bool(edge.lost), seconds=30)
+    (error,) = edge.lost
+    assert "HAProxy died 11 times within a minute" in str(error)
+    edge.lost.clear()
+
+
 def processes_of(directory: Path) -> list[int]:
     """Return the processes with a directory in their command line."""
     processes = []

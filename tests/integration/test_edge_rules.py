@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from gateway.edge.haproxy import ask
 from gateway.edge.routes import Route, RoutingTable, Rules, Server
-from gateway.edge.runtime import ask
 from tests.support.edge import RunningEdge, Workers, backend
 
 PATH = "/v2/models/iris/infer"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
+from gateway.edge.haproxy import ask
 from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
-from gateway.edge.runtime import ask
 from gateway.errors import EdgeError
 from tests.support.ports import free_port
 

@@ -182,7 +182,7 @@ class ReconcileLoop:
         routed = routed_apps(self._state.routes().values())
         for app in reports.keys() & routed:
             log.warning("worker.failed", extra={"app": app, "reason": reports[app]})
-        sleepers = {app for app in given_up if self._may_sleep(app, observed)} & routed
+        sleepers = {app for app in given_up if self._can_be_woken(app, observed)} & routed
         failed = {*given_up, *reports.keys() - routed} - sleepers - ready - self._state.condemned()
         generation, versions = self._state.desired().generation, self._state.versions()
         for app in failed & versions.keys():
@@ -210,7 +210,7 @@ class ReconcileLoop:
         if not self._has_heard_workers:
             routed = routed_apps(recorded.routes.values())
             ready = {worker.app for worker in ready_workers(observed.workers)}
-            silent = {app for app in routed - ready if not self._may_sleep(app, observed)}
+            silent = {app for app in routed - ready if not self._can_be_woken(app, observed)}
             seconds = time.monotonic() - self._started
             self._has_heard_workers = seconds > (_MAX_HEARING_SECONDS if silent else _MIN_HEARING_SECONDS)
         return self._has_heard_workers
@@ -222,9 +222,9 @@ class ReconcileLoop:
             if route.canary is not None and rollout is not None and rollout.phase is Phase.DEGRADED:
                 self._edge.end_canary(model)
 
-    def _may_sleep(self, app: AppName, observed: Observed) -> bool:
+    def _can_be_woken(self, app: AppName, observed: Observed) -> bool:
         version = self._state.versions().get(app)
-        return version is not None and observed.may_sleep(version)
+        return version is not None and observed.can_be_woken(version)
 
     def _route(self, table: RoutingTable) -> str:
         """Bring a table to the edge, if it is new or not confirmed of late; returns what is wrong there."""

@@ -80,7 +80,7 @@ def _version_state(version: Version, situation: Situation) -> ModelState:
         return ModelState.READY
     if situation.failure(version) is not None:
         return ModelState.FAILED
-    if situation.may_sleep(version):
+    if situation.can_be_woken(version):
         return ModelState.ASLEEP
     is_pulling = any(worker.state is WorkerState.PULLING for worker in situation.workers(version.app))
     return ModelState.PULLING if is_pulling else ModelState.LOADING

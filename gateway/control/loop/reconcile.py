@@ -149,7 +149,7 @@ def _next_stable(model: str, role: Role, situation: Situation) -> AppName | None
     ready = len(situation.ready_workers(successor.app))
     # The first version takes calls as soon as it can; a successor comes with all its workers.
     is_enough = ready >= (1 if current is None else successor.serving.scaling.first)
-    return successor.app if is_enough or situation.may_sleep(successor) else current
+    return successor.app if is_enough or situation.can_be_woken(successor) else current
 
 
 def _next_canary(model: str, roles: Roles, situation: Situation) -> tuple[AppName | None, int]:
@@ -166,7 +166,7 @@ def _next_canary(model: str, roles: Roles, situation: Situation) -> tuple[AppNam
         return (current.canary, 0) if is_current else (None, 0)
     if current.canary is None or not situation.may_be_routed(current.canary):
         return None, 0
-    may_sleep = situation.may_sleep(situation.recorded.versions[current.canary])
-    if may_sleep or situation.ready_workers(current.canary):
+    can_be_woken = situation.can_be_woken(situation.recorded.versions[current.canary])
+    if can_be_woken or situation.ready_workers(current.canary):
         return current.canary, current.weight
     return None, 0

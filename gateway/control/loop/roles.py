@@ -108,7 +108,7 @@ def _role(model: DesiredModel, kit: Reference, situation: Situation) -> Role:
         return Role(kit, version, ModelState.READY, situation.recorded.notes.get(kit, ""))
     workers = situation.workers(version.app)
     starting = _starting(workers)
-    if situation.may_sleep(version):
+    if situation.can_be_woken(version):
         return Role(kit, version, ModelState.ASLEEP, _sleep_message(starting))
     if ready:
         message = f"{ready} of {version.serving.scaling.first} workers are ready"

@@ -56,7 +56,7 @@ def _backend(app: AppName | None, situation: Situation, has_spare: bool = False)
     if version is None:
         return None
     servers = _servers(situation.ready_workers(version.app))
-    return Backend(version.app, version.reference.names, servers, situation.may_sleep(version), has_spare)
+    return Backend(version.app, version.reference.names, servers, situation.can_be_woken(version), has_spare)
 
 
 def _draining_backend(app: AppName, situation: Situation, has_spare: bool = False) -> Backend | None:

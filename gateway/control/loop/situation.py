@@ -61,9 +61,9 @@ class Situation:
         """Return an app's workers that take calls."""
         return ready_workers(self.workers(app))
 
-    def may_sleep(self, version: Version) -> bool:
+    def can_be_woken(self, version: Version) -> bool:
         """Tell whether a version answers also while it has no worker: the next call wakes it."""
-        return self.observed.may_sleep(version)
+        return self.observed.can_be_woken(version)
 
 
 def routed_apps(routes: Iterable[AppRoute]) -> set[AppName]:

@@ -95,14 +95,14 @@ class Observer:
         for _ in set(rollout.workers) - {worker.worker for worker in observed.workers}:
             yield CanaryLost("a worker of the canary died")
         if rollout.stage is Stage.LOADING and (
-            len(workers) >= canary.serving.scaling.first or observed.may_sleep(canary)
+            len(workers) >= canary.serving.scaling.first or observed.can_be_woken(canary)
         ):
             yield CanaryReady()
         if rollout.stage is Stage.GATING:
             yield from self._gate_events(model, rollout, versions, workers)
         yield Tick(
             _evidence(stable.app, canary.app, observation),
-            is_up=bool(workers) or observed.may_sleep(canary),
+            is_up=bool(workers) or observed.can_be_woken(canary),
             workers=tuple(sorted(worker.worker for worker in workers)),
         )
 

@@ -44,7 +44,7 @@ class Observed:
     asleep: frozenset[AppName] = frozenset()
     """Applications that sleep, until a worker is ready: calls are held for them also under other bounds."""
 
-    def may_sleep(self, version: Version) -> bool:
+    def can_be_woken(self, version: Version) -> bool:
         """Tell whether a version answers also while it has no worker."""
         may_sleep = version.serving.scaling.may_sleep or version.app in self.asleep
         return may_sleep and version.app in self.proven

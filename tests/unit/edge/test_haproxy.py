@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+from gateway.edge.haproxy import read_servers
 from gateway.edge.placement import Placement, Pool
 from gateway.edge.routes import Server
-from gateway.edge.runtime import read_servers
 
 STATE = """\
 1
