@@ -8,18 +8,39 @@ release wrote does not change any more.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from gateway.errors import StoreError
+from gateway.errors import InvalidReference, StoreError
 from gateway.rollout.state import Rollout
 
 SCHEMA = 2
 """The schema that this release writes."""
 
+FAULTS = (ValueError, LookupError, TypeError, AttributeError, InvalidReference)
+"""What is raised where something stored is not what was written."""
+
 _ROLLOUT = TypeAdapter(Rollout)
+
+
+@contextmanager
+def reading(subject: str) -> Iterator[None]:
+    """Raise StoreError, which names `subject`, where something stored cannot be read within the block."""
+    try:
+        yield
+    except FAULTS as error:
+        raise StoreError(f"{subject} in the gateway's state cannot be read: {explain(error)}") from error
+
+
+def explain(error: Exception) -> str:
+    """Return in one line what is wrong with something stored."""
+    if isinstance(error, ValidationError):
+        fault = error.errors(include_url=False)[0]
+        return ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
+    return f"there is no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def rollout_to_json(rollout: Rollout) -> str:
@@ -33,7 +54,7 @@ def rollout_from_json(text: str) -> Rollout:
     Raises:
         StoreError: when a newer Kitserve wrote it, or it is no rollout.
     """
-    try:
+    with reading("a rollout"):
         document = json.loads(text)
         schema = document["schema"]
         if schema <= SCHEMA:
@@ -41,8 +62,6 @@ def rollout_from_json(text: str) -> Rollout:
                 document = _MIGRATIONS[earlier](document)
             # As JSON: there a list is a tuple, and a word is a value of its enum.
             return _ROLLOUT.validate_json(json.dumps(document))
-    except (ValueError, LookupError, TypeError) as error:
-        raise StoreError(f"a rollout in the gateway's state cannot be read: {error}") from error
     raise StoreError(f"a newer Kitserve wrote this rollout (schema {schema}); upgrade")
 
 

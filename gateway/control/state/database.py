@@ -10,13 +10,20 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway.contract import AppName, Description
 from gateway.control.state.desired import Desired
-from gateway.control.state.migrations import SCHEMA, TABLES, migrate
+from gateway.control.state.migrations import (
+    SCHEMA,
+    TABLES,
+    check_schema,
+    keep_copy,
+    migrate,
+    read_schema,
+)
 from gateway.control.state.stored import (
     description_from_json,
     description_to_json,
@@ -29,10 +36,13 @@ from gateway.control.state.versions import Kind, Version
 from gateway.errors import StoreError
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest, Reference, parse_reference
+from gateway.rollout.documents import FAULTS, explain, reading
 
 STATE_FILE = "state.db"
 """The name of the database in a home."""
 _EVENTS_KEPT = 500
+_UNUSABLE = (sqlite3.Error, OSError, *FAULTS)
+_FULL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +71,28 @@ class State:
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            schema = _schema_of(path)
-            if schema is not None and schema > SCHEMA:
-                raise StoreError(
-                    f"{path} was written by a newer Kitserve (schema {schema}; this release knows {SCHEMA}) "
-                    "and is left as it is; upgrade Kitserve, or use another --home"
-                )
+            # A file of a newer release is not even opened for writing.
+            check_schema(path)
             self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        except _UNUSABLE as error:
+            raise _unusable(path, error) from error
+        try:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
-            if schema is not None and schema < SCHEMA:
-                self._copy(schema)
             with self._transaction() as database:
-                if schema is not None:
+                # Another process may have migrated it since; none can from here on.
+                schema = read_schema(path, database)
+                if schema is not None and schema < SCHEMA:
+                    keep_copy(path, schema)
                     migrate(database, schema)
                 for table in TABLES:
                     database.execute(table)
                 self._set_about("schema", str(SCHEMA))
-        except (sqlite3.Error, OSError, ValueError, LookupError, TypeError) as error:
-            raise StoreError(f"{path} cannot be used as the gateway's state: {error}") from error
+        except BaseException as error:
+            self._database.close()
+            if isinstance(error, _UNUSABLE):
+                raise _unusable(path, error) from error
+            raise
 
     def close(self) -> None:
         """Close the file; what other threads still want of it then raises StoreError."""
@@ -143,21 +156,24 @@ class State:
         with self._transaction() as database:
             query = "SELECT digest FROM pins WHERE reference = ?"
             row = database.execute(query, (str(reference),)).fetchone()
-        return None if row is None else Digest.parse(row[0])
+        with reading("a pin"):
+            return None if row is None else Digest.parse(row[0])
 
     def pins(self, generation: int) -> dict[Reference, Digest]:
         """Return the digest of each reference, as resolved for one config."""
         with self._transaction() as database:
             query = "SELECT reference, digest FROM pins WHERE generation = ?"
             rows = database.execute(query, (generation,)).fetchall()
-        return {parse_reference(reference): Digest.parse(digest) for reference, digest in rows}
+        with reading("a pin"):
+            return {parse_reference(reference): Digest.parse(digest) for reference, digest in rows}
 
     def notes(self, generation: int) -> dict[Reference, str]:
         """Return what a person should know of how each reference was resolved; "" where that is nothing."""
         with self._transaction() as database:
             query = "SELECT reference, note FROM pins WHERE generation = ?"
             rows = database.execute(query, (generation,)).fetchall()
-        return {parse_reference(reference): note for reference, note in rows}
+        with reading("a pin"):
+            return {parse_reference(reference): note for reference, note in rows}
 
     def fail(self, subject: Reference | Kind, generation: int, reason: str) -> None:
         """Note why a reference or a kind of version failed; it is not tried again before the next apply."""
@@ -176,9 +192,10 @@ class State:
             kits = database.execute("SELECT reference, reason FROM kit_failures").fetchall()
             query = "SELECT model, label, digest, fingerprint, reason FROM version_failures"
             kinds = database.execute(query).fetchall()
-        failures: dict[Reference | Kind, str] = {parse_reference(kit): reason for kit, reason in kits}
-        for model, label, digest, fingerprint, reason in kinds:
-            failures[Kind(model, label, Digest.parse(digest), fingerprint)] = reason
+        with reading("a failure"):
+            failures: dict[Reference | Kind, str] = {parse_reference(kit): reason for kit, reason in kits}
+            for model, label, digest, fingerprint, reason in kinds:
+                failures[Kind(model, label, Digest.parse(digest), fingerprint)] = reason
         return failures
 
     def forgive(self, model: str, reference: PinnedReference) -> None:
@@ -290,16 +307,10 @@ class State:
                         self._database.execute("ROLLBACK")
                     raise
             except sqlite3.Error as error:
-                raise StoreError(f"{self._path}: {error}; is the disk full?") from error
-
-    def _copy(self, schema: int) -> None:
-        """Keep a copy beside the database of what an earlier release wrote."""
-        copy = self._path.with_name(f"{self._path.name}.schema-{schema}")
-        partial = copy.with_name(f"{copy.name}.partial")
-        partial.unlink(missing_ok=True)
-        with closing(sqlite3.connect(partial)) as target:
-            self._database.backup(target)
-        partial.replace(copy)
+                is_full = getattr(error, "sqlite_errorcode", 0) & 0xFF in _FULL_CODES
+                raise StoreError(
+                    f"{self._path}: {error}{'; is the disk full?' if is_full else ''}"
+                ) from error
 
     def _generation(self) -> int:
         row = self._database.execute("SELECT max(generation) FROM config").fetchone()
@@ -313,14 +324,5 @@ class State:
         self._database.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
 
 
-def _schema_of(path: Path) -> int | None:
-    """Return the schema of a database without changing the file; None where there is no database yet."""
-    if not path.exists() or not path.stat().st_size:
-        return None
-    # Without a log there is nothing but the file itself, and SQLite need make no files beside it.
-    mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)) as database:
-        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'about'").fetchone():
-            return None  # killed while it was made
-        row = database.execute("SELECT value FROM about WHERE key = 'schema'").fetchone()
-    return None if row is None else int(row[0])
+def _unusable(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"{path} cannot be used as the gateway's state: {explain(error)}")

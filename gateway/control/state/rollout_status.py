@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 
 from gateway.oci.reference import parse_reference
 from gateway.rollout.analysis import Verdict
+from gateway.rollout.documents import reading
 from gateway.rollout.state import LIVE, Rollout
 from gateway.rollout.transitions import describe
 
@@ -95,4 +96,5 @@ def event_to_json(event: RolloutEvent) -> str:
 
 def event_from_json(text: str) -> RolloutEvent:
     """Read what `event_to_json` wrote."""
-    return _EVENT.validate_json(text)
+    with reading("an event of a rollout"):
+        return _EVENT.validate_json(text)

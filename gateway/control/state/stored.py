@@ -19,6 +19,7 @@ from gateway.kits.trust import Policy, PublicKey
 from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest, parse_reference
+from gateway.rollout.documents import reading
 from gateway.rollout.plan import Plan
 from gateway.serving import Serving
 
@@ -45,15 +46,16 @@ def version_to_json(version: Version) -> str:
 
 def version_from_json(text: str) -> Version:
     """Read what `version_to_json` wrote."""
-    document = json.loads(text)
-    return Version(
-        app=AppName(document["app"]),
-        model=document["model"],
-        reference=PinnedReference.parse(document["reference"]),
-        runtime=document.get("runtime"),
-        policy=document.get("policy", ""),
-        serving=_SERVING.validate_python(document.get("serving", {})),
-    )
+    with reading("a version"):
+        document = json.loads(text)
+        return Version(
+            app=AppName(document["app"]),
+            model=document["model"],
+            reference=PinnedReference.parse(document["reference"]),
+            runtime=document.get("runtime"),
+            policy=document.get("policy", ""),
+            serving=_SERVING.validate_python(document.get("serving", {})),
+        )
 
 
 def desired_to_json(desired: Desired) -> str:
@@ -75,20 +77,21 @@ def desired_to_json(desired: Desired) -> str:
 
 def desired_from_json(text: str, generation: int) -> Desired:
     """Read what `desired_to_json` wrote."""
-    document = json.loads(text)
-    registries = document.get("registries", {})
-    kitops_home = document.get("kitops_home")
-    return Desired(
-        generation=generation,
-        models=tuple(_model_from_document(model) for model in document.get("models", ())),
-        sources=SourceOptions(
-            {host: _REGISTRY.validate_json(json.dumps(options)) for host, options in registries.items()},
-            None if kitops_home is None else Path(kitops_home),
-        ),
-        cache_limit=document.get("cache_limit"),
-        webhooks=tuple(document.get("webhooks", ())),
-        fixed=_FIXED.validate_python(document.get("fixed", {})),
-    )
+    with reading("the config"):
+        document = json.loads(text)
+        registries = document.get("registries", {})
+        kitops_home = document.get("kitops_home")
+        return Desired(
+            generation=generation,
+            models=tuple(_model_from_document(model) for model in document.get("models", ())),
+            sources=SourceOptions(
+                {host: _REGISTRY.validate_json(json.dumps(options)) for host, options in registries.items()},
+                None if kitops_home is None else Path(kitops_home),
+            ),
+            cache_limit=document.get("cache_limit"),
+            webhooks=tuple(document.get("webhooks", ())),
+            fixed=_FIXED.validate_python(document.get("fixed", {})),
+        )
 
 
 def description_to_json(description: Description) -> str:
@@ -98,7 +101,8 @@ def description_to_json(description: Description) -> str:
 
 def description_from_json(text: str) -> Description:
     """Read what `description_to_json` wrote."""
-    return _DESCRIPTION.validate_json(text)
+    with reading("a description of a model"):
+        return _DESCRIPTION.validate_json(text)
 
 
 def _model_to_document(model: DesiredModel) -> dict[str, Any]:
