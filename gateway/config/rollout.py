@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from gateway.config.kits import Seconds, Strict
 from gateway.rollout import plan as plans
@@ -79,6 +79,12 @@ class Agreement(Strict):
     """How far a number may be off besides, whatever its size."""
     cosine: Annotated[float, Field(gt=0, le=1)] = _AGREEMENT.cosine
     """How large the cosine of two vectors must be."""
+
+    @field_validator("min", "max", mode="before")
+    @classmethod
+    def _absent(cls, bound: object, field: ValidationInfo) -> object:
+        """Take `null` for a bound that is not written, as earlier releases wrote it."""
+        return getattr(_AGREEMENT, str(field.field_name)) if bound is None else bound
 
     @model_validator(mode="after")
     def _bound_of_its_metric(self) -> Agreement:

@@ -59,6 +59,12 @@ def test_what_is_not_written_has_its_default() -> None:
     assert shift == Agreement(metric=Metric.PSI, max=0.2)
 
 
+@pytest.mark.parametrize("metric", ["auto", "psi"])
+def test_a_bound_that_is_null_has_its_default(metric: str) -> None:
+    bounds = read(checks={"agreement": {"metric": metric, "min": None, "max": None}}).checks.agreement
+    assert bounds == read(checks={"agreement": {"metric": metric}}).checks.agreement
+
+
 def test_a_written_rollout_survives_the_way_to_the_gateway() -> None:
     written = read(steps=[{"weight": 5, "for": "30s"}], checks={"agreement": {"metric": "psi", "max": 0.1}})
     assert Rollout.model_validate(written.model_dump(mode="json")) == written
