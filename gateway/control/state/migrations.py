@@ -14,6 +14,7 @@ from typing import Any
 SCHEMA = 2
 """The schema that this release writes."""
 
+# Created after the steps: a step that fills a new table creates it itself.
 TABLES = (
     "CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS config"
