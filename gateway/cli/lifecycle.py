@@ -29,7 +29,7 @@ from gateway.edge.routes import Route, RoutingTable
 from gateway.errors import ControlError, EdgeError, StoreError
 
 _START_SECONDS = 60
-_DRAIN_SECONDS = 5.0
+_STOP_SECONDS = 5.0
 _LEFTOVER_SECONDS = 1.0
 _LOOPBACK = "127.0.0.1"
 
@@ -91,7 +91,7 @@ def running(config: GatewayConfig, home: Path, address: str | None, say: Say) ->
             yield kitserve
         finally:
             say("stopping: calls in flight are answered first")
-            edge.stop(_DRAIN_SECONDS)
+            edge.stop(_STOP_SECONDS)
 
 
 def _start_gateway(kitserve: Kitserve, files: EdgeFiles, settings: EdgeSettings, say: Say) -> None:

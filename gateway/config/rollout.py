@@ -222,7 +222,7 @@ class Rollout(Strict):
     scale_down_delay: Seconds = _PLAN.scale_down_delay
     """How long the version that lost keeps its workers."""
     max_restarts: Annotated[int, Field(ge=0)] = _PLAN.max_restarts
-    """How many times workers of the canary may die before the rollout is aborted."""
+    """How many times workers of the canary may die; one more ends the rollout: weight 0, phase Degraded."""
 
     @field_validator("steps")
     @classmethod

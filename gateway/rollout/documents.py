@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from gateway.errors import InvalidReference, StoreError
 from gateway.rollout.state import Rollout
 
-SCHEMA = 2
+ROLLOUT_SCHEMA = 2
 """The schema that this release writes."""
 
 FAULTS = (ValueError, LookupError, TypeError, AttributeError, InvalidReference)
@@ -45,7 +45,7 @@ def explain(error: Exception) -> str:
 
 def rollout_to_json(rollout: Rollout) -> str:
     """Write a rollout for the gateway's state."""
-    return json.dumps({"schema": SCHEMA, **_ROLLOUT.dump_python(rollout, mode="json")})
+    return json.dumps({"schema": ROLLOUT_SCHEMA, **_ROLLOUT.dump_python(rollout, mode="json")})
 
 
 def rollout_from_json(text: str) -> Rollout:
@@ -57,8 +57,8 @@ def rollout_from_json(text: str) -> Rollout:
     with reading("a rollout"):
         document = json.loads(text)
         schema = document["schema"]
-        if schema <= SCHEMA:
-            for earlier in range(schema, SCHEMA):
+        if schema <= ROLLOUT_SCHEMA:
+            for earlier in range(schema, ROLLOUT_SCHEMA):
                 document = _MIGRATIONS[earlier](document)
             # As JSON: there a list is a tuple, and a word is a value of its enum.
             return _ROLLOUT.validate_json(json.dumps(document))

@@ -185,7 +185,7 @@ _DEADLINE_WORDS = {Stage.LOADING: "ready", Stage.GATING: "through its gates"}
 
 
 def _tick_step(state: Rollout, event: Event) -> Next:
-    """Failed: degraded; Successful and held long enough: next step; too late: paused."""
+    """Failed or down for too long: degraded; Successful and held long enough: next step; too late: paused."""
     state, outcome = _judge(state, event)
     if outcome is Outcome.FAILED:
         return _fail_checks(state)
@@ -202,7 +202,7 @@ def _tick_step(state: Rollout, event: Event) -> Next:
 
 
 def _tick_pause(state: Rollout, event: Event) -> Next:
-    """Failed: degraded; Successful after a pause for lack of evidence: next step."""
+    """Failed or down for too long: degraded; Successful after a pause for lack of evidence: next step."""
     state, outcome = _judge(state, event)
     if outcome is Outcome.FAILED:
         return _fail_checks(state)

@@ -11,7 +11,7 @@ SMALL_BODY_BYTES = 64 * 1024
 CALL_SECONDS = 75.0
 """How long the edge waits for an answer to begin."""
 STREAM_SECONDS = 3600.0
-"""How long a stream may be silent."""
+"""How long the edge waits for more of a stream from its server; from its client, `CALL_SECONDS`."""
 WAKE_SECONDS = 60.0
 """How long a call may wait for a version that wakes."""
 DRAIN_SECONDS = 60.0

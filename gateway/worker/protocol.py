@@ -1,8 +1,8 @@
 """What the app and its protocol handlers agree on: who answers a path, and how errors are written there.
 
 A handler owns the paths of one protocol. For each of them it names a `Route`: what answers each method, and
-the family of errors that callers of the path read. To add an endpoint takes its handler's module and a line
-in `assembly`.
+the family of errors that callers of the path read. A new protocol takes a handler's module and a line in
+`assembly`; a new endpoint of one takes its handler alone.
 """
 
 from __future__ import annotations

@@ -36,7 +36,6 @@ FAULTS: Mapping[int, str] = {
     408: "The request took too long to arrive.",
     413: "The body is too large, as it is or once decompressed.",
     415: "The body is compressed in an unknown way.",
-    429: "Too many calls; `Retry-After` says how long to wait.",
     500: "The model failed, or its worker did; the node's log says why, under the request's id.",
     501: "Models are loaded and unloaded by Kitserve's config.",
     502: "The worker's answer was not valid HTTP.",
@@ -47,8 +46,7 @@ FAULTS: Mapping[int, str] = {
 _OF_EDGE = (400, 408)
 _OF_GATEWAY = (400, 404, 405, 408, 413, 502, 503, 504)
 _OF_WORKER = (400, 404, 405, 408, 500, 502, 503, 504)
-_OF_CALL = (400, 404, 405, 408, 413, 415, 429, 500, 502, 503, 504)
-_LATER = frozenset({429, 503})
+_OF_CALL = (400, 404, 405, 408, 413, 415, 500, 502, 503, 504)
 _SERVER, _ANY = "server", "any model"
 _VERSION_HEADERS = ("ModelKit-Digest", "ModelKit-Version", "ModelKit-Role")
 
@@ -253,7 +251,7 @@ def _fault_name(status: int) -> str:
 
 
 def _fault(status: int) -> dict[str, Any]:
-    headers = ("Allow",) if status == 405 else ("Retry-After",) if status in _LATER else ()
+    headers = ("Allow",) if status == 405 else ("Retry-After",) if status == 503 else ()
     return _answer(FAULTS[status], ref("Error"), *headers)
 
 

@@ -22,6 +22,7 @@ from gateway.oci.reference import parse_reference
 SCHEMA = 2
 """The schema that this release writes."""
 
+# Created after the steps: a step that fills a new table creates it itself.
 TABLES = (
     "CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS config"

@@ -14,7 +14,7 @@ import pytest
 from gateway.errors import StoreError
 from gateway.metrics.counts import MirroredCalls
 from gateway.rollout.analysis import Outcome, Verdict
-from gateway.rollout.documents import SCHEMA, rollout_from_json, rollout_to_json
+from gateway.rollout.documents import ROLLOUT_SCHEMA, rollout_from_json, rollout_to_json
 from gateway.rollout.evidence import Evidence, Side
 from gateway.rollout.plan import Agreement, Checks, Golden, Match, Metric, Plan, Step, Sticky
 from gateway.rollout.state import Reason, Rollout, Stage
@@ -57,8 +57,8 @@ def test_a_stored_rollout_is_read_as_it_was() -> None:
 
 
 def test_a_rollout_of_a_newer_release_is_refused_with_words() -> None:
-    newer = {**json.loads(rollout_to_json(ROLLOUT)), "schema": SCHEMA + 1, "stage": "unheard of"}
-    with pytest.raises(StoreError, match=f"newer Kitserve wrote this rollout .schema {SCHEMA + 1}"):
+    newer = {**json.loads(rollout_to_json(ROLLOUT)), "schema": ROLLOUT_SCHEMA + 1, "stage": "unheard of"}
+    with pytest.raises(StoreError, match=f"newer Kitserve wrote this rollout .schema {ROLLOUT_SCHEMA + 1}"):
         rollout_from_json(json.dumps(newer))
 
 
