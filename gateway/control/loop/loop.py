@@ -25,7 +25,8 @@ Rules:
 2. A tick waits for the database and for HAProxy's socket, and for nothing else. So a worker that reports
    that it is ready is at the edge at once, whatever a registry or Serve is busy with.
 3. What is decided is saved before it is done: a route before the edge takes it, a version before Serve
-   deploys it, that an app is condemned before Serve deletes it.
+   deploys it, that an app is condemned before Serve deletes it. Other scaling of an app that runs is saved
+   once Serve has taken it: until then, each tick finds that Serve must be told.
 4. Nothing is routed to what is condemned, and no app's name is used again: see reconcile.py.
 5. Workers come before routes and go after them. A version is condemned once the edge has the table without
    it for a moment, no HAProxy of before a reload has calls in flight, and no held call waits for it.
