@@ -27,6 +27,7 @@ from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Route, RoutingTable
 from gateway.errors import ControlError, EdgeError, StoreError
+from gateway.wire.server import reserve_port
 
 _START_SECONDS = 60
 _STOP_SECONDS = 5.0
@@ -70,8 +71,9 @@ def running(config: GatewayConfig, home: Path, address: str | None, say: Say) ->
         stack.enter_context(_lock(home))
         # Here and not only in the gateway: what is wrong with it is told before Ray starts.
         State(home / STATE_FILE).close()
-        for field, listen in (("listen", config.listen), ("admin", config.admin)):
-            _check_free(field, listen)
+        _reserve("listen", config.listen).close()
+        # Held for good: else another program may get it while no gateway runs.
+        stack.enter_context(_reserve("admin", config.admin))
         directory = Path(tempfile.mkdtemp(prefix="kitserve-"))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         files = EdgeFiles(directory)
@@ -171,11 +173,10 @@ def _lock(home: Path) -> Iterator[None]:
         yield
 
 
-def _check_free(field: str, address: Address) -> None:
-    """Raise ControlError when an address of the config cannot be listened on."""
+def _reserve(field: str, address: Address) -> socket.socket:
+    """Hold an address of the config; raise ControlError when it cannot be listened on."""
     try:
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        socket.create_server((address.host, address.port), family=family).close()
+        return reserve_port(address.host, address.port)
     except OSError as error:
         raise ControlError(
             f"cannot listen on {address} ({error.strerror}); "

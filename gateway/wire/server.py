@@ -98,9 +98,39 @@ class HttpServer:
 
 
 def tcp_socket(host: str, port: int) -> socket.socket:
-    """Listen on `port` of `host`, an IPv4 or IPv6 address; 0 takes a free port."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    """Listen on `port` of `host`, an IPv4 or IPv6 address; 0 takes a free port.
+
+    A port that `reserve_port` holds is taken too, unless its holder is another user.
+    """
+    return socket.create_server((host, port), family=_family(host), backlog=_BACKLOG, reuse_port=port != 0)
+
+
+def reserve_port(host: str, port: int) -> socket.socket:
+    """Hold a port without listening on it, so that no other program gets it before `tcp_socket` takes it.
+
+    Linux gives the ports of net.ipv4.ip_local_port_range to outgoing connections as well, such as Ray's.
+
+    Raises:
+        OSError: when somebody has it.
+    """
+    family = _family(host)
+    # Without SO_REUSEPORT: it would be shared with somebody who listens with it.
+    socket.create_server((host, port), family=family).close()
+    holder = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        holder.bind((host, port))
+    except OSError:
+        holder.close()
+        raise
+    return holder
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def local_socket(path: str) -> socket.socket:

@@ -100,7 +100,8 @@ def deploy_gateway(deployment: Any, settings: Any) -> None:
     try:
         serve.run(application, name=GATEWAY_APP, route_prefix="/kitserve")
     except Exception as error:
-        raise ControlError(f"the gateway could not be started: {error}") from error
+        reason = _last_trouble(GATEWAY_APP) or error
+        raise ControlError(f"the gateway could not be started: {reason}") from error
 
 
 def deploy(version: Version, spec: WorkerSpec, reserve_cpus: bool, is_running: bool) -> None:
@@ -218,6 +219,13 @@ def stop_ray() -> None:
 def _deployment(target: Any, **options: Any) -> Any:
     """Return what `serve.deployment` makes; its own types allow only its use as a decorator."""
     return serve.deployment(target, **options)
+
+
+def _last_trouble(app: str) -> str:
+    """Return why Serve could not start an application: the last line of a traceback, or ""."""
+    overview = serve.status().applications.get(app)
+    messages = [deployment.message for deployment in overview.deployments.values()] if overview else []
+    return messages[0].strip().splitlines()[-1] if messages and messages[0].strip() else ""
 
 
 def _trouble(overview: Any) -> str:
