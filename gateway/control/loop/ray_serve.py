@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,10 +65,8 @@ def start_ray(address: str | None) -> None:
     try:
         ray.init(**options)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        serve.start(
-            proxy_location="HeadOnly" if address is None else "EveryNode",
-            http_options={"host": "127.0.0.1", "port": _free_port()},
-        )
+        # Calls come from the edge: Serve's own proxies would take a port on each node for nothing.
+        serve.start(proxy_location="Disabled")
     except Exception as error:
         where = "on this machine" if address is None else f"at {address}"
         raise ControlError(f"Ray could not be started {where}: {error}") from error
@@ -235,10 +232,3 @@ def _trouble(overview: Any) -> str:
     if overview.status == _GAVE_UP:
         return f"its workers die while they start: {text}"
     return text if overview.status in _HAS_TROUBLE else ""
-
-
-def _free_port() -> int:
-    """Return a port for Serve's own proxy, which nobody calls."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
