@@ -160,8 +160,12 @@ class World:
 
     def load(self, tag: str) -> None:
         """Have the worker of a version be ready."""
-        self.workers.setdefault(self.app(tag), Tally())
-        self.descriptions[self.app(tag)] = DESCRIPTION
+        self.load_app(self.app(tag))
+
+    def load_app(self, app: AppName) -> None:
+        """Have the worker of an app be ready."""
+        self.workers.setdefault(app, Tally())
+        self.descriptions[app] = DESCRIPTION
 
     def lose(self, tag: str) -> None:
         """Have the worker of a version die, and no other one load."""
