@@ -160,7 +160,7 @@ def site() -> Iterator[Site]:
             world.state.close()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=100)
 @given(st.lists(EVENTS, max_size=14), APPLIES)
 def test_the_last_config_is_in_force_whatever_was_on_its_way(history: list[Any], last: Apply) -> None:
     with site() as world:
@@ -196,7 +196,7 @@ def test_the_last_config_is_in_force_whatever_was_on_its_way(history: list[Any],
             assert world.state.routes()["iris"].stable in world.workers
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=100)
 @given(st.lists(EVENTS, max_size=10), st.sampled_from(GOOD), APPLIES)
 def test_what_is_ready_serves(history: list[Any], lost: str, last: Apply) -> None:
     with site() as world:
