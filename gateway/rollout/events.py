@@ -15,6 +15,8 @@ class Target:
 
     revision: str
     plan: Plan
+    settings: str = ""
+    """Changes with whatever else needs other workers; "" where nobody says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,13 @@ class Stable:
     """The revision that is stable in the route now."""
 
     revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class StableLost:
+    """The stable version cannot be served any more, and the canary answers."""
+
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,8 @@ class Tick:
     """What both versions did since the last tick."""
     is_up: bool = True
     """Whether the canary answers calls."""
+    is_waiting: bool = False
+    """Whether nothing may be concluded: the stable version is away, or the config's kit not resolved yet."""
     workers: tuple[str, ...] = ()
     """The canary's workers that take calls."""
 
@@ -110,6 +121,7 @@ class Resumed:
 Event = (
     Target
     | Stable
+    | StableLost
     | CanaryReady
     | CanaryFailed
     | CanaryLost

@@ -11,11 +11,14 @@ Rules, each proved by a test:
    since when. `Resumed` sets the clock without letting time pass. After a new start of Kitserve itself
    it forgets the canary's workers: they went with everything else, and count as no deaths.
 4. The canary takes calls only while stepping or paused. Every other stage has weight 0, so an abort is
-   one change of stage. The stable version is never touched before the promotion.
+   one change of stage. The stable version is never touched before the promotion; where it is lost, there is
+   nobody to protect, and a canary that has passed its gates is promoted.
 5. Roles are places in a route: promotion renames the canary to stable, and copies and reloads nothing.
 6. A rollout that failed stays so until the kit or the plan changes, or a person says `retry`.
 7. No data never promotes: a step ends when its time is over and its checks are Successful. Without enough
    evidence before the deadline it pauses, and goes on by itself if the evidence still comes.
+8. What the config asks for is in force at once, in every stage: another revision, or other settings of the
+   one on trial, is another rollout; the stable one ends the rollout.
 
 A revision is an opaque string (in Kitserve, a kit's reference with its digest). Stages group into the
 phases of Argo Rollouts: Progressing (loading, gating, stepping), Paused, Degraded, Healthy. The docstring
@@ -42,6 +45,7 @@ from gateway.rollout.events import (
     Retry,
     Rollback,
     Stable,
+    StableLost,
     Target,
     Tick,
 )
@@ -59,7 +63,7 @@ def advance(state: Rollout, event: Event, now: float) -> Next:
     state = replace(
         state,
         clock=max(now, state.clock),
-        held=state.held + (0.0 if is_down else passed),
+        held=state.held + (0.0 if is_down or _is_waiting(event) else passed),
         down=state.down + (passed if is_down else 0.0),
         workers=event.workers if isinstance(event, Tick) else state.workers,
     )
@@ -83,9 +87,14 @@ def _refuse(message: str) -> Callable[[Rollout, Event], Next]:
 
 
 def _target(state: Rollout, event: Event) -> Next:
-    """Another revision: a new rollout; another plan: goes on by it."""
+    """Another revision, or other settings of the canary: a new rollout; another plan: goes on by it."""
     assert isinstance(event, Target)
+    has_other_settings = state.settings not in ("", event.settings)
+    state = replace(state, settings=event.settings)
     if event.revision == state.declared:
+        if has_other_settings and state.canary == state.declared:
+            state = replace(state, plan=event.plan)
+            return begin(state, state.canary, "the config of the model has changed")
         return (state, ()) if event.plan == state.plan else _replan(state, event.plan)
     if not state.stable:
         return replace(state, declared=event.revision, plan=event.plan), ()
@@ -131,6 +140,13 @@ def _stable(state: Rollout, event: Event) -> Next:
     if state.stage in ON_THE_WAY:
         return begin(state, state.canary, "the stable version has changed", state.rollback)
     return state, ()
+
+
+def _stable_lost(state: Rollout, event: Event) -> Next:
+    """Healthy (StableLost): the canary takes over."""
+    assert isinstance(event, StableLost)
+    message = f"the stable version cannot be served, so the canary takes over: {event.message}"
+    return promote(state, message, Reason.STABLE_LOST)
 
 
 # What is observed of the canary.
@@ -192,6 +208,8 @@ def _tick_step(state: Rollout, event: Event) -> Next:
     deadline = state.plan.progress_deadline
     if state.down > deadline:
         return _give_up(state)
+    if _is_waiting(event):
+        return state, ()
     hold = state.plan.steps[state.step].hold
     if outcome is Outcome.SUCCESSFUL and state.held >= hold:
         return go_to(state, state.step + 1)
@@ -208,16 +226,21 @@ def _tick_pause(state: Rollout, event: Event) -> Next:
         return _fail_checks(state)
     if state.down > state.plan.progress_deadline:
         return _give_up(state)
-    if outcome is Outcome.SUCCESSFUL and state.reason is not Reason.PAUSE_STEP:
+    if outcome is Outcome.SUCCESSFUL and state.reason is not Reason.PAUSE_STEP and not _is_waiting(event):
         return go_to(state, state.step + 1)
     return state, ()
 
 
 def _judge(state: Rollout, event: Event) -> tuple[Rollout, Outcome]:
     assert isinstance(event, Tick)
-    evidence = state.evidence + event.evidence
+    # What a canary does that stands in for the stable version compares with nothing.
+    evidence = state.evidence if event.is_waiting else state.evidence + event.evidence
     verdicts = judge(state.plan, state.step, evidence)
     return replace(state, evidence=evidence, verdicts=verdicts), overall(verdicts)
+
+
+def _is_waiting(event: Event) -> bool:
+    return isinstance(event, Tick) and event.is_waiting
 
 
 def _give_up(state: Rollout) -> Next:
@@ -242,6 +265,14 @@ def _promote_by_order(state: Rollout, event: Event) -> Next:
     if event.full:
         return promote(state, "promoted by a person")
     return go_to(state, state.step + 1)
+
+
+def _promote_past_gates(state: Rollout, event: Event) -> Next:
+    """Refused, but for all steps: then the gates are passed over too."""
+    assert isinstance(event, Promote)
+    if event.full:
+        return promote(state, "promoted by a person, before its gates were passed")
+    return state, (Refused("the canary has not passed its gates yet: `promote --full` passes them over"),)
 
 
 def _abort(state: Rollout, event: Event) -> Next:
@@ -288,13 +319,14 @@ TABLE = _table(
     # event, and what is made of it in: healthy, loading, gating, stepping, paused, degraded
     (Target, _target, _target, _target, _target, _target, _target),
     (Stable, _stable, _stable, _stable, _stable, _stable, _stable),
+    (StableLost, _ignore, _ignore, _ignore, _stable_lost, _stable_lost, _ignore),
     (CanaryReady, _ignore, _canary_ready, _ignore, _ignore, _ignore, _ignore),
     (CanaryFailed, _ignore, _canary_failed, _canary_failed, _canary_failed, _canary_failed, _ignore),
     (CanaryLost, _ignore, _ignore, _canary_lost, _canary_lost, _canary_lost, _ignore),
     (GatesPassed, _ignore, _ignore, _gates_passed, _ignore, _ignore, _ignore),
     (GateFailed, _ignore, _ignore, _gate_failed, _ignore, _ignore, _ignore),
     (Tick, _ignore, _check_deadline, _check_deadline, _tick_step, _tick_pause, _ignore),
-    (Promote, _IDLE, _TOO_EARLY, _TOO_EARLY, _promote_by_order, _promote_by_order, _OVER),
+    (Promote, _IDLE, _TOO_EARLY, _promote_past_gates, _promote_by_order, _promote_by_order, _OVER),
     (Abort, _IDLE, _abort, _abort, _abort, _abort, _IDLE),
     (Retry, _retry, _RUNNING, _RUNNING, _RUNNING, _RUNNING, _retry),
     (Rollback, _rollback, _rollback, _rollback, _rollback, _rollback, _rollback),

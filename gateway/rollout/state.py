@@ -53,6 +53,7 @@ class Reason(StrEnum):
     ANALYSIS_FAILED = "AnalysisFailed"
     DEADLINE = "ProgressDeadlineExceeded"
     ABORTED = "RolloutAborted"
+    STABLE_LOST = "StableLost"
 
 
 _PHASES: Mapping[Stage, Phase] = {
@@ -77,6 +78,8 @@ class Rollout:
     """The revision on trial, or the one that failed; "" where there is none."""
     declared: str = ""
     """The revision that the config asked for last."""
+    settings: str = ""
+    """What else it asked for that needs other workers; "" where nobody knows."""
     previous: str = ""
     """The stable revision before the last promotion."""
     plan: Plan = field(default_factory=Plan)

@@ -42,12 +42,12 @@ def degrade(state: Rollout, reason: Reason, message: str) -> Next:
     return enter(state, Stage.DEGRADED, reason, message)
 
 
-def promote(state: Rollout, message: str) -> Next:
+def promote(state: Rollout, message: str, reason: Reason = Reason.COMPLETED) -> Next:
     """Make the canary the stable version."""
     return enter(
         state,
         Stage.HEALTHY,
-        Reason.COMPLETED,
+        reason,
         message,
         stable=state.canary,
         previous=state.stable,

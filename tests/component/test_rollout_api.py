@@ -12,7 +12,7 @@ import requests
 from gateway.control.admin.rollout_api import RolloutApi
 from gateway.control.web.app import web_app
 from gateway.control.web.server import WebServer
-from tests.unit.control.test_rollout_driver import World
+from tests.support.rollouts import World
 
 
 class Api:

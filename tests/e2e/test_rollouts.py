@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -60,6 +61,49 @@ def test_a_good_version_is_promoted_by_itself(kitserve: Running, layout: Path) -
         "StepRunning",
         "RolloutCompleted",
     ]
+
+
+def test_a_config_applied_meanwhile_is_in_force_at_once(kitserve: Running, layout: Path) -> None:
+    steps = [{"weight": 20, "pause": True}, {"weight": 60, "for": "1s"}]
+    kitserve.models = {"turn": {"kit": kit(layout, "v1"), "rollout": {**QUICK, "steps": steps}}}
+    kitserve.apply()
+    kitserve.wait_for_rollout("turn")
+    with Load(f"{kitserve.url}/v2/models/turn/infer", pause=0.005) as load:
+        kitserve.models["turn"]["kit"] = kit(layout, "bad")
+        kitserve.apply()
+        kitserve.wait_for_rollout("turn", phase="Paused", weight=20)
+        kitserve.models["turn"]["kit"] = kit(layout, "v9")
+        done = kitserve.apply(check=False)
+        assert done.returncode == 1
+        assert "v9" in done.stdout + done.stderr
+        assert rollout(kitserve, "turn")["weight"] == 20, "what runs goes on"
+        kitserve.models["turn"]["kit"] = kit(layout, "v1")
+        kitserve.apply()
+        shown = kitserve.wait_for_rollout("turn", seconds=5, phase="Healthy", weight=0)
+        assert shown["reason"] == "RolloutSuperseded"
+        load.forget()
+        time.sleep(0.5)
+        assert set(load.versions) == {"v1"}
+    assert load.failures == {}
+
+
+def test_a_canary_takes_over_where_the_stable_version_is_lost(
+    kitserve: Running, layout: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "layout"
+    shutil.copytree(layout, own)
+    kitserve.models = {"lost": {"kit": kit(own, "v1"), "rollout": QUICK}}
+    kitserve.apply()
+    kitserve.wait_for_rollout("lost")
+    shutil.rmtree(own)
+    shutil.rmtree(kitserve.home / "cache")
+    for process in kitserve.workers("lost"):
+        os.kill(process, signal.SIGKILL)
+    kitserve.models["lost"]["kit"] = kit(layout, "v2")
+    kitserve.apply(check=False)
+    shown = kitserve.wait_for_rollout("lost", phase="Healthy", reason="StableLost")
+    assert shown["stable"]["tag"] == "v2"
+    kitserve.wait(lambda _: kitserve.infer("lost").status_code == 200, 10)
 
 
 def test_people_promote_abort_retry_and_roll_back(kitserve: Running, layout: Path) -> None:

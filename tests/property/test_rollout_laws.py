@@ -25,6 +25,7 @@ from gateway.rollout.events import (
     Retry,
     Rollback,
     Stable,
+    StableLost,
     Target,
     Tick,
 )
@@ -60,8 +61,9 @@ def evidence(draw: st.DrawFn) -> Evidence:
 
 
 EVENTS: st.SearchStrategy[Event] = st.one_of(
-    st.builds(Target, REVISIONS, plans()),
+    st.builds(Target, REVISIONS, plans(), st.sampled_from(["", "a", "b"])),
     st.builds(Stable, REVISIONS),
+    st.just(StableLost("its layers are gone")),
     st.just(CanaryReady()),
     st.just(CanaryReady()),
     st.just(CanaryFailed("no")),
@@ -69,7 +71,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.just(GatesPassed()),
     st.just(GatesPassed()),
     st.just(GateFailed(Reason.GOLDEN_FAILED, "wrong")),
-    st.builds(Tick, evidence(), st.booleans()),
+    st.builds(Tick, evidence(), st.booleans(), st.booleans()),
     st.builds(Tick, evidence()),
     st.builds(Promote, st.booleans()),
     st.just(Abort()),
@@ -90,6 +92,20 @@ def check(before: Rollout, event: Event, after: Rollout, actions: tuple[Any, ...
     assert after.stage in (Stage.HEALTHY, Stage.DEGRADED) or after.stable, "there is always one that serves"
     if isinstance(event, Abort):
         assert after.weight == 0
+    if isinstance(event, Target):
+        assert after.declared == event.revision, "the config is in force at once, in every stage"
+        if event.revision == before.stable:
+            assert (after.stage, after.weight, after.canary) == (Stage.HEALTHY, 0, "")
+        elif event.revision != before.declared and before.stable:
+            assert (after.stage, after.canary) == (Stage.LOADING, event.revision)
+            assert (after.number, after.plan) == (before.number + 1, event.plan)
+        if after.stage in ON_THE_WAY and before.declared != before.stable:
+            assert after.canary == event.revision or event.revision == before.declared
+    if isinstance(event, StableLost) and before.stage in LIVE:
+        assert (after.stage, after.stable) == (Stage.HEALTHY, before.canary), "what is ready serves"
+    if isinstance(event, Tick) and event.is_waiting:
+        assert after.weight <= before.weight, "nothing is concluded for the canary"
+        assert after.evidence == before.evidence
     if any(isinstance(action, Refused) for action in actions):
         assert (after.stage, after.canary, after.weight) == (before.stage, before.canary, before.weight)
     if after.stable != before.stable:

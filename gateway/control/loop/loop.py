@@ -98,7 +98,7 @@ class ReconcileLoop:
         self._deployer = Deployer(state, edge, self._watch, settings, is_awaited, self.wake)
         self._started = time.monotonic()
         self._has_heard_workers = False
-        self._failure_reports: dict[AppName, str] = {}
+        self._failure_reports: Mapping[AppName, str] = {}
         # Kept from one tick to the next: Serve forgets it while a version fails to wake.
         self._proven: frozenset[AppName] = frozenset()
         self._asleep: frozenset[AppName] = frozenset()
@@ -135,8 +135,9 @@ class ReconcileLoop:
         """Look at everything once, and begin what is to be done."""
         self.beat = time.monotonic()
         applications = self._watch.applications()
-        observed = self._observe(applications)
-        self._give_up_failed(applications, observed)
+        reports = {worker.app: worker.detail for worker in self._workers.take_failed()}
+        observed = self._observe(applications, reports)
+        self._give_up_failed(applications, observed, reports)
         recorded = self._remember()
         if not self._may_act(recorded, observed):
             self._end_aborted_canaries(recorded)
@@ -160,7 +161,10 @@ class ReconcileLoop:
                 self.status = replace(self.status, trouble=str(error) or type(error).__name__)
             self._wake.wait(_TICK_SECONDS)
 
-    def _observe(self, applications: Mapping[AppName, Application]) -> Observed:
+    def _observe(
+        self, applications: Mapping[AppName, Application], reports: Mapping[AppName, str]
+    ) -> Observed:
+        """Return what is there; `reports` are those of workers that failed since the last tick."""
         workers = self._workers.present()
         ready = {worker.app for worker in ready_workers(workers)}
         were_ready = {app for app, application in applications.items() if application.was_ready}
@@ -170,15 +174,21 @@ class ReconcileLoop:
             app for app, version in self._state.versions().items() if version.serving.scaling.may_sleep
         }
         self._asleep = (self._asleep | sleepers) & (self._proven - ready)
-        return Observed(troubles, workers, self._proven, self._asleep)
+        self._failure_reports = {
+            app: reason for app, reason in {**self._failure_reports, **reports}.items() if app not in ready
+        }
+        return Observed(troubles, workers, self._proven, self._asleep, dict(self._failure_reports))
 
-    def _give_up_failed(self, applications: Mapping[AppName, Application], observed: Observed) -> None:
+    def _give_up_failed(
+        self,
+        applications: Mapping[AppName, Application],
+        observed: Observed,
+        reports: Mapping[AppName, str],
+    ) -> None:
         """Note the versions that cannot be served, and condemn their apps (rule 6)."""
-        reports = {worker.app: worker.detail for worker in self._workers.take_failed()}
         given_up = {app for app, application in applications.items() if application.gave_up}
         if not reports and not given_up:
             return
-        self._failure_reports |= reports
         ready = {worker.app for worker in ready_workers(observed.workers)}
         routed = routed_apps(self._state.routes().values())
         for app in reports.keys() & routed:
@@ -187,7 +197,7 @@ class ReconcileLoop:
         failed = {*given_up, *reports.keys() - routed} - sleepers - ready - self._state.condemned()
         generation, versions = self._state.desired().generation, self._state.versions()
         for app in failed & versions.keys():
-            reason = self._failure_reports.pop(app, "") or applications[app].trouble
+            reason = self._failure_reports.get(app, "") or applications[app].trouble
             log.warning("version.failed", extra={"app": app, "reason": reason})
             self._state.fail(versions[app].kind, generation, reason)
             self._state.condemn_version(app)

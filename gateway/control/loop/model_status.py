@@ -43,6 +43,8 @@ def model_status(name: str, roles: Roles, route: AppRoute, situation: Situation)
 
 
 def _message(role: Role, roles: Roles) -> str:
+    if role is roles.unresolved and not role.has_failed:
+        return f"{role.kit}: {role.message}"
     return f"canary: {role.message}" if role is roles.canary else role.message
 
 

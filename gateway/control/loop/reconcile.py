@@ -8,12 +8,14 @@ and follows the role only when that harms no caller:
     ---------------------  ---------------------------------------------------  -------------------
     none                   has a ready worker                                   the role's
     another                has all the workers it begins with                   the role's
+    one without workers    has a ready worker                                   the role's
     any                    loads, or has failed                                 the same
     condemned, forgotten   as if there were none                                the role's, or none
 
     the canary app         the canary role's version                            the next canary app
     ---------------------  ---------------------------------------------------  ----------------------------
     any                    answers                                              the role's, at its weight
+    any                    answers, has calls, and the stable app does not      the role's, at 100 percent
     any                    has failed, or there is no such role                 none
     the same               loads again, in a rollout                            the same, at 0 percent
     another                loads, in a rollout                                  none
@@ -50,6 +52,7 @@ from gateway.control.state.status import ModelStatus
 from gateway.control.state.versions import Version
 from gateway.edge.routes import RoutingTable
 from gateway.oci.reference import Reference, parse_reference
+from gateway.rollout.state import ALL_CALLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,11 @@ def _next_route(model: str, roles: Roles, situation: Situation) -> AppRoute:
     """Return where a model's calls go next, given where they go now."""
     stable = _next_stable(model, roles.stable, situation)
     canary, weight = _next_canary(model, roles, situation)
+    if weight and not situation.answers(stable):
+        # Nothing else can answer.
+        weight = ALL_CALLS
+        if stable is None and roles.stable.has_failed:
+            stable = canary
     if stable is None or canary == stable:
         return AppRoute(stable)
     return AppRoute(stable, canary, weight)
@@ -148,7 +156,7 @@ def _next_stable(model: str, role: Role, situation: Situation) -> AppName | None
         return current
     ready = len(situation.ready_workers(successor.app))
     # The first version takes calls as soon as it can; a successor comes with all its workers.
-    is_enough = ready >= (1 if current is None else successor.serving.scaling.first)
+    is_enough = ready >= (successor.serving.scaling.first if situation.answers(current) else 1)
     return successor.app if is_enough or situation.can_be_woken(successor) else current
 
 

@@ -8,7 +8,9 @@ A role names a kit:
     a kit and a canary of fixed share    the kit                the canary's kit       as the config says
     a rollout, no kit on trial           the rollout's stable   -                      -
     a rollout, a kit on trial            the rollout's stable   the rollout's canary   the rollout's weight
-    a rollout, its kit not resolved      the rollout's stable   the kit                0
+
+Where a model has a rollout, and its kit is not resolved, the kit has a role too, in which it gets no calls:
+`unresolved`. What runs goes on meanwhile.
 
 How far a role is, by the first line that applies:
 
@@ -68,10 +70,12 @@ class Roles:
     stable: Role
     canary: Role | None = None
     weight: int = 0
+    unresolved: Role | None = None
+    """The config's kit, while nobody knows what its reference means."""
 
     def all(self) -> tuple[Role, ...]:
         """Return the roles that there are, stable first."""
-        return (self.stable,) if self.canary is None else (self.stable, self.canary)
+        return tuple(role for role in (self.stable, self.canary, self.unresolved) if role is not None)
 
 
 def roles_of(model: DesiredModel, situation: Situation) -> Roles:
@@ -83,12 +87,11 @@ def roles_of(model: DesiredModel, situation: Situation) -> Roles:
             return Roles(stable)
         return Roles(stable, _role(model, model.canary.kit, situation), model.canary.weight)
     stable = _role(model, parse_reference(rollout.stable), situation)
-    if rollout.active_canary:
-        canary = _role(model, parse_reference(rollout.active_canary), situation)
-        return Roles(stable, canary, rollout.weight)
-    if model.kit in situation.recorded.pins:
-        return Roles(stable)
-    return Roles(stable, _role(model, model.kit, situation))
+    unresolved = None if model.kit in situation.recorded.pins else _role(model, model.kit, situation)
+    if not rollout.active_canary:
+        return Roles(stable, unresolved=unresolved)
+    canary = _role(model, parse_reference(rollout.active_canary), situation)
+    return Roles(stable, canary, rollout.weight, unresolved)
 
 
 def _role(model: DesiredModel, kit: Reference, situation: Situation) -> Role:

@@ -61,6 +61,12 @@ class Situation:
         """Return an app's workers that take calls."""
         return ready_workers(self.workers(app))
 
+    def answers(self, app: AppName | None) -> bool:
+        """Tell whether a call to an app is answered, if only after it woke."""
+        if app is None or app not in self.recorded.versions:
+            return False
+        return bool(self.ready_workers(app)) or self.can_be_woken(self.recorded.versions[app])
+
     def can_be_woken(self, version: Version) -> bool:
         """Tell whether a version answers also while it has no worker: the next call wakes it."""
         return self.observed.can_be_woken(version)

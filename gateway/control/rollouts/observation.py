@@ -14,7 +14,7 @@ from gateway.control.rollouts.signature_gate import signature_faults
 from gateway.control.rollouts.windows import NO_ACTIVITY, Activity
 from gateway.control.state.desired import DesiredModel
 from gateway.control.state.snapshot import Observed, Recorded, version_for
-from gateway.control.state.versions import Version
+from gateway.control.state.versions import Version, version_of
 from gateway.control.state.workers import ready_workers
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import parse_reference
@@ -26,6 +26,7 @@ from gateway.rollout.events import (
     GateFailed,
     GatesPassed,
     Stable,
+    StableLost,
     Target,
     Tick,
 )
@@ -57,17 +58,16 @@ def stable_and_canary(
 
 
 def config_events(model: DesiredModel, plan: Plan, rollout: Rollout, recorded: Recorded) -> Iterator[Event]:
-    """Yield what the config asks for now."""
+    """Yield what the config asks for now; nothing before its kit is resolved."""
     digest = recorded.pins.get(model.kit)
     if digest is None:
-        if plan != rollout.plan and rollout.declared:
-            yield Target(rollout.declared, plan)
         return
-    revision = str(PinnedReference.of(model.kit, digest))
+    reference = PinnedReference.of(model.kit, digest)
+    revision = str(reference)
     if revision != rollout.stable and digest == parse_reference(rollout.stable).digest:
         # The same kit under another tag needs no trial.
         yield Stable(revision)
-    yield Target(revision, plan)
+    yield Target(revision, plan, version_of(model, reference, 0).kind.fingerprint)
 
 
 class Observer:
@@ -90,19 +90,25 @@ class Observer:
         stable, canary = versions
         failure = recorded.failures.get(canary.kind)
         workers = ready_workers(observed.workers, canary.app)
+        loss = _loss(stable, recorded, observed)
+        is_up = bool(workers) or observed.can_be_woken(canary)
+        is_undecided = not {model.kit} & (recorded.pins.keys() | recorded.failures.keys())
         if failure is not None:
             yield CanaryFailed(failure)
         for _ in set(rollout.workers) - {worker.worker for worker in observed.workers}:
             yield CanaryLost("a worker of the canary died")
-        if rollout.stage is Stage.LOADING and (
-            len(workers) >= canary.serving.scaling.first or observed.can_be_woken(canary)
-        ):
+        enough = 1 if loss else canary.serving.scaling.first
+        is_ready = len(workers) >= enough or observed.can_be_woken(canary)
+        if rollout.stage is Stage.LOADING and is_ready and not is_undecided:
             yield CanaryReady()
-        if rollout.stage is Stage.GATING:
-            yield from self._gate_events(model, rollout, versions, workers)
+        if rollout.stage is Stage.GATING and not is_undecided:
+            yield from self._gate_events(model, rollout, versions, workers, is_alone=bool(loss))
+        if loss and is_up and not is_undecided:
+            yield StableLost(loss)
         yield Tick(
             _evidence(stable.app, canary.app, observation),
-            is_up=bool(workers) or observed.can_be_woken(canary),
+            is_up=is_up,
+            is_waiting=is_undecided or not observed.answers(stable),
             workers=tuple(sorted(worker.worker for worker in workers)),
         )
 
@@ -112,13 +118,17 @@ class Observer:
         rollout: Rollout,
         versions: tuple[Version, Version],
         workers: list[Announcement],
+        is_alone: bool,
     ) -> Iterator[Event]:
-        """Yield the outcome of the gates, once it is known."""
+        """Yield the outcome of the gates, once it is known.
+
+        A canary that is alone, as the stable version is lost, is compared with what is known of that.
+        """
         stable, canary = versions
         before, after = self._describe(stable.app), self._describe(canary.app)
-        if before is None or after is None:
+        if after is None or (before is None and not is_alone):
             return
-        faults = signature_faults(before.signature, after.signature)
+        faults = signature_faults(before.signature, after.signature) if before is not None else []
         if faults and not rollout.plan.allow_signature_change:
             message = f"{'; '.join(faults)} (allow_signature_change lets it pass)"
             yield GateFailed(Reason.SIGNATURE_CHANGED, message)
@@ -135,6 +145,13 @@ class Observer:
             )
             if outcome is not None:
                 yield outcome
+
+
+def _loss(stable: Version, recorded: Recorded, observed: Observed) -> str:
+    """Return why the stable version cannot be served any more; "" while it answers, or may yet."""
+    if observed.answers(stable):
+        return ""
+    return recorded.failures.get(stable.kind) or observed.failing.get(stable.app, "")
 
 
 def _evidence(stable: AppName, canary: AppName, observation: Observation) -> Evidence:

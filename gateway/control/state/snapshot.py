@@ -9,6 +9,7 @@ from gateway.contract import Announcement, AppName
 from gateway.control.state.database import AppRoute
 from gateway.control.state.desired import Desired, DesiredModel
 from gateway.control.state.versions import Kind, Version, version_of
+from gateway.control.state.workers import ready_workers
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest, Reference
 from gateway.rollout.state import Rollout
@@ -43,26 +44,51 @@ class Observed:
     """Applications of which a worker was ready since they were deployed, so that they may sleep."""
     asleep: frozenset[AppName] = frozenset()
     """Applications that sleep, until a worker is ready: calls are held for them also under other bounds."""
+    failing: Mapping[AppName, str] = field(default_factory=dict)
+    """Applications without a ready worker of which one could not load, and why; Serve may start another."""
 
     def can_be_woken(self, version: Version) -> bool:
         """Tell whether a version answers also while it has no worker."""
         may_sleep = version.serving.scaling.may_sleep or version.app in self.asleep
         return may_sleep and version.app in self.proven
 
+    def answers(self, version: Version) -> bool:
+        """Tell whether a call to a version is answered, if only after it woke."""
+        return bool(ready_workers(self.workers, version.app)) or self.can_be_woken(version)
+
 
 def version_for(model: DesiredModel, kit: Reference, recorded: Recorded) -> Version | None:
     """Return the version that a kit's reference means for a model now; None before it is resolved.
 
-    A revision of the model's rollout carries its digest, whatever its tag means by now.
+    A revision of the model's rollout carries its digest, whatever its tag means by now. One that the config
+    does not ask for is the version that was deployed for it: settings that are meant for another kit are not
+    tried on it.
     """
     rollout = recorded.rollouts.get(model.name)
-    revisions = () if rollout is None else (rollout.stable, rollout.canary, rollout.previous)
-    digest = kit.digest if str(kit) in revisions else recorded.pins.get(kit)
+    is_revision = rollout is not None and str(kit) in (rollout.stable, rollout.canary, rollout.previous)
+    digest = kit.digest if is_revision else recorded.pins.get(kit)
     if digest is None:
         return None
     version = version_of(model, PinnedReference.of(kit, digest), recorded.desired.generation)
-    for app, earlier in recorded.versions.items():
-        if earlier.kind == version.kind and app not in recorded.condemned:
+    deployed = [earlier for app, earlier in recorded.versions.items() if app not in recorded.condemned]
+    for earlier in deployed:
+        if earlier.kind == version.kind:
             # The application of an earlier config, run as this one says.
-            return replace(earlier, serving=version.serving)
-    return version
+            version = replace(earlier, serving=version.serving)
+    if not is_revision or version.reference == _reference_asked_for(model, recorded):
+        return version
+    same_kit = [
+        earlier
+        for earlier in deployed
+        if (earlier.model, earlier.reference) == (version.model, version.reference)
+    ]
+    route = recorded.routes.get(model.name, AppRoute())
+    # Of several, the one that takes calls.
+    same_kit.sort(key=lambda earlier: earlier.app not in (route.stable, route.canary))
+    return version if not same_kit or same_kit[0].kind == version.kind else same_kit[0]
+
+
+def _reference_asked_for(model: DesiredModel, recorded: Recorded) -> PinnedReference | None:
+    """Return what the config's kit means; None before it is resolved."""
+    digest = recorded.pins.get(model.kit)
+    return None if digest is None else PinnedReference.of(model.kit, digest)

@@ -3,164 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from gateway.config.config import GatewayConfig
-from gateway.contract import Announcement, AppName, Description, Mirroring, WorkerState
-from gateway.control.loop.reconcile import Plan, reconcile
-from gateway.control.rollouts.driver import Rollouts
-from gateway.control.rollouts.golden_gate import GoldenGate
-from gateway.control.state.database import State
-from gateway.control.state.desired import Desired, desired_from
-from gateway.control.state.rollout_status import RolloutEvent
-from gateway.control.state.snapshot import Observed, Recorded
+from gateway.contract import Description, Mirroring
+from gateway.control.state.desired import Desired
 from gateway.control.state.status import ModelState
-from gateway.control.state.versions import Kind
 from gateway.errors import ControlError, StoreError
-from gateway.kits.library import Library
-from gateway.metrics.tally import Tally
-from gateway.oci.reference import Digest, Reference, parse_reference
 from gateway.rollout.events import Abort, Promote, Retry, Rollback
 from gateway.rollout.plan import Agreement
 from gateway.rollout.state import Reason, Stage
 from runtimes.base import Signature, TensorSpec
-
-ROLLOUT: dict[str, Any] = {
-    "steps": [{"weight": 10, "for": "5s"}, {"weight": 50, "for": "5s"}],
-    "checks": {"max_error_rate": 0.05, "min_requests": 10},
-    "scale_down_delay": "10s",
-}
-SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 4)),), (TensorSpec("y", "INT64", (-1,)),))
-
-
-def kit(tag: str) -> Reference:
-    return parse_reference(f"registry.test/iris:{tag}")
-
-
-def digest(tag: str) -> Digest:
-    return Digest.of(tag.encode())
-
-
-class World:
-    """The gateway's state and rollouts, and a Serve whose workers are ready at once, or never."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.now = path, 100.0
-        self.state = State(path)
-        self.descriptions: dict[AppName, Description] = {}
-        self.workers: dict[AppName, Tally] = {}
-        self.late: frozenset[AppName] = frozenset()
-        self.draining: set[AppName] = set()
-        self.proven: set[AppName] = set()
-        self.replicas: dict[str, int] = {"min": 1, "max": 1}
-        self.plan: Plan | None = None
-        self.pins: dict[Reference, Digest] = {}
-        self.announced: list[RolloutEvent] = []
-        self.starts = 1
-        self.golden = GoldenGate(lambda: Library(path.parent / "library"), "")
-        self.begin()
-
-    def begin(self, is_new_start: bool = False) -> None:
-        self.starts += is_new_start
-        self.rollouts = Rollouts(
-            self.state,
-            self.descriptions.get,
-            self.golden,
-            self.announced.append,
-            is_new_start,
-            lambda: self.now,
-        )
-
-    def die(self, is_new_start: bool = False) -> None:
-        """The gateway is killed, or all of Kitserve, and comes back on a machine whose clock began anew."""
-        self.state.close()
-        self.state, self.now = State(self.path), 3.0
-        self.begin(is_new_start)
-
-    def apply(self, tag: str, rollout: dict[str, Any] | None = ROLLOUT) -> None:
-        model = {
-            "name": "iris",
-            "kit": str(kit(tag)),
-            "replicas": self.replicas,
-            **({} if rollout is None else {"rollout": rollout}),
-        }
-        self.state.apply(desired_from(GatewayConfig.model_validate({"models": [model]})), "{}")
-        self.pins.setdefault(kit(tag), digest(tag))
-
-    def tick(self, seconds: float = 1.0, ready: bool = True) -> Plan:
-        self.now += seconds
-        recorded = Recorded(
-            desired=self.state.desired(),
-            pins=self.pins,
-            failures=self.state.failures(),
-            versions=self.state.versions(),
-            routes=self.state.routes(),
-            condemned=self.state.condemned(),
-        )
-        workers = [
-            Announcement(
-                f"{app}#{self.starts}",
-                app,
-                WorkerState.DRAINING if app in self.draining else WorkerState.READY,
-                "",
-                "10.0.0.1",
-                1,
-                numbers=tally.numbers(),
-            )
-            for app, tally in self.workers.items()
-        ]
-        self.proven |= self.workers.keys()
-        observed = Observed(dict.fromkeys(recorded.versions, ""), workers, frozenset(self.proven))
-        recorded = replace(recorded, rollouts=self.rollouts.tick(recorded, observed, self.late))
-        plan = reconcile(recorded, observed)
-        self.state.save_routes(plan.routes)
-        for version in plan.deploy:
-            self.state.keep_version(version)
-            if ready:
-                self.workers.setdefault(version.app, Tally())
-                self.descriptions[version.app] = Description("onnx", SIGNATURE)
-        for app in plan.surplus:
-            self.workers.pop(app, None)
-            self.state.drop_version(app)
-        self.plan = plan
-        return plan
-
-    def app(self, tag: str) -> AppName:
-        return next(app for app in self.state.versions() if f".{tag}." in app)
-
-    def kind(self, tag: str) -> Kind:
-        return self.state.versions()[self.app(tag)].kind
-
-    def call(self, tag: str, count: int, status: int = 200) -> None:
-        for _ in range(count):
-            self.workers[self.app(tag)].answered("", status, request=0.002, queue=0.0, compute=0.001)
-
-    def serve(self, tag: str) -> None:
-        self.apply(tag)
-        for _ in range(3):
-            self.tick()
-
-    def to_step(self, tag: str = "v2") -> None:
-        self.apply(tag)
-        for _ in range(3):
-            self.tick()
-
-    def route(self) -> tuple[str | None, str | None, int]:
-        """What calls go to: tags, and the canary's percent."""
-        routed = self.state.routes()["iris"]
-        stable, canary = (
-            None if app is None else app.split(".")[1] for app in (routed.stable, routed.canary)
-        )
-        return stable, canary, routed.weight
-
-    def position(self) -> tuple[Stage, Reason, int]:
-        rollout = self.rollouts.get("iris")
-        assert rollout is not None
-        return rollout.stage, rollout.reason, rollout.weight
+from tests.support.rollouts import ROLLOUT, SIGNATURE, World, digest, kit
 
 
 @pytest.fixture
