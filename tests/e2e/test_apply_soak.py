@@ -113,7 +113,7 @@ def test_the_last_config_is_in_force_and_no_call_fails(kitserve: Running, layout
     person = Person(kitserve, layout, chance)
     kitserve.models = {"soak": {"replicas": 2}}
     person.apply("v1")
-    kitserve.wait(lambda _: kitserve.model("soak")["rollout"] is not None)
+    kitserve.wait(lambda status: any(model["rollout"] is not None for model in status["models"]))
     ends: Counter[str] = Counter()
     with Load(f"{kitserve.url}/v2/models/soak/infer", clients=4, pause=0.005, seconds=count * 300) as load:
         for _ in range(count):
