@@ -89,6 +89,7 @@ class Person:
     def see_to_its_end(self, tag: str) -> None:
         """Go through the steps of the last config, until its kit is all that serves."""
         deadline = time.monotonic() + ROUND_SECONDS
+        model: dict[str, Any] = {}
         while True:
             with contextlib.suppress(requests.RequestException, AssertionError):
                 model = self._kitserve.model("soak")
@@ -102,7 +103,7 @@ class Person:
                     self.order("retry")
                 elif shown["phase"] == "Paused":
                     self.order("promote")
-            assert time.monotonic() < deadline, self.done
+            assert time.monotonic() < deadline, f"{model}\n{self.done}"
             time.sleep(0.5)
 
 
