@@ -20,6 +20,11 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class NoTarget:
+    """The config asks for a kit that cannot be resolved."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stable:
     """The revision that is stable in the route now."""
 
@@ -120,6 +125,7 @@ class Resumed:
 
 Event = (
     Target
+    | NoTarget
     | Stable
     | StableLost
     | CanaryReady

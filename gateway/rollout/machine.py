@@ -39,6 +39,7 @@ from gateway.rollout.events import (
     Event,
     GateFailed,
     GatesPassed,
+    NoTarget,
     Promote,
     Refused,
     Resumed,
@@ -91,7 +92,8 @@ def _target(state: Rollout, event: Event) -> Next:
     assert isinstance(event, Target)
     has_other_settings = state.settings not in ("", event.settings)
     state = replace(state, settings=event.settings)
-    if event.revision == state.declared:
+    if event.revision in (state.declared, state.active_canary):
+        state = replace(state, declared=event.revision)
         if has_other_settings and state.canary == state.declared:
             state = replace(state, plan=event.plan)
             return begin(state, state.canary, "the config of the model has changed")
@@ -105,6 +107,11 @@ def _target(state: Rollout, event: Event) -> Next:
         return state, ()
     message = "the config asks for what serves already"
     return enter(state, Stage.HEALTHY, Reason.SUPERSEDED, message, canary="", rollback=False)
+
+
+def _no_target(state: Rollout, _event: Event) -> Next:
+    """Nothing, until the config asks for something else."""
+    return replace(state, declared=""), ()
 
 
 def _replan(state: Rollout, plan: Plan) -> Next:
@@ -318,6 +325,7 @@ def _table(*rows: tuple[type[Event], *tuple[Handler, ...]]) -> Mapping[Stage, Ma
 TABLE = _table(
     # event, and what is made of it in: healthy, loading, gating, stepping, paused, degraded
     (Target, _target, _target, _target, _target, _target, _target),
+    (NoTarget, _no_target, _no_target, _no_target, _no_target, _no_target, _no_target),
     (Stable, _stable, _stable, _stable, _stable, _stable, _stable),
     (StableLost, _ignore, _ignore, _ignore, _stable_lost, _stable_lost, _ignore),
     (CanaryReady, _ignore, _canary_ready, _ignore, _ignore, _ignore, _ignore),

@@ -77,7 +77,7 @@ class Rollout:
     canary: str = ""
     """The revision on trial, or the one that failed; "" where there is none."""
     declared: str = ""
-    """The revision that the config asked for last."""
+    """The revision that the config asked for last; "" where that could not be resolved."""
     settings: str = ""
     """What else it asked for that needs other workers; "" where nobody knows."""
     previous: str = ""

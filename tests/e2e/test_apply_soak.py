@@ -89,6 +89,7 @@ class Person:
     def see_to_its_end(self, tag: str) -> None:
         """Go through the steps of the last config, until its kit is all that serves."""
         deadline = time.monotonic() + ROUND_SECONDS
+        model: dict[str, Any] = {}
         while True:
             with contextlib.suppress(requests.RequestException, AssertionError):
                 model = self._kitserve.model("soak")
@@ -102,7 +103,7 @@ class Person:
                     self.order("retry")
                 elif shown["phase"] == "Paused":
                     self.order("promote")
-            assert time.monotonic() < deadline, self.done
+            assert time.monotonic() < deadline, f"{model}\n{self.done}"
             time.sleep(0.5)
 
 
@@ -113,7 +114,7 @@ def test_the_last_config_is_in_force_and_no_call_fails(kitserve: Running, layout
     person = Person(kitserve, layout, chance)
     kitserve.models = {"soak": {"replicas": 2}}
     person.apply("v1")
-    kitserve.wait(lambda _: kitserve.model("soak")["rollout"] is not None)
+    kitserve.wait(lambda status: any(model["rollout"] is not None for model in status["models"]))
     ends: Counter[str] = Counter()
     with Load(f"{kitserve.url}/v2/models/soak/infer", clients=4, pause=0.005, seconds=count * 300) as load:
         for _ in range(count):

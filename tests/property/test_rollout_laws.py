@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from gateway.rollout.events import (
     Event,
     GateFailed,
     GatesPassed,
+    NoTarget,
     Promote,
     Refused,
     Resumed,
@@ -63,6 +65,7 @@ def evidence(draw: st.DrawFn) -> Evidence:
 EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(Target, REVISIONS, plans(), st.sampled_from(["", "a", "b"])),
     st.builds(Stable, REVISIONS),
+    st.just(NoTarget()),
     st.just(StableLost("its layers are gone")),
     st.just(CanaryReady()),
     st.just(CanaryReady()),
@@ -96,11 +99,13 @@ def check(before: Rollout, event: Event, after: Rollout, actions: tuple[Any, ...
         assert after.declared == event.revision, "the config is in force at once, in every stage"
         if event.revision == before.stable:
             assert (after.stage, after.weight, after.canary) == (Stage.HEALTHY, 0, "")
-        elif event.revision != before.declared and before.stable:
+        elif event.revision not in (before.declared, before.active_canary) and before.stable:
             assert (after.stage, after.canary) == (Stage.LOADING, event.revision)
             assert (after.number, after.plan) == (before.number + 1, event.plan)
         if after.stage in ON_THE_WAY and before.declared != before.stable:
             assert after.canary == event.revision or event.revision == before.declared
+    if isinstance(event, NoTarget):
+        assert after == replace(before, declared="", clock=after.clock, held=after.held, down=after.down)
     if isinstance(event, StableLost) and before.stage in LIVE:
         assert (after.stage, after.stable) == (Stage.HEALTHY, before.canary), "what is ready serves"
     if isinstance(event, Tick) and event.is_waiting:

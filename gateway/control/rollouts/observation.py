@@ -25,6 +25,7 @@ from gateway.rollout.events import (
     Event,
     GateFailed,
     GatesPassed,
+    NoTarget,
     Stable,
     StableLost,
     Target,
@@ -61,6 +62,8 @@ def config_events(model: DesiredModel, plan: Plan, rollout: Rollout, recorded: R
     """Yield what the config asks for now; nothing before its kit is resolved."""
     digest = recorded.pins.get(model.kit)
     if digest is None:
+        if model.kit in recorded.failures:
+            yield NoTarget()
         return
     reference = PinnedReference.of(model.kit, digest)
     revision = str(reference)

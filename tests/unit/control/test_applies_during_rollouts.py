@@ -10,7 +10,7 @@ import pytest
 
 from gateway.control.state.status import ModelState
 from gateway.errors import ControlError
-from gateway.rollout.events import Promote, Retry
+from gateway.rollout.events import Abort, Promote, Retry, Rollback
 from gateway.rollout.state import Reason, Stage
 from tests.support.rollouts import DESCRIPTION, ROLLOUT, World, digest, kit
 
@@ -99,6 +99,44 @@ def test_what_runs_goes_on_to_its_end_beside_a_kit_that_does_not_exist(world: Wo
         world.tick(6)
     assert world.position() == (Stage.HEALTHY, Reason.COMPLETED, 0)
     assert world.route() == ("v2", None, 0)
+
+
+def test_a_reference_that_is_corrected_is_another_kit_but_for_the_one_on_trial(world: World) -> None:
+    to_stage(world, Stage.STEPPING)
+    before = world.rollouts.get("iris")
+    assert before is not None
+    for tag in ("nope", "v2"):
+        world.apply(tag)
+        for _ in range(3):
+            world.tick(0.5)
+    after = world.rollouts.get("iris")
+    assert after is not None
+    assert (after.number, after.step, after.weight) == (before.number, 0, 10), "it goes on where it was"
+    world.rollouts.order("iris", Abort())
+    for tag in ("nope", "v2"):
+        world.apply(tag)
+        for _ in range(3):
+            world.tick(0.5)
+    after = world.rollouts.get("iris")
+    assert after is not None
+    assert after.number == before.number + 1
+
+
+def test_a_kit_that_was_rolled_back_is_another_one_after_one_that_did_not_exist(world: World) -> None:
+    to_stage(world, Stage.STEPPING)
+    world.rollouts.order("iris", Promote(full=True))
+    world.tick()
+    world.rollouts.order("iris", Rollback(""))
+    for _ in range(3):
+        world.tick()
+    assert world.route() == ("v1", None, 0)
+    world.apply("nope")
+    for _ in range(3):
+        world.tick()
+    world.apply("v2")
+    for _ in range(3):
+        world.tick()
+    assert world.position()[0] is Stage.STEPPING
 
 
 def test_while_a_kit_is_being_resolved_nothing_is_concluded(world: World) -> None:
