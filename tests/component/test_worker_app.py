@@ -271,7 +271,7 @@ def test_head_tells_what_get_would_without_the_body(iris: Serving, path: str, st
         ),
         (
             {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]},
-            "input 'input' must be FP32 of shape [-1, 4] (-1: any length), not FP32 of shape [1, 3]",
+            "input 'input' must have shape [-1, 4] (-1: any length), not [1, 3]",
         ),
         (
             {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3]}]},
@@ -279,7 +279,11 @@ def test_head_tells_what_get_would_without_the_body(iris: Serving, path: str, st
         ),
         (
             {"inputs": [{"name": "Z", "datatype": "FP32", "shape": [1], "data": [1]}]},
-            "input 'input' is missing; the model takes 'input'",
+            "unknown input 'Z', and input 'input' is missing; the model takes 'input'",
+        ),
+        (
+            {"inputs": [{"name": "input", "datatype": "FP64", "shape": [1, 4], "data": [1, 2, 3, 4]}]},
+            "input 'input' must be FP32, not FP64",
         ),
     ],
 )

@@ -253,9 +253,7 @@ def test_errors_name_what_is_wrong(client: InferenceServerClient) -> None:
     assert refused(client, [*inputs, other]).startswith("unknown input 'other'; the model takes ")
     assert refused(client, [*inputs, inputs[0]]) == "input 'x_BOOL' is there twice"
     wrong = InferInput("x_BOOL", [2, 2], "FP32").set_data_from_numpy(VALUES["FP32"])
-    assert refused(client, [wrong, *inputs[1:]]) == (
-        "input 'x_BOOL' must be BOOL of shape [-1, 2] (-1: any length), not FP32 of shape [2, 2]"
-    )
+    assert refused(client, [wrong, *inputs[1:]]) == ("input 'x_BOOL' must be BOOL, not FP32")
     inputs[0].set_shape([2, 3])
     assert refused(client, inputs) == "input 'x_BOOL': shape [2, 3] of BOOL needs 6 bytes, its data has 4"
     inputs[0].set_shape([2, 2])
