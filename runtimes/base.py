@@ -196,7 +196,7 @@ class InputCheck:
         for name, dtype, rank, sizes in self._expected:
             array = inputs.get(name)
             if array is None:
-                raise InputError(f"input {name!r} is missing; the model takes {self._names()}")
+                raise self._wrong_names(inputs)
             actual = array.dtype
             # numpy has one object per native dtype, so identity decides nearly every call
             if actual is not dtype and actual != dtype and not (dtype.kind == "O" and actual.kind in "SU"):
@@ -209,17 +209,31 @@ class InputCheck:
                     if shape[axis] != size:
                         raise self._mismatch(name, array)
         if len(inputs) != len(self._expected):
-            unknown = ", ".join(repr(name) for name in inputs if name not in self._specs)
-            raise InputError(f"unknown input {unknown}; the model takes {self._names()}")
+            raise self._wrong_names(inputs)
 
-    def _names(self) -> str:
-        return ", ".join(repr(name) for name in self._specs) or "no inputs"
+    def _wrong_names(self, inputs: Mapping[str, Array]) -> InputError:
+        """Return the error for inputs of which some are missing or unknown."""
+        unknown = [name for name in inputs if name not in self._specs]
+        missing = [name for name, *_ in self._expected if name not in inputs]
+        faults = []
+        if unknown:
+            faults.append(f"unknown {_listed(unknown)}")
+        if missing:
+            faults.append(f"{_listed(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+        names = ", ".join(map(repr, self._specs)) or "no inputs"
+        return InputError(f"{', and '.join(faults)}; the model takes {names}")
 
     def _mismatch(self, name: str, array: Array) -> InputError:
+        """Return the error for an input that does not fit; it tells only what differs."""
         spec = self._specs[name]
-        shape = "any shape" if spec.shape is None else f"shape {list(spec.shape)} (-1: any length)"
-        actual = f"{_describe(array.dtype)} of shape {list(array.shape)}"
-        return InputError(f"input {name!r} must be {spec.datatype} of {shape}, not {actual}")
+        datatype, shape = _describe(array.dtype), list(array.shape)
+        fits = datatype == spec.datatype
+        if fits and spec.shape is not None:
+            return InputError(f"input {name!r} must have shape {_shape(spec.shape)}, not {shape}")
+        if spec.shape is None or _has_shape(shape, spec.shape):
+            return InputError(f"input {name!r} must be {spec.datatype}, not {datatype}")
+        expected = f"{spec.datatype} of shape {_shape(spec.shape)}"
+        return InputError(f"input {name!r} must be {expected}, not {datatype} of shape {shape}")
 
 
 def check_inputs(signature: Signature, inputs: Mapping[str, Array]) -> None:
@@ -230,6 +244,20 @@ def check_inputs(signature: Signature, inputs: Mapping[str, Array]) -> None:
 def unknown_output(name: str, outputs: Sequence[str]) -> InputError:
     """Return the error for an output that the model does not have."""
     return InputError(f"unknown output {name!r}; the model gives {', '.join(map(repr, outputs))}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{'input' if len(names) == 1 else 'inputs'} {', '.join(map(repr, names))}"
+
+
+def _has_shape(shape: Sequence[int], expected: Sequence[int]) -> bool:
+    return len(shape) == len(expected) and all(
+        free < 0 or size == free for size, free in zip(shape, expected, strict=True)
+    )
+
+
+def _shape(expected: Sequence[int]) -> str:
+    return f"{list(expected)} (-1: any length)" if -1 in expected else str(list(expected))
 
 
 def _describe(dtype: np.dtype[Any]) -> str:

@@ -5,6 +5,7 @@
     ├── UnsafeFormat    a file that runs code when it is loaded
     ├── LoadError       the file is broken, or its engine refuses it
     ├── InputError      the caller's tensors are wrong
+    │   └── UnfitInput  only the run showed it: an index out of range, a shape that fits nothing
     └── ExecutionError  the model failed on inputs that looked right
 
 Each message says what happened, to which file or tensor, and what to do.
@@ -29,6 +30,10 @@ class LoadError(ModelError):
 
 class InputError(ModelError):
     """A tensor is missing, unknown, or of another datatype or shape; the message names it."""
+
+
+class UnfitInput(InputError):
+    """The tensors are as the signature says, and yet the model cannot take them, see `unfit`."""
 
 
 class ExecutionError(ModelError):

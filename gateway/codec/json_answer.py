@@ -10,6 +10,7 @@ import orjson
 
 from gateway.codec.call import Call
 from gateway.codec.classification import largest
+from gateway.codec.non_finite import is_float, to_json
 from gateway.codec.tensors import to_bytes
 from runtimes.base import Array, Datatype
 from runtimes.errors import ExecutionError, InputError
@@ -26,6 +27,9 @@ class Encoder:
     def __init__(self, model: str, version: str, labels: Mapping[str, Sequence[str]]) -> None:
         self._model = model
         self._version = version
+        # Where the outputs are in an answer without an id.
+        head = {"model_name": model, "model_version": version, "id": "", "outputs": []}
+        self._start = len(orjson.dumps(head)) - len("]}")
         self._datatypes: dict[np.dtype[Any], str] = {}
         self._labels = labels
         self._all_labels = labels.get("", ())
@@ -33,7 +37,7 @@ class Encoder:
     def __call__(self, call: Call, outputs: Mapping[str, Array]) -> tuple[bytes, int | None]:
         """Write an answer: its body, and how much of that is JSON where raw tensors follow, else None.
 
-        NaN and the infinities, which JSON does not have, become null.
+        NaN becomes null, and the infinities become strings, see `non_finite`.
 
         Raises:
             ExecutionError: when the protocol has no datatype for an output.
@@ -57,16 +61,17 @@ class Encoder:
                 tensor["data"] = array if array.ndim == 1 else array.reshape(-1)
             tensors.append(tensor)
         # All in one go: to put pieces together would copy them.
-        body = orjson.dumps(
-            {
-                "model_name": self._model,
-                "model_version": self._version,
-                "id": call.id,
-                "outputs": tensors,
-            },
-            _plain,
-            orjson.OPT_SERIALIZE_NUMPY,
-        )
+        document = {
+            "model_name": self._model,
+            "model_version": self._version,
+            "id": call.id,
+            "outputs": tensors,
+        }
+        body = orjson.dumps(document, _plain, orjson.OPT_SERIALIZE_NUMPY)
+        # orjson writes the infinities as null. Names of outputs apart, only that has a "u" or "l" there.
+        start = self._start
+        if body.find(b"u", start) >= 0 and body.find(b"l", start) >= 0 and _spell_infinities(tensors):
+            body = orjson.dumps(document, _plain, orjson.OPT_SERIALIZE_NUMPY)
         return (b"".join((body, *raw)), len(body)) if raw else (body, None)
 
     def _datatype(self, name: str, array: Array) -> str:
@@ -75,6 +80,17 @@ class Encoder:
         except InputError as error:
             raise ExecutionError(f"output {name!r}: {error}") from error
         return datatype
+
+
+def _spell_infinities(tensors: list[dict[str, Any]]) -> bool:
+    """Have infinities be written as strings; False where there are none."""
+    has_infinities = False
+    for tensor in tensors:
+        data = tensor.get("data")
+        if data is not None and is_float(data) and np.isinf(data).any():
+            tensor["data"] = to_json(data)
+            has_infinities = True
+    return has_infinities
 
 
 def _plain(flat: Array) -> Any:

@@ -2,20 +2,21 @@
 
 Specification: open-inference-protocol, `specification/protocol/inference_rest.md`, and Triton's extensions
 for binary tensors, classification and parameters. Beyond them, numbers are checked strictly: 1.5 is no
-INT64, true is no FP32, and a shape must fit its data.
+INT64, true is no FP32, and a shape must fit its data. Floats may be missing, see `non_finite`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, compress
 from typing import Any
 
 import numpy as np
 import orjson
 
 from gateway.codec.call import IN_BINARY, IN_JSON, Call, RequestedOutput
+from gateway.codec.non_finite import TEXTS, are_numbers, spell_literals, to_floats
 from gateway.codec.raw_request import RawInput
 from gateway.codec.tensors import from_bytes
 from gateway.wire.body import BodyReader
@@ -64,6 +65,9 @@ def _elements(datatype: Datatype) -> _Elements:
 
 
 _ELEMENTS: Mapping[str, _Elements] = {datatype.value: _elements(datatype) for datatype in Datatype}
+# What there may be among floats: null too, and strings that are numbers.
+_GAPS = frozenset({float, int, type(None), str})
+_FLOATS = ", ".join(datatype for datatype in Datatype if _ACCEPTS[datatype.numpy.kind] >= {float})
 _TYPE_NAMES: Mapping[type, str] = {
     float: "fractions",
     int: "integers",
@@ -120,6 +124,12 @@ class Decoder:
                 return document
         try:
             return orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            spelled = spell_literals(text)
+            if spelled is None:
+                raise InputError(f"the body is not JSON: {error}") from None
+        try:
+            return orjson.loads(spelled)
         except orjson.JSONDecodeError as error:
             raise InputError(f"the body is not JSON: {error}") from None
 
@@ -210,20 +220,48 @@ def _count(shape: list[Any]) -> int:
 
 def _array(name: str, data: list[Any], elements: _Elements) -> Array:
     flat, types = _flat(name, data)
-    if not types <= elements.accepted:
-        type_names = " or ".join(sorted(_TYPE_NAMES[kind] for kind in types - elements.accepted))
-        raise InputError(f"input {name!r}: {elements.datatype} cannot be made of {type_names}")
     kind = elements.kind
+    if not types <= elements.accepted:
+        if kind not in "fV" or not types <= _GAPS or (str in types and not are_numbers(flat)):
+            raise _refusal(name, data, flat, elements)
+        return to_floats(flat, elements.dtype)
     if kind in "iu" and flat:
         _check_range(name, min(flat), max(flat), elements)
     elif kind == "O":
         array = np.empty(len(flat), dtype=object)
         array[:] = [item.encode() for item in flat]
         return array
-    elif kind == "V":
-        # BF16's own conversion knows no integers beyond INT64
-        return np.array(flat, np.float64).astype(elements.dtype)
-    return np.array(flat, elements.dtype)
+    return to_floats(flat, elements.dtype) if kind == "V" else np.array(flat, elements.dtype)
+
+
+def _refusal(name: str, data: list[Any], flat: list[Any], elements: _Elements) -> InputError:
+    """Return the error for elements of other types; it says where the first of them is."""
+    is_wrong = [not _is_element(element, elements) for element in flat]
+    wrong = {type(element) for element in compress(flat, is_wrong)}
+    type_names = " or ".join(sorted(_TYPE_NAMES[kind] for kind in wrong))
+    place = _place(data, is_wrong.index(True))
+    advice = f"; only {_FLOATS} have missing values (null, NaN)" if type(None) in wrong else ""
+    return InputError(f"input {name!r}: {elements.datatype} cannot be made of {type_names} ({place}){advice}")
+
+
+def _is_element(element: Any, elements: _Elements) -> bool:
+    if type(element) in elements.accepted:
+        return True
+    return elements.kind in "fV" and (element is None or (type(element) is str and element in TEXTS))
+
+
+def _place(data: list[Any], position: int) -> str:
+    """Return where in nested lists the element is that has this position among all of them."""
+    sizes = []
+    inner: Any = data
+    while type(inner) is list:
+        sizes.append(len(inner))
+        inner = inner[0]
+    place = ""
+    for size in reversed(sizes):
+        position, index = divmod(position, size)
+        place = f"[{index}]{place}"
+    return f"data{place}"
 
 
 def _cast(name: str, numbers: Array, elements: _Elements) -> Array:

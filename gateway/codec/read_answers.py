@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from gateway.codec.non_finite import to_floats
 from gateway.codec.tensors import from_bytes
 from runtimes.base import Array, Datatype
 from runtimes.errors import InputError
@@ -37,7 +38,5 @@ def read_answer(body: memoryview, json_size: int | None) -> dict[str, Array]:
 
 def _from_json(data: list[Any], datatype: Datatype) -> Array:
     dtype = datatype.numpy
-    if dtype.kind in "fV":
-        # JSON has no NaN; our answers have null there.
-        data = [np.nan if value is None else value for value in data] if None in data else data
-    return np.array(data, dtype).reshape(-1)
+    array = to_floats(data, dtype) if dtype.kind in "fV" else np.array(data, dtype)
+    return array.reshape(-1)

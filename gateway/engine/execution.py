@@ -13,7 +13,8 @@ from gateway.engine.jobs import Job
 from gateway.errors import DeadlineExceeded
 from gateway.metrics.tally import Tally
 from runtimes.base import Array, TensorModel
-from runtimes.errors import ExecutionError
+from runtimes.errors import ExecutionError, UnfitInput
+from runtimes.unfit import unfit_input
 
 _MICROSECONDS = 1_000_000
 _OK = 200
@@ -37,6 +38,7 @@ class Execution:
 
     def fail(self, job: Job, failure: Exception) -> None:
         """Answer a call with an error."""
+        job.is_unfit = isinstance(failure, UnfitInput)
         job.status, message = explain(failure, job.request_id, self._names)
         job.codec.error(job, job.status, message)
 
@@ -120,6 +122,11 @@ class Execution:
         """Run the model; whatever it raises becomes an Exception, which ends a call and not the thread."""
         try:
             return self._model.infer(inputs, tuple(call.outputs))
+        except ExecutionError as failure:
+            unfit = unfit_input(failure, inputs, self._model.signature)
+            if unfit is None:
+                raise
+            raise unfit from failure
         except Exception:
             raise
         except BaseException as failure:  # `sys.exit()`, and the panic of an engine that is written in Rust

@@ -77,6 +77,8 @@ class Job:
     infer_seconds: float = 0.0
     encode_seconds: float = 0.0
     status: int = 500
+    is_unfit: bool = False
+    """Whether the model found only while it ran that it cannot take the inputs."""
     answer: bytes = b""
     answer_json_size: int | None = None
     """Where raw tensors begin in the answer, None where there are none."""

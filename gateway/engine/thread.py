@@ -313,6 +313,7 @@ class ComputeThread:
                     compute=job.decode_seconds + job.infer_seconds + job.encode_seconds,
                     infer=job.infer_seconds,
                     encode=job.encode_seconds,
+                    is_unfit=job.is_unfit,
                 )
             else:
                 self._tally.refused(job.role, job.status)

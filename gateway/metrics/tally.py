@@ -19,6 +19,8 @@ class Numbers:
 
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)
     """Answers by role and HTTP status."""
+    unfit: int = 0
+    """Callers' calls whose inputs the model found unfit only while it ran; they are answered with 400."""
     request: Histogram = field(default_factory=Histogram)
     queue: Histogram = field(default_factory=Histogram)
     compute: Histogram = field(default_factory=Histogram)
@@ -41,6 +43,7 @@ class Numbers:
     def add(self, other: Numbers) -> None:
         """Add another's numbers to these."""
         self.requests.update(other.requests)
+        self.unfit += other.unfit
         self.request.add(other.request)
         self.queue.add(other.queue)
         self.compute.add(other.compute)
@@ -76,6 +79,7 @@ class Tally:
         compute: float,
         infer: float = 0.0,
         encode: float = 0.0,
+        is_unfit: bool = False,
     ) -> None:
         """Count one answered call; durations in seconds, `infer` and `encode` being parts of `compute`."""
         with self._lock:
@@ -83,6 +87,7 @@ class Tally:
             numbers.requests[role, status] += 1
             if role == MIRRORED:
                 return
+            numbers.unfit += is_unfit
             numbers.request.observe(request)
             numbers.queue.observe(queue)
             numbers.compute.observe(compute)

@@ -3,6 +3,9 @@
 A metric fits an output by what it holds. Integers, booleans and strings are labels, and must be the same.
 A row of floats that are shares of 1 is a probability for each class: what counts is the likeliest class.
 Other rows of several floats are compared by their direction (cosine), single numbers by tolerance.
+
+NaN agrees with NaN, an infinity with the same one, and neither with anything else: a masked logit is -inf in
+both answers. Of vectors, the direction of what is finite counts, once the other places agree.
 """
 
 from __future__ import annotations
@@ -21,6 +24,10 @@ from runtimes.base import Array
 _SUM_TOLERANCE = 1e-2
 _BIN = 0.5
 _LABEL_LENGTH = 64
+_SEVERAL = 2
+# The kinds of numpy; BF16 is of kind V.
+_FLOATS = "fV"
+_NUMBERS = "biufV"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,7 @@ class Comparison:
     canary: Mapping[str, int] = field(default_factory=dict)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def compare(stable: Mapping[str, Array], canary: Mapping[str, Array], rules: ComparisonRules) -> Comparison:
     """Compare the outputs of two versions for one call, row by row along the first axis.
 
@@ -69,13 +77,14 @@ def compared_outputs(outputs: Mapping[str, Array], rules: ComparisonRules) -> li
 
 def metric_for(array: Array) -> Metric:
     """Return the metric that fits an output's values."""
-    if array.dtype.kind not in "fV":
+    if array.dtype.kind not in _FLOATS:
         return Metric.LABEL
-    if array.ndim < 2 or array.shape[-1] < 2:
+    if array.ndim < 2 or array.shape[-1] < _SEVERAL:
         return Metric.TOLERANCE
     rows = _rows(array).astype(np.float64)
-    shares = bool((rows >= 0).all()) and bool((abs(rows.sum(axis=1) - 1) < _SUM_TOLERANCE).all())
-    return Metric.LABEL if shares else Metric.COSINE
+    rows = rows[np.isfinite(rows).all(axis=1)]
+    are_shares = (rows >= 0).all(axis=1) & (abs(rows.sum(axis=1) - 1) < _SUM_TOLERANCE)
+    return Metric.LABEL if len(rows) and are_shares.all() else Metric.COSINE
 
 
 def _rows(array: Array) -> Array:
@@ -87,35 +96,63 @@ def _rows(array: Array) -> Array:
 
 
 def _agree(stable: Array, canary: Array, metric: Metric, rules: ComparisonRules) -> Array:
-    """Return a boolean for each row."""
-    if metric is Metric.LABEL:
-        return np.asarray(_rows(np.asarray(_labels(stable) == _labels(canary))).all(axis=1))
+    """Return a boolean for each row. Strings are labels by any metric."""
+    if metric is Metric.LABEL or stable.dtype.kind not in _NUMBERS or canary.dtype.kind not in _NUMBERS:
+        return _same_labels(stable, canary)
     first, second = stable.astype(np.float64), canary.astype(np.float64)
     if metric is Metric.TOLERANCE:
         close = np.isclose(second, first, rtol=rules.rtol, atol=rules.atol, equal_nan=True)
         return np.asarray(close.all(axis=1))
-    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    are_finite = np.isfinite(first) & np.isfinite(second)
+    others_agree = (are_finite | _same(first, second)).all(axis=1)
+    first, second = _directions(first, are_finite), _directions(second, are_finite)
     # Two rows of zeros point the same way; a single one points nowhere.
-    cosine = np.divide((first * second).sum(axis=1), norms, out=np.zeros(len(first)), where=norms > 0)
-    are_zeros = ~first.any(axis=1) & ~second.any(axis=1)
-    return np.asarray((cosine >= rules.cosine) | are_zeros)
+    point_alike = ((first * second).sum(axis=1) >= rules.cosine) | (first == second).all(axis=1)
+    return np.asarray(others_agree & point_alike)
 
 
-def _labels(rows: Array) -> Array:
-    """Return the labels as they are; of rows of floats, the index of the largest."""
-    return rows.argmax(axis=1) if rows.dtype.kind in "fV" and rows.shape[1] > 1 else rows
+def _same(first: Array, second: Array) -> Array:
+    """Return where two arrays of floats have the same number; NaN is the same as NaN."""
+    return np.asarray((first == second) | (np.isnan(first) & np.isnan(second)))
+
+
+def _directions(rows: Array, are_finite: Array) -> Array:
+    """Return the finite part of rows as vectors of length 1, or of 0 where it is zeros."""
+    rows = np.where(are_finite, rows, 0)
+    # The square of a very large number would be infinite, and that of a very small one 0.
+    largest = abs(rows).max(axis=1, keepdims=True, initial=0)
+    rows = np.divide(rows, largest, out=np.zeros_like(rows), where=largest > 0)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(np.divide(rows, lengths, out=rows, where=lengths > 0))
+
+
+def _same_labels(stable: Array, canary: Array) -> Array:
+    """Return a boolean for each row: rows of several floats have the index of the largest as their label."""
+    if stable.dtype.kind not in _FLOATS or canary.dtype.kind not in _FLOATS:
+        return np.asarray(np.asarray(stable == canary).all(axis=1))
+    first, second = stable.astype(np.float64), canary.astype(np.float64)
+    if first.shape[1] < _SEVERAL:
+        return np.asarray(_same(first, second).all(axis=1))
+    have_numbers_alike = (np.isnan(first) == np.isnan(second)).all(axis=1)
+    return np.asarray(have_numbers_alike & (_likeliest(first) == _likeliest(second)))
+
+
+def _likeliest(rows: Array) -> Array:
+    """Return the index of the largest number of each row; NaN is less than any."""
+    return np.asarray(np.where(np.isnan(rows), -np.inf, rows).argmax(axis=1))
 
 
 def _count(rows: Array, metric: Metric) -> Mapping[str, int]:
     """Count rows by label. Other numbers are put into bins, which are wider for larger numbers."""
-    if metric is Metric.LABEL:
-        counts = Counter(
-            _text(label)[:_LABEL_LENGTH] for label in np.asarray(_labels(rows)).reshape(-1).tolist()
-        )
-    else:
-        values = rows.astype(np.float64).reshape(-1).tolist()
-        counts = Counter(_bin(value) for value in values)
-    return limit_labels(counts)
+    if metric is not Metric.LABEL:
+        return limit_labels(Counter(_bin(value) for value in rows.astype(np.float64).reshape(-1).tolist()))
+    labels = rows.reshape(-1).tolist()
+    if rows.dtype.kind in _FLOATS and rows.shape[1] >= _SEVERAL:
+        values = rows.astype(np.float64)
+        # A row with NaN has a label of its own: what the likeliest class is in it says little.
+        labels = np.where(np.isnan(values).any(axis=1), np.nan, _likeliest(values)).tolist()
+        labels = [label if math.isnan(label) else int(label) for label in labels]
+    return limit_labels(Counter(_text(label)[:_LABEL_LENGTH] for label in labels))
 
 
 def _text(label: object) -> str:

@@ -25,7 +25,7 @@ from gateway.rollout.plan import Agreement, Metric
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
 from gateway.worker.version import AppOptions, Identity
-from runtimes.base import Array, LoadedModel, Resources, Signature, TensorSpec
+from runtimes.base import Array, Datatype, LoadedModel, Resources, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError
 from tests.support.ports import free_port
 from tests.support.waiting import wait
@@ -154,6 +154,37 @@ def test_raw_tensors_are_mirrored_too(serve: Callable[[Any], Serving]) -> None:
     assert canary.mirrored.stable == canary.mirrored.canary == {"0": 1, "1": 1, "2": 1}
 
 
+@pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64"])
+@pytest.mark.parametrize("is_raw", [False, True], ids=["json", "raw"])
+@pytest.mark.parametrize("metric", [Metric.AUTO, Metric.TOLERANCE])
+def test_equal_answers_agree_whatever_they_hold(
+    serve: Callable[[Any], Serving], datatype: str, is_raw: bool, metric: Metric
+) -> None:
+    dtype = Datatype(datatype).numpy
+    logits = np.array([[np.nan, np.inf, -np.inf, 0.1], [1.0, 2.0, -np.inf, -np.inf]]).astype(dtype)
+    scores = np.array([np.nan, -np.inf]).astype(dtype)
+    stable, canary = (serve(lambda: {"logits": logits, "scores": scores}) for _ in range(2))
+    other = serve(lambda: {"logits": -logits, "scores": scores})
+    parameters = {"binary_data_output": is_raw}
+    for target, agreeing in ((canary, 3), (other, 0)):
+        stable.mirror(target.address, metric=metric)
+        for number in range(3):
+            stable.call(number, parameters=parameters)
+        target.wait_for(3)
+        assert target.mirrored == MirroredCalls(3, agreeing)
+
+
+def test_calls_with_missing_values_are_mirrored(serve: Callable[[Any], Serving]) -> None:
+    stable, canary = serve("v1"), serve("v2")
+    stable.mirror(canary.address)
+    body = b'{"inputs":[{"name":"input","datatype":"FP32","shape":[1,4],"data":[%s,1,null,"Infinity"]}]}'
+    for literal in (b"NaN", b"1"):
+        status, answer = stable.post(INFER, body % literal)
+        assert status == 200, answer
+    canary.wait_for(2)
+    assert canary.mirrored == MirroredCalls(2, 2)
+
+
 def test_a_canary_that_fails_agrees_in_nothing(serve: Callable[[Any], Serving]) -> None:
     def fail() -> Mapping[str, Array]:
         raise ExecutionError("no")
@@ -251,6 +282,11 @@ def test_answers_are_read_as_they_were_given() -> None:
     assert outputs["y"].tolist()[0][0] == 1.5
     assert np.isnan(outputs["y"][0, 1])
     assert outputs["s"].tolist() == ["a"]
+    data = [None, "Infinity", "-Infinity", 1.5]
+    for datatype in ("FP16", "BF16", "FP32", "FP64"):
+        odd = {"outputs": [{"name": "y", "datatype": datatype, "shape": [4], "data": data}]}
+        values = read_answer(memoryview(json.dumps(odd).encode()), None)["y"].astype(np.float64)
+        np.testing.assert_array_equal(values, [np.nan, np.inf, -np.inf, 1.5])
     for broken in (
         b"",
         b"{}",

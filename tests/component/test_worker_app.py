@@ -23,7 +23,7 @@ from gateway.kits.library import Library
 from gateway.kits.model import choose_runtime, load
 from gateway.metrics.tally import Tally
 from gateway.oci.reference import parse_reference
-from gateway.serving import QueueLimits
+from gateway.serving import Batching, QueueLimits
 from gateway.wire.grpc_frames import framed
 from gateway.wire.grpc_messages import message
 from gateway.wire.server import HttpServer
@@ -33,6 +33,8 @@ from gateway.worker.grpc import STREAM_INFER
 from gateway.worker.version import AppOptions, Identity
 from runtimes.base import Array, LoadedModel, Resources, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError
+from runtimes.onnx import OnnxRuntime
+from tests.support.model_files import node, onnx_model, value_info
 from tests.support.waiting import wait
 
 SECONDS = 10
@@ -271,7 +273,7 @@ def test_head_tells_what_get_would_without_the_body(iris: Serving, path: str, st
         ),
         (
             {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]},
-            "input 'input' must be FP32 of shape [-1, 4] (-1: any length), not FP32 of shape [1, 3]",
+            "input 'input' must have shape [-1, 4] (-1: any length), not [1, 3]",
         ),
         (
             {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3]}]},
@@ -279,7 +281,11 @@ def test_head_tells_what_get_would_without_the_body(iris: Serving, path: str, st
         ),
         (
             {"inputs": [{"name": "Z", "datatype": "FP32", "shape": [1], "data": [1]}]},
-            "input 'input' is missing; the model takes 'input'",
+            "unknown input 'Z', and input 'input' is missing; the model takes 'input'",
+        ),
+        (
+            {"inputs": [{"name": "input", "datatype": "FP64", "shape": [1, 4], "data": [1, 2, 3, 4]}]},
+            "input 'input' must be FP32, not FP64",
         ),
     ],
 )
@@ -376,6 +382,24 @@ def test_a_large_body_is_read_whole(iris: Serving) -> None:
     status, answer = iris.infer(json.dumps({"inputs": [flowers], "outputs": [{"name": "label"}]}).encode())
     assert status == 200
     assert answer["outputs"][0]["data"] == [0] * rows
+
+
+@pytest.mark.parametrize("batching", [None, Batching(8, 0.001)], ids=["alone", "batched"])
+def test_an_index_out_of_range_is_the_callers_error(tmp_path: Path, batching: Batching | None) -> None:
+    path = tmp_path / "model.onnx"
+    nodes = [node("Add", ["ids", "ids"], ["twice"]), node("GatherElements", ["twice", "ids"], ["y"])]
+    path.write_bytes(onnx_model(nodes, [value_info("ids", 7, ["n"])], [value_info("y", 7, ["n"])]))
+    serving = Serving(OnnxRuntime().load(path, Resources()), batching=batching)
+    try:
+        answers = []
+        for ids in ([0, 1], [1, 5], [0, 0]):
+            tensor = {"name": "ids", "datatype": "INT64", "shape": [2], "data": ids}
+            answers.append(serving.infer(json.dumps({"inputs": [tensor]}).encode()))
+        assert [status for status, _ in answers] == [200, 400, 200]
+        assert answers[1][1]["error"].startswith("the model cannot take one of 1 to 5 in input 'ids': ")
+        assert serving.tally.numbers().unfit == 1
+    finally:
+        serving.stop()
 
 
 def test_a_model_that_fails_says_why(

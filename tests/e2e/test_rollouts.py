@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.support.artifacts import LayoutBuilder, tar
 from tests.support.kitserve import Running
 from tests.support.load import Load
+from tests.support.model_files import node, onnx_model, value_info
 from tests.support.registry import Registry
 
 STEPS = [{"weight": 20, "for": "2s"}, {"weight": 60, "for": "2s"}]
@@ -194,6 +196,39 @@ def test_a_version_that_answers_wrongly_is_stopped_by_agreement(kitserve: Runnin
         kitserve.models["wrong"]["kit"] = kit(layout, "v2")
         kitserve.apply()
         kitserve.wait_for_rollout("wrong", phase="Healthy")
+        load.forget()
+        load.wait_for("v2")
+    assert load.failures == {}
+
+
+def test_equal_versions_agree_on_answers_with_masked_values(kitserve: Running, tmp_path: Path) -> None:
+    builder = LayoutBuilder(tmp_path / "layout")
+    shape = ("n", 3)
+    for tag, operators in {"v1": ["Log"], "v2": ["Log", "Identity"], "bad": ["Log", "Neg"]}.items():
+        names = ["x", *(f"y{step}" for step in range(1, len(operators))), "y"]
+        nodes = [node(each, [names[step]], [names[step + 1]]) for step, each in enumerate(operators)]
+        model = onnx_model(nodes, [value_info("x", 1, shape)], [value_info("y", 1, shape)])
+        rows = b'{"inputs": {"x": [1, 0, null]}, "outputs": {"y": [0, -Infinity, NaN]}}\n'
+        builder.kit(f"test/masked:{tag}", tar(("model.onnx", model)), path="model.onnx", rows=rows)
+    kits = f"oci-layout:{builder.directory}:test/masked"
+    # A logarithm of 0 is -inf, of -1 NaN.
+    data = '[[2,1,0],[1,-1,4],[NaN,null,"Infinity"]]'
+    body = f'{{"inputs":[{{"name":"x","shape":[3,3],"datatype":"FP32","data":{data}}}]}}'.encode()
+    checks = {**QUICK["checks"], "agreement": {"min": 0.9, "mirror": 1.0}}
+    masked: dict[str, Any] = {"kit": f"{kits}:v1", "rollout": {**QUICK, "checks": checks}}
+    kitserve.models = {"masked": masked}
+    kitserve.apply()
+    kitserve.wait_for_rollout("masked")
+    with Load(f"{kitserve.url}/v2/models/masked/infer", body, pause=0.005) as load:
+        load.wait_for("v1")
+        masked["kit"] = f"{kits}:bad"
+        kitserve.apply(check=False)
+        shown = kitserve.wait_for_rollout("masked", phase="Degraded")
+        assert shown["message"].startswith("canary disagrees on")
+        masked["rollout"]["golden"] = {"dataset": "rows"}
+        masked["kit"] = f"{kits}:v2"
+        kitserve.apply()
+        kitserve.wait_for_rollout("masked", phase="Healthy")
         load.forget()
         load.wait_for("v2")
     assert load.failures == {}

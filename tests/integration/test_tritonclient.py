@@ -112,6 +112,31 @@ def test_every_datatype_there_and_back(
     assert (answer["model_name"], answer["model_version"], answer["id"]) == ("echo", "v1", "r-1")
 
 
+@pytest.mark.parametrize("binary_out", [True, False], ids=["raw out", "json out"])
+@pytest.mark.parametrize("binary_in", [True, False], ids=["raw in", "json in"])
+def test_missing_values_and_infinities_there_and_back(
+    client: InferenceServerClient, binary_in: bool, binary_out: bool
+) -> None:
+    inputs = tensors(True)
+    odd: dict[str, Array] = {}
+    for position, (datatype, zeros) in enumerate(VALUES.items()):
+        if datatype.startswith(("FP", "BF")):
+            values = odd[datatype] = np.array([[np.nan, np.inf], [-np.inf, 0.1]]).astype(zeros.dtype)
+            inputs[position] = InferInput(f"x_{datatype}", [2, 2], datatype)
+            # the client itself refuses BF16 in JSON
+            inputs[position].set_data_from_numpy(values, binary_data=binary_in or datatype == "BF16")
+    # nor does it make BF16 of null
+    outputs = [
+        InferRequestedOutput(f"y_{datatype}", binary_data=binary_out or datatype == "BF16")
+        for datatype in odd
+    ]
+    result = client.infer("echo", inputs, outputs=outputs)
+    for datatype, values in odd.items():
+        answer = result.as_numpy(f"y_{datatype}")
+        assert answer.dtype == values.dtype
+        np.testing.assert_array_equal(answer.view("u1"), values.view("u1"))
+
+
 def test_outputs_are_chosen_one_by_one(client: InferenceServerClient) -> None:
     outputs = [InferRequestedOutput("y_INT8", binary_data=False), InferRequestedOutput("y_BYTES")]
     result = client.infer("echo", tensors(True), outputs=outputs)
@@ -228,9 +253,7 @@ def test_errors_name_what_is_wrong(client: InferenceServerClient) -> None:
     assert refused(client, [*inputs, other]).startswith("unknown input 'other'; the model takes ")
     assert refused(client, [*inputs, inputs[0]]) == "input 'x_BOOL' is there twice"
     wrong = InferInput("x_BOOL", [2, 2], "FP32").set_data_from_numpy(VALUES["FP32"])
-    assert refused(client, [wrong, *inputs[1:]]) == (
-        "input 'x_BOOL' must be BOOL of shape [-1, 2] (-1: any length), not FP32 of shape [2, 2]"
-    )
+    assert refused(client, [wrong, *inputs[1:]]) == ("input 'x_BOOL' must be BOOL, not FP32")
     inputs[0].set_shape([2, 3])
     assert refused(client, inputs) == "input 'x_BOOL': shape [2, 3] of BOOL needs 6 bytes, its data has 4"
     inputs[0].set_shape([2, 2])

@@ -55,7 +55,20 @@ _fraction = st.from_regex(
     r"-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,25})?([eE][+-]?[0-9]{1,3})?", fullmatch=True
 ) | st.floats(allow_nan=False, allow_infinity=False).map(repr)
 _odd = st.sampled_from(
-    ["true", "null", '"1"', "[]", "[1]", "{}", "1e400", "-0", "-0.0", "NaN", "01", "1.", "9" * 500, '"[" ']
+    [
+        *["true", "null", '"1"', "[]", "[1]", "{}", "1e400", "-0", "-0.0", "01", "1.", "9" * 500, '"[" '],
+        *[
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            '"NaN"',
+            '"Infinity"',
+            '"-Infinity"',
+            "-NaN",
+            '"\\"NaN"',
+            "NaN,NaN",
+        ],
+    ]
 )
 _names = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
 

@@ -76,12 +76,17 @@ class LayoutBuilder:
         (self.directory / "index.json").write_text(json.dumps(index))
         return str(descriptor["digest"])
 
-    def kit(self, name: str, data: bytes, packing: str = "tar", path: str = "model") -> str:
-        """Store a ModelKit with one model layer; return its digest."""
-        layer = self.blob(f"{MODELKIT}.model.v1.{packing}", data)
-        kitfile = {"package": {}, "model": {"path": path, "digest": layer["digest"]}}
+    def kit(
+        self, name: str, data: bytes, packing: str = "tar", path: str = "model", rows: bytes = b""
+    ) -> str:
+        """Store a ModelKit with a model layer, and a dataset of `rows` (JSON lines); return its digest."""
+        layers = [self.blob(f"{MODELKIT}.model.v1.{packing}", data)]
+        kitfile: dict[str, Any] = {"package": {}, "model": {"path": path, "digest": layers[0]["digest"]}}
+        if rows:
+            layers.append(self.blob(f"{MODELKIT}.dataset.v1.tar", tar(("rows.jsonl", rows))))
+            kitfile["datasets"] = [{"name": "rows", "path": "rows.jsonl", "digest": layers[1]["digest"]}]
         config = self.blob(f"{MODELKIT}.config.v1+json", json.dumps(kitfile).encode())
-        return self.artifact(name, {"schemaVersion": 2, "config": config, "layers": [layer]})
+        return self.artifact(name, {"schemaVersion": 2, "config": config, "layers": layers})
 
 
 def digest_of(layout: Path, name: str) -> str:

@@ -292,6 +292,7 @@ def test_what_is_declared_is_what_prometheus_reads(tally: Tally) -> None:
 
 def test_every_number_adds_up_over_workers(tally: Tally) -> None:
     tally.compared(0.5, False, {}, {})
+    tally.answered("canary", 400, request=0.1, queue=0.0, compute=0.1, is_unfit=True)
     one = tally.numbers()
     for field in fields(Numbers):
         total = Numbers()

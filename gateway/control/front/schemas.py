@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from gateway.codec.non_finite import TEXTS as NON_FINITE
 from runtimes.base import Datatype, Signature, TensorSpec
 
 Schema = Mapping[str, Any]
 
 _MAX_RANK = 16
-_JSON_TYPES: Mapping[str, str] = {"f": "number", "V": "number", "b": "boolean", "O": "string"}
+_JSON_TYPES: Mapping[str, str] = {"b": "boolean", "O": "string"}
 
 
 def ref(name: str) -> Schema:
@@ -59,7 +60,7 @@ def components() -> dict[str, Schema]:
         ),
         "Datatype": {"type": "string", "enum": [datatype.value for datatype in Datatype]},
         "Shape": shape,
-        "Data": _nested({"type": ["number", "boolean", "string"]}, "Data"),
+        "Data": _nested({"type": ["number", "boolean", "string", "null"]}, "Data"),
         **{_data_name(datatype): _nested(_element(datatype), _data_name(datatype)) for datatype in Datatype},
         "InputTensor": _input(text, ref("Datatype"), ref("Shape"), ref("Data")),
         "RequestedOutput": _requested(text),
@@ -72,7 +73,7 @@ def components() -> dict[str, Schema]:
                 "parameters": ref("Parameters"),
                 "data": _described(
                     {"type": "array", "items": {"type": ["number", "boolean", "string", "null"]}},
-                    "Row by row. NaN and the infinities, which JSON does not have, are null.",
+                    'Row by row. NaN is null, the infinities are "Infinity" and "-Infinity".',
                 ),
             },
             ["name", "datatype", "shape"],
@@ -262,6 +263,8 @@ def _shape(spec: TensorSpec) -> Schema:
 
 def _element(datatype: Datatype) -> Schema:
     kind = datatype.numpy.kind
+    if kind in "fV":
+        return {"anyOf": [{"type": ["number", "null"]}, {"enum": sorted(NON_FINITE)}]}
     if kind in _JSON_TYPES:
         return {"type": _JSON_TYPES[kind]}
     limits = np.iinfo(datatype.numpy)

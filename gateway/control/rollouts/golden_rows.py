@@ -4,6 +4,8 @@ In JSONL, each line is `{"inputs": {NAME: VALUE}, "outputs": {NAME: VALUE}}`, a 
 batch axis. In CSV, the first line names the columns. The target's column, else the last one, holds what is
 expected of the output. The others are the row of the model's input, in their order; where the model has
 several inputs, the columns have their names.
+
+Floats may be missing: null or NaN in JSONL, which need not be strict JSON, and an empty cell in CSV.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from gateway.codec.non_finite import is_float, spell_literals, to_floats, to_json
 from gateway.codec.read_answers import read_answer
 from gateway.errors import KitError
 from gateway.kits.datasets import Dataset
@@ -30,6 +33,9 @@ from runtimes.errors import InputError
 _MAX_ROWS = 10_000
 _ROWS_PER_CALL = 64
 _SECONDS = 60.0
+# Cells that hold nothing; NaN is a number.
+_MISSING = frozenset({"", "na", "n/a", "null", "none"})
+_BOOLEANS: Mapping[str, bool] = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +82,21 @@ def _json_rows(text: str) -> Iterator[Row]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
-        row = orjson.loads(line)
+        row = _load(line)
         inputs, outputs = row["inputs"], row["outputs"]
         if not isinstance(inputs, dict) or not isinstance(outputs, dict) or not inputs or not outputs:
             raise ValueError(f"line {number}: inputs and outputs must be objects with something in them")
         yield Row(inputs, outputs)
+
+
+def _load(line: str) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        spelled = spell_literals(line.encode())
+        if spelled is None:
+            raise
+        return orjson.loads(spelled)
 
 
 def _csv_rows(text: str, golden: Golden, signature: Signature) -> Iterator[Row]:
@@ -94,28 +110,41 @@ def _csv_rows(text: str, golden: Golden, signature: Signature) -> Iterator[Row]:
     column = names.index(target)
     output = golden.output or _label_output(signature, target)
     output_spec = next((spec for spec in signature.outputs if spec.name == output), None)
-    if output_spec is not None and output_spec.shape is not None and len(output_spec.shape) > 1:
-        # A single value for a row of several numbers is the index of the largest.
-        output_spec = None
     for number, values in enumerate(lines, 2):
         if not values:
             continue
         if len(values) != len(names):
             raise ValueError(f"line {number} has {len(values)} values for {len(names)} columns")
-        given = {name: value for name, value in zip(names, values, strict=True) if name != target}
-        yield Row(_csv_inputs(given, signature), {output: _value(values[column], output_spec)})
+        row = [
+            _Cell(value.strip(), f"line {number}, column {name}")
+            for name, value in zip(names, values, strict=True)
+        ]
+        cells = {name: cell for name, cell in zip(names, row, strict=True) if name != target}
+        yield Row(_csv_inputs(cells, signature), {output: _expected_value(row[column], output_spec)})
 
 
-def _csv_inputs(given: Mapping[str, str], signature: Signature) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """A cell of a CSV file, and which one it is."""
+
+    text: str
+    place: str
+
+    @property
+    def is_missing(self) -> bool:
+        return self.text.lower() in _MISSING
+
+
+def _csv_inputs(cells: Mapping[str, _Cell], signature: Signature) -> dict[str, Any]:
     if len(signature.inputs) == 1:
         (spec,) = signature.inputs
-        row = [_value(value, spec) for value in given.values()]
+        row = [_value(cell, spec.datatype) for cell in cells.values()]
         return {spec.name: row[0] if len(spec.shape or (0, 0)) == 1 else row}
     # A row of a column [batch, 1] is a list of one.
     return {
         spec.name: [value] if len(spec.shape or ()) == 2 else value
         for spec in signature.inputs
-        for value in (_value(given[spec.name], spec),)
+        for value in (_value(cells[spec.name], spec.datatype),)
     }
 
 
@@ -131,15 +160,32 @@ def _label_output(signature: Signature, target: str) -> str:
     return candidates[0]
 
 
-def _value(text: str, spec: TensorSpec | None) -> Any:
-    kind = "f" if spec is None else Datatype(spec.datatype).numpy.kind
-    text = text.strip()
+def _expected_value(cell: _Cell, spec: TensorSpec | None) -> Any:
+    """Return what a cell expects of an output; of a row of several numbers, the index of the largest."""
+    shape = None if spec is None else spec.shape
+    is_class = shape is not None and len(shape) > 1 and shape[-1] != 1
+    if spec is not None and not is_class:
+        return _value(cell, spec.datatype)
+    if is_class and cell.is_missing:
+        raise ValueError(f"{cell.place} is empty; the index of a class is expected there")
+    number = _value(cell, Datatype.FP64)
+    return int(number) if number.is_integer() else number
+
+
+def _value(cell: _Cell, datatype: str) -> Any:
+    kind = Datatype(datatype).numpy.kind
     if kind == "O":
-        return text
-    if kind == "b":
-        return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-    number = float(text)
-    return int(number) if kind in "iu" or (spec is None and number.is_integer()) else number
+        return cell.text
+    if kind in "fV" and cell.is_missing:
+        return math.nan
+    if cell.is_missing:
+        raise ValueError(f"{cell.place} is empty, and {datatype} has no missing values")
+    try:
+        if kind == "b":
+            return _BOOLEANS[cell.text.lower()]
+        return int(float(cell.text)) if kind in "iu" else float(cell.text)
+    except (ValueError, OverflowError, KeyError) as error:
+        raise ValueError(f"{cell.place}: {error}") from error
 
 
 def score(
@@ -157,7 +203,8 @@ def score(
     try:
         for first in range(0, len(rows), size):
             part = rows[first : first + size]
-            connection.request("POST", path, _request(part, signature), {"Kitserve-Edge": key})
+            request = _request(part, first + 1, signature)
+            connection.request("POST", path, request, {"Kitserve-Edge": key})
             answer = connection.getresponse()
             body = answer.read()
             if answer.status != http.HTTPStatus.OK:
@@ -177,7 +224,8 @@ def _is_batch(spec: TensorSpec) -> bool:
     return bool(spec.shape) and spec.shape is not None and spec.shape[0] == -1
 
 
-def _request(rows: Sequence[Row], signature: Signature) -> bytes:
+def _request(rows: Sequence[Row], first: int, signature: Signature) -> bytes:
+    """Write the call for rows of which the first has the number `first`."""
     inputs = []
     for spec in signature.inputs:
         try:
@@ -185,20 +233,30 @@ def _request(rows: Sequence[Row], signature: Signature) -> bytes:
         except KeyError:
             raise KitError(f"a row has no input {spec.name}") from None
         if not spec.shape or _is_batch(spec) or spec.shape[0] == 1:
-            array = _array(values, Datatype(spec.datatype))
+            array = _array(values, spec, first)
         else:
-            array = _array(values[0], Datatype(spec.datatype))
-        data = array.reshape(-1).tolist()
+            array = _array(values[:1], spec, first)[0]
+        flat = array.reshape(-1)
+        data = to_json(flat) if is_float(flat) else flat.tolist()
         tensor = {"name": spec.name, "datatype": spec.datatype, "shape": list(array.shape), "data": data}
         inputs.append(tensor)
     return orjson.dumps({"inputs": inputs})
 
 
-def _array(values: Any, datatype: Datatype) -> Array:
+def _array(values: Any, spec: TensorSpec, first: int) -> Array:
+    datatype = Datatype(spec.datatype)
+    dtype = datatype.numpy
+    if dtype.kind not in "fV" and _has_null(values):
+        number = next((row for row, value in enumerate(values, first) if _has_null(value)), first)
+        raise KitError(f"row {number}: input {spec.name} has null, and {datatype} has no missing values")
     try:
-        return np.array(values, datatype.numpy)
+        return to_floats(values, dtype) if dtype.kind in "fV" else np.array(values, dtype)
     except (ValueError, TypeError, OverflowError) as error:
-        raise KitError(f"a row's input is no {datatype}: {error}") from error
+        raise KitError(f"a row's input {spec.name} is no {datatype}: {error}") from error
+
+
+def _has_null(values: Any) -> bool:
+    return values is None or (isinstance(values, list) and any(map(_has_null, values)))
 
 
 def _right(rows: Sequence[Row], outputs: Mapping[str, Array], golden: Golden) -> float:
@@ -208,11 +266,34 @@ def _right(rows: Sequence[Row], outputs: Mapping[str, Array], golden: Golden) ->
     for name in rows[0].outputs:
         if name not in outputs:
             raise KitError(f"the model has no output {name}; it gives {', '.join(outputs)}")
-        values, output = np.array([row.outputs[name] for row in rows]), outputs[name]
+        output = outputs[name]
+        values = _expected(name, [row.outputs[name] for row in rows], output)
         if golden.metric in (Metric.AUTO, Metric.LABEL) and values.ndim == 1 and values.dtype.kind in "iu":
             # A class is expected where the model gives a probability for each.
-            output = output.argmax(axis=-1) if output.ndim > 1 and output.shape[-1] > 1 else output
+            output = _likeliest(output) if output.ndim > 1 and output.shape[-1] > 1 else output
         if output.size == values.size and math.prod(output.shape[1:]) == math.prod(values.shape[1:]):
             output = output.reshape(values.shape)
         expected[name], answered[name] = values, output
     return compare(expected, answered, golden).agreeing * len(rows)
+
+
+def _expected(name: str, rows: list[Any], output: Array) -> Array:
+    """Return what rows expect of an output: floats of one of floats, or the indices of classes."""
+    try:
+        if not is_float(output):
+            if _has_null(rows):
+                datatype = Datatype.of(output.dtype)
+                raise KitError(f"a row expects null of output {name}, and {datatype} has no missing values")
+            return np.array(rows)
+        is_vector = output.ndim > 1 and output.shape[-1] > 1
+        if is_vector and all(type(value) is int for value in rows):
+            return np.array(rows)
+        return to_floats(rows, np.dtype(np.float64))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise KitError(f"what a row expects of output {name} does not fit it: {error}") from error
+
+
+def _likeliest(output: Array) -> Array:
+    """Return the index of the largest number of each row, -1 for a row with NaN."""
+    values = output.astype(np.float64)
+    return np.where(np.isnan(values).any(axis=-1), -1, values.argmax(axis=-1))

@@ -60,7 +60,8 @@ def _counted(numbers: Numbers) -> Activity:
             statuses[status] += count
     side = Side(
         calls=statuses.total(),
-        errors=sum(count for status, count in statuses.items() if status >= _ERRORS),
+        # What a model cannot take is its version's error too: the other version may take it.
+        errors=numbers.unfit + sum(count for status, count in statuses.items() if status >= _ERRORS),
         latency=tuple(numbers.request.counts),
     )
     return Activity(side, numbers.mirrored)

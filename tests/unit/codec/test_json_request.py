@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import numpy as np
@@ -102,15 +103,87 @@ def test_id_and_outputs() -> None:
     assert decode(tensor(), outputs=[]).outputs == {}
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"inputs": [NaN]}', b"[" * 2000, b'"\\ud800"'])
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"inputs": [NaN}', b"[" * 2000, b'"\\ud800"'])
 def test_what_is_not_json_is_refused(body: bytes) -> None:
     with pytest.raises(InputError, match=r"^the body is not JSON: "):
         read(body)
 
 
-def test_a_nan_literal_is_not_json() -> None:
-    assert refused(tensor(data=[1.0, float("nan")])).startswith("the body is not JSON: ")
-    assert refused(tensor(data=[1.0, float("inf")])).startswith("the body is not JSON: ")
+FLOATS = ["FP16", "BF16", "FP32", "FP64"]
+
+
+@pytest.mark.parametrize("datatype", FLOATS)
+@pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
+@pytest.mark.parametrize(
+    ("texts", "values"),
+    [
+        (["null", "1", "null", "2.5"], [np.nan, 1, np.nan, 2.5]),
+        (["NaN", "Infinity", "-Infinity", "2.5"], [np.nan, np.inf, -np.inf, 2.5]),
+        (['"NaN"', '"Infinity"', '"-Infinity"', "2.5"], [np.nan, np.inf, -np.inf, 2.5]),
+        (["null"] * 4, [np.nan] * 4),
+        (['"Infinity"'] * 4, [np.inf] * 4),
+        (["NaN", "null", '"NaN"', "18446744073709551615"], [np.nan, np.nan, np.nan, 2.0**64]),
+    ],
+)
+@pytest.mark.parametrize("space", ["", " ", "\r\n\t"], ids=["dense", "spaced", "lines"])
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
+def test_missing_values_and_infinities_are_floats(
+    datatype: str, nested: bool, texts: list[str], values: list[float], space: str
+) -> None:
+    dense = [f"{space}{text}{space}" for text in texts]
+    data = f"[{','.join(dense[:2])}],[{','.join(dense[2:])}]" if nested else ",".join(dense)
+    for filler in ("", " " * 2000):  # a large body is read in another way
+        body = f'{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":[2,2],"data":[{data}]}}]{filler}}}'
+        array = read(body.encode()).inputs["x"]
+        expected = np.array(values, np.float64).astype(Datatype(datatype).numpy).reshape(2, 2)
+        assert (array.dtype, array.shape) == (expected.dtype, (2, 2))
+        np.testing.assert_array_equal(array.astype(np.float64), expected.astype(np.float64))
+
+
+def test_the_words_of_numbers_in_a_text_stay_text() -> None:
+    texts = ["NaN", "Infinity", "[NaN, Infinity]", '\\", NaN, "', "\\\\"]
+    plain = {"name": "y", "datatype": "FP32", "shape": [1], "data": [float("nan")]}
+    call = decode(tensor("BYTES", [5], texts), plain, id=", NaN ,")
+    assert call.inputs["x"].tolist() == [text.encode() for text in texts]
+    assert (call.id, str(call.inputs["y"])) == (", NaN ,", "[nan]")
+
+
+@pytest.mark.parametrize(
+    "text", ["nan", "+Infinity", "--Infinity", "INF", "NaNs", "infinity", "{NaN:1}", "-NaN"]
+)
+def test_other_literals_are_no_json(text: str) -> None:
+    body = f'{{"inputs":[{{"name":"x","datatype":"FP32","shape":[2],"data":[NaN,{text}]}}]}}'.encode()
+    with pytest.raises(InputError, match=r"^the body is not JSON: "):
+        read(body)
+
+
+@pytest.mark.parametrize(
+    "body", [b'"' + b'\\"' * 200_000 + b"NaN", b"[" * 400_000 + b"NaN", b"[NaN," * 200_000]
+)
+def test_literals_in_what_is_no_json_cost_little(body: bytes) -> None:
+    began = time.perf_counter()
+    with pytest.raises(InputError, match=r"^the body is not JSON: "):
+        read(body)
+    assert time.perf_counter() - began < 2
+
+
+@pytest.mark.parametrize("datatype", [datatype for datatype in VALUES if datatype not in FLOATS])
+@pytest.mark.parametrize("value", [None, float("nan")], ids=["null", "NaN"])
+def test_other_datatypes_have_no_missing_values(datatype: str, value: Any) -> None:
+    values = [*VALUES[datatype][:3], value]
+    words = f"input 'x': {datatype} cannot be made of null ({{}}); "
+    words += "only FP16, BF16, FP32, FP64 have missing values (null, NaN)"
+    assert refused(tensor(datatype, [4], values)) == words.format("data[3]")
+    nested = [values[:2], values[2:]]
+    assert refused(tensor(datatype, [2, 2], nested)) == words.format("data[1][1]")
+
+
+@pytest.mark.parametrize("datatype", [datatype for datatype in VALUES if datatype not in [*FLOATS, "BYTES"]])
+def test_other_numbers_are_never_infinite(datatype: str) -> None:
+    for value in ("Infinity", float("-inf")):
+        assert refused(tensor(datatype, [2], [VALUES[datatype][0], value])) == (
+            f"input 'x': {datatype} cannot be made of strings (data[1])"
+        )
 
 
 def test_a_number_beyond_all_measure_is_refused() -> None:
@@ -185,30 +258,31 @@ def test_ragged_data_is_refused(datatype: str, data: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("datatype", "data", "types"),
+    ("datatype", "data", "types", "first"),
     [
-        ("FP32", ["1", "2"], "strings"),
-        ("FP32", [1, "2"], "strings"),
-        ("FP64", [True, False], "booleans"),
-        ("FP64", [0.5, True], "booleans"),
-        ("FP16", [1, None], "null"),
-        ("FP32", [{}, None], "null or objects"),
-        ("INT64", [1, 1.5], "fractions"),
-        ("INT64", [1.0, 2.0], "fractions"),
-        ("INT64", [1, True], "booleans"),
-        ("UINT8", [1, "2"], "strings"),
-        ("INT64", [1, 2**64], "fractions"),
-        ("BOOL", [0, 1], "integers"),
-        ("BOOL", [True, 1], "integers"),
-        ("BOOL", ["true", "false"], "strings"),
-        ("BYTES", [1, "2"], "integers"),
-        ("BYTES", ["a", None], "null"),
+        ("FP32", ["1", "2"], "strings", 0),
+        ("FP32", [1, "2"], "strings", 1),
+        ("FP32", ["NaN", "nan"], "strings", 1),
+        ("BF16", [None, "2"], "strings", 1),
+        ("FP64", [True, False], "booleans", 0),
+        ("FP64", [0.5, True], "booleans", 1),
+        ("FP64", [None, True], "booleans", 1),
+        ("FP32", [{}, None], "objects", 0),
+        ("INT64", [1, 1.5], "fractions", 1),
+        ("INT64", [1.0, 2.0], "fractions", 0),
+        ("INT64", [1, True], "booleans", 1),
+        ("UINT8", [1, "2"], "strings", 1),
+        ("INT64", [1, 2**64], "fractions", 1),
+        ("BOOL", [0, 1], "integers", 0),
+        ("BOOL", [True, 1], "integers", 1),
+        ("BOOL", ["true", "false"], "strings", 0),
+        ("BYTES", [1, "2"], "integers", 0),
     ],
 )
-def test_values_of_another_type_are_refused(datatype: str, data: list[Any], types: str) -> None:
+def test_values_of_another_type_are_refused(datatype: str, data: list[Any], types: str, first: int) -> None:
     text = f"input 'x': {datatype} cannot be made of {types}"
-    assert refused(tensor(datatype, [2], data)) == text
-    assert refused(tensor(datatype, [2, 1], [[item] for item in data])) == text
+    assert refused(tensor(datatype, [2], data)) == f"{text} (data[{first}])"
+    assert refused(tensor(datatype, [2, 1], [[item] for item in data])) == f"{text} (data[{first}][0])"
 
 
 @pytest.mark.parametrize(
@@ -243,7 +317,9 @@ def test_very_large_and_small_integers_stand_side_by_side() -> None:
 def test_one_long_string_among_many_costs_no_memory() -> None:
     # numpy would give every element the room of the longest: 400 GB here
     strings = ["x" * 1_000_000] + ["y"] * 100_000
-    assert refused(tensor("FP32", [100_001], strings)) == "input 'x': FP32 cannot be made of strings"
+    assert (
+        refused(tensor("FP32", [100_001], strings)) == "input 'x': FP32 cannot be made of strings (data[0])"
+    )
     assert decode(tensor("BYTES", [100_001], strings)).inputs["x"].size == 100_001
 
 
@@ -377,10 +453,33 @@ def test_an_answer_names_model_version_and_request() -> None:
     }
 
 
-@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
-def test_what_json_cannot_say_becomes_null(datatype: str) -> None:
-    array = np.array([np.nan, np.inf, -np.inf, 1.5], Datatype(datatype).numpy)
-    assert encode(x=array) == [tensor(datatype, [4], [None, None, None, 1.5])]
+@pytest.mark.parametrize("datatype", FLOATS)
+def test_what_json_cannot_say_is_null_or_a_string(datatype: str) -> None:
+    values = [None, "Infinity", "-Infinity", 1.5]
+    array = np.array([np.nan, np.inf, -np.inf, 1.5]).astype(Datatype(datatype).numpy)
+    assert encode(x=array) == [tensor(datatype, [4], values)]
+    assert encode(x=array.reshape(2, 2).T) == [tensor(datatype, [2, 2], [None, "-Infinity", "Infinity", 1.5])]
+    assert encode(null=np.array([b"null"], object), x=array[:1])[1]["data"] == [None]
+    names = [f"u{number}" for number in range(40)]
+    for tensor_ in encode(x=array, **dict.fromkeys(names, array[1:2]))[1:]:
+        assert tensor_["data"] == ["Infinity"]
+
+
+def test_infinities_beside_other_numbers_change_none_of_them() -> None:
+    array = np.array([0.1, np.inf, 1e-45, -3.4028235e38, np.nan] * 2000, "f4")
+    (output,) = encode(x=array)
+    assert output["data"] == [0.1, "Infinity", 1e-45, -3.4028235e38, None] * 2000
+
+
+@pytest.mark.parametrize("datatype", FLOATS)
+@pytest.mark.parametrize("count", [1, 3000])
+def test_an_answer_is_a_call_again_and_loses_nothing(datatype: str, count: int) -> None:
+    values = [np.nan, np.inf, -np.inf, 1 / 3, -0.0] * count
+    array = np.array(values, np.float64).astype(Datatype(datatype).numpy)
+    (output,) = encode(x=array)
+    again = decode(output).inputs["x"]
+    assert again.dtype == array.dtype
+    np.testing.assert_array_equal(again.view("u1"), array.view("u1"))
 
 
 def test_outputs_may_be_views() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from gateway.rollout.state import Reason
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
 from gateway.worker.version import AppOptions, Identity
-from runtimes.base import Resources, Signature, TensorModel, TensorSpec
+from runtimes.base import Array, Resources, Signature, TensorModel, TensorSpec
 from tests.support.ports import free_port
 
 IRIS = Golden("iris", 0.9)
@@ -187,6 +188,133 @@ def test_columns_are_named_as_the_inputs_where_there_are_several() -> None:
     )
     rows = read_rows(Dataset("a.csv", b"name,ok,age\nada,true,36\n"), Golden("x", target="ok"), signature)
     assert rows == [Row({"age": 36, "name": ["ada"]}, {"ok": True})]
+
+
+NUMBERS = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1,)),))
+IDS = Signature(
+    (
+        TensorSpec("id", "INT64", (-1, 1)),
+        TensorSpec("text", "BYTES", (-1, 1)),
+        TensorSpec("on", "BOOL", (-1,)),
+    ),
+    (TensorSpec("y", "INT64", (-1,)),),
+)
+
+
+def same_rows(rows: list[Row], inputs: list[Any], outputs: list[Any]) -> bool:
+    """Whether these are the rows; NaN is NaN."""
+    expected = [Row({"x": row}, {"y": value}) for row, value in zip(inputs, outputs, strict=True)]
+    return repr(rows) == repr(expected)
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64"])
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_empty_cells_are_missing_floats(datatype: str, shape: tuple[int, ...]) -> None:
+    signature = Signature((TensorSpec("x", datatype, (-1, 3)),), (TensorSpec("y", datatype, shape),))
+    data = b'a,b,c,y\n1,,3,\n" ",NA,null,NaN\nn/a,None,nan,-inf\ninf,Infinity,-Infinity,0.5\n'
+    rows = read_rows(Dataset("a.csv", data), IRIS, signature)
+    nan, inf = math.nan, math.inf
+    inputs = [[1.0, nan, 3.0], [nan] * 3, [nan] * 3, [inf, inf, -inf]]
+    assert same_rows(rows, inputs, [nan, nan, -inf, 0.5])
+
+
+def test_null_and_nan_are_missing_floats_in_json_lines() -> None:
+    data = b"""{"inputs": {"x": [1, null, "NaN"]}, "outputs": {"y": null}}
+{"inputs": {"x": [NaN, Infinity, -Infinity]}, "outputs": {"y": -Infinity}}
+"""
+    rows = read_rows(Dataset("a.jsonl", data), IRIS, NUMBERS)
+    assert same_rows(rows, [[1, None, "NaN"], [None, "Infinity", "-Infinity"]], [None, "-Infinity"])
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        (b",a,true,1", "line 3, column id is empty, and INT64 has no missing values"),
+        (b"1,a,NA,1", "line 3, column on is empty, and BOOL has no missing values"),
+        (b"1,a,true,", "line 3, column y is empty, and INT64 has no missing values"),
+        (b"NaN,a,true,1", "line 3, column id: cannot convert float NaN"),
+        (b"1,a,maybe,1", "line 3, column on: 'maybe'"),
+        (b"1,a,true,inf", "line 3, column y: cannot convert float inf"),
+    ],
+)
+def test_cells_without_a_value_are_told_where_only_floats_may_be_missing(cells: bytes, words: str) -> None:
+    data = b"id,text,on,y\n1,,true,1\n" + cells
+    with pytest.raises(KitError, match=words):
+        read_rows(Dataset("a.csv", data), IRIS, IDS)
+    assert read_rows(Dataset("a.csv", data[: -len(cells)]), IRIS, IDS) == [
+        Row({"id": [1], "text": [""], "on": True}, {"y": 1})
+    ]
+
+
+def test_a_class_must_be_there() -> None:
+    golden = Golden("iris", output="probabilities")
+    with pytest.raises(KitError, match="line 2, column y is empty; the index of a class is expected there"):
+        read_rows(Dataset("a.csv", b"a,b,c,d,y\n1,2,3,4,\n"), golden, SIGNATURE)
+
+
+class Imputer:
+    """A model that gives its rows back, and their sums where nothing is missing."""
+
+    platform = "test_imputer"
+    device = "cpu"
+
+    def __init__(self, datatype: str) -> None:
+        rows = TensorSpec("x", datatype, (-1, 3))
+        self.signature = Signature(
+            (rows,), (TensorSpec("y", datatype, (-1, 3)), TensorSpec("s", datatype, (-1,)))
+        )
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
+        return {"y": inputs["x"], "s": inputs["x"].sum(axis=1)}
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64"])
+@pytest.mark.parametrize("metric", [Metric.AUTO, Metric.TOLERANCE])
+@pytest.mark.filterwarnings("ignore:invalid value encountered in reduce:RuntimeWarning")
+def test_rows_with_missing_values_are_sent_and_scored(datatype: str, metric: Metric) -> None:
+    model = Imputer(datatype)
+    app = build_app(Identity("iris", "v1", "sha256:12"), model, Tally(), AppOptions(edge_key=KEY))
+    server = HttpServer(app, "127.0.0.1")
+    server.start()
+    try:
+        right = [
+            Row({"x": [1.0, None, 3.0]}, {"y": [1, math.nan, 3], "s": None}),
+            Row({"x": ["Infinity", 1, 2]}, {"y": ["Infinity", 1, 2], "s": math.inf}),
+            Row({"x": [1, 2, -math.inf]}, {"y": [1.0, 2.0, -math.inf], "s": "-Infinity"}),
+            Row({"x": [1, 2, 3]}, {"y": [1, 2, 3], "s": 6}),
+        ]
+        wrong = [
+            Row({"x": [1, 2, 3]}, {"y": [1, 2, 3], "s": None}),
+            Row({"x": [1, 2, None]}, {"y": [1, 2, 3], "s": None}),
+            Row({"x": [1, 2, math.inf]}, {"y": [1, 2, -math.inf], "s": math.inf}),
+        ]
+        golden = Golden("d", metric=metric)
+        for rows, share in ((right, 1), (wrong, 0), (right[:1], 1), (wrong[:1], 0)):
+            address = server.host, server.port
+            assert score(rows, golden, model.signature, address, PATH, KEY).share == share
+    finally:
+        server.stop()
+        app.stop()
+
+
+@pytest.mark.parametrize(
+    ("datatype", "values"), [("INT64", [1, None]), ("BOOL", [True, None]), ("BYTES", ["a", None])]
+)
+def test_null_is_told_where_only_floats_may_be_missing(datatype: str, values: list[Any]) -> None:
+    signature = Signature((TensorSpec("x", datatype, (-1, 2)),), ())
+    rows = [Row({"x": values[:1] * 2}, {"y": 1}), Row({"x": values}, {"y": 1})]
+    words = f"^row 2: input x has null, and {datatype} has no missing values$"
+    with pytest.raises(KitError, match=words):
+        score(rows, IRIS, signature, ("127.0.0.1", 1), PATH, KEY)
+
+
+def test_null_is_told_where_a_label_is_expected(workers: dict[str, Worker]) -> None:
+    rows = [Row({"input": [5.1, 3.5, 1.4, 0.2]}, {"label": None})]
+    with pytest.raises(KitError, match="a row expects null of output label, and INT64 has no missing values"):
+        score(rows, IRIS, SIGNATURE, workers["v1"].address, PATH, KEY)
 
 
 @pytest.mark.parametrize(

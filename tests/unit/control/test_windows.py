@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.rollouts.windows import NO_ACTIVITY, Windows
-from gateway.metrics.counts import MirroredCalls
+from gateway.metrics.counts import MIRRORED, MirroredCalls
 from gateway.metrics.tally import Tally
 
 V1, V2 = AppName("v1"), AppName("v2")
@@ -29,6 +29,15 @@ def test_the_first_look_at_a_worker_sees_nothing() -> None:
     workers = [announcement("b", V1, {200: 4, 400: 1}), announcement("c", V2, {})]
     side = windows.look(workers)[V1].side
     assert (side.calls, side.errors) == (4, 0), "what callers did wrong is not the model's error"
+
+
+def test_what_a_version_finds_unfit_while_it_runs_counts_as_its_error() -> None:
+    tally, windows = Tally(), Windows()
+    windows.look([Announcement("a", V1, WorkerState.READY, numbers=tally.numbers())])
+    for role, is_unfit in (("canary", True), ("canary", False), ("", True), (MIRRORED, True)):
+        tally.answered(role, 400, request=0.002, queue=0.0, compute=0.001, is_unfit=is_unfit)
+    side = windows.look([Announcement("a", V1, WorkerState.READY, numbers=tally.numbers())])[V1].side
+    assert (side.calls, side.errors) == (3, 2)
 
 
 def test_mirrored_calls_are_those_since_the_last_look() -> None:

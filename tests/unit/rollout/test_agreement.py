@@ -10,6 +10,7 @@ import pytest
 from gateway.metrics.counts import MAX_LABELS
 from gateway.rollout.agreement import compare, compared_outputs, metric_for
 from gateway.rollout.plan import Agreement, Golden, Metric
+from runtimes.base import Datatype
 
 AUTO = Agreement()
 SHARES = np.array([[0.1, 0.7, 0.2], [0.8, 0.1, 0.1]], np.float32)
@@ -56,6 +57,101 @@ def test_vectors_agree_when_they_point_the_same_way() -> None:
     stable = np.array([[1.0, 2.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     canary = np.array([[2.0, 4.0], [0.0, 1.0], [0.0, 0.0], [1.0, 1.0]])
     assert compare({"v": stable}, {"v": canary}, Agreement(metric=Metric.COSINE)).agreeing == 0.5
+
+
+NAN, INF = np.nan, np.inf
+DATATYPES = ["FP16", "BF16", "FP32", "FP64"]
+NON_FINITE = {
+    "masked logits": [[1.5, -INF, 3.0, -INF], [-2.0, 0.5, -INF, -INF]],
+    "NaN": [[1.5, NAN, 3.0, 4.0], [1.0, 2.0, 3.0, NAN]],
+    "infinities": [[INF, -INF, 1.0, 0.0], [0.0, 0.0, INF, INF]],
+    "nothing finite": [[NAN, INF, -INF, NAN], [-INF, -INF, -INF, -INF]],
+    "all NaN": [[NAN] * 4] * 2,
+    "shares and NaN": [[0.25, 0.5, 0.125, 0.125], [NAN] * 4],
+    "single numbers": [[NAN], [-INF]],
+    "one axis": [NAN, -INF, 2.0],
+}
+
+
+def of(values: Any, datatype: str = "FP64") -> dict[str, Any]:
+    return {"y": np.array(values, np.float64).astype(Datatype(datatype).numpy)}
+
+
+@pytest.mark.parametrize("metric", Metric)
+@pytest.mark.parametrize("datatype", DATATYPES)
+@pytest.mark.parametrize("values", NON_FINITE.values(), ids=NON_FINITE)
+def test_equal_answers_agree_whatever_they_hold(metric: Metric, datatype: str, values: Any) -> None:
+    answers = of(values, datatype)
+    comparison = compare(answers, of(values, datatype), Agreement(metric=metric))
+    assert comparison.agreeing == 1
+    assert comparison.stable == comparison.canary
+    assert compare(answers, of(values, datatype), Golden("d", metric=metric)).agreeing == 1
+
+
+@pytest.mark.parametrize("metric", [Metric.AUTO, Metric.TOLERANCE, Metric.COSINE])
+@pytest.mark.parametrize("datatype", DATATYPES)
+@pytest.mark.parametrize("there", [NAN, INF, -INF, 1.0])
+@pytest.mark.parametrize("other", [NAN, INF, -INF, 1.0])
+def test_each_number_that_is_not_finite_agrees_with_itself_alone(
+    metric: Metric, datatype: str, there: float, other: float
+) -> None:
+    expected = float(there == other or (np.isnan(there) and np.isnan(other)))
+    for stable, canary in (
+        ([[2.0, 3.0, there]], [[2.0, 3.0, other]]),
+        ([[there, there]], [[there, other]]),
+        ([[there]], [[other]]),
+        ([there], [other]),
+    ):
+        agreeing = compare(of(stable, datatype), of(canary, datatype), Agreement(metric=metric)).agreeing
+        assert agreeing == expected, (stable, canary)
+
+
+def test_the_finite_part_of_vectors_decides_once_the_rest_agrees() -> None:
+    stable = [[1.0, 2.0, -INF, NAN], [1.0, 0.0, -INF, NAN], [0.0, 0.0, INF, INF], [0.0, 0.0, INF, INF]]
+    canary = [[2.0, 4.0, -INF, NAN], [0.0, 1.0, -INF, NAN], [0.0, 0.0, INF, INF], [1.0, 0.0, INF, INF]]
+    assert compare(of(stable), of(canary), Agreement(metric=Metric.COSINE)).agreeing == 0.5
+
+
+def test_a_few_rows_without_numbers_do_not_change_the_metric() -> None:
+    assert metric_for(np.array([[0.5, 0.5], [NAN, NAN]])) is Metric.LABEL
+    assert metric_for(np.array([[0.5, 1.5], [NAN, NAN]])) is Metric.COSINE
+    assert metric_for(np.array([[NAN, NAN], [INF, 1.0]])) is Metric.COSINE
+
+
+def test_labels_are_of_the_numbers_that_are_there() -> None:
+    rules = Agreement(metric=Metric.LABEL)
+    masked = of([[1.0, -INF, 3.0], [NAN, 5.0, 1.0]])
+    assert compare(masked, of([[0.0, 1.0, 2.0], [NAN, 2.0, 1.0]]), rules).agreeing == 1
+    assert compare(masked, of([[9.0, -INF, 3.0], [9.0, 5.0, 1.0]]), rules).agreeing == 0
+    assert compare(masked, of([[1.0, NAN, 3.0], [NAN, 5.0, INF]]), rules).agreeing == 0
+
+
+def test_populations_count_what_is_no_number_as_one_label() -> None:
+    rules = Agreement(metric=Metric.PSI)
+    stable, canary = of([[0.5, 0.5], [0.1, 0.9], [NAN, NAN]]), of([[0.5, NAN], [0.1, 0.9], [NAN, NAN]])
+    comparison = compare(stable, canary, rules)
+    assert comparison.stable == {"0": 1, "1": 1, "nan": 1}
+    assert comparison.canary == {"1": 1, "nan": 2}
+    comparison = compare(of([NAN, INF, -INF, 1.0]), of([NAN, NAN, -INF, 1.0]), rules)
+    assert comparison.stable == {"nan": 1, "inf": 1, "-inf": 1, "0.5": 1}
+    assert comparison.canary == {"nan": 2, "-inf": 1, "0.5": 1}
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-320, 1e200, 1.7e308])
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.TOLERANCE, Metric.AUTO])
+def test_very_large_and_small_vectors_have_a_direction(size: float, metric: Metric) -> None:
+    vectors = np.array([[1.0, -1.0, 0.5], [0.0, 1.0, 0.0]]) * size
+    rules = Agreement(metric=metric, cosine=1.0, atol=0)
+    assert compare({"y": vectors}, {"y": vectors.copy()}, rules).agreeing == 1
+    assert compare({"y": vectors}, {"y": -vectors}, rules).agreeing == 0
+
+
+@pytest.mark.parametrize("metric", Metric)
+def test_strings_are_labels_by_any_metric(metric: Metric) -> None:
+    stable = {"label": np.array([[b"a"], [b"b"]], object), "y": np.array([1.0, 2.0])}
+    canary = {"label": np.array([[b"a"], [b"c"]], object), "y": np.array([1.0, 2.0])}
+    assert compare(stable, stable, Agreement(metric=metric)).agreeing == 1
+    assert compare(stable, canary, Agreement(metric=metric)).agreeing == 0.5
 
 
 def test_a_row_agrees_when_it_does_in_every_output() -> None:
