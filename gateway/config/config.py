@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     ValidationError,
     field_validator,
     model_validator,
 )
 
-from gateway.config.faults import describe_fault, faults_at
-from gateway.config.kits import REGISTRY_FILES, Cache, Registry, Strict, Trust
+from gateway.config.faults import describe_faults, faults_at
+from gateway.config.kits import REGISTRY_FILES, Cache, Registry, Strict, Trust, fault
 from gateway.config.models import Model
-from gateway.config.yaml_file import FieldPath, read_yaml
+from gateway.config.yaml_file import FieldPath, read_yaml, shown
 from gateway.errors import ConfigError, NotTrusted
 from gateway.kits.trust import Policy, judge_registry
 from gateway.oci.kit_storage import kit_home
@@ -40,8 +41,12 @@ class Address(Strict):
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: object) -> object:
-        if not isinstance(value, str):
+        if isinstance(value, dict | Address):
             return value
+        if isinstance(value, int) and not isinstance(value, bool):
+            raise fault(f"{value} is not HOST:PORT; write 127.0.0.1:{value}")
+        if not isinstance(value, str):
+            raise fault(f"{shown(value)} is not HOST:PORT, such as 127.0.0.1:8080")
         host, separator, port = value.rpartition(":")
         if not separator or not host or not re.fullmatch("[0-9]{1,5}", port):
             raise ValueError(f"{value!r} is not HOST:PORT, such as 127.0.0.1:8080")
@@ -49,6 +54,12 @@ class Address(Strict):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _web_address(value: str) -> str:
+    if not re.match(r"https?://[^\s/]", value):
+        raise ValueError(f"{value!r} is not an address, such as https://hooks.example.com/rollouts")
+    return value
 
 
 class GatewayConfig(Strict):
@@ -72,8 +83,14 @@ class GatewayConfig(Strict):
     """How much disk the kits may take."""
     trust: Trust = Trust()
     """Which kits may be served, as any model."""
-    webhooks: tuple[Annotated[str, Field(pattern=r"^https?://[^\s/]+")], ...] = ()
+    webhooks: tuple[Annotated[str, AfterValidator(_web_address)], ...] = ()
     """The addresses that each event of a rollout is sent to."""
+
+    @field_validator("access_log", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        """Take the word off for itself: YAML reads it as false."""
+        return "off" if value is False else value
 
     @field_validator("models")
     @classmethod
@@ -180,7 +197,7 @@ def parse_config(text: str, source: str = "config") -> GatewayConfig:
     try:
         config = GatewayConfig.model_validate(value)
     except ValidationError as error:
-        faults += [describe_fault(detail, lines, GatewayConfig) for detail in error.errors()]
+        faults += describe_faults(error.errors(), lines, GatewayConfig)
     if faults:
         raise ConfigError(source, faults)
     return config

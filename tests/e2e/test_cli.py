@@ -281,7 +281,7 @@ def test_apply_names_the_faults_of_a_file_and_a_file_that_is_not_there(cli: Cli,
     file = tmp_path / "kitserve.yaml"
     assert "cannot be read" in cli("apply", str(file), code=2)[1]
     file.write_text("models:\n  - name: iris\n")
-    assert "line 2: models[0].kit: Field required" in cli("apply", str(file), code=2)[1]
+    assert "line 2: models[0].kit: is missing, and must be written" in cli("apply", str(file), code=2)[1]
 
 
 def test_a_home_that_cannot_be_used_is_named(cli: Cli, layout: Path) -> None:
