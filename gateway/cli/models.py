@@ -40,7 +40,7 @@ def apply(
     wait: Annotated[bool, typer.Option(help="Wait until every model is ready or has failed.")] = True,
 ) -> None:
     """Apply FILE to a running Kitserve."""
-    config = load_config(file)
+    config = load_config(file, needs_models=True)
     client = AdminClient(admin or str(config.admin))
     generation = client.apply(config)
     if not wait:

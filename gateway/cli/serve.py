@@ -29,7 +29,7 @@ def serve(
     # Imported here, because it takes as long to load as all other commands together.
     from gateway.cli.lifecycle import Stopped, catch_signals, running
 
-    config = load_config(file)
+    config = load_config(file, needs_models=True)
     reporter = Reporter(out, as_json=log_format is Output.JSON)
     reporter.say(f"Kitserve {gateway.__version__}: {len(config.models)} model(s) from {file}, home {home}")
     catch_signals()

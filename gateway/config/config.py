@@ -172,8 +172,12 @@ class GatewayConfig(Strict):
         )
 
 
-def load_config(path: Path) -> GatewayConfig:
+def load_config(path: Path, needs_models: bool = False) -> GatewayConfig:
     """Read a config file; relative paths in it count from the working directory.
+
+    Args:
+        path: the file.
+        needs_models: as for `parse_config`.
 
     Raises:
         ConfigError: with one line for each fault in the file.
@@ -182,11 +186,17 @@ def load_config(path: Path) -> GatewayConfig:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
-    return parse_config(text, str(path)).rooted(Path.cwd())
+    return parse_config(text, str(path), needs_models).rooted(Path.cwd())
 
 
-def parse_config(text: str, source: str = "config") -> GatewayConfig:
-    """Parse YAML (or JSON, which is YAML too) into a config; `source` names it in errors.
+def parse_config(text: str, source: str = "config", needs_models: bool = False) -> GatewayConfig:
+    """Parse YAML (or JSON, which is YAML too) into a config.
+
+    Args:
+        text: the config.
+        source: its name in errors.
+        needs_models: whether `models` must be written, as in a config that is put in force: an empty or
+            unfinished file would stop all models.
 
     Raises:
         ConfigError: with one line for each fault in the text.
@@ -198,6 +208,9 @@ def parse_config(text: str, source: str = "config") -> GatewayConfig:
         config = GatewayConfig.model_validate(value)
     except ValidationError as error:
         faults += describe_faults(error.errors(), lines, GatewayConfig)
+    else:
+        if needs_models and "models" not in config.model_fields_set:
+            faults.append("line 1: models: is missing; write the models to serve, or `models: []` for none")
     if faults:
         raise ConfigError(source, faults)
     return config

@@ -265,7 +265,7 @@ def test_an_invalid_reference_is_a_wrong_command(cli: Cli, kit: str, advice: str
 def test_without_a_running_kitserve_its_start_is_explained(cli: Cli, tmp_path: Path) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     file = tmp_path / "kitserve.yaml"
-    file.write_text(f"admin: {nobody}\n")
+    file.write_text(f"admin: {nobody}\nmodels: []\n")
     for arguments in (["status", "--admin", nobody], ["apply", str(file)]):
         text, error = cli(*arguments, code=1)
         assert text == ""
@@ -280,6 +280,10 @@ def test_another_server_at_the_admin_port_is_no_kitserve(cli: Cli, registry: Reg
 def test_apply_names_the_faults_of_a_file_and_a_file_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "kitserve.yaml"
     assert "cannot be read" in cli("apply", str(file), code=2)[1]
+    for text in ("", "access_log: all\n"):
+        file.write_text(text)
+        for command in ("apply", "serve"):
+            assert "line 1: models: is missing; write the models" in cli(command, str(file), code=2)[1]
     file.write_text("models:\n  - name: iris\n")
     assert "line 2: models[0].kit: is missing, and must be written" in cli("apply", str(file), code=2)[1]
 

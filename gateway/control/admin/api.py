@@ -69,7 +69,7 @@ class AdminApi:
 
     async def _apply_config(self, request: Request) -> Response:
         body = await read_change(request, _MAX_CONFIG_BYTES)
-        config = parse_config(body.decode("utf-8", "replace"))
+        config = parse_config(body.decode("utf-8", "replace"), needs_models=True)
         desired, before = desired_from(config), self._state.desired()
         # The first config of a start is what this start was made with.
         fixed = before.fixed.changes(desired.fixed) if self._state.is_configured() else []

@@ -46,9 +46,9 @@ registries:
 """
 
 
-def faults(text: str) -> list[str]:
+def faults(text: str, needs_models: bool = False) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        parse_config(text, "kitserve.yaml")
+        parse_config(text, "kitserve.yaml", needs_models)
     assert str(caught.value).splitlines() == [
         f"kitserve.yaml: {len(caught.value.faults)} fault(s)",
         *(f"  {fault}" for fault in caught.value.faults),
@@ -62,6 +62,18 @@ def test_an_empty_file_is_all_defaults(text: str) -> None:
     assert config == GatewayConfig()
     assert (str(config.listen), str(config.admin)) == ("127.0.0.1:8080", "127.0.0.1:8081")
     assert (config.access_log, config.models, config.registries) == ("errors", (), {})
+
+
+def test_a_config_to_put_in_force_says_which_models_there_are() -> None:
+    assert parse_config("models: []", needs_models=True).models == ()
+    assert parse_config(IRIS, needs_models=True).models
+    missing = "line 1: models: is missing; write the models to serve, or `models: []` for none"
+    for text in ("", "{}", "# models: []", "access_log: all"):
+        assert faults(text, needs_models=True) == [missing]
+    assert faults("modles: []", needs_models=True) == [
+        "line 1: modles: unknown field; did you mean 'models'?"
+    ], "one fault is enough"
+    assert faults("models:", needs_models=True) == ["line 1: models: is empty; it must be a list"]
 
 
 def test_a_model_needs_only_a_name_and_a_kit() -> None:
