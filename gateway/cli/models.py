@@ -17,6 +17,8 @@ from gateway.cli.options import (
     ConfigFile,
     Output,
     OutputFormat,
+    check_admin_address,
+    check_model_name,
     out,
     print_json,
 )
@@ -34,7 +36,10 @@ def apply(
     admin: Annotated[
         str | None,
         typer.Option(
-            help="Admin address of the running Kitserve.", metavar="HOST:PORT", show_default="`admin` in FILE"
+            help="Admin address of the running Kitserve.",
+            metavar="HOST:PORT|URL",
+            show_default="`admin` in FILE",
+            callback=check_admin_address,
         ),
     ] = None,
     wait: Annotated[bool, typer.Option(help="Wait until every model is ready or has failed.")] = True,
@@ -51,7 +56,16 @@ def apply(
         raise typer.Exit(FAILED)
 
 
-def status(admin: Admin = ADMIN, output: OutputFormat = Output.TEXT) -> None:
+def status(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="Only this model.", metavar="NAME", show_default="all", callback=check_model_name
+        ),
+    ] = None,
+    admin: Admin = ADMIN,
+    output: OutputFormat = Output.TEXT,
+) -> None:
     """Show the models of a running Kitserve, and their versions."""
     client = AdminClient(admin)
     document = client.status()
@@ -59,8 +73,11 @@ def status(admin: Admin = ADMIN, output: OutputFormat = Output.TEXT) -> None:
     while document["wanted_generation"] and not document["generation"] and time.monotonic() < deadline:
         time.sleep(WATCH_SECONDS)
         document = client.status()
+    if name is not None:
+        # Asked for by itself: the gateway tells which models there are, where it has none of that name.
+        document["models"] = [client.model(name)]
     if output is Output.JSON:
-        print_json(document)
+        print_json(document if name is None else document["models"][0])
         return
     out.print(tables.models_table(document["models"]))
     for model in document["models"]:

@@ -10,20 +10,18 @@ from rich.live import Live
 from rich.text import Text
 
 from gateway.cli.admin_client import AdminClient
-from gateway.cli.options import ADMIN, Admin, Output, OutputFormat, out, print_json
+from gateway.cli.options import ADMIN, Admin, ModelName, Output, OutputFormat, out, print_json
 from gateway.cli.tables import events_table, rollout_text
 from gateway.errors import ControlError
 
 app = typer.Typer(help="Show and control the rollout of a model.", no_args_is_help=True)
-
-Model = Annotated[str, typer.Argument(help="The model's name.", metavar="NAME")]
 
 _REFRESH_SECONDS = 1.0
 
 
 @app.command()
 def status(
-    name: Model,
+    name: ModelName,
     admin: Admin = ADMIN,
     output: OutputFormat = Output.TEXT,
     watch: Annotated[bool, typer.Option(help="Refresh the text each second, until Ctrl-C.")] = False,
@@ -46,7 +44,7 @@ def status(
 
 @app.command()
 def promote(
-    name: Model,
+    name: ModelName,
     admin: Admin = ADMIN,
     full: Annotated[bool, typer.Option("--full", help="Skip all remaining steps.")] = False,
 ) -> None:
@@ -56,7 +54,7 @@ def promote(
 
 @app.command()
 def abort(
-    name: Model,
+    name: ModelName,
     admin: Admin = ADMIN,
     message: Annotated[str, typer.Option("--message", "-m", help="The reason, for the history.")] = "",
 ) -> None:
@@ -65,14 +63,14 @@ def abort(
 
 
 @app.command()
-def retry(name: Model, admin: Admin = ADMIN) -> None:
+def retry(name: ModelName, admin: Admin = ADMIN) -> None:
     """Start again a rollout that failed, was aborted or rolled back."""
     _order(admin, name, "retry", {})
 
 
 @app.command()
 def rollback(
-    name: Model,
+    name: ModelName,
     digest: Annotated[
         str,
         typer.Argument(
@@ -86,9 +84,12 @@ def rollback(
 
 
 @app.command()
-def history(name: Model, admin: Admin = ADMIN, output: OutputFormat = Output.TEXT) -> None:
+def history(name: ModelName, admin: Admin = ADMIN, output: OutputFormat = Output.TEXT) -> None:
     """Show the events of the model's rollouts, the latest first."""
-    events = AdminClient(admin).rollout_history(name)
+    client = AdminClient(admin)
+    events = client.rollout_history(name)
+    if not events:
+        client.model(name)  # which fails, and names the models, where there is none of that name
     if output is Output.JSON:
         print_json(events)
     else:

@@ -91,7 +91,10 @@ def test_status_has_the_generation_that_is_wanted(api: Api) -> None:
 
 def test_an_unknown_model_is_named(api: Api) -> None:
     answer = api.get("/api/models/lilac")
-    assert (answer.status_code, answer.json()) == (404, {"error": "no model is named lilac"})
+    assert (answer.status_code, answer.json()) == (
+        404,
+        {"error": "no model is named lilac; the models are iris"},
+    )
 
 
 def test_a_config_is_applied_and_shown(api: Api) -> None:

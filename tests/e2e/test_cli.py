@@ -13,35 +13,11 @@ from typing import Any
 import pytest
 
 import gateway
-from gateway.cli import main
 from tests.support.artifacts import MODELKIT, LayoutBuilder, tar
+from tests.support.cli import Cli
 from tests.support.kitserve import KITSERVE
 from tests.support.ports import free_port
 from tests.support.registry import Registry
-
-
-class Cli:
-    """The command `kitserve`, run in this process, which saves a second for each call."""
-
-    def __init__(
-        self, home: Path, monkeypatch: pytest.MonkeyPatch, captured: pytest.CaptureFixture[str]
-    ) -> None:
-        self.home = home
-        self._monkeypatch = monkeypatch
-        self._captured = captured
-
-    def __call__(self, *arguments: str, code: int = 0) -> tuple[str, str]:
-        """Return what it printed on standard output and standard error."""
-        self._monkeypatch.setattr(sys, "argv", ["kitserve", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        text, error = self._captured.readouterr()
-        assert (ended.value.code or 0) == code, text + error
-        return text, error
-
-    def inspect(self, reference: str, *options: str) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self("inspect", reference, "-o", "json", *options)[0])
-        return document
 
 
 @pytest.fixture

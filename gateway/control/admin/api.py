@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway.config.config import GatewayConfig, parse_config
+from gateway.control.admin.errors import no_such_model
 from gateway.control.state.database import State
 from gateway.control.state.desired import desired_from
 from gateway.control.state.overview import Overview
@@ -62,10 +63,10 @@ class AdminApi:
 
     def _show_model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        for model in current_status(self._overview).models:
-            if model.name == name:
-                return JSONResponse(asdict(model))
-        raise HTTPException(404, f"no model is named {name}")
+        models = {model.name: model for model in current_status(self._overview).models}
+        if name not in models:
+            raise no_such_model(name, models)
+        return JSONResponse(asdict(models[name]))
 
     async def _apply_config(self, request: Request) -> Response:
         body = await read_change(request, _MAX_CONFIG_BYTES)
