@@ -94,7 +94,6 @@ OutputFormat = Annotated[
         help="Format of the output.",
         parser=read_output,
         metavar="text|json",
-        show_default="text",
     ),
 ]
 

@@ -12,6 +12,7 @@ from gateway.cli.options import WATCH_SECONDS, ConfigFile, Home, Output, out, re
 from gateway.cli.progress import Reporter
 from gateway.config.config import load_config
 from gateway.errors import ControlError, EdgeError
+from runtimes import select as runtimes
 
 if TYPE_CHECKING:
     from gateway.cli.lifecycle import Kitserve
@@ -32,7 +33,7 @@ def serve(
     # Imported here, because it takes as long to load as all other commands together.
     from gateway.cli.lifecycle import Stopped, catch_signals, running
 
-    config = load_config(file, needs_models=True)
+    config = load_config(file, needs_models=True, runtimes=runtimes.names())
     reporter = Reporter(out, as_json=log_format is Output.JSON)
     reporter.say(f"Kitserve {gateway.__version__}: {len(config.models)} model(s) from {file}, home {home}")
     catch_signals()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,8 +18,8 @@ from pydantic import (
 
 from gateway.config.faults import describe_faults, faults_at
 from gateway.config.kits import REGISTRY_FILES, Cache, Registry, Strict, Trust, fault
-from gateway.config.models import Model
-from gateway.config.yaml_file import FieldPath, read_yaml, shown
+from gateway.config.models import AUTO, Model
+from gateway.config.yaml_file import FieldPath, dotted, read_yaml, shown
 from gateway.errors import ConfigError, NotTrusted
 from gateway.kits.trust import Policy, judge_registry
 from gateway.oci.kit_storage import kit_home
@@ -172,12 +174,15 @@ class GatewayConfig(Strict):
         )
 
 
-def load_config(path: Path, needs_models: bool = False) -> GatewayConfig:
+def load_config(
+    path: Path, needs_models: bool = False, runtimes: Sequence[str] | None = None
+) -> GatewayConfig:
     """Read a config file; relative paths in it count from the working directory.
 
     Args:
         path: the file.
         needs_models: as for `parse_config`.
+        runtimes: as for `parse_config`.
 
     Raises:
         ConfigError: with one line for each fault in the file.
@@ -186,10 +191,15 @@ def load_config(path: Path, needs_models: bool = False) -> GatewayConfig:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
-    return parse_config(text, str(path), needs_models).rooted(Path.cwd())
+    return parse_config(text, str(path), needs_models, runtimes).rooted(Path.cwd())
 
 
-def parse_config(text: str, source: str = "config", needs_models: bool = False) -> GatewayConfig:
+def parse_config(
+    text: str,
+    source: str = "config",
+    needs_models: bool = False,
+    runtimes: Sequence[str] | None = None,
+) -> GatewayConfig:
     """Parse YAML (or JSON, which is YAML too) into a config.
 
     Args:
@@ -197,6 +207,8 @@ def parse_config(text: str, source: str = "config", needs_models: bool = False) 
         source: its name in errors.
         needs_models: whether `models` must be written, as in a config that is put in force: an empty or
             unfinished file would stop all models.
+        runtimes: the names of the runtimes that there are; None where that is not known, as on a machine
+            from which a config is only sent.
 
     Raises:
         ConfigError: with one line for each fault in the text.
@@ -211,9 +223,26 @@ def parse_config(text: str, source: str = "config", needs_models: bool = False) 
     else:
         if needs_models and "models" not in config.model_fields_set:
             faults.append("line 1: models: is missing; write the models to serve, or `models: []` for none")
+        if runtimes is not None:
+            faults += _unknown_runtimes(config, runtimes, lines)
     if faults:
         raise ConfigError(source, faults)
     return config
+
+
+def _unknown_runtimes(
+    config: GatewayConfig, runtimes: Sequence[str], lines: Mapping[FieldPath, int]
+) -> Iterator[str]:
+    known = [AUTO, *runtimes]
+    for index, model in enumerate(config.models):
+        if model.runtime not in known:
+            path = ("models", index, "runtime")
+            close = difflib.get_close_matches(model.runtime, known, n=1)
+            advice = f"; did you mean {close[0]!r}?" if close else "."
+            yield (
+                f"line {lines.get(path, 1)}: {dotted(path)}: there is no runtime {model.runtime!r}{advice} "
+                f"Installed are {', '.join(known[1:])}"
+            )
 
 
 def _rooted_kit(kit: str, directory: Path) -> str:

@@ -20,6 +20,8 @@ from runtimes.base import Resources as ModelResources
 _RESOURCES = ModelResources()
 _SCALING = Scaling()
 _MAX_REPLICAS = 256
+AUTO = "auto"
+"""The name of no runtime: the files decide."""
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -114,7 +116,7 @@ class Model(Strict):
     """The reference of the kit."""
     canary: Canary | None = None
     """A second version that gets a fixed share of the calls. Not together with `rollout`."""
-    runtime: str = "auto"
+    runtime: str = AUTO
     """The name of the runtime that loads the model, such as `onnx`. `auto` chooses by the files' content."""
     resources: Resources = Resources()
     """What each worker may use."""

@@ -19,6 +19,7 @@ from gateway.control.state.desired import desired_from
 from gateway.control.state.overview import Overview
 from gateway.control.web.errors import current_status
 from gateway.control.web.requests import read_change
+from runtimes import select as runtimes
 
 _MAX_CONFIG_BYTES = 1024 * 1024
 
@@ -70,7 +71,7 @@ class AdminApi:
 
     async def _apply_config(self, request: Request) -> Response:
         body = await read_change(request, _MAX_CONFIG_BYTES)
-        config = parse_config(body.decode("utf-8", "replace"), needs_models=True)
+        config = parse_config(body.decode("utf-8", "replace"), needs_models=True, runtimes=runtimes.names())
         desired, before = desired_from(config), self._state.desired()
         # The first config of a start is what this start was made with.
         fixed = before.fixed.changes(desired.fixed) if self._state.is_configured() else []

@@ -76,6 +76,24 @@ def test_a_config_to_put_in_force_says_which_models_there_are() -> None:
     assert faults("models:", needs_models=True) == ["line 1: models: is empty; it must be a list"]
 
 
+def test_a_runtime_that_is_not_installed_is_a_fault_where_that_is_known() -> None:
+    installed = ["onnx", "torchscript", "my-runtime"]
+    for runtime in ("auto", *installed):
+        assert (
+            parse_config(f"{IRIS}    runtime: {runtime}\n", runtimes=installed).models[0].runtime == runtime
+        )
+    assert parse_config(f"{IRIS}    runtime: elsewhere\n").models[0].runtime == "elsewhere"
+    with pytest.raises(ConfigError) as caught:
+        parse_config(
+            f"{IRIS}    runtime: onxx\n  - {{name: b, kit: r.io/b, runtime: zz}}", runtimes=installed
+        )
+    assert caught.value.faults == [
+        "line 4: models[0].runtime: there is no runtime 'onxx'; did you mean 'onnx'? "
+        "Installed are onnx, torchscript, my-runtime",
+        "line 5: models[1].runtime: there is no runtime 'zz'. Installed are onnx, torchscript, my-runtime",
+    ]
+
+
 def test_a_model_needs_only_a_name_and_a_kit() -> None:
     (model,) = parse_config(IRIS).models
     assert (model.name, model.kit, model.canary, model.runtime) == ("iris", "r.io/iris:v1", None, "auto")
