@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from gateway.cli.admin_client import admin_url
+from gateway.config.kits import read_seconds
 from gateway.config.models import MODEL_NAME
 
 FAILED = 1
@@ -43,6 +44,17 @@ def read_output(text: str) -> Output:
         return Output(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is neither text nor json") from None
+
+
+def read_duration(text: str) -> float:
+    """Read a duration, in seconds, as the config has it."""
+    try:
+        seconds = read_seconds(text if text[-1:].isalpha() else f"{text}s")
+    except ValueError:
+        seconds = None
+    if not isinstance(seconds, float) or seconds <= 0:
+        raise typer.BadParameter(f"{text!r} is not a time to wait, such as 90s, 10m or 2h")
+    return seconds
 
 
 def check_admin_address(address: str | None) -> str | None:

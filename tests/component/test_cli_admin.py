@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gateway.cli.admin_client import admin_url
-from gateway.control.state.status import ModelState, ModelStatus, Status
 from tests.support.admin import Admin, running_admin
 from tests.support.answers import Answers
 from tests.support.cli import Cli
 from tests.support.faults import LEAKED
+from tests.unit.control.test_rollout_driver import ROLLOUT, kit
 
 
 @pytest.fixture
@@ -24,10 +25,17 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.fixture
 def admin(tmp_path: Path) -> Iterator[Admin]:
     with running_admin(tmp_path) as admin:
-        admin.overview.status = Status(
-            1, tuple(ModelStatus(name, ModelState.READY, "", ()) for name in ("iris", "wine"))
-        )
         yield admin
+
+
+def write(directory: Path, tag: str, *, wine: bool = False) -> Path:
+    """Write a config of `iris` with this tag, and of `wine`."""
+    file = directory / "kitserve.yaml"
+    models = [{"name": "iris", "kit": str(kit(tag)), "rollout": ROLLOUT}]
+    if wine:
+        models.append({"name": "wine", "kit": "registry.test/wine:v1"})
+    file.write_text(json.dumps({"models": models}))
+    return file
 
 
 @pytest.mark.parametrize("form", ["{}", "{}/", "http://{}", "http://{}/", "HTTP://{}//"])
@@ -133,10 +141,14 @@ def test_a_name_that_no_model_can_have_is_a_wrong_command(cli: Cli, name: str) -
         assert f"{name!r} cannot be the name of a model" in cli(*command, name, code=2)[1]
 
 
-def test_status_shows_one_model(cli: Cli, admin: Admin) -> None:
+def test_status_shows_one_model(cli: Cli, admin: Admin, tmp_path: Path) -> None:
+    write(tmp_path, "v1", wine=True)
+    cli("apply", str(tmp_path / "kitserve.yaml"), "--admin", admin.address)
     text, _ = cli("status", "wine", "--admin", admin.address)
     assert "wine" in text
     assert "iris" not in text
+    text, _ = cli("status", "wine", "--admin", admin.address, "-o", "json")
+    assert json.loads(text)["name"] == "wine"
 
 
 def test_a_model_without_a_rollout_says_why(cli: Cli, admin: Admin) -> None:
