@@ -61,9 +61,9 @@ def model_line(model: dict[str, Any]) -> str:
     )
     parts = [f"{model['name']}: {model['state']}", versions, model["message"]]
     rollout = model.get("rollout")
-    if rollout is not None and rollout["phase"] in ("Progressing", "Paused"):
-        # While its canary loads or waits for a gate, the model's message says it already.
-        parts += [] if rollout["message"] in model["message"] else [f"rollout: {rollout['message']}"]
+    # While its canary loads or waits for a gate, the model's message says so.
+    if rollout is not None and rollout["step"]:
+        parts.append(f"rollout: {rollout['message']}")
     return "  ".join(part for part in parts if part)
 
 
