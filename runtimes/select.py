@@ -54,6 +54,11 @@ def installed() -> dict[str, Runtime]:
     return {name: _instance(entry) for name, entry in entries.items()}
 
 
+def names() -> list[str]:
+    """Return the name of every runtime, built-in ones first; nothing is imported for that."""
+    return list(dict.fromkeys(entry.name for entry in (*_BUILT_IN, *entry_points(group=GROUP))))
+
+
 def choose(
     model_path: Path,
     hint: str | None = None,

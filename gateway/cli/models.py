@@ -9,6 +9,7 @@ import typer
 
 from gateway.cli import tables
 from gateway.cli.admin_client import AdminClient
+from gateway.cli.changes import config_changes
 from gateway.cli.options import (
     ADMIN,
     FAILED,
@@ -17,16 +18,20 @@ from gateway.cli.options import (
     ConfigFile,
     Output,
     OutputFormat,
+    check_admin_address,
+    check_model_name,
     out,
     print_json,
+    read_duration,
 )
-from gateway.cli.progress import SETTLED, Reporter
+from gateway.cli.outcomes import outcome
+from gateway.cli.progress import Reporter
+from gateway.cli.waiting import RESTART_SECONDS, statuses
 from gateway.config.config import load_config
 from gateway.errors import ControlError
 
 _APPLY_SECONDS = 600.0
-_RESTART_SECONDS = 20.0
-"""How long a gateway may take that is being started again."""
+_UNCHANGED = "the config is as before; what failed is tried again, and tags are resolved again"
 
 
 def apply(
@@ -34,65 +39,115 @@ def apply(
     admin: Annotated[
         str | None,
         typer.Option(
-            help="Admin address of the running Kitserve.", metavar="HOST:PORT", show_default="`admin` in FILE"
+            help="Admin address of the running Kitserve.",
+            metavar="HOST:PORT|URL",
+            show_default="`admin` in FILE",
+            callback=check_admin_address,
         ),
     ] = None,
-    wait: Annotated[bool, typer.Option(help="Wait until every model is ready or has failed.")] = True,
+    wait: Annotated[
+        bool | None,
+        typer.Option(
+            help="Wait until every rollout has ended, or for nothing.",
+            show_default="until every model is ready or has failed",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="How long to wait at most.",
+            metavar="DURATION",
+            parser=read_duration,
+            show_default="10m; with --wait, no limit",
+        ),
+    ] = None,
 ) -> None:
     """Apply FILE to a running Kitserve."""
-    config = load_config(file)
+    config = load_config(file, needs_models=True)
     client = AdminClient(admin or str(config.admin))
+    before, numbers = client.config(), _rollout_numbers(client.status())
     generation = client.apply(config)
-    if not wait:
+    for line in config_changes(before, config.model_dump(mode="json")) or [_UNCHANGED]:
+        out.print(line, markup=False)
+    if wait is False:
         return
+    seconds = _APPLY_SECONDS if timeout is None and not wait else timeout
     with Reporter(out) as reporter:
-        status = _wait_until_settled(client, generation, reporter)
-    if any(model["state"] == "failed" for model in status["models"]):
+        models = _wait_until_over(client, generation, reporter, bool(wait), seconds)
+    outcomes = [outcome(model, numbers.get(model["name"])) for model in models]
+    for ended in outcomes:
+        if ended.advice:
+            out.print(ended.advice, markup=False)
+    if any(ended.is_lost for ended in outcomes):
         raise typer.Exit(FAILED)
 
 
-def status(admin: Admin = ADMIN, output: OutputFormat = Output.TEXT) -> None:
+def status(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="Only this model.", metavar="NAME", show_default="all", callback=check_model_name
+        ),
+    ] = None,
+    admin: Admin = ADMIN,
+    output: OutputFormat = Output.TEXT,
+) -> None:
     """Show the models of a running Kitserve, and their versions."""
     client = AdminClient(admin)
     document = client.status()
-    deadline = time.monotonic() + _RESTART_SECONDS
+    deadline = time.monotonic() + RESTART_SECONDS
     while document["wanted_generation"] and not document["generation"] and time.monotonic() < deadline:
         time.sleep(WATCH_SECONDS)
         document = client.status()
+    if name is not None:
+        # Asked for by itself: the gateway tells which models there are, where it has none of that name.
+        document["models"] = [client.model(name)]
     if output is Output.JSON:
-        print_json(document)
+        print_json(document if name is None else document["models"][0])
         return
     out.print(tables.models_table(document["models"]))
     for model in document["models"]:
         if model["message"]:
             out.print(f"{model['name']}: {model['message']}", markup=False)
+        if advice := outcome(model).advice:
+            out.print(advice, markup=False)
     if document["edge"]:
         out.print(f"edge: {document['edge']}", markup=False)
     if document["trouble"]:
         out.print(f"gateway: {document['trouble']}", markup=False)
 
 
-def _wait_until_settled(client: AdminClient, generation: int, reporter: Reporter) -> dict[str, Any]:
-    """Report what changes until every model is ready or has failed; returns the last status.
+def _rollout_numbers(status: dict[str, Any]) -> dict[str, int]:
+    """Return the number of each model's last rollout."""
+    return {model["name"]: model["rollout"]["number"] for model in status["models"] if model["rollout"]}
 
-    The config is applied by now: a gateway that is started again meanwhile goes on with it.
+
+def _wait_until_over(
+    client: AdminClient, generation: int, reporter: Reporter, for_rollouts: bool, seconds: float | None
+) -> list[dict[str, Any]]:
+    """Report what changes until every model is settled, and its rollout has ended where that is waited for.
+
+    Returns:
+        The last status of the models.
 
     Raises:
         ControlError: when that takes too long, or the gateway does not come back.
     """
-    started = answered = time.monotonic()
-    while True:
-        try:
-            status = client.status()
-            answered = time.monotonic()
-            if status["generation"] >= generation:
-                reporter.report_models(status)
-                if all(model["state"] in SETTLED for model in status["models"]):
-                    return status
-        except ControlError:
-            if time.monotonic() - answered > _RESTART_SECONDS:
-                raise
-        if time.monotonic() - started > _APPLY_SECONDS:
-            message = f"not every model is ready after {_APPLY_SECONDS:.0f} s; see `kitserve status`"
-            raise ControlError(message)
-        time.sleep(WATCH_SECONDS)
+    waiting = "the config is not in force yet"
+    advised: dict[str, str] = {}
+    for status in statuses(client, seconds):
+        if status["generation"] < generation:
+            continue
+        reporter.report_models(status)
+        outcomes = {model["name"]: outcome(model) for model in status["models"]}
+        late = [
+            name for name, now in outcomes.items() if not (now.is_over if for_rollouts else now.is_settled)
+        ]
+        if not late:
+            return list(status["models"])
+        waiting = f"still under way: {', '.join(late)}"
+        for name in late if for_rollouts else ():
+            if outcomes[name].is_settled and outcomes[name].advice != advised.get(name):
+                advised[name] = outcomes[name].advice
+                reporter.say(advised[name])
+    raise ControlError(f"given up after {seconds:g} s; {waiting}; see `kitserve status`")

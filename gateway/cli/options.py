@@ -12,6 +12,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from gateway.cli.admin_client import admin_url
+from gateway.config.kits import read_seconds
+from gateway.config.models import MODEL_NAME
+
 FAILED = 1
 """The exit code of a command that could not do its work."""
 MISUSED = 2
@@ -34,6 +38,42 @@ class Output(StrEnum):
     JSON = "json"
 
 
+def read_output(text: str) -> Output:
+    """Read the format of an output."""
+    try:
+        return Output(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither text nor json") from None
+
+
+def read_duration(text: str) -> float:
+    """Read a duration, in seconds, as the config has it."""
+    try:
+        seconds = read_seconds(text if text[-1:].isalpha() else f"{text}s")
+    except ValueError:
+        seconds = None
+    if not isinstance(seconds, float) or seconds <= 0:
+        raise typer.BadParameter(f"{text!r} is not a time to wait, such as 90s, 10m or 2h")
+    return seconds
+
+
+def check_admin_address(address: str | None) -> str | None:
+    """Refuse an admin address that cannot be one."""
+    try:
+        if address is not None:
+            admin_url(address)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return address
+
+
+def check_model_name(name: str | None) -> str | None:
+    """Refuse a name that no model can have."""
+    if name is not None and not MODEL_NAME.fullmatch(name):
+        raise typer.BadParameter(f"{name!r} cannot be the name of a model")
+    return name
+
+
 def _default_home() -> Path:
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(os.environ.get("KITSERVE_HOME") or Path(data) / "kitserve")
@@ -49,8 +89,25 @@ Home = Annotated[
     ),
 ]
 ConfigFile = Annotated[Path, typer.Argument(help="The config file (YAML or JSON).", metavar="FILE")]
-Admin = Annotated[str, typer.Option(help="Admin address of the running Kitserve.", metavar="HOST:PORT")]
-OutputFormat = Annotated[Output, typer.Option("--output", "-o", help="Format of the output.")]
+Admin = Annotated[
+    str,
+    typer.Option(
+        help="Admin address of the running Kitserve.", metavar="HOST:PORT|URL", callback=check_admin_address
+    ),
+]
+ModelName = Annotated[
+    str, typer.Argument(help="The model's name.", metavar="NAME", callback=check_model_name)
+]
+OutputFormat = Annotated[
+    Output,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Format of the output.",
+        parser=read_output,
+        metavar="text|json",
+    ),
+]
 
 
 def print_json(document: Any) -> None:

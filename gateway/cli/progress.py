@@ -13,11 +13,10 @@ from rich.live import Live
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.text import Text
 
+from gateway.cli.outcomes import SETTLED
 from gateway.cli.tables import model_line
 
 _REPEAT_SECONDS = 10.0
-SETTLED = ("ready", "asleep", "failed")
-"""The states that a model stays in until something changes."""
 _NUMBERS = re.compile(r"[0-9.]+")
 
 

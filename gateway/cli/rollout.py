@@ -10,43 +10,65 @@ from rich.live import Live
 from rich.text import Text
 
 from gateway.cli.admin_client import AdminClient
-from gateway.cli.options import ADMIN, Admin, Output, OutputFormat, out, print_json
-from gateway.cli.tables import events_table, rollout_text
+from gateway.cli.options import (
+    ADMIN,
+    FAILED,
+    Admin,
+    ModelName,
+    Output,
+    OutputFormat,
+    out,
+    print_json,
+    read_duration,
+)
+from gateway.cli.outcomes import outcome
+from gateway.cli.tables import events_table, model_line, rollout_text
+from gateway.cli.waiting import statuses
 from gateway.errors import ControlError
 
 app = typer.Typer(help="Show and control the rollout of a model.", no_args_is_help=True)
-
-Model = Annotated[str, typer.Argument(help="The model's name.", metavar="NAME")]
 
 _REFRESH_SECONDS = 1.0
 
 
 @app.command()
 def status(
-    name: Model,
+    name: ModelName,
     admin: Admin = ADMIN,
     output: OutputFormat = Output.TEXT,
     watch: Annotated[bool, typer.Option(help="Refresh the text each second, until Ctrl-C.")] = False,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Wait until the rollout has ended; exit code 1 if it is not Healthy."),
+    ] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="How long to wait at most.",
+            metavar="DURATION",
+            parser=read_duration,
+            show_default="no limit",
+        ),
+    ] = None,
 ) -> None:
     """Show the rollout's phase, versions, steps and checks."""
     client = AdminClient(admin)
+    rollout = client.rollout(name)
+    if wait:
+        rollout = _wait_until_over(client, name, timeout, is_told=output is Output.TEXT)
     if output is Output.JSON:
-        print_json(client.rollout(name))
-    elif not watch:
-        out.print(rollout_text(client.rollout(name)))
+        print_json(rollout)
+    elif watch and not wait:
+        _watch(client, name, rollout)
     else:
-        with Live(rollout_text(client.rollout(name)), console=out, auto_refresh=False) as live:
-            while True:
-                time.sleep(_REFRESH_SECONDS)
-                try:
-                    live.update(rollout_text(client.rollout(name)), refresh=True)
-                except ControlError as error:
-                    live.update(Text(str(error), "red"), refresh=True)
+        out.print(rollout_text(rollout))
+    if wait and rollout["phase"] != "Healthy":
+        raise typer.Exit(FAILED)
 
 
 @app.command()
 def promote(
-    name: Model,
+    name: ModelName,
     admin: Admin = ADMIN,
     full: Annotated[bool, typer.Option("--full", help="Skip all remaining steps.")] = False,
 ) -> None:
@@ -56,7 +78,7 @@ def promote(
 
 @app.command()
 def abort(
-    name: Model,
+    name: ModelName,
     admin: Admin = ADMIN,
     message: Annotated[str, typer.Option("--message", "-m", help="The reason, for the history.")] = "",
 ) -> None:
@@ -65,14 +87,14 @@ def abort(
 
 
 @app.command()
-def retry(name: Model, admin: Admin = ADMIN) -> None:
+def retry(name: ModelName, admin: Admin = ADMIN) -> None:
     """Start again a rollout that failed, was aborted or rolled back."""
     _order(admin, name, "retry", {})
 
 
 @app.command()
 def rollback(
-    name: Model,
+    name: ModelName,
     digest: Annotated[
         str,
         typer.Argument(
@@ -86,9 +108,12 @@ def rollback(
 
 
 @app.command()
-def history(name: Model, admin: Admin = ADMIN, output: OutputFormat = Output.TEXT) -> None:
+def history(name: ModelName, admin: Admin = ADMIN, output: OutputFormat = Output.TEXT) -> None:
     """Show the events of the model's rollouts, the latest first."""
-    events = AdminClient(admin).rollout_history(name)
+    client = AdminClient(admin)
+    events = client.rollout_history(name)
+    if not events:
+        client.model(name)  # which fails, and names the models, where there is none of that name
     if output is Output.JSON:
         print_json(events)
     else:
@@ -97,3 +122,42 @@ def history(name: Model, admin: Admin = ADMIN, output: OutputFormat = Output.TEX
 
 def _order(admin: str, name: str, order: str, fields: dict[str, Any]) -> None:
     out.print(rollout_text(AdminClient(admin).order_rollout(name, order, fields)))
+
+
+def _watch(client: AdminClient, name: str, rollout: dict[str, Any]) -> None:
+    """Show a rollout as it goes on, without end."""
+    with Live(rollout_text(rollout), console=out, auto_refresh=False) as live:
+        while True:
+            time.sleep(_REFRESH_SECONDS)
+            try:
+                live.update(rollout_text(client.rollout(name)), refresh=True)
+            except ControlError as error:
+                live.update(Text(str(error), "red"), refresh=True)
+
+
+def _wait_until_over(client: AdminClient, name: str, seconds: float | None, is_told: bool) -> dict[str, Any]:
+    """Wait until the last config is in force for a model, and its rollout has ended; tell what it does.
+
+    Raises:
+        ControlError: when that takes too long, the model is removed, or the gateway does not come back.
+    """
+    last_line = ""
+    for status in statuses(client, seconds):
+        if not status["generation"] or status["generation"] < status["wanted_generation"]:
+            continue
+        model = next((model for model in status["models"] if model["name"] == name), None)
+        if model is None or model["rollout"] is None:
+            raise ControlError(f"the rollout of {name} is no more: the config has changed")
+        now, line = outcome(model), model_line(model)
+        if now.advice and now.is_settled and not now.is_over:
+            line = f"{line}\n{now.advice}"
+        if is_told and line != last_line:
+            last_line = line
+            out.print(line, markup=False)
+        if now.is_over:
+            return client.rollout(name)
+    phase = client.rollout(name)
+    raise ControlError(
+        f"given up after {seconds:g} s: the rollout of {name} is {phase['phase']} "
+        f"({phase['reason']}): {phase['message']}"
+    )

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import gateway
-from gateway.cli.options import WATCH_SECONDS, ConfigFile, Home, Output, out
+from gateway.cli.options import WATCH_SECONDS, ConfigFile, Home, Output, out, read_output
 from gateway.cli.progress import Reporter
 from gateway.config.config import load_config
 from gateway.errors import ControlError, EdgeError
+from runtimes import select as runtimes
 
 if TYPE_CHECKING:
     from gateway.cli.lifecycle import Kitserve
@@ -23,13 +24,16 @@ def serve(
     address: Annotated[
         str | None, typer.Option(help="Join the Ray cluster at this address.", show_default="start Ray here")
     ] = None,
-    log_format: Annotated[Output, typer.Option(help="Format of the messages.")] = Output.TEXT,
+    log_format: Annotated[
+        Output,
+        typer.Option(help="Format of the messages.", parser=read_output, metavar="text|json"),
+    ] = Output.TEXT,
 ) -> None:
     """Serve the models of FILE until Ctrl-C."""
     # Imported here, because it takes as long to load as all other commands together.
     from gateway.cli.lifecycle import Stopped, catch_signals, running
 
-    config = load_config(file)
+    config = load_config(file, needs_models=True, runtimes=runtimes.names())
     reporter = Reporter(out, as_json=log_format is Output.JSON)
     reporter.say(f"Kitserve {gateway.__version__}: {len(config.models)} model(s) from {file}, home {home}")
     catch_signals()

@@ -60,6 +60,10 @@ def model_line(model: dict[str, Any]) -> str:
         f"{_named(version)} {version['weight']} %" for version in model["versions"] if version["role"]
     )
     parts = [f"{model['name']}: {model['state']}", versions, model["message"]]
+    rollout = model.get("rollout")
+    # While its canary loads or waits for a gate, the model's message says so.
+    if rollout is not None and rollout["step"]:
+        parts.append(f"rollout: {rollout['message']}")
     return "  ".join(part for part in parts if part)
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     ValidationError,
     field_validator,
     model_validator,
 )
 
-from gateway.config.faults import describe_fault, faults_at
-from gateway.config.kits import REGISTRY_FILES, Cache, Registry, Strict, Trust
-from gateway.config.models import Model
-from gateway.config.yaml_file import FieldPath, read_yaml
+from gateway.config.faults import describe_faults, faults_at
+from gateway.config.kits import REGISTRY_FILES, Cache, Registry, Strict, Trust, fault
+from gateway.config.models import AUTO, Model
+from gateway.config.yaml_file import FieldPath, dotted, read_yaml, shown
 from gateway.errors import ConfigError, NotTrusted
 from gateway.kits.trust import Policy, judge_registry
 from gateway.oci.kit_storage import kit_home
@@ -40,8 +43,12 @@ class Address(Strict):
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: object) -> object:
-        if not isinstance(value, str):
+        if isinstance(value, dict | Address):
             return value
+        if isinstance(value, int) and not isinstance(value, bool):
+            raise fault(f"{value} is not HOST:PORT; write 127.0.0.1:{value}")
+        if not isinstance(value, str):
+            raise fault(f"{shown(value)} is not HOST:PORT, such as 127.0.0.1:8080")
         host, separator, port = value.rpartition(":")
         if not separator or not host or not re.fullmatch("[0-9]{1,5}", port):
             raise ValueError(f"{value!r} is not HOST:PORT, such as 127.0.0.1:8080")
@@ -49,6 +56,12 @@ class Address(Strict):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _web_address(value: str) -> str:
+    if not re.match(r"https?://[^\s/]", value):
+        raise ValueError(f"{value!r} is not an address, such as https://hooks.example.com/rollouts")
+    return value
 
 
 class GatewayConfig(Strict):
@@ -72,8 +85,14 @@ class GatewayConfig(Strict):
     """How much disk the kits may take."""
     trust: Trust = Trust()
     """Which kits may be served, as any model."""
-    webhooks: tuple[Annotated[str, Field(pattern=r"^https?://[^\s/]+")], ...] = ()
+    webhooks: tuple[Annotated[str, AfterValidator(_web_address)], ...] = ()
     """The addresses that each event of a rollout is sent to."""
+
+    @field_validator("access_log", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        """Take the word off for itself: YAML reads it as false."""
+        return "off" if value is False else value
 
     @field_validator("models")
     @classmethod
@@ -155,8 +174,15 @@ class GatewayConfig(Strict):
         )
 
 
-def load_config(path: Path) -> GatewayConfig:
+def load_config(
+    path: Path, needs_models: bool = False, runtimes: Sequence[str] | None = None
+) -> GatewayConfig:
     """Read a config file; relative paths in it count from the working directory.
+
+    Args:
+        path: the file.
+        needs_models: as for `parse_config`.
+        runtimes: as for `parse_config`.
 
     Raises:
         ConfigError: with one line for each fault in the file.
@@ -165,11 +191,24 @@ def load_config(path: Path) -> GatewayConfig:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
-    return parse_config(text, str(path)).rooted(Path.cwd())
+    return parse_config(text, str(path), needs_models, runtimes).rooted(Path.cwd())
 
 
-def parse_config(text: str, source: str = "config") -> GatewayConfig:
-    """Parse YAML (or JSON, which is YAML too) into a config; `source` names it in errors.
+def parse_config(
+    text: str,
+    source: str = "config",
+    needs_models: bool = False,
+    runtimes: Sequence[str] | None = None,
+) -> GatewayConfig:
+    """Parse YAML (or JSON, which is YAML too) into a config.
+
+    Args:
+        text: the config.
+        source: its name in errors.
+        needs_models: whether `models` must be written, as in a config that is put in force: an empty or
+            unfinished file would stop all models.
+        runtimes: the names of the runtimes that there are; None where that is not known, as on a machine
+            from which a config is only sent.
 
     Raises:
         ConfigError: with one line for each fault in the text.
@@ -180,10 +219,30 @@ def parse_config(text: str, source: str = "config") -> GatewayConfig:
     try:
         config = GatewayConfig.model_validate(value)
     except ValidationError as error:
-        faults += [describe_fault(detail, lines, GatewayConfig) for detail in error.errors()]
+        faults += describe_faults(error.errors(), lines, GatewayConfig)
+    else:
+        if needs_models and "models" not in config.model_fields_set:
+            faults.append("line 1: models: is missing; write the models to serve, or `models: []` for none")
+        if runtimes is not None:
+            faults += _unknown_runtimes(config, runtimes, lines)
     if faults:
         raise ConfigError(source, faults)
     return config
+
+
+def _unknown_runtimes(
+    config: GatewayConfig, runtimes: Sequence[str], lines: Mapping[FieldPath, int]
+) -> Iterator[str]:
+    known = [AUTO, *runtimes]
+    for index, model in enumerate(config.models):
+        if model.runtime not in known:
+            path = ("models", index, "runtime")
+            close = difflib.get_close_matches(model.runtime, known, n=1)
+            advice = f"; did you mean {close[0]!r}?" if close else "."
+            yield (
+                f"line {lines.get(path, 1)}: {dotted(path)}: there is no runtime {model.runtime!r}{advice} "
+                f"Installed are {', '.join(known[1:])}"
+            )
 
 
 def _rooted_kit(kit: str, directory: Path) -> str:

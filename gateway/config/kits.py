@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from types import UnionType
+from typing import Annotated, Any, LiteralString, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from gateway.errors import InvalidReference
 from gateway.kits.trust import Policy, PublicKey
@@ -17,8 +29,15 @@ from gateway.oci.reference import Digest, RegistryReference
 _UNITS = {"us": 0.000001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
+def fault(text: str) -> PydanticCustomError:
+    """Return the error that a validator raises for a value of a wrong type: its message is the text."""
+    return PydanticCustomError("fault", "{text}", {"text": text})
+
+
 def read_seconds(value: object) -> object:
-    """Read a number with its unit into seconds; leave anything else to the next validator."""
+    """Read a number with its unit into seconds; leave a plain number to the next validator."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise PydanticCustomError("duration_type", "not a duration")
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h)", value)
@@ -26,6 +45,9 @@ def read_seconds(value: object) -> object:
         raise ValueError(f"{value!r} is not a duration, such as 500ms, 30s, 5m or 2h")
     return float(match[1]) * _UNITS[match[2]]
 
+
+_NUMBERS: Mapping[Any, LiteralString] = {int: "int_type", float: "float_type", ByteSize: "byte_size"}
+"""The types of numbers, and the type of pydantic's error for a value that is none."""
 
 Seconds = Annotated[float, BeforeValidator(read_seconds), Field(gt=0)]
 """A duration: a number of seconds, or a number with its unit."""
@@ -35,6 +57,28 @@ class Strict(BaseModel):
     """Something that a user writes: an unknown field in it is a fault."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse true and false for numbers: pydantic takes them for 1 and 0."""
+        field = cls.model_fields[str(info.field_name)]
+        number = _number_in(field.annotation, field.metadata) if isinstance(value, bool) else None
+        if number is not None:
+            raise PydanticCustomError(_NUMBERS[number], "not a number")
+        return value
+
+
+def _number_in(annotation: Any, metadata: Sequence[Any]) -> Any:
+    """Return the type of number that a field takes; None where it takes another, or is read by us first."""
+    if any(isinstance(part, BeforeValidator) for part in metadata):
+        return None
+    if get_origin(annotation) is Annotated:
+        inner, *more = get_args(annotation)
+        return _number_in(inner, more)
+    if get_origin(annotation) in (Union, UnionType):
+        return next(filter(None, (_number_in(part, ()) for part in get_args(annotation))), None)
+    return annotation if annotation in _NUMBERS else None
 
 
 class Key(Strict):
@@ -46,8 +90,10 @@ class Key(Strict):
     @model_validator(mode="before")
     @classmethod
     def _from_file(cls, value: object) -> object:
-        if not isinstance(value, str):
+        if isinstance(value, dict | Key):
             return value
+        if not isinstance(value, str):
+            raise fault("write the path of a PEM file, with a public key in it")
         try:
             return {"name": value, "pem": Path(value).read_text("utf-8")}
         except (OSError, UnicodeDecodeError) as error:
@@ -83,7 +129,11 @@ class Trust(Strict):
     @field_validator("allow_code", mode="before")
     @classmethod
     def _as_list(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
+        if value is None or isinstance(value, list | tuple):
+            return value
+        if not isinstance(value, str):
+            raise fault("write `signed`, the digest of a kit, or a list of these")
+        return (value,)
 
     @field_validator("allow_code")
     @classmethod

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from gateway.config.calls import Batching, Queue, Timeout
 from gateway.config.faults import faults_at
-from gateway.config.kits import Seconds, Strict, Trust
+from gateway.config.kits import Seconds, Strict, Trust, fault
 from gateway.config.rollout import Rollout
 from gateway.errors import InvalidReference
 from gateway.oci.reference import parse_reference
@@ -19,6 +19,9 @@ from runtimes.base import Resources as ModelResources
 
 _RESOURCES = ModelResources()
 _SCALING = Scaling()
+_MAX_REPLICAS = 256
+AUTO = "auto"
+"""The name of no runtime: the files decide."""
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -42,9 +45,9 @@ class Resources(Strict):
 class Replicas(Strict):
     """How many workers run each version. A plain number fixes it: `replicas: 2`."""
 
-    min: Annotated[int, Field(ge=0, le=256)] = _SCALING.min
+    min: Annotated[int, Field(ge=0, le=_MAX_REPLICAS)] = _SCALING.min
     """The fewest workers. With 0, a version that nobody calls has no worker, and the next call starts one."""
-    max: Annotated[int, Field(ge=1, le=256)] = _SCALING.max
+    max: Annotated[int, Field(ge=1, le=_MAX_REPLICAS)] = _SCALING.max
     """The most workers; where only `min` is written, as many as that, but at least 1."""
     target_ongoing_requests: Annotated[float, Field(gt=0)] = _SCALING.target_ongoing_requests
     """How many calls a worker should have at a time. If there are more, workers are added."""
@@ -60,13 +63,19 @@ class Replicas(Strict):
     @model_validator(mode="before")
     @classmethod
     def _from_number(cls, value: object) -> object:
-        if isinstance(value, int) and not isinstance(value, bool):
-            if value == 0:
-                raise ValueError("0 workers answer nobody; {min: 0, max: 1} has one only while it is called")
-            return {"min": value, "max": value}
-        if isinstance(value, dict) and isinstance(value.get("min"), int) and "max" not in value:
-            return {**value, "max": value["min"] or 1}
-        return value
+        if isinstance(value, dict):
+            fewest = value.get("min")
+            is_number = type(fewest) is int and 0 <= fewest <= _MAX_REPLICAS
+            return {**value, "max": fewest or 1} if is_number and "max" not in value else value
+        if isinstance(value, Replicas):
+            return value
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise fault("write how many workers there are, such as 2, or bounds, such as {min: 1, max: 4}")
+        if value == 0:
+            raise ValueError("0 workers answer nobody; {min: 0, max: 1} has one only while it is called")
+        if not 0 < value <= _MAX_REPLICAS:
+            raise ValueError(f"must be at least 1, and at most {_MAX_REPLICAS}, not {value}")
+        return {"min": value, "max": value}
 
     @model_validator(mode="after")
     def _ordered(self) -> Replicas:
@@ -107,7 +116,7 @@ class Model(Strict):
     """The reference of the kit."""
     canary: Canary | None = None
     """A second version that gets a fixed share of the calls. Not together with `rollout`."""
-    runtime: str = "auto"
+    runtime: str = AUTO
     """The name of the runtime that loads the model, such as `onnx`. `auto` chooses by the files' content."""
     resources: Resources = Resources()
     """What each worker may use."""

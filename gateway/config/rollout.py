@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from gateway.config.kits import Seconds, Strict
+from gateway.config.kits import Seconds, Strict, fault
 from gateway.rollout import plan as plans
 from gateway.rollout.plan import Metric
 
 Share = Annotated[float, Field(ge=0, le=1)]
-HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
-CookieName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+
+def _like(pattern: str, expected: str) -> AfterValidator:
+    """Return a validator of text that matches a pattern; else the fault says what is expected."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"{value!r} is not {expected}")
+        return value
+
+    return AfterValidator(check)
+
+
+HeaderName = Annotated[
+    str, _like("[A-Za-z0-9-]{1,64}", "the name of a header: letters, digits and '-', at most 64")
+]
+CookieName = Annotated[
+    str, _like("[A-Za-z0-9_.-]{1,64}", "the name of a cookie: letters, digits, '_', '.' and '-', at most 64")
+]
+HeaderValue = Annotated[
+    str,
+    _like(
+        "[A-Za-z0-9 _.,:;/@=+*-]{0,128}",
+        "a header's value that can be matched: letters, digits, spaces and _.,:;/@=+*-, at most 128",
+    ),
+]
 # The defaults stand in the plan, once.
 _STEP = plans.Step(weight=0)
 _AGREEMENT = plans.Agreement()
 _CHECKS = plans.Checks()
 _GOLDEN = plans.Golden(dataset="")
 _PLAN = plans.Plan()
-_HEADER_VALUE = r"^[A-Za-z0-9 _.,:;/@=+*-]{0,128}$"
 
 
 class Step(Strict):
@@ -36,14 +60,18 @@ class Step(Strict):
     mirror: Share | None = _STEP.mirror
     """Which share of the stable version's calls the canary answers too, unseen by callers; absent, the share
     in `checks.agreement`."""
-    match: tuple[dict[HeaderName, Annotated[str, Field(pattern=_HEADER_VALUE)]], ...] = ()
+    match: tuple[dict[HeaderName, HeaderValue], ...] = ()
     """Headers that send a call to the canary whatever the weight: `{NAME: VALUE}`, with `""` for any value.
     One such mapping, or a list."""
 
     @field_validator("match", mode="before")
     @classmethod
     def _as_list(cls, value: object) -> object:
-        return (value,) if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            return (value,)
+        if not isinstance(value, list | tuple):
+            raise fault("write {NAME: VALUE}, or a list of such mappings")
+        return value
 
     @model_validator(mode="after")
     def _for_or_pause(self) -> Step:
@@ -161,7 +189,11 @@ class Golden(Strict):
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: object) -> object:
-        return {"dataset": value} if isinstance(value, str) else value
+        if isinstance(value, dict | Golden):
+            return value
+        if not isinstance(value, str):
+            raise fault("write a dataset's name, or {dataset: NAME}")
+        return {"dataset": value}
 
     @field_validator("metric")
     @classmethod

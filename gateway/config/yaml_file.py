@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import yaml
@@ -11,6 +12,7 @@ from gateway.errors import ConfigError
 # No real config comes near these limits; aliases of aliases, or an alias of itself, exceed them.
 _MAX_DEPTH = 32
 _MAX_NODES = 100_000
+_SHOWN_LENGTH = 40
 # What PyYAML raises for text and tags it cannot use, besides its own errors.
 _YAML_ERRORS = (yaml.YAMLError, ValueError, OverflowError, RecursionError, LookupError, AttributeError)
 
@@ -39,6 +41,18 @@ def dotted(path: FieldPath) -> str:
     for step in path:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
     return text
+
+
+def shown(value: object) -> str:
+    """Write a value for people, as YAML has it, in one short line."""
+    if isinstance(value, str):
+        text = repr(value)
+    elif isinstance(value, float):
+        text = f"{value:.15g}"
+    else:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+        text = text if text.isprintable() else json.dumps(value, default=str)
+    return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}…"
 
 
 def _plain(node: yaml.Node, path: FieldPath, lines: dict[FieldPath, int], faults: list[str]) -> Any:

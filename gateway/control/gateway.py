@@ -88,7 +88,7 @@ class Gateway:
         metrics.register(KitserveCollector(overview.version_samples))
         apis = (
             AdminApi(self._state, overview, metrics, self._loop.wake),
-            RolloutApi(self._rollouts, self._loop.wake),
+            RolloutApi(self._rollouts, self._state, self._loop.wake),
             Repository(overview),
             Docs(overview, settings.edge.listen),
         )

@@ -91,7 +91,10 @@ def test_status_has_the_generation_that_is_wanted(api: Api) -> None:
 
 def test_an_unknown_model_is_named(api: Api) -> None:
     answer = api.get("/api/models/lilac")
-    assert (answer.status_code, answer.json()) == (404, {"error": "no model is named lilac"})
+    assert (answer.status_code, answer.json()) == (
+        404,
+        {"error": "no model is named lilac; the models are iris"},
+    )
 
 
 def test_a_config_is_applied_and_shown(api: Api) -> None:
@@ -130,11 +133,17 @@ def test_each_of_many_applies_gets_a_generation_of_its_own(api: Api) -> None:
             {"models": [{"name": "a b", "kit": "i ris", "spare": 1}]},
             ["models[0].name", "models[0].kit", "models[0].spare"],
         ),
+        (
+            {"models": [{"name": "iris", "kit": KIT, "runtime": "onxx"}]},
+            ["line 1: models[0].runtime: there is no runtime 'onxx'; did you mean 'onnx'?"],
+        ),
+        ({}, ["line 1: models: is missing; write the models to serve, or `models: []` for none"]),
+        ({"access_log": "all"}, ["models: is missing"]),
         ("{", ["line 1"]),
         ("[]", ["a config is a mapping"]),
         ("\udcff".encode("utf-8", "surrogateescape").decode("latin-1"), ["a config is a mapping"]),
     ],
-    ids=["unknown", "three", "broken", "list", "no text"],
+    ids=["unknown", "three", "runtime", "empty", "no models", "broken", "list", "no text"],
 )
 def test_a_faulty_config_is_refused_with_all_its_faults(api: Api, body: Any, faults: list[str]) -> None:
     answer = api.put(body)

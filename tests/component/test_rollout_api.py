@@ -20,7 +20,7 @@ class Api:
         self.world = World(directory / "state.db")
         self.world.serve("v1")
         self.changes = 0
-        rollouts = RolloutApi(self.world.rollouts, self._changed)
+        rollouts = RolloutApi(self.world.rollouts, self.world.state, self._changed)
         self.server = WebServer(web_app(rollouts.routes(), "127.0.0.1"), "127.0.0.1")
         self.server.start()
         self.url = f"http://127.0.0.1:{self.server.port}/api/models/iris/rollout"
@@ -94,6 +94,7 @@ def test_an_invalid_order_is_refused(
 
 def test_a_model_without_a_rollout_says_so(api: Api) -> None:
     api.url = api.url.replace("iris", "other")
-    assert api.get().status_code == 404
-    assert api.order("abort").status_code == 409
+    for answer, status in ((api.get(), 404), (api.order("abort"), 409)):
+        assert answer.status_code == status
+        assert answer.json() == {"error": "no model is named other; the models are iris"}
     assert api.get("/history").json() == {"events": []}

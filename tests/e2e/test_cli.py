@@ -13,35 +13,11 @@ from typing import Any
 import pytest
 
 import gateway
-from gateway.cli import main
 from tests.support.artifacts import MODELKIT, LayoutBuilder, tar
+from tests.support.cli import Cli
 from tests.support.kitserve import KITSERVE
 from tests.support.ports import free_port
 from tests.support.registry import Registry
-
-
-class Cli:
-    """The command `kitserve`, run in this process, which saves a second for each call."""
-
-    def __init__(
-        self, home: Path, monkeypatch: pytest.MonkeyPatch, captured: pytest.CaptureFixture[str]
-    ) -> None:
-        self.home = home
-        self._monkeypatch = monkeypatch
-        self._captured = captured
-
-    def __call__(self, *arguments: str, code: int = 0) -> tuple[str, str]:
-        """Return what it printed on standard output and standard error."""
-        self._monkeypatch.setattr(sys, "argv", ["kitserve", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        text, error = self._captured.readouterr()
-        assert (ended.value.code or 0) == code, text + error
-        return text, error
-
-    def inspect(self, reference: str, *options: str) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self("inspect", reference, "-o", "json", *options)[0])
-        return document
 
 
 @pytest.fixture
@@ -265,7 +241,7 @@ def test_an_invalid_reference_is_a_wrong_command(cli: Cli, kit: str, advice: str
 def test_without_a_running_kitserve_its_start_is_explained(cli: Cli, tmp_path: Path) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     file = tmp_path / "kitserve.yaml"
-    file.write_text(f"admin: {nobody}\n")
+    file.write_text(f"admin: {nobody}\nmodels: []\n")
     for arguments in (["status", "--admin", nobody], ["apply", str(file)]):
         text, error = cli(*arguments, code=1)
         assert text == ""
@@ -280,8 +256,12 @@ def test_another_server_at_the_admin_port_is_no_kitserve(cli: Cli, registry: Reg
 def test_apply_names_the_faults_of_a_file_and_a_file_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "kitserve.yaml"
     assert "cannot be read" in cli("apply", str(file), code=2)[1]
+    for text in ("", "access_log: all\n"):
+        file.write_text(text)
+        for command in ("apply", "serve"):
+            assert "line 1: models: is missing; write the models" in cli(command, str(file), code=2)[1]
     file.write_text("models:\n  - name: iris\n")
-    assert "line 2: models[0].kit: Field required" in cli("apply", str(file), code=2)[1]
+    assert "line 2: models[0].kit: is missing, and must be written" in cli("apply", str(file), code=2)[1]
 
 
 def test_a_home_that_cannot_be_used_is_named(cli: Cli, layout: Path) -> None:

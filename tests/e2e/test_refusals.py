@@ -46,11 +46,16 @@ def test_each_refusal_names_its_cause_and_the_rest_goes_on(
             {"kit": f"{host}/samples/iris:v1", "runtime": "torchscript"},
             "torchscript",
         ),
-        "no-such-runtime": ({"kit": f"{host}/samples/iris:v1", "runtime": "abacus"}, "abacus"),
         "pickle": ({"kit": f"{host}/samples/iris-pickle:v1"}, "pickle"),
         "weights-only": ({"kit": f"{host}/samples/iris-statedict:v1"}, "weights"),
         "orphan": ({"kit": _orphan(tmp_path, registry)}, f"{host}/samples/iris:v9"),
     }
+    serving.models["no-such-runtime"] = {"kit": f"{host}/samples/iris:v1", "runtime": "abacus"}
+    done = serving.apply(check=False)
+    assert done.returncode == 2
+    assert "models[1].runtime: there is no runtime 'abacus'" in done.stderr
+    del serving.models["no-such-runtime"]
+    assert [model["name"] for model in serving.status()["models"]] == ["good"], "nothing is in force of it"
     serving.models |= {name: model for name, (model, _) in refused.items()}
     with Load(f"{serving.url}/v2/models/good/infer", clients=1, pause=0.005) as load:
         assert serving.apply(check=False).returncode == 1

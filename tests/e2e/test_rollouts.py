@@ -133,17 +133,24 @@ def test_people_promote_abort_retry_and_roll_back(kitserve: Running, layout: Pat
         model = kitserve.model("hand")
         assert (model["state"], model["rollout"]["phase"]) == ("failed", "Degraded")
         assert "a hunch" in model["message"]
-        kitserve.apply(check=False)
+        done = kitserve.apply(check=False)
+        assert done.returncode == 1
+        assert "hand: the rollout from v1 to v2 was aborted, and v1 serves" in done.stdout
         assert rollout(kitserve, "hand")["reason"] == "RolloutAborted", "the same config is no second try"
         order("retry", "hand")
         kitserve.wait_for_rollout("hand", phase="Paused", weight=30)
+        assert "waits for a person at step 1 of 2" in kitserve.apply().stdout
         order("promote", "hand", "--full")
-        kitserve.wait_for_rollout("hand", phase="Healthy")
+        url = f"http://{kitserve.admin}/"
+        assert "Healthy" in kitserve.run("rollout", "status", "hand", "--wait", "--admin", url).stdout
         load.forget()
         load.wait_for("v2")
         order("rollback", "hand")
         kitserve.wait_for_rollout("hand", phase="Healthy")
         assert rollout(kitserve, "hand")["stable"]["tag"] == "v1"
+        done = kitserve.apply(check=False)
+        assert done.returncode == 1
+        assert "hand: v2 was rolled back, and v1 serves; start it again with" in done.stdout
         time.sleep(0.3)
         load.forget()
         time.sleep(0.5)

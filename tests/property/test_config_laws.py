@@ -11,6 +11,7 @@ from gateway.config.config import GatewayConfig, parse_config
 from gateway.config.kits import Cache, Key, Registry, Trust
 from gateway.config.models import Canary, Model, Replicas, Resources
 from gateway.errors import ConfigError
+from tests.support.faults import LEAKED
 
 _fields = st.sampled_from(
     [
@@ -56,6 +57,7 @@ def check(text: str) -> None:
         assert GatewayConfig.model_validate_json(config.model_dump_json()) == config
         return
     assert faults
+    assert not [fault for fault in faults if LEAKED.search(fault)]
     assert len(lines) == 1 + len(faults)
 
 

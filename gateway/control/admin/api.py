@@ -13,11 +13,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway.config.config import GatewayConfig, parse_config
+from gateway.control.admin.errors import no_such_model
 from gateway.control.state.database import State
 from gateway.control.state.desired import desired_from
 from gateway.control.state.overview import Overview
 from gateway.control.web.errors import current_status
 from gateway.control.web.requests import read_change
+from runtimes import select as runtimes
 
 _MAX_CONFIG_BYTES = 1024 * 1024
 
@@ -62,14 +64,14 @@ class AdminApi:
 
     def _show_model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        for model in current_status(self._overview).models:
-            if model.name == name:
-                return JSONResponse(asdict(model))
-        raise HTTPException(404, f"no model is named {name}")
+        models = {model.name: model for model in current_status(self._overview).models}
+        if name not in models:
+            raise no_such_model(name, models)
+        return JSONResponse(asdict(models[name]))
 
     async def _apply_config(self, request: Request) -> Response:
         body = await read_change(request, _MAX_CONFIG_BYTES)
-        config = parse_config(body.decode("utf-8", "replace"))
+        config = parse_config(body.decode("utf-8", "replace"), needs_models=True, runtimes=runtimes.names())
         desired, before = desired_from(config), self._state.desired()
         # The first config of a start is what this start was made with.
         fixed = before.fixed.changes(desired.fixed) if self._state.is_configured() else []

@@ -12,7 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from gateway.control.admin.errors import no_such_model
 from gateway.control.rollouts.driver import Rollouts
+from gateway.control.state.database import State
 from gateway.control.state.rollout_status import rollout_status
 from gateway.control.web.requests import read_change
 from gateway.errors import ControlError
@@ -24,8 +26,9 @@ from gateway.wire.limits import SMALL_BODY_BYTES
 class RolloutApi:
     """Answers `/api/models/{name}/rollout` and the paths below it; `on_change` is called after each order."""
 
-    def __init__(self, rollouts: Rollouts, on_change: Callable[[], None]) -> None:
+    def __init__(self, rollouts: Rollouts, state: State, on_change: Callable[[], None]) -> None:
         self._rollouts = rollouts
+        self._state = state
         self._on_change = on_change
 
     def routes(self) -> list[Route]:
@@ -41,7 +44,7 @@ class RolloutApi:
         name = request.path_params["name"]
         rollout = self._rollouts.get(name)
         if rollout is None:
-            raise HTTPException(404, f"model {name} has no rollout")
+            raise self._no_rollout(name, 404)
         return JSONResponse(_document(name, rollout))
 
     def _history(self, request: Request) -> Response:
@@ -51,12 +54,24 @@ class RolloutApi:
     async def _order(self, request: Request) -> Response:
         name, order = request.path_params["name"], request.path_params["order"]
         event = _event(order, _fields(await read_change(request, SMALL_BODY_BYTES)))
+        if self._rollouts.get(name) is None:
+            raise self._no_rollout(name, 409)
         try:
             rollout = self._rollouts.order(name, event)
         except ControlError as error:
             raise HTTPException(409, str(error)) from error
         self._on_change()
         return JSONResponse(_document(name, rollout))
+
+    def _no_rollout(self, name: str, status: int) -> HTTPException:
+        """Return the error for a model that has no rollout, which says why."""
+        desired = self._state.desired()
+        model = desired.model(name)
+        if model is None:
+            return no_such_model(name, (model.name for model in desired.models), status)
+        if model.plan is None:
+            return HTTPException(status, f"model {name} has no rollout: give it `rollout:` in the config")
+        return HTTPException(status, f"model {name} has no rollout yet: its first version does not serve yet")
 
 
 def _event(order: str, fields: dict[str, Any]) -> Promote | Abort | Retry | Rollback:

@@ -39,4 +39,10 @@ def earlier_revision(model: str, name: str, rollout: Rollout, history: Sequence[
     if len({served[revision].digest for revision in matches}) == 1:
         return matches[0]
     problem = "no version that served was" if not matches else "several versions that served were"
-    raise ControlError(f"model {model}: {problem} called {name}; see `kitserve rollout history {model}`")
+    names = ", ".join(
+        f"{reference.label} ({reference.digest.short})" for reference in served.values() if reference.digest
+    )
+    raise ControlError(
+        f"model {model}: {problem} called {name}; these served: {names}; "
+        f"see `kitserve rollout history {model}`"
+    )

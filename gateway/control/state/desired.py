@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from gateway.config.config import GatewayConfig
-from gateway.config.models import Model
+from gateway.config.models import AUTO, Model
 from gateway.kits.trust import ANYTHING, Policy
 from gateway.oci.options import SourceOptions
 from gateway.oci.reference import Reference, parse_reference
@@ -100,7 +100,7 @@ def _model(config: GatewayConfig, model: Model) -> DesiredModel:
         name=model.name,
         kit=parse_reference(model.kit),
         serving=model.serving(),
-        runtime=None if model.runtime == "auto" else model.runtime,
+        runtime=None if model.runtime == AUTO else model.runtime,
         canary=None if canary is None else FixedCanary(parse_reference(canary.kit), canary.weight),
         plan=None if model.rollout is None else model.rollout.plan(),
         track=model.track,

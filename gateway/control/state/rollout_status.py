@@ -32,6 +32,8 @@ class RolloutStatus:
     number: int
     stable: Revision
     canary: Revision | None
+    declared: Revision | None
+    """What the config asked for last, once its reference was resolved."""
     weight: int
     mirror: float
     step: int
@@ -69,6 +71,7 @@ def rollout_status(rollout: Rollout) -> RolloutStatus:
         number=rollout.number,
         stable=revision(rollout.stable),
         canary=revision(rollout.canary) if rollout.canary else None,
+        declared=revision(rollout.declared) if rollout.declared else None,
         weight=rollout.weight,
         mirror=rollout.mirror,
         step=rollout.step + 1 if rollout.stage in LIVE else 0,

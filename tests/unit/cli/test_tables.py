@@ -47,6 +47,12 @@ def test_a_model_has_a_row_for_each_version() -> None:
 def test_a_model_fits_a_line() -> None:
     assert model_line(IRIS) == "iris: ready  v1@111111111111 80 %"
     assert model_line(LILAC) == "lilac: pulling  12 of 90 MB"
+    loading = {"step": 0, "message": "the config asks for another kit"}
+    assert model_line(IRIS | {"rollout": loading}) == "iris: ready  v1@111111111111 80 %"
+    stepping = {"step": 1, "message": "step 1 of 2: weight 20 %, for 30 s"}
+    assert model_line(IRIS | {"rollout": stepping}) == (
+        "iris: ready  v1@111111111111 80 %  rollout: step 1 of 2: weight 20 %, for 30 s"
+    )
 
 
 def test_a_rollout_shows_its_versions_steps_and_checks() -> None:

@@ -49,21 +49,21 @@ def test_queue_and_timeout() -> None:
     [
         (
             "batching: {max_batch_size: 1}",
-            "batching.max_batch_size: Input should be greater than or equal to 2",
+            "batching.max_batch_size: must be at least 2, not 1",
         ),
         (
             "batching: {max_batch_size: 1025}",
-            "batching.max_batch_size: Input should be less than or equal to",
+            "batching.max_batch_size: must be at most 1024, not 1025",
         ),
-        ("batching: {max_delay: -1}", "batching.max_delay: Input should be greater than or equal to 0"),
-        ("batching: {max_delay: 11s}", "batching.max_delay: Input should be less than or equal to 10"),
+        ("batching: {max_delay: -1}", "batching.max_delay: must be at least 0, not -1"),
+        ("batching: {max_delay: 11s}", "batching.max_delay: must be at most 10, not "),
         ("batching: {max_delay: 2 ms}", "batching.max_delay: '2 ms' is not a duration, such as 500ms"),
         ("batching: {max_dely: 1}", "batching.max_dely: unknown field; did you mean 'max_delay'?"),
         ("batching: true", "batching: write {max_batch_size: 32, max_delay: 2ms}, or leave it out"),
-        ("queue: {max_requests: 0}", "queue.max_requests: Input should be greater than or equal to 1"),
-        ("queue: {max_bytes: 1KiB}", "queue.max_bytes: Input should be greater than or equal to 1048576"),
+        ("queue: {max_requests: 0}", "queue.max_requests: must be at least 1, not 0"),
+        ("queue: {max_bytes: 1KiB}", "queue.max_bytes: must be at least 1048576, not "),
         ("queue: {max_size: 1}", "queue.max_size: unknown field; known here: max_requests, max_bytes"),
-        ("timeout: 0", "timeout: Input should be greater than 0"),
+        ("timeout: 0", "timeout: must be more than 0, not 0"),
         ("timeout: 2m", "timeout: the edge gives up a call after 75 s; no call can wait longer"),
     ],
 )

@@ -46,9 +46,9 @@ registries:
 """
 
 
-def faults(text: str) -> list[str]:
+def faults(text: str, needs_models: bool = False) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        parse_config(text, "kitserve.yaml")
+        parse_config(text, "kitserve.yaml", needs_models)
     assert str(caught.value).splitlines() == [
         f"kitserve.yaml: {len(caught.value.faults)} fault(s)",
         *(f"  {fault}" for fault in caught.value.faults),
@@ -62,6 +62,36 @@ def test_an_empty_file_is_all_defaults(text: str) -> None:
     assert config == GatewayConfig()
     assert (str(config.listen), str(config.admin)) == ("127.0.0.1:8080", "127.0.0.1:8081")
     assert (config.access_log, config.models, config.registries) == ("errors", (), {})
+
+
+def test_a_config_to_put_in_force_says_which_models_there_are() -> None:
+    assert parse_config("models: []", needs_models=True).models == ()
+    assert parse_config(IRIS, needs_models=True).models
+    missing = "line 1: models: is missing; write the models to serve, or `models: []` for none"
+    for text in ("", "{}", "# models: []", "access_log: all"):
+        assert faults(text, needs_models=True) == [missing]
+    assert faults("modles: []", needs_models=True) == [
+        "line 1: modles: unknown field; did you mean 'models'?"
+    ], "one fault is enough"
+    assert faults("models:", needs_models=True) == ["line 1: models: is empty; it must be a list"]
+
+
+def test_a_runtime_that_is_not_installed_is_a_fault_where_that_is_known() -> None:
+    installed = ["onnx", "torchscript", "my-runtime"]
+    for runtime in ("auto", *installed):
+        assert (
+            parse_config(f"{IRIS}    runtime: {runtime}\n", runtimes=installed).models[0].runtime == runtime
+        )
+    assert parse_config(f"{IRIS}    runtime: elsewhere\n").models[0].runtime == "elsewhere"
+    with pytest.raises(ConfigError) as caught:
+        parse_config(
+            f"{IRIS}    runtime: onxx\n  - {{name: b, kit: r.io/b, runtime: zz}}", runtimes=installed
+        )
+    assert caught.value.faults == [
+        "line 4: models[0].runtime: there is no runtime 'onxx'; did you mean 'onnx'? "
+        "Installed are onnx, torchscript, my-runtime",
+        "line 5: models[1].runtime: there is no runtime 'zz'. Installed are onnx, torchscript, my-runtime",
+    ]
 
 
 def test_a_model_needs_only_a_name_and_a_kit() -> None:
@@ -153,28 +183,33 @@ def test_an_anchor_may_be_used_again() -> None:
             "line 3: registries.r.io.user: unknown field; did you mean 'username'?",
         ),
         ("listen: {host: h, port: 1, x: 1}", "line 1: listen.x: unknown field; known here: host, port"),
-        ("\nmodels: 3", "line 2: models: Input should be a valid tuple"),
-        (IRIS + "    runtime: 5", "line 4: models[0].runtime: Input should be a valid string"),
+        ("\nmodels: 3", "line 2: models: must be a list, not 3"),
+        (
+            IRIS + "    runtime: 5",
+            "line 4: models[0].runtime: must be text, not 5; put it in quotes if it is meant as text",
+        ),
         (
             IRIS + "    resources: {cpus: many}",
-            "line 4: models[0].resources.cpus: Input should be a valid number, "
-            "unable to parse string as a number",
+            "line 4: models[0].resources.cpus: must be a number, not 'many'",
         ),
         (
             IRIS + "    resources:\n      cpus: 0",
-            "line 5: models[0].resources.cpus: Input should be greater than 0",
+            "line 5: models[0].resources.cpus: must be more than 0, not 0",
         ),
         (
             IRIS + "    replicas: {target_ongoing_requests: .inf}",
-            "line 4: models[0].replicas.target_ongoing_requests: Input should be a finite number",
+            "line 4: models[0].replicas.target_ongoing_requests: must be a finite number, not inf",
         ),
         (
             IRIS + "    canary: {kit: r.io/iris:v2, weight: 101}",
-            "line 4: models[0].canary.weight: Input should be less than or equal to 100",
+            "line 4: models[0].canary.weight: must be at most 100, not 101",
         ),
-        (IRIS + "    canary:\n      kit: r.io/iris:v2", "line 4: models[0].canary.weight: Field required"),
-        ("models:\n  - name: iris", "line 2: models[0].kit: Field required"),
-        ("access_log: some", "line 1: access_log: Input should be 'off', 'errors' or 'all'"),
+        (
+            IRIS + "    canary:\n      kit: r.io/iris:v2",
+            "line 4: models[0].canary.weight: is missing, and must be written",
+        ),
+        ("models:\n  - name: iris", "line 2: models[0].kit: is missing, and must be written"),
+        ("access_log: some", "line 1: access_log: must be 'off', 'errors' or 'all', not 'some'"),
         (
             "models:\n  - name: iris\n    kit: oci://r.io/iris:v1",
             "line 3: models[0].kit: a reference has no 'oci://' before it; write HOST/REPOSITORY:TAG, "
@@ -206,19 +241,19 @@ def test_an_anchor_may_be_used_again() -> None:
         ),
         (
             IRIS + "    replicas: {min: 0, max: 0}",
-            "line 4: models[0].replicas.max: Input should be greater than or equal to 1",
+            "line 4: models[0].replicas.max: must be at least 1, not 0",
         ),
         (
             IRIS + "    replicas: {wake_timeout: 2m}",
-            "line 4: models[0].replicas.wake_timeout: Input should be less than or equal to 60",
+            "line 4: models[0].replicas.wake_timeout: must be at most 60, not '2m'",
         ),
         (IRIS + "    replicas: {min: 3, max: 2}", "line 4: models[0].replicas: min (3) is more than max (2)"),
-        ("listen: 8080", "line 1: listen: Input should be a valid dictionary or instance of Address"),
+        ("listen: 8080", "line 1: listen: 8080 is not HOST:PORT; write 127.0.0.1:8080"),
         ("listen: here", "line 1: listen: 'here' is not HOST:PORT, such as 127.0.0.1:8080"),
         ("listen: ':80'", "line 1: listen: ':80' is not HOST:PORT, such as 127.0.0.1:8080"),
         ("listen: h:²", "line 1: listen: 'h:²' is not HOST:PORT, such as 127.0.0.1:8080"),
-        ("listen: h:0", "line 1: listen.port: Input should be greater than or equal to 1"),
-        ("admin: h:65536", "line 1: admin.port: Input should be less than or equal to 65535"),
+        ("listen: h:0", "line 1: listen.port: must be at least 1, not 0"),
+        ("admin: h:65536", "line 1: admin.port: must be at most 65535, not 65536"),
         ('listen: "a\\nb:80"', r"line 1: listen.host: 'a\nb' is not a host"),
         ("models: []\nlisten: h:8081", "line 2: listen: listen and admin both want port 8081"),
         ("listen: h:90\nadmin: h:90", "line 2: admin: listen and admin both want port 90"),

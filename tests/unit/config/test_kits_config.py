@@ -61,8 +61,8 @@ registries:
         ("{username: a, token_env: B}", "username and token_env: a registry is given one of them"),
         ("{client_cert_file: a}", "client_cert_file and client_key_file belong together"),
         ("{stall_timeout: 5 minutes}", "is not a duration, such as 500ms, 30s, 5m or 2h"),
-        ("{stall_timeout: 0s}", "greater than 0"),
-        ("{connections: 0}", "greater than or equal to 1"),
+        ("{stall_timeout: 0s}", "must be more than 0"),
+        ("{connections: 0}", "must be at least 1, not 0"),
         ("{mirrors: ['http://x']}", "'http://x' is not a mirror"),
     ],
 )
@@ -76,7 +76,7 @@ def test_sizes_have_units() -> None:
     assert parse_config("cache: {max_size: 20GiB}").cache.max_size == 20 * 2**30
     assert parse_config("").cache.max_size is None
     (fault,) = faults("cache: {max_size: much}")
-    assert fault.startswith("line 1: cache.max_size: could not parse value and unit")
+    assert fault.startswith("line 1: cache.max_size: must be a size, such as 256MiB or 20GB, not 'much'")
 
 
 def test_kits_own_storage_is_found_when_the_config_is_read(

@@ -79,8 +79,8 @@ def test_a_written_rollout_survives_the_way_to_the_gateway() -> None:
         ({"steps": [{"weight": 101}]}, "less than or equal to 100"),
         ({"steps": [{"weight": 5, "for": "1m", "pause": True}]}, "not both"),
         ({"steps": [{"weight": 5, "for": "soon"}]}, "not a duration"),
-        ({"steps": [{"weight": 5, "match": {"x\nstaff": "1"}}]}, "pattern"),
-        ({"steps": [{"weight": 5, "match": {"x-staff": "a'b"}}]}, "pattern"),
+        ({"steps": [{"weight": 5, "match": {"x\nstaff": "1"}}]}, "not the name of a header"),
+        ({"steps": [{"weight": 5, "match": {"x-staff": "a'b"}}]}, "not a header's value that can be matched"),
         ({"checks": {"max_error_rate": 0}}, "greater than 0"),
         ({"checks": {"agreement": {"metric": "psi", "min": 0.9}}}, "has a `max`"),
         ({"checks": {"agreement": {"max": 0.9}}}, "`max` is for `metric: psi`"),
@@ -110,4 +110,4 @@ def test_faults_of_a_rollout_are_reported_with_their_place() -> None:
     (fault,) = faults(track="1m", kit=f"{KIT}@sha256:{'ab' * 32}")
     assert "is pinned to a digest, which never moves" in fault
     (fault,) = faults(track="10ms")
-    assert "greater than or equal to 1" in fault
+    assert "must be at least 1, not" in fault

@@ -26,7 +26,7 @@ from runtimes.base import (
 )
 from runtimes.errors import InputError, LoadError, ModelError, NoRuntime, UnsafeFormat
 from runtimes.formats import Format
-from runtimes.select import choose, installed
+from runtimes.select import choose, installed, names
 from tests.support.model_files import Double, identity_onnx, save_script
 
 
@@ -49,6 +49,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def test_the_built_in_runtimes_are_installed() -> None:
     assert list(installed())[:3] == ["onnx", "torchscript", "torch-export"]
+    assert names() == list(installed())
 
 
 def test_a_file(tmp_path: Path) -> None:

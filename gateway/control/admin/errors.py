@@ -1,0 +1,17 @@
+"""What the admin API answers where a model is asked for that it cannot show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from starlette.exceptions import HTTPException
+
+_NAMED = 20
+
+
+def no_such_model(name: str, names: Iterable[str], status: int = 404) -> HTTPException:
+    """Return the error for a model that is not there; it names the models that are."""
+    known = sorted(names)
+    listed = ", ".join(known[:_NAMED]) + (f" and {len(known) - _NAMED} more" if len(known) > _NAMED else "")
+    there = f"the models are {listed}" if known else "there are none"
+    return HTTPException(status, f"no model is named {name}; {there}")
