@@ -13,7 +13,7 @@ from tests.support.admin import Admin, running_admin
 from tests.support.answers import Answers
 from tests.support.cli import Cli
 from tests.support.faults import LEAKED
-from tests.unit.control.test_rollout_driver import ROLLOUT, kit
+from tests.support.rollouts import ROLLOUT, kit
 
 
 @pytest.fixture

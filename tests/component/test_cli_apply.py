@@ -13,7 +13,7 @@ from gateway.cli import waiting
 from gateway.rollout.events import Abort, Promote, Rollback
 from tests.support.admin import Admin, running_admin
 from tests.support.cli import Cli
-from tests.unit.control.test_rollout_driver import ROLLOUT, kit
+from tests.support.rollouts import ROLLOUT, kit
 
 PAUSED: dict[str, Any] = {"steps": [{"weight": 10, "pause": True}, {"weight": 50, "for": "5s"}]}
 

@@ -14,7 +14,7 @@ from gateway.control.state.status import ModelState, ModelStatus, Status
 from gateway.control.web.app import web_app
 from gateway.control.web.server import WebServer
 from tests.support.overview import FixedOverview
-from tests.unit.control.test_rollout_driver import World, digest, kit
+from tests.support.rollouts import World, digest, kit
 
 TAGS = ("v1", "v2", "v3")
 TICK_SECONDS = 6.0
