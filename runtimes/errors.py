@@ -6,6 +6,7 @@
     ├── LoadError       the file is broken, or its engine refuses it
     ├── InputError      the caller's tensors are wrong
     └── ExecutionError  the model failed on inputs that looked right
+        └── Unsupported  it would fail on any: an output has no form, or the engine lacks an operator
 
 Each message says what happened, to which file or tensor, and what to do.
 """
@@ -33,3 +34,7 @@ class InputError(ModelError):
 
 class ExecutionError(ModelError):
     """The engine failed while it ran the model."""
+
+
+class Unsupported(ExecutionError):
+    """Every call on the model fails: an output has no form in the protocol, or an operator is missing."""

@@ -124,7 +124,7 @@ def _label_output(signature: Signature, target: str) -> str:
     outputs = [spec.name for spec in signature.outputs]
     if target in outputs:
         return target
-    labels = [spec.name for spec in signature.outputs if not spec.datatype.startswith(("FP", "BF"))]
+    labels = [spec.name for spec in signature.outputs if not spec.usual.startswith(("FP", "BF"))]
     candidates = labels or outputs
     if len(candidates) != 1:
         raise ValueError(f"say which output {target} is, with `output:` (there are {', '.join(outputs)})")
@@ -132,7 +132,7 @@ def _label_output(signature: Signature, target: str) -> str:
 
 
 def _value(text: str, spec: TensorSpec | None) -> Any:
-    kind = "f" if spec is None else Datatype(spec.datatype).numpy.kind
+    kind = "f" if spec is None else spec.usual.numpy.kind
     text = text.strip()
     if kind == "O":
         return text
@@ -185,11 +185,11 @@ def _request(rows: Sequence[Row], signature: Signature) -> bytes:
         except KeyError:
             raise KitError(f"a row has no input {spec.name}") from None
         if not spec.shape or _is_batch(spec) or spec.shape[0] == 1:
-            array = _array(values, Datatype(spec.datatype))
+            array = _array(values, spec.usual)
         else:
-            array = _array(values[0], Datatype(spec.datatype))
+            array = _array(values[0], spec.usual)
         data = array.reshape(-1).tolist()
-        tensor = {"name": spec.name, "datatype": spec.datatype, "shape": list(array.shape), "data": data}
+        tensor = {"name": spec.name, "datatype": spec.usual, "shape": list(array.shape), "data": data}
         inputs.append(tensor)
     return orjson.dumps({"inputs": inputs})
 
