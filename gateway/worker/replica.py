@@ -29,6 +29,7 @@ from gateway.worker.assembly import build_app
 from gateway.worker.describe import describe
 from gateway.worker.labels import Labels, UnusableLabels, read_labels
 from gateway.worker.scaling import IDLE, ONGOING
+from gateway.worker.stated import with_stated_signature
 from gateway.worker.version import AppOptions, Identity
 from runtimes.base import LoadedModel, Signature, TensorModel
 
@@ -137,7 +138,7 @@ class Worker:
         choice = choose_runtime(kit, spec.runtime, kit.verdict.code)
         self._note(state=WorkerState.LOADING, detail="", runtime=choice.runtime.name)
         started = time.perf_counter()
-        model = load(kit, choice, spec.serving.resources)
+        model = with_stated_signature(load(kit, choice, spec.serving.resources), kit.kit, spec.serving.stated)
         self._tally.loaded(time.perf_counter() - started)
         labels = self._labels(kit)
         signature = model.signature if isinstance(model, TensorModel) else Signature((), ())
