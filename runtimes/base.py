@@ -92,6 +92,8 @@ class TensorSpec:
     """-1 stands for any length; None for any rank."""
     likely: str = ""
     """The value of the `Datatype` that is most likely meant where `datatype` is `ANY`; "" where none is."""
+    likely_shape: tuple[int, ...] | None = None
+    """The shape that is most likely meant where `shape` is None, as far as that can be told."""
 
     @property
     def usual(self) -> Datatype:

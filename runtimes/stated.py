@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from runtimes.base import ANY, Array, InputCheck, Signature, TensorModel, TensorSpec
-from runtimes.errors import LoadError
+from runtimes.base import ANY, Array, Datatype, InputCheck, Signature, TensorModel, TensorSpec
+from runtimes.errors import LoadError, Unsupported
 
 
 class StatedModel:
@@ -18,11 +18,40 @@ class StatedModel:
         self.device = model.device
         self._model = model
         self._check = InputCheck(signature)
+        own = model.signature.outputs
+        self._own = frozenset(spec.name for spec in own)
+        self._stated = tuple(spec for spec in signature.outputs if spec not in own)
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         """Run the model; see `TensorModel.infer`."""
         self._check(inputs)
         return self._model.infer(inputs, outputs)
+
+    def check_outputs(self, outputs: Mapping[str, Array]) -> None:
+        """Check the answer to a call against the outputs that are stated.
+
+        Raises:
+            Unsupported: where one is not there, or is of another datatype or shape whatever the inputs are.
+        """
+        are_datatypes_known = all(spec.datatype != ANY for spec in self.signature.inputs)
+        are_shapes_known = all(spec.shape is not None for spec in self.signature.inputs)
+        for spec in self._stated:
+            array = outputs.get(spec.name)
+            if array is None and spec.name in self._own:
+                # It exists, and may be None for some inputs.
+                continue
+            if array is None:
+                listed = ", ".join(map(repr, outputs)) or "none"
+                raise Unsupported(f"output {spec.name!r} is stated, but the model gave {listed}")
+            datatype = Datatype.of(array.dtype).value
+            given = TensorSpec(spec.name, datatype, array.shape)
+            if (are_datatypes_known and spec.datatype != datatype) or (
+                are_shapes_known and spec.shape is not None and _common(spec.shape, array.shape) is None
+            ):
+                raise Unsupported(
+                    f"output {spec.name!r} is stated as {_describe(spec)}, "
+                    f"but the model gave {_describe(given)}"
+                )
 
     def close(self) -> None:
         """Free the model."""
@@ -72,8 +101,9 @@ def _narrowed(kind: str, spec: TensorSpec, stated: TensorSpec, source: str) -> T
             f"{source} states that {kind} {spec.name!r} is {_describe(stated)}, but the model's file says "
             f"{_describe(spec)}; mend it there, or leave it out"
         )
-    likely = spec.likely if stated.datatype == ANY else ""
-    return TensorSpec(spec.name, stated.datatype, shape, likely)
+    if stated is spec:
+        return spec
+    return TensorSpec(spec.name, stated.datatype, shape, "", spec.likely_shape if shape is None else None)
 
 
 def _common(one: tuple[int, ...] | None, other: tuple[int, ...] | None) -> tuple[int, ...] | None:

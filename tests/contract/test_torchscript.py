@@ -99,13 +99,13 @@ def loaded(module: torch.nn.Module, directory: Path) -> TorchScriptModel:
 X = np.array([[1.0, 2.0]], dtype=np.float32)
 
 
-def likely(name: str, datatype: str) -> TensorSpec:
-    return TensorSpec(name, ANY, likely=datatype)
+def likely(name: str, datatype: str, shape: tuple[int, ...] | None = None) -> TensorSpec:
+    return TensorSpec(name, ANY, None, datatype, shape)
 
 
 def test_indices_of_an_embedding_are_integers(tmp_path: Path) -> None:
     model = loaded(Tagger(), tmp_path)
-    assert model.signature.inputs == (likely("words", "INT64"), likely("weight", "FP32"))
+    assert model.signature.inputs == (likely("words", "INT64", (-1, -1)), likely("weight", "FP32"))
     results = model.infer({"words": np.array([[1, 4]]), "weight": X})
     assert list(results) == ["output_0", "output_1"]
     assert results["output_1"] == 4
@@ -430,3 +430,25 @@ def test_what_fails_on_some_calls_is_not(tmp_path: Path, x: Array) -> None:
     with pytest.raises(ExecutionError) as caught:
         loaded(Dense(torch.float32), tmp_path).infer({"x": x})
     assert not isinstance(caught.value, Unsupported)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.freeze` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (torch.nn.Linear(4, 3), (-1, 4)),
+        (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(784, 3)), (-1, 784)),
+        (torch.nn.Conv1d(3, 8, 3), (-1, 3, -1)),
+        (torch.nn.Conv2d(6, 8, 3, groups=2), (-1, 6, -1, -1)),
+        (torch.nn.Embedding(9, 2), (-1, -1)),
+        (Viewed(), (-1, -1)),
+        (torch.nn.ReLU(), None),
+    ],
+)
+def test_the_shape_that_is_likely_follows_from_the_first_weight(
+    tmp_path: Path, module: torch.nn.Module, shape: tuple[int, ...] | None
+) -> None:
+    for compiled in (torch.jit.script(module), torch.jit.freeze(torch.jit.script(module.eval()))):
+        compiled.save(str(tmp_path / "model.pt"))
+        (spec,) = TorchScriptRuntime().load(tmp_path / "model.pt", Resources()).signature.inputs
+        assert (spec.shape, spec.likely_shape) == (None, shape)
