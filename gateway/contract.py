@@ -117,6 +117,8 @@ class Announcement:
     """Those of the calls inside that wait for the model."""
     not_batched: str = ""
     """Why calls run one by one although they were to run together, "" where they do not."""
+    first_call: str = ""
+    """Why the call with made-up values, before it was ready, was not answered; "" where it was."""
     numbers: Numbers = field(default_factory=Numbers)
     description: Description | None = None
     """Sent only when the gateway asks for it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from runtimes.base import Resources
+from runtimes.base import Resources, Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class QueueLimits:
 
 
 DEFAULT_LIMITS = QueueLimits()
+NOTHING_STATED = Signature((), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,8 @@ class Scaling:
 class Serving:
     """How a version is run.
 
-    Its workers depend on `resources`, `batching` and `queue`: a change of these takes new workers. A change
-    of `scaling` is applied to the workers that run.
+    Its workers depend on `resources`, `batching`, `queue` and `stated`: a change of these takes new workers.
+    A change of `scaling` is applied to the workers that run.
     """
 
     resources: Resources = field(default_factory=Resources)
@@ -74,3 +75,5 @@ class Serving:
     """None: each call runs alone."""
     queue: QueueLimits = DEFAULT_LIMITS
     scaling: Scaling = Scaling()
+    stated: Signature = NOTHING_STATED
+    """What the config states of the model's inputs and outputs."""

@@ -75,30 +75,49 @@ _NUMPY: Mapping[Datatype, np.dtype[Any]] = {
 }
 
 
+ANY = "ANY"
+"""Stands for the datatype in a signature where the model's file does not say it: the caller's is taken."""
+
+_NUMERIC = frozenset(dtype for datatype, dtype in _NUMPY.items() if datatype is not Datatype.BYTES)
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One tensor of a signature.
-
-    `datatype` is the value of a `Datatype`. In `shape`, -1 stands for any length; None stands for any rank.
-    """
+    """One tensor of a signature."""
 
     name: str
     datatype: str
-    """The value of a `Datatype`."""
+    """The value of a `Datatype`, or `ANY`."""
     shape: tuple[int, ...] | None = None
     """-1 stands for any length; None for any rank."""
+    likely: str = ""
+    """The value of the `Datatype` that is most likely meant where `datatype` is `ANY`; "" where none is."""
+    likely_shape: tuple[int, ...] | None = None
+    """The shape that is most likely meant where `shape` is None, as far as that can be told."""
+
+    @property
+    def usual(self) -> Datatype:
+        """The datatype to make values of: the tensor's own, else the most likely one, else FP32."""
+        if self.datatype == ANY:
+            return Datatype(self.likely) if self.likely else Datatype.FP32
+        return Datatype(self.datatype)
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The inputs and outputs of a model, in the order of its file.
-
-    `outputs` is empty where their names are known only after a run.
-    """
+    """The inputs and outputs of a model, in the order of its file."""
 
     inputs: tuple[TensorSpec, ...]
+    """Those that every call must have."""
     outputs: tuple[TensorSpec, ...]
     """Empty where their names are known only after a run."""
+    optional: tuple[TensorSpec, ...] = ()
+    """The inputs that callers may leave out."""
+
+    @property
+    def all_inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs of both kinds, those that every call must have first."""
+        return self.inputs + self.optional
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +172,8 @@ class TensorModel(LoadedModel, Protocol):
         """Return the named `outputs`, or all of them when none is named.
 
         Raises InputError for a tensor that is missing, unknown, or of a wrong datatype, rank or
-        dimension, and for an unknown output; ExecutionError when the model itself fails.
+        dimension, and for an unknown output; ExecutionError when the model itself fails, and of that
+        Unsupported when every call would fail so.
         """
         ...
 
@@ -177,29 +197,37 @@ class Runtime(Protocol):
 class InputCheck:
     """The check of inputs against a signature, prepared once and called for each request."""
 
-    __slots__ = ("_expected", "_specs")
+    __slots__ = ("_expected", "_required", "_specs")
 
     def __init__(self, signature: Signature) -> None:
         self._expected = tuple(
             (
                 spec.name,
-                Datatype(spec.datatype).numpy,
+                None if spec.datatype == ANY else Datatype(spec.datatype).numpy,
                 None if spec.shape is None else len(spec.shape),
                 tuple((axis, size) for axis, size in enumerate(spec.shape or ()) if size >= 0),
             )
-            for spec in signature.inputs
+            for spec in signature.all_inputs
         )
-        self._specs = {spec.name: spec for spec in signature.inputs}
+        self._specs = {spec.name: spec for spec in signature.all_inputs}
+        self._required = frozenset(spec.name for spec in signature.inputs)
 
     def __call__(self, inputs: Mapping[str, Array]) -> None:
         """Raise InputError, naming the tensor, unless `inputs` fit the signature."""
+        left_out = 0
         for name, dtype, rank, sizes in self._expected:
             array = inputs.get(name)
             if array is None:
-                raise self._wrong_names(inputs)
+                if name in self._required:
+                    raise self._wrong_names(inputs)
+                left_out += 1
+                continue
             actual = array.dtype
+            if dtype is None:
+                if actual not in _NUMERIC:
+                    raise self._mismatch(name, array)
             # numpy has one object per native dtype, so identity decides nearly every call
-            if actual is not dtype and actual != dtype and not (dtype.kind == "O" and actual.kind in "SU"):
+            elif actual is not dtype and actual != dtype and not (dtype.kind == "O" and actual.kind in "SU"):
                 raise self._mismatch(name, array)
             if rank is not None:
                 shape = array.shape
@@ -208,13 +236,13 @@ class InputCheck:
                 for axis, size in sizes:
                     if shape[axis] != size:
                         raise self._mismatch(name, array)
-        if len(inputs) != len(self._expected):
+        if len(inputs) != len(self._expected) - left_out:
             raise self._wrong_names(inputs)
 
     def _wrong_names(self, inputs: Mapping[str, Array]) -> InputError:
         """Return the error for inputs of which some are missing or unknown."""
         unknown = [name for name in inputs if name not in self._specs]
-        missing = [name for name, *_ in self._expected if name not in inputs]
+        missing = [name for name, *_ in self._expected if name in self._required and name not in inputs]
         faults = []
         if unknown:
             faults.append(f"unknown {_listed(unknown)}")
@@ -227,12 +255,13 @@ class InputCheck:
         """Return the error for an input that does not fit; it tells only what differs."""
         spec = self._specs[name]
         datatype, shape = _describe(array.dtype), list(array.shape)
-        fits = datatype == spec.datatype
+        expected = "a datatype of numbers" if spec.datatype == ANY else spec.datatype
+        fits = datatype != Datatype.BYTES if spec.datatype == ANY else datatype == spec.datatype
         if fits and spec.shape is not None:
             return InputError(f"input {name!r} must have shape {_shape(spec.shape)}, not {shape}")
         if spec.shape is None or _has_shape(shape, spec.shape):
-            return InputError(f"input {name!r} must be {spec.datatype}, not {datatype}")
-        expected = f"{spec.datatype} of shape {_shape(spec.shape)}"
+            return InputError(f"input {name!r} must be {expected}, not {datatype}")
+        expected = f"{expected} of shape {_shape(spec.shape)}"
         return InputError(f"input {name!r} must be {expected}, not {datatype} of shape {shape}")
 
 

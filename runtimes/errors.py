@@ -7,6 +7,7 @@
     ├── InputError      the caller's tensors are wrong
     │   └── UnfitInput  only the run showed it: an index out of range, a shape that fits nothing
     └── ExecutionError  the model failed on inputs that looked right
+        └── Unsupported  it would fail on any: an output has no form, or the engine lacks an operator
 
 Each message says what happened, to which file or tensor, and what to do.
 """
@@ -38,3 +39,7 @@ class UnfitInput(InputError):
 
 class ExecutionError(ModelError):
     """The engine failed while it ran the model."""
+
+
+class Unsupported(ExecutionError):
+    """Every call on the model fails: an output has no form in the protocol, or an operator is missing."""

@@ -12,6 +12,7 @@ from runtimes import onnx_bf16, onnx_file
 from runtimes.base import Array, Datatype, InputCheck, Resources, Signature, unknown_output
 from runtimes.errors import ExecutionError, InputError, LoadError, ModelError
 from runtimes.formats import Format
+from runtimes.onnx_outputs import source_of
 
 _LOG_ERRORS = 3  # onnxruntime's severity "error"
 
@@ -32,13 +33,18 @@ class OnnxRuntime:
         custom = sorted(domain for domain in file.foreign_domains if not _is_built_in(domain))
         if custom:
             raise LoadError(f"{path} uses custom operators of {', '.join(custom)}; export it without them")
-        inputs = {spec.datatype for spec in file.signature.inputs}
+        inputs = {spec.datatype for spec in file.signature.all_inputs}
         if Datatype.BYTES in inputs and _has_bf16(file.signature):
             raise LoadError(
                 f"{path} has both strings and BF16, which ONNX Runtime's Python interface does not take; "
                 "export it with FP32"
             )
-        return OnnxModel(_session(path, resources), file.signature)
+        if file.composed and _has_bf16(file.signature):
+            raise LoadError(
+                f"{path} has BF16, and outputs that are sequences or maps, which ONNX Runtime's Python "
+                "interface does not give together; export it with FP32"
+            )
+        return OnnxModel(_session(path, resources), file)
 
     def signature(self, path: Path) -> Signature:
         """Return what the file declares. Raises LoadError."""
@@ -50,20 +56,21 @@ class OnnxModel:
 
     platform = "onnxruntime_onnx"
 
-    def __init__(self, session: Any, signature: Signature) -> None:
-        self.signature = signature
+    def __init__(self, session: Any, file: onnx_file.OnnxFile) -> None:
+        signature = self.signature = file.signature
         self.device = "cuda:0" if session.get_providers()[0].startswith("CUDA") else "cpu"
         self._run: onnx_bf16.Run = onnx_bf16.runner(session) if _has_bf16(signature) else session.run
         self._check = InputCheck(signature)
-        self._outputs = [spec.name for spec in signature.outputs]
-        self._strings = _strings(signature)
+        self._outputs = list(file.output_names)
+        self._composed = {output.name: output for output in file.composed}
+        self._strings = _strings(signature) - self._composed.keys()
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         """Run the model; see `TensorModel.infer`."""
         self._check(inputs)
         names = self._outputs
         if outputs:
-            names = list(outputs)
+            names = list(outputs) if not self._composed else self._sources(outputs)
             for name in names:
                 if name not in self._outputs:
                     raise unknown_output(name, self._outputs)
@@ -74,11 +81,31 @@ class OnnxModel:
             raise _run_error(error) from error
         for name in self._strings.intersection(names):
             results[name] = _to_bytes(results[name])
+        if self._composed or any(value is None for value in results.values()):
+            return self._flat(results, outputs)
         return results
 
     def close(self) -> None:
         """Free the session."""
         self._run = _closed
+
+    def _sources(self, outputs: Sequence[str]) -> list[str]:
+        """Return the file's outputs that the tensors called `outputs` are made of."""
+        return list(dict.fromkeys(source_of(name, self._composed) or name for name in outputs))
+
+    def _flat(self, results: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Array]:
+        """Return all tensors, or those that are named, of results that are maps, sequences or missing."""
+        tensors: dict[str, Array] = {}
+        for name, value in results.items():
+            if name in self._composed:
+                tensors |= self._composed[name].tensors(value)
+            elif value is not None:
+                tensors[name] = value
+        tensors = {name: _to_bytes(a) if a.dtype.kind == "O" else a for name, a in tensors.items()}
+        for name in outputs:
+            if name not in tensors:
+                raise unknown_output(name, tuple(tensors))
+        return {name: tensors[name] for name in outputs or tensors}
 
     def _with_text(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         return {name: _to_text(name, a) if name in self._strings else a for name, a in inputs.items()}
@@ -110,11 +137,11 @@ def _is_built_in(domain: str) -> bool:
 
 
 def _has_bf16(signature: Signature) -> bool:
-    return any(spec.datatype == Datatype.BF16 for spec in signature.inputs + signature.outputs)
+    return any(spec.datatype == Datatype.BF16 for spec in signature.all_inputs + signature.outputs)
 
 
 def _strings(signature: Signature) -> frozenset[str]:
-    specs = signature.inputs + signature.outputs
+    specs = signature.all_inputs + signature.outputs
     return frozenset(spec.name for spec in specs if spec.datatype == Datatype.BYTES)
 
 

@@ -71,8 +71,21 @@ class Reader:
         last = None
         for field, wire, value, _ in self.fields(span):
             if field == number and wire == VARINT:
-                last = value - (1 << 64) if value >> 63 else value
+                last = _signed(value)
         return last
+
+    def integers(self, span: Span, number: int) -> Iterator[int]:
+        """Yield the signed integers in the repeated field `number`, packed or not."""
+        for field, wire, value, inner in self.fields(span):
+            if field != number:
+                continue
+            if wire == VARINT:
+                yield _signed(value)
+            elif wire == BYTES:
+                position, end = inner
+                while position < end:
+                    value, position = self._varint(position, end)
+                    yield _signed(value)
 
     def string(self, span: Span, number: int) -> str:
         """Return the string in the field `number`, or an empty one; the last one counts."""
@@ -100,6 +113,10 @@ class Reader:
                 return value & 0xFFFF_FFFF_FFFF_FFFF, position
             shift += 7
         raise Malformed("a number does not end; the file is cut short or something else")
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
 
 
 @contextmanager

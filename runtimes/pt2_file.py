@@ -36,6 +36,16 @@ _DATATYPES = {
     34: "UINT32",
     35: "UINT64",
 }
+# A number among the inputs is a constant, one among the outputs a tensor without axes.
+_NUMBERS = {
+    "as_bool": "BOOL",
+    "as_int": "INT64",
+    "as_float": "FP64",
+    "as_sym_bool": "BOOL",
+    "as_sym_int": "INT64",
+    "as_sym_float": "FP64",
+}
+_FIXED = frozenset({"as_none", "as_bool", "as_int", "as_float", "as_string"})
 
 
 def read(path: Path) -> Signature:
@@ -57,7 +67,8 @@ def parse(text: bytes, path: Path) -> Signature:
     """Check the text of `model.json` and return its signature. Raises LoadError and UnsafeFormat.
 
     Inputs have their names in the graph. Outputs have the keys of the dict that `forward` returns, or are
-    called `output_0`, `output_1` and so on.
+    called `output_0`, `output_1` and so on. Inputs that are numbers or None are constants of the program, and
+    outputs that are None are left out.
     """
     try:
         program = json.loads(text)
@@ -95,9 +106,18 @@ def _signature(module: Mapping[str, Any]) -> Signature:
     root = next(entry for entry in module["module_call_graph"] if entry["fqn"] == "")
     names = output_names(json.loads(root["signature"]["out_spec"])[1], len(outputs))
     return Signature(
-        tuple(_spec(_tensor(argument), _tensor(argument), tensors) for argument in inputs),
-        tuple(_spec(name, _tensor(value), tensors) for name, value in zip(names, outputs, strict=True)),
+        tuple(_spec(_tensor(value), value, tensors) for value in inputs if not _is_fixed(value)),
+        tuple(
+            _spec(name, value, tensors)
+            for name, value in zip(names, outputs, strict=True)
+            if "as_none" not in value
+        ),
     )
+
+
+def _is_fixed(argument: Mapping[str, Any]) -> bool:
+    """Tell whether an input is a constant of the program: whatever it was exported with."""
+    return not _FIXED.isdisjoint(argument)
 
 
 def _tensor(argument: Mapping[str, Any]) -> str:
@@ -107,8 +127,11 @@ def _tensor(argument: Mapping[str, Any]) -> str:
     return name
 
 
-def _spec(name: str, tensor: str, tensors: Mapping[str, Any]) -> TensorSpec:
-    meta = tensors[tensor]
+def _spec(name: str, argument: Mapping[str, Any], tensors: Mapping[str, Any]) -> TensorSpec:
+    number = next((_NUMBERS[key] for key in argument if key in _NUMBERS), None)
+    if number is not None:
+        return TensorSpec(name, number, ())
+    meta = tensors[_tensor(argument)]
     if meta["dtype"] not in _DATATYPES:
         raise LookupError(f"{name!r} has scalar type {meta['dtype']}, which no datatype stands for; cast it")
     return TensorSpec(

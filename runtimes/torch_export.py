@@ -12,7 +12,7 @@ from runtimes import pt2_file, pt2_safety
 from runtimes.base import Array, InputCheck, Resources, Signature
 from runtimes.errors import ExecutionError, InputError, LoadError, ModelError, UnsafeFormat
 from runtimes.formats import Format, zip_names
-from runtimes.torch_tensors import choose_outputs, prepare, to_torch
+from runtimes.torch_tensors import choose_outputs, failure, prepare, to_torch
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -59,6 +59,7 @@ class TorchExportModel:
 
     def __init__(self, program: ExportedProgram, signature: Signature, device: str) -> None:
         from torch.export.graph_signature import InputKind
+        from torch.utils import _pytree as pytree
 
         self.signature = signature
         self.device = device
@@ -70,7 +71,9 @@ class TorchExportModel:
         self._tree = program.call_spec.in_spec
         self._check = InputCheck(signature)
         self._inputs = [spec.name for spec in signature.inputs]
-        self._outputs = [spec.name for spec in signature.outputs]
+        out_spec = program.call_spec.out_spec
+        tree = json.loads(pytree.treespec_dumps(out_spec))[1]
+        self._outputs = pt2_file.output_names(tree, out_spec.num_leaves)
         specs = program.graph_signature.input_specs
         self._leaves = [
             (s.arg.name, getattr(s.arg, "value", None)) for s in specs if s.kind is InputKind.USER_INPUT
@@ -99,7 +102,7 @@ class TorchExportModel:
         except Exception as error:
             if str(error).startswith("Expected input at"):
                 raise InputError(f"the program was exported for other sizes: {error}") from error
-            raise ExecutionError(f"the model failed: {error}") from error
+            raise failure(error, has_datatypes=True) from error
 
     def close(self) -> None:
         """Free the module."""

@@ -8,12 +8,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runtimes.base import Array, Datatype, Resources, unknown_output
-from runtimes.errors import ExecutionError
+from runtimes.errors import ExecutionError, InputError, Unsupported
 
 if TYPE_CHECKING:
     import torch
 
 _BF16 = Datatype.BF16.numpy
+_NUMBERS: Mapping[type, np.dtype[Any]] = {
+    bool: Datatype.BOOL.numpy,
+    int: Datatype.INT64.numpy,
+    float: Datatype.FP64.numpy,
+}
+# What PyTorch says where an operator has no kernel for the device, whatever the datatypes and values; where
+# the program names another device than its weights are on; and where the GPU is of another generation.
+_EVERY_CALL = (
+    "' with arguments from the '",
+    "Expected all tensors to be on the same device",
+    "no kernel image is available for execution",
+)
 
 
 def prepare(resources: Resources) -> str:
@@ -42,33 +54,60 @@ def to_torch(array: Array, device: str) -> torch.Tensor:
     return tensor if device == "cpu" else tensor.to(device)
 
 
-def to_numpy(name: str, tensor: object) -> Array:
-    """Return an output as an array. Raises ExecutionError for what is no tensor, or has no numpy dtype."""
+def to_numpy(name: str, value: object) -> Array:
+    """Return an output as an array: a tensor, a number, or an array as it is.
+
+    Raises:
+        Unsupported: for anything else, and for a tensor without a numpy dtype or a datatype.
+    """
     import torch
 
-    if not isinstance(tensor, torch.Tensor):
-        raise ExecutionError(f"output {name!r} is a {type(tensor).__name__}; forward must return tensors")
+    if not isinstance(value, torch.Tensor):
+        if isinstance(value, np.ndarray):
+            return value
+        dtype = _NUMBERS.get(type(value))
+        if dtype is None:
+            kind = type(value).__name__
+            raise Unsupported(f"output {name!r} is a {kind}; forward must return tensors or numbers")
+        return np.array(value, dtype)
     try:
-        on_cpu = tensor.detach().cpu()
+        on_cpu = value.detach().cpu()
         if on_cpu.dtype is torch.bfloat16:
             return on_cpu.contiguous().view(torch.int16).numpy().view(_BF16)
         array: Array = on_cpu.numpy()
     except (TypeError, RuntimeError) as error:
-        raise ExecutionError(f"output {name!r} has no numpy form ({error}); cast it in forward") from error
+        raise Unsupported(f"output {name!r} has no numpy form ({error}); cast it in forward") from error
+    if array.dtype.kind == "c":
+        raise Unsupported(
+            f"output {name!r} is {array.dtype}, which has no datatype in the Open Inference Protocol; "
+            "return torch.view_as_real of it"
+        )
     return array
 
 
-def name_outputs(result: Any) -> dict[str, Any]:
-    """Name what `forward` returned: a dict keeps its keys; others get `output_0`, `output_1` and so on."""
-    if isinstance(result, Mapping):
-        return {str(name): value for name, value in result.items()}
-    values = result if isinstance(result, (tuple, list)) else (result,)
-    return {f"output_{index}": value for index, value in enumerate(values)}
-
-
 def choose_outputs(result: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Array]:
-    """Return the named `outputs`, or all, as arrays. Raises InputError for an unknown one."""
+    """Return the named `outputs`, or all, as arrays; those that are None are left out.
+
+    Raises:
+        InputError: for an unknown output, and for one that is named and None.
+    """
     for name in outputs:
         if name not in result:
             raise unknown_output(name, tuple(result))
-    return {name: to_numpy(name, result[name]) for name in outputs or result}
+        if result[name] is None:
+            raise InputError(f"output {name!r} is None for these inputs; do not ask for it")
+    return {name: to_numpy(name, result[name]) for name in outputs or result if result[name] is not None}
+
+
+def failure(error: Exception, has_datatypes: bool = False) -> ExecutionError:
+    """Return the error for what PyTorch raised: Unsupported where no inputs would have helped.
+
+    `has_datatypes` says that the file states the datatypes: what an operator does not do for one of them, it
+    does for no call.
+    """
+    text = str(error)
+    if (has_datatypes and isinstance(error, NotImplementedError)) or any(s in text for s in _EVERY_CALL):
+        # The sentence stands between the program's lines and a list of all backends.
+        sentence = text.partition(". This could be")[0].rpartition("Error: ")[2]
+        return Unsupported(f"the model cannot be run here: {sentence}")
+    return ExecutionError(f"the model failed: {text}")

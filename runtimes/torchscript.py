@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from runtimes.base import Array, Datatype, InputCheck, Resources, Signature, TensorSpec
+from runtimes.base import Array, InputCheck, Resources, Signature
 from runtimes.errors import ExecutionError, LoadError, ModelError, UnsafeFormat
 from runtimes.formats import Format, identify
-from runtimes.torch_tensors import choose_outputs, name_outputs, prepare, to_torch
+from runtimes.torch_tensors import choose_outputs, failure, prepare, to_torch
+from runtimes.torchscript_outputs import name_outputs
+from runtimes.torchscript_signature import NUMBERS, signature_of
 
 _FILE_OPERATORS = re.compile(rb"\b(?:from_file|load_tensor|save)\b")
 
@@ -36,7 +38,7 @@ class TorchScriptRuntime:
             raise
         except Exception as error:
             raise LoadError(f"PyTorch {torch.__version__} refuses {path}: {error}") from error
-        return TorchScriptModel(module, _signature(module, path), device)
+        return TorchScriptModel(module, signature_of(module, path), device)
 
     def signature(self, path: Path) -> None:  # noqa: ARG002
         """Return None: the signature is known only once the archive is compiled."""
@@ -44,19 +46,23 @@ class TorchScriptRuntime:
 
 
 class TorchScriptModel:
-    """A compiled module. Inputs have the names of `forward`'s arguments; see `name_outputs` for outputs.
-
-    The format does not record datatypes: an argument is taken for FP32, or for INT64 where the program uses
-    it as the indices of an embedding. Shapes are unknown.
-    """
+    """A compiled module. Inputs have the names of `forward`'s arguments; see `name_outputs` for outputs."""
 
     platform = "pytorch_torchscript"
 
-    def __init__(self, module: Callable[..., Any], signature: Signature, device: str) -> None:
+    def __init__(self, module: Any, signature: Signature, device: str) -> None:
         self.signature = signature
         self.device = device
         self._forward: Callable[..., Any] = module
         self._check = InputCheck(signature)
+        schema = module.forward.schema
+        self._returned = schema.returns[0].type
+        self._numbers = frozenset(a.name for a in schema.arguments if _is_number(a.type))
+        self._left_out: dict[str, Any] = {
+            argument.name: None
+            for argument in schema.arguments[1:]
+            if argument.type.kind() == "OptionalType" and not argument.has_default_value()
+        }
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         """Run the model; see `TensorModel.infer`."""
@@ -64,14 +70,19 @@ class TorchScriptModel:
 
         self._check(inputs)
         device = self.device
+        numbers = self._numbers
         try:
             with torch.inference_mode():
-                tensors = {name: to_torch(array, device) for name, array in inputs.items()}
-                return choose_outputs(name_outputs(self._forward(**tensors)), outputs)
+                arguments = {
+                    name: array.item() if name in numbers else to_torch(array, device)
+                    for name, array in inputs.items()
+                }
+                result = self._forward(**{**self._left_out, **arguments})
+                return choose_outputs(name_outputs(result, self._returned), outputs)
         except ModelError:
             raise
         except Exception as error:
-            raise ExecutionError(f"the model failed: {error}") from error
+            raise failure(error) from error
 
     def close(self) -> None:
         """Free the module."""
@@ -93,38 +104,9 @@ def _check(path: Path) -> None:
                 )
 
 
-def _signature(module: Any, path: Path) -> Signature:
-    schema = module.forward.schema
-    integers = _embedding_indices(module)
-    inputs = []
-    for argument in schema.arguments[1:]:
-        kind = argument.type.kind()
-        if kind == "TensorType":
-            datatype = Datatype.INT64 if argument.name in integers else Datatype.FP32
-            inputs.append(TensorSpec(argument.name, datatype.value))
-        elif not argument.has_default_value():
-            raise LoadError(
-                f"{path}: forward takes {argument.name!r} of {argument.type}; only tensors can be served"
-            )
-    return Signature(tuple(inputs), _outputs(schema.returns[0].type))
-
-
-def _outputs(returned: Any) -> tuple[TensorSpec, ...]:
-    """Return the outputs where the type states their number; that of a list or dict is known after a run."""
-    if returned.kind() == "TensorType":
-        count = 1
-    elif returned.kind() == "TupleType":
-        count = len(returned.elements())
-    else:
-        return ()
-    return tuple(TensorSpec(f"output_{index}", Datatype.FP32.value) for index in range(count))
-
-
-def _embedding_indices(module: Any) -> set[str]:
-    """Return the names of the arguments that are indices of an embedding."""
-    graph = module.inlined_graph
-    nodes = graph.findAllNodes("aten::embedding", recurse=True)
-    return {list(node.inputs())[1].debugName().partition(".")[0] for node in nodes}
+def _is_number(kind: Any) -> bool:
+    """Tell whether an argument is a number, or one that may be None."""
+    return (kind.getElementType() if kind.kind() == "OptionalType" else kind).kind() in NUMBERS
 
 
 def _closed(**_tensors: object) -> Any:

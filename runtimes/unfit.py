@@ -121,12 +121,12 @@ def _integers(inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
 
 def _leaves_shapes(signature: Signature, inputs: Mapping[str, Array]) -> bool:
     """Whether the caller decides how long an axis behind the first is, or has inputs of other rows."""
-    shapes = [spec.shape for spec in signature.inputs]
+    shapes = [spec.shape for spec in signature.all_inputs]
     if any(shape is None or any(size < 0 for size in shape[1:]) for shape in shapes):
         return True
-    batched = [spec.name for spec in signature.inputs if spec.shape and spec.shape[0] < 0]
+    batched = [spec.name for spec in signature.all_inputs if spec.shape and spec.shape[0] < 0]
     return len({inputs[name].shape[0] for name in batched if name in inputs}) > 1
 
 
 def _leaves_datatypes(signature: Signature) -> bool:
-    return any(spec.datatype not in _DATATYPES for spec in signature.inputs)
+    return any(spec.datatype not in _DATATYPES for spec in signature.all_inputs)

@@ -31,7 +31,12 @@ _SIMPLE: Mapping[type, str] = {
     Path: "path",
     ByteSize: "size",
 }
-_PLURALS: Mapping[str, str] = {"text": "texts", "mapping": "mappings", _WORDS[Key]: "paths of PEM files"}
+_PLURALS: Mapping[str, str] = {
+    "text": "texts",
+    "whole number": "whole numbers",
+    "mapping": "mappings",
+    _WORDS[Key]: "paths of PEM files",
+}
 _SECONDS = ((3600.0, "h"), (60.0, "m"), (1.0, "s"), (0.001, "ms"))
 _BYTES = ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
 _KEY = "HOST"

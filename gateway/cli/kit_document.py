@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from gateway.errors import KitserveError, NotTrusted
@@ -11,6 +10,7 @@ from gateway.kits.model import choose_runtime
 from gateway.kits.parents import model_of
 from gateway.kits.trust import Policy
 from gateway.oci.reference import Reference, RegistryReference
+from runtimes.base import TensorSpec
 from runtimes.errors import ModelError
 
 PULL_LIMIT_BYTES = 100 * 1024 * 1024
@@ -54,9 +54,13 @@ def kit_document(
         document["runtime_message"] = str(error)
         return document
     if signature is not None:
-        document["inputs"] = [asdict(spec) for spec in signature.inputs]
-        document["outputs"] = [asdict(spec) for spec in signature.outputs]
+        document["inputs"] = [_spec(spec) for spec in signature.all_inputs]
+        document["outputs"] = [_spec(spec) for spec in signature.outputs]
     return document
+
+
+def _spec(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
 
 
 def _document(kit: Kit) -> dict[str, Any]:

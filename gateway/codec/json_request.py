@@ -87,7 +87,7 @@ class Decoder:
     def __init__(self, signature: Signature) -> None:
         self._raw = RawInput(signature)
         # Other elements than numbers are objects in Python either way, and then orjson is quicker.
-        numbers = all(_ELEMENTS[spec.datatype].kind in "fViu" for spec in signature.inputs)
+        numbers = all(_ELEMENTS[spec.usual].kind in "fViu" for spec in signature.inputs)
         self._large = LargeBodies() if numbers and LargeBodies is not None else None
 
     def __call__(self, pieces: Sequence[bytes | memoryview], json_size: bytes = b"") -> Call:

@@ -1,4 +1,4 @@
-"""Raw requests of the binary extension: a body without JSON is the data of the model's only input."""
+"""Raw requests of the binary extension: a body without JSON is the data of the only required input."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from gateway.codec.tensors import from_bytes
 from gateway.wire.body import BodyReader
-from runtimes.base import Array, Datatype, Signature
+from runtimes.base import ANY, Array, Datatype, Signature
 from runtimes.errors import InputError
 
 _ADVICE = "send JSON with the tensors, and its length as Inference-Header-Content-Length"
@@ -27,6 +27,9 @@ class RawInput:
             self._fault = f"the model takes {len(signature.inputs)} inputs"
             return
         (spec,) = signature.inputs
+        if spec.datatype == ANY:
+            self._fault = f"the model does not say the datatype of input {spec.name!r}"
+            return
         shape = list(spec.shape) if spec.shape is not None else [-1]
         if shape.count(-1) > 1 and shape[0] == -1:
             shape[0] = 1

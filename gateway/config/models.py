@@ -11,11 +11,13 @@ from gateway.config.calls import Batching, Queue, Timeout
 from gateway.config.faults import faults_at
 from gateway.config.kits import Seconds, Strict, Trust, fault
 from gateway.config.rollout import Rollout
+from gateway.config.tensors import Tensor, check_names
 from gateway.errors import InvalidReference
 from gateway.oci.reference import parse_reference
 from gateway.serving import DEFAULT_LIMITS, Scaling, Serving
 from gateway.wire.limits import WAKE_SECONDS
 from runtimes.base import Resources as ModelResources
+from runtimes.base import Signature
 
 _RESOURCES = ModelResources()
 _SCALING = Scaling()
@@ -120,6 +122,11 @@ class Model(Strict):
     """The name of the runtime that loads the model, such as `onnx`. `auto` chooses by the files' content."""
     resources: Resources = Resources()
     """What each worker may use."""
+    inputs: tuple[Tensor, ...] = ()
+    """What the model takes, where its file does not say it (TorchScript). It replaces what the Kitfile
+    states, and what is left out is as the file has it."""
+    outputs: tuple[Tensor, ...] = ()
+    """What the model gives, likewise."""
     replicas: Replicas = Replicas()
     """How many workers run each version: a plain number, or bounds."""
     batching: Batching | None = None
@@ -136,6 +143,12 @@ class Model(Strict):
     """Which kits this model may be; a rule that is written here replaces the file's rule of that name."""
 
     _kit = field_validator("kit")(_check_kit)
+
+    @field_validator("inputs", "outputs")
+    @classmethod
+    def _tensors(cls, value: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        check_names(value)
+        return value
 
     @field_validator("name")
     @classmethod
@@ -163,4 +176,8 @@ class Model(Strict):
             batching=None if self.batching is None else self.batching.value(),
             queue=self.queue.limits(self.timeout),
             scaling=self.replicas.scaling(),
+            stated=Signature(
+                tuple(tensor.spec() for tensor in self.inputs),
+                tuple(tensor.spec() for tensor in self.outputs),
+            ),
         )

@@ -12,7 +12,7 @@ from gateway.kits.kit import Kit
 from gateway.kits.parents import model_of
 from gateway.serving import Batching
 from gateway.worker.labels import Labels
-from runtimes.base import Datatype, Signature, TensorSpec
+from runtimes.base import ANY, Datatype, Signature, TensorSpec
 
 _MAX_LABELS = 100
 _MAX_NAME = 200
@@ -21,13 +21,17 @@ _MICROSECONDS = 1_000_000
 
 
 def metadata(model: str, version: str, platform: str, signature: Signature) -> bytes:
-    """Write a model's metadata; an unknown rank is written as [-1]."""
+    """Write a model's metadata; an unknown rank is written as [-1], an unknown datatype as "ANY".
+
+    Clients of the protocol read a datatype as any string. Inputs that may be left out are listed last, which
+    the protocol cannot say; Triton's configuration does.
+    """
     return orjson.dumps(
         {
             "name": model,
             "versions": [version],
             "platform": platform,
-            "inputs": [_spec(spec) for spec in signature.inputs],
+            "inputs": [_spec(spec) for spec in signature.all_inputs],
             "outputs": [_spec(spec) for spec in signature.outputs],
         }
     )
@@ -44,7 +48,10 @@ def configuration(model: str, platform: str, signature: Signature, batching: Bat
         "name": model,
         "platform": platform,
         "max_batch_size": 0 if batching is None else batching.max_batch_size,
-        "input": [_field(spec, first_axis) for spec in signature.inputs],
+        "input": [
+            *(_field(spec, first_axis) for spec in signature.inputs),
+            *({**_field(spec, 0), "optional": True} for spec in signature.optional),
+        ],
         "output": [_field(spec, first_axis) for spec in signature.outputs],
     }
     if batching is not None:
@@ -69,7 +76,8 @@ def _spec(spec: TensorSpec) -> Mapping[str, Any]:
 
 
 def _field(spec: TensorSpec, first_axis: int) -> Mapping[str, Any]:
-    datatype = "STRING" if spec.datatype == Datatype.BYTES else spec.datatype
+    # Triton's words: TYPE_INVALID is where nothing is stated.
+    datatype = {Datatype.BYTES.value: "STRING", ANY: "INVALID"}.get(spec.datatype, spec.datatype)
     return {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": _dimensions(spec)[first_axis:]}
 
 

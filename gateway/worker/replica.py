@@ -19,7 +19,8 @@ from ray import serve
 from rich.filesize import decimal
 
 from gateway.contract import Announcement, Description, Instructions, WorkerSpec, WorkerState
-from gateway.errors import KitserveError
+from gateway.engine.first_call import answer_first_call
+from gateway.errors import KitserveError, UnusableModel
 from gateway.kits.library import Library, UnpackedKit, cache_directory
 from gateway.kits.model import choose_runtime, load
 from gateway.logs import configure_logging
@@ -29,8 +30,10 @@ from gateway.worker.assembly import build_app
 from gateway.worker.describe import describe
 from gateway.worker.labels import Labels, UnusableLabels, read_labels
 from gateway.worker.scaling import IDLE, ONGOING
+from gateway.worker.stated import with_stated_signature
 from gateway.worker.version import AppOptions, Identity
 from runtimes.base import LoadedModel, Signature, TensorModel
+from runtimes.errors import Unsupported
 
 ANNOUNCE_SECONDS = 1.0
 _GATEWAY_SECONDS = 5.0
@@ -139,10 +142,25 @@ class Worker:
         started = time.perf_counter()
         model = load(kit, choice, spec.serving.resources)
         self._tally.loaded(time.perf_counter() - started)
+        model = with_stated_signature(model, kit.kit, spec.serving.stated)
+        if isinstance(model, TensorModel):
+            self._answer_first_call(model)
         labels = self._labels(kit)
         signature = model.signature if isinstance(model, TensorModel) else Signature((), ())
         self._description = describe(kit.kit, model.platform, signature, labels)
         return model, choice.runtime.name, labels
+
+    def _answer_first_call(self, model: TensorModel) -> None:
+        """Prove that a call can succeed. Raises UnusableModel where none can; anything else is noted."""
+        started = time.perf_counter()
+        try:
+            reason = answer_first_call(model)
+        except Unsupported as error:
+            raise UnusableModel(f"{self._spec.reference}: no call can be answered: {error}") from error
+        self._note(first_call=reason)
+        seconds = round(time.perf_counter() - started, 3)
+        level = logging.WARNING if reason else logging.INFO
+        log.log(level, "worker.first_call", extra={**self._names, "seconds": seconds, "reason": reason})
 
     def _labels(self, kit: UnpackedKit) -> Labels:
         """Return the kit's labels; a kit whose labels cannot be read is served without them."""

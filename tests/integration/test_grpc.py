@@ -36,7 +36,7 @@ from gateway.metrics.exposition import VersionLabels, VersionSample
 from gateway.serving import QueueLimits
 from gateway.wire.grpc_messages import message
 from gateway.wire.texts import EXTENSIONS
-from runtimes.base import Array, Datatype, TensorSpec
+from runtimes.base import ANY, Array, Datatype, TensorSpec
 from tests.support.echo import Echo
 from tests.support.grpc_plane import Plane, Version, running_plane
 from tests.support.ports import free_port
@@ -98,6 +98,8 @@ class World:
         )
         self.stable, self.canary = Version("two", "v1", Echo(ONE)), Version("two", "v2", Echo(ONE))
         self.slow_model = Echo(ONE, seconds=0.2)
+        scale = TensorSpec("x_scale", "FP32", (1,))
+        self.open = Version("open", "v1", Echo(TensorSpec("x", ANY, likely="FP32"), optional=(scale,)))
         self.slow = Version("slow", "v1", self.slow_model, limits=QueueLimits(max_requests=2))
         self.route(0)
         plane.status = Status(
@@ -126,6 +128,7 @@ class World:
             Route("typed", self.typed.backend),
             Route("two", self.stable.backend, self.canary.backend, weight),
             Route("slow", self.slow.backend),
+            Route("open", self.open.backend),
             Route("lilac", reason="is loading: 5 % of 10 MB"),
         )
 
@@ -247,6 +250,26 @@ def test_what_a_model_says_of_itself(client: InferenceServerClient) -> None:
         11,
         [-1, -1],
     )
+
+
+def test_a_model_that_does_not_say_its_datatypes(client: InferenceServerClient) -> None:
+    metadata = client.get_model_metadata("open", client_timeout=SECONDS)
+    assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in metadata.inputs] == [
+        ("x", "ANY", [-1]),
+        ("x_scale", "FP32", [1]),
+    ]
+    config = client.get_model_config("open", client_timeout=SECONDS).config
+    assert [(tensor.data_type, tensor.optional) for tensor in config.input] == [(0, False), (11, True)]
+    for datatype, array in VALUES.items():
+        tensor = InferInput("x", list(array.shape), datatype)
+        tensor.set_data_from_numpy(array)
+        if datatype == "BYTES":
+            with pytest.raises(InferenceServerException, match="'x' must be a datatype of numbers"):
+                client.infer("open", [tensor], client_timeout=SECONDS)
+        else:
+            answer = client.infer("open", [tensor], client_timeout=SECONDS)
+            assert answer.get_output("y").datatype == datatype
+            np.testing.assert_array_equal(answer.as_numpy("y").astype("f8"), array.astype("f8"))
 
 
 def test_what_the_server_says_of_itself(world: World, client: InferenceServerClient) -> None:

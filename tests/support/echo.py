@@ -14,9 +14,11 @@ class Echo:
     platform = "test_echo"
     device = "cpu"
 
-    def __init__(self, *specs: TensorSpec, seconds: float = 0.0) -> None:
+    def __init__(
+        self, *specs: TensorSpec, seconds: float = 0.0, optional: tuple[TensorSpec, ...] = ()
+    ) -> None:
         outputs = tuple(TensorSpec(f"y{spec.name[1:]}", spec.datatype, spec.shape) for spec in specs)
-        self.signature = Signature(specs, outputs)
+        self.signature = Signature(specs, outputs, optional)
         self.seconds = seconds
         self.calls = 0
         self._check = InputCheck(self.signature)

@@ -40,9 +40,9 @@ def is_known(signature: Signature) -> bool:
 def tensor(spec: TensorSpec) -> dict[str, Any]:
     """Return a tensor as the protocol's JSON, with plausible values for its datatype."""
     shape = shape_of(spec)
-    values = _VALUES.get(Datatype(spec.datatype).numpy.kind, _INTEGERS)
+    values = _VALUES.get(spec.usual.numpy.kind, _INTEGERS)
     data = list(islice(cycle(values), math.prod(shape)))
-    return {"name": spec.name, "shape": shape, "datatype": spec.datatype, "data": data}
+    return {"name": spec.name, "shape": shape, "datatype": spec.usual, "data": data}
 
 
 def request(signature: Signature) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def raw_request(signature: Signature) -> tuple[dict[str, Any], int]:
         {
             "name": spec.name,
             "shape": shape_of(spec),
-            "datatype": spec.datatype,
+            "datatype": spec.usual,
             "parameters": {"binary_data_size": _raw_size(spec)},
         }
         for spec in signature.inputs
@@ -92,6 +92,6 @@ def command(url: str, signature: Signature) -> str:
 
 
 def _raw_size(spec: TensorSpec) -> int:
-    datatype = Datatype(spec.datatype)
+    datatype = spec.usual
     each = _EMPTY_TEXT_BYTES if datatype is Datatype.BYTES else datatype.numpy.itemsize
     return math.prod(shape_of(spec)) * each

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gateway.codec.non_finite import TEXTS as NON_FINITE
-from runtimes.base import Datatype, Signature, TensorSpec
+from runtimes.base import ANY, Datatype, Signature, TensorSpec
 
 Schema = Mapping[str, Any]
 
@@ -147,17 +147,17 @@ def components() -> dict[str, Schema]:
 def request_of(signature: Signature) -> Schema:
     """Return the schema of a call on one model, all in JSON."""
     inputs = [
-        _input(
-            {"const": spec.name},
-            {"const": spec.datatype},
-            _shape(spec),
-            ref(_data_name(Datatype(spec.datatype))),
-        )
-        for spec in signature.inputs
+        _input({"const": spec.name}, {"const": datatype.value}, _shape(spec), ref(_data_name(datatype)))
+        for spec in signature.all_inputs
+        for datatype in _datatypes(spec)
     ]
-    count = len(inputs)
-    each = inputs[0] if count == 1 else {"anyOf": inputs}
-    tensors = {"type": "array", "minItems": count, "maxItems": count, "items": each}
+    each = inputs[0] if len(inputs) == 1 else {"anyOf": inputs}
+    tensors = {
+        "type": "array",
+        "minItems": len(signature.inputs),
+        "maxItems": len(signature.all_inputs),
+        "items": each,
+    }
     names = [spec.name for spec in signature.outputs]
     return _request(tensors, {"enum": names} if names else {"type": "string"})
 
@@ -251,6 +251,13 @@ def _input(name: Schema, datatype: Schema, shape: Schema, data: Schema) -> Schem
         "data": data,
     }
     return _object(members, ["name", "shape", "datatype", "data"])
+
+
+def _datatypes(spec: TensorSpec) -> Sequence[Datatype]:
+    """Return the datatypes that a tensor may have: all of numbers where its model does not say."""
+    if spec.datatype == ANY:
+        return [datatype for datatype in Datatype if datatype is not Datatype.BYTES]
+    return (Datatype(spec.datatype),)
 
 
 def _shape(spec: TensorSpec) -> Schema:

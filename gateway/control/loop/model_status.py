@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.contract import WorkerState
+from gateway.contract import Announcement, WorkerState
 from gateway.control.loop.roles import Role, Roles
 from gateway.control.loop.situation import Situation
 from gateway.control.state.database import AppRoute
@@ -73,8 +73,15 @@ def _version_status(version: Version, route: AppRoute, situation: Situation) -> 
         state=_version_state(version, situation),
         replicas=len(situation.ready_workers(version.app)),
         runtime=next((worker.runtime for worker in workers if worker.runtime), ""),
-        note=next((f"not batched: {worker.not_batched}" for worker in workers if worker.not_batched), ""),
+        note=next(filter(None, map(_note, workers)), ""),
     )
+
+
+def _note(worker: Announcement) -> str:
+    """Return what is worth knowing of a worker that answers calls all the same."""
+    batching = f"not batched: {worker.not_batched}" if worker.not_batched else ""
+    first_call = f"not proven by a call of made-up values: {worker.first_call}" if worker.first_call else ""
+    return "; ".join(filter(None, (batching, first_call)))
 
 
 def _version_state(version: Version, situation: Situation) -> ModelState:

@@ -138,13 +138,13 @@ class _Cell:
 def _csv_inputs(cells: Mapping[str, _Cell], signature: Signature) -> dict[str, Any]:
     if len(signature.inputs) == 1:
         (spec,) = signature.inputs
-        row = [_value(cell, spec.datatype) for cell in cells.values()]
+        row = [_value(cell, spec.usual) for cell in cells.values()]
         return {spec.name: row[0] if len(spec.shape or (0, 0)) == 1 else row}
     # A row of a column [batch, 1] is a list of one.
     return {
         spec.name: [value] if len(spec.shape or ()) == 2 else value
         for spec in signature.inputs
-        for value in (_value(cells[spec.name], spec.datatype),)
+        for value in (_value(cells[spec.name], spec.usual),)
     }
 
 
@@ -153,7 +153,7 @@ def _label_output(signature: Signature, target: str) -> str:
     outputs = [spec.name for spec in signature.outputs]
     if target in outputs:
         return target
-    labels = [spec.name for spec in signature.outputs if not spec.datatype.startswith(("FP", "BF"))]
+    labels = [spec.name for spec in signature.outputs if not spec.usual.startswith(("FP", "BF"))]
     candidates = labels or outputs
     if len(candidates) != 1:
         raise ValueError(f"say which output {target} is, with `output:` (there are {', '.join(outputs)})")
@@ -165,15 +165,15 @@ def _expected_value(cell: _Cell, spec: TensorSpec | None) -> Any:
     shape = None if spec is None else spec.shape
     is_class = shape is not None and len(shape) > 1 and shape[-1] != 1
     if spec is not None and not is_class:
-        return _value(cell, spec.datatype)
+        return _value(cell, spec.usual)
     if is_class and cell.is_missing:
         raise ValueError(f"{cell.place} is empty; the index of a class is expected there")
     number = _value(cell, Datatype.FP64)
     return int(number) if number.is_integer() else number
 
 
-def _value(cell: _Cell, datatype: str) -> Any:
-    kind = Datatype(datatype).numpy.kind
+def _value(cell: _Cell, datatype: Datatype) -> Any:
+    kind = datatype.numpy.kind
     if kind == "O":
         return cell.text
     if kind in "fV" and cell.is_missing:
@@ -238,13 +238,13 @@ def _request(rows: Sequence[Row], first: int, signature: Signature) -> bytes:
             array = _array(values[:1], spec, first)[0]
         flat = array.reshape(-1)
         data = to_json(flat) if is_float(flat) else flat.tolist()
-        tensor = {"name": spec.name, "datatype": spec.datatype, "shape": list(array.shape), "data": data}
+        tensor = {"name": spec.name, "datatype": spec.usual, "shape": list(array.shape), "data": data}
         inputs.append(tensor)
     return orjson.dumps({"inputs": inputs})
 
 
 def _array(values: Any, spec: TensorSpec, first: int) -> Array:
-    datatype = Datatype(spec.datatype)
+    datatype = spec.usual
     dtype = datatype.numpy
     if dtype.kind not in "fV" and _has_null(values):
         number = next((row for row, value in enumerate(values, first) if _has_null(value)), first)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtimes.base import Signature, TensorSpec
+from runtimes.base import ANY, Signature, TensorSpec
 
 
 def signature_faults(stable: Signature, canary: Signature) -> list[str]:
@@ -11,15 +11,19 @@ def signature_faults(stable: Signature, canary: Signature) -> list[str]:
     The canary must take whatever the stable version takes, and give whatever it gives. It may give more,
     and take more shapes.
     """
-    inputs = {spec.name: spec for spec in canary.inputs}
+    inputs = {spec.name: spec for spec in canary.all_inputs}
     faults = []
-    for spec in stable.inputs:
+    for spec in stable.all_inputs:
         new = inputs.pop(spec.name, None)
         if new is None:
             faults.append(f"input {spec.name!r} is gone")
         elif not _takes(new, spec):
             faults.append(f"input {spec.name!r} was {_describe(spec)} and is {_describe(new)}")
-    faults += [f"input {name!r} is new, and callers do not send it" for name in inputs]
+    required = {spec.name for spec in canary.inputs}
+    faults += [f"input {name!r} is new, and callers do not send it" for name in inputs if name in required]
+    for spec in stable.optional:
+        if spec.name in required:
+            faults.append(f"input {spec.name!r} could be left out, and must be sent now")
     outputs = {spec.name: spec for spec in canary.outputs}
     for spec in stable.outputs if canary.outputs else ():
         new = outputs.get(spec.name)
@@ -31,8 +35,8 @@ def signature_faults(stable: Signature, canary: Signature) -> list[str]:
 
 
 def _takes(general: TensorSpec, special: TensorSpec) -> bool:
-    """Tell whether every tensor that is `special` is `general` too."""
-    if general.datatype != special.datatype:
+    """Tell whether every tensor that is `special` is `general` too, as far as both say what they are."""
+    if general.datatype != special.datatype and ANY not in (general.datatype, special.datatype):
         return False
     if general.shape is None:
         return True

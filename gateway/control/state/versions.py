@@ -12,7 +12,7 @@ from gateway.control.state.desired import DesiredModel
 from gateway.kits.trust import ANYTHING
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest
-from gateway.serving import Serving
+from gateway.serving import NOTHING_STATED, Serving
 
 _APP_NAME = re.compile(r".+\.[0-9a-f]{12}\.[0-9a-f]{8}\.[0-9]+")
 
@@ -89,4 +89,7 @@ def _fingerprint(version: Version) -> str:
         None if serving.batching is None else asdict(serving.batching),
         asdict(serving.queue),
     ]
+    if serving.stated != NOTHING_STATED:
+        # Only then: versions of earlier releases keep their fingerprint.
+        facts.append(asdict(serving.stated))
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]

@@ -12,7 +12,7 @@ from gateway.codec.call import IN_BINARY, IN_JSON, Call, RequestedOutput
 from gateway.codec.json_request import Decoder
 from gateway.serving import Batching
 from gateway.worker import describe
-from runtimes.base import Array, Datatype, Signature, TensorSpec
+from runtimes.base import ANY, Array, Datatype, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError
 
 VALUES: dict[str, list[Any]] = {
@@ -534,6 +534,30 @@ def test_a_configuration_has_the_same_tensors_in_tritons_words() -> None:
         ],
         "output": [{"name": "c", "data_type": "TYPE_BOOL", "dims": []}],
     }
+
+
+def test_datatypes_that_are_not_stated_and_inputs_that_may_be_left_out_are_shown() -> None:
+    signature = Signature(
+        (TensorSpec("x", ANY, likely="INT64"),), (TensorSpec("y", ANY),), (TensorSpec("scale", "FP32", (1,)),)
+    )
+    document = json.loads(describe.metadata("lstm", "v1", "pytorch_torchscript", signature))
+    assert document["inputs"] == [
+        {"name": "x", "datatype": "ANY", "shape": [-1]},
+        {"name": "scale", "datatype": "FP32", "shape": [1]},
+    ]
+    assert document["outputs"] == [{"name": "y", "datatype": "ANY", "shape": [-1]}]
+    configuration = json.loads(describe.configuration("lstm", "pytorch_torchscript", signature))
+    assert configuration["input"] == [
+        {"name": "x", "data_type": "TYPE_INVALID", "dims": [-1]},
+        {"name": "scale", "data_type": "TYPE_FP32", "dims": [1], "optional": True},
+    ]
+    assert configuration["output"] == [{"name": "y", "data_type": "TYPE_INVALID", "dims": [-1]}]
+
+
+def test_a_body_without_json_needs_a_stated_datatype() -> None:
+    decoder = Decoder(Signature((TensorSpec("x", ANY, (-1,)),), ()))
+    with pytest.raises(InputError, match="does not say the datatype of input 'x'"):
+        decoder([bytes(4)], b"0")
 
 
 def test_the_configuration_of_a_batched_model_is_of_one_row() -> None:

@@ -6,6 +6,7 @@ from gateway.config.calls import Batching, Queue
 from gateway.config.config import parse_config
 from gateway.config.models import Model
 from gateway.errors import ConfigError
+from runtimes.base import Signature, TensorSpec
 
 IRIS = "models:\n  - name: iris\n    kit: registry.test/team/iris:v1\n"
 
@@ -72,3 +73,33 @@ def test_faults_are_named(written: str, fault: str) -> None:
         iris(written)
     (line,) = caught.value.faults
     assert line.startswith(f"line 4: models[0].{fault}")
+
+
+def test_inputs_and_outputs_may_be_stated() -> None:
+    model = iris(
+        "inputs: [{name: ids, datatype: INT64, shape: [-1, 8]}, {name: mask, datatype: BOOL}]\n"
+        "    outputs: [{name: output_0, datatype: FP16, shape: []}]"
+    )
+    assert model.serving().stated == Signature(
+        (TensorSpec("ids", "INT64", (-1, 8)), TensorSpec("mask", "BOOL")),
+        (TensorSpec("output_0", "FP16", ()),),
+    )
+    assert iris("runtime: auto").serving().stated == Signature((), ())
+
+
+@pytest.mark.parametrize(
+    ("written", "fault"),
+    [
+        ("inputs: [{name: x}]", "inputs[0].datatype"),
+        ("inputs: [{name: x, datatype: float}]", "inputs[0].datatype"),
+        ("outputs: [{name: x, datatype: FP32, shape: [-2]}]", "a shape has at most 16 axes, each 0 or more"),
+        (
+            "inputs: [{name: x, datatype: FP32}, {name: x, datatype: FP16}]",
+            "inputs[1].name: 'x' is written above",
+        ),
+    ],
+)
+def test_what_cannot_be_a_tensor_is_a_fault(written: str, fault: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        iris(written)
+    assert fault in str(caught.value)

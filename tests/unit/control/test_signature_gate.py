@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.control.rollouts.signature_gate import signature_faults
-from runtimes.base import Signature, TensorSpec
+from runtimes.base import ANY, Signature, TensorSpec
 
 X = TensorSpec("x", "FP32", (-1, 4))
 Y = TensorSpec("y", "INT64", (-1,))
@@ -21,10 +21,27 @@ STABLE = Signature((X,), (Y,))
         Signature((TensorSpec("x", "FP32", None),), (Y,)),
         Signature((X,), (TensorSpec("y", "INT64", (1,)),)),
         Signature((X,), ()),
+        Signature((TensorSpec("x", ANY),), (TensorSpec("y", ANY, (-1,)),)),
+        Signature((X,), (Y,), (TensorSpec("scale", "FP32", (1,)),)),
     ],
 )
 def test_what_callers_do_not_notice_passes(canary: Signature) -> None:
     assert signature_faults(STABLE, canary) == []
+
+
+def test_a_datatype_that_is_stated_at_last_passes() -> None:
+    guessed = Signature((TensorSpec("x", ANY, likely="FP32"),), (TensorSpec("y", ANY),))
+    assert signature_faults(guessed, Signature((TensorSpec("x", "INT64"),), (Y,))) == []
+
+
+def test_inputs_that_could_be_left_out_still_can() -> None:
+    optional = TensorSpec("scale", "FP32", (1,))
+    stable = Signature((X,), (Y,), (optional,))
+    assert signature_faults(stable, stable) == []
+    assert signature_faults(stable, STABLE) == ["input 'scale' is gone"]
+    assert signature_faults(stable, Signature((X, optional), (Y,))) == [
+        "input 'scale' could be left out, and must be sent now"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,9 @@ def version(kit: str = KIT, digest: Digest = DIGEST, number: int = 1, **model: A
         version(queue={"max_bytes": "1MiB"}),
         version(timeout=9),
         version(trust={"licenses": ["MIT"]}),
+        version(inputs=[{"name": "x", "datatype": "FP32"}]),
+        version(outputs=[{"name": "x", "datatype": "FP32"}]),
+        version(inputs=[{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]),
     ],
     ids=[
         "name",
@@ -55,6 +58,9 @@ def version(kit: str = KIT, digest: Digest = DIGEST, number: int = 1, **model: A
         "bytes",
         "timeout",
         "trust",
+        "inputs",
+        "outputs",
+        "shape",
     ],
 )
 def test_what_needs_other_workers_changes_the_fingerprint(other: Version) -> None:
@@ -101,6 +107,10 @@ def test_what_needs_no_other_workers_leaves_it(same: Version) -> None:
     assert same.kind == version().kind
 
 
+def test_a_version_has_the_fingerprint_that_earlier_releases_gave_it() -> None:
+    assert version().kind.fingerprint == "a1fcb2d5"
+
+
 def test_a_number_makes_another_app_of_the_same_kind() -> None:
     one, two = version(number=1), version(number=2)
     assert one.kind == two.kind
@@ -142,7 +152,12 @@ def test_the_apps_of_others_on_a_cluster_are_told_apart(app: str, ours: bool) ->
 
 
 @pytest.mark.parametrize(
-    "one", [version(), version(runtime="onnx", resources={"gpus": 0.5}, replicas={"min": 2, "max": 4})]
+    "one",
+    [
+        version(),
+        version(runtime="onnx", resources={"gpus": 0.5}, replicas={"min": 2, "max": 4}),
+        version(inputs=[{"name": "x", "datatype": "FP16", "shape": [-1, 4]}]),
+    ],
 )
 def test_json_brings_a_version_back(one: Version) -> None:
     assert version_from_json(version_to_json(one)) == one

@@ -18,6 +18,7 @@ from runtimes.base import Datatype, Resources, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError
 from runtimes.formats import Format, identify
 from runtimes.onnx import OnnxRuntime
+from runtimes.onnx_outputs import Composed, Form
 from tests.support.model_files import (
     chunk,
     external_tensor,
@@ -129,6 +130,150 @@ def test_a_failing_node_is_an_execution_error(written: Callable[[bytes], Path]) 
     model = OnnxRuntime().load(written(data), Resources())
     with pytest.raises(ExecutionError, match="the model failed"):
         model.infer({"x": np.ones(2, np.float32), "i": np.array([7])})
+
+
+def test_an_initializer_that_is_an_input_too_can_be_given_or_left_out(
+    written: Callable[[bytes], Path],
+) -> None:
+    weight = number(1, 2) + number(2, 1) + chunk(8, "w") + chunk(9, np.ones(2, np.float32).tobytes())
+    inputs = [value_info("x", 1, [2]), value_info("w", 1, [2])]
+    data = onnx_model([node("Add", ["x", "w"], ["y"])], inputs, [value_info("y", 1, [2])], [weight])
+    model = OnnxRuntime().load(written(data), Resources())
+    assert model.signature.optional == (TensorSpec("w", "FP32", (2,)),)
+    x, w = np.ones(2, np.float32), np.full(2, 5, np.float32)
+    assert model.infer({"x": x})["y"].tolist() == [2.0, 2.0]
+    assert model.infer({"x": x, "w": w})["y"].tolist() == [6.0, 6.0]
+    with pytest.raises(InputError, match=r"'w' must have shape \[2\], not \[3\]"):
+        model.infer({"x": x, "w": np.ones(3, np.float32)})
+    with pytest.raises(InputError, match="'x' is missing"):
+        model.infer({"w": w})
+
+
+def test_weights_that_an_exporter_lists_among_the_inputs_are_none(written: Callable[[bytes], Path]) -> None:
+    def read(count: int, version: int) -> tuple[TensorSpec, ...]:
+        names = [f"w{index}" for index in range(count)]
+        weights = [number(1, 2) + number(2, 1) + chunk(8, name) + chunk(9, bytes(8)) for name in names]
+        inputs = [value_info(name, 1, [2]) for name in ("x", *names)]
+        data = onnx_model([node("Identity", ["x"], ["y"])], inputs, [value_info("y", 1, [2])], weights)
+        return onnx_file.read(written(data.replace(number(1, 8), number(1, version), 1))).signature.optional
+
+    assert len(read(16, 4)) == 16
+    assert read(17, 4) == ()
+    # Before version 4 each weight had to be listed, and none can be replaced.
+    assert read(1, 3) == ()
+
+
+def container(name: str, field: int, content: bytes) -> bytes:
+    return chunk(1, name) + chunk(2, chunk(field, content))
+
+
+def tensor_type(element: int) -> bytes:
+    return chunk(1, number(1, element))
+
+
+def map_type(key: int, value: int) -> bytes:
+    return number(1, key) + chunk(2, tensor_type(value))
+
+
+def zip_map(keys: tuple[int | str, ...], packed: bool = False) -> bytes:
+    """A classifier as skl2onnx exports it by default: `scores`, a sequence of maps, and `label`."""
+    if isinstance(keys[0], int):
+        values = (
+            chunk(8, b"".join(map(varint, keys)))  # type: ignore[arg-type]
+            if packed
+            else b"".join(number(8, key) for key in keys)  # type: ignore[arg-type]
+        )
+        attribute = chunk(1, "classlabels_int64s") + values + number(20, 7)
+        key = 7
+    else:
+        attribute = chunk(1, "classlabels_strings") + b"".join(chunk(9, each) for each in keys)  # type: ignore[arg-type]
+        attribute += number(20, 8)
+        key = 8
+    nodes = [
+        node("ZipMap", ["x"], ["scores"], "ai.onnx.ml", chunk(5, attribute)),
+        node(
+            "ArgMax", ["x"], ["label"], attributes=chunk(5, chunk(1, "axis") + number(3, 1) + number(20, 2))
+        ),
+    ]
+    scores = container("scores", 4, chunk(1, chunk(5, map_type(key, 1))))
+    return onnx_model(
+        nodes,
+        [value_info("x", 1, ("n", len(keys)))],
+        [value_info("label", 7, None), scores],
+        domains=["", "ai.onnx.ml"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "packed"), [((0, 1, 2), False), ((7, -3), True), ((7, -3), False), (("a", "é"), False)]
+)
+def test_a_sequence_of_maps_becomes_a_table_and_its_keys(
+    written: Callable[[bytes], Path], keys: tuple[int | str, ...], packed: bool
+) -> None:
+    model = OnnxRuntime().load(written(zip_map(keys, packed)), Resources())
+    count = len(keys)
+    datatype = "BYTES" if isinstance(keys[0], str) else "INT64"
+    assert model.signature.outputs == (
+        TensorSpec("label", "INT64", None),
+        TensorSpec("scores", "FP32", (-1, count)),
+        TensorSpec("scores_labels", datatype, (count,)),
+    )
+    names = [key.encode() if isinstance(key, str) else key for key in keys]
+    for rows in (3, 1, 0):
+        x = np.arange(rows * count, dtype=np.float32).reshape(rows, count)
+        answer = model.infer({"x": x})
+        assert list(answer) == ["label", "scores", "scores_labels"]
+        assert answer["scores"].dtype == np.float32
+        assert answer["scores"].tolist() == x.tolist()
+        assert answer["scores"].shape == (rows, count)
+        assert answer["scores_labels"].dtype == Datatype(datatype).numpy
+        assert answer["scores_labels"].tolist() == names
+    assert list(model.infer({"x": x}, ["scores_labels"])) == ["scores_labels"]
+    assert list(model.infer({"x": x}, ["scores", "label"])) == ["scores", "label"]
+    with pytest.raises(InputError, match="unknown output 'label_labels'"):
+        model.infer({"x": x}, ["label_labels"])
+
+
+def test_maps_without_stated_keys_have_those_of_the_answer() -> None:
+    maps = Composed("y", Form.MAPS, Datatype.FP32, Datatype.BYTES, "y_labels")
+    assert maps.specs == (TensorSpec("y", "FP32", (-1, -1)), TensorSpec("y_labels", "BYTES", None))
+    answer = maps.tensors([{"a": 1.0}, {"b": 2.0, "a": 3.0}])
+    np.testing.assert_array_equal(answer["y"], np.array([[1.0, np.nan], [3.0, 2.0]], np.float32))
+    assert answer["y_labels"].tolist() == [b"a", b"b"]
+    single = Composed("y", Form.MAP, Datatype.INT64, Datatype.INT64, "y_labels").tensors({5: 1, 2: 9})
+    assert {name: array.tolist() for name, array in single.items()} == {"y": [1, 9], "y_labels": [5, 2]}
+
+
+@pytest.mark.parametrize("element", [1, 8])
+def test_a_sequence_of_tensors_becomes_as_many(written: Callable[[bytes], Path], element: int) -> None:
+    nodes = [node("SequenceConstruct", ["x", "z"], ["parts"]), node("Identity", ["x"], ["y"])]
+    parts = container("parts", 4, chunk(1, tensor_type(element)))
+    inputs = [value_info("x", element, ("n",)), value_info("z", element, ("m",))]
+    model = OnnxRuntime().load(
+        written(onnx_model(nodes, inputs, [parts, value_info("y", element, ("n",))])), Resources()
+    )
+    assert model.signature.outputs == ()
+    x, z = np.array([b"a"], object), np.array([b"b", b"c"], object)
+    if element == 1:
+        x, z = np.ones(1, np.float32), np.zeros(2, np.float32)
+    answer = model.infer({"x": x, "z": z})
+    assert {name: array.tolist() for name, array in answer.items()} == {
+        "parts_0": x.tolist(),
+        "parts_1": z.tolist(),
+        "y": x.tolist(),
+    }
+    assert list(model.infer({"x": x, "z": z}, ["parts_1"])) == ["parts_1"]
+    for name in ("parts_2", "parts", "y_0"):
+        with pytest.raises(InputError, match=f"unknown output '{name}'"):
+            model.infer({"x": x, "z": z}, [name])
+
+
+def test_an_optional_output_is_a_tensor(written: Callable[[bytes], Path]) -> None:
+    optional = container("y", 9, chunk(1, tensor_type(1)))
+    data = onnx_model([node("Optional", ["x"], ["y"])], [value_info("x", 1, [2])], [optional])
+    model = OnnxRuntime().load(written(data), Resources())
+    assert model.signature.outputs == (TensorSpec("y", "FP32", None),)
+    assert model.infer({"x": np.ones(2, np.float32)})["y"].tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("element", [14, 15, 17, 99, 0])
