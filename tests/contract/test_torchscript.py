@@ -265,7 +265,7 @@ def test_the_callers_datatype_is_taken(
 
 
 def test_strings_are_refused_where_any_datatype_is_taken(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'x' must be a datatype of numbers of any shape, not BYTES"):
+    with pytest.raises(InputError, match=r"'x' must be .*, not BYTES"):
         loaded(ByName(), tmp_path).infer({"x": np.array([b"a"], object)})
 
 

@@ -143,7 +143,7 @@ def test_an_initializer_that_is_an_input_too_can_be_given_or_left_out(
     x, w = np.ones(2, np.float32), np.full(2, 5, np.float32)
     assert model.infer({"x": x})["y"].tolist() == [2.0, 2.0]
     assert model.infer({"x": x, "w": w})["y"].tolist() == [6.0, 6.0]
-    with pytest.raises(InputError, match=r"'w' must be FP32 of shape \[2\]"):
+    with pytest.raises(InputError, match=r"'w' must .*\[2\]"):
         model.infer({"x": x, "w": np.ones(3, np.float32)})
     with pytest.raises(InputError, match="'x' is missing"):
         model.infer({"w": w})
