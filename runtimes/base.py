@@ -76,7 +76,7 @@ _NUMPY: Mapping[Datatype, np.dtype[Any]] = {
 
 
 ANY = "ANY"
-"""Stands for the datatype in a signature where the model's file does not say it: the caller's is taken."""
+"""Stands for a datatype of numbers where a model's file does not say which: the caller's is taken."""
 
 _NUMERIC = frozenset(dtype for datatype, dtype in _NUMPY.items() if datatype is not Datatype.BYTES)
 
@@ -160,7 +160,8 @@ class TensorModel(LoadedModel, Protocol):
     """The capability to make tensors of tensors.
 
     `infer` may be called from any thread, by one thread at a time; a runtime whose engine allows more
-    says so in its own docstring.
+    says so in its own docstring. Before a model is served it answers a call of made-up values. If that takes
+    a minute, it goes on beside the calls that come.
     """
 
     @property

@@ -95,7 +95,10 @@ def _merged(
 def _narrowed(kind: str, spec: TensorSpec, stated: TensorSpec, source: str) -> TensorSpec:
     """Return the tensor that is both; raises LoadError where none is."""
     shape = _common(spec.shape, stated.shape)
-    is_datatype_right = spec.datatype in (ANY, stated.datatype)
+    # Any datatype is one of numbers: only a file that says so takes strings.
+    is_datatype_right = stated.datatype == spec.datatype or (
+        spec.datatype == ANY and stated.datatype != Datatype.BYTES
+    )
     if not is_datatype_right or (shape is None and None not in (spec.shape, stated.shape)):
         raise LoadError(
             f"{source} states that {kind} {spec.name!r} is {_describe(stated)}, but the model's file says "

@@ -79,11 +79,11 @@ def likely(module: Any, names: Sequence[str]) -> Likely:
             if name is not None:
                 datatypes.setdefault(name, datatype)
     shapes: dict[str, Shape] = {}
-    for operator, (position, shape_of) in _SHAPES.items():
+    for operator, (position, weight_position, shape_of) in _SHAPES.items():
         for node in graph.findAllNodes(operator, recurse=True):
             arguments = list(node.inputs())
             name = inputs.get(_source(arguments[position], _KEEPING_SHAPE))
-            weight = _weight(arguments[1 - position], module)
+            weight = _weight(arguments[weight_position], module)
             if name is not None and weight is not None:
                 shapes.setdefault(name, shape_of(tuple(weight.shape), arguments))
     return Likely(datatypes, shapes, _usual_datatype(module))
@@ -107,17 +107,25 @@ def _table(_weight: Shape, _arguments: Sequence[Any]) -> Shape:
     return (-1, -1)
 
 
-# Which argument is the input, and its shape by that of the weight, which is the other one of the first two.
-_SHAPES: Mapping[str, tuple[int, Callable[[Shape, Sequence[Any]], Shape]]] = {
-    "aten::linear": (0, _linear),
-    "aten::matmul": (0, _product),
-    "aten::mm": (0, _product),
-    "aten::conv1d": (0, _convolution),
-    "aten::conv2d": (0, _convolution),
-    "aten::conv3d": (0, _convolution),
-    "aten::_convolution": (0, _convolution),
-    "aten::embedding": (1, _table),
-    "aten::embedding_bag": (1, _table),
+def _recurrent(weight: Shape, _arguments: Sequence[Any]) -> Shape:
+    return (-1, -1, weight[-1])
+
+
+# Which argument is the input, which the weight (or a list that begins with it), and the shape by that.
+_SHAPES: Mapping[str, tuple[int, int, Callable[[Shape, Sequence[Any]], Shape]]] = {
+    "aten::linear": (0, 1, _linear),
+    "aten::matmul": (0, 1, _product),
+    "aten::mm": (0, 1, _product),
+    "aten::conv1d": (0, 1, _convolution),
+    "aten::conv2d": (0, 1, _convolution),
+    "aten::conv3d": (0, 1, _convolution),
+    "aten::_convolution": (0, 1, _convolution),
+    "aten::embedding": (1, 0, _table),
+    "aten::embedding_bag": (1, 0, _table),
+    "aten::gru": (0, 2, _recurrent),
+    "aten::lstm": (0, 2, _recurrent),
+    "aten::rnn_relu": (0, 2, _recurrent),
+    "aten::rnn_tanh": (0, 2, _recurrent),
 }
 
 
@@ -149,14 +157,18 @@ def _source(value: Any, keeping: frozenset[str]) -> str:
 
 
 def _weight(value: Any, module: Any) -> Any:
-    """Return the tensor of the module that a value is, None where it is none."""
+    """Return the module's tensor that a value is, or the first of its list; None where it is none."""
     import torch
 
     path: list[str] = []
+    if value.node().kind() == "prim::ListConstruct":
+        value = next(iter(value.node().inputs()), value)
     while value.node().kind() == "prim::GetAttr":
         path.append(value.node().s("name"))
         value = next(iter(value.node().inputs()))
     weight = value.toIValue() if not path else module
     for name in reversed(path):
         weight = getattr(weight, name, None)
+    if isinstance(weight, list) and weight:
+        weight = weight[0]
     return weight if isinstance(weight, torch.Tensor) and weight.ndim > 1 else None

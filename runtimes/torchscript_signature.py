@@ -29,8 +29,10 @@ def signature_of(module: Any, path: Path) -> Signature:
     that have a default, or may be None, are optional inputs, numbers among them.
 
     Raises:
-        LoadError: for an argument that is no tensor and has no default.
+        LoadError: where there is no `forward`, or an argument of it is no tensor and has no default.
     """
+    if not hasattr(module, "forward"):
+        raise LoadError(f"{path} has no method forward, which a call would run; save a module that has one")
     schema = module.forward.schema
     arguments = schema.arguments[1:]
     guess = likely(module, [argument.name for argument in arguments])

@@ -34,7 +34,7 @@ _MORE_RUNS = 2
 _QUICK_SECONDS = 1.0
 # 0 is a valid index of any table; but a mask should let something through, and there is no length of 0.
 _ONES = ("mask", "len", "size", "count", "num", "step", "scale")
-_MAX_REASON = 500
+_MAX_REASON = 200
 
 
 def answer_first_call(model: TensorModel, seconds: float = SECONDS) -> str:
@@ -143,8 +143,6 @@ def _values(spec: TensorSpec, shape: Sequence[int]) -> Array:
 
 
 def _reason(error: BaseException) -> str:
-    text = str(error) or type(error).__name__
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    # PyTorch's interpreter writes the program's lines first, and what went wrong last.
-    line = lines[0] if len(lines) < 2 else f"{lines[0]} {lines[-1]}"
-    return line[:_MAX_REASON]
+    # Where there are several lines, PyTorch has the program's first, and what went wrong last.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[-1][:_MAX_REASON]

@@ -181,6 +181,11 @@ def test_a_checkpoint_never_reaches_the_engine(tmp_path: Path) -> None:
         TorchScriptRuntime().load(path, Resources())
 
 
+def test_a_module_without_forward_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="has no method forward"):
+        loaded(torch.nn.LSTM(2, 3), tmp_path)
+
+
 def test_threads_come_from_the_resources(tmp_path: Path) -> None:
     TorchScriptRuntime().load(saved(ByName(), tmp_path), Resources(cpus=1.5))
     assert torch.get_num_threads() == 2
@@ -442,6 +447,7 @@ def test_what_fails_on_some_calls_is_not(tmp_path: Path, x: Array) -> None:
         (torch.nn.Conv2d(6, 8, 3, groups=2), (-1, 6, -1, -1)),
         (torch.nn.Embedding(9, 2), (-1, -1)),
         (Viewed(), (-1, -1)),
+        (Recurrent(), (-1, -1, 2)),
         (torch.nn.ReLU(), None),
     ],
 )

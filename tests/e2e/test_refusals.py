@@ -6,13 +6,16 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
+import torch
 
-from tests.support.artifacts import MODELKIT, LayoutBuilder, digest_of
+from tests.support.artifacts import MODELKIT, LayoutBuilder, digest_of, tar
 from tests.support.kitserve import Running
 from tests.support.load import Load
+from tests.support.model_files import save_script
 from tests.support.registry import Registry, run_registry
 
 
@@ -34,11 +37,26 @@ def _orphan(tmp_path: Path, registry: Registry) -> str:
     return reference
 
 
+class Text(torch.nn.Module):
+    """A model whose every call would fail: its answer is no tensor."""
+
+    def forward(self, x: torch.Tensor) -> str:
+        return str(x.size(0))
+
+
+def _mute(tmp_path: Path) -> str:
+    """Write a kit whose model loads, and cannot answer. Return its reference."""
+    builder = LayoutBuilder(tmp_path / "mute")
+    model = save_script(Text(), tmp_path / "model.pt").read_bytes()
+    builder.kit("team/mute:v1", tar(("model.pt", model)), path="model.pt")
+    return f"oci-layout:{builder.directory}:team/mute:v1"
+
+
 def test_each_refusal_names_its_cause_and_the_rest_goes_on(
     serving: Running, registry: Registry, layout: Path, tmp_path: Path
 ) -> None:
     host = registry.host
-    refused = {
+    refused: dict[str, tuple[dict[str, Any], str]] = {
         "no-such-tag": ({"kit": f"{host}/samples/iris:v9"}, f"{host}/samples/iris:v9"),
         "no-such-kit": ({"kit": f"{host}/samples/lilac:v1"}, "samples/lilac"),
         "no-such-name": ({"kit": f"oci-layout:{layout}:samples/iris:v9"}, "samples/iris:v9"),
@@ -48,6 +66,11 @@ def test_each_refusal_names_its_cause_and_the_rest_goes_on(
         ),
         "pickle": ({"kit": f"{host}/samples/iris-pickle:v1"}, "pickle"),
         "weights-only": ({"kit": f"{host}/samples/iris-statedict:v1"}, "weights"),
+        "mute": ({"kit": _mute(tmp_path)}, "no call can be answered: output 'output_0' is a str"),
+        "contradicted": (
+            {"kit": f"{host}/samples/iris:v1", "inputs": [{"name": "input", "datatype": "FP64"}]},
+            "the config states that input 'input' is FP64 of any shape, but the model's file says FP32",
+        ),
         "orphan": ({"kit": _orphan(tmp_path, registry)}, f"{host}/samples/iris:v9"),
     }
     serving.models["no-such-runtime"] = {"kit": f"{host}/samples/iris:v1", "runtime": "abacus"}

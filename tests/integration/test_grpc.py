@@ -264,7 +264,7 @@ def test_a_model_that_does_not_say_its_datatypes(client: InferenceServerClient) 
         tensor = InferInput("x", list(array.shape), datatype)
         tensor.set_data_from_numpy(array)
         if datatype == "BYTES":
-            with pytest.raises(InferenceServerException, match="'x' must be a datatype of numbers"):
+            with pytest.raises(InferenceServerException, match=r"'x' must be .*, not BYTES"):
                 client.infer("open", [tensor], client_timeout=SECONDS)
         else:
             answer = client.infer("open", [tensor], client_timeout=SECONDS)

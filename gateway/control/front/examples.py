@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from runtimes.base import Datatype, Signature, TensorSpec
+from runtimes.base import ANY, Datatype, Signature, TensorSpec
 
 MAX_ELEMENTS = 256
 """How many elements are shown as JSON; larger tensors are shown as raw bytes."""
@@ -24,7 +24,8 @@ _EMPTY_TEXT_BYTES = 4
 
 def shape_of(spec: TensorSpec) -> list[int]:
     """Return a shape that a tensor may have: 1 for an axis of any length, and one axis for any rank."""
-    return [1] if spec.shape is None else [1 if size < 0 else size for size in spec.shape]
+    shape = spec.likely_shape if spec.shape is None else spec.shape
+    return [1] if shape is None else [1 if size < 0 else size for size in shape]
 
 
 def is_small(specs: tuple[TensorSpec, ...]) -> bool:
@@ -33,8 +34,8 @@ def is_small(specs: tuple[TensorSpec, ...]) -> bool:
 
 
 def is_known(signature: Signature) -> bool:
-    """Whether a signature has the shapes of all inputs: some model formats do not record them."""
-    return all(spec.shape is not None for spec in signature.inputs)
+    """Whether a signature has the datatypes and shapes of all inputs: some formats do not record them."""
+    return all(spec.shape is not None and spec.datatype != ANY for spec in signature.inputs)
 
 
 def tensor(spec: TensorSpec) -> dict[str, Any]:

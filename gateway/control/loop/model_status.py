@@ -80,7 +80,7 @@ def _version_status(version: Version, route: AppRoute, situation: Situation) -> 
 def _note(worker: Announcement) -> str:
     """Return what is worth knowing of a worker that answers calls all the same."""
     batching = f"not batched: {worker.not_batched}" if worker.not_batched else ""
-    first_call = f"not proven by a call of made-up values: {worker.first_call}" if worker.first_call else ""
+    first_call = f"unproven, as its first call failed: {worker.first_call}" if worker.first_call else ""
     return "; ".join(filter(None, (batching, first_call)))
 
 

@@ -7,11 +7,12 @@ import shutil
 import subprocess
 
 import jsonschema_rs
+import orjson
 import pytest
 
 from gateway.codec.json_request import Decoder
 from gateway.control.front import examples, schemas
-from runtimes.base import Datatype, Signature, TensorSpec, check_inputs
+from runtimes.base import ANY, Datatype, Signature, TensorSpec, check_inputs
 from tests.support.echo import Echo
 from tests.support.worker import worker
 
@@ -91,3 +92,30 @@ def test_a_pasted_command_calls_the_model(specs: tuple[TensorSpec, ...], shell: 
 def test_what_a_format_does_not_record_is_said_to_be_a_guess() -> None:
     assert examples.is_known(Signature((TensorSpec("x", "FP32", (-1,)),), ()))
     assert not examples.is_known(Signature((TensorSpec("x", "FP32"),), ()))
+    assert not examples.is_known(Signature((TensorSpec("x", ANY, (-1,)),), ()))
+
+
+def test_an_example_is_of_what_is_likely() -> None:
+    signature = Signature((TensorSpec("ids", ANY, None, "INT64", (-1, 3)),), (TensorSpec("y", ANY),))
+    (tensor,) = json.loads(orjson.dumps(examples.request(signature)))["inputs"]
+    assert tensor == {"name": "ids", "shape": [1, 3], "datatype": "INT64", "data": [1, 1, 1]}
+    assert examples.raw_request(signature)[1] == 24
+
+
+def test_a_schema_takes_any_datatype_of_numbers_and_optional_inputs() -> None:
+    scale = TensorSpec("scale", "FP32", (1,))
+    signature = Signature((TensorSpec("x", ANY),), (TensorSpec("y", ANY),), (scale,))
+    root = {"components": {"schemas": schemas.components()}, **schemas.request_of(signature)}
+    validator = jsonschema_rs.Draft202012Validator(root)
+
+    def tensor(name: str, datatype: str, data: list[object]) -> dict[str, object]:
+        return {"name": name, "datatype": datatype, "shape": [1], "data": data}
+
+    for datatype in Datatype:
+        value = {"BYTES": "a", "BOOL": True}.get(datatype, 1)
+        body = {"inputs": [tensor("x", datatype, [value])]}
+        assert validator.is_valid(body) is (datatype != "BYTES"), datatype
+    x, extra = tensor("x", "INT64", [1]), tensor("scale", "FP32", [0.5])
+    assert validator.is_valid({"inputs": [x, extra]})
+    assert not validator.is_valid({"inputs": [x, extra, extra]})
+    assert not validator.is_valid({"inputs": [x, tensor("scale", "FP64", [0.5])]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,16 @@ def test_from_a_config_to_routes(plane: Plane) -> None:
     wait(lambda: plane.shown() == (ModelState.READY, ""))
     assert plane.state.routes() == {"iris": AppRoute(app)}
     assert plane.servers() == (Server(f"{app}#1", "10.0.0.1", 1),)
+
+
+def test_what_a_worker_that_answers_has_to_tell_is_shown(plane: Plane) -> None:
+    app = plane.start()
+    plane.workers.hear(replace(report(app), not_batched="no batch axis", first_call="index out of range"))
+    wait(lambda: plane.shown() == (ModelState.READY, ""))
+    (version,) = plane.loop.status.models[0].versions
+    assert version.note == (
+        "not batched: no batch axis; unproven, as its first call failed: index out of range"
+    )
 
 
 def test_a_change_is_seen_at_once(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ def test_a_failure_that_may_be_due_to_the_values_is_noted_and_no_more() -> None:
         raise ExecutionError("the model failed: index 0 is out of range\n  in line 3\nIndexError: no rows\n")
 
     model = Fake(act, TensorSpec("x", "FP32", (1, 4)))
-    assert answer_first_call(model) == "the model failed: index 0 is out of range IndexError: no rows"
+    assert answer_first_call(model) == "IndexError: no rows"
     assert model.shapes == [(1, 4)]  # its sizes are fixed: a second try would be the same
 
 
@@ -137,6 +137,16 @@ class Complex(torch.nn.Module):
         return x, torch.fft.fft(x)
 
 
+class Recurrent(torch.nn.Module):
+    def __init__(self, cells: torch.nn.Module) -> None:
+        super().__init__()
+        self.cells = cells
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.cells(x)[0]
+        return answer
+
+
 class Unsigned(torch.nn.Module):
     """PyTorch has no product of these on the CPU."""
 
@@ -165,7 +175,7 @@ def test_the_same_in_a_script_is_no_proof_as_the_datatype_is_a_guess(tmp_path: P
             return answer
 
     model = TorchScriptRuntime().load(save_script(Half(), tmp_path / "model.pt"), Resources())
-    assert answer_first_call(model).startswith("the model failed: ")
+    assert "linalg.inv" in answer_first_call(model)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +187,8 @@ def test_the_same_in_a_script_is_no_proof_as_the_datatype_is_a_guess(tmp_path: P
         torch.nn.EmbeddingBag(4, 2),
         torch.nn.Sequential(torch.nn.Conv2d(3, 4, 7), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()),
         torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 26 * 26, 2)),
+        Recurrent(torch.nn.LSTM(3, 2)),
+        Recurrent(torch.nn.GRU(3, 2, batch_first=True)),
         torch.nn.Softmax(-1),
     ],
     ids=lambda module: type(module).__name__,

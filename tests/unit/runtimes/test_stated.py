@@ -68,6 +68,10 @@ def test_outputs_that_are_known_only_after_a_run_are_those_that_are_stated() -> 
         ),
         (TensorSpec("rows", "FP32", (4,)), r"FP32 of shape \[4\], but"),
         (TensorSpec("rows", "FP32", ()), r"FP32 of shape \[\], but"),
+        (
+            TensorSpec("ids", "BYTES"),
+            "'ids' is BYTES of any shape, but the model's file says ANY",
+        ),
         (TensorSpec("row", "FP32"), "states an input 'row', but the model has 'ids', 'rows', 'mask'"),
     ],
 )
