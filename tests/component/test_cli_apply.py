@@ -86,7 +86,7 @@ def test_apply_says_that_a_rollout_has_begun(shell: Shell) -> None:
 
 def test_apply_of_something_else_says_that_the_rollout_goes_on(shell: Shell) -> None:
     shell.apply("v2", rollout=ROLLOUT | {"steps": [{"weight": 10, "for": "1h"}]})
-    lines = shell.apply("v2", rollout=ROLLOUT | {"steps": [{"weight": 10, "for": "1h"}]}, timeout="5s")
+    lines = shell.apply("v2", rollout=ROLLOUT | {"steps": [{"weight": 10, "for": "1h"}]}, track="1h")
     assert lines[-1] == "iris: a rollout from v1 to v2 goes on at step 1 of 1: kitserve rollout status iris"
 
 
