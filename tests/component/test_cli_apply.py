@@ -192,3 +192,12 @@ def test_status_shows_what_a_person_may_do(shell: Shell, admin: Admin) -> None:
 def test_a_time_to_wait_that_is_none_is_a_wrong_command(shell: Shell, time: str) -> None:
     assert "is not a time to wait, such as 90s, 10m or 2h" in shell.apply("v1", "--timeout", time, code=2)[-2]
     assert "is not a time to wait" in shell.status("--wait", "--timeout", time, code=2)[-2]
+
+
+def test_a_reference_that_cannot_be_resolved_is_told_also_while_a_rollout_runs(shell: Shell) -> None:
+    shell.apply("v2", rollout=PAUSED)
+    for options in ((), ("--wait",)):
+        lines = shell.apply("v9", *options, rollout=PAUSED, code=1)
+        assert "registry.test/iris:v9: there is no such tag" in "".join(lines)
+        assert lines[-1].startswith("iris: the rollout from v1 to v2 waits for a person"), "what runs goes on"
+    assert shell.apply("v1", "--wait", rollout=PAUSED)[-1].startswith("iris: ready  v1@")
