@@ -12,9 +12,9 @@ import pytest
 
 from gateway.contract import Announcement, WorkerState
 from gateway.control.rollouts.golden_gate import GateOutcome, GoldenGate
-from gateway.control.rollouts.golden_rows import Row, read_rows, score
 from gateway.control.state.desired import DesiredModel
 from gateway.control.state.versions import version_of
+from gateway.engine.golden_rows import Row, read_rows, score
 from gateway.errors import KitError
 from gateway.kits.datasets import Dataset
 from gateway.kits.library import Library
