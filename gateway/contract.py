@@ -12,7 +12,7 @@ from gateway.kits.trust import Policy
 from gateway.metrics.tally import Numbers
 from gateway.oci.options import SourceOptions
 from gateway.oci.pinned import PinnedReference
-from gateway.rollout.plan import Agreement
+from gateway.rollout.plan import Agreement, Golden
 from gateway.serving import Serving
 from runtimes.base import Signature
 
@@ -33,6 +33,8 @@ class WorkerSpec:
     runtime: str | None
     """The name of the runtime; None: by the kit's files."""
     serving: Serving
+    golden: Golden | None
+    """The dataset whose first row is the worker's first call; None: its values are made up."""
     policy: Policy
     """Which kits may be served as this model."""
     sources: SourceOptions
@@ -118,7 +120,7 @@ class Announcement:
     not_batched: str = ""
     """Why calls run one by one although they were to run together, "" where they do not."""
     first_call: str = ""
-    """Why the call with made-up values, before it was ready, was not answered; "" where it was."""
+    """Why the call that it tried before it was ready was not answered; "" where it was."""
     numbers: Numbers = field(default_factory=Numbers)
     description: Description | None = None
     """Sent only when the gateway asks for it."""

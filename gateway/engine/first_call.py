@@ -1,8 +1,9 @@
 """The call that a version answers before it is ready: the proof that calls can succeed, and its warm-up.
 
-Its values are made up by the signature, so a failure says little: an index may be out of range, two axes of
-any length may belong together. Only what would fail whatever the values are (`Unsupported`) is the model's
-own fault; anything else is noted, and the model is served.
+Its values are those of the kit's golden dataset, where the config names one. Else they are made up by the
+signature, and a failure says little: an index may be out of range, two axes may belong together. Only what
+would fail whatever the values are (`Unsupported`) is the model's own fault; anything else is noted, and the
+model is served.
 """
 
 from __future__ import annotations
@@ -37,8 +38,12 @@ _ONES = ("mask", "len", "size", "count", "num", "step", "scale")
 _MAX_REASON = 200
 
 
-def answer_first_call(model: TensorModel, seconds: float = SECONDS) -> str:
-    """Have the model answer a call with made-up values; return why it was not answered, "" where it was.
+def answer_first_call(
+    model: TensorModel, inputs: Mapping[str, Array] | None = None, seconds: float = SECONDS
+) -> str:
+    """Have the model answer a call; return why it was not answered, "" where it was.
+
+    Without `inputs` the values are made up.
 
     Raises:
         Unsupported: when no call would be answered, whatever its values.
@@ -48,7 +53,8 @@ def answer_first_call(model: TensorModel, seconds: float = SECONDS) -> str:
 
     def run() -> None:
         try:
-            outcome.set_result(_try(model, is_late))
+            calls = _calls(model.signature) if inputs is None else iter((inputs,))
+            outcome.set_result(_try(model, calls, is_late))
         except BaseException as error:
             outcome.set_exception(error)
 
@@ -77,10 +83,10 @@ def made_up(signature: Signature, sizes: tuple[int, int], rank: int = 2) -> dict
     return {spec.name: _values(spec, shapes[spec.name]) for spec in signature.inputs}
 
 
-def _try(model: TensorModel, is_late: threading.Event) -> str:
+def _try(model: TensorModel, calls: Iterator[Mapping[str, Array]], is_late: threading.Event) -> str:
     began = time.monotonic()
     reason = ""
-    for inputs in _calls(model.signature):
+    for inputs in calls:
         if is_late.is_set() or (reason and time.monotonic() - began > _FAILING_SECONDS):
             break
         try:

@@ -28,6 +28,7 @@ from gateway.metrics.tally import Tally
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
 from gateway.worker.describe import describe
+from gateway.worker.golden import golden_inputs
 from gateway.worker.labels import Labels, UnusableLabels, read_labels
 from gateway.worker.scaling import IDLE, ONGOING
 from gateway.worker.stated import with_stated_signature
@@ -144,19 +145,23 @@ class Worker:
         self._tally.loaded(time.perf_counter() - started)
         model = with_stated_signature(model, kit.kit, spec.serving.stated)
         if isinstance(model, TensorModel):
-            self._answer_first_call(model)
+            self._answer_first_call(model, library)
         labels = self._labels(kit)
         signature = model.signature if isinstance(model, TensorModel) else Signature((), ())
         self._description = describe(kit.kit, model.platform, signature, labels)
         return model, choice.runtime.name, labels
 
-    def _answer_first_call(self, model: TensorModel) -> None:
+    def _answer_first_call(self, model: TensorModel, library: Library) -> None:
         """Prove that a call can succeed. Raises UnusableModel where none can; anything else is noted."""
+        spec, inputs = self._spec, None
+        if spec.golden is not None:
+            reference = spec.reference.reference
+            inputs = golden_inputs(library, reference, spec.golden, spec.policy, model.signature)
         started = time.perf_counter()
         try:
-            reason = answer_first_call(model)
+            reason = answer_first_call(model, inputs)
         except Unsupported as error:
-            raise UnusableModel(f"{self._spec.reference}: no call can be answered: {error}") from error
+            raise UnusableModel(f"{spec.reference}: no call can be answered: {error}") from error
         self._note(first_call=reason)
         seconds = round(time.perf_counter() - started, 3)
         level = logging.WARNING if reason else logging.INFO

@@ -132,6 +132,7 @@ def worker_spec(version: Version, model: DesiredModel, desired: Desired, node: N
         parents=(),
         runtime=version.runtime,
         serving=version.serving,
+        golden=None if model.plan is None else model.plan.golden,
         policy=model.policy,
         sources=desired.sources,
         cache_limit=desired.cache_limit,

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from gateway.contract import Announcement
-from gateway.control.rollouts.golden_rows import read_rows, score
 from gateway.control.state.desired import DesiredModel
 from gateway.control.state.versions import Version
+from gateway.engine.golden_rows import read_rows, score
 from gateway.errors import KitserveError, RegistryUnavailable
 from gateway.kits.library import Library
 from gateway.rollout.events import GateFailed, GatesPassed

@@ -13,13 +13,14 @@ import pytest
 
 from gateway.contract import Announcement, WorkerState
 from gateway.control.rollouts.golden_gate import GateOutcome, GoldenGate
-from gateway.control.rollouts.golden_rows import Row, read_rows, score
 from gateway.control.state.desired import DesiredModel
 from gateway.control.state.versions import version_of
+from gateway.engine.golden_rows import Row, first_inputs, read_rows, score
 from gateway.errors import KitError
 from gateway.kits.datasets import Dataset
 from gateway.kits.library import Library
 from gateway.kits.model import choose_runtime, load
+from gateway.kits.trust import ANYTHING
 from gateway.metrics.tally import Tally
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import parse_reference
@@ -28,6 +29,7 @@ from gateway.rollout.plan import Golden, Metric
 from gateway.rollout.state import Reason
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
+from gateway.worker.golden import golden_inputs
 from gateway.worker.version import AppOptions, Identity
 from runtimes.base import Array, Resources, Signature, TensorModel, TensorSpec
 from tests.support.ports import free_port
@@ -339,3 +341,20 @@ def test_two_outputs_without_labels_need_a_name() -> None:
     signature = Signature((FLOAT4,), (SHARES, TensorSpec("other", "FP32", (-1,))))
     with pytest.raises(KitError, match="say which output y is"):
         read_rows(Dataset("a.csv", b"a,b,c,d,y\n1,2,3,4,0\n"), IRIS, signature)
+
+
+def test_the_first_row_is_a_call_of_its_own(library: Library, layout: Path) -> None:
+    reference = parse_reference(f"oci-layout:{layout}:samples/iris:v1")
+    inputs = golden_inputs(library, reference, IRIS, ANYTHING, SIGNATURE)
+    assert inputs is not None
+    assert (inputs["input"].shape, str(inputs["input"].dtype)) == ((1, 4), "float32")
+    assert golden_inputs(library, reference, Golden("lilac"), ANYTHING, SIGNATURE) is None
+    two = Signature((FLOAT4, TensorSpec("other", "FP32", (4,))), ())
+    row = Row({"input": [1, 2, 3, 4], "other": [1, 2, 3, 4]}, {})
+    assert {name: array.shape for name, array in first_inputs([row], two).items()} == {
+        "input": (1, 4),
+        "other": (4,),
+    }
+    for wrong in (Row({"input": [1, 2, 3, 4]}, {}), Row({"input": [1], "other": ["a"]}, {})):
+        with pytest.raises(KitError, match="other"):
+            first_inputs([wrong], two)

@@ -116,7 +116,7 @@ def test_a_call_that_takes_long_does_not_hold_the_version_up() -> None:
 
     model = Fake(act)
     began = time.monotonic()
-    assert answer_first_call(model, 0.05) == "it was not answered within 0.05 s"
+    assert answer_first_call(model, seconds=0.05) == "it was not answered within 0.05 s"
     assert time.monotonic() - began < 5
     finish.set()
 
@@ -224,6 +224,19 @@ def test_two_axes_that_do_not_fit_each_other_are_noted(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(onnx_model([node("MatMul", ["x", "z"], ["y"])], inputs, [value_info("y", 1, None)]))
     assert "MatMul" in answer_first_call(OnnxRuntime().load(path, Resources()))
+
+
+def test_inputs_that_are_given_are_used_instead() -> None:
+    model = Fake(echo)
+    assert answer_first_call(model, {"x": np.ones((7, 4), np.float32)}) == ""
+    assert model.shapes == [(7, 4)] * 3
+
+    def act(_inputs: Mapping[str, Array]) -> dict[str, Array]:
+        raise ExecutionError("no")
+
+    model = Fake(act)
+    assert answer_first_call(model, {"x": np.ones((7, 4), np.float32)}) == "no"
+    assert model.shapes == [(7, 4)]
 
 
 def stated(act: Callable[[Mapping[str, Array]], dict[str, Array]], *outputs: TensorSpec) -> StatedModel:

@@ -188,6 +188,25 @@ def _value(cell: _Cell, datatype: Datatype) -> Any:
         raise ValueError(f"{cell.place}: {error}") from error
 
 
+def first_inputs(rows: Sequence[Row], signature: Signature) -> dict[str, Array]:
+    """Return the inputs of a call with the first row alone.
+
+    Raises:
+        KitError: when it lacks an input, or does not fit the model's datatypes.
+    """
+    inputs = {}
+    for spec in signature.inputs:
+        if spec.name not in rows[0].inputs:
+            raise KitError(f"a row has no input {spec.name}")
+        value = rows[0].inputs[spec.name]
+        has_batch_axis = not spec.shape or _is_batch(spec) or spec.shape[0] == 1
+        try:
+            inputs[spec.name] = np.array([value] if has_batch_axis else value, spec.usual.numpy)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise KitError(f"a row's input {spec.name} is no {spec.usual}: {error}") from error
+    return inputs
+
+
 def score(
     rows: Sequence[Row], golden: Golden, signature: Signature, address: tuple[str, int], path: str, key: str
 ) -> Score:
