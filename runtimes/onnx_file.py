@@ -10,7 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from runtimes.base import Signature, TensorSpec
 from runtimes.errors import LoadError
+from runtimes.formats import Format, identify
 from runtimes.protobuf import BYTES, Malformed, Reader, Span, mapped
+from runtimes.refusals import DAMAGED
 
 _NESTING = 32
 
@@ -80,6 +82,8 @@ def check_external(path: Path, file: OnnxFile) -> None:
         if min(external.offset, external.length) < 0:
             raise LoadError(f"{path} keeps weights in {location!r} at a negative offset; export it again")
         if external.offset + external.length > target.stat().st_size:
+            if identify(target) is Format.LFS_POINTER:
+                raise LoadError(f"{path} keeps weights in {location!r}, which {DAMAGED[Format.LFS_POINTER]}")
             raise LoadError(f"{path} keeps weights in {location!r}, which is too short; pack it again")
 
 

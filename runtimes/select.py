@@ -13,6 +13,7 @@ from runtimes.base import Runtime
 from runtimes.errors import LoadError, NoRuntime, UnsafeFormat
 from runtimes.formats import Format, Hazard, identify
 from runtimes.pickles import scan
+from runtimes.refusals import DAMAGED, OTHERS, sentence
 
 GROUP = "kitserve.runtimes"
 
@@ -144,6 +145,9 @@ def _refusal(
                 return NoRuntime(
                     f"runtime {hint!r} does not read {path}: it is {format_.title}, for {reader!r}"
                 )
+    damaged = sentence(formats, DAMAGED)
+    if damaged is not None:
+        return NoRuntime(damaged)
     code = [path for path, format_ in formats.items() if format_.hazard is Hazard.CODE]
     if code:
         # First the files that could be served if code were allowed.
@@ -151,6 +155,9 @@ def _refusal(
         return _code_refusal(code, formats[code[0]])
     titles = ", ".join(sorted({format_.title for format_ in formats.values()})) or "no file"
     supported = ", ".join(f"{format_.title} ({name})" for format_, name in readers.items())
+    other = sentence(formats, OTHERS)
+    if other is not None:
+        return NoRuntime(f"{other} (found {titles}; supported are {supported})")
     return NoRuntime(f"no runtime reads {model_path}: found {titles}; supported are {supported}")
 
 
