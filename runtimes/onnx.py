@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from runtimes import onnx_bf16, onnx_file
+from runtimes import onnx_advice, onnx_bf16, onnx_file
 from runtimes.base import Array, Datatype, InputCheck, Resources, Signature, unknown_output
 from runtimes.errors import ExecutionError, InputError, LoadError, ModelError
 from runtimes.formats import Format
@@ -27,6 +27,7 @@ class OnnxRuntime:
 
     def load(self, path: Path, resources: Resources) -> OnnxModel:
         """Load the file and the external data beside it. Raises LoadError."""
+        onnx_advice.check(path)
         file = onnx_file.read(path)
         onnx_file.check_external(path, file)
         custom = sorted(domain for domain in file.foreign_domains if not _is_built_in(domain))
@@ -102,7 +103,10 @@ def _session(path: Path, resources: Resources) -> Any:
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
-        raise LoadError(f"ONNX Runtime {ort.__version__} refuses {path}: {error}") from error
+        text = str(error).strip()
+        if (advice := onnx_advice.advice(text)) is not None:
+            raise LoadError(f"{path} {advice} (ONNX Runtime {ort.__version__}: {text})") from error
+        raise LoadError(f"ONNX Runtime {ort.__version__} refuses {path}: {text}") from error
 
 
 def _is_built_in(domain: str) -> bool:

@@ -70,11 +70,17 @@ def onnx_model(
 
 
 def identity_onnx(
-    element: int = 1, shape: Sequence[int | str] | None = ("n", 2), operator: str = "Identity"
+    element: int = 1,
+    shape: Sequence[int | str] | None = ("n", 2),
+    operator: str = "Identity",
+    domains: Sequence[str] = ("",),
 ) -> bytes:
     """A model `y = x`."""
     return onnx_model(
-        [node(operator, ["x"], ["y"])], [value_info("x", element, shape)], [value_info("y", element, shape)]
+        [node(operator, ["x"], ["y"])],
+        [value_info("x", element, shape)],
+        [value_info("y", element, shape)],
+        domains=domains,
     )
 
 
