@@ -66,6 +66,19 @@ def read(path: Path) -> OnnxFile:
         raise LoadError(f"{path} is not a usable ONNX model: {error}") from error
 
 
+def external_files(path: Path) -> frozenset[str]:
+    """Return the files that hold tensors of the ONNX file at `path`, as it states them. Raises LoadError."""
+    try:
+        with mapped(path) as data:
+            reader = Reader(data)
+            contents = _Contents(reader)
+            for number, span in reader.messages(reader.whole, 7, 25):
+                (contents.graph if number == 7 else contents.function)(span)
+    except Malformed as error:
+        raise LoadError(f"{path} is not a usable ONNX model: {error}") from error
+    return frozenset(external.location for external in contents.external)
+
+
 def check_external(path: Path, file: OnnxFile) -> None:
     """Raise LoadError unless all external data of `path` is in regular files below its directory."""
     root = path.parent.resolve()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -82,6 +83,19 @@ def identity_onnx(
         [value_info("y", element, shape)],
         domains=domains,
     )
+
+
+def external_onnx(location: str, size: int = 2) -> tuple[bytes, bytes]:
+    """A model `y = x + w` whose `w`, 1.0, 2.0 and so on, lies in another file; and that file's bytes."""
+    weights = array("f", (position + 1 for position in range(size))).tobytes()
+    entries = {"location": location, "offset": "0", "length": str(len(weights))}
+    model = onnx_model(
+        [node("Add", ["x", "w"], ["y"])],
+        [value_info("x", 1, [size])],
+        [value_info("y", 1, [size])],
+        [external_tensor("w", size, entries)],
+    )
+    return model, weights
 
 
 def repack(source: Path, target: Path, changes: Mapping[str, bytes | None]) -> Path:
