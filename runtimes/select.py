@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from runtimes.base import Runtime
-from runtimes.errors import LoadError, NoRuntime, UnsafeFormat
+from runtimes.errors import LoadError, NoRuntime, SeveralModels, UnsafeFormat
 from runtimes.formats import Format, Hazard, identify
 from runtimes.pickles import scan
 from runtimes.refusals import DAMAGED, OTHERS, sentence
@@ -70,8 +70,8 @@ def choose(
     one that reads a format gets it. At most 1,000 files are read.
 
     A file that runs code when it is loaded is chosen only with `allow_code`, and only where no other fits.
-    Raises NoRuntime where no file fits or several do, UnsafeFormat where every file that could be a model
-    would run code, and LoadError where a file cannot be read.
+    Raises NoRuntime where no file fits, SeveralModels where several do, UnsafeFormat where every file that
+    could be a model would run code, and LoadError where a file cannot be read.
     """
     available = installed() if runtimes is None else runtimes
     if hint is not None and hint not in available:
@@ -92,7 +92,8 @@ def choose(
     files = {choice.path for choice in choices}
     if len(files) > 1:
         listed = ", ".join(sorted(str(path.relative_to(model_path)) for path in files))
-        raise NoRuntime(f"{model_path} has several models: {listed}; set the Kitfile's model.path to one")
+        text = f"{model_path} has several models: {listed}; set the Kitfile's model.path to one"
+        raise SeveralModels(text, tuple(sorted(map(str, files))))
     if not choices:
         raise _refusal(model_path, formats, hint, available, allow_code)
     return next((choice for choice in choices if _fits_framework(choice, framework)), choices[0])

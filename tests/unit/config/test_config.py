@@ -130,6 +130,9 @@ def test_an_anchor_may_be_used_again() -> None:
     assert [model.resources.cpus for model in config.models] == [0.5, 0.5]
 
 
+NO_FILE = "name a file by its path within the kit"
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
@@ -154,6 +157,12 @@ def test_an_anchor_may_be_used_again() -> None:
         ),
         ("listen: {host: h, port: 1, x: 1}", "line 1: listen.x: unknown field; known here: host, port"),
         ("\nmodels: 3", "line 2: models: Input should be a valid tuple"),
+        (
+            IRIS + "    file: ../a",
+            f"line 4: models[0].file: {NO_FILE}: '../a' has an empty, '.' or '..' part",
+        ),
+        (IRIS + "    file: /a", f"line 4: models[0].file: {NO_FILE}: '/a' is an absolute path"),
+        (IRIS + "    file: .", f"line 4: models[0].file: {NO_FILE}, such as onnx/model.onnx"),
         (IRIS + "    runtime: 5", "line 4: models[0].runtime: Input should be a valid string"),
         (
             IRIS + "    resources: {cpus: many}",
