@@ -27,6 +27,10 @@ class OnnxRuntime:
 
     def load(self, path: Path, resources: Resources) -> OnnxModel:
         """Load the file and the external data beside it. Raises LoadError."""
+        return OnnxModel(_session(path, resources), self.check(path).signature)
+
+    def check(self, path: Path) -> onnx_file.OnnxFile:
+        """Return what the file declares. Raises LoadError where it cannot be served, whatever the engine."""
         onnx_advice.check(path)
         file = onnx_file.read(path)
         onnx_file.check_external(path, file)
@@ -39,7 +43,7 @@ class OnnxRuntime:
                 f"{path} has both strings and BF16, which ONNX Runtime's Python interface does not take; "
                 "export it with FP32"
             )
-        return OnnxModel(_session(path, resources), file.signature)
+        return file
 
     def signature(self, path: Path) -> Signature:
         """Return what the file declares. Raises LoadError."""

@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from runtimes.base import Runtime
+from runtimes.base import CheckingRuntime, Runtime
 from runtimes.errors import LoadError, NoRuntime, SeveralModels, UnsafeFormat
 from runtimes.formats import Format, Hazard, identify
 from runtimes.pickles import scan
@@ -97,6 +97,14 @@ def choose(
     if not choices:
         raise _refusal(model_path, formats, hint, available, allow_code)
     return next((choice for choice in choices if _fits_framework(choice, framework)), choices[0])
+
+
+def check(choice: Choice) -> None:
+    """Raise what loading the file would raise, as far as that is known without its engine."""
+    if isinstance(choice.runtime, CheckingRuntime):
+        choice.runtime.check(choice.path)
+    else:
+        choice.runtime.signature(choice.path)
 
 
 def _files(model_path: Path) -> Iterator[Path]:

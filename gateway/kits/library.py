@@ -82,14 +82,15 @@ _DEFAULT_SOURCES = SourceOptions()
 class UnpackedKit:
     """A kit in a read-only directory of this node, which stays until `lease` is released.
 
-    `from_cache` says that it was unpacked before; `pulled_bytes` is what came from sources for it, and
-    `unpack_seconds` the time that unpacking took, summed over threads.
+    `blobs` are all that it was made of. `from_cache` says that it was unpacked before; `pulled_bytes` is what
+    came from sources for it, and `unpack_seconds` the time that unpacking took, summed over threads.
     """
 
     kit: Kit
     path: Path
     verdict: Verdict
     lease: Lease
+    blobs: frozenset[Digest]
     from_cache: bool
     pulled_bytes: int
     unpack_seconds: float
@@ -128,6 +129,10 @@ class Library:
         be served, and NotTrusted, before any request, for a registry that the policy does not allow.
         """
         return self._lookup().kit(reference, policy)
+
+    def has(self, kit: Kit) -> bool:
+        """Tell whether a kit is on this node, with all that serving needs; nothing of it is read."""
+        return all(self._store.has(digest) for digest in kit.needed_blobs)
 
     def judge(self, kit: Kit, policy: Policy) -> Verdict:
         """Return why the policy allows a kit. Raises NotTrusted for one that it does not allow."""
@@ -178,7 +183,7 @@ class Library:
                     pull = self._pull(kit, lookup, progress)
                 elif not inventory.has_companions:
                     pull = self._complete(kit, inventory, lookup, progress)
-                self._record_name(kit)
+                blobs = self._record_name(kit)
         except BaseException:
             lease.release()
             raise
@@ -187,6 +192,7 @@ class Library:
             path=self._directories.path(kit.key),
             verdict=verdict,
             lease=lease,
+            blobs=blobs,
             from_cache=pull is None,
             pulled_bytes=pull.pulled if pull else 0,
             unpack_seconds=pull.unpack_seconds if pull else 0.0,
@@ -298,14 +304,17 @@ class Library:
                     held.append(wanted.layer.descriptor.digest)
         return held
 
-    def _record_name(self, kit: Kit) -> None:
-        """Add the reference that a kit was opened by to its inventory."""
+    def _record_name(self, kit: Kit) -> frozenset[Digest]:
+        """Add the reference that a kit was opened by to its inventory; return the blobs in that."""
         inventory = self._directories.read(kit.key)
+        if inventory is None:
+            return frozenset()
         name = _name_in_index(kit.reference)
-        if inventory is not None and name and name not in inventory.names:
+        if name and name not in inventory.names:
             inventory.names.append(name)
             self._directories.write(kit.key, inventory)
             self.cache.write_index()
+        return frozenset(blob.digest for blob in inventory.blobs)
 
 
 def _name_in_index(reference: Reference) -> str:

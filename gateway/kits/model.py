@@ -11,7 +11,8 @@ from gateway.errors import UnsafeArchive, UnusableModel
 from gateway.kits.library import UnpackedKit
 from gateway.kits.parents import model_of
 from gateway.kits.paths import safe_path
-from runtimes.base import LoadedModel, Resources
+from runtimes import select
+from runtimes.base import LoadedModel, Resources, Signature
 from runtimes.errors import LoadError, ModelError, NoRuntime, SeveralModels, UnsafeFormat
 from runtimes.formats import Format, Hazard, identify
 from runtimes.pickles import scan
@@ -63,6 +64,19 @@ def choose_runtime(
                 "code allowed", extra={"kit": str(kit.kit.reference), "path": path, "imports": str(imports)}
             )
         return choice
+
+
+def check(kit: UnpackedKit, choice: Choice) -> Signature | None:
+    """Check the chosen file as `load` would, as far as that can be done without its engine.
+
+    Returns the signature in the file; None where it has none until it is loaded.
+
+    Raises:
+        UnusableModel: where it cannot be served.
+    """
+    with _naming(kit):
+        select.check(choice)
+        return choice.runtime.signature(choice.path)
 
 
 def load(kit: UnpackedKit, choice: Choice, resources: Resources) -> LoadedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from array import array
 from collections.abc import Mapping, Sequence
@@ -96,6 +97,15 @@ def external_onnx(location: str, size: int = 2) -> tuple[bytes, bytes]:
         [external_tensor("w", size, entries)],
     )
     return model, weights
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    """A zip of these files."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return file.getvalue()
 
 
 def repack(source: Path, target: Path, changes: Mapping[str, bytes | None]) -> Path:

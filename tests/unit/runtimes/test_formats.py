@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import io
 import json
 import lzma
 import os
@@ -24,7 +23,7 @@ from hypothesis import strategies as st
 from runtimes.errors import LoadError
 from runtimes.formats import Format, Hazard, identify, is_pickle
 from tests.support.artifacts import tar
-from tests.support.model_files import Double, chunk, identity_onnx, number, save_script
+from tests.support.model_files import Double, chunk, identity_onnx, number, save_script, zipped
 
 
 class Thing:
@@ -125,14 +124,6 @@ def saved_model() -> bytes:
     return number(1, 1) + chunk(2, chunk(1, chunk(5, "2.16")) + chunk(2, graph) + chunk(5, b"signature"))
 
 
-def zipped(*names: str) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name in names:
-            archive.writestr(name, "{}")
-    return file.getvalue()
-
-
 NO_MODELS = [
     (LFS, Format.LFS_POINTER),
     (b"<!DOCTYPE html>\n<html><body>404</body></html>", Format.HTML),
@@ -146,11 +137,11 @@ NO_MODELS = [
     (b"\x28\xb5\x2f\xfd" + bytes(9), Format.ARCHIVE),
     (tar(("model.onnx", identity_onnx())), Format.ARCHIVE),
     (gzip.compress(tar(("model.onnx", identity_onnx()))), Format.ARCHIVE),
-    (zipped("MAR-INF/MANIFEST.json", "model.pt"), Format.ARCHIVE),
-    (zipped("a.npy", "b.npy"), Format.NUMPY),
-    (zipped("config.json", "metadata.json", "model.weights.h5"), Format.KERAS),
-    (zipped("schema.json", "1.npy"), Format.SKOPS),
-    (zipped("config.json", "metadata.json", "model.weights.h5")[:-40], Format.CUT_ZIP),
+    (zipped(dict.fromkeys(("MAR-INF/MANIFEST.json", "model.pt"), b"")), Format.ARCHIVE),
+    (zipped(dict.fromkeys(("a.npy", "b.npy"), b"")), Format.NUMPY),
+    (zipped(dict.fromkeys(("config.json", "metadata.json", "model.weights.h5"), b"")), Format.KERAS),
+    (zipped(dict.fromkeys(("schema.json", "1.npy"), b"")), Format.SKOPS),
+    (zipped(dict.fromkeys(("config.json", "metadata.json", "model.weights.h5"), b""))[:-40], Format.CUT_ZIP),
     (saved_model(), Format.SAVED_MODEL),
     (number(1, 1) + chunk(2, b"te\0t"), Format.UNKNOWN),
     (chunk(1, chunk(1, "x") + chunk(2, "Placeholder")) * 2 + chunk(4, number(1, 27)), Format.GRAPH_DEF),
