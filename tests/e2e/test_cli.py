@@ -266,6 +266,18 @@ def test_a_kit_is_pulled_once_with_plain_lines(cli: Cli, registry: Registry) -> 
     assert error == ""
 
 
+def test_the_pull_of_a_layer_that_is_found_to_be_needed_is_shown_too(cli: Cli, tmp_path: Path) -> None:
+    build = LayoutBuilder(tmp_path / "layout")
+    model, weights = external_onnx("w", 100_000)
+    pack_kit(build, "kit:v1", ("model", "m", {"m": model}), ("code", ".", {"w": weights, "x.py": b""}))
+    kit = f"oci-layout:{build.directory}:kit:v1"
+    _, error = cli("pull", kit)
+    lines = [line.removeprefix(f"{kit}: ") for line in error.splitlines()]
+    assert lines[:3] == ["0 of 10240 bytes", "10240 of 10240 bytes", "unpacking"]
+    assert lines[3] == "10240 of 419840 bytes"
+    assert lines[-2:] == ["419840 of 419840 bytes", "unpacking"]
+
+
 def test_on_a_terminal_a_bar_shows_the_bytes(cli: Cli, layout: Path) -> None:
     terminal, end = pty.openpty()
     kit = reference(layout, "iris-pickle:v1")
