@@ -54,5 +54,9 @@ def examine(
 
 
 def is_small(library: Library, kit: Kit) -> bool:
-    """Tell whether a kit may be examined without being asked for: it is here, or at most 100 MiB."""
-    return kit.size <= PULL_LIMIT_BYTES or library.has(kit)
+    """Tell whether a kit may be examined without being asked for: it is here, or at most 100 MiB.
+
+    Its code counts, as a model's weights may be in there.
+    """
+    layers = [layer for link in kit.chain for layer in link.needed_layers(with_code=True)]
+    return sum(layer.descriptor.size for layer in layers) <= PULL_LIMIT_BYTES or library.has(kit)

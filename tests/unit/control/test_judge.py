@@ -140,6 +140,17 @@ def test_a_large_kit_is_judged_only_where_it_is_here(plane: Plane) -> None:
         check_version(library, version, model.policy)
 
 
+def test_weights_in_a_code_layer_make_a_kit_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examination, "PULL_LIMIT_BYTES", 100_000)
+    builder = LayoutBuilder(tmp_path / "layout")
+    library = Library(tmp_path / "library")
+    for size, is_small in ((10_000, True), (30_000, False)):
+        model, weights = external_onnx("w", size)
+        pack_kit(builder, f"kit:{size}", ("model", "m", {"m": model}), ("code", ".", {"w": weights}))
+        kit = library.describe(parse_reference(f"oci-layout:{builder.directory}:kit:{size}"))
+        assert examination.is_small(library, kit) is is_small
+
+
 @pytest.mark.usefixtures("all_are_large")
 def test_of_a_large_kit_the_policy_is_judged(plane: Plane) -> None:
     refusal = plane.judged(plane.version("bad", identity_onnx(), trust={"licenses": ["MIT"]}))
