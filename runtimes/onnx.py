@@ -27,7 +27,8 @@ class OnnxRuntime:
 
     def load(self, path: Path, resources: Resources) -> OnnxModel:
         """Load the file and the external data beside it. Raises LoadError."""
-        return OnnxModel(_session(path, resources), self.check(path).signature)
+        file = self.check(path)
+        return OnnxModel(_session(path, resources), file.signature)
 
     def check(self, path: Path) -> onnx_file.OnnxFile:
         """Return what the file declares. Raises LoadError where it cannot be served, whatever the engine."""
