@@ -12,6 +12,11 @@ COPY runtimes runtimes
 RUN /opt/kitserve/bin/pip install -c constraints.txt .
 
 FROM python:3.11-slim-bookworm
+# Models that normalise text in ONNX (StringNormalizer, as skl2onnx writes for a TfidfVectorizer) need this locale.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends "locales=2.36-*" \
+    && localedef -i en_US -f UTF-8 en_US.UTF-8 \
+    && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/kitserve kitserve
 COPY --from=build /opt/kitserve /opt/kitserve
 ENV PATH=/opt/kitserve/bin:$PATH KITSERVE_HOME=/var/lib/kitserve

@@ -32,6 +32,8 @@ class WorkerSpec:
     """Its parent kits, where the gateway knows them."""
     runtime: str | None
     """The name of the runtime; None: by the kit's files."""
+    file: str | None
+    """The model's path within the kit; None: as the Kitfile has it."""
     serving: Serving
     golden: Golden | None
     """The dataset whose first row is the worker's first call; None: its values are made up."""

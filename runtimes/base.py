@@ -195,6 +195,15 @@ class Runtime(Protocol):
         ...
 
 
+@runtime_checkable
+class CheckingRuntime(Runtime, Protocol):
+    """A runtime that can check a file without its engine; with others, its signature is read instead."""
+
+    def check(self, path: Path) -> object:
+        """Raise what `load` would raise, as far as that is known without the engine. Reads the file only."""
+        ...
+
+
 class InputCheck:
     """The check of inputs against a signature, prepared once and called for each request."""
 

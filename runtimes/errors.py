@@ -2,6 +2,7 @@
 
     ModelError
     ├── NoRuntime       no installed runtime reads the files, or several files could be the model
+    │   └── SeveralModels
     ├── UnsafeFormat    a file that runs code when it is loaded
     ├── LoadError       the file is broken, or its engine refuses it
     ├── InputError      the caller's tensors are wrong
@@ -19,6 +20,14 @@ class ModelError(Exception):
 
 class NoRuntime(ModelError):
     """No installed runtime reads the files, or several could be the model; the message lists them."""
+
+
+class SeveralModels(NoRuntime):
+    """Several files could be the model: `paths`."""
+
+    def __init__(self, message: str, paths: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.paths = paths
 
 
 class UnsafeFormat(ModelError):

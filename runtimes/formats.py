@@ -10,9 +10,11 @@ import bz2
 import io
 import lzma
 import pickletools
+import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Container, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +29,8 @@ _SAFETENSORS_HEADER_BYTES = 100_000_000
 
 # The fields of ModelProto (onnx.proto3) by wire type.
 _ONNX_FIELDS = {protobuf.VARINT: {1, 5}, protobuf.BYTES: {2, 3, 4, 6, 7, 8, 14, 20, 25, 26}}
+_GRAPH = (7, protobuf.BYTES)
+_GRAPH_TAG = bytes([7 << 3 | protobuf.BYTES])
 
 
 class Hazard(Enum):
@@ -38,7 +42,7 @@ class Hazard(Enum):
 
 
 class Format(Enum):
-    """A file format, with the hazard of loading it."""
+    """A file format, with the hazard of loading it; what nobody loads is mere data."""
 
     ONNX = ("ONNX", Hazard.DATA)
     TORCHSCRIPT = ("TorchScript", Hazard.PROGRAM)
@@ -47,7 +51,23 @@ class Format(Enum):
     TORCH_PICKLE = ("PyTorch checkpoint (pickle)", Hazard.CODE)
     SAFETENSORS = ("safetensors", Hazard.DATA)
     GGUF = ("GGUF", Hazard.DATA)
+    XGBOOST = ("XGBoost", Hazard.DATA)
+    LIGHTGBM = ("LightGBM", Hazard.DATA)
+    CATBOOST = ("CatBoost", Hazard.DATA)
+    SKOPS = ("skops", Hazard.DATA)
+    KERAS = ("Keras", Hazard.DATA)
     HDF5 = ("HDF5", Hazard.DATA)
+    SAVED_MODEL = ("TensorFlow SavedModel", Hazard.DATA)
+    GRAPH_DEF = ("TensorFlow GraphDef", Hazard.DATA)
+    TFLITE = ("TensorFlow Lite", Hazard.DATA)
+    NUMPY = ("NumPy", Hazard.DATA)
+    LFS_POINTER = ("Git LFS pointer", Hazard.DATA)
+    HTML = ("HTML", Hazard.DATA)
+    ARCHIVE = ("archive", Hazard.DATA)
+    CUT_ONNX = ("ONNX, cut short", Hazard.DATA)
+    CUT_SAFETENSORS = ("safetensors, cut short", Hazard.DATA)
+    CUT_ZIP = ("zip, cut short", Hazard.DATA)
+    EMPTY = ("empty", Hazard.DATA)
     JSON = ("JSON", Hazard.DATA)
     TEXT = ("text", Hazard.DATA)
     UNKNOWN = ("unknown", Hazard.DATA)
@@ -55,6 +75,28 @@ class Format(Enum):
     def __init__(self, title: str, hazard: Hazard) -> None:
         self.title = title
         self.hazard = hazard
+
+
+# What a file begins with, for the formats that have bytes of their own there.
+_MAGIC = (
+    (rb"GGUF", Format.GGUF),
+    (rb"\x89HDF\r\n\x1a\n", Format.HDF5),
+    (rb"\x93NUMPY", Format.NUMPY),
+    (rb"....TFL3", Format.TFLITE),
+    (rb"CBM1", Format.CATBOOST),
+    (rb"tree\nversion=", Format.LIGHTGBM),
+    # XGBoost writes UBJSON, whose first key is "learner" or "version" with its length before it, or JSON.
+    (rb'binf|\{(?:[iU].|I..|l.{4}|L.{8})(?:learner|version)|\s*\{\s*"learner"', Format.XGBOOST),
+    (rb'\s*\{\s*"version"\s*:\s*\[[0-9, ]*\]\s*,\s*"learner"', Format.XGBOOST),
+    (rb"version https://git-lfs\.github\.com/spec/", Format.LFS_POINTER),
+    (
+        rb"(?i:(?:\xef\xbb\xbf)?\s*(?:<!--(?:(?!-->).)*-->\s*)*<(?:!doctype\s+html|html|head|body)\b)",
+        Format.HTML,
+    ),
+)
+_ARCHIVES = re.compile(
+    rb"\x1f\x8b|BZh|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf\x27\x1c|\x04\x22\x4d\x18|.{257}ustar", re.DOTALL
+)
 
 
 def identify(path: Path) -> Format:
@@ -65,19 +107,22 @@ def identify(path: Path) -> Format:
             if head.startswith(b"PK\x03\x04"):
                 return _zip_format(file)
             size = file.seek(0, io.SEEK_END)
+            file.seek(max(0, size - _PREFIX))
+            tail = file.read()
     except OSError as error:
         raise LoadError(f"{path} cannot be read: {error}") from error
-    if head.startswith(b"GGUF"):
-        return Format.GGUF
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return Format.HDF5
-    if _is_safetensors(head, size):
-        return Format.SAFETENSORS
+    if not head.strip(b"\0") and not tail.strip(b"\0"):
+        return Format.EMPTY
+    for pattern, format_ in _MAGIC:
+        if re.match(pattern, head, re.DOTALL):
+            return format_
+    if (safetensors := _safetensors_format(head, size)) is not None:
+        return safetensors
     if is_pickle(head) or is_pickle(decompressed(head, _PREFIX)):
         return Format.PICKLE
-    if _is_onnx(path):
-        return Format.ONNX
-    return _text_format(head)
+    if _ARCHIVES.match(head):
+        return Format.ARCHIVE
+    return _protobuf_format(path) or _text_format(head)
 
 
 def is_pickle(prefix: bytes) -> bool:
@@ -156,7 +201,7 @@ def _zip_directory(file: BinaryIO) -> tuple[int, int]:
     tail = file.read()
     position = tail.rfind(b"PK\x05\x06")
     if position < 0 or len(tail) - position < 22:
-        raise LoadError(f"{file.name}: its zip directory is missing; the file is truncated or no zip")
+        raise _CutZip(f"{file.name}: its zip directory is missing; the file is truncated or no zip")
     entries, size = struct.unpack_from("<HI", tail, position + 10)
     locator = tail[position - 20 : position] if position >= 20 else b""
     if locator.startswith(b"PK\x06\x07"):
@@ -168,9 +213,15 @@ def _zip_directory(file: BinaryIO) -> tuple[int, int]:
     return entries, size
 
 
+class _CutZip(LoadError):
+    """A zip without its end."""
+
+
 def _zip_format(file: BinaryIO) -> Format:
     try:
         names = set(zip_names(file))
+    except _CutZip:
+        return Format.CUT_ZIP
     except LoadError:
         return Format.UNKNOWN
     inner = {name.partition("/")[2] for name in names}
@@ -180,29 +231,70 @@ def _zip_format(file: BinaryIO) -> Format:
         return Format.TORCHSCRIPT
     if "data.pkl" in inner or "data.pkl" in names:
         return Format.TORCH_PICKLE
-    return Format.UNKNOWN
+    if {"config.json", "metadata.json", "model.weights.h5"} <= names:
+        return Format.KERAS
+    if "schema.json" in names:
+        return Format.SKOPS
+    return Format.NUMPY if names and all(name.endswith(".npy") for name in names) else Format.ARCHIVE
 
 
-def _is_safetensors(head: bytes, size: int) -> bool:
+def _safetensors_format(head: bytes, size: int) -> Format | None:
     """Tell by the layout: the header's length (uint64, little-endian), then the header, a JSON object."""
-    if len(head) < 10 or head[8:9] != b"{":
+    length = int.from_bytes(head[:8], "little")
+    if len(head) < 10 or head[8:9] != b"{" or not 2 <= length <= _SAFETENSORS_HEADER_BYTES:
+        return None
+    ends = [int(end) for end in re.findall(rb'"data_offsets"\s*:\s*\[\s*\d{1,19}\s*,\s*(\d{1,19})', head)]
+    is_cut = 8 + length + max(ends, default=0) > size
+    return Format.CUT_SAFETENSORS if is_cut else Format.SAFETENSORS
+
+
+def _protobuf_format(path: Path) -> Format | None:
+    """Tell by the outermost fields: as protobuf has no magic number, all must be those of one type."""
+    fields: dict[tuple[int, int], protobuf.Span] = {}
+    end, is_cut = 0, False
+    with protobuf.mapped(path) as data:
+        reader = protobuf.Reader(data, max_fields=100_000)
+        try:
+            for number, wire, _, span in reader.fields(reader.whole):
+                fields.setdefault((number, wire), span)
+                end = span[1]
+        except protobuf.Malformed:
+            is_cut = True
+        if not all(number in _ONNX_FIELDS.get(wire, ()) for number, wire in fields):
+            return None if is_cut or not _is_graph_def(reader, fields) else Format.GRAPH_DEF
+        has_graph = _GRAPH in fields
+        if is_cut:
+            is_onnx = has_graph or data[end : end + 1] == _GRAPH_TAG
+            return Format.CUT_ONNX if is_onnx and (1, protobuf.VARINT) in fields else None
+        if has_graph:
+            return Format.ONNX if {number for number, _ in fields} & {1, 8} else None
+        return Format.SAVED_MODEL if _is_saved_model(reader, fields) else None
+
+
+def _is_saved_model(reader: protobuf.Reader, fields: Mapping[tuple[int, int], protobuf.Span]) -> bool:
+    """Tell whether the fields are those of SavedModel (tensorflow/core/protobuf/saved_model.proto)."""
+    if set(fields) != {(1, protobuf.VARINT), (2, protobuf.BYTES)}:
         return False
-    return 2 <= int.from_bytes(head[:8], "little") <= min(_SAFETENSORS_HEADER_BYTES, size - 8)
+    # The fields of MetaGraphDef.
+    return _has_only(reader, fields[2, protobuf.BYTES], range(1, 8))
 
 
-def _is_onnx(path: Path) -> bool:
-    """Tell by the outermost fields: ONNX has no magic number, so all of them must be those of ModelProto."""
-    numbers = set()
+def _is_graph_def(reader: protobuf.Reader, fields: Mapping[tuple[int, int], protobuf.Span]) -> bool:
+    """Tell whether the fields are those of GraphDef (tensorflow/core/framework/graph.proto)."""
+    if (1, protobuf.BYTES) not in fields or not {number for number, _ in fields} <= {1, 2, 3, 4, 5}:
+        return False
+    # The fields of NodeDef, of which the first two are its name and its operation.
+    node = fields[1, protobuf.BYTES]
+    return _has_only(reader, node, range(1, 8)) and bool(reader.string(node, 1) and reader.string(node, 2))
+
+
+def _has_only(reader: protobuf.Reader, message: protobuf.Span, numbers: Container[int]) -> bool:
+    """Tell whether a message has fields, each with one of these numbers and bytes in it."""
     try:
-        with protobuf.mapped(path) as data:
-            reader = protobuf.Reader(data, max_fields=100_000)
-            for number, wire, _, _ in reader.fields(reader.whole):
-                if number not in _ONNX_FIELDS.get(wire, ()):
-                    return False
-                numbers.add(number)
+        wires = [(number, wire) for number, wire, _, _ in reader.fields(message)]
     except protobuf.Malformed:
         return False
-    return 7 in numbers and bool(numbers & {1, 8})
+    return bool(wires) and all(number in numbers and wire == protobuf.BYTES for number, wire in wires)
 
 
 def _text_format(head: bytes) -> Format:

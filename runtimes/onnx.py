@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from runtimes import onnx_bf16, onnx_file
+from runtimes import onnx_advice, onnx_bf16, onnx_file
 from runtimes.base import Array, Datatype, InputCheck, Resources, Signature, unknown_output
 from runtimes.errors import ExecutionError, InputError, LoadError, ModelError
 from runtimes.formats import Format
@@ -28,6 +28,12 @@ class OnnxRuntime:
 
     def load(self, path: Path, resources: Resources) -> OnnxModel:
         """Load the file and the external data beside it. Raises LoadError."""
+        file = self.check(path)
+        return OnnxModel(_session(path, resources), file)
+
+    def check(self, path: Path) -> onnx_file.OnnxFile:
+        """Return what the file declares. Raises LoadError where it cannot be served, whatever the engine."""
+        onnx_advice.check(path)
         file = onnx_file.read(path)
         onnx_file.check_external(path, file)
         custom = sorted(domain for domain in file.foreign_domains if not _is_built_in(domain))
@@ -44,7 +50,7 @@ class OnnxRuntime:
                 f"{path} has BF16, and outputs that are sequences or maps, which ONNX Runtime's Python "
                 "interface does not give together; export it with FP32"
             )
-        return OnnxModel(_session(path, resources), file)
+        return file
 
     def signature(self, path: Path) -> Signature:
         """Return what the file declares. Raises LoadError."""
@@ -129,7 +135,10 @@ def _session(path: Path, resources: Resources) -> Any:
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
-        raise LoadError(f"ONNX Runtime {ort.__version__} refuses {path}: {error}") from error
+        text = str(error).strip()
+        if (advice := onnx_advice.advice(text)) is not None:
+            raise LoadError(f"{path} {advice} (ONNX Runtime {ort.__version__}: {text})") from error
+        raise LoadError(f"ONNX Runtime {ort.__version__} refuses {path}: {text}") from error
 
 
 def _is_built_in(domain: str) -> bool:

@@ -10,8 +10,10 @@ from pathlib import Path, PurePosixPath
 
 from runtimes.base import Datatype, Signature, TensorSpec
 from runtimes.errors import LoadError
+from runtimes.formats import Format, identify
 from runtimes.onnx_outputs import Composed, Form
 from runtimes.protobuf import BYTES, Malformed, Reader, Span, mapped
+from runtimes.refusals import DAMAGED
 
 _NESTING = 32
 # From this IR version on, an initializer that is an input too is a default that callers may replace.
@@ -74,6 +76,19 @@ def read(path: Path) -> OnnxFile:
         raise LoadError(f"{path} is not a usable ONNX model: {error}") from error
 
 
+def external_files(path: Path) -> frozenset[str]:
+    """Return the files that hold tensors of the ONNX file at `path`, as it states them. Raises LoadError."""
+    try:
+        with mapped(path) as data:
+            reader = Reader(data)
+            contents = _Contents(reader)
+            for number, span in reader.messages(reader.whole, 7, 25):
+                (contents.graph if number == 7 else contents.function)(span)
+    except Malformed as error:
+        raise LoadError(f"{path} is not a usable ONNX model: {error}") from error
+    return frozenset(external.location for external in contents.external)
+
+
 def check_external(path: Path, file: OnnxFile) -> None:
     """Raise LoadError unless all external data of `path` is in regular files below its directory."""
     root = path.parent.resolve()
@@ -90,6 +105,8 @@ def check_external(path: Path, file: OnnxFile) -> None:
         if min(external.offset, external.length) < 0:
             raise LoadError(f"{path} keeps weights in {location!r} at a negative offset; export it again")
         if external.offset + external.length > target.stat().st_size:
+            if identify(target) is Format.LFS_POINTER:
+                raise LoadError(f"{path} keeps weights in {location!r}, which {DAMAGED[Format.LFS_POINTER]}")
             raise LoadError(f"{path} keeps weights in {location!r}, which is too short; pack it again")
 
 

@@ -9,10 +9,11 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from runtimes.base import Runtime
-from runtimes.errors import LoadError, NoRuntime, UnsafeFormat
+from runtimes.base import CheckingRuntime, Runtime
+from runtimes.errors import LoadError, NoRuntime, SeveralModels, UnsafeFormat
 from runtimes.formats import Format, Hazard, identify
 from runtimes.pickles import scan
+from runtimes.refusals import DAMAGED, OTHERS, sentence
 
 GROUP = "kitserve.runtimes"
 
@@ -74,8 +75,8 @@ def choose(
     one that reads a format gets it. At most 1,000 files are read.
 
     A file that runs code when it is loaded is chosen only with `allow_code`, and only where no other fits.
-    Raises NoRuntime where no file fits or several do, UnsafeFormat where every file that could be a model
-    would run code, and LoadError where a file cannot be read.
+    Raises NoRuntime where no file fits, SeveralModels where several do, UnsafeFormat where every file that
+    could be a model would run code, and LoadError where a file cannot be read.
     """
     available = installed() if runtimes is None else runtimes
     if hint is not None and hint not in available:
@@ -96,10 +97,19 @@ def choose(
     files = {choice.path for choice in choices}
     if len(files) > 1:
         listed = ", ".join(sorted(str(path.relative_to(model_path)) for path in files))
-        raise NoRuntime(f"{model_path} has several models: {listed}; set the Kitfile's model.path to one")
+        text = f"{model_path} has several models: {listed}; set the Kitfile's model.path to one"
+        raise SeveralModels(text, tuple(sorted(map(str, files))))
     if not choices:
         raise _refusal(model_path, formats, hint, available, allow_code)
     return next((choice for choice in choices if _fits_framework(choice, framework)), choices[0])
+
+
+def check(choice: Choice) -> None:
+    """Raise what loading the file would raise, as far as that is known without its engine."""
+    if isinstance(choice.runtime, CheckingRuntime):
+        choice.runtime.check(choice.path)
+    else:
+        choice.runtime.signature(choice.path)
 
 
 def _files(model_path: Path) -> Iterator[Path]:
@@ -149,6 +159,9 @@ def _refusal(
                 return NoRuntime(
                     f"runtime {hint!r} does not read {path}: it is {format_.title}, for {reader!r}"
                 )
+    damaged = sentence(formats, DAMAGED)
+    if damaged is not None:
+        return NoRuntime(damaged)
     code = [path for path, format_ in formats.items() if format_.hazard is Hazard.CODE]
     if code:
         # First the files that could be served if code were allowed.
@@ -156,6 +169,9 @@ def _refusal(
         return _code_refusal(code, formats[code[0]])
     titles = ", ".join(sorted({format_.title for format_ in formats.values()})) or "no file"
     supported = ", ".join(f"{format_.title} ({name})" for format_, name in readers.items())
+    other = sentence(formats, OTHERS)
+    if other is not None:
+        return NoRuntime(f"{other} (found {titles}; supported are {supported})")
     return NoRuntime(f"no runtime reads {model_path}: found {titles}; supported are {supported}")
 
 

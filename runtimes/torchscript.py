@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from runtimes.base import Array, InputCheck, Resources, Signature
 from runtimes.errors import ExecutionError, LoadError, ModelError, UnsafeFormat
-from runtimes.formats import Format, identify
+from runtimes.formats import Format, identify, zip_names
 from runtimes.torch_tensors import choose_outputs, failure, prepare, to_torch
 from runtimes.torchscript_outputs import name_outputs
 from runtimes.torchscript_signature import NUMBERS, signature_of
@@ -25,9 +28,7 @@ class TorchScriptRuntime:
 
     def load(self, path: Path, resources: Resources) -> TorchScriptModel:
         """Load the archive. Raises LoadError; a checkpoint that needs pickle never reaches PyTorch."""
-        format_ = identify(path)
-        if format_ is not Format.TORCHSCRIPT:
-            raise LoadError(f"{path} is not a whole TorchScript archive but {format_.title}; save it again")
+        _check_format(path)
         import torch
 
         device = prepare(resources)
@@ -39,6 +40,25 @@ class TorchScriptRuntime:
         except Exception as error:
             raise LoadError(f"PyTorch {torch.__version__} refuses {path}: {error}") from error
         return TorchScriptModel(module, signature_of(module, path), device)
+
+    def check(self, path: Path) -> None:
+        """Raise LoadError or UnsafeFormat for a file that cannot be served, without PyTorch."""
+        _check_format(path)
+        try:
+            with path.open("rb") as file:
+                names = zip_names(file)
+                with zipfile.ZipFile(file) as archive:
+                    for name in names:
+                        _check_code(path, name.partition("/")[2], partial(archive.read, name))
+        except (
+            OSError,
+            zipfile.BadZipFile,
+            NotImplementedError,
+            RuntimeError,
+            EOFError,
+            zlib.error,
+        ) as error:
+            raise LoadError(f"{path} is not a usable TorchScript archive: {error}; save it again") from error
 
     def signature(self, path: Path) -> None:  # noqa: ARG002
         """Return None: the signature is known only once the archive is compiled."""
@@ -89,19 +109,29 @@ class TorchScriptModel:
         self._forward = _closed
 
 
+def _check_format(path: Path) -> None:
+    format_ = identify(path)
+    if format_ is not Format.TORCHSCRIPT:
+        raise LoadError(f"{path} is not a whole TorchScript archive but {format_.title}; save it again")
+
+
 def _check(path: Path) -> None:
     """Raise UnsafeFormat for a program that names an operator which reads or writes files."""
     import torch
 
     reader = torch._C.PyTorchFileReader(str(path))
     for name in reader.get_all_records():
-        if name.startswith("code/") and name.endswith(".py"):
-            match = _FILE_OPERATORS.search(reader.get_record(name))
-            if match:
-                raise UnsafeFormat(
-                    f"{path}: {name} uses {match[0].decode()!r}, which reads or writes files; "
-                    "save the model without it"
-                )
+        _check_code(path, name, partial(reader.get_record, name))
+
+
+def _check_code(path: Path, name: str, read: Callable[[], bytes]) -> None:
+    if name.startswith("code/") and name.endswith(".py"):
+        match = _FILE_OPERATORS.search(read())
+        if match:
+            raise UnsafeFormat(
+                f"{path}: {name} uses {match[0].decode()!r}, which reads or writes files; "
+                "save the model without it"
+            )
 
 
 def _is_number(kind: Any) -> bool:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.errors import KitserveError, NotTrusted
+from gateway.errors import ContentError, KitError, NotTrusted
+from gateway.kits.examination import examine, is_small
 from gateway.kits.library import Kit, Library, Progress
-from gateway.kits.model import choose_runtime
 from gateway.kits.parents import model_of
 from gateway.kits.trust import Policy
-from gateway.oci.reference import Reference, RegistryReference
+from gateway.oci.reference import Digest, Reference, RegistryReference
 from runtimes.base import TensorSpec
-from runtimes.errors import ModelError
-
-PULL_LIMIT_BYTES = 100 * 1024 * 1024
-"""The largest kit that is pulled to be inspected where nobody asks for it."""
 
 
 def kit_document(
@@ -23,11 +19,15 @@ def kit_document(
     policy: Policy,
     pull: bool | None,
     progress: Progress | None,
+    *,
+    runtime: str | None = None,
+    file: str | None = None,
 ) -> dict[str, Any]:
     """Return all that is known of a kit, as JSON has it.
 
-    Its model is pulled to be inspected where `pull` is true, or where it is None and the kit is
-    small or on this machine.
+    Its model is pulled to be examined where `pull` is true, or where it is None and the kit is small or on
+    this machine. `runtime` and `file` are those of the model in a config. `servable` is None where it was not
+    pulled.
     """
     kit = library.describe(reference)
     document = _document(kit)
@@ -35,27 +35,30 @@ def kit_document(
         verdict = library.judge(kit, policy)
     except NotTrusted as error:
         document["trust"] = {"allowed": False, "reasons": [str(error)]}
+        document["servable"] = False
         document["runtime_message"] = "not known, because the policy refuses the kit"
         return document
     document["trust"] = {"allowed": True, "reasons": verdict.reasons}
-    is_local = not isinstance(reference, RegistryReference)
     if pull is None:
-        pull = is_local or kit.size <= PULL_LIMIT_BYTES
+        pull = not isinstance(reference, RegistryReference) or is_small(library, kit)
     if not pull:
         document["runtime_message"] = "not known before the model is pulled; use --pull"
         return document
     try:
-        unpacked = library.open(kit.reference, progress, policy=policy)
-        choice = choose_runtime(unpacked, None, verdict.code)
-        document["runtime"] = choice.runtime.name
-        document["file"] = str(choice.path.relative_to(unpacked.path))
-        signature = choice.runtime.signature(choice.path)
-    except (KitserveError, ModelError) as error:
+        examined = examine(library, kit, policy, runtime=runtime, file=file, progress=progress)
+    except (KitError, ContentError) as error:
+        document["servable"] = False
         document["runtime_message"] = str(error)
         return document
-    if signature is not None:
-        document["inputs"] = [_spec(spec) for spec in signature.all_inputs]
-        document["outputs"] = [_spec(spec) for spec in signature.outputs]
+    choice, unpacked = examined.choice, examined.unpacked
+    document["servable"] = True
+    document["runtime"] = choice.runtime.name
+    document["file"] = str(choice.path.relative_to(unpacked.path))
+    for layer in document["layers"]:
+        layer["served"] = Digest.parse(layer["digest"]) in unpacked.blobs
+    if examined.signature is not None:
+        document["inputs"] = [_spec(spec) for spec in examined.signature.all_inputs]
+        document["outputs"] = [_spec(spec) for spec in examined.signature.outputs]
     return document
 
 
@@ -89,6 +92,7 @@ def _document(kit: Kit) -> dict[str, Any]:
         ],
         "kitfile": kit.kitfile.model_dump(mode="json", by_alias=True, exclude_none=True),
         "trust": None,
+        "servable": None,
         "runtime": None,
         "runtime_message": "",
         "file": "",

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gateway.cli import tables
-from gateway.cli.options import Home, Output, OutputFormat, err, out, print_json
+from gateway.cli.options import FAILED, Home, Output, OutputFormat, err, out, print_json
 from gateway.cli.progress import PullProgress
 from gateway.config.config import GatewayConfig, load_config
 from gateway.kits.library import Library, cache_directory
@@ -33,19 +33,29 @@ def inspect(
     ] = None,
     config: Settings = None,
     plain_http: PlainHttp = False,
+    runtime: Annotated[str | None, typer.Option(help="The model's `runtime` in the config.")] = None,
+    file: Annotated[str | None, typer.Option(help="The model's `file` in the config.")] = None,
 ) -> None:
-    """Show what a kit is: its Kitfile, layers, runtime, inputs and outputs, and whether it is trusted."""
+    """Show what a kit is: its Kitfile, layers, runtime, inputs and outputs, and whether it can be served.
+
+    It is judged as it would be for serving, up to the model's engine. Where it cannot be served, the exit
+    code is 1.
+    """
     # Imported here, because the runtimes come with it.
     from gateway.cli.kit_document import kit_document
 
     library, policy = _library(reference, home, config, plain_http)
     with PullProgress(err, reference) as progress:
-        document = kit_document(library, parse_reference(reference), policy, pull, progress)
+        document = kit_document(
+            library, parse_reference(reference), policy, pull, progress, runtime=runtime, file=file
+        )
     if output is Output.JSON:
         print_json(document)
     else:
         for part in tables.kit_text(document):
             out.print(part)
+    if document["servable"] is False:
+        raise typer.Exit(FAILED)
 
 
 def pull(reference: KitReference, home: Home, config: Settings = None, plain_http: PlainHttp = False) -> None:

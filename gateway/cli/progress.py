@@ -85,6 +85,7 @@ class PullProgress:
         self._console = console
         self._name = name
         self._tenth = -1
+        self._total = 0
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -109,8 +110,11 @@ class PullProgress:
         if self._console.is_terminal:
             if self._task is None:
                 self._task = self._bar.add_task(self._name, total=total)
-            self._bar.update(self._task, completed=done)
+            self._bar.update(self._task, completed=done, total=total)
             return
+        if total != self._total:
+            # More layers are needed than were known at first.
+            self._total, self._tenth = total, -1
         tenth = 10 * done // total if total else 10
         if tenth > self._tenth:
             self._tenth = tenth

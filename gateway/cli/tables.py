@@ -146,7 +146,8 @@ def kit_text(kit: dict[str, Any]) -> Iterable[RenderableType]:
     for reason in trust["reasons"]:
         yield _text(f"  {reason}")
     if kit["runtime"] is None:
-        yield Text("runtime: ") + _text(kit["runtime_message"], "yellow")
+        style = "red" if kit["servable"] is False else "yellow"
+        yield Text("runtime: ") + _text(kit["runtime_message"], style)
         return
     yield _text(f"runtime: {kit['runtime']} ({kit['file']})")
     tensors = _table("TENSOR", "NAME", "DATATYPE", "SHAPE")

@@ -12,7 +12,8 @@ from gateway.config.faults import faults_at
 from gateway.config.kits import Seconds, Strict, Trust, fault
 from gateway.config.rollout import Rollout
 from gateway.config.tensors import Tensor, check_names
-from gateway.errors import InvalidReference
+from gateway.errors import InvalidReference, UnsafeArchive
+from gateway.kits.paths import safe_path
 from gateway.oci.reference import parse_reference
 from gateway.serving import DEFAULT_LIMITS, Scaling, Serving
 from gateway.wire.limits import WAKE_SECONDS
@@ -98,6 +99,18 @@ def _check_kit(value: str) -> str:
     return value
 
 
+def _check_file(value: str | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        path = safe_path(value)
+    except UnsafeArchive as error:
+        raise ValueError(f"name a file by its path within the kit: {error}") from None
+    if not path:
+        raise ValueError("name a file by its path within the kit, such as onnx/model.onnx")
+    return path
+
+
 class Canary(Strict):
     """A second version that gets a fixed share of the calls."""
 
@@ -105,8 +118,11 @@ class Canary(Strict):
     """The reference of the second kit."""
     weight: Annotated[int, Field(ge=0, le=100)]
     """How many percent of the calls that name no version go to it."""
+    file: str | None = None
+    """Which file of the second kit is the model; absent, that of the model's `file`, if it has one."""
 
     _kit = field_validator("kit")(_check_kit)
+    _file = field_validator("file")(_check_file)
 
 
 class Model(Strict):
@@ -116,6 +132,9 @@ class Model(Strict):
     """What clients call the model: letters, digits, `.`, `_` and `-`, at most 64, a letter or digit first."""
     kit: str
     """The reference of the kit."""
+    file: str | None = None
+    """Which file of the kit is the model, as a path within the kit, such as `onnx/model_int8.onnx`. Absent,
+    what the Kitfile's `model.path` names."""
     canary: Canary | None = None
     """A second version that gets a fixed share of the calls. Not together with `rollout`."""
     runtime: str = AUTO
@@ -143,6 +162,7 @@ class Model(Strict):
     """Which kits this model may be; a rule that is written here replaces the file's rule of that name."""
 
     _kit = field_validator("kit")(_check_kit)
+    _file = field_validator("file")(_check_file)
 
     @field_validator("inputs", "outputs")
     @classmethod

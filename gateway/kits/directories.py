@@ -52,7 +52,8 @@ class Inventory(BaseModel):
     """The content of an unpacked kit; `names` are the references that it was opened by, without digests.
 
     `boot` is the boot of the machine for which the `changed` of each file holds: unpacked files are not
-    synced to disk, so after another boot each is read and checked once.
+    synced to disk, so after another boot each is read and checked once. `has_companions` says that the files
+    which the model names were looked for in other layers; up to the first release they were not.
     """
 
     digest: DigestField
@@ -62,6 +63,7 @@ class Inventory(BaseModel):
     boot: str
     files: list[InventoryFile]
     layers: list[InventoryLayer]
+    has_companions: bool = False
 
     @property
     def size(self) -> int:
@@ -87,7 +89,8 @@ class KitDirectories:
         return temporary
 
     def finish(self, key: str, inventory: Inventory) -> None:
-        """Move a kit that was unpacked to its path, and write its inventory."""
+        """Move a kit that was unpacked to its path, in place of what was there, and write its inventory."""
+        self.remove(key)
         self._root.joinpath(f".{key}.tmp").rename(self.path(key))
         self.write(key, inventory)
 

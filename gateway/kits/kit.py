@@ -60,6 +60,20 @@ class Kit:
         return Digest.of(digests.encode()).hex if self.parents else digests
 
     @property
+    def needed_blobs(self) -> tuple[Digest, ...]:
+        """The blobs that serving needs, each once: manifests, Kitfiles and layers, parents' included."""
+        digests = (
+            digest
+            for link in self.chain
+            for digest in (
+                link.digest,
+                link.manifest.config.digest,
+                *(layer.descriptor.digest for layer in link.needed_layers()),
+            )
+        )
+        return tuple(dict.fromkeys(digests))
+
+    @property
     def size(self) -> int:
         """The bytes of the layers that serving needs, parents' included, as they are stored."""
         return sum(layer.descriptor.size for link in self.chain for layer in link.needed_layers())

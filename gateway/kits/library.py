@@ -38,8 +38,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from gateway.errors import ContentError, KitError, StoreError
+from gateway.errors import ContentError, KitError, RegistryError, StoreError
 from gateway.kits.cache import Cache
+from gateway.kits.companions import holders, missing_files
 from gateway.kits.datasets import Dataset, find_dataset, read_dataset
 from gateway.kits.directories import (
     Inventory,
@@ -53,7 +54,7 @@ from gateway.kits.directories import (
 from gateway.kits.kit import Kit
 from gateway.kits.layer import Layer, Role
 from gateway.kits.lookup import Lookup
-from gateway.kits.pull import Progress, Pull
+from gateway.kits.pull import Progress, Pull, WantedLayer
 from gateway.kits.shared_layers import SharedLayers
 from gateway.kits.tree import Tree
 from gateway.kits.trust import (
@@ -81,14 +82,15 @@ _DEFAULT_SOURCES = SourceOptions()
 class UnpackedKit:
     """A kit in a read-only directory of this node, which stays until `lease` is released.
 
-    `from_cache` says that it was unpacked before; `pulled_bytes` is what came from sources for it, and
-    `unpack_seconds` the time that unpacking took, summed over threads.
+    `blobs` are all that it was made of. `from_cache` says that it was unpacked before; `pulled_bytes` is what
+    came from sources for it, and `unpack_seconds` the time that unpacking took, summed over threads.
     """
 
     kit: Kit
     path: Path
     verdict: Verdict
     lease: Lease
+    blobs: frozenset[Digest]
     from_cache: bool
     pulled_bytes: int
     unpack_seconds: float
@@ -127,6 +129,10 @@ class Library:
         be served, and NotTrusted, before any request, for a registry that the policy does not allow.
         """
         return self._lookup().kit(reference, policy)
+
+    def has(self, kit: Kit) -> bool:
+        """Tell whether a kit is on this node, with all that serving needs; nothing of it is read."""
+        return all(self._store.has(digest) for digest in kit.needed_blobs)
 
     def judge(self, kit: Kit, policy: Policy) -> Verdict:
         """Return why the policy allows a kit. Raises NotTrusted for one that it does not allow."""
@@ -172,9 +178,12 @@ class Library:
         pull = None
         try:
             with self._store.lock(f"kit-{kit.key}"), self._store.disk_errors():
-                if self._directories.check(kit.key) is None:
+                inventory = self._directories.check(kit.key)
+                if inventory is None:
                     pull = self._pull(kit, lookup, progress)
-                self._record_name(kit)
+                elif not inventory.has_companions:
+                    pull = self._complete(kit, inventory, lookup, progress)
+                blobs = self._record_name(kit)
         except BaseException:
             lease.release()
             raise
@@ -183,10 +192,27 @@ class Library:
             path=self._directories.path(kit.key),
             verdict=verdict,
             lease=lease,
+            blobs=blobs,
             from_cache=pull is None,
             pulled_bytes=pull.pulled if pull else 0,
             unpack_seconds=pull.unpack_seconds if pull else 0.0,
         )
+
+    def _complete(
+        self, kit: Kit, inventory: Inventory, lookup: Lookup, progress: Progress | None
+    ) -> Pull | None:
+        """Pull a kit once more where an earlier release left out files that its model names.
+
+        Where its source is away, it is used as it is, as those files may belong to another model of the kit.
+        """
+        root = self._directories.path(kit.key)
+        missing = missing_files(kit, root, [file.path for file in inventory.files])
+        if next(holders(kit, missing), None) is not None:
+            with suppress(RegistryError):
+                return self._pull(kit, lookup, progress)
+        else:
+            self._directories.write(kit.key, inventory.model_copy(update={"has_companions": True}))
+        return None
 
     def _lookup(self) -> Lookup:
         return Lookup(self._store, self._sources, self._parents)
@@ -210,10 +236,9 @@ class Library:
         """Pull and unpack a kit."""
         connections = lookup.connections(kit.reference)
         with SharedLayers(self._directories, self.cache.lease) as shared_layers:
-            pull = Pull(self._store, kit, lookup.source, connections, shared_layers, progress)
+            pull = Pull(self._store, lookup.source, connections, shared_layers, progress)
             try:
                 with self._store.disk_errors():
-                    self.cache.make_room(pull.needed)
                     self._unpack_or_refetch(kit, pull)
             except StoreError:
                 pull.undo(self._directories.needed_blobs())
@@ -232,11 +257,14 @@ class Library:
             self._unpack(kit, pull)
 
     def _unpack(self, kit: Kit, pull: Pull) -> None:
+        needed = [WantedLayer(link.reference, layer) for link in kit.chain for layer in link.needed_layers()]
+        self.cache.make_room(pull.add(needed))
         directory = self._directories.begin(kit.key)
         try:
             tree = Tree(directory, str(kit.reference), expected=kit.size)
-            layers = inventory_layers(pull.unpack_into(tree))
+            layers = inventory_layers(pull.unpack_into(tree, needed))
             _check_model(kit, directory)
+            companions = self._unpack_companions(kit, pull, tree)
             tree.make_read_only()
             files = inventory_files(directory, tree.files)
         except BaseException:
@@ -248,34 +276,45 @@ class Library:
                 digest=kit.digest,
                 manifest_size=self._store.path(kit.digest).stat().st_size,
                 names=[],
-                blobs=[InventoryBlob(digest=digest, size=size) for digest, size in self._blobs(kit).items()],
+                blobs=[
+                    InventoryBlob(digest=digest, size=self._store.path(digest).stat().st_size)
+                    for digest in (*kit.needed_blobs, *companions)
+                    if self._store.has(digest)
+                ],
                 boot=boot_id(),
                 files=files,
                 layers=layers,
+                has_companions=True,
             ),
         )
 
-    def _blobs(self, kit: Kit) -> dict[Digest, int]:
-        """Return the blobs of the kit and its parents that serving needs, with their sizes."""
-        return {
-            digest: self._store.path(digest).stat().st_size
-            for link in kit.chain
-            for digest in (
-                link.digest,
-                link.manifest.config.digest,
-                *(layer.descriptor.digest for layer in link.needed_layers()),
-            )
-            if self._store.has(digest)
-        }
+    def _unpack_companions(self, kit: Kit, pull: Pull, tree: Tree) -> list[Digest]:
+        """Unpack the files that the model names from the layers that hold them; return those layers."""
+        missing = missing_files(kit, tree.root, [file.path for file in tree.files])
+        held = []
+        for candidate in holders(kit, missing):
+            # An earlier candidate may have had them.
+            files = frozenset(candidate.files or ()) & missing
+            if files:
+                wanted = replace(candidate, files=files)
+                self.cache.make_room(pull.add([wanted]))
+                (unpacked,) = pull.unpack_into(tree, [wanted])
+                missing -= {file.path for file in unpacked.files}
+                if unpacked.files:
+                    held.append(wanted.layer.descriptor.digest)
+        return held
 
-    def _record_name(self, kit: Kit) -> None:
-        """Add the reference that a kit was opened by to its inventory."""
+    def _record_name(self, kit: Kit) -> frozenset[Digest]:
+        """Add the reference that a kit was opened by to its inventory; return the blobs in that."""
         inventory = self._directories.read(kit.key)
+        if inventory is None:
+            return frozenset()
         name = _name_in_index(kit.reference)
-        if inventory is not None and name and name not in inventory.names:
+        if name and name not in inventory.names:
             inventory.names.append(name)
             self._directories.write(kit.key, inventory)
             self.cache.write_index()
+        return frozenset(blob.digest for blob in inventory.blobs)
 
 
 def _name_in_index(reference: Reference) -> str:

@@ -5,33 +5,56 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from gateway.errors import UnusableModel
+from gateway.errors import UnsafeArchive, UnusableModel
 from gateway.kits.library import UnpackedKit
 from gateway.kits.parents import model_of
-from runtimes.base import LoadedModel, Resources
-from runtimes.errors import ModelError, UnsafeFormat
-from runtimes.formats import Hazard
+from gateway.kits.paths import safe_path
+from runtimes import select
+from runtimes.base import LoadedModel, Resources, Signature
+from runtimes.errors import LoadError, ModelError, NoRuntime, SeveralModels, UnsafeFormat
+from runtimes.formats import Format, Hazard, identify
 from runtimes.pickles import scan
 from runtimes.select import Choice, choose
+
+# What repositories have beside the form of a model that can be served: its weights, or another framework's.
+_OTHER_FORMS = frozenset(
+    {
+        Format.SAFETENSORS,
+        Format.TORCH_PICKLE,
+        Format.GGUF,
+        Format.KERAS,
+        Format.HDF5,
+        Format.SAVED_MODEL,
+        Format.GRAPH_DEF,
+        Format.TFLITE,
+    }
+)
+_MAX_SHOWN = 12  # files of a kit
 
 log = logging.getLogger(__name__)
 
 
-def choose_runtime(kit: UnpackedKit, hint: str | None, allow_code: bool = False) -> Choice:
+def choose_runtime(
+    kit: UnpackedKit, hint: str | None, allow_code: bool = False, file: str | None = None
+) -> Choice:
     """Choose the kit's model file and runtime; `hint` is the name of the only runtime that may be chosen.
 
-    `allow_code` says whether the policy allows the kit formats that run code. Where such a file is chosen,
-    its imports are logged, as a record of what was trusted.
+    `file` is the only file that may be, as a path within the kit. Without it, that is what the Kitfile's
+    model.path names; and where that is weights or a model that nothing here runs, the one model of the kit
+    that can be served. `allow_code` says whether the policy allows the kit formats that run code. Where such
+    a file is chosen, its imports are logged, as a record of what was trusted.
 
     Raises:
-        UnusableModel: where no runtime fits, or only files that run code and the policy does not allow that.
+        UnusableModel: where no runtime fits, or only files that run code and the policy does not allow that,
+            or where several files could be the model.
     """
     with _naming(kit):
         try:
-            choice = _choose(kit, hint, allow_code)
+            choice = _choose(kit, hint, allow_code, file)
         except UnsafeFormat as error:
-            if not allow_code and _is_servable_with_code(kit, hint):
+            if not allow_code and _is_servable_with_code(kit, hint, file):
                 raise UnsafeFormat(f"{error}; or {_code_advice(kit)}") from error
             raise
         if choice.format.hazard is Hazard.CODE:
@@ -41,6 +64,19 @@ def choose_runtime(kit: UnpackedKit, hint: str | None, allow_code: bool = False)
                 "code allowed", extra={"kit": str(kit.kit.reference), "path": path, "imports": str(imports)}
             )
         return choice
+
+
+def check(kit: UnpackedKit, choice: Choice) -> Signature | None:
+    """Check the chosen file as `load` would, as far as that can be done without its engine.
+
+    Returns the signature in the file; None where it has none until it is loaded.
+
+    Raises:
+        UnusableModel: where it cannot be served.
+    """
+    with _naming(kit):
+        select.check(choice)
+        return choice.runtime.signature(choice.path)
 
 
 def load(kit: UnpackedKit, choice: Choice, resources: Resources) -> LoadedModel:
@@ -53,16 +89,53 @@ def load(kit: UnpackedKit, choice: Choice, resources: Resources) -> LoadedModel:
         return choice.runtime.load(choice.path, resources)
 
 
-def _choose(kit: UnpackedKit, hint: str | None, allow_code: bool) -> Choice:
+def _choose(kit: UnpackedKit, hint: str | None, allow_code: bool, file: str | None) -> Choice:
     model = model_of(kit.kit)
     framework = None if model is None else model.format or model.framework
-    return choose(kit.model_path, hint, framework=framework, allow_code=allow_code)
+    path = kit.model_path if file is None else _path_of(kit, file)
+    try:
+        return choose(path, hint, framework=framework, allow_code=allow_code)
+    except SeveralModels as error:
+        raise _several(kit, error) from error
+    except ModelError:
+        if file is None and path.is_file() and identify(path) in _OTHER_FORMS:
+            try:
+                return choose(kit.path, hint, framework=framework)
+            except SeveralModels as error:
+                raise _several(kit, error) from error
+            except ModelError:
+                pass
+        raise
 
 
-def _is_servable_with_code(kit: UnpackedKit, hint: str | None) -> bool:
+def _path_of(kit: UnpackedKit, file: str) -> Path:
+    """Return where the file of the kit that a config names is. Raises LoadError where it is not there."""
+    try:
+        path = kit.path / safe_path(file)
+    except UnsafeArchive as error:
+        raise LoadError(f"`file` is no path within the kit: {error}") from error
+    if path.is_file():
+        return path
+    paths = sorted(str(path.relative_to(kit.path)) for path in kit.path.rglob("*") if path.is_file())
+    others = f" and {len(paths) - _MAX_SHOWN} more" if len(paths) > _MAX_SHOWN else ""
+    raise LoadError(
+        f"there is no file {file!r} among the model's; there are {', '.join(paths[:_MAX_SHOWN])}{others}"
+    )
+
+
+def _several(kit: UnpackedKit, error: SeveralModels) -> NoRuntime:
+    names = [str(Path(path).relative_to(kit.path)) for path in error.paths]
+    others = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+    return NoRuntime(
+        f"the kit has several models: {', '.join(names[:_MAX_SHOWN])}{others}; choose one beside `kit` in "
+        f"the config, such as `file: {names[0]}`, or as model.path in the Kitfile"
+    )
+
+
+def _is_servable_with_code(kit: UnpackedKit, hint: str | None, file: str | None) -> bool:
     """Tell whether the kit could be served if the policy allowed it to run code."""
     try:
-        _choose(kit, hint, allow_code=True)
+        _choose(kit, hint, allow_code=True, file=file)
     except ModelError:
         return False
     return True

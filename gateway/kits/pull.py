@@ -1,14 +1,14 @@
 """The pull of one kit: its layers are fetched in parallel, and each is unpacked as soon as it is here."""
 
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from threading import Event, Lock
 from typing import Protocol
 
-from gateway.kits.kit import Kit
 from gateway.kits.layer import Archive, Compression, Layer
-from gateway.kits.shared_layers import SharedLayers
+from gateway.kits.shared_layers import SharedLayer, SharedLayers
 from gateway.kits.tree import Tree
 from gateway.kits.unpack import UnpackedLayer, form_of, link_layer, unpack_layer
 from gateway.oci.content import Source
@@ -26,8 +26,18 @@ class Progress(Protocol):
         """Report that every layer is on this node; some may still have to be unpacked."""
 
 
+@dataclass(frozen=True, slots=True)
+class WantedLayer:
+    """A layer of the kit that `reference` names."""
+
+    reference: Reference
+    layer: Layer
+    files: frozenset[str] | None = None
+    """The only files that are wanted of it; None for all."""
+
+
 class Pull:
-    """The pull of a kit's layers, those of its parents included, into a tree; for one thread at a time.
+    """The pull of layers of a kit and its parents into a tree; for one thread at a time.
 
     `pulled` is the bytes that came from sources, `cached` the blobs that were here before, `unpack_seconds`
     the time that unpacking took, summed over threads.
@@ -36,7 +46,6 @@ class Pull:
     def __init__(
         self,
         store: Store,
-        kit: Kit,
         source: Callable[[Reference], Source],
         connections: int,
         shared_layers: SharedLayers,
@@ -44,47 +53,56 @@ class Pull:
     ) -> None:
         self.pulled = 0
         self.unpack_seconds = 0.0
+        self.cached: list[Digest] = []
         self._store = store
         self._source = source
         self._connections = connections
+        self._shared_layers = shared_layers
         self._progress = progress
-        self._layers = [(link.reference, layer) for link in kit.chain for layer in link.needed_layers()]
-        digests = {layer.descriptor.digest: layer.descriptor.size for _, layer in self._layers}
-        self.cached = [digest for digest in digests if store.has(digest)]
-        self._missing = {digest: size for digest, size in digests.items() if digest not in self.cached}
-        self._shared = {
-            form_of(layer): shared
-            for _, layer in self._layers
-            if layer.descriptor.digest in self.cached and (shared := shared_layers.find(layer)) is not None
-        }
-        self._total = kit.size
+        self._missing: dict[Digest, int] = {}
+        self._shared: dict[str, SharedLayer] = {}
+        self._added: list[WantedLayer] = []
+        self._total = 0
         self._lock = Lock()
         self._stopping = Event()
 
-    @property
-    def needed(self) -> int:
-        """The bytes that the pull writes at least: missing blobs, and files that are unpacked from tars."""
-        written = (
-            layer.descriptor.size
-            for _, layer in self._layers
-            if form_of(layer) not in self._shared
-            and layer.compression is Compression.NONE
-            and layer.archive is Archive.TAR
-        )
-        return sum(self._missing.values()) + sum(written)
+    def add(self, layers: Iterable[WantedLayer]) -> int:
+        """Add layers to what is pulled; return the bytes that those write at least.
 
-    def unpack_into(self, tree: Tree) -> list[UnpackedLayer]:
-        """Fetch and unpack every layer; return what each put into the tree.
+        These are missing blobs, and files that are unpacked from tars.
+        """
+        needed = 0
+        for wanted in layers:
+            layer = wanted.layer
+            digest, size = layer.descriptor.digest, layer.descriptor.size
+            if wanted not in self._added:
+                self._added.append(wanted)
+                self._total += size
+            if digest not in self.cached and digest not in self._missing:
+                if self._store.has(digest):
+                    self.cached.append(digest)
+                else:
+                    self._missing[digest] = size
+                    needed += size
+            is_cached = digest in self.cached and wanted.files is None
+            shared = self._shared_layers.find(layer) if is_cached else None
+            if shared is not None:
+                self._shared[form_of(layer)] = shared
+            elif layer.compression is Compression.NONE and layer.archive is Archive.TAR:
+                needed += size
+        return needed
+
+    def unpack_into(self, tree: Tree, layers: Sequence[WantedLayer]) -> list[UnpackedLayer]:
+        """Fetch and unpack layers that were added; return what each put into the tree.
 
         The first error ends all transfers; what has arrived is kept for the next try.
         """
         self._stopping.clear()
         self._on_received(0)
-        sources = {reference: self._source(reference) for reference, _ in self._layers}
+        sources = {wanted.reference: self._source(wanted.reference) for wanted in layers}
         with ThreadPoolExecutor(self._connections, thread_name_prefix="pull") as pool:
             tasks = [
-                pool.submit(self._unpack_layer, layer, sources[reference], tree)
-                for reference, layer in self._layers
+                pool.submit(self._unpack_layer, wanted, sources[wanted.reference], tree) for wanted in layers
             ]
             try:
                 wait(tasks, return_when=FIRST_EXCEPTION)
@@ -104,13 +122,14 @@ class Pull:
                 self._store.discard(digest)
             self._store.discard_partial(digest)
 
-    def _unpack_layer(self, layer: Layer, source: Source, tree: Tree) -> UnpackedLayer:
-        if shared := self._shared.get(form_of(layer)):
+    def _unpack_layer(self, wanted: WantedLayer, source: Source, tree: Tree) -> UnpackedLayer:
+        layer = wanted.layer
+        if wanted.files is None and (shared := self._shared.get(form_of(layer))):
             return link_layer(shared.root, shared.unpacked, layer.descriptor.size, tree)
         blob, is_verified = self._store.fetch(layer.descriptor, source, self._on_received)
         with blob:
             start = time.monotonic()
-            unpacked = unpack_layer(blob, layer, tree, is_verified=is_verified)
+            unpacked = unpack_layer(blob, layer, tree, is_verified=is_verified, files=wanted.files)
         with self._lock:
             self.unpack_seconds += time.monotonic() - start
         return unpacked

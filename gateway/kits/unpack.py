@@ -33,12 +33,22 @@ class UnpackedLayer:
     form: str
 
 
-def unpack_layer(stream: BinaryIO, layer: Layer, tree: Tree, *, is_verified: bool = False) -> UnpackedLayer:
+def unpack_layer(
+    stream: BinaryIO,
+    layer: Layer,
+    tree: Tree,
+    *,
+    is_verified: bool = False,
+    files: frozenset[str] | None = None,
+) -> UnpackedLayer:
     """Unpack a layer's blob into a tree, and verify its digest and, where stated, that of its content.
 
-    `is_verified` says that the caller has just verified the blob; a regular file is then not hashed again.
-    Several threads may unpack layers into one tree. Raises DigestMismatch or SizeMismatch for a damaged blob,
-    UnsafeArchive for one that must not be unpacked, and StoreError; nothing of the layer stays in the tree.
+    `files` are the only files that are unpacked of it; None for all, directories included. `is_verified` says
+    that the caller has just verified the blob; a regular file is then not hashed again. Several threads may
+    unpack layers into one tree.
+
+    Raises DigestMismatch or SizeMismatch for a damaged blob, UnsafeArchive for one that must not be unpacked,
+    and StoreError; nothing of the layer stays in the tree.
     """
     label = f"{tree.origin}: layer {layer.descriptor.digest}"
     blob = None if is_verified and _is_file(stream, layer.descriptor.size) else HashingReader(stream.read)
@@ -50,7 +60,7 @@ def unpack_layer(stream: BinaryIO, layer: Layer, tree: Tree, *, is_verified: boo
     with tree.layer(layer.descriptor.size) as writes:
         try:
             if layer.archive is Archive.TAR:
-                _extract(read, layer, tree, writes)
+                _extract(read, layer, tree, writes, files)
             else:
                 _write_raw_file(stream, blob, read, layer, tree, writes)
         except UnsafeArchive as error:
@@ -90,10 +100,13 @@ def link_layer(root: Path, unpacked: UnpackedLayer, size: int, tree: Tree) -> Un
     return unpacked
 
 
-def _extract(read: Read, layer: Layer, tree: Tree, writes: LayerWrites) -> None:
+def _extract(read: Read, layer: Layer, tree: Tree, writes: LayerWrites, files: frozenset[str] | None) -> None:
     for entry, chunks in read_tar(read):
         path = "/".join(filter(None, (layer.root, safe_path(entry.name))))
-        if entry.is_directory:
+        if files is not None and (entry.is_directory or path not in files):
+            for _ in chunks:
+                pass
+        elif entry.is_directory:
             tree.add_directory(writes, path)
         elif entry.name.endswith("/"):
             raise UnsafeArchive(f"{entry.name!r} is a file with a directory's name")

@@ -138,7 +138,7 @@ class Worker:
         kit = library.open(spec.reference.reference, self, policy=spec.policy, parents=parents)
         self._lease = kit.lease
         self._tally.opened(kit.pulled_bytes, kit.from_cache, kit.unpack_seconds)
-        choice = choose_runtime(kit, spec.runtime, kit.verdict.code)
+        choice = choose_runtime(kit, spec.runtime, kit.verdict.code, spec.file)
         self._note(state=WorkerState.LOADING, detail="", runtime=choice.runtime.name)
         started = time.perf_counter()
         model = load(kit, choice, spec.serving.resources)

@@ -15,7 +15,17 @@ import pytest
 import gateway
 from tests.support.artifacts import MODELKIT, LayoutBuilder, tar
 from tests.support.cli import Cli
+from tests.support.kitops import pack_kit
 from tests.support.kitserve import KITSERVE
+from tests.support.model_files import (
+    external_onnx,
+    identity_onnx,
+    node,
+    number,
+    onnx_model,
+    value_info,
+    zipped,
+)
 from tests.support.ports import free_port
 from tests.support.registry import Registry
 
@@ -102,13 +112,15 @@ def test_every_sample_is_in_the_table(layout: Path) -> None:
 def test_inspect_shows_what_a_sample_is(cli: Cli, layout: Path, name: str) -> None:
     expected = dict(SAMPLES[name])
     message = expected.pop("message", "")
-    kit = cli.inspect(reference(layout, name))
+    code = 1 if message else 0
+    kit = cli.inspect(reference(layout, name), code=code)
+    assert kit["servable"] is (not message)
     assert {key: kit[key] for key in expected} == expected
     assert message in kit["runtime_message"]
     assert kit["reference"] == f"{reference(layout, name)}@{kit['digest']}"
     assert kit["kitfile"]["package"]["name"] == name.partition(":")[0]
     assert [layer["role"] for layer in kit["layers"] if layer["served"]] == (["model"])
-    text, _ = cli("inspect", reference(layout, name))
+    text, _ = cli("inspect", reference(layout, name), code=code)
     lines = " ".join(text.split())
     for shown in (
         kit["reference"],
@@ -124,9 +136,57 @@ def test_inspect_shows_what_a_sample_is(cli: Cli, layout: Path, name: str) -> No
 
 def test_inspect_without_pulling_says_what_it_does_not_know(cli: Cli, layout: Path) -> None:
     kit = cli.inspect(reference(layout, "iris:v1"), "--no-pull")
-    assert kit["runtime"] is None
+    assert (kit["runtime"], kit["servable"]) == (None, None)
     assert kit["runtime_message"] == "not known before the model is pulled; use --pull"
     assert not list((cli.home / "cache/kits").iterdir())
+
+
+def test_inspect_refuses_what_loading_would(cli: Cli, tmp_path: Path) -> None:
+    """Each of these was called servable by its format, and cannot be served."""
+    build = LayoutBuilder(tmp_path / "layout")
+    custom = onnx_model([node("Thing", ["x"], ["y"], "com.example")], [value_info("x", 1, [2])], [])
+    save = zipped({"m/constants.pkl": b"", "m/code/m.py": b"def forward(self): torch.save(1)"})
+    for name, data, text in (
+        (
+            "missing",
+            external_onnx("model.onnx.data")[0],
+            "keeps weights in 'model.onnx.data', which is no regular",
+        ),
+        ("outside", external_onnx("../secret")[0], "they must be below its own directory"),
+        ("custom", custom, "uses custom operators of com.example"),
+        ("newer", number(1, 99) + identity_onnx()[2:], "has the IR version 99, and up to"),
+        ("cut", identity_onnx()[:-3], "is an ONNX file that is cut short"),
+        ("script", save, "code/m.py uses 'save', which reads or writes files"),
+    ):
+        pack_kit(build, f"{name}:v1", ("model", "model.onnx", {"model.onnx": data}))
+        kit = cli.inspect(f"oci-layout:{build.directory}:{name}:v1", code=1)
+        assert (kit["servable"], kit["runtime"], text in kit["runtime_message"]) == (False, None, True), kit
+
+
+def test_inspect_shows_the_file_that_a_config_would_choose(cli: Cli, tmp_path: Path) -> None:
+    build = LayoutBuilder(tmp_path / "layout")
+    model, weights = external_onnx("model.onnx.data")
+    pack_kit(
+        build,
+        "two:v1",
+        ("model", "onnx/model.onnx", {"onnx/model.onnx": model}),
+        ("part", "onnx/model_int8.onnx", {"onnx/model_int8.onnx": identity_onnx(3)}),
+        ("code", ".", {"onnx/model.onnx.data": weights, "train.py": b""}),
+    )
+    kit = cli.inspect(f"oci-layout:{build.directory}:two:v1")
+    assert (kit["servable"], kit["file"]) == (True, "onnx/model.onnx")
+    assert [layer["served"] for layer in kit["layers"]] == [True, True, True]
+    kit = cli.inspect(f"oci-layout:{build.directory}:two:v1", "--file", "onnx/model_int8.onnx")
+    assert (kit["file"], kit["inputs"][0]["datatype"]) == ("onnx/model_int8.onnx", "INT8")
+    kit = cli.inspect(f"oci-layout:{build.directory}:two:v1", "--runtime", "torchscript", code=1)
+    assert "runtime 'torchscript' does not read onnx/model.onnx" in kit["runtime_message"]
+
+
+def test_inspect_ends_with_one_where_the_policy_refuses(cli: Cli, layout: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("trust: {licenses: [MIT]}\nmodels: []\n")
+    kit = cli.inspect(reference(layout, "iris:v1"), "--config", str(config), code=1)
+    assert (kit["servable"], kit["trust"]["allowed"]) == (False, False)
 
 
 def test_inspect_asks_a_registry(cli: Cli, registry: Registry) -> None:
@@ -158,7 +218,7 @@ def test_text_of_a_kit_cannot_control_the_terminal(cli: Cli, tmp_path: Path) -> 
     kitfile = {"package": {"name": "\x1b[2Jodd"}, "model": {"path": "[/red].onnx", "framework": "[red]"}}
     config = build.blob(f"{MODELKIT}.config.v1+json", json.dumps(kitfile).encode())
     build.artifact("odd:v1", {"schemaVersion": 2, "config": config, "layers": [layer]})
-    text, _ = cli("inspect", f"oci-layout:{build.directory}:odd:v1")
+    text, _ = cli("inspect", f"oci-layout:{build.directory}:odd:v1", code=1)
     assert "\x1b" not in text
     assert "package    \N{REPLACEMENT CHARACTER}[2Jodd\nframework  [red]\nmodel      [/red].onnx\n" in text
 
@@ -178,6 +238,18 @@ def test_a_kit_is_pulled_once_with_plain_lines(cli: Cli, registry: Registry) -> 
     text, error = cli("pull", kit, "--plain-http")
     assert text == f"{kit}@{digest}\n{path}  already in the cache\n"
     assert error == ""
+
+
+def test_the_pull_of_a_layer_that_is_found_to_be_needed_is_shown_too(cli: Cli, tmp_path: Path) -> None:
+    build = LayoutBuilder(tmp_path / "layout")
+    model, weights = external_onnx("w", 100_000)
+    pack_kit(build, "kit:v1", ("model", "m", {"m": model}), ("code", ".", {"w": weights, "x.py": b""}))
+    kit = f"oci-layout:{build.directory}:kit:v1"
+    _, error = cli("pull", kit)
+    lines = [line.removeprefix(f"{kit}: ") for line in error.splitlines()]
+    assert lines[:3] == ["0 of 10240 bytes", "10240 of 10240 bytes", "unpacking"]
+    assert lines[3] == "10240 of 419840 bytes"
+    assert lines[-2:] == ["419840 of 419840 bytes", "unpacking"]
 
 
 def test_on_a_terminal_a_bar_shows_the_bytes(cli: Cli, layout: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import requests
 from gateway.kits.library import Library
 from gateway.oci.reference import Digest, parse_reference
 from tests.support.artifacts import LayoutBuilder
-from tests.support.kitops import kit_storage
+from tests.support.kitops import kit_storage, pack_kit
 from tests.support.kitserve import IRIS, Running
+from tests.support.model_files import external_onnx, identity_onnx
 from tests.support.registry import Registry
 from tests.support.signing import SIMPLE, Signer, claim, tag_manifest
 
@@ -52,6 +54,64 @@ def test_kits_from_every_kind_of_source_answer(
         kitserve.models, 0
     )
     assert kitserve.model("local")["versions"][0]["tag"] == "v2"
+
+
+def test_a_kit_as_kit_init_lays_it_out_answers_with_the_file_that_the_config_names(
+    kitserve: Running, tmp_path: Path
+) -> None:
+    builder = LayoutBuilder(tmp_path / "layout")
+    model, weights = external_onnx("model.onnx.data")
+    pack_kit(
+        builder,
+        "init:v1",
+        ("model", "onnx/model.onnx", {"onnx/model.onnx": model}),
+        ("part", "onnx/double.onnx", {"onnx/double.onnx": identity_onnx(1, [2])}),
+        ("part", "model.safetensors", {"model.safetensors": b"\x02" + bytes(7) + b"{}"}),
+        ("code", ".", {"onnx/model.onnx.data": weights, "train.py": b"print(1)"}),
+    )
+    kit = f"oci-layout:{builder.directory}:init:v1"
+    kitserve.models = {"init": {"kit": kit}, "named": {"kit": kit, "file": "onnx/double.onnx"}}
+    kitserve.apply()
+    tensor = {"name": "x", "shape": [2], "datatype": "FP32", "data": [1, 1]}
+    for name, expected in (("init", [2, 3]), ("named", [1, 1])):
+        url = f"{kitserve.url}/v2/models/{name}/infer"
+        answer = requests.post(url, json={"inputs": [tensor]}, timeout=20)
+        assert answer.json()["outputs"][0]["data"] == expected
+    # Another file of the same kit takes other workers.
+    kitserve.models["init"] = {"kit": kit, "file": "onnx/double.onnx"}
+    kitserve.apply()
+    url = f"{kitserve.url}/v2/models/init/infer"
+    assert requests.post(url, json={"inputs": [tensor]}, timeout=20).json()["outputs"][0]["data"] == [1, 1]
+
+
+def test_kits_that_cannot_be_served_are_refused_without_a_worker(kitserve: Running, tmp_path: Path) -> None:
+    builder = LayoutBuilder(tmp_path / "layout")
+    wrong = {
+        "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n",
+        "page": b"<!DOCTYPE html><html></html>",
+        "empty": b"",
+        "cut": identity_onnx()[:-3],
+        "keras": b"\x89HDF\r\n\x1a\n" + bytes(90),
+        "xgboost": b'{"learner":{}}',
+        "alone": external_onnx("model.onnx.data")[0],
+        "gguf": b"GGUF" + bytes(20),
+    }
+    for name, data in wrong.items():
+        pack_kit(builder, f"{name}:v1", ("model", "model", {"model": data}))
+    kitserve.models = {name: {"kit": f"oci-layout:{builder.directory}:{name}:v1"} for name in wrong}
+    started = time.monotonic()
+    assert kitserve.apply(check=False).returncode == 1
+    assert time.monotonic() - started < 15
+    for name in wrong:
+        shown = kitserve.model(name)
+        assert shown["state"] == "failed"
+        assert f":{name}:v1@sha256:" in shown["message"]
+    log = kitserve.log.read_text() + "".join(path.read_text() for path in kitserve.home.rglob("*.log"))
+    assert f"{builder.directory}:gguf:v1" in log
+    for name in wrong:
+        assert f'"app": "{name}.' not in "".join(
+            line for line in log.splitlines() if "version.deployed" in line
+        )
 
 
 @pytest.fixture

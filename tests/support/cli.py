@@ -31,6 +31,8 @@ class Cli:
         assert (ended.value.code or 0) == code, text + error
         return text, error
 
-    def inspect(self, reference: str, *options: str) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self("inspect", reference, "-o", "json", *options)[0])
+    def inspect(self, reference: str, *options: str, code: int = 0) -> dict[str, Any]:
+        """Return what `kitserve inspect` writes as JSON."""
+        text, _ = self("inspect", reference, "-o", "json", *options, code=code)
+        document: dict[str, Any] = json.loads(text)
         return document

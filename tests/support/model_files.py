@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
+from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -70,12 +72,40 @@ def onnx_model(
 
 
 def identity_onnx(
-    element: int = 1, shape: Sequence[int | str] | None = ("n", 2), operator: str = "Identity"
+    element: int = 1,
+    shape: Sequence[int | str] | None = ("n", 2),
+    operator: str = "Identity",
+    domains: Sequence[str] = ("",),
 ) -> bytes:
     """A model `y = x`."""
     return onnx_model(
-        [node(operator, ["x"], ["y"])], [value_info("x", element, shape)], [value_info("y", element, shape)]
+        [node(operator, ["x"], ["y"])],
+        [value_info("x", element, shape)],
+        [value_info("y", element, shape)],
+        domains=domains,
     )
+
+
+def external_onnx(location: str, size: int = 2) -> tuple[bytes, bytes]:
+    """A model `y = x + w` whose `w`, 1.0, 2.0 and so on, lies in another file; and that file's bytes."""
+    weights = array("f", (position + 1 for position in range(size))).tobytes()
+    entries = {"location": location, "offset": "0", "length": str(len(weights))}
+    model = onnx_model(
+        [node("Add", ["x", "w"], ["y"])],
+        [value_info("x", 1, [size])],
+        [value_info("y", 1, [size])],
+        [external_tensor("w", size, entries)],
+    )
+    return model, weights
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    """A zip of these files."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return file.getvalue()
 
 
 def repack(source: Path, target: Path, changes: Mapping[str, bytes | None]) -> Path:

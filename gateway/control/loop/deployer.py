@@ -131,6 +131,7 @@ def worker_spec(version: Version, model: DesiredModel, desired: Desired, node: N
         reference=version.reference,
         parents=(),
         runtime=version.runtime,
+        file=version.file,
         serving=version.serving,
         golden=None if model.plan is None else model.plan.golden,
         policy=model.policy,

@@ -7,7 +7,7 @@ A tick comes every half second, and at once when something has changed. Its step
     roll out   rollouts take what is observed as events (control/rollouts/driver.py), and are saved
     decide     what to do next: pure, see reconcile.py
     route      save the routes, then bring their table to the edge
-    begin      resolve references, deploy versions, remove surplus ones: tasks in other threads
+    begin      resolve references, judge and deploy versions, remove surplus ones: tasks in other threads
     report     the status of all models, for the admin API
 
 Who does what, in which thread:
@@ -15,6 +15,7 @@ Who does what, in which thread:
     reconcile     this loop: it alone decides, writes the routes, condemns apps and changes HAProxy
     watch (2)     ask Serve each second what it runs; ask silent workers whether they still listen
     resolve (32)  ask registries what references mean, and note it in the state
+    judge (4)     check that new versions can be served, as far as that is known without a worker
     serve (1)     has Serve deploy and delete: Serve builds no two applications at a time
     others        hear workers and the admin API's callers, note what they say, and `wake` the loop
 
@@ -51,6 +52,7 @@ from dataclasses import replace
 from gateway.contract import AppName
 from gateway.control.loop import ray_serve
 from gateway.control.loop.deployer import Deployer, DeploySettings
+from gateway.control.loop.judge import Judge
 from gateway.control.loop.ray_serve import Application
 from gateway.control.loop.reconcile import Plan, reconcile
 from gateway.control.loop.resolver import Resolver
@@ -95,6 +97,7 @@ class ReconcileLoop:
         self._rollouts = rollouts
         self._watch = Watch(workers, ray_serve.applications, self.wake)
         self._resolver = Resolver(state, settings.node.home, self.wake)
+        self._judge = Judge(state, settings.node.home, self.wake)
         self._deployer = Deployer(state, edge, self._watch, settings, is_awaited, self.wake)
         self._started = time.monotonic()
         self._has_heard_workers = False
@@ -125,6 +128,7 @@ class ReconcileLoop:
         self._wake.set()
         self._thread.join(_STOP_SECONDS)
         self._resolver.stop()
+        self._judge.stop()
         self._deployer.stop()
 
     def wake(self) -> None:
@@ -257,7 +261,7 @@ class ReconcileLoop:
         """Begin what takes long."""
         self._resolver.resolve(plan.resolve, recorded.desired.generation)
         self._resolver.follow(recorded)
-        self._deployer.deploy(plan.deploy)
+        self._deployer.deploy(self._judge.admitted(plan.deploy, recorded.versions))
         self._deployer.remove(plan.surplus, recorded.condemned, is_off_edge=self._applied == plan.table)
 
 

@@ -12,6 +12,7 @@ from gateway.config.config import GatewayConfig
 from gateway.config.models import AUTO, Model
 from gateway.kits.trust import ANYTHING, Policy
 from gateway.oci.options import SourceOptions
+from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Reference, parse_reference
 from gateway.rollout.plan import Plan
 from gateway.serving import Serving
@@ -23,6 +24,8 @@ class FixedCanary:
 
     kit: Reference
     weight: int
+    file: str | None = None
+    """The model's path within the kit; None: as the model has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class DesiredModel:
     serving: Serving = field(default_factory=Serving)
     runtime: str | None = None
     """The name of the runtime; None: by the kit's files."""
+    file: str | None = None
+    """The model's path within the kit; None: as the Kitfile has it."""
     canary: FixedCanary | None = None
     plan: Plan | None = None
     """How another kit takes over; None: at once, when it is ready."""
@@ -45,6 +50,13 @@ class DesiredModel:
     def kits(self) -> tuple[Reference, ...]:
         """The references that the model names."""
         return (self.kit,) if self.canary is None else (self.kit, self.canary.kit)
+
+    def file_of(self, reference: PinnedReference) -> str | None:
+        """Return the model's path within a kit that this model names, or named before."""
+        canary = self.canary
+        if canary is not None and reference == PinnedReference.of(canary.kit, reference.digest):
+            return canary.file or self.file
+        return self.file
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +113,10 @@ def _model(config: GatewayConfig, model: Model) -> DesiredModel:
         kit=parse_reference(model.kit),
         serving=model.serving(),
         runtime=None if model.runtime == AUTO else model.runtime,
-        canary=None if canary is None else FixedCanary(parse_reference(canary.kit), canary.weight),
+        file=model.file,
+        canary=(
+            None if canary is None else FixedCanary(parse_reference(canary.kit), canary.weight, canary.file)
+        ),
         plan=None if model.rollout is None else model.rollout.plan(),
         track=model.track,
         policy=config.policy(model),

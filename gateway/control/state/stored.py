@@ -39,6 +39,7 @@ def version_to_json(version: Version) -> str:
             "reference": str(version.reference),
             "runtime": version.runtime,
             "policy": version.policy,
+            "file": version.file,
             "serving": _SERVING.dump_python(version.serving, mode="json"),
         }
     )
@@ -55,6 +56,7 @@ def version_from_json(text: str) -> Version:
             runtime=document.get("runtime"),
             policy=document.get("policy", ""),
             serving=_SERVING.validate_python(document.get("serving", {})),
+            file=document.get("file"),
         )
 
 
@@ -112,7 +114,10 @@ def _model_to_document(model: DesiredModel) -> dict[str, Any]:
         "kit": str(model.kit),
         "serving": _SERVING.dump_python(model.serving, mode="json"),
         "runtime": model.runtime,
-        "canary": None if canary is None else {"kit": str(canary.kit), "weight": canary.weight},
+        "file": model.file,
+        "canary": (
+            None if canary is None else {"kit": str(canary.kit), "weight": canary.weight, "file": canary.file}
+        ),
         "plan": None if model.plan is None else _PLAN.dump_python(model.plan, mode="json"),
         "track": model.track,
         "policy": _policy_to_document(model.policy),
@@ -126,7 +131,12 @@ def _model_from_document(document: dict[str, Any]) -> DesiredModel:
         kit=parse_reference(document["kit"]),
         serving=_SERVING.validate_python(document.get("serving", {})),
         runtime=document.get("runtime"),
-        canary=None if canary is None else FixedCanary(parse_reference(canary["kit"]), canary["weight"]),
+        file=document.get("file"),
+        canary=(
+            None
+            if canary is None
+            else FixedCanary(parse_reference(canary["kit"]), canary["weight"], canary.get("file"))
+        ),
         plan=None if plan is None else _PLAN.validate_json(json.dumps(plan)),
         track=document.get("track"),
         policy=_policy_from_document(document.get("policy", {})),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from gateway.contract import AppName
 from gateway.control.state.desired import DesiredModel
@@ -45,6 +45,8 @@ class Version:
     policy: str
     """The fingerprint of the policy that the kit is judged by; "" for the one that allows every kit."""
     serving: Serving
+    file: str | None = None
+    """The model's path within the kit; None: as the Kitfile has it."""
     kind: Kind = field(init=False)
     """Changes with anything that needs other workers."""
 
@@ -66,10 +68,16 @@ class Version:
 def version_of(model: DesiredModel, reference: PinnedReference, number: int) -> Version:
     """Return the version that a pinned reference means for a model, as application `number` of its kind."""
     policy = "" if model.policy == ANYTHING else model.policy.fingerprint
-    version = Version(AppName(""), model.name, reference, model.runtime, policy, model.serving)
-    return Version(
-        AppName(f"{version.kind}.{number}"), model.name, reference, model.runtime, policy, model.serving
+    version = Version(
+        AppName(""),
+        model.name,
+        reference,
+        model.runtime,
+        policy,
+        model.serving,
+        model.file_of(reference),
     )
+    return replace(version, app=AppName(f"{version.kind}.{number}"))
 
 
 def is_version(name: str) -> bool:
@@ -92,4 +100,7 @@ def _fingerprint(version: Version) -> str:
     if serving.stated != NOTHING_STATED:
         # Only then: versions of earlier releases keep their fingerprint.
         facts.append(asdict(serving.stated))
+    if version.file is not None:
+        # Only then, so that versions of before there were files keep their names.
+        facts.append({"file": version.file})
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]

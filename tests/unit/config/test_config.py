@@ -160,6 +160,9 @@ def test_an_anchor_may_be_used_again() -> None:
     assert [model.resources.cpus for model in config.models] == [0.5, 0.5]
 
 
+NO_FILE = "name a file by its path within the kit"
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
@@ -188,6 +191,12 @@ def test_an_anchor_may_be_used_again() -> None:
             IRIS + "    runtime: 5",
             "line 4: models[0].runtime: must be text, not 5; put it in quotes if it is meant as text",
         ),
+        (
+            IRIS + "    file: ../a",
+            f"line 4: models[0].file: {NO_FILE}: '../a' has an empty, '.' or '..' part",
+        ),
+        (IRIS + "    file: /a", f"line 4: models[0].file: {NO_FILE}: '/a' is an absolute path"),
+        (IRIS + "    file: .", f"line 4: models[0].file: {NO_FILE}, such as onnx/model.onnx"),
         (
             IRIS + "    resources: {cpus: many}",
             "line 4: models[0].resources.cpus: must be a number, not 'many'",

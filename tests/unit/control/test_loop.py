@@ -11,6 +11,7 @@ import pytest
 
 from gateway.config.config import GatewayConfig
 from gateway.contract import AppName, NodeSettings, WorkerState
+from gateway.control.loop import judge as judge_module
 from gateway.control.loop import loop as loop_module
 from gateway.control.loop import resolver as resolver_module
 from gateway.control.loop import watch as watch_module
@@ -21,7 +22,7 @@ from gateway.control.state.desired import desired_from
 from gateway.control.state.status import ModelState
 from gateway.control.state.workers import Workers
 from gateway.edge.routes import RoutingTable, Server
-from gateway.errors import EdgeError
+from gateway.errors import EdgeError, UnusableModel
 from gateway.oci.reference import Digest
 from tests.support.control_plane import FakeEdge, FakeRollouts, FakeServe, report, wait_for_tasks
 from tests.support.waiting import wait
@@ -208,6 +209,24 @@ def test_a_tick_that_raises_is_told_and_ends_nothing(plane: Plane) -> None:
     plane.serve.error = None
     wait(lambda: len(plane.serve.running) == 1)
     wait(lambda: plane.loop.status.trouble == "")
+
+
+def test_a_kit_that_cannot_be_served_fails_without_a_worker(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UnusableModel("it is no model")
+
+    monkeypatch.setattr(judge_module, "check_version", refuse)
+    plane.apply()
+    plane.loop.start(has_workers=False)
+    wait(lambda: plane.shown() == (ModelState.FAILED, "it is no model"))
+    plane.ticks()
+    assert plane.serve.deployments == []
+    assert plane.state.versions() == {}
+    monkeypatch.setattr(judge_module, "check_version", lambda *_: None)
+    plane.apply()
+    wait(lambda: len(plane.serve.running) == 1)
 
 
 @pytest.mark.parametrize("reports_again", [True, False])

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from gateway.config.config import GatewayConfig
 from gateway.control.state.desired import desired_from
-from gateway.control.state.stored import version_from_json, version_to_json
+from gateway.control.state.stored import (
+    desired_from_json,
+    desired_to_json,
+    version_from_json,
+    version_to_json,
+)
 from gateway.control.state.versions import Version, is_version, version_of
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest, parse_reference
@@ -32,6 +38,7 @@ def version(kit: str = KIT, digest: Digest = DIGEST, number: int = 1, **model: A
         version(kit="registry.test/team/lilac:v1"),
         version(digest=OTHER_DIGEST),
         version(runtime="onnx"),
+        version(file="onnx/model_int8.onnx"),
         version(resources={"cpus": 2}),
         version(resources={"gpus": 0.5}),
         version(batching={}),
@@ -50,6 +57,7 @@ def version(kit: str = KIT, digest: Digest = DIGEST, number: int = 1, **model: A
         "repository",
         "digest",
         "runtime",
+        "file",
         "cpus",
         "gpus",
         "batching",
@@ -109,6 +117,37 @@ def test_what_needs_no_other_workers_leaves_it(same: Version) -> None:
 
 def test_a_version_has_the_fingerprint_that_earlier_releases_gave_it() -> None:
     assert version().kind.fingerprint == "a1fcb2d5"
+
+
+def test_a_canary_has_a_file_of_its_own_or_the_models() -> None:
+    canary = {"kit": "registry.test/team/iris:v2", "weight": 5}
+    for fields, own, other in (
+        ({"file": "a.onnx", "canary": canary}, "a.onnx", "a.onnx"),
+        ({"file": "a.onnx", "canary": {**canary, "file": "b.onnx"}}, "a.onnx", "b.onnx"),
+        ({"canary": {**canary, "file": "b.onnx"}}, None, "b.onnx"),
+    ):
+        assert version(**fields).file == own
+        assert version(kit="registry.test/team/iris:v2", digest=OTHER_DIGEST, **fields).file == other
+
+
+def test_files_are_stored_and_a_state_of_before_there_were_any_is_read() -> None:
+    one = version(file="a.onnx")
+    assert version_from_json(version_to_json(one)) == one
+    document = json.loads(version_to_json(version()))
+    del document["file"]
+    assert version_from_json(json.dumps(document)) == version()
+    canary = {"kit": "registry.test/team/iris:v2", "weight": 5, "file": "b.onnx"}
+    model = {"name": "iris", "kit": KIT, "file": "a.onnx", "canary": canary}
+    desired = desired_from(GatewayConfig.model_validate({"models": [model]}))
+    assert desired_from_json(desired_to_json(desired), 0) == desired
+    document = json.loads(desired_to_json(desired))
+    del document["models"][0]["file"], document["models"][0]["canary"]["file"]
+    (old,) = desired_from_json(json.dumps(document), 0).models
+    assert (old.file, old.canary and old.canary.file) == (None, None)
+
+
+def test_a_version_without_a_file_keeps_the_name_that_it_had() -> None:
+    assert str(version().kind) == f"iris.v1.{SHORT}.a1fcb2d5"
 
 
 def test_a_number_makes_another_app_of_the_same_kind() -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from gateway.errors import UnusableModel
 from gateway.kits.library import Library, UnpackedKit
 from gateway.kits.model import choose_runtime, load
-from gateway.oci.reference import parse_reference
+from gateway.oci.reference import LayoutReference, parse_reference
 from runtimes.base import Resources, TensorModel
+from tests.support.artifacts import LayoutBuilder
+from tests.support.kitops import pack_kit
+from tests.support.model_files import identity_onnx
 
 
 @pytest.fixture
@@ -72,3 +77,98 @@ def test_a_hint_that_does_not_fit_is_told_before_the_policy(kit: Callable[[str],
     with pytest.raises(UnusableModel) as caught:
         choose_runtime(kit("iris-pickle:v1"), "onnx")
     assert "policy" not in str(caught.value)
+
+
+FP32, INT8 = identity_onnx(), identity_onnx(3)
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Callable[..., UnpackedKit]:
+    """Open a kit of these files: the first is the model, the others its parts."""
+
+    def pack(**files: bytes) -> UnpackedKit:
+        builder = LayoutBuilder(tmp_path / "layout")
+        paths = [path.replace("__", "/").replace("_dot_", ".") for path in files]
+        kinds = ["model", *["part"] * (len(paths) - 1)]
+        layers = zip(kinds, paths, files.values(), strict=True)
+        pack_kit(builder, "kit:v1", *((kind, path, {path: data}) for kind, path, data in layers))
+        return Library(tmp_path / "library").open(LayoutReference(builder.directory, "kit", "v1", None))
+
+    return pack
+
+
+def chosen(kit: UnpackedKit, hint: str | None = None, file: str | None = None) -> str:
+    return str(choose_runtime(kit, hint, file=file).path.relative_to(kit.path))
+
+
+def test_of_several_files_the_kitfile_or_the_config_chooses(packed: Callable[..., UnpackedKit]) -> None:
+    kit = packed(onnx__model_dot_onnx=FP32, onnx__model_int8_dot_onnx=INT8)
+    assert chosen(kit) == "onnx/model.onnx"
+    assert chosen(kit, file="onnx/model_int8.onnx") == "onnx/model_int8.onnx"
+    assert chosen(kit, "onnx", file="./onnx/model_int8.onnx") == "onnx/model_int8.onnx"
+
+
+def torch_checkpoint(path: Path) -> bytes:
+    torch.save({"w": torch.ones(2)}, path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pytorch_model.bin", "gguf", "keras.h5"])
+def test_weights_give_way_to_the_one_model_beside_them(
+    packed: Callable[..., UnpackedKit], tmp_path: Path, kind: str
+) -> None:
+    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    weights = {
+        "safetensors": len(header).to_bytes(8, "little") + header + bytes(4),
+        "pytorch_model.bin": torch_checkpoint(tmp_path / "weights"),
+        "gguf": b"GGUF" + bytes(20),
+        "keras.h5": b"\x89HDF\r\n\x1a\n" + bytes(90),
+    }[kind]
+    kit = packed(weights=weights, onnx__model_dot_onnx=FP32, config_dot_json=b"{}")
+    assert chosen(kit) == "onnx/model.onnx"
+    with pytest.raises(UnusableModel, match=r"this release does not serve|weights but no program"):
+        chosen(kit, file="weights")
+
+
+def test_several_models_beside_weights_are_listed_with_how_to_choose(
+    packed: Callable[..., UnpackedKit],
+) -> None:
+    kit = packed(weights=b"GGUF" + bytes(20), onnx__model_dot_onnx=FP32, onnx__model_int8_dot_onnx=INT8)
+    with pytest.raises(UnusableModel) as caught:
+        chosen(kit)
+    assert str(caught.value) == (
+        f"{kit.kit.reference}: the kit has several models: onnx/model.onnx, onnx/model_int8.onnx; choose one "
+        "beside `kit` in the config, such as `file: onnx/model.onnx`, or as model.path in the Kitfile"
+    )
+    assert chosen(kit, file="onnx/model_int8.onnx") == "onnx/model_int8.onnx"
+
+
+@pytest.mark.parametrize(
+    "model", [b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", FP32[:-3], b"", b"<html>"]
+)
+def test_a_damaged_model_never_gives_way_to_another_file(
+    packed: Callable[..., UnpackedKit], model: bytes
+) -> None:
+    with pytest.raises(UnusableModel, match=r": model\.onnx is "):
+        chosen(packed(model_dot_onnx=model, scaler_dot_onnx=FP32))
+
+
+def test_a_pickle_never_gives_way_to_another_file(packed: Callable[..., UnpackedKit]) -> None:
+    with pytest.raises(UnusableModel, match=r"model\.pkl is a pickle"):
+        chosen(packed(model_dot_pkl=pickle.dumps({"a": 1}), scaler_dot_onnx=FP32))
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("onnx/model_fp16.onnx", r"there is no file 'onnx/model_fp16\.onnx' among .* there are a\.onnx, b$"),
+        ("onnx", "there is no file 'onnx' among"),
+        ("../outside", "`file` is no path within the kit: "),
+        ("/etc/passwd", "`file` is no path within the kit: "),
+    ],
+)
+def test_a_file_that_is_not_there_is_told_with_those_that_are(
+    packed: Callable[..., UnpackedKit], file: str, text: str
+) -> None:
+    with pytest.raises(UnusableModel, match=text):
+        chosen(packed(a_dot_onnx=FP32, b=b"x"), file=file)

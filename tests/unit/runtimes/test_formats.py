@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from runtimes.errors import LoadError
 from runtimes.formats import Format, Hazard, identify, is_pickle
-from tests.support.model_files import Double, identity_onnx, save_script
+from tests.support.artifacts import tar
+from tests.support.model_files import Double, chunk, identity_onnx, number, save_script, zipped
 
 
 class Thing:
@@ -55,7 +56,7 @@ def test_compressed_pickles(tmp_path: Path, compress: object, protocol: int) -> 
 
 def test_a_compression_bomb_is_opened_a_little(tmp_path: Path) -> None:
     began = time.monotonic()
-    assert identified(tmp_path, gzip.compress(bytes(200_000_000), 1)) is Format.UNKNOWN
+    assert identified(tmp_path, gzip.compress(bytes(200_000_000), 1)) is Format.ARCHIVE
     assert time.monotonic() - began < 5
 
 
@@ -89,7 +90,9 @@ def test_the_older_layout_of_an_exported_program(tmp_path: Path) -> None:
 HEADER = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
 
 OTHERS = [
-    (b"", Format.UNKNOWN),
+    (b"", Format.EMPTY),
+    (bytes(200_000), Format.EMPTY),
+    (bytes(200_000) + b"x", Format.UNKNOWN),
     (identity_onnx(), Format.ONNX),
     (struct.pack("<Q", len(HEADER)) + HEADER + bytes(4), Format.SAFETENSORS),
     (struct.pack("<Q", 2**60) + HEADER + bytes(4), Format.UNKNOWN),
@@ -102,7 +105,7 @@ OTHERS = [
     ("é".encode() * 40_000, Format.TEXT),
     (b"x" + "é".encode() * 40_000, Format.TEXT),
     (b"\xff\xfe\x00\x01", Format.UNKNOWN),
-    (b"PK\x03\x04", Format.UNKNOWN),
+    (b"PK\x03\x04", Format.CUT_ZIP),
     (b"PK\x05\x06" + bytes(18), Format.UNKNOWN),
     (b"PK\x03\x04" + b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 9, 9, 46, 2**31, 0), Format.UNKNOWN),
     (b"\x80\x02", Format.UNKNOWN),
@@ -113,7 +116,54 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize(("data", "format_"), OTHERS)
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 12345\n"
+
+
+def saved_model() -> bytes:
+    graph = chunk(1, chunk(1, "x") + chunk(2, "Placeholder"))
+    return number(1, 1) + chunk(2, chunk(1, chunk(5, "2.16")) + chunk(2, graph) + chunk(5, b"signature"))
+
+
+NO_MODELS = [
+    (LFS, Format.LFS_POINTER),
+    (b"<!DOCTYPE html>\n<html><body>404</body></html>", Format.HTML),
+    (b"\n <html lang='en'><head>", Format.HTML),
+    (b"<!-- a --><!-- b -->\n<head>", Format.HTML),
+    (b"<!---->" * 9_000 + b"x", Format.TEXT),
+    (b"<root>", Format.TEXT),
+    (gzip.compress(identity_onnx()), Format.ARCHIVE),
+    (bz2.compress(b"x" * 99), Format.ARCHIVE),
+    (lzma.compress(b"x" * 99), Format.ARCHIVE),
+    (b"\x28\xb5\x2f\xfd" + bytes(9), Format.ARCHIVE),
+    (tar(("model.onnx", identity_onnx())), Format.ARCHIVE),
+    (gzip.compress(tar(("model.onnx", identity_onnx()))), Format.ARCHIVE),
+    (zipped(dict.fromkeys(("MAR-INF/MANIFEST.json", "model.pt"), b"")), Format.ARCHIVE),
+    (zipped(dict.fromkeys(("a.npy", "b.npy"), b"")), Format.NUMPY),
+    (zipped(dict.fromkeys(("config.json", "metadata.json", "model.weights.h5"), b"")), Format.KERAS),
+    (zipped(dict.fromkeys(("schema.json", "1.npy"), b"")), Format.SKOPS),
+    (zipped(dict.fromkeys(("config.json", "metadata.json", "model.weights.h5"), b""))[:-40], Format.CUT_ZIP),
+    (saved_model(), Format.SAVED_MODEL),
+    (number(1, 1) + chunk(2, b"te\0t"), Format.UNKNOWN),
+    (chunk(1, chunk(1, "x") + chunk(2, "Placeholder")) * 2 + chunk(4, number(1, 27)), Format.GRAPH_DEF),
+    (chunk(1, b"no node"), Format.TEXT),
+    (b"\x1c\0\0\0TFL3" + bytes(90), Format.TFLITE),
+    (b"{L\0\0\0\0\0\0\0\x07learner{L", Format.XGBOOST),
+    (b"{i\x07learner{", Format.XGBOOST),
+    (b'{"learner":{"attributes":{}}}', Format.XGBOOST),
+    (b'{ "version": [1, 7, 6], "learner": {}}', Format.XGBOOST),
+    (b'{"version": 3}', Format.JSON),
+    (b"binf\0\0\0?", Format.XGBOOST),
+    (b"tree\nversion=v4\nnum_class=1\n", Format.LIGHTGBM),
+    (b"CBM1" + bytes(9), Format.CATBOOST),
+    (b"\x93NUMPY\x01\0v\0{}", Format.NUMPY),
+    (identity_onnx()[:-3], Format.CUT_ONNX),
+    (identity_onnx()[:30], Format.CUT_ONNX),
+    (struct.pack("<Q", len(HEADER)) + HEADER + bytes(3), Format.CUT_SAFETENSORS),
+    (struct.pack("<Q", len(HEADER)) + HEADER[:20], Format.CUT_SAFETENSORS),
+]
+
+
+@pytest.mark.parametrize(("data", "format_"), OTHERS + NO_MODELS)
 def test_other_contents(tmp_path: Path, data: bytes, format_: Format) -> None:
     assert identified(tmp_path, data) is format_
 

@@ -378,6 +378,16 @@ class TestExternalData:
         with pytest.raises(LoadError, match=r"model\.onnx"):
             OnnxRuntime().load(path, Resources())
 
+    def test_a_git_lfs_pointer(self, tmp_path: Path) -> None:
+        (tmp_path / "w.bin").write_text(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 8000\n"
+        )
+        path = self.model(tmp_path, {"location": "w.bin", "length": "8000"})
+        with pytest.raises(
+            LoadError, match=r"weights in 'w\.bin', which is a Git LFS pointer .*: run git lfs pull"
+        ):
+            OnnxRuntime().load(path, Resources())
+
     @pytest.mark.parametrize("where", ["constant", "branch", "function", "sparse"])
     def test_found_wherever_it_hides(self, written: Callable[[bytes], Path], where: str) -> None:
         tensor = external_tensor("w", 2, {"location": "/etc/passwd"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import pickle
 import subprocess
 import sys
@@ -115,6 +116,44 @@ def test_weights_without_a_program_are_refused(tmp_path: Path) -> None:
 def test_nothing_fits(tmp_path: Path, files: dict[str, bytes], titles: str) -> None:
     with pytest.raises(NoRuntime, match=rf"found {titles}; supported are ONNX \(onnx\), TorchScript"):
         choose(put(tmp_path, **files))
+
+
+NO_MODELS = [
+    (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n",
+        "is a Git LFS pointer.*: run git lfs pull before kit pack$",
+    ),
+    (b"<!doctype html><html>", "is an HTML page and no model.*: download the model again"),
+    (gzip.compress(ONNX), "is an archive or a compressed file and no model: unpack it before kit pack"),
+    (b"", "is empty"),
+    (ONNX[:-3], "is an ONNX file that is cut short: copy or export it again"),
+    (
+        b"\x89HDF\r\n\x1a\n" + bytes(90),
+        r"is an HDF5 file, as Keras writes to \.h5, which this release does not",
+    ),
+    (
+        b"{L\0\0\0\0\0\0\0\x07learner{L",
+        "is an XGBoost model, which this release does not serve: export it to ONNX",
+    ),
+    (b"GGUF" + bytes(20), "is a GGUF model, which this release does not serve: pack the model as ONNX"),
+    (b"tree\nversion=v4\n", "is a LightGBM model, which this release does not serve: export it to ONNX"),
+]
+
+
+@pytest.mark.parametrize(("data", "text"), NO_MODELS)
+@pytest.mark.parametrize("hint", [None, "onnx"])
+def test_what_is_no_model_is_named_with_what_to_do(
+    tmp_path: Path, data: bytes, text: str, hint: str | None
+) -> None:
+    put(tmp_path, **{"model.onnx": data, "config.json": b"{}", "README": b"# hello"})
+    with pytest.raises(NoRuntime, match=rf"^{tmp_path}/model\.onnx {text}"):
+        choose(tmp_path, hint)
+
+
+def test_a_pointer_is_told_before_the_pickle_beside_it(tmp_path: Path) -> None:
+    put(tmp_path, scaler=PICKLE, **{"model.onnx": NO_MODELS[0][0]})
+    with pytest.raises(NoRuntime, match="Git LFS pointer"):
+        choose(tmp_path)
 
 
 def test_a_missing_path(tmp_path: Path) -> None:

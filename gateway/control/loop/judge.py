@@ -1,0 +1,83 @@
+"""New versions, judged before a worker is started for them: what cannot be served is refused at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Container, Sequence
+from functools import partial
+from pathlib import Path
+
+from gateway.control.loop.library import open_library
+from gateway.control.loop.tasks import Tasks
+from gateway.control.state.database import State
+from gateway.control.state.versions import Kind, Version
+from gateway.errors import KitError, KitserveError
+from gateway.kits.examination import examine, is_small
+from gateway.kits.library import Library
+from gateway.kits.trust import Policy
+
+# A large file takes a core while it is read, and a registry that is slow holds a thread.
+_THREADS = 4
+
+log = logging.getLogger(__name__)
+
+
+class Judge:
+    """Judges versions, in threads of its own, as `kitserve inspect` does, and notes in the state why not.
+
+    Only what the kit itself is counts: where a registry is away or a disk is full, the worker finds out, and
+    says what is wrong. `finished` is called after each version.
+    """
+
+    def __init__(self, state: State, home: Path, finished: Callable[[], None]) -> None:
+        self._state = state
+        self._home = home
+        self._tasks = Tasks(_THREADS, "judge", finished)
+        self._admitted: set[Kind] = set()
+
+    def admitted(self, versions: Sequence[Version], deployed: Container[str]) -> list[Version]:
+        """Return the versions that may be deployed; begin to judge the others.
+
+        Those whose apps were `deployed` before are not judged again: a kit that answers calls stays.
+        """
+        self._admitted &= {version.kind for version in versions}
+        admitted = []
+        for version in versions:
+            if version.app in deployed or version.kind in self._admitted:
+                admitted.append(version)
+            else:
+                self._tasks.begin(("judge", version.app), partial(self._judge, version))
+        return admitted
+
+    def stop(self) -> None:
+        """Judge no more."""
+        self._tasks.stop()
+
+    def _judge(self, version: Version) -> None:
+        desired = self._state.desired()
+        model = desired.model(version.model)
+        if model is None:
+            return
+        try:
+            check_version(open_library(self._home, desired), version, model.policy)
+        except KitError as error:
+            names = {"app": version.app, "kit": str(version.reference)}
+            log.warning("version.refused", extra={**names, "reason": str(error)})
+            self._state.fail(version.kind, desired.generation, str(error))
+            return
+        except KitserveError as error:
+            log.info("version.not_judged", extra={"app": version.app, "reason": str(error)})
+        self._admitted.add(version.kind)
+
+
+def check_version(library: Library, version: Version, policy: Policy) -> None:
+    """Check that a version can be served, as far as it is known without its model's engine.
+
+    A kit that is large and not on this node is not fetched: of it, only what its manifest and Kitfile say is
+    known. Raises KitError where it cannot be served, and what `Library.open` raises.
+    """
+    kit = library.describe(version.reference.reference, policy)
+    if is_small(library, kit):
+        examine(library, kit, policy, runtime=version.runtime, file=version.file).unpacked.lease.release()
+    else:
+        library.judge(kit, policy)

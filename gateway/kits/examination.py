@@ -1,0 +1,62 @@
+"""Whether a kit can be served, found out on this node without an engine: what `kitserve inspect` says of it.
+
+The gateway refuses a kit by the same before it starts a worker, and a worker loads it by the same functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.kits.kit import Kit
+from gateway.kits.library import Library, Progress, UnpackedKit
+from gateway.kits.model import check, choose_runtime
+from gateway.kits.trust import Policy
+from runtimes.base import Signature
+from runtimes.select import Choice
+
+PULL_LIMIT_BYTES = 100 * 1024 * 1024
+"""The largest kit that is pulled to be examined where nobody asks for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A kit that can be served as far as is known, unpacked and leased, and what of it is loaded."""
+
+    unpacked: UnpackedKit
+    choice: Choice
+    signature: Signature | None
+    """None where it is known only once the model is loaded."""
+
+
+def examine(
+    library: Library,
+    kit: Kit,
+    policy: Policy,
+    *,
+    runtime: str | None = None,
+    file: str | None = None,
+    progress: Progress | None = None,
+) -> Examined:
+    """Bring a kit to this node, and check all that loading it checks before an engine gets it.
+
+    `runtime` and `file` are those of the model in the config. Raises KitError where the kit cannot be served,
+    and what `Library.open` raises.
+    """
+    parents = [parent.reference for parent in kit.parents]
+    unpacked = library.open(kit.reference, progress, policy=policy, parents=parents)
+    try:
+        choice = choose_runtime(unpacked, runtime, unpacked.verdict.code, file)
+        signature = check(unpacked, choice)
+    except BaseException:
+        unpacked.lease.release()
+        raise
+    return Examined(unpacked, choice, signature)
+
+
+def is_small(library: Library, kit: Kit) -> bool:
+    """Tell whether a kit may be examined without being asked for: it is here, or at most 100 MiB.
+
+    Its code counts, as a model's weights may be in there.
+    """
+    layers = [layer for link in kit.chain for layer in link.needed_layers(with_code=True)]
+    return sum(layer.descriptor.size for layer in layers) <= PULL_LIMIT_BYTES or library.has(kit)

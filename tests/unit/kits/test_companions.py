@@ -1,0 +1,251 @@
+"""The weights that an ONNX file keeps beside it come from whatever layer has them, and nothing else does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gateway.errors import UnusableModel
+from gateway.kits.directories import KitDirectories
+from gateway.kits.library import Library, UnpackedKit
+from gateway.kits.model import choose_runtime, load
+from gateway.oci.reference import LayoutReference
+from runtimes.base import Resources, TensorModel
+from tests.support.artifacts import LayoutBuilder
+from tests.support.kitops import pack_kit
+from tests.support.model_files import external_onnx, identity_onnx
+
+MODEL, WEIGHTS = external_onnx("model.onnx.data")
+CODE = {"train.py": b"print('secret')", "requirements.txt": b"torch\n"}
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    return Library(tmp_path / "library")
+
+
+@pytest.fixture
+def builder(tmp_path: Path) -> LayoutBuilder:
+    return LayoutBuilder(tmp_path / "layout")
+
+
+def reference(builder: LayoutBuilder) -> LayoutReference:
+    return LayoutReference(builder.directory, "kit", "v1", None)
+
+
+@pytest.fixture
+def packed(library: Library, builder: LayoutBuilder) -> Callable[..., UnpackedKit]:
+    """Open a kit of these layers, see `pack_kit`."""
+
+    def pack(*layers: tuple[str, str, Mapping[str, bytes | None]], packing: str = "tar") -> UnpackedKit:
+        pack_kit(builder, "kit:v1", *layers, packing=packing)
+        return library.open(reference(builder))
+
+    return pack
+
+
+def files(kit: UnpackedKit) -> list[str]:
+    return sorted(str(path.relative_to(kit.path)) for path in kit.path.rglob("*") if path.is_file())
+
+
+def assert_answers(kit: UnpackedKit) -> None:
+    model = load(kit, choose_runtime(kit, None), Resources())
+    assert isinstance(model, TensorModel)
+    assert model.infer({"x": np.zeros(2, np.float32)})["y"].tolist() == [1.0, 2.0]
+    model.close()
+
+
+@pytest.mark.parametrize("packing", ["tar", "tar+gzip", "tar+zstd"])
+def test_weights_in_a_code_layer_are_taken_from_it_without_the_code(
+    packed: Callable[..., UnpackedKit], packing: str
+) -> None:
+    kit = packed(
+        ("model", "model.onnx", {"model.onnx": MODEL}),
+        ("code", ".", {"model.onnx.data": WEIGHTS, **CODE}),
+        packing=packing,
+    )
+    assert files(kit) == ["model.onnx", "model.onnx.data"]
+    assert kit.pulled_bytes == sum(layer.descriptor.size for layer in kit.kit.layers)
+    assert_answers(kit)
+
+
+@pytest.mark.parametrize("path", ["onnx", "./onnx/", "onnx/model.onnx.data"])
+@pytest.mark.parametrize("kind", ["code", "dataset", "docs"])
+def test_the_most_specific_layer_is_asked_first_and_others_are_not_fetched(
+    packed: Callable[..., UnpackedKit], library: Library, path: str, kind: str
+) -> None:
+    kit = packed(
+        ("model", "onnx/model.onnx", {"onnx": None, "onnx/model.onnx": MODEL}),
+        ("code", ".", CODE),
+        ("code", "src", {"src/app.py": b""}),
+        (kind, path, {"onnx": None, "onnx/model.onnx.data": WEIGHTS, "onnx/more.py": b""}),
+    )
+    assert files(kit) == ["onnx/model.onnx", "onnx/model.onnx.data"]
+    model, _, _, holder = kit.kit.layers
+    assert kit.pulled_bytes == model.descriptor.size + holder.descriptor.size
+    assert_answers(kit)
+
+
+def test_a_layer_of_one_raw_file(packed: Callable[..., UnpackedKit]) -> None:
+    kit = packed(
+        ("model", "model.onnx", {"model.onnx": MODEL}),
+        ("code", "model.onnx.data", {"model.onnx.data": WEIGHTS}),
+        ("code", "train.py", {"train.py": b""}),
+        packing="raw",
+    )
+    assert files(kit) == ["model.onnx", "model.onnx.data"]
+    assert_answers(kit)
+
+
+def test_every_model_of_the_kit_gets_its_weights(packed: Callable[..., UnpackedKit]) -> None:
+    model, weights = external_onnx("model_fp16.onnx_data", 3)
+    kit = packed(
+        ("model", "onnx/model.onnx", {"onnx/model.onnx": MODEL}),
+        ("part", "onnx/model_fp16.onnx", {"onnx/model_fp16.onnx": model}),
+        ("part", "config.json", {"config.json": b"{}"}),
+        ("code", ".", {"onnx/model.onnx.data": WEIGHTS, "onnx/model_fp16.onnx_data": weights, **CODE}),
+    )
+    assert files(kit) == [
+        "config.json",
+        "onnx/model.onnx",
+        "onnx/model.onnx.data",
+        "onnx/model_fp16.onnx",
+        "onnx/model_fp16.onnx_data",
+    ]
+    assert_answers(kit)
+
+
+def test_no_code_is_fetched_where_nothing_is_missing(packed: Callable[..., UnpackedKit]) -> None:
+    kit = packed(
+        ("model", "model", {"model/model.onnx": MODEL, "model/model.onnx.data": WEIGHTS}),
+        ("code", ".", CODE),
+    )
+    assert kit.pulled_bytes == kit.kit.layers[0].descriptor.size
+    assert_answers(kit)
+
+
+def test_a_file_that_no_layer_has_is_named_when_the_model_is_loaded(
+    packed: Callable[..., UnpackedKit],
+) -> None:
+    kit = packed(("model", "model.onnx", {"model.onnx": MODEL}), ("code", ".", CODE))
+    assert files(kit) == ["model.onnx"]
+    with pytest.raises(
+        UnusableModel, match=r"keeps weights in 'model\.onnx\.data', which is no regular file"
+    ):
+        load(kit, choose_runtime(kit, None), Resources())
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "a/../../secret", "..", "", "a\0b", "a\\b"])
+def test_no_path_leads_out_of_the_kit(packed: Callable[..., UnpackedKit], location: str) -> None:
+    kit = packed(
+        ("model", "sub/model.onnx", {"sub/model.onnx": external_onnx(location)[0]}),
+        ("code", ".", {"secret": WEIGHTS, "sub/secret": WEIGHTS}),
+    )
+    assert files(kit) == ["sub/model.onnx"]
+    assert kit.pulled_bytes == kit.kit.layers[0].descriptor.size
+
+
+def test_the_weights_of_a_parents_model(library: Library, builder: LayoutBuilder) -> None:
+    pack_kit(
+        builder,
+        "parent:v1",
+        ("model", "model.onnx", {"model.onnx": MODEL}),
+        ("code", ".", {"model.onnx.data": WEIGHTS, **CODE}),
+    )
+    child = pack_kit(builder, "kit:v1", ("code", ".", {"child.py": b""}))
+    config = {"model": {"path": "localhost:5000/parent:v1"}}
+    document = json.loads((builder.directory / "blobs" / child.replace(":", "/")).read_text())
+    kitfile = json.loads(
+        (builder.directory / "blobs" / document["config"]["digest"].replace(":", "/")).read_text()
+    )
+    document["config"] = builder.blob(
+        document["config"]["mediaType"], json.dumps({**kitfile, **config}).encode()
+    )
+    builder.artifact("kit:v2", document)
+    kit = library.open(LayoutReference(builder.directory, "kit", "v2", None))
+    assert files(kit) == ["model.onnx", "model.onnx.data"]
+    assert_answers(kit)
+
+
+def test_the_layer_stays_in_the_cache_with_the_kit_and_goes_with_it(
+    packed: Callable[..., UnpackedKit], library: Library, builder: LayoutBuilder
+) -> None:
+    kit = packed(
+        ("model", "model.onnx", {"model.onnx": MODEL}), ("code", ".", {"model.onnx.data": WEIGHTS, **CODE})
+    )
+    kit.lease.release()
+    (cached,) = library.cache.kits()
+    assert cached.stored > sum(layer.descriptor.size for layer in kit.kit.layers)
+    library.cache.prune(keep=10**9)
+    shutil.rmtree(builder.directory)
+    again = library.open(kit.kit.reference)
+    assert again.from_cache
+    (again.path / "model.onnx.data").chmod(0o644)
+    (again.path / "model.onnx.data").write_bytes(b"damaged")
+    again.lease.release()
+    mended = library.open(kit.kit.reference)
+    assert (mended.from_cache, mended.pulled_bytes) == (False, 0)
+    assert_answers(mended)
+    mended.lease.release()
+    library.cache.prune()
+    assert library.cache.kits() == []
+
+
+def before_companions(library: Library, kit: UnpackedKit) -> None:
+    """Make an unpacked kit what an earlier release left: without the weights, and without a word of them."""
+    directories = KitDirectories(kit.path.parent)
+    inventory = directories.read(kit.path.name)
+    assert inventory is not None
+    kit.path.chmod(0o755)
+    (kit.path / "model.onnx.data").unlink()
+    kit.path.chmod(0o555)
+    document = inventory.model_dump(mode="json")
+    document["files"] = [file for file in document["files"] if file["path"] == "model.onnx"]
+    del document["has_companions"]
+    kit.path.with_name(f"{kit.path.name}.seal.json").write_text(json.dumps(document))
+    assert files(kit) == ["model.onnx"]
+
+
+def test_a_kit_that_an_earlier_release_unpacked_is_completed(
+    packed: Callable[..., UnpackedKit], library: Library, builder: LayoutBuilder
+) -> None:
+    kit = packed(
+        ("model", "model.onnx", {"model.onnx": MODEL}), ("code", ".", {"model.onnx.data": WEIGHTS, **CODE})
+    )
+    before_companions(library, kit)
+    assert_answers(library.open(kit.kit.reference))
+    assert library.open(kit.kit.reference).from_cache
+
+
+def test_a_kit_of_an_earlier_release_is_kept_while_its_source_is_away(
+    packed: Callable[..., UnpackedKit], library: Library, builder: LayoutBuilder
+) -> None:
+    kit = packed(
+        ("model", "model.onnx", {"model.onnx": MODEL}), ("code", ".", {"model.onnx.data": WEIGHTS, **CODE})
+    )
+    before_companions(library, kit)
+    blob = builder.directory / "blobs/sha256" / kit.kit.layers[1].descriptor.digest.hex
+    (kit.path.parents[1] / "blobs/sha256" / blob.name).unlink()
+    away = blob.rename(blob.with_name("away"))
+    opened = library.open(kit.kit.reference)
+    assert files(opened) == ["model.onnx"]
+    away.rename(blob)
+    assert_answers(library.open(kit.kit.reference))
+
+
+def test_a_kit_of_an_earlier_release_that_lacks_nothing_is_not_touched(
+    packed: Callable[..., UnpackedKit], library: Library, builder: LayoutBuilder
+) -> None:
+    kit = packed(("model", "model.onnx", {"model.onnx": identity_onnx()}), ("code", ".", CODE))
+    seal = kit.path.with_name(f"{kit.path.name}.seal.json")
+    document = json.loads(seal.read_text())
+    del document["has_companions"]
+    seal.write_text(json.dumps(document))
+    shutil.rmtree(builder.directory)
+    assert library.open(kit.kit.reference).from_cache
+    assert json.loads(seal.read_text())["has_companions"]
