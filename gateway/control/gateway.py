@@ -34,6 +34,7 @@ from gateway.edge.edge import Edge
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.logs import configure_logging
 from gateway.metrics.exposition import KitserveCollector
+from gateway.proxies import bypass_proxies
 from gateway.wire.limits import DRAIN_SECONDS
 from gateway.wire.server import HttpServer
 
@@ -60,6 +61,7 @@ class Gateway:
 
     def __init__(self, settings: GatewaySettings) -> None:
         configure_logging("gateway", settings.home)
+        bypass_proxies()
         self._state = State(settings.home / STATE_FILE)
         is_fresh = self._state.begin(settings.instance)
         self._workers = Workers()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from gateway.proxies import bypass_proxies
+
 
 def prepare(address: str | None) -> None:
     """Set what is not set yet, for this process and all that Ray starts from it, before Ray is imported."""
@@ -14,6 +16,11 @@ def prepare(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's workers run with nice 15, as batch work does; ours answer callers, as HAProxy beside them.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    if address is not None:
+    # Each call of Ray's own would go to the proxy, and none would come back.
+    bypass_proxies()
+    if address is None:
+        # Nothing but loopback is needed: no firewall is in the way, and the machine may change its address.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    else:
         # Clusters ask for a token since Ray 2.60; a client without this setting sends none.
         os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -42,6 +42,8 @@ _STATS_SECONDS = 1.0
 _GAVE_UP = "DEPLOY_FAILED"
 _WAS_READY = ("RUNNING", "UNHEALTHY")
 _HAS_TROUBLE = ("DEPLOYING", "UNHEALTHY")
+# State of a replica (Ray Serve, ReplicaState).
+_RUNNING = "RUNNING"
 
 
 def start_ray(address: str | None) -> None:
@@ -189,6 +191,8 @@ class Application:
     """Whether a worker was ready since the version was deployed."""
     gave_up: bool = False
     """Whether Serve starts no more workers, because they die while they start."""
+    running: int = 0
+    """How many workers run, as Serve sees it; whether they take calls, they report themselves."""
 
 
 def applications() -> Mapping[AppName, Application]:
@@ -198,6 +202,12 @@ def applications() -> Mapping[AppName, Application]:
             trouble=_trouble(overview),
             was_ready=overview.status in _WAS_READY,
             gave_up=overview.status == _GAVE_UP,
+            running=sum(
+                count
+                for deployment in overview.deployments.values()
+                for state, count in deployment.replica_states.items()
+                if state == _RUNNING
+            ),
         )
         for name, overview in serve.status().applications.items()
         if is_version(name)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from types import SimpleNamespace
 
 import pytest
 import ray
 from ray import serve
+from ray.serve._private.common import ReplicaState
 from ray.serve.api import RunTarget
 from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
@@ -19,11 +21,12 @@ from gateway.serving import Scaling
 APP = "iris.v1.0123456789ab.01234567.1"
 
 
-def overview(status: str, message: str = "", of_workers: str = "") -> SimpleNamespace:
+def overview(
+    status: str, message: str = "", of_workers: str = "", replicas: Mapping[ReplicaState, int] | None = None
+) -> SimpleNamespace:
     """Return an application as `serve.status()` has it, with one deployment."""
-    return SimpleNamespace(
-        status=status, message=message, deployments={"worker": SimpleNamespace(message=of_workers)}
-    )
+    deployment = SimpleNamespace(message=of_workers, replica_states=replicas or {})
+    return SimpleNamespace(status=status, message=message, deployments={"worker": deployment})
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,10 @@ def overview(status: str, message: str = "", of_workers: str = "") -> SimpleName
         (overview("DEPLOYING", "a\n b"), Application("a b")),
         (overview("DEPLOYING", "a", "no node has 8 CPUs"), Application("no node has 8 CPUs")),
         (overview("RUNNING", "a"), Application(was_ready=True)),
+        (
+            overview("RUNNING", replicas={ReplicaState.RUNNING: 2, ReplicaState.STARTING: 1}),
+            Application(was_ready=True, running=2),
+        ),
         (overview("UNHEALTHY", "", "a replica died"), Application("a replica died", was_ready=True)),
         (
             overview("DEPLOY_FAILED", "", "it died"),
