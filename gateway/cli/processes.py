@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
+import sys
 import time
 from collections import defaultdict
 from pathlib import Path
+
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def descendants(root: int) -> dict[int, str]:
@@ -42,6 +46,18 @@ def end_all(processes: dict[int, str], seconds: float) -> list[int]:
             return alive
         time.sleep(0.05)
     return []
+
+
+def end_descendants(seconds: float) -> None:
+    """End every descendant of this process, also those that are started meanwhile: wait, then kill them."""
+    # What its parent leaves behind becomes a child of this process, not of the first one (prctl(2)).
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    while processes := {
+        process: start for process, start in descendants(os.getpid()).items() if _lives(process, start)
+    }:
+        end_all(processes, seconds)
+        seconds = 0.1
 
 
 def _lives(process: int, start: str) -> bool:

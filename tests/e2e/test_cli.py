@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import gateway
-from gateway.cli import main
+from gateway.cli.main import main
 from tests.support.artifacts import MODELKIT, LayoutBuilder, tar
 from tests.support.kitserve import KITSERVE
 from tests.support.ports import free_port

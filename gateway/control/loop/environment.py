@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 
 from gateway.proxies import bypass_proxies
+
+OBJECT_STORE_BYTES = 100 * 1024 * 1024
+"""The room for Ray's objects, of which Serve needs few: in /dev/shm, or else in the run directory."""
 
 
 def prepare(address: str | None) -> None:
@@ -21,6 +25,9 @@ def prepare(address: str | None) -> None:
     if address is None:
         # Nothing but loopback is needed: no firewall is in the way, and the machine may change its address.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        # Else Ray writes one into the user's home, which may not be there.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     else:
         # Clusters ask for a token since Ray 2.60; a client without this setting sends none.
         os.environ.setdefault("RAY_AUTH_MODE", "token")

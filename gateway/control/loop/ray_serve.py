@@ -6,7 +6,7 @@ What of Ray is used that is not public and stable is here too, and a test fails 
 - `serve.delete(_blocking=False)`, which returns before an application is gone;
 - a `DeploymentHandle` made by its constructor, as `serve.get_app_handle` keeps each that it gives out, and
   its `shutdown_async`;
-- `ray.util.get_node_ip_address`;
+- `ray.util.get_node_ip_address`, and `_temp_dir` of `ray.init`;
 - `Deployment.options(version=…, _internal=True)`, so that an application that is run again keeps its workers.
 """
 
@@ -17,6 +17,7 @@ import logging
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,6 +26,7 @@ from ray.serve.api import RunTarget
 from ray.serve.handle import DeploymentHandle
 
 from gateway.contract import AppName, WorkerSpec
+from gateway.control.loop.environment import OBJECT_STORE_BYTES
 from gateway.control.state.versions import Version, is_version
 from gateway.errors import ControlError
 from gateway.serving import Scaling
@@ -33,7 +35,6 @@ from gateway.worker.scaling import LOOK_BACK_SECONDS, ByOngoingCalls
 
 GATEWAY_APP = "kitserve"
 _WORKER = "worker"
-_OBJECT_STORE_BYTES = 100 * 1024 * 1024
 _MAX_ONGOING = 1024
 _HEALTH_PERIOD_SECONDS = 5
 _HEALTH_TIMEOUT_SECONDS = 15
@@ -46,8 +47,10 @@ _HAS_TROUBLE = ("DEPLOYING", "UNHEALTHY")
 _RUNNING = "RUNNING"
 
 
-def start_ray(address: str | None) -> None:
+def start_ray(address: str | None, directory: Path) -> None:
     """Start Ray on this machine, or join the cluster at `address`; then start Serve.
+
+    A Ray that is started here has its sockets and logs in `directory`, whose path must be short.
 
     Raises:
         ControlError: when Ray cannot be started or joined.
@@ -61,10 +64,13 @@ def start_ray(address: str | None) -> None:
         options |= {
             "address": "local",
             "include_dashboard": False,
-            "object_store_memory": _OBJECT_STORE_BYTES,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "_temp_dir": str(directory / "ray"),
         }
     else:
         options["address"] = address
+    # It warns of a thread that is not the main one, before it has read `logging_level`.
+    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         ray.init(**options)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)

@@ -77,3 +77,28 @@ def test_another_process_with_the_same_id_is_spared(family: list[int]) -> None:
     parent = family[0]
     assert end_all({parent: "1"}, 0) == []
     assert parent in descendants(os.getpid())
+
+
+ENDING = """
+import subprocess, sys, time
+from gateway.cli.processes import end_descendants
+command = [sys.executable, "-c", sys.argv[1], sys.argv[1], "2"]
+family = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+print(*[family.stdout.readline().strip() for _ in range(3)], flush=True)
+end_descendants(0.0)
+print("ended", flush=True)
+time.sleep(60)
+"""
+
+
+def test_all_descendants_end_also_those_whose_parent_went_first() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ENDING, FAMILY], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    family = [int(word) for word in process.stdout.readline().split()]
+    assert len(family) == 3
+    assert process.stdout.readline() == "ended\n"
+    ended = [end_all(descendants(process.pid), 5), end_all(descendants(family[0]), 5)]
+    assert ended == [[], []]
+    process.kill()
+    process.wait()
+    process.stdout.close()
