@@ -10,7 +10,7 @@ from gateway.errors import UnusableModel
 from gateway.kits.library import UnpackedKit
 from gateway.kits.parents import model_of
 from runtimes.base import LoadedModel, Resources
-from runtimes.errors import ModelError, UnsafeFormat
+from runtimes.errors import LoadError, ModelError, UnsafeFormat
 from runtimes.formats import Hazard
 from runtimes.pickles import scan
 from runtimes.select import Choice, choose
@@ -47,10 +47,17 @@ def load(kit: UnpackedKit, choice: Choice, resources: Resources) -> LoadedModel:
     """Load the chosen file.
 
     Raises:
-        UnusableModel: where its engine refuses it.
+        UnusableModel: where its engine refuses it, or computes on CPUs although GPUs are reserved for it.
     """
     with _naming(kit):
-        return choice.runtime.load(choice.path, resources)
+        model = choice.runtime.load(choice.path, resources)
+        if resources.gpus > 0 and model.device == "cpu":
+            model.close()
+            raise LoadError(
+                f"the model asks for {resources.gpus:g} GPUs, and the runtime {choice.runtime.name} computes "
+                "on CPUs; set `gpus: 0`, or use a format whose runtime takes GPUs"
+            )
+        return model
 
 
 def _choose(kit: UnpackedKit, hint: str | None, allow_code: bool) -> Choice:

@@ -18,6 +18,9 @@ def prepare(address: str | None) -> None:
     # Nobody calls workers through Serve; it would keep each for half a minute before it lets it go.
     os.environ.setdefault("RAY_SERVE_ENABLE_DIRECT_INGRESS", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # After so many seconds, Serve says that a worker waits for a node that has room for it.
+    os.environ.setdefault("RAY_SERVE_SLOW_STARTUP_WARNING_S", "10")
+    os.environ.setdefault("RAY_SERVE_SLOW_STARTUP_WARNING_PERIOD_S", "10")
     # Ray's workers run with nice 15, as batch work does; ours answer callers, as HAProxy beside them.
     os.environ.setdefault("RAY_worker_niceness", "0")
     # Each call of Ray's own would go to the proxy, and none would come back.

@@ -7,13 +7,16 @@ What of Ray is used that is not public and stable is here too, and a test fails 
 - a `DeploymentHandle` made by its constructor, as `serve.get_app_handle` keeps each that it gives out, and
   its `shutdown_async`;
 - `ray.util.get_node_ip_address`, and `_temp_dir` of `ray.init`;
+- what Serve says of a replica that cannot be scheduled, or takes long to start: it is put into our own words;
 - `Deployment.options(version=…, _internal=True)`, so that an application that is run again keeps its workers.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +29,7 @@ from ray.serve.api import RunTarget
 from ray.serve.handle import DeploymentHandle
 
 from gateway.contract import AppName, WorkerSpec
+from gateway.control.loop.capacity import waiting_message
 from gateway.control.loop.environment import OBJECT_STORE_BYTES
 from gateway.control.state.versions import Version, is_version
 from gateway.errors import ControlError
@@ -43,6 +47,12 @@ _STATS_SECONDS = 1.0
 _GAVE_UP = "DEPLOY_FAILED"
 _WAS_READY = ("RUNNING", "UNHEALTHY")
 _HAS_TROUBLE = ("DEPLOYING", "UNHEALTHY")
+# What the message of a deployment says (Ray Serve, DeploymentState).
+_STARTS_SLOWLY = "s to initialize."
+_UNSCHEDULED = re.compile(
+    r"s to be scheduled\. .*Resources required for each replica: (\{.*?\}), "
+    r"total resources available: (\{.*?\})\."
+)
 # State of a replica (Ray Serve, ReplicaState).
 _RUNNING = "RUNNING"
 
@@ -220,6 +230,11 @@ def applications() -> Mapping[AppName, Application]:
     }
 
 
+def gpus() -> float:
+    """Return how many GPUs this machine has, as Ray counts them; of a cluster, how many all nodes have."""
+    return float(_resources().get("GPU", 0.0))
+
+
 def delete_all() -> None:
     """Have Serve end the gateway and everything it deployed."""
     with contextlib.suppress(Exception):
@@ -230,6 +245,12 @@ def delete_all() -> None:
 def stop_ray() -> None:
     """Leave Ray; a Ray that this process started ends."""
     ray.shutdown()
+
+
+def _resources() -> dict[str, float]:
+    """Return what all nodes have together, used or free, by Ray's names."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources
 
 
 def _deployment(target: Any, **options: Any) -> Any:
@@ -250,7 +271,13 @@ def _trouble(overview: Any) -> str:
     text = " ".join((messages[0] if messages else overview.message).split())
     if overview.status == _GAVE_UP:
         return f"its workers die while they start: {text}"
-    return text if overview.status in _HAS_TROUBLE else ""
+    if overview.status not in _HAS_TROUBLE or _STARTS_SLOWLY in text:
+        return ""
+    unscheduled = _UNSCHEDULED.search(text)
+    if unscheduled is None:
+        return text
+    asked, free = (json.loads(amounts) for amounts in unscheduled.groups())
+    return waiting_message(asked, free, _resources())
 
 
 def _free_port() -> int:

@@ -72,3 +72,10 @@ def test_a_hint_that_does_not_fit_is_told_before_the_policy(kit: Callable[[str],
     with pytest.raises(UnusableModel) as caught:
         choose_runtime(kit("iris-pickle:v1"), "onnx")
     assert "policy" not in str(caught.value)
+
+
+def test_a_runtime_that_computes_on_cpus_takes_no_gpu(kit: Callable[[str], UnpackedKit]) -> None:
+    pickled = kit("iris-pickle:v1")
+    choice = choose_runtime(pickled, None, allow_code=True)
+    with pytest.raises(UnusableModel, match=r"asks for 0\.5 GPUs, and the runtime sklearn computes on CPUs"):
+        load(pickled, choice, Resources(gpus=0.5))
