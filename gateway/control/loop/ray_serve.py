@@ -237,6 +237,9 @@ def gpus() -> float:
 
 def delete_all() -> None:
     """Have Serve end the gateway and everything it deployed."""
+    if not ray.is_initialized():
+        # Each call of Serve's would start a Ray.
+        return
     with contextlib.suppress(Exception):
         for name in (GATEWAY_APP, *applications()):
             serve.delete(name, _blocking=False)

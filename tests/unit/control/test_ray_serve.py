@@ -76,6 +76,12 @@ def test_each_status_of_an_application(
     assert ray_serve.applications() == {APP: application}
 
 
+def test_to_delete_all_starts_no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "status", lambda: pytest.fail("it would start one"))
+    ray_serve.delete_all()
+    assert not ray.is_initialized()
+
+
 @pytest.mark.parametrize(("minimum", "first"), [(0, 1), (2, 2)])
 def test_only_a_version_that_does_not_run_yet_is_told_how_many_workers_to_start(
     minimum: int, first: int
