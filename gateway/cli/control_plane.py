@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import uuid
@@ -21,7 +22,7 @@ _RAY = "gateway.control.loop.ray_serve"
 
 
 class ControlPlane:
-    """The control plane on this machine, or on the cluster at `address`.
+    """The control plane on this machine, or on the cluster at `address`; may be started again once stopped.
 
     A signal that comes while Ray starts is raised in the main thread, which only waits. Ray's processes end
     with the thread that started them (prctl(2), PR_SET_PDEATHSIG): so that lasts as long as they do.
@@ -37,7 +38,6 @@ class ControlPlane:
         self._settings = settings
         self._started: Future[None] = Future()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="control-plane", daemon=True)
 
     def start(self) -> None:
         """Start Ray and the gateway; returns once Serve runs that.
@@ -46,25 +46,31 @@ class ControlPlane:
             ControlError: when they cannot be started.
         """
         prepare(self._address)
-        self._thread.start()
-        while not wait([self._started], _HANDLERS_SECONDS).done:
+        started: Future[None] = Future()
+        ended = threading.Event()
+        self._started, self._ended = started, ended
+        threading.Thread(target=self._run, args=(started, ended), name="control-plane", daemon=True).start()
+        while not wait([started], _HANDLERS_SECONDS).done:
             # Ray's core puts a handler of its own in their place, which writes where every thread is.
             catch_signals()
         catch_signals()
-        self._started.result()
+        started.result()
 
-    def stop(self) -> None:
-        """Delete what was deployed on a cluster; on this machine, end every process that was started.
+    def stop(self, spared: int | None = None) -> None:
+        """Delete what was deployed on a cluster; on this machine, end every process but `spared` and its own.
 
         Nothing is waited for: the edge has answered its last call by now, and all that must last is on disk.
         """
         is_local = self._address is None
         has_started = self._started.done()
-        # A Ray that still starts cannot be left; its processes are ended.
-        if has_started or not is_local:
+        if has_started:
             self._leave_ray(is_local)
+        elif not is_local:
+            # What was deployed by then is deleted. On this machine, a Ray that still starts is only ended.
+            with contextlib.suppress(Exception):
+                self._leave_ray(is_local)
         if is_local:
-            end_descendants(_LEFTOVER_SECONDS if has_started else 0.0)
+            end_descendants(_LEFTOVER_SECONDS if has_started else 0.0, spared)
         self._ended.set()
 
     def _leave_ray(self, is_local: bool) -> None:
@@ -76,14 +82,14 @@ class ControlPlane:
             ray_serve.delete_all()
         ray_serve.stop_ray()
 
-    def _run(self) -> None:
+    def _run(self, started: Future[None], ended: threading.Event) -> None:
         try:
             self._start()
         except BaseException as error:
-            self._started.set_exception(error)
+            started.set_exception(error)
         else:
-            self._started.set_result(None)
-        self._ended.wait()
+            started.set_result(None)
+        ended.wait()
 
     def _start(self) -> None:
         # Ray takes seconds to import: only commands that need it wait for it.

@@ -134,6 +134,7 @@ def test_killed_without_warning_it_leaves_no_edge_and_starts_again(tmp_path: Pat
         kitserve.start()
         kitserve.wait(lambda status: status["models"][0]["state"] == "ready")
         assert kitserve.process is not None
+        leftover = kitserve.edge().directory
         os.kill(kitserve.process.pid, signal.SIGKILL)
         kitserve.process.wait()
         deadline = time.monotonic() + 30
@@ -141,6 +142,7 @@ def test_killed_without_warning_it_leaves_no_edge_and_starts_again(tmp_path: Pat
             assert time.monotonic() < deadline
             time.sleep(0.1)
         kitserve.start()
+        assert not leftover.exists()
         kitserve.wait(lambda status: status["models"][0]["state"] == "ready")
         assert kitserve.infer("iris").status_code == 200
 
