@@ -42,5 +42,7 @@ class Delivery:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
     # gRPC's and Ray's errors have many lines.
     return " ".join(f"{type(error).__name__}: {error}".split())[:_REASON_LENGTH].rstrip(": ")

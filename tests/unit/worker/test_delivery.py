@@ -63,9 +63,12 @@ def test_a_silence_is_logged_with_its_reason_once_a_minute_and_its_end(
     assert events(caplog)[3:] == ["reports.delivered"]
 
 
-def test_an_error_without_words_is_named(
-    delivery: Delivery, clock: Clock, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("error", "reason"), [(TimeoutError(), "no answer in time"), (EOFError(), "EOFError")]
+)
+def test_an_error_without_words_has_some(
+    delivery: Delivery, clock: Clock, caplog: pytest.LogCaptureFixture, error: Exception, reason: str
 ) -> None:
     clock.now += 11
-    delivery.failed(TimeoutError())
-    assert vars(caplog.records[0])["reason"] == "TimeoutError"
+    delivery.failed(error)
+    assert vars(caplog.records[0])["reason"] == reason
