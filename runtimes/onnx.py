@@ -14,6 +14,7 @@ from runtimes.errors import ExecutionError, InputError, LoadError, ModelError
 from runtimes.formats import Format
 from runtimes.onnx_outputs import source_of
 
+_CUDA = "CUDAExecutionProvider"
 _LOG_ERRORS = 3  # onnxruntime's severity "error"
 
 # The operator sets of ONNX Runtime; custom operators are a native library, which is never loaded.
@@ -21,7 +22,7 @@ _DOMAINS = ("", "ai.onnx", "com.microsoft", "com.ms")
 
 
 class OnnxRuntime:
-    """Loads ONNX files; CUDA where GPUs are given and usable, else the CPU."""
+    """Loads ONNX files: onto a GPU where one is asked for, else the CPU."""
 
     name: ClassVar[str] = "onnx"
     formats: ClassVar[tuple[Format, ...]] = (Format.ONNX,)
@@ -123,8 +124,11 @@ def _session(path: Path, resources: Resources) -> Any:
     except ImportError as error:
         raise LoadError(f"{path} needs ONNX Runtime: pip install onnxruntime ({error})") from error
     providers = ["CPUExecutionProvider"]
-    if resources.gpus > 0 and "CUDAExecutionProvider" in ort.get_available_providers():
-        providers.insert(0, "CUDAExecutionProvider")
+    if resources.gpus > 0:
+        if _CUDA not in ort.get_available_providers():
+            trouble = f"ONNX Runtime {ort.__version__} is built without CUDA"
+            raise _without_gpu(path, trouble, "onnxruntime-gpu")
+        providers.insert(0, _CUDA)
         ort.preload_dlls()
     options = ort.SessionOptions()
     options.intra_op_num_threads = resources.threads
@@ -133,12 +137,21 @@ def _session(path: Path, resources: Resources) -> Any:
     # idle threads that spin would take the cores of the other replicas
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(str(path), options, providers=providers)
+        session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
         text = str(error).strip()
         if (advice := onnx_advice.advice(text)) is not None:
             raise LoadError(f"{path} {advice} (ONNX Runtime {ort.__version__}: {text})") from error
         raise LoadError(f"ONNX Runtime {ort.__version__} refuses {path}: {text}") from error
+    if resources.gpus > 0 and session.get_providers()[0] != _CUDA:
+        # It falls back to the CPU by itself, and writes the reason to standard error.
+        trouble = f"ONNX Runtime {ort.__version__} could not load its CUDA provider"
+        raise _without_gpu(path, trouble, "the driver, CUDA and cuDNN that it needs")
+    return session
+
+
+def _without_gpu(path: Path, trouble: str, needed: str) -> LoadError:
+    return LoadError(f"{path} is to run on a GPU, and {trouble}; install {needed}, or set `gpus: 0`")
 
 
 def _is_built_in(domain: str) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runtimes.base import Array, Datatype, Resources, unknown_output
-from runtimes.errors import ExecutionError, InputError, Unsupported
+from runtimes.errors import ExecutionError, InputError, LoadError, Unsupported
 
 if TYPE_CHECKING:
     import torch
@@ -29,14 +29,35 @@ _EVERY_CALL = (
 
 
 def prepare(resources: Resources) -> str:
-    """Set the number of PyTorch's threads; return the device: `cuda:0` where a GPU may be used, else `cpu`.
+    """Set the number of PyTorch's threads; return the device: `cuda:0` where a GPU is asked for, else `cpu`.
 
-    The number of threads is one for the process, so the model that is loaded last decides it.
+    The number of threads is one for the process, so the model that is loaded last decides it. Raises
+    LoadError where a GPU is asked for and cannot be used.
     """
     import torch
 
     torch.set_num_threads(resources.threads)
-    return "cuda:0" if resources.gpus > 0 and torch.cuda.is_available() else "cpu"
+    if resources.gpus <= 0:
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise LoadError(
+            f"the model is to run on a GPU, and PyTorch {torch.__version__} can use none "
+            f"({_cuda_trouble()}); mend that, or set `gpus: 0`"
+        )
+    return "cuda:0"
+
+
+def _cuda_trouble() -> str:
+    """Return why PyTorch can use no GPU."""
+    import torch
+
+    if not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
+        return "it is built without CUDA"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        return " ".join(str(error).split())
+    return "it finds no device"
 
 
 def to_torch(array: Array, device: str) -> torch.Tensor:

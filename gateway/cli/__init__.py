@@ -1,9 +1,6 @@
 """The command line: what a person types, and what they see.
 
-`main` puts the commands together: those of `serve`, `models` (apply, status), `kits` (inspect, pull), `cache`
-and `rollout`. What people read is written by `tables` and `progress`.
+`__main__` begins; `main` puts the commands together: those of `serve`, `models` (apply, status), `kits`
+(inspect, pull), `cache` and `rollout`. What people read is written by `tables` and `progress`. Nothing is
+imported here: a signal is to end a command with one line also while the rest is imported.
 """
-
-from gateway.cli.main import main
-
-__all__ = ["main"]

@@ -1,5 +1,18 @@
-"""`python -m gateway.cli` is `kitserve`."""
+"""`kitserve`, or `python -m gateway.cli`."""
 
-from gateway.cli.main import main
+from gateway.cli.signals import end_at_once, restore_signals
+from gateway.cli.user import name_user
 
-main()
+
+def main() -> None:
+    """Run the command line."""
+    end_at_once()
+    name_user()
+    from gateway.cli.main import main as run
+
+    restore_signals()
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -5,22 +5,18 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-import shutil
-import signal
 import socket
-import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 
 from gateway.cli.admin_client import AdminClient
-from gateway.cli.processes import descendants, end_all
+from gateway.cli.control_plane import ControlPlane
+from gateway.cli.host import check_disks, raise_open_files, run_bytes
+from gateway.cli.run_directory import run_directory
 from gateway.config.config import Address, GatewayConfig
-from gateway.control.loop.environment import prepare
 from gateway.control.state.database import STATE_FILE, State
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
@@ -31,14 +27,8 @@ from gateway.wire.server import reserve_port
 
 _START_SECONDS = 60
 _STOP_SECONDS = 5.0
-_LEFTOVER_SECONDS = 1.0
-_LOOPBACK = "127.0.0.1"
 
 Say = Callable[[str], None]
-
-
-class Stopped(BaseException):
-    """SIGINT or SIGTERM came."""
 
 
 class Kitserve:
@@ -68,27 +58,8 @@ def running(config: GatewayConfig, home: Path, address: str | None, say: Say) ->
     """
     kitserve = Kitserve(config, home, address)
     with ExitStack() as stack:
-        stack.enter_context(_lock(home))
-        # Here and not only in the gateway: what is wrong with it is told before Ray starts.
-        State(home / STATE_FILE).close()
-        _reserve("listen", config.listen).close()
-        # Held for good: else another program may get it while no gateway runs.
-        stack.enter_context(_reserve("admin", config.admin))
-        directory = Path(tempfile.mkdtemp(prefix="kitserve-"))
-        stack.callback(shutil.rmtree, directory, ignore_errors=True)
-        files = EdgeFiles(directory)
-        # On a cluster workers listen on their nodes' addresses, and take calls from the edge alone.
-        key = "" if address is None else secrets.token_hex(32)
-        settings = EdgeSettings(str(config.listen), config.access_log, key, str(config.admin))
-        routes = tuple(Route(model.name, reason="is not ready yet: starting") for model in config.models)
-        EdgeControl(settings, files).write_first(RoutingTable(routes))
-        edge = EdgeProcess(files, kitserve.lose_edge)
-        edge.start()
-        stack.callback(edge.stop)
-        say(f"edge listens on http://{config.listen}")
-        stack.callback(_stop_ray, address is None)
-        _start_gateway(kitserve, files, settings, say)
-        kitserve.client.apply(config)
+        with _naming_full_disks(home):
+            edge = _start(kitserve, stack, say)
         try:
             yield kitserve
         finally:
@@ -96,31 +67,37 @@ def running(config: GatewayConfig, home: Path, address: str | None, say: Say) ->
             edge.stop(_STOP_SECONDS)
 
 
-def _start_gateway(kitserve: Kitserve, files: EdgeFiles, settings: EdgeSettings, say: Say) -> None:
-    address = kitserve.address
-    say("starting Ray" if address is None else f"joining Ray at {address}")
-    prepare(address)
-    # Ray takes seconds to import: only commands that need it wait for it.
-    from gateway.control.gateway import Gateway, GatewaySettings
-    from gateway.control.loop import ray_serve
+def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> EdgeProcess:
+    config, home, address = kitserve.config, kitserve.home, kitserve.address
+    connections = raise_open_files()
+    stack.enter_context(_lock(home))
+    check_disks(home)
+    # Here and not only in the gateway: what is wrong with it is told before Ray starts.
+    State(home / STATE_FILE).close()
+    _reserve("listen", config.listen).close()
+    # Held for good: else another program may get it while no gateway runs.
+    stack.enter_context(_reserve("admin", config.admin))
+    files = EdgeFiles(stack.enter_context(run_directory(run_bytes())))
+    # On a cluster workers listen on their nodes' addresses, and take calls from the edge alone.
+    key = "" if address is None else secrets.token_hex(32)
+    settings = EdgeSettings(str(config.listen), config.access_log, key, str(config.admin), connections)
+    routes = tuple(Route(model.name, reason="is not ready yet: starting") for model in config.models)
+    EdgeControl(settings, files).write_first(RoutingTable(routes))
+    control_plane = ControlPlane(address, home, config.admin, files, settings)
+    stack.callback(control_plane.stop)
+    edge = EdgeProcess(files, kitserve.lose_edge)
+    edge.start()
+    stack.callback(edge.stop)
+    say(f"edge listens on http://{config.listen}")
+    say("starting Ray and the gateway" if address is None else f"joining Ray at {address}")
+    control_plane.start()
+    _wait_for_gateway(kitserve)
+    say(f"gateway listens on http://{config.admin}")
+    kitserve.client.apply(config)
+    return edge
 
-    ray_serve.start_ray(address)
-    catch_signals()  # Ray has put handlers of its own in their place
-    say("starting the gateway")
-    admin = kitserve.config.admin
-    ray_serve.deploy_gateway(
-        Gateway,
-        GatewaySettings(
-            home=kitserve.home,
-            edge_files=files,
-            edge=settings,
-            admin_host=admin.host,
-            admin_port=admin.port,
-            worker_host=_LOOPBACK if address is None else "",
-            reserve_cpus=address is not None,
-            instance=uuid.uuid4().hex,
-        ),
-    )
+
+def _wait_for_gateway(kitserve: Kitserve) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
@@ -129,25 +106,18 @@ def _start_gateway(kitserve: Kitserve, files: EdgeFiles, settings: EdgeSettings,
         except ControlError:
             if time.monotonic() > deadline:
                 raise ControlError(
-                    f"the gateway does not answer on {admin} after {_START_SECONDS} s"
+                    f"the gateway does not answer on {kitserve.config.admin} after {_START_SECONDS} s"
                 ) from None
             time.sleep(0.1)
-    say(f"gateway listens on http://{admin}")
 
 
-def _stop_ray(is_local: bool) -> None:
-    """Delete what was deployed on a cluster; on this machine, end every process that was started.
-
-    Nothing is waited for: the edge has answered its last call by now, and all that must last is on disk.
-    """
-    from gateway.control.loop import ray_serve
-
-    processes = descendants(os.getpid())
-    if not is_local:
-        ray_serve.delete_all()
-    ray_serve.stop_ray()
-    if is_local:
-        end_all(processes, _LEFTOVER_SECONDS)
+@contextmanager
+def _naming_full_disks(home: Path) -> Iterator[None]:
+    """Raise an OSError that nobody expected, such as that of a full disk, as StoreError."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{error.filename or home}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -155,22 +125,28 @@ def _lock(home: Path) -> Iterator[None]:
     """Lock the home directory, so that no second Kitserve writes its state."""
     try:
         home.mkdir(parents=True, exist_ok=True)
-        file = (home / "serve.lock").open("a+")
+        file = (home / "serve.lock").open("ab+", buffering=0)
     except OSError as error:
-        raise StoreError(f"{home} cannot be used: {error}; name another directory with --home") from error
+        raise _unusable(home, error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
             raise StoreError(
-                f"a Kitserve (process {file.read().strip() or 'unknown'}) already runs from {home}; "
+                f"a Kitserve (process {file.read().decode().strip() or 'unknown'}) already runs from {home}; "
                 "change it with `kitserve apply`, or name another directory with --home"
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        try:
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
+        except OSError as error:
+            raise _unusable(home, error) from error
         yield
+
+
+def _unusable(home: Path, error: OSError) -> StoreError:
+    return StoreError(f"{home} cannot be used: {error}; name another directory with --home")
 
 
 def _reserve(field: str, address: Address) -> socket.socket:
@@ -182,15 +158,3 @@ def _reserve(field: str, address: Address) -> socket.socket:
             f"cannot listen on {address} ({error.strerror}); "
             f"free it, or set `{field}:` in the config to another address"
         ) from error
-
-
-def catch_signals() -> None:
-    """Have the first SIGINT or SIGTERM raise Stopped in the main thread; later ones change nothing."""
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        raise Stopped
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)

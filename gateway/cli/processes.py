@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
+import sys
 import time
 from collections import defaultdict
 from pathlib import Path
+
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def descendants(root: int) -> dict[int, str]:
@@ -42,6 +46,32 @@ def end_all(processes: dict[int, str], seconds: float) -> list[int]:
             return alive
         time.sleep(0.05)
     return []
+
+
+def adopt_orphans() -> None:
+    """Make what descendants leave behind when they die children of this process (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_descendants(seconds: float, spared: int | None = None) -> None:
+    """End every descendant of this process, also those that are started meanwhile: wait, then kill them.
+
+    The process `spared` and its descendants are left alone.
+    """
+    adopt_orphans()
+    while processes := _living_descendants(spared):
+        end_all(processes, seconds)
+        seconds = 0.1
+
+
+def _living_descendants(spared: int | None) -> dict[int, str]:
+    left_alone = set() if spared is None else {spared, *descendants(spared)}
+    return {
+        process: start
+        for process, start in descendants(os.getpid()).items()
+        if process not in left_alone and _lives(process, start)
+    }
 
 
 def _lives(process: int, start: str) -> bool:

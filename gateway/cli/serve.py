@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +12,7 @@ import typer
 import gateway
 from gateway.cli.options import WATCH_SECONDS, ConfigFile, Home, Output, out, read_output
 from gateway.cli.progress import Reporter
+from gateway.cli.signals import Stopped, catch_signals
 from gateway.config.config import load_config
 from gateway.errors import ControlError, EdgeError
 from runtimes import select as runtimes
@@ -30,18 +33,23 @@ def serve(
     ] = Output.TEXT,
 ) -> None:
     """Serve the models of FILE until Ctrl-C."""
-    # Imported here, because it takes as long to load as all other commands together.
-    from gateway.cli.lifecycle import Stopped, catch_signals, running
-
-    config = load_config(file, needs_models=True, runtimes=runtimes.names())
-    reporter = Reporter(out, as_json=log_format is Output.JSON)
-    reporter.say(f"Kitserve {gateway.__version__}: {len(config.models)} model(s) from {file}, home {home}")
     catch_signals()
+    reporter = Reporter(out, as_json=log_format is Output.JSON)
     try:
+        # Imported here, because it takes as long to load as all other commands together.
+        from gateway.cli.lifecycle import running
+
+        config = load_config(file, needs_models=True, runtimes=runtimes.names())
+        reporter.say(
+            f"Kitserve {gateway.__version__}: {len(config.models)} model(s) from {file}, home {home}"
+        )
         with running(config, home.absolute(), address, reporter.say) as kitserve, reporter:
             raise _report_until_edge_is_lost(kitserve, reporter)
     except Stopped:
         reporter.say("stopped")
+        sys.stdout.flush()
+        # A thread that starts Ray may still run: nothing waits for it, as its processes are ended.
+        os._exit(0)
 
 
 def _report_until_edge_is_lost(kitserve: Kitserve, reporter: Reporter) -> EdgeError:

@@ -35,7 +35,8 @@ class Resources(Strict):
     """How many threads the model computes with, rounded up. On a Ray cluster, Ray also reserves so many CPUs
     for the worker; on one machine it reserves none."""
     gpus: Annotated[float, Field(ge=0, le=64)] = _RESOURCES.gpus
-    """How many GPUs Ray reserves for the worker: whole ones, or a share of one, such as 0.5."""
+    """How many GPUs Ray reserves for the worker: whole ones, or a share of one, such as 0.5. On one machine,
+    a config that asks for more than there are is refused; on a cluster, workers wait for nodes with them."""
 
     @field_validator("gpus")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from gateway.control.front.docs import Docs
 from gateway.control.front.grpc import GrpcServices
 from gateway.control.front.repository import Repository
 from gateway.control.loop import ray_serve
+from gateway.control.loop.capacity import gpu_faults
 from gateway.control.loop.deployer import DeploySettings
 from gateway.control.loop.library import open_library
 from gateway.control.loop.loop import ReconcileLoop
@@ -25,6 +27,7 @@ from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.rollouts.webhooks import Webhooks
 from gateway.control.state.database import STATE_FILE, State
 from gateway.control.state.descriptions import Descriptions
+from gateway.control.state.desired import Desired
 from gateway.control.state.overview import GatewayOverview
 from gateway.control.state.workers import Workers
 from gateway.control.web.app import web_app
@@ -34,6 +37,7 @@ from gateway.edge.edge import Edge
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.logs import configure_logging
 from gateway.metrics.exposition import KitserveCollector
+from gateway.proxies import bypass_proxies
 from gateway.wire.limits import DRAIN_SECONDS
 from gateway.wire.server import HttpServer
 
@@ -60,6 +64,7 @@ class Gateway:
 
     def __init__(self, settings: GatewaySettings) -> None:
         configure_logging("gateway", settings.home)
+        bypass_proxies()
         self._state = State(settings.home / STATE_FILE)
         is_fresh = self._state.begin(settings.instance)
         self._workers = Workers()
@@ -87,7 +92,7 @@ class Gateway:
         metrics = CollectorRegistry()
         metrics.register(KitserveCollector(overview.version_samples))
         apis = (
-            AdminApi(self._state, overview, metrics, self._loop.wake),
+            AdminApi(self._state, overview, metrics, _faults_of(settings), self._loop.wake),
             RolloutApi(self._rollouts, self._state, self._loop.wake),
             Repository(overview),
             Docs(overview, settings.edge.listen),
@@ -121,6 +126,12 @@ class Gateway:
         self._services.stop()
         self._webhooks.stop()
         self._state.close()
+
+
+def _faults_of(settings: GatewaySettings) -> Callable[[Desired], list[str]]:
+    """Return what tells why a config cannot run here; a cluster may grow, so nothing is refused there."""
+    is_one_machine = not settings.reserve_cpus
+    return lambda desired: gpu_faults(desired, ray_serve.gpus()) if is_one_machine else []
 
 
 def _node_settings(settings: GatewaySettings) -> NodeSettings:

@@ -70,6 +70,8 @@ class EdgeSettings:
     """The secret by which workers on other machines know that a call came through the edge; "" for none."""
     admin: str = ""
     """`HOST:PORT` where the gateway answers calls that are about the whole server; "" for none."""
+    connections: int = 8192
+    """How many connections of clients it takes at a time; others wait in the kernel's queue."""
 
 
 def write_file(path: Path, text: str) -> None:

@@ -83,10 +83,17 @@ def load(kit: UnpackedKit, choice: Choice, resources: Resources) -> LoadedModel:
     """Load the chosen file.
 
     Raises:
-        UnusableModel: where its engine refuses it.
+        UnusableModel: where its engine refuses it, or computes on CPUs although GPUs are reserved for it.
     """
     with _naming(kit):
-        return choice.runtime.load(choice.path, resources)
+        model = choice.runtime.load(choice.path, resources)
+        if resources.gpus > 0 and model.device == "cpu":
+            model.close()
+            raise LoadError(
+                f"the model asks for {resources.gpus:g} GPUs, and the runtime {choice.runtime.name} computes "
+                "on CPUs; set `gpus: 0`, or use a format whose runtime takes GPUs"
+            )
+        return model
 
 
 def _choose(kit: UnpackedKit, hint: str | None, allow_code: bool, file: str | None) -> Choice:

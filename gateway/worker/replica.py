@@ -7,7 +7,6 @@ straight from the edge, to the replica's own HTTP server.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import time
@@ -25,8 +24,10 @@ from gateway.kits.library import Library, UnpackedKit, cache_directory
 from gateway.kits.model import choose_runtime, load
 from gateway.logs import configure_logging
 from gateway.metrics.tally import Tally
+from gateway.proxies import bypass_proxies
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
+from gateway.worker.delivery import Delivery
 from gateway.worker.describe import describe
 from gateway.worker.golden import golden_inputs
 from gateway.worker.labels import Labels, UnusableLabels, read_labels
@@ -50,6 +51,8 @@ class Worker:
 
     async def __init__(self, spec: WorkerSpec) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logging("worker", spec.node.home)
+        # On a cluster, the environment is that of the node's own Ray.
+        bypass_proxies()
         self._spec = spec
         self._tally = Tally()
         self._gateway = serve.get_app_handle(spec.node.gateway)
@@ -57,6 +60,7 @@ class Worker:
             worker=serve.get_replica_context().replica_id.unique_id, app=spec.app, state=WorkerState.PULLING
         )
         self._numbers = itertools.count(1)
+        self._delivery = Delivery(self._names)
         self._description: Description | None = None
         self._must_describe = False
         self._announcing = asyncio.create_task(self._announce_for_ever())
@@ -212,11 +216,15 @@ class Worker:
             description=self._description if self._must_describe else None,
             number=next(self._numbers),
         )
-        # A gateway that is being restarted gets the next announcement.
-        with contextlib.suppress(Exception):
+        try:
             instructions: Instructions = await asyncio.wait_for(
                 self._gateway.announce.remote(announcement), _GATEWAY_SECONDS
             )
-            self._must_describe = instructions.describe
-            if announcement.port:
-                self._app.mirror(instructions.mirroring)
+        except Exception as error:
+            # A gateway that is being restarted gets the next announcement.
+            self._delivery.failed(error)
+            return
+        self._delivery.succeeded()
+        self._must_describe = instructions.describe
+        if announcement.port:
+            self._app.mirror(instructions.mirroring)

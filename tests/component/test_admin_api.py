@@ -16,6 +16,7 @@ from gateway.config.config import GatewayConfig
 from gateway.contract import AppName
 from gateway.control.admin.api import AdminApi
 from gateway.control.state.database import State
+from gateway.control.state.desired import Desired
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
 from gateway.control.web.app import web_app
 from gateway.control.web.errors import error_body
@@ -34,6 +35,11 @@ class Api:
     overview: FixedOverview = field(default_factory=lambda: FixedOverview(STATUS))
     changes: list[int] = field(default_factory=list)
     url: str = ""
+    faults: list[str] = field(default_factory=list)
+    """Why no config can run here."""
+
+    def faults_of(self, _desired: Desired) -> list[str]:
+        return self.faults
 
     def get(self, path: str, **headers: str) -> requests.Response:
         return requests.get(self.url + path, headers=headers, timeout=5)
@@ -50,7 +56,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
     api.state.begin("monday")
     registry = CollectorRegistry()
     registry.register(KitserveCollector(lambda: ()))
-    admin = AdminApi(api.state, api.overview, registry, lambda: api.changes.append(1))
+    admin = AdminApi(api.state, api.overview, registry, api.faults_of, lambda: api.changes.append(1))
     server = WebServer(web_app(admin.routes(), "127.0.0.1"), "127.0.0.1")
     server.start()
     api.url = f"http://127.0.0.1:{server.port}"
@@ -109,6 +115,15 @@ def test_a_config_is_applied_and_shown(api: Api) -> None:
     assert [model["name"] for model in document["config"]["models"]] == ["iris"]
     assert api.put(document["config"]).json() == {"generation": 2}
     assert api.get("/api/config").json()["config"] == document["config"]
+
+
+def test_a_config_that_cannot_run_on_what_there_is_changes_nothing(api: Api) -> None:
+    api.faults = ["models: iris asks for 1 GPU for each worker; this machine has 0"]
+    answer = api.put(models("iris"))
+    assert answer.status_code == 400
+    assert answer.json()["faults"] == api.faults
+    assert api.changes == []
+    assert api.get("/api/config").json()["generation"] == 0
 
 
 def test_each_of_many_applies_gets_a_generation_of_its_own(api: Api) -> None:
@@ -180,7 +195,7 @@ def test_web_pages_cannot_read_by_another_host_name(api: Api) -> None:
 
 
 def test_beyond_loopback_it_answers_to_any_host_name(api: Api) -> None:
-    admin = AdminApi(api.state, api.overview, CollectorRegistry(), lambda: None)
+    admin = AdminApi(api.state, api.overview, CollectorRegistry(), api.faults_of, lambda: None)
     server = WebServer(web_app(admin.routes(), "0.0.0.0"), "127.0.0.1")
     server.start()
     url = f"http://127.0.0.1:{server.port}/healthz"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from runtimes.base import Array, Resources, TensorModel
+from runtimes.errors import LoadError
 from runtimes.onnx import OnnxRuntime
 from runtimes.testing import TensorContract
 
@@ -53,8 +54,10 @@ class TestOnnx(TensorContract):
     def test_gives_outputs_in_the_asked_order(self, model: TensorModel, inputs: dict[str, Array]) -> None:
         assert list(model.infer(inputs, ["label", "probabilities"])) == ["label", "probabilities"]
 
-    def test_answers_where_gpus_are_asked_and_none_is_there(
-        self, runtime: OnnxRuntime, model_path: Path, inputs: dict[str, Array], expected: dict[str, Array]
+    def test_a_gpu_that_is_asked_for_and_not_usable_is_an_error(
+        self, runtime: OnnxRuntime, model_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        model = runtime.load(model_path, Resources(gpus=1))
-        self.assert_same(model.infer(inputs), expected)
+        # One that is there is not.
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        with pytest.raises(LoadError, match=r"is to run on a GPU, and ONNX Runtime .* or set `gpus: 0`"):
+            runtime.load(model_path, Resources(gpus=1))

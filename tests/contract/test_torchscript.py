@@ -37,6 +37,13 @@ class TestTorchScript(TensorContract):
     def expected(self, probabilities: Array) -> dict[str, Array]:
         return {"output_0": probabilities}
 
+    def test_a_gpu_that_is_asked_for_and_not_usable_is_an_error(
+        self, runtime: TorchScriptRuntime, model_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(LoadError, match=r"to run on a GPU, and PyTorch .* can use none \(.+\); mend"):
+            runtime.load(model_path, Resources(gpus=0.5))
+
 
 class Tagger(torch.nn.Module):
     def __init__(self) -> None:

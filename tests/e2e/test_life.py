@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -13,8 +15,10 @@ import pytest
 import requests
 
 from gateway.cli.processes import descendants
-from tests.support.kitserve import Running, running
+from tests.support.kitserve import KITSERVE, Running, running
+from tests.support.ports import free_port
 from tests.support.registry import run_registry
+from tests.support.waiting import wait
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -32,6 +36,55 @@ def test_a_signal_ends_everything_within_ten_seconds(tmp_path: Path, layout: Pat
         assert alive(everyone) == []
         with pytest.raises(requests.ConnectionError):
             requests.get(kitserve.url, timeout=2)
+
+
+@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGINT, 0.0), (signal.SIGTERM, 2.5)])
+def test_a_signal_while_ray_starts_ends_it_at_once(tmp_path: Path, number: int, seconds: float) -> None:
+    kitserve = Running(tmp_path)
+    kitserve.write()
+    command = [*KITSERVE, "serve", str(kitserve.file), "--home", str(kitserve.home)]
+    with kitserve.log.open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    wait(lambda: "starting Ray" in kitserve.log.read_text(), 30)
+    time.sleep(seconds)
+    everyone = descendants(process.pid)
+    # To all of its processes, as a terminal sends it.
+    os.killpg(process.pid, number)
+    assert process.wait(10) == 0
+    said = kitserve.log.read_text().splitlines()
+    assert said[-1] == "stopped"
+    assert not [line for line in said if "Traceback" in line or "***" in line], said
+    assert alive(everyone) == []
+    assert not listens(kitserve.port)
+
+
+def test_a_hostile_environment_keeps_nothing_from_being_ready(
+    tmp_path: Path, layout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long_path = tmp_path / "with a space" / ("x" * 70)
+    long_path.mkdir(parents=True)
+    nobody = f"http://127.0.0.1:{free_port()}"
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, nobody)
+    monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")
+    monkeypatch.setenv("TMPDIR", str(long_path))
+    monkeypatch.setenv("HOME", "/proc")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
+    try:
+        with running(tmp_path) as kitserve:
+            kitserve.models = {"iris": {"kit": f"oci-layout:{layout}:samples/iris:v1"}}
+            kitserve.start()
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            kitserve.wait(lambda status: status["models"][0]["state"] == "ready")
+            directory = kitserve.edge().directory
+            assert directory.is_dir()
+            kitserve.stop()
+            assert not directory.exists()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert list(long_path.iterdir()) == []
 
 
 def alive(processes: dict[int, str]) -> list[str]:
@@ -81,6 +134,7 @@ def test_killed_without_warning_it_leaves_no_edge_and_starts_again(tmp_path: Pat
         kitserve.start()
         kitserve.wait(lambda status: status["models"][0]["state"] == "ready")
         assert kitserve.process is not None
+        leftover = kitserve.edge().directory
         os.kill(kitserve.process.pid, signal.SIGKILL)
         kitserve.process.wait()
         deadline = time.monotonic() + 30
@@ -88,6 +142,7 @@ def test_killed_without_warning_it_leaves_no_edge_and_starts_again(tmp_path: Pat
             assert time.monotonic() < deadline
             time.sleep(0.1)
         kitserve.start()
+        assert not leftover.exists()
         kitserve.wait(lambda status: status["models"][0]["state"] == "ready")
         assert kitserve.infer("iris").status_code == 200
 

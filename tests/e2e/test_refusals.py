@@ -163,6 +163,15 @@ def test_a_faulty_config_changes_nothing(serving: Running) -> None:
     assert serving.status() == before
 
 
+def test_gpus_that_are_not_there_are_refused_with_the_arithmetic(serving: Running) -> None:
+    before = serving.status()
+    serving.models["large"] = {**serving.models["good"], "resources": {"gpus": 64}}
+    done = serving.apply(check=False)
+    assert done.returncode == 2
+    assert "large asks for 64 GPUs for each worker; this machine has " in done.stderr
+    assert serving.status() == before
+
+
 def test_a_new_port_needs_a_restart_and_says_so(serving: Running) -> None:
     port, serving.port = serving.port, serving.port + 1
     try:

@@ -35,7 +35,7 @@ class Admin:
         self.failing: set[str] = set()
         self.meanwhile: Callable[[], None] = lambda: None
         apis = (
-            AdminApi(self.world.state, _Overview(self), CollectorRegistry(), lambda: None),
+            AdminApi(self.world.state, _Overview(self), CollectorRegistry(), lambda _: [], lambda: None),
             RolloutApi(self.world.rollouts, self.world.state, lambda: None),
         )
         app = web_app([route for api in apis for route in api.routes()], "127.0.0.1")

@@ -54,6 +54,10 @@ class FakeServe:
         """Start no more workers of an app."""
         self.running[app] = replace(self.running[app], trouble="its workers die", gave_up=True)
 
+    def run(self, app: AppName, workers: int = 1) -> None:
+        """Have so many workers of an app run, as Serve sees it."""
+        self.running[app] = Application(was_ready=True, running=workers)
+
 
 class FakeEdge:
     """An edge that keeps the tables it is given, or refuses them with `error`."""

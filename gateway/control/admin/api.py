@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,24 +16,34 @@ from starlette.routing import Route
 from gateway.config.config import GatewayConfig, parse_config
 from gateway.control.admin.errors import no_such_model
 from gateway.control.state.database import State
-from gateway.control.state.desired import desired_from
+from gateway.control.state.desired import Desired, desired_from
 from gateway.control.state.overview import Overview
 from gateway.control.web.errors import current_status
 from gateway.control.web.requests import read_change
+from gateway.errors import ConfigError
 from runtimes import select as runtimes
 
 _MAX_CONFIG_BYTES = 1024 * 1024
 
 
 class AdminApi:
-    """Answers what is asked of all models; `on_change` is called after a config was applied."""
+    """Answers what is asked of all models; `on_change` is called after a config was applied.
+
+    `faults` tells why a config cannot run on what there is, a line for each fault.
+    """
 
     def __init__(
-        self, state: State, overview: Overview, metrics: CollectorRegistry, on_change: Callable[[], None]
+        self,
+        state: State,
+        overview: Overview,
+        metrics: CollectorRegistry,
+        faults: Callable[[Desired], list[str]],
+        on_change: Callable[[], None],
     ) -> None:
         self._state = state
         self._overview = overview
         self._metrics = metrics
+        self._faults = faults
         self._on_change = on_change
 
     def routes(self) -> list[Route]:
@@ -78,6 +89,8 @@ class AdminApi:
         if fixed:
             names = " and ".join(fixed)
             raise HTTPException(409, f"{names} can only change with a restart of `kitserve serve`")
+        if faults := await asyncio.to_thread(self._faults, desired):
+            raise ConfigError("the config", faults)
         generation = self._state.apply(desired, config.model_dump_json())
         self._on_change()
         return JSONResponse({"generation": generation})

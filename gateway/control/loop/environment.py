@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
+
+from gateway.proxies import bypass_proxies
+
+OBJECT_STORE_BYTES = 100 * 1024 * 1024
+"""The room for Ray's objects, of which Serve needs few: in /dev/shm, or else in the run directory."""
 
 
 def prepare(address: str | None) -> None:
@@ -12,8 +18,19 @@ def prepare(address: str | None) -> None:
     # Nobody calls workers through Serve; it would keep each for half a minute before it lets it go.
     os.environ.setdefault("RAY_SERVE_ENABLE_DIRECT_INGRESS", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # After so many seconds, Serve says that a worker waits for a node that has room for it.
+    os.environ.setdefault("RAY_SERVE_SLOW_STARTUP_WARNING_S", "10")
+    os.environ.setdefault("RAY_SERVE_SLOW_STARTUP_WARNING_PERIOD_S", "10")
     # Ray's workers run with nice 15, as batch work does; ours answer callers, as HAProxy beside them.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    if address is not None:
+    # Each call of Ray's own would go to the proxy, and none would come back.
+    bypass_proxies()
+    if address is None:
+        # Nothing but loopback is needed: no firewall is in the way, and the machine may change its address.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        # Else Ray writes one into the user's home, which may not be there.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    else:
         # Clusters ask for a token since Ray 2.60; a client without this setting sends none.
         os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -56,6 +56,7 @@ from gateway.control.loop.judge import Judge
 from gateway.control.loop.ray_serve import Application
 from gateway.control.loop.reconcile import Plan, reconcile
 from gateway.control.loop.resolver import Resolver
+from gateway.control.loop.silence import Silence
 from gateway.control.loop.situation import routed_apps
 from gateway.control.loop.watch import Watch
 from gateway.control.rollouts.driver import Rollouts
@@ -99,6 +100,7 @@ class ReconcileLoop:
         self._resolver = Resolver(state, settings.node.home, self.wake)
         self._judge = Judge(state, settings.node.home, self.wake)
         self._deployer = Deployer(state, edge, self._watch, settings, is_awaited, self.wake)
+        self._silence = Silence()
         self._started = time.monotonic()
         self._has_heard_workers = False
         self._failure_reports: Mapping[AppName, str] = {}
@@ -171,9 +173,10 @@ class ReconcileLoop:
         """Return what is there; `reports` are those of workers that failed since the last tick."""
         workers = self._workers.present()
         ready = {worker.app for worker in ready_workers(workers)}
+        silent = self._silence.troubles(applications, workers)
         were_ready = {app for app, application in applications.items() if application.was_ready}
-        self._proven = (self._proven | ready | were_ready) & applications.keys()
-        troubles = {app: application.trouble for app, application in applications.items()}
+        self._proven = ((self._proven | ready | were_ready) & applications.keys()) - silent.keys()
+        troubles = {app: silent.get(app, application.trouble) for app, application in applications.items()}
         sleepers = {
             app for app, version in self._state.versions().items() if version.serving.scaling.may_sleep
         }

@@ -6,16 +6,20 @@ What of Ray is used that is not public and stable is here too, and a test fails 
 - `serve.delete(_blocking=False)`, which returns before an application is gone;
 - a `DeploymentHandle` made by its constructor, as `serve.get_app_handle` keeps each that it gives out, and
   its `shutdown_async`;
-- `ray.util.get_node_ip_address`;
+- `ray.util.get_node_ip_address`, and `_temp_dir` of `ray.init`;
+- what Serve says of a replica that cannot be scheduled, or takes long to start: it is put into our own words;
 - `Deployment.options(version=…, _internal=True)`, so that an application that is run again keeps its workers.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -24,6 +28,8 @@ from ray.serve.api import RunTarget
 from ray.serve.handle import DeploymentHandle
 
 from gateway.contract import AppName, WorkerSpec
+from gateway.control.loop.capacity import waiting_message
+from gateway.control.loop.environment import OBJECT_STORE_BYTES
 from gateway.control.state.versions import Version, is_version
 from gateway.errors import ControlError
 from gateway.serving import Scaling
@@ -32,7 +38,6 @@ from gateway.worker.scaling import LOOK_BACK_SECONDS, ByOngoingCalls
 
 GATEWAY_APP = "kitserve"
 _WORKER = "worker"
-_OBJECT_STORE_BYTES = 100 * 1024 * 1024
 _MAX_ONGOING = 1024
 _HEALTH_PERIOD_SECONDS = 5
 _HEALTH_TIMEOUT_SECONDS = 15
@@ -41,10 +46,20 @@ _STATS_SECONDS = 1.0
 _GAVE_UP = "DEPLOY_FAILED"
 _WAS_READY = ("RUNNING", "UNHEALTHY")
 _HAS_TROUBLE = ("DEPLOYING", "UNHEALTHY")
+# What the message of a deployment says (Ray Serve, DeploymentState).
+_STARTS_SLOWLY = "s to initialize."
+_UNSCHEDULED = re.compile(
+    r"s to be scheduled\. .*Resources required for each replica: (\{.*?\}), "
+    r"total resources available: (\{.*?\})\."
+)
+# State of a replica (Ray Serve, ReplicaState).
+_RUNNING = "RUNNING"
 
 
-def start_ray(address: str | None) -> None:
+def start_ray(address: str | None, directory: Path) -> None:
     """Start Ray on this machine, or join the cluster at `address`; then start Serve.
+
+    A Ray that is started here has its sockets and logs in `directory`, whose path must be short.
 
     Raises:
         ControlError: when Ray cannot be started or joined.
@@ -58,10 +73,13 @@ def start_ray(address: str | None) -> None:
         options |= {
             "address": "local",
             "include_dashboard": False,
-            "object_store_memory": _OBJECT_STORE_BYTES,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "_temp_dir": str(directory / "ray"),
         }
     else:
         options["address"] = address
+    # It warns of a thread that is not the main one, before it has read `logging_level`.
+    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         ray.init(**options)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
@@ -186,6 +204,8 @@ class Application:
     """Whether a worker was ready since the version was deployed."""
     gave_up: bool = False
     """Whether Serve starts no more workers, because they die while they start."""
+    running: int = 0
+    """How many workers run, as Serve sees it; whether they take calls, they report themselves."""
 
 
 def applications() -> Mapping[AppName, Application]:
@@ -195,14 +215,28 @@ def applications() -> Mapping[AppName, Application]:
             trouble=_trouble(overview),
             was_ready=overview.status in _WAS_READY,
             gave_up=overview.status == _GAVE_UP,
+            running=sum(
+                count
+                for deployment in overview.deployments.values()
+                for state, count in deployment.replica_states.items()
+                if state == _RUNNING
+            ),
         )
         for name, overview in serve.status().applications.items()
         if is_version(name)
     }
 
 
+def gpus() -> float:
+    """Return how many GPUs this machine has, as Ray counts them; of a cluster, how many all nodes have."""
+    return float(_resources().get("GPU", 0.0))
+
+
 def delete_all() -> None:
     """Have Serve end the gateway and everything it deployed."""
+    if not ray.is_initialized():
+        # Each call of Serve's would start a Ray.
+        return
     with contextlib.suppress(Exception):
         for name in (GATEWAY_APP, *applications()):
             serve.delete(name, _blocking=False)
@@ -211,6 +245,12 @@ def delete_all() -> None:
 def stop_ray() -> None:
     """Leave Ray; a Ray that this process started ends."""
     ray.shutdown()
+
+
+def _resources() -> dict[str, float]:
+    """Return what all nodes have together, used or free, by Ray's names."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources
 
 
 def _deployment(target: Any, **options: Any) -> Any:
@@ -231,4 +271,10 @@ def _trouble(overview: Any) -> str:
     text = " ".join((messages[0] if messages else overview.message).split())
     if overview.status == _GAVE_UP:
         return f"its workers die while they start: {text}"
-    return text if overview.status in _HAS_TROUBLE else ""
+    if overview.status not in _HAS_TROUBLE or _STARTS_SLOWLY in text:
+        return ""
+    unscheduled = _UNSCHEDULED.search(text)
+    if unscheduled is None:
+        return text
+    asked, free = (json.loads(amounts) for amounts in unscheduled.groups())
+    return waiting_message(asked, free, _resources())

@@ -77,3 +77,30 @@ def test_another_process_with_the_same_id_is_spared(family: list[int]) -> None:
     parent = family[0]
     assert end_all({parent: "1"}, 0) == []
     assert parent in descendants(os.getpid())
+
+
+ENDING = """
+import subprocess, sys, time
+from gateway.cli.processes import end_descendants
+command = [sys.executable, "-c", sys.argv[1], sys.argv[1], "2"]
+family = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+print(*[family.stdout.readline().strip() for _ in range(3)], flush=True)
+spared = subprocess.Popen([*command[:4], "1"], stdout=subprocess.PIPE, text=True)
+print(*[spared.stdout.readline().strip() for _ in range(2)], flush=True)
+end_descendants(0.0, spared.pid)
+print("ended", flush=True)
+time.sleep(60)
+"""
+
+
+def test_all_descendants_end_also_those_whose_parent_went_first() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ENDING, FAMILY], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    family, spared = ([int(word) for word in process.stdout.readline().split()] for _ in range(2))
+    assert (len(family), len(spared)) == (3, 2)
+    assert process.stdout.readline() == "ended\n"
+    left = end_all(descendants(process.pid), 0.5)
+    assert sorted(left) == sorted(spared)
+    process.kill()
+    process.wait()
+    process.stdout.close()

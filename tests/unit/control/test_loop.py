@@ -14,6 +14,7 @@ from gateway.contract import AppName, NodeSettings, WorkerState
 from gateway.control.loop import judge as judge_module
 from gateway.control.loop import loop as loop_module
 from gateway.control.loop import resolver as resolver_module
+from gateway.control.loop import silence as silence_module
 from gateway.control.loop import watch as watch_module
 from gateway.control.loop.deployer import DeploySettings
 from gateway.control.loop.loop import ReconcileLoop
@@ -187,6 +188,31 @@ def test_a_version_that_sleeps_is_not_given_up_when_it_fails_to_wake(plane: Plan
     wait(lambda: plane.shown() == (ModelState.ASLEEP, "the next call wakes it"))
     plane.ticks()
     assert plane.state.routes() == {"iris": AppRoute(app)}
+
+
+@pytest.mark.parametrize("minimum", [1, 0])
+def test_workers_that_run_and_do_not_report_are_told_of_until_they_do(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch, minimum: int
+) -> None:
+    monkeypatch.setattr(silence_module, "_SILENCE_SECONDS", 0.2)
+    app = plane.start({"min": minimum, "max": 1})
+    wait(lambda: plane.shown() == (ModelState.LOADING, "deploying"))
+    plane.serve.run(app)
+    wait(lambda: "its workers run but have not reported for 0.2 s" in str(plane.shown()))
+    assert str(ModelState.LOADING) in str(plane.shown())
+    plane.workers.hear(report(app))
+    wait(lambda: plane.shown() == (ModelState.READY, ""))
+
+
+def test_a_version_that_sleeps_has_no_silent_workers(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(silence_module, "_SILENCE_SECONDS", 0.0)
+    app = plane.start_and_serve({"min": 0, "max": 1})
+    plane.serve.run(app, workers=0)
+    plane.workers.drop(f"{app}#1")
+    wait(lambda: plane.shown() == (ModelState.ASLEEP, "the next call wakes it"))
+    plane.look()
+    plane.ticks()
+    assert plane.shown() == (ModelState.ASLEEP, "the next call wakes it")
 
 
 def test_what_is_wrong_at_the_edge_is_told_and_tried_again(plane: Plane) -> None:

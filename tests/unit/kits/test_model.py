@@ -172,3 +172,10 @@ def test_a_file_that_is_not_there_is_told_with_those_that_are(
 ) -> None:
     with pytest.raises(UnusableModel, match=text):
         chosen(packed(a_dot_onnx=FP32, b=b"x"), file=file)
+
+
+def test_a_runtime_that_computes_on_cpus_takes_no_gpu(kit: Callable[[str], UnpackedKit]) -> None:
+    pickled = kit("iris-pickle:v1")
+    choice = choose_runtime(pickled, None, allow_code=True)
+    with pytest.raises(UnusableModel, match=r"asks for 0\.5 GPUs, and the runtime sklearn computes on CPUs"):
+        load(pickled, choice, Resources(gpus=0.5))

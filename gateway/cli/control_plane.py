@@ -1,0 +1,112 @@
+"""Ray, and the gateway on it: started by a thread of their own, ended with every process of theirs."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import uuid
+from concurrent.futures import Future, wait
+from pathlib import Path
+
+from gateway.cli.processes import end_descendants
+from gateway.cli.signals import catch_signals
+from gateway.config.config import Address
+from gateway.control.loop.environment import prepare
+from gateway.edge.files import EdgeFiles, EdgeSettings
+
+_HANDLERS_SECONDS = 0.05
+_LEFTOVER_SECONDS = 1.0
+_LOOPBACK = "127.0.0.1"
+_RAY = "gateway.control.loop.ray_serve"
+
+
+class ControlPlane:
+    """The control plane on this machine, or on the cluster at `address`; may be started again once stopped.
+
+    A signal that comes while Ray starts is raised in the main thread, which only waits. Ray's processes end
+    with the thread that started them (prctl(2), PR_SET_PDEATHSIG): so that lasts as long as they do.
+    """
+
+    def __init__(
+        self, address: str | None, home: Path, admin: Address, files: EdgeFiles, settings: EdgeSettings
+    ) -> None:
+        self._address = address
+        self._home = home
+        self._admin = admin
+        self._files = files
+        self._settings = settings
+        self._started: Future[None] = Future()
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        """Start Ray and the gateway; returns once Serve runs that.
+
+        Raises:
+            ControlError: when they cannot be started.
+        """
+        prepare(self._address)
+        started: Future[None] = Future()
+        ended = threading.Event()
+        self._started, self._ended = started, ended
+        threading.Thread(target=self._run, args=(started, ended), name="control-plane", daemon=True).start()
+        while not wait([started], _HANDLERS_SECONDS).done:
+            # Ray's core puts a handler of its own in their place, which writes where every thread is.
+            catch_signals()
+        catch_signals()
+        started.result()
+
+    def stop(self, spared: int | None = None) -> None:
+        """Delete what was deployed on a cluster; on this machine, end every process but `spared` and its own.
+
+        Nothing is waited for: the edge has answered its last call by now, and all that must last is on disk.
+        """
+        is_local = self._address is None
+        has_started = self._started.done()
+        if has_started:
+            self._leave_ray(is_local)
+        elif not is_local:
+            # What was deployed by then is deleted. On this machine, a Ray that still starts is only ended.
+            with contextlib.suppress(Exception):
+                self._leave_ray(is_local)
+        if is_local:
+            end_descendants(_LEFTOVER_SECONDS if has_started else 0.0, spared)
+        self._ended.set()
+
+    def _leave_ray(self, is_local: bool) -> None:
+        # Where the import has not ended, there is nothing to leave.
+        ray_serve = sys.modules.get(_RAY)
+        if ray_serve is None or not hasattr(ray_serve, "stop_ray"):
+            return
+        if not is_local:
+            ray_serve.delete_all()
+        ray_serve.stop_ray()
+
+    def _run(self, started: Future[None], ended: threading.Event) -> None:
+        try:
+            self._start()
+        except BaseException as error:
+            started.set_exception(error)
+        else:
+            started.set_result(None)
+        ended.wait()
+
+    def _start(self) -> None:
+        # Ray takes seconds to import: only commands that need it wait for it.
+        from gateway.control.gateway import Gateway, GatewaySettings
+        from gateway.control.loop import ray_serve
+
+        ray_serve.start_ray(self._address, self._files.directory)
+        ray_serve.deploy_gateway(
+            Gateway,
+            GatewaySettings(
+                home=self._home,
+                edge_files=self._files,
+                edge=self._settings,
+                admin_host=self._admin.host,
+                admin_port=self._admin.port,
+                worker_host=_LOOPBACK if self._address is None else "",
+                reserve_cpus=self._address is not None,
+                instance=uuid.uuid4().hex,
+            ),
+        )

@@ -1,0 +1,63 @@
+"""What Kitserve needs of its host: open files, and room on disk. Checked before Ray starts."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+from gateway.cli.disk import shortage
+from gateway.control.loop.environment import OBJECT_STORE_BYTES
+from gateway.errors import ControlError, StoreError
+
+_MAX_CONNECTIONS = 8192
+# HAProxy has two files open for each connection, and some for its own and for the health checks.
+_OWN_FILES = 1024
+_MIN_FILES = 4096
+# With many more, programs that close all files they might have open take seconds for it.
+_MAX_FILES = 65536
+_HOME_BYTES = 16_000_000
+_RUN_BYTES = 16_000_000
+_EDGE_BYTES = 1_000_000
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  it is only measured
+
+
+def raise_open_files() -> int:
+    """Raise the number of files that each process may have open; returns how many clients that is enough for.
+
+    Raises:
+        ControlError: when the hard limit is too low to serve.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = _MAX_FILES if hard == resource.RLIM_INFINITY else hard
+    if highest < _MIN_FILES:
+        raise ControlError(
+            f"this process may have {highest} files open (ulimit -Hn), and Kitserve needs {_MIN_FILES}: "
+            "raise the limit (`LimitNOFILE=` in systemd, `--ulimit nofile=65536` in Docker, or limits.conf)"
+        )
+    files = min(highest, _MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    return min(_MAX_CONNECTIONS, (files - _OWN_FILES) // 2)
+
+
+def check_disks(home: Path) -> None:
+    """Check that there is room in the home for state and logs, and some shared memory for HAProxy.
+
+    Raises:
+        StoreError: when there is not.
+    """
+    reason = shortage(home, _HOME_BYTES)
+    if reason:
+        raise StoreError(
+            f"{home}: the disk is full ({reason}); free some, or name another directory with --home"
+        )
+    if _SHARED_MEMORY.is_dir():
+        # HAProxy keeps the messages of its start there, and dies without a word where it cannot.
+        reason = shortage(_SHARED_MEMORY, _EDGE_BYTES)
+        if reason:
+            raise StoreError(f"{_SHARED_MEMORY} is full ({reason}): remove what is in it, or make it larger")
+
+
+def run_bytes() -> int:
+    """Return how much room the run directory needs, for Ray's objects too where shared memory is small."""
+    return _RUN_BYTES + (OBJECT_STORE_BYTES if shortage(_SHARED_MEMORY, OBJECT_STORE_BYTES) else 0)
