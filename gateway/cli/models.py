@@ -65,7 +65,7 @@ def status(admin: Admin = ADMIN, output: OutputFormat = Output.TEXT) -> None:
     out.print(tables.models_table(document["models"]))
     for model in document["models"]:
         if model["message"]:
-            out.print(f"{model['name']}: {model['message']}", markup=False)
+            out.print(tables.message_line(model), markup=False)
     if document["edge"]:
         out.print(f"edge: {document['edge']}", markup=False)
     if document["trouble"]:

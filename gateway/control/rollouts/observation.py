@@ -90,7 +90,8 @@ class Observer:
         stable, canary = versions
         failure = recorded.failures.get(canary.kind)
         workers = ready_workers(observed.workers, canary.app)
-        if failure is not None:
+        # What may pass is tried again until the rollout's deadline.
+        if failure is not None and canary.kind not in recorded.retries:
             yield CanaryFailed(failure)
         for _ in set(rollout.workers) - {worker.worker for worker in observed.workers}:
             yield CanaryLost("a worker of the canary died")

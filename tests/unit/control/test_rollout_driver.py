@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ import pytest
 from gateway.config.config import GatewayConfig
 from gateway.contract import Announcement, AppName, Description, Mirroring, WorkerState
 from gateway.control.loop.reconcile import Plan, reconcile
+from gateway.control.loop.retries import failures_among
 from gateway.control.rollouts.driver import Rollouts
 from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.state.database import State
 from gateway.control.state.desired import Desired, desired_from
 from gateway.control.state.rollout_status import RolloutEvent
 from gateway.control.state.snapshot import Observed, Recorded
-from gateway.control.state.status import ModelState
+from gateway.control.state.status import ModelState, RetryStatus
 from gateway.control.state.versions import Kind
 from gateway.errors import ControlError, StoreError
 from gateway.kits.library import Library
@@ -59,6 +60,7 @@ class World:
         self.replicas: dict[str, int] = {"min": 1, "max": 1}
         self.plan: Plan | None = None
         self.pins: dict[Reference, Digest] = {}
+        self.retries: dict[Hashable, RetryStatus] = {}
         self.announced: list[RolloutEvent] = []
         self.starts = 1
         self.golden = GoldenGate(lambda: Library(path.parent / "library"), "")
@@ -96,7 +98,8 @@ class World:
         recorded = Recorded(
             desired=self.state.desired(),
             pins=self.pins,
-            failures=self.state.failures(),
+            failures={**self.state.failures(), **failures_among(self.retries)},
+            retries=self.retries,
             versions=self.state.versions(),
             routes=self.state.routes(),
             condemned=self.state.condemned(),
@@ -496,3 +499,30 @@ def test_the_stable_version_is_told_whom_to_mirror_to_while_it_steps(world: Worl
     world.tick()
     assert world.position()[:2] == (Stage.DEGRADED, Reason.ANALYSIS_FAILED)
     assert world.rollouts.mirroring(world.app("v1")) is None
+
+
+def test_a_canary_whose_kit_cannot_be_fetched_for_a_while_is_waited_for_until_the_deadline(
+    world: World,
+) -> None:
+    world.apply("v2", {**ROLLOUT, "progress_deadline": "60s"})
+    world.tick(ready=False)
+    world.tick(ready=False)
+    kind = world.kind("v2")
+    world.retries[kind] = RetryStatus("no answer", 1, 5.0, is_trying=False, has_failed=True)
+    plan = world.tick(20)
+    assert world.position() == (Stage.LOADING, Reason.CANARY_LOADING, 0)
+    assert [version.kind for version in plan.retry] == [kind]
+    assert world.route() == ("v1", None, 0)
+    del world.retries[kind]
+    world.tick(5)
+    world.tick()
+    assert world.position()[0] is not Stage.LOADING
+    world.apply("v3", {**ROLLOUT, "progress_deadline": "60s"})
+    world.tick(ready=False)
+    world.tick(ready=False)
+    world.retries[world.kind("v3")] = RetryStatus("no answer", 1, 5.0, is_trying=False, has_failed=True)
+    world.tick(30)
+    assert world.position()[0] is Stage.LOADING
+    world.tick(31)
+    assert world.position() == (Stage.DEGRADED, Reason.DEADLINE, 0)
+    assert world.tick().retry == (), "what is not wanted is not tried again"
