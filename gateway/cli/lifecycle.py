@@ -18,7 +18,8 @@ from pathlib import Path
 from types import FrameType
 
 from gateway.cli.admin_client import AdminClient
-from gateway.cli.processes import descendants, end_all
+from gateway.cli.processes import adopt_orphans, descendants, end_all, reap
+from gateway.cli.supervision import Supervision, config_in_force
 from gateway.config.config import Address, GatewayConfig
 from gateway.control.loop.environment import prepare
 from gateway.control.state.database import STATE_FILE, State
@@ -52,6 +53,8 @@ class Kitserve:
         self.ended = threading.Event()
         self.edge_error: EdgeError | None = None
         """Why the edge is gone for good."""
+        self.supervision: Supervision | None = None
+        """Looks after Ray; None on a cluster, whose Ray is another's."""
 
     def lose_edge(self, error: EdgeError) -> None:
         """Note that the edge is gone for good; this ends `serve`."""
@@ -89,6 +92,15 @@ def running(config: GatewayConfig, home: Path, address: str | None, say: Say) ->
         stack.callback(_stop_ray, address is None)
         _start_gateway(kitserve, files, settings, say)
         kitserve.client.apply(config)
+        if address is None:
+            adopt_orphans()
+
+            def start_again() -> None:
+                latest = config_in_force(home, config)
+                _start_gateway(kitserve, files, settings, say)
+                kitserve.client.apply(latest)
+
+            kitserve.supervision = Supervision(start_again, lambda: _stop_ray(True, edge.process_id), say)
         try:
             yield kitserve
         finally:
@@ -135,19 +147,23 @@ def _start_gateway(kitserve: Kitserve, files: EdgeFiles, settings: EdgeSettings,
     say(f"gateway listens on http://{admin}")
 
 
-def _stop_ray(is_local: bool) -> None:
+def _stop_ray(is_local: bool, edge: int | None = None) -> None:
     """Delete what was deployed on a cluster; on this machine, end every process that was started.
 
-    Nothing is waited for: the edge has answered its last call by now, and all that must last is on disk.
+    Nothing is waited for: all that must last is on disk, and the edge has answered its last call by now, or
+    goes on as the process `edge`.
     """
     from gateway.control.loop import ray_serve
 
     processes = descendants(os.getpid())
+    for process in () if edge is None else (edge, *descendants(edge)):
+        processes.pop(process, None)
     if not is_local:
         ray_serve.delete_all()
     ray_serve.stop_ray()
     if is_local:
         end_all(processes, _LEFTOVER_SECONDS)
+        reap(processes, _LEFTOVER_SECONDS)
 
 
 @contextmanager

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
+import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def descendants(root: int) -> dict[int, str]:
@@ -44,9 +49,30 @@ def end_all(processes: dict[int, str], seconds: float) -> list[int]:
     return []
 
 
-def _lives(process: int, start: str) -> bool:
+def process_state(process: int, start: str) -> str | None:
+    """Return the state of a process (proc(5)) by id and start time; None when it has ended."""
     fields = _stat(process)
-    return fields is not None and fields[1] == start and fields[2] != "Z"
+    return fields[2] if fields is not None and fields[1] == start and fields[2] not in "ZX" else None
+
+
+def adopt_orphans() -> None:
+    """Make what descendants leave behind when they die children of this process (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def reap(processes: Iterable[int], seconds: float) -> None:
+    """Take leave of children that have ended, or do so within some seconds, so that no zombie is left."""
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        # One that is not a child, or of which its Popen has taken leave, raises.
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(process, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+
+def _lives(process: int, start: str) -> bool:
+    return process_state(process, start) is not None
 
 
 def _stat(process: int) -> tuple[int, str, str] | None:
