@@ -33,7 +33,8 @@ Rules:
 6. A version whose worker fails is given up until the next config, unless it takes calls already: then Serve
    starts the worker again. Where Serve gives up, so does the loop, unless the version can sleep: then the
    next call tries again. A version with another worker that is ready is never given up. What failed for a
-   reason that may pass is tried again under the same config, after longer and longer pauses: see retries.py.
+   reason that may pass, or was stable and ready before, is tried again under the same config, after longer
+   and longer pauses: see retries.py.
 7. After a restart of the gateway, nothing is routed, deployed or removed before the workers have reported
    again: a table without them would take the models from their callers. Only a canary whose rollout was
    aborted ends at once.
@@ -50,7 +51,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from gateway.contract import Announcement, AppName
+from gateway.contract import Announcement, AppName, Passing
 from gateway.control.loop import ray_serve
 from gateway.control.loop.deployer import Deployer, DeploySettings
 from gateway.control.loop.ray_serve import Application
@@ -186,7 +187,8 @@ class ReconcileLoop:
             return
         self._failure_reports |= reports
         ready = {worker.app for worker in ready_workers(observed.workers)}
-        routed = routed_apps(self._state.routes().values())
+        routes = self._state.routes().values()
+        routed, stable = routed_apps(routes), {route.stable for route in routes}
         for app in reports.keys() & routed:
             log.warning("worker.failed", extra={"app": app, "reason": reports[app].detail})
         sleepers = {app for app in given_up if self._can_be_woken(app, observed)} & routed
@@ -197,6 +199,9 @@ class ReconcileLoop:
             reason = (report.detail if report else "") or applications[app].trouble
             log.warning("version.failed", extra={"app": app, "reason": reason})
             version, passing = versions[app], report.passing if report else None
+            if passing is None and app in stable & observed.proven:
+                # The same served before: what is wrong now, such as a lack of memory, may pass.
+                passing = Passing()
             if passing is None:
                 self._state.fail(version.kind, generation, reason)
                 self._retries.settle(version.kind)

@@ -295,6 +295,28 @@ def test_another_config_tries_at_once(plane: Plane) -> None:
 
 
 @pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("was_ready", [True, False])
+def test_a_version_that_serve_gave_up_is_tried_again_only_if_it_was_ready_before(
+    plane: Plane, was_ready: bool
+) -> None:
+    app = plane.start_and_serve() if was_ready else plane.start()
+    plane.serve.give_up(app)
+    plane.look()
+    plane.workers.drop(f"{app}#1")
+    wait(lambda: plane.serve.deleted == [app])
+    if was_ready:
+        wait(lambda: app in plane.serve.running)
+        plane.workers.hear(report(app, port=2))
+        wait(lambda: plane.shown() == (ModelState.READY, ""))
+        assert plane.state.routes() == {"iris": AppRoute(app)}
+    else:
+        time.sleep(0.5)
+        plane.ticks()
+        assert plane.shown() == (ModelState.FAILED, "its workers die")
+        assert len(plane.serve.deployments) == 1
+
+
+@pytest.mark.usefixtures("soon")
 def test_a_version_that_serves_is_not_touched_by_a_registry_that_is_away(plane: Plane) -> None:
     app = plane.start_and_serve({"min": 2, "max": 2})
     fail(plane, app, Passing(away_host="registry.test"), port=2)
