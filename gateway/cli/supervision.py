@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,6 +68,13 @@ class RayProcesses:
                 return f"{process} was stopped, and has not gone on for {_STOPPED_SECONDS:g} s"
         return ""
 
+    def end_stopped(self) -> None:
+        """Kill those that are stopped: Ray cannot be left while one of them does not answer."""
+        for process in self._stopped_since:
+            if process_state(process.number, process.start) is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.number, signal.SIGKILL)
+
 
 class Supervision:
     """Starts Ray again where it failed.
@@ -114,6 +122,7 @@ class Supervision:
         self._say(f"{failure}: Ray, the gateway and all workers are started again")
         for attempt in range(1, _STARTS + 1):
             try:
+                self._processes.end_stopped()
                 self._stop()
                 self._start()
                 break

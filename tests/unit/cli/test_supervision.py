@@ -100,6 +100,10 @@ def test_a_process_that_is_stopped_for_long_counts_as_dead_and_one_that_goes_on_
     assert processes.failure() == (
         f"Ray's raylet (process {process}) was stopped, and has not gone on for 8 s"
     )
+    processes.end_stopped()
+    assert ray["raylet"].wait(5) == -signal.SIGKILL
+    assert ray["gcs_server"].poll() is None
+    assert processes.failure() == f"Ray's raylet (process {process}) died"
 
 
 class Ray:
@@ -112,6 +116,9 @@ class Ray:
 
     def failure(self) -> str:
         return self.failure_
+
+    def end_stopped(self) -> None:
+        self.done.append("end stopped")
 
     def start(self) -> None:
         self.done.append("start")
@@ -146,13 +153,13 @@ def test_where_all_run_nothing_is_done(clock: Clock) -> None:
 def test_what_died_is_named_and_ray_is_ended_and_started_again(clock: Clock) -> None:
     machine = Machine(clock)
     machine.fail()
-    assert machine.ray.done == ["stop", "start"]
+    assert machine.ray.done == ["end stopped", "stop", "start"]
     assert machine.said == [
         "Ray's raylet (process 7) died: Ray, the gateway and all workers are started again",
         "Ray runs again",
     ]
     machine.supervision.check()
-    assert machine.ray.done == ["stop", "start"]
+    assert machine.ray.done == ["end stopped", "stop", "start"]
 
 
 def test_a_ray_that_cannot_be_started_again_ends_kitserve_with_one_sentence(clock: Clock) -> None:
@@ -161,7 +168,7 @@ def test_a_ray_that_cannot_be_started_again_ends_kitserve_with_one_sentence(cloc
     message = r"Ray's raylet \(process 7\) died, and could not be started again: no memory"
     with pytest.raises(ControlError, match=message):
         machine.fail()
-    assert machine.ray.done == ["stop", "start"] * 3
+    assert machine.ray.done == ["end stopped", "stop", "start"] * 3
     assert machine.said[1:] == ["that failed, and is tried once more: no memory"] * 2
 
 
