@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NewType
 
+from gateway.errors import KitserveError, RegistryUnavailable
 from gateway.kits.trust import Policy
 from gateway.metrics.tally import Numbers
 from gateway.oci.options import SourceOptions
@@ -104,6 +105,24 @@ class Instructions:
 
 
 @dataclass(frozen=True, slots=True)
+class Passing:
+    """A failure that may pass with nothing changed here, so that the same is worth another try."""
+
+    away_host: str = ""
+    """The host of a registry that answers nobody: asking it for other kits is of no use now."""
+    retry_after: float = 0.0
+    """How many seconds the registry asks to wait; 0 where it asks for nothing."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> Passing | None:
+        """Return what may pass of an error; None where the same try fails again."""
+        if isinstance(error, RegistryUnavailable):
+            return cls(error.away_host, error.retry_after)
+        may_pass = error.may_pass if isinstance(error, KitserveError) else isinstance(error, OSError)
+        return cls() if may_pass else None
+
+
+@dataclass(frozen=True, slots=True)
 class Announcement:
     """What a worker reports every second, and at each change of state."""
 
@@ -128,3 +147,5 @@ class Announcement:
     """Sent only when the gateway asks for it."""
     number: int = 0
     """Counts a worker's reports: a later one may arrive first."""
+    passing: Passing | None = None
+    """Set where it failed for a reason that may pass."""

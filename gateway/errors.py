@@ -26,11 +26,18 @@
 
 The errors of runtimes are in `runtimes.errors`; those about a kit's model are raised as `UnusableModel`. Each
 message says what happened, to which reference, and what to do.
+
+Some errors may pass with nothing changed here: a registry comes back, a tag is pushed, a password is mended,
+a disk has room again. `may_pass` of the class says so; what raised them is worth another try.
 """
+
+from typing import ClassVar
 
 
 class KitserveError(Exception):
     """The base of every error that Kitserve raises on purpose."""
+
+    may_pass: ClassVar[bool] = False
 
 
 class ConfigError(KitserveError):
@@ -52,6 +59,8 @@ class InvalidReference(KitserveError):
 class RegistryError(KitserveError):
     """A registry or layout that could not be used."""
 
+    may_pass = True
+
 
 class NotFound(RegistryError):
     """The registry answers, and has no such tag, digest or repository."""
@@ -62,7 +71,16 @@ class Unauthorized(RegistryError):
 
 
 class RegistryUnavailable(RegistryError):
-    """The registry gave no usable answer in time."""
+    """The registry gave no usable answer in time.
+
+    `away_host` is the registry's host where it gives none to anybody: it cannot be reached, is overloaded,
+    or refuses more requests. `retry_after` is how many seconds it asks to wait, 0 where it asks for nothing.
+    """
+
+    def __init__(self, message: str, *, away_host: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.away_host = away_host
+        self.retry_after = retry_after
 
 
 class ContentError(KitserveError):
@@ -103,6 +121,8 @@ class NotTrusted(KitError):
 
 class StoreError(KitserveError):
     """The node's store cannot be written or read."""
+
+    may_pass = True
 
 
 class Overload(KitserveError):

@@ -15,7 +15,9 @@ from pathlib import Path
 from gateway.cli.admin_client import AdminClient
 from gateway.cli.control_plane import ControlPlane
 from gateway.cli.host import check_disks, raise_open_files, run_bytes
+from gateway.cli.processes import adopt_orphans
 from gateway.cli.run_directory import run_directory
+from gateway.cli.supervision import Supervision, config_in_force
 from gateway.config.config import Address, GatewayConfig
 from gateway.control.state.database import STATE_FILE, State
 from gateway.edge.control import EdgeControl
@@ -42,6 +44,8 @@ class Kitserve:
         self.ended = threading.Event()
         self.edge_error: EdgeError | None = None
         """Why the edge is gone for good."""
+        self.supervision: Supervision | None = None
+        """Looks after Ray; None on a cluster, whose Ray is another's."""
 
     def lose_edge(self, error: EdgeError) -> None:
         """Note that the edge is gone for good; this ends `serve`."""
@@ -59,7 +63,16 @@ def running(config: GatewayConfig, home: Path, address: str | None, say: Say) ->
     kitserve = Kitserve(config, home, address)
     with ExitStack() as stack:
         with _naming_full_disks(home):
-            edge = _start(kitserve, stack, say)
+            edge, control_plane = _start(kitserve, stack, say)
+        if address is None:
+
+            def start_again() -> None:
+                latest = config_in_force(home, config)
+                control_plane.start()
+                _wait_for_gateway(kitserve)
+                kitserve.client.apply(latest)
+
+            kitserve.supervision = Supervision(start_again, lambda: control_plane.stop(edge.process_id), say)
         try:
             yield kitserve
         finally:
@@ -67,8 +80,10 @@ def running(config: GatewayConfig, home: Path, address: str | None, say: Say) ->
             edge.stop(_STOP_SECONDS)
 
 
-def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> EdgeProcess:
+def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess, ControlPlane]:
     config, home, address = kitserve.config, kitserve.home, kitserve.address
+    # First: no worker may get away when a raylet dies.
+    adopt_orphans()
     connections = raise_open_files()
     stack.enter_context(_lock(home))
     check_disks(home)
@@ -94,7 +109,7 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> EdgeProcess:
     _wait_for_gateway(kitserve)
     say(f"gateway listens on http://{config.admin}")
     kitserve.client.apply(config)
-    return edge
+    return edge, control_plane
 
 
 def _wait_for_gateway(kitserve: Kitserve) -> None:

@@ -108,7 +108,7 @@ def status(
     out.print(tables.models_table(document["models"]))
     for model in document["models"]:
         if model["message"]:
-            out.print(f"{model['name']}: {model['message']}", markup=False)
+            out.print(tables.message_line(model), markup=False)
         if advice := outcome(model).advice:
             out.print(advice, markup=False)
     if document["edge"]:

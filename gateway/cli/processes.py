@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -62,6 +63,7 @@ def end_descendants(seconds: float, spared: int | None = None) -> None:
     adopt_orphans()
     while processes := _living_descendants(spared):
         end_all(processes, seconds)
+        reap(processes, seconds)
         seconds = 0.1
 
 
@@ -74,9 +76,24 @@ def _living_descendants(spared: int | None) -> dict[int, str]:
     }
 
 
-def _lives(process: int, start: str) -> bool:
+def process_state(process: int, start: str) -> str | None:
+    """Return the state of a process (proc(5)) by id and start time; None when it has ended."""
     fields = _stat(process)
-    return fields is not None and fields[1] == start and fields[2] != "Z"
+    return fields[2] if fields is not None and fields[1] == start and fields[2] not in "ZX" else None
+
+
+def reap(processes: Iterable[int], seconds: float) -> None:
+    """Take leave of children that have ended, or do so within some seconds, so that no zombie is left."""
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        # One that is not a child, or of which its Popen has taken leave, raises.
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(process, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+
+def _lives(process: int, start: str) -> bool:
+    return process_state(process, start) is not None
 
 
 def _stat(process: int) -> tuple[int, str, str] | None:

@@ -53,10 +53,16 @@ def serve(
 
 
 def _report_until_edge_is_lost(kitserve: Kitserve, reporter: Reporter) -> EdgeError:
-    """Report what changes; returns why the edge is gone."""
+    """Report what changes, and look after Ray; returns why the edge is gone.
+
+    Raises:
+        ControlError: when Ray is gone for good.
+    """
     while kitserve.edge_error is None:
         # Serve starts a gateway that is gone again, and calls do not need it.
         with contextlib.suppress(ControlError):
             reporter.report_models(kitserve.client.status())
+        if kitserve.supervision is not None:
+            kitserve.supervision.check()
         kitserve.ended.wait(WATCH_SECONDS)
     return kitserve.edge_error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -59,12 +60,23 @@ def model_line(model: dict[str, Any]) -> str:
     versions = ", ".join(
         f"{_named(version)} {version['weight']} %" for version in model["versions"] if version["role"]
     )
-    parts = [f"{model['name']}: {model['state']}", versions, model["message"]]
+    # Without numbers, as this line is printed anew where it changes.
+    again = "(is tried again)" if model.get("retry") else ""
+    parts = [f"{model['name']}: {model['state']}", versions, model["message"], again]
     rollout = model.get("rollout")
     # While its canary loads or waits for a gate, the model's message says so.
     if rollout is not None and rollout["step"]:
         parts.append(f"rollout: {rollout['message']}")
     return "  ".join(part for part in parts if part)
+
+
+def message_line(model: dict[str, Any]) -> str:
+    """What a person should know of a model, and when what failed is tried again."""
+    line, retry = f"{model['name']}: {model['message']}", model.get("retry")
+    if not retry:
+        return line
+    following = "tried now" if retry["is_trying"] else f"next try in {math.ceil(retry['seconds'])} s"
+    return f"{line} (tried {retry['tries']} time(s); {following})"
 
 
 def rollout_text(rollout: dict[str, Any]) -> RenderableType:

@@ -93,6 +93,12 @@ class EdgeProcess:
                 time.sleep(0.05)
         self._watcher.start()
 
+    @property
+    def process_id(self) -> int:
+        """The id of HAProxy's master process, the last one where it is being started again."""
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self, grace: float = 3.0) -> None:
         """Let calls in flight finish for `grace` seconds, then end HAProxy. Safe to call twice."""
         with self._spawning:

@@ -34,7 +34,7 @@ AddressCheck = Callable[[str, int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The time limits, in seconds, of all requests for one reference; `label` names it in errors.
+    """The time limits, in seconds, of all requests for one reference; `label` and `host` name it in errors.
 
     `deadline` is on the monotonic clock, `pull_timeout` seconds after the start.
     """
@@ -43,6 +43,7 @@ class Limits:
     stall_timeout: float
     pull_timeout: float
     deadline: float
+    host: str = ""
 
     def seconds_left(self) -> float:
         """Return the seconds until the deadline. Raises RegistryUnavailable when there are none."""

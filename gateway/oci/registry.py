@@ -84,7 +84,7 @@ class RegistrySource:
         self._base_url = f"{'http' if options.plain_http else 'https'}://{host}"
         self._container = oras.container.Container(f"{host}/{reference.repository}")
         deadline = time.monotonic() + options.pull_timeout if deadline is None else deadline
-        limits = Limits(str(reference), options.stall_timeout, options.pull_timeout, deadline)
+        limits = Limits(str(reference), options.stall_timeout, options.pull_timeout, deadline, reference.host)
         session, token_session = open_sessions(self._base_url, options, limits)
         self._transport = Transport(session, limits, options.proxy, attempts)
         self._permits = threading.BoundedSemaphore(options.connections)

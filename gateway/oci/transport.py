@@ -29,9 +29,12 @@ ATTEMPTS = 6
 _CONNECT_TIMEOUT = 10.0  # seconds
 _FIRST_WAIT = 0.25  # seconds; doubled for each further attempt
 _MAX_WAIT = 30.0  # seconds, without Retry-After
-_MAX_RETRY_AFTER = 60.0  # seconds
+_MAX_RETRY_AFTER = 3600.0  # seconds
+_MAX_PATIENCE = 60.0  # seconds of Retry-After that are waited for between two attempts
 _MAX_REDIRECTS = 5
 _TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+# What says that the whole registry answers nobody, or nothing more of us, and not this request alone.
+_AWAY_STATUSES = frozenset({429, 502, 503, 504})
 _RETRY_AFTER_STATUSES = frozenset({429, 503})  # RFC 6585, section 4; RFC 9110, section 10.2.3
 _MAX_ERROR_BODY = 512  # bytes that are shown
 _MAX_DRAINED = 4096  # bytes that are read so that the connection can be used again
@@ -164,20 +167,26 @@ class Transport:
             except _CONNECTION_ERRORS as error:
                 self.limits.seconds_left()
                 if reason := permanent_failure(error):
-                    raise RegistryUnavailable(f"{label}: {origin(url)} cannot be used: {reason}") from error
+                    message = f"{label}: {origin(url)} cannot be used: {reason}"
+                    raise RegistryUnavailable(message, away_host=self.limits.host) from error
                 failure = f"{origin(url)} cannot be reached ({transient_failure(error)})"
+                is_away, retry_after = True, 0.0
             else:
                 with response:
                     if response.status_code not in _TRANSIENT_STATUSES:
                         yield response
                         return
                     failure = self.describe_answer(response)
+                    is_away, retry_after = response.status_code in _AWAY_STATUSES, 0.0
                     if response.status_code in _RETRY_AFTER_STATUSES:
-                        wait = max(wait, _retry_after(response))
+                        retry_after = _retry_after(response)
+                        wait = max(wait, min(retry_after, _MAX_PATIENCE))
             if attempt == self.attempts or wait >= self.limits.seconds_left():
                 break
             time.sleep(wait)
-        raise RegistryUnavailable(f"{label}: {failure}, {attempt} time(s); try again later")
+        message = f"{label}: {failure}, {attempt} time(s); try again later"
+        away_host = self.limits.host if is_away else ""
+        raise RegistryUnavailable(message, away_host=away_host, retry_after=retry_after)
 
     def _send(
         self, method: str, url: str, headers: Mapping[str, str], form: Mapping[str, str] | None

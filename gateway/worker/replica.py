@@ -17,7 +17,7 @@ import ray
 from ray import serve
 from rich.filesize import decimal
 
-from gateway.contract import Announcement, Description, Instructions, WorkerSpec, WorkerState
+from gateway.contract import Announcement, Description, Instructions, Passing, WorkerSpec, WorkerState
 from gateway.engine.first_call import answer_first_call
 from gateway.errors import KitserveError, UnusableModel
 from gateway.kits.library import Library, UnpackedKit, cache_directory
@@ -72,6 +72,7 @@ class Worker:
         except Exception as error:
             is_expected = isinstance(error, KitserveError)
             reason = str(error) if is_expected else f"{type(error).__name__}: {error}"
+            self._note(passing=Passing.of(error))
             await self._report(WorkerState.FAILED, reason)
             log.log(
                 logging.WARNING if is_expected else logging.ERROR,

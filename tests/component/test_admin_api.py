@@ -84,7 +84,14 @@ def test_status_has_the_generation_that_is_wanted(api: Api) -> None:
         "role": "stable",
     }
     version |= {"weight": 100, "state": "ready", "replicas": 1, "runtime": "onnx", "note": ""}
-    iris = {"name": "iris", "state": "ready", "message": "", "versions": [version], "rollout": None}
+    iris = {
+        "name": "iris",
+        "state": "ready",
+        "message": "",
+        "versions": [version],
+        "rollout": None,
+        "retry": None,
+    }
     assert api.get("/api/status").json() == {
         "generation": 1,
         "wanted_generation": 2,

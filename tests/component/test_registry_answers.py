@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import resource
 import time
 from datetime import UTC, datetime, timedelta
@@ -87,6 +88,33 @@ def test_attempts_end(server: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RegistryUnavailable, match="answered 500, 6 time"):
         read(server.source())
     assert len(server.seen) == 6
+
+
+@pytest.mark.parametrize(
+    ("status", "is_away"), [(429, True), (502, True), (503, True), (504, True), (500, False), (408, False)]
+)
+def test_an_error_says_whether_the_registry_answers_anybody_and_when_to_come_back(
+    server: Answers, monkeypatch: pytest.MonkeyPatch, status: int, is_away: bool
+) -> None:
+    monkeypatch.setattr(transport, "_MAX_PATIENCE", 0.001)
+    monkeypatch.setattr(transport, "_FIRST_WAIT", 0.001)
+    server.answer = lambda handler: handler.say(status, Retry_After="120")
+    with pytest.raises(RegistryUnavailable) as caught:
+        read(server.source())
+    assert caught.value.away_host == (server.host if is_away else "")
+    assert caught.value.retry_after == (120.0 if status in (429, 503) else 0.0)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert copy.away_host == caught.value.away_host
+
+
+def test_a_registry_that_cannot_be_reached_is_away(server: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "_FIRST_WAIT", 0.001)
+    source = server.source()
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(RegistryUnavailable, match="cannot be reached") as caught:
+        read(source)
+    assert caught.value.away_host == server.host
 
 
 @pytest.mark.parametrize(

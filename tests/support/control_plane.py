@@ -47,8 +47,8 @@ class FakeServe:
         self.running[version.app] = Application("deploying")
 
     def delete(self, app: AppName) -> None:
-        self.deleted.append(app)
         del self.running[app]
+        self.deleted.append(app)
 
     def give_up(self, app: AppName) -> None:
         """Start no more workers of an app."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 from gateway.config.config import GatewayConfig
 from gateway.contract import Announcement, AppName, Description, WorkerState
 from gateway.control.loop.reconcile import Plan, reconcile
+from gateway.control.loop.retries import failures_among
 from gateway.control.rollouts.driver import Rollouts
 from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.state.database import State
 from gateway.control.state.desired import desired_from
 from gateway.control.state.rollout_status import RolloutEvent
 from gateway.control.state.snapshot import Observed, Recorded
+from gateway.control.state.status import RetryStatus
 from gateway.control.state.versions import Kind
 from gateway.kits.library import Library
 from gateway.metrics.tally import Tally
@@ -58,6 +61,7 @@ class World:
         self.replicas: dict[str, int] = {"min": 1, "max": 1}
         self.plan: Plan | None = None
         self.pins: dict[Reference, Digest] = {}
+        self.retries: dict[Hashable, RetryStatus] = {}
         self.registry: set[str] | None = None
         self.unloadable: set[str] = set()
         self.failing: dict[AppName, str] = {}
@@ -102,7 +106,8 @@ class World:
         recorded = Recorded(
             desired=self.state.desired(),
             pins=self.pins,
-            failures=self.state.failures(),
+            failures={**self.state.failures(), **failures_among(self.retries)},
+            retries=self.retries,
             versions=self.state.versions(),
             routes=self.state.routes(),
             condemned=self.state.condemned(),

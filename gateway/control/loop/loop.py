@@ -33,7 +33,9 @@ Rules:
    it for a moment, no HAProxy of before a reload has calls in flight, and no held call waits for it.
 6. A version whose worker fails is given up until the next config, unless it takes calls already: then Serve
    starts the worker again. Where Serve gives up, so does the loop, unless the version can sleep: then the
-   next call tries again. A version with another worker that is ready is never given up.
+   next call tries again. A version with another worker that is ready is never given up. What failed for a
+   reason that may pass, or was stable and ready before, is tried again under the same config, after longer
+   and longer pauses: see retries.py.
 7. After a restart of the gateway, nothing is routed, deployed or removed before the workers have reported
    again: a table without them would take the models from their callers. Only a canary whose rollout was
    aborted ends at once.
@@ -44,18 +46,20 @@ Rules:
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from gateway.contract import AppName
+from gateway.contract import Announcement, AppName, Passing
 from gateway.control.loop import ray_serve
 from gateway.control.loop.deployer import Deployer, DeploySettings
 from gateway.control.loop.judge import Judge
 from gateway.control.loop.ray_serve import Application
 from gateway.control.loop.reconcile import Plan, reconcile
 from gateway.control.loop.resolver import Resolver
+from gateway.control.loop.retries import Retries, failures_among, host_of
 from gateway.control.loop.silence import Silence
 from gateway.control.loop.situation import routed_apps
 from gateway.control.loop.watch import Watch
@@ -63,6 +67,7 @@ from gateway.control.rollouts.driver import Rollouts
 from gateway.control.state.database import State
 from gateway.control.state.snapshot import Observed, Recorded
 from gateway.control.state.status import Status
+from gateway.control.state.versions import Kind, Version
 from gateway.control.state.workers import Workers, ready_workers
 from gateway.edge.edge import Edge
 from gateway.edge.routes import RoutingTable
@@ -97,13 +102,14 @@ class ReconcileLoop:
         self._edge = edge
         self._rollouts = rollouts
         self._watch = Watch(workers, ray_serve.applications, self.wake)
-        self._resolver = Resolver(state, settings.node.home, self.wake)
+        self._retries = Retries()
+        self._resolver = Resolver(state, settings.node.home, self._retries, self.wake)
         self._judge = Judge(state, settings.node.home, self.wake)
         self._deployer = Deployer(state, edge, self._watch, settings, is_awaited, self.wake)
         self._silence = Silence()
         self._started = time.monotonic()
         self._has_heard_workers = False
-        self._failure_reports: Mapping[AppName, str] = {}
+        self._failure_reports: Mapping[AppName, Announcement] = {}
         # Kept from one tick to the next: Serve forgets it while a version fails to wake.
         self._proven: frozenset[AppName] = frozenset()
         self._asleep: frozenset[AppName] = frozenset()
@@ -141,7 +147,7 @@ class ReconcileLoop:
         """Look at everything once, and begin what is to be done."""
         self.beat = time.monotonic()
         applications = self._watch.applications()
-        reports = {worker.app: worker.detail for worker in self._workers.take_failed()}
+        reports = {worker.app: worker for worker in self._workers.take_failed()}
         observed = self._observe(applications, reports)
         self._give_up_failed(applications, observed, reports)
         recorded = self._remember()
@@ -168,57 +174,74 @@ class ReconcileLoop:
             self._wake.wait(_TICK_SECONDS)
 
     def _observe(
-        self, applications: Mapping[AppName, Application], reports: Mapping[AppName, str]
+        self, applications: Mapping[AppName, Application], reports: Mapping[AppName, Announcement]
     ) -> Observed:
         """Return what is there; `reports` are those of workers that failed since the last tick."""
         workers = self._workers.present()
         ready = {worker.app for worker in ready_workers(workers)}
         silent = self._silence.troubles(applications, workers)
         were_ready = {app for app, application in applications.items() if application.was_ready}
+        versions = self._state.versions()
+        for app in ready & versions.keys():
+            self._retries.settle(versions[app].kind)
         self._proven = ((self._proven | ready | were_ready) & applications.keys()) - silent.keys()
         troubles = {app: silent.get(app, application.trouble) for app, application in applications.items()}
-        sleepers = {
-            app for app, version in self._state.versions().items() if version.serving.scaling.may_sleep
-        }
+        sleepers = {app for app, version in versions.items() if version.serving.scaling.may_sleep}
         self._asleep = (self._asleep | sleepers) & (self._proven - ready)
+        settled = ready | self._state.condemned()
         self._failure_reports = {
-            app: reason for app, reason in {**self._failure_reports, **reports}.items() if app not in ready
+            app: report for app, report in {**self._failure_reports, **reports}.items() if app not in settled
         }
-        return Observed(troubles, workers, self._proven, self._asleep, dict(self._failure_reports))
+        failing = {app: report.detail for app, report in self._failure_reports.items()}
+        return Observed(troubles, workers, self._proven, self._asleep, failing)
 
     def _give_up_failed(
         self,
         applications: Mapping[AppName, Application],
         observed: Observed,
-        reports: Mapping[AppName, str],
+        reports: Mapping[AppName, Announcement],
     ) -> None:
         """Note the versions that cannot be served, and condemn their apps (rule 6)."""
         given_up = {app for app, application in applications.items() if application.gave_up}
         if not reports and not given_up:
             return
         ready = {worker.app for worker in ready_workers(observed.workers)}
-        routed = routed_apps(self._state.routes().values())
+        routes = self._state.routes().values()
+        routed, stable = routed_apps(routes), {route.stable for route in routes}
         for app in reports.keys() & routed:
-            log.warning("worker.failed", extra={"app": app, "reason": reports[app]})
+            log.warning("worker.failed", extra={"app": app, "reason": reports[app].detail})
         sleepers = {app for app in given_up if self._can_be_woken(app, observed)} & routed
         failed = {*given_up, *reports.keys() - routed} - sleepers - ready - self._state.condemned()
         generation, versions = self._state.desired().generation, self._state.versions()
         for app in failed & versions.keys():
-            reason = self._failure_reports.get(app, "") or applications[app].trouble
+            report = self._failure_reports.get(app)
+            reason = (report.detail if report else "") or applications[app].trouble
             log.warning("version.failed", extra={"app": app, "reason": reason})
-            self._state.fail(versions[app].kind, generation, reason)
+            version, passing = versions[app], report.passing if report else None
+            if passing is None and app in stable & observed.proven:
+                # The same served before: what is wrong now, such as a lack of memory, may pass.
+                passing = Passing()
+            if passing is None:
+                self._state.fail(version.kind, generation, reason)
+                self._retries.settle(version.kind)
+            else:
+                host = host_of(version.reference.reference)
+                self._retries.fail(version.kind, host, generation, reason, passing)
             self._state.condemn_version(app)
 
     def _remember(self) -> Recorded:
         desired = self._state.desired()
+        self._retries.use(desired.generation)
+        retries = self._retries.waiting()
         return Recorded(
             desired=desired,
             pins=self._state.pins(desired.generation),
             notes=self._state.notes(desired.generation),
-            failures=self._state.failures(),
+            failures={**self._state.failures(), **failures_among(retries)},
             versions=self._state.versions(),
             routes=self._state.routes(),
             condemned=self._state.condemned(),
+            retries=retries,
         )
 
     def _may_act(self, recorded: Recorded, observed: Observed) -> bool:
@@ -264,8 +287,18 @@ class ReconcileLoop:
         """Begin what takes long."""
         self._resolver.resolve(plan.resolve, recorded.desired.generation)
         self._resolver.follow(recorded)
+        self._try_again(plan.retry)
         self._deployer.deploy(self._judge.admitted(plan.deploy, recorded.versions))
         self._deployer.remove(plan.surplus, recorded.condemned, is_off_edge=self._applied == plan.table)
+
+    def _try_again(self, versions: Sequence[Version]) -> None:
+        """Have versions that failed be deployed anew, once they are due; they count as failed no longer."""
+        kinds = {version.kind for version in versions}
+        self._retries.forget(lambda subject: not isinstance(subject, Kind) or subject in kinds)
+        for version in random.sample(versions, len(versions)):
+            if self._retries.begin(version.kind, host_of(version.reference.reference)):
+                log.info("version.retried", extra={"app": version.app})
+                self.wake()
 
 
 def _weights(table: RoutingTable) -> dict[str, dict[str, int]]:

@@ -7,7 +7,7 @@ from gateway.control.loop.roles import Role, Roles
 from gateway.control.loop.situation import Situation
 from gateway.control.state.database import AppRoute
 from gateway.control.state.rollout_status import rollout_status
-from gateway.control.state.status import ModelState, ModelStatus, VersionStatus
+from gateway.control.state.status import ModelState, ModelStatus, RetryStatus, VersionStatus
 from gateway.control.state.versions import Version
 from gateway.rollout.state import Phase, Stage
 
@@ -39,7 +39,14 @@ def model_status(name: str, roles: Roles, route: AppRoute, situation: Situation)
             _version_status(version, route, situation) for version in _shown(roles, route, situation)
         ),
         rollout=None if rollout is None else rollout_status(rollout),
+        retry=next((retry for role in deciding if (retry := _retry(role, situation))), None),
     )
+
+
+def _retry(role: Role, situation: Situation) -> RetryStatus | None:
+    """Return when a role's kit is tried again, None where it is not."""
+    retries = situation.recorded.retries
+    return retries.get(role.kit if role.version is None else role.version.kind)
 
 
 def _message(role: Role, roles: Roles) -> str:

@@ -70,6 +70,8 @@ class Plan:
     table: RoutingTable
     """The same, as the edge takes it."""
     models: tuple[ModelStatus, ...]
+    retry: tuple[Version, ...] = ()
+    """Versions that were given up for a reason that may pass."""
 
 
 def reconcile(recorded: Recorded, observed: Observed) -> Plan:
@@ -90,11 +92,12 @@ def reconcile(recorded: Recorded, observed: Observed) -> Plan:
     }
     surplus = tuple(sorted({*observed.apps, *recorded.versions} - wanted.keys()))
     return Plan(
-        resolve=_unresolved(roles.values()),
+        resolve=_unresolved(roles.values(), situation),
         deploy=tuple(version for version in wanted.values() if _must_deploy(version, situation)),
         surplus=surplus,
         routes=routes,
         table=routing_table(roles, routes, surplus, lingering, after),
+        retry=tuple(version for version in named.values() if version.kind in recorded.retries),
         models=tuple(model_status(model, roles[model], routes[model], after) for model in roles),
     )
 
@@ -113,11 +116,16 @@ def _named_versions(models: Iterable[Roles]) -> dict[AppName, Version]:
     return {version.app: version for version in versions if version is not None}
 
 
-def _unresolved(models: Iterable[Roles]) -> tuple[Reference, ...]:
+def _unresolved(models: Iterable[Roles], situation: Situation) -> tuple[Reference, ...]:
     """Return the references that roles name and that may still be resolved, each once."""
     every_role = (role for roles in models for role in roles.all())
+    retries = situation.recorded.retries
     return tuple(
-        dict.fromkeys(role.kit for role in every_role if role.version is None and not role.has_failed)
+        dict.fromkeys(
+            role.kit
+            for role in every_role
+            if role.version is None and (not role.has_failed or role.kit in retries)
+        )
     )
 
 

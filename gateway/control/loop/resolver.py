@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from gateway.contract import Passing
 from gateway.control.loop.library import open_library
+from gateway.control.loop.retries import Retries, host_of, reason_of
 from gateway.control.loop.tasks import Tasks
 from gateway.control.state.database import State
 from gateway.control.state.desired import Desired
 from gateway.control.state.snapshot import Recorded
-from gateway.errors import KitError, KitserveError, NotTrusted, RegistryUnavailable
+from gateway.errors import KitError, NotTrusted, RegistryUnavailable
 from gateway.oci.reference import Digest, Reference
 
 # A registry that does not answer holds a thread for minutes; other models must find one.
 _THREADS = 32
-_RETRY_SECONDS = (2.0, 5.0, 10.0, 20.0, 40.0)
 
 log = logging.getLogger(__name__)
 
@@ -31,37 +33,33 @@ class _Question:
     reference: Reference
     generation: int
 
-
-@dataclass(frozen=True, slots=True)
-class _Retry:
-    """How often a registry did not answer, and when to ask it again (by the monotonic clock)."""
-
-    attempts: int
-    not_before: float
+    @property
+    def follow(self) -> tuple[str, Reference]:
+        """The subject of `Retries` that looks whether the tag has moved."""
+        return ("follow", self.reference)
 
 
 class Resolver:
     """Asks registries what references mean, in threads of its own, and notes in the state what they say.
 
-    Where a registry does not answer, what the reference meant under an earlier config holds; where nobody
-    knows that, the registry is asked again, each time after a longer pause. Every other error is final
-    until the next config. `finished` is called after each question.
+    Where a registry does not answer, what the reference meant under an earlier config holds. Where nobody
+    knows that, or something else fails that may pass, the registry is asked again, as `retries` say. Every
+    other error is final until the next config. `finished` is called after each question.
     """
 
-    def __init__(self, state: State, home: Path, finished: Callable[[], None]) -> None:
+    def __init__(self, state: State, home: Path, retries: Retries, finished: Callable[[], None]) -> None:
         self._state = state
         self._home = home
-        self._tasks = Tasks(_THREADS, "resolve", finished)
-        self._retries: dict[_Question, _Retry] = {}
+        self._retries = retries
+        self._tasks = Tasks(_THREADS, "resolve", finished, has_own_pauses=True)
         self._last_looks: dict[_Question, float] = {}
 
     def resolve(self, references: Sequence[Reference], generation: int) -> None:
         """Begin to resolve references, but for those that are to be retried later."""
-        now = time.monotonic()
-        for reference in references:
-            question = _Question(reference, generation)
-            retry = self._retries.get(question)
-            if retry is None or now >= retry.not_before:
+        # By chance: one that always fails must not be the only one that asks its registry.
+        for reference in random.sample(references, len(references)):
+            if self._retries.begin(reference, host_of(reference), is_limited=True):
+                question = _Question(reference, generation)
                 self._tasks.begin(("resolve", reference, generation), partial(self._resolve, question))
 
     def follow(self, recorded: Recorded) -> None:
@@ -75,9 +73,10 @@ class Resolver:
             if model.track is None or model.kit not in recorded.pins:
                 continue
             question = _Question(model.kit, generation)
-            if now - self._last_looks.setdefault(question, now) >= model.track:
+            is_due = now - self._last_looks.setdefault(question, now) >= model.track
+            if is_due and self._retries.begin(question.follow, host_of(model.kit), is_limited=True):
                 self._last_looks[question] = now
-                self._tasks.begin(("follow", model.kit, generation), partial(self._follow, question))
+                self._tasks.begin((*question.follow, generation), partial(self._follow, question))
 
     def stop(self) -> None:
         """Ask no more."""
@@ -88,44 +87,50 @@ class Resolver:
         reference, generation = question.reference, question.generation
         try:
             digest = self._digest(reference)
-        except RegistryUnavailable as error:
-            self._take_earlier_or_retry(question, error)
-        except KitserveError as error:
-            log.warning("resolve.failed", extra={"kit": str(reference), "reason": str(error)})
-            self._state.fail(reference, generation, str(error))
+            self._state.pin(reference, digest, generation)
+        except Exception as error:
+            self._note_failure(question, error)
         else:
             log.info("kit.resolved", extra={"kit": str(reference), "digest": str(digest)})
-            self._state.pin(reference, digest, generation)
+            self._retries.settle(reference)
 
-    def _take_earlier_or_retry(self, question: _Question, error: RegistryUnavailable) -> None:
-        reference, generation, reason = question.reference, question.generation, str(error)
-        earlier = self._state.last_pin(reference)
+    def _note_failure(self, question: _Question, error: Exception) -> None:
+        reference, generation = question.reference, question.generation
+        reason, names = reason_of(error), {"kit": str(reference)}
+        earlier = self._state.last_pin(reference) if isinstance(error, RegistryUnavailable) else None
         if earlier is not None:
-            names = {"kit": str(reference), "digest": str(earlier)}
-            log.warning("registry.unavailable", extra={**names, "reason": reason})
+            log.warning("registry.unavailable", extra={**names, "digest": str(earlier), "reason": reason})
             note = f"its registry did not answer, so this is what {reference} was before: {reason}"
             self._state.pin(reference, earlier, generation, note)
+            self._retries.settle(reference)
             return
-        last = self._retries.get(question)
-        attempts = 1 if last is None else last.attempts + 1
-        if attempts > len(_RETRY_SECONDS):
+        passing = Passing.of(error)
+        log.warning(
+            "resolve.failed" if passing is None else "resolve.retried", extra={**names, "reason": reason}
+        )
+        if passing is None:
             self._state.fail(reference, generation, reason)
-            return
-        log.warning("resolve.retried", extra={"kit": str(reference), "attempt": attempts, "reason": reason})
-        self._retries[question] = _Retry(attempts, time.monotonic() + _RETRY_SECONDS[attempts - 1])
+            self._retries.settle(reference)
+        else:
+            self._retries.fail(reference, host_of(reference), generation, reason, passing)
 
     def _follow(self, question: _Question) -> None:
         """Look whether a tag has moved; a registry that does not answer changes nothing."""
         reference, generation = question.reference, question.generation
         try:
             digest = self._digest(reference)
-        except KitserveError as error:
-            log.warning("follow.failed", extra={"kit": str(reference), "reason": str(error)})
-            return
-        pinned = self._state.pins(generation).get(reference)
-        if self._state.desired().generation == generation and digest != pinned:
-            log.info("tag.moved", extra={"kit": str(reference), "digest": str(digest)})
-            self._state.pin(reference, digest, generation)
+            pinned = self._state.pins(generation).get(reference)
+            if self._state.desired().generation == generation and digest != pinned:
+                log.info("tag.moved", extra={"kit": str(reference), "digest": str(digest)})
+                self._state.pin(reference, digest, generation)
+        except Exception as error:
+            log.warning("follow.failed", extra={"kit": str(reference), "reason": reason_of(error)})
+            passing = Passing.of(error)
+            if passing is not None and passing.away_host:
+                host = host_of(reference)
+                self._retries.fail(question.follow, host, generation, reason_of(error), passing)
+                return
+        self._retries.settle(question.follow)
 
     def _digest(self, reference: Reference) -> Digest:
         return resolve(reference, self._home, self._state.desired())

@@ -15,7 +15,8 @@ Where a model has a rollout, and its kit is not resolved, the kit has a role too
 How far a role is, by the first line that applies:
 
     the kit's reference cannot be resolved         FAILED    why
-    it is not resolved yet                         PULLING   "resolving its reference"
+    it is not resolved yet                         PULLING   "resolving its reference", why not yet
+    its version waits to be tried again, of late   PULLING   why
     its version, or an equal one, was given up     FAILED    why
     enough of its workers are ready                READY     what is unusual about its reference
     it may sleep, and was ready once               ASLEEP    whether it wakes
@@ -101,9 +102,14 @@ def _role(model: DesiredModel, kit: Reference, situation: Situation) -> Role:
         return Role(kit, None, ModelState.FAILED, failures[kit])
     version = situation.version_for(model, kit)
     if version is None:
-        return Role(kit, None, ModelState.PULLING, "resolving its reference")
+        retry = situation.recorded.retries.get(kit)
+        reason = "" if retry is None else f": {retry.reason}"
+        return Role(kit, None, ModelState.PULLING, f"resolving its reference{reason}")
     failure = situation.failure(version)
     if failure is not None:
+        retry = situation.recorded.retries.get(version.kind)
+        if retry is not None and not retry.has_failed:
+            return Role(kit, version, ModelState.PULLING, failure)
         return Role(kit, version, ModelState.FAILED, failure)
     ready = len(situation.ready_workers(version.app))
     is_routed = version.app in routed_apps([situation.route(model.name)])

@@ -20,11 +20,15 @@ class Tasks:
     """Tasks in up to `threads` threads, each named after `name`; `finished` is called after each task.
 
     A loop that decides by what it sees may begin the same task at every look: it runs once, and again no
-    sooner than `_RETRY_SECONDS` after its last start. A task that raises is logged.
+    sooner than `_RETRY_SECONDS` after its last start, or at any time where it `has_own_pauses`. A task that
+    raises is logged.
     """
 
-    def __init__(self, threads: int, name: str, finished: Callable[[], None]) -> None:
+    def __init__(
+        self, threads: int, name: str, finished: Callable[[], None], has_own_pauses: bool = False
+    ) -> None:
         self._finished = finished
+        self._has_own_pauses = has_own_pauses
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._lock = threading.Lock()
         self._running: set[Subject] = set()
@@ -38,7 +42,8 @@ class Tasks:
             if subject in self._running or subject in self._not_before:
                 return
             self._running.add(subject)
-            self._not_before[subject] = now + _RETRY_SECONDS
+            if not self._has_own_pauses:
+                self._not_before[subject] = now + _RETRY_SECONDS
         self._pool.submit(self._run, subject, work)
 
     def stop(self) -> None:

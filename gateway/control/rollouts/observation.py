@@ -96,7 +96,8 @@ class Observer:
         loss = _loss(stable, recorded, observed)
         is_up = bool(workers) or observed.can_be_woken(canary)
         is_undecided = not {model.kit} & (recorded.pins.keys() | recorded.failures.keys())
-        if failure is not None:
+        # What may pass is tried again until the rollout's deadline.
+        if failure is not None and canary.kind not in recorded.retries:
             yield CanaryFailed(failure)
         for _ in set(rollout.workers) - {worker.worker for worker in observed.workers}:
             yield CanaryLost("a worker of the canary died")

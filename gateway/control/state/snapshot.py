@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gateway.contract import Announcement, AppName
 from gateway.control.state.database import AppRoute
 from gateway.control.state.desired import Desired, DesiredModel
+from gateway.control.state.status import RetryStatus
 from gateway.control.state.versions import Kind, Version, version_of
 from gateway.control.state.workers import ready_workers
 from gateway.oci.pinned import PinnedReference
@@ -23,7 +24,8 @@ class Recorded:
     pins: Mapping[Reference, Digest]
     """What each reference means, for the config in force."""
     failures: Mapping[Reference | Kind, str]
-    """Why a reference could not be resolved, or a kind of version not be served."""
+    """Why a reference could not be resolved, or a kind of version not be served; those too that wait to be
+    tried again, a reference once it counts as failed."""
     versions: Mapping[AppName, Version]
     routes: Mapping[str, AppRoute]
     condemned: frozenset[AppName] = frozenset()
@@ -32,6 +34,8 @@ class Recorded:
     """What a person should know of how a reference was resolved."""
     rollouts: Mapping[str, Rollout] = field(default_factory=dict)
     """How far the rollouts are, by model; a revision is a reference that is pinned to its digest, as text."""
+    retries: Mapping[Hashable, RetryStatus] = field(default_factory=dict)
+    """Those of references and kinds of version that failed for a reason that may pass."""
 
 
 @dataclass(frozen=True, slots=True)

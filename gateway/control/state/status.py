@@ -21,6 +21,19 @@ class ModelState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class RetryStatus:
+    """What failed for a reason that may pass, and is tried again."""
+
+    reason: str
+    tries: int
+    seconds: float
+    """Until the next try; 0 while it is made."""
+    is_trying: bool
+    has_failed: bool
+    """Whether it counts as failed by now; before, it is only late."""
+
+
+@dataclass(frozen=True, slots=True)
 class VersionStatus:
     """One version of a model. `weight` is its percent of unversioned calls."""
 
@@ -46,6 +59,8 @@ class ModelStatus:
     message: str
     versions: tuple[VersionStatus, ...]
     rollout: RolloutStatus | None = None
+    retry: RetryStatus | None = None
+    """When what `message` tells of is tried again; None where it is not."""
 
 
 @dataclass(frozen=True, slots=True)

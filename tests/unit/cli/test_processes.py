@@ -104,3 +104,26 @@ def test_all_descendants_end_also_those_whose_parent_went_first() -> None:
     process.kill()
     process.wait()
     process.stdout.close()
+
+
+# Starts a child that starts a sleep and ends, so that the sleep has lost its parent.
+ADOPTION = """
+import os, subprocess, sys
+from gateway.cli.processes import adopt_orphans, descendants, end_all, process_state, reap
+adopt_orphans()
+CHILD = "import subprocess as s; print(s.Popen(['sleep', '60'], stdout=s.DEVNULL, stderr=s.DEVNULL).pid)"
+orphan = int(subprocess.run([sys.executable, "-c", CHILD], capture_output=True).stdout)
+family = descendants(os.getpid())
+assert list(family) == [orphan], family
+assert process_state(orphan, family[orphan]) is not None
+assert process_state(orphan, "another start") is None
+assert end_all(family, 0.1) == [orphan]
+reap([orphan, 1], 10.0)
+assert process_state(orphan, family[orphan]) is None
+assert descendants(os.getpid()) == {}
+"""
+
+
+def test_what_a_child_leaves_behind_can_be_adopted_and_ended_and_is_no_zombie() -> None:
+    done = subprocess.run([sys.executable, "-c", ADOPTION], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

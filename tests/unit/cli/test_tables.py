@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from gateway.cli.tables import events_table, model_line, models_table, rollout_text
+from gateway.cli.tables import events_table, message_line, model_line, models_table, rollout_text
 
 V1, V2 = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 KIT = "registry.test/team/iris"
@@ -53,6 +53,16 @@ def test_a_model_fits_a_line() -> None:
     assert model_line(IRIS | {"rollout": stepping}) == (
         "iris: ready  v1@111111111111 80 %  rollout: step 1 of 2: weight 20 %, for 30 s"
     )
+
+
+def test_a_model_that_is_tried_again_says_how_often_it_was_and_when_the_next_try_is() -> None:
+    retry = {"reason": "no answer", "tries": 3, "seconds": 39.2, "is_trying": False, "has_failed": True}
+    model = {**LILAC, "state": "failed", "message": "no answer", "retry": retry}
+    assert message_line(model) == "lilac: no answer (tried 3 time(s); next try in 40 s)"
+    retry["is_trying"] = True
+    assert message_line(model) == "lilac: no answer (tried 3 time(s); tried now)"
+    assert message_line(LILAC) == "lilac: 12 of 90 MB"
+    assert model_line(model) == "lilac: failed  no answer  (is tried again)"
 
 
 def test_a_rollout_shows_its_versions_steps_and_checks() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 
 from gateway.config.config import GatewayConfig
-from gateway.contract import AppName, NodeSettings, WorkerState
+from gateway.contract import AppName, NodeSettings, Passing, WorkerState
 from gateway.control.loop import judge as judge_module
 from gateway.control.loop import loop as loop_module
 from gateway.control.loop import resolver as resolver_module
+from gateway.control.loop import retries as retries_module
 from gateway.control.loop import silence as silence_module
+from gateway.control.loop import tasks as tasks_module
 from gateway.control.loop import watch as watch_module
 from gateway.control.loop.deployer import DeploySettings
 from gateway.control.loop.loop import ReconcileLoop
@@ -23,7 +26,7 @@ from gateway.control.state.desired import desired_from
 from gateway.control.state.status import ModelState
 from gateway.control.state.workers import Workers
 from gateway.edge.routes import RoutingTable, Server
-from gateway.errors import EdgeError, UnusableModel
+from gateway.errors import EdgeError, NotFound, UnusableModel
 from gateway.oci.reference import Digest
 from tests.support.control_plane import FakeEdge, FakeRollouts, FakeServe, report, wait_for_tasks
 from tests.support.waiting import wait
@@ -283,3 +286,116 @@ def test_only_a_canary_whose_rollout_was_aborted_ends_before_the_workers_were_he
     plane.ticks()
     assert plane.edge.tables == []
     assert set(plane.edge.ended_canaries) == {"iris"}
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again after a moment."""
+    monkeypatch.setattr(retries_module, "_PAUSES", (0.2,))
+    monkeypatch.setattr(tasks_module, "_RETRY_SECONDS", 0.1)
+
+
+def fail(plane: Plane, app: AppName, passing: Passing | None, port: int = 1) -> None:
+    failed = replace(report(app, WorkerState.FAILED, "no answer", port), passing=passing)
+    plane.workers.hear(failed)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("passing", [Passing(), Passing(away_host="registry.test")])
+def test_a_version_whose_kit_could_not_be_fetched_is_deployed_again_until_it_can(
+    plane: Plane, passing: Passing
+) -> None:
+    app = plane.start()
+    for tries in range(1, 4):
+        wait(lambda: app in plane.serve.running)
+        fail(plane, app, passing, port=tries)
+        wait(lambda tries=tries: len(plane.serve.deleted) == tries)  # type: ignore[misc]
+    wait(lambda: plane.shown() == (ModelState.FAILED, "no answer") or app in plane.serve.running)
+    assert plane.state.failures() == {}
+    wait(lambda: app in plane.serve.running)
+    plane.workers.hear(report(app, port=9))
+    wait(lambda: plane.shown() == (ModelState.READY, ""))
+    assert plane.loop.status.models[0].retry is None
+    assert len(plane.serve.deployments) == 4
+
+
+def test_how_often_a_version_was_tried_is_told_and_when_it_is_next(plane: Plane) -> None:
+    app = plane.start()
+    fail(plane, app, Passing())
+    wait(lambda: plane.shown() == (ModelState.FAILED, "no answer"))
+    wait(lambda: plane.loop.status.models[0].retry is not None)
+    retry = plane.loop.status.models[0].retry
+    assert retry is not None
+    assert (retry.reason, retry.tries, retry.has_failed) == ("no answer", 1, True)
+    assert 3.0 < retry.seconds <= 6.0
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_version_that_can_never_be_served_is_not_tried_again(plane: Plane) -> None:
+    app = plane.start()
+    fail(plane, app, None)
+    wait(lambda: plane.serve.deleted == [app])
+    time.sleep(0.5)
+    plane.ticks()
+    assert (len(plane.serve.deployments), plane.shown()) == (1, (ModelState.FAILED, "no answer"))
+    assert plane.loop.status.models[0].retry is None
+
+
+def test_another_config_tries_at_once(plane: Plane) -> None:
+    app = plane.start()
+    fail(plane, app, Passing())
+    wait(lambda: plane.serve.deleted == [app])
+    plane.apply()
+    wait(lambda: len(plane.serve.running) == 1)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("was_ready", [True, False])
+def test_a_version_that_serve_gave_up_is_tried_again_only_if_it_was_ready_before(
+    plane: Plane, was_ready: bool
+) -> None:
+    app = plane.start_and_serve() if was_ready else plane.start()
+    plane.serve.give_up(app)
+    plane.look()
+    plane.workers.drop(f"{app}#1")
+    wait(lambda: plane.serve.deleted == [app])
+    if was_ready:
+        wait(lambda: app in plane.serve.running)
+        plane.workers.hear(report(app, port=2))
+        wait(lambda: plane.shown() == (ModelState.READY, ""))
+        assert plane.state.routes() == {"iris": AppRoute(app)}
+    else:
+        time.sleep(0.5)
+        plane.ticks()
+        assert plane.shown() == (ModelState.FAILED, "its workers die")
+        assert len(plane.serve.deployments) == 1
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_version_that_serves_is_not_touched_by_a_registry_that_is_away(plane: Plane) -> None:
+    app = plane.start_and_serve({"min": 2, "max": 2})
+    fail(plane, app, Passing(away_host="registry.test"), port=2)
+    plane.ticks(5)
+    assert (plane.serve.deleted, plane.state.routes()) == ([], {"iris": AppRoute(app)})
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_reference_that_could_not_be_resolved_is_asked_for_until_it_can(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Digest | Exception] = [NotFound("no such tag")] * 3
+    answers.append(Digest.of(b"v1"))
+    shown = []
+
+    def resolve(*_: Any) -> Digest:
+        shown.append(plane.shown())
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(resolver_module, "resolve", resolve)
+    plane.start()
+    assert answers == []
+    assert set(shown[1:]) == {(ModelState.FAILED, "no such tag")}
+    assert plane.state.failures() == {}

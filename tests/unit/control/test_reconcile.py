@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -12,7 +12,7 @@ from gateway.control.loop.reconcile import Plan, reconcile
 from gateway.control.state.database import AppRoute
 from gateway.control.state.desired import Desired, DesiredModel, FixedCanary
 from gateway.control.state.snapshot import Observed, Recorded
-from gateway.control.state.status import ModelState
+from gateway.control.state.status import ModelState, RetryStatus
 from gateway.control.state.versions import Kind, Version, version_of
 from gateway.edge.routes import RoutingTable, Server
 from gateway.oci.pinned import PinnedReference
@@ -72,6 +72,7 @@ def recorded(
     failures: Mapping[Reference | Kind, str] | None = None,
     condemned: Iterable[Version] = (),
     generation: int = 1,
+    retries: Mapping[Hashable, RetryStatus] | None = None,
 ) -> Recorded:
     return Recorded(
         Desired(generation, models),
@@ -80,7 +81,13 @@ def recorded(
         {version.app: version for version in versions},
         routes or {},
         frozenset(version.app for version in condemned),
+        retries=retries or {},
     )
+
+
+def late(subject: Hashable, has_failed: bool) -> dict[Hashable, RetryStatus]:
+    """A subject that waits to be tried again."""
+    return {subject: RetryStatus("no answer", 3, 40.0, is_trying=False, has_failed=has_failed)}
 
 
 def observed(
@@ -764,3 +771,47 @@ def test_status_shows_routed_versions_first_and_failed_ones_last() -> None:
         ("v2", "canary", 30, ModelState.READY, 2, "onnx"),
         ("v3", "", 0, ModelState.FAILED, 0, ""),
     ]
+
+
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_a_reference_that_waits_to_be_tried_again_is_still_to_be_resolved(has_failed: bool) -> None:
+    retries = late(kit("v1"), has_failed)
+    failures: dict[Reference | Kind, str] = {kit("v1"): "no answer"} if has_failed else {}
+    plan = reconcile(recorded(model("v1"), pins={}, failures=failures, retries=retries), observed())
+    assert plan.resolve == (kit("v1"),)
+    (shown,) = plan.models
+    assert shown.retry == retries[kit("v1")]
+    if has_failed:
+        assert (shown.state, shown.message) == (ModelState.FAILED, "no answer")
+    else:
+        assert (shown.state, shown.message) == (ModelState.PULLING, "resolving its reference: no answer")
+
+
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_a_version_that_waits_to_be_tried_again_is_not_deployed_before_and_takes_nothing_away(
+    has_failed: bool,
+) -> None:
+    retries = late(V2.kind, has_failed)
+    before = recorded(
+        model("v2"),
+        versions=[V1],
+        routes=to(V1),
+        failures={V2.kind: "no answer"},
+        retries=retries,
+    )
+    plan = reconcile(before, observed(worker(V1)))
+    assert (plan.deploy, plan.surplus, plan.retry, plan.routes) == ((), (), (V2,), to(V1))
+    (shown,) = plan.models
+    assert shown.state is (ModelState.FAILED if has_failed else ModelState.PULLING)
+    assert (shown.message, shown.retry) == ("no answer", retries[V2.kind])
+    again = reconcile(replace(before, failures={}, retries={}), observed(worker(V1)))
+    assert (again.deploy, again.retry) == ((V2,), ())
+
+
+def test_what_is_not_wanted_is_not_tried_again() -> None:
+    retries = late(V2.kind, has_failed=True)
+    before = recorded(
+        model("v1"), versions=[V1], routes=to(V1), failures={V2.kind: "no answer"}, retries=retries
+    )
+    plan = reconcile(before, observed(worker(V1)))
+    assert (plan.retry, plan.models[0].retry) == ((), None)

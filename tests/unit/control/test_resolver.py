@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,12 +13,23 @@ import pytest
 from gateway.config.config import GatewayConfig
 from gateway.config.models import Model
 from gateway.control.loop import resolver as resolver_module
-from gateway.control.loop import tasks as tasks_module
 from gateway.control.loop.resolver import Resolver, resolve
+from gateway.control.loop.retries import Retries
 from gateway.control.state.database import State
 from gateway.control.state.desired import Desired, desired_from
 from gateway.control.state.snapshot import Recorded
-from gateway.errors import KitError, RegistryUnavailable
+from gateway.errors import (
+    DigestMismatch,
+    InvalidKitfile,
+    KitError,
+    KitserveError,
+    NotFound,
+    NotTrusted,
+    RegistryUnavailable,
+    SizeMismatch,
+    StoreError,
+    Unauthorized,
+)
 from gateway.oci.reference import Digest, Reference, parse_reference
 from tests.support.artifacts import LayoutBuilder, iris
 from tests.support.control_plane import wait_for_tasks
@@ -23,7 +37,7 @@ from tests.support.waiting import wait
 
 KIT = parse_reference("registry.test/iris:v1")
 FIRST, SECOND = Digest.of(b"first"), Digest.of(b"second")
-SILENCE = RegistryUnavailable("no answer")
+SILENCE = RegistryUnavailable("no answer", away_host="registry.test")
 
 
 class Registry:
@@ -45,8 +59,6 @@ class Registry:
 def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     registry = Registry()
     monkeypatch.setattr(resolver_module, "resolve", registry)
-    monkeypatch.setattr(resolver_module, "_RETRY_SECONDS", (0.0, 0.0))
-    monkeypatch.setattr(tasks_module, "_RETRY_SECONDS", 0.0)
     return registry
 
 
@@ -58,19 +70,41 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 
 @pytest.fixture
-def resolver(state: State, registry: Registry, tmp_path: Path) -> Iterator[Resolver]:
-    resolver = Resolver(state, tmp_path, lambda: None)
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def retries(clock: Clock) -> Retries:
+    return Retries(clock, jitter=lambda: 0.0)
+
+
+@pytest.fixture
+def resolver(state: State, registry: Registry, retries: Retries, tmp_path: Path) -> Iterator[Resolver]:
+    resolver = Resolver(state, tmp_path, retries, lambda: None)
     yield resolver
     resolver.stop()
     wait_for_tasks()
+
+
+class Clock:
+    """A clock that a test turns on."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def desired(kit: Reference, track: float | None = None) -> Desired:
     return desired_from(GatewayConfig(models=(Model(name="iris", kit=str(kit), track=track),)))
 
 
-def apply(state: State, track: float | None = None) -> int:
-    return state.apply(desired(KIT, track), "{}")
+def apply(state: State, retries: Retries, track: float | None = None) -> int:
+    generation = state.apply(desired(KIT, track), "{}")
+    retries.use(generation)
+    return generation
 
 
 def known(state: State) -> Recorded:
@@ -78,91 +112,227 @@ def known(state: State) -> Recorded:
     return Recorded(desired, state.pins(desired.generation), state.failures(), {}, {})
 
 
-def repeat(begin: Callable[[], None], until: Callable[[], bool]) -> None:
-    """Tick until something holds."""
+def repeat(begin: Callable[[], None], clock: Clock, until: Callable[[], bool]) -> None:
+    """Tick until something holds, some seconds of the clock apart."""
 
     def holds() -> bool:
+        clock.now += 20.0
         begin()
         return until()
 
     wait(holds)
 
 
-def test_a_reference_is_pinned_to_what_the_registry_says(state: State, resolver: Resolver) -> None:
-    generation = apply(state)
+def test_a_reference_is_pinned_to_what_the_registry_says(
+    state: State, resolver: Resolver, retries: Retries
+) -> None:
+    generation = apply(state, retries)
     resolver.resolve([KIT], generation)
     wait(lambda: state.pins(generation) == {KIT: FIRST})
     assert state.notes(generation) == {KIT: ""}
 
 
-def test_a_refusal_is_final(state: State, resolver: Resolver, registry: Registry) -> None:
-    registry.answers = [KitError("it is no kit")]
-    resolver.resolve([KIT], apply(state))
-    wait(lambda: state.failures() == {KIT: "it is no kit"})
-    assert registry.questions == 1
+@pytest.mark.parametrize(
+    "error",
+    [
+        KitError("it is no kit"),
+        InvalidKitfile("it has no Kitfile"),
+        DigestMismatch("it has another digest"),
+        SizeMismatch("it is too long"),
+        NotTrusted("the policy refuses it"),
+    ],
+)
+def test_a_refusal_is_final(
+    state: State,
+    resolver: Resolver,
+    registry: Registry,
+    retries: Retries,
+    clock: Clock,
+    error: KitserveError,
+) -> None:
+    registry.answers = [error]
+    resolver.resolve([KIT], apply(state, retries))
+    wait(lambda: state.failures() == {KIT: str(error)})
+    assert (registry.questions, retries.waiting()) == (1, {})
 
 
 def test_a_silent_registry_is_asked_again_until_it_answers(
-    state: State, resolver: Resolver, registry: Registry
+    state: State, resolver: Resolver, registry: Registry, retries: Retries, clock: Clock
 ) -> None:
-    generation = apply(state)
+    generation = apply(state, retries)
     registry.answers = [SILENCE, SILENCE, SECOND]
-    repeat(lambda: resolver.resolve([KIT], generation), lambda: state.pins(generation) == {KIT: SECOND})
-    assert state.failures() == {}
+    repeat(
+        lambda: resolver.resolve([KIT], generation), clock, lambda: state.pins(generation) == {KIT: SECOND}
+    )
+    assert (state.failures(), retries.waiting()) == ({}, {})
 
 
-def test_a_registry_that_stays_silent_is_given_up(
-    state: State, resolver: Resolver, registry: Registry
+def test_a_registry_that_stays_silent_is_asked_for_ever_every_five_minutes_at_last(
+    state: State, resolver: Resolver, registry: Registry, retries: Retries, clock: Clock
 ) -> None:
-    generation = apply(state)
-    registry.answers = [SILENCE]
-    repeat(lambda: resolver.resolve([KIT], generation), lambda: bool(state.failures()))
-    assert state.failures() == {KIT: "no answer"}
-    assert registry.questions >= 3
+    generation = apply(state, retries)
+    registry.answers = [*[SILENCE] * 30, FIRST]
+    times = []
+    shown = []
+    while registry.questions < 30:
+        asked = registry.questions
+        resolver.resolve([KIT], generation)
+        wait_for_tries(resolver)
+        if registry.questions > asked:
+            times.append(clock.now)
+            shown.append(retries.waiting()[KIT])
+        clock.now += 1.0
+    pauses = [round(after - before) for before, after in pairwise(times)]
+    assert pauses[:7] == [5, 10, 20, 40, 80, 160, 250]
+    assert set(pauses[7:]) == {250}
+    assert [retry.tries for retry in shown] == list(range(1, 31))
+    assert [retry.has_failed for retry in shown] == [False] * 4 + [True] * 26
+    assert {retry.reason for retry in shown} == {"no answer"}
+    assert state.failures() == {}, "it is not final"
+    clock.now += 300.0
+    resolver.resolve([KIT], generation)
+    wait(lambda: state.pins(generation) == {KIT: FIRST})
 
 
-def test_a_later_try_waits(
-    state: State, resolver: Resolver, registry: Registry, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unauthorized("a wrong password"),
+        NotFound("no such tag"),
+        StoreError("the disk is full"),
+        RegistryUnavailable("answered 418"),
+        PermissionError(13, "the password file"),
+    ],
+)
+def test_what_may_be_mended_counts_as_failed_at_once_and_is_tried_again(
+    state: State,
+    resolver: Resolver,
+    registry: Registry,
+    retries: Retries,
+    clock: Clock,
+    error: Exception,
 ) -> None:
-    monkeypatch.setattr(resolver_module, "_RETRY_SECONDS", (60.0,))
-    generation = apply(state)
+    generation = apply(state, retries)
+    registry.answers = [error, FIRST]
+    resolver.resolve([KIT], generation)
+    wait(lambda: KIT in retries.waiting())
+    retry = retries.waiting()[KIT]
+    assert (retry.tries, retry.seconds, retry.has_failed) == (1, 5.0, True)
+    clock.now += 5.0
+    resolver.resolve([KIT], generation)
+    wait(lambda: state.pins(generation) == {KIT: FIRST})
+    assert retries.waiting() == {}
+
+
+def test_a_later_try_waits_but_not_for_another_config(
+    state: State, resolver: Resolver, registry: Registry, retries: Retries
+) -> None:
+    generation = apply(state, retries)
     registry.answers = [SILENCE]
     for _ in range(20):
         resolver.resolve([KIT], generation)
-        wait(lambda: registry.questions == 1)
-    resolver.resolve([KIT], apply(state))
+        wait_for_tries(resolver)
+    assert registry.questions == 1
+    resolver.resolve([KIT], apply(state, retries))
     wait(lambda: registry.questions == 2)
 
 
 def test_while_its_registry_is_silent_a_reference_means_what_it_meant_before(
-    state: State, resolver: Resolver, registry: Registry
+    state: State, resolver: Resolver, registry: Registry, retries: Retries
 ) -> None:
     registry.answers = [FIRST, SILENCE]
-    resolver.resolve([KIT], apply(state))
+    resolver.resolve([KIT], apply(state, retries))
     wait(lambda: state.last_pin(KIT) == FIRST)
-    generation = apply(state)
+    generation = apply(state, retries)
     resolver.resolve([KIT], generation)
     wait(lambda: state.pins(generation) == {KIT: FIRST})
     note = f"its registry did not answer, so this is what {KIT} was before: no answer"
     assert state.notes(generation) == {KIT: note}
 
 
-def test_a_tag_that_is_tracked_is_pinned_anew_once_it_has_moved(
-    state: State, resolver: Resolver, registry: Registry
+def test_of_fifty_kits_of_one_silent_registry_one_asks_and_once_it_answers_all_do(
+    state: State, resolver: Resolver, registry: Registry, retries: Retries, clock: Clock
 ) -> None:
-    generation = apply(state, track=1.0)
+    kits = [parse_reference(f"registry.test/kit{number}:v1") for number in range(50)]
+    generation = apply(state, retries)
+    registry.answers = [SILENCE]
+    repeat_once(resolver, retries, kits, generation)
+    first = registry.questions
+    assert first <= 8
+    clock.now += 3600.0
+    for round_ in range(1, 6):
+        repeat_once(resolver, retries, kits, generation)
+        assert registry.questions == first + round_
+        clock.now += 300.0
+    reasons = {retries.waiting()[kit].reason for kit in kits}
+    assert reasons == {"no answer", "its registry does not answer, as another kit of it found: no answer"}
+    registry.answers = [FIRST]
+    repeat_once(resolver, retries, kits, generation)
+    wait(lambda: bool(state.pins(generation)))
+
+    def are_all_pinned() -> bool:
+        resolver.resolve([kit for kit in kits if kit not in state.pins(generation)], generation)
+        return len(state.pins(generation)) == 50
+
+    wait(are_all_pinned)
+    assert retries.waiting() == {}
+
+
+def repeat_once(resolver: Resolver, retries: Retries, kits: list[Reference], generation: int) -> None:
+    """Tick some times at one moment, and wait for the tries that these began."""
+    for _ in range(3):
+        resolver.resolve(kits, generation)
+        wait_for_tries(resolver)
+
+
+def wait_for_tries(resolver: Resolver) -> None:
+    """Wait until no try is on its way."""
+    wait(lambda: not resolver._tasks._running)
+
+
+def test_a_tag_that_is_tracked_is_pinned_anew_once_it_has_moved(
+    state: State, resolver: Resolver, registry: Registry, retries: Retries, clock: Clock
+) -> None:
+    generation = apply(state, retries, track=1.0)
     state.pin(KIT, FIRST, generation)
     registry.answers = [SILENCE, SECOND]
-    repeat(lambda: resolver.follow(known(state)), lambda: state.pins(generation) == {KIT: SECOND})
+    repeat(lambda: resolver.follow(known(state)), clock, lambda: state.pins(generation) == {KIT: SECOND})
     assert state.failures() == {}
 
 
-def test_a_tag_that_is_not_tracked_or_not_pinned_is_left_alone(
-    state: State, resolver: Resolver, registry: Registry
+def test_a_tag_is_not_followed_while_its_registry_is_silent(
+    state: State, resolver: Resolver, registry: Registry, retries: Retries, clock: Clock
 ) -> None:
-    state.pin(KIT, FIRST, apply(state))
+    generation = apply(state, retries, track=1.0)
+    state.pin(KIT, FIRST, generation)
+    recorded = known(state)
+    models = tuple(replace(model, track=0.01) for model in recorded.desired.models)
+    recorded = replace(recorded, desired=replace(recorded.desired, models=models))
+    registry.answers = [SILENCE]
+
+    def is_asked() -> bool:
+        resolver.follow(recorded)
+        return registry.questions == 1
+
+    wait(is_asked)
+    wait_for_tries(resolver)
+    for _ in range(5):
+        time.sleep(0.02)
+        resolver.follow(recorded)
+    wait_for_tries(resolver)
+    assert registry.questions == 1
+    assert state.pins(generation) == {KIT: FIRST}
+    clock.now += 5.0
+    resolver.follow(recorded)
+    wait(lambda: registry.questions == 2)
+
+
+def test_a_tag_that_is_not_tracked_or_not_pinned_is_left_alone(
+    state: State, resolver: Resolver, registry: Registry, retries: Retries
+) -> None:
+    state.pin(KIT, FIRST, apply(state, retries))
     resolver.follow(known(state))
-    apply(state, track=1.0)
+    apply(state, retries, track=1.0)
     resolver.follow(known(state))
     assert registry.questions == 0
 

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.contract import Description, Mirroring
 from gateway.control.state.desired import Desired
-from gateway.control.state.status import ModelState
+from gateway.control.state.status import ModelState, RetryStatus
 from gateway.errors import ControlError, StoreError
 from gateway.rollout.events import Abort, Promote, Retry, Rollback
 from gateway.rollout.plan import Agreement
@@ -352,3 +352,30 @@ def test_the_stable_version_is_told_whom_to_mirror_to_while_it_steps(world: Worl
     world.tick()
     assert world.position()[:2] == (Stage.DEGRADED, Reason.ANALYSIS_FAILED)
     assert world.rollouts.mirroring(world.app("v1")) is None
+
+
+def test_a_canary_whose_kit_cannot_be_fetched_for_a_while_is_waited_for_until_the_deadline(
+    world: World,
+) -> None:
+    world.apply("v2", {**ROLLOUT, "progress_deadline": "60s"})
+    world.tick(ready=False)
+    world.tick(ready=False)
+    kind = world.kind("v2")
+    world.retries[kind] = RetryStatus("no answer", 1, 5.0, is_trying=False, has_failed=True)
+    plan = world.tick(20)
+    assert world.position() == (Stage.LOADING, Reason.CANARY_LOADING, 0)
+    assert [version.kind for version in plan.retry] == [kind]
+    assert world.route() == ("v1", None, 0)
+    del world.retries[kind]
+    world.tick(5)
+    world.tick()
+    assert world.position()[0] is not Stage.LOADING
+    world.apply("v3", {**ROLLOUT, "progress_deadline": "60s"})
+    world.tick(ready=False)
+    world.tick(ready=False)
+    world.retries[world.kind("v3")] = RetryStatus("no answer", 1, 5.0, is_trying=False, has_failed=True)
+    world.tick(30)
+    assert world.position()[0] is Stage.LOADING
+    world.tick(31)
+    assert world.position() == (Stage.DEGRADED, Reason.DEADLINE, 0)
+    assert world.tick().retry == (), "what is not wanted is not tried again"

@@ -1,0 +1,52 @@
+"""Ray loses a process that it needs: Kitserve notices it, and all models answer again by themselves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from gateway.cli.processes import descendants
+from tests.support.kitserve import Running, running
+
+RESTART_SECONDS = 180
+"""On a busy machine, Ray may have to be started more than once."""
+
+
+def process(kitserve: Running, name: str) -> int:
+    """Return the id of a process of this Kitserve by its name."""
+    assert kitserve.process is not None
+    family = descendants(kitserve.process.pid)
+    return next(number for number in family if Path(f"/proc/{number}/comm").read_text().strip() == name)
+
+
+def test_a_dead_raylet_is_noticed_and_every_model_comes_back(tmp_path: Path, layout: Path) -> None:
+    with running(tmp_path) as kitserve:
+        kitserve.models = {"first": {"kit": f"oci-layout:{layout}:samples/iris:v1"}}
+        kitserve.start()
+        kitserve.wait(lambda status: status["models"][0]["state"] == "ready")
+        # What was applied last comes back, and not what Kitserve was started with.
+        kitserve.models = {"second": {"kit": f"oci-layout:{layout}:samples/iris:v2"}}
+        kitserve.apply()
+        assert kitserve.process is not None
+        before = descendants(kitserve.process.pid)
+        raylet = process(kitserve, "raylet")
+        os.kill(raylet, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while f"Ray's raylet (process {raylet}) died" not in kitserve.log.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        kitserve.wait(
+            lambda status: (
+                [model["state"] for model in status["models"]] == ["ready"]
+                and "Ray runs again" in kitserve.log.read_text()
+            )
+        )
+        assert kitserve.infer("second").status_code == 200
+        assert kitserve.infer("first").status_code == 404
+        left = before.keys() & descendants(kitserve.process.pid).keys()
+        names = {Path(f"/proc/{number}/comm").read_text().strip() for number in left}
+        assert names == {"haproxy"}
+        code, _ = kitserve.stop()
+        assert code == 0
