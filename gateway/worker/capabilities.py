@@ -8,7 +8,7 @@ from typing import Protocol
 from gateway.codec.json_request import Decoder
 from gateway.contract import Mirroring
 from gateway.engine.thread import ComputeThread
-from gateway.worker.describe import configuration, metadata
+from gateway.worker.describe import configuration, metadata, proven
 from gateway.worker.mirror import Mirror
 from gateway.worker.version import ServedVersion
 from runtimes.base import TensorModel
@@ -48,10 +48,9 @@ class TensorCapability:
         self.compute = ComputeThread(model, version.tally, options.limits, asdict(identity), options.batching)
         self.decode = Decoder(model.signature)
         """Reads the JSON and binary requests of the Open Inference Protocol."""
-        self.metadata = metadata(identity.model, identity.version, model.platform, model.signature)
-        self.configuration = configuration(
-            identity.model, model.platform, model.signature, self.compute.batching
-        )
+        shown = proven(model.signature) if options.is_proven else model.signature
+        self.metadata = metadata(identity.model, identity.version, model.platform, shown)
+        self.configuration = configuration(identity.model, model.platform, shown, self.compute.batching)
         self.mirror: Mirror | None = None
         """Where a share of the calls goes besides."""
 

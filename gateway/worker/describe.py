@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -18,6 +19,18 @@ _MAX_LABELS = 100
 _MAX_NAME = 200
 _MAX_TEXT = 2000
 _MICROSECONDS = 1_000_000
+
+
+def proven(signature: Signature) -> Signature:
+    """Return the signature with datatypes that a call was answered with in place of those that are unknown.
+
+    Others may be taken, too; but programs that read the metadata to make a call need one that is.
+    """
+    inputs = tuple(
+        replace(spec, datatype=spec.usual.value) if spec.datatype == ANY else spec
+        for spec in signature.inputs
+    )
+    return replace(signature, inputs=inputs)
 
 
 def metadata(model: str, version: str, platform: str, signature: Signature) -> bytes:

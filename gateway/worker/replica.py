@@ -67,7 +67,13 @@ class Worker:
         try:
             self._model, self._runtime, labels = await asyncio.to_thread(self._load)
             identity = Identity(spec.model, spec.reference.label, str(spec.reference.digest))
-            options = AppOptions(spec.node.edge_key, labels, spec.serving.queue, spec.serving.batching)
+            options = AppOptions(
+                spec.node.edge_key,
+                labels,
+                spec.serving.queue,
+                spec.serving.batching,
+                is_proven=not self._announcement.first_call,
+            )
             self._app = build_app(identity, self._model, self._tally, options)
         except Exception as error:
             is_expected = isinstance(error, KitserveError)

@@ -34,6 +34,8 @@ class AppOptions:
     batching: Batching | None = None
     """Which calls run together; None: each runs alone."""
     max_body: int = BODY_BYTES
+    is_proven: bool = False
+    """Whether the model answered its first call, which had the likely datatypes where its file says none."""
 
 
 class ServedVersion:

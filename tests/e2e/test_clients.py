@@ -30,6 +30,8 @@ SAMPLES = {
     "torch-export": ("samples/iris-export:v1", "torch-export"),
     "sklearn": ("samples/iris-pickle:v1", "sklearn"),
 }
+# What a file does not say, so that other tensors are refused.
+STATED = {"torchscript": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]}
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,7 @@ def served(
             "kit": f"oci-layout:{layout}:{kit}",
             "trust": {"allow_code": [digest_of(layout, kit)] if runtime == "sklearn" else []},
             "resources": {"cpus": 0.1},
+            "inputs": STATED.get(model, []),
         }
         for model, (kit, runtime) in SAMPLES.items()
     }

@@ -554,6 +554,14 @@ def test_datatypes_that_are_not_stated_and_inputs_that_may_be_left_out_are_shown
     assert configuration["output"] == [{"name": "y", "data_type": "TYPE_INVALID", "dims": [-1]}]
 
 
+def test_a_datatype_that_a_call_was_answered_with_is_shown() -> None:
+    specs = (TensorSpec("x", ANY, likely="INT64"), TensorSpec("z", "FP16"))
+    signature = Signature(specs, (TensorSpec("y", ANY),), (TensorSpec("mask", ANY),))
+    document = json.loads(describe.metadata("gpt", "v1", "pytorch", describe.proven(signature)))
+    assert [tensor["datatype"] for tensor in document["inputs"]] == ["INT64", "FP16", "ANY"]
+    assert document["outputs"][0]["datatype"] == "ANY"
+
+
 def test_a_body_without_json_needs_a_stated_datatype() -> None:
     decoder = Decoder(Signature((TensorSpec("x", ANY, (-1,)),), ()))
     with pytest.raises(InputError, match="does not say the datatype of input 'x'"):
