@@ -117,6 +117,8 @@ class Announcement:
     """Those of the calls inside that wait for the model."""
     not_batched: str = ""
     """Why calls run one by one although they were to run together, "" where they do not."""
+    memory_bytes: int = 0
+    """The resident memory of its process."""
     numbers: Numbers = field(default_factory=Numbers)
     description: Description | None = None
     """Sent only when the gateway asks for it."""

@@ -82,10 +82,10 @@ class Gateway:
             self._activator.holds_calls,
         )
         overview = GatewayOverview(
-            self._loop, self._state, self._workers, self._descriptions, self._activator
+            self._loop, self._state, self._workers, self._descriptions, self._activator, edge
         )
         metrics = CollectorRegistry()
-        metrics.register(KitserveCollector(overview.version_samples))
+        metrics.register(KitserveCollector(overview.scrape))
         apis = (
             AdminApi(self._state, overview, metrics, self._loop.wake),
             RolloutApi(self._rollouts, self._loop.wake),

@@ -23,6 +23,7 @@ from gateway.errors import KitserveError
 from gateway.kits.library import Library, UnpackedKit, cache_directory
 from gateway.kits.model import choose_runtime, load
 from gateway.logs import configure_logging
+from gateway.metrics.memory import resident_bytes
 from gateway.metrics.tally import Tally
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
@@ -64,6 +65,7 @@ class Worker:
         except Exception as error:
             is_expected = isinstance(error, KitserveError)
             reason = str(error) if is_expected else f"{type(error).__name__}: {error}"
+            self._tally.failed_to("pull" if self._announcement.state is WorkerState.PULLING else "load")
             await self._report(WorkerState.FAILED, reason)
             log.log(
                 logging.WARNING if is_expected else logging.ERROR,
@@ -185,6 +187,7 @@ class Worker:
             ongoing=self._tally.ongoing,
             queued=self._app.queued if self._announcement.port else 0,
             not_batched=self._app.not_batched if self._announcement.port else "",
+            memory_bytes=resident_bytes(),
             numbers=self._tally.numbers(),
             description=self._description if self._must_describe else None,
             number=next(self._numbers),
