@@ -35,6 +35,27 @@ def test_a_model_without_a_version_says_why(edge: RunningEdge) -> None:
     assert edge.get("/v2/health/ready")[0] == 503
 
 
+@pytest.mark.parametrize("query", ["any", "any=", "any=true", "any=1", "probe=kubelet&any", "any&x=1"])
+def test_the_server_is_ready_for_a_probe_while_one_model_answers(
+    edge: RunningEdge, workers: Workers, query: str
+) -> None:
+    probe = f"/v2/health/ready?{query}"
+    status, headers, body = edge.get(probe)
+    assert (status, headers["Retry-After"]) == (503, "1")
+    assert json.loads(body) == {"error": "no model is ready", "live": True, "ready": False}
+    edge.control.apply(RoutingTable((Route("iris", backend("v1", workers.start("v1"))), Route("wine"))))
+    assert edge.get("/v2/health/ready")[0] == 503
+    for other in ("any=false", "many", "x=any", "company=1"):
+        assert edge.get(f"/v2/health/ready?{other}")[0] == 503, other
+    for method in ("GET", "HEAD"):
+        status, _, body = edge.get(probe, method=method)
+        assert status == 200
+        assert method == "HEAD" or json.loads(body) == {"live": True, "ready": True}
+    assert edge.get(probe, method="POST")[0] == 405
+    edge.control.apply(RoutingTable())
+    assert edge.get(probe)[0] == 200
+
+
 def test_paths_lead_to_versions(edge: RunningEdge, workers: Workers) -> None:
     stable, canary = backend("v1", workers.start("v1")), backend("v2", workers.start("v2"))
     edge.control.apply(RoutingTable((Route("iris", stable, canary, 0),)))
