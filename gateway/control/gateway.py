@@ -32,7 +32,7 @@ from gateway.control.web.server import WebServer
 from gateway.edge.control import EdgeControl
 from gateway.edge.edge import Edge
 from gateway.edge.files import EdgeFiles, EdgeSettings
-from gateway.logs import configure_logging
+from gateway.logs.events import configure_logging
 from gateway.metrics.exposition import KitserveCollector
 from gateway.wire.limits import DRAIN_SECONDS
 from gateway.wire.server import HttpServer

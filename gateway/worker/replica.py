@@ -22,7 +22,7 @@ from gateway.contract import Announcement, Description, Instructions, WorkerSpec
 from gateway.errors import KitserveError
 from gateway.kits.library import Library, UnpackedKit, cache_directory
 from gateway.kits.model import choose_runtime, load
-from gateway.logs import configure_logging
+from gateway.logs.events import configure_logging
 from gateway.metrics.memory import resident_bytes
 from gateway.metrics.tally import Tally
 from gateway.wire.server import HttpServer

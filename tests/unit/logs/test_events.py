@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.logs import configure_logging, fields_of, log_path
+from gateway.logs.events import configure_logging, fields_of, log_path
 
 log = logging.getLogger("gateway.tests")
 
