@@ -105,7 +105,7 @@ class EdgeControl:
         with self._counting:
             if must_reload or slots != before:
                 # While each backend still belongs to whom its calls were for.
-                self._count()
+                self._count_if_possible()
             self._write_files(table, slots, pool, placement)
         if must_reload:
             self._haproxy.reload()
@@ -159,6 +159,13 @@ class EdgeControl:
                 log.warning("edge.silent", extra={"reason": str(error)})
                 return EdgeStatistics(self._counters.versions(), self._counters.edge(is_up=False))
             return EdgeStatistics(self._counters.versions(), self._counters.edge(is_up=True), memory)
+
+    def _count_if_possible(self) -> None:
+        """Add up what HAProxy has counted; calls must find their way also where that fails."""
+        try:
+            self._count()
+        except (EdgeError, OSError) as error:
+            log.warning("edge.uncounted", extra={"reason": str(error)})
 
     def _count(self) -> Processes:
         """Add up what HAProxy has counted since the last time; returns its processes."""
