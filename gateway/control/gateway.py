@@ -78,7 +78,7 @@ class Gateway:
             self._workers,
             edge,
             self._rollouts,
-            DeploySettings(_node_settings(settings), settings.reserve_cpus),
+            DeploySettings(_node_settings(settings), settings.reserve_cpus, ray_serve.parallel_starts()),
             self._activator.holds_calls,
         )
         overview = GatewayOverview(
