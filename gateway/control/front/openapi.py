@@ -118,8 +118,8 @@ def _server_paths() -> dict[str, Any]:
     any_model = {
         "name": "any",
         "in": "query",
-        "description": "Ask only whether at least one model can be called.",
-        "schema": {"type": "boolean"},
+        "description": "Empty, `true` or `1`: ask only whether at least one model can be called.",
+        "schema": {"type": "string"},
         "allowEmptyValue": True,
     }
     index = _body(
