@@ -142,6 +142,8 @@ class Announcement:
     """Why calls run one by one although they were to run together, "" where they do not."""
     first_call: str = ""
     """Why the call that it tried before it was ready was not answered; "" where it was."""
+    memory_bytes: int = 0
+    """The resident memory of its process."""
     numbers: Numbers = field(default_factory=Numbers)
     description: Description | None = None
     """Sent only when the gateway asks for it."""

@@ -1,11 +1,12 @@
 #!/bin/sh
-# Installs the programs that tests run beside Kitserve: a registry, a copier of images, a load generator, and a client.
+# Installs the programs that tests run beside Kitserve: a registry, a copier of images, a load generator, a client, and Prometheus.
 set -eu
 missing=""
 command -v docker-registry >/dev/null || missing="$missing docker-registry"
 command -v skopeo >/dev/null || missing="$missing skopeo"
 command -v wrk >/dev/null || missing="$missing wrk"
 command -v curl >/dev/null || missing="$missing curl"
+command -v promtool >/dev/null || missing="$missing prometheus"
 [ -z "$missing" ] && exit 0
 if ! command -v apt-get >/dev/null; then
     echo "tests need:$missing (names of Debian's packages); install them and try again" >&2

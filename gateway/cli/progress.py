@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.text import Text
 
 from gateway.cli.outcomes import SETTLED
+from gateway.cli.stream import event_line
 from gateway.cli.tables import model_line
 
 _REPEAT_SECONDS = 10.0
@@ -127,6 +127,5 @@ class PullProgress:
 
 
 def _print_json_line(fields: dict[str, Any]) -> None:
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    sys.stdout.write(json.dumps({"time": now, **fields}) + "\n")
+    sys.stdout.write(event_line("info", fields))
     sys.stdout.flush()

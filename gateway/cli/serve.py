@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,12 +16,17 @@ import gateway
 from gateway.cli.options import WATCH_SECONDS, ConfigFile, Home, Output, out, read_output
 from gateway.cli.progress import Reporter
 from gateway.cli.signals import Stopped, catch_signals
+from gateway.cli.stream import one_stream
 from gateway.config.config import load_config
 from gateway.errors import ControlError, EdgeError
+from gateway.logs.events import configure_logging
 from runtimes import select as runtimes
 
 if TYPE_CHECKING:
     from gateway.cli.lifecycle import Kitserve
+
+_FORMAT = Output.TEXT if sys.stdout.isatty() else Output.JSON
+"""Text for people at a terminal; for programs, what can be searched."""
 
 
 def serve(
@@ -30,26 +38,48 @@ def serve(
     log_format: Annotated[
         Output,
         typer.Option(help="Format of the messages.", parser=read_output, metavar="text|json"),
-    ] = Output.TEXT,
+    ] = _FORMAT,
 ) -> None:
     """Serve the models of FILE until Ctrl-C."""
     catch_signals()
-    reporter = Reporter(out, as_json=log_format is Output.JSON)
+    home = home.absolute()
+    as_json = log_format is Output.JSON
+    reporter = Reporter(out, as_json)
     try:
         # Imported here, because it takes as long to load as all other commands together.
         from gateway.cli.lifecycle import running
 
         config = load_config(file, needs_models=True, runtimes=runtimes.names())
-        reporter.say(
-            f"Kitserve {gateway.__version__}: {len(config.models)} model(s) from {file}, home {home}"
-        )
-        with running(config, home.absolute(), address, reporter.say) as kitserve, reporter:
-            raise _report_until_edge_is_lost(kitserve, reporter)
+        with _logging(home, as_json):
+            try:
+                reporter.say(
+                    f"Kitserve {gateway.__version__}: {len(config.models)} model(s) from {file}, home {home}"
+                )
+                with running(config, home, address, reporter.say) as kitserve, reporter:
+                    raise _report_until_edge_is_lost(kitserve, reporter)
+            except Stopped:
+                reporter.say("stopped")
     except Stopped:
         reporter.say("stopped")
-        sys.stdout.flush()
-        # A thread that starts Ray may still run: nothing waits for it, as its processes are ended.
-        os._exit(0)
+    sys.stdout.flush()
+    # A thread that starts Ray may still run: nothing waits for it, as its processes are ended.
+    os._exit(0)
+
+
+@contextlib.contextmanager
+def _logging(home: Path, as_json: bool) -> Iterator[None]:
+    """Log what happens in this process too; as JSON, have all that is logged on one stream."""
+    # A home that cannot be used is refused at the start, with advice.
+    with contextlib.suppress(OSError):
+        configure_logging("serve", home)
+    if as_json:
+        with one_stream(home):
+            yield
+        return
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    logging.getLogger(gateway.__name__).addHandler(handler)
+    yield
 
 
 def _report_until_edge_is_lost(kitserve: Kitserve, reporter: Reporter) -> EdgeError:

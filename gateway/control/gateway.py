@@ -35,7 +35,7 @@ from gateway.control.web.server import WebServer
 from gateway.edge.control import EdgeControl
 from gateway.edge.edge import Edge
 from gateway.edge.files import EdgeFiles, EdgeSettings
-from gateway.logs import configure_logging
+from gateway.logs.events import configure_logging
 from gateway.metrics.exposition import KitserveCollector
 from gateway.proxies import bypass_proxies
 from gateway.wire.limits import DRAIN_SECONDS
@@ -83,14 +83,14 @@ class Gateway:
             self._workers,
             edge,
             self._rollouts,
-            DeploySettings(_node_settings(settings), settings.reserve_cpus),
+            DeploySettings(_node_settings(settings), settings.reserve_cpus, ray_serve.parallel_starts()),
             self._activator.holds_calls,
         )
         overview = GatewayOverview(
-            self._loop, self._state, self._workers, self._descriptions, self._activator
+            self._loop, self._state, self._workers, self._descriptions, self._activator, edge
         )
         metrics = CollectorRegistry()
-        metrics.register(KitserveCollector(overview.version_samples))
+        metrics.register(KitserveCollector(overview.scrape))
         apis = (
             AdminApi(self._state, overview, metrics, _faults_of(settings), self._loop.wake),
             RolloutApi(self._rollouts, self._state, self._loop.wake),

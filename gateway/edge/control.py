@@ -13,8 +13,9 @@ A routing table knows models, versions and workers; HAProxy knows backends, serv
     versions or workers beyond    a larger pool                         a reload
       what the pool has room for
 
-Each change is also in the files from which HAProxy starts: `slots.json` (which version has which slot; only
-Kitserve reads it), `routes.map` (route_map.py), `errors.map` (error_map.py) and `haproxy.cfg` (templates/).
+Each change is also in the files from which HAProxy starts: `routes.map` (route_map.py), `errors.map`
+(error_map.py) and `haproxy.cfg` (templates/). Two more are read by Kitserve alone: `slots.json` (which
+version has which slot) and `counters.json` (what was counted for each version: counters.py).
 
 Rules:
 
@@ -42,8 +43,13 @@ protocol's unique id tells it the backend's name, and `occupant` tells whose tha
 from __future__ import annotations
 
 import json
+import logging
+import threading
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 
+from gateway.edge.counters import EdgeCounters
+from gateway.edge.edge import EdgeStatistics
 from gateway.edge.error_map import error_entries
 from gateway.edge.files import EdgeFiles, EdgeSettings, write_file
 from gateway.edge.haproxy import HAProxy
@@ -52,6 +58,7 @@ from gateway.edge.placement import (
     Placement,
     Pool,
     assign_slots,
+    backend_name,
     place,
     slot_of,
     slots_with_activator,
@@ -59,6 +66,11 @@ from gateway.edge.placement import (
 from gateway.edge.render import render
 from gateway.edge.route_map import WATCHED, Key, map_entries, map_key, watched, without_canary
 from gateway.edge.routes import RoutingTable
+from gateway.edge.stats import Processes
+from gateway.errors import EdgeError
+from gateway.metrics.memory import total_resident_bytes
+
+log = logging.getLogger(__name__)
 
 
 class EdgeControl:
@@ -68,6 +80,9 @@ class EdgeControl:
         self._settings = settings
         self._files = files
         self._haproxy = HAProxy(files)
+        self._counters = EdgeCounters(files.counters)
+        self._counting = threading.Lock()
+        """Held while HAProxy is read and added up, and while backends change their versions."""
 
     def write_first(self, table: RoutingTable) -> None:
         """Write the files for a first start, where no worker runs yet."""
@@ -80,13 +95,19 @@ class EdgeControl:
         Raises:
             EdgeError: when HAProxy does not answer or refuses; the files are right even then.
         """
-        slots = assign_slots([backend.version for backend in table.backends()], self._slots())
+        before = self._slots()
+        slots = assign_slots([backend.version for backend in table.backends()], before)
         live, live_pool = self._haproxy.servers()
         placement = Placement(place(table, slots, live.workers), slots_with_activator(table, slots))
         pool = live_pool.grown_for(placement.workers)
         entries, live_entries = map_entries(table, slots), self._haproxy.routes()
-        self._write_files(table, slots, pool, placement)
-        if pool != live_pool or live_entries.get(WATCHED) != entries[WATCHED]:
+        must_reload = pool != live_pool or live_entries.get(WATCHED) != entries[WATCHED]
+        with self._counting:
+            if must_reload or slots != before:
+                # While each backend still belongs to whom its calls were for.
+                self._count_if_possible()
+            self._write_files(table, slots, pool, placement)
+        if must_reload:
             self._haproxy.reload()
             return
         self._haproxy.bring_up(live, placement)
@@ -127,7 +148,36 @@ class EdgeControl:
         Raises:
             EdgeError: when HAProxy does not answer.
         """
-        return self._haproxy.old_processes()
+        return len(self._haproxy.processes().old_workers)
+
+    def statistics(self) -> EdgeStatistics:
+        """Return what HAProxy has counted; from before, where it does not answer."""
+        with self._counting:
+            try:
+                memory = total_resident_bytes(self._count().all)
+            except (EdgeError, OSError) as error:
+                log.warning("edge.silent", extra={"reason": str(error)})
+                return EdgeStatistics(self._counters.versions(), self._counters.edge(is_up=False))
+            return EdgeStatistics(self._counters.versions(), self._counters.edge(is_up=True), memory)
+
+    def _count_if_possible(self) -> None:
+        """Add up what HAProxy has counted; calls must find their way also where that fails."""
+        try:
+            self._count()
+        except (EdgeError, OSError) as error:
+            log.warning("edge.uncounted", extra={"reason": str(error)})
+
+    def _count(self) -> Processes:
+        """Add up what HAProxy has counted since the last time; returns its processes."""
+        processes = self._haproxy.processes()
+        counts = {}
+        for process in processes.workers:
+            # One of before a reload may end meanwhile.
+            with nullcontext() if process == processes.worker else suppress(EdgeError):
+                counts[process] = self._haproxy.counts(process)
+        owners = {backend_name(slot): version for version, slot in self._slots().items()}
+        self._counters.take(processes, counts, owners)
+        return processes
 
     def _slots(self) -> dict[str, int]:
         try:

@@ -33,6 +33,11 @@ class EdgeFiles:
         return self.directory / "slots.json"
 
     @property
+    def counters(self) -> Path:
+        """What HAProxy has counted for each version, see `counters`; HAProxy does not read it."""
+        return self.directory / "counters.json"
+
+    @property
     def log(self) -> Path:
         """What HAProxy writes to its standard error."""
         return self.directory / "haproxy.log"

@@ -22,6 +22,14 @@ from gateway.edge.placement import (
     slot_of,
 )
 from gateway.edge.routes import Server
+from gateway.edge.stats import (
+    UNAVAILABLE,
+    PlaceCounts,
+    Processes,
+    read_processes,
+    read_stats,
+    read_unavailable,
+)
 from gateway.errors import EdgeError
 
 _ANSWER_SECONDS = 10
@@ -99,10 +107,22 @@ class HAProxy:
         if "Success=1" not in answer:
             raise EdgeError(f"HAProxy refused its new configuration: {' '.join(answer.split())}")
 
-    def old_processes(self) -> int:
-        """Return how many processes of before the last reload still finish their calls."""
-        old = ask(self._files.master_socket, "show proc").partition("# old workers")[2]
-        return sum(1 for line in old.splitlines() if line[:1].isdigit())
+    def processes(self) -> Processes:
+        """Return its processes.
+
+        Raises:
+            EdgeError: when none takes calls, too.
+        """
+        processes = read_processes(ask(self._files.master_socket, "show proc"))
+        if processes is None:
+            raise EdgeError("HAProxy has no process that takes calls")
+        return processes
+
+    def counts(self, process: int) -> PlaceCounts:
+        """Return what one of its processes has counted since it started."""
+        stats = ask(self._files.master_socket, f"@!{process} show stat -1 7 -1")
+        table = ask(self._files.master_socket, f"@!{process} show table {UNAVAILABLE}")
+        return {**read_stats(stats), **read_unavailable(table)}
 
     def _command(self, commands: Sequence[str]) -> str:
         answers = (ask(self._files.runtime_socket, "; ".join(some)) for some in _portions(commands))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
+import select
 import shutil
 import signal
 import subprocess
@@ -15,8 +17,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from gateway.edge.access_log import AccessLog
 from gateway.edge.files import EdgeFiles
 from gateway.edge.haproxy import ask
 from gateway.errors import EdgeError
@@ -27,6 +31,8 @@ _RESTART_WINDOW_SECONDS = 60
 # Short enough that one that dies at once is counted often enough within the window.
 _MAX_PAUSE_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
+_TRIM_SECONDS = 60.0
+_MAX_LOG_BYTES = 1024 * 1024
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +60,8 @@ def find_haproxy() -> Path:
 class EdgeProcess:
     """The HAProxy process of this node: started, watched, started again when it dies, stopped.
 
-    When it dies again and again it is given up, and the watcher's thread calls `on_lost` with the reason.
+    When it dies again and again it is given up, and the watcher's thread calls `on_lost` with the reason. Its
+    access log goes to `sys.stderr` of this process.
 
     Raises:
         EdgeError: when there is no HAProxy on this machine.
@@ -67,6 +74,7 @@ class EdgeProcess:
         self._stopping = threading.Event()
         self._spawning = threading.Lock()  # so that no HAProxy is started beside one that is being stopped
         self._process: subprocess.Popen[bytes] | None = None
+        self._access_log = AccessLog(_write_stderr)
         self._watcher = threading.Thread(target=self._watch, name="edge-watcher", daemon=True)
 
     def start(self) -> None:
@@ -85,6 +93,8 @@ class EdgeProcess:
         while True:
             try:
                 ask(self._files.runtime_socket, "show info")
+                # The master listens a moment later than its worker.
+                ask(self._files.master_socket, "show proc")
                 break
             except EdgeError:
                 if self._process.poll() is not None or time.monotonic() > deadline:
@@ -104,8 +114,11 @@ class EdgeProcess:
         with self._spawning:
             self._stopping.set()
             process = self._process
-        if process is None:
-            return
+        if process is not None:
+            self._end(process, grace)
+        self._access_log.stop()
+
+    def _end(self, process: subprocess.Popen[bytes], grace: float) -> None:
         for signal_, seconds in ((signal.SIGUSR1, grace), (signal.SIGTERM, 1.0), (signal.SIGKILL, 1.0)):
             if process.poll() is not None:
                 return
@@ -128,7 +141,7 @@ class EdgeProcess:
                     self._files.config,
                 ],
                 stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno(),
+                stdout=self._access_log.file,
                 stderr=log_file,
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
@@ -138,7 +151,7 @@ class EdgeProcess:
         starts: list[float] = []
         while True:
             assert self._process is not None
-            code = self._process.wait()
+            code = self._wait(self._process)
             if self._stopping.is_set():
                 return
             now = time.monotonic()
@@ -156,12 +169,33 @@ class EdgeProcess:
                     return
                 self._process = self._spawn()
 
+    def _wait(self, process: subprocess.Popen[bytes]) -> int:
+        """Wait until HAProxy ends; returns how. Meanwhile what it says must not fill the disk."""
+        # There is none of a process that `stop` has waited for.
+        with suppress(OSError):
+            handle = os.pidfd_open(process.pid)
+            try:
+                while not select.select([handle], [], [], _TRIM_SECONDS)[0]:
+                    self._trim_log()
+            finally:
+                os.close(handle)
+        return process.wait()
+
+    def _trim_log(self) -> None:
+        if self._files.log.stat().st_size > _MAX_LOG_BYTES:
+            os.truncate(self._files.log, 0)
+
     def _last_words(self) -> str:
         try:
             lines = self._files.log.read_text(errors="replace").splitlines()
         except FileNotFoundError:
             return "it wrote nothing"
         return " ".join(lines[-3:]) or "it wrote nothing"
+
+
+def _write_stderr(lines: bytes) -> None:
+    sys.stderr.write(lines.decode(errors="replace"))
+    sys.stderr.flush()
 
 
 def _die_with_parent() -> None:

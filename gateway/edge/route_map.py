@@ -1,6 +1,7 @@
 """The map from which HAProxy picks a backend for each call: its keys, its entries, their lookup. Pure.
 
     :ready             `true` when every model can be called
+    :any-ready         `true` when one model at least can be called, or there is none
     :watched           what HAProxy looks at of a call, as one word
     MODEL:reason       why no version of the model answers; for every model there is
     MODEL:stable       the backend of its stable version
@@ -25,6 +26,7 @@ from gateway.edge.placement import backend_name
 from gateway.edge.routes import Route, RoutingTable
 
 READY = ":ready"
+ANY_READY = ":any-ready"
 WATCHED = ":watched"
 ANY_VALUE = "*"
 EXACT_VALUE = "="
@@ -67,7 +69,11 @@ def map_entries(table: RoutingTable, slots: Mapping[str, int]) -> dict[str, str]
         EdgeError: when a model has an entry that the map cannot hold.
     """
     are_callable = [route.stable is not None and route.stable.is_callable for route in table.routes]
-    entries = {READY: str(all(are_callable)).lower(), WATCHED: _watched_word(watched(table))}
+    entries = {
+        READY: _word(all(are_callable)),
+        ANY_READY: _word(any(are_callable) or not are_callable),
+        WATCHED: _watched_word(watched(table)),
+    }
     for route in table.routes:
         of_route = _route_entries(route, slots)
         check_entries(f"model {route.model!r}", of_route)
@@ -110,6 +116,10 @@ def _route_entries(route: Route, slots: Mapping[str, int]) -> dict[str, str]:
         for header, value in route.rules.match:
             entries[map_key(model, Key.MATCH, header)] = f"{EXACT_VALUE}{value}" if value else ANY_VALUE
     return entries
+
+
+def _word(is_true: bool) -> str:
+    return str(is_true).lower()
 
 
 def _watched_word(names: Iterable[tuple[str, str]]) -> str:

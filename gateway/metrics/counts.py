@@ -28,6 +28,8 @@ BUCKETS = (
 """Upper bounds of the latency histograms, in seconds."""
 DROPPED = ("rejected", "expired", "cancelled")
 """Why the model never answers a call: the queue was full, its time was over, its caller hung up."""
+LOAD_STEPS = ("pull", "load")
+"""What a worker does before it is ready, each of which may fail."""
 MAX_BATCH_ROWS = 1024
 """Batches of up to so many rows are counted by their size, and larger ones by the next power of two."""
 MIRRORED = "mirror"

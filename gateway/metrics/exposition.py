@@ -1,7 +1,7 @@
 """The metrics as Prometheus reads them, each declared once in `METRICS`.
 
-To add a metric, count it in `tally` and declare it here. Names and units follow
-https://prometheus.io/docs/practices/naming/.
+To add a metric of versions, count it in `tally` and declare it here; all else is in `system`. Names and units
+follow https://prometheus.io/docs/practices/naming/.
 """
 
 from __future__ import annotations
@@ -9,22 +9,16 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from importlib.metadata import version as installed
-from typing import Any, NamedTuple
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-    SummaryMetricFamily,
-)
+from prometheus_client.core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 import gateway
-from gateway.metrics.counts import DROPPED, MAX_BATCH_ROWS, Histogram
+from gateway.metrics.counts import DROPPED, LOAD_STEPS, MAX_BATCH_ROWS, Histogram
+from gateway.metrics.declarations import Buckets, Kind, MetricDeclaration, Series, Summary, family
+from gateway.metrics.edge_numbers import ERRORS, SOURCES, STATUS_CLASSES, EdgeNumbers
+from gateway.metrics.system import SYSTEM_METRICS, SystemSample, system_families
 from gateway.metrics.tally import Numbers
 
 VERSION_LABELS = ("model", "version", "digest", "runtime")
@@ -58,49 +52,41 @@ class VersionSample:
     """Calls that wait for the model."""
     held: int = 0
     """Calls that wait for the version to wake."""
+    edge: EdgeNumbers = field(default_factory=EdgeNumbers)
+    restarts: int = 0
+    """Workers that ended by themselves."""
+    memory_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Resident memory by worker."""
 
-
-class Kind(StrEnum):
-    """Prometheus' types of metrics."""
-
-    COUNTER = "counter"
-    GAUGE = "gauge"
-    HISTOGRAM = "histogram"
-    SUMMARY = "summary"
-    INFO = "info"
-
-
-class Buckets(NamedTuple):
-    """The value of a histogram: the cumulated count for each upper bound, and the sum of all values."""
-
-    cumulative: list[tuple[str, float]]
-    total: float
-
-
-class Summary(NamedTuple):
-    """The value of a summary: how many values there were, and their sum."""
-
-    observations: float
-    total: float
-
-
-Series = tuple[tuple[str, ...], float | Buckets | Summary]
-"""The values of a metric's own labels, and the value."""
+    def plus(self, other: VersionSample) -> VersionSample:
+        """Return both as one; their labels are equal."""
+        numbers, edge = Numbers(), EdgeNumbers()
+        for sample in (self, other):
+            numbers.add(sample.numbers)
+            edge.add(sample.edge)
+        return VersionSample(
+            self.labels,
+            numbers,
+            self.ongoing + other.ongoing,
+            {
+                state: self.replicas.get(state, 0) + other.replicas.get(state, 0)
+                for state in {**self.replicas, **other.replicas}
+            },
+            {**self.weights, **other.weights},
+            self.queued + other.queued,
+            self.held + other.held,
+            edge,
+            self.restarts + other.restarts,
+            {**self.memory_bytes, **other.memory_bytes},
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class MetricDeclaration:
-    """A metric; its name is without the endings that Prometheus adds for a kind, such as `_total`."""
+class Scrape:
+    """All that Prometheus reads at one moment."""
 
-    name: str
-    kind: Kind
-    help: str
-    labels: tuple[str, ...]
-
-    @property
-    def exposed_name(self) -> str:
-        """The name as a scrape shows it; a histogram and a summary have several that begin with it."""
-        return self.name + {Kind.COUNTER: "_total", Kind.INFO: "_info"}.get(self.kind, "")
+    versions: tuple[VersionSample, ...] = ()
+    system: SystemSample = field(default_factory=SystemSample)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +135,13 @@ def _mirrored(sample: VersionSample) -> Iterable[Series]:
     yield ("agreeing",), mirrored.agreeing
     yield ("failed",), mirrored.failed
     yield ("dropped",), mirrored.dropped
+
+
+def _edge_responses(sample: VersionSample) -> Iterable[Series]:
+    """Give the series that are alarms from the start, so that their first increase is seen as one."""
+    counted = sample.edge.responses
+    always = [(source, status) for source in SOURCES for status in STATUS_CLASSES if status == "5xx"]
+    return ((labels, counted[labels]) for labels in dict.fromkeys([*always, *sorted(counted)]))
 
 
 BUILD_INFO = MetricDeclaration("kitserve_build", Kind.INFO, "What runs here", ("version", "python", "ray"))
@@ -248,20 +241,75 @@ VERSION_METRICS = (
         lambda sample: [((role,), percent / 100) for role, percent in sample.weights.items()],
         "role",
     ),
+    _declare(
+        "kitserve_load_failures",
+        Kind.COUNTER,
+        "Workers that could not fetch their kit (pull), or not load it (load)",
+        lambda sample: [((step,), sample.numbers.load_failures[step]) for step in LOAD_STEPS],
+        "step",
+    ),
+    _declare(
+        "kitserve_worker_restarts",
+        Kind.COUNTER,
+        "Workers that died, failed or fell silent; Ray Serve starts others in their place",
+        lambda sample: _single(sample.restarts),
+    ),
+    _declare(
+        "kitserve_worker_resident_memory_bytes",
+        Kind.GAUGE,
+        "Memory of each worker's process",
+        lambda sample: [((worker,), size) for worker, size in sample.memory_bytes.items()],
+        "worker",
+    ),
+    _declare(
+        "kitserve_edge_responses",
+        Kind.COUNTER,
+        "Answers as the edge gave them to clients, by who answered and by class of status",
+        _edge_responses,
+        "source",
+        "status",
+    ),
+    _declare(
+        "kitserve_edge_errors",
+        Kind.COUNTER,
+        "Connections to workers that failed, answers that broke off, and who hung up",
+        lambda sample: [((error,), sample.edge.errors[error]) for error in ERRORS],
+        "reason",
+    ),
+    _declare(
+        "kitserve_edge_retries",
+        Kind.COUNTER,
+        "Tries to reach a worker once more",
+        lambda sample: _single(sample.edge.retries),
+    ),
+    _declare(
+        "kitserve_edge_redispatches",
+        Kind.COUNTER,
+        "Calls that were given to another worker than at first",
+        lambda sample: _single(sample.edge.redispatches),
+    ),
+    _declare(
+        "kitserve_edge_queue_length",
+        Kind.GAUGE,
+        "Calls that wait at the edge for a worker now",
+        lambda sample: _single(sample.edge.queued),
+    ),
 )
-METRICS: tuple[MetricDeclaration, ...] = (BUILD_INFO, *VERSION_METRICS)
+METRICS: tuple[MetricDeclaration, ...] = (BUILD_INFO, *VERSION_METRICS, *SYSTEM_METRICS)
 """Every metric, in the order of the exposition."""
 
 
 class KitserveCollector(Collector):
-    """The metrics for prometheus-client; `read` gives the samples at each scrape."""
+    """The metrics for prometheus-client; `read` is called at each scrape."""
 
-    def __init__(self, read: Callable[[], Iterable[VersionSample]]) -> None:
+    def __init__(self, read: Callable[[], Scrape]) -> None:
         self._read = read
 
     def collect(self) -> Iterator[Metric]:
+        scrape = self._read()
         yield build_info()
-        yield from families(self._read())
+        yield from families(scrape.versions)
+        yield from system_families(scrape.system)
 
 
 def build_info() -> Metric:
@@ -270,22 +318,15 @@ def build_info() -> Metric:
     return InfoMetricFamily(BUILD_INFO.name, BUILD_INFO.help, value=info)
 
 
-_FAMILIES: Mapping[Kind, Callable[..., Any]] = {
-    Kind.COUNTER: CounterMetricFamily,
-    Kind.GAUGE: GaugeMetricFamily,
-    Kind.HISTOGRAM: HistogramMetricFamily,
-    Kind.SUMMARY: SummaryMetricFamily,
-}
-
-
 def families(samples: Iterable[VersionSample]) -> Iterator[Metric]:
     """Turn samples into Prometheus' families, one for each of `VERSION_METRICS`."""
     samples = tuple(samples)
-    for metric in VERSION_METRICS:
-        family = _FAMILIES[metric.kind](metric.name, metric.help, labels=metric.labels)
-        for sample in samples:
-            labels = sample.labels
-            version = (labels.model, labels.version, labels.digest, labels.runtime)
-            for own, value in metric.read(sample):
-                family.add_metric([*version, *own], *(value if isinstance(value, tuple) else (value,)))
-        yield family
+    return (family(metric, _series(metric, samples)) for metric in VERSION_METRICS)
+
+
+def _series(metric: VersionMetric, samples: Iterable[VersionSample]) -> Iterator[Series]:
+    for sample in samples:
+        labels = sample.labels
+        version = (labels.model, labels.version, labels.digest, labels.runtime)
+        for own, value in metric.read(sample):
+            yield (*version, *own), value

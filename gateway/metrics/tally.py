@@ -35,6 +35,8 @@ class Numbers:
     unpack_seconds: float = 0.0
     loads: int = 0
     load_seconds: float = 0.0
+    load_failures: Counter[str] = field(default_factory=Counter)
+    """Failed starts, by the words of `LOAD_STEPS`."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Calls that the model never answered, by the words of `DROPPED`."""
     batches: dict[int, Runs] = field(default_factory=dict)
@@ -57,6 +59,7 @@ class Numbers:
         self.unpack_seconds += other.unpack_seconds
         self.loads += other.loads
         self.load_seconds += other.load_seconds
+        self.load_failures.update(other.load_failures)
         self.dropped.update(other.dropped)
         for rows, runs in other.batches.items():
             self.batches.setdefault(rows, Runs()).add(runs)
@@ -153,6 +156,11 @@ class Tally:
         with self._lock:
             self._numbers.loads += 1
             self._numbers.load_seconds += seconds
+
+    def failed_to(self, step: str) -> None:
+        """Count a start that failed; `step` is one of `LOAD_STEPS`."""
+        with self._lock:
+            self._numbers.load_failures[step] += 1
 
     @property
     def last_call(self) -> float:

@@ -22,7 +22,8 @@ from gateway.engine.first_call import answer_first_call
 from gateway.errors import KitserveError, UnusableModel
 from gateway.kits.library import Library, UnpackedKit, cache_directory
 from gateway.kits.model import choose_runtime, load
-from gateway.logs import configure_logging
+from gateway.logs.events import configure_logging
+from gateway.metrics.memory import resident_bytes
 from gateway.metrics.tally import Tally
 from gateway.proxies import bypass_proxies
 from gateway.wire.server import HttpServer
@@ -79,6 +80,7 @@ class Worker:
             is_expected = isinstance(error, KitserveError)
             reason = str(error) if is_expected else f"{type(error).__name__}: {error}"
             self._note(passing=Passing.of(error))
+            self._tally.failed_to("pull" if self._announcement.state is WorkerState.PULLING else "load")
             await self._report(WorkerState.FAILED, reason)
             log.log(
                 logging.WARNING if is_expected else logging.ERROR,
@@ -219,6 +221,7 @@ class Worker:
             ongoing=self._tally.ongoing,
             queued=self._app.queued if self._announcement.port else 0,
             not_batched=self._app.not_batched if self._announcement.port else "",
+            memory_bytes=resident_bytes(),
             numbers=self._tally.numbers(),
             description=self._description if self._must_describe else None,
             number=next(self._numbers),

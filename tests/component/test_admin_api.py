@@ -21,7 +21,7 @@ from gateway.control.state.status import ModelState, ModelStatus, Status, Versio
 from gateway.control.web.app import web_app
 from gateway.control.web.errors import error_body
 from gateway.control.web.server import WebServer
-from gateway.metrics.exposition import KitserveCollector
+from gateway.metrics.exposition import KitserveCollector, Scrape
 from tests.support.overview import FixedOverview
 
 KIT = "registry.test/team/iris:v1"
@@ -55,7 +55,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
     api = Api(State(tmp_path / "state.db"))
     api.state.begin("monday")
     registry = CollectorRegistry()
-    registry.register(KitserveCollector(lambda: ()))
+    registry.register(KitserveCollector(Scrape))
     admin = AdminApi(api.state, api.overview, registry, api.faults_of, lambda: api.changes.append(1))
     server = WebServer(web_app(admin.routes(), "127.0.0.1"), "127.0.0.1")
     server.start()

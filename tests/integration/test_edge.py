@@ -17,6 +17,7 @@ import pytest
 import gateway
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
+from gateway.edge.haproxy import ask
 from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Backend, Route, RoutingTable
 from gateway.errors import EdgeError
@@ -33,6 +34,27 @@ def test_a_model_without_a_version_says_why(edge: RunningEdge) -> None:
     assert headers["Retry-After"] == "1"
     assert edge.get("/v2/health/live")[0] == 200
     assert edge.get("/v2/health/ready")[0] == 503
+
+
+@pytest.mark.parametrize("query", ["any", "any=", "any=true", "any=1", "probe=kubelet&any", "any&x=1"])
+def test_the_server_is_ready_for_a_probe_while_one_model_answers(
+    edge: RunningEdge, workers: Workers, query: str
+) -> None:
+    probe = f"/v2/health/ready?{query}"
+    status, headers, body = edge.get(probe)
+    assert (status, headers["Retry-After"]) == (503, "1")
+    assert json.loads(body) == {"error": "no model is ready", "live": True, "ready": False}
+    edge.control.apply(RoutingTable((Route("iris", backend("v1", workers.start("v1"))), Route("wine"))))
+    assert edge.get("/v2/health/ready")[0] == 503
+    for other in ("any=false", "many", "x=any", "company=1"):
+        assert edge.get(f"/v2/health/ready?{other}")[0] == 503, other
+    for method in ("GET", "HEAD"):
+        status, _, body = edge.get(probe, method=method)
+        assert status == 200
+        assert method == "HEAD" or json.loads(body) == {"live": True, "ready": True}
+    assert edge.get(probe, method="POST")[0] == 405
+    edge.control.apply(RoutingTable())
+    assert edge.get(probe)[0] == 200
 
 
 def test_paths_lead_to_versions(edge: RunningEdge, workers: Workers) -> None:
@@ -227,6 +249,40 @@ def test_a_haproxy_that_dies_again_and_again_is_given_up(
     (error,) = edge.lost
     assert "HAProxy died 11 times within a minute" in str(error)
     edge.lost.clear()
+
+
+def test_an_outage_is_a_few_lines_of_the_log_and_each_is_json(
+    tmp_path: Path, workers: Workers, capfd: pytest.CaptureFixture[str]
+) -> None:
+    edge = RunningEdge(tmp_path, access_log="errors")
+    try:
+        worker = workers.start("v1")
+        edge.control.apply(RoutingTable((Route("iris", backend("v1", worker)),)))
+        assert edge.get("/v2/models/iris/infer")[0] == 200
+        workers.kill(worker)
+        for _ in range(300):
+            assert edge.get("/v2/models/iris/infer")[0] == 503
+        # Longer than HAProxy's lines by default, and full of what JSON escapes.
+        path = "/v2/models/other/infer?" + '"' * 1500
+        assert edge.get(path, {"X-Request-Id": '"' * 128})[0] == 404
+        edge.control.apply(RoutingTable((Route("other", backend("v1", worker)),)))
+        assert edge.get(path, {"X-Request-Id": '"' * 128})[0] == 503
+        time.sleep(0.2)
+        shown_info = ask(edge.files.runtime_socket, "show info").splitlines()
+        # What two of its threads would write at once.
+        (dropped,) = (int(line.split()[1]) for line in shown_info if line.startswith("DroppedLogs:"))
+    finally:
+        edge.stop()
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    shown = [line for line in lines if line["event"] == "access"]
+    omitted = [line for line in lines if line["event"] == "access.omitted"]
+    assert {line["status"] for line in shown} == {503}
+    assert sum(line["model"] == "iris" for line in shown) < 100
+    assert len(shown) + sum(line["lines"] for line in omitted) + dropped == 301
+    (other,) = (line for line in shown if line["model"] == "other")
+    assert (other["request_id"], other["level"], other["process"]) == ('"' * 128, "warning", "edge")
+    assert path.startswith(other["path"])
+    assert all({"time", "level", "process", "event"} <= line.keys() for line in lines)
 
 
 def processes_of(directory: Path) -> list[int]:

@@ -12,6 +12,7 @@ from gateway.control.loop import ray_serve
 from gateway.control.loop.ray_serve import Application
 from gateway.control.state.snapshot import Observed, Recorded
 from gateway.control.state.versions import Version
+from gateway.edge.edge import EdgeStatistics
 from gateway.edge.routes import RoutingTable
 from gateway.errors import EdgeError
 from gateway.rollout.state import Rollout, Stage
@@ -83,6 +84,9 @@ class FakeEdge:
         if self.error is not None:
             raise self.error
         return self.earlier_processes
+
+    def statistics(self) -> EdgeStatistics:
+        return EdgeStatistics()
 
 
 class FakeRollouts:

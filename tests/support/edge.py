@@ -73,10 +73,10 @@ class Workers:
 class RunningEdge:
     """An edge that runs, with one model named iris."""
 
-    def __init__(self, directory: Path, admin: str = "", key: str = "") -> None:
+    def __init__(self, directory: Path, admin: str = "", key: str = "", access_log: str = "off") -> None:
         self.port = free_port()
         self.files = EdgeFiles(directory)
-        self.control = EdgeControl(EdgeSettings(f"127.0.0.1:{self.port}", "off", key, admin), self.files)
+        self.control = EdgeControl(EdgeSettings(f"127.0.0.1:{self.port}", access_log, key, admin), self.files)
         self.control.write_first(RoutingTable((Route("iris"),)))
         self.lost: list[EdgeError] = []
         self.process = EdgeProcess(self.files, self.lost.append)

@@ -20,7 +20,7 @@ import yaml
 
 from gateway.cli.processes import descendants
 from gateway.edge.files import EdgeFiles
-from gateway.logs import log_path
+from gateway.logs.events import log_path
 from tests.support.ports import free_port
 
 KITSERVE = [sys.executable, "-m", "gateway.cli"]

@@ -11,10 +11,22 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.metrics.counts import BUCKETS, MAX_LABELS, MIRRORED, Histogram, MirroredCalls, Runs
-from gateway.metrics.exposition import METRICS, Kind, KitserveCollector, VersionLabels, VersionSample
+from gateway.metrics.declarations import Kind
+from gateway.metrics.edge_numbers import EdgeNumbers
+from gateway.metrics.exposition import METRICS, KitserveCollector, Scrape, VersionLabels, VersionSample
+from gateway.metrics.system import EdgeSample, ModelSample, SystemSample
 from gateway.metrics.tally import Numbers, Tally
 
 AT = {"model": "iris", "version": "v1", "digest": "0123456789ab", "runtime": "onnx"}
+EDGE = EdgeNumbers(Counter({("worker", "2xx"): 9, ("edge", "5xx"): 3}), Counter(connect=4), 2, 1, 5)
+SYSTEM = SystemSample(
+    (
+        ModelSample("iris", {"ready": True, "failed": False}, {"Healthy": False, "Degraded": True}),
+        ModelSample("wine", {"ready": False, "failed": True}),
+    ),
+    EdgeSample(True, {"2xx": 9, "5xx": 3}, {"wine": 6}, 4),
+    {"gateway": 100, "edge": 50},
+)
 
 
 def counts(histogram: Histogram) -> dict[str, float]:
@@ -40,6 +52,7 @@ def tally() -> Tally:
     tally.dropped("rejected")
     tally.dropped("cancelled")
     tally.dropped("rejected")
+    tally.failed_to("pull")
     return tally
 
 
@@ -112,9 +125,9 @@ def test_numbers_travel_between_processes(tally: Tally) -> None:
     assert there.unpack_seconds == 1.5
 
 
-def scrape(*samples: VersionSample) -> dict[str, Metric]:
+def scrape(*samples: VersionSample, system: SystemSample | None = None) -> dict[str, Metric]:
     registry = CollectorRegistry()
-    registry.register(KitserveCollector(lambda: samples))
+    registry.register(KitserveCollector(lambda: Scrape(samples, system or SystemSample())))
     text = generate_latest(registry).decode()
     families = list(text_string_to_metric_families(text))
     series = [
@@ -193,6 +206,21 @@ def test_what_prometheus_reads(tally: Tally) -> None:
         "kitserve_load_duration_seconds": "summary",
         "kitserve_replicas": "gauge",
         "kitserve_traffic_weight_ratio": "gauge",
+        "kitserve_load_failures": "counter",
+        "kitserve_worker_restarts": "counter",
+        "kitserve_worker_resident_memory_bytes": "gauge",
+        "kitserve_edge_responses": "counter",
+        "kitserve_edge_errors": "counter",
+        "kitserve_edge_retries": "counter",
+        "kitserve_edge_redispatches": "counter",
+        "kitserve_edge_queue_length": "gauge",
+        "kitserve_model_state": "gauge",
+        "kitserve_rollout_phase": "gauge",
+        "kitserve_edge_up": "gauge",
+        "kitserve_edge_connections": "gauge",
+        "kitserve_edge_unavailable_responses": "counter",
+        "kitserve_edge_client_responses": "counter",
+        "kitserve_process_resident_memory_bytes": "gauge",
     }
     assert all(family.documentation for family in families.values())
     assert list(values(families["kitserve_requests"], "kitserve_requests_total")) == [
@@ -277,7 +305,11 @@ def test_versions_have_series_of_their_own(tally: Tally) -> None:
 
 def test_what_is_declared_is_what_prometheus_reads(tally: Tally) -> None:
     replicas, weights = {"ready": 1}, {"stable": 100}
-    families = scrape(VersionSample(VersionLabels(**AT), tally.numbers(), 1, replicas, weights))
+    sample = VersionSample(
+        VersionLabels(**AT), tally.numbers(), 1, replicas, weights, edge=EDGE, memory_bytes={"w1": 7}
+    )
+    families = scrape(sample, system=SYSTEM)
+    assert all(family.samples for family in families.values())
     assert len({metric.name for metric in METRICS}) == len(METRICS)
     # An info is a gauge to who reads the text, and its name has an ending.
     kinds = {metric.name: metric.kind for metric in METRICS if metric.kind is not Kind.INFO}
@@ -285,9 +317,9 @@ def test_what_is_declared_is_what_prometheus_reads(tally: Tally) -> None:
     for metric in METRICS:
         family = families[metric.name if metric.kind is not Kind.INFO else f"{metric.name}_info"]
         assert family.documentation == metric.help
-        for sample in family.samples:
-            assert sample.name.startswith(metric.exposed_name)
-            assert sample.labels.keys() - {"le"} == set(metric.labels), metric.name
+        for series in family.samples:
+            assert series.name.startswith(metric.exposed_name)
+            assert series.labels.keys() - {"le"} == set(metric.labels), metric.name
 
 
 def test_every_number_adds_up_over_workers(tally: Tally) -> None:
@@ -302,3 +334,58 @@ def test_every_number_adds_up_over_workers(tally: Tally) -> None:
 
 def test_without_versions_only_the_build_is_known() -> None:
     assert [family.name for family in scrape().values() if family.samples] == ["kitserve_build_info"]
+
+
+def test_what_prometheus_reads_of_the_edge_and_of_workers() -> None:
+    sample = VersionSample(
+        VersionLabels(**AT), Tally().numbers(), edge=EDGE, restarts=2, memory_bytes={"w1": 7, "w2": 8}
+    )
+    families = scrape(sample)
+    assert list(values(families["kitserve_edge_responses"], "kitserve_edge_responses_total")) == [
+        ({"source": "worker", "status": "5xx"}, 0),
+        ({"source": "activator", "status": "5xx"}, 0),
+        ({"source": "edge", "status": "5xx"}, 3),
+        ({"source": "worker", "status": "2xx"}, 9),
+    ]
+    errors = {
+        labels["reason"]: value
+        for labels, value in values(families["kitserve_edge_errors"], "kitserve_edge_errors_total")
+    }
+    assert errors == {"connect": 4, "response": 0, "client_abort": 0, "server_abort": 0}
+    for name, value in (("edge_retries", 2), ("edge_redispatches", 1), ("worker_restarts", 2)):
+        assert list(values(families[f"kitserve_{name}"], f"kitserve_{name}_total")) == [({}, value)]
+    assert list(values(families["kitserve_edge_queue_length"])) == [({}, 5)]
+    assert list(values(families["kitserve_worker_resident_memory_bytes"])) == [
+        ({"worker": "w1"}, 7),
+        ({"worker": "w2"}, 8),
+    ]
+
+
+def test_a_model_has_a_series_for_each_state_and_each_phase_of_its_rollout() -> None:
+    families = scrape(system=SYSTEM)
+
+    def shown(name: str) -> list[tuple[dict[str, str], float]]:
+        return [
+            (sample.labels, sample.value)
+            for sample in families[name].samples
+            if "_created" not in sample.name
+        ]
+
+    assert shown("kitserve_model_state") == [
+        ({"model": "iris", "state": "ready"}, 1),
+        ({"model": "iris", "state": "failed"}, 0),
+        ({"model": "wine", "state": "ready"}, 0),
+        ({"model": "wine", "state": "failed"}, 1),
+    ]
+    assert shown("kitserve_rollout_phase") == [
+        ({"model": "iris", "phase": "Healthy"}, 0),
+        ({"model": "iris", "phase": "Degraded"}, 1),
+    ]
+    assert shown("kitserve_edge_up") == [({}, 1)]
+    assert shown("kitserve_edge_connections") == [({}, 4)]
+    assert shown("kitserve_edge_unavailable_responses") == [({"model": "wine"}, 6)]
+    assert shown("kitserve_edge_client_responses") == [({"status": "2xx"}, 9), ({"status": "5xx"}, 3)]
+    assert shown("kitserve_process_resident_memory_bytes") == [
+        ({"process": "gateway"}, 100),
+        ({"process": "edge"}, 50),
+    ]

@@ -115,6 +115,13 @@ def document(status: Status, describe: Describe, base: str) -> dict[str, Any]:
 def _server_paths() -> dict[str, Any]:
     ready = _answer("Every model can be called.", ref("ServerReady"))
     not_ready = _answer("Not every model can be called.", ref("NotReady"), "Retry-After")
+    any_model = {
+        "name": "any",
+        "in": "query",
+        "description": "Empty, `true` or `1`: ask only whether at least one model can be called.",
+        "schema": {"type": "string"},
+        "allowEmptyValue": True,
+    }
     index = _body(
         {JSON: {"schema": ref("RepositoryIndexRequest"), "example": {"ready": True}}}, required=False
     )
@@ -137,6 +144,7 @@ def _server_paths() -> dict[str, Any]:
     }
     documented["/v2/health/ready"] = {
         "get": _operation(_SERVER, "Whether every model can be called", ready, _OF_EDGE, {"503": not_ready})
+        | {"parameters": [any_model]}
     }
     page = {"description": "A page of HTML.", "headers": _named("X-Request-Id"), "content": {"text/html": {}}}
     documented["/docs"] = {"get": _operation(_SERVER, "The same as a page for people", page, _OF_GATEWAY)}

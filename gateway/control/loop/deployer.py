@@ -10,6 +10,7 @@ from functools import partial
 
 from gateway.contract import AppName, NodeSettings, WorkerSpec
 from gateway.control.loop import ray_serve
+from gateway.control.loop.starts import Starts
 from gateway.control.loop.tasks import Tasks
 from gateway.control.loop.watch import Watch
 from gateway.control.state.database import State
@@ -34,6 +35,8 @@ class DeploySettings:
     node: NodeSettings
     reserve_cpus: bool
     """Whether Ray reserves for workers the CPUs that the config names."""
+    parallel_starts: int = 3
+    """How many versions may start at a time, see `Starts`."""
 
 
 class Deployer:
@@ -57,11 +60,15 @@ class Deployer:
         self._settings = settings
         self._is_awaited = is_awaited
         self._tasks = Tasks(1, "serve", finished)
+        self._starts = Starts(settings.parallel_starts)
         self._surplus_since: dict[AppName, float] = {}
 
     def deploy(self, versions: Sequence[Version]) -> None:
-        """Begin to deploy versions."""
+        """Begin to deploy versions: those that run, and so many others as may start now."""
+        applications, reported = self._watch.applications(), self._watch.reported()
         for version in versions:
+            if version.app not in applications and not self._starts.may_begin(version.app, reported):
+                continue
             self._tasks.begin(("deploy", version.app), partial(self._deploy, version))
 
     def remove(self, surplus: Sequence[AppName], condemned: Set[AppName], is_off_edge: bool) -> None:
@@ -101,6 +108,9 @@ class Deployer:
         if model is None:
             return
         is_running = version.app in self._watch.applications()
+        if is_running and self._state.versions().get(version.app) == version:
+            # Deployed since the tick that began this looked.
+            return
         if not is_running:
             self._state.keep_version(version)
         spec = worker_spec(version, model, desired, self._settings.node)

@@ -17,6 +17,7 @@ import contextlib
 import json
 import logging
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ _MAX_ONGOING = 1024
 _HEALTH_PERIOD_SECONDS = 5
 _HEALTH_TIMEOUT_SECONDS = 15
 _STATS_SECONDS = 1.0
+# Serve's configs cannot be made in two threads at once (2.60: they share a registration of cloudpickle's).
+_CONFIGS = threading.Lock()
 # States of an application (Ray Serve, ApplicationStatus).
 _GAVE_UP = "DEPLOY_FAILED"
 _WAS_READY = ("RUNNING", "UNHEALTHY")
@@ -95,6 +98,12 @@ def node_resource() -> str:
     return f"node:{ray.util.get_node_ip_address()}"  # type: ignore[no-untyped-call]
 
 
+def parallel_starts() -> int:
+    """Return how many versions may start at a time: one more than Ray has cores, as each waits at times."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(resources.get("CPU", 1)) + 1
+
+
 def deploy_gateway(deployment: Any, settings: Any) -> None:
     """Run the gateway as one replica on this node, started again by Serve when it dies.
 
@@ -132,19 +141,20 @@ def deploy(version: Version, spec: WorkerSpec, reserve_cpus: bool, is_running: b
         if is_fixed
         else {"autoscaling_config": autoscaling(scaling, is_running)}
     )
-    deployment = _deployment(
-        Worker,
-        name=_WORKER,
-        max_ongoing_requests=_MAX_ONGOING,
-        health_check_period_s=_HEALTH_PERIOD_SECONDS,
-        health_check_timeout_s=_HEALTH_TIMEOUT_SECONDS,
-        graceful_shutdown_timeout_s=spec.node.drain_seconds + 5,
-        graceful_shutdown_wait_loop_s=0.1,
-        ray_actor_options={"num_cpus": resources.cpus if reserve_cpus else 0, "num_gpus": resources.gpus},
-        **replicas,
-    )
-    # Serve starts other workers for another version alone; without one, it takes each call for a new one.
-    application = deployment.options(version=str(version.kind), _internal=True).bind(spec)
+    with _CONFIGS:
+        deployment = _deployment(
+            Worker,
+            name=_WORKER,
+            max_ongoing_requests=_MAX_ONGOING,
+            health_check_period_s=_HEALTH_PERIOD_SECONDS,
+            health_check_timeout_s=_HEALTH_TIMEOUT_SECONDS,
+            graceful_shutdown_timeout_s=spec.node.drain_seconds + 5,
+            graceful_shutdown_wait_loop_s=0.1,
+            ray_actor_options={"num_cpus": resources.cpus if reserve_cpus else 0, "num_gpus": resources.gpus},
+            **replicas,
+        )
+        # Serve starts other workers for another version alone; without one, it takes each call for a new one.
+        application = deployment.options(version=str(version.kind), _internal=True).bind(spec)
     target = RunTarget(target=application, name=version.app, route_prefix=f"/{version.app}")
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
@@ -210,6 +220,8 @@ class Application:
 
 def applications() -> Mapping[AppName, Application]:
     """Return the versions that Serve runs, by app."""
+    with _CONFIGS:
+        overviews = serve.status().applications
     return {
         AppName(name): Application(
             trouble=_trouble(overview),
@@ -222,7 +234,7 @@ def applications() -> Mapping[AppName, Application]:
                 if state == _RUNNING
             ),
         )
-        for name, overview in serve.status().applications.items()
+        for name, overview in overviews.items()
         if is_version(name)
     }
 

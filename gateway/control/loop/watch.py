@@ -57,6 +57,10 @@ class Watch:
         assert self._applications is not None
         return self._applications
 
+    def reported(self) -> frozenset[AppName]:
+        """Return the apps of which a worker was heard of late."""
+        return frozenset(worker.app for worker in self._workers.present())
+
     def look(self) -> None:
         """Ask Serve now; raises what Serve raises."""
         # One at a time, so that no older answer comes after a newer one.

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from gateway.contract import AppName, Description, WorkerState
 from gateway.control.state.database import State
 from gateway.control.state.descriptions import Descriptions
-from gateway.control.state.status import Status
+from gateway.control.state.status import ModelState, ModelStatus, Status
 from gateway.control.state.workers import AppNumbers, Workers
-from gateway.metrics.exposition import VersionLabels, VersionSample
+from gateway.edge.edge import Edge
+from gateway.metrics.edge_numbers import EdgeNumbers
+from gateway.metrics.exposition import Scrape, VersionLabels, VersionSample
+from gateway.metrics.memory import resident_bytes
+from gateway.metrics.system import ModelSample, SystemSample
+from gateway.rollout.state import Phase
 
 
 class Overview(Protocol):
@@ -21,7 +27,7 @@ class Overview(Protocol):
         """All models, as of the last tick of the reconcile loop."""
 
     def version_samples(self) -> Iterable[VersionSample]:
-        """The numbers of each version, for metrics and statistics."""
+        """The numbers of each version that workers report."""
 
     def description(self, app: AppName) -> Description | None:
         """What a version's model takes and gives; None before it was ready for the first time."""
@@ -50,12 +56,16 @@ class GatewayOverview:
         workers: Workers,
         descriptions: Descriptions,
         held_calls: HeldCalls,
+        edge: Edge,
     ) -> None:
         self._loop = loop
         self._state = state
         self._workers = workers
         self._descriptions = descriptions
         self._held_calls = held_calls
+        self._edge = edge
+        # Of apps that are forgotten too: another app may go on under their labels, and must not begin at 0.
+        self._labels: dict[AppName, VersionLabels] = {}
 
     @property
     def status(self) -> Status:
@@ -64,25 +74,62 @@ class GatewayOverview:
     def description(self, app: AppName) -> Description | None:
         return self._descriptions.of(app)
 
+    def scrape(self) -> Scrape:
+        """Return all that Prometheus reads."""
+        edge = self._edge.statistics()
+        models = tuple(_model_sample(model) for model in self.status.models)
+        # From the start, so that the first increase is seen as one.
+        unavailable = {**dict.fromkeys((model.model for model in models), 0), **edge.whole.unavailable}
+        system = SystemSample(
+            models,
+            replace(edge.whole, unavailable=unavailable),
+            {"gateway": resident_bytes(), "edge": edge.memory_bytes},
+        )
+        return Scrape(tuple(self._samples(edge.versions)), system)
+
     def version_samples(self) -> Iterator[VersionSample]:
-        versions = self._state.versions()
+        return self._samples({})
+
+    def _samples(self, edge_numbers: Mapping[str, EdgeNumbers]) -> Iterator[VersionSample]:
+        """Yield a sample for each version that is known and called, those of equal labels added up."""
+        numbers = self._workers.numbers()
         weights = self._weights()
         waiting = self._held_calls.waiting()
-        numbers = self._workers.numbers()
-        for app in dict.fromkeys((*numbers, *weights)):
-            version = versions.get(app)
-            if version is None:
-                continue
+        samples: dict[VersionLabels, VersionSample] = {}
+        shown: set[VersionLabels] = set()
+        versions = self._state.versions()
+        for app in dict.fromkeys((*numbers, *weights, *edge_numbers)):
+            app = AppName(app)
             app_numbers = numbers.get(app, AppNumbers())
-            yield VersionSample(
-                VersionLabels(version.model, version.label, version.digest.short, app_numbers.runtime),
+            version = versions.get(app)
+            if version is not None:
+                names = version.model, version.label, version.digest.short
+                self._labels[app] = VersionLabels(*names, self._runtime(app, app_numbers))
+            labels = self._labels.get(app)
+            if labels is None:
+                continue
+            if version is not None:
+                shown.add(labels)
+            sample = VersionSample(
+                labels,
                 app_numbers.numbers,
                 app_numbers.ongoing,
                 {WorkerState.READY.value: 0, **app_numbers.replicas},
                 weights.get(app, {}),
                 queued=app_numbers.queued,
                 held=waiting.get(app, 0),
+                edge=edge_numbers.get(app, EdgeNumbers()),
+                restarts=app_numbers.restarts,
+                memory_bytes=app_numbers.memory_bytes,
             )
+            earlier = samples.get(labels)
+            samples[labels] = sample if earlier is None else earlier.plus(sample)
+        return (sample for labels, sample in samples.items() if labels in shown)
+
+    def _runtime(self, app: AppName, numbers: AppNumbers) -> str:
+        """Return the runtime of an app; the last one known, while none of its workers says it."""
+        known = self._labels.get(app)
+        return numbers.runtime or ("" if known is None else known.runtime)
 
     def _weights(self) -> dict[AppName, dict[str, int]]:
         """Return by app, and then by role, the percent of the calls that name no version."""
@@ -93,3 +140,10 @@ class GatewayOverview:
             if route.canary is not None:
                 weights[route.canary] = {"canary": route.weight}
         return weights
+
+
+def _model_sample(model: ModelStatus) -> ModelSample:
+    states = {state.value: state is model.state for state in ModelState}
+    rollout = model.rollout
+    phases = {} if rollout is None else {phase.value: phase.value == rollout.phase for phase in Phase}
+    return ModelSample(model.name, states, phases)

@@ -32,6 +32,10 @@ class AppNumbers:
     replicas: dict[str, int] = field(default_factory=dict)
     runtime: str = ""
     queued: int = 0
+    restarts: int = 0
+    """Workers that ended by themselves."""
+    memory_bytes: dict[str, int] = field(default_factory=dict)
+    """Resident memory by worker."""
 
 
 class Workers:
@@ -44,6 +48,7 @@ class Workers:
         # Who is gone, for the case that they were only silent; the oldest are added up by app.
         self._left: OrderedDict[str, Announcement] = OrderedDict()
         self._gone: dict[AppName, Numbers] = defaultdict(Numbers)
+        self._restarts: Counter[AppName] = Counter()
 
     def hear(self, news: Announcement) -> bool:
         """Take a report, unless a later one is here; returns whether it changes who can be called."""
@@ -99,6 +104,7 @@ class Workers:
             ongoing: Counter[AppName] = Counter()
             queued: Counter[AppName] = Counter()
             replicas: dict[AppName, Counter[str]] = defaultdict(Counter)
+            memory: dict[AppName, dict[str, int]] = defaultdict(dict)
             runtimes: dict[AppName, str] = {}
             for left in self._left.values():
                 totals.setdefault(left.app, Numbers()).add(left.numbers)
@@ -110,16 +116,25 @@ class Workers:
                 ongoing[news.app] += news.ongoing
                 queued[news.app] += news.queued
                 replicas[news.app][news.state.value] += 1
+                memory[news.app][news.worker] = news.memory_bytes
                 runtimes[news.app] = news.runtime or runtimes.get(news.app, "")
             return {
                 app: AppNumbers(
-                    numbers, ongoing[app], dict(replicas[app]), runtimes.get(app, ""), queued[app]
+                    numbers,
+                    ongoing[app],
+                    dict(replicas[app]),
+                    runtimes.get(app, ""),
+                    queued[app],
+                    self._restarts[app],
+                    dict(memory[app]),
                 )
                 for app, numbers in totals.items()
             }
 
     def _forget(self, worker: str) -> None:
-        self._left[worker] = self._heard.pop(worker).news
+        news = self._left[worker] = self._heard.pop(worker).news
+        # Who is told to end says that it drains; Serve starts another in the place of everyone else.
+        self._restarts[news.app] += news.state is not WorkerState.DRAINING
         if len(self._left) > _REMEMBERED:
             _, oldest = self._left.popitem(last=False)
             self._gone[oldest.app].add(oldest.numbers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.config.config import GatewayConfig
-from gateway.contract import AppName, NodeSettings
+from gateway.contract import AppName, NodeSettings, WorkerState
 from gateway.control.loop import deployer as deployer_module
 from gateway.control.loop import tasks as tasks_module
 from gateway.control.loop.deployer import Deployer, DeploySettings, worker_spec
@@ -23,7 +24,7 @@ from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest, parse_reference
 from gateway.serving import Batching, QueueLimits
 from runtimes.base import Resources
-from tests.support.control_plane import FakeEdge, FakeServe, wait_for_tasks
+from tests.support.control_plane import FakeEdge, FakeServe, report, wait_for_tasks
 from tests.support.waiting import wait
 
 KIT = "oci-layout:/nowhere:iris:v1"
@@ -53,7 +54,8 @@ class Plant:
         self.awaited: set[AppName] = set()
         edge: Any = self.edge
         settings = DeploySettings(node_settings(home), reserve_cpus=False)
-        self.watch = Watch(Workers(), serve.applications, lambda: None)
+        self.workers = Workers()
+        self.watch = Watch(self.workers, serve.applications, lambda: None)
         self.deployer = Deployer(
             self.state, edge, self.watch, settings, self.awaited.__contains__, lambda: None
         )
@@ -84,6 +86,27 @@ def test_a_version_is_remembered_before_it_is_deployed(plant: Plant) -> None:
     app = plant.deploy()
     assert plant.state.versions() == {app: version()}
     assert plant.serve.specs[app].parents == ()
+
+
+def test_versions_start_as_many_at_a_time_as_may_and_none_twice(plant: Plant) -> None:
+    versions = [version_of(desired().models[0], PINNED, number) for number in range(1, 6)]
+
+    def deployed() -> list[AppName]:
+        plant.deployer.deploy([version for version in versions if version.app not in plant.serve.running])
+        return [version.app for version, _ in plant.serve.deployments]
+
+    apps = [version.app for version in versions]
+    wait(lambda: deployed() == apps[:3])
+    time.sleep(0.1)
+    assert deployed() == apps[:3]
+    plant.workers.hear(report(apps[1], WorkerState.PULLING))
+    wait(lambda: deployed() == apps[:4])
+    # A tick that looked before the last deployment begins it again.
+    wait(lambda: apps[0] in plant.watch.applications())
+    for _ in range(5):
+        plant.deployer.deploy(versions[:1])
+        time.sleep(0.02)
+    assert deployed() == apps[:4]
 
 
 def test_workers_are_told_what_the_config_says(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from gateway.control.rollouts.journal import Journal
 from gateway.control.state.database import State
 from gateway.control.state.rollout_status import RolloutEvent
-from gateway.logs import JsonFormatter
+from gateway.logs.events import JsonFormatter
 from gateway.rollout.events import Changed
 from gateway.rollout.state import Reason, Rollout, Stage
 

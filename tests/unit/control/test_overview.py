@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,14 +17,20 @@ from gateway.control.state.database import AppRoute, State
 from gateway.control.state.descriptions import Descriptions
 from gateway.control.state.desired import DesiredModel
 from gateway.control.state.overview import GatewayOverview
-from gateway.control.state.status import Status
+from gateway.control.state.status import ModelState, ModelStatus, Status
 from gateway.control.state.versions import Version, version_of
 from gateway.control.state.workers import Workers
 from gateway.edge.control import EdgeControl
+from gateway.edge.edge import EdgeStatistics
 from gateway.edge.files import EdgeFiles, EdgeSettings
+from gateway.metrics.edge_numbers import EdgeNumbers
+from gateway.metrics.system import EdgeSample
+from gateway.metrics.tally import Tally
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest, parse_reference
 from gateway.serving import Scaling, Serving
+from runtimes.base import Resources
+from tests.support.control_plane import FakeEdge
 
 GONE = AppName("gone")
 
@@ -61,7 +69,7 @@ def test_each_version_that_is_routed_or_has_workers_has_a_sample(state: State) -
     )
     workers.hear(Announcement("w2", OLD.app, WorkerState.LOADING, number=1))
     workers.hear(Announcement("w3", AppName("unknown"), WorkerState.READY, number=1))
-    overview = GatewayOverview(Loop(), state, workers, Descriptions(state), Held())
+    overview = GatewayOverview(Loop(), state, workers, Descriptions(state), Held(), FakeEdge())
     assert overview.status is Loop.status
     assert overview.description(STABLE.app) is None
     samples = {sample.labels.version: sample for sample in overview.version_samples()}
@@ -73,6 +81,84 @@ def test_each_version_that_is_routed_or_has_workers_has_a_sample(state: State) -
     assert stable.replicas == {"ready": 1}
     assert samples["v0"].replicas == {"ready": 0, "loading": 1}
     assert [samples[tag].weights for tag in ("v1", "v2", "v0")] == [{"stable": 80}, {"canary": 20}, {}]
+
+
+class CountingEdge(FakeEdge):
+    """An edge that has counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: dict[str, int] = {}
+
+    def statistics(self) -> EdgeStatistics:
+        counted = {
+            app: EdgeNumbers(Counter({("edge", "5xx"): errors})) for app, errors in self.numbers.items()
+        }
+        return EdgeStatistics(counted, EdgeSample(is_up=True), 50)
+
+
+def test_counters_go_on_under_the_labels_of_a_version_that_is_run_anew(state: State) -> None:
+    workers, edge, tally = Workers(), CountingEdge(), Tally()
+    again = replace(STABLE, app=AppName(STABLE.app[:-1] + "2"), serving=Serving(resources=Resources(cpus=3)))
+    tally.answered("stable", 200, request=0.1, queue=0.0, compute=0.1)
+    workers.hear(
+        Announcement("w1", STABLE.app, WorkerState.READY, runtime="onnx", numbers=tally.numbers(), number=1)
+    )
+    edge.numbers = {STABLE.app: 5}
+    overview = GatewayOverview(Loop(), state, workers, Descriptions(state), Held(), edge)
+
+    def counted() -> list[tuple[str, int, int, int]]:
+        shown = [sample for sample in overview.scrape().versions if sample.labels.version == "v1"]
+        return [
+            (
+                sample.labels.runtime,
+                sample.numbers.succeeded.calls,
+                sample.edge.responses["edge", "5xx"],
+                sample.restarts,
+            )
+            for sample in shown
+        ]
+
+    assert counted() == [("onnx", 1, 5, 0)]
+    state.keep_version(again)
+    workers.hear(
+        Announcement("w2", again.app, WorkerState.READY, runtime="onnx", numbers=tally.numbers(), number=1)
+    )
+    edge.numbers[again.app] = 1
+    assert counted() == [("onnx", 2, 6, 0)], "no two series have the same labels"
+    workers.drop("w1")
+    state.save_routes({})
+    state.drop_version(STABLE.app)
+    assert counted() == [("onnx", 2, 6, 1)], "what is gone still counts"
+    workers.drop("w2")
+    assert counted() == [("onnx", 2, 6, 2)]
+
+
+def test_who_said_that_it_drains_was_not_restarted_and_a_failed_one_was() -> None:
+    workers = Workers()
+    for number, last in enumerate((WorkerState.DRAINING, WorkerState.FAILED, WorkerState.READY)):
+        workers.hear(Announcement(f"w{number}", STABLE.app, WorkerState.READY, number=1, memory_bytes=number))
+        workers.hear(Announcement(f"w{number}", STABLE.app, last, number=2, memory_bytes=number))
+    assert workers.numbers()[STABLE.app].memory_bytes == {"w0": 0, "w1": 1, "w2": 2}
+    workers.take_failed()
+    workers.drop("w0")
+    assert workers.numbers()[STABLE.app].restarts == 1
+    workers.drop("w2")
+    assert (workers.numbers()[STABLE.app].restarts, workers.numbers()[STABLE.app].memory_bytes) == (2, {})
+
+
+def test_the_states_of_models_and_of_processes_are_in_a_scrape(state: State) -> None:
+    class Failing:
+        status = Status(3, (ModelStatus("iris", ModelState.FAILED, "no", ()),))
+
+    overview = GatewayOverview(Failing(), state, Workers(), Descriptions(state), Held(), CountingEdge())
+    system = overview.scrape().system
+    (model,) = system.models
+    assert model.states == {state.value: state is ModelState.FAILED for state in ModelState}
+    assert model.phases == {}
+    assert system.edge == EdgeSample(is_up=True, unavailable={"iris": 0})
+    assert system.memory_bytes["edge"] == 50
+    assert system.memory_bytes["gateway"] > 10_000_000
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tests.support.routing import backend
 def test_a_model_without_a_version_has_only_its_reason() -> None:
     assert map_entries(RoutingTable((Route("iris"),)), {}) == {
         ":ready": "false",
+        ":any-ready": "false",
         ":watched": "-",
         "iris:reason": "is loading",
     }
@@ -21,6 +22,7 @@ def test_a_model_without_a_version_has_only_its_reason() -> None:
 def test_a_stable_version_answers_under_all_its_names() -> None:
     assert map_entries(RoutingTable((Route("iris", backend("v1", 1)),)), {"v1": 3}) == {
         ":ready": "true",
+        ":any-ready": "true",
         ":watched": "-",
         "iris:reason": "is loading",
         "iris:stable": "slot3",
@@ -69,6 +71,21 @@ def test_draining_versions_are_in_no_route() -> None:
 )
 def test_ready_is_when_every_model_can_be_called(routes: tuple[Route, ...], ready: str) -> None:
     assert map_entries(RoutingTable(routes), {"v1": 0, "v2": 1})[":ready"] == ready
+
+
+@pytest.mark.parametrize(
+    ("routes", "ready"),
+    [
+        ((), "true"),
+        ((Route("a"),), "false"),
+        ((Route("a", backend("v1")), Route("b", canary=backend("v2", 1))), "false"),
+        ((Route("a", backend("v1", 1)), Route("b")), "true"),
+        ((Route("a"), Route("b", Backend("v1", (), (), may_sleep=True))), "true"),
+    ],
+    ids=["no models", "loading", "no worker and a canary alone", "one of two", "asleep"],
+)
+def test_any_is_ready_when_one_model_can_be_called(routes: tuple[Route, ...], ready: str) -> None:
+    assert map_entries(RoutingTable(routes), {"v1": 0, "v2": 1})[":any-ready"] == ready
 
 
 def test_a_reason_of_several_lines_becomes_one() -> None:

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
-from gateway.logs import configure_logging, fields_of, log_path
+from gateway.logs.events import JsonFormatter, NodeHandler, configure_logging, fields_of, log_path
+from gateway.logs.files import SharedFile
+from gateway.logs.limits import LineLimiter
+from tests.support.waiting import wait
 
 log = logging.getLogger("gateway.tests")
 
@@ -110,3 +113,50 @@ def test_runtimes_log_into_the_same_file(tmp_path: Path) -> None:
     configure_logging("worker", tmp_path)
     logging.getLogger("runtimes.tests").warning("model.odd", extra={"file": "model.joblib"})
     assert [line["event"] for line in written(tmp_path)] == ["model.odd"]
+
+
+def test_a_flood_of_one_error_is_cut_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.logs.events._OMITTED_SECONDS", 0.2)
+    configure_logging("worker", tmp_path)
+    for number in range(5000):
+        log.error("call.failed", extra={"request_id": str(number)})
+        if number % 100 == 0:
+            log.info("version.deployed")
+    log.error("another")
+
+    def omitted() -> list[dict[str, Any]]:
+        return [line for line in written(tmp_path) if line["event"] == "lines.omitted"]
+
+    wait(lambda: bool(omitted()))
+    lines = written(tmp_path)
+    shown = sum(line["event"] == "call.failed" for line in lines)
+    assert 50 <= shown < 200
+    assert sum(line["event"] == "version.deployed" for line in lines) == 50
+    assert sum(line["event"] == "another" for line in lines) == 1
+    wait(lambda: shown + sum(line["lines"] for line in omitted()) == 5000)
+    first = omitted()[0]
+    assert (first["level"], first["omitted"], first["process"]) == (
+        "error",
+        "call.failed",
+        f"worker-{os.getpid()}",
+    )
+
+
+def test_what_was_left_out_is_told_at_the_end(tmp_path: Path) -> None:
+    configure_logging("worker", tmp_path)
+    for _ in range(300):
+        log.warning("%s is odd", "it")
+    (handler,) = (
+        each for each in logging.getLogger("gateway").handlers if each.get_name() == str(log_path(tmp_path))
+    )
+    handler.close()
+    assert written(tmp_path)[-1]["omitted"] == "%s is odd"
+
+
+def test_a_log_is_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = NodeHandler(SharedFile(tmp_path / "log", max_bytes=1000, backups=2), LineLimiter())
+    handler.setFormatter(JsonFormatter("worker"))
+    for number in range(100):
+        handler.handle(logging.makeLogRecord({"levelno": logging.INFO, "msg": "event", "number": number}))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["log", "log.1", "log.2"]
+    assert json.loads((tmp_path / "log").read_text().splitlines()[-1])["number"] == 99

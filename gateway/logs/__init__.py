@@ -1,0 +1,1 @@
+"""Events with fields, as JSON lines in one file for all processes of a node."""

@@ -1,0 +1,133 @@
+"""What is measured beside versions: models, rollouts, the edge as a whole, processes; declared once each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from prometheus_client.core import Metric
+
+from gateway.metrics.declarations import Kind, MetricDeclaration, Series, family
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSample:
+    """One model of the config at one moment."""
+
+    model: str
+    states: Mapping[str, bool]
+    """All states, and which of them it is in."""
+    phases: Mapping[str, bool] = field(default_factory=dict)
+    """All phases of a rollout, and which of them its rollout is in; empty where it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeSample:
+    """The edge as a whole at one moment."""
+
+    is_up: bool = False
+    """Whether HAProxy answers. What it counted before is told even when it does not."""
+    responses: Mapping[str, int] = field(default_factory=dict)
+    """Answers to clients, of every kind, by class of status."""
+    unavailable: Mapping[str, int] = field(default_factory=dict)
+    """Calls to a model of which no version could answer, by model."""
+    connections: int = 0
+    """Connections of clients now."""
+
+
+@dataclass(frozen=True, slots=True)
+class SystemSample:
+    """All that is measured beside versions, at one moment."""
+
+    models: tuple[ModelSample, ...] = ()
+    edge: EdgeSample | None = None
+    memory_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Resident memory by process."""
+
+
+@dataclass(frozen=True, slots=True)
+class SystemMetric(MetricDeclaration):
+    """A metric with labels of its own."""
+
+    read: Callable[[SystemSample], Iterable[Series]]
+    """Gives the series of a sample."""
+
+
+def _one_hot(name: str, choices: Mapping[str, bool]) -> Iterator[Series]:
+    """Yield one series for each choice: 1 for the one that holds, 0 for the others."""
+    return (((name, choice), float(holds)) for choice, holds in choices.items())
+
+
+def _states(sample: SystemSample) -> Iterator[Series]:
+    return (series for model in sample.models for series in _one_hot(model.model, model.states))
+
+
+def _phases(sample: SystemSample) -> Iterator[Series]:
+    return (series for model in sample.models for series in _one_hot(model.model, model.phases))
+
+
+def _counts(counts: Mapping[str, int]) -> Iterator[Series]:
+    return (((label,), count) for label, count in counts.items())
+
+
+def _of_edge(read: Callable[[EdgeSample], Iterable[Series]]) -> Callable[[SystemSample], Iterable[Series]]:
+    """Return what reads series of the edge; none where no edge is measured."""
+    return lambda sample: () if sample.edge is None else read(sample.edge)
+
+
+SYSTEM_METRICS = (
+    SystemMetric(
+        "kitserve_model_state",
+        Kind.GAUGE,
+        "1 for the state that a model of the config is in, 0 for the others",
+        ("model", "state"),
+        _states,
+    ),
+    SystemMetric(
+        "kitserve_rollout_phase",
+        Kind.GAUGE,
+        "1 for the phase that the rollout of a model is in, 0 for the others",
+        ("model", "phase"),
+        _phases,
+    ),
+    SystemMetric(
+        "kitserve_edge_up",
+        Kind.GAUGE,
+        "Whether HAProxy answers the gateway",
+        (),
+        _of_edge(lambda edge: [((), float(edge.is_up))]),
+    ),
+    SystemMetric(
+        "kitserve_edge_connections",
+        Kind.GAUGE,
+        "Connections of clients now",
+        (),
+        _of_edge(lambda edge: [((), edge.connections)]),
+    ),
+    SystemMetric(
+        "kitserve_edge_unavailable_responses",
+        Kind.COUNTER,
+        "Calls that the edge answered with 503, as no version of the model was there to take them",
+        ("model",),
+        _of_edge(lambda edge: _counts(edge.unavailable)),
+    ),
+    SystemMetric(
+        "kitserve_edge_client_responses",
+        Kind.COUNTER,
+        "All answers to clients, those about health and to unknown names too",
+        ("status",),
+        _of_edge(lambda edge: _counts(edge.responses)),
+    ),
+    SystemMetric(
+        "kitserve_process_resident_memory_bytes",
+        Kind.GAUGE,
+        "Memory of the gateway, and of all processes of HAProxy",
+        ("process",),
+        lambda sample: _counts(sample.memory_bytes),
+    ),
+)
+
+
+def system_families(sample: SystemSample) -> Iterator[Metric]:
+    """Turn a sample into Prometheus' families, one for each of `SYSTEM_METRICS`."""
+    return (family(metric, metric.read(sample)) for metric in SYSTEM_METRICS)
