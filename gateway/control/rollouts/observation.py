@@ -17,7 +17,7 @@ from gateway.control.state.snapshot import Observed, Recorded, version_for
 from gateway.control.state.versions import Version, version_of
 from gateway.control.state.workers import ready_workers
 from gateway.oci.pinned import PinnedReference
-from gateway.oci.reference import parse_reference
+from gateway.oci.reference import Reference, parse_reference
 from gateway.rollout.events import (
     CanaryFailed,
     CanaryLost,
@@ -62,7 +62,7 @@ def config_events(model: DesiredModel, plan: Plan, rollout: Rollout, recorded: R
     """Yield what the config asks for now; nothing before its kit is resolved."""
     digest = recorded.pins.get(model.kit)
     if digest is None:
-        if model.kit in recorded.failures:
+        if model.kit in recorded.failures and not _is_of(rollout.declared, model.kit):
             yield NoTarget()
         return
     reference = PinnedReference.of(model.kit, digest)
@@ -71,6 +71,14 @@ def config_events(model: DesiredModel, plan: Plan, rollout: Rollout, recorded: R
         # The same kit under another tag needs no trial.
         yield Stable(revision)
     yield Target(revision, plan, version_of(model, reference, 0).kind.fingerprint)
+
+
+def _is_of(revision: str, kit: Reference) -> bool:
+    """Tell whether a revision is what a kit's reference meant once; its registry may only be away."""
+    if not revision:
+        return False
+    digest = parse_reference(revision).digest
+    return digest is not None and kit.digest in (None, digest) and str(kit.pinned(digest)) == revision
 
 
 class Observer:

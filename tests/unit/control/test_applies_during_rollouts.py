@@ -139,6 +139,24 @@ def test_a_kit_that_was_rolled_back_is_another_one_after_one_that_did_not_exist(
     assert world.position()[0] is Stage.STEPPING
 
 
+def test_a_registry_that_is_away_starts_nothing_that_had_failed(world: World) -> None:
+    to_stage(world, Stage.DEGRADED)
+    before = world.rollouts.get("iris")
+    assert world.registry is not None
+    world.registry.remove("v2")
+    world.apply("v2")
+    for _ in range(3):
+        world.tick()
+    world.registry.add("v2")
+    world.apply("v2")
+    for _ in range(3):
+        world.tick()
+    after = world.rollouts.get("iris")
+    assert before is not None
+    assert after is not None
+    assert (after.stage, after.number) == (Stage.DEGRADED, before.number)
+
+
 def test_while_a_kit_is_being_resolved_nothing_is_concluded(world: World) -> None:
     to_stage(world, Stage.STEPPING)
     world.apply("v1", OTHER)
