@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -52,7 +53,7 @@ def test_a_signal_while_ray_starts_ends_it_at_once(tmp_path: Path, number: int, 
     os.killpg(process.pid, number)
     assert process.wait(10) == 0
     said = kitserve.log.read_text().splitlines()
-    assert said[-1] == "stopped"
+    assert json.loads(said[-1])["text"] == "stopped"
     assert not [line for line in said if "Traceback" in line or "***" in line], said
     assert alive(everyone) == []
     assert not listens(kitserve.port)
