@@ -69,7 +69,8 @@ def choose_runtime(
 def check(kit: UnpackedKit, choice: Choice) -> Signature | None:
     """Check the chosen file as `load` would, as far as that can be done without its engine.
 
-    Returns the signature in the file; None where it has none until it is loaded.
+    Returns:
+        The signature in the file; None where it has none until it is loaded.
 
     Raises:
         UnusableModel: where it cannot be served.
