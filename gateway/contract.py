@@ -115,7 +115,7 @@ class Passing:
 
     @classmethod
     def of(cls, error: BaseException) -> Passing | None:
-        """Return what may pass of an error; None where the same try fails again."""
+        """Return how an error may pass; None where the same try would fail again."""
         if isinstance(error, RegistryUnavailable):
             return cls(error.away_host, error.retry_after)
         may_pass = error.may_pass if isinstance(error, KitserveError) else isinstance(error, OSError)

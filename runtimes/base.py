@@ -160,8 +160,8 @@ class TensorModel(LoadedModel, Protocol):
     """The capability to make tensors of tensors.
 
     `infer` may be called from any thread, by one thread at a time; a runtime whose engine allows more
-    says so in its own docstring. Before a model is served it answers a call of made-up values. If that takes
-    a minute, it goes on beside the calls that come.
+    says so in its own docstring. Before a model is served it answers a first call, most often of made-up
+    values. If that takes longer than a minute, it goes on beside the calls that come.
     """
 
     @property

@@ -80,7 +80,8 @@ def unfit_input(
 ) -> UnfitInput | None:
     """Return the error for the caller where the inputs of a failed run are to blame, else None."""
     if type(error) is not ExecutionError:
-        return None  # its runtime knows better
+        # Its runtime has told the kind of failure already.
+        return None
     sentence = _CONDITION.sub("", _PREFIX.sub("", str(error))).strip()
     match = _INDEX.search(sentence)
     cause = ""
@@ -120,7 +121,7 @@ def _integers(inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
 
 
 def _leaves_shapes(signature: Signature, inputs: Mapping[str, Array]) -> bool:
-    """Whether the caller decides how long an axis behind the first is, or has inputs of other rows."""
+    """Tell whether the caller decides how long a later axis is, or sent inputs of unequal numbers of rows."""
     shapes = [spec.shape for spec in signature.all_inputs]
     if any(shape is None or any(size < 0 for size in shape[1:]) for shape in shapes):
         return True

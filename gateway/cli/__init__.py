@@ -2,5 +2,5 @@
 
 `__main__` begins; `main` puts the commands together: those of `serve`, `models` (apply, status), `kits`
 (inspect, pull), `cache` and `rollout`. What people read is written by `tables` and `progress`. Nothing is
-imported here: a signal is to end a command with one line also while the rest is imported.
+imported here, so that `__main__` handles signals before the slow imports begin.
 """

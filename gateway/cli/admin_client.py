@@ -13,10 +13,10 @@ from gateway.errors import ConfigError, ControlError
 
 _TIMEOUT = 10
 """In seconds."""
-_WRITABLE = re.compile(r"[!-~]+")
+_VISIBLE_ASCII = re.compile(r"[!-~]+")
 _HOST = re.compile(r"[A-Za-z0-9._:-]+")
 _FOREIGN_HOST = "Invalid host header"
-"""How the gateway's HTTP server answers to a host name that is not its own."""
+"""What the gateway's HTTP server answers to a host name that is not its own."""
 
 
 def admin_url(address: str) -> str:
@@ -32,7 +32,7 @@ def admin_url(address: str) -> str:
     except ValueError:
         parts, port = urlsplit(""), None
     is_usable = (
-        _WRITABLE.fullmatch(address) is not None
+        _VISIBLE_ASCII.fullmatch(address) is not None
         and parts.scheme in ("http", "https")
         and _HOST.fullmatch(parts.hostname or "") is not None
         and (is_url or port is not None)

@@ -1,4 +1,4 @@
-"""Ray, and the gateway on it: started by a thread of their own, ended with every process of theirs."""
+"""Ray, and the gateway on it: started by a thread of their own, ended with all their processes."""
 
 from __future__ import annotations
 
@@ -51,22 +51,23 @@ class ControlPlane:
         self._started, self._ended = started, ended
         threading.Thread(target=self._run, args=(started, ended), name="control-plane", daemon=True).start()
         while not wait([started], _HANDLERS_SECONDS).done:
-            # Ray's core puts a handler of its own in their place, which writes where every thread is.
+            # Ray's core puts a handler of its own in their place, which prints the stack of every thread.
             catch_signals()
         catch_signals()
         started.result()
 
     def stop(self, spared: int | None = None) -> None:
-        """Delete what was deployed on a cluster; on this machine, end every process but `spared` and its own.
+        """Delete what was deployed on a cluster; on this machine, end every descendant.
 
-        Nothing is waited for: the edge has answered its last call by now, and all that must last is on disk.
+        The process `spared` and its descendants are left alone. Nothing is waited for: the edge has
+        answered its last call by now, and all that must last is on disk.
         """
         is_local = self._address is None
         has_started = self._started.done()
         if has_started:
             self._leave_ray(is_local)
         elif not is_local:
-            # What was deployed by then is deleted. On this machine, a Ray that still starts is only ended.
+            # Some of it may be deployed by now. On this machine, a Ray that still starts is only ended.
             with contextlib.suppress(Exception):
                 self._leave_ray(is_local)
         if is_local:

@@ -13,7 +13,7 @@ _MAX_CONNECTIONS = 8192
 # HAProxy has two files open for each connection, and some for its own and for the health checks.
 _OWN_FILES = 1024
 _MIN_FILES = 4096
-# With many more, programs that close all files they might have open take seconds for it.
+# With many more, a program that closes every file it might have open takes seconds for that.
 _MAX_FILES = 65536
 _HOME_BYTES = 16_000_000
 _RUN_BYTES = 16_000_000

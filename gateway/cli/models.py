@@ -75,10 +75,10 @@ def apply(
     with Reporter(out) as reporter:
         models = _wait_until_over(client, generation, reporter, bool(wait), seconds)
     outcomes = [outcome(model, numbers.get(model["name"])) for model in models]
-    for ended in outcomes:
-        if ended.advice:
-            out.print(ended.advice, markup=False)
-    if any(ended.is_lost for ended in outcomes):
+    for result in outcomes:
+        if result.advice:
+            out.print(result.advice, markup=False)
+    if any(result.is_lost for result in outcomes):
         raise typer.Exit(FAILED)
 
 
@@ -100,7 +100,7 @@ def status(
         time.sleep(WATCH_SECONDS)
         document = client.status()
     if name is not None:
-        # Asked for by itself: the gateway tells which models there are, where it has none of that name.
+        # By a call of its own: where there is no such model, the gateway's error names those that there are.
         document["models"] = [client.model(name)]
     if output is Output.JSON:
         print_json(document if name is None else document["models"][0])
@@ -134,20 +134,22 @@ def _wait_until_over(
         ControlError: when that takes too long, or the gateway does not come back.
     """
     waiting = "the config is not in force yet"
-    advised: dict[str, str] = {}
+    last_advice: dict[str, str] = {}
     for status in statuses(client, seconds):
         if status["generation"] < generation:
             continue
         reporter.report_models(status)
         outcomes = {model["name"]: outcome(model) for model in status["models"]}
-        late = [
-            name for name, now in outcomes.items() if not (now.is_over if for_rollouts else now.is_settled)
+        names = [
+            name
+            for name, result in outcomes.items()
+            if not (result.is_over if for_rollouts else result.is_settled)
         ]
-        if not late:
+        if not names:
             return list(status["models"])
-        waiting = f"still under way: {', '.join(late)}"
-        for name in late if for_rollouts else ():
-            if outcomes[name].is_settled and outcomes[name].advice != advised.get(name):
-                advised[name] = outcomes[name].advice
-                reporter.say(advised[name])
+        waiting = f"still under way: {', '.join(names)}"
+        for name in names if for_rollouts else ():
+            if outcomes[name].is_settled and outcomes[name].advice != last_advice.get(name):
+                last_advice[name] = outcomes[name].advice
+                reporter.say(last_advice[name])
     raise ControlError(f"given up after {seconds:g} s; {waiting}; see `kitserve status`")

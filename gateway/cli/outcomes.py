@@ -1,4 +1,4 @@
-"""What has become of a model and its rollout, and what a person may do about it. Pure.
+"""How far a model and its rollout have come, and what a person may do about it. Pure.
 
 A status of a model, as the admin API tells it, is read as an outcome:
 
@@ -28,7 +28,7 @@ _ABORTED = "RolloutAborted"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How what the config asks for went, for one model."""
+    """How far one model is on the way to what the config asks for."""
 
     is_settled: bool
     """Whether its kit is resolved and loaded, or has failed."""
@@ -96,7 +96,7 @@ def _was_rolled_back(rollout: dict[str, Any]) -> bool:
 
 
 def _name(revision: dict[str, Any], other: dict[str, Any]) -> str:
-    """Return what people call a revision beside another one: its tag, with the digest where that is alike."""
+    """Return what people call a revision beside another one: its tag, and the digest where tags are alike."""
     if revision["tag"] != other["tag"]:
         return str(revision["tag"])
     return f"{revision['tag']}@{revision['digest'].removeprefix('sha256:')[:12]}"

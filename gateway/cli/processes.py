@@ -50,7 +50,7 @@ def end_all(processes: dict[int, str], seconds: float) -> list[int]:
 
 
 def adopt_orphans() -> None:
-    """Make what descendants leave behind when they die children of this process (Linux only)."""
+    """Have processes become children of this one when their parent, a descendant of it, dies (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -83,10 +83,10 @@ def process_state(process: int, start: str) -> str | None:
 
 
 def reap(processes: Iterable[int], seconds: float) -> None:
-    """Take leave of children that have ended, or do so within some seconds, so that no zombie is left."""
+    """Wait some seconds for the end of children, so that no zombie is left (waitpid(2))."""
     deadline = time.monotonic() + seconds
     for process in processes:
-        # One that is not a child, or of which its Popen has taken leave, raises.
+        # One that is no child, or that its Popen has waited for already, raises.
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(process, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
                 time.sleep(0.01)

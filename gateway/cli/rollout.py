@@ -55,7 +55,7 @@ def status(
     client = AdminClient(admin)
     rollout = client.rollout(name)
     if wait:
-        rollout = _wait_until_over(client, name, timeout, is_told=output is Output.TEXT)
+        rollout = _wait_until_over(client, name, timeout, is_reported=output is Output.TEXT)
     if output is Output.JSON:
         print_json(rollout)
     elif watch and not wait:
@@ -135,8 +135,10 @@ def _watch(client: AdminClient, name: str, rollout: dict[str, Any]) -> None:
                 live.update(Text(str(error), "red"), refresh=True)
 
 
-def _wait_until_over(client: AdminClient, name: str, seconds: float | None, is_told: bool) -> dict[str, Any]:
-    """Wait until the last config is in force for a model, and its rollout has ended; tell what it does.
+def _wait_until_over(
+    client: AdminClient, name: str, seconds: float | None, is_reported: bool
+) -> dict[str, Any]:
+    """Wait until the last config is in force for a model, and its rollout has ended.
 
     Raises:
         ControlError: when that takes too long, the model is removed, or the gateway does not come back.
@@ -148,16 +150,16 @@ def _wait_until_over(client: AdminClient, name: str, seconds: float | None, is_t
         model = next((model for model in status["models"] if model["name"] == name), None)
         if model is None or model["rollout"] is None:
             raise ControlError(f"the rollout of {name} is no more: the config has changed")
-        now, line = outcome(model), model_line(model)
-        if now.advice and now.is_settled and not now.is_over:
-            line = f"{line}\n{now.advice}"
-        if is_told and line != last_line:
+        result, line = outcome(model), model_line(model)
+        if result.advice and result.is_settled and not result.is_over:
+            line = f"{line}\n{result.advice}"
+        if is_reported and line != last_line:
             last_line = line
             out.print(line, markup=False)
-        if now.is_over:
+        if result.is_over:
             return client.rollout(name)
-    phase = client.rollout(name)
+    rollout = client.rollout(name)
     raise ControlError(
-        f"given up after {seconds:g} s: the rollout of {name} is {phase['phase']} "
-        f"({phase['reason']}): {phase['message']}"
+        f"given up after {seconds:g} s: the rollout of {name} is {rollout['phase']} "
+        f"({rollout['reason']}): {rollout['message']}"
     )

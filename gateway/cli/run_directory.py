@@ -60,7 +60,7 @@ def _make(prefix: str, bytes_needed: int) -> tuple[Path, int]:
                 reason = str(error.strerror)
         reasons.append(f"{place} ({reason})")
     raise StoreError(
-        f"no directory will do for sockets and Ray's files: {', '.join(reasons)}; free or mount one of them, "
+        f"no directory will do for sockets and Ray's files: {', '.join(reasons)}; make room in one of them, "
         "or set TMPDIR to a directory with a short path"
     )
 
@@ -74,7 +74,7 @@ def _places() -> list[Path]:
 def _objection(place: Path, prefix: str) -> str:
     """Return why a place will not do, "" where it will."""
     if not _PLAIN.fullmatch(str(place)):
-        return "its path must begin with / and have no spaces or signs in it"
+        return "its path must begin with /, and have only letters, digits and ._+- in it"
     surplus = len(os.fsencode(place)) + len(f"/{prefix}") - _MAX_BYTES
     if surplus > 0:
         return f"its path is {surplus} bytes too long for Unix sockets in it"

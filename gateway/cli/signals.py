@@ -8,7 +8,7 @@ from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SHELL_CODE = 128
-"""The exit code that shells give a process which a signal ended, less the signal's number."""
+"""Shells give a process that a signal ended this exit code plus the signal's number."""
 
 
 class Stopped(BaseException):
@@ -16,7 +16,7 @@ class Stopped(BaseException):
 
 
 def end_at_once() -> None:
-    """Have SIGINT or SIGTERM end this process without ado: nothing that must be cleared away was begun."""
+    """Have SIGINT or SIGTERM end this process at once: there is nothing to clear away yet."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         os.write(2, b"kitserve: stopped before it had begun\n")

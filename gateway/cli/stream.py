@@ -1,4 +1,4 @@
-"""Standard output as one stream of JSON lines, for who reads `docker logs` or the journal.
+"""Standard output as one stream of JSON lines, for those who read `docker logs` or the journal.
 
 In it are: what `kitserve serve` says, this node's log (the gateway's and the workers' events), HAProxy's
 access log, and whatever a library prints.

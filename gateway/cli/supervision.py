@@ -1,7 +1,7 @@
-"""Ray on this machine, looked after: where a process that it needs dies, all of it is started again.
+"""Ray on this machine, watched: where a process that it needs dies, all of it is started again.
 
-A raylet that dies leaves workers and gateway alive, and nothing would show it; but no worker can be started
-any more, and no model be changed. Without its GCS server, all of Ray ends within a minute. Nothing that they
+Where a raylet dies, workers and gateway live on, and nothing shows it; but no worker can be started any more,
+and no model be changed. Without its GCS server, all of Ray ends within a minute. Nothing that they
 leave can join another Ray: so workers and gateway are ended, and come back on a new one. The edge stays, and
 answers 503 meanwhile. What Ray and Serve start again by themselves is left to them: Serve's controller, the
 gateway, the workers.

@@ -60,7 +60,7 @@ def model_line(model: dict[str, Any]) -> str:
     versions = ", ".join(
         f"{_named(version)} {version['weight']} %" for version in model["versions"] if version["role"]
     )
-    # Without numbers, as this line is printed anew where it changes.
+    # Without numbers, as this line is printed again whenever it changes.
     again = "(is tried again)" if model.get("retry") else ""
     parts = [f"{model['name']}: {model['state']}", versions, model["message"], again]
     rollout = model.get("rollout")
@@ -75,8 +75,8 @@ def message_line(model: dict[str, Any]) -> str:
     line, retry = f"{model['name']}: {model['message']}", model.get("retry")
     if not retry:
         return line
-    following = "tried now" if retry["is_trying"] else f"next try in {math.ceil(retry['seconds'])} s"
-    return f"{line} (tried {retry['tries']} time(s); {following})"
+    next_try = "tried now" if retry["is_trying"] else f"next try in {math.ceil(retry['seconds'])} s"
+    return f"{line} (tried {retry['tries']} time(s); {next_try})"
 
 
 def rollout_text(rollout: dict[str, Any]) -> RenderableType:

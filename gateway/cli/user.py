@@ -7,10 +7,10 @@ import pwd
 
 
 def name_user() -> None:
-    """Give a user whom the host does not know a home and a name: Python and its libraries ask for both."""
+    """Give a user whom the host does not know a name and a home: Python and its libraries ask for both."""
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:
         os.environ.setdefault("LOGNAME", str(os.getuid()))
-        # As Docker sets it; who needs to write there says that it cannot.
+        # As Docker sets it; whatever has to write there says that it cannot.
         os.environ.setdefault("HOME", "/")

@@ -27,7 +27,7 @@ class Encoder:
     def __init__(self, model: str, version: str, labels: Mapping[str, Sequence[str]]) -> None:
         self._model = model
         self._version = version
-        # Where the outputs are in an answer without an id.
+        # How many bytes stand before the outputs, where a call has no id.
         head = {"model_name": model, "model_version": version, "id": "", "outputs": []}
         self._start = len(orjson.dumps(head)) - len("]}")
         self._datatypes: dict[np.dtype[Any], str] = {}
@@ -68,7 +68,8 @@ class Encoder:
             "outputs": tensors,
         }
         body = orjson.dumps(document, _plain, orjson.OPT_SERIALIZE_NUMPY)
-        # orjson writes the infinities as null. Names of outputs apart, only that has a "u" or "l" there.
+        # orjson writes NaN and the infinities as null. A body without "u" or "l" has no null in it, and then
+        # no array is searched for infinities. Names may have these letters too.
         start = self._start
         if body.find(b"u", start) >= 0 and body.find(b"l", start) >= 0 and _spell_infinities(tensors):
             body = orjson.dumps(document, _plain, orjson.OPT_SERIALIZE_NUMPY)
@@ -83,7 +84,7 @@ class Encoder:
 
 
 def _spell_infinities(tensors: list[dict[str, Any]]) -> bool:
-    """Have infinities be written as strings; False where there are none."""
+    """Replace arrays with infinities by JSON that has those as strings; return whether there were any."""
     has_infinities = False
     for tensor in tensors:
         data = tensor.get("data")

@@ -65,8 +65,8 @@ def _elements(datatype: Datatype) -> _Elements:
 
 
 _ELEMENTS: Mapping[str, _Elements] = {datatype.value: _elements(datatype) for datatype in Datatype}
-# What there may be among floats: null too, and strings that are numbers.
-_GAPS = frozenset({float, int, type(None), str})
+# The types of elements that floats are made of: null is a missing value, and a few strings are numbers.
+_FLOAT_ELEMENTS = frozenset({float, int, type(None), str})
 _FLOATS = ", ".join(datatype for datatype in Datatype if _ACCEPTS[datatype.numpy.kind] >= {float})
 _TYPE_NAMES: Mapping[type, str] = {
     float: "fractions",
@@ -222,7 +222,7 @@ def _array(name: str, data: list[Any], elements: _Elements) -> Array:
     flat, types = _flat(name, data)
     kind = elements.kind
     if not types <= elements.accepted:
-        if kind not in "fV" or not types <= _GAPS or (str in types and not are_numbers(flat)):
+        if kind not in "fV" or not types <= _FLOAT_ELEMENTS or (str in types and not are_numbers(flat)):
             raise _refusal(name, data, flat, elements)
         return to_floats(flat, elements.dtype)
     if kind in "iu" and flat:

@@ -23,14 +23,15 @@ _MAX_QUOTES = 1_000_000
 
 
 def is_float(array: Array) -> bool:
-    """Whether an array's elements are floats; BF16 is of numpy's kind V."""
+    """Tell whether an array's elements are floats; BF16 is of numpy's kind V."""
     return array.dtype.kind in _FLOATS
 
 
 def spell_literals(text: bytes | memoryview) -> bytes | None:
-    """Return a text with the literals of Python's and RapidJSON's writers in strict JSON; None without any.
+    """Return strict JSON for a text that has NaN and the infinities as literals.
 
-    `NaN` becomes null, `Infinity` and `-Infinity` become strings. All else stays as it is.
+    Python and RapidJSON write them so. `NaN` becomes null, `Infinity` and `-Infinity` become strings. None is
+    returned where there is no such literal, or the text has too many strings to look through.
     """
     text = bytes(text)
     if (b"NaN" not in text and b"Infinity" not in text) or text.count(b'"') > _MAX_QUOTES:
@@ -49,14 +50,16 @@ def spell_literals(text: bytes | memoryview) -> bytes | None:
 
 
 def are_numbers(elements: Iterable[object]) -> bool:
-    """Whether all strings among the elements are numbers."""
+    """Tell whether all strings among the elements are numbers."""
     return all(element in TEXTS for element in elements if type(element) is str)
 
 
 def to_floats(elements: list[object], dtype: np.dtype[np.generic]) -> Array:
     """Return an array of numbers, null and the strings that are numbers, nested or not.
 
-    Raises ValueError or TypeError for what is none.
+    Raises:
+        ValueError: for other strings.
+        TypeError: for other elements.
     """
     # BF16's own conversion knows neither null nor integers beyond INT64.
     if dtype == Datatype.BF16.numpy:

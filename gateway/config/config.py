@@ -73,7 +73,8 @@ class GatewayConfig(Strict):
     """Where status, config, rollouts and metrics are. Keep it private: it asks for no password. It changes
     only with a restart."""
     access_log: Literal["off", "errors", "all"] = "errors"
-    """Which calls the edge logs on standard error, as JSON lines. It changes only with a restart."""
+    """Which calls the edge logs, as JSON lines among what `kitserve serve` prints. It changes only with a
+    restart."""
     models: tuple[Model, ...] = ()
     """The models to serve, each under a name of its own."""
     registries: dict[str, Registry] = Field(default_factory=dict)
@@ -91,7 +92,7 @@ class GatewayConfig(Strict):
     @field_validator("access_log", mode="before")
     @classmethod
     def _off(cls, value: object) -> object:
-        """Take the word off for itself: YAML reads it as false."""
+        """Take false for the word off: YAML reads it so."""
         return "off" if value is False else value
 
     @field_validator("models")
@@ -233,15 +234,15 @@ def parse_config(
 def _unknown_runtimes(
     config: GatewayConfig, runtimes: Sequence[str], lines: Mapping[FieldPath, int]
 ) -> Iterator[str]:
-    known = [AUTO, *runtimes]
+    names = [AUTO, *runtimes]
     for index, model in enumerate(config.models):
-        if model.runtime not in known:
+        if model.runtime not in names:
             path = ("models", index, "runtime")
-            close = difflib.get_close_matches(model.runtime, known, n=1)
+            close = difflib.get_close_matches(model.runtime, names, n=1)
             advice = f"; did you mean {close[0]!r}?" if close else "."
             yield (
                 f"line {lines.get(path, 1)}: {dotted(path)}: there is no runtime {model.runtime!r}{advice} "
-                f"Installed are {', '.join(known[1:])}"
+                f"Installed are {', '.join(runtimes)}"
             )
 
 

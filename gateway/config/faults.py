@@ -16,7 +16,7 @@ _KEY = "[key]"
 """How pydantic ends the path of a mapping's key."""
 _TOO_SHORT = "too_short"
 _OWN = ("fault", "value_error")
-"""The types of faults whose words are ours already."""
+"""The types of faults whose text Kitserve writes itself."""
 _MODEL = ("model_type", "model_attributes_type")
 _LIST = ("tuple_type", "list_type")
 _EXPECTED: Mapping[str, str] = {

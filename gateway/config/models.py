@@ -24,7 +24,7 @@ _RESOURCES = ModelResources()
 _SCALING = Scaling()
 _MAX_REPLICAS = 256
 AUTO = "auto"
-"""The name of no runtime: the files decide."""
+"""Stands in place of a runtime's name: the files decide."""
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 

@@ -3,7 +3,7 @@
 A process of HAProxy begins to count at 0, and a backend of its pool is given to another version later. So
 what each process has counted at each place is read again and again, and what was added since the last
 time goes to the version that has the place. It is read before a place changes its owner, and before a
-reload; a process of before a reload keeps the owners that it had, and is read for as long as it runs.
+reload; a process from before a reload keeps the owners that it had, and is read for as long as it runs.
 
 All this is in a file beside HAProxy's own, so a gateway that is started again goes on from there.
 """
@@ -77,8 +77,8 @@ class EdgeCounters:
             process = self._processes.setdefault(pid, _Process(dict(owners)))
             if pid == processes.worker:
                 process.owners = dict(owners)
-            for place, now in counts.get(pid, {}).items():
-                self._add(process, place, now)
+            for place, place_counts in counts.get(pid, {}).items():
+                self._add(process, place, place_counts)
         self._processes = {pid: self._processes[pid] for pid in processes.workers}
         self._forget_oldest(set(owners.values()))
         self._write()
@@ -104,14 +104,14 @@ class EdgeCounters:
             self._now(CONNECTIONS)[FRONTEND] if is_up else 0,
         )
 
-    def _add(self, process: _Process, place: str, now: Counts) -> None:
+    def _add(self, process: _Process, place: str, counts: Counts) -> None:
         before = process.places.get(place, {})
-        process.places[place] = dict(now)
+        process.places[place] = dict(counts)
         owner = process.owners.get(place) if slot_of(place) is not None else place
         if owner is None:
             return
         totals = self._totals.setdefault(owner, Counter())
-        for name, count in now.items():
+        for name, count in counts.items():
             if name not in _NOW:
                 # A count that fell began anew: an operator may clear HAProxy's counters.
                 last = before.get(name, 0)
@@ -124,7 +124,7 @@ class EdgeCounters:
                 totals[f"{OWN} {status}"] = own
 
     def _now(self, name: str) -> Counter[str]:
-        """Return what is so now, by owner."""
+        """Return one of the numbers that are not added up, by owner."""
         values: Counter[str] = Counter()
         for process in self._processes.values():
             for place, counts in process.places.items():

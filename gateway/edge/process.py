@@ -171,7 +171,7 @@ class EdgeProcess:
 
     def _wait(self, process: subprocess.Popen[bytes]) -> int:
         """Wait until HAProxy ends; returns how. Meanwhile what it says must not fill the disk."""
-        # There is none of a process that `stop` has waited for.
+        # A process that `stop` has waited for has no handle any more.
         with suppress(OSError):
             handle = os.pidfd_open(process.pid)
             try:

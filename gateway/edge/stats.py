@@ -18,7 +18,7 @@ UNAVAILABLE = "answers"
 """The backend, and its table, in which calls to models without a version are counted."""
 ALL, WORKER, OWN = "all", "worker", "edge"
 QUEUED, CONNECTIONS = "queued", "connections"
-"""What is not counted, but is so now."""
+"""How many there are now; all else only grows."""
 ERROR = "error"
 RETRIES, REDISPATCHES = "retries", "redispatches"
 _MODEL_PLACE = "model:"
@@ -55,6 +55,7 @@ class Processes:
 
     @property
     def all(self) -> tuple[int, ...]:
+        """Every process."""
         return (self.master, *self.workers)
 
 

@@ -39,8 +39,11 @@ def examine(
 ) -> Examined:
     """Bring a kit to this node, and check all that loading it checks before an engine gets it.
 
-    `runtime` and `file` are those of the model in the config. Raises KitError where the kit cannot be served,
-    and what `Library.open` raises.
+    `runtime` and `file` are those of the model in the config.
+
+    Raises:
+        KitError: where the kit cannot be served.
+        KitserveError: where that cannot be found out, as `Library.open` raises it.
     """
     parents = [parent.reference for parent in kit.parents]
     unpacked = library.open(kit.reference, progress, policy=policy, parents=parents)
@@ -54,7 +57,7 @@ def examine(
 
 
 def is_small(library: Library, kit: Kit) -> bool:
-    """Tell whether a kit may be examined without being asked for: it is here, or at most 100 MiB.
+    """Tell whether a kit may be examined without being asked for: it is here, or small (`PULL_LIMIT_BYTES`).
 
     Its code counts, as a model's weights may be in there.
     """

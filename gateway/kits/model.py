@@ -69,7 +69,8 @@ def choose_runtime(
 def check(kit: UnpackedKit, choice: Choice) -> Signature | None:
     """Check the chosen file as `load` would, as far as that can be done without its engine.
 
-    Returns the signature in the file; None where it has none until it is loaded.
+    Returns:
+        The signature in the file; None where it has none until it is loaded.
 
     Raises:
         UnusableModel: where it cannot be served.
@@ -90,8 +91,9 @@ def load(kit: UnpackedKit, choice: Choice, resources: Resources) -> LoadedModel:
         if resources.gpus > 0 and model.device == "cpu":
             model.close()
             raise LoadError(
-                f"the model asks for {resources.gpus:g} GPUs, and the runtime {choice.runtime.name} computes "
-                "on CPUs; set `gpus: 0`, or use a format whose runtime takes GPUs"
+                f"the model asks for {resources.gpus:g} {'GPU' if resources.gpus == 1 else 'GPUs'}, and the "
+                f"runtime {choice.runtime.name} computes on CPUs; set `gpus: 0`, or use a "
+                "format whose runtime takes GPUs"
             )
         return model
 

@@ -133,8 +133,8 @@ def _same_labels(stable: Array, canary: Array) -> Array:
     first, second = stable.astype(np.float64), canary.astype(np.float64)
     if first.shape[1] < _SEVERAL:
         return np.asarray(_same(first, second).all(axis=1))
-    have_numbers_alike = (np.isnan(first) == np.isnan(second)).all(axis=1)
-    return np.asarray(have_numbers_alike & (_likeliest(first) == _likeliest(second)))
+    have_same_gaps = (np.isnan(first) == np.isnan(second)).all(axis=1)
+    return np.asarray(have_same_gaps & (_likeliest(first) == _likeliest(second)))
 
 
 def _likeliest(rows: Array) -> Array:

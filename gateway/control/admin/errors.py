@@ -11,7 +11,7 @@ _NAMED = 20
 
 def no_such_model(name: str, names: Iterable[str], status: int = 404) -> HTTPException:
     """Return the error for a model that is not there; it names the models that are."""
-    known = sorted(names)
-    listed = ", ".join(known[:_NAMED]) + (f" and {len(known) - _NAMED} more" if len(known) > _NAMED else "")
-    there = f"the models are {listed}" if known else "there are none"
-    return HTTPException(status, f"no model is named {name}; {there}")
+    models = sorted(names)
+    others = f" and {len(models) - _NAMED} more" if len(models) > _NAMED else ""
+    listed = f"the models are {', '.join(models[:_NAMED])}{others}" if models else "there are none"
+    return HTTPException(status, f"no model is named {name}; {listed}")

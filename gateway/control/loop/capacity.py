@@ -32,10 +32,12 @@ def gpu_faults(desired: Desired, gpus: float) -> list[str]:
     return [f"models: they ask for {_amount(total, 'GPU')} in all ({parts}); this machine has {gpus:g}"]
 
 
-def waiting_message(asked: Mapping[str, float], free: Mapping[str, float], total: Mapping[str, float]) -> str:
+def waiting_message(
+    requested: Mapping[str, float], free: Mapping[str, float], total: Mapping[str, float]
+) -> str:
     """Return what a worker waits for that no node has free; all are amounts of Ray's resources."""
-    needed = " and ".join(_amount(number, name) for name, number in asked.items())
-    parts = (f"{free.get(name, 0.0):g} of {_amount(total.get(name, 0.0), name)}" for name in asked)
+    needed = " and ".join(_amount(number, name) for name, number in requested.items())
+    parts = (f"{free.get(name, 0.0):g} of {_amount(total.get(name, 0.0), name)}" for name in requested)
     return f"waits for a node with {needed} free: on all nodes together, {' and '.join(parts)} are free"
 
 

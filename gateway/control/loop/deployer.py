@@ -109,7 +109,7 @@ class Deployer:
             return
         is_running = version.app in self._watch.applications()
         if is_running and self._state.versions().get(version.app) == version:
-            # Deployed since the tick that began this looked.
+            # Another task has deployed it since the tick that began this one.
             return
         if not is_running:
             self._state.keep_version(version)

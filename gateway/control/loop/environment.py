@@ -23,7 +23,7 @@ def prepare(address: str | None) -> None:
     os.environ.setdefault("RAY_SERVE_SLOW_STARTUP_WARNING_PERIOD_S", "10")
     # Ray's workers run with nice 15, as batch work does; ours answer callers, as HAProxy beside them.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # Each call of Ray's own would go to the proxy, and none would come back.
+    # A call between Ray's own processes would not get through a proxy.
     bypass_proxies()
     if address is None:
         # Nothing but loopback is needed: no firewall is in the way, and the machine may change its address.

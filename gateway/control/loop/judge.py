@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Judge:
-    """Judges versions, in threads of its own, as `kitserve inspect` does, and notes in the state why not.
+    """Judges versions, in threads of its own, as `kitserve inspect` does; those that cannot be served fail.
 
     Only what the kit itself is counts: where a registry is away or a disk is full, the worker finds out, and
     says what is wrong. `finished` is called after each version.
@@ -74,7 +74,11 @@ def check_version(library: Library, version: Version, policy: Policy) -> None:
     """Check that a version can be served, as far as it is known without its model's engine.
 
     A kit that is large and not on this node is not fetched: of it, only what its manifest and Kitfile say is
-    known. Raises KitError where it cannot be served, and what `Library.open` raises.
+    known.
+
+    Raises:
+        KitError: where it cannot be served.
+        KitserveError: where that cannot be found out, as `Library.open` raises it.
     """
     kit = library.describe(version.reference.reference, policy)
     if is_small(library, kit):

@@ -100,8 +100,7 @@ def node_resource() -> str:
 
 def parallel_starts() -> int:
     """Return how many versions may start at a time: one more than Ray has cores, as each waits at times."""
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return int(resources.get("CPU", 1)) + 1
+    return int(_resources().get("CPU", 1)) + 1
 
 
 def deploy_gateway(deployment: Any, settings: Any) -> None:
@@ -247,7 +246,7 @@ def gpus() -> float:
 def delete_all() -> None:
     """Have Serve end the gateway and everything it deployed."""
     if not ray.is_initialized():
-        # Each call of Serve's would start a Ray.
+        # Serve would start a Ray for each of these calls.
         return
     with contextlib.suppress(Exception):
         for name in (GATEWAY_APP, *applications()):
@@ -288,5 +287,5 @@ def _trouble(overview: Any) -> str:
     unscheduled = _UNSCHEDULED.search(text)
     if unscheduled is None:
         return text
-    asked, free = (json.loads(amounts) for amounts in unscheduled.groups())
-    return waiting_message(asked, free, _resources())
+    requested, free = (json.loads(amounts) for amounts in unscheduled.groups())
+    return waiting_message(requested, free, _resources())

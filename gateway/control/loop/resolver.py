@@ -35,7 +35,7 @@ class _Question:
 
     @property
     def follow(self) -> tuple[str, Reference]:
-        """The subject of `Retries` that looks whether the tag has moved."""
+        """The subject of `Retries` for a look whether the tag has moved."""
         return ("follow", self.reference)
 
 
@@ -56,7 +56,7 @@ class Resolver:
 
     def resolve(self, references: Sequence[Reference], generation: int) -> None:
         """Begin to resolve references, but for those that are to be retried later."""
-        # By chance: one that always fails must not be the only one that asks its registry.
+        # In random order: one that always fails must not be the only one that asks its registry.
         for reference in random.sample(references, len(references)):
             if self._retries.begin(reference, host_of(reference), is_limited=True):
                 question = _Question(reference, generation)

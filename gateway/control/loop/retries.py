@@ -98,7 +98,7 @@ class Retries:
     def begin(self, subject: Subject, host: str, is_limited: bool = False) -> bool:
         """Tell whether to try a subject now; its try is then on its way until `fail` or `settle`.
 
-        `is_limited` says that its registry is asked for few of the kind at once.
+        Of tries that are `is_limited`, `_AT_ONCE` are on their way to one registry at most (rule 3).
         """
         with self._lock:
             now = self._clock()
@@ -113,7 +113,7 @@ class Retries:
             if is_limited and host and self._trying(host) >= _AT_ONCE:
                 return False
             for pause in pauses:
-                # This one asks for all that wait for the same.
+                # This try stands for all that wait for the same.
                 pause.not_before = now + self._length(pause.tries)
             entry = self._entries.setdefault(subject, _Entry(host))
             entry.began, entry.is_limited = now, is_limited
@@ -154,7 +154,7 @@ class Retries:
                     self._pauses.pop(subject, None)
 
     def waiting(self) -> Mapping[Subject, RetryStatus]:
-        """Return what failed, with what is to be told of it; no versions that are being tried again."""
+        """Return what failed, and when it is tried again; without versions whose next try is on its way."""
         with self._lock:
             now = self._clock()
             return {

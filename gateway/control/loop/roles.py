@@ -16,7 +16,7 @@ How far a role is, by the first line that applies:
 
     the kit's reference cannot be resolved         FAILED    why
     it is not resolved yet                         PULLING   "resolving its reference", why not yet
-    its version waits to be tried again, of late   PULLING   why
+    its version is tried again, and is only late   PULLING   why
     its version, or an equal one, was given up     FAILED    why
     enough of its workers are ready                READY     what is unusual about its reference
     it may sleep, and was ready once               ASLEEP    whether it wakes

@@ -103,6 +103,7 @@ class Observer:
         workers = ready_workers(observed.workers, canary.app)
         loss = _loss(stable, recorded, observed)
         is_up = bool(workers) or observed.can_be_woken(canary)
+        # Whether nobody knows yet what the config's kit means.
         is_undecided = not {model.kit} & (recorded.pins.keys() | recorded.failures.keys())
         # What may pass is tried again until the rollout's deadline.
         if failure is not None and canary.kind not in recorded.retries:

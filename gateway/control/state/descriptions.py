@@ -17,13 +17,13 @@ class Descriptions:
         self._state = state
         self._known = state.descriptions()
 
-    def hear(self, news: Announcement) -> bool:
+    def hear(self, announcement: Announcement) -> bool:
         """Take a worker's report; returns whether it is to describe its model with the next one."""
-        if news.app in self._known or news.state is not WorkerState.READY:
+        if announcement.app in self._known or announcement.state is not WorkerState.READY:
             return False
-        if news.description is None:
+        if announcement.description is None:
             return True
-        self._state.describe_version(news.app, news.description)
+        self._state.describe_version(announcement.app, announcement.description)
         # read back, so that versions that are gone leave this process too
         self._known = self._state.descriptions()
         return False

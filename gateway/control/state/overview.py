@@ -128,8 +128,8 @@ class GatewayOverview:
 
     def _runtime(self, app: AppName, numbers: AppNumbers) -> str:
         """Return the runtime of an app; the last one known, while none of its workers says it."""
-        known = self._labels.get(app)
-        return numbers.runtime or ("" if known is None else known.runtime)
+        labels = self._labels.get(app)
+        return numbers.runtime or ("" if labels is None else labels.runtime)
 
     def _weights(self) -> dict[AppName, dict[str, int]]:
         """Return by app, and then by role, the percent of the calls that name no version."""

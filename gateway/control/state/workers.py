@@ -19,8 +19,8 @@ _REMEMBERED = 256
 
 @dataclass(slots=True)
 class _Heard:
-    news: Announcement
-    at: float
+    announcement: Announcement
+    moment: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +50,24 @@ class Workers:
         self._gone: dict[AppName, Numbers] = defaultdict(Numbers)
         self._restarts: Counter[AppName] = Counter()
 
-    def hear(self, news: Announcement) -> bool:
+    def hear(self, announcement: Announcement) -> bool:
         """Take a report, unless a later one is here; returns whether it changes who can be called."""
         with self._lock:
-            before = self._heard.get(news.worker)
-            last = self._left.get(news.worker) if before is None else before.news
-            if last is not None and news.number < last.number:
+            before = self._heard.get(announcement.worker)
+            last = self._left.get(announcement.worker) if before is None else before.announcement
+            if last is not None and announcement.number < last.number:
                 return False
-            self._left.pop(news.worker, None)
-            self._heard[news.worker] = _Heard(news, self._clock())
-            return before is None or before.news.state is not news.state
+            self._left.pop(announcement.worker, None)
+            self._heard[announcement.worker] = _Heard(announcement, self._clock())
+            return before is None or before.announcement.state is not announcement.state
 
     def present(self) -> tuple[Announcement, ...]:
         """The last report of every worker that was heard of late."""
         with self._lock:
             oldest = self._clock() - SILENCE_SECONDS
-            for worker in [name for name, heard in self._heard.items() if heard.at < oldest]:
+            for worker in [name for name, heard in self._heard.items() if heard.moment < oldest]:
                 self._forget(worker)
-            return tuple(heard.news for heard in self._heard.values())
+            return tuple(heard.announcement for heard in self._heard.values())
 
     def ready(self, app: AppName) -> list[Announcement]:
         """The last reports of an app's workers that can be called."""
@@ -78,7 +78,9 @@ class Workers:
         with self._lock:
             oldest = self._clock() - _LATE_SECONDS
             return tuple(
-                heard.news for heard in self._heard.values() if heard.at < oldest and heard.news.port
+                heard.announcement
+                for heard in self._heard.values()
+                if heard.moment < oldest and heard.announcement.port
             )
 
     def drop(self, worker: str) -> None:
@@ -90,9 +92,13 @@ class Workers:
     def take_failed(self) -> tuple[Announcement, ...]:
         """The reports of workers that failed, each given out once."""
         with self._lock:
-            failed = [heard.news for heard in self._heard.values() if heard.news.state is WorkerState.FAILED]
-            for news in failed:
-                self._forget(news.worker)
+            failed = [
+                heard.announcement
+                for heard in self._heard.values()
+                if heard.announcement.state is WorkerState.FAILED
+            ]
+            for announcement in failed:
+                self._forget(announcement.worker)
             return tuple(failed)
 
     def numbers(self) -> dict[AppName, AppNumbers]:
@@ -111,13 +117,13 @@ class Workers:
                 # One that has no worker now goes on under the same labels.
                 runtimes[left.app] = left.runtime or runtimes.get(left.app, "")
             for heard in self._heard.values():
-                news = heard.news
-                totals.setdefault(news.app, Numbers()).add(news.numbers)
-                ongoing[news.app] += news.ongoing
-                queued[news.app] += news.queued
-                replicas[news.app][news.state.value] += 1
-                memory[news.app][news.worker] = news.memory_bytes
-                runtimes[news.app] = news.runtime or runtimes.get(news.app, "")
+                announcement = heard.announcement
+                totals.setdefault(announcement.app, Numbers()).add(announcement.numbers)
+                ongoing[announcement.app] += announcement.ongoing
+                queued[announcement.app] += announcement.queued
+                replicas[announcement.app][announcement.state.value] += 1
+                memory[announcement.app][announcement.worker] = announcement.memory_bytes
+                runtimes[announcement.app] = announcement.runtime or runtimes.get(announcement.app, "")
             return {
                 app: AppNumbers(
                     numbers,
@@ -132,9 +138,9 @@ class Workers:
             }
 
     def _forget(self, worker: str) -> None:
-        news = self._left[worker] = self._heard.pop(worker).news
+        announcement = self._left[worker] = self._heard.pop(worker).announcement
         # Who is told to end says that it drains; Serve starts another in the place of everyone else.
-        self._restarts[news.app] += news.state is not WorkerState.DRAINING
+        self._restarts[announcement.app] += announcement.state is not WorkerState.DRAINING
         if len(self._left) > _REMEMBERED:
             _, oldest = self._left.popitem(last=False)
             self._gone[oldest.app].add(oldest.numbers)

@@ -96,7 +96,7 @@ def test_where_none_will_do_each_is_told_with_its_reason(
     with pytest.raises(StoreError) as raised, run_directory(16_000_000):
         pass
     text = str(raised.value)
-    assert "a b (its path must begin with / and have no spaces or signs in it)" in text
+    assert "a b (its path must begin with /, and have only letters, digits and ._+- in it)" in text
     assert "bytes too long for Unix sockets in it" in text
     assert "/nowhere (no such directory)" in text
     assert "/tmp (0 bytes free, 16.0 MB needed)" in text
