@@ -246,6 +246,29 @@ def test_a_datatype_is_the_callers_where_the_signature_leaves_it_to_the_caller(t
     assert "input 'x' as FP64 of shape [1, 4]: mat1 and mat2 must have the same dtype" in told
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: torch.gather(torch.ones(2, 3), 1, x),
+        lambda x: torch.index_select(torch.ones(2, 3), 0, x[0]),
+        lambda x: torch.scatter(torch.ones(2, 3), 1, x, torch.ones(2, 3)),
+        lambda x: torch.take(torch.ones(2, 3), x),
+        torch.nn.functional.one_hot,
+        lambda x: torch.nn.functional.embedding(x, torch.ones(2, 3)),
+        lambda x: torch.ones(2, 3)[x],
+        lambda x: torch.ones(2, 3).masked_fill(x, 0.0),
+    ],
+)
+def test_floats_where_a_program_wants_indices_are_the_callers_fault(call: Callable[[Any], Any]) -> None:
+    with pytest.raises((RuntimeError, IndexError)) as caught:
+        call(torch.zeros(2, 3))
+    error = ExecutionError(f"the model failed: {caught.value}")
+    inputs = {"x": np.zeros((2, 3), "f4")}
+    told = judged(error, inputs, Signature((TensorSpec("x", "ANY"),), ()))
+    assert told.startswith("the model cannot take input 'x' as FP32 of shape [2, 3]: ")
+    assert judged(error, inputs, Signature((TensorSpec("x", "FP32"),), ())) == ""
+
+
 def test_what_a_runtime_knows_better_is_left_to_it() -> None:
     error = Unsupported("the model failed: index out of range in self")
     assert unfit_input(error, {"x": np.array([1])}, Signature((TensorSpec("x", "INT64"),), ())) is None
