@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
+_REAP_SECONDS = 1.0
 
 
 def descendants(root: int) -> dict[int, str]:
@@ -61,19 +62,22 @@ def end_descendants(seconds: float, spared: int | None = None) -> None:
     The process `spared` and its descendants are left alone.
     """
     adopt_orphans()
-    while processes := _living_descendants(spared):
+    while processes := _living(_descendants_but(spared)):
         end_all(processes, seconds)
-        reap(processes, seconds)
         seconds = 0.1
+    # Those too that had ended before.
+    reap(_descendants_but(spared), _REAP_SECONDS)
 
 
-def _living_descendants(spared: int | None) -> dict[int, str]:
+def _descendants_but(spared: int | None) -> dict[int, str]:
     left_alone = set() if spared is None else {spared, *descendants(spared)}
     return {
-        process: start
-        for process, start in descendants(os.getpid()).items()
-        if process not in left_alone and _lives(process, start)
+        process: start for process, start in descendants(os.getpid()).items() if process not in left_alone
     }
+
+
+def _living(processes: dict[int, str]) -> dict[int, str]:
+    return {process: start for process, start in processes.items() if _lives(process, start)}
 
 
 def process_state(process: int, start: str) -> str | None:

@@ -99,6 +99,7 @@ def test_all_descendants_end_also_those_whose_parent_went_first() -> None:
     family, spared = ([int(word) for word in process.stdout.readline().split()] for _ in range(2))
     assert (len(family), len(spared)) == (3, 2)
     assert process.stdout.readline() == "ended\n"
+    assert sorted(descendants(process.pid)) == sorted(spared), "no zombie is left"
     left = end_all(descendants(process.pid), 0.5)
     assert sorted(left) == sorted(spared)
     process.kill()
