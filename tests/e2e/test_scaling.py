@@ -70,7 +70,9 @@ def test_it_sleeps_when_nobody_calls_and_wakes_for_fifty_at_once(kitserve: Runni
     lines = [line for line in kitserve.metrics().splitlines() if 'model="sleeper"' in line]
     (ready,) = (line for line in lines if line.startswith("kitserve_replicas") and 'state="ready"' in line)
     assert ready.endswith(" 0.0")
-    assert all('runtime="onnx"' in line for line in lines)
+    of_versions = [line for line in lines if 'version="v1"' in line]
+    assert of_versions
+    assert all('runtime="onnx"' in line for line in of_versions)
     assert kitserve.workers("sleeper") == []
 
     with ThreadPoolExecutor(50) as callers:
