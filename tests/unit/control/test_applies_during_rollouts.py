@@ -76,6 +76,35 @@ def test_another_kit_is_a_new_rollout_at_once(world: World, stage: Stage) -> Non
     assert [step.weight for step in rollout.plan.steps] == [1]
 
 
+@pytest.mark.parametrize("tag", ["v1", "v2", "v3"])
+@pytest.mark.parametrize("stage", [Stage.LOADING, Stage.STEPPING, Stage.PAUSED])
+def test_a_kit_named_by_its_digest_is_in_force_at_once_too(world: World, stage: Stage, tag: str) -> None:
+    to_stage(world, stage)
+    world.apply(tag, OTHER, kit=str(kit(tag).pinned(digest(tag))))
+    (model,) = world.tick(0.1, ready=False).models
+    assert model.state is not ModelState.READY, "not before it is in force"
+    world.tick(0.1, ready=False)
+    world.tick(0.1, ready=False)
+    rollout = world.rollouts.get("iris")
+    assert rollout is not None
+    assert rollout.declared == str(kit(tag).pinned(digest(tag)))
+    assert rollout.plan.steps[0].weight == 1
+    assert rollout.active_canary == ("" if tag == "v1" else rollout.declared)
+
+
+def test_a_kit_named_by_its_digest_goes_on_where_that_is_refused_later(world: World) -> None:
+    to_stage(world, Stage.STEPPING)
+    assert world.registry is not None
+    world.registry.clear()
+    world.apply("v2", kit=str(kit("v2").pinned(digest("v2"))))
+    for _ in range(3):
+        (model,) = world.tick(0.1).models
+    assert model.state is ModelState.FAILED
+    assert model.message.count("no such tag") == 1
+    assert world.position() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
+    assert world.route() == ("v1", "v2", 10), "what runs goes on"
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_kit_that_does_not_exist_is_told_and_leaves_what_runs(world: World, stage: Stage) -> None:
     to_stage(world, stage)
