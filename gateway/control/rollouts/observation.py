@@ -12,6 +12,7 @@ from gateway.contract import Announcement, AppName, Description
 from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.rollouts.signature_gate import signature_faults
 from gateway.control.rollouts.windows import NO_ACTIVITY, Activity
+from gateway.control.state.database import AppRoute
 from gateway.control.state.desired import DesiredModel
 from gateway.control.state.snapshot import Observed, Recorded, version_for
 from gateway.control.state.versions import Version, version_of
@@ -48,14 +49,24 @@ class Observation:
 
 
 def stable_and_canary(
-    model: DesiredModel, rollout: Rollout, recorded: Recorded
+    model: DesiredModel, rollout: Rollout, recorded: Recorded, observed: Observed
 ) -> tuple[Version, Version] | None:
-    """Return the two versions of a rollout on its way; None without one, or before both are known."""
+    """Return the two versions of a rollout on its way; None without one, or before both are known.
+
+    Until the stable version answers, it is the one that still takes calls in its place.
+    """
     if not rollout.active_canary:
         return None
     stable = version_for(model, parse_reference(rollout.stable), recorded)
     canary = version_for(model, parse_reference(rollout.active_canary), recorded)
-    return None if stable is None or canary is None else (stable, canary)
+    if stable is None or canary is None:
+        return None
+    app = recorded.routes.get(model.name, AppRoute()).stable
+    if app is not None and app in recorded.versions and app not in {canary.app, *recorded.condemned}:
+        routed = recorded.versions[app]
+        if observed.answers(routed) and not observed.answers(stable):
+            stable = routed
+    return stable, canary
 
 
 def config_events(model: DesiredModel, plan: Plan, rollout: Rollout, recorded: Recorded) -> Iterator[Event]:
@@ -94,7 +105,7 @@ class Observer:
     def events(self, model: DesiredModel, rollout: Rollout, observation: Observation) -> Iterator[Event]:
         """Yield what happened since the last tick, and then the tick itself."""
         recorded, observed = observation.recorded, observation.observed
-        versions = stable_and_canary(model, rollout, recorded)
+        versions = stable_and_canary(model, rollout, recorded, observed)
         if versions is None:
             yield Tick()
             return

@@ -278,6 +278,28 @@ def test_where_the_stable_version_is_lost_a_canary_takes_over(world: World, stag
     assert "its layers are gone" in rollout.message
 
 
+def test_what_still_takes_calls_for_the_stable_version_is_not_lost_with_it(world: World) -> None:
+    assert world.registry is not None
+    world.registry.add("same")
+    world.unloadable.add("same")
+    world.apply("same")
+    world.pins[kit("same")] = digest("v1")
+    world.tick()
+    world.pins[kit("same")] = digest("v1")
+    for _ in range(2):
+        world.tick()
+    assert world.route() == ("v1", None, 0), "the same kit under another tag, which does not load"
+    world.to_step("v2")
+    world.tick()
+    assert world.position() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
+    assert world.route() == ("v1", "v2", 10)
+    for _ in range(2):
+        world.call("v1", 3000)
+        world.call("v2", 300)
+        world.tick(6)
+    assert world.position() == (Stage.HEALTHY, Reason.COMPLETED, 0)
+
+
 def test_a_canary_that_failed_takes_nothing_over_unless_a_person_says_so(world: World) -> None:
     to_stage(world, Stage.DEGRADED)
     world.lose("v1")
