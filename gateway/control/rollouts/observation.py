@@ -127,12 +127,14 @@ class Observer:
             yield CanaryReady()
         if rollout.stage is Stage.GATING and not is_undecided:
             yield from self._gate_events(model, rollout, versions, workers, is_alone=bool(loss))
-        if loss and is_up and not is_undecided:
+        # Where neither can be woken, there may be more wrong than the stable version.
+        can_take_over = bool(workers) or (is_up and canary.app not in observed.failing)
+        if loss and can_take_over and not is_undecided:
             yield StableLost(loss)
         yield Tick(
             _evidence(stable.app, canary.app, observation),
             is_up=is_up,
-            is_waiting=is_undecided or not observed.answers(stable),
+            is_waiting=is_undecided or bool(loss) or not observed.answers(stable),
             workers=tuple(sorted(worker.worker for worker in workers)),
         )
 
@@ -172,10 +174,16 @@ class Observer:
 
 
 def _loss(stable: Version, recorded: Recorded, observed: Observed) -> str:
-    """Return why the stable version cannot be served any more; "" while it answers, or may yet."""
-    if observed.answers(stable):
+    """Return why the stable version cannot be served any more; "" while it answers, or may yet.
+
+    One that sleeps, and could not load when a call woke it, does not answer the next call either.
+    """
+    if ready_workers(observed.workers, stable.app):
         return ""
-    return recorded.failures.get(stable.kind) or observed.failing.get(stable.app, "")
+    reason = observed.failing.get(stable.app, "")
+    if observed.can_be_woken(stable):
+        return reason
+    return recorded.failures.get(stable.kind) or reason
 
 
 def _evidence(stable: AppName, canary: AppName, observation: Observation) -> Evidence:

@@ -278,6 +278,32 @@ def test_where_the_stable_version_is_lost_a_canary_takes_over(world: World, stag
     assert "its layers are gone" in rollout.message
 
 
+@pytest.mark.parametrize("is_canary_lost", [False, True])
+def test_a_stable_version_that_sleeps_and_cannot_be_woken_is_lost(
+    tmp_path: Path, is_canary_lost: bool
+) -> None:
+    world = World(tmp_path / "sleeping.db")
+    world.replicas = {"min": 0, "max": 1}
+    world.serve("v1")
+    world.to_step("v2")
+    world.draining |= world.workers.keys()
+    world.tick()
+    world.lose("v1")
+    if is_canary_lost:
+        world.lose("v2")
+    else:
+        world.workers.pop(world.app("v2"))
+    world.draining.clear()
+    for _ in range(2):
+        world.tick()
+    if is_canary_lost:
+        assert world.position() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
+    else:
+        assert world.position() == (Stage.HEALTHY, Reason.STABLE_LOST, 0)
+        assert world.route() == ("v2", None, 0), "the next call wakes it"
+    world.state.close()
+
+
 def test_what_still_takes_calls_for_the_stable_version_is_not_lost_with_it(world: World) -> None:
     assert world.registry is not None
     world.registry.add("same")
