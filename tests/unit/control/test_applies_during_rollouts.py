@@ -278,6 +278,22 @@ def test_where_the_stable_version_is_lost_a_canary_takes_over(world: World, stag
     assert "its layers are gone" in rollout.message
 
 
+def test_what_the_config_asks_for_has_not_failed_while_it_may_take_over(world: World) -> None:
+    world.lose("v1")
+    world.apply("v2")
+    world.state.fail(world.kind("v1"), world.state.desired().generation, "its layers are gone")
+    for _ in range(3):
+        (model,) = world.tick(ready=False).models
+    assert (model.state, model.message) == (
+        ModelState.LOADING,
+        "canary: starting a worker; its layers are gone",
+    )
+    world.load("v2")
+    states = [world.tick().models[0].state for _ in range(3)]
+    assert ModelState.FAILED not in states
+    assert (states[-1], world.route()) == (ModelState.READY, ("v2", None, 0))
+
+
 @pytest.mark.parametrize("is_canary_lost", [False, True])
 def test_a_stable_version_that_sleeps_and_cannot_be_woken_is_lost(
     tmp_path: Path, is_canary_lost: bool
