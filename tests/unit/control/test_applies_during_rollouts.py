@@ -250,6 +250,39 @@ def test_settings_for_the_next_kit_are_not_tried_on_the_one_that_serves(world: W
     assert world.state.routes()["iris"].canary == app
 
 
+def test_a_rollback_returns_to_a_version_as_it_was_run_also_when_it_is_gone(world: World) -> None:
+    world.apply("v2", runtime="torchscript", file="other.pt")
+    for _ in range(4):
+        world.tick()
+    world.rollouts.order("iris", Promote(full=True))
+    for _ in range(4):
+        world.tick(20)
+    assert [version.label for version in world.state.versions().values()] == ["v2"]
+    world.rollouts.order("iris", Rollback("v1"))
+    for _ in range(3):
+        world.tick()
+    assert world.route() == ("v1", None, 0)
+    version = world.state.versions()[world.app("v1")]
+    assert (version.runtime, version.file) == (None, None)
+    world.apply("v1", runtime="onnx")
+    for _ in range(4):
+        world.tick()
+    assert world.state.versions()[world.app("v1")].runtime == "onnx", "until the config asks for it"
+
+
+def test_a_stable_version_that_is_tried_again_keeps_its_settings(world: World) -> None:
+    world.apply("v2", runtime="torchscript")
+    for _ in range(4):
+        world.tick()
+    app = world.app("v1")
+    world.workers.pop(app)
+    world.state.condemn_version(app)
+    world.tick()
+    for _ in range(2):
+        world.tick()
+    assert world.state.versions()[world.app("v1")].runtime is None
+
+
 def test_settings_of_the_kit_that_serves_are_its_own_again_once_it_is_asked_for(world: World) -> None:
     world.apply("v1", runtime="torchscript")
     before = world.app("v1")
