@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
+import time
 import uuid
 from concurrent.futures import Future, wait
 from pathlib import Path
 
-from gateway.cli.processes import end_descendants
+from gateway.cli.processes import descendants, end_descendants
 from gateway.cli.signals import catch_signals
+from gateway.cli.supervision import RayProcesses
 from gateway.config.config import Address
 from gateway.control.loop.environment import prepare
 from gateway.edge.files import EdgeFiles, EdgeSettings
+from gateway.errors import ControlError
 
 _HANDLERS_SECONDS = 0.05
+_LOOK_SECONDS = 1.0
 _LEFTOVER_SECONDS = 1.0
 _LOOPBACK = "127.0.0.1"
 _RAY = "gateway.control.loop.ray_serve"
@@ -38,21 +43,33 @@ class ControlPlane:
         self._settings = settings
         self._started: Future[None] = Future()
         self._ended = threading.Event()
+        self._hang = ""
+        """Why a start did not end; "" where all did."""
 
     def start(self) -> None:
         """Start Ray and the gateway; returns once Serve runs that.
 
         Raises:
-            ControlError: when they cannot be started.
+            ControlError: when they cannot be started; also when Ray hangs, as a process that it needs died.
         """
+        if self._hang:
+            # A thread of this process waits in Ray for ever, and nobody can start Ray beside it.
+            raise ControlError(self._hang)
         prepare(self._address)
+        earlier = descendants(os.getpid())
         started: Future[None] = Future()
         ended = threading.Event()
         self._started, self._ended = started, ended
         threading.Thread(target=self._run, args=(started, ended), name="control-plane", daemon=True).start()
+        ray, looked = RayProcesses(earlier=earlier), time.monotonic()
         while not wait([started], _HANDLERS_SECONDS).done:
             # Ray's core puts a handler of its own in their place, which prints the stack of every thread.
             catch_signals()
+            if time.monotonic() - looked >= _LOOK_SECONDS:
+                if failure := ray.failure():
+                    self._hang = f"{failure} while Ray was being started; start Kitserve again"
+                    raise ControlError(self._hang)
+                ray, looked = RayProcesses(earlier=earlier), time.monotonic()
         catch_signals()
         started.result()
 

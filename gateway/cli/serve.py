@@ -61,7 +61,9 @@ def serve(
                 reporter.say("stopped")
     except Stopped:
         reporter.say("stopped")
-    sys.stdout.flush()
+    # The disk may be full that it is written to.
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     # A thread that starts Ray may still run: nothing waits for it, as its processes are ended.
     os._exit(0)
 

@@ -6,6 +6,7 @@ access log, and whatever a library prints.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -82,8 +83,11 @@ class JsonStream(io.TextIOBase):
         return len(text)
 
     def write_lines(self, lines: str) -> None:
-        """Write whole lines of JSON."""
-        with self._lock:
+        """Write whole lines of JSON; they are lost where nobody reads them, or the disk is full.
+
+        Models are served all the same.
+        """
+        with self._lock, contextlib.suppress(OSError):
             self._target.write(lines)
             self._target.flush()
 

@@ -13,9 +13,10 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from gateway.cli.processes import descendants, process_state
 from gateway.config.config import GatewayConfig, parse_config
@@ -29,6 +30,8 @@ _DEATHS_ALLOWED = 3
 # On a busy machine, Ray may miss a deadline of its own.
 _STARTS = 3
 _WINDOW_SECONDS = 600.0
+
+NO_PROCESSES: Mapping[int, str] = MappingProxyType({})
 
 Clock = Callable[[], float]
 
@@ -44,14 +47,17 @@ class _Process:
 
 
 class RayProcesses:
-    """The processes that the Ray of this process needs; made once it has started."""
+    """The processes that the Ray of this process needs, of those that run by now.
 
-    def __init__(self, clock: Clock = time.monotonic) -> None:
+    `earlier` are processes of before, each with its start time: they are not Ray's any more.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic, earlier: Mapping[int, str] = NO_PROCESSES) -> None:
         self._clock = clock
         self._needed = [
             _Process(name, number, start)
             for number, start in descendants(os.getpid()).items()
-            if (name := _name(number)) in _NEEDED
+            if (name := _name(number)) in _NEEDED and earlier.get(number) != start
         ]
         self._stopped_since: dict[_Process, float] = {}
 

@@ -10,8 +10,8 @@ from gateway.cli.admin_client import AdminClient
 from gateway.cli.options import WATCH_SECONDS
 from gateway.errors import ControlError
 
-RESTART_SECONDS = 20.0
-"""How long a gateway may take that is being started again."""
+RESTART_SECONDS = 60.0
+"""How long a gateway may take that is being started again, with all of Ray where that had failed."""
 
 
 def statuses(client: AdminClient, seconds: float | None) -> Iterator[dict[str, Any]]:

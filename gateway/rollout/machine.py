@@ -96,7 +96,7 @@ def _target(state: Rollout, event: Event) -> Next:
         state = replace(state, declared=event.revision)
         if has_other_settings and state.canary == state.declared:
             state = replace(state, plan=event.plan)
-            return begin(state, state.canary, "the config of the model has changed")
+            return begin(state, state.canary, "the config of the model has changed", state.rollback)
         return (state, ()) if event.plan == state.plan else _replan(state, event.plan)
     if not state.stable:
         return replace(state, declared=event.revision, plan=event.plan), ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -83,3 +84,23 @@ def test_a_silent_worker_that_refuses_is_dropped_and_one_that_listens_is_not() -
         assert changes.wait(10)
         assert [worker.worker for worker in workers.present()] == ["up"]
         watch.stop()
+
+
+@pytest.mark.parametrize("state", [WorkerState.READY, WorkerState.DRAINING])
+def test_only_a_worker_that_was_not_told_to_end_is_told_as_lost(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, state: WorkerState
+) -> None:
+    monkeypatch.setattr(logging.getLogger("gateway"), "propagate", True)
+    now = 100.0
+    workers = Workers(lambda: now)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    workers.hear(Announcement("down", APP, state, "", "127.0.0.1", port))
+    changes = threading.Event()
+    watch = Watch(workers, Serve(), changes.set)
+    watch.start()
+    now += 3
+    assert changes.wait(10)
+    watch.stop()
+    assert workers.present() == ()
+    assert ("worker.lost" in caplog.messages) == (state is WorkerState.READY)

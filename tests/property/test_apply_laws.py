@@ -20,7 +20,7 @@ from gateway.errors import ControlError
 from gateway.oci.reference import parse_reference
 from gateway.rollout.events import Abort, Promote, Retry, Rollback
 from gateway.rollout.state import LIVE, Stage
-from tests.support.rollouts import World, digest
+from tests.support.rollouts import World, digest, kit
 
 STEPS = [
     [{"weight": 10, "for": "5s"}, {"weight": 50, "for": "5s"}],
@@ -33,11 +33,15 @@ GOOD, BROKEN, MISSING = ["v1", "v2", "v3"], "broken", "missing"
 
 @dataclass(frozen=True)
 class Apply:
-    """A config: its kit, its rollout by number (None for none), and its runtime by number."""
+    """A config: its kit, its rollout by number (None for none), its runtime by number.
+
+    `is_pinned` says that the kit is named by its digest.
+    """
 
     tag: str
     steps: int | None
     runtime: int
+    is_pinned: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ APPLIES = st.builds(
     st.sampled_from([*GOOD, *GOOD, BROKEN, MISSING]),
     st.none() | st.integers(0, len(STEPS) - 1),
     st.integers(0, len(RUNTIMES) - 1),
+    st.booleans(),
 )
 ORDERS = st.sampled_from([Promote(), Promote(full=True), Abort(), Retry(), Rollback("")])
 EVENTS = st.one_of(
@@ -112,7 +117,10 @@ class Site(World):
             rules = {"scale_down_delay": "3s", "checks": {"max_error_rate": 0.2, "min_requests": 10}}
             rollout = None if event.steps is None else {"steps": STEPS[event.steps], **rules}
             runtime = RUNTIMES[event.runtime]
-            self.apply(event.tag, rollout, **({} if runtime is None else {"runtime": runtime}))
+            fields = {} if runtime is None else {"runtime": runtime}
+            if event.is_pinned:
+                fields["kit"] = str(kit(event.tag).pinned(digest(event.tag)))
+            self.apply(event.tag, rollout, **fields)
         elif isinstance(event, Kill):
             for app in [app for app in self.workers if f".{event.tag}." in app]:
                 del self.workers[app]

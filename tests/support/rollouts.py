@@ -111,6 +111,7 @@ class World:
             versions=self.state.versions(),
             routes=self.state.routes(),
             condemned=self.state.condemned(),
+            earlier=self.state.earlier_versions(),
         )
         workers = [
             Announcement(

@@ -241,6 +241,7 @@ class ReconcileLoop:
             versions=self._state.versions(),
             routes=self._state.routes(),
             condemned=self._state.condemned(),
+            earlier=self._state.earlier_versions(),
             retries=retries,
         )
 

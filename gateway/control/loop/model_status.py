@@ -16,13 +16,18 @@ def model_status(name: str, roles: Roles, route: AppRoute, situation: Situation)
     """Return the status of a model whose calls go by `route`.
 
     A role that failed decides the state, or else one that does not answer yet, or else the stable role; a
-    rollout that failed or waits for a gate decides it where every role answers.
+    rollout that failed or waits for a gate decides it where every role answers. Where the stable role alone
+    failed, and a rollout is on its way, its canary decides: it takes over once it is ready.
     """
     unready = [role for role in roles.all() if not role.answers]
-    deciding = [role for role in unready if role.has_failed] or unready or list(roles.all())
+    failed = [role for role in unready if role.has_failed]
+    deciding = failed or unready or list(roles.all())
     state = deciding[0].state
-    messages = [_message(role, roles) for role in deciding if role.message]
     rollout = situation.recorded.rollouts.get(name)
+    if rollout is not None and roles.canary is not None and failed == [roles.stable]:
+        deciding = [roles.canary, roles.stable]
+        state = ModelState.LOADING if roles.canary.answers else roles.canary.state
+    messages = [_message(role, roles) for role in deciding if role.message]
     if rollout is not None and not unready:
         if rollout.phase is Phase.DEGRADED:
             # What the config asks for is not in force; what served before still does.

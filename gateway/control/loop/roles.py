@@ -88,7 +88,8 @@ def roles_of(model: DesiredModel, situation: Situation) -> Roles:
             return Roles(stable)
         return Roles(stable, _role(model, model.canary.kit, situation), model.canary.weight)
     stable = _role(model, parse_reference(rollout.stable), situation)
-    unresolved = None if model.kit in situation.recorded.pins else _role(model, model.kit, situation)
+    # Also where the kit is named by digest, and is one that runs: only then is it what the config asks for.
+    unresolved = None if model.kit in situation.recorded.pins else _unresolved(model.kit, situation)
     if not rollout.active_canary:
         return Roles(stable, unresolved=unresolved)
     canary = _role(model, parse_reference(rollout.active_canary), situation)
@@ -97,14 +98,11 @@ def roles_of(model: DesiredModel, situation: Situation) -> Roles:
 
 def _role(model: DesiredModel, kit: Reference, situation: Situation) -> Role:
     """Return how far a kit is as a role of a model, by the second table above."""
-    failures = situation.recorded.failures
-    if kit in failures:
-        return Role(kit, None, ModelState.FAILED, failures[kit])
+    recorded = situation.recorded
     version = situation.version_for(model, kit)
-    if version is None:
-        retry = situation.recorded.retries.get(kit)
-        reason = "" if retry is None else f": {retry.reason}"
-        return Role(kit, None, ModelState.PULLING, f"resolving its reference{reason}")
+    # A rollout's revision carries its digest: it stays, though its reference cannot be resolved now.
+    if version is None or (kit in recorded.failures and model.name not in recorded.rollouts):
+        return _unresolved(kit, situation)
     failure = situation.failure(version)
     if failure is not None:
         retry = situation.recorded.retries.get(version.kind)
@@ -126,6 +124,16 @@ def _role(model: DesiredModel, kit: Reference, situation: Situation) -> Role:
         return Role(kit, version, ModelState(starting.state.value), starting.detail)
     trouble = situation.observed.apps.get(version.app, "")
     return Role(kit, version, ModelState.LOADING, trouble or "starting a worker")
+
+
+def _unresolved(kit: Reference, situation: Situation) -> Role:
+    """Return how far a kit is of which nobody knows what its reference means, by the same table."""
+    failures = situation.recorded.failures
+    if kit in failures:
+        return Role(kit, None, ModelState.FAILED, failures[kit])
+    retry = situation.recorded.retries.get(kit)
+    reason = "" if retry is None else f": {retry.reason}"
+    return Role(kit, None, ModelState.PULLING, f"resolving its reference{reason}")
 
 
 def _starting(workers: Sequence[Announcement]) -> Announcement | None:

@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 
-from gateway.contract import Announcement, AppName
+from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.loop.ray_serve import Application
 from gateway.control.state.workers import Workers
 
@@ -80,7 +80,9 @@ class Watch:
         """Forget the silent workers that are gone."""
         for worker in self._workers.late():
             if _is_refused(worker):
-                log.warning("worker.lost", extra={"app": worker.app, "worker": worker.worker})
+                # Who said that it drains has ended as it was told to.
+                if worker.state is not WorkerState.DRAINING:
+                    log.warning("worker.lost", extra={"app": worker.app, "worker": worker.worker})
                 self._workers.drop(worker.worker)
                 self._changed()
 

@@ -20,7 +20,9 @@ def mirroring_by_app(
     for name, rollout in rollouts.items():
         model = recorded.desired.model(name)
         versions = (
-            stable_and_canary(model, rollout, recorded) if model is not None and rollout.mirror else None
+            stable_and_canary(model, rollout, recorded, observed)
+            if model is not None and rollout.mirror
+            else None
         )
         if versions is None:
             continue

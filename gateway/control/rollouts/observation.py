@@ -12,6 +12,7 @@ from gateway.contract import Announcement, AppName, Description
 from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.rollouts.signature_gate import signature_faults
 from gateway.control.rollouts.windows import NO_ACTIVITY, Activity
+from gateway.control.state.database import AppRoute
 from gateway.control.state.desired import DesiredModel
 from gateway.control.state.snapshot import Observed, Recorded, version_for
 from gateway.control.state.versions import Version, version_of
@@ -48,14 +49,24 @@ class Observation:
 
 
 def stable_and_canary(
-    model: DesiredModel, rollout: Rollout, recorded: Recorded
+    model: DesiredModel, rollout: Rollout, recorded: Recorded, observed: Observed
 ) -> tuple[Version, Version] | None:
-    """Return the two versions of a rollout on its way; None without one, or before both are known."""
+    """Return the two versions of a rollout on its way; None without one, or before both are known.
+
+    Until the stable version answers, it is the one that still takes calls in its place.
+    """
     if not rollout.active_canary:
         return None
     stable = version_for(model, parse_reference(rollout.stable), recorded)
     canary = version_for(model, parse_reference(rollout.active_canary), recorded)
-    return None if stable is None or canary is None else (stable, canary)
+    if stable is None or canary is None:
+        return None
+    app = recorded.routes.get(model.name, AppRoute()).stable
+    if app is not None and app in recorded.versions and app not in {canary.app, *recorded.condemned}:
+        routed = recorded.versions[app]
+        if observed.answers(routed) and not observed.answers(stable):
+            stable = routed
+    return stable, canary
 
 
 def config_events(model: DesiredModel, plan: Plan, rollout: Rollout, recorded: Recorded) -> Iterator[Event]:
@@ -94,7 +105,7 @@ class Observer:
     def events(self, model: DesiredModel, rollout: Rollout, observation: Observation) -> Iterator[Event]:
         """Yield what happened since the last tick, and then the tick itself."""
         recorded, observed = observation.recorded, observation.observed
-        versions = stable_and_canary(model, rollout, recorded)
+        versions = stable_and_canary(model, rollout, recorded, observed)
         if versions is None:
             yield Tick()
             return
@@ -116,12 +127,14 @@ class Observer:
             yield CanaryReady()
         if rollout.stage is Stage.GATING and not is_undecided:
             yield from self._gate_events(model, rollout, versions, workers, is_alone=bool(loss))
-        if loss and is_up and not is_undecided:
+        # Where neither can be woken, there may be more wrong than the stable version.
+        can_take_over = bool(workers) or (is_up and canary.app not in observed.failing)
+        if loss and can_take_over and not is_undecided:
             yield StableLost(loss)
         yield Tick(
             _evidence(stable.app, canary.app, observation),
             is_up=is_up,
-            is_waiting=is_undecided or not observed.answers(stable),
+            is_waiting=is_undecided or bool(loss) or not observed.answers(stable),
             workers=tuple(sorted(worker.worker for worker in workers)),
         )
 
@@ -161,10 +174,16 @@ class Observer:
 
 
 def _loss(stable: Version, recorded: Recorded, observed: Observed) -> str:
-    """Return why the stable version cannot be served any more; "" while it answers, or may yet."""
-    if observed.answers(stable):
+    """Return why the stable version cannot be served any more; "" while it answers, or may yet.
+
+    One that sleeps, and could not load when a call woke it, does not answer the next call either.
+    """
+    if ready_workers(observed.workers, stable.app):
         return ""
-    return recorded.failures.get(stable.kind) or observed.failing.get(stable.app, "")
+    reason = observed.failing.get(stable.app, "")
+    if observed.can_be_woken(stable):
+        return reason
+    return recorded.failures.get(stable.kind) or reason
 
 
 def _evidence(stable: AppName, canary: AppName, observation: Observation) -> Evidence:

@@ -41,6 +41,7 @@ from gateway.rollout.documents import FAULTS, explain, reading
 STATE_FILE = "state.db"
 """The name of the database in a home."""
 _EVENTS_KEPT = 500
+_EARLIER_KEPT = 5
 _UNUSABLE = (sqlite3.Error, OSError, *FAULTS)
 _FULL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
@@ -215,6 +216,7 @@ class State:
     def condemn_version(self, app: AppName) -> None:
         """Note that a version is about to be removed, and can never be used again."""
         with self._transaction() as database:
+            self._keep_earlier(app)
             database.execute("UPDATE versions SET condemned = 1 WHERE app = ?", (app,))
 
     def condemned(self) -> frozenset[AppName]:
@@ -226,6 +228,7 @@ class State:
     def drop_version(self, app: AppName) -> None:
         """Forget a version that is gone."""
         with self._transaction() as database:
+            self._keep_earlier(app)
             database.execute("DELETE FROM versions WHERE app = ?", (app,))
             database.execute("DELETE FROM descriptions WHERE app = ?", (app,))
 
@@ -234,6 +237,13 @@ class State:
         with self._transaction() as database:
             rows = database.execute("SELECT app, document FROM versions").fetchall()
         return {AppName(app): version_from_json(document) for app, document in rows}
+
+    def earlier_versions(self) -> dict[tuple[str, PinnedReference], Version]:
+        """Return how each model's last kits were run that are removed, or about to be."""
+        with self._transaction() as database:
+            rows = database.execute("SELECT document FROM earlier_versions").fetchall()
+        versions = [version_from_json(document) for (document,) in rows]
+        return {(version.model, version.reference): version for version in versions}
 
     def describe_version(self, app: AppName, description: Description) -> None:
         """Note what a version's model takes and gives; nothing is noted of one that is not deployed."""
@@ -311,6 +321,19 @@ class State:
                 raise StoreError(
                     f"{self._path}: {error}{'; is the disk full?' if is_full else ''}"
                 ) from error
+
+    def _keep_earlier(self, app: AppName) -> None:
+        """Remember how a version was run: its model may return to its kit."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO earlier_versions SELECT json_extract(document, '$.model'),"
+            " json_extract(document, '$.reference'), document FROM versions WHERE app = ?",
+            (app,),
+        )
+        self._database.execute(
+            "DELETE FROM earlier_versions WHERE rowid IN (SELECT rowid FROM (SELECT rowid, row_number()"
+            " OVER (PARTITION BY model ORDER BY rowid DESC) AS place FROM earlier_versions) WHERE place > ?)",
+            (_EARLIER_KEPT,),
+        )
 
     def _generation(self) -> int:
         row = self._database.execute("SELECT max(generation) FROM config").fetchone()

@@ -31,6 +31,8 @@ TABLES = (
     " (reference TEXT PRIMARY KEY, digest TEXT NOT NULL, generation INTEGER NOT NULL, note TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS versions"
     " (app TEXT PRIMARY KEY, document TEXT NOT NULL, condemned INTEGER NOT NULL DEFAULT 0)",
+    "CREATE TABLE IF NOT EXISTS earlier_versions"
+    " (model TEXT NOT NULL, reference TEXT NOT NULL, document TEXT NOT NULL, PRIMARY KEY (model, reference))",
     "CREATE TABLE IF NOT EXISTS descriptions (app TEXT PRIMARY KEY, document TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS routes"
     " (model TEXT PRIMARY KEY, stable TEXT, canary TEXT, weight INTEGER NOT NULL)",

@@ -34,6 +34,8 @@ class Recorded:
     """What a person should know of how a reference was resolved."""
     rollouts: Mapping[str, Rollout] = field(default_factory=dict)
     """How far the rollouts are, by model; a revision is a reference that is pinned to its digest, as text."""
+    earlier: Mapping[tuple[str, PinnedReference], Version] = field(default_factory=dict)
+    """How each kit was run for a model before its version was removed."""
     retries: Mapping[Hashable, RetryStatus] = field(default_factory=dict)
     """Those of references and kinds of version that failed for a reason that may pass."""
 
@@ -65,8 +67,8 @@ def version_for(model: DesiredModel, kit: Reference, recorded: Recorded) -> Vers
     """Return the version that a kit's reference means for a model now; None before it is resolved.
 
     A revision of the model's rollout carries its digest, whatever its tag means by now. One that the config
-    does not ask for is the version that was deployed for it: settings that are meant for another kit are not
-    tried on it.
+    does not ask for is the version that is, or was, deployed for it: settings that are meant for another kit
+    are not tried on it.
     """
     rollout = recorded.rollouts.get(model.name)
     is_revision = rollout is not None and str(kit) in (rollout.stable, rollout.canary, rollout.previous)
@@ -89,6 +91,9 @@ def version_for(model: DesiredModel, kit: Reference, recorded: Recorded) -> Vers
     route = recorded.routes.get(model.name, AppRoute())
     # Of several, the one that takes calls.
     same_kit.sort(key=lambda earlier: earlier.app not in (route.stable, route.canary))
+    last = recorded.earlier.get((version.model, version.reference))
+    if not same_kit and last is not None and last.kind != version.kind:
+        return replace(last, app=AppName(f"{last.kind}.{recorded.desired.generation}"))
     return version if not same_kit or same_kit[0].kind == version.kind else same_kit[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -18,6 +19,7 @@ from gateway.cli.stream import event_line, one_stream
 from gateway.errors import StoreError
 from gateway.logs.events import log_path
 from gateway.logs.files import SharedFile
+from tests.support.waiting import wait
 
 
 def stream(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
@@ -73,6 +75,29 @@ def test_threads_do_not_mix_their_lines(tmp_path: Path, monkeypatch: pytest.Monk
             thread.join()
     texts = [line["text"] for line in events(target)]
     assert sorted(texts) == sorted(f"{name} {number}" for name in "abc" for number in range(300))
+
+
+class FullDisk(io.StringIO):
+    """A file whose disk is full for a while."""
+
+    is_full = True
+
+    def flush(self) -> None:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_loses_lines_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = FullDisk()
+    monkeypatch.setattr(sys, "stdout", target)
+    log_path(tmp_path).parent.mkdir()
+    with one_stream(tmp_path):
+        Reporter(Console(), as_json=True).say("while it is full")
+        SharedFile(log_path(tmp_path)).write(event_line("info", {"event": "while.full"}).encode())
+        wait(lambda: "while.full" in target.getvalue())
+        target.is_full = False
+        SharedFile(log_path(tmp_path)).write(event_line("info", {"event": "worker.ready"}).encode())
+    assert events(target)[-1]["event"] == "worker.ready", "what is logged later comes"
 
 
 def test_why_a_start_failed_is_an_event_and_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

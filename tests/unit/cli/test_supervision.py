@@ -6,12 +6,14 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.cli.control_plane import ControlPlane
 from gateway.cli.supervision import RayProcesses, Supervision, config_in_force
 from gateway.config.config import GatewayConfig
 from gateway.control.state.database import STATE_FILE, State
@@ -200,3 +202,31 @@ def test_the_config_that_was_applied_last_is_the_one_that_holds(tmp_path: Path) 
     assert config_in_force(tmp_path, default) == applied
     (tmp_path / STATE_FILE).write_bytes(b"no database")
     assert config_in_force(tmp_path, default) is default
+
+
+def test_a_process_that_dies_while_ray_starts_ends_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.cli.control_plane.prepare", lambda _address: None)
+    sleep = shutil.which("sleep")
+    assert sleep is not None
+    shutil.copy(sleep, tmp_path / "raylet")
+    ended = threading.Event()
+
+    class HangingStart(ControlPlane):
+        def _start(self) -> None:
+            with subprocess.Popen([tmp_path / "raylet", "1.5"]):
+                ended.wait()
+
+    plane: Any = HangingStart("cluster", tmp_path, None, None, None)  # type: ignore[arg-type]  # not used
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    message = r"raylet \(process \d+\) died while Ray was being started"
+    try:
+        for _ in range(2):
+            # Another start would hang beside the first.
+            with pytest.raises(ControlError, match=message):
+                plane.start()
+    finally:
+        ended.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -76,6 +76,35 @@ def test_another_kit_is_a_new_rollout_at_once(world: World, stage: Stage) -> Non
     assert [step.weight for step in rollout.plan.steps] == [1]
 
 
+@pytest.mark.parametrize("tag", ["v1", "v2", "v3"])
+@pytest.mark.parametrize("stage", [Stage.LOADING, Stage.STEPPING, Stage.PAUSED])
+def test_a_kit_named_by_its_digest_is_in_force_at_once_too(world: World, stage: Stage, tag: str) -> None:
+    to_stage(world, stage)
+    world.apply(tag, OTHER, kit=str(kit(tag).pinned(digest(tag))))
+    (model,) = world.tick(0.1, ready=False).models
+    assert model.state is not ModelState.READY, "not before it is in force"
+    world.tick(0.1, ready=False)
+    world.tick(0.1, ready=False)
+    rollout = world.rollouts.get("iris")
+    assert rollout is not None
+    assert rollout.declared == str(kit(tag).pinned(digest(tag)))
+    assert rollout.plan.steps[0].weight == 1
+    assert rollout.active_canary == ("" if tag == "v1" else rollout.declared)
+
+
+def test_a_kit_named_by_its_digest_goes_on_where_that_is_refused_later(world: World) -> None:
+    to_stage(world, Stage.STEPPING)
+    assert world.registry is not None
+    world.registry.clear()
+    world.apply("v2", kit=str(kit("v2").pinned(digest("v2"))))
+    for _ in range(3):
+        (model,) = world.tick(0.1).models
+    assert model.state is ModelState.FAILED
+    assert model.message.count("no such tag") == 1
+    assert world.position() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
+    assert world.route() == ("v1", "v2", 10), "what runs goes on"
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_kit_that_does_not_exist_is_told_and_leaves_what_runs(world: World, stage: Stage) -> None:
     to_stage(world, stage)
@@ -221,6 +250,39 @@ def test_settings_for_the_next_kit_are_not_tried_on_the_one_that_serves(world: W
     assert world.state.routes()["iris"].canary == app
 
 
+def test_a_rollback_returns_to_a_version_as_it_was_run_also_when_it_is_gone(world: World) -> None:
+    world.apply("v2", runtime="torchscript", file="other.pt")
+    for _ in range(4):
+        world.tick()
+    world.rollouts.order("iris", Promote(full=True))
+    for _ in range(4):
+        world.tick(20)
+    assert [version.label for version in world.state.versions().values()] == ["v2"]
+    world.rollouts.order("iris", Rollback("v1"))
+    for _ in range(3):
+        world.tick()
+    assert world.route() == ("v1", None, 0)
+    version = world.state.versions()[world.app("v1")]
+    assert (version.runtime, version.file) == (None, None)
+    world.apply("v1", runtime="onnx")
+    for _ in range(4):
+        world.tick()
+    assert world.state.versions()[world.app("v1")].runtime == "onnx", "until the config asks for it"
+
+
+def test_a_stable_version_that_is_tried_again_keeps_its_settings(world: World) -> None:
+    world.apply("v2", runtime="torchscript")
+    for _ in range(4):
+        world.tick()
+    app = world.app("v1")
+    world.workers.pop(app)
+    world.state.condemn_version(app)
+    world.tick()
+    for _ in range(2):
+        world.tick()
+    assert world.state.versions()[world.app("v1")].runtime is None
+
+
 def test_settings_of_the_kit_that_serves_are_its_own_again_once_it_is_asked_for(world: World) -> None:
     world.apply("v1", runtime="torchscript")
     before = world.app("v1")
@@ -247,6 +309,70 @@ def test_where_the_stable_version_is_lost_a_canary_takes_over(world: World, stag
     rollout = world.rollouts.get("iris")
     assert rollout is not None
     assert "its layers are gone" in rollout.message
+
+
+def test_what_the_config_asks_for_has_not_failed_while_it_may_take_over(world: World) -> None:
+    world.lose("v1")
+    world.apply("v2")
+    world.state.fail(world.kind("v1"), world.state.desired().generation, "its layers are gone")
+    for _ in range(3):
+        (model,) = world.tick(ready=False).models
+    assert (model.state, model.message) == (
+        ModelState.LOADING,
+        "canary: starting a worker; its layers are gone",
+    )
+    world.load("v2")
+    states = [world.tick().models[0].state for _ in range(3)]
+    assert ModelState.FAILED not in states
+    assert (states[-1], world.route()) == (ModelState.READY, ("v2", None, 0))
+
+
+@pytest.mark.parametrize("is_canary_lost", [False, True])
+def test_a_stable_version_that_sleeps_and_cannot_be_woken_is_lost(
+    tmp_path: Path, is_canary_lost: bool
+) -> None:
+    world = World(tmp_path / "sleeping.db")
+    world.replicas = {"min": 0, "max": 1}
+    world.serve("v1")
+    world.to_step("v2")
+    world.draining |= world.workers.keys()
+    world.tick()
+    world.lose("v1")
+    if is_canary_lost:
+        world.lose("v2")
+    else:
+        world.workers.pop(world.app("v2"))
+    world.draining.clear()
+    for _ in range(2):
+        world.tick()
+    if is_canary_lost:
+        assert world.position() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
+    else:
+        assert world.position() == (Stage.HEALTHY, Reason.STABLE_LOST, 0)
+        assert world.route() == ("v2", None, 0), "the next call wakes it"
+    world.state.close()
+
+
+def test_what_still_takes_calls_for_the_stable_version_is_not_lost_with_it(world: World) -> None:
+    assert world.registry is not None
+    world.registry.add("same")
+    world.unloadable.add("same")
+    world.apply("same")
+    world.pins[kit("same")] = digest("v1")
+    world.tick()
+    world.pins[kit("same")] = digest("v1")
+    for _ in range(2):
+        world.tick()
+    assert world.route() == ("v1", None, 0), "the same kit under another tag, which does not load"
+    world.to_step("v2")
+    world.tick()
+    assert world.position() == (Stage.STEPPING, Reason.STEP_RUNNING, 10)
+    assert world.route() == ("v1", "v2", 10)
+    for _ in range(2):
+        world.call("v1", 3000)
+        world.call("v2", 300)
+        world.tick(6)
+    assert world.position() == (Stage.HEALTHY, Reason.COMPLETED, 0)
 
 
 def test_a_canary_that_failed_takes_nothing_over_unless_a_person_says_so(world: World) -> None:

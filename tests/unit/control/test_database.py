@@ -121,6 +121,30 @@ def test_versions_are_kept_condemned_and_dropped(state: State) -> None:
     assert state.condemned() == frozenset()
 
 
+def test_how_the_last_kits_of_a_model_were_run_outlives_their_versions(state: State) -> None:
+    versions = [
+        version_of(
+            DesiredModel("iris", KIT, runtime=f"runtime-{number}"), PinnedReference.of(KIT, digest), number
+        )
+        for number, digest in enumerate((DIGEST, OTHER, DIGEST, *(Digest.of(bytes([n])) for n in range(4))))
+    ]
+    other = version("other")
+    for each in (other, *versions):
+        state.keep_version(each)
+    assert state.earlier_versions() == {}
+    state.condemn_version(other.app)
+    for each in versions[:3]:
+        state.drop_version(each.app)
+    assert state.earlier_versions() == {
+        ("other", PINNED): other,
+        ("iris", versions[1].reference): versions[1],
+        ("iris", PINNED): versions[2],
+    }
+    for each in versions[3:]:
+        state.drop_version(each.app)
+    assert set(state.earlier_versions().values()) == {other, *versions[2:]}, "five of each model"
+
+
 def test_routes_are_replaced_as_a_whole(state: State) -> None:
     state.save_routes({"a": AppRoute(app("a.1"), app("a.2"), 20), "b": AppRoute()})
     assert state.routes() == {"a": AppRoute(app("a.1"), app("a.2"), 20), "b": AppRoute()}

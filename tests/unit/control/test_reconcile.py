@@ -17,6 +17,9 @@ from gateway.control.state.versions import Kind, Version, version_of
 from gateway.edge.routes import RoutingTable, Server
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest, Reference, parse_reference
+from gateway.rollout.plan import Plan as RolloutPlan
+from gateway.rollout.plan import Step
+from gateway.rollout.state import Rollout, Stage
 from gateway.serving import Scaling, Serving
 
 READY, LOADING, PULLING, DRAINING = (
@@ -806,6 +809,27 @@ def test_a_version_that_waits_to_be_tried_again_is_not_deployed_before_and_takes
     assert (shown.message, shown.retry) == ("no answer", retries[V2.kind])
     again = reconcile(replace(before, failures={}, retries={}), observed(worker(V1)))
     assert (again.deploy, again.retry) == ((V2,), ())
+
+
+def test_a_canary_that_is_removed_until_it_is_tried_again_is_not_routed() -> None:
+    rollout = Rollout(
+        stable=str(V1.reference),
+        canary=str(V2.reference),
+        declared=str(V2.reference),
+        plan=RolloutPlan((Step(10),)),
+        stage=Stage.STEPPING,
+    )
+    before = recorded(
+        replace(model("v2"), plan=rollout.plan),
+        versions=[V1, V2],
+        routes=to(V1, V2, 10),
+        failures={V2.kind: "no answer"},
+        retries=late(V2.kind, has_failed=False),
+        condemned=[V2],
+    )
+    plan = reconcile(replace(before, rollouts={"iris": rollout}), observed(worker(V1)))
+    assert plan.routes == to(V1)
+    assert plan.surplus == (V2.app,)
 
 
 def test_what_is_not_wanted_is_not_tried_again() -> None:

@@ -236,6 +236,14 @@ def test_a_rollback_skips_gates_and_steps_and_the_config_does_not_undo_it() -> N
     assert (story.position[0], story.state.canary, story.state.rollback) == (Stage.LOADING, "v2", False)
 
 
+def test_a_rollback_stays_one_when_the_config_asks_for_the_same() -> None:
+    story = stepping().then(Target("v2", PLAN, "of v2"), Promote(full=True), Rollback("v1"))
+    story.then(Target("v1", PLAN, "of v1"))
+    assert (story.position[0], story.state.canary, story.state.declared) == (Stage.LOADING, "v1", "v1")
+    story.then(CanaryReady())
+    assert (story.position, story.state.stable) == ((Stage.HEALTHY, Reason.COMPLETED, 0), "v1")
+
+
 def test_a_rollback_to_what_serves_is_an_abort() -> None:
     assert stepping().then(Rollback("v1")).position == (Stage.DEGRADED, Reason.ABORTED, 0)
 
