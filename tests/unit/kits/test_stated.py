@@ -10,8 +10,8 @@ import pytest
 from gateway.errors import InvalidKitfile, UnusableModel
 from gateway.kits.kit import Kit
 from gateway.kits.kitfile import Kitfile, Model
+from gateway.kits.stated import with_stated_signature
 from gateway.oci.reference import Digest, parse_reference
-from gateway.worker.stated import with_stated_signature
 from runtimes.base import ANY, Array, Signature, TensorModel, TensorSpec
 
 NOTHING = Signature((), ())
