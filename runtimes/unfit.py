@@ -68,6 +68,15 @@ _DATATYPE = re.compile(
     r"|expected (?:scalar type|m1 and m2 to have the same dtype)"
     r"|to have one of the following scalar types"
     r"|not implemented for '"
+    r"|only applicable to index tensor of type"
+    r"|Input dtype must be"
+    r"|Expected dtype int"
+    r"|Expected a (?:floating point or complex|long) tensor"
+    r"|only supports? (?:floating point|boolean masks)"
+    r"|expected condition to be a boolean tensor"
+    r"|on a bool tensor is not supported"
+    r"|two bool tensors is not supported"
+    r"|does not match weight dtype"
     r"|(?:Input type|tensors used as indices) .*(?:should be the same|must be)"
 )
 # An engine's own sentence is behind its name for the error, its source file, and the condition that failed.
