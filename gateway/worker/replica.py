@@ -86,7 +86,7 @@ class Worker:
                 logging.WARNING if is_expected else logging.ERROR,
                 "worker.failed",
                 exc_info=not is_expected,
-                extra=self._names,
+                extra={**self._names, "reason": reason},
             )
             self._announcing.cancel()
             raise
