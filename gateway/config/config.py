@@ -73,7 +73,7 @@ class GatewayConfig(Strict):
     """Where status, config, rollouts and metrics are. Keep it private: it asks for no password. It changes
     only with a restart."""
     access_log: Literal["off", "errors", "all"] = "errors"
-    """Which calls the edge logs, as JSON lines. It changes only with a restart."""
+    """Which calls the edge logs on standard error, as JSON lines. It changes only with a restart."""
     models: tuple[Model, ...] = ()
     """The models to serve, each under a name of its own."""
     registries: dict[str, Registry] = Field(default_factory=dict)

@@ -42,8 +42,8 @@ def examine(
 ) -> Examined:
     """Bring a kit to this node, and check all that loading it checks before an engine gets it.
 
-    `runtime` and `file` are those of the model in the config, and `stated` is what that states. Raises
-    KitError where the kit cannot be served, and what `Library.open` raises.
+    `runtime` and `file` are those of the model in the config. Raises KitError where the kit cannot be served,
+    and what `Library.open` raises.
     """
     parents = [parent.reference for parent in kit.parents]
     unpacked = library.open(kit.reference, progress, policy=policy, parents=parents)
