@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ _EVERY_CALL = (
     "Expected all tensors to be on the same device",
     "no kernel image is available for execution",
 )
+# How TorchScript begins what it says of an error, and what stands before the error's own sentence in it.
+_TRACEBACK = "The following operation failed in the TorchScript interpreter"
+_SENTENCE = re.compile(r"^[\w.]*(?:Error|Exception): ", re.MULTILINE)
 
 
 def prepare(resources: Resources) -> str:
@@ -131,4 +135,7 @@ def failure(error: Exception, has_datatypes: bool = False) -> ExecutionError:
         # The sentence stands between the program's lines and a list of all backends.
         sentence = text.partition(". This could be")[0].rpartition("Error: ")[2]
         return Unsupported(f"the model cannot be run here: {sentence}")
-    return ExecutionError(f"the model failed: {text}")
+    if text.startswith(_TRACEBACK):
+        # The program's lines are for the log, which has this error as the cause.
+        *_, text = _SENTENCE.split(text)
+    return ExecutionError(f"the model failed: {text.strip()}")

@@ -61,7 +61,7 @@ def _differences(path: str, before: Any, after: Any) -> Iterator[str]:
     elif _is_plain(before) and _is_plain(after):
         yield f"{path} {_value(before)} -> {_value(after)}"
     else:
-        yield path
+        yield f"{path} changed"
 
 
 def _is_plain(value: Any) -> bool:

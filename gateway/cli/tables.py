@@ -158,14 +158,14 @@ def kit_text(kit: dict[str, Any]) -> Iterable[RenderableType]:
     for reason in trust["reasons"]:
         yield _text(f"  {reason}")
     if kit["runtime"] is None:
-        style = "red" if kit["servable"] is False else "yellow"
-        yield Text("runtime: ") + _text(kit["runtime_message"], style)
+        title, style = ("cannot be served", "red") if kit["servable"] is False else ("runtime", "yellow")
+        yield Text(f"{title}: ") + _text(kit["runtime_message"], style)
         return
     yield _text(f"runtime: {kit['runtime']} ({kit['file']})")
     tensors = _table("TENSOR", "NAME", "DATATYPE", "SHAPE")
     for kind in ("inputs", "outputs"):
         for tensor in kit[kind]:
-            shape = "any" if tensor["shape"] is None else str(tensor["shape"])
+            shape = "any" if tensor["shape"] is None else str(list(tensor["shape"]))
             tensors.add_row(kind.removesuffix("s"), _text(tensor["name"]), tensor["datatype"], shape)
     if tensors.row_count:
         yield tensors

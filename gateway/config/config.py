@@ -20,11 +20,11 @@ from gateway.config.faults import describe_faults, faults_at
 from gateway.config.kits import REGISTRY_FILES, Cache, Registry, Strict, Trust, fault
 from gateway.config.models import AUTO, Model
 from gateway.config.yaml_file import FieldPath, dotted, read_yaml, shown
-from gateway.errors import ConfigError, NotTrusted
+from gateway.errors import ConfigError, InvalidReference, NotTrusted
 from gateway.kits.trust import Policy, judge_registry
 from gateway.oci.kit_storage import kit_home
 from gateway.oci.options import SourceOptions
-from gateway.oci.reference import LayoutReference, parse_reference
+from gateway.oci.reference import LayoutReference, RegistryReference, parse_reference
 
 
 class Address(Strict):
@@ -105,6 +105,23 @@ class GatewayConfig(Strict):
                 {(index, "name"): f"a model {names[index]!r} is written above" for index in repeated}
             )
         return models
+
+    @field_validator("registries")
+    @classmethod
+    def _hosts(cls, registries: dict[str, Registry]) -> dict[str, Registry]:
+        """Refuse a host with which no reference begins: its settings would be used for none."""
+        faults: dict[FieldPath, str] = {}
+        for host in registries:
+            try:
+                RegistryReference(host.lower(), "kit", "latest", None)
+            except InvalidReference:
+                faults[(host,)] = (
+                    f"{host!r} is not the host of a registry; write it as references begin: "
+                    "HOST.DOMAIN or HOST:PORT"
+                )
+        if faults:
+            raise faults_at(faults)
+        return registries
 
     @model_validator(mode="after")
     def _two_ports(self) -> GatewayConfig:

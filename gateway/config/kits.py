@@ -221,6 +221,8 @@ class Registry(Strict):
             raise ValueError(f"{' and '.join(logins)}: a registry is given one of them")
         if (self.client_cert_file is None) != (self.client_key_file is None):
             raise ValueError("client_cert_file and client_key_file belong together")
+        if self.username is not None and self.password_env is None and self.password_file is None:
+            raise ValueError("a username needs password_env or password_file beside it")
         return self
 
     def options(self) -> RegistryOptions:

@@ -32,7 +32,21 @@ def read_yaml(text: str, source: str) -> tuple[Any, dict[FieldPath, int], list[s
         node = yaml.compose(text, yaml.SafeLoader)
         return {} if node is None else _plain(node, (), lines, faults), lines, faults
     except _YAML_ERRORS as error:
-        raise ConfigError(source, [" ".join(str(error).split())]) from error
+        raise ConfigError(source, [_syntax_fault(error)]) from error
+
+
+def _syntax_fault(error: Exception) -> str:
+    """Write in one line, and by the line of the file, why a text is no YAML."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    problem = " ".join(str(getattr(error, "problem", "")).split())
+    advice = (
+        "indent with spaces, not with tabs"
+        if r"'\t'" in problem
+        else "see to indentation, quotes and brackets"
+    )
+    return f"line {mark.line + 1}: this is no YAML: {problem}; {advice}"
 
 
 def dotted(path: FieldPath) -> str:

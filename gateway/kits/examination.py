@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from gateway.kits.kit import Kit
 from gateway.kits.library import Library, Progress, UnpackedKit
 from gateway.kits.model import check, choose_runtime
+from gateway.kits.stated import stated_signature
 from gateway.kits.trust import Policy
+from gateway.serving import NOTHING_STATED
 from runtimes.base import Signature
 from runtimes.select import Choice
 
@@ -25,7 +27,7 @@ class Examined:
     unpacked: UnpackedKit
     choice: Choice
     signature: Signature | None
-    """None where it is known only once the model is loaded."""
+    """With what is stated; None where nothing is, and the file's is known only once the model is loaded."""
 
 
 def examine(
@@ -35,6 +37,7 @@ def examine(
     *,
     runtime: str | None = None,
     file: str | None = None,
+    stated: Signature = NOTHING_STATED,
     progress: Progress | None = None,
 ) -> Examined:
     """Bring a kit to this node, and check all that loading it checks before an engine gets it.
@@ -49,7 +52,7 @@ def examine(
     unpacked = library.open(kit.reference, progress, policy=policy, parents=parents)
     try:
         choice = choose_runtime(unpacked, runtime, unpacked.verdict.code, file)
-        signature = check(unpacked, choice)
+        signature = stated_signature(check(unpacked, choice), unpacked.kit, stated)
     except BaseException:
         unpacked.lease.release()
         raise

@@ -189,6 +189,8 @@ Reference = RegistryReference | LayoutReference | LocalReference
 
 def parse_reference(text: str) -> Reference:
     """Read a reference; a missing tag and digest mean the tag "latest". Raises InvalidReference."""
+    if not text:
+        raise InvalidReference(f"a reference is empty; {_FORMS}")
     if len(text) > _MAX_TEXT:
         raise InvalidReference(f"a reference has at most {_MAX_TEXT} characters; this has {len(text)}")
     if text.startswith(_LAYOUT):

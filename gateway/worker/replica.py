@@ -22,6 +22,7 @@ from gateway.engine.first_call import answer_first_call
 from gateway.errors import KitserveError, UnusableModel
 from gateway.kits.library import Library, UnpackedKit, cache_directory
 from gateway.kits.model import choose_runtime, load
+from gateway.kits.stated import with_stated_signature
 from gateway.logs.events import configure_logging
 from gateway.metrics.memory import resident_bytes
 from gateway.metrics.tally import Tally
@@ -33,7 +34,6 @@ from gateway.worker.describe import describe
 from gateway.worker.golden import golden_inputs
 from gateway.worker.labels import Labels, UnusableLabels, read_labels
 from gateway.worker.scaling import IDLE, ONGOING
-from gateway.worker.stated import with_stated_signature
 from gateway.worker.version import AppOptions, Identity
 from runtimes.base import LoadedModel, Signature, TensorModel
 from runtimes.errors import Unsupported
@@ -86,7 +86,7 @@ class Worker:
                 logging.WARNING if is_expected else logging.ERROR,
                 "worker.failed",
                 exc_info=not is_expected,
-                extra=self._names,
+                extra={**self._names, "reason": reason},
             )
             self._announcing.cancel()
             raise

@@ -220,6 +220,7 @@ def test_other_methods_and_paths_are_refused_in_json(api: Api) -> None:
     ]:
         status, answer = api.ask(method, path)
         assert (status, list(answer)) == (code, ["error"])
+    assert api.ask("GET", "/v2/repository/index")[1] == {"error": "GET is not allowed here; use POST"}
 
 
 def test_a_gateway_that_knows_nothing_yet_says_so(api: Api) -> None:

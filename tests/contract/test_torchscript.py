@@ -169,6 +169,21 @@ def test_a_model_that_writes_to_its_input_does_not_reach_the_callers_bytes(tmp_p
     assert frozen.tolist() == X.tolist()
 
 
+class Choosy(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool(x.sum() > 9):
+            raise RuntimeError("the sum is too large:\nat most 9")
+        return x
+
+
+def test_callers_are_told_the_sentence_of_an_error_and_not_the_lines_of_the_program(tmp_path: Path) -> None:
+    model = TorchScriptRuntime().load(save_script(Choosy(), tmp_path / "model.pt"), Resources())
+    with pytest.raises(ExecutionError) as caught:
+        model.infer({"x": np.full(4, 9, "f4")})
+    assert str(caught.value) == "the model failed: the sum is too large:\nat most 9"
+    assert "in forward" in str(caught.value.__cause__)
+
+
 def test_a_failing_model_is_an_execution_error(tmp_path: Path) -> None:
     with pytest.raises(ExecutionError, match="the model failed"):
         loaded(Tagger(), tmp_path).infer({"words": np.array([[99, 0]]), "weight": X})

@@ -12,6 +12,7 @@ import pytest
 import requests
 import torch
 
+from gateway.logs.events import log_path
 from tests.support.artifacts import MODELKIT, LayoutBuilder, digest_of, tar
 from tests.support.kitserve import Running
 from tests.support.load import Load
@@ -92,6 +93,9 @@ def test_each_refusal_names_its_cause_and_the_rest_goes_on(
         assert text in answer.json()["error"]
         assert not serving.workers(name), model
     assert serving.model("good")["state"] == "ready"
+    logged = [json.loads(line) for line in log_path(serving.home).read_text().splitlines()]
+    failures = {line["model"]: line["reason"] for line in logged if line["event"] == "worker.failed"}
+    assert refused["mute"][1] in failures["mute"]
 
 
 @pytest.fixture

@@ -283,6 +283,7 @@ def test_an_outage_is_a_few_lines_of_the_log_and_each_is_json(
     assert (other["request_id"], other["level"], other["process"]) == ('"' * 128, "warning", "edge")
     assert path.startswith(other["path"])
     assert all({"time", "level", "process", "event"} <= line.keys() for line in lines)
+    assert all(line["time"].endswith("+00:00") for line in lines)
 
 
 def processes_of(directory: Path) -> list[int]:

@@ -82,6 +82,9 @@ def check_version(library: Library, version: Version, policy: Policy) -> None:
     """
     kit = library.describe(version.reference.reference, policy)
     if is_small(library, kit):
-        examine(library, kit, policy, runtime=version.runtime, file=version.file).unpacked.lease.release()
+        examined = examine(
+            library, kit, policy, runtime=version.runtime, file=version.file, stated=version.serving.stated
+        )
+        examined.unpacked.lease.release()
     else:
         library.judge(kit, policy)

@@ -279,8 +279,10 @@ class ReconcileLoop:
             log.warning("edge.failed", extra={"reason": str(error)})
             self._applied = None
             return str(error)
-        if table != self._applied:
-            log.info("routes.applied", extra={"routes": _weights(table)})
+        weights = _weights(table)
+        # A table also changes with each worker that comes or goes, which is logged as that.
+        if self._applied is None or weights != _weights(self._applied):
+            log.info("routes.applied", extra={"routes": weights})
         self._applied, self._applied_at = table, now
         return ""
 

@@ -51,6 +51,7 @@ _WAS_READY = ("RUNNING", "UNHEALTHY")
 _HAS_TROUBLE = ("DEPLOYING", "UNHEALTHY")
 # What the message of a deployment says (Ray Serve, DeploymentState).
 _STARTS_SLOWLY = "s to initialize."
+_LOST = "replica's health check failed"
 _UNSCHEDULED = re.compile(
     r"s to be scheduled\. .*Resources required for each replica: (\{.*?\}), "
     r"total resources available: (\{.*?\})\."
@@ -284,6 +285,8 @@ def _trouble(overview: Any) -> str:
         return f"its workers die while they start: {text}"
     if overview.status not in _HAS_TROUBLE or _STARTS_SLOWLY in text:
         return ""
+    if _LOST in text:
+        return "a worker died or does not answer; another one is started"
     unscheduled = _UNSCHEDULED.search(text)
     if unscheduled is None:
         return text

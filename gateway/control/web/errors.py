@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _OPENAI_PATHS = "/v1/"
 _SERVER_ERROR = 500
+_WRONG_METHOD = 405
 
 
 def error_body(path: str, status: int, message: str) -> dict[str, Any]:
@@ -55,7 +56,10 @@ def current_status(overview: Overview) -> Status:
 
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _response(request, error.status_code, error.detail, headers=error.headers)
+    message = error.detail
+    if error.status_code == _WRONG_METHOD and error.headers and "Allow" in error.headers:
+        message = texts.wrong_method(request.method, error.headers["Allow"])
+    return _response(request, error.status_code, message, headers=error.headers)
 
 
 async def _refuse_config(request: Request, error: Exception) -> Response:

@@ -41,7 +41,7 @@ def iris(**fields: Any) -> dict[str, Any]:
             config(registries={"r.io": {"plain_http": True}}, cache={"max_size": "1GiB"}),
             ["registries.r.io added", "cache.max_size 1073741824"],
         ),
-        (config(webhooks=["http://x"]), ["webhooks"]),
+        (config(webhooks=["http://x"]), ["webhooks changed"]),
     ],
 )
 def test_each_change_is_named(after: dict[str, Any], lines: list[str]) -> None:
@@ -51,7 +51,7 @@ def test_each_change_is_named(after: dict[str, Any], lines: list[str]) -> None:
 def test_what_is_taken_away_or_inside_a_list_is_named() -> None:
     before = iris(rollout={"steps": [{"weight": 5}]}, batching={}, track="1m")
     assert config_changes(before, iris(rollout={"steps": [{"weight": 50}]}, batching={})) == [
-        "iris: changed, rollout.steps, track removed"
+        "iris: changed, rollout.steps changed, track removed"
     ]
     assert config_changes(before, config()) == [
         "iris: changed, batching removed, rollout removed, track removed"

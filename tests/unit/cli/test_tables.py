@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from gateway.cli.tables import events_table, message_line, model_line, models_table, rollout_text
+from gateway.cli.tables import events_table, kit_text, message_line, model_line, models_table, rollout_text
 
 V1, V2 = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 KIT = "registry.test/team/iris"
@@ -101,3 +101,36 @@ def test_an_event_is_a_row() -> None:
     revisions = {"stable": f"{KIT}:v1@{V1}", "canary": "", "message": "a hunch"}
     row = shown(events_table([event | revisions]))[1]
     assert row.endswith("3 Degraded RolloutAborted v1@111111111111 - 0 % a hunch")
+
+
+def kit(**facts: Any) -> list[str]:
+    document = {
+        **dict.fromkeys(("digest", "format", "package", "framework", "model"), ""),
+        "reference": KIT,
+        "parents": [],
+        "layers": [],
+        "trust": {"allowed": True, "reasons": []},
+        "servable": True,
+        "runtime": "onnx",
+        "runtime_message": "",
+        "file": "model.onnx",
+        "inputs": [],
+        "outputs": [],
+    }
+    return [line for part in kit_text(document | facts) for line in shown(part)]
+
+
+def test_shapes_of_a_kit_are_written_as_callers_write_them() -> None:
+    tensors = [
+        {"name": "ids", "datatype": "INT64", "shape": (-1,)},
+        {"name": "y", "datatype": "ANY", "shape": None},
+    ]
+    assert kit(inputs=tensors)[-2:] == ["input ids INT64 [-1]", "input y ANY any"]
+
+
+def test_a_kit_that_cannot_be_served_is_told_as_such() -> None:
+    unknown = {"runtime": None, "file": ""}
+    assert (
+        kit(**unknown, servable=False, runtime_message="it is empty")[-1] == "cannot be served: it is empty"
+    )
+    assert kit(**unknown, servable=None, runtime_message="not known")[-1] == "runtime: not known"

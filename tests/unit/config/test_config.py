@@ -272,8 +272,18 @@ NO_FILE = "name a file by its path within the kit"
         ('"a\\nb": 1', "line 1: a field's name must be plain text"),
         (
             "a: [",
-            "while parsing a flow node expected the node content, but found '<stream end>' "
-            'in "<unicode string>", line 1, column 5: a: [ ^',
+            "line 1: this is no YAML: expected the node content, but found '<stream end>'; "
+            "see to indentation, quotes and brackets",
+        ),
+        (
+            "models:\n  - name: a\n\tkit: b\n",
+            "line 3: this is no YAML: found character '\\t' that cannot start any token; "
+            "indent with spaces, not with tabs",
+        ),
+        (
+            "models:\n  - name: a\n  kit: b\n",
+            "line 3: this is no YAML: expected <block end>, but found '?'; "
+            "see to indentation, quotes and brackets",
         ),
     ],
 )

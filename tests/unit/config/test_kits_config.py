@@ -59,6 +59,7 @@ registries:
     ("written", "message"),
     [
         ("{username: a, token_env: B}", "username and token_env: a registry is given one of them"),
+        ("{username: a}", "a username needs password_env or password_file beside it"),
         ("{client_cert_file: a}", "client_cert_file and client_key_file belong together"),
         ("{stall_timeout: 5 minutes}", "is not a duration, such as 500ms, 30s, 5m or 2h"),
         ("{stall_timeout: 0s}", "must be more than 0"),
@@ -70,6 +71,14 @@ def test_faults_of_a_registry(written: str, message: str) -> None:
     (fault,) = faults(f"registries:\n  r.io: {written}\n")
     assert fault.startswith("line 2: registries.r.io")
     assert message in fault
+
+
+@pytest.mark.parametrize("host", ["https://r.io", "registry", "r.io/team", "", "localhost"])
+def test_settings_of_a_host_with_which_no_reference_begins_are_a_fault(host: str) -> None:
+    assert faults(f"models: []\nregistries:\n  {host!r}: {{plain_http: true}}\n") == [
+        f"line 3: registries.{host}: {host!r} is not the host of a registry; write it as references begin: "
+        "HOST.DOMAIN or HOST:PORT"
+    ]
 
 
 def test_sizes_have_units() -> None:

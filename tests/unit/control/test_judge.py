@@ -85,6 +85,11 @@ def test_what_can_be_served_is_admitted_and_is_here_for_the_worker(plane: Plane)
         (external_onnx("elsewhere")[0], {}, "keeps weights in 'elsewhere'"),
         (identity_onnx(), {"file": "other.onnx"}, "there is no file 'other.onnx'"),
         (identity_onnx(), {"runtime": "torchscript"}, "runtime 'torchscript' does not read model.onnx"),
+        (
+            identity_onnx(),
+            {"inputs": [{"name": "ids", "datatype": "FP32"}]},
+            "the config states an input 'ids', but the model has 'x'",
+        ),
         (identity_onnx(), {"trust": {"licenses": ["MIT"]}}, "the policy allows the licenses MIT only"),
     ],
 )

@@ -111,6 +111,17 @@ def test_from_a_config_to_routes(plane: Plane) -> None:
     assert plane.servers() == (Server(f"{app}#1", "10.0.0.1", 1),)
 
 
+def test_routes_are_logged_where_weights_change_and_not_for_each_worker(
+    plane: Plane, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    app = plane.start_and_serve({"min": 2, "max": 2})
+    plane.workers.hear(report(app, port=2))
+    wait(lambda: len(plane.servers() or ()) == 2)
+    applied = [record for record in caplog.records if record.msg == "routes.applied"]
+    assert [record.__dict__["routes"] for record in applied] == [{"iris": {}}, {"iris": {app: 100}}]
+
+
 def test_what_a_worker_that_answers_has_to_tell_is_shown(plane: Plane) -> None:
     app = plane.start()
     plane.workers.hear(replace(report(app), not_batched="no batch axis", first_call="index out of range"))

@@ -52,6 +52,15 @@ def overview(
         ),
         (overview("UNHEALTHY", "", "a replica died"), Application("a replica died", was_ready=True)),
         (
+            overview(
+                "UNHEALTHY",
+                "",
+                "A replica's health check failed. This deployment will be UNHEALTHY until the replica "
+                "recovers or a new deploy happens.",
+            ),
+            Application("a worker died or does not answer; another one is started", was_ready=True),
+        ),
+        (
             overview("DEPLOY_FAILED", "", "it died"),
             Application("its workers die while they start: it died", gave_up=True),
         ),

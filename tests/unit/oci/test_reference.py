@@ -79,7 +79,7 @@ def test_names_are_read_as_kit_reads_them(text: str, registry: str, repository: 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "not a repository name"),
+        ("", "a reference is empty; write HOST"),
         ("r.io/Team/iris", "lower-case letters"),
         ("Iris:v1", "lower-case letters"),
         ("r.io/a//b", "not a repository name"),

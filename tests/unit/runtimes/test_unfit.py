@@ -279,3 +279,35 @@ def test_a_script_that_is_served_says_the_same(tmp_path: Path) -> None:
     with pytest.raises(ExecutionError) as caught:
         model.infer({"x": floats(1, 3)})
     assert "cannot be multiplied" in judged(caught.value, {"x": floats(1, 3)}, model.signature)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda x: torch.nn.functional.one_hot(x, 3),
+            "one_hot is only applicable to index tensor of type Long",
+        ),
+        (lambda x: x.long().mean(), "Input dtype must be either a floating point or complex dtype"),
+        (lambda x: x.gather(1, x), "gather(): Expected dtype int"),
+        (lambda x: x.long().norm(), "Expected a floating point or complex tensor as input. Got Long"),
+        (lambda x: torch.take(x, x), "take(): Expected a long tensor for index"),
+        (lambda x: x.long().std(), "std and var only support floating point"),
+        (lambda x: x.masked_fill(x, 0.0), "only supports boolean masks"),
+        (lambda x: torch.where(x, x, x), "expected condition to be a boolean tensor"),
+        (lambda x: -x.bool(), "on a bool tensor is not supported"),
+        (lambda x: x.bool() - x.bool(), "with two bool tensors is not supported"),
+        (lambda x: torch.nn.LSTM(3, 3)(x.long()), "does not match weight dtype"),
+    ],
+)
+def test_pytorch_tells_of_a_datatype_in_many_words(
+    call: Callable[[torch.Tensor], object], words: str
+) -> None:
+    array = floats(2, 3)
+    with pytest.raises(Exception) as caught:  # noqa: PT011  whatever PyTorch raises
+        call(torch.from_numpy(array))
+    error = ExecutionError(f"the model failed: {caught.value}")
+    answer = judged(error, {"x": array}, Signature((TensorSpec("x", "ANY"),), ()))
+    assert answer.startswith("the model cannot take input 'x' as FP32 of shape [2, 3]: ")
+    assert words in answer
+    assert judged(error, {"x": array}, Signature((TensorSpec("x", "FP32"),), ())) == ""

@@ -10,8 +10,8 @@ import pytest
 from gateway.errors import InvalidKitfile, UnusableModel
 from gateway.kits.kit import Kit
 from gateway.kits.kitfile import Kitfile, Model
+from gateway.kits.stated import stated_signature, with_stated_signature
 from gateway.oci.reference import Digest, parse_reference
-from gateway.worker.stated import with_stated_signature
 from runtimes.base import ANY, Array, Signature, TensorModel, TensorSpec
 
 NOTHING = Signature((), ())
@@ -52,6 +52,15 @@ def test_the_kitfile_states_inputs_and_outputs() -> None:
     assert signature({"inputs": [IDS], "outputs": [output], "labels": ["a"]}) == Signature(
         (TensorSpec("ids", "INT64", (-1, 8)),), (TensorSpec("output_0", "FP16"),)
     )
+
+
+def test_before_the_file_is_loaded_it_is_what_is_stated() -> None:
+    output = TensorSpec("output_0", "FP16")
+    stated = stated_signature(None, kit({"inputs": [IDS]}), Signature((), (output,)))
+    assert stated == Signature((TensorSpec("ids", "INT64", (-1, 8)),), (output,))
+    assert stated_signature(None, kit({"labels": ["a"]}), NOTHING) is None
+    with pytest.raises(InvalidKitfile, match="'ids' has datatype 'int64'"):
+        stated_signature(None, kit({"inputs": [IDS | {"datatype": "int64"}]}), NOTHING)
 
 
 def test_the_config_replaces_each_list_of_the_kitfile() -> None:

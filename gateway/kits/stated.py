@@ -28,19 +28,41 @@ def with_stated_signature(model: LoadedModel, kit: Kit, config: Signature) -> Lo
     """
     if not isinstance(model, TensorModel):
         return model
+    signature = stated_signature(model.signature, kit, config)
+    return model if signature is None or signature == model.signature else StatedModel(model, signature)
+
+
+def stated_signature(signature: Signature | None, kit: Kit, config: Signature) -> Signature | None:
+    """Return the signature in a model's file, made narrower by what the kit or the config states.
+
+    Where the file's is not known before it is loaded (None), it is what is stated, and None where nothing is.
+
+    Raises:
+        InvalidKitfile: when the Kitfile's cannot be read.
+        UnusableModel: when a stated signature contradicts the model's file.
+    """
+    own = _stated_in_kitfile(kit, config)
+    if signature is None:
+        stated = Signature(config.inputs or own.inputs, config.outputs or own.outputs)
+        return stated if stated.inputs or stated.outputs else None
     try:
-        signature = model.signature
-        for kind in ("inputs", "outputs"):
-            source, specs = "the config", getattr(config, kind)
-            if not specs:
-                source, specs = "the Kitfile", stated_by(model_of(kit), kind)
-            if specs:
-                signature = combine(signature, **{"inputs": (), "outputs": (), kind: specs}, source=source)
-    except InvalidKitfile as error:
-        raise InvalidKitfile(f"{kit.reference}: {error}; mend it and pack the kit again") from error
+        for source, stated in (("the config", config), ("the Kitfile", own)):
+            signature = combine(signature, stated.inputs, stated.outputs, source)
     except LoadError as error:
         raise UnusableModel(f"{kit.reference}: {error}") from error
-    return model if signature == model.signature else StatedModel(model, signature)
+    return signature
+
+
+def _stated_in_kitfile(kit: Kit, config: Signature) -> Signature:
+    """Return what the Kitfile states beside the config, which counts first."""
+    model = model_of(kit)
+    try:
+        return Signature(
+            () if config.inputs else stated_by(model, "inputs"),
+            () if config.outputs else stated_by(model, "outputs"),
+        )
+    except InvalidKitfile as error:
+        raise InvalidKitfile(f"{kit.reference}: {error}; mend it and pack the kit again") from error
 
 
 def stated_by(model: Model | None, kind: str) -> tuple[TensorSpec, ...]:
