@@ -78,9 +78,6 @@ _DATATYPE = re.compile(
     r"|two bool tensors is not supported"
     r"|does not match weight dtype"
     r"|(?:Input type|tensors used as indices) .*(?:should be the same|must be)"
-    r"|Expected (?:dtype int32|a long tensor)"
-    r"|is only applicable to index tensor"
-    r"|only supports boolean masks"
 )
 # An engine's own sentence is behind its name for the error, its source file, and the condition that failed.
 _PREFIX = re.compile(r".*(?:Status Message: |Error: |the model failed: )", re.DOTALL)

@@ -67,10 +67,10 @@ def running(config: GatewayConfig, home: Path, address: str | None, say: Say) ->
         if address is None:
 
             def start_again() -> None:
-                latest = config_in_force(home, config)
                 control_plane.start()
                 _wait_for_gateway(kitserve)
-                kitserve.client.apply(latest)
+                # Read only now: somebody may have applied another one to the gateway that died.
+                kitserve.client.apply(config_in_force(home, config))
 
             kitserve.supervision = Supervision(start_again, lambda: control_plane.stop(edge.process_id), say)
         try:

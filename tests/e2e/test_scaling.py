@@ -124,6 +124,7 @@ def test_other_bounds_and_delays_keep_the_workers(kitserve: Running, layout: Pat
     first = set(kitserve.workers("bounds"))
     with Load(f"{kitserve.url}/v2/models/bounds/infer", clients=2) as load:
         for bounds, expected in (
+            ({"min": 1, "max": 2, "target_ongoing_requests": 0.2, "upscale_delay": "1s"}, 2),
             (2, 2),
             ({"min": 2, "max": 3, "upscale_delay": "9s", "downscale_delay": "2s", "wake_timeout": "5s"}, 2),
             (3, 3),

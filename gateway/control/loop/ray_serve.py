@@ -135,12 +135,6 @@ def deploy(version: Version, spec: WorkerSpec, reserve_cpus: bool, is_running: b
     a cluster it does, so that Ray can place workers well.
     """
     resources, scaling = version.serving.resources, version.serving.scaling
-    is_fixed = scaling.min == scaling.max
-    replicas: dict[str, Any] = (
-        {"num_replicas": scaling.min}
-        if is_fixed
-        else {"autoscaling_config": autoscaling(scaling, is_running)}
-    )
     with _CONFIGS:
         deployment = _deployment(
             Worker,
@@ -151,7 +145,8 @@ def deploy(version: Version, spec: WorkerSpec, reserve_cpus: bool, is_running: b
             graceful_shutdown_timeout_s=spec.node.drain_seconds + 5,
             graceful_shutdown_wait_loop_s=0.1,
             ray_actor_options={"num_cpus": resources.cpus if reserve_cpus else 0, "num_gpus": resources.gpus},
-            **replicas,
+            # For a fixed number too: a worker that starts without this never reports its calls to Serve.
+            autoscaling_config=autoscaling(scaling, is_running),
         )
         # Serve starts other workers for another version alone; without one, it takes each call for a new one.
         application = deployment.options(version=str(version.kind), _internal=True).bind(spec)

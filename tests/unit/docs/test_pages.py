@@ -63,6 +63,20 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
+def test_tables_are_shown_as_tables(page: Path) -> None:
+    """Each stands alone, under one head, and its rows have as many cells as the head."""
+    for block in re.split(r"\n\s*\n", prose(page)):
+        lines = block.strip("\n").splitlines()
+        if not any(line.startswith("|") for line in lines):
+            continue
+        assert all(line.startswith("|") for line in lines), block
+        assert [bool(re.fullmatch(r"[| :-]+", line)) for line in lines[:2]] == [False, True], block
+        cells = [len(re.findall(r"(?<!\\)\|", line)) for line in lines]
+        assert cells == [cells[0]] * len(lines), block
+        assert lines[0] not in lines[1:], block
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
 def test_paths_that_are_named_exist(page: Path) -> None:
     paths = [code for code in re.findall(r"`([^`]+)`", prose(page)) if OUR_PATH.fullmatch(code)]
     assert [path for path in paths if not (ROOT / path).exists()] == []
