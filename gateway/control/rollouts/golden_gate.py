@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from gateway.contract import Announcement
+from gateway.contract import Announcement, Passing
 from gateway.control.state.desired import DesiredModel
 from gateway.control.state.versions import Version
 from gateway.engine.golden_rows import read_rows, score
-from gateway.errors import KitserveError, RegistryUnavailable
+from gateway.errors import KitserveError
 from gateway.kits.library import Library
 from gateway.rollout.events import GateFailed, GatesPassed
 from gateway.rollout.plan import Golden
@@ -66,20 +66,20 @@ class GoldenGate:
         signature: Signature,
         worker: Announcement,
     ) -> GateOutcome:
-        """Run a gate; None where a registry or worker did not answer, and may do so later."""
+        """Run a gate; None where it could not be run, for a reason that may pass."""
         try:
             reference = canary.reference.reference
             dataset = self._library().dataset(reference, golden.dataset, model.policy)
             rows = read_rows(dataset, golden, signature)
             address, path = (worker.host, worker.port), f"/v2/models/{model.name}/infer"
             result = score(rows, golden, signature, address, path, self._edge_key)
-        except (RegistryUnavailable, OSError) as error:
-            log.warning("golden.retried", extra={"app": canary.app, "reason": str(error)})
-            time.sleep(_AGAIN_SECONDS)
-            return None
-        except KitserveError as error:
-            return GateFailed(Reason.GOLDEN_FAILED, str(error))
         except Exception as error:
+            if Passing.of(error) is not None:
+                log.warning("golden.retried", extra={"app": canary.app, "reason": str(error)})
+                time.sleep(_AGAIN_SECONDS)
+                return None
+            if isinstance(error, KitserveError):
+                return GateFailed(Reason.GOLDEN_FAILED, str(error))
             log.exception("golden.failed", extra={"app": canary.app})
             return GateFailed(Reason.GOLDEN_FAILED, f"{type(error).__name__}: {error}")
         message = (

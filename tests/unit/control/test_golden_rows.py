@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from gateway.contract import Announcement, WorkerState
+from gateway.control.rollouts import golden_gate
 from gateway.control.rollouts.golden_gate import GateOutcome, GoldenGate
 from gateway.control.state.desired import DesiredModel
 from gateway.control.state.versions import version_of
 from gateway.engine.golden_rows import Row, first_inputs, read_rows, score
-from gateway.errors import KitError
+from gateway.errors import KitError, KitserveError, RegistryUnavailable, StoreError, Unauthorized
 from gateway.kits.datasets import Dataset
 from gateway.kits.library import Library
 from gateway.kits.model import choose_runtime, load
@@ -157,6 +158,27 @@ def test_a_worker_that_does_not_answer_yet_is_asked_again(
     while time.monotonic() < deadline:
         assert gate.check(1, IRIS, worker.served, canary, worker.signature, gone) is None
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RegistryUnavailable("no answer"), Unauthorized("a password is wrong"), StoreError("the disk is full")],
+)
+def test_a_dataset_that_cannot_be_fetched_now_is_fetched_later(
+    library: Library, workers: dict[str, Worker], error: KitserveError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(golden_gate, "_AGAIN_SECONDS", 0.01)
+    worker = workers["v1"]
+    errors: list[KitserveError] = [error]
+
+    def opened() -> Library:
+        if errors:
+            raise errors.pop()
+        return library
+
+    outcome = check(library, worker, IRIS, gate=GoldenGate(opened, KEY))
+    assert isinstance(outcome, GatesPassed)
+    assert errors == []
 
 
 def test_rows_of_json_lines_are_tensors_without_their_batch_axis() -> None:
