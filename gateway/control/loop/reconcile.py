@@ -180,9 +180,6 @@ def _next_canary(model: str, roles: Roles, situation: Situation) -> tuple[AppNam
         # One that lost its workers keeps its place: what was on its way there finds the stable version.
         is_current = role.version is not None and role.version.app == current.canary
         return (current.canary, 0) if is_current and situation.may_be_routed(current.canary) else (None, 0)
-    if current.canary is None or not situation.may_be_routed(current.canary):
-        return None, 0
-    can_be_woken = situation.can_be_woken(situation.recorded.versions[current.canary])
-    if can_be_woken or situation.ready_workers(current.canary):
+    if situation.may_be_routed(current.canary) and situation.answers(current.canary):
         return current.canary, current.weight
     return None, 0

@@ -113,7 +113,7 @@ class Observer:
         failure = recorded.failures.get(canary.kind)
         workers = ready_workers(observed.workers, canary.app)
         loss = _loss(stable, recorded, observed)
-        is_up = bool(workers) or observed.can_be_woken(canary)
+        is_up = observed.answers(canary)
         # Whether nobody knows yet what the config's kit means.
         is_undecided = not {model.kit} & (recorded.pins.keys() | recorded.failures.keys())
         # What may pass is tried again until the rollout's deadline.
