@@ -22,7 +22,7 @@ from gateway.cli.options import (
     check_model_name,
     out,
     print_json,
-    read_duration,
+    timeout_option,
 )
 from gateway.cli.outcomes import outcome
 from gateway.cli.progress import Reporter
@@ -54,12 +54,7 @@ def apply(
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(
-            help="How long to wait at most.",
-            metavar="DURATION",
-            parser=read_duration,
-            show_default="10m; with --wait, no limit",
-        ),
+        timeout_option("10m; with --wait, no limit"),
     ] = None,
 ) -> None:
     """Apply FILE to a running Kitserve."""

@@ -57,6 +57,13 @@ def read_duration(text: str) -> float:
     return seconds
 
 
+def timeout_option(default: str) -> Any:
+    """Return the option for how long a command waits; `default` says in the help what holds without it."""
+    return typer.Option(
+        help="How long to wait at most.", metavar="DURATION", parser=read_duration, show_default=default
+    )
+
+
 def check_admin_address(address: str | None) -> str | None:
     """Refuse an admin address that cannot be one."""
     try:

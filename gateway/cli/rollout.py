@@ -19,7 +19,7 @@ from gateway.cli.options import (
     OutputFormat,
     out,
     print_json,
-    read_duration,
+    timeout_option,
 )
 from gateway.cli.outcomes import outcome
 from gateway.cli.tables import events_table, model_line, rollout_text
@@ -43,12 +43,7 @@ def status(
     ] = False,
     timeout: Annotated[
         float | None,
-        typer.Option(
-            help="How long to wait at most.",
-            metavar="DURATION",
-            parser=read_duration,
-            show_default="no limit",
-        ),
+        timeout_option("no limit"),
     ] = None,
 ) -> None:
     """Show the rollout's phase, versions, steps and checks."""
