@@ -19,17 +19,8 @@ from gateway.config.config import GatewayConfig
 from gateway.control.state.database import STATE_FILE, State
 from gateway.control.state.desired import desired_from
 from gateway.errors import ControlError
+from tests.support.clock import Clock
 from tests.support.waiting import wait
-
-
-class Clock:
-    """A clock that a test turns on."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from gateway.errors import (
 )
 from gateway.oci.reference import Digest, Reference, parse_reference
 from tests.support.artifacts import LayoutBuilder, iris
+from tests.support.clock import Clock
 from tests.support.control_plane import wait_for_tasks
 from tests.support.waiting import wait
 
@@ -85,16 +86,6 @@ def resolver(state: State, registry: Registry, retries: Retries, tmp_path: Path)
     yield resolver
     resolver.stop()
     wait_for_tasks()
-
-
-class Clock:
-    """A clock that a test turns on."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def desired(kit: Reference, track: float | None = None) -> Desired:

@@ -22,6 +22,7 @@ from gateway.errors import (
     UnusableModel,
 )
 from gateway.oci.reference import Digest, parse_reference
+from tests.support.clock import Clock
 
 HOST = "registry.test"
 AWAY, OWN = Passing(away_host=HOST), Passing()
@@ -29,16 +30,6 @@ KIT, OTHER = parse_reference(f"{HOST}/iris:v1"), parse_reference(f"{HOST}/iris:v
 PARENT = parse_reference("parents.test/iris:v1")
 KIND = Kind("iris", "v1", Digest.of(b"v1"), "01234567")
 GENERATION = 1
-
-
-class Clock:
-    """A clock that a test turns on."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

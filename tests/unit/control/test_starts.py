@@ -2,14 +2,7 @@ from __future__ import annotations
 
 from gateway.contract import AppName
 from gateway.control.loop.starts import Starts
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
+from tests.support.clock import Clock
 
 A, B, C, D = (AppName(name) for name in "abcd")
 

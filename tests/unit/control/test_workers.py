@@ -7,15 +7,9 @@ import pytest
 from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.state.workers import SILENCE_SECONDS, Workers
 from gateway.metrics.tally import Numbers
+from tests.support.clock import Clock
 
 APP, OTHER = AppName("iris.1"), AppName("other.1")
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -1,14 +1,7 @@
 from __future__ import annotations
 
 from gateway.logs.limits import LineLimiter
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 def allowed(limiter: LineLimiter, kind: object, lines: int) -> int:

@@ -7,16 +7,9 @@ import logging
 import pytest
 
 from gateway.worker.delivery import Delivery
+from tests.support.clock import Clock
 
 REFUSED = ConnectionError("failed to connect\n\tto all addresses; HTTP proxy returned response code 403")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
