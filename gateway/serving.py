@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from runtimes.base import Resources, Signature
+from runtimes.engines.base import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +64,45 @@ class Scaling:
 
 
 @dataclass(frozen=True, slots=True)
+class Engine:
+    """How the engine of a language model is started; None leaves a value to the kit, then to the engine."""
+
+    context: int | None = None
+    """How many tokens a call may have, its prompt and its answer together."""
+    slots: int | None = None
+    """How many calls run at a time in one worker."""
+    batch: int | None = None
+    """How many tokens of prompts are computed at a time."""
+    task: Task | None = None
+    """What the model is for, where its files do not say so."""
+    chat_template: str | None = None
+    """A Jinja template in place of the model's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What calls on a language model have that do not say it themselves; None and () leave it to the kit.
+
+    `sampling` are members of a call by the OpenAI API's names, such as `temperature` and `max_tokens`.
+    """
+
+    sampling: tuple[tuple[str, float | int], ...] = ()
+    stop: tuple[str, ...] = ()
+    """Words that end an answer, besides those of the call."""
+    system_prompt: str | None = None
+    """The first message of a chat whose caller sent no system message."""
+
+
+NO_ENGINE = Engine()
+NO_GENERATION = Generation()
+
+
+@dataclass(frozen=True, slots=True)
 class Serving:
     """How a version is run.
 
-    Its workers depend on `resources`, `batching`, `queue` and `stated`: a change of these takes new workers.
-    A change of `scaling` is applied to the workers that run.
+    Its workers depend on all of it but `scaling`: a change takes new workers. A change of `scaling` is
+    applied to the workers that run.
     """
 
     resources: Resources = field(default_factory=Resources)
@@ -77,3 +112,5 @@ class Serving:
     scaling: Scaling = Scaling()
     stated: Signature = NOTHING_STATED
     """What the config states of the model's inputs and outputs."""
+    engine: Engine = NO_ENGINE
+    generation: Generation = NO_GENERATION

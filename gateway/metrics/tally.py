@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gateway.metrics.counts import MAX_BATCH_ROWS, MIRRORED, CallTimes, Histogram, MirroredCalls, Runs
+from gateway.metrics.tokens import Tokens
 
 _FAILURES = 400
 
@@ -41,6 +42,7 @@ class Numbers:
     """Calls that the model never answered, by the words of `DROPPED`."""
     batches: dict[int, Runs] = field(default_factory=dict)
     """Runs by the rows of their batch; empty where calls are not batched."""
+    tokens: Tokens = field(default_factory=Tokens)
 
     def add(self, other: Numbers) -> None:
         """Add another's numbers to these."""
@@ -63,6 +65,7 @@ class Numbers:
         self.dropped.update(other.dropped)
         for rows, runs in other.batches.items():
             self.batches.setdefault(rows, Runs()).add(runs)
+        self.tokens.add(other.tokens)
 
 
 class Tally:
@@ -72,6 +75,14 @@ class Tally:
         self._lock = threading.Lock()
         self._numbers = Numbers()
         self.ongoing = 0
+        self.generating = 0
+        """Calls whose answers a language model makes now."""
+
+    def generated(self, role: str, tokens: Tokens) -> None:
+        """Count the tokens of one call, besides the call itself (`answered`)."""
+        if role != MIRRORED:
+            with self._lock:
+                self._numbers.tokens.add(tokens)
 
     def answered(
         self,

@@ -1,0 +1,1 @@
+"""The OpenAI API's messages: what calls are, what of them goes to an engine, and how errors are written."""

@@ -1,0 +1,30 @@
+"""What a worker counts of calls whose answers are made of tokens; the numbers add up over workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gateway.metrics.counts import Histogram
+
+
+@dataclass(slots=True)
+class Tokens:
+    """Tokens of calls, and how long callers waited for them; durations in seconds."""
+
+    first: Histogram = field(default_factory=Histogram)
+    """From a call's arrival to the first token of its answer."""
+    between: Histogram = field(default_factory=Histogram)
+    """From one token to the next."""
+    input: int = 0
+    """Of prompts, the cached ones included."""
+    cached: int = 0
+    """Of prompts: those whose work the engine had kept."""
+    output: int = 0
+
+    def add(self, other: Tokens) -> None:
+        """Add another's numbers to these."""
+        self.first.add(other.first)
+        self.between.add(other.between)
+        self.input += other.input
+        self.cached += other.cached
+        self.output += other.output
