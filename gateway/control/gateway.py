@@ -14,6 +14,7 @@ from gateway.control.activator.activator import Activator
 from gateway.control.activator.sleepers import GatewaySleepers
 from gateway.control.admin.api import AdminApi
 from gateway.control.admin.rollout_api import RolloutApi
+from gateway.control.body_router.body_router import BodyRouter
 from gateway.control.front.docs import Docs
 from gateway.control.front.grpc import GrpcServices
 from gateway.control.front.repository import Repository
@@ -102,6 +103,8 @@ class Gateway:
         self._web.start()
         self._services = HttpServer(GrpcServices(overview), str(settings.edge_files.services_socket))
         self._services.start()
+        self._body_router = BodyRouter(settings.edge_files.router_socket, settings.edge_files.routed_socket)
+        self._body_router.start()
         self._loop.start(has_workers=not is_fresh)
 
     async def announce(self, announcement: Announcement) -> Instructions:
@@ -124,6 +127,7 @@ class Gateway:
         self._activator.stop()
         self._web.stop()
         self._services.stop()
+        self._body_router.stop()
         self._webhooks.stop()
         self._state.close()
 

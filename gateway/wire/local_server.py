@@ -99,8 +99,11 @@ class LocalServer:
             task.add_done_callback(self._connections.discard)
 
 
-async def tie(client: socket.socket, server: socket.socket, first: bytes) -> None:
-    """Send `first` to the server, then copy bytes both ways until it has answered, or the client hung up."""
+async def tie(client: socket.socket, server: socket.socket, first: list[bytes]) -> None:
+    """Send pieces to the server, then copy bytes both ways until it has answered, or the client hung up.
+
+    The pieces are taken out of the list as they are sent, as their memory is not needed any more.
+    """
     loop = asyncio.get_running_loop()
     answer = loop.create_task(_copy(server, client))
     rest = loop.create_task(_send_and_copy(first, client, server))
@@ -127,12 +130,12 @@ async def finish(client: socket.socket) -> None:
                 pass
 
 
-async def _send_and_copy(first: bytes, source: socket.socket, target: socket.socket) -> bool:
+async def _send_and_copy(first: list[bytes], source: socket.socket, target: socket.socket) -> bool:
     try:
-        await asyncio.get_running_loop().sock_sendall(target, first)
+        while first:
+            await asyncio.get_running_loop().sock_sendall(target, first.pop(0))
     except OSError:
         return False
-    del first
     return await _copy(source, target)
 
 

@@ -76,7 +76,7 @@ def test_paths_lead_to_versions(edge: RunningEdge, workers: Workers) -> None:
     for path, text in [
         ("/v2/models/iris/versions/v3/infer", "model iris has no version v3 that is served"),
         ('/v2/models/no"such/infer', 'Request for unknown model: no model is named no"such'),
-        ("/v1/nothing", "no such path: /v1/nothing"),
+        ("/v3/nothing", "no such path: /v3/nothing"),
     ]:
         status, headers, body = edge.get(path)
         assert (status, json.loads(body)) == (404, {"error": text})

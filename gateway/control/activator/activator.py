@@ -116,7 +116,7 @@ class Activator:
                 return
             if worker is not None:
                 with worker:
-                    await tie(client, worker, call.closing())
+                    await tie(client, worker, [call.closing()])
 
     async def _wait_for_worker(self, client: socket.socket, sleeper: Sleeper) -> socket.socket | None:
         """Return a connection to a worker, once there is one; None when the caller has hung up.
