@@ -17,6 +17,7 @@ from gateway.control.admin.rollout_api import RolloutApi
 from gateway.control.body_router.body_router import BodyRouter
 from gateway.control.front.docs import Docs
 from gateway.control.front.grpc import GrpcServices
+from gateway.control.front.openai_models import OpenAIModels
 from gateway.control.front.repository import Repository
 from gateway.control.loop import ray_serve
 from gateway.control.loop.capacity import gpu_faults
@@ -96,6 +97,7 @@ class Gateway:
             AdminApi(self._state, overview, metrics, _faults_of(settings), self._loop.wake),
             RolloutApi(self._rollouts, self._state, self._loop.wake),
             Repository(overview),
+            OpenAIModels(overview),
             Docs(overview, settings.edge.listen),
         )
         app = web_app([route for api in apis for route in api.routes()], settings.admin_host)
