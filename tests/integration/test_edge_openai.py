@@ -10,13 +10,15 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
 from gateway.control.body_router.body_router import BodyRouter
-from gateway.edge.routes import Backend, Route, RoutingTable
+from gateway.edge.routes import Backend, Route, RoutingTable, Server
+from gateway.wire import limits
 from gateway.wire.limits import BODY_BYTES
 from tests.support.chat_worker import ChatWorker, chat_worker
 from tests.support.edge import RunningEdge
@@ -365,3 +367,45 @@ def test_openais_client_finds_models_and_versions(plane: Plane) -> None:
     assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.InternalServerError, match="model late is loading"):
         client.chat.completions.create(model="late", messages=[])
+
+
+def test_a_first_token_may_be_long_in_coming_and_other_answers_are_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "CALL_SECONDS", 1)
+    monkeypatch.setattr(limits, "STREAM_SECONDS", 3)
+    edge = RunningEdge(tmp_path)
+    router = BodyRouter(edge.files.router_socket, edge.files.routed_socket)
+    router.start()
+    garbage = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=_answer_with_garbage, args=(garbage,), daemon=True).start()
+    try:
+        with chat_worker("v1") as (worker, server):
+            plane = Plane(edge, router, {})
+            broken = Server("broken", "127.0.0.1", garbage.getsockname()[1])
+            chat, other = (Backend(name, ("v1",), (place,)) for name, place in (("a", server), ("b", broken)))
+            edge.control.apply(RoutingTable((Route("chat", chat), Route("other", other))))
+            worker.gap = 2.0
+            client = openai.OpenAI(base_url=f"{edge.url}/v1", api_key="-", max_retries=0)
+            stream = client.chat.completions.create(model="chat", messages=[], stream=True)
+            assert "v1" in "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+            status, error = plane.refused({"model": "chat"}, CHAT + "?hold")
+            assert (status, error["message"]) == (504, "the worker did not answer in time")
+            status, error = plane.refused({"model": "other"})
+            assert (status, error["message"][:34]) == (502, "the worker answered no valid HTTP;")
+        status, error = plane.refused({"model": "chat"})
+        assert (status, error["type"]) == (503, "service_unavailable")
+    finally:
+        garbage.close()
+        router.stop()
+        edge.stop()
+
+
+def _answer_with_garbage(listener: socket.socket) -> None:
+    with suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                head = connection.recv(65536)
+                is_check = b"/v2/health/ready" in head
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" if is_check else b"SSH-2.0-OpenSSH\r\n\r\n")
