@@ -14,8 +14,10 @@ from gateway.control.activator.activator import Activator
 from gateway.control.activator.sleepers import GatewaySleepers
 from gateway.control.admin.api import AdminApi
 from gateway.control.admin.rollout_api import RolloutApi
+from gateway.control.body_router.body_router import BodyRouter
 from gateway.control.front.docs import Docs
 from gateway.control.front.grpc import GrpcServices
+from gateway.control.front.openai_models import OpenAIModels
 from gateway.control.front.repository import Repository
 from gateway.control.loop import ray_serve
 from gateway.control.loop.capacity import gpu_faults
@@ -95,6 +97,7 @@ class Gateway:
             AdminApi(self._state, overview, metrics, _faults_of(settings), self._loop.wake),
             RolloutApi(self._rollouts, self._state, self._loop.wake),
             Repository(overview),
+            OpenAIModels(overview),
             Docs(overview, settings.edge.listen),
         )
         app = web_app([route for api in apis for route in api.routes()], settings.admin_host)
@@ -102,6 +105,8 @@ class Gateway:
         self._web.start()
         self._services = HttpServer(GrpcServices(overview), str(settings.edge_files.services_socket))
         self._services.start()
+        self._body_router = BodyRouter(settings.edge_files.router_socket, settings.edge_files.routed_socket)
+        self._body_router.start()
         self._loop.start(has_workers=not is_fresh)
 
     async def announce(self, announcement: Announcement) -> Instructions:
@@ -124,6 +129,7 @@ class Gateway:
         self._activator.stop()
         self._web.stop()
         self._services.stop()
+        self._body_router.stop()
         self._webhooks.stop()
         self._state.close()
 

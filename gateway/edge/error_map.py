@@ -1,11 +1,15 @@
 """The map in which HAProxy finds what it says of an error: its keys and its entries. Pure.
 
-    STATUS/body      the body of the answer; one to a gRPC client has none
-    STATUS/grpc      gRPC's message
-    STATUS/gateway   gRPC's message where the gateway should have answered
-    STATUS/code      gRPC's code
+    STATUS/body                 the body of the answer; one to a gRPC client has none
+    STATUS/body/openai          the body of the answer to a call of the OpenAI API
+    STATUS/gateway-body         the same two, where the gateway should have answered
+    STATUS/gateway-body/openai
+    STATUS/grpc                 gRPC's message
+    STATUS/gateway              gRPC's message where the gateway should have answered
+    STATUS/code                 gRPC's code
 
-STATUS is HTTP's. The kind of a call's errors, `/grpc` or `/gateway`, is in HAProxy's variable `txn.family`.
+STATUS is HTTP's. The kind of a call's errors, `/grpc`, `/gateway` or `/openai`, is in HAProxy's variable
+`txn.family`.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import json
 from enum import StrEnum
 from pathlib import Path
 
+from gateway.codec.openai import errors as openai_errors
 from gateway.wire import texts
 from gateway.wire.grpc_status import CODES, Code
 
@@ -33,6 +38,8 @@ class ErrorKey(StrEnum):
     """What a status is followed by in a key."""
 
     BODY = "/body"
+    GATEWAY_BODY = "/gateway-body"
+    OPENAI = "/openai"
     GRPC = "/grpc"
     GATEWAY = "/gateway"
     CODE = "/code"
@@ -42,15 +49,18 @@ def error_entries() -> dict[str, str]:
     """Return the entries of the map."""
     entries = {f"{status}{ErrorKey.CODE}": str(code.value) for status, code in CODES.items()}
     for status, text in ERRORS.items():
-        entries[f"{status}{ErrorKey.BODY}"] = json.dumps({"error": text}, separators=(",", ":"))
+        gateway_text = texts.GATEWAY_STARTS if status == 503 else text
+        for key, sentence in ((ErrorKey.BODY, text), (ErrorKey.GATEWAY_BODY, gateway_text)):
+            entries[f"{status}{key}"] = json.dumps({"error": sentence}, separators=(",", ":"))
+            entries[f"{status}{key}{ErrorKey.OPENAI}"] = openai_errors.error_body(status, sentence).decode()
         entries[f"{status}{ErrorKey.GRPC}"] = text
-        entries[f"{status}{ErrorKey.GATEWAY}"] = texts.GATEWAY_STARTS if status == 503 else text
+        entries[f"{status}{ErrorKey.GATEWAY}"] = gateway_text
     return entries
 
 
-def error_body(path: Path, status: int) -> str:
+def error_body(path: Path, status: int, key: ErrorKey = ErrorKey.BODY) -> str:
     """Return HAProxy's expression for the body of an error; for gRPC it finds none."""
-    return f"str({status}{ErrorKey.BODY}),concat(,txn.family),map({path})"
+    return f"str({status}{key}),concat(,txn.family),map({path})"
 
 
 def error_message(path: Path) -> str:

@@ -48,6 +48,16 @@ class EdgeFiles:
         return self.directory / "services.sock"
 
     @property
+    def router_socket(self) -> Path:
+        """Where the gateway reads bodies to find the model that they name."""
+        return self.directory / "router.sock"
+
+    @property
+    def routed_socket(self) -> Path:
+        """Where HAProxy takes the calls whose model the gateway has found."""
+        return self.directory / "routed.sock"
+
+    @property
     def runtime_socket(self) -> Path:
         """Where the HAProxy process that takes new calls is asked and changed."""
         return self.directory / "runtime.sock"

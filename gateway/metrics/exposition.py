@@ -7,7 +7,7 @@ follow https://prometheus.io/docs/practices/naming/.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed
 
@@ -17,68 +17,13 @@ from prometheus_client.registry import Collector
 import gateway
 from gateway.metrics.counts import DROPPED, LOAD_STEPS, MAX_BATCH_ROWS, Histogram
 from gateway.metrics.declarations import Buckets, Kind, MetricDeclaration, Series, Summary, family
-from gateway.metrics.edge_numbers import ERRORS, SOURCES, EdgeNumbers
+from gateway.metrics.edge_numbers import ERRORS, SOURCES
 from gateway.metrics.system import SYSTEM_METRICS, SystemSample, system_families
-from gateway.metrics.tally import Numbers
+from gateway.metrics.tokens import Tokens
+from gateway.metrics.versions import VERSION_LABELS, VersionSample
 
-VERSION_LABELS = ("model", "version", "digest", "runtime")
-"""The labels of every metric of a version; `digest` is its first 12 digits."""
 BATCH_BOUNDS = tuple(1 << power for power in range(MAX_BATCH_ROWS.bit_length()))
 """Upper bounds of the histogram of batches, in rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class VersionLabels:
-    """What names a version in every metric, see `VERSION_LABELS`."""
-
-    model: str
-    version: str
-    digest: str
-    runtime: str
-
-
-@dataclass(frozen=True, slots=True)
-class VersionSample:
-    """One version at one moment."""
-
-    labels: VersionLabels
-    numbers: Numbers
-    ongoing: int = 0
-    replicas: Mapping[str, int] = field(default_factory=dict)
-    """Workers by state."""
-    weights: Mapping[str, int] = field(default_factory=dict)
-    """Percent of unversioned calls by role."""
-    queued: int = 0
-    """Calls that wait for the model."""
-    held: int = 0
-    """Calls that wait for the version to wake."""
-    edge: EdgeNumbers = field(default_factory=EdgeNumbers)
-    restarts: int = 0
-    """Workers that ended by themselves."""
-    memory_bytes: Mapping[str, int] = field(default_factory=dict)
-    """Resident memory by worker."""
-
-    def plus(self, other: VersionSample) -> VersionSample:
-        """Return both as one; their labels are equal."""
-        numbers, edge = Numbers(), EdgeNumbers()
-        for sample in (self, other):
-            numbers.add(sample.numbers)
-            edge.add(sample.edge)
-        return VersionSample(
-            self.labels,
-            numbers,
-            self.ongoing + other.ongoing,
-            {
-                state: self.replicas.get(state, 0) + other.replicas.get(state, 0)
-                for state in {**self.replicas, **other.replicas}
-            },
-            {**self.weights, **other.weights},
-            self.queued + other.queued,
-            self.held + other.held,
-            edge,
-            self.restarts + other.restarts,
-            {**self.memory_bytes, **other.memory_bytes},
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +72,27 @@ def _batches(sample: VersionSample) -> Iterable[Series]:
     ]
     every = float(sum(runs.runs for runs in sizes.values()))
     return _single(Buckets([*counts, ("+Inf", every)], sum(runs.rows for runs in sizes.values())))
+
+
+def _first_tokens(sample: VersionSample) -> Iterable[Series]:
+    return _by_role(sample, lambda tokens: tokens.first)
+
+
+def _token_gaps(sample: VersionSample) -> Iterable[Series]:
+    return _by_role(sample, lambda tokens: tokens.between)
+
+
+def _by_role(sample: VersionSample, read: Callable[[Tokens], Histogram]) -> Iterable[Series]:
+    for role, tokens in sorted(sample.numbers.tokens_by_role.items()):
+        histogram = read(tokens)
+        yield (role,), Buckets(histogram.cumulative(), histogram.total)
+
+
+def _tokens(sample: VersionSample) -> Iterable[Series]:
+    for role, tokens in sorted(sample.numbers.tokens_by_role.items()):
+        yield (role, "input"), tokens.input
+        yield (role, "cached"), tokens.cached
+        yield (role, "output"), tokens.output
 
 
 def _mirrored(sample: VersionSample) -> Iterable[Series]:
@@ -202,6 +168,41 @@ VERSION_METRICS = (
         Kind.HISTOGRAM,
         "Rows of a batch that the model ran on; absent without batching",
         _batches,
+    ),
+    _declare(
+        "kitserve_time_to_first_token_seconds",
+        Kind.HISTOGRAM,
+        "From the arrival of a call at its worker to the first token of its answer",
+        _first_tokens,
+        "role",
+    ),
+    _declare(
+        "kitserve_inter_token_seconds",
+        Kind.HISTOGRAM,
+        "From one token of an answer to the next",
+        _token_gaps,
+        "role",
+    ),
+    _declare(
+        "kitserve_tokens",
+        Kind.COUNTER,
+        "Tokens of prompts (input), those of them whose work was kept (cached), and of answers (output)",
+        _tokens,
+        "role",
+        "type",
+    ),
+    _declare(
+        "kitserve_requests_generating",
+        Kind.GAUGE,
+        "Calls whose answers a language model makes now",
+        lambda sample: _single(sample.generating),
+    ),
+    _declare(
+        "kitserve_kv_cache_usage_ratio",
+        Kind.GAUGE,
+        "The part of each worker's key-value cache in use; absent where its engine does not say it",
+        lambda sample: [((worker,), usage) for worker, usage in sample.kv_cache_usage.items()],
+        "worker",
     ),
     _declare(
         "kitserve_pulled_bytes",

@@ -240,7 +240,7 @@ def test_a_call_that_waits_too_long_is_told_to_ask_again(directory: Path) -> Non
     assert answer.endswith(b"content-length: 0\r\nconnection: close\r\n\r\n")
     answer = edge.call(b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 0\r\n\r\n")
     error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
-    assert error["type"] == "server_error", "OpenAI's form, by the path"
+    assert error["type"] == "service_unavailable", "OpenAI's form, by the path"
     edge.activator.stop()
 
 

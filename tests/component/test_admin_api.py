@@ -265,10 +265,10 @@ def test_an_error_has_the_form_that_callers_of_its_path_expect(api: Api) -> None
     for path in ("/api/nothing", "/v2/nothing", "/v10/nothing"):
         assert api.get(path).json() == {"error": "Not Found"}
     assert api.get("/v1/nothing").json() == {
-        "error": {"message": "Not Found", "type": "invalid_request_error", "param": None, "code": None}
+        "error": {"message": "Not Found", "type": "not_found_error", "param": None, "code": None}
     }
     assert error_body("/v1/models", 503, "no") == {
-        "error": {"message": "no", "type": "server_error", "param": None, "code": None}
+        "error": {"message": "no", "type": "service_unavailable", "param": None, "code": None}
     }
 
 

@@ -76,7 +76,7 @@ def test_paths_lead_to_versions(edge: RunningEdge, workers: Workers) -> None:
     for path, text in [
         ("/v2/models/iris/versions/v3/infer", "model iris has no version v3 that is served"),
         ('/v2/models/no"such/infer', 'Request for unknown model: no model is named no"such'),
-        ("/v1/nothing", "no such path: /v1/nothing"),
+        ("/v3/nothing", "no such path: /v3/nothing"),
     ]:
         status, headers, body = edge.get(path)
         assert (status, json.loads(body)) == (404, {"error": text})
@@ -98,6 +98,11 @@ def test_what_is_asked_of_the_whole_server_goes_to_the_gateway(tmp_path: Path, w
             ("/openapi.json", "the-gateway"),
             ("/docs", "the-gateway"),
             ("/v2/models/iris/docs", "the-gateway"),
+            ("/v1/models", "the-gateway"),
+            ("/v1/models/iris:v1", "the-gateway"),
+            ("/v1/models/iris%40sha256%3A00", "the-gateway"),
+            ("/models/iris/v1/models", "v1"),
+            ("/models/iris/versions/v1/v1/models/iris", "v1"),
             ("/v2/models/iris", "v1"),
             ("/v2/models/iris/config", "v1"),
             ("/v2/models/iris/other/stats", "v1"),
@@ -105,12 +110,22 @@ def test_what_is_asked_of_the_whole_server_goes_to_the_gateway(tmp_path: Path, w
         ]:
             status, headers, _ = edge.get(path)
             assert (status, headers["ModelKit-Version"]) == (200, version), path
-        for path in ("/api/config", "/api/status", "/metrics", "/healthz", "/v2/repository/index/x"):
+        for path in (
+            "/api/config",
+            "/api/status",
+            "/metrics",
+            "/healthz",
+            "/v2/repository/index/x",
+            "/v1/models/",
+        ):
             assert edge.get(path)[0] == 404, path
         workers.kill(control)
         status, headers, body = edge.get("/v2/models/stats")
         assert (status, json.loads(body)) == (503, {"error": "the gateway is being started; ask again"})
         assert headers["Retry-After"] == "1"
+        status, headers, body = edge.get("/v1/models")
+        assert (status, headers["Retry-After"]) == (503, "1")
+        assert json.loads(body)["error"]["message"] == "the gateway is being started; ask again"
         assert edge.get("/v2/models/iris")[0] == 200
     finally:
         edge.stop()

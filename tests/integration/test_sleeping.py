@@ -167,6 +167,23 @@ def test_a_large_body_wakes_it_too(sleeping: SleepingModel) -> None:
     assert sleeping.wakes == 1
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/models/iris/versions/v1/v1/responses"])
+def test_a_call_of_the_openai_api_wakes_it(sleeping: SleepingModel, path: str) -> None:
+    address = ("127.0.0.1", sleeping.edge.port)
+    with contextlib.closing(http.client.HTTPConnection(*address, timeout=10)) as connection:
+        connection.request("POST", path, b'{"model":"iris:v1","messages":[]}')
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b"stable")
+    assert sleeping.wakes == 1
+    sleeping.stop_worker()
+    sleeping.activator.stop()
+    with contextlib.closing(http.client.HTTPConnection(*address, timeout=10)) as connection:
+        connection.request("POST", path, b'{"model":"iris","messages":[]}')
+        answer = connection.getresponse()
+        assert answer.status == 503
+        assert json.loads(answer.read())["error"]["type"] == "service_unavailable"
+
+
 def test_a_client_that_hangs_up_waits_no_more(sleeping: SleepingModel) -> None:
     sleeping.start_seconds = 30
     client = socket.create_connection(("127.0.0.1", sleeping.edge.port))

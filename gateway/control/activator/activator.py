@@ -17,7 +17,6 @@ import contextlib
 import logging
 import select
 import socket
-import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.activator.held_call import HeldCall, readiness, refusal
 from gateway.control.activator.sleepers import Sleeper, Sleepers
 from gateway.errors import CannotWake, EdgeError
-from gateway.wire.server import local_socket
+from gateway.wire.local_server import LocalServer, finish, tie
 
 MAX_CALLS = 400
 """How many calls may wait or pass at a time; each holds two sockets and `held_call.HEAD_BYTES` at most."""
@@ -35,8 +34,6 @@ _HEAD_SECONDS = 5.0
 _CONNECT_SECONDS = 1.0
 _POLL_SECONDS = 0.2
 _RETRY_SECONDS = 1.0
-_LINGER_SECONDS = 1.0
-_PIECE_BYTES = 64 * 1024
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +45,9 @@ class Activator:
     """
 
     def __init__(self, path: Path, sleepers: Sleepers) -> None:
-        self._path = path
         self._sleepers = sleepers
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="activator", daemon=True)
-        self._calls: set[asyncio.Task[None]] = set()
+        self._server = LocalServer(path, "activator", self._serve, MAX_CALLS)
+        self._loop = self._server.loop
         self._waiting: Counter[AppName] = Counter()
         self._wakings: dict[AppName, asyncio.Task[None]] = {}
         # By app, when its worker last failed, and why.
@@ -67,16 +62,11 @@ class Activator:
         Raises:
             OSError: when the socket cannot be made.
         """
-        self._listener = local_socket(str(self._path))
-        self._listener.listen(MAX_CALLS)
-        self._listener.setblocking(False)
-        self._thread.start()
+        self._server.start()
 
     def stop(self) -> None:
         """Close; the edge tells the callers that wait to ask again. Safe to call twice."""
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(5)
+        self._server.stop()
 
     def waiting(self) -> Mapping[AppName, int]:
         """Return how many calls wait for each app."""
@@ -88,41 +78,14 @@ class Activator:
 
     def hear(self, announcement: Announcement) -> None:
         """Take a worker's report that changes its state."""
-        if self._thread.is_alive():
+        if self._server.is_running:
             self._loop.call_soon_threadsafe(self._take, announcement)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        accepting = self._loop.create_task(self._accept())
-        try:
-            self._loop.run_forever()
-        finally:
-            tasks = [accepting, *self._calls, *self._wakings.values()]
-            for task in tasks:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-            self._listener.close()
-            self._loop.close()
 
     def _take(self, announcement: Announcement) -> None:
         if announcement.state is WorkerState.FAILED:
             self._failures[announcement.app] = (time.monotonic(), announcement.detail)
         self._report.set()
         self._report = asyncio.Event()
-
-    async def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = await self._loop.sock_accept(self._listener)
-            except OSError as error:
-                # No more files may be open; some call ends soon.
-                log.warning("activator.refused", extra={"reason": str(error)})
-                await asyncio.sleep(_POLL_SECONDS)
-                continue
-            client.setblocking(False)
-            task = self._loop.create_task(self._serve(client))
-            self._calls.add(task)
-            task.add_done_callback(self._calls.discard)
 
     async def _serve(self, client: socket.socket) -> None:
         """Answer one call: by a worker, or with the reason why not."""
@@ -143,7 +106,7 @@ class Activator:
             await self._send(client, refusal(call, "this version is being changed; ask again"))
         elif call.asks_readiness and not self._sleepers.ready_workers(sleeper.app):
             await self._send(client, readiness(call, sleeper.model, sleeper.version, sleeper.digest))
-        elif len(self._calls) > MAX_CALLS:
+        elif self._server.connections > MAX_CALLS:
             await self._send(client, refusal(call, f"{MAX_CALLS} calls wait for models to wake; ask again"))
         else:
             try:
@@ -153,7 +116,7 @@ class Activator:
                 return
             if worker is not None:
                 with worker:
-                    await self._relay(client, worker, call.closing())
+                    await tie(client, worker, [call.closing()])
 
     async def _wait_for_worker(self, client: socket.socket, sleeper: Sleeper) -> socket.socket | None:
         """Return a connection to a worker, once there is one; None when the caller has hung up.
@@ -225,45 +188,6 @@ class Activator:
             # Serve says that there is one, or Serve is being started again. The worker may be about to stop.
             await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _relay(self, client: socket.socket, worker: socket.socket, head: bytes) -> None:
-        """Copy bytes both ways until the worker has answered, or the caller has hung up."""
-        await self._loop.sock_sendall(worker, head)
-        answer = self._loop.create_task(self._copy(worker, client))
-        rest = self._loop.create_task(self._copy(client, worker))
-        try:
-            await asyncio.wait((answer, rest), return_when=asyncio.FIRST_COMPLETED)
-            # A worker may answer without having read all, and close; the rest then has nowhere to go.
-            if not answer.done() and not rest.result():
-                await answer
-            if answer.done():
-                await self._finish(client)
-        finally:
-            for task in (answer, rest):
-                task.cancel()
-            await asyncio.gather(answer, rest, return_exceptions=True)
-
-    async def _copy(self, source: socket.socket, target: socket.socket) -> bool:
-        """Copy until one side ends; returns whether that is the source."""
-        while True:
-            try:
-                piece = await self._loop.sock_recv(source, _PIECE_BYTES)
-            except OSError:
-                return True
-            if not piece:
-                return True
-            try:
-                await self._loop.sock_sendall(target, piece)
-            except OSError:
-                return False
-
     async def _send(self, client: socket.socket, answer: bytes) -> None:
         await self._loop.sock_sendall(client, answer)
-        await self._finish(client)
-
-    async def _finish(self, client: socket.socket) -> None:
-        """Read what the edge still sends: a socket that is closed with unread bytes may lose its answer."""
-        client.shutdown(socket.SHUT_WR)
-        with contextlib.suppress(OSError):
-            async with asyncio.timeout(_LINGER_SECONDS):
-                while await self._loop.sock_recv(client, _PIECE_BYTES):
-                    pass
+        await finish(client)

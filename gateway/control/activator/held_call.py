@@ -30,6 +30,7 @@ _TLV = struct.Struct(">BH")
 _UNIQUE_ID = 0x05
 _READY_PATH = re.compile(rb"/v2/models/[^/]+(/versions/[^/]+)?/ready")
 _VERSION_PATH = re.compile(rb"/v2/models/[^/]+/versions/")
+_VERSION_HEADER = re.compile(rb"\r\nmodelkit-version: *[^ \r]", re.IGNORECASE)
 _READY_CALL = f"/{INFERENCE}/ModelReady".encode()
 _GRPC_TYPE = re.compile(rb"\r\ncontent-type: *application/grpc", re.IGNORECASE)
 # An uncompressed frame of 2 bytes: the message's field 1 (`ready`) is true.
@@ -85,8 +86,11 @@ class HeldCall:
 
     @property
     def names_version(self) -> bool:
-        """Whether its path says which version is to answer, so that no other may."""
-        return _VERSION_PATH.match(self.path) is not None
+        """Whether its path, or a header, says which version is to answer, so that no other may.
+
+        Of a call of the OpenAI API that names one, the edge makes it a header.
+        """
+        return _VERSION_PATH.match(self.path) is not None or _VERSION_HEADER.search(self.head) is not None
 
     def closing(self) -> bytes:
         """Return the call as a worker is to get it: the connection takes no second one."""

@@ -13,9 +13,10 @@ from gateway.control.state.status import ModelState, ModelStatus, Status
 from gateway.control.state.workers import AppNumbers, Workers
 from gateway.edge.edge import Edge
 from gateway.metrics.edge_numbers import EdgeNumbers
-from gateway.metrics.exposition import Scrape, VersionLabels, VersionSample
+from gateway.metrics.exposition import Scrape
 from gateway.metrics.memory import resident_bytes
 from gateway.metrics.system import ModelSample, SystemSample
+from gateway.metrics.versions import VersionLabels, VersionSample
 from gateway.rollout.state import Phase
 
 
@@ -117,6 +118,8 @@ class GatewayOverview:
                 {WorkerState.READY.value: 0, **app_numbers.replicas},
                 weights.get(app, {}),
                 queued=app_numbers.queued,
+                generating=app_numbers.generating,
+                kv_cache_usage=app_numbers.kv_cache_usage,
                 held=waiting.get(app, 0),
                 edge=edge_numbers.get(app, EdgeNumbers()),
                 restarts=app_numbers.restarts,

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from gateway.codec.openai.errors import error_document
 from gateway.control.state.overview import Overview
 from gateway.control.state.status import Status
 from gateway.errors import ConfigError, KitserveError
@@ -25,21 +26,26 @@ _SERVER_ERROR = 500
 _WRONG_METHOD = 405
 
 
-def error_body(path: str, status: int, message: str) -> dict[str, Any]:
+def error_body(
+    path: str, status: int, message: str, code: str | None = None, param: str | None = None
+) -> dict[str, Any]:
     """Write an error as the family of a path has it.
 
     That is OpenAI's error object under `/v1`, and `{"error": "…"}` everywhere else: in the Open Inference
     Protocol and the admin API.
     """
     if path.startswith(_OPENAI_PATHS):
-        kind = "invalid_request_error" if status < _SERVER_ERROR else "server_error"
-        return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+        return error_document(status, message, code, param)
     return {"error": message}
+
+
+class _UnknownModel(HTTPException):
+    """A model that is not there; the OpenAI API has a code for that."""
 
 
 def unknown_model(name: str) -> HTTPException:
     """Return the error for a model that is not there."""
-    return HTTPException(404, texts.unknown_model(name))
+    return _UnknownModel(404, texts.unknown_model(name))
 
 
 def current_status(overview: Overview) -> Status:
@@ -59,7 +65,9 @@ async def _refuse(request: Request, error: Exception) -> Response:
     message = error.detail
     if error.status_code == _WRONG_METHOD and error.headers and "Allow" in error.headers:
         message = texts.wrong_method(request.method, error.headers["Allow"])
-    return _response(request, error.status_code, message, headers=error.headers)
+    names = ("model_not_found", "model") if isinstance(error, _UnknownModel) else (None, None)
+    document = error_body(request.url.path, error.status_code, message, *names)
+    return JSONResponse(document, error.status_code, error.headers)
 
 
 async def _refuse_config(request: Request, error: Exception) -> Response:
@@ -76,9 +84,8 @@ def _response(
     status: int,
     message: str,
     more: Mapping[str, Any] | None = None,
-    headers: Mapping[str, str] | None = None,
 ) -> Response:
-    return JSONResponse({**error_body(request.url.path, status, message), **(more or {})}, status, headers)
+    return JSONResponse({**error_body(request.url.path, status, message), **(more or {})}, status)
 
 
 async def _fail_unexpectedly(request: Request, error: Exception) -> Response:

@@ -11,6 +11,10 @@ from gateway.control.activator.held_call import HeldCall
         (b"POST /v2/models/iris/versions/v2/infer HTTP/1.1", True),
         (b"GET /v2/models/iris/versions/v2/ready HTTP/1.1", True),
         (b"POST /v2/models/iris/infer HTTP/1.1", False),
+        (b"POST /v2/models/iris/infer HTTP/1.1\r\nHost: edge\r\nModelKit-Version: v2", True),
+        (b"POST /v1/chat/completions HTTP/1.1\r\nmodelkit-version:v2", True),
+        (b"POST /v1/chat/completions HTTP/1.1\r\nmodelkit-version: ", False),
+        (b"POST /v1/chat/completions HTTP/1.1", False),
         (b"POST /inference.GRPCInferenceService/ModelInfer HTTP/1.1", False),
     ],
 )

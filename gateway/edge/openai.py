@@ -1,0 +1,43 @@
+"""How a call of the OpenAI API says which model it is for, as HAProxy reads it. Pure.
+
+A model is named `NAME`, `NAME:TAG`, `NAME@sha256:HEX` or `NAME@HEX`, the last with the first 12 digits.
+"""
+
+from __future__ import annotations
+
+from gateway.codec.openai.errors import error_body
+
+MODEL_HEADERS = ("ModelKit-Model", "X-Gateway-Model-Name")
+"""The headers that name a model; the second is what gateways in front of Kitserve send (Gateway API)."""
+CLIENT_HEADER = "Kitserve-Client"
+"""The header by which the body router gives back to the edge whose call it is; nobody else can send it."""
+SESSION_HEADER = "X-Session-Id"
+"""The header by which calls of one conversation find the worker that has its beginning in its cache."""
+BASE_URL = r"^/models/[^/]+(/versions/[^/]+)?(/v1(/.*)?)$"
+"""The paths of one model, whose second group is the path of the API; clients take the rest for a base URL."""
+NAME = (
+    "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+    "(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}|@(sha256:[0-9a-f]{64}|[0-9a-f]{12}))?$"
+)
+"""What a call may name a model by: nothing else is looked up."""
+SEPARATORS = ":@"
+"""What stands between a model's name and its version."""
+CALLS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/rerank",
+)
+"""The paths that are called with POST, and must say for which model."""
+NO_MODEL = (
+    "say which model: send `model` in the body, or the header ModelKit-Model, or call /models/NAME/v1; "
+    "GET /v1/models lists them"
+)
+SHOWN_BYTES = 200
+"""How much of a name that is none is given back in an error."""
+
+
+def error(status: int, message: str, code: str | None = None, param: str | None = None) -> str:
+    """Return an error's body for HAProxy's configuration; HAProxy's expressions may be in the message."""
+    return error_body(status, message, code, param).decode()
