@@ -13,6 +13,7 @@ from gateway.kits.parents import model_of
 from gateway.kits.paths import safe_path
 from runtimes import select
 from runtimes.base import LoadedModel, Resources, Signature
+from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, EngineRuntime
 from runtimes.errors import LoadError, ModelError, NoRuntime, SeveralModels, UnsafeFormat
 from runtimes.formats import Format, Hazard, identify
 from runtimes.pickles import scan
@@ -80,14 +81,19 @@ def check(kit: UnpackedKit, choice: Choice) -> Signature | None:
         return choice.runtime.signature(choice.path)
 
 
-def load(kit: UnpackedKit, choice: Choice, resources: Resources) -> LoadedModel:
-    """Load the chosen file.
+def load(
+    kit: UnpackedKit, choice: Choice, resources: Resources, options: EngineOptions = DEFAULT_OPTIONS
+) -> LoadedModel:
+    """Load the chosen file; `options` are for the engine of a language model.
 
     Raises:
         UnusableModel: where its engine refuses it, or computes on CPUs although GPUs are reserved for it.
     """
     with _naming(kit):
-        model = choice.runtime.load(choice.path, resources)
+        if isinstance(choice.runtime, EngineRuntime):
+            model: LoadedModel = choice.runtime.start(choice.path, resources, options)
+        else:
+            model = choice.runtime.load(choice.path, resources)
         if resources.gpus > 0 and model.device == "cpu":
             model.close()
             raise LoadError(

@@ -10,6 +10,8 @@ import asyncio
 import itertools
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,11 +22,12 @@ from rich.filesize import decimal
 from gateway.contract import Announcement, Description, Instructions, Passing, WorkerSpec, WorkerState
 from gateway.engine.first_call import answer_first_call
 from gateway.errors import KitserveError, UnusableModel
+from gateway.kits.language import language_model
 from gateway.kits.library import Library, UnpackedKit, cache_directory
 from gateway.kits.model import choose_runtime, load
 from gateway.kits.stated import with_stated_signature
 from gateway.logs.events import configure_logging
-from gateway.metrics.memory import resident_bytes
+from gateway.metrics.memory import family_resident_bytes, resident_bytes
 from gateway.metrics.tally import Tally
 from gateway.proxies import bypass_proxies
 from gateway.wire.server import HttpServer
@@ -36,6 +39,7 @@ from gateway.worker.labels import Labels, UnusableLabels, read_labels
 from gateway.worker.scaling import IDLE, ONGOING
 from gateway.worker.version import AppOptions, Identity
 from runtimes.base import LoadedModel, Signature, TensorModel
+from runtimes.engines.base import EngineRuntime, OpenAIModel
 from runtimes.errors import Unsupported
 
 ANNOUNCE_SECONDS = 1.0
@@ -64,18 +68,13 @@ class Worker:
         self._delivery = Delivery(self._names)
         self._description: Description | None = None
         self._must_describe = False
+        self._has_engine = False
         self._announcing = asyncio.create_task(self._announce_for_ever())
         try:
-            self._model, self._runtime, labels = await asyncio.to_thread(self._load)
+            self._model, self._runtime, options = await asyncio.to_thread(self._load)
             identity = Identity(spec.model, spec.reference.label, str(spec.reference.digest))
-            options = AppOptions(
-                spec.node.edge_key,
-                labels,
-                spec.serving.queue,
-                spec.serving.batching,
-                is_proven=not self._announcement.first_call,
-            )
-            self._app = build_app(identity, self._model, self._tally, options)
+            with _closed_on_failure(self._model):
+                self._app = build_app(identity, self._model, self._tally, options)
         except Exception as error:
             is_expected = isinstance(error, KitserveError)
             reason = str(error) if is_expected else f"{type(error).__name__}: {error}"
@@ -106,6 +105,10 @@ class Worker:
     async def check_health(self) -> None:
         """Raise if this worker cannot answer; Serve calls this."""
         await asyncio.wait_for(self._server.check(), _HEALTH_SECONDS)
+        if isinstance(self._model, OpenAIModel) and not self._model.is_alive():
+            reason = self._model.failure()
+            log.error("worker.engine_ended", extra={**self._names, "reason": reason})
+            raise RuntimeError(f"the model's engine has ended: {reason}")
         if not self._app.is_alive():
             raise RuntimeError("the model's thread has ended")
         # A kit that is served is in use, however long ago it was loaded.
@@ -143,8 +146,8 @@ class Worker:
         names = {"model": spec.model, "version": reference.label, "digest": str(reference.digest)}
         return {**names, "app": spec.app}
 
-    def _load(self) -> tuple[LoadedModel, str, Labels]:
-        """Bring the kit to this node and load it; returns the model, its runtime's name, and its labels."""
+    def _load(self) -> tuple[LoadedModel, str, AppOptions]:
+        """Bring the kit to this node and load it; returns the model, its runtime's name, and its options."""
         spec = self._spec
         library = Library(cache_directory(spec.node.home), spec.sources, spec.cache_limit)
         parents = [parent.reference for parent in spec.parents]
@@ -153,16 +156,28 @@ class Worker:
         self._tally.opened(kit.pulled_bytes, kit.from_cache, kit.unpack_seconds)
         choice = choose_runtime(kit, spec.runtime, kit.verdict.code, spec.file)
         self._note(state=WorkerState.LOADING, detail="", runtime=choice.runtime.name)
+        self._has_engine = isinstance(choice.runtime, EngineRuntime)
+        language = language_model(spec.serving)
         started = time.perf_counter()
-        model = load(kit, choice, spec.serving.resources)
+        loaded = load(kit, choice, spec.serving.resources, language.options)
         self._tally.loaded(time.perf_counter() - started)
-        model = with_stated_signature(model, kit.kit, spec.serving.stated)
-        if isinstance(model, TensorModel):
-            self._answer_first_call(model, library)
-        labels = self._labels(kit)
-        signature = model.signature if isinstance(model, TensorModel) else Signature((), ())
-        self._description = describe(kit.kit, model.platform, signature, labels)
-        return model, choice.runtime.name, labels
+        with _closed_on_failure(loaded):
+            model = with_stated_signature(loaded, kit.kit, spec.serving.stated)
+            if isinstance(model, TensorModel):
+                self._answer_first_call(model, library)
+            labels = self._labels(kit)
+            signature = model.signature if isinstance(model, TensorModel) else Signature((), ())
+            tasks = model.tasks if isinstance(model, OpenAIModel) else ()
+            self._description = describe(kit.kit, model.platform, signature, labels, tasks)
+        options = AppOptions(
+            spec.node.edge_key,
+            labels,
+            spec.serving.queue,
+            spec.serving.batching,
+            is_proven=not self._announcement.first_call,
+            generation=language.generation,
+        )
+        return model, choice.runtime.name, options
 
     def _answer_first_call(self, model: TensorModel, library: Library) -> None:
         """Prove that a call can succeed. Raises UnusableModel where none can; anything else is noted."""
@@ -221,7 +236,7 @@ class Worker:
             ongoing=self._tally.ongoing,
             queued=self._app.queued if self._announcement.port else 0,
             not_batched=self._app.not_batched if self._announcement.port else "",
-            memory_bytes=resident_bytes(),
+            memory_bytes=family_resident_bytes() if self._has_engine else resident_bytes(),
             numbers=self._tally.numbers(),
             description=self._description if self._must_describe else None,
             number=next(self._numbers),
@@ -238,3 +253,13 @@ class Worker:
         self._must_describe = instructions.describe
         if announcement.port:
             self._app.mirror(instructions.mirroring)
+
+
+@contextmanager
+def _closed_on_failure(model: LoadedModel) -> Iterator[None]:
+    """Close a model that is not to be served after all: its engine may be a process of its own."""
+    try:
+        yield
+    except BaseException:
+        model.close()
+        raise
