@@ -157,3 +157,6 @@ class Serving:
     """What the config states of the model's inputs and outputs."""
     engine: Engine = NO_ENGINE
     generation: Generation = NO_GENERATION
+
+
+DEFAULT_SERVING = Serving()

@@ -157,7 +157,7 @@ class Worker:
         choice = choose_runtime(kit, spec.runtime, kit.verdict.code, spec.file)
         self._note(state=WorkerState.LOADING, detail="", runtime=choice.runtime.name)
         self._has_engine = isinstance(choice.runtime, EngineRuntime)
-        language = language_model(spec.serving)
+        language = language_model(kit, choice, spec.serving)
         started = time.perf_counter()
         loaded = load(kit, choice, spec.serving.resources, language.options)
         self._tally.loaded(time.perf_counter() - started)

@@ -83,7 +83,7 @@ def check_version(library: Library, version: Version, policy: Policy) -> None:
     kit = library.describe(version.reference.reference, policy)
     if is_small(library, kit):
         examined = examine(
-            library, kit, policy, runtime=version.runtime, file=version.file, stated=version.serving.stated
+            library, kit, policy, runtime=version.runtime, file=version.file, serving=version.serving
         )
         examined.unpacked.lease.release()
     else:
