@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from gateway.errors import ContentError, KitError, NotTrusted
 from gateway.kits.examination import examine, is_small
+from gateway.kits.language import LanguageModel
 from gateway.kits.library import Kit, Library, Progress
+from gateway.kits.memory import arithmetic, free
 from gateway.kits.parents import model_of
 from gateway.kits.trust import Policy
+from gateway.metrics.machine import machine_memory
 from gateway.oci.reference import Digest, Reference, RegistryReference
 from runtimes.base import TensorSpec
+from runtimes.engines.base import Memory
 
 
 def kit_document(
@@ -56,10 +61,39 @@ def kit_document(
     document["file"] = str(choice.path.relative_to(unpacked.path))
     for layer in document["layers"]:
         layer["served"] = Digest.parse(layer["digest"]) in unpacked.blobs
+    if examined.memory is not None:
+        document["language"] = _language(examined.language, examined.memory, unpacked.path)
     if examined.signature is not None:
         document["inputs"] = [_spec(spec) for spec in examined.signature.all_inputs]
         document["outputs"] = [_spec(spec) for spec in examined.signature.outputs]
     return document
+
+
+def _language(language: LanguageModel, memory: Memory, root: Path) -> dict[str, Any]:
+    """Return how a language model is run; None stands for what is left to its files or its engine."""
+    options, generation = language.options, language.generation
+    files = {"projector": options.projector, "draft": options.draft}
+    return {
+        "task": options.task and options.task.value,
+        "context": options.context,
+        "slots": options.slots,
+        "batch": options.batch,
+        "chat_template": options.chat_template,
+        "sampling": dict(generation.sampling),
+        "stop": generation.stop,
+        "system_prompt": generation.system_prompt,
+        **{name: path and str(path.relative_to(root)) for name, path in files.items()},
+        "adapters": [str(adapter.path.relative_to(root)) for adapter in options.adapters],
+        "taken": dict(language.taken),
+        "ignored": dict(language.ignored),
+        "memory": {
+            "total": memory.total,
+            "weights": memory.weights,
+            "cache": memory.cache,
+            "other": memory.other,
+            "text": f"needs {arithmetic(memory, options)}; {free(machine_memory())}",
+        },
+    }
 
 
 def _spec(spec: TensorSpec) -> dict[str, Any]:
@@ -98,4 +132,5 @@ def _document(kit: Kit) -> dict[str, Any]:
         "file": "",
         "inputs": [],
         "outputs": [],
+        "language": None,
     }

@@ -27,7 +27,6 @@ from gateway.serving import (
     is_template,
 )
 from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, EngineRuntime
-from runtimes.formats import Format
 from runtimes.select import Choice
 
 _SKILL = "SKILL.md"
@@ -74,7 +73,7 @@ def language_model(kit: UnpackedKit, choice: Choice, serving: Serving) -> Langua
         draft=None if hints.draft is None else _file(kit, "the draft model", hints.draft),
         adapters=adapters(kit, choice, hints.adapters),
     )
-    sampling = ((_spelled(name, choice), values[name]) for name in SAMPLING_BOUNDS if name in values)
+    sampling = ((name, values[name]) for name in SAMPLING_BOUNDS if name in values)
     generation = Generation(tuple(sampling), values.get("stop", ()), values.get("system_prompt"))
     return LanguageModel(options, generation, parameters.taken, ignored)
 
@@ -145,8 +144,3 @@ def _file(kit: UnpackedKit, use: str, name: str) -> Path:
             f"{kit.kit.reference}: {use} {name[:100]!r} is no file of the kit; pack it as a part of the model"
         )
     return path
-
-
-def _spelled(name: str, choice: Choice) -> str:
-    """Return the name of a sampling setting as the engine has it: one has no common name."""
-    return "repeat_penalty" if name == "repetition_penalty" and choice.format is Format.GGUF else name

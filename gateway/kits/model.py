@@ -51,7 +51,7 @@ def choose_runtime(
         UnusableModel: where no runtime fits, or only files that run code and the policy does not allow that,
             or where several files could be the model.
     """
-    with _naming(kit):
+    with naming(kit):
         try:
             choice = _choose(kit, hint, allow_code, file)
         except UnsafeFormat as error:
@@ -76,7 +76,7 @@ def check(kit: UnpackedKit, choice: Choice) -> Signature | None:
     Raises:
         UnusableModel: where it cannot be served.
     """
-    with _naming(kit):
+    with naming(kit):
         select.check(choice)
         return choice.runtime.signature(choice.path)
 
@@ -89,7 +89,7 @@ def load(
     Raises:
         UnusableModel: where its engine refuses it, or computes on CPUs although GPUs are reserved for it.
     """
-    with _naming(kit):
+    with naming(kit):
         if isinstance(choice.runtime, EngineRuntime):
             model: LoadedModel = choice.runtime.start(choice.path, resources, options)
         else:
@@ -165,7 +165,7 @@ def _code_advice(kit: UnpackedKit) -> str:
 
 
 @contextmanager
-def _naming(kit: UnpackedKit) -> Iterator[None]:
+def naming(kit: UnpackedKit) -> Iterator[None]:
     """Raise errors about a model as UnusableModel, with the kit's reference."""
     try:
         yield

@@ -31,6 +31,7 @@ from gateway.metrics.memory import family_resident_bytes, resident_bytes
 from gateway.metrics.tally import Tally
 from gateway.proxies import bypass_proxies
 from gateway.wire.server import HttpServer
+from gateway.worker.admission import Admission
 from gateway.worker.assembly import build_app
 from gateway.worker.delivery import Delivery
 from gateway.worker.describe import describe
@@ -158,8 +159,10 @@ class Worker:
         self._note(state=WorkerState.LOADING, detail="", runtime=choice.runtime.name)
         self._has_engine = isinstance(choice.runtime, EngineRuntime)
         language = language_model(kit, choice, spec.serving)
-        started = time.perf_counter()
-        loaded = load(kit, choice, spec.serving.resources, language.options)
+        resources = spec.serving.resources
+        with Admission(spec.node.home / "memory").admitted(kit, choice, language, resources):
+            started = time.perf_counter()
+            loaded = load(kit, choice, resources, language.options)
         self._tally.loaded(time.perf_counter() - started)
         with _closed_on_failure(loaded):
             model = with_stated_signature(loaded, kit.kit, spec.serving.stated)

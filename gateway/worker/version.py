@@ -34,10 +34,10 @@ class AppOptions:
     batching: Batching | None = None
     """Which calls run together; None: each runs alone."""
     max_body: int = BODY_BYTES
+    generation: Generation = NO_GENERATION
+    """What calls on a language model have that do not say it themselves, of the kit and the config."""
     is_proven: bool = False
     """Whether the model answered its first call, which had the likely datatypes where its file says none."""
-    generation: Generation = NO_GENERATION
-    """What calls on a language model have that do not say it themselves."""
 
 
 class ServedVersion:

@@ -149,16 +149,6 @@ def test_what_is_no_language_model_keeps_its_parameters_to_itself(packer: Packer
     assert language_model(kit, other, Serving()) == LanguageModel()
 
 
-@pytest.mark.parametrize(
-    ("form", "name"), [(Format.GGUF, "repeat_penalty"), (Format.SAFETENSORS, "repetition_penalty")]
-)
-def test_the_penalty_without_a_common_name_is_called_as_the_engine_has_it(
-    packer: Packer, form: Format, name: str
-) -> None:
-    kit = packer.kit({"repeat_penalty": 1.1})
-    assert language_model(kit, choice(kit, form), Serving()).generation.sampling == ((name, 1.1),)
-
-
 # Chat templates and prompts
 
 
