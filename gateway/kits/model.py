@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gateway.errors import UnsafeArchive, UnusableModel
+from gateway.kits.hints import hints_of
 from gateway.kits.library import UnpackedKit
 from gateway.kits.parents import model_of
 from gateway.kits.paths import safe_path
@@ -111,7 +112,10 @@ def _choose(kit: UnpackedKit, hint: str | None, allow_code: bool, file: str | No
     try:
         return choose(path, hint, framework=framework, allow_code=allow_code)
     except SeveralModels as error:
-        raise _several(kit, error) from error
+        main = _main_file(kit, error)
+        if main is None:
+            raise _several(kit, error) from error
+        return choose(main, hint, framework=framework, allow_code=allow_code)
     except ModelError:
         if file is None and path.is_file() and identify(path) in _OTHER_FORMS:
             try:
@@ -136,6 +140,14 @@ def _path_of(kit: UnpackedKit, file: str) -> Path:
     raise LoadError(
         f"there is no file {file!r} among the model's; there are {', '.join(paths[:_MAX_SHOWN])}{others}"
     )
+
+
+def _main_file(kit: UnpackedKit, error: SeveralModels) -> Path | None:
+    """Return the one of several files that is no helper of the model, such as a draft model, by its part."""
+    hints = hints_of(kit.kit)
+    helpers = {kit.path / name for name in (hints.projector, hints.draft, *hints.adapters) if name}
+    paths = [path for path in map(Path, error.paths) if helpers.isdisjoint({path, *path.parents})]
+    return paths[0] if len(paths) == 1 else None
 
 
 def _several(kit: UnpackedKit, error: SeveralModels) -> NoRuntime:

@@ -12,7 +12,7 @@ import pytest
 from gateway.errors import InvalidKitfile, UnusableModel
 from gateway.kits.language import LanguageModel, language_model
 from gateway.kits.library import Library, UnpackedKit
-from gateway.kits.model import load
+from gateway.kits.model import choose_runtime, load
 from gateway.oci.reference import parse_reference
 from gateway.serving import NO_ENGINE, NO_GENERATION, Engine, Generation, Serving
 from runtimes.base import Resources
@@ -22,6 +22,7 @@ from runtimes.onnx import OnnxRuntime
 from runtimes.select import Choice
 from tests.support.artifacts import MODELKIT, LayoutBuilder, tar
 from tests.support.language import MadeUpEngine, MadeUpEngines
+from tests.support.model_files import identity_onnx
 
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 PEFT = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
@@ -41,6 +42,7 @@ class Packer:
         prompts: Mapping[str, Mapping[str, bytes]] | None = None,
         parent: str | None = None,
         name: str = "chat",
+        model_file: str = "model.gguf",
     ) -> UnpackedKit:
         """`parts` are the type and content of each by path; `prompts` the files of each by path."""
         layers = []
@@ -51,7 +53,9 @@ class Packer:
 
         model: dict[str, Any] = {"path": parent, "parameters": parameters}
         if parent is None:
-            model |= pack("model", "model.gguf", {"model.gguf": b"GGUF weights"})
+            path, _, file = model_file.rpartition("/")
+            data = identity_onnx() if model_file.endswith(".onnx") else b"GGUF weights"
+            model |= pack("model", path or file, {model_file: data})
         model["parts"] = [
             {**pack("modelpart", path, {path: content}), "type": kind}
             for path, (kind, content) in (parts or {}).items()
@@ -199,6 +203,15 @@ def test_a_projector_and_a_draft_model_are_found(packer: Packer) -> None:
     kit = packer.kit(parts={"mmproj.gguf": ("", b"GGUF eyes"), "small.gguf": ("draft", b"GGUF small")})
     options = merged(kit).options
     assert (options.projector, options.draft) == (kit.path / "mmproj.gguf", kit.path / "small.gguf")
+
+
+def test_a_file_that_a_part_names_as_a_helper_is_not_the_model(packer: Packer) -> None:
+    draft = {"weights/draft.onnx": ("draft", identity_onnx())}
+    kit = packer.kit(parts=draft, model_file="weights/model.onnx")
+    assert choose_runtime(kit, None).path == kit.path / "weights/model.onnx"
+    other = {"weights/other.onnx": ("", identity_onnx())}
+    with pytest.raises(UnusableModel, match=r"several models: weights/model.onnx, weights/other.onnx"):
+        choose_runtime(packer.kit(parts=other, model_file="weights/model.onnx", name="two"), None)
 
 
 def test_a_childs_adapter_is_put_on_its_parents_model(packer: Packer) -> None:
