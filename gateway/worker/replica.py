@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ _GATEWAY_SECONDS = 5.0
 _HEALTH_SECONDS = 5.0
 # So long after it is told, the edge sends no more calls to this worker.
 _EDGE_SECONDS = 0.5
+# So often it looks whether its engine still runs.
+_ENGINE_SECONDS = 0.2
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,7 @@ class Worker:
         self._description: Description | None = None
         self._must_describe = False
         self._has_engine = False
+        self._watching: asyncio.Task[None] | None = None
         self._announcing = asyncio.create_task(self._announce_for_ever())
         try:
             self._model, self._runtime, options = await asyncio.to_thread(self._load)
@@ -100,16 +104,14 @@ class Worker:
             device=self._model.device,
         )
         self._ready_at = time.time()
+        if isinstance(self._model, OpenAIModel):
+            self._watching = asyncio.create_task(self._end_with(self._model))
         log.info("worker.ready", extra={**self._names, "port": self._server.port, "runtime": self._runtime})
         await self._report(WorkerState.READY)
 
     async def check_health(self) -> None:
         """Raise if this worker cannot answer; Serve calls this."""
         await asyncio.wait_for(self._server.check(), _HEALTH_SECONDS)
-        if isinstance(self._model, OpenAIModel) and not self._model.is_alive():
-            reason = self._model.failure()
-            log.error("worker.engine_ended", extra={**self._names, "reason": reason})
-            raise RuntimeError(f"the model's engine has ended: {reason}")
         if not self._app.is_alive():
             raise RuntimeError("the model's thread has ended")
         # A kit that is served is in use, however long ago it was loaded.
@@ -138,6 +140,8 @@ class Worker:
             log.warning("worker.abandoned", extra={**self._names, "calls": self._tally.ongoing})
         await self._report(WorkerState.DRAINING)
         self._announcing.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
         await asyncio.to_thread(self._close)
         log.info("worker.stopped", extra=self._names)
 
@@ -227,6 +231,15 @@ class Worker:
         while True:
             await self._announce()
             await asyncio.sleep(ANNOUNCE_SECONDS)
+
+    async def _end_with(self, engine: OpenAIModel) -> None:
+        """End this process once its engine's has ended: Serve starts another worker in its place."""
+        while engine.is_alive():
+            await asyncio.sleep(_ENGINE_SECONDS)
+        log.error("worker.engine_ended", extra={**self._names, "reason": engine.failure()})
+        # The calls inside are answered first, with errors.
+        await asyncio.sleep(_EDGE_SECONDS)
+        os._exit(1)
 
     async def _report(self, state: WorkerState, detail: str = "") -> None:
         """Change this worker's state and report it at once."""
