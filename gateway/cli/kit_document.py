@@ -9,13 +9,12 @@ from gateway.errors import ContentError, KitError, NotTrusted
 from gateway.kits.examination import examine, is_small
 from gateway.kits.language import LanguageModel
 from gateway.kits.library import Kit, Library, Progress
-from gateway.kits.memory import arithmetic, free
+from gateway.kits.memory import Need, free
 from gateway.kits.parents import model_of
 from gateway.kits.trust import Policy
 from gateway.metrics.machine import machine_memory
 from gateway.oci.reference import Digest, Reference, RegistryReference
 from runtimes.base import TensorSpec
-from runtimes.engines.base import Memory
 
 
 def kit_document(
@@ -61,21 +60,21 @@ def kit_document(
     document["file"] = str(choice.path.relative_to(unpacked.path))
     for layer in document["layers"]:
         layer["served"] = Digest.parse(layer["digest"]) in unpacked.blobs
-    if examined.memory is not None:
-        document["language"] = _language(examined.language, examined.memory, unpacked.path)
+    if examined.need is not None:
+        document["language"] = _language(examined.language, examined.need, unpacked.path)
     if examined.signature is not None:
         document["inputs"] = [_spec(spec) for spec in examined.signature.all_inputs]
         document["outputs"] = [_spec(spec) for spec in examined.signature.outputs]
     return document
 
 
-def _language(language: LanguageModel, memory: Memory, root: Path) -> dict[str, Any]:
+def _language(language: LanguageModel, need: Need, root: Path) -> dict[str, Any]:
     """Return how a language model is run; None stands for what is left to its files or its engine."""
     options, generation = language.options, language.generation
     files = {"projector": options.projector, "draft": options.draft}
     return {
-        "task": options.task and options.task.value,
-        "context": options.context,
+        "tasks": [task.value for task in need.tasks],
+        "context": need.context,
         "slots": options.slots,
         "batch": options.batch,
         "chat_template": options.chat_template,
@@ -87,11 +86,11 @@ def _language(language: LanguageModel, memory: Memory, root: Path) -> dict[str, 
         "taken": dict(language.taken),
         "ignored": dict(language.ignored),
         "memory": {
-            "total": memory.total,
-            "weights": memory.weights,
-            "cache": memory.cache,
-            "other": memory.other,
-            "text": f"needs {arithmetic(memory, options)}; {free(machine_memory())}",
+            "total": need.memory.total,
+            "weights": need.memory.weights,
+            "cache": need.memory.cache,
+            "other": need.memory.other,
+            "text": f"needs {need}; {free(machine_memory())}",
         },
     }
 

@@ -30,10 +30,9 @@ _COLOURS = {
     "Error": "red",
 }
 """Of a model's states, a rollout's phases and the outcomes of checks."""
-_ORIGINS = {"slots": "default", "batch": "default", "system_prompt": "prompt"}
+_ORIGINS = {"context": "model", "slots": "default", "batch": "default", "system_prompt": "prompt"}
 """Where settings of a language model come from that no parameter makes; others come from parts of its kit."""
 _SETTINGS = (
-    "task",
     "context",
     "slots",
     "batch",
@@ -191,6 +190,8 @@ def kit_text(kit: dict[str, Any]) -> Iterable[RenderableType]:
 
 def _language_text(language: dict[str, Any]) -> Iterable[RenderableType]:
     """A language model: what it is run with, where that comes from, and what memory it takes."""
+    if language["tasks"]:
+        yield _text(f"tasks: {', '.join(language['tasks'])}")
     yield _text(f"memory: {language['memory']['text']}")
     settings = _table("SETTING", "VALUE", "FROM")
     parameters = {setting: f"parameter {name}" for name, setting in language["taken"].items()}

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from gateway.kits.kit import Kit
 from gateway.kits.language import LanguageModel, language_model
 from gateway.kits.library import Library, Progress, UnpackedKit
-from gateway.kits.memory import needed_memory
+from gateway.kits.memory import Need, need_of
 from gateway.kits.model import check, choose_runtime
 from gateway.kits.stated import stated_signature
 from gateway.kits.trust import Policy
 from gateway.serving import DEFAULT_SERVING, Serving
 from runtimes.base import Signature
-from runtimes.engines.base import Memory
 from runtimes.select import Choice
 
 PULL_LIMIT_BYTES = 100 * 1024 * 1024
@@ -33,8 +32,8 @@ class Examined:
     """With what is stated; None where nothing is, and the file's is known only once the model is loaded."""
     language: LanguageModel
     """How it is run, where it is a language model."""
-    memory: Memory | None
-    """What a language model's engine will take; None for another model."""
+    need: Need | None
+    """What a language model will take; None for another model."""
 
 
 def examine(
@@ -61,11 +60,11 @@ def examine(
         choice = choose_runtime(unpacked, runtime, unpacked.verdict.code, file)
         signature = stated_signature(check(unpacked, choice), unpacked.kit, serving.stated)
         language = language_model(unpacked, choice, serving)
-        memory = needed_memory(unpacked, choice, language)
+        need = need_of(unpacked, choice, language)
     except BaseException:
         unpacked.lease.release()
         raise
-    return Examined(unpacked, choice, signature, language, memory)
+    return Examined(unpacked, choice, signature, language, need)
 
 
 def is_small(library: Library, kit: Kit) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from gateway.errors import NoMemory, UnusableModel
 from gateway.kits.language import LanguageModel
 from gateway.kits.library import UnpackedKit
 from gateway.kits.model import naming
 from gateway.metrics.machine import MachineMemory
-from runtimes.engines.base import EngineOptions, EngineRuntime, Memory
+from runtimes.engines.base import EngineRuntime, Memory, OutliningRuntime, Task
 from runtimes.select import Choice
 
 _GIB, _MIB = 1024**3, 1024**2
@@ -16,44 +18,62 @@ _ADVICE = (
 )
 
 
-def needed_memory(kit: UnpackedKit, choice: Choice, language: LanguageModel) -> Memory | None:
-    """Return how much memory a kit's language model takes; None for another model, of which it is not known.
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a language model takes, and for what."""
+
+    memory: Memory
+    slots: int
+    context: int | None = None
+    """How many tokens each slot has; None where that is known only once it is loaded."""
+    tasks: tuple[Task, ...] = ()
+    """What it can be asked for, as far as that is known."""
+
+    def __str__(self) -> str:
+        """Write the sum: "3.0 GiB: 2.0 GiB weights + 1.0 GiB key-value cache (4 slots of 8192 tokens)"."""
+        slots = f"{self.slots} slot{'' if self.slots == 1 else 's'}"
+        tokens = f" of {self.context} tokens" if self.context is not None else ""
+        parts = [
+            (self.memory.weights, "weights"),
+            (self.memory.cache, f"key-value cache ({slots}{tokens})"),
+            (self.memory.other, "buffers"),
+        ]
+        terms = [f"{size(number)} {name}" for number, name in parts if number]
+        return f"{size(self.memory.total)}: {' + '.join(terms)}"
+
+
+def need_of(kit: UnpackedKit, choice: Choice, language: LanguageModel) -> Need | None:
+    """Return what a kit's language model needs; None for another model, of which it is not known.
 
     Raises UnusableModel where the file's header cannot be read.
     """
-    if not isinstance(choice.runtime, EngineRuntime):
+    runtime, options = choice.runtime, language.options
+    if not isinstance(runtime, EngineRuntime):
         return None
     with naming(kit):
-        return choice.runtime.memory(choice.path, language.options)
+        memory = runtime.memory(choice.path, options)
+        if not isinstance(runtime, OutliningRuntime):
+            return Need(
+                memory, options.slots, options.context, () if options.task is None else (options.task,)
+            )
+        outline = runtime.outline(choice.path, options)
+        return Need(memory, options.slots, outline.context, tuple(sorted(outline.tasks)))
 
 
-def check_total(kit: UnpackedKit, need: Memory, options: EngineOptions, machine: MachineMemory) -> None:
+def check_total(kit: UnpackedKit, need: Need, machine: MachineMemory) -> None:
     """Raise UnusableModel where a machine never has the memory that a model needs."""
-    if need.total > machine.total:
+    if need.memory.total > machine.total:
         raise UnusableModel(
-            f"{kit.kit.reference}: needs {arithmetic(need, options)}; this machine has "
-            f"{size(machine.total)}; {_ADVICE}, or use a larger machine"
+            f"{kit.kit.reference}: needs {need}; this machine has {size(machine.total)}; {_ADVICE}, or use a "
+            "larger machine"
         )
 
 
-def no_memory(kit: UnpackedKit, need: Memory, options: EngineOptions, machine: MachineMemory) -> NoMemory:
+def no_memory(kit: UnpackedKit, need: Need, machine: MachineMemory) -> NoMemory:
     """Return the error for a machine that lacks the memory now."""
     return NoMemory(
-        f"{kit.kit.reference}: needs {arithmetic(need, options)}; {free(machine)}; {_ADVICE}, or stop what "
-        "takes the memory"
+        f"{kit.kit.reference}: needs {need}; {free(machine)}; {_ADVICE}, or stop what takes the memory"
     )
-
-
-def arithmetic(need: Memory, options: EngineOptions) -> str:
-    """Return a need and its parts: "3 GiB: 2 GiB weights + 1 GiB key-value cache (4 slots of 512 tokens)"."""
-    slots = f"{options.slots} slot{'' if options.slots == 1 else 's'}"
-    tokens = f" of {options.context} tokens" if options.context is not None else ""
-    parts = [
-        (need.weights, "weights"),
-        (need.cache, f"key-value cache ({slots}{tokens})"),
-        (need.other, "buffers"),
-    ]
-    return f"{size(need.total)}: {' + '.join(f'{size(number)} {name}' for number, name in parts if number)}"
 
 
 def free(machine: MachineMemory) -> str:

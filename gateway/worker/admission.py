@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gateway.kits.language import LanguageModel
 from gateway.kits.library import UnpackedKit
-from gateway.kits.memory import check_total, needed_memory, no_memory
+from gateway.kits.memory import check_total, need_of, no_memory
 from gateway.metrics.machine import MachineMemory, is_mapped, machine_memory
 from runtimes.base import Resources
 from runtimes.select import Choice
@@ -46,14 +46,13 @@ class Admission:
             NoMemory: where the machine has not so much free.
             UnusableModel: where it never has.
         """
-        need = needed_memory(kit, choice, language)
+        need = need_of(kit, choice, language)
         if need is None or resources.gpus > 0:
             yield
             return
-        options = language.options
-        check_total(kit, need, options, self._machine())
+        check_total(kit, need, self._machine())
         is_shared = choice.path.is_file() and is_mapped(choice.path)
-        needed = need.total - (need.weights if is_shared else 0)
+        needed = need.memory.total - (need.memory.weights if is_shared else 0)
         self._directory.mkdir(parents=True, exist_ok=True)
         while True:
             with self._locked():
@@ -62,7 +61,7 @@ class Admission:
                     file, path = self._reserve(needed)
                     break
             if not reserved:
-                raise no_memory(kit, need, options, machine)
+                raise no_memory(kit, need, machine)
             time.sleep(_PAUSE)
         try:
             yield

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from runtimes.base import Resources, Signature
-from runtimes.engines.base import EngineOptions, Memory, OpenAIModel, Task
+from runtimes.engines.base import EngineOptions, Memory, OpenAIModel, Outline, Task
 from runtimes.errors import LoadError
 from runtimes.formats import Format
 
@@ -60,6 +60,9 @@ class MadeUpEngines:
 
     def memory(self, path: Path, options: EngineOptions) -> Memory:
         return self.needed
+
+    def outline(self, path: Path, options: EngineOptions) -> Outline:
+        return Outline(MadeUpEngine.tasks, options.context or MadeUpEngine.context)
 
     def signature(self, path: Path) -> Signature | None:
         return None

@@ -96,7 +96,7 @@ def check_version(
             library, kit, policy, runtime=version.runtime, file=version.file, serving=version.serving
         )
         examined.unpacked.lease.release()
-        if machine is not None and examined.memory is not None and version.serving.resources.gpus == 0:
-            check_total(examined.unpacked, examined.memory, examined.language.options, machine)
+        if machine is not None and examined.need is not None and version.serving.resources.gpus == 0:
+            check_total(examined.unpacked, examined.need, machine)
     else:
         library.judge(kit, policy)

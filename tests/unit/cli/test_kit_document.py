@@ -60,6 +60,7 @@ def test_a_language_model_is_shown_with_what_it_is_run_with_and_the_memory_that_
     language = document["language"]
     assert document["servable"] is True
     assert language["context"] == 8192
+    assert language["tasks"] == ["chat", "completion"]
     assert language["sampling"] == {"temperature": 0.7}
     assert language["ignored"] == {"quantization": "not known"}
     assert language["memory"]["total"] == 8 * GIB
@@ -73,6 +74,7 @@ def test_a_language_model_is_shown_with_what_it_is_run_with_and_the_memory_that_
     )
     assert " are free of " in memory
     for line in (
+        "tasks: chat, completion",
         "context 8192 parameter n_ctx",
         "slots 4 default",
         "chat_template {{ messages }} part",
