@@ -35,7 +35,7 @@ class AppOptions:
     """Which calls run together; None: each runs alone."""
     max_body: int = BODY_BYTES
     generation: Generation = NO_GENERATION
-    """What calls on a language model have that do not say it themselves, of the kit and the config."""
+    """What calls on a language model have that do not say it themselves: the kit's and the config's."""
     is_proven: bool = False
     """Whether the model answered its first call, which had the likely datatypes where its file says none."""
 
