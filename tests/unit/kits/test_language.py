@@ -128,7 +128,9 @@ def test_the_config_counts_before_the_kit_which_fills_in_the_rest(packer: Packer
     )
     engine = Engine(context=1024, task=Task.CHAT, chat_template="{{ other }}")
     language = merged(kit, engine, Generation((("temperature", 0.0),), ("b",), "Config."))
-    assert language.options == EngineOptions(1024, 2, task=Task.CHAT, chat_template="{{ other }}")
+    assert language.options == EngineOptions(
+        context=1024, slots=2, task=Task.CHAT, chat_template="{{ other }}"
+    )
     assert language.generation == Generation((("temperature", 0.0), ("top_p", 0.9)), ("b",), "Config.")
     assert language.ignored["temperature"] == "the config says it"
     assert "temperature" not in language.taken
