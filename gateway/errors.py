@@ -17,6 +17,7 @@
     │   ├── UnusableModel      no runtime fits it, or its runtime refuses it
     │   └── NotTrusted         the policy does not allow it
     ├── StoreError             this node's disk: full, locked, unwritable
+    ├── NoMemory               this node lacks the memory that a model needs
     ├── Overload               a call that the model did not begin with
     │   ├── QueueFull          too many calls wait for the model
     │   └── DeadlineExceeded   its deadline passed before the model began
@@ -28,7 +29,7 @@ The errors of runtimes are in `runtimes.errors`; those about a kit's model are r
 message says what happened, to which reference, and what to do.
 
 Some errors may pass with nothing changed here: a registry comes back, a tag is pushed, a password is mended,
-a disk has room again. `may_pass` of the class says so; what raised them is worth another try.
+a disk or the memory has room again. `may_pass` of the class says so; what raised them is worth another try.
 """
 
 from typing import ClassVar
@@ -121,6 +122,12 @@ class NotTrusted(KitError):
 
 class StoreError(KitserveError):
     """The node's store cannot be written or read."""
+
+    may_pass = True
+
+
+class NoMemory(KitserveError):
+    """The node has not so much memory free as a model needs; the message has the arithmetic."""
 
     may_pass = True
 

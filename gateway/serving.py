@@ -6,6 +6,7 @@ those of the config. Durations are in seconds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from runtimes.base import Resources, Signature
@@ -64,6 +65,47 @@ class Scaling:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a number may be."""
+
+    minimum: float
+    maximum: float
+    is_whole: bool = False
+
+
+ENGINE_BOUNDS: Mapping[str, Bounds] = {
+    "context": Bounds(16, 2**24, is_whole=True),
+    "slots": Bounds(1, 256, is_whole=True),
+    "batch": Bounds(1, 2**16, is_whole=True),
+}
+"""The numbers of `Engine`."""
+
+SAMPLING_BOUNDS: Mapping[str, Bounds] = {
+    "temperature": Bounds(0, 2),
+    "top_p": Bounds(0, 1),
+    "top_k": Bounds(0, 1_000_000, is_whole=True),
+    "min_p": Bounds(0, 1),
+    "max_tokens": Bounds(1, 2**24, is_whole=True),
+    "presence_penalty": Bounds(-2, 2),
+    "frequency_penalty": Bounds(-2, 2),
+    "repetition_penalty": Bounds(0.01, 10),
+    "seed": Bounds(0, 2**32 - 1, is_whole=True),
+}
+"""The members of `Generation.sampling`."""
+
+MAX_STOP_WORDS = 16
+MAX_STOP_LENGTH = 200
+"""How many characters each of them may have."""
+MAX_PROMPT = 1_000_000
+"""How many characters a system prompt or a chat template may have."""
+
+
+def is_template(text: str) -> bool:
+    """Tell whether a text looks like a Jinja template: it has an expression or a statement in it."""
+    return "{{" in text or "{%" in text
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """How the engine of a language model is started; None leaves a value to the kit, then to the engine."""
 
@@ -83,7 +125,8 @@ class Engine:
 class Generation:
     """What calls on a language model have that do not say it themselves; None and () leave it to the kit.
 
-    `sampling` are members of a call by the OpenAI API's names, such as `temperature` and `max_tokens`.
+    `sampling` are members of a call by the OpenAI API's names, such as `temperature` and `max_tokens`, in the
+    order of `SAMPLING_BOUNDS`.
     """
 
     sampling: tuple[tuple[str, float | int], ...] = ()
@@ -114,3 +157,6 @@ class Serving:
     """What the config states of the model's inputs and outputs."""
     engine: Engine = NO_ENGINE
     generation: Generation = NO_GENERATION
+
+
+DEFAULT_SERVING = Serving()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from gateway.errors import ContentError, KitError, NotTrusted
 from gateway.kits.examination import examine, is_small
+from gateway.kits.language import LanguageModel
 from gateway.kits.library import Kit, Library, Progress
+from gateway.kits.memory import Need, free
 from gateway.kits.parents import model_of
 from gateway.kits.trust import Policy
+from gateway.metrics.machine import machine_memory
 from gateway.oci.reference import Digest, Reference, RegistryReference
 from runtimes.base import TensorSpec
 
@@ -56,10 +60,39 @@ def kit_document(
     document["file"] = str(choice.path.relative_to(unpacked.path))
     for layer in document["layers"]:
         layer["served"] = Digest.parse(layer["digest"]) in unpacked.blobs
+    if examined.need is not None:
+        document["language"] = _language(examined.language, examined.need, unpacked.path)
     if examined.signature is not None:
         document["inputs"] = [_spec(spec) for spec in examined.signature.all_inputs]
         document["outputs"] = [_spec(spec) for spec in examined.signature.outputs]
     return document
+
+
+def _language(language: LanguageModel, need: Need, root: Path) -> dict[str, Any]:
+    """Return how a language model is run; None stands for what is left to its files or its engine."""
+    options, generation = language.options, language.generation
+    files = {"projector": options.projector, "draft": options.draft}
+    return {
+        "tasks": [task.value for task in need.tasks],
+        "context": need.context,
+        "slots": options.slots,
+        "batch": options.batch,
+        "chat_template": options.chat_template,
+        "sampling": dict(generation.sampling),
+        "stop": generation.stop,
+        "system_prompt": generation.system_prompt,
+        **{name: path and str(path.relative_to(root)) for name, path in files.items()},
+        "adapters": [str(adapter.path.relative_to(root)) for adapter in options.adapters],
+        "taken": dict(language.taken),
+        "ignored": dict(language.ignored),
+        "memory": {
+            "total": need.memory.total,
+            "weights": need.memory.weights,
+            "cache": need.memory.cache,
+            "other": need.memory.other,
+            "text": f"needs {need}; {free(machine_memory())}",
+        },
+    }
 
 
 def _spec(spec: TensorSpec) -> dict[str, Any]:
@@ -98,4 +131,5 @@ def _document(kit: Kit) -> dict[str, Any]:
         "file": "",
         "inputs": [],
         "outputs": [],
+        "language": None,
     }

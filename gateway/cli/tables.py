@@ -30,6 +30,21 @@ _COLOURS = {
     "Error": "red",
 }
 """Of a model's states, a rollout's phases and the outcomes of checks."""
+_ORIGINS = {"context": "model", "slots": "default", "batch": "default", "system_prompt": "prompt"}
+"""Where settings of a language model come from that no parameter makes; others come from parts of its kit."""
+_SETTINGS = (
+    "context",
+    "slots",
+    "batch",
+    "chat_template",
+    "projector",
+    "draft",
+    "adapters",
+    "system_prompt",
+    "stop",
+)
+"""What a language model is run with, besides how its tokens are chosen."""
+_MAX_SHOWN = 100  # characters of a setting
 
 
 def models_table(models: Iterable[dict[str, Any]]) -> Table:
@@ -162,6 +177,8 @@ def kit_text(kit: dict[str, Any]) -> Iterable[RenderableType]:
         yield Text(f"{title}: ") + _text(kit["runtime_message"], style)
         return
     yield _text(f"runtime: {kit['runtime']} ({kit['file']})")
+    if kit["language"] is not None:
+        yield from _language_text(kit["language"])
     tensors = _table("TENSOR", "NAME", "DATATYPE", "SHAPE")
     for kind in ("inputs", "outputs"):
         for tensor in kit[kind]:
@@ -169,6 +186,27 @@ def kit_text(kit: dict[str, Any]) -> Iterable[RenderableType]:
             tensors.add_row(kind.removesuffix("s"), _text(tensor["name"]), tensor["datatype"], shape)
     if tensors.row_count:
         yield tensors
+
+
+def _language_text(language: dict[str, Any]) -> Iterable[RenderableType]:
+    """A language model: what it is run with, where that comes from, and what memory it takes."""
+    if language["tasks"]:
+        yield _text(f"tasks: {', '.join(language['tasks'])}")
+    yield _text(f"memory: {language['memory']['text']}")
+    settings = _table("SETTING", "VALUE", "FROM")
+    parameters = {setting: f"parameter {name}" for name, setting in language["taken"].items()}
+    values = {name: language[name] for name in _SETTINGS} | language["sampling"]
+    for name, value in values.items():
+        if value is None or value == () or value == []:
+            continue
+        shown = ", ".join(map(repr, value)) if isinstance(value, list | tuple) else str(value)
+        cut = shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}…"
+        settings.add_row(
+            name, _text(" ".join(cut.split())), _text(parameters.get(name) or _ORIGINS.get(name, "part"))
+        )
+    yield settings
+    for name, reason in language["ignored"].items():
+        yield _text(f"not taken: {name} ({reason})")
 
 
 def _table(*titles: str) -> Table:

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from gateway.config.calls import Batching, Queue, Timeout
 from gateway.config.faults import faults_at
 from gateway.config.kits import Seconds, Strict, Trust, fault
+from gateway.config.language import Engine, Generation
 from gateway.config.rollout import Rollout
 from gateway.config.tensors import Tensor, check_names
 from gateway.errors import InvalidReference, UnsafeArchive
@@ -147,6 +148,10 @@ class Model(Strict):
     states, and what is left out is as the file has it."""
     outputs: tuple[Tensor, ...] = ()
     """What the model gives, likewise."""
+    engine: Engine = Engine()
+    """How the engine of a language model is started."""
+    generation: Generation = Generation()
+    """What calls on a language model have that do not say it themselves."""
     replicas: Replicas = Replicas()
     """How many workers run each version: a plain number, or bounds."""
     batching: Batching | None = None
@@ -201,4 +206,6 @@ class Model(Strict):
                 tuple(tensor.spec() for tensor in self.inputs),
                 tuple(tensor.spec() for tensor in self.outputs),
             ),
+            engine=self.engine.value(),
+            generation=self.generation.value(),
         )

@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.kits.kit import Kit
+from gateway.kits.language import LanguageModel, language_model
 from gateway.kits.library import Library, Progress, UnpackedKit
+from gateway.kits.memory import Need, need_of
 from gateway.kits.model import check, choose_runtime
 from gateway.kits.stated import stated_signature
 from gateway.kits.trust import Policy
-from gateway.serving import NOTHING_STATED
+from gateway.serving import DEFAULT_SERVING, Serving
 from runtimes.base import Signature
 from runtimes.select import Choice
 
@@ -28,6 +30,10 @@ class Examined:
     choice: Choice
     signature: Signature | None
     """With what is stated; None where nothing is, and the file's is known only once the model is loaded."""
+    language: LanguageModel
+    """How it is run, where it is a language model."""
+    need: Need | None
+    """What a language model will take; None for another model."""
 
 
 def examine(
@@ -37,12 +43,12 @@ def examine(
     *,
     runtime: str | None = None,
     file: str | None = None,
-    stated: Signature = NOTHING_STATED,
+    serving: Serving = DEFAULT_SERVING,
     progress: Progress | None = None,
 ) -> Examined:
     """Bring a kit to this node, and check all that loading it checks before an engine gets it.
 
-    `runtime` and `file` are those of the model in the config.
+    `runtime`, `file` and `serving` are those of the model in the config.
 
     Raises:
         KitError: where the kit cannot be served.
@@ -52,11 +58,13 @@ def examine(
     unpacked = library.open(kit.reference, progress, policy=policy, parents=parents)
     try:
         choice = choose_runtime(unpacked, runtime, unpacked.verdict.code, file)
-        signature = stated_signature(check(unpacked, choice), unpacked.kit, stated)
+        signature = stated_signature(check(unpacked, choice), unpacked.kit, serving.stated)
+        language = language_model(unpacked, choice, serving)
+        need = need_of(unpacked, choice, language)
     except BaseException:
         unpacked.lease.release()
         raise
-    return Examined(unpacked, choice, signature)
+    return Examined(unpacked, choice, signature, language, need)
 
 
 def is_small(library: Library, kit: Kit) -> bool:

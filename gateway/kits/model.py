@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gateway.errors import UnsafeArchive, UnusableModel
+from gateway.kits.hints import hints_of
 from gateway.kits.library import UnpackedKit
 from gateway.kits.parents import model_of
 from gateway.kits.paths import safe_path
 from runtimes import select
 from runtimes.base import LoadedModel, Resources, Signature
+from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, EngineRuntime
 from runtimes.errors import LoadError, ModelError, NoRuntime, SeveralModels, UnsafeFormat
 from runtimes.formats import Format, Hazard, identify
 from runtimes.pickles import scan
@@ -50,7 +52,7 @@ def choose_runtime(
         UnusableModel: where no runtime fits, or only files that run code and the policy does not allow that,
             or where several files could be the model.
     """
-    with _naming(kit):
+    with naming(kit):
         try:
             choice = _choose(kit, hint, allow_code, file)
         except UnsafeFormat as error:
@@ -75,19 +77,24 @@ def check(kit: UnpackedKit, choice: Choice) -> Signature | None:
     Raises:
         UnusableModel: where it cannot be served.
     """
-    with _naming(kit):
+    with naming(kit):
         select.check(choice)
         return choice.runtime.signature(choice.path)
 
 
-def load(kit: UnpackedKit, choice: Choice, resources: Resources) -> LoadedModel:
-    """Load the chosen file.
+def load(
+    kit: UnpackedKit, choice: Choice, resources: Resources, options: EngineOptions = DEFAULT_OPTIONS
+) -> LoadedModel:
+    """Load the chosen file; `options` are for the engine of a language model.
 
     Raises:
         UnusableModel: where its engine refuses it, or computes on CPUs although GPUs are reserved for it.
     """
-    with _naming(kit):
-        model = choice.runtime.load(choice.path, resources)
+    with naming(kit):
+        if isinstance(choice.runtime, EngineRuntime):
+            model: LoadedModel = choice.runtime.start(choice.path, resources, options)
+        else:
+            model = choice.runtime.load(choice.path, resources)
         if resources.gpus > 0 and model.device == "cpu":
             model.close()
             raise LoadError(
@@ -105,7 +112,10 @@ def _choose(kit: UnpackedKit, hint: str | None, allow_code: bool, file: str | No
     try:
         return choose(path, hint, framework=framework, allow_code=allow_code)
     except SeveralModels as error:
-        raise _several(kit, error) from error
+        main = _main_file(kit, error)
+        if main is None:
+            raise _several(kit, error) from error
+        return choose(main, hint, framework=framework, allow_code=allow_code)
     except ModelError:
         if file is None and path.is_file() and identify(path) in _OTHER_FORMS:
             try:
@@ -130,6 +140,14 @@ def _path_of(kit: UnpackedKit, file: str) -> Path:
     raise LoadError(
         f"there is no file {file!r} among the model's; there are {', '.join(paths[:_MAX_SHOWN])}{others}"
     )
+
+
+def _main_file(kit: UnpackedKit, error: SeveralModels) -> Path | None:
+    """Return the one of several files that is no helper of the model, such as a draft model, by its part."""
+    hints = hints_of(kit.kit)
+    helpers = {kit.path / name for name in (hints.projector, hints.draft, *hints.adapters) if name}
+    paths = [path for path in map(Path, error.paths) if helpers.isdisjoint({path, *path.parents})]
+    return paths[0] if len(paths) == 1 else None
 
 
 def _several(kit: UnpackedKit, error: SeveralModels) -> NoRuntime:
@@ -159,7 +177,7 @@ def _code_advice(kit: UnpackedKit) -> str:
 
 
 @contextmanager
-def _naming(kit: UnpackedKit) -> Iterator[None]:
+def naming(kit: UnpackedKit) -> Iterator[None]:
     """Raise errors about a model as UnusableModel, with the kit's reference."""
     try:
         yield

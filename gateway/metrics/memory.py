@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -21,3 +21,28 @@ def resident_bytes(process: int | None = None) -> int:
 def total_resident_bytes(processes: Iterable[int]) -> int:
     """Return the resident memory of several processes; pages that they share count for each."""
     return sum(resident_bytes(process) for process in processes)
+
+
+def family_resident_bytes() -> int:
+    """Return the resident memory of this process and of all that it started, and they started."""
+    return total_resident_bytes(_family(os.getpid(), _parents()))
+
+
+def _family(process: int, parents: Mapping[int, int]) -> Iterable[int]:
+    yield process
+    for child in [child for child, parent in parents.items() if parent == process]:
+        yield from _family(child, parents)
+
+
+def _parents() -> Mapping[int, int]:
+    """Return the parent of each process (proc(5), stat; not every kernel has the lists of children)."""
+    parents = {}
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdigit():
+            try:
+                text = (directory / "stat").read_text()
+            except OSError:
+                continue
+            # The name stands in parentheses, and may have any sign in it.
+            parents[int(directory.name)] = int(text.rpartition(")")[2].split()[1])
+    return parents

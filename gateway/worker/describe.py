@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from gateway.kits.parents import model_of
 from gateway.serving import Batching
 from gateway.worker.labels import Labels
 from runtimes.base import ANY, Datatype, Signature, TensorSpec
+from runtimes.engines.base import Task
 
 _MAX_LABELS = 100
 _MAX_NAME = 200
@@ -73,7 +74,9 @@ def configuration(model: str, platform: str, signature: Signature, batching: Bat
     return orjson.dumps(document)
 
 
-def describe(kit: Kit, platform: str, signature: Signature, labels: Labels) -> Description:
+def describe(
+    kit: Kit, platform: str, signature: Signature, labels: Labels, tasks: Iterable[Task] = ()
+) -> Description:
     """Return what callers need to know of a kit's model; long texts and lists are cut."""
     model, package = model_of(kit), kit.kitfile.package
     about = package.description or (model and model.description) or ""
@@ -81,7 +84,14 @@ def describe(kit: Kit, platform: str, signature: Signature, labels: Labels) -> D
     first_labels = {
         output: tuple(label[:_MAX_NAME] for label in names[:_MAX_LABELS]) for output, names in labels.items()
     }
-    return Description(platform, signature, about[:_MAX_TEXT], license_[:_MAX_NAME], first_labels)
+    return Description(
+        platform,
+        signature,
+        about[:_MAX_TEXT],
+        license_[:_MAX_NAME],
+        first_labels,
+        tuple(sorted(task.value for task in tasks)),
+    )
 
 
 def _spec(spec: TensorSpec) -> Mapping[str, Any]:

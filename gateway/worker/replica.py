@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,14 +23,16 @@ from rich.filesize import decimal
 from gateway.contract import Announcement, Description, Instructions, Passing, WorkerSpec, WorkerState
 from gateway.engine.first_call import answer_first_call
 from gateway.errors import KitserveError, UnusableModel
+from gateway.kits.language import language_model
 from gateway.kits.library import Library, UnpackedKit, cache_directory
 from gateway.kits.model import choose_runtime, load
 from gateway.kits.stated import with_stated_signature
 from gateway.logs.events import configure_logging
-from gateway.metrics.memory import resident_bytes
+from gateway.metrics.memory import family_resident_bytes, resident_bytes
 from gateway.metrics.tally import Tally
 from gateway.proxies import bypass_proxies
 from gateway.wire.server import HttpServer
+from gateway.worker.admission import Admission
 from gateway.worker.assembly import build_app
 from gateway.worker.delivery import Delivery
 from gateway.worker.describe import describe
@@ -36,6 +41,7 @@ from gateway.worker.labels import Labels, UnusableLabels, read_labels
 from gateway.worker.scaling import IDLE, ONGOING
 from gateway.worker.version import AppOptions, Identity
 from runtimes.base import LoadedModel, Signature, TensorModel
+from runtimes.engines.base import EngineRuntime, OpenAIModel
 from runtimes.errors import Unsupported
 
 ANNOUNCE_SECONDS = 1.0
@@ -43,6 +49,8 @@ _GATEWAY_SECONDS = 5.0
 _HEALTH_SECONDS = 5.0
 # So long after it is told, the edge sends no more calls to this worker.
 _EDGE_SECONDS = 0.5
+# So often it looks whether its engine still runs.
+_ENGINE_SECONDS = 0.2
 
 log = logging.getLogger(__name__)
 
@@ -64,18 +72,14 @@ class Worker:
         self._delivery = Delivery(self._names)
         self._description: Description | None = None
         self._must_describe = False
+        self._has_engine = False
+        self._watching: asyncio.Task[None] | None = None
         self._announcing = asyncio.create_task(self._announce_for_ever())
         try:
-            self._model, self._runtime, labels = await asyncio.to_thread(self._load)
+            self._model, self._runtime, options = await asyncio.to_thread(self._load)
             identity = Identity(spec.model, spec.reference.label, str(spec.reference.digest))
-            options = AppOptions(
-                spec.node.edge_key,
-                labels,
-                spec.serving.queue,
-                spec.serving.batching,
-                is_proven=not self._announcement.first_call,
-            )
-            self._app = build_app(identity, self._model, self._tally, options)
+            with _closed_on_failure(self._model):
+                self._app = build_app(identity, self._model, self._tally, options)
         except Exception as error:
             is_expected = isinstance(error, KitserveError)
             reason = str(error) if is_expected else f"{type(error).__name__}: {error}"
@@ -100,6 +104,8 @@ class Worker:
             device=self._model.device,
         )
         self._ready_at = time.time()
+        if isinstance(self._model, OpenAIModel):
+            self._watching = asyncio.create_task(self._end_with(self._model))
         log.info("worker.ready", extra={**self._names, "port": self._server.port, "runtime": self._runtime})
         await self._report(WorkerState.READY)
 
@@ -134,6 +140,8 @@ class Worker:
             log.warning("worker.abandoned", extra={**self._names, "calls": self._tally.ongoing})
         await self._report(WorkerState.DRAINING)
         self._announcing.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
         await asyncio.to_thread(self._close)
         log.info("worker.stopped", extra=self._names)
 
@@ -143,8 +151,8 @@ class Worker:
         names = {"model": spec.model, "version": reference.label, "digest": str(reference.digest)}
         return {**names, "app": spec.app}
 
-    def _load(self) -> tuple[LoadedModel, str, Labels]:
-        """Bring the kit to this node and load it; returns the model, its runtime's name, and its labels."""
+    def _load(self) -> tuple[LoadedModel, str, AppOptions]:
+        """Bring the kit to this node and load it; returns the model, its runtime's name, and its options."""
         spec = self._spec
         library = Library(cache_directory(spec.node.home), spec.sources, spec.cache_limit)
         parents = [parent.reference for parent in spec.parents]
@@ -153,16 +161,30 @@ class Worker:
         self._tally.opened(kit.pulled_bytes, kit.from_cache, kit.unpack_seconds)
         choice = choose_runtime(kit, spec.runtime, kit.verdict.code, spec.file)
         self._note(state=WorkerState.LOADING, detail="", runtime=choice.runtime.name)
-        started = time.perf_counter()
-        model = load(kit, choice, spec.serving.resources)
+        self._has_engine = isinstance(choice.runtime, EngineRuntime)
+        language = language_model(kit, choice, spec.serving)
+        resources = spec.serving.resources
+        with Admission(spec.node.home / "memory").admitted(kit, choice, language, resources):
+            started = time.perf_counter()
+            loaded = load(kit, choice, resources, language.options)
         self._tally.loaded(time.perf_counter() - started)
-        model = with_stated_signature(model, kit.kit, spec.serving.stated)
-        if isinstance(model, TensorModel):
-            self._answer_first_call(model, library)
-        labels = self._labels(kit)
-        signature = model.signature if isinstance(model, TensorModel) else Signature((), ())
-        self._description = describe(kit.kit, model.platform, signature, labels)
-        return model, choice.runtime.name, labels
+        with _closed_on_failure(loaded):
+            model = with_stated_signature(loaded, kit.kit, spec.serving.stated)
+            if isinstance(model, TensorModel):
+                self._answer_first_call(model, library)
+            labels = self._labels(kit)
+            signature = model.signature if isinstance(model, TensorModel) else Signature((), ())
+            tasks = model.tasks if isinstance(model, OpenAIModel) else ()
+            self._description = describe(kit.kit, model.platform, signature, labels, tasks)
+        options = AppOptions(
+            spec.node.edge_key,
+            labels,
+            spec.serving.queue,
+            spec.serving.batching,
+            is_proven=not self._announcement.first_call,
+            generation=language.generation,
+        )
+        return model, choice.runtime.name, options
 
     def _answer_first_call(self, model: TensorModel, library: Library) -> None:
         """Prove that a call can succeed. Raises UnusableModel where none can; anything else is noted."""
@@ -210,6 +232,15 @@ class Worker:
             await self._announce()
             await asyncio.sleep(ANNOUNCE_SECONDS)
 
+    async def _end_with(self, engine: OpenAIModel) -> None:
+        """End this process once its engine's has ended: Serve starts another worker in its place."""
+        while engine.is_alive():
+            await asyncio.sleep(_ENGINE_SECONDS)
+        log.error("worker.engine_ended", extra={**self._names, "reason": engine.failure()})
+        # The calls inside are answered first, with errors.
+        await asyncio.sleep(_EDGE_SECONDS)
+        os._exit(1)
+
     async def _report(self, state: WorkerState, detail: str = "") -> None:
         """Change this worker's state and report it at once."""
         self._note(state=state, detail=detail)
@@ -222,7 +253,7 @@ class Worker:
             generating=self._tally.generating,
             queued=self._app.queued if self._announcement.port else 0,
             not_batched=self._app.not_batched if self._announcement.port else "",
-            memory_bytes=resident_bytes(),
+            memory_bytes=family_resident_bytes() if self._has_engine else resident_bytes(),
             numbers=self._tally.numbers(),
             description=self._description if self._must_describe else None,
             number=next(self._numbers),
@@ -239,3 +270,13 @@ class Worker:
         self._must_describe = instructions.describe
         if announcement.port:
             self._app.mirror(instructions.mirroring)
+
+
+@contextmanager
+def _closed_on_failure(model: LoadedModel) -> Iterator[None]:
+    """Close a model that is not to be served after all: its engine may be a process of its own."""
+    try:
+        yield
+    except BaseException:
+        model.close()
+        raise

@@ -14,7 +14,9 @@ from gateway.control.state.versions import Kind, Version
 from gateway.errors import KitError, KitserveError
 from gateway.kits.examination import examine, is_small
 from gateway.kits.library import Library
+from gateway.kits.memory import check_total
 from gateway.kits.trust import Policy
+from gateway.metrics.machine import MachineMemory, machine_memory
 
 # A large file takes a core while it is read, and a registry that is slow holds a thread.
 _THREADS = 4
@@ -29,9 +31,13 @@ class Judge:
     says what is wrong. `finished` is called after each version.
     """
 
-    def __init__(self, state: State, home: Path, finished: Callable[[], None]) -> None:
+    def __init__(
+        self, state: State, home: Path, finished: Callable[[], None], *, is_workers_machine: bool = True
+    ) -> None:
+        """`is_workers_machine` is whether all workers run on this machine, so that its memory is theirs."""
         self._state = state
         self._home = home
+        self._machine = machine_memory if is_workers_machine else None
         self._tasks = Tasks(_THREADS, "judge", finished)
         self._admitted: set[Kind] = set()
 
@@ -59,7 +65,8 @@ class Judge:
         if model is None:
             return
         try:
-            check_version(open_library(self._home, desired), version, model.policy)
+            machine = self._machine() if self._machine is not None else None
+            check_version(open_library(self._home, desired), version, model.policy, machine)
         except KitError as error:
             names = {"app": version.app, "kit": str(version.reference)}
             log.warning("version.refused", extra={**names, "reason": str(error)})
@@ -70,11 +77,14 @@ class Judge:
         self._admitted.add(version.kind)
 
 
-def check_version(library: Library, version: Version, policy: Policy) -> None:
+def check_version(
+    library: Library, version: Version, policy: Policy, machine: MachineMemory | None = None
+) -> None:
     """Check that a version can be served, as far as it is known without its model's engine.
 
     A kit that is large and not on this node is not fetched: of it, only what its manifest and Kitfile say is
-    known.
+    known. `machine` is the memory that its workers have, None where that is not known here; whether enough of
+    it is free is found out by each worker.
 
     Raises:
         KitError: where it cannot be served.
@@ -83,8 +93,10 @@ def check_version(library: Library, version: Version, policy: Policy) -> None:
     kit = library.describe(version.reference.reference, policy)
     if is_small(library, kit):
         examined = examine(
-            library, kit, policy, runtime=version.runtime, file=version.file, stated=version.serving.stated
+            library, kit, policy, runtime=version.runtime, file=version.file, serving=version.serving
         )
         examined.unpacked.lease.release()
+        if machine is not None and examined.need is not None and version.serving.resources.gpus == 0:
+            check_total(examined.unpacked, examined.need, machine)
     else:
         library.judge(kit, policy)

@@ -104,7 +104,9 @@ class ReconcileLoop:
         self._watch = Watch(workers, ray_serve.applications, self.wake)
         self._retries = Retries()
         self._resolver = Resolver(state, settings.node.home, self._retries, self.wake)
-        self._judge = Judge(state, settings.node.home, self.wake)
+        # On a cluster, workers listen on the addresses of their nodes.
+        is_single = bool(settings.node.host)
+        self._judge = Judge(state, settings.node.home, self.wake, is_workers_machine=is_single)
         self._deployer = Deployer(state, edge, self._watch, settings, is_awaited, self.wake)
         self._silence = Silence()
         self._started = time.monotonic()

@@ -6,13 +6,14 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from gateway.contract import AppName
 from gateway.control.state.desired import DesiredModel
 from gateway.kits.trust import ANYTHING
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest
-from gateway.serving import NOTHING_STATED, Serving
+from gateway.serving import NO_ENGINE, NO_GENERATION, NOTHING_STATED, Engine, Generation, Serving
 
 _APP_NAME = re.compile(r".+\.[0-9a-f]{12}\.[0-9a-f]{8}\.[0-9]+")
 
@@ -85,6 +86,10 @@ def is_version(name: str) -> bool:
     return _APP_NAME.fullmatch(name) is not None
 
 
+def _said(value: Engine | Generation) -> dict[str, Any]:
+    return {name: content for name, content in asdict(value).items() if content not in (None, ())}
+
+
 def _fingerprint(version: Version) -> str:
     """Return 8 hex digits that are equal where the same workers will do."""
     serving = version.serving
@@ -103,4 +108,9 @@ def _fingerprint(version: Version) -> str:
     if version.file is not None:
         # Only then, so that versions of before there were files keep their names.
         facts.append({"file": version.file})
+    if serving.engine != NO_ENGINE:
+        # Only what is said, so that an option of a later release changes no name.
+        facts.append({"engine": _said(serving.engine)})
+    if serving.generation != NO_GENERATION:
+        facts.append({"generation": _said(serving.generation)})
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]

@@ -104,7 +104,7 @@ def test_an_event_is_a_row() -> None:
 
 
 def kit(**facts: Any) -> list[str]:
-    document = {
+    document: dict[str, Any] = {
         **dict.fromkeys(("digest", "format", "package", "framework", "model"), ""),
         "reference": KIT,
         "parents": [],
@@ -116,6 +116,7 @@ def kit(**facts: Any) -> list[str]:
         "file": "model.onnx",
         "inputs": [],
         "outputs": [],
+        "language": None,
     }
     return [line for part in kit_text(document | facts) for line in shown(part)]
 

@@ -16,12 +16,18 @@ from gateway.control.state.desired import desired_from
 from gateway.control.state.versions import Version, version_of
 from gateway.errors import RegistryUnavailable, UnusableModel
 from gateway.kits import examination
-from gateway.kits.library import Library, cache_directory
+from gateway.kits.library import Library, UnpackedKit, cache_directory
+from gateway.kits.trust import ANYTHING
+from gateway.metrics.machine import MachineMemory
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest, parse_reference
+from runtimes.engines.base import Memory
+from runtimes.formats import Format
+from runtimes.select import Choice
 from tests.support.artifacts import LayoutBuilder
 from tests.support.control_plane import wait_for_tasks
 from tests.support.kitops import pack_kit
+from tests.support.language import GIB, MadeUpEngines
 from tests.support.model_files import external_onnx, identity_onnx
 from tests.support.waiting import wait
 
@@ -161,3 +167,23 @@ def test_of_a_large_kit_the_policy_is_judged(plane: Plane) -> None:
     refusal = plane.judged(plane.version("bad", identity_onnx(), trust={"licenses": ["MIT"]}))
     assert refusal is not None
     assert "licenses" in refusal
+
+
+def test_a_language_model_that_the_machine_can_never_hold_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane = Plane(tmp_path)
+    version = plane.version("chat", b"GGUF weights")
+    gpus = plane.version("fast", b"GGUF weights", resources={"gpus": 1})
+    library = Library(cache_directory(tmp_path))
+
+    def choose(kit: UnpackedKit, *_: object) -> Choice:
+        return Choice(MadeUpEngines(Memory(10 * GIB)), kit.model_path, Format.GGUF)
+
+    monkeypatch.setattr(examination, "choose_runtime", choose)
+    with pytest.raises(UnusableModel, match=r"needs 10\.0 GiB: .*; this machine has 8\.0 GiB"):
+        check_version(library, version, ANYTHING, MachineMemory(8 * GIB, 8 * GIB))
+    # It may be free later, and on a cluster another machine's memory counts.
+    check_version(library, version, ANYTHING, MachineMemory(16 * GIB, 0))
+    check_version(library, version, ANYTHING)
+    check_version(library, gpus, ANYTHING, MachineMemory(8 * GIB, 8 * GIB))

@@ -50,6 +50,13 @@ def version(kit: str = KIT, digest: Digest = DIGEST, number: int = 1, **model: A
         version(inputs=[{"name": "x", "datatype": "FP32"}]),
         version(outputs=[{"name": "x", "datatype": "FP32"}]),
         version(inputs=[{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]),
+        version(engine={"context": 4096}),
+        version(engine={"slots": 2}),
+        version(engine={"task": "rerank"}),
+        version(engine={"chat_template": "{{ messages }}"}),
+        version(generation={"temperature": 0}),
+        version(generation={"stop": ["</s>"]}),
+        version(generation={"system_prompt": "Be brief."}),
     ],
     ids=[
         "name",
@@ -69,6 +76,13 @@ def version(kit: str = KIT, digest: Digest = DIGEST, number: int = 1, **model: A
         "inputs",
         "outputs",
         "shape",
+        "context",
+        "slots",
+        "task",
+        "template",
+        "temperature",
+        "stop",
+        "system prompt",
     ],
 )
 def test_what_needs_other_workers_changes_the_fingerprint(other: Version) -> None:
@@ -93,6 +107,7 @@ def test_what_needs_other_workers_changes_the_fingerprint(other: Version) -> Non
         version(track="1m"),
         version(kit=f"{KIT}@{DIGEST}"),
         version(runtime="auto", resources={"cpus": 1, "gpus": 0}, replicas=1, timeout="1m", queue={}),
+        version(engine={}, generation={"stop": []}),
     ],
     ids=[
         "number",
@@ -109,6 +124,7 @@ def test_what_needs_other_workers_changes_the_fingerprint(other: Version) -> Non
         "track",
         "pinned",
         "defaults written out",
+        "nothing of a language model",
     ],
 )
 def test_what_needs_no_other_workers_leaves_it(same: Version) -> None:
@@ -196,6 +212,8 @@ def test_the_apps_of_others_on_a_cluster_are_told_apart(app: str, ours: bool) ->
         version(),
         version(runtime="onnx", resources={"gpus": 0.5}, replicas={"min": 2, "max": 4}),
         version(inputs=[{"name": "x", "datatype": "FP16", "shape": [-1, 4]}]),
+        version(engine={"context": 4096, "task": "embedding"}),
+        version(generation={"temperature": 1, "seed": 7, "stop": ["</s>"], "system_prompt": "Be brief."}),
     ],
 )
 def test_json_brings_a_version_back(one: Version) -> None:
