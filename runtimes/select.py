@@ -26,6 +26,7 @@ _BUILT_IN = (
     EntryPoint("torchscript", "runtimes.torchscript:TorchScriptRuntime", GROUP),
     EntryPoint("torch-export", "runtimes.torch_export:TorchExportRuntime", GROUP),
     EntryPoint("sklearn", "runtimes.sklearn:SklearnRuntime", GROUP),
+    EntryPoint("transformers", "runtimes.transformers:TransformersRuntime", GROUP),
 )
 
 _HUGGING_FACE = (Format.HUGGING_FACE, Format.HUGGING_FACE_GENERATION)
