@@ -5,7 +5,7 @@ A body's way from the socket to the runtime and back enters ten files:
      1. wire/connection.py      bytes become a request, in the order of the connection
      2. wire/exchange.py        holds the request, and later writes the answer
      3. worker/app.py           finds what answers the path
-     4. worker/rest.py          makes a job of the call
+     4. worker/calls.py         makes a job of the call, for worker/rest.py
      5. engine/jobs.py          the job waits for the model, within limits; a quick one need not
      6. engine/thread.py        the job's turn comes
      7. engine/execution.py     decode, infer, encode

@@ -1,32 +1,24 @@
 """The Open Inference Protocol over REST: inference, and the documents about one model.
 
-Specification: open-inference-protocol, `specification/protocol/inference_rest.md`. An `infer` call goes from
-its exchange through the model's thread and back.
+Specification: open-inference-protocol, `specification/protocol/inference_rest.md`. How an `infer` call goes
+from its exchange through the model's thread and back is in `calls`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import math
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from gateway.codec.call import Call
-from gateway.codec.deadlines import request_timeout
 from gateway.codec.json_answer import Encoder, error
 from gateway.codec.json_request import Decoder
-from gateway.codec.statuses import explain
 from gateway.engine.jobs import Job
-from gateway.wire.codings import chosen_coding, compress, decompress
-from gateway.wire.exchange import Exchange, lines
+from gateway.wire.exchange import Exchange
+from gateway.worker.calls import ComputeCalls, Dialect
 from gateway.worker.capabilities import TensorCapability
 from gateway.worker.protocol import JSON, Answer, OpenInferenceErrors, Route
 from gateway.worker.version import ServedVersion
 from runtimes.base import Array
-from runtimes.errors import InputError
 
-_BINARY = lines([(b"content-type", b"application/octet-stream")])
 _OK = 200
 
 
@@ -43,7 +35,9 @@ class OpenInferenceRest:
             "": self._document(tensors.metadata),
             "ready": self._document(ready),
             "config": self._document(tensors.configuration),
-            "infer": Route(self._errors, {"POST": RestInfer(version, tensors)}),
+            "infer": Route(
+                self._errors, {"POST": ComputeCalls(version, tensors, _dialect(version, tensors))}
+            ),
         }
 
     def route(self, path: str, _content_type: bytes) -> Route | None:
@@ -78,119 +72,7 @@ class RestCodec:
         job.answer = error(message)
 
 
-class RestInfer:
-    """Answers `infer`."""
-
-    def __init__(self, version: ServedVersion, tensors: TensorCapability) -> None:
-        identity, options = version.identity, version.options
-        self.codec = RestCodec(tensors.decode, Encoder(identity.model, identity.version, options.labels))
-        self.tensors = tensors
-        self.compute = tensors.compute
-        self.tally = version.tally
-        self.max_body = options.max_body
-        self.json = {role: JSON + names for role, names in version.headers.items()}
-        self.binary = {role: _BINARY + names for role, names in version.headers.items()}
-
-    def __call__(self, exchange: Exchange, role: str) -> None:
-        """Have a call answered whose body is here."""
-        began = time.perf_counter()
-        headers = exchange.headers
-        json_size = headers.get(b"inference-header-content-length")
-        call = _RestCall(self, exchange, role)
-        try:
-            timeout = headers.get(b"x-request-timeout")
-            job = Job(
-                exchange.take(),
-                self.codec,
-                asyncio.get_running_loop(),
-                call.done,
-                role,
-                headers.get(b"x-request-id", b"").decode("latin-1"),
-                b"" if json_size is None else json_size or b"?",
-                math.inf if timeout is None else request_timeout(timeout),
-                began,
-            )
-        except InputError as refusal:
-            call.refuse(refusal)
-            return
-        coding = headers.get(b"content-encoding")
-        if coding:
-            call.decompress(job, coding.decode("latin-1"))
-        else:
-            exchange.on_abandoned = job.cancel
-            self.compute.submit(job)
-
-
-class _RestCall:
-    """One `infer` call, from its exchange to its answer."""
-
-    __slots__ = ("_exchange", "_infer", "_role")
-
-    def __init__(self, infer: RestInfer, exchange: Exchange, role: str) -> None:
-        self._infer = infer
-        self._exchange = exchange
-        self._role = role
-
-    def refuse(self, failure: Exception) -> None:
-        """Answer a call that does not get to the model, or whose answer does not get to its caller."""
-        status, text = explain(failure, "", {})
-        self._infer.tally.refused(self._role, status)
-        self._exchange.respond(status, self._infer.json[self._role], error(text))
-
-    def decompress(self, job: Job, coding: str) -> None:
-        """Decompress the call's body in another thread, then give the call to the model.
-
-        A large body takes long to decompress, and neither the loop nor the model's thread waits for it.
-        """
-        exchange, limit = self._exchange, self._infer.max_body
-
-        def submit(body: list[bytes | memoryview]) -> None:
-            job.body = body
-            if not exchange.is_abandoned:
-                exchange.on_abandoned = job.cancel
-                self._infer.compute.submit(job)
-
-        self._in_thread(lambda: decompress(job.body, coding, limit), submit)
-
-    def done(self, job: Job) -> None:
-        """Answer the call as the model did."""
-        exchange, infer = self._exchange, self._infer
-        if job.answer_json_size is None:
-            headers = infer.json[self._role]
-        else:
-            headers = infer.binary[self._role]
-            headers += b"inference-header-content-length: %d\r\n" % job.answer_json_size
-        if job.retry_after:
-            headers += b"retry-after: %d\r\n" % job.retry_after
-        accepted = exchange.headers.get(b"accept-encoding")
-        coding = chosen_coding(accepted.decode("latin-1")) if accepted and job.status == _OK else ""
-        mirror = infer.tensors.mirror
-        if not coding:
-            exchange.respond(job.status, headers, job.answer)
-            if mirror is not None and job.status == _OK:
-                mirror.offer(job)
-            return
-        if mirror is not None:
-            mirror.offer(job)
-
-        def respond(compressed: bytes | None) -> None:
-            if compressed is None:
-                exchange.respond(job.status, headers, job.answer)
-            else:
-                coded = headers + b"content-encoding: %s\r\n" % coding.encode()
-                exchange.respond(job.status, coded, compressed)
-
-        self._in_thread(lambda: compress(job.answer, coding), respond)
-
-    def _in_thread(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Do work in a thread of its own, then the rest on the loop; refuse the call if the work fails."""
-
-        def finish(future: asyncio.Future[Any]) -> None:
-            try:
-                result = future.result()
-            except Exception as failure:
-                self.refuse(failure)
-            else:
-                then(result)
-
-        asyncio.get_running_loop().run_in_executor(None, work).add_done_callback(finish)
+def _dialect(version: ServedVersion, tensors: TensorCapability) -> Dialect:
+    identity = version.identity
+    codec = RestCodec(tensors.decode, Encoder(identity.model, identity.version, version.options.labels))
+    return Dialect(lambda: codec, lambda _status, text: error(text), lambda job: job)

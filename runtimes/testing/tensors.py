@@ -20,8 +20,8 @@ from runtimes.testing.runtime import RuntimeContract
 class TensorContract(RuntimeContract):
     """What every runtime of tensor models promises, besides what every runtime does.
 
-    The sample inputs are a batch of at least two rows on the first axis, float among them; `expected`
-    are all outputs for it, of the same rows.
+    The sample inputs are a batch of at least two rows on the first axis; `expected` are all outputs for
+    it, of the same rows.
     """
 
     capability = TensorModel
@@ -50,7 +50,10 @@ class TensorContract(RuntimeContract):
         assert actual.keys() == expected.keys()
         for name, array in expected.items():
             assert actual[name].dtype == array.dtype
-            np.testing.assert_allclose(actual[name], array, rtol=self.tolerance, atol=self.tolerance)
+            if array.dtype.kind == "O":
+                np.testing.assert_array_equal(actual[name], array)
+            else:
+                np.testing.assert_allclose(actual[name], array, rtol=self.tolerance, atol=self.tolerance)
 
     def test_answers_rightly(
         self, model: TensorModel, inputs: dict[str, Array], expected: dict[str, Array]
@@ -114,7 +117,7 @@ class TensorContract(RuntimeContract):
     def test_wrong_datatype_is_named(self, model: TensorModel, inputs: dict[str, Array]) -> None:
         name, *_ = inputs
         with pytest.raises(InputError, match=name):
-            model.infer({**inputs, name: inputs[name].astype(np.complex64)})
+            model.infer({**inputs, name: np.zeros(inputs[name].shape, np.complex64)})
 
     def test_wrong_rank_is_named(self, model: TensorModel, inputs: dict[str, Array]) -> None:
         ranked = [spec.name for spec in model.signature.inputs if spec.shape is not None]

@@ -27,7 +27,7 @@ from gateway.serving import Batching, QueueLimits
 from gateway.wire.grpc_frames import framed
 from gateway.wire.grpc_messages import message
 from gateway.wire.server import HttpServer
-from gateway.worker import rest
+from gateway.worker import calls
 from gateway.worker.assembly import build_app
 from gateway.worker.grpc import STREAM_INFER
 from gateway.worker.version import AppOptions, Identity
@@ -451,7 +451,7 @@ def test_a_failure_beside_the_model_is_answered(
     def fail(*_: object) -> None:
         raise MemoryError("secret")
 
-    monkeypatch.setattr(rest, work, fail)
+    monkeypatch.setattr(calls, work, fail)
     status, answer = iris.infer(gzip.compress(FLOWER), Content_Encoding="gzip", Accept_Encoding="gzip")
     assert (status, answer) == (500, {"error": "the worker failed on this call; its log says why"})
     assert [record.getMessage() for record in logged] == ["call.failed"]

@@ -1,0 +1,96 @@
+"""Classifiers of whole texts, or of pairs of texts.
+
+Outputs are those of transformers' pipeline: `logits` as the model gives them, `probabilities` by softmax, or
+by sigmoid where a text may have several labels, and `label`, the name of the likeliest one. A regression has
+`logits` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from runtimes.base import Array, Datatype, Signature, TensorSpec
+from runtimes.hugging_face import HuggingFaceModel, label_count
+from runtimes.text_model import TEXT
+from runtimes.transformers_loading import load_module, load_tokenizer
+from runtimes.transformers_model import TransformersModel
+from runtimes.transformers_texts import TextReader, decode_texts, max_length_of
+
+LOGITS = "logits"
+PROBABILITIES = "probabilities"
+LABEL = "label"
+
+
+def class_outputs(source: HuggingFaceModel) -> tuple[TensorSpec, ...]:
+    """Return the outputs of a classifier."""
+    count = label_count(source.config)
+    logits = TensorSpec(LOGITS, Datatype.FP32.value, (-1, count))
+    if source.config.get("problem_type") == "regression":
+        return (logits,)
+    probabilities = TensorSpec(PROBABILITIES, Datatype.FP32.value, (-1, count))
+    return (logits, probabilities, TensorSpec(LABEL, Datatype.BYTES.value, (-1,)))
+
+
+def classes(source: HuggingFaceModel, config: Any, logits: Array) -> dict[str, Array]:
+    """Return the outputs of a classifier for its logits; `config` is the loaded model's."""
+    is_multiple = source.config.get("problem_type") == "multi_label_classification"
+    names = np.array([str(config.id2label[index]).encode() for index in range(config.num_labels)], object)
+    return {
+        LOGITS: logits,
+        PROBABILITIES: _sigmoid(logits) if is_multiple else softmax(logits),
+        LABEL: names[logits.argmax(axis=-1)],
+    }
+
+
+def softmax(logits: Array) -> Array:
+    """Return probabilities that add up to 1 along the last axis."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
+    result: Array = powers / powers.sum(axis=-1, keepdims=True)
+    return result
+
+
+def _sigmoid(logits: Array) -> Array:
+    result: Array = np.reciprocal(1 + np.exp(-logits))
+    return result
+
+
+class SequenceClassifier:
+    """A transformer with a classifier of sequences on it."""
+
+    def __init__(self, source: HuggingFaceModel, device: str) -> None:
+        tokenizer = load_tokenizer(source)
+        self.module = load_module(source, "AutoModelForSequenceClassification", device)
+        config = self.module.config
+        # Decoders look for the last token that is no padding, so they must know what padding is.
+        self.reader = TextReader(
+            tokenizer, self.module, device, max_length_of(tokenizer, config), config.pad_token_id
+        )
+
+    def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> tuple[Array, Array]:
+        """Return logits of shape [rows, labels], and how many tokens each row has."""
+        if not texts:
+            return np.empty((0, self.module.config.num_labels), np.float32), np.empty(0, np.int64)
+        tokens = self.reader.tokens(self.reader.read(texts, pairs))
+        logits = np.empty((len(texts), self.module.config.num_labels), np.float32)
+        for batch in self.reader.batches(tokens):
+            logits[batch.rows] = self.module(**batch.inputs).logits.float().cpu().numpy()
+        return logits, tokens.counts
+
+
+def classification_signature(source: HuggingFaceModel) -> Signature:
+    """Return the inputs and outputs, by the directory's files."""
+    return Signature((TensorSpec(TEXT, Datatype.BYTES.value, (-1,)),), class_outputs(source))
+
+
+def load_classification(source: HuggingFaceModel, device: str) -> TransformersModel:
+    """Load the model. Raises LoadError."""
+    classifier = SequenceClassifier(source, device)
+
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        logits, _ = classifier.logits(decode_texts(TEXT, inputs[TEXT]))
+        return classes(source, classifier.module.config, logits)
+
+    return TransformersModel(classification_signature(source), device, run)

@@ -1,0 +1,76 @@
+"""Models of Hugging Face's transformers that take and give tensors, in this process.
+
+What each takes and gives is in the module of its task. Language models that generate are for other runtimes,
+whose engine is a process of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from runtimes.base import Resources, Signature
+from runtimes.embedding import embedding_signature, load_embedding
+from runtimes.errors import LoadError
+from runtimes.formats import Format, identify
+from runtimes.hugging_face import INDEX, HuggingFaceModel, Pipeline, read_directory
+from runtimes.image_classifier import image_signature, load_image_classification
+from runtimes.rerank import load_rerank, rerank_signature
+from runtimes.sequence_classifier import classification_signature, load_classification
+from runtimes.token_classifier import load_token_classification, token_signature
+from runtimes.torch_tensors import prepare
+from runtimes.transformers_loading import check_files, check_installed
+from runtimes.transformers_model import TransformersModel
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How the models of one task are loaded, and what is needed beside weights."""
+
+    signature: Callable[[HuggingFaceModel], Signature]
+    load: Callable[[HuggingFaceModel, str], TransformersModel]
+
+
+_KINDS: Mapping[Pipeline, _Kind] = {
+    Pipeline.FEATURE_EXTRACTION: _Kind(embedding_signature, load_embedding),
+    Pipeline.TEXT_RANKING: _Kind(rerank_signature, load_rerank),
+    Pipeline.TEXT_CLASSIFICATION: _Kind(classification_signature, load_classification),
+    Pipeline.TOKEN_CLASSIFICATION: _Kind(token_signature, load_token_classification),
+    Pipeline.IMAGE_CLASSIFICATION: _Kind(image_signature, load_image_classification),
+}
+
+
+class TransformersRuntime:
+    """Loads directories with weights in safetensors: embeddings, rerankers, and classifiers."""
+
+    name: ClassVar[str] = "transformers"
+    formats: ClassVar[tuple[Format, ...]] = (Format.HUGGING_FACE,)
+
+    def load(self, path: Path, resources: Resources) -> TransformersModel:
+        """Load the model whose weights, or their index, are at `path`. Raises LoadError or UnsafeFormat."""
+        source = _read(path)
+        return _KINDS[source.pipeline].load(source, prepare(resources))
+
+    def check(self, path: Path) -> None:
+        """Raise what `load` would raise, as far as the files show it, and where transformers is missing."""
+        _read(path)
+
+    def signature(self, path: Path) -> Signature:
+        """Return the inputs and outputs, by the directory's files. Raises LoadError or UnsafeFormat."""
+        source = _read(path)
+        return _KINDS[source.pipeline].signature(source)
+
+
+def _read(path: Path) -> HuggingFaceModel:
+    if path.name != INDEX:
+        format_ = identify(path)
+        if format_ is not Format.SAFETENSORS:
+            raise LoadError(f"{path} is no whole safetensors file but {format_.title}; pack the kit again")
+    source = read_directory(path)
+    if source.pipeline not in _KINDS:
+        raise LoadError(f"{path} is a model for {source.pipeline}, which another runtime serves")
+    check_installed(path)
+    check_files(source)
+    return source
