@@ -42,7 +42,10 @@ class Hazard(Enum):
 
 
 class Format(Enum):
-    """A file format, with the hazard of loading it; what nobody loads is mere data."""
+    """A file format, with the hazard of loading it; what nobody loads is mere data.
+
+    Those of Hugging Face are of directories, see `hugging_face`.
+    """
 
     ONNX = ("ONNX", Hazard.DATA)
     TORCHSCRIPT = ("TorchScript", Hazard.PROGRAM)
@@ -50,6 +53,8 @@ class Format(Enum):
     PICKLE = ("pickle (joblib included)", Hazard.CODE)
     TORCH_PICKLE = ("PyTorch checkpoint (pickle)", Hazard.CODE)
     SAFETENSORS = ("safetensors", Hazard.DATA)
+    HUGGING_FACE = ("Hugging Face model", Hazard.DATA)
+    HUGGING_FACE_GENERATION = ("Hugging Face language model", Hazard.DATA)
     GGUF = ("GGUF", Hazard.DATA)
     XGBOOST = ("XGBoost", Hazard.DATA)
     LIGHTGBM = ("LightGBM", Hazard.DATA)

@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+from runtimes import hugging_face
 from runtimes.base import CheckingRuntime, Runtime
 from runtimes.errors import LoadError, NoRuntime, SeveralModels, UnsafeFormat
 from runtimes.formats import Format, Hazard, identify
@@ -26,6 +27,8 @@ _BUILT_IN = (
     EntryPoint("torch-export", "runtimes.torch_export:TorchExportRuntime", GROUP),
     EntryPoint("sklearn", "runtimes.sklearn:SklearnRuntime", GROUP),
 )
+
+_HUGGING_FACE = (Format.HUGGING_FACE, Format.HUGGING_FACE_GENERATION)
 
 _ADVICE = {
     Format.PICKLE: "export the model to ONNX (skl2onnx for scikit-learn)",
@@ -72,7 +75,8 @@ def choose(
 
     `hint` is the name of the only runtime that may be chosen. `framework` is free text from the packager: it
     only decides between several files or runtimes that fit. `runtimes` defaults to `installed()`; the first
-    one that reads a format gets it. At most 1,000 files are read.
+    one that reads a format gets it. At most 1,000 files are read. Another form of a model is preferred to a
+    directory of Hugging Face's: it is an export, made to be served.
 
     A file that runs code when it is loaded is chosen only with `allow_code`, and only where no other fits.
     Raises NoRuntime where no file fits, SeveralModels where several do, UnsafeFormat where every file that
@@ -81,7 +85,7 @@ def choose(
     available = installed() if runtimes is None else runtimes
     if hint is not None and hint not in available:
         raise NoRuntime(f"there is no runtime {hint!r}; installed are {', '.join(available)}")
-    formats = {path: identify(path) for path in _files(model_path)}
+    formats = hugging_face.with_directories({path: identify(path) for path in _files(model_path)})
     usable = available if hint is None else {hint: available[hint]}
     readable = [
         Choice(runtime, path, format_)
@@ -94,6 +98,7 @@ def choose(
         choices = choices or readable
     if len({choice.path for choice in choices}) > 1:
         choices = [choice for choice in choices if _fits_framework(choice, framework)] or choices
+        choices = [choice for choice in choices if choice.format not in _HUGGING_FACE] or choices
     files = {choice.path for choice in choices}
     if len(files) > 1:
         listed = ", ".join(sorted(str(path.relative_to(model_path)) for path in files))
@@ -162,6 +167,9 @@ def _refusal(
     damaged = sentence(formats, DAMAGED)
     if damaged is not None:
         return NoRuntime(damaged)
+    reason = hugging_face.refusal(formats)
+    if reason is not None:
+        return reason
     code = [path for path, format_ in formats.items() if format_.hazard is Hazard.CODE]
     if code:
         # First the files that could be served if code were allowed.
