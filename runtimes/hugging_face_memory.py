@@ -11,9 +11,7 @@ from typing import Any
 from runtimes.engines.base import EngineOptions, Memory
 from runtimes.errors import LoadError
 from runtimes.hugging_face import HuggingFaceModel
-
-DEFAULT_CONTEXT = 4096
-"""The largest context where nobody says one: a cache for all that models can take would be too large."""
+from runtimes.hugging_face_options import context, text_config
 
 # Bytes of an element, by the names in a header (https://github.com/huggingface/safetensors#format)
 _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -21,21 +19,6 @@ _OTHERS = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 
 _MAX_HEADER = 100_000_000
-
-
-def context(model: HuggingFaceModel, options: EngineOptions) -> int:
-    """Return how many tokens a call may have. Raises LoadError where the model cannot take so many."""
-    config = text_config(model.config)
-    longest = config.get("max_position_embeddings") or config.get("n_positions")
-    limit = longest if isinstance(longest, int) and longest > 0 else None
-    if options.context is None:
-        return DEFAULT_CONTEXT if limit is None else min(limit, DEFAULT_CONTEXT)
-    if limit is not None and options.context > limit:
-        raise LoadError(
-            f"{model.directory} was trained for {limit} tokens (max_position_embeddings), and a context of "
-            f"{options.context} is asked for; ask for {limit} at most"
-        )
-    return options.context
 
 
 def dtype(model: HuggingFaceModel, *, has_bf16: bool) -> str:
@@ -76,12 +59,6 @@ def cache_bytes_per_token(config: Mapping[str, Any], size: int) -> int:
     width = number("head_dim") or number("hidden_size", "n_embd") // max(1, heads)
     layers = number("num_hidden_layers", "n_layer")
     return 2 * layers * (number("num_key_value_heads") or heads) * width * size
-
-
-def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part of a config.json that is about text: all of it, or that of a model of several kinds."""
-    part = config.get("text_config")
-    return part if isinstance(part, dict) else config
 
 
 def tensors(path: Path) -> dict[str, tuple[str, int]]:

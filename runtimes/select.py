@@ -26,6 +26,10 @@ _BUILT_IN = (
     EntryPoint("torchscript", "runtimes.torchscript:TorchScriptRuntime", GROUP),
     EntryPoint("torch-export", "runtimes.torch_export:TorchExportRuntime", GROUP),
     EntryPoint("sklearn", "runtimes.sklearn:SklearnRuntime", GROUP),
+    EntryPoint(
+        "transformers-generation", "runtimes.transformers_generation:TransformersGenerationRuntime", GROUP
+    ),
+    EntryPoint("vllm", "runtimes.transformers_generation:VllmRuntime", GROUP),
 )
 
 _HUGGING_FACE = (Format.HUGGING_FACE, Format.HUGGING_FACE_GENERATION)
@@ -156,7 +160,10 @@ def _refusal(
     available: Mapping[str, Runtime],
     allow_code: bool,
 ) -> NoRuntime | UnsafeFormat:
-    readers = {format_: name for name, runtime in available.items() for format_ in runtime.formats}
+    readers: dict[Format, str] = {}
+    for name, runtime in available.items():
+        for format_ in runtime.formats:
+            readers.setdefault(format_, name)
     if hint is not None:
         for path, format_ in formats.items():
             if format_ in readers and (allow_code or format_.hazard is not Hazard.CODE):

@@ -67,7 +67,6 @@ class _Handlers:
             "status": "ok",
             "context": self._engine.limits.context,
             "slots": self._engine.limits.slots,
-            "has_chat": self._engine.format.has_template,
             "has_tools": self._engine.format.has_tools,
         }
         return _json(orjson.dumps(facts))

@@ -45,7 +45,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
     config = uvicorn.Config(
         app(
             engine,
-            name=Path(options["model"]).name,
+            name=options["name"],
             fingerprint=f"transformers-{transformers.__version__}",
             on_failure=_fail,
         ),

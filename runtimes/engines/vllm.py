@@ -21,7 +21,7 @@ from runtimes.engines.vllm_launcher import SOCKET
 from runtimes.errors import LoadError
 from runtimes.hugging_face import HuggingFaceModel
 from runtimes.hugging_face_json import read_object
-from runtimes.hugging_face_memory import context
+from runtimes.hugging_face_options import chat_template, context, tasks
 
 VARIABLE = "KITSERVE_VLLM"
 NONE = "none"
@@ -33,13 +33,12 @@ ADVICE = (
 )
 
 ALIAS = "model"
-"""What calls must name their model: vLLM answers 404 for any other name, and takes an adapter by its name."""
+"""What calls must name their model where the options say nothing: vLLM answers 404 for any other name."""
 
 HOST_MEMORY = 4 * 1024**3
 """What its processes take of the machine's memory, measured with vLLM 0.32 on a CPU, rounded up."""
 
 _LAUNCHER = "runtimes.engines.vllm_launcher"
-_BASE = "base"  # the name of a model whose adapter is called instead
 _GPU_SHARE = 0.9  # of a GPU's memory, vLLM's own default
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, those that vLLM has room for
 _GUESSES = 4  # tokens of a draft model
@@ -109,12 +108,11 @@ def start(
     except BaseException:
         process.close()
         raise
-    has_chat = bool(_chat_template(model, options))
     return OpenAIChild(
         process,
         platform="vllm_safetensors",
         device="cuda:0" if resources.gpus > 0 else "cpu",
-        tasks=frozenset({Task.CHAT, Task.COMPLETION} if has_chat else {Task.COMPLETION}),
+        tasks=tasks(model, options),
         slots=options.slots,
         context=context(model, options),
         has_tools=bool(_tool_parser(model, options)),
@@ -129,13 +127,15 @@ def _gpu(resources: Resources) -> list[str]:
 
 
 def _name(options: EngineOptions) -> list[str]:
-    """Return the flags that give the name ALIAS to the model, or to its adapter."""
+    """Return the flags that name the model, or its adapter, which vLLM applies to calls that name it."""
+    name = options.name or ALIAS
     if not options.adapters:
-        return ["--served-model-name", ALIAS]
+        return ["--served-model-name", name]
     [adapter] = options.adapters
-    module = {"name": ALIAS, "path": str(adapter.path), "base_model_name": _BASE}
+    base = f"{name}.base"
+    module = {"name": name, "path": str(adapter.path), "base_model_name": base}
     return [
-        *("--served-model-name", _BASE),
+        *("--served-model-name", base),
         "--enable-lora",
         *("--max-loras", "1"),
         *("--max-lora-rank", str(_rank(adapter))),
@@ -160,20 +160,9 @@ def _tool_parser(model: HuggingFaceModel, options: EngineOptions) -> str:
     responses = read_object(model.directory / "tokenizer_config.json").get("response_template")
     if isinstance(responses, dict):
         return "response_template" if "tool_calls" in responses.get("fields", {}) else ""
-    template = _chat_template(model, options)
+    template = chat_template(model, options)
     is_tagged = "tools" in template and "<tool_call>" in template and "<function=" not in template
     return "hermes" if is_tagged else ""
-
-
-def _chat_template(model: HuggingFaceModel, options: EngineOptions) -> str:
-    """Return the chat template that is used; where there are several, all of them."""
-    if options.chat_template is not None:
-        return options.chat_template
-    file = model.directory / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(errors="replace")
-    named = read_object(model.directory / "tokenizer_config.json").get("chat_template") or ""
-    return named if isinstance(named, str) else json.dumps(named)
 
 
 def _refuse_unsupported(options: EngineOptions) -> None:

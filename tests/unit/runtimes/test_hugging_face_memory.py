@@ -11,7 +11,8 @@ import pytest
 from runtimes.engines.base import EngineOptions
 from runtimes.errors import LoadError
 from runtimes.hugging_face import HuggingFaceModel, read_directory
-from runtimes.hugging_face_memory import cache_bytes_per_token, context, dtype, memory
+from runtimes.hugging_face_memory import cache_bytes_per_token, dtype, memory
+from runtimes.hugging_face_options import context
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

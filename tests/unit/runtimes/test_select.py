@@ -368,3 +368,15 @@ def test_missing_and_unknown_inputs_are_named(names: str, message: str) -> None:
 def test_a_model_without_inputs_takes_none() -> None:
     with pytest.raises(InputError, match=r"^unknown input 'x'; the model takes no inputs$"):
         check_inputs(Signature((), ()), {"x": GOOD["a"]})
+
+
+def test_a_language_model_of_hugging_face_is_for_two_runtimes_of_which_the_config_may_name_one(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}  ")
+    assert choose(tmp_path).runtime.name == "transformers-generation"
+    assert choose(tmp_path, framework="transformers").runtime.name == "transformers-generation"
+    assert choose(tmp_path, "vllm").runtime.name == "vllm"
+    with pytest.raises(NoRuntime, match="Hugging Face language model, for 'transformers-generation'"):
+        choose(tmp_path, "onnx")

@@ -81,14 +81,20 @@ def test_a_share_of_a_gpu_and_several(model: HuggingFaceModel) -> None:
 
 def test_an_adapter_takes_the_name_that_calls_use(model: HuggingFaceModel, adapter: Path) -> None:
     given = flags(model, EngineOptions(adapters=(Adapter(adapter),)))
-    assert given["--served-model-name"] == "base"
+    assert given["--served-model-name"] == "model.base"
     assert json.loads(given["--lora-modules"]) == {
         "name": vllm.ALIAS,
         "path": str(adapter),
-        "base_model_name": "base",
+        "base_model_name": "model.base",
     }
     assert given["--enable-lora"] == ""
     assert given["--max-lora-rank"] == "32"
+
+
+def test_calls_name_the_model_as_the_options_do(model: HuggingFaceModel, adapter: Path) -> None:
+    assert flags(model, EngineOptions(name="iris"))["--served-model-name"] == "iris"
+    given = flags(model, EngineOptions(name="iris", adapters=(Adapter(adapter),)))
+    assert json.loads(given["--lora-modules"])["name"] == "iris"
 
 
 def test_a_chat_template_a_draft_and_tools(model: HuggingFaceModel, tmp_path: Path) -> None:
