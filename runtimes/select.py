@@ -29,6 +29,10 @@ _BUILT_IN = (
     EntryPoint("sklearn", "runtimes.sklearn:SklearnRuntime", GROUP),
     EntryPoint("gguf", "runtimes.gguf:GgufRuntime", GROUP),
     EntryPoint("transformers", "runtimes.transformers:TransformersRuntime", GROUP),
+    EntryPoint(
+        "transformers-generation", "runtimes.transformers_generation:TransformersGenerationRuntime", GROUP
+    ),
+    EntryPoint("vllm", "runtimes.transformers_generation:VllmRuntime", GROUP),
 )
 
 _HUGGING_FACE = (Format.HUGGING_FACE, Format.HUGGING_FACE_GENERATION)
@@ -170,7 +174,10 @@ def _refusal(
     available: Mapping[str, Runtime],
     allow_code: bool,
 ) -> NoRuntime | UnsafeFormat:
-    readers = {format_: name for name, runtime in available.items() for format_ in runtime.formats}
+    readers: dict[Format, str] = {}
+    for name, runtime in available.items():
+        for format_ in runtime.formats:
+            readers.setdefault(format_, name)
     if hint is not None:
         for path, format_ in formats.items():
             if format_ in readers and (allow_code or format_.hazard is not Hazard.CODE):

@@ -410,3 +410,15 @@ def test_a_projector_alone_is_chosen_to_be_refused_as_what_it_is(tmp_path: Path)
 def test_an_adapter_does_not_hide_a_model_of_another_format(tmp_path: Path) -> None:
     gguf_files.tiny_adapter(put(tmp_path, model=ONNX) / "adapter.gguf")
     assert choose(tmp_path).runtime.name == "onnx"
+
+
+def test_a_language_model_of_hugging_face_is_for_two_runtimes_of_which_the_config_may_name_one(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}  ")
+    assert choose(tmp_path).runtime.name == "transformers-generation"
+    assert choose(tmp_path, framework="transformers").runtime.name == "transformers-generation"
+    assert choose(tmp_path, "vllm").runtime.name == "vllm"
+    with pytest.raises(NoRuntime, match="Hugging Face language model, for 'transformers-generation'"):
+        choose(tmp_path, "onnx")
