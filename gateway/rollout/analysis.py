@@ -13,49 +13,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
 
 from gateway.metrics.counts import MirroredCalls
 from gateway.rollout.evidence import Evidence
 from gateway.rollout.plan import Agreement, Checks, Metric, Plan
-from gateway.rollout.sequential import LogEvidence, Rate, p_value, weigh, weigh_difference
+from gateway.rollout.sequential import LogEvidence, Rate, weigh, weigh_difference
+from gateway.rollout.verdict import Outcome, Verdict, decide, percent, unknown
 
 FALSE_ALARM = 0.01
-MISS = 0.01
 
 _ALL = 100
 # The index's usual limits are 0.1 and 0.25; below this many answers on a side it is mostly noise.
 _MIN_ANSWERS = 100
 _EMPTY_COUNT = 0.5
-
-
-class Outcome(StrEnum):
-    """How a check ends; the words are Argo Rollouts'."""
-
-    SUCCESSFUL = "Successful"
-    FAILED = "Failed"
-    INCONCLUSIVE = "Inconclusive"
-    ERROR = "Error"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One check's outcome, with its numbers and a sentence for people."""
-
-    check: str
-    outcome: Outcome
-    message: str
-    numbers: Mapping[str, float] = field(default_factory=dict)
-
-
-def overall(verdicts: tuple[Verdict, ...]) -> Outcome:
-    """Return the outcome of all checks together: the worst; no check at all is Successful."""
-    outcomes = {verdict.outcome for verdict in verdicts}
-    for outcome in (Outcome.FAILED, Outcome.ERROR, Outcome.INCONCLUSIVE):
-        if outcome in outcomes:
-            return outcome
-    return Outcome.SUCCESSFUL
 
 
 def judge(plan: Plan, step: int, evidence: Evidence) -> tuple[Verdict, ...]:
@@ -106,17 +76,17 @@ def _error_rate(limit: float, evidence: Evidence, alarm: float, is_alone: bool) 
         "limit": limit,
     }
     if not canary.trials:
-        return _unknown("error_rate", "canary has answered no call yet", numbers)
+        return unknown("error_rate", "canary has answered no call yet", numbers)
     if is_alone:
-        fact = f"canary fails {_percent(canary.share)} of {canary.trials:,} calls (limit {_percent(limit)})"
-        return _decide("error_rate", fact, log_evidence, alarm, numbers)
+        fact = f"canary fails {percent(canary.share)} of {canary.trials:,} calls (limit {percent(limit)})"
+        return decide("error_rate", fact, log_evidence, alarm, numbers)
     if not stable.trials:
-        return _unknown("error_rate", "stable has answered no call to compare with", numbers)
+        return unknown("error_rate", "stable has answered no call to compare with", numbers)
     fact = (
-        f"canary fails {_percent(canary.share)} of {canary.trials:,} calls, stable "
-        f"{_percent(stable.share)} of {stable.trials:,} (limit {_percent(limit)} more)"
+        f"canary fails {percent(canary.share)} of {canary.trials:,} calls, stable "
+        f"{percent(stable.share)} of {stable.trials:,} (limit {percent(limit)} more)"
     )
-    return _decide("error_rate", fact, log_evidence, alarm, numbers)
+    return decide("error_rate", fact, log_evidence, alarm, numbers)
 
 
 def _latency(limit: float, quantile: float, evidence: Evidence, alarm: float) -> Verdict:
@@ -125,7 +95,7 @@ def _latency(limit: float, quantile: float, evidence: Evidence, alarm: float) ->
     name = f"p{quantile * 100:g}"
     if not canary.timed or not stable.timed:
         role = "stable" if canary.timed else "canary"
-        return _unknown("latency", f"{role} has answered no call yet", {"limit": limit})
+        return unknown("latency", f"{role} has answered no call yet", {"limit": limit})
     base, latency = stable.quantile(quantile), canary.quantile(quantile)
     slow = Rate(canary.slower_than(limit * base), canary.timed)
     usual = Rate((1 - quantile) * stable.timed, stable.timed)
@@ -143,7 +113,7 @@ def _latency(limit: float, quantile: float, evidence: Evidence, alarm: float) ->
         f"canary's {name} is {latency * 1000:.3g} ms over {canary.timed:,} calls, {latency / base:.2g} times "
         f"stable's {base * 1000:.3g} ms (limit {limit:g} times)"
     )
-    return _decide("latency", fact, log_evidence, alarm, numbers)
+    return decide("latency", fact, log_evidence, alarm, numbers)
 
 
 def _agreement(agreement: Agreement, mirrored: MirroredCalls, alarm: float) -> Verdict:
@@ -159,16 +129,16 @@ def _agreement(agreement: Agreement, mirrored: MirroredCalls, alarm: float) -> V
         "limit": limit,
     }
     if not mirrored.compared:
-        return _unknown("agreement", "no call has been mirrored yet", numbers)
+        return unknown("agreement", "no call has been mirrored yet", numbers)
     fact = (
-        f"canary disagrees on {_percent(differing.share)} of {mirrored.compared:,} mirrored calls "
-        f"(limit {_percent(limit)})"
+        f"canary disagrees on {percent(differing.share)} of {mirrored.compared:,} mirrored calls "
+        f"(limit {percent(limit)})"
     )
     if mirrored.failed:
         fact += f", {mirrored.failed:,} of which it could not answer"
     # A limit of 0 can be broken, but never be proved to be kept.
     bound = min(max(limit, 1 / (2 * _MIN_ANSWERS)), 1 - 1e-9)
-    return _decide("agreement", fact, weigh(differing, bound), alarm, numbers)
+    return decide("agreement", fact, weigh(differing, bound), alarm, numbers)
 
 
 def _shift(limit: float, mirrored: MirroredCalls, alarm: float) -> Verdict:
@@ -182,7 +152,7 @@ def _shift(limit: float, mirrored: MirroredCalls, alarm: float) -> Verdict:
     numbers = {"stable_answers": float(stable), "canary_answers": float(canary), "limit": limit}
     if min(stable, canary) < _MIN_ANSWERS:
         fact = f"{min(stable, canary)} of {_MIN_ANSWERS} mirrored answers compared"
-        return _unknown("agreement", fact, numbers)
+        return unknown("agreement", fact, numbers)
     index = stability_index(mirrored.stable, mirrored.canary)
     labels = len({**mirrored.stable, **mirrored.canary})
     unit = 1 / stable + 1 / canary
@@ -193,10 +163,10 @@ def _shift(limit: float, mirrored: MirroredCalls, alarm: float) -> Verdict:
         f"{canary:,} mirrored calls (population stability index, limit {limit:g})"
     )
     if index > limit:
-        return _decide("agreement", fact, LogEvidence(_log_difference(mirrored), 0.0), alarm, numbers)
+        return decide("agreement", fact, LogEvidence(_log_difference(mirrored), 0.0), alarm, numbers)
     if index + noise < limit:
         return Verdict("agreement", Outcome.SUCCESSFUL, f"{fact}; it keeps the limit", numbers)
-    return _unknown("agreement", f"{fact}; too little evidence yet", numbers)
+    return unknown("agreement", f"{fact}; too little evidence yet", numbers)
 
 
 def stability_index(base: Mapping[str, int], other: Mapping[str, int]) -> float:
@@ -229,27 +199,3 @@ def _log_dirichlet(counts: list[int]) -> float:
         - math.lgamma(width + sum(counts))
         + sum(math.lgamma(0.5 + count) - math.lgamma(0.5) for count in counts)
     )
-
-
-def _decide(
-    check: str, fact: str, evidence: LogEvidence, alarm: float, numbers: Mapping[str, float]
-) -> Verdict:
-    above, below = p_value(evidence.above), p_value(evidence.below)
-    numbers = {**numbers, "p_worse": above, "p_within": below, "alarm": alarm}
-    if above <= alarm:
-        return Verdict(check, Outcome.FAILED, f"{fact}; p {_p(above)}", numbers)
-    if below <= MISS:
-        return Verdict(check, Outcome.SUCCESSFUL, f"{fact}; it keeps the limit, p {_p(below)}", numbers)
-    return _unknown(check, f"{fact}; too little evidence yet", numbers)
-
-
-def _unknown(check: str, message: str, numbers: Mapping[str, float]) -> Verdict:
-    return Verdict(check, Outcome.INCONCLUSIVE, message, numbers)
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.2g} %" if share < 0.1 else f"{share * 100:.0f} %"
-
-
-def _p(value: float) -> str:
-    return f"= {value:.2g}" if value > 1e-6 else "< 1e-6"

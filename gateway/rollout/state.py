@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from gateway.rollout.analysis import Verdict
 from gateway.rollout.evidence import Evidence
 from gateway.rollout.plan import Match, Plan
+from gateway.rollout.verdict import Verdict
 
 ALL_CALLS = 100
 """The weight that leaves the stable version no call."""

@@ -10,12 +10,12 @@ from functools import lru_cache, partial
 import numpy as np
 
 from gateway.metrics.counts import BUCKETS, MirroredCalls
-from gateway.rollout.analysis import Outcome
 from gateway.rollout.events import CanaryReady, GatesPassed, Target, Tick
 from gateway.rollout.evidence import Evidence, Side
 from gateway.rollout.machine import advance
 from gateway.rollout.plan import Agreement, Checks, Plan, Step
 from gateway.rollout.state import Rollout, Stage
+from gateway.rollout.verdict import Outcome
 
 PLAN = Plan(
     steps=(Step(5, hold=30), Step(25, hold=30), Step(50, hold=30)),

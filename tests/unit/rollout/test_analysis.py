@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from gateway.metrics.counts import BUCKETS, MirroredCalls
-from gateway.rollout.analysis import FALSE_ALARM, Outcome, Verdict, judge, overall, stability_index
+from gateway.rollout.analysis import FALSE_ALARM, judge, stability_index
 from gateway.rollout.evidence import Evidence, Side
 from gateway.rollout.plan import Agreement, Checks, Metric, Plan, Step
+from gateway.rollout.verdict import Outcome, Verdict, overall
 
 ALL = Checks(max_latency_ratio=1.5, min_requests=50, agreement=Agreement())
 PLAN = Plan(steps=(Step(10, hold=30), Step(50, hold=30)), checks=ALL)

@@ -13,11 +13,11 @@ import pytest
 
 from gateway.errors import StoreError
 from gateway.metrics.counts import MirroredCalls
-from gateway.rollout.analysis import Outcome, Verdict
 from gateway.rollout.documents import ROLLOUT_SCHEMA, rollout_from_json, rollout_to_json
 from gateway.rollout.evidence import Evidence, Side
 from gateway.rollout.plan import Agreement, Checks, Golden, Match, Metric, Plan, Step, Sticky
 from gateway.rollout.state import Reason, Rollout, Stage
+from gateway.rollout.verdict import Outcome, Verdict
 
 PLAN = Plan(
     steps=(Step(10, 1.0), Step(30, pause=True, match=(Match("x-team", "forecasts"),)), Step(60, 5.0)),
