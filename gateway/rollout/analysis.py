@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 from gateway.metrics.counts import MirroredCalls
 from gateway.rollout.evidence import Evidence
+from gateway.rollout.pair_checks import count_pair_checks, judge_pairs
 from gateway.rollout.plan import Agreement, Checks, Metric, Plan
 from gateway.rollout.sequential import LogEvidence, Rate, weigh, weigh_difference
 from gateway.rollout.verdict import Outcome, Verdict, decide, percent, unknown
@@ -34,8 +35,8 @@ def judge(plan: Plan, step: int, evidence: Evidence) -> tuple[Verdict, ...]:
     is_live = plan.steps[step].weight > 0 or bool(plan.steps[step].match)
     # With every call at the canary and no step before, there is nothing to compare with.
     is_alone = plan.steps[step].weight == _ALL and not evidence.stable.calls
-    is_mirrored = plan.mirror(step) > 0 and plan.steps[step].weight < _ALL
-    alarm = FALSE_ALARM / (len(plan.steps) * max(1, checks.count()))
+    is_mirrored = plan.mirror(step, evidence.is_text) > 0 and plan.steps[step].weight < _ALL
+    alarm = FALSE_ALARM / (len(plan.steps) * max(1, _count(checks, evidence.is_text)))
     verdicts = []
     if is_live or is_mirrored:
         verdicts.append(_requests(checks, evidence, is_live))
@@ -43,7 +44,9 @@ def judge(plan: Plan, step: int, evidence: Evidence) -> tuple[Verdict, ...]:
         verdicts.append(_error_rate(checks.max_error_rate, evidence, alarm, is_alone))
     if is_live and not is_alone and checks.max_latency_ratio is not None:
         verdicts.append(_latency(checks.max_latency_ratio, checks.latency_quantile, evidence, alarm))
-    if is_mirrored and checks.agreement is not None:
+    if is_mirrored and evidence.pairs is not None:
+        verdicts += judge_pairs(checks.answers, evidence.pairs, alarm) if checks.answers else []
+    elif is_mirrored and checks.agreement is not None:
         verdicts.append(_agreement(checks.agreement, evidence.mirrored, alarm))
     if not evidence.trouble:
         return tuple(verdicts)
@@ -54,6 +57,14 @@ def judge(plan: Plan, step: int, evidence: Evidence) -> tuple[Verdict, ...]:
         else Verdict(verdict.check, Outcome.ERROR, evidence.trouble, verdict.numbers)
         for verdict in verdicts
     )
+
+
+def _count(checks: Checks, is_text: bool) -> int:
+    """Return how many checks decide by evidence."""
+    of_calls = sum(limit is not None for limit in (checks.max_error_rate, checks.max_latency_ratio))
+    if is_text:
+        return of_calls + (count_pair_checks(checks.answers) if checks.answers else 0)
+    return of_calls + (checks.agreement is not None)
 
 
 def _requests(checks: Checks, evidence: Evidence, is_live: bool) -> Verdict:

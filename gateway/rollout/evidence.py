@@ -7,6 +7,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from gateway.metrics.counts import BUCKETS, MirroredCalls
+from gateway.metrics.pairs import AnswerPairs, add_pairs
 
 _NO_LATENCY = (0,) * (len(BUCKETS) + 1)
 _LOWEST_BOUND = 1e-5
@@ -69,13 +70,20 @@ def _bounds(bucket: int) -> tuple[float, float]:
 class Evidence:
     """What both versions did at the same time.
 
-    `trouble` says why some of it is missing: a fault of the measuring, not of a version.
+    `pairs` is None where the model generates no text. `trouble` says why some of it is missing: a fault of
+    the measuring, not of a version.
     """
 
     stable: Side = Side()
     canary: Side = Side()
     mirrored: MirroredCalls = field(default_factory=MirroredCalls)
     trouble: str = ""
+    pairs: AnswerPairs | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the model generates text."""
+        return self.pairs is not None
 
     def __add__(self, later: Evidence) -> Evidence:
         return Evidence(
@@ -83,4 +91,5 @@ class Evidence:
             self.canary + later.canary,
             self.mirrored + later.mirrored,
             later.trouble,
+            add_pairs(self.pairs, later.pairs),
         )
