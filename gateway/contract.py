@@ -83,6 +83,8 @@ class Description:
     license: str = ""
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The first of the names of an output's classes, by output; those under "" are of every other output."""
+    tasks: tuple[str, ...] = ()
+    """What a language model can be asked for, by the words of `runtimes.engines.base.Task`; () for others."""
 
 
 @dataclass(frozen=True, slots=True)
