@@ -144,6 +144,10 @@ class Announcement:
     """Why calls run one by one although they were to run together, "" where they do not."""
     first_call: str = ""
     """Why the call that it tried before it was ready was not answered; "" where it was."""
+    generating: int = 0
+    """Those of the calls inside whose answers a language model makes now."""
+    kv_cache_usage: float | None = None
+    """The part of the engine's key-value cache in use, from 0 to 1; None where the engine does not say it."""
     memory_bytes: int = 0
     """The resident memory of its process."""
     numbers: Numbers = field(default_factory=Numbers)

@@ -26,6 +26,45 @@ BUCKETS = (
     30.0,
 )
 """Upper bounds of the latency histograms, in seconds."""
+FIRST_TOKEN_BUCKETS = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+    600.0,
+)
+"""Upper bounds of the times to a first token, in seconds: a long prompt takes minutes."""
+TOKEN_GAP_BUCKETS = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.015,
+    0.025,
+    0.04,
+    0.06,
+    0.1,
+    0.15,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+)
+"""Upper bounds of the times from one token to the next, in seconds: close where people read along."""
 DROPPED = ("rejected", "expired", "cancelled")
 """Why the model never answers a call: the queue was full, its time was over, its caller hung up."""
 LOAD_STEPS = ("pull", "load")
@@ -40,16 +79,25 @@ OTHER_LABELS = "other"
 
 
 class Histogram:
-    """Counts of durations by bucket; the last count is of those over every bound."""
+    """Counts of durations by bucket; the last count is of those over every bound.
 
-    __slots__ = ("counts", "total")
+    Only histograms of the same bounds can be added.
+    """
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BUCKETS) + 1)
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...] = BUCKETS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
+    @property
+    def observations(self) -> int:
+        """How many durations there were."""
+        return sum(self.counts)
+
     def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(BUCKETS, seconds)] += 1
+        self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
 
     def add(self, other: Histogram) -> None:
@@ -58,7 +106,7 @@ class Histogram:
 
     def cumulative(self) -> list[tuple[str, float]]:
         """Prometheus' buckets: bound and the count of all up to it."""
-        bounds = [*(str(bound) for bound in BUCKETS), "+Inf"]
+        bounds = [*(str(bound) for bound in self.bounds), "+Inf"]
         totals = (sum(self.counts[: position + 1]) for position in range(len(bounds)))
         return list(zip(bounds, totals, strict=True))
 

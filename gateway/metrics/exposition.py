@@ -20,6 +20,7 @@ from gateway.metrics.declarations import Buckets, Kind, MetricDeclaration, Serie
 from gateway.metrics.edge_numbers import ERRORS, SOURCES, EdgeNumbers
 from gateway.metrics.system import SYSTEM_METRICS, SystemSample, system_families
 from gateway.metrics.tally import Numbers
+from gateway.metrics.tokens import Tokens
 
 VERSION_LABELS = ("model", "version", "digest", "runtime")
 """The labels of every metric of a version; `digest` is its first 12 digits."""
@@ -57,6 +58,10 @@ class VersionSample:
     """Workers that ended by themselves."""
     memory_bytes: Mapping[str, int] = field(default_factory=dict)
     """Resident memory by worker."""
+    generating: int = 0
+    """Calls whose answers a language model makes."""
+    kv_cache_usage: Mapping[str, float] = field(default_factory=dict)
+    """The part of the key-value cache in use by worker, where its engine says it."""
 
     def plus(self, other: VersionSample) -> VersionSample:
         """Return both as one; their labels are equal."""
@@ -78,6 +83,8 @@ class VersionSample:
             edge,
             self.restarts + other.restarts,
             {**self.memory_bytes, **other.memory_bytes},
+            self.generating + other.generating,
+            {**self.kv_cache_usage, **other.kv_cache_usage},
         )
 
 
@@ -127,6 +134,27 @@ def _batches(sample: VersionSample) -> Iterable[Series]:
     ]
     every = float(sum(runs.runs for runs in sizes.values()))
     return _single(Buckets([*counts, ("+Inf", every)], sum(runs.rows for runs in sizes.values())))
+
+
+def _first_tokens(sample: VersionSample) -> Iterable[Series]:
+    return _by_role(sample, lambda tokens: tokens.first)
+
+
+def _token_gaps(sample: VersionSample) -> Iterable[Series]:
+    return _by_role(sample, lambda tokens: tokens.between)
+
+
+def _by_role(sample: VersionSample, read: Callable[[Tokens], Histogram]) -> Iterable[Series]:
+    for role, tokens in sorted(sample.numbers.tokens_by_role.items()):
+        histogram = read(tokens)
+        yield (role,), Buckets(histogram.cumulative(), histogram.total)
+
+
+def _tokens(sample: VersionSample) -> Iterable[Series]:
+    for role, tokens in sorted(sample.numbers.tokens_by_role.items()):
+        yield (role, "input"), tokens.input
+        yield (role, "cached"), tokens.cached
+        yield (role, "output"), tokens.output
 
 
 def _mirrored(sample: VersionSample) -> Iterable[Series]:
@@ -202,6 +230,41 @@ VERSION_METRICS = (
         Kind.HISTOGRAM,
         "Rows of a batch that the model ran on; absent without batching",
         _batches,
+    ),
+    _declare(
+        "kitserve_time_to_first_token_seconds",
+        Kind.HISTOGRAM,
+        "From the arrival of a call at its worker to the first token of its answer",
+        _first_tokens,
+        "role",
+    ),
+    _declare(
+        "kitserve_inter_token_seconds",
+        Kind.HISTOGRAM,
+        "From one token of an answer to the next",
+        _token_gaps,
+        "role",
+    ),
+    _declare(
+        "kitserve_tokens",
+        Kind.COUNTER,
+        "Tokens of prompts (input), those of them whose work was kept (cached), and of answers (output)",
+        _tokens,
+        "role",
+        "type",
+    ),
+    _declare(
+        "kitserve_requests_generating",
+        Kind.GAUGE,
+        "Calls whose answers a language model makes now",
+        lambda sample: _single(sample.generating),
+    ),
+    _declare(
+        "kitserve_kv_cache_usage_ratio",
+        Kind.GAUGE,
+        "The part of each worker's key-value cache in use; absent where its engine does not say it",
+        lambda sample: [((worker,), usage) for worker, usage in sample.kv_cache_usage.items()],
+        "worker",
     ),
     _declare(
         "kitserve_pulled_bytes",

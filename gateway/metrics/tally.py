@@ -42,7 +42,17 @@ class Numbers:
     """Calls that the model never answered, by the words of `DROPPED`."""
     batches: dict[int, Runs] = field(default_factory=dict)
     """Runs by the rows of their batch; empty where calls are not batched."""
-    tokens: Tokens = field(default_factory=Tokens)
+    tokens_by_role: dict[str, Tokens] = field(default_factory=dict)
+    """Of calls whose answers are made of tokens; those of `MIRRORED` calls, too."""
+
+    @property
+    def tokens(self) -> Tokens:
+        """The tokens of callers' calls, whatever the role."""
+        total = Tokens()
+        for role, tokens in self.tokens_by_role.items():
+            if role != MIRRORED:
+                total.add(tokens)
+        return total
 
     def add(self, other: Numbers) -> None:
         """Add another's numbers to these."""
@@ -65,7 +75,8 @@ class Numbers:
         self.dropped.update(other.dropped)
         for rows, runs in other.batches.items():
             self.batches.setdefault(rows, Runs()).add(runs)
-        self.tokens.add(other.tokens)
+        for role, tokens in other.tokens_by_role.items():
+            self.tokens_by_role.setdefault(role, Tokens()).add(tokens)
 
 
 class Tally:
@@ -80,9 +91,8 @@ class Tally:
 
     def generated(self, role: str, tokens: Tokens) -> None:
         """Count the tokens of one call, besides the call itself (`answered`)."""
-        if role != MIRRORED:
-            with self._lock:
-                self._numbers.tokens.add(tokens)
+        with self._lock:
+            self._numbers.tokens_by_role.setdefault(role, Tokens()).add(tokens)
 
     def answered(
         self,

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gateway.metrics.counts import Histogram
+from gateway.metrics.counts import FIRST_TOKEN_BUCKETS, TOKEN_GAP_BUCKETS, Histogram
+
+
+def _first() -> Histogram:
+    return Histogram(FIRST_TOKEN_BUCKETS)
+
+
+def _gaps() -> Histogram:
+    return Histogram(TOKEN_GAP_BUCKETS)
 
 
 @dataclass(slots=True)
 class Tokens:
     """Tokens of calls, and how long callers waited for them; durations in seconds."""
 
-    first: Histogram = field(default_factory=Histogram)
+    first: Histogram = field(default_factory=_first)
     """From a call's arrival to the first token of its answer."""
-    between: Histogram = field(default_factory=Histogram)
+    between: Histogram = field(default_factory=_gaps)
     """From one token to the next."""
     input: int = 0
     """Of prompts, the cached ones included."""

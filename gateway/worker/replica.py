@@ -219,6 +219,7 @@ class Worker:
         announcement = replace(
             self._announcement,
             ongoing=self._tally.ongoing,
+            generating=self._tally.generating,
             queued=self._app.queued if self._announcement.port else 0,
             not_batched=self._app.not_batched if self._announcement.port else "",
             memory_bytes=resident_bytes(),

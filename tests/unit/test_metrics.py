@@ -16,6 +16,7 @@ from gateway.metrics.edge_numbers import EdgeNumbers
 from gateway.metrics.exposition import METRICS, KitserveCollector, Scrape, VersionLabels, VersionSample
 from gateway.metrics.system import EdgeSample, ModelSample, SystemSample
 from gateway.metrics.tally import Numbers, Tally
+from gateway.metrics.tokens import Tokens
 
 AT = {"model": "iris", "version": "v1", "digest": "0123456789ab", "runtime": "onnx"}
 EDGE = EdgeNumbers(Counter({("worker", "2xx"): 9, ("edge", "5xx"): 3}), Counter(connect=4), 2, 1, 5)
@@ -31,7 +32,7 @@ SYSTEM = SystemSample(
 
 def counts(histogram: Histogram) -> dict[str, float]:
     """The buckets that have something, not cumulated."""
-    bounds = [*map(str, BUCKETS), "+Inf"]
+    bounds = [*map(str, histogram.bounds), "+Inf"]
     return {bound: count for bound, count in zip(bounds, histogram.counts, strict=True) if count}
 
 
@@ -53,7 +54,22 @@ def tally() -> Tally:
     tally.dropped("cancelled")
     tally.dropped("rejected")
     tally.failed_to("pull")
+    tally.generated("stable", tokens(20.0, gaps=(0.02, 0.03), prompt=9, cached=4, output=3))
+    tally.generated("stable", tokens(0.25, gaps=(0.2,), prompt=5, output=2))
+    tally.generated("canary", tokens(1000.0, prompt=1, output=1))
+    tally.generated(MIRRORED, tokens(0.004, prompt=7, output=1))
     return tally
+
+
+def tokens(
+    first: float, gaps: tuple[float, ...] = (), prompt: int = 0, cached: int = 0, output: int = 0
+) -> Tokens:
+    """Return what a call counts whose first token came after `first` seconds, the others after the gaps."""
+    counted = Tokens(input=prompt, cached=cached, output=output)
+    counted.first.observe(first)
+    for gap in gaps:
+        counted.between.observe(gap)
+    return counted
 
 
 def test_a_tally_counts(tally: Tally) -> None:
@@ -199,6 +215,11 @@ def test_what_prometheus_reads(tally: Tally) -> None:
         "kitserve_requests_waiting_to_wake": "gauge",
         "kitserve_requests_dropped": "counter",
         "kitserve_batch_size": "histogram",
+        "kitserve_time_to_first_token_seconds": "histogram",
+        "kitserve_inter_token_seconds": "histogram",
+        "kitserve_tokens": "counter",
+        "kitserve_requests_generating": "gauge",
+        "kitserve_kv_cache_usage_ratio": "gauge",
         "kitserve_pulled_bytes": "counter",
         "kitserve_cache_hits": "counter",
         "kitserve_unpack_duration_seconds": "summary",
@@ -278,6 +299,57 @@ def test_what_prometheus_reads_of_batches(tally: Tally) -> None:
     assert not without.samples
 
 
+def test_tokens_are_counted_by_role_and_the_callers_own_are_added_up(tally: Tally) -> None:
+    numbers = tally.numbers()
+    stable, all_calls = numbers.tokens_by_role["stable"], numbers.tokens
+    assert counts(stable.first) == {"0.25": 1, "30.0": 1}
+    assert counts(stable.between) == {"0.025": 1, "0.04": 1, "0.25": 1}
+    assert (stable.input, stable.cached, stable.output) == (14, 4, 5)
+    assert counts(all_calls.first) == {"0.25": 1, "30.0": 1, "+Inf": 1}, "mirrored calls are nobody's"
+    assert (all_calls.input, all_calls.cached, all_calls.output) == (15, 4, 6)
+    all_calls.input += 1
+    assert numbers.tokens.input == 15
+    assert (stable.first.observations, stable.between.observations) == (2, 3)
+
+
+def test_what_prometheus_reads_of_tokens(tally: Tally) -> None:
+    sample = VersionSample(
+        VersionLabels(**AT), tally.numbers(), generating=3, kv_cache_usage={"w1": 0.25, "w2": 0.0}
+    )
+    families = scrape(
+        sample,
+    )
+    series = values(families["kitserve_tokens"], "kitserve_tokens_total")
+    assert {(labels["role"], labels["type"]): value for labels, value in series} == {
+        ("stable", "input"): 14,
+        ("stable", "cached"): 4,
+        ("stable", "output"): 5,
+        ("canary", "input"): 1,
+        ("canary", "cached"): 0,
+        ("canary", "output"): 1,
+        ("mirror", "input"): 7,
+        ("mirror", "cached"): 0,
+        ("mirror", "output"): 1,
+    }
+    for name, part in (("time_to_first_token", "first"), ("inter_token", "between")):
+        family = families[f"kitserve_{name}_seconds"]
+        buckets = {
+            (labels["role"], labels["le"]): value
+            for labels, value in values(family, f"kitserve_{name}_seconds_bucket")
+        }
+        for role, counted in tally.numbers().tokens_by_role.items():
+            histogram: Histogram = getattr(counted, part)
+            assert [(le, buckets[role, le]) for le, _ in histogram.cumulative()] == histogram.cumulative()
+    assert list(values(families["kitserve_requests_generating"])) == [({}, 3)]
+    assert list(values(families["kitserve_kv_cache_usage_ratio"])) == [
+        ({"worker": "w1"}, 0.25),
+        ({"worker": "w2"}, 0.0),
+    ]
+    other = scrape(VersionSample(VersionLabels(**AT), Tally().numbers()))
+    for name in ("tokens", "time_to_first_token_seconds", "inter_token_seconds", "kv_cache_usage_ratio"):
+        assert not other[f"kitserve_{name}"].samples, "a model without tokens has no such series"
+
+
 def test_runs_are_counted_by_the_rows_of_their_batch(tally: Tally) -> None:
     batches = tally.numbers().batches
     assert batches == {
@@ -306,7 +378,14 @@ def test_versions_have_series_of_their_own(tally: Tally) -> None:
 def test_what_is_declared_is_what_prometheus_reads(tally: Tally) -> None:
     replicas, weights = {"ready": 1}, {"stable": 100}
     sample = VersionSample(
-        VersionLabels(**AT), tally.numbers(), 1, replicas, weights, edge=EDGE, memory_bytes={"w1": 7}
+        VersionLabels(**AT),
+        tally.numbers(),
+        1,
+        replicas,
+        weights,
+        edge=EDGE,
+        memory_bytes={"w1": 7},
+        kv_cache_usage={"w1": 0.5},
     )
     families = scrape(sample, system=SYSTEM)
     assert all(family.samples for family in families.values())

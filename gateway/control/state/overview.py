@@ -117,6 +117,8 @@ class GatewayOverview:
                 {WorkerState.READY.value: 0, **app_numbers.replicas},
                 weights.get(app, {}),
                 queued=app_numbers.queued,
+                generating=app_numbers.generating,
+                kv_cache_usage=app_numbers.kv_cache_usage,
                 held=waiting.get(app, 0),
                 edge=edge_numbers.get(app, EdgeNumbers()),
                 restarts=app_numbers.restarts,

@@ -32,6 +32,9 @@ class AppNumbers:
     replicas: dict[str, int] = field(default_factory=dict)
     runtime: str = ""
     queued: int = 0
+    generating: int = 0
+    kv_cache_usage: dict[str, float] = field(default_factory=dict)
+    """The part of the key-value cache in use by worker, where its engine says it."""
     restarts: int = 0
     """Workers that ended by themselves."""
     memory_bytes: dict[str, int] = field(default_factory=dict)
@@ -109,6 +112,8 @@ class Workers:
                 totals.setdefault(app, Numbers()).add(gone)
             ongoing: Counter[AppName] = Counter()
             queued: Counter[AppName] = Counter()
+            generating: Counter[AppName] = Counter()
+            kv_cache: dict[AppName, dict[str, float]] = defaultdict(dict)
             replicas: dict[AppName, Counter[str]] = defaultdict(Counter)
             memory: dict[AppName, dict[str, int]] = defaultdict(dict)
             runtimes: dict[AppName, str] = {}
@@ -121,6 +126,9 @@ class Workers:
                 totals.setdefault(announcement.app, Numbers()).add(announcement.numbers)
                 ongoing[announcement.app] += announcement.ongoing
                 queued[announcement.app] += announcement.queued
+                generating[announcement.app] += announcement.generating
+                if announcement.kv_cache_usage is not None:
+                    kv_cache[announcement.app][announcement.worker] = announcement.kv_cache_usage
                 replicas[announcement.app][announcement.state.value] += 1
                 memory[announcement.app][announcement.worker] = announcement.memory_bytes
                 runtimes[announcement.app] = announcement.runtime or runtimes.get(announcement.app, "")
@@ -131,6 +139,8 @@ class Workers:
                     dict(replicas[app]),
                     runtimes.get(app, ""),
                     queued[app],
+                    generating[app],
+                    dict(kv_cache[app]),
                     self._restarts[app],
                     dict(memory[app]),
                 )

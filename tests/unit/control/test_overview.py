@@ -65,7 +65,17 @@ def state(tmp_path: Path) -> State:
 def test_each_version_that_is_routed_or_has_workers_has_a_sample(state: State) -> None:
     workers = Workers()
     workers.hear(
-        Announcement("w1", STABLE.app, WorkerState.READY, runtime="onnx", ongoing=3, queued=1, number=1)
+        Announcement(
+            "w1",
+            STABLE.app,
+            WorkerState.READY,
+            runtime="onnx",
+            ongoing=3,
+            queued=1,
+            generating=2,
+            kv_cache_usage=0.5,
+            number=1,
+        )
     )
     workers.hear(Announcement("w2", OLD.app, WorkerState.LOADING, number=1))
     workers.hear(Announcement("w3", AppName("unknown"), WorkerState.READY, number=1))
@@ -78,6 +88,7 @@ def test_each_version_that_is_routed_or_has_workers_has_a_sample(state: State) -
     assert (stable.labels.model, stable.labels.runtime) == ("iris", "onnx")
     assert stable.labels.digest == STABLE.digest.hex[:12]
     assert (stable.ongoing, stable.queued, stable.held) == (3, 1, 2)
+    assert (stable.generating, stable.kv_cache_usage) == (2, {"w1": 0.5})
     assert stable.replicas == {"ready": 1}
     assert samples["v0"].replicas == {"ready": 0, "loading": 1}
     assert [samples[tag].weights for tag in ("v1", "v2", "v0")] == [{"stable": 80}, {"canary": 20}, {}]
