@@ -16,7 +16,8 @@ from pathlib import Path
 
 from docs.generator.config_reference import config_reference
 from gateway.config.config import GatewayConfig
-from gateway.metrics.exposition import METRICS, VERSION_LABELS
+from gateway.metrics.exposition import METRICS
+from gateway.metrics.versions import VERSION_LABELS
 from gateway.rollout.machine import TABLE
 from gateway.rollout.state import Stage
 

@@ -7,7 +7,7 @@ follow https://prometheus.io/docs/practices/naming/.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed
 
@@ -17,75 +17,13 @@ from prometheus_client.registry import Collector
 import gateway
 from gateway.metrics.counts import DROPPED, LOAD_STEPS, MAX_BATCH_ROWS, Histogram
 from gateway.metrics.declarations import Buckets, Kind, MetricDeclaration, Series, Summary, family
-from gateway.metrics.edge_numbers import ERRORS, SOURCES, EdgeNumbers
+from gateway.metrics.edge_numbers import ERRORS, SOURCES
 from gateway.metrics.system import SYSTEM_METRICS, SystemSample, system_families
-from gateway.metrics.tally import Numbers
 from gateway.metrics.tokens import Tokens
+from gateway.metrics.versions import VERSION_LABELS, VersionSample
 
-VERSION_LABELS = ("model", "version", "digest", "runtime")
-"""The labels of every metric of a version; `digest` is its first 12 digits."""
 BATCH_BOUNDS = tuple(1 << power for power in range(MAX_BATCH_ROWS.bit_length()))
 """Upper bounds of the histogram of batches, in rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class VersionLabels:
-    """What names a version in every metric, see `VERSION_LABELS`."""
-
-    model: str
-    version: str
-    digest: str
-    runtime: str
-
-
-@dataclass(frozen=True, slots=True)
-class VersionSample:
-    """One version at one moment."""
-
-    labels: VersionLabels
-    numbers: Numbers
-    ongoing: int = 0
-    replicas: Mapping[str, int] = field(default_factory=dict)
-    """Workers by state."""
-    weights: Mapping[str, int] = field(default_factory=dict)
-    """Percent of unversioned calls by role."""
-    queued: int = 0
-    """Calls that wait for the model."""
-    held: int = 0
-    """Calls that wait for the version to wake."""
-    edge: EdgeNumbers = field(default_factory=EdgeNumbers)
-    restarts: int = 0
-    """Workers that ended by themselves."""
-    memory_bytes: Mapping[str, int] = field(default_factory=dict)
-    """Resident memory by worker."""
-    generating: int = 0
-    """Calls whose answers a language model makes."""
-    kv_cache_usage: Mapping[str, float] = field(default_factory=dict)
-    """The part of the key-value cache in use by worker, where its engine says it."""
-
-    def plus(self, other: VersionSample) -> VersionSample:
-        """Return both as one; their labels are equal."""
-        numbers, edge = Numbers(), EdgeNumbers()
-        for sample in (self, other):
-            numbers.add(sample.numbers)
-            edge.add(sample.edge)
-        return VersionSample(
-            self.labels,
-            numbers,
-            self.ongoing + other.ongoing,
-            {
-                state: self.replicas.get(state, 0) + other.replicas.get(state, 0)
-                for state in {**self.replicas, **other.replicas}
-            },
-            {**self.weights, **other.weights},
-            self.queued + other.queued,
-            self.held + other.held,
-            edge,
-            self.restarts + other.restarts,
-            {**self.memory_bytes, **other.memory_bytes},
-            self.generating + other.generating,
-            {**self.kv_cache_usage, **other.kv_cache_usage},
-        )
 
 
 @dataclass(frozen=True, slots=True)

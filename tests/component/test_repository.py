@@ -15,8 +15,8 @@ from gateway.control.front.repository import Repository
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
 from gateway.control.web.app import web_app
 from gateway.control.web.server import WebServer
-from gateway.metrics.exposition import VersionLabels, VersionSample
 from gateway.metrics.tally import Numbers, Tally
+from gateway.metrics.versions import VersionLabels, VersionSample
 from tests.support.overview import FixedOverview
 
 DIGESTS = {"v1": "sha256:" + "1" * 64, "v2": "sha256:" + "2" * 64}

@@ -15,9 +15,10 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 
 from gateway.edge.routes import Route, RoutingTable
-from gateway.metrics.exposition import METRICS, KitserveCollector, Scrape, VersionLabels, VersionSample
+from gateway.metrics.exposition import METRICS, KitserveCollector, Scrape
 from gateway.metrics.system import SystemSample
 from gateway.metrics.tally import Tally
+from gateway.metrics.versions import VersionLabels, VersionSample
 from tests.support.edge import RunningEdge, Workers, backend
 from tests.support.ports import free_port
 from tests.support.waiting import wait

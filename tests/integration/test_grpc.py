@@ -32,7 +32,7 @@ import gateway
 from gateway.contract import AppName
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
 from gateway.edge.routes import Route
-from gateway.metrics.exposition import VersionLabels, VersionSample
+from gateway.metrics.versions import VersionLabels, VersionSample
 from gateway.serving import QueueLimits
 from gateway.wire.grpc_messages import message
 from gateway.wire.texts import EXTENSIONS

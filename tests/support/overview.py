@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from gateway.contract import Description
 from gateway.control.state.status import Status
-from gateway.metrics.exposition import VersionSample
+from gateway.metrics.versions import VersionSample
 
 
 @dataclass

@@ -13,10 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.metrics.counts import BUCKETS, MAX_LABELS, MIRRORED, Histogram, MirroredCalls, Runs
 from gateway.metrics.declarations import Kind
 from gateway.metrics.edge_numbers import EdgeNumbers
-from gateway.metrics.exposition import METRICS, KitserveCollector, Scrape, VersionLabels, VersionSample
+from gateway.metrics.exposition import METRICS, KitserveCollector, Scrape
 from gateway.metrics.system import EdgeSample, ModelSample, SystemSample
 from gateway.metrics.tally import Numbers, Tally
 from gateway.metrics.tokens import Tokens
+from gateway.metrics.versions import VersionLabels, VersionSample
 
 AT = {"model": "iris", "version": "v1", "digest": "0123456789ab", "runtime": "onnx"}
 EDGE = EdgeNumbers(Counter({("worker", "2xx"): 9, ("edge", "5xx"): 3}), Counter(connect=4), 2, 1, 5)

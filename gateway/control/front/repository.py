@@ -20,8 +20,8 @@ from gateway.control.state.status import ModelState, ModelStatus, VersionStatus
 from gateway.control.web.errors import current_status, unknown_model
 from gateway.control.web.requests import read_body
 from gateway.metrics.counts import MAX_BATCH_ROWS, Runs
-from gateway.metrics.exposition import VersionSample
 from gateway.metrics.tally import Numbers
+from gateway.metrics.versions import VersionSample
 from gateway.wire.limits import SMALL_BODY_BYTES
 from gateway.wire.texts import unknown_version
 

@@ -13,9 +13,10 @@ from gateway.control.state.status import ModelState, ModelStatus, Status
 from gateway.control.state.workers import AppNumbers, Workers
 from gateway.edge.edge import Edge
 from gateway.metrics.edge_numbers import EdgeNumbers
-from gateway.metrics.exposition import Scrape, VersionLabels, VersionSample
+from gateway.metrics.exposition import Scrape
 from gateway.metrics.memory import resident_bytes
 from gateway.metrics.system import ModelSample, SystemSample
+from gateway.metrics.versions import VersionLabels, VersionSample
 from gateway.rollout.state import Phase
 
 
