@@ -72,7 +72,15 @@ def _requests(checks: Checks, evidence: Evidence, is_live: bool) -> Verdict:
     verb = "answered" if is_live else "was mirrored"
     outcome = Outcome.SUCCESSFUL if calls >= checks.min_requests else Outcome.INCONCLUSIVE
     message = f"canary {verb} {calls:,} of at least {checks.min_requests:,} calls"
-    return Verdict("requests", outcome, message, {"canary_calls": calls, "minimum": checks.min_requests})
+    numbers = {"canary_calls": calls, "minimum": checks.min_requests}
+    pairs = evidence.pairs
+    if pairs is not None and pairs.greedy:
+        # Told, but not judged: the same weights in another precision answer otherwise.
+        message += (
+            f"; {pairs.identical:,} of {pairs.greedy:,} answers without chance are word for word the same"
+        )
+        numbers |= {"greedy": pairs.greedy, "identical": pairs.identical}
+    return Verdict("requests", outcome, message, numbers)
 
 
 def _error_rate(limit: float, evidence: Evidence, alarm: float, is_alone: bool) -> Verdict:

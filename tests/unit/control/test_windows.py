@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.rollouts.windows import NO_ACTIVITY, Windows
 from gateway.metrics.counts import MIRRORED, MirroredCalls
+from gateway.metrics.pairs import AnswerPairs, FaultyAnswers, Losses
 from gateway.metrics.tally import Tally
 
 V1, V2 = AppName("v1"), AppName("v2")
@@ -49,3 +52,15 @@ def test_mirrored_calls_are_those_since_the_last_look() -> None:
     tally.not_mirrored()
     activity = windows.look([Announcement("a", V1, WorkerState.READY, numbers=tally.numbers())])[V1]
     assert activity.mirrored == MirroredCalls(2, 1.0, 1, 1, {"a": 1}, {"a": 1})
+
+
+def test_pairs_of_answers_are_those_since_the_last_look() -> None:
+    tally, windows = Tally(), Windows()
+    pair = AnswerPairs(1, {"empty": FaultyAnswers(1, canary=1)}, greedy=1, losses=Losses.of(0.5))
+    tally.compared_answers(pair, is_worse=True, failed=False)
+    windows.look([Announcement("a", V1, WorkerState.READY, numbers=tally.numbers())])
+    tally.compared_answers(pair, is_worse=True, failed=True)
+    tally.compared_answers(AnswerPairs(1), is_worse=False, failed=False)
+    activity = windows.look([Announcement("a", V1, WorkerState.READY, numbers=tally.numbers())])[V1]
+    assert activity.mirrored == MirroredCalls(2, 1.0, 1)
+    assert activity.pairs == replace(pair, pairs=2)

@@ -143,3 +143,10 @@ def test_the_loss_is_judged_where_it_has_a_limit(mean: float, outcome: Outcome) 
 
 def test_an_engine_that_cannot_score_has_no_loss() -> None:
     assert "loss" not in verdicts(pairs(200), LIMITED)
+
+
+def test_greedy_answers_that_are_the_same_are_told_and_not_judged() -> None:
+    verdict = verdicts(replace(pairs(60), greedy=40, identical=3))["requests"]
+    assert verdict.outcome is Outcome.SUCCESSFUL
+    assert verdict.message.endswith("; 3 of 40 answers without chance are word for word the same")
+    assert verdict.numbers["identical"] == 3
