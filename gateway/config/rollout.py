@@ -181,8 +181,14 @@ class Checks(Strict):
     such check."""
     max_latency_ratio: Annotated[float, Field(ge=1, le=1000)] | None = _CHECKS.max_latency_ratio
     """How many times the stable version's latency the canary may need; absent, no such check."""
+    max_first_token_ratio: Annotated[float, Field(ge=1, le=1000)] | None = _CHECKS.max_first_token_ratio
+    """How many times the stable version's time to the first token a language model's canary may need; absent,
+    no such check."""
+    max_token_time_ratio: Annotated[float, Field(ge=1, le=1000)] | None = _CHECKS.max_token_time_ratio
+    """How many times the stable version's time for each further token it may need: 2 is half as many tokens
+    per second; absent, no such check."""
     latency_quantile: Annotated[float, Field(ge=0.5, le=0.999)] = _CHECKS.latency_quantile
-    """Which quantile of the latencies is compared."""
+    """Which quantile of the latencies and of the times of tokens is compared."""
     min_requests: Annotated[int, Field(ge=0)] = _CHECKS.min_requests
     """How many calls the canary must have answered before a step ends."""
     agreement: Agreement | None = None
@@ -196,6 +202,8 @@ class Checks(Strict):
         return plans.Checks(
             max_error_rate=self.max_error_rate,
             max_latency_ratio=self.max_latency_ratio,
+            max_first_token_ratio=self.max_first_token_ratio,
+            max_token_time_ratio=self.max_token_time_ratio,
             latency_quantile=self.latency_quantile,
             min_requests=self.min_requests,
             agreement=None if self.agreement is None else self.agreement.plan(),

@@ -96,7 +96,10 @@ class Tally:
     def generated(self, role: str, tokens: Tokens) -> None:
         """Count the tokens of one call, besides the call itself (`answered`)."""
         with self._lock:
-            self._numbers.tokens_by_role.setdefault(role, Tokens()).add(tokens)
+            total = self._numbers.tokens_by_role.setdefault(role, Tokens())
+            total.add(tokens)
+            if tokens.output > 1 and tokens.between.total:
+                total.per_token.observe(tokens.between.total / (tokens.output - 1))
 
     def answered(
         self,

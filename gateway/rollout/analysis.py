@@ -12,10 +12,10 @@ steps and checks; the chance that a step passes a canary that is over a limit is
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from gateway.metrics.counts import MirroredCalls
-from gateway.rollout.evidence import Evidence
+from gateway.rollout.evidence import Durations, Evidence
 from gateway.rollout.pair_checks import count_pair_checks, judge_pairs
 from gateway.rollout.plan import Agreement, Checks, Metric, Plan
 from gateway.rollout.sequential import LogEvidence, Rate, weigh, weigh_difference
@@ -42,8 +42,8 @@ def judge(plan: Plan, step: int, evidence: Evidence) -> tuple[Verdict, ...]:
         verdicts.append(_requests(checks, evidence, is_live))
     if is_live and checks.max_error_rate is not None:
         verdicts.append(_error_rate(checks.max_error_rate, evidence, alarm, is_alone))
-    if is_live and not is_alone and checks.max_latency_ratio is not None:
-        verdicts.append(_latency(checks.max_latency_ratio, checks.latency_quantile, evidence, alarm))
+    if is_live and not is_alone:
+        verdicts += _times(checks, evidence, alarm)
     if is_mirrored and evidence.pairs is not None:
         verdicts += judge_pairs(checks.answers, evidence.pairs, alarm) if checks.answers else []
     elif is_mirrored and checks.agreement is not None:
@@ -61,10 +61,12 @@ def judge(plan: Plan, step: int, evidence: Evidence) -> tuple[Verdict, ...]:
 
 def _count(checks: Checks, is_text: bool) -> int:
     """Return how many checks decide by evidence."""
-    of_calls = sum(limit is not None for limit in (checks.max_error_rate, checks.max_latency_ratio))
-    if is_text:
-        return of_calls + (count_pair_checks(checks.answers) if checks.answers else 0)
-    return of_calls + (checks.agreement is not None)
+    of_calls = (checks.max_error_rate, checks.max_latency_ratio)
+    of_text = (checks.max_first_token_ratio, checks.max_token_time_ratio)
+    if not is_text:
+        return sum(check is not None for check in (*of_calls, checks.agreement))
+    pair_checks = count_pair_checks(checks.answers) if checks.answers else 0
+    return sum(limit is not None for limit in (*of_calls, *of_text)) + pair_checks
 
 
 def _requests(checks: Checks, evidence: Evidence, is_live: bool) -> Verdict:
@@ -108,31 +110,47 @@ def _error_rate(limit: float, evidence: Evidence, alarm: float, is_alone: bool) 
     return decide("error_rate", fact, log_evidence, alarm, numbers)
 
 
-def _latency(limit: float, quantile: float, evidence: Evidence, alarm: float) -> Verdict:
+def _times(checks: Checks, evidence: Evidence, alarm: float) -> Iterator[Verdict]:
+    """Judge how long callers wait; for tokens, only where the model generates text."""
+    stable, canary, share = evidence.stable, evidence.canary, checks.latency_quantile
+    limit = checks.max_latency_ratio
+    if limit is not None:
+        yield _slower("latency", "", limit, share, stable.latencies, canary.latencies, alarm)
+    limit = checks.max_first_token_ratio if evidence.is_text else None
+    if limit is not None:
+        subject = " to the first token"
+        yield _slower("first_token", subject, limit, share, stable.first_tokens, canary.first_tokens, alarm)
+    limit = checks.max_token_time_ratio if evidence.is_text else None
+    if limit is not None:
+        subject = " for each further token"
+        yield _slower("token_time", subject, limit, share, stable.token_times, canary.token_times, alarm)
+
+
+def _slower(
+    check: str, subject: str, limit: float, share: float, stable: Durations, canary: Durations, alarm: float
+) -> Verdict:
     """Compare shares of slow calls: those that take more than `limit` times the stable version's quantile."""
-    stable, canary = evidence.stable, evidence.canary
-    name = f"p{quantile * 100:g}"
-    if not canary.timed or not stable.timed:
-        role = "stable" if canary.timed else "canary"
-        return unknown("latency", f"{role} has answered no call yet", {"limit": limit})
-    base, latency = stable.quantile(quantile), canary.quantile(quantile)
-    slow = Rate(canary.slower_than(limit * base), canary.timed)
-    usual = Rate((1 - quantile) * stable.timed, stable.timed)
-    log_evidence = weigh_difference(slow, usual, 0.0, 1 - quantile)
+    if not canary.total or not stable.total:
+        role = "stable" if canary.total else "canary"
+        return unknown(check, f"{role} has answered no call yet", {"limit": limit})
+    base, seconds = stable.quantile(share), canary.quantile(share)
+    slow = Rate(canary.longer_than(limit * base), canary.total)
+    usual = Rate((1 - share) * stable.total, stable.total)
+    log_evidence = weigh_difference(slow, usual, 0.0, 1 - share)
     numbers = {
-        "canary_seconds": latency,
+        "canary_seconds": seconds,
         "stable_seconds": base,
-        "ratio": latency / base,
+        "ratio": seconds / base,
         "limit": limit,
-        "canary_calls": canary.timed,
+        "canary_calls": canary.total,
         "canary_slow_calls": slow.hits,
-        "stable_calls": stable.timed,
+        "stable_calls": stable.total,
     }
     fact = (
-        f"canary's {name} is {latency * 1000:.3g} ms over {canary.timed:,} calls, {latency / base:.2g} times "
-        f"stable's {base * 1000:.3g} ms (limit {limit:g} times)"
+        f"canary's p{share * 100:g}{subject} is {seconds * 1000:.3g} ms over {canary.total:,} calls, "
+        f"{seconds / base:.2g} times stable's {base * 1000:.3g} ms (limit {limit:g} times)"
     )
-    return decide("latency", fact, log_evidence, alarm, numbers)
+    return decide(check, fact, log_evidence, alarm, numbers)
 
 
 def _agreement(agreement: Agreement, mirrored: MirroredCalls, alarm: float) -> Verdict:

@@ -101,7 +101,11 @@ class Checks:
     agreement: Agreement | None = None
     """Of models that give tensors."""
     answers: AnswerChecks | None = AnswerChecks()
-    """Of models that generate text."""
+    """Of models that generate text; so are the two below, in which the quantile is that of latencies."""
+    max_first_token_ratio: float | None = None
+    """Bounds the time to the first token by the stable version's."""
+    max_token_time_ratio: float | None = None
+    """Bounds the time of each further token, the inverse of tokens per second, by the stable version's."""
 
 
 @dataclass(frozen=True, slots=True)

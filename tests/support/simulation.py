@@ -98,7 +98,8 @@ def _compare(evidence: Evidence) -> Outcome:
     quantile = checks.latency_quantile
     failed = (
         canary.errors / canary.calls > stable.errors / stable.calls + checks.max_error_rate
-        or canary.quantile(quantile) > checks.max_latency_ratio * stable.quantile(quantile)
+        or canary.latencies.quantile(quantile)
+        > checks.max_latency_ratio * stable.latencies.quantile(quantile)
         or mirrored.agreeing < checks.agreement.min * mirrored.compared
     )
     return Outcome.FAILED if failed else Outcome.SUCCESSFUL

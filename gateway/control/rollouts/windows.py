@@ -62,10 +62,13 @@ def _counted(numbers: Numbers) -> Activity:
     for (role, status), count in numbers.requests.items():
         if role != MIRRORED:
             statuses[status] += count
+    tokens = numbers.tokens
     side = Side(
         calls=statuses.total(),
         # What a model cannot take is its version's error too: the other version may take it.
         errors=numbers.unfit + sum(count for status, count in statuses.items() if status >= _ERRORS),
         latency=tuple(numbers.request.counts),
+        first_token=tuple(tokens.first.counts),
+        per_token=tuple(tokens.per_token.counts),
     )
     return Activity(side, numbers.mirrored, numbers.pairs)

@@ -29,6 +29,8 @@ def test_everything_written_reaches_the_plan() -> None:
         checks={
             "max_error_rate": 0.02,
             "max_latency_ratio": 2,
+            "max_first_token_ratio": 1.5,
+            "max_token_time_ratio": 3,
             "latency_quantile": 0.99,
             "min_requests": 10,
             "agreement": {"metric": "cosine", "min": 0.9, "mirror": 0.2, "cosine": 0.95},
@@ -54,6 +56,8 @@ def test_everything_written_reaches_the_plan() -> None:
         checks=Checks(
             max_error_rate=0.02,
             max_latency_ratio=2,
+            max_first_token_ratio=1.5,
+            max_token_time_ratio=3,
             latency_quantile=0.99,
             min_requests=10,
             agreement=Agreement(0.9, mirror=0.2, metric=Metric.COSINE, cosine=0.95),

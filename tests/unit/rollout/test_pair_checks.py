@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from gateway.metrics.counts import MirroredCalls
+from gateway.metrics.counts import FIRST_TOKEN_BUCKETS, TOKEN_GAP_BUCKETS, MirroredCalls
 from gateway.metrics.pairs import AnswerPairs, FaultyAnswers, Losses
 from gateway.rollout.analysis import FALSE_ALARM, judge
 from gateway.rollout.answers import Fault
-from gateway.rollout.evidence import Evidence
+from gateway.rollout.evidence import Evidence, Side
 from gateway.rollout.plan import Agreement, AnswerChecks, Checks, Plan, Step
 from gateway.rollout.verdict import Outcome, Verdict, overall
 
@@ -150,3 +151,39 @@ def test_greedy_answers_that_are_the_same_are_told_and_not_judged() -> None:
     assert verdict.outcome is Outcome.SUCCESSFUL
     assert verdict.message.endswith("; 3 of 40 answers without chance are word for word the same")
     assert verdict.numbers["identical"] == 3
+
+
+def _side(calls: int, first: float, each: float) -> Side:
+    """Make calls whose first token takes about so long, and each further one."""
+    random = np.random.default_rng(7)
+    histograms = []
+    for bounds, median in ((FIRST_TOKEN_BUCKETS, first), (TOKEN_GAP_BUCKETS, each)):
+        seconds = random.lognormal(np.log(median), 0.3, calls)
+        counts = np.bincount(np.searchsorted(bounds, seconds), minlength=len(bounds) + 1)
+        histograms.append(tuple(int(count) for count in counts))
+    return Side(calls, first_token=histograms[0], per_token=histograms[1])
+
+
+@pytest.mark.parametrize(
+    ("canary", "failed"),
+    [
+        (_side(400, 0.2, 0.02), set()),
+        (_side(400, 0.8, 0.02), {"first_token"}),
+        (_side(400, 0.2, 0.08), {"token_time"}),
+    ],
+)
+def test_the_times_of_tokens_are_compared_where_they_have_a_limit(canary: Side, failed: set[str]) -> None:
+    checks = Checks(max_error_rate=None, max_first_token_ratio=2, max_token_time_ratio=2, answers=None)
+    plan = Plan(steps=(Step(50), Step(80)), checks=checks)
+    judged = judge(plan, 0, Evidence(_side(4000, 0.2, 0.02), canary, pairs=AnswerPairs()))
+    outcomes = {verdict.check: verdict.outcome for verdict in judged}
+    assert set(outcomes) == {"requests", "first_token", "token_time"}
+    assert {check for check, outcome in outcomes.items() if outcome is Outcome.FAILED} == failed
+    assert {check for check, outcome in outcomes.items() if outcome is Outcome.SUCCESSFUL} == set(
+        outcomes
+    ) - failed
+    if failed:
+        (message,) = (verdict.message for verdict in judged if verdict.check in failed)
+        words = {"first_token": "to the first token is", "token_time": "for each further token is"}
+        assert f"canary's p95 {words[failed.pop()]} " in message
+    assert [verdict.check for verdict in judge(plan, 0, Evidence(Side(9), Side(9)))] == ["requests"]
