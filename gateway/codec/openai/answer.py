@@ -47,7 +47,7 @@ class GeneratedAnswer:
     path: str
     """Of the OpenAI API, such as `/v1/chat/completions`."""
     role: str
-    """Of the version that answered: `stable`, `canary`, `mirrored`, or ""."""
+    """Of the version that answered: `stable`, `canary`, `mirror` for a call that is only compared, or ""."""
     request: bytes
     """The call's body as the engine got it: with the defaults of the kit and the config, and streamed."""
     status: int
