@@ -1,0 +1,180 @@
+"""The places of an engine, and the bounded queue of calls that wait for one.
+
+An engine queues calls without end and without a deadline when it gets more than it can work on, so it never
+gets more: at most as many run at a time as it has slots, and the others wait here, first come first served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gateway.errors import DeadlineExceeded, Overload, QueueFull
+from gateway.metrics.tally import Tally
+from gateway.serving import DEFAULT_LIMITS, QueueLimits
+
+_LONGEST_RETRY_SECONDS = 30
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """One call's place in the order; times are of `time.perf_counter`, in seconds, and so are durations."""
+
+    begin: Callable[[], None]
+    """Called once the call may run."""
+    fail: Callable[[Overload, int], None]
+    """Called in place of `begin`, or after it when time is over: why, and when to come back (0: not said).
+
+    The turn has been left then.
+    """
+    size: int = 0
+    """How many bytes the call has."""
+    places: int = 1
+    """How many slots it takes."""
+    timeout: float = math.inf
+    """How long the caller waits for the whole answer, from `began` on."""
+    began: float = field(default_factory=time.perf_counter)
+    """When the call came."""
+    queue_seconds: float = 0.0
+    is_running: bool = False
+    alarm: asyncio.TimerHandle | None = None
+
+
+class Slots:
+    """Lets calls run while there are places; all of it is for one event loop, but `queued` and `stop`.
+
+    What happens to a call, and what becomes of its turn:
+
+        it comes, and places are free      running
+        it comes, and none is              waiting
+        it comes, and too many wait        ended: `fail` with QueueFull
+        it has waited too long             ended: `fail` with DeadlineExceeded
+        its caller's time is over          ended: the same, running or not
+        others end, and it is the first    running
+        its answer has ended               ended: `leave`
+        its caller hangs up                ended: `cancel`
+
+    `tally.ongoing` goes up in `enter` and down once for each turn as it ends; `tally.generating` counts those
+    that run.
+    """
+
+    def __init__(self, slots: int, tally: Tally, limits: QueueLimits = DEFAULT_LIMITS) -> None:
+        self._slots = slots
+        self._free = slots
+        self._tally = tally
+        self._limits = limits
+        self._waiting: dict[Turn, None] = {}
+        self._bytes = 0
+        self._running: set[Turn] = set()
+        self._is_stopped = False
+
+    @property
+    def queued(self) -> int:
+        """How many calls wait."""
+        return len(self._waiting)
+
+    def enter(self, turn: Turn) -> None:
+        """Have a call run now, or later, or never."""
+        self._tally.ongoing += 1
+        turn.places = min(turn.places, self._slots)
+        if not self._waiting and turn.places <= self._free and not self._is_stopped:
+            self._watch(turn, turn.timeout)
+            self._run(turn)
+        elif self._has_room(turn):
+            self._waiting[turn] = None
+            self._bytes += turn.size
+            self._watch(turn, min(turn.timeout, self._limits.timeout))
+        else:
+            self._refuse(turn)
+
+    def leave(self, turn: Turn) -> None:
+        """End a turn: its answer has ended."""
+        self._end(turn)
+        self._advance()
+
+    def cancel(self, turn: Turn) -> None:
+        """End a turn whose caller hung up."""
+        self._tally.dropped("cancelled")
+        self.leave(turn)
+
+    def stop(self) -> None:
+        """Let no more calls in; from any thread, once the loop is at rest."""
+        self._is_stopped = True
+
+    def _has_room(self, turn: Turn) -> bool:
+        limits = self._limits
+        waiting = len(self._waiting)
+        # A call that is larger than all the room may come in alone.
+        has_bytes = not waiting or self._bytes + turn.size <= limits.max_bytes
+        return waiting < limits.max_requests and has_bytes and not self._is_stopped
+
+    def _refuse(self, turn: Turn) -> None:
+        oldest = next(iter(self._waiting), None)
+        age = 0.0 if oldest is None else time.perf_counter() - oldest.began
+        # The queue takes about as long as its oldest has waited.
+        retry_after = min(max(1, math.ceil(age)), _LONGEST_RETRY_SECONDS)
+        self._tally.ongoing -= 1
+        self._tally.dropped("rejected")
+        load = f"{len(self._waiting)} calls, {self._bytes} bytes"
+        turn.fail(QueueFull(f"too many calls wait for the model: {load}; ask again later"), retry_after)
+
+    def _watch(self, turn: Turn, timeout: float) -> None:
+        """Set the alarm for the moment when a turn's time is over."""
+        if turn.alarm is not None:
+            turn.alarm.cancel()
+        turn.alarm = None
+        if timeout < math.inf:
+            rest = max(0.0, turn.began + timeout - time.perf_counter())
+            turn.alarm = asyncio.get_running_loop().call_later(rest, self._expire, turn)
+
+    def _expire(self, turn: Turn) -> None:
+        self._tally.dropped("expired")
+        waited = time.perf_counter() - turn.began
+        if turn.is_running:
+            text = f"the answer was not complete after {waited:.3g} s, the time that the caller gave it"
+        else:
+            turn.queue_seconds = waited
+            text = f"waited {waited:.3g} s for the model, which works on other calls; ask again later"
+        self._end(turn)
+        turn.fail(DeadlineExceeded(text), 0)
+        self._advance()
+
+    def _run(self, turn: Turn) -> None:
+        self._free -= turn.places
+        self._running.add(turn)
+        self._tally.generating += 1
+        turn.is_running = True
+        turn.queue_seconds = time.perf_counter() - turn.began
+        turn.begin()
+
+    def _end(self, turn: Turn) -> None:
+        if turn.alarm is not None:
+            turn.alarm.cancel()
+            turn.alarm = None
+        if turn in self._running:
+            self._running.remove(turn)
+            self._free += turn.places
+            self._tally.generating -= 1
+        elif turn in self._waiting:
+            self._take(turn)
+        else:
+            return
+        turn.is_running = False
+        self._tally.ongoing -= 1
+
+    def _take(self, turn: Turn) -> None:
+        del self._waiting[turn]
+        self._bytes -= turn.size
+
+    def _advance(self) -> None:
+        """Let those run whose turn it is."""
+        while self._waiting:
+            turn = next(iter(self._waiting))
+            if turn.places > self._free:
+                return
+            self._take(turn)
+            self._watch(turn, turn.timeout)
+            self._run(turn)
