@@ -12,6 +12,7 @@ from gateway.worker.protocol import ProtocolHandler
 from gateway.worker.rest import OpenInferenceRest
 from gateway.worker.version import AppOptions, Identity, ServedVersion
 from runtimes.base import LoadedModel, TensorModel
+from runtimes.engines.base import OpenAIModel
 
 _DEFAULTS = AppOptions()
 
@@ -35,6 +36,14 @@ def build_app(
             OpenInferenceGrpc(version, tensors),
             MirrorHandler(version, tensors),
         ]
+    if isinstance(model, OpenAIModel):
+        # Workers of other models need none of it.
+        from gateway.worker.language import LanguageCapability
+        from gateway.worker.openai import OpenAIHandler
+
+        language = LanguageCapability(version, model)
+        capabilities.append(language)
+        handlers.append(OpenAIHandler(version, language))
     if not capabilities:
         raise UnusableModel(f"model {identity.model}: {type(model).__name__} can do nothing that is served")
     return WorkerApp(version, capabilities, handlers)

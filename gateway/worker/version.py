@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.metrics.tally import Tally
-from gateway.serving import DEFAULT_LIMITS, Batching, QueueLimits
+from gateway.serving import DEFAULT_LIMITS, NO_GENERATION, Batching, Generation, QueueLimits
 from gateway.wire.exchange import lines
 from gateway.wire.limits import BODY_BYTES
 
@@ -34,6 +34,8 @@ class AppOptions:
     batching: Batching | None = None
     """Which calls run together; None: each runs alone."""
     max_body: int = BODY_BYTES
+    generation: Generation = NO_GENERATION
+    """What calls on a language model have that do not say it themselves: the kit's and the config's."""
     is_proven: bool = False
     """Whether the model answered its first call, which had the likely datatypes where its file says none."""
 

@@ -1,0 +1,127 @@
+"""The OpenAI API in front of a language model's engine: which of its paths there are, and what they answer.
+
+Only what is listed here is asked of the engine: its own server has more, such as other callers' settings.
+Reference: https://platform.openai.com/docs/api-reference
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import orjson
+
+from gateway.codec.openai.members import Endpoint
+from gateway.wire.exchange import Exchange
+from gateway.worker.language import LanguageCapability
+from gateway.worker.openai_relay import Relay
+from gateway.worker.protocol import JSON, Answer, ErrorFamily, OpenAIErrors, OpenInferenceErrors, Route
+from gateway.worker.version import ServedVersion
+from runtimes.engines.base import Task
+
+_TASKS: Mapping[Endpoint, Task] = {
+    Endpoint.CHAT: Task.CHAT,
+    Endpoint.RESPONSES: Task.CHAT,
+    Endpoint.COMPLETIONS: Task.COMPLETION,
+    Endpoint.EMBEDDINGS: Task.EMBEDDING,
+    Endpoint.RERANK: Task.RERANK,
+}
+_WORDS: Mapping[Task, str] = {
+    Task.CHAT: "answers chats (/v1/chat/completions, /v1/responses)",
+    Task.COMPLETION: "completes texts (/v1/completions)",
+    Task.EMBEDDING: "makes embeddings (/v1/embeddings)",
+    Task.RERANK: "ranks documents (/v1/rerank)",
+}
+_FAMILY = "/v1/"
+
+
+class OpenAIHandler:
+    """Owns `/v1/…`, and of the Open Inference Protocol what says whether a model is ready and what it is."""
+
+    streams: Mapping[str, Answer] = {}
+
+    def __init__(self, version: ServedVersion, language: LanguageCapability) -> None:
+        identity = version.identity
+        self._errors = OpenAIErrors(version.headers)
+        self._protocol_errors = OpenInferenceErrors(version.headers)
+        self._json = {role: JSON + names for role, names in version.headers.items()}
+        self._language = language
+        tasks = language.model.tasks
+        paths = {
+            endpoint.value: Route(self._errors, {"POST": Relay(endpoint, version, language)})
+            for endpoint, task in _TASKS.items()
+            if task in tasks
+        }
+        does = ", ".join(text for task, text in _WORDS.items() if task in tasks)
+        others = {
+            endpoint.value: self._wrong_task(endpoint, f"model {identity.model} {does}")
+            for endpoint in Endpoint
+            if endpoint.value not in paths
+        }
+        card = {
+            "id": identity.model,
+            "object": "model",
+            "created": int(time.time()),
+            "owned_by": "kitserve",
+            "version": identity.version,
+            "digest": identity.digest,
+            "context": language.model.context,
+            "tasks": sorted(tasks),
+        }
+        self._routes: Mapping[str, Route] = {
+            **paths,
+            **others,
+            "/v1/models": self._document(self._errors, {"object": "list", "data": [card]}),
+            f"/v1/models/{identity.model}": self._document(self._errors, card),
+        }
+        self._nowhere = Route(self._errors, {})
+        self._ready = self._readiness(identity.model)
+        metadata = {
+            "name": identity.model,
+            "versions": [identity.version],
+            "platform": language.model.platform,
+            "inputs": [],
+            "outputs": [],
+        }
+        self._metadata = self._document(self._protocol_errors, metadata)
+
+    def route(self, path: str, _content_type: bytes) -> Route | None:
+        """Return the route of a path; under `/v1/` there is no other handler to ask."""
+        route = self._routes.get(path)
+        if route is not None or path.startswith(_FAMILY):
+            return route or self._nowhere
+        parts = path.split("/")
+        if parts[1:] == ["v2", "health", "ready"]:
+            return self._ready
+        if parts[1:3] != ["v2", "models"] or len(parts) < 4:
+            return None
+        rest = parts[6:] if parts[4:5] == ["versions"] and len(parts) > 5 else parts[4:]
+        return {"": self._metadata, "ready": self._ready}.get("/".join(rest))
+
+    def _document(self, errors: ErrorFamily, document: Mapping[str, object]) -> Route:
+        body = orjson.dumps(document)
+
+        def answer(exchange: Exchange, role: str) -> None:
+            exchange.respond(200, self._json[role], body)
+
+        return Route(errors, {"GET": answer, "HEAD": answer})
+
+    def _readiness(self, name: str) -> Route:
+        """Say that the model is ready, as long as its engine runs."""
+        ready = orjson.dumps({"name": name, "ready": True})
+
+        def answer(exchange: Exchange, role: str) -> None:
+            if self._language.is_alive():
+                exchange.respond(200, self._json[role], ready)
+            else:
+                text = f"the engine of model {name} has ended: {self._language.model.failure()}"
+                self._protocol_errors(exchange, role, 503, text)
+
+        return Route(self._protocol_errors, {"GET": answer, "HEAD": answer})
+
+    def _wrong_task(self, endpoint: Endpoint, does: str) -> Route:
+        def answer(exchange: Exchange, role: str) -> None:
+            text = f"{endpoint} is not served by this model: {does}"
+            self._errors(exchange, role, 404, text, code="unsupported_endpoint")
+
+        return Route(self._errors, {"POST": answer})
