@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.codec.json_answer import error
+from gateway.codec.openai.errors import error_body
 from gateway.wire.exchange import Exchange, lines
 from gateway.wire.grpc_calls import CONTENT, fail
 
@@ -56,6 +57,27 @@ class OpenInferenceErrors:
 
     def __call__(self, exchange: Exchange, role: str, status: int, text: str, headers: bytes = b"") -> None:
         exchange.respond(status, self._headers[role] + headers, error(text))
+
+
+class OpenAIErrors:
+    """Writes `{"error": {"message", "type", "param", "code"}}`, as clients of the OpenAI API read it."""
+
+    def __init__(self, headers: Mapping[str, bytes]) -> None:
+        self._headers = {role: JSON + names for role, names in headers.items()}
+
+    def __call__(
+        self,
+        exchange: Exchange,
+        role: str,
+        status: int,
+        text: str,
+        headers: bytes = b"",
+        *,
+        code: str | None = None,
+        param: str | None = None,
+    ) -> None:
+        """Answer with an error; `param` is the member of the request that is at fault."""
+        exchange.respond(status, self._headers[role] + headers, error_body(status, text, code, param))
 
 
 class GrpcErrors:
