@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from gateway.errors import DeadlineExceeded, Overload, QueueFull
 from gateway.metrics.tally import Tally
@@ -19,17 +19,23 @@ from gateway.serving import DEFAULT_LIMITS, QueueLimits
 _LONGEST_RETRY_SECONDS = 30
 
 
+class Call(Protocol):
+    """What has a turn."""
+
+    def begin(self) -> None:
+        """Run now."""
+
+    def fail(self, failure: Overload, retry_after: int) -> None:
+        """Know that the call runs no more, and never did if `begin` was not called; its turn has ended.
+
+        `retry_after` says in how many seconds to come back; 0 where that is not said.
+        """
+
+
 @dataclass(slots=True, eq=False)
 class Turn:
     """One call's place in the order; times are of `time.perf_counter`, in seconds, and so are durations."""
 
-    begin: Callable[[], None]
-    """Called once the call may run."""
-    fail: Callable[[Overload, int], None]
-    """Called in place of `begin`, or after it when time is over: why, and when to come back (0: not said).
-
-    The turn has been left then.
-    """
     size: int = 0
     """How many bytes the call has."""
     places: int = 1
@@ -41,6 +47,8 @@ class Turn:
     queue_seconds: float = 0.0
     is_running: bool = False
     alarm: asyncio.TimerHandle | None = None
+    call: Call | None = None
+    """None once the turn has ended."""
 
 
 class Slots:
@@ -76,8 +84,9 @@ class Slots:
         """How many calls wait."""
         return len(self._waiting)
 
-    def enter(self, turn: Turn) -> None:
+    def enter(self, turn: Turn, call: Call) -> None:
         """Have a call run now, or later, or never."""
+        turn.call = call
         self._tally.ongoing += 1
         turn.places = min(turn.places, self._slots)
         if not self._waiting and turn.places <= self._free and not self._is_stopped:
@@ -119,7 +128,9 @@ class Slots:
         self._tally.ongoing -= 1
         self._tally.dropped("rejected")
         load = f"{len(self._waiting)} calls, {self._bytes} bytes"
-        turn.fail(QueueFull(f"too many calls wait for the model: {load}; ask again later"), retry_after)
+        call, turn.call = turn.call, None
+        assert call is not None
+        call.fail(QueueFull(f"too many calls wait for the model: {load}; ask again later"), retry_after)
 
     def _watch(self, turn: Turn, timeout: float) -> None:
         """Set the alarm for the moment when a turn's time is over."""
@@ -138,8 +149,10 @@ class Slots:
         else:
             turn.queue_seconds = waited
             text = f"waited {waited:.3g} s for the model, which works on other calls; ask again later"
+        call = turn.call
+        assert call is not None
         self._end(turn)
-        turn.fail(DeadlineExceeded(text), 0)
+        call.fail(DeadlineExceeded(text), 0)
         self._advance()
 
     def _run(self, turn: Turn) -> None:
@@ -148,7 +161,8 @@ class Slots:
         self._tally.generating += 1
         turn.is_running = True
         turn.queue_seconds = time.perf_counter() - turn.began
-        turn.begin()
+        assert turn.call is not None
+        turn.call.begin()
 
     def _end(self, turn: Turn) -> None:
         if turn.alarm is not None:
@@ -163,6 +177,7 @@ class Slots:
         else:
             return
         turn.is_running = False
+        turn.call = None
         self._tally.ongoing -= 1
 
     def _take(self, turn: Turn) -> None:

@@ -26,6 +26,7 @@ from gateway.codec.openai.whole import choices_of, whole_answer
 from gateway.codec.statuses import explain
 from gateway.engine.generation import Turn
 from gateway.errors import Overload
+from gateway.metrics.counts import MIRRORED
 from gateway.metrics.tokens import Tokens
 from gateway.wire.codings import decompress
 from gateway.wire.exchange import Exchange, lines
@@ -55,9 +56,10 @@ class Relay:
         self.version = version
         self.language = language
         self.tally = version.tally
-        self.errors = OpenAIErrors(version.headers)
-        self.json = {role: JSON + names for role, names in version.headers.items()}
-        self.events = {role: _EVENTS + names for role, names in version.headers.items()}
+        headers = {**version.headers, MIRRORED: version.headers[""]}
+        self.errors = OpenAIErrors(headers)
+        self.json = {role: JSON + names for role, names in headers.items()}
+        self.events = {role: _EVENTS + names for role, names in headers.items()}
         self.fingerprint = version.identity.digest.partition(":")[2][:12]
         self.names = asdict(version.identity)
 
@@ -81,7 +83,10 @@ class Relay:
             self.refuse(exchange, role, refusal)
             return
         if self.language.is_alive():
-            RelayedCall(self, exchange, role, call, seconds, began).enter()
+            asked = None if self.language.mirror is None else b"".join(body)
+            RelayedCall(
+                self, exchange, role, call, Turn(len(call.body), call.places, seconds, began), asked
+            ).enter()
         else:
             self.tally.refused(role, 503)
             self.errors(exchange, role, 503, f"the engine has ended: {self.language.model.failure()}")
@@ -116,6 +121,7 @@ class RelayedCall:
     """One call, see `Turn` and `upstream.Receiver`, by which it gets to the engine and its answer back."""
 
     __slots__ = (
+        "_asked",
         "_call",
         "_events",
         "_exchange",
@@ -133,13 +139,21 @@ class RelayedCall:
     )
 
     def __init__(
-        self, relay: Relay, exchange: Exchange, role: str, call: EngineCall, timeout: float, began: float
+        self,
+        relay: Relay,
+        exchange: Exchange,
+        role: str,
+        call: EngineCall,
+        turn: Turn,
+        asked: bytes | None,
     ) -> None:
         self._relay = relay
         self._exchange = exchange
         self._role = role
         self._call = call
-        self._turn = Turn(self._begin, self._fail, len(call.body), call.places, timeout, began)
+        self._turn = turn
+        self._asked = asked
+        """The body as it came, where the answer may be mirrored."""
         model = call.model or relay.version.identity.model
         self._events = AnswerEvents(call, model, relay.fingerprint)
         self._upstream: UpstreamCall | None = None
@@ -157,16 +171,17 @@ class RelayedCall:
     def enter(self) -> None:
         """Let the call wait for its turn."""
         self._exchange.on_abandoned = self._abandon
-        self._relay.language.slots.enter(self._turn)
+        self._relay.language.slots.enter(self._turn, self)
 
     # What the slots call.
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Have the engine work on the call."""
         call = self._call
         request = Request("POST", call.endpoint.value, call.body, _REQUEST_HEADERS)
         self._upstream = self._relay.language.upstream.send(request, self)
 
-    def _fail(self, failure: Overload, retry_after: int) -> None:
+    def fail(self, failure: Overload, retry_after: int) -> None:
         """Answer a call that is too late or one too many; its turn has been left."""
         self._abort()
         status, text = explain(failure, _request_id(self._exchange), self._relay.names)
@@ -178,7 +193,7 @@ class RelayedCall:
         """Take the head of the engine's answer."""
         self._status = status
         self._is_events = status == _OK and headers.get(b"content-type", b"").startswith(b"text/event-stream")
-        is_mirrored = self._relay.language.mirror is not None and self._call.endpoint.is_generating
+        is_mirrored = self._asked is not None and self._call.endpoint.is_generating
         if is_mirrored or not (self._is_events and self._call.is_streamed):
             self._kept = []
 
@@ -296,21 +311,21 @@ class RelayedCall:
             tally.answered(role, status, seconds, turn.queue_seconds, compute, infer=compute)
             self._count_tokens()
         mirror = self._relay.language.mirror
-        if mirror is not None and self._kept is not None and self._call.endpoint.is_generating:
+        if mirror is not None and self._asked is not None and self._call.endpoint.is_generating:
             with suppress(ValueError, LookupError, TypeError, AttributeError):
-                mirror.offer(self._generated(status, seconds))
+                mirror.offer(self._generated(self._asked, status, seconds))
         self._upstream = None
         if not has_left:
             self._relay.language.slots.leave(turn)
 
-    def _generated(self, status: int, seconds: float) -> GeneratedAnswer:
+    def _generated(self, asked: bytes, status: int, seconds: float) -> GeneratedAnswer:
         call = self._call
         usage, first = self._events.usage, self._first_seconds
         choices: tuple[Choice, ...] = ()
         if status == _OK:
             choices = choices_of(call.endpoint, whole_answer(call.endpoint, self._kept or (), usage))
-        path = call.endpoint.value
-        return GeneratedAnswer(path, self._role, call.body, status, choices, usage, first, seconds)
+        path, role = call.endpoint.value, self._role
+        return GeneratedAnswer(path, role, asked, call.body, status, choices, usage, first, seconds)
 
     # On the way.
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from gateway.codec.openai.answer import Choice, GeneratedAnswer, Usage
 from gateway.metrics.tally import Tally
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
+from gateway.worker.language import LanguageCapability
 from gateway.worker.version import AppOptions, Identity
 from tests.support.engines import DONE, STREAM, USAGE, Behaviour, FaultyEngine, answer, chunk, delta
 from tests.support.waiting import wait
@@ -198,6 +200,43 @@ class TestFaults:
             status, body = worker.ask()
             assert status == 502
             assert "takes no connection" in message(body)
+
+
+class Mirror:
+    """Keeps what it is offered."""
+
+    def __init__(self) -> None:
+        self.mirroring: Any = None
+        self.answers: list[GeneratedAnswer] = []
+
+    def offer(self, answer: GeneratedAnswer) -> None:
+        self.answers.append(answer)
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_answers_are_offered_to_the_mirror(stream: bool) -> None:
+    with serving(says(*WHOLE)) as worker:
+        (language,) = worker.app._capabilities
+        assert isinstance(language, LanguageCapability)
+        worker.ask(stream=stream)
+        language.mirror = mirror = Mirror()
+        worker.ask(stream=stream, n=1, user="me")
+        wait(lambda: bool(mirror.answers))
+        (answer,) = mirror.answers
+        assert answer.path == CHAT
+        assert (answer.role, answer.status) == ("", 200)
+        assert json.loads(answer.asked)["user"] == "me"
+        assert json.loads(answer.request)["model"] == "engine's own"
+        assert answer.choices == (Choice("ab", "stop"),)
+        assert answer.usage == Usage(3, 0, 2)
+        assert 0 < answer.first_seconds <= answer.seconds
+        worker.engine.behave = breaks_off(STREAM, chunk(delta("a")))
+        worker.ask(stream=stream)
+        wait(lambda: len(mirror.answers) == 2)
+        assert (mirror.answers[1].status, mirror.answers[1].choices) == (502, ())
 
 
 def test_a_caller_who_hangs_up_ends_the_engines_work() -> None:

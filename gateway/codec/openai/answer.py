@@ -48,8 +48,10 @@ class GeneratedAnswer:
     """Of the OpenAI API, such as `/v1/chat/completions`."""
     role: str
     """Of the version that answered: `stable`, `canary`, `mirror` for a call that is only compared, or ""."""
+    asked: bytes
+    """The call's body as its caller sent it, which any other version can be asked as well."""
     request: bytes
-    """The call's body as the engine got it: with the defaults of the kit and the config, and streamed."""
+    """The body as the engine got it: with the defaults of the kit and the config, and streamed."""
     status: int
     """HTTP's; any but 200 came with an error in place of choices."""
     choices: tuple[Choice, ...] = ()

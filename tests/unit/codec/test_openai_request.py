@@ -290,7 +290,9 @@ class TestToolsAndImages:
     def test_other_parts(self, kind: Any) -> None:
         with pytest.raises(RefusedCall, match=r"^messages\[0\]\.content\[0\] is not served"):
             read(
-                engine=Engine("a", has_images=True), messages=[{"role": "user", "content": [{"type": kind}]}]
+                Endpoint.CHAT,
+                Engine("a", has_images=True),
+                messages=[{"role": "user", "content": [{"type": kind}]}],
             )
 
 

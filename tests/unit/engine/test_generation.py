@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -24,17 +24,28 @@ class Calls:
         self.failed: dict[str, tuple[Overload, int]] = {}
 
     def enter(self, name: str, **options: Any) -> Turn:
-        def fail(error: Overload, retry_after: int) -> None:
-            self.failed[name] = error, retry_after
-
-        turn = Turn(lambda: self.began.append(name), fail, **options)
-        self.slots.enter(turn)
+        turn = Turn(**options)
+        self.slots.enter(turn, Call(self, name))
         return turn
 
 
-def on_a_loop(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+class Call:
+    """A call of that name."""
+
+    def __init__(self, calls: Calls, name: str) -> None:
+        self._calls = calls
+        self._name = name
+
+    def begin(self) -> None:
+        self._calls.began.append(self._name)
+
+    def fail(self, failure: Overload, retry_after: int) -> None:
+        self._calls.failed[self._name] = failure, retry_after
+
+
+def on_a_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
     def run() -> None:
-        asyncio.run(test())  # type: ignore[arg-type]
+        asyncio.run(test())
 
     run.__name__ = test.__name__
     return run
