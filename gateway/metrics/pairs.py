@@ -1,4 +1,4 @@
-"""What a canary's worker counts of pairs of answers: the text that both versions generate for one call."""
+"""What a stable version's worker counts of pairs of answers: the text that two versions generate."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class MirrorSender:
         return random.random() < self._share  # noqa: S311  a sample is no secret
 
     def has_room(self, held: int) -> bool:
-        """Tell whether there is room for a call that keeps so many bytes in memory; else count it as dropped."""
+        """Tell whether there is room for a call that keeps so many bytes; else count it as dropped."""
         if len(self._waiting) >= _MAX_WAITING or held > _MAX_BYTES:
             self._tally.not_mirrored()
             return False

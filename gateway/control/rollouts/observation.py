@@ -147,13 +147,12 @@ class Observer:
         is_late = bool({stable, canary} & observation.late)
         base = observation.activity.get(stable, NO_ACTIVITY)
         trial = observation.activity.get(canary, NO_ACTIVITY)
-        return Evidence(
-            base.side,
-            trial.side,
-            replace(trial.mirrored, dropped=base.mirrored.dropped + trial.mirrored.dropped),
-            "the numbers of a worker did not come in time" if is_late else "",
-            trial.pairs if self._generates(stable) and self._generates(canary) else None,
-        )
+        trouble = "the numbers of a worker did not come in time" if is_late else ""
+        if self._generates(stable) and self._generates(canary):
+            # Text is compared by the stable version's workers, tensors by the canary's.
+            return Evidence(base.side, trial.side, base.mirrored, trouble, base.pairs)
+        mirrored = replace(trial.mirrored, dropped=base.mirrored.dropped + trial.mirrored.dropped)
+        return Evidence(base.side, trial.side, mirrored, trouble)
 
     def _generates(self, app: AppName) -> bool:
         """Tell whether a version's answers are text that it generates."""

@@ -393,7 +393,7 @@ def test_a_language_model_is_judged_by_its_answers_and_mirrors_by_default(world:
     assert mirroring == Mirroring(AnswerChecks().mirror, (("10.0.0.1", 1),), Agreement(), AnswerChecks())
     pair = AnswerPairs(1, {"empty": FaultyAnswers(1, canary=1)})
     for _ in range(20):
-        world.workers[world.app("v2")].compared_answers(pair, is_worse=True, failed=False)
+        world.workers[world.app("v1")].compared_answers(pair, is_worse=True, failed=False)
     world.tick()
     assert world.position() == (Stage.DEGRADED, Reason.ANALYSIS_FAILED, 0)
     (event, *_) = world.rollouts.history("iris")
