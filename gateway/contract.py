@@ -13,7 +13,7 @@ from gateway.kits.trust import Policy
 from gateway.metrics.tally import Numbers
 from gateway.oci.options import SourceOptions
 from gateway.oci.pinned import PinnedReference
-from gateway.rollout.plan import Agreement, Golden
+from gateway.rollout.plan import Agreement, AnswerChecks, Golden
 from gateway.serving import Serving
 from runtimes.base import Signature
 
@@ -94,7 +94,9 @@ class Mirroring:
     share: float
     targets: tuple[tuple[str, int], ...]
     agreement: Agreement
-    """How the answers are compared."""
+    """How the answers of models that give tensors are compared."""
+    answers: AnswerChecks = field(default_factory=AnswerChecks)
+    """How the answers of language models are compared."""
 
 
 @dataclass(frozen=True, slots=True)

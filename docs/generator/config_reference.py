@@ -118,7 +118,9 @@ def _words(annotation: Any, metadata: Sequence[Any]) -> str:
     if origin is Literal:
         return _listed([str(value) for value in arguments])
     if origin is tuple:
-        return f"list of {_PLURALS[_words(arguments[0], [])]}"
+        words = _words(arguments[0], [])
+        is_choice = isinstance(arguments[0], type) and issubclass(arguments[0], Enum)
+        return f"list of {words if is_choice else _PLURALS[words]}"
     if annotation in _WORDS:
         return _WORDS[annotation]
     if origin is dict or issubclass(annotation, BaseModel):

@@ -8,7 +8,9 @@ from typing import Annotated
 from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from gateway.config.kits import Seconds, Strict, fault
+from gateway.metrics.pairs import MAX_LOSS
 from gateway.rollout import plan as plans
+from gateway.rollout.answers import Fault
 from gateway.rollout.plan import Metric
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -41,6 +43,7 @@ HeaderValue = Annotated[
 # The defaults stand in the plan, once.
 _STEP = plans.Step(weight=0)
 _AGREEMENT = plans.Agreement()
+_ANSWERS = plans.AnswerChecks()
 _CHECKS = plans.Checks()
 _GOLDEN = plans.Golden(dataset="")
 _PLAN = plans.Plan()
@@ -59,7 +62,7 @@ class Step(Strict):
     """Whether the step lasts until a person promotes; then without `for`."""
     mirror: Share | None = _STEP.mirror
     """Which share of the stable version's calls the canary answers too, unseen by callers; absent, the share
-    in `checks.agreement`."""
+    in `checks.agreement`, or of a language model in `checks.answers`."""
     match: tuple[dict[HeaderName, HeaderValue], ...] = ()
     """Headers that send a call to the canary whatever the weight: `{NAME: VALUE}`, with `""` for any value.
     One such mapping, or a list."""
@@ -136,6 +139,40 @@ class Agreement(Strict):
         )
 
 
+class AnswerChecks(Strict):
+    """What the canary of a language model is judged by on mirrored calls: the faults of its answers."""
+
+    max_faults: Annotated[float, Field(gt=0, lt=1)] = _ANSWERS.max_faults
+    """Which share of the calls the canary may answer worse than the stable version does: with an error, with
+    nothing, with repetitions, or not in the form that was asked for."""
+    max_shift: Annotated[float, Field(gt=0, lt=1)] = _ANSWERS.max_shift
+    """The same of what two samples of one version differ in, too: answers that are cut off, that are much
+    longer or shorter, or that call functions."""
+    max_length_ratio: Annotated[float, Field(gt=1, le=100)] = _ANSWERS.max_length_ratio
+    """An answer with more than so many times the other one's tokens is much longer."""
+    max_loss: Annotated[float, Field(gt=0, lt=MAX_LOSS)] | None = _ANSWERS.max_loss
+    """How much less likely the canary may find the stable version's answers, in nats per token, where the
+    engine can tell (0.1 is a usual limit for the same model in another form); absent, no such check."""
+    min_pairs: Annotated[int, Field(ge=0)] = _ANSWERS.min_pairs
+    """How many calls must be mirrored before a check is Successful."""
+    mirror: Annotated[float, Field(gt=0, le=1)] = _ANSWERS.mirror
+    """Which share of the stable version's calls the canary answers too, in steps that do not say it."""
+    skip: tuple[Fault, ...] = ()
+    """Checks that are not made."""
+
+    def plan(self) -> plans.AnswerChecks:
+        """Return the checks as a rollout takes them."""
+        return plans.AnswerChecks(
+            max_faults=self.max_faults,
+            max_shift=self.max_shift,
+            max_length_ratio=self.max_length_ratio,
+            max_loss=self.max_loss,
+            min_pairs=self.min_pairs,
+            mirror=self.mirror,
+            skip=tuple(fault.value for fault in self.skip),
+        )
+
+
 class Checks(Strict):
     """What the canary is judged by at each step."""
 
@@ -144,21 +181,33 @@ class Checks(Strict):
     such check."""
     max_latency_ratio: Annotated[float, Field(ge=1, le=1000)] | None = _CHECKS.max_latency_ratio
     """How many times the stable version's latency the canary may need; absent, no such check."""
+    max_first_token_ratio: Annotated[float, Field(ge=1, le=1000)] | None = _CHECKS.max_first_token_ratio
+    """How many times the stable version's time to the first token a language model's canary may need; absent,
+    no such check."""
+    max_token_time_ratio: Annotated[float, Field(ge=1, le=1000)] | None = _CHECKS.max_token_time_ratio
+    """How many times the stable version's time for each further token it may need: 2 is half as many tokens
+    per second; absent, no such check."""
     latency_quantile: Annotated[float, Field(ge=0.5, le=0.999)] = _CHECKS.latency_quantile
-    """Which quantile of the latencies is compared."""
+    """Which quantile of the latencies and of the times of tokens is compared."""
     min_requests: Annotated[int, Field(ge=0)] = _CHECKS.min_requests
     """How many calls the canary must have answered before a step ends."""
     agreement: Agreement | None = None
-    """How often its answers must agree with the stable version's; absent, no such check."""
+    """How often its answers must agree with the stable version's; absent, no such check. Not for language
+    models."""
+    answers: AnswerChecks | None = AnswerChecks()
+    """What the answers of a language model are judged by; `null` for no such checks."""
 
     def plan(self) -> plans.Checks:
         """Return the checks as a rollout takes them."""
         return plans.Checks(
             max_error_rate=self.max_error_rate,
             max_latency_ratio=self.max_latency_ratio,
+            max_first_token_ratio=self.max_first_token_ratio,
+            max_token_time_ratio=self.max_token_time_ratio,
             latency_quantile=self.latency_quantile,
             min_requests=self.min_requests,
             agreement=None if self.agreement is None else self.agreement.plan(),
+            answers=None if self.answers is None else self.answers.plan(),
         )
 
 

@@ -30,7 +30,7 @@ from gateway.rollout.plan import Golden, Metric
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import InputError
 
-_MAX_ROWS = 10_000
+MAX_ROWS = 10_000
 _ROWS_PER_CALL = 64
 _SECONDS = 60.0
 # Cells that hold nothing; NaN is a number.
@@ -73,8 +73,8 @@ def read_rows(dataset: Dataset, golden: Golden, signature: Signature) -> list[Ro
         raise KitError(f"dataset {dataset.path} cannot be used: {error}") from error
     if not rows:
         raise KitError(f"dataset {dataset.path} has no rows")
-    if len(rows) > _MAX_ROWS:
-        raise KitError(f"dataset {dataset.path} has more than {_MAX_ROWS} rows; a golden one is small")
+    if len(rows) > MAX_ROWS:
+        raise KitError(f"dataset {dataset.path} has more than {MAX_ROWS} rows; a golden one is small")
     return rows
 
 

@@ -153,10 +153,11 @@ class Runs:
 class MirroredCalls:
     """Calls that the stable version answered, and the canary too, unseen by callers; they add up.
 
-    The canary's workers count what they compared: `agreeing` sums up, over calls, the share of rows whose
-    answers agree; `failed` of the compared calls had no answer from the canary, and agree in nothing. The
-    stable version's workers count the calls that they `dropped`, as there was no time to mirror them.
-    `stable` and `canary` are the answers by label, where distributions are compared.
+    The workers that compare count them, of tensors the canary's and of text the stable version's: `agreeing`
+    sums up, over calls, the share of rows whose answers agree; `failed` of the compared calls had no answer
+    from the canary, and agree in nothing. The stable version's workers count the calls that they `dropped`,
+    as there was no time to mirror them. `stable` and `canary` are the answers by label, where distributions
+    are compared.
     """
 
     compared: int = 0

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gateway.metrics.counts import MAX_BATCH_ROWS, MIRRORED, CallTimes, Histogram, MirroredCalls, Runs
+from gateway.metrics.pairs import AnswerPairs
 from gateway.metrics.tokens import Tokens
 
 _FAILURES = 400
@@ -30,6 +31,8 @@ class Numbers:
     last_call: float = 0.0
     """When the last call was answered, in seconds since 1970; 0 before the first."""
     mirrored: MirroredCalls = field(default_factory=MirroredCalls)
+    pairs: AnswerPairs = field(default_factory=AnswerPairs)
+    """Of the mirrored calls, those whose answers are generated."""
     pulled_bytes: int = 0
     cache_hits: int = 0
     unpacks: int = 0
@@ -65,6 +68,7 @@ class Numbers:
         self.failed.add(other.failed)
         self.last_call = max(self.last_call, other.last_call)
         self.mirrored = (self.mirrored + other.mirrored).with_few_labels()
+        self.pairs = self.pairs + other.pairs
         self.pulled_bytes += other.pulled_bytes
         self.cache_hits += other.cache_hits
         self.unpacks += other.unpacks
@@ -92,7 +96,10 @@ class Tally:
     def generated(self, role: str, tokens: Tokens) -> None:
         """Count the tokens of one call, besides the call itself (`answered`)."""
         with self._lock:
-            self._numbers.tokens_by_role.setdefault(role, Tokens()).add(tokens)
+            total = self._numbers.tokens_by_role.setdefault(role, Tokens())
+            total.add(tokens)
+            if tokens.output > 1 and tokens.between.total:
+                total.per_token.observe(tokens.between.total / (tokens.output - 1))
 
     def answered(
         self,
@@ -141,6 +148,12 @@ class Tally:
         """Count one mirrored call, see `MirroredCalls`."""
         with self._lock:
             self._count(MirroredCalls(1, agreeing, int(failed), 0, stable, canary))
+
+    def compared_answers(self, pairs: AnswerPairs, is_worse: bool, failed: bool) -> None:
+        """Count one mirrored call whose answers are generated; it agrees where the canary is no worse."""
+        with self._lock:
+            self._count(MirroredCalls(1, float(not is_worse), int(failed)))
+            self._numbers.pairs = self._numbers.pairs + pairs
 
     def not_mirrored(self) -> None:
         """Count one call that was to be mirrored, and was not."""

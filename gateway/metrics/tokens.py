@@ -23,6 +23,8 @@ class Tokens:
     """From a call's arrival to the first token of its answer."""
     between: Histogram = field(default_factory=_gaps)
     """From one token to the next."""
+    per_token: Histogram = field(default_factory=_gaps)
+    """The mean of these over a call; one for each call, as the tokens of one are fast or slow together."""
     input: int = 0
     """Of prompts, the cached ones included."""
     cached: int = 0
@@ -33,6 +35,7 @@ class Tokens:
         """Add another's numbers to these."""
         self.first.add(other.first)
         self.between.add(other.between)
+        self.per_token.add(other.per_token)
         self.input += other.input
         self.cached += other.cached
         self.output += other.output

@@ -12,50 +12,21 @@ steps and checks; the chance that a step passes a canary that is over a limit is
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Iterator, Mapping
 
 from gateway.metrics.counts import MirroredCalls
-from gateway.rollout.evidence import Evidence
+from gateway.rollout.evidence import Durations, Evidence
+from gateway.rollout.pair_checks import count_pair_checks, judge_pairs
 from gateway.rollout.plan import Agreement, Checks, Metric, Plan
-from gateway.rollout.sequential import LogEvidence, Rate, p_value, weigh, weigh_difference
+from gateway.rollout.sequential import LogEvidence, Rate, weigh, weigh_difference
+from gateway.rollout.verdict import Outcome, Verdict, decide, percent, unknown
 
 FALSE_ALARM = 0.01
-MISS = 0.01
 
 _ALL = 100
 # The index's usual limits are 0.1 and 0.25; below this many answers on a side it is mostly noise.
 _MIN_ANSWERS = 100
 _EMPTY_COUNT = 0.5
-
-
-class Outcome(StrEnum):
-    """How a check ends; the words are Argo Rollouts'."""
-
-    SUCCESSFUL = "Successful"
-    FAILED = "Failed"
-    INCONCLUSIVE = "Inconclusive"
-    ERROR = "Error"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One check's outcome, with its numbers and a sentence for people."""
-
-    check: str
-    outcome: Outcome
-    message: str
-    numbers: Mapping[str, float] = field(default_factory=dict)
-
-
-def overall(verdicts: tuple[Verdict, ...]) -> Outcome:
-    """Return the outcome of all checks together: the worst; no check at all is Successful."""
-    outcomes = {verdict.outcome for verdict in verdicts}
-    for outcome in (Outcome.FAILED, Outcome.ERROR, Outcome.INCONCLUSIVE):
-        if outcome in outcomes:
-            return outcome
-    return Outcome.SUCCESSFUL
 
 
 def judge(plan: Plan, step: int, evidence: Evidence) -> tuple[Verdict, ...]:
@@ -64,16 +35,18 @@ def judge(plan: Plan, step: int, evidence: Evidence) -> tuple[Verdict, ...]:
     is_live = plan.steps[step].weight > 0 or bool(plan.steps[step].match)
     # With every call at the canary and no step before, there is nothing to compare with.
     is_alone = plan.steps[step].weight == _ALL and not evidence.stable.calls
-    is_mirrored = plan.mirror(step) > 0 and plan.steps[step].weight < _ALL
-    alarm = FALSE_ALARM / (len(plan.steps) * max(1, checks.count()))
+    is_mirrored = plan.mirror(step, evidence.is_text) > 0 and plan.steps[step].weight < _ALL
+    alarm = FALSE_ALARM / (len(plan.steps) * max(1, _count(checks, evidence.is_text)))
     verdicts = []
     if is_live or is_mirrored:
         verdicts.append(_requests(checks, evidence, is_live))
     if is_live and checks.max_error_rate is not None:
         verdicts.append(_error_rate(checks.max_error_rate, evidence, alarm, is_alone))
-    if is_live and not is_alone and checks.max_latency_ratio is not None:
-        verdicts.append(_latency(checks.max_latency_ratio, checks.latency_quantile, evidence, alarm))
-    if is_mirrored and checks.agreement is not None:
+    if is_live and not is_alone:
+        verdicts += _times(checks, evidence, alarm)
+    if is_mirrored and evidence.pairs is not None:
+        verdicts += judge_pairs(checks.answers, evidence.pairs, alarm) if checks.answers else []
+    elif is_mirrored and checks.agreement is not None:
         verdicts.append(_agreement(checks.agreement, evidence.mirrored, alarm))
     if not evidence.trouble:
         return tuple(verdicts)
@@ -86,12 +59,30 @@ def judge(plan: Plan, step: int, evidence: Evidence) -> tuple[Verdict, ...]:
     )
 
 
+def _count(checks: Checks, is_text: bool) -> int:
+    """Return how many checks decide by evidence."""
+    of_calls = (checks.max_error_rate, checks.max_latency_ratio)
+    of_text = (checks.max_first_token_ratio, checks.max_token_time_ratio)
+    if not is_text:
+        return sum(check is not None for check in (*of_calls, checks.agreement))
+    pair_checks = count_pair_checks(checks.answers) if checks.answers else 0
+    return sum(limit is not None for limit in (*of_calls, *of_text)) + pair_checks
+
+
 def _requests(checks: Checks, evidence: Evidence, is_live: bool) -> Verdict:
     calls = evidence.canary.calls if is_live else evidence.mirrored.compared
     verb = "answered" if is_live else "was mirrored"
     outcome = Outcome.SUCCESSFUL if calls >= checks.min_requests else Outcome.INCONCLUSIVE
     message = f"canary {verb} {calls:,} of at least {checks.min_requests:,} calls"
-    return Verdict("requests", outcome, message, {"canary_calls": calls, "minimum": checks.min_requests})
+    numbers = {"canary_calls": calls, "minimum": checks.min_requests}
+    pairs = evidence.pairs
+    if pairs is not None and pairs.greedy:
+        # Told, but not judged: the same weights in another precision answer otherwise.
+        message += (
+            f"; {pairs.identical:,} of {pairs.greedy:,} answers without chance are word for word the same"
+        )
+        numbers |= {"greedy": pairs.greedy, "identical": pairs.identical}
+    return Verdict("requests", outcome, message, numbers)
 
 
 def _error_rate(limit: float, evidence: Evidence, alarm: float, is_alone: bool) -> Verdict:
@@ -106,44 +97,60 @@ def _error_rate(limit: float, evidence: Evidence, alarm: float, is_alone: bool) 
         "limit": limit,
     }
     if not canary.trials:
-        return _unknown("error_rate", "canary has answered no call yet", numbers)
+        return unknown("error_rate", "canary has answered no call yet", numbers)
     if is_alone:
-        fact = f"canary fails {_percent(canary.share)} of {canary.trials:,} calls (limit {_percent(limit)})"
-        return _decide("error_rate", fact, log_evidence, alarm, numbers)
+        fact = f"canary fails {percent(canary.share)} of {canary.trials:,} calls (limit {percent(limit)})"
+        return decide("error_rate", fact, log_evidence, alarm, numbers)
     if not stable.trials:
-        return _unknown("error_rate", "stable has answered no call to compare with", numbers)
+        return unknown("error_rate", "stable has answered no call to compare with", numbers)
     fact = (
-        f"canary fails {_percent(canary.share)} of {canary.trials:,} calls, stable "
-        f"{_percent(stable.share)} of {stable.trials:,} (limit {_percent(limit)} more)"
+        f"canary fails {percent(canary.share)} of {canary.trials:,} calls, stable "
+        f"{percent(stable.share)} of {stable.trials:,} (limit {percent(limit)} more)"
     )
-    return _decide("error_rate", fact, log_evidence, alarm, numbers)
+    return decide("error_rate", fact, log_evidence, alarm, numbers)
 
 
-def _latency(limit: float, quantile: float, evidence: Evidence, alarm: float) -> Verdict:
+def _times(checks: Checks, evidence: Evidence, alarm: float) -> Iterator[Verdict]:
+    """Judge how long callers wait; for tokens, only where the model generates text."""
+    stable, canary, share = evidence.stable, evidence.canary, checks.latency_quantile
+    limit = checks.max_latency_ratio
+    if limit is not None:
+        yield _slower("latency", "", limit, share, stable.latencies, canary.latencies, alarm)
+    limit = checks.max_first_token_ratio if evidence.is_text else None
+    if limit is not None:
+        subject = " to the first token"
+        yield _slower("first_token", subject, limit, share, stable.first_tokens, canary.first_tokens, alarm)
+    limit = checks.max_token_time_ratio if evidence.is_text else None
+    if limit is not None:
+        subject = " for each further token"
+        yield _slower("token_time", subject, limit, share, stable.token_times, canary.token_times, alarm)
+
+
+def _slower(
+    check: str, subject: str, limit: float, share: float, stable: Durations, canary: Durations, alarm: float
+) -> Verdict:
     """Compare shares of slow calls: those that take more than `limit` times the stable version's quantile."""
-    stable, canary = evidence.stable, evidence.canary
-    name = f"p{quantile * 100:g}"
-    if not canary.timed or not stable.timed:
-        role = "stable" if canary.timed else "canary"
-        return _unknown("latency", f"{role} has answered no call yet", {"limit": limit})
-    base, latency = stable.quantile(quantile), canary.quantile(quantile)
-    slow = Rate(canary.slower_than(limit * base), canary.timed)
-    usual = Rate((1 - quantile) * stable.timed, stable.timed)
-    log_evidence = weigh_difference(slow, usual, 0.0, 1 - quantile)
+    if not canary.total or not stable.total:
+        role = "stable" if canary.total else "canary"
+        return unknown(check, f"{role} has answered no call yet", {"limit": limit})
+    base, seconds = stable.quantile(share), canary.quantile(share)
+    slow = Rate(canary.longer_than(limit * base), canary.total)
+    usual = Rate((1 - share) * stable.total, stable.total)
+    log_evidence = weigh_difference(slow, usual, 0.0, 1 - share)
     numbers = {
-        "canary_seconds": latency,
+        "canary_seconds": seconds,
         "stable_seconds": base,
-        "ratio": latency / base,
+        "ratio": seconds / base,
         "limit": limit,
-        "canary_calls": canary.timed,
+        "canary_calls": canary.total,
         "canary_slow_calls": slow.hits,
-        "stable_calls": stable.timed,
+        "stable_calls": stable.total,
     }
     fact = (
-        f"canary's {name} is {latency * 1000:.3g} ms over {canary.timed:,} calls, {latency / base:.2g} times "
-        f"stable's {base * 1000:.3g} ms (limit {limit:g} times)"
+        f"canary's p{share * 100:g}{subject} is {seconds * 1000:.3g} ms over {canary.total:,} calls, "
+        f"{seconds / base:.2g} times stable's {base * 1000:.3g} ms (limit {limit:g} times)"
     )
-    return _decide("latency", fact, log_evidence, alarm, numbers)
+    return decide(check, fact, log_evidence, alarm, numbers)
 
 
 def _agreement(agreement: Agreement, mirrored: MirroredCalls, alarm: float) -> Verdict:
@@ -159,16 +166,16 @@ def _agreement(agreement: Agreement, mirrored: MirroredCalls, alarm: float) -> V
         "limit": limit,
     }
     if not mirrored.compared:
-        return _unknown("agreement", "no call has been mirrored yet", numbers)
+        return unknown("agreement", "no call has been mirrored yet", numbers)
     fact = (
-        f"canary disagrees on {_percent(differing.share)} of {mirrored.compared:,} mirrored calls "
-        f"(limit {_percent(limit)})"
+        f"canary disagrees on {percent(differing.share)} of {mirrored.compared:,} mirrored calls "
+        f"(limit {percent(limit)})"
     )
     if mirrored.failed:
         fact += f", {mirrored.failed:,} of which it could not answer"
     # A limit of 0 can be broken, but never be proved to be kept.
     bound = min(max(limit, 1 / (2 * _MIN_ANSWERS)), 1 - 1e-9)
-    return _decide("agreement", fact, weigh(differing, bound), alarm, numbers)
+    return decide("agreement", fact, weigh(differing, bound), alarm, numbers)
 
 
 def _shift(limit: float, mirrored: MirroredCalls, alarm: float) -> Verdict:
@@ -182,7 +189,7 @@ def _shift(limit: float, mirrored: MirroredCalls, alarm: float) -> Verdict:
     numbers = {"stable_answers": float(stable), "canary_answers": float(canary), "limit": limit}
     if min(stable, canary) < _MIN_ANSWERS:
         fact = f"{min(stable, canary)} of {_MIN_ANSWERS} mirrored answers compared"
-        return _unknown("agreement", fact, numbers)
+        return unknown("agreement", fact, numbers)
     index = stability_index(mirrored.stable, mirrored.canary)
     labels = len({**mirrored.stable, **mirrored.canary})
     unit = 1 / stable + 1 / canary
@@ -193,10 +200,10 @@ def _shift(limit: float, mirrored: MirroredCalls, alarm: float) -> Verdict:
         f"{canary:,} mirrored calls (population stability index, limit {limit:g})"
     )
     if index > limit:
-        return _decide("agreement", fact, LogEvidence(_log_difference(mirrored), 0.0), alarm, numbers)
+        return decide("agreement", fact, LogEvidence(_log_difference(mirrored), 0.0), alarm, numbers)
     if index + noise < limit:
         return Verdict("agreement", Outcome.SUCCESSFUL, f"{fact}; it keeps the limit", numbers)
-    return _unknown("agreement", f"{fact}; too little evidence yet", numbers)
+    return unknown("agreement", f"{fact}; too little evidence yet", numbers)
 
 
 def stability_index(base: Mapping[str, int], other: Mapping[str, int]) -> float:
@@ -229,27 +236,3 @@ def _log_dirichlet(counts: list[int]) -> float:
         - math.lgamma(width + sum(counts))
         + sum(math.lgamma(0.5 + count) - math.lgamma(0.5) for count in counts)
     )
-
-
-def _decide(
-    check: str, fact: str, evidence: LogEvidence, alarm: float, numbers: Mapping[str, float]
-) -> Verdict:
-    above, below = p_value(evidence.above), p_value(evidence.below)
-    numbers = {**numbers, "p_worse": above, "p_within": below, "alarm": alarm}
-    if above <= alarm:
-        return Verdict(check, Outcome.FAILED, f"{fact}; p {_p(above)}", numbers)
-    if below <= MISS:
-        return Verdict(check, Outcome.SUCCESSFUL, f"{fact}; it keeps the limit, p {_p(below)}", numbers)
-    return _unknown(check, f"{fact}; too little evidence yet", numbers)
-
-
-def _unknown(check: str, message: str, numbers: Mapping[str, float]) -> Verdict:
-    return Verdict(check, Outcome.INCONCLUSIVE, message, numbers)
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.2g} %" if share < 0.1 else f"{share * 100:.0f} %"
-
-
-def _p(value: float) -> str:
-    return f"= {value:.2g}" if value > 1e-6 else "< 1e-6"

@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from gateway.rollout.analysis import Outcome, judge, overall
+from gateway.rollout.analysis import judge
 from gateway.rollout.events import (
     Abort,
     CanaryFailed,
@@ -53,6 +53,7 @@ from gateway.rollout.events import (
 from gateway.rollout.plan import Plan
 from gateway.rollout.state import LIVE, ON_THE_WAY, Reason, Rollout, Stage
 from gateway.rollout.transitions import Next, begin, degrade, enter, go_to, promote
+from gateway.rollout.verdict import Outcome, overall
 
 
 def advance(state: Rollout, event: Event, now: float) -> Next:

@@ -67,6 +67,26 @@ class Agreement(ComparisonRules):
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerChecks:
+    """What the canary of a language model is held to on mirrored calls; see `answers` and `pair_checks`."""
+
+    max_faults: float = 0.03
+    """The share of the calls, at most, that the canary may answer worse than the stable version does."""
+    max_shift: float = 0.1
+    """The same of what two samples of one version differ in too: where answers end, how long they are, and
+    whether they call functions."""
+    max_length_ratio: float = 2.0
+    """An answer with more than so many times the other one's tokens is much longer."""
+    max_loss: float | None = None
+    """How much less likely the canary may find the stable version's answers, in nats per token."""
+    min_pairs: int = 50
+    mirror: float = 0.2
+    """The share of the stable version's calls that is compared."""
+    skip: tuple[str, ...] = ()
+    """Checks that are not made, by the words of `answers.Fault`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Checks:
     """What the canary is held to at each step; a check that is None is not made.
 
@@ -79,12 +99,13 @@ class Checks:
     latency_quantile: float = 0.95
     min_requests: int = 50
     agreement: Agreement | None = None
-
-    def count(self) -> int:
-        """How many checks decide by evidence."""
-        return sum(
-            check is not None for check in (self.max_error_rate, self.max_latency_ratio, self.agreement)
-        )
+    """Of models that give tensors."""
+    answers: AnswerChecks | None = AnswerChecks()
+    """Of models that generate text; so are the two below, in which the quantile is that of latencies."""
+    max_first_token_ratio: float | None = None
+    """Bounds the time to the first token by the stable version's."""
+    max_token_time_ratio: float | None = None
+    """Bounds the time of each further token, the inverse of tokens per second, by the stable version's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +144,10 @@ class Plan:
     max_restarts: int = 2
     """How often the canary's workers may die before it is given up."""
 
-    def mirror(self, step: int) -> float:
-        """The share of calls that is mirrored at a step."""
+    def mirror(self, step: int, is_text: bool = False) -> float:
+        """The share of calls that is mirrored at a step; `is_text` tells that the model generates text."""
         share = self.steps[step].mirror
         if share is not None:
             return share
-        return self.checks.agreement.mirror if self.checks.agreement else 0.0
+        check = self.checks.answers if is_text else self.checks.agreement
+        return check.mirror if check else 0.0

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from gateway.rollout.analysis import Verdict
 from gateway.rollout.evidence import Evidence
 from gateway.rollout.plan import Match, Plan
+from gateway.rollout.verdict import Verdict
 
 ALL_CALLS = 100
 """The weight that leaves the stable version no call."""
@@ -116,7 +116,9 @@ class Rollout:
     @property
     def mirror(self) -> float:
         """The share of the stable version's calls that the canary answers too, unseen by callers."""
-        return self.plan.mirror(self.step) if self.stage in LIVE and self.weight < ALL_CALLS else 0.0
+        if self.stage not in LIVE or self.weight >= ALL_CALLS:
+            return 0.0
+        return self.plan.mirror(self.step, self.evidence.is_text)
 
     @property
     def match(self) -> tuple[Match, ...]:

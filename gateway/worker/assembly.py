@@ -39,11 +39,13 @@ def build_app(
     if isinstance(model, OpenAIModel):
         # Workers of other models need none of it.
         from gateway.worker.language import LanguageCapability
+        from gateway.worker.mirror_text import TextMirror
+        from gateway.worker.mirrored_text import MirroredTextHandler
         from gateway.worker.openai import OpenAIHandler
 
-        language = LanguageCapability(version, model)
+        language = LanguageCapability(version, model, TextMirror)
         capabilities.append(language)
-        handlers.append(OpenAIHandler(version, language))
+        handlers += [OpenAIHandler(version, language), MirroredTextHandler(version, language)]
     if not capabilities:
         raise UnusableModel(f"model {identity.model}: {type(model).__name__} can do nothing that is served")
     return WorkerApp(version, capabilities, handlers)

@@ -20,7 +20,8 @@ from gateway.rollout.agreement import Comparison, compare
 from gateway.rollout.plan import Agreement
 from gateway.wire.exchange import Exchange
 from gateway.worker.capabilities import TensorCapability
-from gateway.worker.mirror import MIRROR_HEADER, MIRROR_PATH
+from gateway.worker.mirror import MIRROR_HEADER
+from gateway.worker.mirror_sender import MIRROR_PATH
 from gateway.worker.protocol import Answer, OpenInferenceErrors, Route
 from gateway.worker.version import ServedVersion
 from runtimes.base import Array

@@ -9,7 +9,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.metrics.counts import MirroredCalls
-from gateway.rollout.analysis import Outcome, overall
 from gateway.rollout.documents import rollout_from_json, rollout_to_json
 from gateway.rollout.events import (
     Abort,
@@ -35,6 +34,7 @@ from gateway.rollout.evidence import Evidence, Side
 from gateway.rollout.machine import advance
 from gateway.rollout.plan import Agreement, Checks, Plan, Step
 from gateway.rollout.state import LIVE, ON_THE_WAY, Reason, Rollout, Stage
+from gateway.rollout.verdict import Outcome, overall
 
 REVISIONS = st.sampled_from(["v1", "v2", "v3"])
 

@@ -10,12 +10,12 @@ from functools import lru_cache, partial
 import numpy as np
 
 from gateway.metrics.counts import BUCKETS, MirroredCalls
-from gateway.rollout.analysis import Outcome
 from gateway.rollout.events import CanaryReady, GatesPassed, Target, Tick
 from gateway.rollout.evidence import Evidence, Side
 from gateway.rollout.machine import advance
 from gateway.rollout.plan import Agreement, Checks, Plan, Step
 from gateway.rollout.state import Rollout, Stage
+from gateway.rollout.verdict import Outcome
 
 PLAN = Plan(
     steps=(Step(5, hold=30), Step(25, hold=30), Step(50, hold=30)),
@@ -98,7 +98,8 @@ def _compare(evidence: Evidence) -> Outcome:
     quantile = checks.latency_quantile
     failed = (
         canary.errors / canary.calls > stable.errors / stable.calls + checks.max_error_rate
-        or canary.quantile(quantile) > checks.max_latency_ratio * stable.quantile(quantile)
+        or canary.latencies.quantile(quantile)
+        > checks.max_latency_ratio * stable.latencies.quantile(quantile)
         or mirrored.agreeing < checks.agreement.min * mirrored.compared
     )
     return Outcome.FAILED if failed else Outcome.SUCCESSFUL

@@ -14,6 +14,7 @@ from gateway.metrics.counts import BUCKETS, MAX_LABELS, MIRRORED, Histogram, Mir
 from gateway.metrics.declarations import Kind
 from gateway.metrics.edge_numbers import EdgeNumbers
 from gateway.metrics.exposition import METRICS, KitserveCollector, Scrape
+from gateway.metrics.pairs import AnswerPairs
 from gateway.metrics.system import EdgeSample, ModelSample, SystemSample
 from gateway.metrics.tally import Numbers, Tally
 from gateway.metrics.tokens import Tokens
@@ -404,6 +405,7 @@ def test_what_is_declared_is_what_prometheus_reads(tally: Tally) -> None:
 
 def test_every_number_adds_up_over_workers(tally: Tally) -> None:
     tally.compared(0.5, False, {}, {})
+    tally.compared_answers(AnswerPairs(1), is_worse=False, failed=False)
     tally.answered("canary", 400, request=0.1, queue=0.0, compute=0.1, is_unfit=True)
     one = tally.numbers()
     for field in fields(Numbers):

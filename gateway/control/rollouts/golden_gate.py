@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from gateway.contract import Announcement, Passing
 from gateway.control.state.desired import DesiredModel
 from gateway.control.state.versions import Version
+from gateway.engine.golden_prompts import has_prompts, read_prompts, score_prompts
 from gateway.engine.golden_rows import read_rows, score
 from gateway.errors import KitserveError
 from gateway.kits.library import Library
@@ -70,9 +71,12 @@ class GoldenGate:
         try:
             reference = canary.reference.reference
             dataset = self._library().dataset(reference, golden.dataset, model.policy)
-            rows = read_rows(dataset, golden, signature)
-            address, path = (worker.host, worker.port), f"/v2/models/{model.name}/infer"
-            result = score(rows, golden, signature, address, path, self._edge_key)
+            address = (worker.host, worker.port)
+            if has_prompts(dataset):
+                result = score_prompts(read_prompts(dataset), model.name, address, self._edge_key)
+            else:
+                rows, path = read_rows(dataset, golden, signature), f"/v2/models/{model.name}/infer"
+                result = score(rows, golden, signature, address, path, self._edge_key)
         except Exception as error:
             if Passing.of(error) is not None:
                 log.warning("golden.retried", extra={"app": canary.app, "reason": str(error)})

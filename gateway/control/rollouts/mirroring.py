@@ -8,7 +8,7 @@ from gateway.contract import AppName, Mirroring
 from gateway.control.rollouts.observation import stable_and_canary
 from gateway.control.state.snapshot import Observed, Recorded
 from gateway.control.state.workers import ready_workers
-from gateway.rollout.plan import Agreement
+from gateway.rollout.plan import Agreement, AnswerChecks
 from gateway.rollout.state import Rollout
 
 
@@ -31,6 +31,8 @@ def mirroring_by_app(
             sorted((worker.host, worker.port) for worker in ready_workers(observed.workers, canary.app))
         )
         if targets:
-            agreement = rollout.plan.checks.agreement or Agreement()
-            mirroring[stable.app] = Mirroring(rollout.mirror, targets, agreement)
+            checks = rollout.plan.checks
+            mirroring[stable.app] = Mirroring(
+                rollout.mirror, targets, checks.agreement or Agreement(), checks.answers or AnswerChecks()
+            )
     return mirroring

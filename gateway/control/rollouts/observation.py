@@ -35,6 +35,10 @@ from gateway.rollout.events import (
 from gateway.rollout.evidence import Evidence
 from gateway.rollout.plan import Plan
 from gateway.rollout.state import Reason, Rollout, Stage
+from runtimes.engines.base import Task
+
+GENERATING = frozenset({Task.CHAT, Task.COMPLETION})
+"""What models are asked for whose answers are text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +136,28 @@ class Observer:
         if loss and can_take_over and not is_undecided:
             yield StableLost(loss)
         yield Tick(
-            _evidence(stable.app, canary.app, observation),
+            self._evidence(stable.app, canary.app, observation),
             is_up=is_up,
             is_waiting=is_undecided or bool(loss) or not observed.answers(stable),
             workers=tuple(sorted(worker.worker for worker in workers)),
         )
+
+    def _evidence(self, stable: AppName, canary: AppName, observation: Observation) -> Evidence:
+        """Return what two apps did at the same time."""
+        is_late = bool({stable, canary} & observation.late)
+        base = observation.activity.get(stable, NO_ACTIVITY)
+        trial = observation.activity.get(canary, NO_ACTIVITY)
+        trouble = "the numbers of a worker did not come in time" if is_late else ""
+        if self._generates(stable) and self._generates(canary):
+            # Text is compared by the stable version's workers, tensors by the canary's.
+            return Evidence(base.side, trial.side, base.mirrored, trouble, base.pairs)
+        mirrored = replace(trial.mirrored, dropped=base.mirrored.dropped + trial.mirrored.dropped)
+        return Evidence(base.side, trial.side, mirrored, trouble)
+
+    def _generates(self, app: AppName) -> bool:
+        """Tell whether a version's answers are text that it generates."""
+        description = self._describe(app)
+        return description is not None and bool(GENERATING & set(description.tasks))
 
     def _gate_events(
         self,
@@ -184,16 +205,3 @@ def _loss(stable: Version, recorded: Recorded, observed: Observed) -> str:
     if observed.can_be_woken(stable):
         return reason
     return recorded.failures.get(stable.kind) or reason
-
-
-def _evidence(stable: AppName, canary: AppName, observation: Observation) -> Evidence:
-    """Return what two apps did at the same time."""
-    is_late = bool({stable, canary} & observation.late)
-    base = observation.activity.get(stable, NO_ACTIVITY)
-    trial = observation.activity.get(canary, NO_ACTIVITY)
-    return Evidence(
-        base.side,
-        trial.side,
-        replace(trial.mirrored, dropped=base.mirrored.dropped + trial.mirrored.dropped),
-        "the numbers of a worker did not come in time" if is_late else "",
-    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from gateway.contract import Announcement, AppName
 from gateway.metrics.counts import MIRRORED, MirroredCalls
+from gateway.metrics.pairs import AnswerPairs
 from gateway.metrics.tally import Numbers
 from gateway.rollout.evidence import Side
 
@@ -20,12 +21,15 @@ class Activity:
 
     side: Side = field(default_factory=Side)
     mirrored: MirroredCalls = field(default_factory=MirroredCalls)
+    pairs: AnswerPairs = field(default_factory=AnswerPairs)
 
     def __add__(self, other: Activity) -> Activity:
-        return Activity(self.side + other.side, self.mirrored + other.mirrored)
+        return Activity(self.side + other.side, self.mirrored + other.mirrored, self.pairs + other.pairs)
 
     def __sub__(self, earlier: Activity) -> Activity:
-        return Activity(self.side - earlier.side, self.mirrored - earlier.mirrored)
+        return Activity(
+            self.side - earlier.side, self.mirrored - earlier.mirrored, self.pairs - earlier.pairs
+        )
 
 
 NO_ACTIVITY = Activity()
@@ -58,10 +62,13 @@ def _counted(numbers: Numbers) -> Activity:
     for (role, status), count in numbers.requests.items():
         if role != MIRRORED:
             statuses[status] += count
+    tokens = numbers.tokens
     side = Side(
         calls=statuses.total(),
         # What a model cannot take is its version's error too: the other version may take it.
         errors=numbers.unfit + sum(count for status, count in statuses.items() if status >= _ERRORS),
         latency=tuple(numbers.request.counts),
+        first_token=tuple(tokens.first.counts),
+        per_token=tuple(tokens.per_token.counts),
     )
-    return Activity(side, numbers.mirrored)
+    return Activity(side, numbers.mirrored, numbers.pairs)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter
 
 from gateway.oci.reference import parse_reference
-from gateway.rollout.analysis import Verdict
 from gateway.rollout.documents import reading
 from gateway.rollout.state import LIVE, Rollout
 from gateway.rollout.transitions import describe
+from gateway.rollout.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)

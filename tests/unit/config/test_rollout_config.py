@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from gateway.config.config import parse_config
 from gateway.config.rollout import Rollout
 from gateway.errors import ConfigError
-from gateway.rollout.plan import Agreement, Checks, Golden, Match, Metric, Plan, Step, Sticky
+from gateway.rollout.plan import Agreement, AnswerChecks, Checks, Golden, Match, Metric, Plan, Step, Sticky
 
 KIT = "registry.test/iris:v1"
 
@@ -29,9 +29,20 @@ def test_everything_written_reaches_the_plan() -> None:
         checks={
             "max_error_rate": 0.02,
             "max_latency_ratio": 2,
+            "max_first_token_ratio": 1.5,
+            "max_token_time_ratio": 3,
             "latency_quantile": 0.99,
             "min_requests": 10,
             "agreement": {"metric": "cosine", "min": 0.9, "mirror": 0.2, "cosine": 0.95},
+            "answers": {
+                "max_faults": 0.02,
+                "max_shift": 0.2,
+                "max_length_ratio": 3,
+                "max_loss": 0.1,
+                "min_pairs": 100,
+                "mirror": 0.5,
+                "skip": ["length", "cut_off"],
+            },
         },
         golden={"dataset": "iris", "min": 0.9},
         allow_signature_change=True,
@@ -42,7 +53,16 @@ def test_everything_written_reaches_the_plan() -> None:
     )
     assert written.plan() == Plan(
         steps=(Step(0, 60, mirror=1.0, match=(Match("x-staff", "yes"),)), Step(25, pause=True)),
-        checks=Checks(0.02, 2, 0.99, 10, Agreement(0.9, mirror=0.2, metric=Metric.COSINE, cosine=0.95)),
+        checks=Checks(
+            max_error_rate=0.02,
+            max_latency_ratio=2,
+            max_first_token_ratio=1.5,
+            max_token_time_ratio=3,
+            latency_quantile=0.99,
+            min_requests=10,
+            agreement=Agreement(0.9, mirror=0.2, metric=Metric.COSINE, cosine=0.95),
+            answers=AnswerChecks(0.02, 0.2, 3, 0.1, 100, 0.5, ("length", "cut_off")),
+        ),
         golden=Golden("iris", 0.9),
         allow_signature_change=True,
         sticky=Sticky(header="x-user"),
@@ -55,6 +75,8 @@ def test_everything_written_reaches_the_plan() -> None:
 def test_what_is_not_written_has_its_default() -> None:
     assert read().plan() == Plan(steps=(Step(5),))
     assert read(golden="iris").plan().golden == Golden("iris")
+    assert read(checks={"answers": {}}).plan().checks.answers == AnswerChecks()
+    assert read(checks={"answers": None}).plan().checks.answers is None
     shift = read(checks={"agreement": {"metric": "psi"}}).plan().checks.agreement
     assert shift == Agreement(metric=Metric.PSI, max=0.2)
 
@@ -84,6 +106,8 @@ def test_a_written_rollout_survives_the_way_to_the_gateway() -> None:
         ({"checks": {"max_error_rate": 0}}, "greater than 0"),
         ({"checks": {"agreement": {"metric": "psi", "min": 0.9}}}, "has a `max`"),
         ({"checks": {"agreement": {"max": 0.9}}}, "`max` is for `metric: psi`"),
+        ({"checks": {"answers": {"skip": ["words"]}}}, "'mirrored_error', 'cut_off', 'empty'"),
+        ({"checks": {"answers": {"max_loss": 1}}}, "less than 1"),
         ({"golden": {"dataset": "x", "metric": "psi"}}, "row by row"),
         ({"sticky": {}}, "write `header: NAME` or `cookie: NAME`"),
         ({"sticky": {"header": "a", "cookie": "b"}}, "write `header: NAME` or `cookie: NAME`"),

@@ -11,8 +11,9 @@ from gateway.contract import Description, Mirroring
 from gateway.control.state.desired import Desired
 from gateway.control.state.status import ModelState, RetryStatus
 from gateway.errors import ControlError, StoreError
+from gateway.metrics.pairs import AnswerPairs, FaultyAnswers
 from gateway.rollout.events import Abort, Promote, Retry, Rollback
-from gateway.rollout.plan import Agreement
+from gateway.rollout.plan import Agreement, AnswerChecks
 from gateway.rollout.state import Reason, Stage
 from runtimes.base import Signature, TensorSpec
 from tests.support.rollouts import ROLLOUT, SIGNATURE, World, digest, kit
@@ -379,3 +380,21 @@ def test_a_canary_whose_kit_cannot_be_fetched_for_a_while_is_waited_for_until_th
     world.tick(31)
     assert world.position() == (Stage.DEGRADED, Reason.DEADLINE, 0)
     assert world.tick().retry == (), "what is not wanted is not tried again"
+
+
+def test_a_language_model_is_judged_by_its_answers_and_mirrors_by_default(world: World) -> None:
+    """What it does is known by its description; nothing in the config says so."""
+    world.to_step()
+    assert world.rollouts.mirroring(world.app("v1")) is None, "a model that gives tensors has no such check"
+    for tag in ("v1", "v2"):
+        world.descriptions[world.app(tag)] = Description("gguf", Signature((), ()), tasks=("chat",))
+    world.tick()
+    mirroring = world.rollouts.mirroring(world.app("v1"))
+    assert mirroring == Mirroring(AnswerChecks().mirror, (("10.0.0.1", 1),), Agreement(), AnswerChecks())
+    pair = AnswerPairs(1, {"empty": FaultyAnswers(1, canary=1)})
+    for _ in range(20):
+        world.workers[world.app("v1")].compared_answers(pair, is_worse=True, failed=False)
+    world.tick()
+    assert world.position() == (Stage.DEGRADED, Reason.ANALYSIS_FAILED, 0)
+    (event, *_) = world.rollouts.history("iris")
+    assert "canary says nothing in 100 % of 20 mirrored calls" in event.message

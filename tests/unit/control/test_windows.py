@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.rollouts.windows import NO_ACTIVITY, Windows
 from gateway.metrics.counts import MIRRORED, MirroredCalls
+from gateway.metrics.pairs import AnswerPairs, FaultyAnswers, Losses
 from gateway.metrics.tally import Tally
+from gateway.metrics.tokens import Tokens
 
 V1, V2 = AppName("v1"), AppName("v2")
 
@@ -25,7 +29,7 @@ def test_the_first_look_at_a_worker_sees_nothing() -> None:
     assert windows.look([announcement("a", V1, {200: 5})]) == {V1: NO_ACTIVITY}
     workers = [announcement("a", V1, {200: 8, 500: 2}), announcement("b", V1, {200: 1})]
     side = windows.look(workers)[V1].side
-    assert (side.calls, side.errors, side.timed) == (5, 2, 5)
+    assert (side.calls, side.errors, side.latencies.total) == (5, 2, 5)
     workers = [announcement("b", V1, {200: 4, 400: 1}), announcement("c", V2, {})]
     side = windows.look(workers)[V1].side
     assert (side.calls, side.errors) == (4, 0), "what callers did wrong is not the model's error"
@@ -49,3 +53,37 @@ def test_mirrored_calls_are_those_since_the_last_look() -> None:
     tally.not_mirrored()
     activity = windows.look([Announcement("a", V1, WorkerState.READY, numbers=tally.numbers())])[V1]
     assert activity.mirrored == MirroredCalls(2, 1.0, 1, 1, {"a": 1}, {"a": 1})
+
+
+def test_pairs_of_answers_are_those_since_the_last_look() -> None:
+    tally, windows = Tally(), Windows()
+    pair = AnswerPairs(1, {"empty": FaultyAnswers(1, canary=1)}, greedy=1, losses=Losses.of(0.5))
+    tally.compared_answers(pair, is_worse=True, failed=False)
+    windows.look([Announcement("a", V1, WorkerState.READY, numbers=tally.numbers())])
+    tally.compared_answers(pair, is_worse=True, failed=True)
+    tally.compared_answers(AnswerPairs(1), is_worse=False, failed=False)
+    activity = windows.look([Announcement("a", V1, WorkerState.READY, numbers=tally.numbers())])[V1]
+    assert activity.mirrored == MirroredCalls(2, 1.0, 1)
+    assert activity.pairs == replace(pair, pairs=2)
+
+
+def test_the_times_of_tokens_are_those_of_callers_since_the_last_look() -> None:
+    tally, windows = Tally(), Windows()
+
+    def generate(role: str, first: float, *gaps: float) -> None:
+        tokens = Tokens(output=1 + len(gaps))
+        tokens.first.observe(first)
+        for gap in gaps:
+            tokens.between.observe(gap)
+        tally.generated(role, tokens)
+
+    generate("stable", 9.0, 9.0)
+    windows.look([Announcement("a", V1, WorkerState.READY, numbers=tally.numbers())])
+    generate("stable", 0.2, *(0.011, 0.027, 0.022))
+    generate("", 0.02)
+    generate(MIRRORED, 9.0, 9.0)
+    side = windows.look([Announcement("a", V1, WorkerState.READY, numbers=tally.numbers())])[V1].side
+    assert side.first_tokens.total == 2
+    assert side.first_tokens.longer_than(0.1) == 1
+    assert side.token_times.total == 1, "one for each call that has further tokens"
+    assert 0.015 < side.token_times.quantile(0.5) <= 0.025

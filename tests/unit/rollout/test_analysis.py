@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from gateway.metrics.counts import BUCKETS, MirroredCalls
-from gateway.rollout.analysis import FALSE_ALARM, Outcome, Verdict, judge, overall, stability_index
+from gateway.rollout.analysis import FALSE_ALARM, judge, stability_index
 from gateway.rollout.evidence import Evidence, Side
 from gateway.rollout.plan import Agreement, Checks, Metric, Plan, Step
+from gateway.rollout.verdict import Outcome, Verdict, overall
 
 ALL = Checks(max_latency_ratio=1.5, min_requests=50, agreement=Agreement())
 PLAN = Plan(steps=(Step(10, hold=30), Step(50, hold=30)), checks=ALL)
@@ -136,7 +137,9 @@ def test_quantiles_of_buckets_are_near_those_of_the_calls() -> None:
     calls = side(20000)
     seconds = np.random.default_rng(3).lognormal(np.log(0.002), 0.4, 20000)
     for share in (0.5, 0.9, 0.95, 0.99):
-        assert calls.quantile(share) == pytest.approx(float(np.quantile(seconds, share)), rel=0.25)
-        assert calls.slower_than(calls.quantile(share)) == pytest.approx((1 - share) * 20000, rel=1e-6)
-    assert calls.slower_than(1e-7) == 20000
-    assert np.isnan(Side().quantile(0.5))
+        assert calls.latencies.quantile(share) == pytest.approx(float(np.quantile(seconds, share)), rel=0.25)
+        assert calls.latencies.longer_than(calls.latencies.quantile(share)) == pytest.approx(
+            (1 - share) * 20000, rel=1e-6
+        )
+    assert calls.latencies.longer_than(1e-7) == 20000
+    assert np.isnan(Side().latencies.quantile(0.5))

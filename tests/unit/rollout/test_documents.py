@@ -13,11 +13,12 @@ import pytest
 
 from gateway.errors import StoreError
 from gateway.metrics.counts import MirroredCalls
-from gateway.rollout.analysis import Outcome, Verdict
+from gateway.metrics.pairs import AnswerPairs, FaultyAnswers, Losses
 from gateway.rollout.documents import ROLLOUT_SCHEMA, rollout_from_json, rollout_to_json
 from gateway.rollout.evidence import Evidence, Side
-from gateway.rollout.plan import Agreement, Checks, Golden, Match, Metric, Plan, Step, Sticky
+from gateway.rollout.plan import Agreement, AnswerChecks, Checks, Golden, Match, Metric, Plan, Step, Sticky
 from gateway.rollout.state import Reason, Rollout, Stage
+from gateway.rollout.verdict import Outcome, Verdict
 
 PLAN = Plan(
     steps=(Step(10, 1.0), Step(30, pause=True, match=(Match("x-team", "forecasts"),)), Step(60, 5.0)),
@@ -54,6 +55,19 @@ def schema_1_document() -> dict[str, Any]:
 def test_a_stored_rollout_is_read_as_it_was() -> None:
     for rollout in (Rollout(), ROLLOUT):
         assert rollout_from_json(rollout_to_json(rollout)) == rollout
+
+
+def test_pairs_of_answers_are_stored_and_a_release_that_knew_none_left_no_gap() -> None:
+    faults = {"empty": FaultyAnswers(9, 1, 2, 3)}
+    pairs = AnswerPairs(10, faults, greedy=4, identical=1, losses=Losses(5, 0.5, 0.1))
+    answers = AnswerChecks(max_loss=0.2, skip=("length",))
+    plan = replace(PLAN, checks=replace(PLAN.checks, answers=answers))
+    rollout = replace(ROLLOUT, plan=plan, evidence=replace(ROLLOUT.evidence, pairs=pairs))
+    stored = rollout_to_json(rollout)
+    assert rollout_from_json(stored) == rollout
+    document = json.loads(stored)
+    del document["evidence"]["pairs"], document["plan"]["checks"]["answers"]
+    assert rollout_from_json(json.dumps(document)) == ROLLOUT
 
 
 def test_a_rollout_of_a_newer_release_is_refused_with_words() -> None:

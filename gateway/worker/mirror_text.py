@@ -1,0 +1,114 @@
+"""The stable version's half of mirroring text: a share of the answered calls goes to the canary as well.
+
+The canary answers as it answers any caller, with its own prompts and defaults, so what it gets is what the
+caller sent. Its answers come back here (see `mirrored_text`), and are compared here: only counts of their
+faults are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from gateway.codec.openai.answer import Choice, GeneratedAnswer
+from gateway.codec.openai.members import Endpoint
+from gateway.codec.openai.whole import choices_of
+from gateway.codec.statuses import STATUSES
+from gateway.contract import Mirroring
+from gateway.errors import DeadlineExceeded, QueueFull
+from gateway.metrics.counts import MIRRORED
+from gateway.rollout.answers import Answer, ToolCall, Wishes, compare_answers, is_worse, read_wishes
+from gateway.worker.mirror_sender import MIRROR_PATH, Copy, MirrorSender
+from gateway.worker.version import ServedVersion
+
+_TIMEOUT_SECONDS = 600.0
+_HEADERS = b"content-type: application/json\r\n"
+_OK, _ERROR = 200, 500
+# A full queue and a deadline say nothing about the model; nor does a worker that has no such path.
+_BUSY = (STATUSES[QueueFull], STATUSES[DeadlineExceeded])
+_NOWHERE = (403, 404, 405)
+
+
+class TextMirror:
+    """Sends a share of calls to the canary's workers until it is stopped. `offer` is for the loop alone."""
+
+    def __init__(self, mirroring: Mirroring, version: ServedVersion) -> None:
+        self.mirroring = mirroring
+        self._tally = version.tally
+        edge_key = version.options.edge_key.encode()
+        self._sender = MirrorSender(mirroring, version.tally, edge_key, _TIMEOUT_SECONDS)
+
+    def offer(self, answer: GeneratedAnswer) -> None:
+        """Copy an answered call to the queue, if chance picks it and there is room.
+
+        What a caller did wrong, or what came of too many calls, says nothing of a version.
+        """
+        is_telling = answer.status == _OK or (answer.status >= _ERROR and answer.status not in _BUSY)
+        if answer.role == MIRRORED or not is_telling or not self._sender.is_picked():
+            return
+        if not self._sender.has_room(len(answer.asked) + len(answer.request)):
+            return
+        call = orjson.loads(answer.asked)
+        call["stream"] = False
+        call.pop("stream_options", None)
+        body = orjson.dumps(call)
+        path = MIRROR_PATH + answer.path
+        pair = _Pair(self, answer)
+        copy = Copy(path, _HEADERS, [body], len(body) + len(answer.request), pair.answered)
+        self._sender.send(copy, asyncio.get_running_loop())
+
+    def compare(self, stable: GeneratedAnswer, canary: Answer | None, wishes: Wishes) -> None:
+        """Count a pair of answers."""
+        ratio = self.mirroring.answers.max_length_ratio
+        pairs = compare_answers(_answer(stable), canary, wishes, ratio)
+        self._tally.compared_answers(pairs, is_worse(pairs), failed=canary is None)
+
+    def stop(self) -> None:
+        """Send no more, and close the connection soon; may be called from any thread."""
+        self._sender.stop()
+
+
+class _Pair:
+    """A call that the stable version answered, while the canary does."""
+
+    __slots__ = ("_mirror", "_stable")
+
+    def __init__(self, mirror: TextMirror, stable: GeneratedAnswer) -> None:
+        self._mirror = mirror
+        self._stable = stable
+
+    def answered(self, status: int, body: bytes) -> str:
+        """Compare the answers; return why they cannot be compared, see `Copy`."""
+        if status in (*_BUSY, *_NOWHERE):
+            return f"it answers with {status}: {body[:64]!r}"
+        canary = None
+        if status == _OK:
+            try:
+                canary = _read(self._stable.path, orjson.loads(body))
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                return f"its answer cannot be read: {error!r}"
+        # With the defaults of the kit: they may ask for a form, or leave nothing to chance.
+        self._mirror.compare(self._stable, canary, read_wishes(orjson.loads(self._stable.request)))
+        return ""
+
+
+def _answer(generated: GeneratedAnswer) -> Answer | None:
+    """Return what is compared of an answer; None is an error."""
+    return _first(generated.choices, generated.usage.output) if generated.status == _OK else None
+
+
+def _read(path: str, document: Mapping[str, Any]) -> Answer:
+    """Return what is compared of an answer of the OpenAI API."""
+    usage = document.get("usage") or {}
+    tokens = usage.get("completion_tokens") or usage.get("output_tokens") or 0
+    return _first(choices_of(Endpoint(path), document), tokens)
+
+
+def _first(choices: tuple[Choice, ...], tokens: int) -> Answer:
+    if not choices:
+        return Answer("", "", tokens)
+    calls = tuple(ToolCall(call.name, call.arguments) for call in choices[0].tool_calls)
+    return Answer(choices[0].text, choices[0].finish_reason, tokens, calls)
