@@ -48,8 +48,11 @@ _MAX_SHOWN = 100  # characters of a setting
 
 
 def models_table(models: Iterable[dict[str, Any]]) -> Table:
-    """Models and their versions, one version a row."""
-    table = _table("MODEL", "STATE", "VERSION", "DIGEST", "WEIGHT", "REPLICAS", "RUNTIME")
+    """Models and their versions, one version a row; of language models also what they do with tokens."""
+    models = list(models)
+    has_tokens = any(version.get("generation") for model in models for version in model["versions"])
+    titles = ("MODEL", "STATE", "VERSION", "DIGEST", "WEIGHT", "REPLICAS", "RUNTIME")
+    table = _table(*titles, *(["TOKENS"] if has_tokens else []))
     for model in models:
         name, state = model["name"], _coloured(model["state"])
         if not model["versions"]:
@@ -63,11 +66,27 @@ def models_table(models: Iterable[dict[str, Any]]) -> Table:
                 f"{version['weight']} %" if version["role"] else "-",
                 str(version["replicas"]),
                 version["runtime"] or "-",
+                *([_tokens(version.get("generation"))] if has_tokens else []),
             )
             if version["note"]:
                 table.add_row("", "", _text(version["note"], "yellow"))
             name, state = "", Text()
     return table
+
+
+def _tokens(generation: dict[str, Any] | None) -> str:
+    """What a version does with tokens: calls now, tokens so far, and how fast an answer goes on."""
+    if not generation:
+        return "-"
+    speed = generation["tokens_per_second"]
+    parts = [
+        f"{generation['generating']} generating",
+        f"{generation['waiting']} waiting",
+        f"{generation['input_tokens']:,} in",
+        f"{generation['output_tokens']:,} out",
+        *([f"{speed:.1f}/s"] if speed is not None else []),
+    ]
+    return ", ".join(parts)
 
 
 def model_line(model: dict[str, Any]) -> str:

@@ -6,6 +6,9 @@ A routing table knows models, versions and workers; HAProxy knows backends, serv
     ----------------------------  ------------------------------------  -------------------------
     a version                     a backend of the pool: its slot       slots.json
     a worker of a version         a server of its backend: w0, w1, …    the runtime socket
+      a second time               a server of the slot's other backend,   the runtime socket
+                                    `slotN.prefix`, which follows the
+                                    state of the first
     a version that may sleep,     the server `activator` of its         the runtime socket
       or that has a spare           backend, a backup server
     names, weights, match rules   entries of the route map              the runtime socket

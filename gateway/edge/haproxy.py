@@ -18,6 +18,7 @@ from gateway.edge.placement import (
     Pool,
     backend_name,
     number_of,
+    prefix_backend_name,
     server_name,
     slot_of,
 )
@@ -157,7 +158,7 @@ def read_servers(state: str) -> tuple[Placement, Pool]:
     for line in state.splitlines():
         fields = line.split()
         slot = slot_of(fields[1]) if len(fields) >= _STATE_FIELDS else None
-        if slot is None:
+        if slot is None or fields[1] != backend_name(slot):
             continue
         name, host, port = fields[3], fields[4], fields[18]
         is_up = not int(fields[6]) & _IN_MAINTENANCE
@@ -174,15 +175,16 @@ def read_servers(state: str) -> tuple[Placement, Pool]:
 
 def _arrivals(live: Placement, wanted: Placement) -> list[str]:
     activators = [
-        f"set server {backend_name(slot)}/{ACTIVATOR} state ready"
+        f"set server {backend}/{ACTIVATOR} state ready"
         for slot in sorted(wanted.activator - live.activator)
+        for backend in (prefix_backend_name(slot), backend_name(slot))
     ]
     return activators + [
         command
         for slot, servers in wanted.workers.items()
         for number, server in servers.items()
         if not _is_up(live.workers, slot, number, server)
-        for command in _start(f"{backend_name(slot)}/{server_name(number)}", server)
+        for command in _start(slot, server_name(number), server)
     ]
 
 
@@ -194,16 +196,19 @@ def _departures(live: Placement, wanted: Placement) -> list[str]:
         if number not in wanted.workers.get(slot, {})
     ]
     return workers + [
-        f"set server {backend_name(slot)}/{ACTIVATOR} state maint"
+        f"set server {backend}/{ACTIVATOR} state maint"
         for slot in sorted(live.activator - wanted.activator)
+        for backend in (prefix_backend_name(slot), backend_name(slot))
     ]
 
 
-def _start(name: str, server: Server) -> tuple[str, ...]:
+def _start(slot: int, name: str, server: Server) -> tuple[str, ...]:
+    """Return what starts a server; the one of the same name in the slot's other backend follows its state."""
     return (
-        f"set server {name} state maint",
-        f"set server {name} addr {server.host} port {server.port}",
-        f"set server {name} state ready",
+        f"set server {backend_name(slot)}/{name} state maint",
+        f"set server {prefix_backend_name(slot)}/{name} addr {server.host} port {server.port}",
+        f"set server {backend_name(slot)}/{name} addr {server.host} port {server.port}",
+        f"set server {backend_name(slot)}/{name} state ready",
     )
 
 

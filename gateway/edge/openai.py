@@ -30,6 +30,19 @@ CALLS = (
     "/v1/rerank",
 )
 """The paths that are called with POST, and must say for which model."""
+GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+"""The paths whose calls have a prompt that an engine keeps its work on."""
+PREFIXES = (
+    "messages[0].content",
+    "messages[0].content[0].text",
+    "prompt",
+    "input",
+    "input[0].content",
+    "input[0].content[0].text",
+)
+"""Where a call has the first words of its prompt, in JSONPath; each where those before are missing."""
+PREFIX_BYTES = 1024
+"""How much of the first words is looked at."""
 NO_MODEL = (
     "say which model: send `model` in the body, or the header ModelKit-Model, or call /models/NAME/v1; "
     "GET /v1/models lists them"

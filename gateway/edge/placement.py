@@ -52,14 +52,19 @@ def backend_name(slot: int) -> str:
     return f"slot{slot}"
 
 
+def prefix_backend_name(slot: int) -> str:
+    """Return HAProxy's name for the same workers, where they are chosen by how a call begins."""
+    return f"{backend_name(slot)}.prefix"
+
+
 def server_name(number: int) -> str:
     """Return HAProxy's name for a server of a slot."""
     return f"w{number}"
 
 
 def slot_of(backend: str) -> int | None:
-    """Return the slot of the backend with this name; None for a backend of another kind."""
-    match = re.fullmatch(r"slot([0-9]+)", backend)
+    """Return the slot of the backend with this name, of either; None for a backend of another kind."""
+    match = re.fullmatch(r"slot([0-9]+)(?:\.prefix)?", backend)
     return None if match is None else int(match[1])
 
 

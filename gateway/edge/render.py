@@ -12,7 +12,7 @@ import jinja2
 import gateway
 from gateway.edge import error_map, openai, route_map
 from gateway.edge.files import EdgeFiles, EdgeSettings
-from gateway.edge.placement import ACTIVATOR, Placement, Pool, backend_name, server_name
+from gateway.edge.placement import ACTIVATOR, Placement, Pool, backend_name, prefix_backend_name, server_name
 from gateway.edge.routes import Server
 from gateway.wire import limits, texts
 
@@ -38,6 +38,7 @@ def render(
         activator=ACTIVATOR,
         watched=watched,
         lookup=partial(route_map.lookup, files.routes),
+        prefix_lookup=route_map.prefix_lookup(files.routes),
         route_map=route_map,
         error_map=error_map,
         openai=openai,
@@ -67,6 +68,7 @@ def _slot(slot: int, pool: Pool, placement: Placement) -> dict[str, Any]:
     workers = placement.workers.get(slot, {})
     return {
         "name": backend_name(slot),
+        "prefix_name": prefix_backend_name(slot),
         "servers": [_server(number, workers.get(number)) for number in range(pool.servers)],
         "has_activator": slot in placement.activator,
     }

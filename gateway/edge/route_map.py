@@ -3,6 +3,7 @@
     :ready             `true` when every model can be called
     :any-ready         `true` when one model at least can be called, or there is none
     :watched           what HAProxy looks at of a call, as one word
+    :prefix:BACKEND    where the same workers are chosen by how a call begins; only for versions with several
     MODEL:reason       why no version of the model answers; for every model there is
     MODEL:stable       the backend of its stable version
     MODEL:canary       the backend of its canary
@@ -22,7 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from gateway.edge.haproxy_map import check_entries
-from gateway.edge.placement import backend_name
+from gateway.edge.placement import backend_name, prefix_backend_name
 from gateway.edge.routes import Route, RoutingTable
 
 READY = ":ready"
@@ -30,6 +31,7 @@ ANY_READY = ":any-ready"
 WATCHED = ":watched"
 ANY_VALUE = "*"
 EXACT_VALUE = "="
+PREFIX = ":prefix:"
 _NOTHING_WATCHED = "-"
 _REASON_CHARACTERS = 2000
 _WATCHED_CHARACTERS = 4000
@@ -62,6 +64,11 @@ def lookup(path: Path, key: Key, name: str = "", variable: str = "") -> str:
     return f"var(txn.model),concat({ending}),map({path})"
 
 
+def prefix_lookup(path: Path) -> str:
+    """Return HAProxy's expression for the `PREFIX` entry of the backend that is in `txn.backend`."""
+    return f"str({PREFIX}),concat(,txn.backend),map({path})"
+
+
 def map_entries(table: RoutingTable, slots: Mapping[str, int]) -> dict[str, str]:
     """Return the routing table as the entries of the map.
 
@@ -78,6 +85,10 @@ def map_entries(table: RoutingTable, slots: Mapping[str, int]) -> dict[str, str]
         of_route = _route_entries(route, slots)
         check_entries(f"model {route.model!r}", of_route)
         entries |= of_route
+        for backend in route.backends():
+            if len(backend.servers) > 1:
+                slot = slots[backend.version]
+                entries[f"{PREFIX}{backend_name(slot)}"] = prefix_backend_name(slot)
     return entries
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from gateway.edge.placement import ACTIVATOR, slot_of
+from gateway.edge.placement import ACTIVATOR, backend_name, slot_of
 from gateway.metrics.edge_numbers import STATUS_CLASSES
 
 FRONTEND = "data"
@@ -84,7 +84,8 @@ def read_stats(text: str) -> PlaceCounts:
     for line in lines:
         # All columns that are read come before the first that may have a comma in it.
         proxy, server, *_ = values = line.split(",")
-        is_slot = slot_of(proxy) is not None
+        slot = slot_of(proxy)
+        is_slot = slot is not None
         if not is_slot and (proxy, server) != (FRONTEND, "FRONTEND"):
             continue
         row = dict(zip(columns, values, strict=False))
@@ -94,7 +95,8 @@ def read_stats(text: str) -> PlaceCounts:
             counts = {**_answers(row, ALL), **{name: _number(row, key) for name, key in _OF_BACKEND.items()}}
         else:
             counts = _answers(row, ACTIVATOR if server == ACTIVATOR else WORKER)
-        place = places.setdefault(proxy, {})
+        # Both backends of a slot are one place.
+        place = places.setdefault(proxy if slot is None else backend_name(slot), {})
         for name, count in counts.items():
             if count:
                 place[name] = place.get(name, 0) + count

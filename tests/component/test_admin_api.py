@@ -83,7 +83,14 @@ def test_status_has_the_generation_that_is_wanted(api: Api) -> None:
         "app": "iris.1",
         "role": "stable",
     }
-    version |= {"weight": 100, "state": "ready", "replicas": 1, "runtime": "onnx", "note": ""}
+    version |= {
+        "weight": 100,
+        "state": "ready",
+        "replicas": 1,
+        "runtime": "onnx",
+        "note": "",
+        "generation": None,
+    }
     iris = {
         "name": "iris",
         "state": "ready",

@@ -209,3 +209,34 @@ def test_commands_name_the_host_that_was_called_if_it_is_one(api: Api, forwarded
     ).json()
     source = answer["paths"]["/v2/models/iris/infer"]["post"]["x-codeSamples"][0]["source"]
     assert f"http://{expected}/v2/models/iris/infer" in source.splitlines()[0]
+
+
+def test_a_language_model_is_shown_with_a_call_of_the_openai_api(api: Api) -> None:
+    nothing = Signature((), ())
+    api.status = Status(
+        1,
+        (
+            ModelStatus("chat", ModelState.READY, "", (version("chat", "v1"),)),
+            ModelStatus("embed", ModelState.READY, "", (version("embed", "v1"),)),
+        ),
+    )
+    api.descriptions = {
+        "chat.v1": Description("gguf", nothing, tasks=("completion", "chat")),
+        "embed.v1": Description("transformers", IRIS, tasks=("embedding",)),
+    }
+    paths = api.document()["paths"]
+    assert "/v2/models/chat/infer" not in paths, "it has no tensors"
+    assert {"/v2/models/chat", "/v2/models/embed/infer"} <= paths.keys()
+    call = paths["/models/chat/v1/chat/completions"]["post"]
+    messages = [{"role": "user", "content": "What is a ModelKit?"}]
+    example = call["requestBody"]["content"]["application/json"]["example"]
+    assert example == {"model": "chat", "messages": messages}
+    assert call["x-codeSamples"][0]["source"].startswith("curl http://kit.test:8080/v1/chat/completions ")
+    assert "/models/embed/v1/embeddings" in paths
+    page = api.get("/v2/models/chat/docs").text
+    assert "A call of the OpenAI API" in page
+    assert "http://kit.test:8080/v1/chat/completions" in page
+    assert "/v2/models/chat/versions/v1/infer" not in page
+    page = api.get("/v2/models/embed/docs").text
+    assert "http://kit.test:8080/v1/embeddings" in page
+    assert "http://kit.test:8080/v2/models/embed/infer" in page

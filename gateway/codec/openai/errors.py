@@ -39,17 +39,10 @@ class RefusedCall(InputError):
         self.code = code
 
 
-def error_document(
-    status: int, message: str, code: str | None = None, param: str | None = None
-) -> dict[str, dict[str, str | None]]:
-    """Return an error; `status` is HTTP's, `param` the member of the request that is at fault."""
-    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
 def error_body(status: int, message: str, code: str | None = None, param: str | None = None) -> bytes:
-    """Return an error's body, see `error_document`."""
-    return orjson.dumps(error_document(status, message, code, param))
+    """Return an error's body; `status` is HTTP's, `param` the member of the request that is at fault."""
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})
 
 
 def engine_error(status: int, document: Any) -> tuple[int, bytes]:

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 import gateway
-from gateway.control.front import examples
+from gateway.control.front import examples, language
 from gateway.control.front.openapi import (
     ABOUT,
     FAULTS,
@@ -116,6 +116,8 @@ def _example(version: Served, base: str) -> dict[str, Any]:
     has_answer = bool(signature.outputs) and examples.is_small(signature.outputs)
     return {
         "signature": signature,
+        "has_tensors": bool(signature.inputs) or not version.description.tasks,
+        "language_command": language.command(base, version.model, version.description.tasks),
         "is_known": examples.is_known(signature),
         "command": examples.command(f"{base}{model_path(version.model)}/infer", signature),
         "answer": orjson.dumps(answer).decode() if has_answer else "",

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import gateway
 from gateway.contract import AppName, Description
-from gateway.control.front import examples, schemas
+from gateway.control.front import examples, language, schemas
 from gateway.control.front.schemas import Schema, ref
 from gateway.control.state.status import ModelStatus, Status, VersionStatus
 from gateway.oci.reference import Digest
@@ -26,7 +26,9 @@ tensors, classification, parameters, model repository, model configuration and s
 answers gRPC (`inference.GRPCInferenceService`) over HTTP/2 without TLS.
 
 Every answer carries `X-Request-Id`, the caller's own or a new one. What a model answers carries
-`ModelKit-Digest`, `ModelKit-Version` and `ModelKit-Role` as well. Every error is `{"error": "…"}`."""
+`ModelKit-Digest`, `ModelKit-Version` and `ModelKit-Role` as well. Every error is `{"error": "…"}`.
+
+Language models are called by the OpenAI API at `/v1`, where errors have its form; `/v1/models` lists them."""
 UNKNOWN_SHAPES = "The model's file does not record which shapes it takes: replace the example's by your own."
 
 FAULTS: Mapping[int, str] = {
@@ -193,12 +195,19 @@ def _own_paths(versions: list[Served], base: str) -> Iterator[tuple[str, Any]]:
     if not versions:
         return
     first = versions[0]
+    tasks = first.description.tasks
+    own = language.operation(base, first.model, tasks, f"model {first.model}")
+    if own is not None:
+        path, operation = own
+        yield path, {"post": operation}
     for entry, path in [(first, model_path(first.model)), *((entry, entry.path) for entry in versions)]:
         version_tag = entry.version.tag
         tag, name = f"model {entry.model}", f"version {version_tag}" if path == entry.path else "the model"
         metadata = _answer("Metadata.", ref("ModelMetadata"), *_VERSION_HEADERS)
         yield path, {"get": _operation(tag, f"What {name} takes and gives", metadata, _OF_WORKER)}
         signature = entry.description.signature
+        if entry.description.tasks and not signature.inputs:
+            continue
         infer = _infer(tag, f"Call {name}", schemas.request_of(signature))
         if examples.is_small(signature.inputs):
             infer["requestBody"]["content"][JSON]["example"] = examples.request(signature)

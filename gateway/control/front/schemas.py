@@ -32,6 +32,7 @@ def components() -> dict[str, Schema]:
     shape = {"type": "array", "items": size, "maxItems": _MAX_RANK}
     return {
         "Error": _object({"error": text}, ["error"]),
+        "OpenAIError": _object({"error": _object({"message": text, "type": text}, ["message"])}, ["error"]),
         "Parameters": _parameters({}),
         "RequestParameters": _parameters(
             {

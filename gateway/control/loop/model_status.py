@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from gateway.contract import Announcement, WorkerState
 from gateway.control.loop.roles import Role, Roles
 from gateway.control.loop.situation import Situation
 from gateway.control.state.database import AppRoute
 from gateway.control.state.rollout_status import rollout_status
-from gateway.control.state.status import ModelState, ModelStatus, RetryStatus, VersionStatus
+from gateway.control.state.status import (
+    GenerationStatus,
+    ModelState,
+    ModelStatus,
+    RetryStatus,
+    VersionStatus,
+)
 from gateway.control.state.versions import Version
+from gateway.metrics.tokens import Tokens
 from gateway.rollout.state import Phase, Stage
 
 
@@ -86,6 +95,27 @@ def _version_status(version: Version, route: AppRoute, situation: Situation) -> 
         replicas=len(situation.ready_workers(version.app)),
         runtime=next((worker.runtime for worker in workers if worker.runtime), ""),
         note=next(filter(None, map(_note, workers)), ""),
+        generation=_generation(workers),
+    )
+
+
+def _generation(workers: Iterable[Announcement]) -> GenerationStatus | None:
+    """Return what a version's workers do with tokens; None where they do nothing with them."""
+    language = [worker for worker in workers if worker.generating or worker.numbers.tokens_by_role]
+    if not language:
+        return None
+    tokens = Tokens()
+    for worker in language:
+        tokens.add(worker.numbers.tokens)
+    first, gaps = tokens.first, tokens.between
+    return GenerationStatus(
+        generating=sum(worker.generating for worker in language),
+        waiting=sum(worker.queued for worker in language),
+        input_tokens=tokens.input,
+        cached_tokens=tokens.cached,
+        output_tokens=tokens.output,
+        first_token_seconds=first.total / first.observations if first.observations else None,
+        tokens_per_second=gaps.observations / gaps.total if gaps.total else None,
     )
 
 

@@ -34,6 +34,24 @@ class RetryStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class GenerationStatus:
+    """What a language model does now, and what its present workers did since they started."""
+
+    generating: int
+    """Calls whose answers are made."""
+    waiting: int
+    """Calls that wait for that."""
+    input_tokens: int
+    """Of prompts, the cached ones included."""
+    cached_tokens: int
+    output_tokens: int
+    first_token_seconds: float | None
+    """How long a caller waited for the first token, in the mean; None before there was one."""
+    tokens_per_second: float | None
+    """How fast one answer went on after its first token, in the mean; None before one did."""
+
+
+@dataclass(frozen=True, slots=True)
 class VersionStatus:
     """One version of a model. `weight` is its percent of unversioned calls."""
 
@@ -48,6 +66,8 @@ class VersionStatus:
     runtime: str
     note: str = ""
     """What a person should know of it."""
+    generation: GenerationStatus | None = None
+    """None where no worker has made tokens."""
 
 
 @dataclass(frozen=True, slots=True)

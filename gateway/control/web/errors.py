@@ -9,11 +9,12 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.codec.openai.errors import error_document
+from gateway.codec.openai import errors as openai_errors
 from gateway.control.state.overview import Overview
 from gateway.control.state.status import Status
 from gateway.errors import ConfigError, KitserveError
@@ -35,7 +36,8 @@ def error_body(
     Protocol and the admin API.
     """
     if path.startswith(_OPENAI_PATHS):
-        return error_document(status, message, code, param)
+        document: dict[str, Any] = orjson.loads(openai_errors.error_body(status, message, code, param))
+        return document
     return {"error": message}
 
 

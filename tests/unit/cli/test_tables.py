@@ -34,6 +34,20 @@ IRIS = {
 LILAC: dict[str, Any] = {"name": "lilac", "state": "pulling", "message": "12 of 90 MB", "versions": []}
 
 
+def test_a_language_model_has_its_tokens_in_its_row() -> None:
+    counted = {"generating": 2, "waiting": 1, "input_tokens": 1234, "output_tokens": 56789}
+    for speed, ending in ((None, ""), (31.456, ", 31.5/s")):
+        chat = version("v1", V1, "stable", 100)
+        chat["generation"] = {**counted, "tokens_per_second": speed}
+        rows = shown(models_table([{**IRIS, "name": "chat", "versions": [chat]}, IRIS, LILAC]))
+        assert rows[0].endswith("RUNTIME TOKENS")
+        assert (
+            rows[1]
+            == f"chat ready v1 {'1' * 12} 100 % 1 onnx 2 generating, 1 waiting, 1,234 in, 56,789 out{ending}"
+        )
+        assert rows[2].endswith("onnx -")
+
+
 def test_a_model_has_a_row_for_each_version() -> None:
     assert shown(models_table([IRIS, LILAC])) == [
         "MODEL STATE VERSION DIGEST WEIGHT REPLICAS RUNTIME",

@@ -12,9 +12,12 @@ from gateway.control.loop.reconcile import Plan, reconcile
 from gateway.control.state.database import AppRoute
 from gateway.control.state.desired import Desired, DesiredModel, FixedCanary
 from gateway.control.state.snapshot import Observed, Recorded
-from gateway.control.state.status import ModelState, RetryStatus
+from gateway.control.state.status import GenerationStatus, ModelState, RetryStatus
 from gateway.control.state.versions import Kind, Version, version_of
 from gateway.edge.routes import RoutingTable, Server
+from gateway.metrics.counts import MIRRORED
+from gateway.metrics.tally import Tally
+from gateway.metrics.tokens import Tokens
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest, Reference, parse_reference
 from gateway.rollout.plan import Plan as RolloutPlan
@@ -774,6 +777,36 @@ def test_status_shows_routed_versions_first_and_failed_ones_last() -> None:
         ("v2", "canary", 30, ModelState.READY, 2, "onnx"),
         ("v3", "", 0, ModelState.FAILED, 0, ""),
     ]
+
+
+def test_status_adds_up_the_tokens_of_a_versions_workers() -> None:
+    tally = Tally()
+    for role in ("stable", MIRRORED):
+        tokens = Tokens(input=10, cached=4, output=3)
+        tokens.first.observe(0.5)
+        tokens.between.observe(0.125)
+        tokens.between.observe(0.375)
+        tally.generated(role, tokens)
+    one = replace(worker(V1), numbers=tally.numbers(), generating=2, queued=1)
+    other = replace(worker(V1, READY, 2), numbers=tally.numbers(), generating=1)
+    fresh = replace(worker(V2), generating=1)
+    plan = reconcile(
+        recorded(model("v1", "v2", 30), versions=[V1, V2], routes=to(V1, V2, 30)),
+        observed(one, other, fresh, worker(V2, READY, 2)),
+    )
+    stable, canary = (version.generation for version in plan.models[0].versions)
+    assert stable == GenerationStatus(
+        generating=3,
+        waiting=1,
+        input_tokens=20,
+        cached_tokens=8,
+        output_tokens=6,
+        first_token_seconds=0.5,
+        tokens_per_second=4.0,
+    )
+    assert canary == GenerationStatus(1, 0, 0, 0, 0, None, None)
+    plan = reconcile(recorded(model("v1"), versions=[V1], routes=to(V1)), observed(worker(V1)))
+    assert plan.models[0].versions[0].generation is None
 
 
 @pytest.mark.parametrize("has_failed", [False, True])

@@ -62,6 +62,12 @@ def test_what_was_counted_at_each_place_is_read() -> None:
     assert read_stats("") == {}
 
 
+def test_both_backends_of_a_slot_are_one_place() -> None:
+    rows = "slot2,w0,0,0,0,1,2,1,0,6,0,0,1,0,0,,\nslot2.prefix,w0,0,0,0,1,2,1,0,3,0,0,1,0,0,,\n"
+    shown = read_stats(f"# {COLUMNS},\n{rows}")
+    assert shown == {"slot2": {"worker 2xx": 9, "worker 5xx": 2}}
+
+
 def test_calls_without_a_version_are_read_by_model() -> None:
     table = (
         "# table: answers, type: string, size:10240, used:2\n"

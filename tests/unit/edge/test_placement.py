@@ -8,6 +8,7 @@ from gateway.edge.placement import (
     backend_name,
     number_of,
     place,
+    prefix_backend_name,
     server_name,
     slot_of,
     slots_with_activator,
@@ -88,6 +89,7 @@ def test_a_pool_doubles_until_all_have_room(
 
 
 def test_names_of_backends_are_read_back() -> None:
-    assert slot_of(backend_name(31)) == 31
+    assert slot_of(backend_name(31)) == slot_of(prefix_backend_name(31)) == 31
     assert [slot_of(name) for name in ("answers", "slot", "slot1x", "xslot1", "")] == [None] * 5
+    assert slot_of("slot.prefix") is slot_of("slot1.prefixes") is slot_of("slot1prefix") is None
     assert number_of(server_name(7)) == 7

@@ -31,6 +31,16 @@ def test_a_stable_version_answers_under_all_its_names() -> None:
     }
 
 
+def test_a_version_with_several_workers_has_a_backend_where_they_are_chosen_by_prefix() -> None:
+    stable, canary = backend("v1", 1, 2), backend("v2", 3)
+    slots = {"v1": 3, "v2": 4, "v0": 5}
+    table = RoutingTable((Route("iris", stable, canary),), draining=(backend("v0", 4, 5),))
+    entries = map_entries(table, slots)
+    assert {key: value for key, value in entries.items() if key.startswith(":prefix")} == {
+        ":prefix:slot3": "slot3.prefix"
+    }
+
+
 @pytest.mark.parametrize("weight", [0, 30, 100])
 def test_a_canary_adds_its_names_and_its_weight(weight: int) -> None:
     stable_alone = RoutingTable((Route("iris", backend("v1", 1)),))
