@@ -51,8 +51,8 @@ class AnswerEvents:
         "_inputs",
         "_is_chat_like",
         "_is_completion",
-        "_is_single",
         "_likelihoods",
+        "_places",
         "_replaced",
         "_template",
         "_unnamed",
@@ -68,7 +68,7 @@ class AnswerEvents:
 
     def __init__(self, call: EngineCall, model: str, fingerprint: str) -> None:
         self._answers = call.answers
-        self._is_single = call.places == 1
+        self._places = call.places
         self._wants_usage = call.wants_usage
         self._is_chat_like = call.endpoint is not Endpoint.RESPONSES
         self._is_completion = call.endpoint is Endpoint.COMPLETIONS
@@ -95,8 +95,8 @@ class AnswerEvents:
     @property
     def usage(self) -> Usage:
         """How many tokens the call took, as far as the engine has said it."""
-        # Each of several answers to a prompt comes with the number of the prompt's tokens.
-        answers = self._answers
+        # Where each answer is told of by itself, the tokens of its prompt come as often as there are answers.
+        answers = self._answers if self._inputs == self._places else 1
         return Usage(self.input // answers, self.cached // answers, self.output) if self._inputs else NO_USAGE
 
     def feed(self, piece: bytes) -> bytes:
@@ -197,7 +197,7 @@ class AnswerEvents:
         self._add(document["usage"], "prompt_tokens", "completion_tokens")
         is_alone = not document.get("choices")
         self.count -= is_alone and self.count > 0
-        if is_alone and self._is_single:
+        if is_alone and self._places == 1:
             return [event] if self._wants_usage else []
         # OpenAI tells it once, in an event of its own; llama.cpp once for each answer, with its last words.
         self._likelihoods.rewrite(document)

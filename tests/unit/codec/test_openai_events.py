@@ -130,6 +130,13 @@ class TestStreams:
         assert out.index(b'"usage"') > out.rindex(b'"index"')
         assert events.usage == Usage(5, 3, 7)
 
+    def test_an_engine_may_tell_it_once_for_several_answers(self) -> None:
+        pieces = [delta(index=1), delta(index=0), usage(output=7), DONE]
+        out, events = relay(pieces, wants_usage=True, answers=2, places=2)
+        (tokens,) = (d for d in documents(out) if "usage" in d)
+        assert tokens["usage"]["prompt_tokens"] == 5
+        assert events.usage == Usage(5, 3, 7)
+
     def test_completions_tell_it_in_an_event_of_its_own(self) -> None:
         last = usage(choices=[{"text": "", "index": 0, "finish_reason": "length"}])
         for wants_usage in (False, True):
