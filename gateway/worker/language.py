@@ -23,6 +23,9 @@ from runtimes.engines.base import OpenAIModel
 _SECONDS = 10.0
 _LLAMA = "llamacpp"
 
+ENDED = "the model's engine has ended; the log of its worker says why, and another one is started"
+"""What callers read; the end of the engine's log is not for them."""
+
 log = logging.getLogger(__name__)
 
 
@@ -77,6 +80,9 @@ class LanguageCapability:
 
     def is_alive(self) -> bool:
         return self.model.is_alive()
+
+    def failure(self) -> str:
+        return f"the engine has ended: {self.model.failure()}"
 
     def stop(self) -> None:
         self.set_mirroring(None)

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import orjson
 
@@ -28,7 +28,7 @@ from gateway.metrics.tokens import Tokens
 from gateway.wire.exchange import Exchange, lines
 from gateway.wire.sse import DATA, END
 from gateway.wire.upstream import Request, UpstreamCall
-from gateway.worker.language import LanguageCapability
+from gateway.worker.language import ENDED, LanguageCapability
 from gateway.worker.protocol import JSON
 from gateway.worker.version import ServedVersion
 
@@ -37,6 +37,9 @@ _EVENTS = lines([(b"content-type", b"text/event-stream; charset=utf-8"), (b"cach
 _REQUEST_HEADERS = ((b"content-type", b"application/json"),)
 # A process that is ending closes its connections a moment before it is known to have ended.
 _ENDING_SECONDS = 0.1
+# What reading an answer raises that is JSON of another form, or none.
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
+_FAILED = "the worker failed on this call; its log says why"
 _BROKEN_OFF = "the engine broke off its answer"
 
 log = logging.getLogger(__name__)
@@ -135,6 +138,8 @@ class RelayedCall:
         self._status = status
         self._is_events = status == _OK and headers.get(b"content-type", b"").startswith(b"text/event-stream")
         is_mirrored = self._asked is not None and self._call.endpoint.is_generating
+        if not is_mirrored:
+            self._call = replace(self._call, body=b"")  # it may be large, and has been sent
         if is_mirrored or not (self._is_events and self._call.is_streamed):
             self._kept = []
 
@@ -146,8 +151,8 @@ class RelayedCall:
             return
         try:
             events = self._events.feed(data)
-        except ValueError as error:
-            self._break_off(f"{_BROKEN_OFF}: {error}")
+        except _UNREADABLE as error:
+            self._break_off(f"{_BROKEN_OFF}: {error!r}")
             return
         if self._events.count:
             self._note_tokens(self._events.count)
@@ -165,6 +170,14 @@ class RelayedCall:
 
     def end(self) -> None:
         """Complete the answer."""
+        try:
+            self._end()
+        except Exception:
+            log.exception("answer.failed", extra=self._served.names)
+            if not self._exchange.has_ended:
+                self._end_badly(500, error_body(500, _FAILED))
+
+    def _end(self) -> None:
         if not self._is_events:
             self._end_with_document()
         elif self._events.error is not None:
@@ -186,9 +199,9 @@ class RelayedCall:
     def _end_failed(self, reason: str) -> None:
         self._failing = None
         language = self._served.language
-        cause = language.model.failure() if not language.is_alive() else ""
+        cause = "" if language.is_alive() else language.failure()
         log.warning("engine.failed", extra={"reason": reason, "cause": cause, **self._served.names})
-        text = f"the engine has ended: {cause}" if cause else f"{_BROKEN_OFF}: {reason}"
+        text = ENDED if cause else f"{_BROKEN_OFF}: {reason}"
         self._end_badly(502, error_body(502, text))
 
     def _end_with_document(self) -> None:
@@ -215,7 +228,7 @@ class RelayedCall:
         """Make one answer of the events."""
         try:
             answer = whole_answer(self._call.endpoint, self._kept or (), self._events.usage)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except _UNREADABLE as error:
             self.failed(f"its answer cannot be read: {error!r}")
             return
         self._exchange.respond(_OK, self._served.json[self._role], orjson.dumps(answer))
@@ -241,10 +254,17 @@ class RelayedCall:
 
     def _leave(self, status: int, has_left: bool = False) -> None:
         """Count the call, offer its answer to the mirror, and let the next one have its turn."""
-        turn, tally, role = self._turn, self._served.tally, self._role
         self._exchange.on_abandoned = self._exchange.on_writable = None
-        now = time.perf_counter()
-        seconds = now - turn.began
+        try:
+            self._account(status)
+        finally:
+            self._upstream = None
+            if not has_left:
+                self._served.language.slots.leave(self._turn)
+
+    def _account(self, status: int) -> None:
+        turn, tally, role = self._turn, self._served.tally, self._role
+        seconds = time.perf_counter() - turn.began
         if self._upstream is None:
             tally.refused(role, status)
         else:
@@ -253,11 +273,8 @@ class RelayedCall:
             self._count_tokens()
         mirror = self._served.language.mirror
         if mirror is not None and self._asked is not None and self._call.endpoint.is_generating:
-            with suppress(ValueError, LookupError, TypeError, AttributeError):
+            with suppress(*_UNREADABLE):
                 mirror.offer(self._generated(self._asked, status, seconds))
-        self._upstream = None
-        if not has_left:
-            self._served.language.slots.leave(turn)
 
     def _generated(self, asked: bytes, status: int, seconds: float) -> GeneratedAnswer:
         call = self._call

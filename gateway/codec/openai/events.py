@@ -46,14 +46,17 @@ class AnswerEvents:
     """
 
     __slots__ = (
-        "_call",
+        "_answers",
+        "_has_begun",
         "_inputs",
         "_is_chat_like",
         "_is_completion",
         "_likelihoods",
+        "_places",
         "_replaced",
         "_template",
         "_unnamed",
+        "_wants_usage",
         "_whole",
         "cached",
         "count",
@@ -64,7 +67,9 @@ class AnswerEvents:
     )
 
     def __init__(self, call: EngineCall, model: str, fingerprint: str) -> None:
-        self._call = call
+        self._answers = call.answers
+        self._places = call.places
+        self._wants_usage = call.wants_usage
         self._is_chat_like = call.endpoint is not Endpoint.RESPONSES
         self._is_completion = call.endpoint is Endpoint.COMPLETIONS
         self._likelihoods = Likelihoods()
@@ -76,9 +81,10 @@ class AnswerEvents:
             self._unnamed[_FINGERPRINT] = b'"system_fingerprint":', orjson.dumps(fingerprint)
         # llama.cpp begins the answer to several prompts with this.
         self._replaced: list[tuple[bytes, bytes]] = [(_NOTHING, b"")] if call.places > 1 else []
+        self._has_begun = False
         self._template: dict[str, Any] = {}
         self.count = 0
-        """How many events came in the last piece; about one for each token."""
+        """How many events came in the last piece that say something; about one for each token."""
         self.is_complete = False
         """The last event is here."""
         self.error: tuple[int, bytes] | None = None
@@ -89,8 +95,8 @@ class AnswerEvents:
     @property
     def usage(self) -> Usage:
         """How many tokens the call took, as far as the engine has said it."""
-        # Each of several answers to a prompt comes with the number of the prompt's tokens.
-        answers = self._call.answers
+        # Where each answer is told of by itself, the tokens of its prompt come as often as there are answers.
+        answers = self._answers if self._inputs == self._places else 1
         return Usage(self.input // answers, self.cached // answers, self.output) if self._inputs else NO_USAGE
 
     def feed(self, piece: bytes) -> bytes:
@@ -100,17 +106,39 @@ class AnswerEvents:
             ValueError: when it is no stream of events with JSON.
         """
         piece = self._whole.feed(piece)
-        self.count = documents(piece)
-        if self._unnamed and self.count:
+        count = documents(piece)
+        if self._unnamed and count:
             self._learn_names(piece)
-        if self._must_read(piece):
+        must_read = self._must_read(piece, count)
+        self.count = count if self._has_begun or not count else self._begin(piece)
+        if must_read:
             piece = self._read(piece)
         for old, new in self._replaced:
             piece = piece.replace(old, new)
         return piece
 
-    def _must_read(self, piece: bytes) -> bool:
-        if not self.count or _USAGE in piece or _ERROR in piece or piece.endswith(_DONE_EVENT):
+    def _begin(self, piece: bytes) -> int:
+        """Return how many events say something, until the first does: what comes before is no token."""
+        count = sum(self._says_something(event) for event in split(piece))
+        self._has_begun = count > 0
+        return count
+
+    def _says_something(self, event: bytes) -> bool:
+        data = data_of(event)
+        if not data.startswith(b"{"):
+            return False
+        document = orjson.loads(data)
+        if not self._is_chat_like:
+            return str(document.get("type")).endswith(".delta")
+        for choice in document.get("choices") or ():
+            delta = choice.get("delta") or {}
+            said = any(value for name, value in delta.items() if name != "role")
+            if said or choice.get("text") or choice.get("finish_reason"):
+                return True
+        return False
+
+    def _must_read(self, piece: bytes, count: int) -> bool:
+        if not count or _USAGE in piece or _ERROR in piece or piece.endswith(_DONE_EVENT):
             return True
         return self._is_completion and _CHAT_LIKELIHOODS in piece
 
@@ -168,8 +196,9 @@ class AnswerEvents:
             return [event]
         self._add(document["usage"], "prompt_tokens", "completion_tokens")
         is_alone = not document.get("choices")
-        if is_alone and self._call.places == 1:
-            return [event] if self._call.wants_usage else []
+        self.count -= is_alone and self.count > 0
+        if is_alone and self._places == 1:
+            return [event] if self._wants_usage else []
         # OpenAI tells it once, in an event of its own; llama.cpp once for each answer, with its last words.
         self._likelihoods.rewrite(document)
         del document["usage"]
@@ -178,7 +207,7 @@ class AnswerEvents:
         return [] if is_alone else [DATA + orjson.dumps(document)]
 
     def _usage_event(self) -> list[bytes]:
-        if not self._template or not self._call.wants_usage:
+        if not self._template or not self._wants_usage:
             return []
         return [DATA + orjson.dumps({**self._template, "usage": usage_document(self.usage)})]
 

@@ -85,10 +85,24 @@ class TestStreams:
         assert relay(pieces)[0] == relay([stream])[0]
 
     def test_how_many_events_came(self) -> None:
-        _, events = relay([CHAT[0] + CHAT[1]])
+        _, events = relay([CHAT[0]])
+        assert events.count == 0, "a role is no token"
+        events.feed(CHAT[0] + CHAT[1])
+        assert events.count == 1
+        events.feed(CHAT[1] + CHAT[2])
         assert events.count == 2
         events.feed(b": ping\n\n")
         assert events.count == 0
+        events.feed(usage())
+        assert events.count == 0
+
+    def test_what_is_said_before_a_response_is_no_token(self) -> None:
+        created = b"event: response.created\n" + event({"type": "response.created", "response": {}})
+        text = b"event: x\n" + event({"type": "response.output_text.delta", "delta": "a"})
+        _, events = relay([created], Endpoint.RESPONSES)
+        assert events.count == 0
+        events.feed(text)
+        assert events.count == 1
 
     def test_pings_pass(self) -> None:
         assert relay([b": ping\n\n", CHAT[1]])[0] == b": ping\n\n" + delta(OURS, content="Hi")
@@ -101,8 +115,9 @@ class TestStreams:
         assert documents(out)[0]["system_fingerprint"] == "abc"
 
     def test_names_may_be_written_in_other_ways(self) -> None:
-        said = b'data: {"choices":[{"index":0,"text":""}],"model": "a\\/b\\u00e9","usage":{"prompt_tokens":1}}\n\n'
-        out, _ = relay([said.replace(b',"usage":{"prompt_tokens":1}', b""), said, DONE], Endpoint.COMPLETIONS)
+        said = b'data: {"choices":[{"index":0,"text":""}],"model": "a\\/b\\u00e9"}\n\n'
+        last = said.replace(b"}\n", b',"usage":{"prompt_tokens":1}}\n')
+        out, _ = relay([said, last, DONE], Endpoint.COMPLETIONS)
         assert [document["model"] for document in documents(out)] == ["chat:v1", "chat:v1"]
 
     def test_several_answers_have_one_number_of_tokens(self) -> None:
@@ -113,6 +128,13 @@ class TestStreams:
         assert tokens["usage"]["prompt_tokens"] == 5
         assert tokens["usage"]["completion_tokens"] == 7
         assert out.index(b'"usage"') > out.rindex(b'"index"')
+        assert events.usage == Usage(5, 3, 7)
+
+    def test_an_engine_may_tell_it_once_for_several_answers(self) -> None:
+        pieces = [delta(index=1), delta(index=0), usage(output=7), DONE]
+        out, events = relay(pieces, wants_usage=True, answers=2, places=2)
+        (tokens,) = (d for d in documents(out) if "usage" in d)
+        assert tokens["usage"]["prompt_tokens"] == 5
         assert events.usage == Usage(5, 3, 7)
 
     def test_completions_tell_it_in_an_event_of_its_own(self) -> None:
@@ -169,6 +191,45 @@ class TestStreams:
     def test_what_is_no_json(self, piece: bytes) -> None:
         with pytest.raises(ValueError):  # noqa: PT011  whoever catches it reads no text
             relay([piece])
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                b"data: ",
+                b'{"',
+                b'choices":',
+                b'"usage":{',
+                b'"error":{',
+                b"error: {",
+                b'"logprobs":{"content":[',
+                b"[",
+                b"]",
+                b"}",
+                b'"a"',
+                b"1",
+                b",",
+                b":",
+                b"\n\n",
+                b"data: [DONE]\n\n",
+                *CHAT,
+                usage(),
+            ]
+        ),
+        max_size=30,
+    ),
+    st.sampled_from([Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES]),
+)
+def test_streams_of_another_form_are_relayed_or_known_as_such(
+    pieces: list[bytes], endpoint: Endpoint
+) -> None:
+    try:
+        out, events = relay(pieces, endpoint)
+        whole = whole_answer(endpoint, [out], events.usage)
+        choices_of(endpoint, whole)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        pass
 
 
 def test_responses_are_named_in_their_last_event() -> None:
