@@ -33,7 +33,7 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
         "max_model_len",
     ),
     "slots": ("slots", "n_parallel", "num_parallel", "max_num_seqs"),
-    # Not batch_size: in Kitfiles, that is how the model was trained.
+    # Not batch_size, nor seed: in Kitfiles, these are how the model was trained.
     "batch": ("batch", "n_batch", "num_batch"),
     "task": ("task", "pipeline_tag"),
     "chat_template": ("chat_template",),
@@ -52,7 +52,6 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "presence_penalty": ("presence_penalty",),
     "frequency_penalty": ("frequency_penalty",),
     "repetition_penalty": ("repetition_penalty", "repeat_penalty"),
-    "seed": ("seed",),
     "stop": ("stop", "stop_sequences", "stop_words", "stop_strings"),
     "system_prompt": ("system_prompt", "system", "system_message"),
 }
@@ -72,9 +71,8 @@ _TASKS: Mapping[str, Task] = {
 _UNSET: Mapping[str, frozenset[float]] = {
     "context": frozenset({-1, 0}),
     "max_tokens": frozenset({-2, -1}),
-    "seed": frozenset({-1}),
 }
-"""The numbers by which engines mean that nothing is said: the model's own context, no limit, any seed."""
+"""The numbers by which engines mean that nothing is said: the model's own context, no limit."""
 
 
 @dataclass(frozen=True, slots=True)
