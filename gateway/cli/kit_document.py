@@ -9,10 +9,9 @@ from gateway.errors import ContentError, KitError, NotTrusted
 from gateway.kits.examination import examine, is_small
 from gateway.kits.language import LanguageModel
 from gateway.kits.library import Kit, Library, Progress
-from gateway.kits.memory import Need, free
+from gateway.kits.memory import Need, free, usable_memory
 from gateway.kits.parents import model_of
 from gateway.kits.trust import Policy
-from gateway.metrics.machine import machine_memory
 from gateway.oci.reference import Digest, Reference, RegistryReference
 from runtimes.base import TensorSpec
 
@@ -90,7 +89,7 @@ def _language(language: LanguageModel, need: Need, root: Path) -> dict[str, Any]
             "weights": need.memory.weights,
             "cache": need.memory.cache,
             "other": need.memory.other,
-            "text": f"needs {need}; {free(machine_memory())}",
+            "text": f"needs {need}; {free(usable_memory())}",
         },
     }
 

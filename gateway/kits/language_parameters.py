@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from gateway.serving import (
@@ -33,7 +34,7 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
         "max_model_len",
     ),
     "slots": ("slots", "n_parallel", "num_parallel", "max_num_seqs"),
-    # Not batch_size: in Kitfiles, that is how the model was trained.
+    # Not batch_size, nor seed: in Kitfiles, these are how the model was trained.
     "batch": ("batch", "n_batch", "num_batch"),
     "task": ("task", "pipeline_tag"),
     "chat_template": ("chat_template",),
@@ -52,7 +53,6 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "presence_penalty": ("presence_penalty",),
     "frequency_penalty": ("frequency_penalty",),
     "repetition_penalty": ("repetition_penalty", "repeat_penalty"),
-    "seed": ("seed",),
     "stop": ("stop", "stop_sequences", "stop_words", "stop_strings"),
     "system_prompt": ("system_prompt", "system", "system_message"),
 }
@@ -72,9 +72,8 @@ _TASKS: Mapping[str, Task] = {
 _UNSET: Mapping[str, frozenset[float]] = {
     "context": frozenset({-1, 0}),
     "max_tokens": frozenset({-2, -1}),
-    "seed": frozenset({-1}),
 }
-"""The numbers by which engines mean that nothing is said: the model's own context, no limit, any seed."""
+"""The numbers by which engines mean that nothing is said: the model's own context, no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +94,11 @@ class _WrongValue(Exception):
 
 
 def language_parameters(
-    parameters: Mapping[str, Any], settled: Collection[str] = ()
+    parameters: Mapping[str, Any], settled: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[LanguageParameters, list[str]]:
     """Return what parameters say, and a line for each value that cannot be meant.
 
-    `settled` are the settings that the config has: what the Kitfile says of them is not read.
+    `settled` says who has said a setting before, such as "the config": what is said of it here is not read.
     """
     values: dict[str, Any] = {}
     taken: dict[str, str] = {}
@@ -110,7 +109,7 @@ def language_parameters(
         if name is None or value is None:
             ignored[parameter] = "not known" if name is None else "empty"
         elif name in settled:
-            ignored[parameter] = "the config says it"
+            ignored[parameter] = f"{settled[name]} says it"
         elif name in values:
             earlier = next(earlier for earlier in taken if taken[earlier] == name)
             ignored[parameter] = f"{earlier} counts first"

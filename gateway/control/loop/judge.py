@@ -14,9 +14,9 @@ from gateway.control.state.versions import Kind, Version
 from gateway.errors import KitError, KitserveError
 from gateway.kits.examination import examine, is_small
 from gateway.kits.library import Library
-from gateway.kits.memory import check_total
+from gateway.kits.memory import check_total, usable_memory
 from gateway.kits.trust import Policy
-from gateway.metrics.machine import MachineMemory, machine_memory
+from gateway.metrics.machine import MachineMemory
 
 # A large file takes a core while it is read, and a registry that is slow holds a thread.
 _THREADS = 4
@@ -37,7 +37,7 @@ class Judge:
         """`is_workers_machine` is whether all workers run on this machine, so that its memory is theirs."""
         self._state = state
         self._home = home
-        self._machine = machine_memory if is_workers_machine else None
+        self._machine = usable_memory if is_workers_machine else None
         self._tasks = Tasks(_THREADS, "judge", finished)
         self._admitted: set[Kind] = set()
 

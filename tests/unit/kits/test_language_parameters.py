@@ -10,7 +10,8 @@ from gateway.kits.language_parameters import SPELLINGS, language_parameters
 from gateway.serving import ENGINE_BOUNDS, SAMPLING_BOUNDS
 from runtimes.engines.base import Task
 
-NUMBERS = {**ENGINE_BOUNDS, **SAMPLING_BOUNDS}
+NUMBERS = {name: bounds for name, bounds in {**ENGINE_BOUNDS, **SAMPLING_BOUNDS}.items() if name != "seed"}
+"""A seed in a Kitfile is most often that of the training."""
 
 
 def values(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def test_no_setting_is_spelled_as_another_and_each_that_has_bounds_is_there() ->
         ({"pipeline_tag": "sentence-similarity"}, {"task": Task.EMBEDDING}),
         ({"top_k": -1}, {"top_k": 0}),
         ({"temperature": 0}, {"temperature": 0.0}),
-        ({"seed": 42.0}, {"seed": 42}),
+        ({"top_k": 42.0}, {"top_k": 42}),
     ],
 )
 def test_other_values(parameters: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -58,7 +59,7 @@ def test_other_values(parameters: dict[str, Any], expected: dict[str, Any]) -> N
     [
         {"num_predict": -1},
         {"num_predict": -2},
-        {"seed": -1},
+        {"seed": 42},
         {"n_ctx": 0},
         {"stop": []},
         {"stop": ""},
@@ -89,7 +90,7 @@ def test_what_says_nothing_is_left_alone_and_listed(parameters: dict[str, Any]) 
         ({"n_ctx": {"a": 1}}, "model.parameters.n_ctx must be a whole number, not a mapping"),
         ({"max_tokens": 1e9}, "model.parameters.max_tokens is 1000000000.0, and must be 1 to 16,777,216"),
         ({"max_tokens": 10**400}, "model.parameters.max_tokens must be a whole number, not 1000000"),
-        ({"seed": -5}, "model.parameters.seed is -5, and must be 0 to 4,294,967,295"),
+        ({"top_k": -5}, "model.parameters.top_k is -5, and must be 0 to 1,000,000"),
         ({"stop": 7}, "model.parameters.stop must be a text or a list of texts, not 7"),
         ({"stop": ["a", 7]}, "model.parameters.stop must be a text or a list of texts, not ['a', 7]"),
         ({"stop": ["a" * 201]}, "model.parameters.stop may have 16 texts of 200 characters"),
@@ -116,6 +117,6 @@ def test_of_several_spellings_that_of_an_engine_counts_before_that_of_a_descript
 
 
 def test_what_the_config_has_is_not_read() -> None:
-    language, faults = language_parameters({"temp": "hot", "top_p": 0.5}, {"temperature"})
+    language, faults = language_parameters({"temp": "hot", "top_p": 0.5}, {"temperature": "the config"})
     assert (language.values, language.ignored) == ({"top_p": 0.5}, {"temp": "the config says it"})
     assert faults == []
