@@ -7,7 +7,7 @@ arrived, without the chunks that it was sent in. All of it is for one event loop
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -330,27 +330,3 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
         if call is not None:
             call.lost(reason)
-
-
-Report = Callable[[int, bytes], None]
-
-
-class WholeAnswer:
-    """A receiver that gathers an answer; `done` gets its status and body, or 0 and why there is none."""
-
-    def __init__(self, done: Report) -> None:
-        self._done = done
-        self._status = 0
-        self._pieces: list[bytes] = []
-
-    def head(self, status: int, _headers: Mapping[bytes, bytes]) -> None:
-        self._status = status
-
-    def piece(self, data: bytes) -> None:
-        self._pieces.append(data)
-
-    def end(self) -> None:
-        self._done(self._status, b"".join(self._pieces))
-
-    def failed(self, reason: str) -> None:
-        self._done(0, reason.encode())

@@ -223,6 +223,23 @@ class TestOtherPaths:
         assert "".join(chunk.choices[0].text for chunk in chunks) == answer.choices[0].text
         assert all(chunk.usage is None for chunk in chunks)
 
+    def test_likelihoods_of_completions(self, client: openai.OpenAI) -> None:
+        answer = client.completions.create(
+            model="chat", prompt="Once upon", max_tokens=3, temperature=0, logprobs=2
+        )
+        logprobs = answer.choices[0].logprobs
+        assert logprobs is not None
+        assert "".join(logprobs.tokens or []) == answer.choices[0].text
+        assert [len(top) for top in logprobs.top_logprobs or []] == [2, 2, 2]
+        assert logprobs.text_offset is not None
+        assert logprobs.text_offset[0] == 0
+
+    def test_several_answers_of_completions(self, client: openai.OpenAI) -> None:
+        answer = client.completions.create(model="chat", prompt="Once upon", max_tokens=3, n=2)
+        assert [choice.index for choice in answer.choices] == [0, 1]
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens == 6
+
     def test_completions_of_several_prompts(self, client: openai.OpenAI) -> None:
         prompts = ["One two", "Red and", "The"]
         answer = client.completions.create(model="chat", prompt=prompts, max_tokens=2)

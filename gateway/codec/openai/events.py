@@ -15,6 +15,7 @@ import orjson
 
 from gateway.codec.openai.answer import NO_USAGE, Usage
 from gateway.codec.openai.errors import engine_error
+from gateway.codec.openai.likelihoods import Likelihoods
 from gateway.codec.openai.members import Endpoint
 from gateway.codec.openai.request import EngineCall
 from gateway.wire.sse import DATA, END, WholeEvents, data_of, documents, split
@@ -22,6 +23,7 @@ from gateway.wire.sse import DATA, END, WholeEvents, data_of, documents, split
 _USAGE = b'"usage":{'
 _ERROR = b'"error":{'
 _BARE_ERROR = b"error: {"
+_CHAT_LIKELIHOODS = b'"logprobs":{"content":['
 _DONE = b"data: [DONE]"
 _DONE_EVENT = _DONE + END
 _NOTHING = b"data: null" + END
@@ -47,6 +49,8 @@ class AnswerEvents:
         "_call",
         "_inputs",
         "_is_chat_like",
+        "_is_completion",
+        "_likelihoods",
         "_replaced",
         "_template",
         "_unnamed",
@@ -62,6 +66,8 @@ class AnswerEvents:
     def __init__(self, call: EngineCall, model: str, fingerprint: str) -> None:
         self._call = call
         self._is_chat_like = call.endpoint is not Endpoint.RESPONSES
+        self._is_completion = call.endpoint is Endpoint.COMPLETIONS
+        self._likelihoods = Likelihoods()
         self._whole = WholeEvents()
         self._unnamed: dict[re.Pattern[bytes], tuple[bytes, bytes]] = {
             _MODEL: (b'"model":', orjson.dumps(model))
@@ -97,11 +103,16 @@ class AnswerEvents:
         self.count = documents(piece)
         if self._unnamed and self.count:
             self._learn_names(piece)
-        if _USAGE in piece or _ERROR in piece or piece.endswith(_DONE_EVENT) or not self.count:
+        if self._must_read(piece):
             piece = self._read(piece)
         for old, new in self._replaced:
             piece = piece.replace(old, new)
         return piece
+
+    def _must_read(self, piece: bytes) -> bool:
+        if not self.count or _USAGE in piece or _ERROR in piece or piece.endswith(_DONE_EVENT):
+            return True
+        return self._is_completion and _CHAT_LIKELIHOODS in piece
 
     def _learn_names(self, piece: bytes) -> None:
         """Find out how the engine writes what is to be replaced; from the first event that has it."""
@@ -109,8 +120,9 @@ class AnswerEvents:
             match = pattern.search(piece)
             if match is not None:
                 del self._unnamed[pattern]
-                if match[1] != value:
-                    self._replaced.append((match[0], member + value))
+                # As the engine writes it, and as it is written where an event is read and written again.
+                written = {match[0], member + orjson.dumps(orjson.loads(match[1]))} - {member + value}
+                self._replaced += [(name, member + value) for name in sorted(written)]
             elif self._is_chat_like and b'"choices"' in piece:
                 del self._unnamed[pattern]
                 self._replaced.append((_FIRST_MEMBER, b"data: {" + member + value + b',"'))
@@ -126,6 +138,10 @@ class AnswerEvents:
                 kept.append(self._read_error(event))
             elif _USAGE in event:
                 kept += self._read_usage(event)
+            elif self._is_completion and _CHAT_LIKELIHOODS in event:
+                document = orjson.loads(data_of(event))
+                self._likelihoods.rewrite(document)
+                kept.append(DATA + orjson.dumps(document))
             else:
                 kept.append(event)
         return b"".join([event + END for event in kept])
@@ -155,6 +171,7 @@ class AnswerEvents:
         if is_alone and self._call.places == 1:
             return [event] if self._call.wants_usage else []
         # OpenAI tells it once, in an event of its own; llama.cpp once for each answer, with its last words.
+        self._likelihoods.rewrite(document)
         del document["usage"]
         document.pop("timings", None)
         self._template = {**document, "choices": []}

@@ -100,6 +100,11 @@ class TestStreams:
         out, _ = relay([delta({"system_fingerprint": None, "model": "m"}, content="a")])
         assert documents(out)[0]["system_fingerprint"] == "abc"
 
+    def test_names_may_be_written_in_other_ways(self) -> None:
+        said = b'data: {"choices":[{"index":0,"text":""}],"model": "a\\/b\\u00e9","usage":{"prompt_tokens":1}}\n\n'
+        out, _ = relay([said.replace(b',"usage":{"prompt_tokens":1}', b""), said, DONE], Endpoint.COMPLETIONS)
+        assert [document["model"] for document in documents(out)] == ["chat:v1", "chat:v1"]
+
     def test_several_answers_have_one_number_of_tokens(self) -> None:
         pieces = [delta(index=1), usage(output=3), delta(index=0), usage(output=4), DONE]
         out, events = relay(pieces, wants_usage=True, answers=2, places=2)
@@ -118,6 +123,32 @@ class TestStreams:
             assert first["choices"]
             assert "usage" not in first
             assert [d["usage"]["completion_tokens"] for d in rest] == [2] * wants_usage
+
+    def test_completions_have_likelihoods_of_their_own_form(self) -> None:
+        def part(token: str, index: int = 0) -> bytes:
+            top = [{"token": token, "logprob": -1.5}, {"token": "x", "logprob": -2.5}]
+            content = [{"token": token, "logprob": -1.5, "bytes": [1], "top_logprobs": top}]
+            choice = {"index": index, "text": token, "logprobs": {"content": content}, "finish_reason": None}
+            return event({"choices": [choice], **NAMES})
+
+        pieces = [part("ab"), part("q", 1), part("c") + part("d"), DONE]
+        out, events = relay(pieces, Endpoint.COMPLETIONS, places=2)
+        assert events.count == 0
+        assert documents(out)[3]["choices"][0]["logprobs"] == {
+            "tokens": ["d"],
+            "token_logprobs": [-1.5],
+            "top_logprobs": [{"d": -1.5, "x": -2.5}],
+            "text_offset": [3],
+        }
+        whole = whole_answer(Endpoint.COMPLETIONS, [out], Usage())
+        logprobs = whole["choices"][0]["logprobs"]
+        assert logprobs["tokens"] == ["ab", "c", "d"]
+        assert logprobs["text_offset"] == [0, 2, 3]
+        assert whole["choices"][1]["logprobs"]["text_offset"] == [0]
+        # in chats they stay as they are
+        assert relay([part("ab")])[0] == part("ab").replace(b'engine\'s \\"own\\"', b"chat:v1").replace(
+            b"b0-unknown", b"abc"
+        )
 
     def test_an_event_of_nothing_is_left_out(self) -> None:
         out, _ = relay([b"data: null\n\n", CHAT[1]], Endpoint.COMPLETIONS, places=2)
