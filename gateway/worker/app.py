@@ -15,6 +15,10 @@ A body's way from the socket to the runtime and back enters ten files:
 
 The answer goes back through 7, 6, 4, 2 and 1. For gRPC, worker/grpc.py and codec/grpc.py stand in place of
 4, 8 and 10. Where calls run together, engine/batching.py stands between 6 and 7.
+
+For a language model, worker/openai_relay.py stands in place of 4 and codec/openai/request.py in place of 8.
+The call waits in engine/generation.py and goes to the model's own process by wire/upstream.py; its answer
+comes back through codec/openai/events.py and worker/openai_call.py.
 """
 
 from __future__ import annotations
@@ -75,6 +79,11 @@ class WorkerApp:
     def is_alive(self) -> bool:
         """Whether the model still takes calls."""
         return all(capability.is_alive() for capability in self._capabilities)
+
+    def failure(self) -> str:
+        """Return why the model takes no more calls, "" while it does."""
+        ended = [capability for capability in self._capabilities if not capability.is_alive()]
+        return ended[0].failure() if ended else ""
 
     def stop(self) -> None:
         """Finish the calls that wait for the model; it takes no more."""

@@ -34,6 +34,10 @@ class Capability(Protocol):
         """Whether it still takes calls."""
         ...
 
+    def failure(self) -> str:
+        """Return why it takes no more calls, once it does not."""
+        ...
+
     def stop(self) -> None:
         """Finish the calls that wait, then end."""
 
@@ -74,6 +78,9 @@ class TensorCapability:
 
     def is_alive(self) -> bool:
         return self.compute.is_alive()
+
+    def failure(self) -> str:
+        return "the model's thread has ended"
 
     def stop(self) -> None:
         self.set_mirroring(None)

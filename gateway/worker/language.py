@@ -78,6 +78,9 @@ class LanguageCapability:
     def is_alive(self) -> bool:
         return self.model.is_alive()
 
+    def failure(self) -> str:
+        return f"the engine has ended: {self.model.failure()}"
+
     def stop(self) -> None:
         self.set_mirroring(None)
         self.slots.stop()

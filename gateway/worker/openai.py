@@ -114,8 +114,7 @@ class OpenAIHandler:
             if self._language.is_alive():
                 exchange.respond(200, self._json[role], ready)
             else:
-                text = f"the engine of model {name} has ended: {self._language.model.failure()}"
-                self._protocol_errors(exchange, role, 503, text)
+                self._protocol_errors(exchange, role, 503, f"model {name}: {self._language.failure()}")
 
         return Route(self._protocol_errors, {"GET": answer, "HEAD": answer})
 

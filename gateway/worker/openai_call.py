@@ -186,9 +186,9 @@ class RelayedCall:
     def _end_failed(self, reason: str) -> None:
         self._failing = None
         language = self._served.language
-        cause = language.model.failure() if not language.is_alive() else ""
+        cause = "" if language.is_alive() else language.failure()
         log.warning("engine.failed", extra={"reason": reason, "cause": cause, **self._served.names})
-        text = f"the engine has ended: {cause}" if cause else f"{_BROKEN_OFF}: {reason}"
+        text = cause or f"{_BROKEN_OFF}: {reason}"
         self._end_badly(502, error_body(502, text))
 
     def _end_with_document(self) -> None:

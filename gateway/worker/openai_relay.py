@@ -55,8 +55,7 @@ class Relay:
             return
         if not language.is_alive():
             served.tally.refused(role, _UNAVAILABLE)
-            text = f"the engine has ended: {language.model.failure()}"
-            self._errors(exchange, role, _UNAVAILABLE, text)
+            self._errors(exchange, role, _UNAVAILABLE, language.failure())
             return
         asked = None if language.mirror is None else b"".join(body)
         turn = Turn(len(call.body), call.places, seconds, began)

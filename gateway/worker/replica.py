@@ -107,7 +107,7 @@ class Worker:
         """Raise if this worker cannot answer; Serve calls this."""
         await asyncio.wait_for(self._server.check(), _HEALTH_SECONDS)
         if not self._app.is_alive():
-            raise RuntimeError("the model's thread has ended")
+            raise RuntimeError(self._app.failure())
         # A kit that is served is in use, however long ago it was loaded.
         self._lease.touch()
 

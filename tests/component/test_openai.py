@@ -464,6 +464,7 @@ def test_a_dead_engine_is_said(engine: LlamaEngine) -> None:
         with pytest.raises(openai.APIError, match="the engine has ended: it ended with status"):
             list(stream)
         assert not serving.app.is_alive()
+        assert serving.app.failure().startswith("the engine has ended: it ended with status")
         with pytest.raises(openai.InternalServerError, match="the engine has ended: it ended with status"):
             serving.client.chat.completions.create(model="chat", messages=HI)
         assert serving.ask("GET", "/v2/health/ready")[0] == 503

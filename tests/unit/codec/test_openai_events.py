@@ -101,8 +101,9 @@ class TestStreams:
         assert documents(out)[0]["system_fingerprint"] == "abc"
 
     def test_names_may_be_written_in_other_ways(self) -> None:
-        said = b'data: {"choices":[{"index":0,"text":""}],"model": "a\\/b\\u00e9","usage":{"prompt_tokens":1}}\n\n'
-        out, _ = relay([said.replace(b',"usage":{"prompt_tokens":1}', b""), said, DONE], Endpoint.COMPLETIONS)
+        said = b'data: {"choices":[{"index":0,"text":""}],"model": "a\\/b\\u00e9"}\n\n'
+        last = said.replace(b"}\n", b',"usage":{"prompt_tokens":1}}\n')
+        out, _ = relay([said, last, DONE], Endpoint.COMPLETIONS)
         assert [document["model"] for document in documents(out)] == ["chat:v1", "chat:v1"]
 
     def test_several_answers_have_one_number_of_tokens(self) -> None:
