@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import orjson
 
 from gateway.engine.generation import Turn
 from gateway.errors import Overload
-from gateway.wire.upstream import Request, UpstreamCall, WholeAnswer
+from gateway.wire.upstream import Request, UpstreamCall
 from gateway.worker.language import LanguageCapability
 from runtimes.engines.base import ScoringModel
 
@@ -82,9 +82,9 @@ class Scorer:
 
 
 class Scoring:
-    """One call, see `generation.Call`."""
+    """One call, see `generation.Call` and `upstream.Receiver`, by which it gets to the engine and back."""
 
-    __slots__ = ("_call", "_done", "_language", "_turn", "_upstream")
+    __slots__ = ("_call", "_done", "_language", "_pieces", "_status", "_turn", "_upstream")
 
     def __init__(self, language: LanguageCapability, call: bytes, done: Done) -> None:
         self._language = language
@@ -92,6 +92,8 @@ class Scoring:
         self._done = done
         self._turn = Turn(len(call), timeout=_SECONDS)
         self._upstream: UpstreamCall | None = None
+        self._status = 0
+        self._pieces: list[bytes] = []
 
     def enter(self) -> None:
         """Let the call wait for its turn."""
@@ -100,7 +102,7 @@ class Scoring:
     def begin(self) -> None:
         """Have the engine work on the call."""
         request = Request("POST", _PATH, self._call, _HEADERS)
-        self._upstream = self._language.upstream.send(request, WholeAnswer(self._answered))
+        self._upstream = self._language.upstream.send(request, self)
 
     def fail(self, _failure: Overload, _retry_after: int) -> None:
         """End without a score: it is too late, or one call too many."""
@@ -112,10 +114,28 @@ class Scoring:
         self._abort()
         self._language.slots.cancel(self._turn)
 
-    def _answered(self, status: int, body: bytes) -> None:
+    # What the connection to the engine calls.
+
+    def head(self, status: int, _headers: Mapping[bytes, bytes]) -> None:
+        """Take the head of the engine's answer."""
+        self._status = status
+
+    def piece(self, data: bytes) -> None:
+        """Keep a piece of it."""
+        self._pieces.append(data)
+
+    def end(self) -> None:
+        """Read the score."""
+        self._leave(read_score(self._status, b"".join(self._pieces)))
+
+    def failed(self, _reason: str) -> None:
+        """End without a score."""
+        self._leave(None)
+
+    def _leave(self, score: Score | None) -> None:
         self._upstream = None
         self._language.slots.leave(self._turn)
-        self._done(read_score(status, body))
+        self._done(score)
 
     def _abort(self) -> None:
         if self._upstream is not None:
