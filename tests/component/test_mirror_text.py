@@ -139,6 +139,10 @@ def start() -> Iterator[Start]:
 
     yield start_one
     for serving in started:
+        serving.scripted.go_on.set()
+    # An engine whose client hangs up in the midst of its answer has a fault of its own.
+    wait(lambda: not any(serving.tally.ongoing for serving in started))
+    for serving in started:
         serving.stop()
 
 
