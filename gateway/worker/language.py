@@ -23,6 +23,9 @@ from runtimes.engines.base import OpenAIModel
 _SECONDS = 10.0
 _LLAMA = "llamacpp"
 
+ENDED = "the model's engine has ended; the log of its worker says why, and another one is started"
+"""What callers read; the end of the engine's log is not for them."""
+
 log = logging.getLogger(__name__)
 
 

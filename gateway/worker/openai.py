@@ -13,7 +13,7 @@ import orjson
 
 from gateway.codec.openai.members import Endpoint
 from gateway.wire.exchange import Exchange
-from gateway.worker.language import LanguageCapability
+from gateway.worker.language import ENDED, LanguageCapability
 from gateway.worker.openai_relay import Relay
 from gateway.worker.protocol import JSON, Answer, ErrorFamily, OpenAIErrors, OpenInferenceErrors, Route
 from gateway.worker.version import ServedVersion
@@ -114,7 +114,7 @@ class OpenAIHandler:
             if self._language.is_alive():
                 exchange.respond(200, self._json[role], ready)
             else:
-                self._protocol_errors(exchange, role, 503, f"model {name}: {self._language.failure()}")
+                self._protocol_errors(exchange, role, 503, f"model {name}: {ENDED}")
 
         return Route(self._protocol_errors, {"GET": answer, "HEAD": answer})
 

@@ -28,7 +28,7 @@ from gateway.metrics.tokens import Tokens
 from gateway.wire.exchange import Exchange, lines
 from gateway.wire.sse import DATA, END
 from gateway.wire.upstream import Request, UpstreamCall
-from gateway.worker.language import LanguageCapability
+from gateway.worker.language import ENDED, LanguageCapability
 from gateway.worker.protocol import JSON
 from gateway.worker.version import ServedVersion
 
@@ -188,7 +188,7 @@ class RelayedCall:
         language = self._served.language
         cause = "" if language.is_alive() else language.failure()
         log.warning("engine.failed", extra={"reason": reason, "cause": cause, **self._served.names})
-        text = cause or f"{_BROKEN_OFF}: {reason}"
+        text = ENDED if cause else f"{_BROKEN_OFF}: {reason}"
         self._end_badly(502, error_body(502, text))
 
     def _end_with_document(self) -> None:

@@ -14,7 +14,7 @@ from gateway.codec.statuses import explain
 from gateway.engine.generation import Turn
 from gateway.wire.codings import decompress
 from gateway.wire.exchange import Exchange
-from gateway.worker.language import LanguageCapability
+from gateway.worker.language import ENDED, LanguageCapability
 from gateway.worker.openai_call import RelayedCall, Served, request_id
 from gateway.worker.protocol import OpenAIErrors
 from gateway.worker.version import ServedVersion
@@ -55,7 +55,7 @@ class Relay:
             return
         if not language.is_alive():
             served.tally.refused(role, _UNAVAILABLE)
-            self._errors(exchange, role, _UNAVAILABLE, language.failure())
+            self._errors(exchange, role, _UNAVAILABLE, ENDED)
             return
         asked = None if language.mirror is None else b"".join(body)
         turn = Turn(len(call.body), call.places, seconds, began)

@@ -431,7 +431,8 @@ class TestManyCalls:
             assert tokens.input > 20
             assert 0 < tokens.cached < tokens.input
             assert sum(tokens.first.counts) == 2
-            assert 6 <= sum(tokens.between.counts) <= 10
+            # between five tokens, and to the event that says why the answer ended; some come together
+            assert 6 <= sum(tokens.between.counts) <= 12
         finally:
             serving.stop()
 
@@ -461,11 +462,11 @@ def test_a_dead_engine_is_said(engine: LlamaEngine) -> None:
         next(iter(stream))
         engine.process.kill()
         engine.process.wait()
-        with pytest.raises(openai.APIError, match="the engine has ended: it ended with status"):
+        with pytest.raises(openai.APIError, match="the model's engine has ended"):
             list(stream)
         assert not serving.app.is_alive()
         assert serving.app.failure().startswith("the engine has ended: it ended with status")
-        with pytest.raises(openai.InternalServerError, match="the engine has ended: it ended with status"):
+        with pytest.raises(openai.InternalServerError, match="the model's engine has ended"):
             serving.client.chat.completions.create(model="chat", messages=HI)
         assert serving.ask("GET", "/v2/health/ready")[0] == 503
     finally:

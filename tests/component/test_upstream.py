@@ -190,8 +190,9 @@ class TestFaults:
             worker.engine.is_running = False
             status, body = worker.ask()
             assert status == 503
-            assert message(body) == "the engine has ended: it was ended by the test"
+            assert message(body).startswith("the model's engine has ended; the log of its worker")
             assert not worker.app.is_alive()
+            assert worker.app.failure() == "the engine has ended: it was ended by the test"
             worker.engine.is_running = True
 
     def test_an_engine_that_listens_no_more(self) -> None:
@@ -248,12 +249,13 @@ def test_a_caller_who_hangs_up_ends_the_engines_work() -> None:
 
     for stream in (False, True):
         with serving(forever) as worker:
-            engine, closed = worker.engine, worker.engine.closed
+            engine = worker.engine
+            _has_described(engine)  # the connection that asked what it serves
             connection = worker.connect(stream=stream)
             wait(lambda: worker.tally.generating == 1)
             time.sleep(0.1)
             connection.close()
-            _hangs_up(engine, closed)
+            _hangs_up(engine)
             assert worker.tally.numbers().tokens.output > 3
 
 
@@ -281,9 +283,14 @@ def test_a_caller_who_does_not_read_stops_the_engine() -> None:
         connection.close()
 
 
-def _hangs_up(engine: FaultyEngine, closed: int) -> None:
+def _has_described(engine: FaultyEngine) -> None:
+    """Wait until the first connection is closed."""
+    wait(lambda: engine.closed == 1)
+
+
+def _hangs_up(engine: FaultyEngine) -> None:
     """Wait until one more connection was closed: for at most a second."""
-    wait(lambda: engine.closed == closed + 1, 1)
+    wait(lambda: engine.closed == 2, 1)
 
 
 def _settles(number: Callable[[], int]) -> None:

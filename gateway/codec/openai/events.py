@@ -78,7 +78,7 @@ class AnswerEvents:
         self._replaced: list[tuple[bytes, bytes]] = [(_NOTHING, b"")] if call.places > 1 else []
         self._template: dict[str, Any] = {}
         self.count = 0
-        """How many events came in the last piece; about one for each token."""
+        """How many events came in the last piece that say something; about one for each token."""
         self.is_complete = False
         """The last event is here."""
         self.error: tuple[int, bytes] | None = None
@@ -168,6 +168,7 @@ class AnswerEvents:
             return [event]
         self._add(document["usage"], "prompt_tokens", "completion_tokens")
         is_alone = not document.get("choices")
+        self.count -= is_alone
         if is_alone and self._call.places == 1:
             return [event] if self._call.wants_usage else []
         # OpenAI tells it once, in an event of its own; llama.cpp once for each answer, with its last words.
