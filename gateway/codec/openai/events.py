@@ -47,6 +47,7 @@ class AnswerEvents:
 
     __slots__ = (
         "_call",
+        "_has_begun",
         "_inputs",
         "_is_chat_like",
         "_is_completion",
@@ -76,6 +77,7 @@ class AnswerEvents:
             self._unnamed[_FINGERPRINT] = b'"system_fingerprint":', orjson.dumps(fingerprint)
         # llama.cpp begins the answer to several prompts with this.
         self._replaced: list[tuple[bytes, bytes]] = [(_NOTHING, b"")] if call.places > 1 else []
+        self._has_begun = False
         self._template: dict[str, Any] = {}
         self.count = 0
         """How many events came in the last piece that say something; about one for each token."""
@@ -100,17 +102,39 @@ class AnswerEvents:
             ValueError: when it is no stream of events with JSON.
         """
         piece = self._whole.feed(piece)
-        self.count = documents(piece)
-        if self._unnamed and self.count:
+        count = documents(piece)
+        if self._unnamed and count:
             self._learn_names(piece)
-        if self._must_read(piece):
+        must_read = self._must_read(piece, count)
+        self.count = count if self._has_begun or not count else self._begin(piece)
+        if must_read:
             piece = self._read(piece)
         for old, new in self._replaced:
             piece = piece.replace(old, new)
         return piece
 
-    def _must_read(self, piece: bytes) -> bool:
-        if not self.count or _USAGE in piece or _ERROR in piece or piece.endswith(_DONE_EVENT):
+    def _begin(self, piece: bytes) -> int:
+        """Return how many events say something, until the first does: what comes before is no token."""
+        count = sum(self._says_something(event) for event in split(piece))
+        self._has_begun = count > 0
+        return count
+
+    def _says_something(self, event: bytes) -> bool:
+        data = data_of(event)
+        if not data.startswith(b"{"):
+            return False
+        document = orjson.loads(data)
+        if not self._is_chat_like:
+            return str(document.get("type")).endswith(".delta")
+        for choice in document.get("choices") or ():
+            delta = choice.get("delta") or {}
+            said = any(value for name, value in delta.items() if name != "role")
+            if said or choice.get("text") or choice.get("finish_reason"):
+                return True
+        return False
+
+    def _must_read(self, piece: bytes, count: int) -> bool:
+        if not count or _USAGE in piece or _ERROR in piece or piece.endswith(_DONE_EVENT):
             return True
         return self._is_completion and _CHAT_LIKELIHOODS in piece
 
@@ -168,7 +192,7 @@ class AnswerEvents:
             return [event]
         self._add(document["usage"], "prompt_tokens", "completion_tokens")
         is_alone = not document.get("choices")
-        self.count -= is_alone
+        self.count -= is_alone and self.count > 0
         if is_alone and self._call.places == 1:
             return [event] if self._call.wants_usage else []
         # OpenAI tells it once, in an event of its own; llama.cpp once for each answer, with its last words.

@@ -85,10 +85,24 @@ class TestStreams:
         assert relay(pieces)[0] == relay([stream])[0]
 
     def test_how_many_events_came(self) -> None:
-        _, events = relay([CHAT[0] + CHAT[1]])
+        _, events = relay([CHAT[0]])
+        assert events.count == 0, "a role is no token"
+        events.feed(CHAT[0] + CHAT[1])
+        assert events.count == 1
+        events.feed(CHAT[1] + CHAT[2])
         assert events.count == 2
         events.feed(b": ping\n\n")
         assert events.count == 0
+        events.feed(usage())
+        assert events.count == 0
+
+    def test_what_is_said_before_a_response_is_no_token(self) -> None:
+        created = b"event: response.created\n" + event({"type": "response.created", "response": {}})
+        text = b"event: x\n" + event({"type": "response.output_text.delta", "delta": "a"})
+        _, events = relay([created], Endpoint.RESPONSES)
+        assert events.count == 0
+        events.feed(text)
+        assert events.count == 1
 
     def test_pings_pass(self) -> None:
         assert relay([b": ping\n\n", CHAT[1]])[0] == b": ping\n\n" + delta(OURS, content="Hi")
