@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import orjson
 
@@ -37,6 +37,7 @@ _EVENTS = lines([(b"content-type", b"text/event-stream; charset=utf-8"), (b"cach
 _REQUEST_HEADERS = ((b"content-type", b"application/json"),)
 # A process that is ending closes its connections a moment before it is known to have ended.
 _ENDING_SECONDS = 0.1
+_FAILED = "the worker failed on this call; its log says why"
 _BROKEN_OFF = "the engine broke off its answer"
 
 log = logging.getLogger(__name__)
@@ -135,6 +136,8 @@ class RelayedCall:
         self._status = status
         self._is_events = status == _OK and headers.get(b"content-type", b"").startswith(b"text/event-stream")
         is_mirrored = self._asked is not None and self._call.endpoint.is_generating
+        if not is_mirrored:
+            self._call = replace(self._call, body=b"")  # it may be large, and has been sent
         if is_mirrored or not (self._is_events and self._call.is_streamed):
             self._kept = []
 
@@ -165,6 +168,14 @@ class RelayedCall:
 
     def end(self) -> None:
         """Complete the answer."""
+        try:
+            self._end()
+        except Exception:
+            log.exception("answer.failed", extra=self._served.names)
+            if not self._exchange.has_ended:
+                self._end_badly(500, error_body(500, _FAILED))
+
+    def _end(self) -> None:
         if not self._is_events:
             self._end_with_document()
         elif self._events.error is not None:
@@ -241,10 +252,17 @@ class RelayedCall:
 
     def _leave(self, status: int, has_left: bool = False) -> None:
         """Count the call, offer its answer to the mirror, and let the next one have its turn."""
-        turn, tally, role = self._turn, self._served.tally, self._role
         self._exchange.on_abandoned = self._exchange.on_writable = None
-        now = time.perf_counter()
-        seconds = now - turn.began
+        try:
+            self._account(status)
+        finally:
+            self._upstream = None
+            if not has_left:
+                self._served.language.slots.leave(self._turn)
+
+    def _account(self, status: int) -> None:
+        turn, tally, role = self._turn, self._served.tally, self._role
+        seconds = time.perf_counter() - turn.began
         if self._upstream is None:
             tally.refused(role, status)
         else:
@@ -255,9 +273,6 @@ class RelayedCall:
         if mirror is not None and self._asked is not None and self._call.endpoint.is_generating:
             with suppress(ValueError, LookupError, TypeError, AttributeError):
                 mirror.offer(self._generated(self._asked, status, seconds))
-        self._upstream = None
-        if not has_left:
-            self._served.language.slots.leave(turn)
 
     def _generated(self, asked: bytes, status: int, seconds: float) -> GeneratedAnswer:
         call = self._call

@@ -46,15 +46,17 @@ class AnswerEvents:
     """
 
     __slots__ = (
-        "_call",
+        "_answers",
         "_has_begun",
         "_inputs",
         "_is_chat_like",
         "_is_completion",
+        "_is_single",
         "_likelihoods",
         "_replaced",
         "_template",
         "_unnamed",
+        "_wants_usage",
         "_whole",
         "cached",
         "count",
@@ -65,7 +67,9 @@ class AnswerEvents:
     )
 
     def __init__(self, call: EngineCall, model: str, fingerprint: str) -> None:
-        self._call = call
+        self._answers = call.answers
+        self._is_single = call.places == 1
+        self._wants_usage = call.wants_usage
         self._is_chat_like = call.endpoint is not Endpoint.RESPONSES
         self._is_completion = call.endpoint is Endpoint.COMPLETIONS
         self._likelihoods = Likelihoods()
@@ -92,7 +96,7 @@ class AnswerEvents:
     def usage(self) -> Usage:
         """How many tokens the call took, as far as the engine has said it."""
         # Each of several answers to a prompt comes with the number of the prompt's tokens.
-        answers = self._call.answers
+        answers = self._answers
         return Usage(self.input // answers, self.cached // answers, self.output) if self._inputs else NO_USAGE
 
     def feed(self, piece: bytes) -> bytes:
@@ -193,8 +197,8 @@ class AnswerEvents:
         self._add(document["usage"], "prompt_tokens", "completion_tokens")
         is_alone = not document.get("choices")
         self.count -= is_alone and self.count > 0
-        if is_alone and self._call.places == 1:
-            return [event] if self._call.wants_usage else []
+        if is_alone and self._is_single:
+            return [event] if self._wants_usage else []
         # OpenAI tells it once, in an event of its own; llama.cpp once for each answer, with its last words.
         self._likelihoods.rewrite(document)
         del document["usage"]
@@ -203,7 +207,7 @@ class AnswerEvents:
         return [] if is_alone else [DATA + orjson.dumps(document)]
 
     def _usage_event(self) -> list[bytes]:
-        if not self._template or not self._call.wants_usage:
+        if not self._template or not self._wants_usage:
             return []
         return [DATA + orjson.dumps({**self._template, "usage": usage_document(self.usage)})]
 
