@@ -37,6 +37,8 @@ _EVENTS = lines([(b"content-type", b"text/event-stream; charset=utf-8"), (b"cach
 _REQUEST_HEADERS = ((b"content-type", b"application/json"),)
 # A process that is ending closes its connections a moment before it is known to have ended.
 _ENDING_SECONDS = 0.1
+# What reading an answer raises that is JSON of another form, or none.
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
 _FAILED = "the worker failed on this call; its log says why"
 _BROKEN_OFF = "the engine broke off its answer"
 
@@ -149,8 +151,8 @@ class RelayedCall:
             return
         try:
             events = self._events.feed(data)
-        except ValueError as error:
-            self._break_off(f"{_BROKEN_OFF}: {error}")
+        except _UNREADABLE as error:
+            self._break_off(f"{_BROKEN_OFF}: {error!r}")
             return
         if self._events.count:
             self._note_tokens(self._events.count)
@@ -226,7 +228,7 @@ class RelayedCall:
         """Make one answer of the events."""
         try:
             answer = whole_answer(self._call.endpoint, self._kept or (), self._events.usage)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except _UNREADABLE as error:
             self.failed(f"its answer cannot be read: {error!r}")
             return
         self._exchange.respond(_OK, self._served.json[self._role], orjson.dumps(answer))
@@ -271,7 +273,7 @@ class RelayedCall:
             self._count_tokens()
         mirror = self._served.language.mirror
         if mirror is not None and self._asked is not None and self._call.endpoint.is_generating:
-            with suppress(ValueError, LookupError, TypeError, AttributeError):
+            with suppress(*_UNREADABLE):
                 mirror.offer(self._generated(self._asked, status, seconds))
 
     def _generated(self, asked: bytes, status: int, seconds: float) -> GeneratedAnswer:

@@ -259,6 +259,23 @@ def test_a_caller_who_hangs_up_ends_the_engines_work() -> None:
             assert worker.tally.numbers().tokens.output > 3
 
 
+def test_a_caller_may_hang_up_before_the_answer_begins() -> None:
+    def thinks(connection: socket.socket, _request: bytes) -> None:
+        connection.settimeout(10)
+        assert connection.recv(1) == b"", "its client has closed the connection"
+        raise BrokenPipeError
+
+    for stream in (False, True):
+        with serving(thinks) as worker:
+            engine = worker.engine
+            _has_described(engine)
+            connection = worker.connect(stream=stream)
+            _comes(engine)
+            connection.close()
+            _hangs_up(engine)
+            assert worker.tally.numbers().dropped["cancelled"] == 1
+
+
 def test_a_caller_who_does_not_read_stops_the_engine() -> None:
     sent = 0
     text = delta("x" * 60_000)
@@ -286,6 +303,11 @@ def test_a_caller_who_does_not_read_stops_the_engine() -> None:
 def _has_described(engine: FaultyEngine) -> None:
     """Wait until the first connection is closed."""
     wait(lambda: engine.closed == 1)
+
+
+def _comes(engine: FaultyEngine) -> None:
+    """Wait until a call has come to the engine."""
+    wait(lambda: bool(engine.requests))
 
 
 def _hangs_up(engine: FaultyEngine) -> None:

@@ -186,6 +186,45 @@ class TestStreams:
             relay([piece])
 
 
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                b"data: ",
+                b'{"',
+                b'choices":',
+                b'"usage":{',
+                b'"error":{',
+                b"error: {",
+                b'"logprobs":{"content":[',
+                b"[",
+                b"]",
+                b"}",
+                b'"a"',
+                b"1",
+                b",",
+                b":",
+                b"\n\n",
+                b"data: [DONE]\n\n",
+                *CHAT,
+                usage(),
+            ]
+        ),
+        max_size=30,
+    ),
+    st.sampled_from([Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES]),
+)
+def test_streams_of_another_form_are_relayed_or_known_as_such(
+    pieces: list[bytes], endpoint: Endpoint
+) -> None:
+    try:
+        out, events = relay(pieces, endpoint)
+        whole = whole_answer(endpoint, [out], events.usage)
+        choices_of(endpoint, whole)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        pass
+
+
 def test_responses_are_named_in_their_last_event() -> None:
     response = {
         "model": "m",

@@ -241,6 +241,36 @@ class TestMembers:
         assert body == {"model": "engine's own", "input": "a", "encoding_format": "base64"}
 
 
+MEMBERS = sorted({*DROPPED, *ONLY_AS, *REFUSED, *(name for names in PASSED.values() for name in names)})
+PARTS = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "system", 1])},
+    optional={
+        "content": values | st.lists(st.fixed_dictionaries({"type": st.sampled_from(["text", "image_url"])}))
+    },
+)
+
+
+@given(
+    st.sampled_from(Endpoint),
+    st.dictionaries(
+        st.sampled_from([*MEMBERS, "model"]),
+        values | st.lists(PARTS, max_size=3) | st.integers(1, 3),
+        max_size=6,
+    ),
+    st.sampled_from([ENGINE, Engine("a", 4, 0, has_tools=True, has_images=True, is_llama=True)]),
+)
+def test_any_call_is_read_or_refused(endpoint: Endpoint, members: Any, engine: Engine) -> None:
+    generation = Generation((("max_tokens", 5), ("repeat_penalty", 1.1)), ("x",), "Be brief.")
+    try:
+        call = read_call(endpoint, json.dumps(members).encode(), engine, generation)
+    except RefusedCall:
+        return
+    body = json.loads(call.body)
+    assert body["model"] == engine.alias
+    assert body.keys() <= PASSED[endpoint] | {"model", "response_format"}
+    assert call.places >= 1
+
+
 class TestToolsAndImages:
     @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
     def test_tools_that_the_template_does_not_know(self, choice: Any) -> None:
