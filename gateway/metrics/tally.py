@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gateway.metrics.counts import MAX_BATCH_ROWS, MIRRORED, CallTimes, Histogram, MirroredCalls, Runs
-from gateway.metrics.pairs import AnswerPairs
+from gateway.metrics.pairs import AnswerPairs, Losses
 from gateway.metrics.tokens import Tokens
 
 _FAILURES = 400
@@ -154,6 +154,11 @@ class Tally:
         with self._lock:
             self._count(MirroredCalls(1, float(not is_worse), int(failed)))
             self._numbers.pairs = self._numbers.pairs + pairs
+
+    def scored(self, losses: Losses) -> None:
+        """Count how likely two versions find an answer."""
+        with self._lock:
+            self._numbers.pairs = self._numbers.pairs + AnswerPairs(losses=losses)
 
     def not_mirrored(self) -> None:
         """Count one call that was to be mirrored, and was not."""

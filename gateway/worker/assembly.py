@@ -39,11 +39,14 @@ def build_app(
     if isinstance(model, OpenAIModel):
         # Workers of other models need none of it.
         from gateway.worker.language import LanguageCapability
+        from gateway.worker.mirror_scores import Scorer
         from gateway.worker.mirror_text import TextMirror
         from gateway.worker.mirrored_text import MirroredTextHandler
         from gateway.worker.openai import OpenAIHandler
 
-        language = LanguageCapability(version, model, TextMirror)
+        language = LanguageCapability(
+            version, model, lambda mirroring, version: TextMirror(mirroring, version, Scorer(language))
+        )
         capabilities.append(language)
         handlers += [OpenAIHandler(version, language), MirroredTextHandler(version, language)]
     if not capabilities:

@@ -8,7 +8,7 @@ faults are kept.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -20,9 +20,14 @@ from gateway.codec.statuses import STATUSES
 from gateway.contract import Mirroring
 from gateway.errors import DeadlineExceeded, QueueFull
 from gateway.metrics.counts import MIRRORED
+from gateway.metrics.pairs import Losses
 from gateway.rollout.answers import Answer, ToolCall, Wishes, compare_answers, is_worse, read_wishes
+from gateway.worker.mirror_scores import Score, Scorer, read_score, score_call
 from gateway.worker.mirror_sender import MIRROR_PATH, Copy, MirrorSender
 from gateway.worker.version import ServedVersion
+
+SCORE_PATH = MIRROR_PATH + "/score"
+"""Where the canary scores an answer of the stable version's."""
 
 _TIMEOUT_SECONDS = 600.0
 _HEADERS = b"content-type: application/json\r\n"
@@ -35,8 +40,9 @@ _NOWHERE = (403, 404, 405)
 class TextMirror:
     """Sends a share of calls to the canary's workers until it is stopped. `offer` is for the loop alone."""
 
-    def __init__(self, mirroring: Mirroring, version: ServedVersion) -> None:
+    def __init__(self, mirroring: Mirroring, version: ServedVersion, scorer: Scorer) -> None:
         self.mirroring = mirroring
+        self._scorer = scorer
         self._tally = version.tally
         edge_key = version.options.edge_key.encode()
         self._sender = MirrorSender(mirroring, version.tally, edge_key, _TIMEOUT_SECONDS)
@@ -55,9 +61,11 @@ class TextMirror:
         call["stream"] = False
         call.pop("stream_options", None)
         body = orjson.dumps(call)
-        path = MIRROR_PATH + answer.path
-        pair = _Pair(self, answer)
-        copy = Copy(path, _HEADERS, [body], len(body) + len(answer.request), pair.answered)
+        self.send(MIRROR_PATH + answer.path, body, len(answer.request), _Pair(self, answer).answered)
+
+    def send(self, path: str, body: bytes, held: int, answered: Callable[[int, bytes], str]) -> None:
+        """Send a call to the canary once it is its turn; `held` are the bytes that are kept besides."""
+        copy = Copy(path, _HEADERS, [body], len(body) + held, answered)
         self._sender.send(copy, asyncio.get_running_loop())
 
     def compare(self, stable: GeneratedAnswer, canary: Answer | None, wishes: Wishes) -> None:
@@ -65,6 +73,22 @@ class TextMirror:
         ratio = self.mirroring.answers.max_length_ratio
         pairs = compare_answers(_answer(stable), canary, wishes, ratio)
         self._tally.compared_answers(pairs, is_worse(pairs), failed=canary is None)
+
+    def score(self, stable: GeneratedAnswer) -> None:
+        """Have both versions score an answer of the stable one, where there is a limit; callers go first."""
+        choice = next(iter(stable.choices), None)
+        if self.mirroring.answers.max_loss is None or not self._scorer.is_able or self._scorer.is_busy:
+            return
+        if choice is None or not choice.text or choice.tool_calls or not self._sender.has_room(0):
+            return
+        call = {"path": stable.path, "call": orjson.loads(stable.asked), "answer": choice.text}
+        scored = _Scores(self, self._scorer, stable.request, choice.text).scored
+        self.send(SCORE_PATH, orjson.dumps(call), len(stable.request), scored)
+
+    def count_loss(self, stable: Score | None, canary: Score) -> None:
+        """Count two scores of an answer; other tokens cannot be compared."""
+        if stable is not None and stable.tokens == canary.tokens:
+            self._tally.scored(Losses.of((stable.logprob - canary.logprob) / stable.tokens))
 
     def stop(self) -> None:
         """Send no more, and close the connection soon; may be called from any thread."""
@@ -92,6 +116,37 @@ class _Pair:
                 return f"its answer cannot be read: {error!r}"
         # With the defaults of the kit: they may ask for a form, or leave nothing to chance.
         self._mirror.compare(self._stable, canary, read_wishes(orjson.loads(self._stable.request)))
+        if canary is not None and self._stable.status == _OK:
+            self._mirror.score(self._stable)
+        return ""
+
+
+class _Scores:
+    """An answer of the stable version's, while both versions score it."""
+
+    __slots__ = ("_mirror", "_request", "_scorer", "_text")
+
+    def __init__(self, mirror: TextMirror, scorer: Scorer, request: bytes, text: str) -> None:
+        self._mirror = mirror
+        self._scorer = scorer
+        self._request = request
+        self._text = text
+
+    def scored(self, status: int, body: bytes) -> str:
+        """Go on with the canary's score; return why there is none, see `Copy`.
+
+        An engine that cannot score an answer, or not this one, is no reason to count anything.
+        """
+        if status in _BUSY:
+            return f"it answers with {status}: {body[:64]!r}"
+        canary = read_score(status, body)
+        if canary is None or self._scorer.is_busy:
+            return ""
+        try:
+            call = score_call(self._request, self._text)
+        except ValueError:
+            return ""
+        self._scorer.score(call, lambda stable: self._mirror.count_loss(stable, canary))
         return ""
 
 

@@ -121,6 +121,21 @@ class OpenAIModel(LoadedModel, Protocol):
 
 
 @runtime_checkable
+class ScoringModel(OpenAIModel, Protocol):
+    """The capability to say how likely an answer is that is given, by `POST /score` on the same socket.
+
+    The call is `{"prompt" or "messages": …, "answer": …}` with what else the prompt is made of (`tools`,
+    `chat_template_kwargs`). What comes back is `{"logprob": …, "tokens": …}`: the sum over the tokens of the
+    answer, and their number.
+    """
+
+    @property
+    def can_score(self) -> bool:
+        """Whether this model's engine does."""
+        ...
+
+
+@runtime_checkable
 class EngineRuntime(Runtime, Protocol):
     """A runtime whose engine is a process of its own; its `load` is `start` with the default options."""
 

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.contract import Mirroring
 from gateway.metrics.counts import MIRRORED, MirroredCalls
-from gateway.metrics.pairs import AnswerPairs, FaultyAnswers
+from gateway.metrics.pairs import AnswerPairs, FaultyAnswers, Losses
 from gateway.metrics.tally import Tally
 from gateway.rollout.answers import Fault
 from gateway.rollout.plan import Agreement, AnswerChecks
@@ -22,6 +22,7 @@ from gateway.serving import Generation, QueueLimits
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
 from gateway.worker.mirror_sender import MIRROR_PATH
+from gateway.worker.mirror_text import SCORE_PATH
 from gateway.worker.version import AppOptions, Identity
 from tests.support.engines import DONE, STREAM, FaultyEngine, answer, chunk, delta, event
 from tests.support.ports import free_port
@@ -31,30 +32,46 @@ KEY = "a-secret"
 CHAT = "/v1/chat/completions"
 ASK: dict[str, Any] = {"model": "chat:v1", "messages": [{"role": "user", "content": "Where is Paris?"}]}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+PIRATE = Generation(system_prompt="Be a pirate.")
 FORM = {"type": "json_schema", "json_schema": {"name": "place", "schema": SCHEMA}}
 
 
 class Scripted:
     """An engine that answers each call with the same text."""
 
-    def __init__(self, text: str, finish_reason: str = "stop", tokens: int = 8, status: int = 200) -> None:
+    def __init__(
+        self,
+        text: str,
+        finish_reason: str = "stop",
+        tokens: int = 8,
+        status: int = 200,
+        score: dict[str, float] | None = None,
+    ) -> None:
         self.text, self.finish_reason, self.tokens, self.status = text, finish_reason, tokens, status
+        self.score = score
         self.go_on = threading.Event()
         self.go_on.set()
         self.engine = FaultyEngine(self._behave)
+        vars(self.engine)["can_score"] = score is not None
 
     @property
     def calls(self) -> list[dict[str, Any]]:
         """The calls that it got, as it got them."""
         return [json.loads(request.partition(b"\r\n\r\n")[2]) for request in self.engine.requests]
 
-    def _behave(self, connection: socket.socket, _request: bytes) -> None:
+    def _behave(self, connection: socket.socket, request: bytes) -> None:
         self.go_on.wait(20)
+        if request.startswith(b"POST /score "):
+            connection.sendall(answer(200, self.score))
+            return
         if self.status != 200:
             connection.sendall(answer(self.status, {"error": {"message": "out of memory"}}))
             return
         usage = {"id": "1", "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": self.tokens}}
-        pieces = [delta(self.text), delta("", self.finish_reason), event(usage), DONE]
+        words = delta(self.text)
+        if request.startswith(b"POST /v1/completions "):
+            words = event({"id": "1", "choices": [{"index": 0, "text": self.text}]})
+        pieces = [words, delta("", self.finish_reason), event(usage), DONE]
         connection.sendall(STREAM + b"".join(map(chunk, pieces)) + b"0\r\n\r\n")
 
 
@@ -114,11 +131,17 @@ def start() -> Iterator[Start]:
     started: list[Serving] = []
 
     def start_one(text: str = "Paris is in France.", **more: Any) -> Serving:
-        script = {name: more.pop(name) for name in ("finish_reason", "tokens", "status") if name in more}
+        script = {
+            name: more.pop(name) for name in ("finish_reason", "tokens", "status", "score") if name in more
+        }
         started.append(Serving(Scripted(text, **script), **more))
         return started[-1]
 
     yield start_one
+    for serving in started:
+        serving.scripted.go_on.set()
+    # An engine whose client hangs up in the midst of its answer has a fault of its own.
+    wait(lambda: not any(serving.tally.ongoing for serving in started))
     for serving in started:
         serving.stop()
 
@@ -278,3 +301,67 @@ def test_a_mirror_that_is_stopped_sends_no_more(start: Start) -> None:
     stable.call()
     time.sleep(0.1)
     assert len(canary.scripted.calls) == 1
+
+
+LIMITED = AnswerChecks(max_loss=0.1)
+
+
+def test_both_versions_score_the_stable_versions_answer_each_with_its_own_prompt(start: Start) -> None:
+    stable = start(score={"logprob": -2.0, "tokens": 8})
+    canary = start("In France.", score={"logprob": -6.0, "tokens": 8}, generation=PIRATE)
+    stable.mirror(canary.address, checks=LIMITED)
+    stable.call(temperature=0.5)
+    wait(lambda: stable.pairs.losses.pairs == 1)
+    assert stable.pairs.losses == Losses(1, 0.5, 0.25)
+    assert stable.scripted.calls[-1] == {"messages": ASK["messages"], "answer": "Paris is in France."}
+    pirate = {"role": "system", "content": "Be a pirate."}
+    assert canary.scripted.calls[-1] == {
+        "messages": [pirate, *ASK["messages"]],
+        "answer": "Paris is in France.",
+    }
+    stable.call("/v1/completions", {"prompt": "Paris is"})
+    wait(lambda: stable.pairs.losses.pairs == 2)
+    assert stable.scripted.calls[-1] == {"prompt": "Paris is", "answer": "Paris is in France."}
+    assert stable.mirrored == MirroredCalls(2, 2.0)
+    assert stable.tally.ongoing == canary.tally.ongoing == 0
+
+
+@pytest.mark.parametrize(
+    ("stable", "canary"),
+    [
+        (None, {"logprob": -6.0, "tokens": 8}),
+        ({"logprob": -2.0, "tokens": 8}, None),
+        ({"logprob": -2.0, "tokens": 8}, {"logprob": -6.0, "tokens": 9}),
+        ({"logprob": -2.0, "tokens": 8}, {"logprob": "low", "tokens": 8}),
+        ({"logprob": -2.0, "tokens": 0}, {"logprob": -2.0, "tokens": 0}),
+    ],
+)
+def test_what_cannot_be_scored_by_both_is_not_counted(
+    start: Start, stable: dict[str, float] | None, canary: dict[str, float] | None
+) -> None:
+    first, second = start(score=stable), start(score=canary)
+    first.mirror(second.address, checks=LIMITED)
+    for _ in range(2):
+        first.call()
+    first.wait_for(2)
+    wait(lambda: not first.tally.ongoing and not second.tally.ongoing)
+    assert first.pairs.losses.pairs == 0
+    assert first.mirrored == MirroredCalls(2, 2.0), "nothing else is lost by that"
+
+
+def test_nothing_is_scored_without_a_limit(start: Start) -> None:
+    stable, canary = (start(score={"logprob": -2.0, "tokens": 8}) for _ in range(2))
+    stable.mirror(canary.address)
+    stable.call()
+    stable.call()
+    stable.wait_for(2)
+    assert not any("answer" in call for call in [*stable.scripted.calls, *canary.scripted.calls])
+
+
+def test_a_call_that_cannot_be_scored_is_refused_with_words(start: Start) -> None:
+    canary = start(score={"logprob": -2.0, "tokens": 8})
+    assert canary.call(SCORE_PATH, {"path": CHAT})[0] == 400
+    assert canary.call(SCORE_PATH, {"path": "/v1/nonsense", "call": ASK, "answer": "x"})[0] == 400
+    several = {"path": "/v1/completions", "call": {"prompt": ["a", "b"]}, "answer": "x"}
+    status, text = canary.call(SCORE_PATH, several)
+    assert (status, text) == (400, b"this cannot be scored: the call has no single prompt")
