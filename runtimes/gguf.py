@@ -24,6 +24,8 @@ _SERVER = "runtimes.engines.llama_server"
 _DEFAULT_CONTEXT = 4_096
 _TEMPLATE = "tokenizer.chat_template"
 
+_NO_DRAFT = "failed to initialize speculative decoding context"
+
 # What the wheels of xllamacpp are compiled for, by the names of /proc/cpuinfo.
 _INSTRUCTIONS = ("avx2", "fma", "f16c", "bmi2")
 _CPUINFO = Path("/proc/cpuinfo")
@@ -80,6 +82,7 @@ class GgufRuntime:
         )
         try:
             process.wait_ready()
+            _check_draft(process)
             return LlamaModel(process, plan, _facts(process), "cuda:0" if resources.gpus > 0 else "cpu")
         except LoadError as error:
             reason = _reason(process.log.text) or str(error)
@@ -99,15 +102,11 @@ class LlamaModel:
         self.device = device
         self.tasks = plan.tasks
         self.socket = process.socket
+        self.pid = process.pid
         self.slots: int = facts["total_slots"]
         self.context: int = facts["default_generation_settings"]["n_ctx"]
         self.has_tools: bool = Task.CHAT in plan.tasks and facts["chat_template_caps"]["supports_tools"]
         self._process = process
-        speculation = facts["default_generation_settings"]["params"].get("speculative.types", "none")
-        if plan.options.draft is not None and speculation == "none":
-            raise LoadError(
-                f"{plan.options.draft} is no draft model for {plan.file.path}: the vocabularies differ"
-            )
 
     def is_alive(self) -> bool:
         """Whether its process still runs."""
@@ -204,7 +203,9 @@ def _check_companions(file: GgufFile, options: EngineOptions) -> None:
                 f"{file.path} is {file.architecture}: name the base that it was trained on"
             )
     if options.draft is not None:
-        _model(options.draft)
+        draft = _model(options.draft)[0]
+        if gguf_kinds.vocabulary(draft)[0] != gguf_kinds.vocabulary(file)[0]:
+            raise LoadError(f"{options.draft} is no draft model for {file.path}: their vocabularies differ")
 
 
 def _check_kind(path: Path, expected: str) -> GgufFile:
@@ -255,6 +256,12 @@ def _facts(process: EngineProcess) -> dict[str, Any]:
     finally:
         connection.close()
     return facts
+
+
+def _check_draft(process: EngineProcess) -> None:
+    """Raise LoadError where the engine goes on without the draft model that it was given."""
+    if _NO_DRAFT in process.log.text:
+        raise LoadError("the draft model does not fit")
 
 
 def _reason(log: str) -> str:
