@@ -136,7 +136,7 @@ class _Plan:
         self.tasks = gguf_kinds.tasks(file, options.task, bool(template))
         trained = gguf_kinds.context_of(file) or _DEFAULT_CONTEXT
         # llama.cpp cuts a larger one down to what the model was trained with.
-        self.context = min(options.context or _DEFAULT_CONTEXT, trained)
+        self.context = min(gguf_memory.padded(options.context or _DEFAULT_CONTEXT), trained)
         # A text that becomes one vector is computed at once.
         self.batch = min(options.batch, self.context) if self.is_causal else self.context
 

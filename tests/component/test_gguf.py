@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,12 @@ def test_a_text_that_fills_the_context_is_embedded_at_once(start: Start, tmp_pat
     assert ask(model, "/v1/embeddings", {"input": "the cat " * 250})[0] == 200
 
 
+def test_a_context_is_rounded_up_with_what_is_computed_at_once(start: Start, tmp_path: Path) -> None:
+    model = start(gguf_files.tiny_bert(tmp_path / "m.gguf", context=512), context=100)
+    assert model.context == 256
+    assert ask(model, "/v1/embeddings", {"input": "the cat " * 120})[0] == 200
+
+
 def test_a_generative_model_that_is_said_to_embed(start: Start, tmp_path: Path) -> None:
     model = start(gguf_files.tiny_llama(tmp_path / "m.gguf"), task=Task.EMBEDDING)
     assert model.tasks == {Task.EMBEDDING}
@@ -243,6 +251,33 @@ def test_a_kill_is_noticed_and_said(start: Start, tmp_path: Path) -> None:
     os.kill(model.pid, signal.SIGKILL)
     wait(lambda: not model.is_alive())
     assert "killed by SIGKILL" in model.failure()
+
+
+def test_it_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
+    path = gguf_files.tiny_llama(tmp_path / "m.gguf")
+    code = (
+        "import sys, time; from pathlib import Path; from runtimes.base import Resources\n"
+        "from runtimes.gguf import GgufRuntime\n"
+        "model = GgufRuntime().load(Path(sys.argv[1]), Resources())\n"
+        "print(model.pid, flush=True); time.sleep(99)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        pid = parent.stdout.readline().strip()
+        assert Path(f"/proc/{pid}/cmdline").read_text().endswith("runtimes.engines.llama_server\0")
+        parent.kill()
+    wait(lambda: not Path(f"/proc/{pid}").exists() or "(zombie)" in Path(f"/proc/{pid}/status").read_text())
+
+
+def test_a_package_that_is_missing_is_named(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "xllamacpp.py").write_text("raise ImportError('no such file')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(LoadError, match=r"xllamacpp is missing: pip install xllamacpp \(no such file\)"):
+        start(gguf_files.tiny_llama(tmp_path / "m.gguf"))
 
 
 def test_close_ends_the_process(start: Start, tmp_path: Path) -> None:
