@@ -73,6 +73,15 @@ class Memory:
         return self.weights + self.cache + self.other
 
 
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a model will be once it is loaded, by its files and the options."""
+
+    tasks: frozenset[Task]
+    context: int
+    """How many tokens a call will have, its prompt and its answer together."""
+
+
 @runtime_checkable
 class OpenAIModel(LoadedModel, Protocol):
     """The capability to answer calls of the OpenAI API, in a process of its own."""
@@ -124,4 +133,13 @@ class EngineRuntime(Runtime, Protocol):
 
     def memory(self, path: Path, options: EngineOptions) -> Memory:
         """Return what `start` will take, from the file's header. Raises LoadError."""
+        ...
+
+
+@runtime_checkable
+class OutliningRuntime(EngineRuntime, Protocol):
+    """A runtime that can tell what a model will be before it is loaded."""
+
+    def outline(self, path: Path, options: EngineOptions) -> Outline:
+        """Return what `start` will make of the model. Raises LoadError."""
         ...
