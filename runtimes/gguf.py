@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from runtimes import gguf_file, gguf_kinds, gguf_memory
 from runtimes.base import Resources, Signature
 from runtimes.engines import sockets
-from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, Memory, Task
+from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, Memory, Outline, Task
 from runtimes.engines.llama_server import DEVICE, EMBEDDING, GENERATION, RERANK
 from runtimes.engines.process import EngineProcess, python_module
 from runtimes.errors import LoadError
@@ -72,6 +72,11 @@ class GgufRuntime:
             paths.append(options.projector)
         beside = sum(gguf_file.read(path).data_bytes for path in paths)
         return replace(memory, weights=memory.weights + beside)
+
+    def outline(self, path: Path, options: EngineOptions) -> Outline:
+        """Return what the model can be asked for, and its context, as `start` will have them."""
+        plan = _Plan(self.check(path), options)
+        return Outline(plan.tasks, plan.context)
 
     def start(self, path: Path, resources: Resources, options: EngineOptions) -> LlamaModel:
         """Start llama.cpp on the model, and return once it answers. Raises LoadError."""

@@ -16,7 +16,15 @@ import pytest
 from runtimes import gguf
 from runtimes.base import Resources
 from runtimes.engines import sockets
-from runtimes.engines.base import DEFAULT_OPTIONS, Adapter, EngineOptions, EngineRuntime, OpenAIModel, Task
+from runtimes.engines.base import (
+    DEFAULT_OPTIONS,
+    Adapter,
+    EngineOptions,
+    OpenAIModel,
+    Outline,
+    OutliningRuntime,
+    Task,
+)
 from runtimes.errors import LoadError
 from runtimes.gguf import GgufRuntime, LlamaModel
 from tests.support import gguf_files
@@ -63,7 +71,7 @@ def chat(model: OpenAIModel, text: str = "Hi", **more: object) -> tuple[int, Any
 
 def test_it_is_an_engine_by_its_protocols(start: Start, tmp_path: Path) -> None:
     runtime = GgufRuntime()
-    assert isinstance(runtime, EngineRuntime)
+    assert isinstance(runtime, OutliningRuntime)
     model = start(gguf_files.tiny_llama(tmp_path / "m.gguf"))
     assert isinstance(model, OpenAIModel)
     assert runtime.signature(tmp_path / "m.gguf") is None
@@ -244,6 +252,16 @@ def test_numbers_that_are_none_are_found(start: Start, tmp_path: Path) -> None:
     path = gguf_files.write(tmp_path / "m.gguf", metadata, tensors)
     with pytest.raises(LoadError, match="invalid data"):
         start(path)
+
+
+@pytest.mark.parametrize("trained", [64, 512, 1_000, 100_000])
+def test_the_outline_is_what_the_model_becomes(start: Start, tmp_path: Path, trained: int) -> None:
+    runtime = GgufRuntime()
+    assert isinstance(runtime, OutliningRuntime)
+    path = gguf_files.tiny_llama(tmp_path / "m.gguf", context=trained)
+    for context in (100, 512, 1_000):
+        model = start(path, context=context)
+        assert runtime.outline(path, EngineOptions(context=context)) == Outline(model.tasks, model.context)
 
 
 def test_a_kill_is_noticed_and_said(start: Start, tmp_path: Path) -> None:
