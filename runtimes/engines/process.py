@@ -115,7 +115,8 @@ class EngineProcess:
         status = None if self._process is None else self._process.returncode
         if status is None or self._is_closed:
             return "the engine was closed"
-        return f"{_ending(status)}{self.log.ending()}"
+        # A kill comes from outside: what the engine wrote before has nothing to do with it.
+        return _ending(status) + ("" if status == -signal.SIGKILL else self.log.ending())
 
     def close(self) -> None:
         """End the process and all that it started, and remove its socket. Closing twice does no harm."""
