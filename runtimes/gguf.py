@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from runtimes import gguf_file, gguf_kinds, gguf_memory
 from runtimes.base import Resources, Signature
 from runtimes.engines import sockets
-from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, Memory, Task
-from runtimes.engines.llama_server import EMBEDDING, GENERATION, RERANK
+from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, Memory, Outline, Task
+from runtimes.engines.llama_server import DEVICE, EMBEDDING, GENERATION, RERANK
 from runtimes.engines.process import EngineProcess, python_module
 from runtimes.errors import LoadError
 from runtimes.formats import Format
@@ -24,9 +24,16 @@ _SERVER = "runtimes.engines.llama_server"
 _DEFAULT_CONTEXT = 4_096
 _TEMPLATE = "tokenizer.chat_template"
 
+# What llama.cpp says of every failure after its reason.
+_FOLLOWING = ("failed to load model", "exiting due to model loading error")
+
+_NO_DRAFT = "failed to initialize speculative decoding context"
+
 # What the wheels of xllamacpp are compiled for, by the names of /proc/cpuinfo.
 _INSTRUCTIONS = ("avx2", "fma", "f16c", "bmi2")
 _CPUINFO = Path("/proc/cpuinfo")
+
+_POLICY = "OMP_WAIT_POLICY"
 
 # Where a build for GPUs must not use any.
 _NO_GPUS = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "GGML_VK_VISIBLE_DEVICES": ""}
@@ -66,6 +73,11 @@ class GgufRuntime:
         beside = sum(gguf_file.read(path).data_bytes for path in paths)
         return replace(memory, weights=memory.weights + beside)
 
+    def outline(self, path: Path, options: EngineOptions) -> Outline:
+        """Return what the model can be asked for, and its context, as `start` will have them."""
+        plan = _Plan(self.check(path), options)
+        return Outline(plan.tasks, plan.context)
+
     def start(self, path: Path, resources: Resources, options: EngineOptions) -> LlamaModel:
         """Start llama.cpp on the model, and return once it answers. Raises LoadError."""
         file = _model(path)[0]
@@ -76,11 +88,12 @@ class GgufRuntime:
             python_module(_SERVER),
             plan.arguments(resources),
             threads=resources.threads,
-            environment=_environment(resources),
+            environment=variables(resources),
         )
         try:
             process.wait_ready()
-            return LlamaModel(process, plan, _facts(process), "cuda:0" if resources.gpus > 0 else "cpu")
+            _check_draft(process)
+            return LlamaModel(process, plan, _facts(process))
         except LoadError as error:
             reason = _reason(process.log.text) or str(error)
             process.close()
@@ -95,19 +108,15 @@ class LlamaModel:
 
     platform = "llamacpp_gguf"
 
-    def __init__(self, process: EngineProcess, plan: _Plan, facts: dict[str, Any], device: str) -> None:
-        self.device = device
+    def __init__(self, process: EngineProcess, plan: _Plan, facts: dict[str, Any]) -> None:
+        self.device = device(process.log.text)
         self.tasks = plan.tasks
         self.socket = process.socket
+        self.pid = process.pid
         self.slots: int = facts["total_slots"]
         self.context: int = facts["default_generation_settings"]["n_ctx"]
         self.has_tools: bool = Task.CHAT in plan.tasks and facts["chat_template_caps"]["supports_tools"]
         self._process = process
-        speculation = facts["default_generation_settings"]["params"].get("speculative.types", "none")
-        if plan.options.draft is not None and speculation == "none":
-            raise LoadError(
-                f"{plan.options.draft} is no draft model for {plan.file.path}: the vocabularies differ"
-            )
 
     def is_alive(self) -> bool:
         """Whether its process still runs."""
@@ -132,7 +141,7 @@ class _Plan:
         self.tasks = gguf_kinds.tasks(file, options.task, bool(template))
         trained = gguf_kinds.context_of(file) or _DEFAULT_CONTEXT
         # llama.cpp cuts a larger one down to what the model was trained with.
-        self.context = min(options.context or _DEFAULT_CONTEXT, trained)
+        self.context = min(gguf_memory.padded(options.context or _DEFAULT_CONTEXT), trained)
         # A text that becomes one vector is computed at once.
         self.batch = min(options.batch, self.context) if self.is_causal else self.context
 
@@ -204,7 +213,9 @@ def _check_companions(file: GgufFile, options: EngineOptions) -> None:
                 f"{file.path} is {file.architecture}: name the base that it was trained on"
             )
     if options.draft is not None:
-        _model(options.draft)
+        draft = _model(options.draft)[0]
+        if gguf_kinds.vocabulary(draft)[0] != gguf_kinds.vocabulary(file)[0]:
+            raise LoadError(f"{options.draft} is no draft model for {file.path}: their vocabularies differ")
 
 
 def _check_kind(path: Path, expected: str) -> GgufFile:
@@ -232,16 +243,18 @@ def _check_cpu(path: Path) -> None:
         )
 
 
-def _environment(resources: Resources) -> dict[str, str]:
+def variables(resources: Resources) -> dict[str, str]:
     """Return the variables of the engine beside those of every engine."""
     # llama.cpp runs a debugger on itself when it aborts, where there is one.
-    variables = {"GGML_NO_BACKTRACE": "1"}
+    own = {"GGML_NO_BACKTRACE": "1"}
     if resources.gpus <= 0:
-        variables |= _NO_GPUS
-    if resources.threads >= len(os.sched_getaffinity(0)):
+        own |= _NO_GPUS
+    if policy := os.environ.get(_POLICY):
+        own[_POLICY] = policy
+    elif resources.threads >= len(os.sched_getaffinity(0)):
         # Threads that wait for one another by spinning stand still where other processes want the cores, too.
-        variables.setdefault("OMP_WAIT_POLICY", os.environ.get("OMP_WAIT_POLICY", "passive"))
-    return variables
+        own[_POLICY] = "passive"
+    return own
 
 
 def _facts(process: EngineProcess) -> dict[str, Any]:
@@ -257,19 +270,29 @@ def _facts(process: EngineProcess) -> dict[str, Any]:
     return facts
 
 
+def _check_draft(process: EngineProcess) -> None:
+    """Raise LoadError where the engine goes on without the draft model that it was given."""
+    if _NO_DRAFT in process.log.text:
+        raise LoadError("the draft model does not fit")
+
+
+def device(log: str) -> str:
+    """Return what computes, such as `cuda:0`, by the line of it in an engine's log; without one, `cpu`."""
+    match = re.search(rf"^{DEVICE}([A-Za-z]+)(\d*)$", log, re.M)
+    return "cpu" if match is None else f"{match[1].lower()}:{match[2] or 0}"
+
+
 def _reason(log: str) -> str:
     """Return the first errors of a log of llama.cpp, without their times; "" where there are none."""
     errors: list[str] = []
     for line in log.splitlines():
         _, is_error, text = line.partition(" E ")
+        # The name of a function comes first.
         text = text.partition(": ")[2] or text
         if is_error and text not in errors:
             errors.append(text)
-    return "; ".join(_first(errors))
-
-
-def _first(errors: Sequence[str]) -> Sequence[str]:
-    return errors[:2]
+    reasons = [text for text in errors if text not in _FOLLOWING] or errors
+    return "; ".join(reasons[:2])
 
 
 def _absolute(path: Path) -> str:

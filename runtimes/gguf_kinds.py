@@ -9,7 +9,7 @@ from pathlib import Path
 from runtimes import gguf_file
 from runtimes.engines.base import Task
 from runtimes.errors import LoadError
-from runtimes.gguf_file import GgufFile
+from runtimes.gguf_file import GgufFile, Length
 
 ADAPTER, PROJECTOR = "a LoRA adapter", "a projector, which makes images or sound into tokens (mmproj)"
 _VOCABULARY = "a vocabulary without a model"
@@ -107,6 +107,13 @@ def tasks(file: GgufFile, task: Task | None, has_template: bool) -> frozenset[Ta
 def has_pooling(file: GgufFile) -> bool:
     """Whether the file says how the vectors of tokens become one."""
     return file.number(file.own("pooling_type")) in _POOLED
+
+
+def vocabulary(file: GgufFile) -> tuple[str, int]:
+    """Return the kind of a model's vocabulary, and how many tokens it has."""
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    count = tokens.count if isinstance(tokens, Length) else file.number(file.own("vocab_size"))
+    return file.text("tokenizer.ggml.model"), count or 0
 
 
 def context_of(file: GgufFile) -> int | None:

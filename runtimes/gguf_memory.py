@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from runtimes import gguf_kinds
 from runtimes.engines.base import Memory
 from runtimes.gguf_file import GgufFile
 
@@ -60,13 +61,7 @@ def _buffers(file: GgufFile, batch: int, context: int) -> int:
     """Return the bytes of what is computed in between, for `batch` tokens."""
     width = file.number(file.own("embedding_length")) or 0
     inner = max(file.number(file.own("feed_forward_length")) or 0, width)
-    vocabulary = _vocabulary(file)
+    vocabulary = gguf_kinds.vocabulary(file)[1]
     # Two rows of the widest layer and four of the others are alive at a time, and the mask of the attention.
     activations = batch * (2 * inner + 4 * width) * 4 + batch * context * 4
     return activations + vocabulary * _BYTES_PER_TOKEN
-
-
-def _vocabulary(file: GgufFile) -> int:
-    tokens = file.metadata.get("tokenizer.ggml.tokens")
-    count = getattr(tokens, "count", 0)
-    return int(count) or file.number(file.own("vocab_size")) or 0

@@ -13,6 +13,9 @@ from runtimes.engines import child
 GENERATION, EMBEDDING, RERANK = "generation", "embedding", "rerank"
 """What a server is started for."""
 
+DEVICE = "computes on "
+"""What the line of the log with the GPU's name begins with."""
+
 REFUSED = "llama.cpp refuses the model"
 NO_GPU = (
     "the xllamacpp that is installed has no GPU support: install its build for CUDA, ROCm or Vulkan, or set "
@@ -32,9 +35,11 @@ def main() -> None:
         import xllamacpp
     except ImportError as error:
         raise SystemExit(f"xllamacpp is missing: pip install xllamacpp ({error})") from error
-    has_gpu = any(_is_gpu(device) for device in xllamacpp.get_device_info())
-    if options["has_gpu"] and not has_gpu:
-        raise SystemExit(NO_GPU)
+    if options["has_gpu"]:
+        gpus = [device["name"] for device in xllamacpp.get_device_info() if _is_gpu(device)]
+        if not gpus:
+            raise SystemExit(NO_GPU)
+        print(f"{DEVICE}{gpus[0]}", flush=True)  # noqa: T201 - the parent reads it
     parameters = _parameters(xllamacpp, options)
     try:
         server = xllamacpp.Server(parameters)

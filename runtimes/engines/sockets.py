@@ -14,7 +14,8 @@ NAME = "engine.sock"
 
 _PREFIX = "kitserve-engine-"
 _LONGEST = 107  # bytes of a path in sockaddr_un, without the NUL at its end (unix(7))
-_SWEEP_AFTER = 600.0
+_SWEEP_AFTER = 30.0
+_LONGEST_START = 24 * 3_600.0
 _SECONDS = 5.0
 
 
@@ -57,20 +58,24 @@ def _sweep(parent: Path) -> None:
     """Remove the directories of engines whose worker was killed: nobody listens on their sockets."""
     for old in parent.glob(f"{_PREFIX}*"):
         try:
-            is_old = old.stat().st_uid == os.getuid() and old.stat().st_mtime < time.time() - _SWEEP_AFTER
+            status = old.stat()
         except OSError:
             continue
-        if is_old and _is_refused(old / NAME):
+        age = time.time() - status.st_mtime
+        if status.st_uid == os.getuid() and age > _SWEEP_AFTER and _is_left(old / NAME, age):
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _is_refused(path: Path) -> bool:
+def _is_left(path: Path, age: float) -> bool:
+    """Whether nobody listens on a socket, or it was not made for as long as no start takes."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(_SECONDS)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             return True
+        except FileNotFoundError:
+            return age > _LONGEST_START
         except OSError:
             return False
     return False
