@@ -30,13 +30,23 @@ class Kit:
     """The model's path within the kit, "" for the kit itself."""
     parents: tuple["Kit", ...] = ()
     """The kits that its model comes from, nearest first."""
+    system_prompt: Layer | None = None
+    """The prompt that serving needs; None for parents, of which only the model is used."""
 
     @classmethod
     def of(cls, reference: Reference, digest: Digest, manifest: Manifest, kitfile: Kitfile) -> "Kit":
         """Match layers and Kitfile. Raises InvalidKitfile where they contradict each other."""
         try:
             layers = _match_layers(manifest, kitfile)
-            return cls(reference, digest, manifest, kitfile, layers, _model_name(kitfile, layers))
+            return cls(
+                reference,
+                digest,
+                manifest,
+                kitfile,
+                layers,
+                _model_name(kitfile, layers),
+                system_prompt=_system_prompt(kitfile, layers),
+            )
         except InvalidKitfile as error:
             raise InvalidKitfile(
                 f"{reference}: its manifest and its Kitfile contradict each other: {error}; "
@@ -44,9 +54,9 @@ class Kit:
             ) from error
 
     def needed_layers(self, with_code: bool = False) -> tuple[Layer, ...]:
-        """Return the layers that serving needs: model, parts, and code if `with_code`, never datasets."""
+        """Return the layers that serving needs: model, parts, system prompt, and code if `with_code`."""
         roles = _NEEDED if with_code else _MODEL_ROLES
-        return tuple(layer for layer in self.layers if layer.role in roles)
+        return tuple(layer for layer in self.layers if layer.role in roles or layer == self.system_prompt)
 
     @property
     def chain(self) -> tuple["Kit", ...]:
@@ -192,3 +202,11 @@ def _model_name(kitfile: Kitfile, layers: tuple[Layer, ...]) -> str:
         return _checked("model", kitfile.model.path)
     weights = [layer.path for layer in layers if layer.role is Role.MODEL]
     return _checked("layers", weights[0] or "") if len(weights) == 1 else ""
+
+
+def _system_prompt(kitfile: Kitfile, layers: tuple[Layer, ...]) -> Layer | None:
+    entry = kitfile.system_prompt
+    if entry is None:
+        return None
+    prompts = (layer for layer in layers if layer.role is Role.PROMPT)
+    return next((layer for layer in prompts if layer.path == entry.path), None)

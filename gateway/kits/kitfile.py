@@ -4,6 +4,8 @@ In a ModelKit it is the config blob, in a ModelPack made by kit an annotation. A
 model-spec config, which is turned into a Kitfile as far as possible.
 """
 
+import posixpath
+import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
@@ -17,7 +19,10 @@ from gateway.oci.reference import is_kit_reference
 
 MAX_CONFIG = 4 * 1024 * 1024
 """The most bytes that a config blob may have."""
+SYSTEM_PROMPTS = ("system_prompt", "system")
+"""What Kitfiles call the first message of each chat, as a parameter or a prompt."""
 _KITFILE = "ml.kitops.modelkit.kitfile"
+_SEPARATORS = re.compile(r"[\s._-]+")
 
 
 class _Lenient(BaseModel):
@@ -111,6 +116,15 @@ class Kitfile(_Lenient):
         yield from _list_entries("mcpServers", Role.MCP_SERVER, self.mcp_servers)
 
     @property
+    def system_prompt(self) -> Entry | None:
+        """The prompt that is the first message of each chat: the one that is called "system", or its file."""
+        for entry in self.prompts:
+            stem = posixpath.splitext(posixpath.basename(entry.path or ""))[0]
+            if any(normal_word(word) in SYSTEM_PROMPTS for word in (entry.name, stem) if word):
+                return entry
+        return None
+
+    @property
     def parent(self) -> str | None:
         """The reference of the kit whose model this one uses, where `model.path` is a reference.
 
@@ -121,6 +135,11 @@ class Kitfile(_Lenient):
             return None
         path = self.model.path or ""
         return path if is_kit_reference(path) else None
+
+
+def normal_word(text: str) -> str:
+    """Return a word of a Kitfile in one spelling: "Chat-Template" is "chat_template"."""
+    return _SEPARATORS.sub("_", text.strip().casefold())
 
 
 def _list_entries(field: str, role: Role, entries: Sequence[Entry]) -> Iterator[tuple[str, Role, Entry]]:

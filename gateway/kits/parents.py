@@ -61,7 +61,10 @@ def local_references(child: Reference, parent: Reference) -> tuple[Reference, ..
 
 def attach_parents(kit: Kit, parents: tuple[Kit, ...]) -> Kit:
     """Return the kit with these parents, nearest first, and the model of the last one."""
-    return replace(kit, parents=parents, model_name=parents[-1].model_name) if parents else kit
+    if not parents:
+        return kit
+    parents = tuple(replace(parent, system_prompt=None) for parent in parents)
+    return replace(kit, parents=parents, model_name=parents[-1].model_name)
 
 
 def model_of(kit: Kit) -> Model | None:
