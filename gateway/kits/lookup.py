@@ -9,9 +9,9 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from gateway.errors import InvalidReference, NotFound, SizeMismatch
+from gateway.kits.dialects import MAX_CONFIG, read_kitfile
 from gateway.kits.indexes import choose_kit, is_index
 from gateway.kits.kit import Kit
-from gateway.kits.kitfile import MAX_CONFIG, read_kitfile
 from gateway.kits.manifest import parse_manifest
 from gateway.kits.parents import attach_parents, local_references, with_parents
 from gateway.kits.trust import Policy, judge_registry

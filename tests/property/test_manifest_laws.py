@@ -8,9 +8,9 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidKitfile, KitError, NotFound
+from gateway.kits.dialects import read_kitfile
 from gateway.kits.indexes import choose_kit, is_index
 from gateway.kits.kit import Kit
-from gateway.kits.kitfile import read_kitfile
 from gateway.kits.layer import LAYER_TYPES, Archive, Role
 from gateway.kits.manifest import parse_manifest
 from gateway.kits.paths import safe_path

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from gateway.errors import InvalidKitfile
+from gateway.kits.dialects import read_kitfile
 from gateway.kits.kit import Kit
-from gateway.kits.kitfile import Kitfile, read_kitfile
+from gateway.kits.kitfile import Kitfile
 from gateway.kits.layer import Archive, Compression, Layer, Role
 from gateway.kits.manifest import Format, Manifest
 from gateway.oci.content import Descriptor
