@@ -1,12 +1,12 @@
 """Kitfiles, read from what each format has: the config blob, an annotation, or a config of another form.
 
-In a ModelKit the Kitfile is the config blob, in a ModelPack made by kit an annotation. Any other ModelPack has
-a model-spec config, which is turned into a Kitfile as far as possible.
+In a ModelKit the Kitfile is the config blob, in a ModelPack made by kit an annotation. Configs of other forms
+are turned into a Kitfile as far as possible: model-spec's, and those of Docker Model Runner.
 """
 
 from typing import Annotated
 
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic import AliasChoices, BeforeValidator, Field, JsonValue, ValidationError
 
 from gateway.errors import InvalidKitfile
 from gateway.kits.kitfile import Kitfile, Lenient, Model, Package, null_as_empty, null_as_object
@@ -62,6 +62,22 @@ class _ModelPack(Lenient):
         return kitfile.model_copy(update={"layer_diff_ids": self.files.diff_ids})
 
 
+class _DockerConfig(Lenient):
+    format: str | None = None
+    context_size: int | None = None
+
+
+class _DockerModel(Lenient):
+    """The config of a Docker model, v0.1 and v0.2 (Docker Model Runner, pkg/distribution/types)."""
+
+    config: Annotated[_DockerConfig, BeforeValidator(null_as_object)] = _DockerConfig()
+
+    def kitfile(self) -> Kitfile:
+        context = self.config.context_size
+        parameters: JsonValue = None if context is None else {"context_length": context}
+        return Kitfile(model=Model(format=self.config.format, parameters=parameters))
+
+
 def read_kitfile(manifest: Manifest, config: bytes, origin: str) -> Kitfile:
     """Parse a kit's Kitfile from its config blob or annotation; `origin` is named in errors.
 
@@ -73,6 +89,8 @@ def read_kitfile(manifest: Manifest, config: bytes, origin: str) -> Kitfile:
             return Kitfile.model_validate(read_json(config))
         if annotation is not None:
             return Kitfile.model_validate(read_json(annotation.encode()))
+        if manifest.format is Format.DOCKER:
+            return _DockerModel.model_validate(read_json(config)).kitfile()
         return _ModelPack.model_validate(read_json(config)).kitfile()
     except ValidationError as error:
         raise InvalidKitfile(

@@ -1,20 +1,28 @@
-"""A kit: what a reference resolved to, each layer matched with its entry in the Kitfile."""
+"""A kit: what a reference resolved to, each layer matched with its entry in the Kitfile.
+
+What serving needs must match: model, parts, and their paths. A layer of another kind that is in no entry, or
+an entry of another kind without a layer, is left alone: newer packers have sections that are not known here.
+"""
 
 import posixpath
+import re
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gateway.errors import InvalidKitfile, UnsafeArchive
 from gateway.kits.kitfile import Entry, Kitfile
-from gateway.kits.layer import Archive, Layer, Role
+from gateway.kits.layer import Archive, Layer, Role, with_file_names
 from gateway.kits.manifest import Format, Manifest
 from gateway.kits.paths import safe_path
+from gateway.kits.uses import use_of_file
 from gateway.oci.reference import Digest, Reference
 
 _MODEL_ROLES = frozenset({Role.MODEL, Role.PART})
 _NEEDED = _MODEL_ROLES | {Role.CODE}
 _MAX_SHOWN = 8  # errors of one kind
+# The files of one GGUF model that is split; the first of them is what is loaded.
+_SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}\.gguf$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +99,11 @@ class Kit:
 
 def _match_layers(manifest: Manifest, kitfile: Kitfile) -> tuple[Layer, ...]:
     entries = list(kitfile.entries())
-    if manifest.format is Format.MODELPACK and all(entry.digest is None for _, _, entry in entries):
+    if manifest.format is not Format.MODELKIT and all(entry.digest is None for _, _, entry in entries):
         layers = _match_diff_ids(manifest.layers, kitfile.layer_diff_ids)
     else:
         layers = _match_entries(manifest.layers, entries)
+    layers = with_file_names(layers)
     _check_paths(layers)
     return layers
 
@@ -115,9 +124,11 @@ def _match_entries(
     unmatched: dict[tuple[Role, Digest | None], deque[tuple[str, Role, Entry]]] = defaultdict(deque)
     for field, role, entry in entries:
         if entry.digest is None and not is_legacy:
-            raise InvalidKitfile(f"{field}: has no digest, where others have one")
+            if role in _MODEL_ROLES:
+                raise InvalidKitfile(f"{field}: has no digest, where others have one")
+            continue
         unmatched[role if is_legacy else _group(role), entry.digest].append((field, role, entry))
-    matched = []
+    matched, unexpected = [], []
     for position, layer in enumerate(layers):
         key = (layer.role, None) if is_legacy else (_group(layer.role), layer.descriptor.digest)
         if unmatched[key]:
@@ -125,15 +136,17 @@ def _match_entries(
             # A layer is a prompt where the manifest or the Kitfile says so.
             layer = replace(layer, role=role) if role is Role.PROMPT else layer
             matched.append((_merge_legacy if is_legacy else _merge)(layer, field, entry))
-        elif layer.role is Role.OTHER:
-            matched.append(layer)
-        else:
-            raise InvalidKitfile(f"{_describe(layer, position)} is not in the Kitfile, or not as often")
-    missing = [item for group in unmatched.values() for item in group]
+            continue
+        if layer.role is not Role.OTHER:
+            unexpected.append(f"{_describe(layer, position)} is not in the Kitfile, or not as often")
+            if layer.role in _MODEL_ROLES:
+                raise InvalidKitfile(unexpected[-1])
+        matched.append(replace(layer, role=Role.OTHER))
+    missing = [item for group in unmatched.values() for item in group if item[1] in _MODEL_ROLES]
     if missing:
-        raise InvalidKitfile(
-            "; ".join(_missing(field, entry, layers) for field, _, entry in missing[:_MAX_SHOWN])
-        )
+        faults = [_missing(field, entry, layers) for field, _, entry in missing[:_MAX_SHOWN]]
+        # The layer may be there as one of another kind.
+        raise InvalidKitfile("; ".join(unexpected[:_MAX_SHOWN] + faults))
     return tuple(matched)
 
 
@@ -200,8 +213,14 @@ def _model_name(kitfile: Kitfile, layers: tuple[Layer, ...]) -> str:
         return ""
     if kitfile.model is not None and kitfile.model.path:
         return _checked("model", kitfile.model.path)
-    weights = [layer.path for layer in layers if layer.role is Role.MODEL]
-    return _checked("layers", weights[0] or "") if len(weights) == 1 else ""
+    weights = [layer.path or "" for layer in layers if layer.role is Role.MODEL]
+    if len(weights) > 1:
+        # A projector is weights too, for some packers.
+        weights = [path for path in weights if use_of_file(posixpath.basename(path)) is None]
+    series = {_SHARD.sub("", path) for path in weights if _SHARD.search(path)}
+    is_series = len(series) == 1 and all(_SHARD.search(path) for path in weights)
+    name = min(weights) if len(weights) == 1 or is_series else ""
+    return _checked("layers", name)
 
 
 def _system_prompt(kitfile: Kitfile, layers: tuple[Layer, ...]) -> Layer | None:

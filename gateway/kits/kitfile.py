@@ -4,19 +4,18 @@ How it is read, and made of the configs of other formats, is in `dialects`.
 """
 
 import posixpath
-import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from gateway.kits.layer import Role
+from gateway.kits.uses import normal_word
 from gateway.oci.documents import DigestField
 from gateway.oci.reference import is_kit_reference
 
 SYSTEM_PROMPTS = ("system_prompt", "system")
 """What Kitfiles call the first message of each chat, as a parameter or a prompt."""
-_SEPARATORS = re.compile(r"[\s._-]+")
 
 
 class Lenient(BaseModel):
@@ -132,11 +131,6 @@ class Kitfile(Lenient):
             return None
         path = self.model.path or ""
         return path if is_kit_reference(path) else None
-
-
-def normal_word(text: str) -> str:
-    """Return a word of a Kitfile in one spelling: "Chat-Template" is "chat_template"."""
-    return _SEPARATORS.sub("_", text.strip().casefold())
 
 
 def _list_entries(field: str, role: Role, entries: Sequence[Entry]) -> Iterator[tuple[str, Role, Entry]]:

@@ -75,6 +75,8 @@ from gateway.oci.store import Store
 
 __all__ = ["Kit", "Layer", "Library", "Progress", "Role", "UnpackedKit"]
 
+_MAX_TYPES = 8  # that a message lists
+_MAX_TYPE = 120  # characters
 _DEFAULT_SOURCES = SourceOptions()
 
 
@@ -335,8 +337,17 @@ def _check_model(kit: Kit, root: Path) -> None:
 
 
 def _check_servable(kit: Kit) -> None:
-    if not any(link.needed_layers() for link in kit.chain):
-        raise KitError(f"{kit.reference} has no model; pack one, with `model` in its Kitfile")
+    if any(link.needed_layers() for link in kit.chain):
+        return
+    others = [layer for link in kit.chain for layer in link.layers if layer.role is Role.OTHER]
+    types = sorted({layer.descriptor.media_type for layer in others})
+    if types:
+        listed = ", ".join(repr(media_type[:_MAX_TYPE]) for media_type in types[:_MAX_TYPES])
+        raise KitError(
+            f"{kit.reference} has no model that can be read: its layers are of types that are not known, "
+            f"{listed}; pack it with kit"
+        )
+    raise KitError(f"{kit.reference} has no model; pack one, with `model` in its Kitfile")
 
 
 def cache_directory(home: Path) -> Path:

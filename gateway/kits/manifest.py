@@ -1,7 +1,7 @@
 """A kit's manifest: its format, its config and its layers.
 
-Two formats are read in the same way: KitOps ModelKits and CNCF ModelPacks (model-spec). A document that two
-correct readers could understand differently is refused.
+These formats are read in the same way: KitOps ModelKits, CNCF ModelPacks (model-spec), and the models of
+Docker Model Runner. A document that two correct readers could understand differently is refused.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,6 +25,7 @@ class Format(Enum):
 
     MODELKIT = "ModelKit"
     MODELPACK = "ModelPack"
+    DOCKER = "Docker model"
 
 
 _KIT_TYPES = {
@@ -34,12 +35,13 @@ _KIT_TYPES = {
     "application/vnd.cncf.model.config.v1+json": Format.MODELPACK,
     "application/vnd.cnai.model.manifest.v1+json": Format.MODELPACK,
     "application/vnd.cnai.model.config.v1+json": Format.MODELPACK,
+    "application/vnd.docker.ai.model.config.v0.1+json": Format.DOCKER,
+    "application/vnd.docker.ai.model.config.v0.2+json": Format.DOCKER,
 }
 _OTHER_TYPES = {
     "application/vnd.oci.image.config.v1+json": "a container image",
     "application/vnd.docker.container.image.v1+json": "a container image",
     "application/vnd.cncf.helm.config.v1+json": "a Helm chart",
-    "application/vnd.docker.ai.model.config.v0.1+json": "a Docker model",
 }
 _SCHEMA_1 = "a container image of Docker's first schema"
 # The members that decide what a manifest, an index or a descriptor means. Go reads them in any case, Python
@@ -182,8 +184,9 @@ def _format(document: _Document, origin: str) -> Format | str:
     types = (document.artifact_type, document.config.media_type)
     formats = {_KIT_TYPES[name] for name in types if name in _KIT_TYPES}
     if len(formats) > 1:
+        kinds = sorted(format_.value for format_ in formats)
         raise KitError(
-            f"{origin}: its manifest is a ModelKit by one type and a ModelPack by the other "
+            f"{origin}: its manifest is a {kinds[0]} by one type and a {kinds[1]} by the other "
             f"(artifactType {types[0]!r}, config {types[1]!r}); push the kit again"
         )
     other = document.artifact_type or document.config.media_type

@@ -91,7 +91,7 @@ def test_parts_say_what_they_are_for(packer: Packer, part: dict[str, Any], expec
 def test_two_parts_for_one_use_are_refused(packer: Packer) -> None:
     parts = [{"path": "a.jinja", "type": "chat_template"}, {"path": "b.jinja", "type": "chat_template"}]
     kit = packer.kit("two", {"path": "m.gguf", "parts": parts})
-    with pytest.raises(InvalidKitfile, match=r"a\.jinja and b\.jinja both seem to be its chat_template"):
+    with pytest.raises(InvalidKitfile, match=r"a\.jinja and b\.jinja are both its chat_template"):
         hints_of(kit)
 
 
