@@ -76,6 +76,7 @@ def _document(kit: Kit) -> dict[str, Any]:
         "package": " ".join(part for part in (package.name, package.version) if part),
         "framework": model and (model.framework or model.format),
         "model": kit.model_name,
+        "variant": None if kit.choice is None else {"labels": kit.choice.labels, "reason": kit.choice.reason},
         "parents": [str(parent.reference) for parent in kit.parents],
         "layers": [
             {

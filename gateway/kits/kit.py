@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 
 from gateway.errors import InvalidKitfile, UnsafeArchive
 from gateway.kits.kitfile import Entry, Kitfile
-from gateway.kits.layer import Archive, Layer, Role, with_file_names
+from gateway.kits.layer import MODEL_ROLES, Archive, Layer, Role, with_file_names
 from gateway.kits.manifest import Format, Manifest
 from gateway.kits.paths import safe_path
 from gateway.kits.uses import use_of_file
+from gateway.kits.variants import Choice
 from gateway.oci.reference import Digest, Reference
 
-_MODEL_ROLES = frozenset({Role.MODEL, Role.PART})
-_NEEDED = _MODEL_ROLES | {Role.CODE}
+_NEEDED = MODEL_ROLES | {Role.CODE}
 _MAX_SHOWN = 8  # errors of one kind
 # The files of one GGUF model that is split; the first of them is what is loaded.
 _SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}\.gguf$")
@@ -40,6 +40,8 @@ class Kit:
     """The kits that its model comes from, nearest first."""
     system_prompt: Layer | None = None
     """The prompt that serving needs; None for parents, of which only the model is used."""
+    choice: Choice | None = None
+    """Which kit of an index it is, where the reference named one."""
 
     @classmethod
     def of(cls, reference: Reference, digest: Digest, manifest: Manifest, kitfile: Kitfile) -> "Kit":
@@ -63,7 +65,7 @@ class Kit:
 
     def needed_layers(self, with_code: bool = False) -> tuple[Layer, ...]:
         """Return the layers that serving needs: model, parts, system prompt, and code if `with_code`."""
-        roles = _NEEDED if with_code else _MODEL_ROLES
+        roles = _NEEDED if with_code else MODEL_ROLES
         return tuple(layer for layer in self.layers if layer.role in roles or layer == self.system_prompt)
 
     @property
@@ -124,7 +126,7 @@ def _match_entries(
     unmatched: dict[tuple[Role, Digest | None], deque[tuple[str, Role, Entry]]] = defaultdict(deque)
     for field, role, entry in entries:
         if entry.digest is None and not is_legacy:
-            if role in _MODEL_ROLES:
+            if role in MODEL_ROLES:
                 raise InvalidKitfile(f"{field}: has no digest, where others have one")
             continue
         unmatched[role if is_legacy else _group(role), entry.digest].append((field, role, entry))
@@ -139,10 +141,10 @@ def _match_entries(
             continue
         if layer.role is not Role.OTHER:
             unexpected.append(f"{_describe(layer, position)} is not in the Kitfile, or not as often")
-            if layer.role in _MODEL_ROLES:
+            if layer.role in MODEL_ROLES:
                 raise InvalidKitfile(unexpected[-1])
         matched.append(replace(layer, role=Role.OTHER))
-    missing = [item for group in unmatched.values() for item in group if item[1] in _MODEL_ROLES]
+    missing = [item for group in unmatched.values() for item in group if item[1] in MODEL_ROLES]
     if missing:
         faults = [_missing(field, entry, layers) for field, _, entry in missing[:_MAX_SHOWN]]
         # The layer may be there as one of another kind.

@@ -27,6 +27,10 @@ class Role(Enum):
     OTHER = "other"
 
 
+MODEL_ROLES = frozenset({Role.MODEL, Role.PART})
+"""What is the model itself."""
+
+
 class Archive(Enum):
     """How a layer holds its files: in a tar, or as one raw file."""
 

@@ -11,6 +11,7 @@ from tests.support.artifacts import MODELKIT, MODELPACK, OCI_MANIFEST, LayoutBui
 DOCKER = "application/vnd.docker.ai"
 OLLAMA = "application/vnd.ollama.image"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 FILEPATH = "org.cncf.model.filepath"
 TITLE = "org.opencontainers.image.title"
 GGUF = b"GGUF\x03\0\0\0" + b"\0" * 16
@@ -63,6 +64,26 @@ def modelkit(
             "annotations": {"ml.kitops.modelkit.cli-version": "1.17.0"},
         },
     )
+
+
+def modelkit_index(builder: LayoutBuilder, name: str, kits: Mapping[str, Mapping[str, Any]]) -> str:
+    """Store an index as `kit index create` and `add` do, of kits of the layout with their labels."""
+    entries = [
+        {
+            **builder.entry(kit),
+            "artifactType": f"{MODELKIT}.manifest.v1+json",
+            "annotations": {"ml.kitops.modelkit.index.tag": kit.partition(":")[2]},
+            **({"modelMetadata": dict(labels)} if labels else {}),
+        }
+        for kit, labels in kits.items()
+    ]
+    index = {
+        "schemaVersion": 2,
+        "mediaType": OCI_INDEX,
+        "artifactType": f"{MODELKIT}.index.v1+json",
+        "manifests": entries,
+    }
+    return builder.artifact(name, index, OCI_INDEX)
 
 
 def modelpack(

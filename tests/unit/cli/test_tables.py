@@ -104,10 +104,11 @@ def test_an_event_is_a_row() -> None:
 
 
 def kit(**facts: Any) -> list[str]:
-    document = {
+    document: dict[str, Any] = {
         **dict.fromkeys(("digest", "format", "package", "framework", "model"), ""),
         "reference": KIT,
         "parents": [],
+        "variant": None,
         "layers": [],
         "trust": {"allowed": True, "reasons": []},
         "servable": True,
