@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
-from gateway.errors import ContentError, KitError, NotTrusted
+from gateway.errors import ContentError, InvalidKitfile, KitError, NotTrusted
 from gateway.kits.examination import examine, is_small
+from gateway.kits.hints import hints_of
 from gateway.kits.library import Kit, Library, Progress
 from gateway.kits.parents import model_of
 from gateway.kits.trust import Policy
@@ -91,6 +94,7 @@ def _document(kit: Kit) -> dict[str, Any]:
             for link in kit.chain
             for layer in link.layers
         ],
+        "hints": _hints(kit),
         "kitfile": kit.kitfile.model_dump(mode="json", by_alias=True, exclude_none=True),
         "trust": None,
         "servable": None,
@@ -100,3 +104,10 @@ def _document(kit: Kit) -> dict[str, Any]:
         "inputs": [],
         "outputs": [],
     }
+
+
+def _hints(kit: Kit) -> dict[str, Any]:
+    """Return what the kit hints of a language model; {} where that is contradictory, as loading it says."""
+    with suppress(InvalidKitfile):
+        return asdict(hints_of(kit))
+    return {}

@@ -1,15 +1,26 @@
 """Kitfiles, read from what each format has: the config blob, an annotation, or a config of another form.
 
 In a ModelKit the Kitfile is the config blob, in a ModelPack made by kit an annotation. Configs of other forms
-are turned into a Kitfile as far as possible: model-spec's, and those of Docker Model Runner.
+are turned into a Kitfile as far as possible: model-spec's, and those of Docker Model Runner and of Ollama.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import AliasChoices, BeforeValidator, Field, JsonValue, ValidationError
 
 from gateway.errors import InvalidKitfile
-from gateway.kits.kitfile import Kitfile, Lenient, Model, Package, null_as_empty, null_as_object
+from gateway.kits.kitfile import (
+    SYSTEM_PROMPTS,
+    Kitfile,
+    Lenient,
+    Model,
+    Package,
+    null_as_empty,
+    null_as_object,
+)
+from gateway.kits.layer import OLLAMA_TYPES
 from gateway.kits.manifest import Format, Manifest
 from gateway.oci.documents import DigestField, describe_errors, read_json
 
@@ -78,10 +89,27 @@ class _DockerModel(Lenient):
         return Kitfile(model=Model(format=self.config.format, parameters=parameters))
 
 
-def read_kitfile(manifest: Manifest, config: bytes, origin: str) -> Kitfile:
+class _OllamaModel(Lenient):
+    """The config of an Ollama model (ollama, server/images.go)."""
+
+    model_format: str | None = None
+
+    def kitfile(self, settings: Mapping[str, bytes]) -> Kitfile:
+        """Return the Kitfile; `settings` are the bytes of layers, by media type."""
+        parameters = read_json(settings.get(f"{OLLAMA_TYPES}params", b"{}"))
+        if not isinstance(parameters, dict):
+            raise ValueError("has parameters that are no object")  # noqa: TRY004 - reported like others
+        if system := settings.get(f"{OLLAMA_TYPES}system"):
+            parameters = {**parameters, SYSTEM_PROMPTS[0]: system.decode()}
+        return Kitfile(model=Model(format=self.model_format, parameters=parameters or None))
+
+
+def read_kitfile(
+    manifest: Manifest, config: bytes, origin: str, settings: Mapping[str, bytes] = MappingProxyType({})
+) -> Kitfile:
     """Parse a kit's Kitfile from its config blob or annotation; `origin` is named in errors.
 
-    Raises InvalidKitfile.
+    `settings` are the bytes of its layers of Role.SETTINGS, by media type. Raises InvalidKitfile.
     """
     annotation = manifest.annotations.get(_KITFILE)
     try:
@@ -91,6 +119,8 @@ def read_kitfile(manifest: Manifest, config: bytes, origin: str) -> Kitfile:
             return Kitfile.model_validate(read_json(annotation.encode()))
         if manifest.format is Format.DOCKER:
             return _DockerModel.model_validate(read_json(config)).kitfile()
+        if manifest.format is Format.OLLAMA:
+            return _OllamaModel.model_validate(read_json(config)).kitfile(settings)
         return _ModelPack.model_validate(read_json(config)).kitfile()
     except ValidationError as error:
         raise InvalidKitfile(

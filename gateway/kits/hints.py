@@ -14,7 +14,7 @@ from typing import Any
 from gateway.errors import InvalidKitfile, UnsafeArchive
 from gateway.kits.kit import Kit
 from gateway.kits.kitfile import SYSTEM_PROMPTS
-from gateway.kits.layer import Role
+from gateway.kits.layer import GO_TEMPLATE, Role
 from gateway.kits.parents import model_of
 from gateway.kits.paths import safe_path
 from gateway.kits.uses import FILE_NAMES, Use, use_of_words
@@ -43,6 +43,8 @@ class ModelHints:
     """LoRA adapters: GGUF files, or directories with an adapter_config.json."""
     draft: str | None = None
     """A small model that guesses ahead."""
+    notes: tuple[str, ...] = ()
+    """What the kit has that cannot be used, in sentences for people."""
 
 
 def hints_of(kit: Kit) -> ModelHints:
@@ -70,12 +72,20 @@ def hints_of(kit: Kit) -> ModelHints:
         projector=_first(uses, Use.PROJECTOR),
         adapters=uses.get(Use.ADAPTER, ()),
         draft=_first(uses, Use.DRAFT),
+        notes=_notes(kit),
     )
 
 
 def _prompt_file(kit: Kit) -> str | None:
     path = kit.system_prompt.path if kit.system_prompt is not None else None
     return _safe(kit, "prompts", path) or None
+
+
+def _notes(kit: Kit) -> tuple[str, ...]:
+    layers = (layer for link in kit.chain for layer in link.layers)
+    if any(layer.descriptor.media_type == GO_TEMPLATE for layer in layers):
+        return ("its chat template is one of Ollama (a Go template), so that in the model's file is used",)
+    return ()
 
 
 def _uses(kit: Kit) -> dict[Use, tuple[str, ...]]:

@@ -88,6 +88,7 @@ class Kit:
             for digest in (
                 link.digest,
                 link.manifest.config.digest,
+                *(layer.descriptor.digest for layer in link.layers if layer.role is Role.SETTINGS),
                 *(layer.descriptor.digest for layer in link.needed_layers()),
             )
         )

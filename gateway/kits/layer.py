@@ -1,7 +1,7 @@
 """A kit's layers: what each is for and how it is packed, by its media type.
 
 These families of media types are known: KitOps ModelKits, CNCF ModelPacks (model-spec), the "cnai" names
-that ModelPacks had up to model-spec 0.0.6, and those of Docker Model Runner.
+that ModelPacks had up to model-spec 0.0.6, and those of Docker Model Runner and of Ollama.
 """
 
 from collections.abc import Mapping
@@ -24,6 +24,8 @@ class Role(Enum):
     DATASET = "dataset"
     DOCS = "docs"
     MCP_SERVER = "mcp server"
+    SETTINGS = "settings"
+    """What is no file of the kit, but part of its Kitfile."""
     OTHER = "other"
 
 
@@ -91,7 +93,23 @@ _DOCKER_TYPES = {
     "application/vnd.docker.ai.dir.tar": (Role.PART, *_TAR),
     "application/vnd.docker.ai.license": (Role.DOCS, *_RAW),
 }
+OLLAMA_TYPES = "application/vnd.ollama.image."
+"""What the types of Ollama's layers begin with."""
+_OLLAMA_TYPES = {
+    f"{OLLAMA_TYPES}model": (Role.MODEL, *_RAW),
+    f"{OLLAMA_TYPES}projector": (Role.PART, *_RAW),
+    f"{OLLAMA_TYPES}adapter": (Role.PART, *_RAW),
+    f"{OLLAMA_TYPES}draft": (Role.PART, *_RAW),
+    f"{OLLAMA_TYPES}params": (Role.SETTINGS, *_RAW),
+    f"{OLLAMA_TYPES}system": (Role.SETTINGS, *_RAW),
+    f"{OLLAMA_TYPES}license": (Role.DOCS, *_RAW),
+}
+GO_TEMPLATE = f"{OLLAMA_TYPES}template"
+"""A chat template of Ollama, which is none that anything else reads."""
 _USES = {
+    f"{OLLAMA_TYPES}projector": Use.PROJECTOR,
+    f"{OLLAMA_TYPES}adapter": Use.ADAPTER,
+    f"{OLLAMA_TYPES}draft": Use.DRAFT,
     "application/vnd.docker.ai.mmproj": Use.PROJECTOR,
     "application/vnd.docker.ai.chat.template.jinja": Use.CHAT_TEMPLATE,
 }
@@ -103,6 +121,10 @@ _FILE_NAMES = {
     "application/vnd.docker.ai.safetensors": ("model", ".safetensors"),
     "application/vnd.docker.ai.mmproj": ("mmproj", ".gguf"),
     "application/vnd.docker.ai.chat.template.jinja": ("chat_template", ".jinja"),
+    f"{OLLAMA_TYPES}model": ("model", ".gguf"),
+    f"{OLLAMA_TYPES}projector": ("mmproj", ".gguf"),
+    f"{OLLAMA_TYPES}adapter": ("adapter", ".gguf"),
+    f"{OLLAMA_TYPES}draft": ("draft", ".gguf"),
 }
 
 LAYER_TYPES: Mapping[str, tuple[Role, Archive, Compression]] = MappingProxyType(
@@ -116,6 +138,7 @@ LAYER_TYPES: Mapping[str, tuple[Role, Archive, Compression]] = MappingProxyType(
     }
     | {"application/vnd.kitops.modelkit.mcpb.v1.raw": (Role.MCP_SERVER, *_RAW)}
     | _DOCKER_TYPES
+    | _OLLAMA_TYPES
 )
 """Each layer media type of every family: its role, archive and compression."""
 

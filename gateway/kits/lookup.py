@@ -12,7 +12,8 @@ from gateway.errors import InvalidReference, NotAKit, NotFound, SizeMismatch
 from gateway.kits.dialects import MAX_CONFIG, read_kitfile
 from gateway.kits.indexes import choose_kit, is_index
 from gateway.kits.kit import Kit
-from gateway.kits.manifest import parse_manifest
+from gateway.kits.layer import Role
+from gateway.kits.manifest import Format, parse_manifest
 from gateway.kits.parents import attach_parents, local_references, with_parents
 from gateway.kits.trust import Policy, judge_registry
 from gateway.kits.variants import Room
@@ -110,7 +111,12 @@ class Lookup:
         if reference in self._sources:
             self._sources.setdefault(pinned, self._sources[reference])
         config = self._config(pinned, manifest.config)
-        kit = Kit.of(pinned, Digest.of(data), manifest, read_kitfile(manifest, config, str(pinned)))
+        layers = [layer.descriptor for layer in manifest.layers if layer.role is Role.SETTINGS]
+        # One of each type: no manifest makes for many requests.
+        last = {layer.media_type: layer for layer in layers if manifest.format is Format.OLLAMA}
+        settings = {media_type: self._config(pinned, layer) for media_type, layer in last.items()}
+        kitfile = read_kitfile(manifest, config, str(pinned), settings)
+        kit = Kit.of(pinned, Digest.of(data), manifest, kitfile)
         return replace(kit, choice=choice)
 
     def _manifest(self, reference: Reference, descriptor: Descriptor) -> bytes:

@@ -140,6 +140,29 @@ def docker_model(
     )
 
 
+def ollama_model(builder: LayoutBuilder, name: str, layers: Sequence[tuple[str, bytes]]) -> str:
+    """Store a model as `ollama push` does: (type, content) of each layer, which have no names.
+
+    A type is that of a layer after "application/vnd.ollama.image.".
+    """
+    descriptors = [builder.blob(f"{OLLAMA}.{kind}", data) for kind, data in layers]
+    config = {
+        "model_format": "gguf",
+        "model_family": "llama",
+        "file_type": "Q4_0",
+        "architecture": "amd64",
+        "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in descriptors]},
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": DOCKER_MANIFEST,
+        "config": builder.blob("application/vnd.docker.container.image.v1+json", json.dumps(config).encode()),
+        "layers": descriptors,
+    }
+    return builder.artifact(name, manifest, DOCKER_MANIFEST)
+
+
 def _raw(builder: LayoutBuilder, media_type: str, data: bytes, path: str | None, key: str) -> dict[str, Any]:
     descriptor = builder.blob(media_type, data)
     if path is not None:

@@ -109,6 +109,7 @@ def kit(**facts: Any) -> list[str]:
         "reference": KIT,
         "parents": [],
         "variant": None,
+        "hints": {},
         "layers": [],
         "trust": {"allowed": True, "reasons": []},
         "servable": True,
@@ -135,3 +136,19 @@ def test_a_kit_that_cannot_be_served_is_told_as_such() -> None:
         kit(**unknown, servable=False, runtime_message="it is empty")[-1] == "cannot be served: it is empty"
     )
     assert kit(**unknown, servable=None, runtime_message="not known")[-1] == "runtime: not known"
+
+
+def test_a_kit_says_which_one_of_an_index_it_is_and_what_is_beside_its_weights() -> None:
+    hints = {"parameters": {"top_k": 4}, "projector": "mmproj.gguf", "adapters": ("a", "b"), "draft": None}
+    lines = kit(
+        variant={"labels": "quantization=q4_0", "reason": ""},
+        hints=hints,
+        runtime=None,
+        file="",
+        servable=None,
+        runtime_message="?",
+    )
+    assert lines[1:4] == ["variant quantization=q4_0", "projector mmproj.gguf", "adapters a, b"]
+    reason = "variant q4: it is the largest of 2"
+    more = {"runtime": None, "file": "", "servable": None, "runtime_message": "?"}
+    assert kit(variant={"labels": "", "reason": reason}, **more)[1] == reason

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import InvalidKitfile, KitError
+from gateway.errors import InvalidKitfile, KitError, NotAKit
 from gateway.kits.hints import ModelHints, hints_of
 from gateway.kits.kit import Kit
 from gateway.kits.library import Library
 from gateway.oci.reference import parse_reference
 from tests.support.artifacts import LayoutBuilder, tar
-from tests.support.dialects import GGUF, TITLE, docker_model, gguf, modelkit, modelpack
+from tests.support.dialects import GGUF, TITLE, docker_model, gguf, modelkit, modelpack, ollama_model
 
 JINJA = b"{{ messages }}"
 
@@ -179,6 +179,69 @@ def test_a_split_gguf_as_parts(builder: LayoutBuilder, opened: Opened) -> None:
     modelkit(builder, "m:v1", files)
     kit, unpacked = opened()
     assert (unpacked, kit.model_name) == (files, "w/m-00001-of-00003.gguf")
+
+
+OLLAMA_LAYERS = [
+    ("model", gguf("m")),
+    ("projector", gguf("eyes")),
+    ("adapter", gguf("lora")),
+    ("template", b"{{ .Prompt }}"),
+    ("system", "Sei freundlich, Müller.".encode()),
+    ("params", b'{"temperature":0.6,"stop":["<|im_end|>"],"num_ctx":2048}'),
+    ("license", b"MIT"),
+    ("messages", b"[]"),
+]
+
+
+def test_an_ollama_model(builder: LayoutBuilder, opened: Opened) -> None:
+    ollama_model(builder, "m:v1", OLLAMA_LAYERS)
+    kit, files = opened()
+    assert kit.manifest.format.value == "Ollama model"
+    assert kit.model_name == "model.gguf"
+    assert files == {
+        "model.gguf": gguf("m"),
+        "mmproj.gguf": gguf("eyes"),
+        "adapter.gguf": gguf("lora"),
+    }
+    hints = hints_of(kit)
+    assert hints.parameters == {
+        "temperature": 0.6,
+        "stop": ["<|im_end|>"],
+        "num_ctx": 2048,
+        "system_prompt": "Sei freundlich, Müller.",
+    }
+    assert hints.system_prompt == "Sei freundlich, Müller."
+    assert (hints.projector, hints.adapters, hints.chat_template) == ("mmproj.gguf", ("adapter.gguf",), None)
+    assert hints.notes == (
+        "its chat template is one of Ollama (a Go template), so that in the model's file is used",
+    )
+
+
+def test_an_ollama_model_is_opened_again_without_its_source(
+    builder: LayoutBuilder, opened: Opened, tmp_path: Path
+) -> None:
+    digest = ollama_model(builder, "m:v1", OLLAMA_LAYERS)
+    first, _ = opened()
+    library = Library(tmp_path / "cache")
+    assert library.has(first)
+    builder.directory.rename(tmp_path / "elsewhere")
+    unpacked = library.open(parse_reference(f"oci-layout:{builder.directory}:m:v1@{digest}"))
+    assert unpacked.from_cache
+    assert hints_of(unpacked.kit) == hints_of(first)
+    unpacked.lease.release()
+
+
+@pytest.mark.parametrize("data", [b"[]", b"{", b'{"a":1,"a":2}', b"\xff"])
+def test_an_ollama_model_with_broken_parameters(builder: LayoutBuilder, opened: Opened, data: bytes) -> None:
+    ollama_model(builder, "m:v1", [("model", gguf("m")), ("params", data)])
+    with pytest.raises(InvalidKitfile, match="its Kitfile cannot be read"):
+        opened()
+
+
+def test_a_container_image_is_no_ollama_model(builder: LayoutBuilder, opened: Opened) -> None:
+    ollama_model(builder, "m:v1", [])
+    with pytest.raises(NotAKit, match="this is a container image"):
+        opened()
 
 
 def test_media_types_that_are_not_known_are_named(builder: LayoutBuilder, opened: Opened) -> None:

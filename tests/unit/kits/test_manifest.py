@@ -66,7 +66,7 @@ def test_layer_types(media_type: str, expected: tuple[Role, Archive, Compression
     ],
 )
 def test_layer_types_that_are_not_known(media_type: str) -> None:
-    assert len(LAYER_TYPES) == 5 * 6 + 2 * 5 * 4 + 1 + 11
+    assert len(LAYER_TYPES) == 5 * 6 + 2 * 5 * 4 + 1 + 11 + 7
     assert media_type not in LAYER_TYPES
     (layer,) = parse_manifest(_manifest(layers=[_descriptor(media_type)]), "r").layers
     assert layer.role is Role.OTHER
