@@ -141,7 +141,7 @@ def choose_kit(
         listed = "; ".join(str(kit.entry) for kit in kits)
         besides = f"; besides, it has {', '.join(rest)}" if rest else ""
         advice = "say which with `variant`" if any(kit.entry.labels for kit in kits) else ""
-        advice = " or ".join(filter(None, (advice, "name one kit of it by its digest or its own tag")))
+        advice = ", or ".join(filter(None, (advice, "name one kit of it by its digest or its own tag")))
         raise NotAKit(f"{origin} is an index with {listed}{besides}; {advice}")
     description = f"an index with no kit in it, but {', '.join(rest)}"
     if not entries:

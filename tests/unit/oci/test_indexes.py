@@ -89,7 +89,7 @@ def test_several_kits_are_for_a_user_to_choose_from(repository: _Repository) -> 
         f"r.io/x:v1 is an index with {first['digest']} "
         '(tag q4, accelerators=["cuda"], quantization=q4_0, totalParameters=7000000000); '
         f"{second['digest']} (linux/arm64/v8); besides, it has a container image (×2); "
-        "say which with `variant` or name one kit of it by its digest or its own tag"
+        "say which with `variant`, or name one kit of it by its digest or its own tag"
     )
 
 
