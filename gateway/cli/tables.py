@@ -133,10 +133,6 @@ def cache_table(kits: Iterable[CachedKit]) -> Table:
     return table
 
 
-_HINTS = ("system_prompt_file", "chat_template", "projector", "adapters", "draft", "notes")
-"""What is shown of a kit's hints: the files. Its parameters and prompt are in the Kitfile."""
-
-
 def kit_text(kit: dict[str, Any]) -> Iterable[RenderableType]:
     """A kit: its names, its layers, its runtime and its tensors."""
     yield _text(kit["reference"], "bold")
@@ -145,11 +141,8 @@ def kit_text(kit: dict[str, Any]) -> Iterable[RenderableType]:
             yield _text(f"{name:<9}  {kit[name]}")
     if variant := kit["variant"]:
         yield _text(variant["reason"] or f"variant    {variant['labels'] or 'the only kit of its index'}")
-    for name in _HINTS:
-        if hint := kit["hints"].get(name):
-            yield _text(
-                f"{name.replace('_', ' '):<9}  {', '.join(hint) if isinstance(hint, tuple) else hint}"
-            )
+    for note in kit["hints"].get("notes", ()):
+        yield _text(f"note       {note}")
     for parent in kit["parents"]:
         yield _text(f"parent     {parent}")
     layers = _table("LAYER", "DIGEST", "SIZE", "COMPRESSION", "SERVED", "PATH")

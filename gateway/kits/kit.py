@@ -10,7 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gateway.errors import InvalidKitfile, UnsafeArchive
+from gateway.errors import InvalidKitfile, KitError, UnsafeArchive
 from gateway.kits.kitfile import Entry, Kitfile
 from gateway.kits.layer import MODEL_ROLES, Archive, Layer, Role, with_file_names
 from gateway.kits.manifest import Format, Manifest
@@ -21,6 +21,7 @@ from gateway.oci.reference import Digest, Reference
 
 _NEEDED = MODEL_ROLES | {Role.CODE}
 _MAX_SHOWN = 8  # errors of one kind
+_MAX_TYPE = 120  # characters of a media type
 # The files of one GGUF model that is split; the first of them is what is loaded.
 _SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}\.gguf$")
 
@@ -67,6 +68,19 @@ class Kit:
         """Return the layers that serving needs: model, parts, system prompt, and code if `with_code`."""
         roles = _NEEDED if with_code else MODEL_ROLES
         return tuple(layer for layer in self.layers if layer.role in roles or layer == self.system_prompt)
+
+    def check_servable(self) -> None:
+        """Check that the kit has a model. Raises KitError, with the media types that are not known."""
+        if any(link.needed_layers() for link in self.chain):
+            return
+        others = [layer for link in self.chain for layer in link.layers if layer.role is Role.OTHER]
+        types = sorted({layer.descriptor.media_type[:_MAX_TYPE] for layer in others})
+        if types:
+            raise KitError(
+                f"{self.reference} has no model that can be read: its layers are of types that are not "
+                f"known, {', '.join(map(repr, types[:_MAX_SHOWN]))}; pack it with kit"
+            )
+        raise KitError(f"{self.reference} has no model; pack one, with `model` in its Kitfile")
 
     @property
     def chain(self) -> tuple["Kit", ...]:

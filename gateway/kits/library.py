@@ -76,8 +76,6 @@ from gateway.oci.store import Store
 
 __all__ = ["Kit", "Layer", "Library", "Progress", "Role", "UnpackedKit"]
 
-_MAX_TYPES = 8  # that a message lists
-_MAX_TYPE = 120  # characters
 _DEFAULT_SOURCES = SourceOptions()
 
 
@@ -162,7 +160,7 @@ class Library:
         with self.cache.pulling():
             kit = lookup.kit(reference, policy, parents)
             verdict = self._judge(kit, policy, lookup)
-            _check_servable(kit)
+            kit.check_servable()
             return self._open(kit, verdict, lookup, progress)
 
     def dataset(self, reference: Reference, name: str, policy: Policy = ANYTHING) -> Dataset:
@@ -338,20 +336,6 @@ def _check_model(kit: Kit, root: Path) -> None:
             f"{kit.reference}: its model should be at {kit.model_name!r}, and no layer has that; "
             "pack the kit again"
         )
-
-
-def _check_servable(kit: Kit) -> None:
-    if any(link.needed_layers() for link in kit.chain):
-        return
-    others = [layer for link in kit.chain for layer in link.layers if layer.role is Role.OTHER]
-    types = sorted({layer.descriptor.media_type for layer in others})
-    if types:
-        listed = ", ".join(repr(media_type[:_MAX_TYPE]) for media_type in types[:_MAX_TYPES])
-        raise KitError(
-            f"{kit.reference} has no model that can be read: its layers are of types that are not known, "
-            f"{listed}; pack it with kit"
-        )
-    raise KitError(f"{kit.reference} has no model; pack one, with `model` in its Kitfile")
 
 
 def cache_directory(home: Path) -> Path:
