@@ -244,5 +244,7 @@ def _system_prompt(kitfile: Kitfile, layers: tuple[Layer, ...]) -> Layer | None:
     entry = kitfile.system_prompt
     if entry is None:
         return None
+    # The manifest has the path as kit cleaned it, the Kitfile as it was written.
+    path = posixpath.normpath(entry.path or "")
     prompts = (layer for layer in layers if layer.role is Role.PROMPT)
-    return next((layer for layer in prompts if layer.path == entry.path), None)
+    return next((layer for layer in prompts if posixpath.normpath(layer.path or "") == path), None)
