@@ -23,12 +23,12 @@ from typing import Any
 import requests
 from rich.console import Console
 from rich.table import Table
-from runtimes.gguf import GgufRuntime
 
 from loadtests.conditions import conditions
 from loadtests.streams import Address, Stream, stream, streams
 from runtimes.base import Resources
 from runtimes.engines.base import EngineOptions
+from runtimes.gguf import GgufRuntime
 from tests.support.artifacts import LayoutBuilder, tar
 from tests.support.kitserve import running
 from tests.support.models import smollm2

@@ -20,9 +20,14 @@ from pydantic.fields import FieldInfo
 
 from gateway.config.config import Address
 from gateway.config.kits import Key, read_seconds
+from gateway.oci.variant import Variant
 
-# Models that people write as one word.
-_WORDS: Mapping[type, str] = {Address: "`HOST:PORT`", Key: "path of a PEM file"}
+# What people write in a form of its own.
+_WORDS: Mapping[type, str] = {
+    Address: "`HOST:PORT`",
+    Key: "path of a PEM file",
+    Variant: "mapping of labels, or `auto`",
+}
 _SIMPLE: Mapping[type, str] = {
     str: "text",
     int: "whole number",

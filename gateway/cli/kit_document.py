@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gateway.errors import ContentError, KitError, NotTrusted
+from gateway.errors import ContentError, InvalidKitfile, KitError, NotTrusted
 from gateway.kits.examination import examine, is_small
+from gateway.kits.hints import hints_of
 from gateway.kits.language import LanguageModel
 from gateway.kits.library import Kit, Library, Progress
 from gateway.kits.memory import Need, free, usable_memory
@@ -108,6 +111,7 @@ def _document(kit: Kit) -> dict[str, Any]:
         "package": " ".join(part for part in (package.name, package.version) if part),
         "framework": model and (model.framework or model.format),
         "model": kit.model_name,
+        "variant": None if kit.choice is None else {"labels": kit.choice.labels, "reason": kit.choice.reason},
         "parents": [str(parent.reference) for parent in kit.parents],
         "layers": [
             {
@@ -122,6 +126,7 @@ def _document(kit: Kit) -> dict[str, Any]:
             for link in kit.chain
             for layer in link.layers
         ],
+        "hints": _hints(kit),
         "kitfile": kit.kitfile.model_dump(mode="json", by_alias=True, exclude_none=True),
         "trust": None,
         "servable": None,
@@ -132,3 +137,10 @@ def _document(kit: Kit) -> dict[str, Any]:
         "outputs": [],
         "language": None,
     }
+
+
+def _hints(kit: Kit) -> dict[str, Any]:
+    """Return what the kit hints of a language model; {} where that is contradictory, as loading it says."""
+    with suppress(InvalidKitfile):
+        return asdict(hints_of(kit))
+    return {}

@@ -14,7 +14,8 @@ from gateway.cli.progress import PullProgress
 from gateway.config.config import GatewayConfig, load_config
 from gateway.kits.library import Library, cache_directory
 from gateway.kits.trust import Policy
-from gateway.oci.reference import RegistryReference, parse_reference
+from gateway.oci.reference import Reference, RegistryReference, parse_reference
+from gateway.oci.variant import Variant
 
 KitReference = Annotated[str, typer.Argument(help="The kit's reference.", metavar="REF")]
 Settings = Annotated[
@@ -22,6 +23,12 @@ Settings = Annotated[
     typer.Option("--config", help="Use the registries, trust and cache of this config.", metavar="FILE"),
 ]
 PlainHttp = Annotated[bool, typer.Option("--plain-http", help="Use HTTP without TLS for this registry.")]
+
+
+WantedVariant = Annotated[
+    list[str] | None,
+    typer.Option(help="The kit of an index: each label that it has, or `auto`.", metavar="NAME=VALUE"),
+]
 
 
 def inspect(
@@ -35,6 +42,7 @@ def inspect(
     plain_http: PlainHttp = False,
     runtime: Annotated[str | None, typer.Option(help="The model's `runtime` in the config.")] = None,
     file: Annotated[str | None, typer.Option(help="The model's `file` in the config.")] = None,
+    variant: WantedVariant = None,
 ) -> None:
     """Show what a kit is: its Kitfile, layers, runtime, inputs and outputs, and whether it can be served.
 
@@ -47,7 +55,7 @@ def inspect(
     library, policy = _library(reference, home, config, plain_http)
     with PullProgress(err, reference) as progress:
         document = kit_document(
-            library, parse_reference(reference), policy, pull, progress, runtime=runtime, file=file
+            library, _reference(reference, variant), policy, pull, progress, runtime=runtime, file=file
         )
     if output is Output.JSON:
         print_json(document)
@@ -58,14 +66,27 @@ def inspect(
         raise typer.Exit(FAILED)
 
 
-def pull(reference: KitReference, home: Home, config: Settings = None, plain_http: PlainHttp = False) -> None:
+def pull(
+    reference: KitReference,
+    home: Home,
+    config: Settings = None,
+    plain_http: PlainHttp = False,
+    variant: WantedVariant = None,
+) -> None:
     """Pull, verify and unpack a kit, so that it can be served offline."""
     library, policy = _library(reference, home, config, plain_http)
     with PullProgress(err, reference) as progress:
-        unpacked = library.open(parse_reference(reference), progress, policy=policy)
+        unpacked = library.open(_reference(reference, variant), progress, policy=policy)
     out.print(f"{unpacked.kit.reference}", markup=False)
+    if unpacked.kit.choice is not None:
+        out.print(unpacked.kit.choice.reason or f"variant {unpacked.kit.choice.labels}", markup=False)
     origin = "already in the cache" if unpacked.from_cache else f"{unpacked.pulled_bytes} bytes pulled"
     out.print(f"{unpacked.path}  {origin}", markup=False)
+
+
+def _reference(text: str, variant: list[str] | None) -> Reference:
+    reference = parse_reference(text)
+    return replace(reference, variant=Variant.of_arguments(variant)) if variant else reference
 
 
 def _library(reference: str, home: Path, file: Path | None, plain_http: bool) -> tuple[Library, Policy]:

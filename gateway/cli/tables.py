@@ -173,6 +173,10 @@ def kit_text(kit: dict[str, Any]) -> Iterable[RenderableType]:
     for name in ("digest", "format", "package", "framework", "model"):
         if kit[name]:
             yield _text(f"{name:<9}  {kit[name]}")
+    if variant := kit["variant"]:
+        yield _text(variant["reason"] or f"variant    {variant['labels'] or 'the only kit of its index'}")
+    for note in kit["hints"].get("notes", ()):
+        yield _text(f"note       {note}")
     for parent in kit["parents"]:
         yield _text(f"parent     {parent}")
     layers = _table("LAYER", "DIGEST", "SIZE", "COMPRESSION", "SERVED", "PATH")

@@ -13,9 +13,10 @@ from gateway.config.kits import Seconds, Strict, Trust, fault
 from gateway.config.language import Engine, Generation
 from gateway.config.rollout import Rollout
 from gateway.config.tensors import Tensor, check_names
+from gateway.config.variants import WrittenVariant, reference_of
 from gateway.errors import InvalidReference, UnsafeArchive
 from gateway.kits.paths import safe_path
-from gateway.oci.reference import parse_reference
+from gateway.oci.reference import Reference, parse_reference
 from gateway.serving import DEFAULT_LIMITS, Scaling, Serving
 from gateway.wire.limits import WAKE_SECONDS
 from runtimes.base import Resources as ModelResources
@@ -95,9 +96,11 @@ class Replicas(Strict):
 
 def _check_kit(value: str) -> str:
     try:
-        parse_reference(value)
+        reference = parse_reference(value)
     except InvalidReference as error:
         raise ValueError(str(error)) from None
+    if reference.variant is not None:
+        raise ValueError(f"{value}: write what is in the brackets as `variant` beside `kit`")
     return value
 
 
@@ -122,6 +125,8 @@ class Canary(Strict):
     """How many percent of the calls that name no version go to it."""
     file: str | None = None
     """Which file of the second kit is the model; absent, that of the model's `file`, if it has one."""
+    variant: WrittenVariant | None = None
+    """Which kit is meant where the second `kit` is an index; absent, as the model's `variant` says."""
 
     _kit = field_validator("kit")(_check_kit)
     _file = field_validator("file")(_check_file)
@@ -137,6 +142,10 @@ class Model(Strict):
     file: str | None = None
     """Which file of the kit is the model, as a path within the kit, such as `onnx/model_int8.onnx`. Absent,
     what the Kitfile's `model.path` names."""
+    variant: WrittenVariant | None = None
+    """Which kit is meant where `kit` is an index of several: by labels that only one of them has, such as
+    `{quantization: q4_0}`, or `auto`, the largest that fits the memory that is free on the gateway's machine.
+    Another variant is another version. Absent, the index's only kit."""
     canary: Canary | None = None
     """A second version that gets a fixed share of the calls. Not together with `rollout`."""
     runtime: str = AUTO
@@ -185,7 +194,7 @@ class Model(Strict):
 
     @model_validator(mode="after")
     def _two_kits(self) -> Model:
-        if self.canary is not None and self.canary.kit == self.kit:
+        if self.canary is not None and self.canary_reference() == self.reference():
             message = f"the canary is the same kit as the stable version ({self.kit})"
             raise faults_at({("canary", "kit"): message})
         if self.track is not None and parse_reference(self.kit).digest is not None:
@@ -194,6 +203,16 @@ class Model(Strict):
             message = "with `rollout`, another `kit` is the canary by itself; write one of the two"
             raise faults_at({("canary",): message})
         return self
+
+    def reference(self) -> Reference:
+        """Return the reference of the kit, with its variant."""
+        return reference_of(self.kit, self.variant)
+
+    def canary_reference(self) -> Reference | None:
+        """Return the reference of the canary's kit, with its variant; None where there is no canary."""
+        if self.canary is None:
+            return None
+        return reference_of(self.canary.kit, self.canary.variant or self.variant)
 
     def serving(self) -> Serving:
         """Return how the model's versions are run."""

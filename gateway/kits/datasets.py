@@ -32,6 +32,12 @@ def find_dataset(kit: Kit, name: str) -> Layer:
     for layer in layers:
         if name in (names.get(layer.descriptor.digest), layer.path):
             return layer
+    for entry in kit.kitfile.datasets:
+        if entry.remote_path and name in (entry.name, entry.path):
+            raise KitError(
+                f"{kit.reference}: its dataset {name} is not packed but at {entry.remote_path}, which is not "
+                "fetched; pack it into the kit"
+            )
     available = [names.get(layer.descriptor.digest) or layer.path or "" for layer in layers]
     listed = ", ".join(filter(None, available)) or "none"
     raise KitError(f"{kit.reference} has no dataset called {name}; it has {listed}")

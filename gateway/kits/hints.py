@@ -1,41 +1,25 @@
 """What a kit hints of its language model: parameters, prompts, templates, and the files beside its weights.
 
-Kitfiles have no fields for these. They are read from `model.parameters`, which is free form, and from the
-type, name and file name of the model's parts: any of the words below says what a part is for.
+Kitfiles have no fields for these. They are read from `model.parameters`, which is free form, and from type,
+name and file name of the model's parts (see `uses`). Other formats say it by the media types of layers.
 """
 
 from __future__ import annotations
 
 import posixpath
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from gateway.errors import InvalidKitfile, UnsafeArchive
 from gateway.kits.kit import Kit
-from gateway.kits.kitfile import SYSTEM_PROMPTS, normal_word
+from gateway.kits.kitfile import SYSTEM_PROMPTS
+from gateway.kits.layer import GO_TEMPLATE, Role
 from gateway.kits.parents import model_of
 from gateway.kits.paths import safe_path
+from gateway.kits.uses import FILE_NAMES, Use, use_of_words
 
 _ADAPTER_CONFIG = "adapter_config.json"
-
-
-class _Use(Enum):
-    """What a part is for besides being a part; the words that say so, as its type or its name."""
-
-    CHAT_TEMPLATE = ("chat_template", "chat_template_jinja", "template")
-    PROJECTOR = ("mmproj", "projector", "multimodal_projector", "vision_projector")
-    ADAPTER = ("adapter", "lora", "lora_adapter", "peft_adapter")
-    DRAFT = ("draft", "draft_model", "speculative_draft")
-
-
-# The beginning or the whole of file names; a name of a file says less than a type, so these are few.
-_FILE_NAMES = (
-    (re.compile(r"chat_template\.jinja"), _Use.CHAT_TEMPLATE),
-    (re.compile(r"(?:.*[-_.])?mmproj(?:[-_.].*)?\.gguf"), _Use.PROJECTOR),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +43,8 @@ class ModelHints:
     """LoRA adapters: GGUF files, or directories with an adapter_config.json."""
     draft: str | None = None
     """A small model that guesses ahead."""
+    notes: tuple[str, ...] = ()
+    """What the kit has that cannot be used, in sentences for people."""
 
 
 def hints_of(kit: Kit) -> ModelHints:
@@ -70,11 +56,11 @@ def hints_of(kit: Kit) -> ModelHints:
     model = model_of(kit)
     parameters = model.parameters if model is not None and isinstance(model.parameters, dict) else {}
     prompts = (parameters.get(name) for name in SYSTEM_PROMPTS)
-    uses: dict[_Use, tuple[str, ...]] = {}
+    uses: dict[Use, tuple[str, ...]] = {}
     for link in kit.chain:
         # A child's template takes the place of its parent's, but its adapters come on top of the parent's.
         for use, paths in _uses(link).items():
-            if use is _Use.ADAPTER:
+            if use is Use.ADAPTER:
                 uses[use] = (*paths, *uses.get(use, ()))
             else:
                 uses.setdefault(use, paths)
@@ -82,10 +68,11 @@ def hints_of(kit: Kit) -> ModelHints:
         parameters=parameters,
         system_prompt=next((text for text in prompts if isinstance(text, str) and text), None),
         system_prompt_file=_prompt_file(kit),
-        chat_template=_first(uses, _Use.CHAT_TEMPLATE),
-        projector=_first(uses, _Use.PROJECTOR),
-        adapters=uses.get(_Use.ADAPTER, ()),
-        draft=_first(uses, _Use.DRAFT),
+        chat_template=_first(uses, Use.CHAT_TEMPLATE),
+        projector=_first(uses, Use.PROJECTOR),
+        adapters=uses.get(Use.ADAPTER, ()),
+        draft=_first(uses, Use.DRAFT),
+        notes=_notes(kit),
     )
 
 
@@ -94,29 +81,53 @@ def _prompt_file(kit: Kit) -> str | None:
     return _safe(kit, "prompts", path) or None
 
 
-def _uses(kit: Kit) -> dict[_Use, tuple[str, ...]]:
-    uses: dict[_Use, tuple[str, ...]] = {}
-    for path, use in _parts(kit):
-        paths = dict.fromkeys((*uses.get(use, ()), path))
-        if len(paths) > 1 and use is not _Use.ADAPTER:
+def _notes(kit: Kit) -> tuple[str, ...]:
+    layers = (layer for link in kit.chain for layer in link.layers)
+    if any(layer.descriptor.media_type == GO_TEMPLATE for layer in layers):
+        return ("its chat template is one of Ollama (a Go template), so that in the model's file is used",)
+    return ()
+
+
+def _uses(kit: Kit) -> dict[Use, tuple[str, ...]]:
+    """Return the paths of what the parts of one kit are for, by use."""
+    uses: dict[Use, dict[str, None]] = {}
+    others: list[str] = []
+    for path, words, use in _parts(kit):
+        stated = use or use_of_words(words)
+        if posixpath.basename(path) == _ADAPTER_CONFIG:
+            uses.setdefault(Use.ADAPTER, {})[posixpath.dirname(path)] = None
+        elif stated is not None:
+            uses.setdefault(stated, {})[path] = None
+        else:
+            others.append(path)
+    for use, paths in uses.items():
+        if len(paths) > 1 and use is not Use.ADAPTER:
             raise InvalidKitfile(
-                f"{kit.reference}: its parts {' and '.join(paths)} both seem to be its {use.value[0]}; "
+                f"{kit.reference}: its parts {' and '.join(paths)} are both its {use.value[0]}; "
                 "give one of them another type, and pack the kit again"
             )
-        uses[use] = tuple(paths)
-    return uses
+    # Where several files have such a name, it says nothing.
+    for use, pattern in FILE_NAMES:
+        matches = dict.fromkeys(path for path in others if pattern.fullmatch(posixpath.basename(path)))
+        if use not in uses and len(matches) == 1:
+            uses[use] = matches
+    return {use: tuple(paths) for use, paths in uses.items()}
 
 
-def _parts(kit: Kit) -> Iterator[tuple[str, _Use]]:
-    """Yield each part of the model that has a use, with its path."""
-    for part in kit.kitfile.model.parts if kit.kitfile.model is not None else ():
-        path = _safe(kit, "model.parts", part.path)
-        if not path:
-            continue
-        if posixpath.basename(path) == _ADAPTER_CONFIG:
-            yield posixpath.dirname(path), _Use.ADAPTER
-        elif use := _use_of((part.type, part.name), posixpath.basename(path)):
-            yield path, use
+def _parts(kit: Kit) -> Iterator[tuple[str, tuple[str | None, ...], Use | None]]:
+    """Yield each part of the model: its path, its type and name, and the use that its layer states."""
+    entries = kit.kitfile.model.parts if kit.kitfile.model is not None else ()
+    seen = set()
+    for part in entries:
+        if path := _safe(kit, "model.parts", part.path):
+            seen.add(path)
+            yield path, (part.type, part.name), None
+    for layer in kit.layers:
+        # A kit without a Kitfile has layers alone.
+        if layer.role in (Role.MODEL, Role.PART):
+            path = _safe(kit, "layers", layer.path)
+            if path and path not in seen:
+                yield path, (), layer.use
 
 
 def _safe(kit: Kit, section: str, path: str | None) -> str:
@@ -126,13 +137,5 @@ def _safe(kit: Kit, section: str, path: str | None) -> str:
         raise InvalidKitfile(f"{kit.reference}: {section}: {error}") from error
 
 
-def _use_of(words: Iterable[str | None], file: str) -> _Use | None:
-    for word in filter(None, words):
-        for use in _Use:
-            if normal_word(word) in use.value:
-                return use
-    return next((use for pattern, use in _FILE_NAMES if pattern.fullmatch(file)), None)
-
-
-def _first(uses: Mapping[_Use, tuple[str, ...]], use: _Use) -> str | None:
+def _first(uses: Mapping[Use, tuple[str, ...]], use: Use) -> str | None:
     return next(iter(uses.get(use, ())), None)

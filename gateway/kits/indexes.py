@@ -1,21 +1,23 @@
 """Indexes of manifests: the kit that is meant when a reference names an index.
 
 OCI indexes, Docker's manifest lists and KitOps' ModelKit indexes are read in the same way. The only kit among
-the entries is the one that is meant; among several, the user has to choose.
+the entries is the one that is meant; among several, the reference's variant says which (see `variants`).
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from gateway.errors import KitError, NotAKit, NotFound
-from gateway.kits.manifest import agreed_type, index_kind, read_manifest, read_members
+from gateway.kits.layer import MODEL_ROLES
+from gateway.kits.manifest import Manifest, agreed_type, index_kind, read_manifest, read_members
+from gateway.kits.variants import Candidate, Choice, IndexEntry, Room, that_fits, with_labels
 from gateway.oci.content import OCI_INDEX, OCI_MANIFEST, REF_NAME, Descriptor
 from gateway.oci.documents import DescriptorDocument, describe_errors, read_json
 from gateway.oci.reference import Digest
+from gateway.oci.variant import Variant
 
 MAX_ENTRIES = 64
 """How many entries of an index are read."""
@@ -23,27 +25,7 @@ MAX_ENTRIES = 64
 _DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 _DOCKER_MANIFESTS = "application/vnd.docker.distribution.manifest."
 _MAX_LISTED = 10_000
-_MAX_LABEL = 80  # characters that are shown
 _IMAGE = "a container image"
-
-
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """One entry of an index, with the tag, platform ("os/architecture/variant") and labels that it states.
-
-    Labels are a ModelKit index's `modelMetadata`: strings as they are, other values as JSON.
-    """
-
-    descriptor: Descriptor
-    tag: str | None
-    platform: str | None
-    labels: Mapping[str, str]
-
-    def __str__(self) -> str:
-        details = [f"tag {_shown(self.tag)}" if self.tag else "", self.platform and _shown(self.platform)]
-        details += [f"{_shown(name)}={_shown(value)}" for name, value in sorted(self.labels.items())]
-        listed = ", ".join(filter(None, details))
-        return f"{self.descriptor.digest} ({listed})" if listed else f"{self.descriptor.digest}"
 
 
 class _Platform(BaseModel):
@@ -66,7 +48,7 @@ class _Entry(DescriptorDocument):
             (self.annotations or {}).get(REF_NAME),
             "/".join(filter(None, parts)) or None,
             {
-                name: value if isinstance(value, str) else json.dumps(value)
+                name: value if isinstance(value, str) else _compact(value)
                 for name, value in (self.labels or {}).items()
             },
         )
@@ -80,6 +62,11 @@ class _Index(BaseModel):
     schema_version: int = Field(alias="schemaVersion", ge=2, le=2)
     media_type: str | None = Field(alias="mediaType", max_length=255, default=None)
     manifests: list[_Entry] = Field(max_length=_MAX_LISTED)
+
+
+def _compact(value: JsonValue) -> str:
+    """Write a label as kit does that is no text."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def is_index(data: bytes) -> bool:
@@ -114,34 +101,48 @@ def parse_index(data: bytes, origin: str, media_type: str | None = None) -> tupl
 
 
 def choose_kit(
-    data: bytes, origin: str, read: Callable[[Descriptor], bytes], media_type: str | None = None
-) -> Descriptor:
-    """Return the one kit of an index; `read` returns the manifest of an entry, verified.
+    data: bytes,
+    origin: str,
+    read: Callable[[Descriptor], bytes],
+    media_type: str | None = None,
+    *,
+    variant: Variant | None = None,
+    room: Callable[[], Room] = Room.here,
+) -> Choice:
+    """Return the kit of an index that is meant; `read` returns the manifest of an entry, verified.
 
-    Raises NotAKit, which lists the entries, where there is none or more than one; and what `parse_index` and
-    `read` raise, except for NotFound: an index may list manifests that its repository does not have.
+    `room` returns what `auto` goes by; it is called for that alone.
+
+    Raises NotAKit, which lists the entries, where there is no such kit or more than one, and KitError where
+    none fits; and what `parse_index` and `read` raise, except for NotFound: an index may list manifests that
+    its repository does not have.
     """
     entries = parse_index(data, origin, media_type)
-    kits: list[IndexEntry] = []
+    kits: list[Candidate] = []
     others: Counter[str] = Counter()
     for entry in entries[:MAX_ENTRIES]:
-        kind = _other_kind(entry.descriptor, origin, read)
-        if kind is None:
-            kits.append(entry)
+        manifest = _manifest(entry.descriptor, origin, read)
+        if isinstance(manifest, str):
+            others[manifest] += 1
         else:
-            others[kind] += 1
+            kits.append(Candidate(entry, _model_size(manifest)))
     unread = len(entries) - MAX_ENTRIES
+    if kits and unread <= 0 and variant is not None:
+        if not variant.is_auto:
+            return with_labels(kits, variant, origin)
+        if len(kits) > 1:
+            return that_fits(kits, room(), origin)
     if len(kits) == 1 and unread <= 0:
-        return kits[0].descriptor
+        return Choice(kits[0].entry.descriptor, kits[0].entry.described_labels)
     rest = [f"{kind} (×{count})" if count > 1 else kind for kind, count in others.items()]
     if unread > 0:
         rest.append(f"{unread} entries that were not read")
     if kits:
-        listed = "; ".join(map(str, kits))
+        listed = "; ".join(str(kit.entry) for kit in kits)
         besides = f"; besides, it has {', '.join(rest)}" if rest else ""
-        raise NotAKit(
-            f"{origin} is an index with {listed}{besides}; name one kit of it by its digest or its own tag"
-        )
+        advice = "say which with `variant`" if any(kit.entry.labels for kit in kits) else ""
+        advice = ", or ".join(filter(None, (advice, "name one kit of it by its digest or its own tag")))
+        raise NotAKit(f"{origin} is an index with {listed}{besides}; {advice}")
     description = f"an index with no kit in it, but {', '.join(rest)}"
     if not entries:
         description = "an empty index"
@@ -150,8 +151,8 @@ def choose_kit(
     raise NotAKit(f"{origin} is {description}; name a ModelKit or a ModelPack")
 
 
-def _other_kind(descriptor: Descriptor, origin: str, read: Callable[[Descriptor], bytes]) -> str | None:
-    """Return what an entry is, None for a kit."""
+def _manifest(descriptor: Descriptor, origin: str, read: Callable[[Descriptor], bytes]) -> Manifest | str:
+    """Return the manifest of an entry that is a kit, or what it is instead."""
     if descriptor.media_type in (OCI_INDEX, _DOCKER_LIST):
         return "a nested index"
     if descriptor.media_type.startswith(_DOCKER_MANIFESTS):
@@ -162,10 +163,8 @@ def _other_kind(descriptor: Descriptor, origin: str, read: Callable[[Descriptor]
         data = read(descriptor)
     except NotFound:
         return "a manifest that its repository does not have"
-    manifest = read_manifest(data, f"{origin}: {descriptor.digest}", descriptor.media_type)
-    return manifest if isinstance(manifest, str) else None
+    return read_manifest(data, f"{origin}: {descriptor.digest}", descriptor.media_type)
 
 
-def _shown(text: str) -> str:
-    text = text if len(text) <= _MAX_LABEL else f"{text[:_MAX_LABEL]}…"
-    return text if text.isprintable() else repr(text)
+def _model_size(manifest: Manifest) -> int:
+    return sum(layer.descriptor.size for layer in manifest.layers if layer.role in MODEL_ROLES)

@@ -1,20 +1,29 @@
-"""A kit: what a reference resolved to, each layer matched with its entry in the Kitfile."""
+"""A kit: what a reference resolved to, each layer matched with its entry in the Kitfile.
+
+What serving needs must match: model, parts, and their paths. A layer of another kind that is in no entry, or
+an entry of another kind without a layer, is left alone: newer packers have sections that are not known here.
+"""
 
 import posixpath
+import re
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gateway.errors import InvalidKitfile, UnsafeArchive
+from gateway.errors import InvalidKitfile, KitError, UnsafeArchive
 from gateway.kits.kitfile import Entry, Kitfile
-from gateway.kits.layer import Archive, Layer, Role
+from gateway.kits.layer import MODEL_ROLES, Archive, Layer, Role, with_file_names
 from gateway.kits.manifest import Format, Manifest
 from gateway.kits.paths import safe_path
+from gateway.kits.uses import use_of_file
+from gateway.kits.variants import Choice
 from gateway.oci.reference import Digest, Reference
 
-_MODEL_ROLES = frozenset({Role.MODEL, Role.PART})
-_NEEDED = _MODEL_ROLES | {Role.CODE}
+_NEEDED = MODEL_ROLES | {Role.CODE}
 _MAX_SHOWN = 8  # errors of one kind
+_MAX_TYPE = 120  # characters of a media type
+# The files of one GGUF model that is split; the first of them is what is loaded.
+_SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}\.gguf$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +41,8 @@ class Kit:
     """The kits that its model comes from, nearest first."""
     system_prompt: Layer | None = None
     """The prompt that serving needs; None for parents, of which only the model is used."""
+    choice: Choice | None = None
+    """Which kit of an index it is, where the reference named one."""
 
     @classmethod
     def of(cls, reference: Reference, digest: Digest, manifest: Manifest, kitfile: Kitfile) -> "Kit":
@@ -55,8 +66,21 @@ class Kit:
 
     def needed_layers(self, with_code: bool = False) -> tuple[Layer, ...]:
         """Return the layers that serving needs: model, parts, system prompt, and code if `with_code`."""
-        roles = _NEEDED if with_code else _MODEL_ROLES
+        roles = _NEEDED if with_code else MODEL_ROLES
         return tuple(layer for layer in self.layers if layer.role in roles or layer == self.system_prompt)
+
+    def check_servable(self) -> None:
+        """Check that the kit has a model. Raises KitError, with the media types that are not known."""
+        if any(link.needed_layers() for link in self.chain):
+            return
+        others = [layer for link in self.chain for layer in link.layers if layer.role is Role.OTHER]
+        types = sorted({layer.descriptor.media_type[:_MAX_TYPE] for layer in others})
+        if types:
+            raise KitError(
+                f"{self.reference} has no model that can be read: its layers are of types that are not "
+                f"known, {', '.join(map(repr, types[:_MAX_SHOWN]))}; pack it with kit"
+            )
+        raise KitError(f"{self.reference} has no model; pack one, with `model` in its Kitfile")
 
     @property
     def chain(self) -> tuple["Kit", ...]:
@@ -78,6 +102,7 @@ class Kit:
             for digest in (
                 link.digest,
                 link.manifest.config.digest,
+                *(layer.descriptor.digest for layer in link.layers if layer.role is Role.SETTINGS),
                 *(layer.descriptor.digest for layer in link.needed_layers()),
             )
         )
@@ -91,10 +116,11 @@ class Kit:
 
 def _match_layers(manifest: Manifest, kitfile: Kitfile) -> tuple[Layer, ...]:
     entries = list(kitfile.entries())
-    if manifest.format is Format.MODELPACK and all(entry.digest is None for _, _, entry in entries):
+    if manifest.format is not Format.MODELKIT and all(entry.digest is None for _, _, entry in entries):
         layers = _match_diff_ids(manifest.layers, kitfile.layer_diff_ids)
     else:
         layers = _match_entries(manifest.layers, entries)
+    layers = with_file_names(layers)
     _check_paths(layers)
     return layers
 
@@ -115,9 +141,11 @@ def _match_entries(
     unmatched: dict[tuple[Role, Digest | None], deque[tuple[str, Role, Entry]]] = defaultdict(deque)
     for field, role, entry in entries:
         if entry.digest is None and not is_legacy:
-            raise InvalidKitfile(f"{field}: has no digest, where others have one")
+            if role in MODEL_ROLES:
+                raise InvalidKitfile(f"{field}: has no digest, where others have one")
+            continue
         unmatched[role if is_legacy else _group(role), entry.digest].append((field, role, entry))
-    matched = []
+    matched, unexpected = [], []
     for position, layer in enumerate(layers):
         key = (layer.role, None) if is_legacy else (_group(layer.role), layer.descriptor.digest)
         if unmatched[key]:
@@ -125,15 +153,17 @@ def _match_entries(
             # A layer is a prompt where the manifest or the Kitfile says so.
             layer = replace(layer, role=role) if role is Role.PROMPT else layer
             matched.append((_merge_legacy if is_legacy else _merge)(layer, field, entry))
-        elif layer.role is Role.OTHER:
-            matched.append(layer)
-        else:
-            raise InvalidKitfile(f"{_describe(layer, position)} is not in the Kitfile, or not as often")
-    missing = [item for group in unmatched.values() for item in group]
+            continue
+        if layer.role is not Role.OTHER:
+            unexpected.append(f"{_describe(layer, position)} is not in the Kitfile, or not as often")
+            if layer.role in MODEL_ROLES:
+                raise InvalidKitfile(unexpected[-1])
+        matched.append(replace(layer, role=Role.OTHER))
+    missing = [item for group in unmatched.values() for item in group if item[1] in MODEL_ROLES]
     if missing:
-        raise InvalidKitfile(
-            "; ".join(_missing(field, entry, layers) for field, _, entry in missing[:_MAX_SHOWN])
-        )
+        faults = [_missing(field, entry, layers) for field, _, entry in missing[:_MAX_SHOWN]]
+        # The layer may be there as one of another kind.
+        raise InvalidKitfile("; ".join(unexpected[:_MAX_SHOWN] + faults))
     return tuple(matched)
 
 
@@ -200,13 +230,21 @@ def _model_name(kitfile: Kitfile, layers: tuple[Layer, ...]) -> str:
         return ""
     if kitfile.model is not None and kitfile.model.path:
         return _checked("model", kitfile.model.path)
-    weights = [layer.path for layer in layers if layer.role is Role.MODEL]
-    return _checked("layers", weights[0] or "") if len(weights) == 1 else ""
+    weights = [layer.path or "" for layer in layers if layer.role is Role.MODEL]
+    if len(weights) > 1:
+        # A projector is weights too, for some packers.
+        weights = [path for path in weights if use_of_file(posixpath.basename(path)) is None]
+    series = {_SHARD.sub("", path) for path in weights if _SHARD.search(path)}
+    is_series = len(series) == 1 and all(_SHARD.search(path) for path in weights)
+    name = min(weights) if len(weights) == 1 or is_series else ""
+    return _checked("layers", name)
 
 
 def _system_prompt(kitfile: Kitfile, layers: tuple[Layer, ...]) -> Layer | None:
     entry = kitfile.system_prompt
     if entry is None:
         return None
+    # The manifest has the path as kit cleaned it, the Kitfile as it was written.
+    path = posixpath.normpath(entry.path or "")
     prompts = (layer for layer in layers if layer.role is Role.PROMPT)
-    return next((layer for layer in prompts if layer.path == entry.path), None)
+    return next((layer for layer in prompts if posixpath.normpath(layer.path or "") == path), None)

@@ -1,32 +1,26 @@
 """The Kitfile: the description of a kit by its author.
 
-In a ModelKit it is the config blob, in a ModelPack made by kit an annotation. Any other ModelPack has a
-model-spec config, which is turned into a Kitfile as far as possible.
+How it is read, and made of the configs of other formats, is in `dialects`.
 """
 
 import posixpath
-import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
-from gateway.errors import InvalidKitfile
 from gateway.kits.layer import Role
-from gateway.kits.manifest import Format, Manifest
-from gateway.oci.documents import DigestField, describe_errors, read_json
+from gateway.kits.uses import normal_word
+from gateway.oci.documents import DigestField
 from gateway.oci.reference import is_kit_reference
 
-MAX_CONFIG = 4 * 1024 * 1024
-"""The most bytes that a config blob may have."""
 SYSTEM_PROMPTS = ("system_prompt", "system")
 """What Kitfiles call the first message of each chat, as a parameter or a prompt."""
-_KITFILE = "ml.kitops.modelkit.kitfile"
-_SEPARATORS = re.compile(r"[\s._-]+")
 
 
-class _Lenient(BaseModel):
-    # Other tools write Kitfiles, too: unknown members are ignored, and 1.0 is read as "1.0".
+class Lenient(BaseModel):
+    """What others write: unknown members are ignored, and 1.0 is read as "1.0"."""
+
     model_config = ConfigDict(
         frozen=True,
         extra="ignore",
@@ -36,15 +30,17 @@ class _Lenient(BaseModel):
     )
 
 
-def _null_as_empty(value: Any) -> Any:
+def null_as_empty(value: Any) -> Any:
+    """Return an empty list for null."""
     return () if value is None else value
 
 
-def _null_as_object(value: Any) -> Any:
+def null_as_object(value: Any) -> Any:
+    """Return an empty object for null."""
     return {} if value is None else value
 
 
-class Entry(_Lenient):
+class Entry(Lenient):
     """An entry that is packed as a layer.
 
     `path` is relative to the kit. `digest` is that of the layer's blob and `diff_id` that of its uncompressed
@@ -66,7 +62,7 @@ class ModelPart(Entry):
     type: str | None = None
 
 
-Entries = Annotated[tuple[Entry, ...], BeforeValidator(_null_as_empty)]
+Entries = Annotated[tuple[Entry, ...], BeforeValidator(null_as_empty)]
 
 
 class Model(Entry):
@@ -75,25 +71,25 @@ class Model(Entry):
     framework: str | None = None
     format: str | None = None
     version: str | None = None
-    parts: Annotated[tuple[ModelPart, ...], BeforeValidator(_null_as_empty)] = ()
+    parts: Annotated[tuple[ModelPart, ...], BeforeValidator(null_as_empty)] = ()
     parameters: JsonValue = None
 
 
-class Package(_Lenient):
+class Package(Lenient):
     """The kit as a whole."""
 
     name: str | None = None
     version: str | None = None
     description: str | None = None
     license: str | None = None
-    authors: Annotated[tuple[str, ...], BeforeValidator(_null_as_empty)] = ()
+    authors: Annotated[tuple[str, ...], BeforeValidator(null_as_empty)] = ()
 
 
-class Kitfile(_Lenient):
+class Kitfile(Lenient):
     """A Kitfile; every member is optional, as in KitOps."""
 
     manifest_version: str | None = Field(alias="manifestVersion", default=None)
-    package: Annotated[Package, BeforeValidator(_null_as_object)] = Package()
+    package: Annotated[Package, BeforeValidator(null_as_object)] = Package()
     model: Model | None = None
     code: Entries = ()
     datasets: Entries = ()
@@ -137,76 +133,7 @@ class Kitfile(_Lenient):
         return path if is_kit_reference(path) else None
 
 
-def normal_word(text: str) -> str:
-    """Return a word of a Kitfile in one spelling: "Chat-Template" is "chat_template"."""
-    return _SEPARATORS.sub("_", text.strip().casefold())
-
-
 def _list_entries(field: str, role: Role, entries: Sequence[Entry]) -> Iterator[tuple[str, Role, Entry]]:
     for position, entry in enumerate(entries):
         if not entry.remote_path:
             yield f"{field}.{position}", role, entry
-
-
-class _Descriptor(_Lenient):
-    name: str | None = None
-    version: str | None = None
-    title: str | None = None
-    description: str | None = None
-    authors: Annotated[tuple[str, ...], BeforeValidator(_null_as_empty)] = ()
-    licenses: Annotated[tuple[str, ...], BeforeValidator(_null_as_empty)] = ()
-
-
-class _Config(_Lenient):
-    format: str | None = None
-
-
-class _ModelFiles(_Lenient):
-    # Called "diff_ids" up to model-spec 0.0.6.
-    diff_ids: Annotated[tuple[DigestField, ...], BeforeValidator(_null_as_empty)] = Field(
-        validation_alias=AliasChoices("diffIds", "diff_ids"), default=()
-    )
-
-
-class _ModelPack(_Lenient):
-    """A ModelPack's config (CNCF model-spec, "Model Artifact Configuration")."""
-
-    descriptor: Annotated[_Descriptor, BeforeValidator(_null_as_object)] = _Descriptor()
-    config: Annotated[_Config, BeforeValidator(_null_as_object)] = _Config()
-    files: Annotated[_ModelFiles, BeforeValidator(_null_as_object)] = Field(
-        alias="modelfs", default=_ModelFiles()
-    )
-
-    def kitfile(self) -> Kitfile:
-        descriptor = self.descriptor
-        kitfile = Kitfile(
-            package=Package(
-                name=descriptor.name,
-                version=descriptor.version,
-                description=descriptor.description or descriptor.title,
-                license=", ".join(descriptor.licenses) or None,
-                authors=descriptor.authors,
-            ),
-            model=Model(name=descriptor.name, version=descriptor.version, format=self.config.format),
-        )
-        return kitfile.model_copy(update={"layer_diff_ids": self.files.diff_ids})
-
-
-def read_kitfile(manifest: Manifest, config: bytes, origin: str) -> Kitfile:
-    """Parse a kit's Kitfile from its config blob or annotation; `origin` is named in errors.
-
-    Raises InvalidKitfile.
-    """
-    annotation = manifest.annotations.get(_KITFILE)
-    try:
-        if manifest.format is Format.MODELKIT:
-            return Kitfile.model_validate(read_json(config))
-        if annotation is not None:
-            return Kitfile.model_validate(read_json(annotation.encode()))
-        return _ModelPack.model_validate(read_json(config)).kitfile()
-    except ValidationError as error:
-        raise InvalidKitfile(
-            f"{origin}: its Kitfile is broken: {describe_errors(error)}; pack the kit again"
-        ) from error
-    except ValueError as error:
-        raise InvalidKitfile(f"{origin}: its Kitfile cannot be read: {error}; pack the kit again") from error

@@ -32,7 +32,7 @@ Rules:
 Several processes may use one library, each with a Library of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -67,6 +67,7 @@ from gateway.kits.trust import (
     verdict_from_json,
     verdict_to_json,
 )
+from gateway.kits.variants import Room
 from gateway.oci.files import replace_file
 from gateway.oci.leases import Lease
 from gateway.oci.options import SourceOptions
@@ -122,13 +123,16 @@ class Library:
             self._verdicts.mkdir(exist_ok=True)
         self.cache = Cache(self._store, self._directories, limit)
 
-    def describe(self, reference: Reference, policy: Policy = ANYTHING) -> Kit:
+    def describe(
+        self, reference: Reference, policy: Policy = ANYTHING, room: Callable[[], Room] = Room.here
+    ) -> Kit:
         """Return the kit that a reference names, its layers not fetched.
 
-        An index is followed to the one kit in it. Raises NotAKit, InvalidKitfile or KitError for what cannot
+        An index is followed to the one kit in it, or to that of the reference's variant; `room` returns what
+        decides where that is `auto`. Raises NotAKit, InvalidKitfile or KitError for what cannot
         be served, and NotTrusted, before any request, for a registry that the policy does not allow.
         """
-        return self._lookup().kit(reference, policy)
+        return self._lookup(room).kit(reference, policy)
 
     def has(self, kit: Kit) -> bool:
         """Tell whether a kit is on this node, with all that serving needs; nothing of it is read."""
@@ -156,7 +160,7 @@ class Library:
         with self.cache.pulling():
             kit = lookup.kit(reference, policy, parents)
             verdict = self._judge(kit, policy, lookup)
-            _check_servable(kit)
+            kit.check_servable()
             return self._open(kit, verdict, lookup, progress)
 
     def dataset(self, reference: Reference, name: str, policy: Policy = ANYTHING) -> Dataset:
@@ -214,8 +218,8 @@ class Library:
             self._directories.write(kit.key, inventory.model_copy(update={"has_companions": True}))
         return None
 
-    def _lookup(self) -> Lookup:
-        return Lookup(self._store, self._sources, self._parents)
+    def _lookup(self, room: Callable[[], Room] = Room.here) -> Lookup:
+        return Lookup(self._store, self._sources, self._parents, room)
 
     def _judge(self, kit: Kit, policy: Policy, lookup: Lookup) -> Verdict:
         """Judge a kit and its parents; store verdicts that took requests, as the source may be down later."""
@@ -332,11 +336,6 @@ def _check_model(kit: Kit, root: Path) -> None:
             f"{kit.reference}: its model should be at {kit.model_name!r}, and no layer has that; "
             "pack the kit again"
         )
-
-
-def _check_servable(kit: Kit) -> None:
-    if not any(link.needed_layers() for link in kit.chain):
-        raise KitError(f"{kit.reference} has no model; pack one, with `model` in its Kitfile")
 
 
 def cache_directory(home: Path) -> Path:

@@ -1,20 +1,22 @@
 """From a reference to its kit: manifest, Kitfile and parents, without layers."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from gateway.errors import InvalidReference, NotFound, SizeMismatch
+from gateway.errors import InvalidReference, NotAKit, NotFound, SizeMismatch
+from gateway.kits.dialects import MAX_CONFIG, read_kitfile
 from gateway.kits.indexes import choose_kit, is_index
 from gateway.kits.kit import Kit
-from gateway.kits.kitfile import MAX_CONFIG, read_kitfile
-from gateway.kits.manifest import parse_manifest
+from gateway.kits.layer import Role
+from gateway.kits.manifest import Format, parse_manifest
 from gateway.kits.parents import attach_parents, local_references, with_parents
 from gateway.kits.trust import Policy, judge_registry
+from gateway.kits.variants import Room
 from gateway.oci.content import Descriptor, Source
 from gateway.oci.files import replace_file
 from gateway.oci.options import SourceOptions
@@ -29,11 +31,15 @@ class Lookup:
     """The lookup of one kit and its parents; each source is opened once, when it is needed.
 
     `pins` is a directory with the digests that the parents of a kit had when it was first looked up: a
-    version must not change when the tag of a parent moves.
+    version must not change when the tag of a parent moves. `room` returns what decides between the kits of an
+    index where its variant is `auto`.
     """
 
-    def __init__(self, store: Store, options: SourceOptions, pins: Path) -> None:
+    def __init__(
+        self, store: Store, options: SourceOptions, pins: Path, room: Callable[[], Room] = Room.here
+    ) -> None:
         self._store = store
+        self._room = room
         self._options = options
         self._pins = pins
         self._sources: dict[Reference, Source] = {}
@@ -85,21 +91,33 @@ class Lookup:
         if data is None:
             descriptor = self.source(reference).resolve()
             data = self._manifest(reference, descriptor)
+        choice = None
         if is_index(data):
             self._store.put(data)
-            descriptor = choose_kit(
+            choice = choose_kit(
                 data,
                 str(reference),
                 lambda entry: self._manifest(reference, entry),
                 descriptor.media_type if descriptor else None,
+                variant=reference.variant,
+                room=self._room,
             )
+            descriptor = choice.descriptor
             data = self._manifest(reference, descriptor)
+        elif reference.variant is not None and not reference.variant.is_auto:
+            raise NotAKit(f"{reference} is no index, so it has no variants; name it without `variant`")
         manifest = parse_manifest(data, str(reference), descriptor.media_type if descriptor else None)
         pinned = reference.pinned(self._store.put(data))
         if reference in self._sources:
             self._sources.setdefault(pinned, self._sources[reference])
         config = self._config(pinned, manifest.config)
-        return Kit.of(pinned, Digest.of(data), manifest, read_kitfile(manifest, config, str(pinned)))
+        layers = [layer.descriptor for layer in manifest.layers if layer.role is Role.SETTINGS]
+        # One of each type: no manifest makes for many requests.
+        last = {layer.media_type: layer for layer in layers if manifest.format is Format.OLLAMA}
+        settings = {media_type: self._config(pinned, layer) for media_type, layer in last.items()}
+        kitfile = read_kitfile(manifest, config, str(pinned), settings)
+        kit = Kit.of(pinned, Digest.of(data), manifest, kitfile)
+        return replace(kit, choice=choice)
 
     def _manifest(self, reference: Reference, descriptor: Descriptor) -> bytes:
         return self._store.read(descriptor.digest) or self.source(reference).manifest(descriptor)

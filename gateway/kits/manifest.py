@@ -1,7 +1,8 @@
 """A kit's manifest: its format, its config and its layers.
 
-Two formats are read in the same way: KitOps ModelKits and CNCF ModelPacks (model-spec). A document that two
-correct readers could understand differently is refused.
+These formats are read in the same way: KitOps ModelKits, CNCF ModelPacks (model-spec), and the models of
+Docker Model Runner and of Ollama. A document that two correct readers could understand differently is
+refused.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.errors import KitError, NotAKit
-from gateway.kits.layer import Layer
+from gateway.kits.layer import OLLAMA_TYPES, Layer
 from gateway.oci.content import MAX_MANIFEST, OCI_MANIFEST, Descriptor
 from gateway.oci.documents import DescriptorDocument, describe_errors, read_json
 
@@ -25,6 +26,8 @@ class Format(Enum):
 
     MODELKIT = "ModelKit"
     MODELPACK = "ModelPack"
+    DOCKER = "Docker model"
+    OLLAMA = "Ollama model"
 
 
 _KIT_TYPES = {
@@ -34,12 +37,15 @@ _KIT_TYPES = {
     "application/vnd.cncf.model.config.v1+json": Format.MODELPACK,
     "application/vnd.cnai.model.manifest.v1+json": Format.MODELPACK,
     "application/vnd.cnai.model.config.v1+json": Format.MODELPACK,
+    "application/vnd.docker.ai.model.config.v0.1+json": Format.DOCKER,
+    "application/vnd.docker.ai.model.config.v0.2+json": Format.DOCKER,
 }
+_DOCKER_IMAGE = "application/vnd.docker.container.image.v1+json"
+_DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 _OTHER_TYPES = {
     "application/vnd.oci.image.config.v1+json": "a container image",
-    "application/vnd.docker.container.image.v1+json": "a container image",
+    _DOCKER_IMAGE: "a container image",
     "application/vnd.cncf.helm.config.v1+json": "a Helm chart",
-    "application/vnd.docker.ai.model.config.v0.1+json": "a Docker model",
 }
 _SCHEMA_1 = "a container image of Docker's first schema"
 # The members that decide what a manifest, an index or a descriptor means. Go reads them in any case, Python
@@ -124,7 +130,7 @@ def read_manifest(data: bytes, origin: str, media_type: str | None = None) -> Ma
     format_ = _format(document, origin)
     if isinstance(format_, str):
         return format_
-    if stated != OCI_MANIFEST:
+    if stated != OCI_MANIFEST and (format_ is not Format.OLLAMA or stated != _DOCKER_MANIFEST):
         raise KitError(
             f"{origin}: its manifest has the media type {stated!r}, and a kit's has {OCI_MANIFEST}; "
             "push the kit again"
@@ -180,10 +186,16 @@ def _check_names(members: object, prefix: str) -> None:
 
 def _format(document: _Document, origin: str) -> Format | str:
     types = (document.artifact_type, document.config.media_type)
+    layers = document.layers or ()
+    if document.config.media_type == _DOCKER_IMAGE and any(
+        layer.media_type.startswith(OLLAMA_TYPES) for layer in layers
+    ):
+        return Format.OLLAMA
     formats = {_KIT_TYPES[name] for name in types if name in _KIT_TYPES}
     if len(formats) > 1:
+        kinds = sorted(format_.value for format_ in formats)
         raise KitError(
-            f"{origin}: its manifest is a ModelKit by one type and a ModelPack by the other "
+            f"{origin}: its manifest is a {kinds[0]} by one type and a {kinds[1]} by the other "
             f"(artifactType {types[0]!r}, config {types[1]!r}); push the kit again"
         )
     other = document.artifact_type or document.config.media_type

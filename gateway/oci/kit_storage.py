@@ -3,14 +3,16 @@
     HOME/storage/oci-layout, index.json    an OCI image layout of everything; no names in it
     HOME/storage/NAME-index.json           the manifests of one repository
     HOME/storage/NAME-tags.json            its tags, each with a descriptor
+    HOME/storage/indexes/NAME-tags.json    the tags of its indexes (KitOps 1.17), whose manifests are above
 
-NAME is "REGISTRY/REPOSITORY" in URL-safe base64. kit locks nothing and may write at any time.
+A tag may name a kit and an index too: a reference with a variant means the index, any other the kit. NAME is
+"REGISTRY/REPOSITORY" in URL-safe base64. kit locks nothing and may write at any time.
 """
 
 import base64
 import os
 from contextlib import AbstractContextManager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +27,7 @@ from gateway.oci.layout_files import DirectoryFiles
 from gateway.oci.reference import LOCAL, Digest, LocalReference
 
 _TAGS = "-tags.json"
+_INDEXES = "indexes"
 _MAX_FILES_SEARCHED = 1000
 _tags: TypeAdapter[dict[str, DescriptorDocument]] = TypeAdapter(
     Annotated[dict[str, DescriptorDocument], Field(max_length=MAX_ENTRIES)]
@@ -60,7 +63,8 @@ class KitStorageSource:
     def resolve(self) -> Descriptor:
         """Find the tag in the repository's tags; a digest needs only its blob, as its tag may have moved."""
         if self.reference.digest is not None:
-            return self._content.describe(self.reference.digest, self._content.index())
+            indexes = self._tags(self._tags_file(f"{_INDEXES}/")).values()
+            return self._content.describe(self.reference.digest, [*self._content.index(), *indexes])
         descriptor = self.resolve_tag(self.reference.label)
         if descriptor is None:
             raise self._not_found_error()
@@ -76,13 +80,20 @@ class KitStorageSource:
 
     def resolve_tag(self, tag: str) -> Descriptor | None:
         """Return the manifest that another tag of the same repository points to."""
-        repository = f"{self.reference.registry}/{self.reference.repository}"
-        entry = self._tags(f"{base64.urlsafe_b64encode(repository.encode()).decode()}{_TAGS}").get(tag)
-        return None if entry is None else entry.descriptor()
+        directories = ("", f"{_INDEXES}/") if self.reference.variant is None else (f"{_INDEXES}/", "")
+        for directory in directories:
+            entry = self._tags(self._tags_file(directory)).get(tag)
+            if entry is not None:
+                return entry.descriptor()
+        return None
 
     def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
         """Return the manifests of the whole storage whose subject is this one."""
         return self._content.referrers(digest)
+
+    def _tags_file(self, directory: str) -> str:
+        repository = f"{self.reference.registry}/{self.reference.repository}"
+        return f"{directory}{base64.urlsafe_b64encode(repository.encode()).decode()}{_TAGS}"
 
     def _tags(self, file: str) -> dict[str, DescriptorDocument]:
         try:
@@ -112,13 +123,14 @@ class KitStorageSource:
 
     def _names(self) -> list[str]:
         """Return what the storage has, as kit shows it: first this repository, then the others."""
-        names: list[tuple[bool, str]] = []
-        for path in islice(self._storage.glob(f"*{_TAGS}"), _MAX_FILES_SEARCHED):
+        names: set[tuple[bool, str]] = set()
+        paths = chain(*(self._storage.glob(f"{directory}*{_TAGS}") for directory in ("", f"{_INDEXES}/")))
+        for path in islice(paths, _MAX_FILES_SEARCHED):
             try:
                 repository = base64.urlsafe_b64decode(path.name.removesuffix(_TAGS)).decode()
-                tags = self._tags(path.name)
+                tags = self._tags(str(path.relative_to(self._storage)))
             except (ValueError, RegistryError):
                 continue
             name = repository.removeprefix(f"{LOCAL}/")
-            names += [(name != self.reference.name, f"{name}:{tag}") for tag in tags]
+            names |= {(name != self.reference.name, f"{name}:{tag}") for tag in tags}
         return [name for _, name in sorted(names)]

@@ -6,7 +6,8 @@
     oci-layout:PATH:NAME[:TAG][@DIGEST]         in an OCI image layout on disk, a directory or a tar file
 
 The first two are read as kit reads them, with one difference: what begins like a digest must be one.
-The default tag is "latest". A tag beside a digest is only a label: the digest decides.
+The default tag is "latest". A tag beside a digest is only a label: the digest decides. Behind any of them,
+"[quantization=q4_0]" or "[auto]" says which entry of an index is meant (see `variant`).
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway.errors import InvalidReference
+from gateway.oci.variant import Variant
 
 _LAYOUT = "oci-layout:"
 _KIT = "kit:"
@@ -89,6 +91,8 @@ class RegistryReference:
     repository: str
     tag: str | None
     digest: Digest | None
+    variant: Variant | None = None
+    """The entry that is meant of an index; None where its only kit is, or it is no index."""
 
     def __post_init__(self) -> None:
         text = str(self)
@@ -103,11 +107,11 @@ class RegistryReference:
         return _label(self.tag, self.digest)
 
     def pinned(self, digest: Digest) -> "RegistryReference":
-        """Return the same reference with this digest."""
-        return replace(self, digest=digest)
+        """Return the same reference with the digest of what it names, which has no variants."""
+        return replace(self, digest=digest, variant=None)
 
     def __str__(self) -> str:
-        return f"{self.host}/{_format_name(self.repository, self.tag, self.digest)}"
+        return f"{self.host}/{_format_name(self.repository, self.tag, self.digest, self.variant)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,8 @@ class LayoutReference:
     name: str
     tag: str | None
     digest: Digest | None
+    variant: Variant | None = None
+    """The entry that is meant of an index; None where its only kit is, or it is no index."""
 
     def __post_init__(self) -> None:
         text = str(self)
@@ -138,11 +144,11 @@ class LayoutReference:
         return _label(self.tag, self.digest)
 
     def pinned(self, digest: Digest) -> "LayoutReference":
-        """Return the same reference with this digest."""
-        return replace(self, digest=digest)
+        """Return the same reference with the digest of what it names, which has no variants."""
+        return replace(self, digest=digest, variant=None)
 
     def __str__(self) -> str:
-        return f"{_LAYOUT}{self.path}:{_format_name(self.name, self.tag, self.digest)}"
+        return f"{_LAYOUT}{self.path}:{_format_name(self.name, self.tag, self.digest, self.variant)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +163,8 @@ class LocalReference:
     repository: str
     tag: str | None
     digest: Digest | None
+    variant: Variant | None = None
+    """The entry that is meant of an index; None where its only kit is, or it is no index."""
 
     def __post_init__(self) -> None:
         text = str(self)
@@ -177,11 +185,11 @@ class LocalReference:
         return _label(self.tag, self.digest)
 
     def pinned(self, digest: Digest) -> "LocalReference":
-        """Return the same reference with this digest."""
-        return replace(self, digest=digest)
+        """Return the same reference with the digest of what it names, which has no variants."""
+        return replace(self, digest=digest, variant=None)
 
     def __str__(self) -> str:
-        return f"{_KIT}{_format_name(self.name, self.tag, self.digest)}"
+        return f"{_KIT}{_format_name(self.name, self.tag, self.digest, self.variant)}"
 
 
 Reference = RegistryReference | LayoutReference | LocalReference
@@ -193,6 +201,14 @@ def parse_reference(text: str) -> Reference:
         raise InvalidReference(f"a reference is empty; {_FORMS}")
     if len(text) > _MAX_TEXT:
         raise InvalidReference(f"a reference has at most {_MAX_TEXT} characters; this has {len(text)}")
+    rest, bracket, variant = text.removesuffix("]").rpartition("[") if text.endswith("]") else ("", "", "")
+    if bracket and rest:
+        return replace(_parse_reference(rest), variant=Variant.parse(variant))
+    return _parse_reference(text)
+
+
+def _parse_reference(text: str) -> Reference:
+    """Read a reference without a variant."""
     if text.startswith(_LAYOUT):
         path, _, name = text.removeprefix(_LAYOUT).partition(":")
         if not path or not name:
@@ -217,10 +233,9 @@ def is_kit_reference(text: str) -> bool:
     if not (":" in text or "@" in text) or text.startswith((_LAYOUT, _KIT)):
         return False
     try:
-        parse_reference(text)
+        return parse_reference(text).variant is None
     except InvalidReference:
         return False
-    return True
 
 
 def _parse_name(text: str) -> tuple[str, str | None, Digest | None]:
@@ -318,7 +333,10 @@ def _label(tag: str | None, digest: Digest | None) -> str:
     return digest.short
 
 
-def _format_name(name: str, tag: str | None, digest: Digest | None) -> str:
+def _format_name(name: str, tag: str | None, digest: Digest | None, variant: Variant | None) -> str:
+    entry = "" if variant is None else f"[{variant}]"
     if name == _NAMELESS:
-        return str(digest)
-    return name + (f":{tag}" if tag is not None else "") + (f"@{digest}" if digest is not None else "")
+        return f"{digest}{entry}"
+    return (
+        name + (f":{tag}" if tag is not None else "") + (f"@{digest}" if digest is not None else "") + entry
+    )

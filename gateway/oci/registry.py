@@ -56,6 +56,8 @@ _ACCEPT = ", ".join(
 )
 # Docker Hub's API has another host than its references.
 _API_HOSTS = {"docker.io": "registry-1.docker.io"}
+# What Ollama's registry sends manifests as.
+_PLAIN_TYPES = frozenset({"text/plain", "application/json", "application/octet-stream"})
 _SUCCESS = frozenset({200, 206})
 # The statuses of registries without the referrers API; the spec says 404.
 _NO_REFERRERS_API = frozenset({400, 404, 405, 406, 501})
@@ -101,7 +103,13 @@ class RegistrySource:
     def resolve(self) -> Descriptor:
         """Ask for the manifest's descriptor by HEAD, or by GET where that answer lacks a part of it."""
         digest = self.reference.digest
-        descriptor = self._describe(str(digest or self.reference.tag))
+        try:
+            descriptor = self._describe(str(digest or self.reference.tag))
+        except NotFound:
+            data = self._manifest_blob(digest) if digest is not None else None
+            if digest is None or data is None:
+                raise
+            return Descriptor("", digest, len(data))
         if digest is not None and descriptor.digest != digest:
             raise DigestMismatch(
                 f"{self.reference}: the registry has {descriptor.digest} under this digest; tell its operator"
@@ -114,7 +122,13 @@ class RegistrySource:
             raise SizeMismatch(f"{self.reference}: a manifest of {descriptor.size} bytes; 4 MiB are allowed")
         url = self._url(self._container.manifest_url(str(descriptor.digest)))
         send = partial(self._request, "GET", url, {"Accept": _ACCEPT})
-        _, data = self._transport.read_whole(send, descriptor.size)
+        try:
+            _, data = self._transport.read_whole(send, descriptor.size)
+        except NotFound:
+            blob = self._manifest_blob(descriptor.digest)
+            if blob is None:
+                raise
+            data = blob
         if len(data) != descriptor.size:
             raise SizeMismatch(
                 f"{self.reference}: manifest {descriptor.digest} should have {descriptor.size} bytes "
@@ -200,6 +214,16 @@ class RegistrySource:
             raise SizeMismatch(f"{self.reference}: a manifest of more than the 4 MiB that are allowed")
         return Descriptor(_media_type(response), Digest.of(data), len(data))
 
+    def _manifest_blob(self, digest: Digest) -> bytes | None:
+        """Return a manifest from among the blobs; by digest, Ollama's registry has it only there."""
+        url = self._url(self._container.get_blob_url(str(digest)))
+        send = partial(self._request, "GET", url, {})
+        try:
+            _, data = self._transport.read_whole(send, MAX_MANIFEST)
+        except NotFound:
+            return None
+        return data if Digest.of(data) == digest else None
+
     def _url(self, path: str) -> str:
         return f"{self._base_url.partition('://')[0]}://{path}"
 
@@ -269,4 +293,6 @@ def _descriptor_of(response: requests.Response) -> Descriptor | None:
 
 
 def _media_type(response: requests.Response) -> str:
-    return response.headers.get("Content-Type", OCI_MANIFEST).partition(";")[0].strip()
+    """Return the type that a manifest was sent with; "" for one that says nothing."""
+    media_type = response.headers.get("Content-Type", OCI_MANIFEST).partition(";")[0].strip()
+    return "" if media_type in _PLAIN_TYPES else media_type

@@ -8,9 +8,9 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidKitfile, KitError, NotFound
+from gateway.kits.dialects import read_kitfile
 from gateway.kits.indexes import choose_kit, is_index
 from gateway.kits.kit import Kit
-from gateway.kits.kitfile import read_kitfile
 from gateway.kits.layer import LAYER_TYPES, Archive, Role
 from gateway.kits.manifest import parse_manifest
 from gateway.kits.paths import safe_path
@@ -150,9 +150,43 @@ def test_what_is_to_be_unpacked_stays_inside(
     event("matched")
     assert len(kit.layers) == len(packed)
     assert safe_path(kit.model_name) == kit.model_name
-    needed = [kind for kind, *_ in packed if kind in ("model", "part", "code")]
-    assert len(kit.needed_layers(with_code=True)) == len(needed)
+    needed = [kind for kind, *_ in packed if kind in ("model", "part")]
+    roles = [layer.role for layer in kit.needed_layers()]
+    assert len([role for role in roles if role in (Role.MODEL, Role.PART)]) == len(needed)
     for layer in kit.needed_layers(with_code=True):
-        assert layer.role in (Role.MODEL, Role.PART, Role.CODE)
+        assert layer.role in (Role.MODEL, Role.PART, Role.CODE) or layer == kit.system_prompt
         assert safe_path(layer.root) == layer.root
         assert layer.archive is Archive.TAR or safe_path(layer.path or "")
+
+
+_unknown = st.tuples(
+    st.sampled_from(["code", "docs", "dataset", "agent", "x"]),
+    st.sampled_from(["tar", "tar+gzip", "raw", "tar+xz"]),
+    st.sampled_from(["prompt", "agent", "workflow"]) | st.text(max_size=6),
+    st.none() | _path,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(_unknown, max_size=4), st.text(min_size=1, max_size=8).filter(lambda name: name != "model"))
+def test_sections_that_are_not_known_never_refuse_a_kit(
+    unknown: list[tuple[str, str, str, str | None]], section: str
+) -> None:
+    """Whatever a newer packer adds as layers, and as a section of the Kitfile, the model is served."""
+    model = {"path": "m.gguf", "digest": sha256(b"model"), "diffId": sha256(b"model")}
+    layers = [{"mediaType": f"{MODELKIT}.model.v1.tar", "digest": model["digest"], "size": 1}]
+    entries = []
+    for number, (base, packing, subtype, path) in enumerate(unknown):
+        notes = {"ml.kitops.modelkit.layer-subtype": subtype}
+        notes |= {} if path is None else {"org.cncf.model.filepath": path}
+        digest = sha256(bytes([number]))
+        entries.append({"path": path, "digest": digest})
+        media_type = f"{MODELKIT}.{base}.v1.{packing}"
+        layers.append({"mediaType": media_type, "digest": digest, "size": 1, "annotations": notes})
+    config = {"mediaType": f"{MODELKIT}.config.v1+json", "digest": sha256(b""), "size": 0}
+    document = {"schemaVersion": 2, "config": config, "layers": layers}
+    read = parse_manifest(json.dumps(document).encode(), "r")
+    known = ("code", "docs", "datasets", "prompts", "mcpServers", "package", "manifestVersion")
+    kitfile = {"model": model} | ({} if section in known else {section: entries})
+    kit = Kit.of(REFERENCE, Digest.of(b""), read, read_kitfile(read, json.dumps(kitfile).encode(), "r"))
+    assert (kit.model_name, [layer.role for layer in kit.needed_layers()]) == ("m.gguf", [Role.MODEL])

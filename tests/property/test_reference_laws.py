@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from gateway.oci.reference import (
     is_kit_reference,
     parse_reference,
 )
+from gateway.oci.variant import AUTO, Variant
 
 _component = st.from_regex(r"\A[a-z0-9]+(?:(?:\.|_|__|-{1,3})[a-z0-9]+){0,2}\Z").filter(
     lambda name: name not in ("sha256", "sha384", "sha512")
@@ -34,7 +36,9 @@ _path = st.text(st.characters(blacklist_categories=["C", "Z"], blacklist_charact
     Path
 )
 _version = st.tuples(_tag, st.none()) | st.tuples(st.none(), _digest) | st.tuples(_tag, _digest)
-_reference: st.SearchStrategy[Reference] = (
+_labels = st.dictionaries(st.text(min_size=1, max_size=8), st.text(max_size=8), min_size=1, max_size=3)
+_variant = st.none() | st.just(AUTO) | _labels.map(Variant.of)
+_plain: st.SearchStrategy[Reference] = (
     st.builds(
         lambda host, name, version: RegistryReference(host, name, *version), _host, _repository, _version
     )
@@ -53,6 +57,7 @@ _reference: st.SearchStrategy[Reference] = (
     | _digest.map(lambda digest: LocalReference("localhost", "_", None, digest))
     | st.builds(lambda path, digest: LayoutReference(path, "_", None, digest), _path, _digest)
 )
+_reference = st.builds(lambda reference, variant: replace(reference, variant=variant), _plain, _variant)
 _awkward = st.sampled_from(
     [
         "",

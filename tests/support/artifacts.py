@@ -67,14 +67,23 @@ class LayoutBuilder:
             descriptor["annotations"] = {key.replace("_", "."): value for key, value in annotations.items()}
         return descriptor
 
-    def artifact(self, name: str, manifest: dict[str, Any]) -> str:
-        """Store a manifest under a name; return its digest."""
-        descriptor = self.blob(OCI_MANIFEST, json.dumps(manifest).encode())
+    def artifact(self, name: str, manifest: dict[str, Any], media_type: str = OCI_MANIFEST) -> str:
+        """Store a manifest or an index under a name; return its digest."""
+        descriptor = self.blob(media_type, json.dumps(manifest).encode())
         descriptor["annotations"] = {"org.opencontainers.image.ref.name": name}
         self._manifests.append(descriptor)
         index = {"schemaVersion": 2, "manifests": self._manifests}
         (self.directory / "index.json").write_text(json.dumps(index))
         return str(descriptor["digest"])
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """Return the descriptor of what is stored under a name, without the name."""
+        (entry,) = (
+            entry
+            for entry in self._manifests
+            if entry["annotations"]["org.opencontainers.image.ref.name"] == name
+        )
+        return {key: value for key, value in entry.items() if key != "annotations"}
 
     def kit(
         self, name: str, data: bytes, packing: str = "tar", path: str = "model", rows: bytes = b""

@@ -17,16 +17,19 @@ def kit_storage(home: Path, layout: Path, registry: str) -> Path:
     storage = home / "storage"
     shutil.copytree(layout, storage)
     index = json.loads((storage / "index.json").read_bytes())
-    repositories: dict[str, dict[str, object]] = {}
+    repositories: dict[tuple[Path, str], dict[str, object]] = {}
     for entry in index["manifests"]:
         repository, _, tag = entry.pop("annotations")["org.opencontainers.image.ref.name"].partition(":")
-        repositories.setdefault(f"{registry}/{repository}", {})[tag] = entry
+        # Since 1.17, indexes are named apart from kits.
+        directory = storage / "indexes" if entry["mediaType"].endswith("index.v1+json") else storage
+        repositories.setdefault((directory, f"{registry}/{repository}"), {})[tag] = entry
     (storage / "index.json").write_text(json.dumps(index))
-    for name, tags in repositories.items():
+    for (directory, name), tags in repositories.items():
+        directory.mkdir(exist_ok=True)
         encoded = base64.urlsafe_b64encode(name.encode()).decode()
         listed = {"schemaVersion": 2, "manifests": list(tags.values())}
-        (storage / f"{encoded}-index.json").write_text(json.dumps(listed))
-        (storage / f"{encoded}-tags.json").write_text(json.dumps(tags))
+        (directory / f"{encoded}-index.json").write_text(json.dumps(listed))
+        (directory / f"{encoded}-tags.json").write_text(json.dumps(tags))
     for blob in (storage / "blobs" / "sha256").iterdir():
         blob.chmod(0o600)
     return storage

@@ -18,12 +18,21 @@ from gateway.control.state.database import State
 from gateway.control.state.desired import Desired
 from gateway.control.state.snapshot import Recorded
 from gateway.errors import KitError, NotTrusted, RegistryUnavailable
+from gateway.kits.variants import Room
 from gateway.oci.reference import Digest, Reference
 
 # A registry that does not answer holds a thread for minutes; other models must find one.
 _THREADS = 32
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """The kit that a reference means, and what a person should know of how it was found; "" for nothing."""
+
+    digest: Digest
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +95,12 @@ class Resolver:
         """Find what a reference means, and that it is a kit; note it, or why not."""
         reference, generation = question.reference, question.generation
         try:
-            digest = self._digest(reference)
-            self._state.pin(reference, digest, generation)
+            meaning = self._meaning(reference)
+            self._state.pin(reference, meaning.digest, generation, meaning.note)
         except Exception as error:
             self._note_failure(question, error)
         else:
-            log.info("kit.resolved", extra={"kit": str(reference), "digest": str(digest)})
+            log.info("kit.resolved", extra=_fields(reference, meaning))
             self._retries.settle(reference)
 
     def _note_failure(self, question: _Question, error: Exception) -> None:
@@ -118,11 +127,11 @@ class Resolver:
         """Look whether a tag has moved; a registry that does not answer changes nothing."""
         reference, generation = question.reference, question.generation
         try:
-            digest = self._digest(reference)
+            meaning = self._meaning(reference)
             pinned = self._state.pins(generation).get(reference)
-            if self._state.desired().generation == generation and digest != pinned:
-                log.info("tag.moved", extra={"kit": str(reference), "digest": str(digest)})
-                self._state.pin(reference, digest, generation)
+            if self._state.desired().generation == generation and meaning.digest != pinned:
+                log.info("tag.moved", extra=_fields(reference, meaning))
+                self._state.pin(reference, meaning.digest, generation, meaning.note)
         except Exception as error:
             log.warning("follow.failed", extra={"kit": str(reference), "reason": reason_of(error)})
             passing = Passing.of(error)
@@ -132,23 +141,36 @@ class Resolver:
                 return
         self._retries.settle(question.follow)
 
-    def _digest(self, reference: Reference) -> Digest:
-        return resolve(reference, self._home, self._state.desired())
+    def _meaning(self, reference: Reference) -> Meaning:
+        return resolve(reference, self._home, self._state.desired(), self._state.last_pin(reference))
 
 
-def resolve(reference: Reference, home: Path, desired: Desired) -> Digest:
-    """Return the digest of the kit that a reference names.
+def resolve(reference: Reference, home: Path, desired: Desired, earlier: Digest | None = None) -> Meaning:
+    """Return the kit that a reference names.
 
     It is asked for by the policy of the first model that may use it; each worker judges by its own model's.
+    Where the variant is `auto`, the kit that it was before, `earlier`, is kept while its index has it: free
+    memory changes all the time, and a version must not.
 
     Raises:
         KitserveError: when its registry does not answer, it is not a kit, or no model may use it.
     """
     library = open_library(home, desired)
+    gpus = max(
+        (model.serving.resources.gpus for model in desired.models if reference in model.kits), default=0
+    )
     refusal: NotTrusted | None = None
     for policy in desired.policies(reference):
         try:
-            return library.describe(reference, policy).digest
+            kit = library.describe(reference, policy, partial(Room.here, gpus, earlier))
         except NotTrusted as error:
             refusal = error
+        else:
+            return Meaning(kit.digest, kit.choice.reason if kit.choice is not None else "")
     raise refusal or KitError(f"{reference}: no model uses it any more")
+
+
+def _fields(reference: Reference, meaning: Meaning) -> dict[str, str]:
+    """Return what an event says of a reference that was resolved."""
+    fields = {"kit": str(reference), "digest": str(meaning.digest)}
+    return {**fields, "note": meaning.note} if meaning.note else fields

@@ -112,7 +112,7 @@ def _role(model: DesiredModel, kit: Reference, situation: Situation) -> Role:
     ready = len(situation.ready_workers(version.app))
     is_routed = version.app in routed_apps([situation.route(model.name)])
     if ready >= (1 if is_routed else version.serving.scaling.first):
-        return Role(kit, version, ModelState.READY, situation.recorded.notes.get(kit, ""))
+        return Role(kit, version, ModelState.READY, _note(model, kit, situation))
     workers = situation.workers(version.app)
     starting = _starting(workers)
     if situation.can_be_woken(version):
@@ -124,6 +124,14 @@ def _role(model: DesiredModel, kit: Reference, situation: Situation) -> Role:
         return Role(kit, version, ModelState(starting.state.value), starting.detail)
     trouble = situation.observed.apps.get(version.app, "")
     return Role(kit, version, ModelState.LOADING, trouble or "starting a worker")
+
+
+def _note(model: DesiredModel, kit: Reference, situation: Situation) -> str:
+    """Return what a person should know of how a kit's reference was resolved."""
+    recorded = situation.recorded
+    # A rollout's revision is the config's kit, pinned.
+    is_pinned = kit.digest is not None and kit.digest == recorded.pins.get(model.kit)
+    return recorded.notes.get(kit, "") or (recorded.notes.get(model.kit, "") if is_pinned else "")
 
 
 def _unresolved(kit: Reference, situation: Situation) -> Role:

@@ -13,7 +13,7 @@ from gateway.config.models import AUTO, Model
 from gateway.kits.trust import ANYTHING, Policy
 from gateway.oci.options import SourceOptions
 from gateway.oci.pinned import PinnedReference
-from gateway.oci.reference import Reference, parse_reference
+from gateway.oci.reference import Reference
 from gateway.rollout.plan import Plan
 from gateway.serving import Serving
 
@@ -107,15 +107,17 @@ def desired_from(config: GatewayConfig) -> Desired:
 
 
 def _model(config: GatewayConfig, model: Model) -> DesiredModel:
-    canary = model.canary
+    canary, canary_kit = model.canary, model.canary_reference()
     return DesiredModel(
         name=model.name,
-        kit=parse_reference(model.kit),
+        kit=model.reference(),
         serving=model.serving(),
         runtime=None if model.runtime == AUTO else model.runtime,
         file=model.file,
         canary=(
-            None if canary is None else FixedCanary(parse_reference(canary.kit), canary.weight, canary.file)
+            None
+            if canary is None or canary_kit is None
+            else FixedCanary(canary_kit, canary.weight, canary.file)
         ),
         plan=None if model.rollout is None else model.rollout.plan(),
         track=model.track,

@@ -122,6 +122,8 @@ def kit(**facts: Any) -> list[str]:
         **dict.fromkeys(("digest", "format", "package", "framework", "model"), ""),
         "reference": KIT,
         "parents": [],
+        "variant": None,
+        "hints": {},
         "layers": [],
         "trust": {"allowed": True, "reasons": []},
         "servable": True,
@@ -149,3 +151,12 @@ def test_a_kit_that_cannot_be_served_is_told_as_such() -> None:
         kit(**unknown, servable=False, runtime_message="it is empty")[-1] == "cannot be served: it is empty"
     )
     assert kit(**unknown, servable=None, runtime_message="not known")[-1] == "runtime: not known"
+
+
+def test_a_kit_says_which_one_of_an_index_it_is_and_what_of_it_is_not_used() -> None:
+    more = {"runtime": None, "file": "", "servable": None, "runtime_message": "?"}
+    hints = {"parameters": {"top_k": 4}, "notes": ("its template is not used",)}
+    lines = kit(variant={"labels": "quantization=q4_0", "reason": ""}, hints=hints, **more)
+    assert lines[1:3] == ["variant quantization=q4_0", "note its template is not used"]
+    reason = "variant q4: it is the largest of 2"
+    assert kit(variant={"labels": "", "reason": reason}, **more)[1] == reason

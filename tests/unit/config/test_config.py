@@ -244,6 +244,25 @@ NO_FILE = "name a file by its path within the kit"
             "line 6: models[0].canary.kit: the canary is the same kit as the stable version (r.io/iris:v1)",
         ),
         (
+            IRIS + "    variant: {bits: 4}\n    canary:\n      weight: 1\n      kit: r.io/iris:v1",
+            "line 7: models[0].canary.kit: the canary is the same kit as the stable version (r.io/iris:v1)",
+        ),
+        (
+            "models:\n  - name: iris\n    kit: r.io/iris:v1[auto]",
+            "line 3: models[0].kit: r.io/iris:v1[auto]: write what is in the brackets as `variant` beside "
+            "`kit`",
+        ),
+        (
+            IRIS + "    variant: q4_0",
+            "line 4: models[0].variant: write labels of one kit of the index, such as "
+            "{quantization: q4_0}, or auto",
+        ),
+        (
+            IRIS + "    variant: {}",
+            "line 4: models[0].variant: a variant has a label at least, such as quantization=q4_0, "
+            "or is auto",
+        ),
+        (
             IRIS + "    replicas: 0",
             "line 4: models[0].replicas: "
             "0 workers answer nobody; {min: 0, max: 1} has one only while it is called",
@@ -384,3 +403,16 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path, content: bytes | 
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"kitserve\.yaml: 1 fault\(s\)\n  cannot be read: "):
         load_config(path)
+
+
+def test_a_variant_is_part_of_what_a_model_is() -> None:
+    text = IRIS + "    variant: {quantization: q4_0, bits: 4, fast: true}\n"
+    model = parse_config(text + "    canary: {kit: r.io/iris:v1, variant: auto, weight: 5}").models[0]
+    assert str(model.reference()) == "r.io/iris:v1[bits=4,fast=true,quantization=q4_0]"
+    assert str(model.canary_reference()) == "r.io/iris:v1[auto]"
+    # A canary's kit is chosen as the model's is, if nothing else is written.
+    model = parse_config(text + "    canary: {kit: r.io/iris:v2, weight: 5}").models[0]
+    assert str(model.canary_reference()) == "r.io/iris:v2[bits=4,fast=true,quantization=q4_0]"
+    config = parse_config(text)
+    assert GatewayConfig.model_validate_json(config.model_dump_json()) == config
+    assert parse_config(IRIS).models[0].reference().variant is None

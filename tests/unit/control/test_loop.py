@@ -21,6 +21,7 @@ from gateway.control.loop import tasks as tasks_module
 from gateway.control.loop import watch as watch_module
 from gateway.control.loop.deployer import DeploySettings
 from gateway.control.loop.loop import ReconcileLoop
+from gateway.control.loop.resolver import Meaning
 from gateway.control.state.database import AppRoute, State
 from gateway.control.state.desired import desired_from
 from gateway.control.state.status import ModelState
@@ -91,7 +92,7 @@ class Plane:
 
 @pytest.fixture
 def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plane]:
-    monkeypatch.setattr(resolver_module, "resolve", lambda *_: Digest.of(b"v1"))
+    monkeypatch.setattr(resolver_module, "resolve", lambda *_: Meaning(Digest.of(b"v1")))
     monkeypatch.setattr(loop_module, "_TICK_SECONDS", 0.02)
     monkeypatch.setattr(watch_module, "_LOOK_SECONDS", 0.02)
     plane = Plane(tmp_path, FakeServe(monkeypatch))
@@ -394,11 +395,11 @@ def test_a_version_that_serves_is_not_touched_by_a_registry_that_is_away(plane: 
 def test_a_reference_that_could_not_be_resolved_is_asked_for_until_it_can(
     plane: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers: list[Digest | Exception] = [NotFound("no such tag")] * 3
-    answers.append(Digest.of(b"v1"))
+    answers: list[Meaning | Exception] = [NotFound("no such tag")] * 3
+    answers.append(Meaning(Digest.of(b"v1")))
     shown = []
 
-    def resolve(*_: Any) -> Digest:
+    def resolve(*_: Any) -> Meaning:
         shown.append(plane.shown())
         answer = answers.pop(0)
         if isinstance(answer, Exception):

@@ -872,3 +872,17 @@ def test_what_is_not_wanted_is_not_tried_again() -> None:
     )
     plan = reconcile(before, observed(worker(V1)))
     assert (plan.retry, plan.models[0].retry) == ((), None)
+
+
+def test_what_is_to_be_known_of_how_a_kit_was_found_is_told_with_a_rollout_too() -> None:
+    note = "variant quantization=q4_0: it is the largest that fits of 2"
+    rollout = Rollout(stable=str(V1.reference), declared=str(V1.reference), plan=RolloutPlan((Step(10),)))
+    before = replace(recorded(model("v1"), versions=[V1], routes=to(V1)), notes={kit("v1"): note})
+    for rollouts in ({}, {"iris": rollout}):
+        (shown,) = reconcile(replace(before, rollouts=rollouts), observed(worker(V1))).models
+        assert (shown.state, shown.message) == (ModelState.READY, note)
+    # What serves is another kit than the one that the note is about.
+    pins = {**PINS, kit("v1"): digest("v2")}
+    moved = replace(before, rollouts={"iris": rollout}, pins=pins)
+    (shown,) = reconcile(moved, observed(worker(V1))).models
+    assert note not in shown.message

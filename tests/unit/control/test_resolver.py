@@ -7,17 +7,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.config.config import GatewayConfig
 from gateway.config.models import Model
 from gateway.control.loop import resolver as resolver_module
-from gateway.control.loop.resolver import Resolver, resolve
+from gateway.control.loop.resolver import Meaning, Resolver, resolve
 from gateway.control.loop.retries import Retries
 from gateway.control.state.database import State
 from gateway.control.state.desired import Desired, desired_from
 from gateway.control.state.snapshot import Recorded
+from gateway.control.state.versions import version_of
 from gateway.errors import (
     DigestMismatch,
     InvalidKitfile,
@@ -30,10 +32,13 @@ from gateway.errors import (
     StoreError,
     Unauthorized,
 )
+from gateway.kits.variants import Room
+from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest, Reference, parse_reference
-from tests.support.artifacts import LayoutBuilder, iris
+from tests.support.artifacts import LayoutBuilder, digest_of, iris
 from tests.support.clock import Clock
 from tests.support.control_plane import wait_for_tasks
+from tests.support.dialects import gguf, modelkit, modelkit_index
 from tests.support.waiting import wait
 
 KIT = parse_reference("registry.test/iris:v1")
@@ -48,12 +53,12 @@ class Registry:
         self.answers: list[Digest | Exception] = [FIRST]
         self.questions = 0
 
-    def __call__(self, reference: Reference, home: Path, desired: Desired) -> Digest:
+    def __call__(self, reference: Reference, home: Path, desired: Desired, earlier: Digest | None) -> Meaning:
         answer = self.answers[min(self.questions, len(self.answers) - 1)]
         self.questions += 1
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return Meaning(answer)
 
 
 @pytest.fixture
@@ -332,6 +337,69 @@ def test_the_digest_is_asked_for_as_the_policy_of_a_model_allows(tmp_path: Path)
     builder = LayoutBuilder(tmp_path / "layout")
     digest = builder.kit("iris:v1", iris())
     reference = parse_reference(f"oci-layout:{builder.directory}:iris:v1")
-    assert resolve(reference, tmp_path / "home", desired(reference)) == Digest.parse(digest)
+    assert resolve(reference, tmp_path / "home", desired(reference)) == Meaning(Digest.parse(digest))
     with pytest.raises(KitError, match="no model uses it any more"):
         resolve(reference, tmp_path / "home", Desired())
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> LayoutBuilder:
+    """A layout with `llm:all`, an index of `llm:q4` and `llm:q8`."""
+    builder = LayoutBuilder(tmp_path / "layout")
+    for size, tag in enumerate(("q4", "q8"), 1):
+        modelkit(builder, f"llm:{tag}", {"m.gguf": gguf(tag, size * 20_000)})
+    labels = {"q4": {"quantization": "q4_0", "vram": "1MB"}, "q8": {"quantization": "q8_0", "vram": "2MB"}}
+    modelkit_index(builder, "llm:all", {f"llm:{tag}": labels[tag] for tag in labels})
+    return builder
+
+
+def variants(index: LayoutBuilder, **written: Any) -> Desired:
+    model = Model(name="llm", kit=f"oci-layout:{index.directory}:llm:all", **written)
+    return desired_from(GatewayConfig(models=(model,)))
+
+
+def test_a_variant_is_resolved_once_for_all_nodes_and_says_why(
+    state: State, retries: Retries, tmp_path: Path, index: LayoutBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = [Room(1_500_000), Room(9_000_000)]
+    monkeypatch.setattr(
+        Room, "here", lambda gpus=0.0, chosen=None: replace(free.pop(0), chosen=chosen), raising=True
+    )
+    resolver = Resolver(state, tmp_path, retries, lambda: None)
+    q4 = Digest.parse(digest_of(index.directory, "llm:q4"))
+    for _ in range(2):
+        desired = variants(index, variant="auto")
+        (kit,) = desired.models[0].kits
+        generation = state.apply(desired, "{}")
+        retries.use(generation)
+        resolver.resolve([kit], generation)
+        wait(lambda generation=generation: bool(state.pins(generation)))  # type: ignore[misc]
+        assert state.pins(generation) == {kit: q4}
+        assert state.desired().models[0].kit == kit
+    # The second time more is free, but nothing is taken from what serves.
+    assert state.notes(generation)[kit].endswith("it was chosen before, and is kept")
+    assert free == []
+    resolver.stop()
+    wait_for_tasks()
+
+
+def test_another_variant_is_another_version(state: State, tmp_path: Path, index: LayoutBuilder) -> None:
+    versions = set()
+    for quantization in ("q4_0", "q8_0"):
+        desired = variants(index, variant={"quantization": quantization})
+        model = desired.models[0]
+        meaning = resolve(model.kit, tmp_path / "home", desired)
+        assert meaning.note == ""
+        version = version_of(model, PinnedReference.of(model.kit, meaning.digest), 1)
+        assert version.label == "all"
+        versions.add(version.app)
+    assert len(versions) == 2
+
+
+def test_two_variants_of_one_index_are_stable_and_canary(tmp_path: Path, index: LayoutBuilder) -> None:
+    kit = f"oci-layout:{index.directory}:llm:all"
+    canary = {"kit": kit, "weight": 5, "variant": {"quantization": "q8_0"}}
+    desired = variants(index, variant={"quantization": "q4_0"}, canary=canary)
+    stable, other = desired.models[0].kits
+    digests = [resolve(kit, tmp_path / "home", desired).digest for kit in (stable, other)]
+    assert digests == [Digest.parse(digest_of(index.directory, f"llm:{tag}")) for tag in ("q4", "q8")]

@@ -13,6 +13,7 @@ from gateway.errors import DigestMismatch, KitError
 from gateway.kits import datasets
 from gateway.kits.datasets import find_dataset, read_dataset
 from gateway.kits.kit import Kit
+from gateway.kits.kitfile import Entry
 from gateway.kits.layer import Archive, Layer
 from gateway.kits.library import Library
 from gateway.oci.content import Descriptor
@@ -86,3 +87,11 @@ def test_a_damaged_one_is_refused(kit: Kit) -> None:
     layer = find_dataset(kit, "iris")
     with pytest.raises(DigestMismatch):
         read_dataset(io.BytesIO(tar(a_csv=b"x\n1\n")), kit, layer)
+
+
+def test_one_that_is_not_packed_is_told_as_such(kit: Kit) -> None:
+    remote = Entry(name="rows", path="data/rows.csv", remotePath="s3://bucket/rows.csv")
+    kit = replace(kit, kitfile=kit.kitfile.model_copy(update={"datasets": (remote,)}))
+    for name in ("rows", "data/rows.csv"):
+        with pytest.raises(KitError, match=r"not packed but at s3://bucket/rows\.csv, which is not fetched"):
+            find_dataset(kit, name)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from gateway.kits.dialects import read_kitfile
 from gateway.kits.kit import Kit
-from gateway.kits.kitfile import read_kitfile
 from gateway.kits.manifest import parse_manifest
 from gateway.kits.tree import Tree
 from gateway.kits.unpack import unpack_layer

@@ -91,7 +91,7 @@ def test_parts_say_what_they_are_for(packer: Packer, part: dict[str, Any], expec
 def test_two_parts_for_one_use_are_refused(packer: Packer) -> None:
     parts = [{"path": "a.jinja", "type": "chat_template"}, {"path": "b.jinja", "type": "chat_template"}]
     kit = packer.kit("two", {"path": "m.gguf", "parts": parts})
-    with pytest.raises(InvalidKitfile, match=r"a\.jinja and b\.jinja both seem to be its chat_template"):
+    with pytest.raises(InvalidKitfile, match=r"a\.jinja and b\.jinja are both its chat_template"):
         hints_of(kit)
 
 
@@ -112,6 +112,21 @@ def test_the_system_prompt_may_be_one_of_the_prompts_and_is_unpacked(
     assert (unpacked.path / prompt["path"]).read_text() == f"ask {prompt['path']}"
     assert not (unpacked.path / "prompts/ask.txt").exists()
     unpacked.lease.release()
+
+
+def test_the_manifest_may_have_a_prompt_under_a_cleaned_path(packer: Packer) -> None:
+    builder = packer.builder
+    model = builder.blob(f"{MODELKIT}.model.v1.tar", tar(("m.gguf", b"m")))
+    notes = {"org_cncf_model_filepath": "prompts/system.md", "ml_kitops_modelkit_layer-subtype": "prompt"}
+    prompt = builder.blob(f"{MODELKIT}.code.v1.raw", b"Be brief.", **notes)
+    kitfile = {
+        "model": {"path": "m.gguf", "digest": model["digest"]},
+        "prompts": [{"path": "./prompts/system.md", "digest": prompt["digest"]}],
+    }
+    config = builder.blob(f"{MODELKIT}.config.v1+json", json.dumps(kitfile).encode())
+    builder.artifact("clean:v1", {"schemaVersion": 2, "config": config, "layers": [model, prompt]})
+    kit = packer.library.describe(parse_reference(f"oci-layout:{builder.directory}:clean:v1"))
+    assert hints_of(kit).system_prompt_file == "prompts/system.md"
 
 
 def test_a_child_counts_before_its_parent_and_adds_its_adapters(packer: Packer) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from gateway.errors import InvalidKitfile
+from gateway.kits.dialects import read_kitfile
 from gateway.kits.kit import Kit
-from gateway.kits.kitfile import Kitfile, read_kitfile
+from gateway.kits.kitfile import Kitfile
 from gateway.kits.layer import Archive, Compression, Layer, Role
 from gateway.kits.manifest import Format, Manifest
 from gateway.oci.content import Descriptor
@@ -197,7 +198,6 @@ MODEL, PART, CODE, DATASET, DOCS = Role.MODEL, Role.PART, Role.CODE, Role.DATASE
         ({"model": _modern("m", ONE)}, [], r"model: the manifest has no layer sha256"),
         ({"model": _modern("m", ONE)}, [(MODEL, ONE), (PART, TWO)], r"layers\.1 \(part"),
         ({"model": _modern("m", ONE)}, [(MODEL, ONE), (MODEL, ONE)], r"layers\.1 \(model.*not as often"),
-        ({"model": _modern("m", ONE)}, [(MODEL, ONE), (DOCS, TWO)], r"layers\.1 \(docs"),
         ({"datasets": [_modern("m", ONE)]}, [(MODEL, ONE)], r"layers\.0 \(model"),
         ({"model": _modern("m", ONE)}, [(DATASET, ONE)], r"layers\.0 \(dataset"),
         (
@@ -206,9 +206,9 @@ MODEL, PART, CODE, DATASET, DOCS = Role.MODEL, Role.PART, Role.CODE, Role.DATASE
             r"model\.parts\.1: the manifest has sha256:.* as a part layer, or not as often",
         ),
         (
-            {"model": _modern("m", ONE), "code": [_modern("src", TWO), {"path": "more"}]},
-            [(MODEL, ONE), (CODE, TWO)],
-            r"code\.1: has no digest, where others have one",
+            {"model": _modern("m", ONE, parts=[_modern("p", TWO), {"path": "more"}])},
+            [(MODEL, ONE), (PART, TWO)],
+            r"model\.parts\.1: has no digest, where others have one",
         ),
         (
             {"model": _modern("m", ONE)},
@@ -240,6 +240,43 @@ def test_contradictions_are_refused(
 ) -> None:
     with pytest.raises(InvalidKitfile, match=rf"^oci-layout:.:x:v1: its manifest and its Kitfile .*{why}"):
         _kit(kitfile, *(_layer(*layer) for layer in layers))
+
+
+@pytest.mark.parametrize(
+    ("more", "layers", "roles"),
+    [
+        # A section of a newer kit, packed as code that no entry of `code` has.
+        ({"agents": [_modern("agent", TWO)]}, [(CODE, TWO)], [Role.OTHER]),
+        ({}, [(DOCS, TWO), (DATASET, THREE)], [Role.OTHER, Role.OTHER]),
+        ({"code": [_modern("src", TWO), {"path": "elsewhere"}]}, [(CODE, TWO)], [CODE]),
+        ({"datasets": [_modern("rows", TWO)], "docs": [_modern("d", THREE)]}, [], []),
+    ],
+)
+def test_what_serving_does_not_need_may_contradict(
+    more: dict[str, Any], layers: list[tuple[Role, Digest]], roles: list[Role]
+) -> None:
+    kit = _kit(
+        {"model": _modern("m", ONE), **more}, _layer(MODEL, ONE), *(_layer(*layer) for layer in layers)
+    )
+    assert [layer.role for layer in kit.layers] == [MODEL, *roles]
+    assert (kit.model_name, kit.size) == ("m", 1)
+
+
+@pytest.mark.parametrize(
+    ("paths", "name"),
+    [
+        (["a/m.gguf"], "a/m.gguf"),
+        (["a/m.gguf", "mmproj-f16.gguf"], "a/m.gguf"),
+        (["m-00002-of-00002.gguf", "m-00001-of-00002.gguf"], "m-00001-of-00002.gguf"),
+        (["m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "m.mmproj"], "m-00001-of-00002.gguf"),
+        (["m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "n-00001-of-00001.gguf"], ""),
+        (["q4.gguf", "q8.gguf"], ""),
+        (["mmproj-f16.gguf"], "mmproj-f16.gguf"),
+    ],
+)
+def test_the_model_among_several_weights(paths: list[str], name: str) -> None:
+    layers = [_raw(MODEL, Digest.of(path.encode()), path) for path in paths]
+    assert _kit({}, *layers, form=Format.MODELPACK).model_name == name
 
 
 @pytest.mark.parametrize(

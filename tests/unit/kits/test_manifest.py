@@ -38,6 +38,14 @@ def _manifest(config: Any = KIT_CONFIG, layers: Any = (), **more: Any) -> bytes:
         ("application/vnd.cncf.model.doc.v1.tar+zstd", (Role.DOCS, Archive.TAR, Compression.ZSTD)),
         ("application/vnd.cnai.model.weight.v1.tar+gzip", (Role.MODEL, Archive.TAR, Compression.GZIP)),
         ("application/vnd.kitops.modelkit.mcpb.v1.raw", (Role.MCP_SERVER, Archive.RAW, Compression.NONE)),
+        ("application/vnd.cncf.model.weight.v1.gguf", (Role.MODEL, Archive.RAW, Compression.NONE)),
+        ("application/vnd.cncf.model.weight.v1.safetensors", (Role.MODEL, Archive.RAW, Compression.NONE)),
+        ("application/vnd.docker.ai.gguf.v3", (Role.MODEL, Archive.RAW, Compression.NONE)),
+        ("application/vnd.docker.ai.safetensors", (Role.MODEL, Archive.RAW, Compression.NONE)),
+        ("application/vnd.docker.ai.mmproj", (Role.PART, Archive.RAW, Compression.NONE)),
+        ("application/vnd.docker.ai.model.file", (Role.PART, Archive.RAW, Compression.NONE)),
+        ("application/vnd.docker.ai.dir.tar", (Role.PART, Archive.TAR, Compression.NONE)),
+        ("application/vnd.docker.ai.license", (Role.DOCS, Archive.RAW, Compression.NONE)),
     ],
 )
 def test_layer_types(media_type: str, expected: tuple[Role, Archive, Compression]) -> None:
@@ -58,7 +66,7 @@ def test_layer_types(media_type: str, expected: tuple[Role, Archive, Compression
     ],
 )
 def test_layer_types_that_are_not_known(media_type: str) -> None:
-    assert len(LAYER_TYPES) == 5 * 6 + 2 * 5 * 4 + 1
+    assert len(LAYER_TYPES) == 5 * 6 + 2 * 5 * 4 + 1 + 11 + 7
     assert media_type not in LAYER_TYPES
     (layer,) = parse_manifest(_manifest(layers=[_descriptor(media_type)]), "r").layers
     assert layer.role is Role.OTHER
@@ -95,6 +103,8 @@ def test_layers_by_their_annotations() -> None:
             {"config": "x/y", "artifactType": "application/vnd.kitops.modelkit.manifest.v1+json"},
             Format.MODELKIT,
         ),
+        ({"config": "application/vnd.docker.ai.model.config.v0.1+json"}, Format.DOCKER),
+        ({"config": "application/vnd.docker.ai.model.config.v0.2+json"}, Format.DOCKER),
     ],
 )
 def test_formats(more: dict[str, str], expected: Format) -> None:

@@ -58,7 +58,7 @@ def _index(*entries: Any, **more: Any) -> bytes:
 
 
 def _chosen(repository: _Repository, *entries: Any, **more: Any) -> str:
-    return str(choose_kit(_index(*entries, **more), "r.io/x:v1", repository.read).digest)
+    return str(choose_kit(_index(*entries, **more), "r.io/x:v1", repository.read).descriptor.digest)
 
 
 @pytest.mark.parametrize("config", [f"{MODELKIT}.config.v1+json", f"{MODELPACK}.config.v1+json"])
@@ -89,7 +89,7 @@ def test_several_kits_are_for_a_user_to_choose_from(repository: _Repository) -> 
         f"r.io/x:v1 is an index with {first['digest']} "
         '(tag q4, accelerators=["cuda"], quantization=q4_0, totalParameters=7000000000); '
         f"{second['digest']} (linux/arm64/v8); besides, it has a container image (×2); "
-        "name one kit of it by its digest or its own tag"
+        "say which with `variant`, or name one kit of it by its digest or its own tag"
     )
 
 

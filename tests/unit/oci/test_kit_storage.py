@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import DigestMismatch, NotFound, RegistryError
+from gateway.kits.library import Library
 from gateway.oci.content import Descriptor
 from gateway.oci.kit_storage import KitStorageSource, kit_home
 from gateway.oci.options import SourceOptions
 from gateway.oci.reference import Digest, LocalReference, parse_reference
 from gateway.oci.sources import open_source
 from tests.support.artifacts import LayoutBuilder, tar
+from tests.support.dialects import OCI_INDEX, gguf, modelkit, modelkit_index
 from tests.support.kitops import kit_storage
 
 V1 = Digest.parse("sha256:702c3f942317fbbe1f30dca2f5fd2019cbfdf3e7ed7b7718d2cda6d6c56aac8d")
@@ -186,3 +188,44 @@ def test_a_reference_is_opened_where_kit_keeps_it(home: Path, monkeypatch: pytes
     assert open_source(reference, SourceOptions(kitops_home=home)).resolve().digest == V1
     monkeypatch.setenv("KITOPS_HOME", str(home))
     assert open_source(reference, SourceOptions()).resolve().digest == V1
+
+
+@pytest.fixture
+def indexed(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A home with `llm:q4`, `llm:q8`, `llm:all`, an index of both, and a kit `llm:both` beside an index."""
+    builder = LayoutBuilder(tmp_path / "indexed")
+    digests = {tag: modelkit(builder, f"llm:{tag}", {"m.gguf": gguf(tag)}) for tag in ("q4", "q8", "both")}
+    labels = {"llm:q4": {"quantization": "q4_0"}, "llm:q8": {"quantization": "q8_0"}}
+    digests["all"] = modelkit_index(builder, "llm:all", labels)
+    digests["index"] = modelkit_index(builder, "llm:both", labels)
+    kit_storage(tmp_path / "home17", builder.directory, "localhost")
+    return tmp_path / "home17", digests
+
+
+def test_an_index_is_found_by_its_tag_and_its_digest(indexed: tuple[Path, dict[str, str]]) -> None:
+    home, digests = indexed
+    for name in ("kit:llm:all", "llm:all", "llm:all[auto]", f"llm@{digests['all']}"):
+        descriptor = _source(home, name).resolve()
+        assert str(descriptor.digest) == digests["all"]
+        assert descriptor.media_type == OCI_INDEX
+    with pytest.raises(NotFound, match=r"it has llm:all, llm:both, llm:q4, llm:q8; for a kit in"):
+        _source(home, "llm:v1").resolve()
+
+
+def test_a_tag_of_a_kit_and_an_index_means_the_index_where_there_is_a_variant(
+    indexed: tuple[Path, dict[str, str]],
+) -> None:
+    home, digests = indexed
+    assert str(_source(home, "llm:both").resolve().digest) == digests["both"]
+    assert str(_source(home, "llm:both[quantization=q4_0]").resolve().digest) == digests["index"]
+
+
+def test_a_kit_of_an_index_in_kits_storage_is_opened(
+    indexed: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    home, digests = indexed
+    library = Library(tmp_path / "cache", SourceOptions(kitops_home=home))
+    unpacked = library.open(parse_reference("kit:llm:all[quantization=q8_0]"))
+    assert str(unpacked.kit.digest) == digests["q8"]
+    assert (unpacked.path / "m.gguf").read_bytes() == gguf("q8")
+    unpacked.lease.release()
