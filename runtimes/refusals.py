@@ -26,8 +26,6 @@ DAMAGED: Mapping[Format, str] = MappingProxyType(
 
 OTHERS: Mapping[Format, str] = MappingProxyType(
     {
-        Format.GGUF: "is a GGUF model, which this release does not serve: pack the model as ONNX, as "
-        "TorchScript or as a program of torch.export",
         Format.XGBOOST: f"is an XGBoost model, {_NOT_SERVED} with onnxmltools",
         Format.LIGHTGBM: f"is a LightGBM model, {_NOT_SERVED} with onnxmltools",
         Format.CATBOOST: f"is a CatBoost model, {_NOT_SERVED} with its save_model(format='onnx')",

@@ -12,6 +12,7 @@ from pathlib import Path
 from runtimes.base import CheckingRuntime, Runtime
 from runtimes.errors import LoadError, NoRuntime, SeveralModels, UnsafeFormat
 from runtimes.formats import Format, Hazard, identify
+from runtimes.gguf_kinds import candidates
 from runtimes.pickles import scan
 from runtimes.refusals import DAMAGED, OTHERS, sentence
 
@@ -25,6 +26,7 @@ _BUILT_IN = (
     EntryPoint("torchscript", "runtimes.torchscript:TorchScriptRuntime", GROUP),
     EntryPoint("torch-export", "runtimes.torch_export:TorchExportRuntime", GROUP),
     EntryPoint("sklearn", "runtimes.sklearn:SklearnRuntime", GROUP),
+    EntryPoint("gguf", "runtimes.gguf:GgufRuntime", GROUP),
 )
 
 _ADVICE = {
@@ -92,6 +94,7 @@ def choose(
     choices = [choice for choice in readable if choice.format.hazard is not Hazard.CODE]
     if allow_code:
         choices = choices or readable
+    choices = _without_companions(choices)
     if len({choice.path for choice in choices}) > 1:
         choices = [choice for choice in choices if _fits_framework(choice, framework)] or choices
     files = {choice.path for choice in choices}
@@ -132,6 +135,16 @@ def _files(model_path: Path) -> Iterator[Path]:
                     f"{model_path} has over {_MAX_FILES} files; set the Kitfile's model.path to the model"
                 )
             yield path
+
+
+def _without_companions(choices: list[Choice]) -> list[Choice]:
+    """Return the choices without GGUF files that are no model of their own, where there is another file."""
+    files = {choice.path for choice in choices}
+    ggufs = {choice.path for choice in choices if choice.format is Format.GGUF}
+    if len(files) == 1 or not ggufs:
+        return choices
+    models = candidates(ggufs)
+    return [choice for choice in choices if choice.path not in ggufs or choice.path in models] or choices
 
 
 def _fits_framework(choice: Choice, framework: str | None) -> bool:

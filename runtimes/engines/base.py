@@ -35,6 +35,8 @@ class Adapter:
 class EngineOptions:
     """How an engine loads a language model; None leaves a value to the model's file, or to the engine."""
 
+    name: str = ""
+    """What answers call the model; "" leaves it to the engine."""
     context: int | None = None
     """How many tokens a call may have, its prompt and its answer together."""
     slots: int = 4

@@ -113,7 +113,7 @@ def torch_checkpoint(path: Path) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "pytorch_model.bin", "gguf", "keras.h5"])
+@pytest.mark.parametrize("kind", ["safetensors", "pytorch_model.bin", "tflite", "keras.h5"])
 def test_weights_give_way_to_the_one_model_beside_them(
     packed: Callable[..., UnpackedKit], tmp_path: Path, kind: str
 ) -> None:
@@ -121,7 +121,7 @@ def test_weights_give_way_to_the_one_model_beside_them(
     weights = {
         "safetensors": len(header).to_bytes(8, "little") + header + bytes(4),
         "pytorch_model.bin": torch_checkpoint(tmp_path / "weights"),
-        "gguf": b"GGUF" + bytes(20),
+        "tflite": b"\x1c\0\0\0TFL3",
         "keras.h5": b"\x89HDF\r\n\x1a\n" + bytes(90),
     }[kind]
     kit = packed(weights=weights, onnx__model_dot_onnx=FP32, config_dot_json=b"{}")
@@ -130,10 +130,19 @@ def test_weights_give_way_to_the_one_model_beside_them(
         chosen(kit, file="weights")
 
 
+def test_a_gguf_model_gives_way_to_none_but_where_another_runtime_is_asked_for(
+    packed: Callable[..., UnpackedKit],
+) -> None:
+    kit = packed(weights=b"GGUF" + bytes(20), onnx__model_dot_onnx=FP32, config_dot_json=b"{}")
+    assert chosen(kit) == "weights"
+    assert chosen(kit, "onnx") == "onnx/model.onnx"
+
+
 def test_several_models_beside_weights_are_listed_with_how_to_choose(
     packed: Callable[..., UnpackedKit],
 ) -> None:
-    kit = packed(weights=b"GGUF" + bytes(20), onnx__model_dot_onnx=FP32, onnx__model_int8_dot_onnx=INT8)
+    weights = b"\x1c\0\0\0TFL3"
+    kit = packed(weights=weights, onnx__model_dot_onnx=FP32, onnx__model_int8_dot_onnx=INT8)
     with pytest.raises(UnusableModel) as caught:
         chosen(kit)
     assert str(caught.value) == (

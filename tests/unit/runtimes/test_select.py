@@ -25,9 +25,10 @@ from runtimes.base import (
     TensorSpec,
     check_inputs,
 )
-from runtimes.errors import InputError, LoadError, ModelError, NoRuntime, UnsafeFormat
+from runtimes.errors import InputError, LoadError, ModelError, NoRuntime, SeveralModels, UnsafeFormat
 from runtimes.formats import Format
-from runtimes.select import choose, installed, names
+from runtimes.select import check, choose, installed, names
+from tests.support import gguf_files
 from tests.support.model_files import Double, identity_onnx, save_script
 
 
@@ -111,7 +112,7 @@ def test_weights_without_a_program_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("files", "titles"),
-    [({}, "no file"), ({"a": b"GGUF" + bytes(20)}, "GGUF"), ({"a": b"{}", "b": b"x"}, "JSON, text")],
+    [({}, "no file"), ({"a": b"\x1c\0\0\0TFL3"}, "TensorFlow Lite"), ({"a": b"{}", "b": b"x"}, "JSON, text")],
 )
 def test_nothing_fits(tmp_path: Path, files: dict[str, bytes], titles: str) -> None:
     with pytest.raises(NoRuntime, match=rf"found {titles}; supported are ONNX \(onnx\), TorchScript"):
@@ -135,7 +136,7 @@ NO_MODELS = [
         b"{L\0\0\0\0\0\0\0\x07learner{L",
         "is an XGBoost model, which this release does not serve: export it to ONNX",
     ),
-    (b"GGUF" + bytes(20), "is a GGUF model, which this release does not serve: pack the model as ONNX"),
+    (b"\x1c\0\0\0TFL3", "is a TensorFlow Lite model, which this release does not serve: export it to ONNX"),
     (b"tree\nversion=v4\n", "is a LightGBM model, which this release does not serve: export it to ONNX"),
 ]
 
@@ -207,11 +208,13 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 def test_a_third_partys_runtime_is_chosen(tmp_path: Path, install: Callable[[str, str, str], None]) -> None:
     install(
-        "gguf = ks_gguf:Gguf", "ks_gguf", PLUGIN.format(name="Gguf", runtime="gguf", format="Format.GGUF")
+        "tflite = ks_lite:Lite",
+        "ks_lite",
+        PLUGIN.format(name="Lite", runtime="tflite", format="Format.TFLITE"),
     )
-    put(tmp_path / "kit", model=b"GGUF" + bytes(20))
-    assert choose(tmp_path / "kit").runtime.name == "gguf"
-    assert choose(tmp_path / "kit", "gguf").path == tmp_path / "kit" / "model"
+    put(tmp_path / "kit", model=b"\x1c\0\0\0TFL3")
+    assert choose(tmp_path / "kit").runtime.name == "tflite"
+    assert choose(tmp_path / "kit", "tflite").path == tmp_path / "kit" / "model"
 
 
 def test_built_in_runtimes_come_before_a_third_partys(
@@ -368,3 +371,42 @@ def test_missing_and_unknown_inputs_are_named(names: str, message: str) -> None:
 def test_a_model_without_inputs_takes_none() -> None:
     with pytest.raises(InputError, match=r"^unknown input 'x'; the model takes no inputs$"):
         check_inputs(Signature((), ()), {"x": GOOD["a"]})
+
+
+def test_a_gguf_model_is_chosen_among_what_only_helps_it(tmp_path: Path) -> None:
+    model = gguf_files.tiny_llama(tmp_path / "model.gguf")
+    gguf_files.projector(tmp_path / "a-mmproj.gguf")
+    gguf_files.tiny_adapter(tmp_path / "adapter.gguf")
+    choice = choose(tmp_path)
+    assert (choice.runtime.name, choice.path) == ("gguf", model)
+
+
+def test_the_first_part_of_a_split_gguf_model_is_chosen(tmp_path: Path) -> None:
+    first, second = gguf_files.split(tmp_path, "tiny")
+    assert choose(tmp_path).path == first
+    # What is missing is told by the check of the part that is there.
+    first.unlink()
+    assert choose(tmp_path).path == second
+    with pytest.raises(LoadError, match=r"tiny-00001-of-00002\.gguf is not beside it"):
+        check(choose(tmp_path))
+
+
+def test_several_quantizations_are_several_models(tmp_path: Path) -> None:
+    gguf_files.tiny_llama(tmp_path / "q4.gguf")
+    gguf_files.tiny_llama(tmp_path / "q8.gguf")
+    gguf_files.split(tmp_path, "f16")
+    with pytest.raises(SeveralModels) as caught:
+        choose(tmp_path)
+    names = [Path(path).name for path in caught.value.paths]
+    assert names == ["f16-00001-of-00002.gguf", "q4.gguf", "q8.gguf"]
+
+
+def test_a_projector_alone_is_chosen_to_be_refused_as_what_it_is(tmp_path: Path) -> None:
+    gguf_files.projector(tmp_path / "mmproj.gguf")
+    with pytest.raises(LoadError, match="is a projector"):
+        check(choose(tmp_path))
+
+
+def test_an_adapter_does_not_hide_a_model_of_another_format(tmp_path: Path) -> None:
+    gguf_files.tiny_adapter(put(tmp_path, model=ONNX) / "adapter.gguf")
+    assert choose(tmp_path).runtime.name == "onnx"
