@@ -27,11 +27,20 @@ _LOCK = "lock"
 
 
 class Admission:
-    """The reservations of a node, in `directory`; `machine` tells its memory."""
+    """The reservations of a node, in `directory`; `machine` tells its memory.
 
-    def __init__(self, directory: Path, machine: Callable[[], MachineMemory] = usable_memory) -> None:
+    `waits` is called, more than once, while a model waits for others to be loaded.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        machine: Callable[[], MachineMemory] = usable_memory,
+        waits: Callable[[], None] = lambda: None,
+    ) -> None:
         self._directory = directory
         self._machine = machine
+        self._waits = waits
 
     @contextmanager
     def admitted(
@@ -62,6 +71,7 @@ class Admission:
                     break
             if not reserved:
                 raise no_memory(kit, need, machine)
+            self._waits()
             time.sleep(_PAUSE)
         try:
             yield

@@ -164,7 +164,9 @@ class Worker:
         self._has_engine = isinstance(choice.runtime, EngineRuntime)
         language = language_model(kit, choice, spec.serving)
         resources = spec.serving.resources
-        with Admission(spec.node.home / "memory").admitted(kit, choice, language, resources):
+        admission = Admission(spec.node.home / "memory", waits=self._wait_for_memory)
+        with admission.admitted(kit, choice, language, resources):
+            self._note(detail="")
             started = time.perf_counter()
             loaded = load(kit, choice, resources, replace(language.options, name=spec.model))
         self._tally.loaded(time.perf_counter() - started)
@@ -221,6 +223,10 @@ class Worker:
     def unpacking(self) -> None:
         """Note that the kit is being unpacked; the library calls this."""
         self._note(detail="unpacking")
+
+    def _wait_for_memory(self) -> None:
+        """Note that other models are loaded first; the admission calls this."""
+        self._note(detail="waits for the memory until another model is loaded")
 
     def _close(self) -> None:
         self._server.stop()

@@ -42,7 +42,11 @@ class Node:
     def __init__(self, directory: Path) -> None:
         self.free = 6 * GIB
         self.directory = directory / "memory"
-        self.admission = Admission(self.directory, lambda: MachineMemory(24 * GIB, self.free))
+        self.waits = 0
+        self.admission = Admission(self.directory, lambda: MachineMemory(24 * GIB, self.free), self.wait)
+
+    def wait(self) -> None:
+        self.waits += 1
 
     @property
     def reservations(self) -> list[Path]:
@@ -61,6 +65,7 @@ def choice(kit: UnpackedKit, weights: float, cache: float = 0, other: float = 0)
 
 def test_a_model_that_fits_is_reserved_for_while_it_loads(kit: UnpackedKit, node: Node) -> None:
     with node.admission.admitted(kit, choice(kit, 4, 1.5), LANGUAGE, CPUS):
+        assert node.waits == 0
         assert [path.read_text() for path in node.reservations] == [str(int(5.5 * GIB))]
     assert node.reservations == []
 
@@ -123,6 +128,7 @@ def test_of_two_that_load_at_a_time_the_second_waits_where_both_may_not_fit(
     with node.admission.admitted(kit, choice(kit, 4), LANGUAGE, CPUS):
         second.start()
         assert not entered.wait(0.6)
+        assert node.waits > 0
         with node.admission.admitted(kit, choice(kit, 1), LANGUAGE, CPUS):
             assert len(node.reservations) == 2
     assert entered.wait(5)
