@@ -7,14 +7,15 @@ its model (`hints`), its parents' too. What is new there is another digest, and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from gateway.errors import InvalidKitfile, UnsafeArchive
 from gateway.kits.adapters import adapters
 from gateway.kits.hints import hints_of
-from gateway.kits.language_parameters import language_parameters
+from gateway.kits.kit import Kit
+from gateway.kits.language_parameters import LanguageParameters, language_parameters
 from gateway.kits.library import UnpackedKit
 from gateway.kits.paths import safe_path
 from gateway.serving import (
@@ -55,12 +56,7 @@ def language_model(kit: UnpackedKit, choice: Choice, serving: Serving) -> Langua
         return LanguageModel()
     hints = hints_of(kit.kit)
     said = _said(serving)
-    parameters, faults = language_parameters(hints.parameters, said)
-    if faults:
-        raise InvalidKitfile(
-            f"{kit.kit.reference}: {'; '.join(faults)}; mend the Kitfile and pack the kit again, or set it "
-            "in the config, in `engine` or `generation` of the model"
-        )
+    parameters = _parameters(kit.kit, said)
     ignored = dict(parameters.ignored)
     values = {**parameters.values, **said}
     if "chat_template" not in said:
@@ -88,6 +84,32 @@ def _said(serving: Serving) -> dict[str, Any]:
         "system_prompt": generation.system_prompt,
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _parameters(kit: Kit, said: Mapping[str, Any]) -> LanguageParameters:
+    """Return what the parameters of a kit and its parents say besides the config.
+
+    Setting by setting, the child counts first, with its files too.
+    """
+    settled = dict.fromkeys(said, "the config")
+    values: dict[str, Any] = {}
+    taken: dict[str, str] = {}
+    ignored: dict[str, str] = {}
+    for link in kit.chain:
+        hints = hints_of(replace(link, parents=()))
+        own, faults = language_parameters(hints.parameters, settled)
+        if faults:
+            raise InvalidKitfile(
+                f"{link.reference}: {'; '.join(faults)}; mend the Kitfile and pack the kit again, or set it "
+                "in the config, in `engine` or `generation` of the model"
+            )
+        values |= own.values
+        taken |= own.taken
+        ignored |= {name: reason for name, reason in own.ignored.items() if name not in taken}
+        files = {"chat_template": hints.chat_template, "system_prompt": hints.system_prompt_file}
+        for name in (*own.values, *(name for name, path in files.items() if path is not None)):
+            settled.setdefault(name, f"its child {link.reference.label}")
+    return LanguageParameters(values, taken, ignored)
 
 
 def _chat_template(kit: UnpackedKit, parameter: str | None, part: str | None) -> dict[str, str]:

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from gateway.serving import (
@@ -93,11 +94,11 @@ class _WrongValue(Exception):
 
 
 def language_parameters(
-    parameters: Mapping[str, Any], settled: Collection[str] = ()
+    parameters: Mapping[str, Any], settled: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[LanguageParameters, list[str]]:
     """Return what parameters say, and a line for each value that cannot be meant.
 
-    `settled` are the settings that the config has: what the Kitfile says of them is not read.
+    `settled` says who has said a setting before, such as "the config": what is said of it here is not read.
     """
     values: dict[str, Any] = {}
     taken: dict[str, str] = {}
@@ -108,7 +109,7 @@ def language_parameters(
         if name is None or value is None:
             ignored[parameter] = "not known" if name is None else "empty"
         elif name in settled:
-            ignored[parameter] = "the config says it"
+            ignored[parameter] = f"{settled[name]} says it"
         elif name in values:
             earlier = next(earlier for earlier in taken if taken[earlier] == name)
             ignored[parameter] = f"{earlier} counts first"

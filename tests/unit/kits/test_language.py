@@ -227,6 +227,39 @@ def test_a_childs_adapter_is_put_on_its_parents_model(packer: Packer) -> None:
     assert language.generation.sampling == (("temperature", 0.3),)
 
 
+def test_a_child_counts_before_its_parent_setting_by_setting(packer: Packer) -> None:
+    packer.kit({"n_ctx": 4096, "temperature": 0.3, "top_p": 0.9, "system": "Parent."}, name="base")
+    own = {"num_ctx": 2048, "temperature": 0.1, "system": "Child."}
+    child = packer.kit(own, parent="registry.test/base:v1", name="child")
+    language = merged(child)
+    assert language.options.context == 2048
+    assert language.generation == Generation((("temperature", 0.1), ("top_p", 0.9)), (), "Child.")
+    assert language.taken["num_ctx"] == "context"
+    assert language.ignored == {"n_ctx": "its child v1 says it"}
+
+
+def test_a_childs_files_count_before_its_parents_parameters(packer: Packer) -> None:
+    packer.kit({"system": "Parent.", "chat_template": "{{ parent }}", "top_p": 0.9}, name="base")
+    child = packer.kit(
+        parts={"chat_template.jinja": ("", b"{{ child }}")},
+        prompts={"system.md": {"system.md": b"Child."}},
+        parent="registry.test/base:v1",
+        name="child",
+    )
+    language = merged(child)
+    assert language.options.chat_template == "{{ child }}"
+    assert language.generation == Generation((("top_p", 0.9),), (), "Child.")
+    assert language.ignored == dict.fromkeys(("system", "chat_template"), "its child v1 says it")
+
+
+def test_a_fault_of_a_parent_is_told_of_the_parent(packer: Packer) -> None:
+    base = packer.kit({"top_p": 7}, name="base")
+    child = packer.kit(parent="registry.test/base:v1", name="child")
+    with pytest.raises(InvalidKitfile, match=r"model\.parameters\.top_p is 7") as caught:
+        merged(child)
+    assert str(base.kit.digest) in str(caught.value)
+
+
 def test_two_children_of_one_parent_share_its_blobs_and_files(packer: Packer) -> None:
     packer.kit(name="base")
     children = []

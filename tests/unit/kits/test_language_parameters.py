@@ -117,6 +117,6 @@ def test_of_several_spellings_that_of_an_engine_counts_before_that_of_a_descript
 
 
 def test_what_the_config_has_is_not_read() -> None:
-    language, faults = language_parameters({"temp": "hot", "top_p": 0.5}, {"temperature"})
+    language, faults = language_parameters({"temp": "hot", "top_p": 0.5}, {"temperature": "the config"})
     assert (language.values, language.ignored) == ({"top_p": 0.5}, {"temp": "the config says it"})
     assert faults == []
