@@ -64,7 +64,7 @@ class EngineProcess:
             json.dumps({**options, "socket": str(self.socket), "parent": os.getpid()}).encode() + b"\n"
         )
         self._process: subprocess.Popen[bytes] | None = None
-        self._error: OSError | None = None
+        self._error: OSError | ValueError | None = None
         self._has_started = threading.Event()
         self._has_ended = threading.Event()
         self._is_closed = False
@@ -115,7 +115,8 @@ class EngineProcess:
         status = None if self._process is None else self._process.returncode
         if status is None or self._is_closed:
             return "the engine was closed"
-        return f"{_ending(status)}{self.log.ending()}"
+        # A kill comes from outside: what the engine wrote before has nothing to do with it.
+        return _ending(status) + ("" if status == -signal.SIGKILL else self.log.ending())
 
     def close(self) -> None:
         """End the process and all that it started, and remove its socket. Closing twice does no harm."""
@@ -147,7 +148,7 @@ class EngineProcess:
                 env=self._environment,
                 start_new_session=True,
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._error = error
             self._has_started.set()
             return
@@ -160,9 +161,11 @@ class EngineProcess:
         with contextlib.suppress(OSError):
             process.stdin.write(self._line)
             process.stdin.flush()
-        # Not reaped yet, so that its number still stands for its group and for no other.
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        self._kill(signal.SIGKILL)
+        # Another part of this process may wait for all children; then it is gone already.
+        with contextlib.suppress(ChildProcessError):
+            # Not reaped yet, so that its number still stands for its group and for no other.
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            self._kill(signal.SIGKILL)
         process.wait()
         reader.join(_TERM_SECONDS)
         self._has_ended.set()

@@ -14,7 +14,7 @@ NAME = "engine.sock"
 
 _PREFIX = "kitserve-engine-"
 _LONGEST = 107  # bytes of a path in sockaddr_un, without the NUL at its end (unix(7))
-_SWEEP_AFTER = 600.0
+_SWEEP_AFTER = 30.0
 _LONGEST_START = 24 * 3_600.0
 _SECONDS = 5.0
 
