@@ -75,7 +75,9 @@ class GgufRuntime:
 
     def outline(self, path: Path, options: EngineOptions) -> Outline:
         """Return what the model can be asked for, and its context, as `start` will have them."""
-        plan = _Plan(self.check(path), options)
+        file = self.check(path)
+        _check_companions(file, options)
+        plan = _Plan(file, options)
         return Outline(plan.tasks, plan.context)
 
     def start(self, path: Path, resources: Resources, options: EngineOptions) -> LlamaModel:

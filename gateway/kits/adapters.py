@@ -5,12 +5,15 @@ An engine applies them when it loads the base; a child's adapters come on top of
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from gateway.errors import UnusableModel
 from gateway.kits.library import UnpackedKit
+from runtimes import gguf_file, gguf_kinds
 from runtimes.engines.base import Adapter
+from runtimes.errors import LoadError
 from runtimes.formats import Format, identify
 from runtimes.select import Choice
 
@@ -19,14 +22,28 @@ _PEFT_WEIGHTS = "adapter_model.safetensors"
 
 
 def adapters(kit: UnpackedKit, choice: Choice, names: Iterable[str]) -> tuple[Adapter, ...]:
-    """Return the LoRA adapters at these paths of a kit, each once.
+    """Return the LoRA adapters at these paths of a kit, each once, and those that GGUF files say they are.
 
     Raises UnusableModel where one is none, or of another form or architecture than the base.
     """
-    paths = tuple(dict.fromkeys(_adapter(kit, name) for name in names))
+    paths = dict.fromkeys(_adapter(kit, name) for name in names)
+    if choice.format is Format.GGUF:
+        paths |= dict.fromkeys(_by_header(kit, choice.path))
     for path in paths:
         _check_form(kit, choice, path)
     return tuple(Adapter(path) for path in paths)
+
+
+def _by_header(kit: UnpackedKit, base: Path) -> Iterator[Path]:
+    """Yield the files beside a GGUF model whose header says that they are adapters."""
+    for path in sorted(kit.path.rglob("*.gguf")):
+        with suppress(LoadError):
+            if (
+                path != base
+                and path.is_file()
+                and gguf_kinds.kind(gguf_file.read(path)) == gguf_kinds.ADAPTER
+            ):
+                yield path
 
 
 def _check_form(kit: UnpackedKit, choice: Choice, path: Path) -> None:

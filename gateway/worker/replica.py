@@ -168,7 +168,7 @@ class Worker:
         with admission.admitted(kit, choice, language, resources):
             self._note(detail="")
             started = time.perf_counter()
-            loaded = load(kit, choice, resources, language.options)
+            loaded = load(kit, choice, resources, replace(language.options, name=spec.model))
         self._tally.loaded(time.perf_counter() - started)
         with _closed_on_failure(loaded):
             model = with_stated_signature(loaded, kit.kit, spec.serving.stated)
