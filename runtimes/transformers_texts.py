@@ -19,6 +19,9 @@ from runtimes.errors import ExecutionError, InputError
 # The limits of one run, in texts and in tokens with the padding.
 _MAX_ROWS = 64
 _MAX_TOKENS = 16_384
+# A CPU computes about as long for so many tokens as it takes to start another run. Measured on all-MiniLM-L6:
+# 8 ms for each run, and 0.27 ms for each token, padding or not.
+_MAX_PADDING = 32
 # What a tokenizer says that knows no limit.
 _NO_LIMIT = 1_000_000_000
 # Models whose first position is after the number of their padding token.
@@ -88,7 +91,7 @@ class TextReader:
         order = np.argsort(-tokens.counts, kind="stable").tolist()
         while order:
             longest = int(tokens.counts[order[0]])
-            size = 1 if self._pad is None else min(_MAX_ROWS, max(1, _MAX_TOKENS // longest))
+            size = 1 if self._pad is None else self._size(tokens.counts[order[:_MAX_ROWS]])
             rows, order = order[:size], order[size:]
             inputs = {}
             for name, column in tokens.columns.items():
@@ -100,6 +103,14 @@ class TextReader:
             mask = np.arange(longest) < tokens.counts[rows][:, None]
             inputs["attention_mask"] = torch.from_numpy(mask.astype(np.int64)).to(self._device)
             yield Batch(rows, inputs)
+
+    def _size(self, counts: Array) -> int:
+        """Return how many texts the next batch has, of those with these numbers of tokens, longest first."""
+        size = min(len(counts), max(1, _MAX_TOKENS // int(counts[0])))
+        if self._device == "cpu":
+            padding = np.cumsum(counts[0] - counts[:size])
+            size = int(np.searchsorted(padding, _MAX_PADDING, side="right"))
+        return size
 
     def prefix_length(self, text: str) -> int:
         """Return how many tokens stand before what follows `text` in the same string."""
