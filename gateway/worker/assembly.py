@@ -6,12 +6,14 @@ from gateway.errors import UnusableModel
 from gateway.metrics.tally import Tally
 from gateway.worker.app import WorkerApp
 from gateway.worker.capabilities import Capability, TensorCapability
+from gateway.worker.embeddings import TextHandler
 from gateway.worker.grpc import OpenInferenceGrpc
 from gateway.worker.mirrored import MirrorHandler
 from gateway.worker.protocol import ProtocolHandler
 from gateway.worker.rest import OpenInferenceRest
 from gateway.worker.version import AppOptions, Identity, ServedVersion
 from runtimes.base import LoadedModel, TensorModel
+from runtimes.text_model import TextModel
 
 _DEFAULTS = AppOptions()
 
@@ -35,6 +37,8 @@ def build_app(
             OpenInferenceGrpc(version, tensors),
             MirrorHandler(version, tensors),
         ]
+        if isinstance(model, TextModel):
+            handlers.append(TextHandler(version, tensors, model))
     if not capabilities:
         raise UnusableModel(f"model {identity.model}: {type(model).__name__} can do nothing that is served")
     return WorkerApp(version, capabilities, handlers)
