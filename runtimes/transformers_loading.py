@@ -16,7 +16,7 @@ from runtimes.hugging_face import HuggingFaceModel, Pipeline
 ADAPTER = "adapter_config.json"
 
 # One of these must be there.
-_TEXT_FILES = (
+_TOKENIZERS = (
     "tokenizer.json",
     "vocab.txt",
     "vocab.json",
@@ -24,7 +24,6 @@ _TEXT_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
 )
-_IMAGE_FILES = ("preprocessor_config.json",)
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 # A part of some models that only their own training used; embeddings are made without it.
@@ -38,9 +37,9 @@ def check_files(source: HuggingFaceModel) -> None:
         raise LoadError(
             f"{source.directory / ADAPTER} makes an adapter of this; merge it into its base, and pack that"
         )
-    names = _IMAGE_FILES if source.pipeline is Pipeline.IMAGE_CLASSIFICATION else _TEXT_FILES
-    if not any((source.directory / name).is_file() for name in names):
-        raise LoadError(f"{source.directory} has no {names[0]}; pack it with the model")
+    takes_text = source.pipeline is not Pipeline.IMAGE_CLASSIFICATION
+    if takes_text and not any((source.directory / name).is_file() for name in _TOKENIZERS):
+        raise LoadError(f"{source.directory} has no {_TOKENIZERS[0]}; pack it with the model")
 
 
 def check_installed(path: Path) -> None:
