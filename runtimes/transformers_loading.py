@@ -54,6 +54,8 @@ def import_transformers(path: Path) -> Any:
     # It reads them when it is imported.
     for name in _OFFLINE:
         os.environ[name] = "1"
+    # Its own threads would be one for each core of the machine, whatever the worker may use.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
         import transformers
     except Exception as error:

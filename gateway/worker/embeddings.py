@@ -19,6 +19,8 @@ from gateway.codec.openai.errors import error_body
 from gateway.codec.openai.rerank import read_rerank, write_rerank
 from gateway.codec.openai.text_members import UnfitMember
 from gateway.engine.jobs import Job
+from gateway.metrics.tally import Tally
+from gateway.metrics.tokens import Tokens
 from gateway.wire.exchange import Exchange
 from gateway.worker.calls import ComputeCalls, Dialect
 from gateway.worker.capabilities import TensorCapability
@@ -26,7 +28,7 @@ from gateway.worker.protocol import JSON, Answer, OpenAIErrors, Route
 from gateway.worker.version import ServedVersion
 from runtimes.base import Array
 from runtimes.engines.base import Task
-from runtimes.text_model import EMBEDDING, SCORE, TextModel
+from runtimes.text_model import EMBEDDING, SCORE, TOKENS, TextModel
 
 _FAMILY = "/v1/"
 _EMBEDDINGS, _RERANK = "/v1/embeddings", "/v1/rerank"
@@ -61,7 +63,9 @@ class TextHandler:
         else:
             path, read, output, does = _RERANK, rerank, SCORE, "ranks documents"
         encode = Encoder(identity.model, identity.version, {})
-        dialect = Dialect(lambda: _TextCodec(read, output, tensors, encode), error_body, _mirrored)
+        dialect = Dialect(
+            lambda: _TextCodec(read, output, tensors, encode, version.tally), error_body, _mirrored
+        )
         card = {
             "id": identity.model,
             "object": "model",
@@ -105,11 +109,14 @@ class TextHandler:
 class _TextCodec:
     """Reads one call and writes its answer, see `jobs.Codec`; one is made for each call."""
 
-    def __init__(self, read: Read, output: str, tensors: TensorCapability, encode: Encoder) -> None:
+    def __init__(
+        self, read: Read, output: str, tensors: TensorCapability, encode: Encoder, tally: Tally
+    ) -> None:
         self._read = read
         self._output = output
         self._tensors = tensors
         self._encode = encode
+        self._tally = tally
         self._write: Write | None = None
         self._param: str | None = None
         self._answered: tuple[Call, Array] | None = None
@@ -125,6 +132,7 @@ class _TextCodec:
     def encode(self, job: Job, call: Call, outputs: Mapping[str, Array]) -> None:
         assert self._write is not None
         job.answer = self._write(outputs)
+        self._tally.generated(job.role, Tokens(input=int(outputs[TOKENS].sum())))
         if self._tensors.mirror is not None:
             self._answered = call, outputs[self._output]
 

@@ -109,11 +109,13 @@ def vectors(answer: Any) -> Array:
 
 
 def test_the_client_gets_embeddings(serving: Serving, expected: Array) -> None:
+    before = serving.tally.numbers().tokens.input
     answer = serving.client.embeddings.create(model="minds:v1", input=list(TEXTS))
     np.testing.assert_allclose(vectors(answer), expected, atol=1e-5)
     tokens = sum(len(text.split()) + 2 for text in TEXTS)
     assert (answer.model, answer.object, answer.data[0].object) == ("minds", "list", "embedding")
     assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (tokens, tokens)
+    assert serving.tally.numbers().tokens.input == before + tokens
     single = serving.client.embeddings.create(model="minds", input=TEXTS[1], user="somebody")
     np.testing.assert_allclose(vectors(single), expected[1:2], atol=1e-5)
 

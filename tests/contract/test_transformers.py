@@ -285,6 +285,18 @@ def test_classifiers_of_texts_answer_as_the_pipeline(tmp_path: Path, problem: st
     np.testing.assert_allclose(outputs["logits"][1], logits, atol=1e-5)
 
 
+def test_a_classifier_of_pairs(tmp_path: Path) -> None:
+    module = write_bert(tmp_path, "BertForSequenceClassification", num_labels=3)
+    model = load(tmp_path)
+    pair = tokenizer_of(tmp_path)("a cat", "a dog", return_tensors="pt")
+    with torch.inference_mode():
+        expected = module(**pair).logits
+    actual = model.infer({"text": texts("a cat"), "text_pair": texts("a dog")})["logits"]
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    with pytest.raises(InputError, match="1 and 2 rows"):
+        model.infer({"text": texts("a cat"), "text_pair": texts("a dog", "a mat")})
+
+
 def test_a_regression_has_logits_alone(tmp_path: Path) -> None:
     write_bert(tmp_path, "BertForSequenceClassification", num_labels=2, problem_type="regression")
     model = load(tmp_path)
