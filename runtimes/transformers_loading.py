@@ -25,6 +25,7 @@ _TOKENIZERS = (
     "sentencepiece.bpe.model",
 )
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")
+_MAX_REASON = 500
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 # A part of some models that only their own training used; embeddings are made without it.
 _UNUSED = "pooler."
@@ -114,5 +115,7 @@ def load_module(source: HuggingFaceModel, auto_class: str, device: str) -> Any:
 
 
 def _refused(transformers: Any, directory: Path, part: str, error: Exception) -> LoadError:
-    reason = " ".join(str(error).split())[:500] or type(error).__name__
+    reason = " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
+    if "ignore_mismatched_sizes" in reason:
+        reason = "its weights have other shapes than config.json says"
     return LoadError(f"transformers {transformers.__version__} refuses the {part} in {directory}: {reason}")

@@ -334,6 +334,17 @@ def test_weights_that_lack_the_classifier_are_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_weights_of_other_shapes_are_refused(tmp_path: Path) -> None:
+    write_bert(tmp_path)
+    write_modules(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "vocab_size": 1_000_000_000}))
+    with pytest.raises(
+        LoadError, match=r"refuses the model in .*: its weights have other shapes than config"
+    ):
+        load(tmp_path)
+
+
 def test_what_is_missing_is_told_without_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_bert(tmp_path)
     write_modules(tmp_path)
