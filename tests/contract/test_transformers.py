@@ -20,6 +20,7 @@ from runtimes.testing import TensorContract
 from runtimes.text_model import TextModel
 from runtimes.transformers import TransformersRuntime
 from runtimes.transformers_model import TransformersModel, TransformersTextModel
+from runtimes.transformers_texts import TextReader
 from tests.support.hugging_face import TEXTS, texts, write_bert, write_modules, write_vit
 from tests.support.models import minilm
 
@@ -209,6 +210,21 @@ def test_prompts(tmp_path: Path, is_counted: bool) -> None:
         model.infer({"text": text, "prompt_name": texts("query", "passage")})
     with pytest.raises(InputError, match="2 and 1 rows"):
         model.infer({"text": text, "prompt_name": texts("query")})
+
+
+def test_the_end_of_a_long_text_is_not_read(tmp_path: Path) -> None:
+    module = write_bert(tmp_path)
+    tokenizer = tokenizer_of(tmp_path)
+    lengths: list[int] = []
+
+    def read(texts: list[str], pairs: None, **options: Any) -> Any:
+        lengths.extend(map(len, texts))
+        return tokenizer(texts, pairs, **options)
+
+    long, short = "cat " * 100_000, "cat " * 31
+    tokens = TextReader(read, module, "cpu", 32, 0).read([long, short])["input_ids"]
+    assert lengths == [32 * 256, len(short)]
+    assert tokens[0] == tokens[1]
 
 
 def test_many_texts_come_back_in_their_order(tmp_path: Path) -> None:
