@@ -180,6 +180,16 @@ class TensorModel(LoadedModel, Protocol):
 
 
 @runtime_checkable
+class BatchedModel(TensorModel, Protocol):
+    """A model whose calls are run together unless the config says otherwise, as that pays for all of them."""
+
+    @property
+    def pays_to_batch(self) -> bool:
+        """Whether it is so for this model."""
+        ...
+
+
+@runtime_checkable
 class Runtime(Protocol):
     """An adapter for one engine: stateless, made without arguments, cheap to import."""
 

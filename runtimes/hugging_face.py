@@ -27,6 +27,8 @@ INDEX = "model.safetensors.index.json"
 
 _MAX_INDEX_BYTES = 64 * 1024 * 1024
 _MAX_SHARDS = 1_000
+# Where a config says what computes attention: a name of transformers' own, or a repository of the hub.
+_IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 
 
 class Pipeline(StrEnum):
@@ -93,12 +95,7 @@ def read_directory(path: Path) -> HuggingFaceModel:
         raise LoadError(
             f"{directory / CONFIG} is missing, or names no model; without it, weights are no model"
         )
-    if config.get("auto_map"):
-        raise UnsafeFormat(
-            f"{directory / CONFIG} names code of the kit (auto_map), which is never run, not even with "
-            "allow_code; if transformers knows the model by itself, remove auto_map and pack the kit again, "
-            "else export the model to ONNX"
-        )
+    _check_code(directory / CONFIG, config)
     modules = read_modules(directory) if _is_embedding(directory) else None
     pipeline = _pipeline(directory, config) if modules is None else Pipeline.FEATURE_EXTRACTION
     return HuggingFaceModel(directory, _weights(directory), config, pipeline, modules)
@@ -144,6 +141,30 @@ def _directories(formats: Mapping[Path, Format]) -> list[Path]:
 
 def _has_weights(path: Path, format_: Format) -> bool:
     return format_ is Format.SAFETENSORS or (format_ is Format.JSON and path.name == INDEX)
+
+
+def _check_code(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise UnsafeFormat where a config, or one within it, names code: the kit's, or a kernel of the hub."""
+    configs: list[Any] = [config]
+    while configs:
+        part = configs.pop()
+        if isinstance(part, list):
+            configs += part
+        if not isinstance(part, dict):
+            continue
+        if part.get("auto_map"):
+            raise UnsafeFormat(
+                f"{path} names code of the kit (auto_map), which is never run, not even with allow_code; if "
+                "transformers knows the model by itself, remove auto_map and pack the kit again, else export "
+                "the model to ONNX"
+            )
+        for name in _IMPLEMENTATIONS:
+            if "/" in str(part.get(name)):
+                raise UnsafeFormat(
+                    f"{path} names a kernel of the hub, {part[name]!r} ({name}), which is code; remove it "
+                    "and pack the kit again"
+                )
+        configs += part.values()
 
 
 def _says_model(config: Mapping[str, Any]) -> bool:

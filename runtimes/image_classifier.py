@@ -12,7 +12,7 @@ import numpy as np
 
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.hugging_face import HuggingFaceModel
-from runtimes.sequence_classifier import class_outputs, classes
+from runtimes.sequence_classifier import Classes, class_outputs
 from runtimes.torch_tensors import to_torch
 from runtimes.transformers_loading import load_module
 from runtimes.transformers_model import TransformersModel
@@ -33,13 +33,14 @@ def image_signature(source: HuggingFaceModel) -> Signature:
 def load_image_classification(source: HuggingFaceModel, device: str) -> TransformersModel:
     """Load the model. Raises LoadError."""
     module = load_module(source, "AutoModelForImageClassification", device)
+    classes = Classes(module.config)
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         pixels = inputs[PIXELS]
-        logits = np.empty((len(pixels), module.config.num_labels), np.float32)
+        logits = np.empty((len(pixels), classes.count), np.float32)
         for start in range(0, len(pixels), _MAX_IMAGES):
             rows = slice(start, start + _MAX_IMAGES)
             logits[rows] = module(pixel_values=to_torch(pixels[rows], device)).logits.float().cpu().numpy()
-        return classes(source, module.config, logits)
+        return classes(logits)
 
     return TransformersModel(image_signature(source), device, run)

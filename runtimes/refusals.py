@@ -35,8 +35,9 @@ OTHERS: Mapping[Format, str] = MappingProxyType(
         Format.SAVED_MODEL: f"is a TensorFlow SavedModel, {_NOT_SERVED} with tf2onnx",
         Format.GRAPH_DEF: f"is a TensorFlow GraphDef, {_NOT_SERVED} with tf2onnx",
         Format.TFLITE: f"is a TensorFlow Lite model, {_NOT_SERVED} with tf2onnx",
-        Format.SAFETENSORS: "is a safetensors file, which has weights but no program, and cannot be "
-        "served: export the model to ONNX, or save it with torch.export.save or torch.jit.save",
+        Format.SAFETENSORS: "is a safetensors file, which has weights but no program: pack the config.json "
+        "and the tokenizer of a model of Hugging Face's with it, or export the model to ONNX, or save it "
+        "with torch.export.save or torch.jit.save",
         Format.HTML: "is an HTML page and no model, as a failed download leaves it: download the model "
         "again, then pack the kit",
         Format.ARCHIVE: "is an archive or a compressed file and no model: unpack it before kit pack",

@@ -39,8 +39,9 @@ _HUGGING_FACE = (Format.HUGGING_FACE, Format.HUGGING_FACE_GENERATION)
 
 _ADVICE = {
     Format.PICKLE: "export the model to ONNX (skl2onnx for scikit-learn)",
-    Format.TORCH_PICKLE: "it has weights but no program, so it cannot be served at all: save the "
-    "model with torch.export.save or torch.jit.save, or export it to ONNX",
+    Format.TORCH_PICKLE: "it has weights but no program, so it cannot be served at all: save a "
+    "model of transformers as safetensors (save_pretrained), and any other with torch.export.save or "
+    "torch.jit.save, or export it to ONNX",
 }
 
 

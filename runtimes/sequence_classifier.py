@@ -1,8 +1,8 @@
 """Classifiers of whole texts, or of pairs of texts.
 
-Outputs are those of transformers' pipeline: `logits` as the model gives them, `probabilities` by softmax, or
-by sigmoid where a text may have several labels, and `label`, the name of the likeliest one. A regression has
-`logits` alone.
+The second text of a pair goes into `text_pair`. Outputs are those of transformers' pipeline: `logits` as the
+model gives them, `probabilities` by softmax, or by sigmoid where a text may have several labels, and `label`,
+the name of the likeliest one. A regression has `logits` alone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from runtimes.base import Array, Datatype, Signature, TensorSpec
+from runtimes.errors import InputError
 from runtimes.hugging_face import HuggingFaceModel, label_count
 from runtimes.text_model import TEXT
 from runtimes.transformers_loading import load_module, load_tokenizer
@@ -22,6 +23,7 @@ from runtimes.transformers_texts import TextReader, decode_texts, max_length_of
 LOGITS = "logits"
 PROBABILITIES = "probabilities"
 LABEL = "label"
+PAIR = "text_pair"
 
 
 def class_outputs(source: HuggingFaceModel) -> tuple[TensorSpec, ...]:
@@ -34,15 +36,22 @@ def class_outputs(source: HuggingFaceModel) -> tuple[TensorSpec, ...]:
     return (logits, probabilities, TensorSpec(LABEL, Datatype.BYTES.value, (-1,)))
 
 
-def classes(source: HuggingFaceModel, config: Any, logits: Array) -> dict[str, Array]:
-    """Return the outputs of a classifier for its logits; `config` is the loaded model's."""
-    is_multiple = source.config.get("problem_type") == "multi_label_classification"
-    names = np.array([str(config.id2label[index]).encode() for index in range(config.num_labels)], object)
-    return {
-        LOGITS: logits,
-        PROBABILITIES: _sigmoid(logits) if is_multiple else softmax(logits),
-        LABEL: names[logits.argmax(axis=-1)],
-    }
+class Classes:
+    """Makes a classifier's outputs of its logits; `config` is the loaded model's."""
+
+    def __init__(self, config: Any) -> None:
+        self.count: int = config.num_labels
+        names = [str(config.id2label[index]).encode() for index in range(self.count)]
+        self._names = np.array(names, object)
+        is_multiple = config.problem_type == "multi_label_classification"
+        self._probabilities = _sigmoid if is_multiple else softmax
+
+    def __call__(self, logits: Array) -> dict[str, Array]:
+        return {
+            LOGITS: logits,
+            PROBABILITIES: self._probabilities(logits),
+            LABEL: self._names[logits.argmax(axis=-1)],
+        }
 
 
 def softmax(logits: Array) -> Array:
@@ -82,15 +91,23 @@ class SequenceClassifier:
 
 def classification_signature(source: HuggingFaceModel) -> Signature:
     """Return the inputs and outputs, by the directory's files."""
-    return Signature((TensorSpec(TEXT, Datatype.BYTES.value, (-1,)),), class_outputs(source))
+    text, pair = (TensorSpec(name, Datatype.BYTES.value, (-1,)) for name in (TEXT, PAIR))
+    return Signature((text,), class_outputs(source), (pair,))
 
 
 def load_classification(source: HuggingFaceModel, device: str) -> TransformersModel:
     """Load the model. Raises LoadError."""
     classifier = SequenceClassifier(source, device)
+    classes = Classes(classifier.module.config)
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
-        logits, _ = classifier.logits(decode_texts(TEXT, inputs[TEXT]))
-        return classes(source, classifier.module.config, logits)
+        texts = decode_texts(TEXT, inputs[TEXT])
+        pairs = decode_texts(PAIR, inputs[PAIR]) if PAIR in inputs else None
+        if pairs is not None and len(pairs) != len(texts):
+            raise InputError(
+                f"inputs 'text' and 'text_pair' have {len(texts)} and {len(pairs)} rows; send as many of both"
+            )
+        logits, _ = classifier.logits(texts, pairs)
+        return classes(logits)
 
     return TransformersModel(classification_signature(source), device, run)

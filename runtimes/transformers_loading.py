@@ -16,7 +16,7 @@ from runtimes.hugging_face import HuggingFaceModel, Pipeline
 ADAPTER = "adapter_config.json"
 
 # One of these must be there.
-_TEXT_FILES = (
+_TOKENIZERS = (
     "tokenizer.json",
     "vocab.txt",
     "vocab.json",
@@ -24,8 +24,8 @@ _TEXT_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
 )
-_IMAGE_FILES = ("preprocessor_config.json",)
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")
+_MAX_REASON = 500
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 # A part of some models that only their own training used; embeddings are made without it.
 _UNUSED = "pooler."
@@ -38,9 +38,9 @@ def check_files(source: HuggingFaceModel) -> None:
         raise LoadError(
             f"{source.directory / ADAPTER} makes an adapter of this; merge it into its base, and pack that"
         )
-    names = _IMAGE_FILES if source.pipeline is Pipeline.IMAGE_CLASSIFICATION else _TEXT_FILES
-    if not any((source.directory / name).is_file() for name in names):
-        raise LoadError(f"{source.directory} has no {names[0]}; pack it with the model")
+    takes_text = source.pipeline is not Pipeline.IMAGE_CLASSIFICATION
+    if takes_text and not any((source.directory / name).is_file() for name in _TOKENIZERS):
+        raise LoadError(f"{source.directory} has no {_TOKENIZERS[0]}; pack it with the model")
 
 
 def check_installed(path: Path) -> None:
@@ -55,6 +55,8 @@ def import_transformers(path: Path) -> Any:
     # It reads them when it is imported.
     for name in _OFFLINE:
         os.environ[name] = "1"
+    # Its own threads would be one for each core of the machine, whatever the worker may use.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
         import transformers
     except Exception as error:
@@ -113,5 +115,7 @@ def load_module(source: HuggingFaceModel, auto_class: str, device: str) -> Any:
 
 
 def _refused(transformers: Any, directory: Path, part: str, error: Exception) -> LoadError:
-    reason = " ".join(str(error).split())[:500] or type(error).__name__
+    reason = " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
+    if "ignore_mismatched_sizes" in reason:
+        reason = "its weights have other shapes than config.json says"
     return LoadError(f"transformers {transformers.__version__} refuses the {part} in {directory}: {reason}")

@@ -18,6 +18,9 @@ class TransformersModel:
     """A model with its run."""
 
     platform = "transformers_safetensors"
+    # Measured on all-MiniLM-L6 with texts of 6 to 35 words: with 16 callers, 1.8 times the
+    # embeddings for each second of a CPU, and no loss for a lone caller.
+    pays_to_batch = True
 
     def __init__(self, signature: Signature, device: str, run: Run) -> None:
         self.signature = signature

@@ -164,7 +164,7 @@ class Model(Strict):
     replicas: Replicas = Replicas()
     """How many workers run each version: a plain number, or bounds."""
     batching: Batching | None = None
-    """Which calls run together; absent, each runs alone."""
+    """Which calls run together; absent, each runs alone, but on models of texts those that come together."""
     queue: Queue = Queue()
     """How much may wait for each worker."""
     timeout: Timeout = DEFAULT_LIMITS.timeout

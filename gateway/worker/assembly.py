@@ -6,6 +6,7 @@ from gateway.errors import UnusableModel
 from gateway.metrics.tally import Tally
 from gateway.worker.app import WorkerApp
 from gateway.worker.capabilities import Capability, TensorCapability
+from gateway.worker.embeddings import TextHandler
 from gateway.worker.grpc import OpenInferenceGrpc
 from gateway.worker.mirrored import MirrorHandler
 from gateway.worker.protocol import ProtocolHandler
@@ -13,6 +14,7 @@ from gateway.worker.rest import OpenInferenceRest
 from gateway.worker.version import AppOptions, Identity, ServedVersion
 from runtimes.base import LoadedModel, TensorModel
 from runtimes.engines.base import OpenAIModel
+from runtimes.text_model import TextModel
 
 _DEFAULTS = AppOptions()
 
@@ -36,6 +38,8 @@ def build_app(
             OpenInferenceGrpc(version, tensors),
             MirrorHandler(version, tensors),
         ]
+        if isinstance(model, TextModel):
+            handlers.append(TextHandler(version, tensors, model))
     if isinstance(model, OpenAIModel):
         # Workers of other models need none of it.
         from gateway.worker.language import LanguageCapability

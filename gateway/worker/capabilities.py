@@ -8,10 +8,11 @@ from typing import Protocol
 from gateway.codec.json_request import Decoder
 from gateway.contract import Mirroring
 from gateway.engine.thread import ComputeThread
+from gateway.serving import Batching
 from gateway.worker.describe import configuration, metadata, proven
 from gateway.worker.mirror import Mirror
 from gateway.worker.version import ServedVersion
-from runtimes.base import TensorModel
+from runtimes.base import BatchedModel, TensorModel
 
 
 class Capability(Protocol):
@@ -49,7 +50,10 @@ class TensorCapability:
         identity, options = version.identity, version.options
         self._version = version
         self.signature = model.signature
-        self.compute = ComputeThread(model, version.tally, options.limits, asdict(identity), options.batching)
+        batching = options.batching
+        if batching is None and isinstance(model, BatchedModel) and model.pays_to_batch:
+            batching = Batching()
+        self.compute = ComputeThread(model, version.tally, options.limits, asdict(identity), batching)
         self.decode = Decoder(model.signature)
         """Reads the JSON and binary requests of the Open Inference Protocol."""
         shown = proven(model.signature) if options.is_proven else model.signature

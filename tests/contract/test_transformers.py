@@ -20,6 +20,7 @@ from runtimes.testing import TensorContract
 from runtimes.text_model import TextModel
 from runtimes.transformers import TransformersRuntime
 from runtimes.transformers_model import TransformersModel, TransformersTextModel
+from runtimes.transformers_texts import TextReader
 from tests.support.hugging_face import TEXTS, texts, write_bert, write_modules, write_vit
 from tests.support.models import minilm
 
@@ -211,6 +212,21 @@ def test_prompts(tmp_path: Path, is_counted: bool) -> None:
         model.infer({"text": text, "prompt_name": texts("query")})
 
 
+def test_the_end_of_a_long_text_is_not_read(tmp_path: Path) -> None:
+    module = write_bert(tmp_path)
+    tokenizer = tokenizer_of(tmp_path)
+    lengths: list[int] = []
+
+    def read(texts: list[str], pairs: None, **options: Any) -> Any:
+        lengths.extend(map(len, texts))
+        return tokenizer(texts, pairs, **options)
+
+    long, short = "cat " * 100_000, "cat " * 31
+    tokens = TextReader(read, module, "cpu", 32, 0).read([long, short])["input_ids"]
+    assert lengths == [32 * 256, len(short)]
+    assert tokens[0] == tokens[1]
+
+
 def test_many_texts_come_back_in_their_order(tmp_path: Path) -> None:
     write_bert(tmp_path)
     write_modules(tmp_path)
@@ -285,6 +301,18 @@ def test_classifiers_of_texts_answer_as_the_pipeline(tmp_path: Path, problem: st
     np.testing.assert_allclose(outputs["logits"][1], logits, atol=1e-5)
 
 
+def test_a_classifier_of_pairs(tmp_path: Path) -> None:
+    module = write_bert(tmp_path, "BertForSequenceClassification", num_labels=3)
+    model = load(tmp_path)
+    pair = tokenizer_of(tmp_path)("a cat", "a dog", return_tensors="pt")
+    with torch.inference_mode():
+        expected = module(**pair).logits
+    actual = model.infer({"text": texts("a cat"), "text_pair": texts("a dog")})["logits"]
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    with pytest.raises(InputError, match="1 and 2 rows"):
+        model.infer({"text": texts("a cat"), "text_pair": texts("a dog", "a mat")})
+
+
 def test_a_regression_has_logits_alone(tmp_path: Path) -> None:
     write_bert(tmp_path, "BertForSequenceClassification", num_labels=2, problem_type="regression")
     model = load(tmp_path)
@@ -318,6 +346,17 @@ def test_weights_that_lack_the_classifier_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(
         LoadError, match=r"lacks weights of BertForSequenceClassification: classifier\.bias and 1"
+    ):
+        load(tmp_path)
+
+
+def test_weights_of_other_shapes_are_refused(tmp_path: Path) -> None:
+    write_bert(tmp_path)
+    write_modules(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "vocab_size": 1_000_000_000}))
+    with pytest.raises(
+        LoadError, match=r"refuses the model in .*: its weights have other shapes than config"
     ):
         load(tmp_path)
 

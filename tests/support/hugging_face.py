@@ -116,9 +116,6 @@ def write_vit(directory: Path, labels: int = 3) -> Any:
     )
     module = transformers.ViTForImageClassification(config).eval()
     module.save_pretrained(directory)
-    (directory / "preprocessor_config.json").write_text(
-        json.dumps({"image_processor_type": "ViTImageProcessor"})
-    )
     return module
 
 

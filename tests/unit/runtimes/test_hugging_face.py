@@ -214,6 +214,16 @@ def test_several_directories(put: Put) -> None:
             r"config\.json names code of the kit \(auto_map\), which is never run, not even with allow_code",
         ),
         (
+            {"config.json": {**BERT, "text_config": [{"auto_map": {"AutoModel": "modeling.Mine"}}]}},
+            UnsafeFormat,
+            r"names code of the kit \(auto_map\)",
+        ),
+        (
+            {"config.json": {**BERT, "_attn_implementation": "somebody/attention"}},
+            UnsafeFormat,
+            r"config\.json names a kernel of the hub, 'somebody/attention' \(_attn_implementation\)",
+        ),
+        (
             {"modules.json": [MODULES[0], {"path": "1", "type": "mine.Pooling"}]},
             UnsafeFormat,
             r"modules\.json names the module 'mine\.Pooling', which is code",

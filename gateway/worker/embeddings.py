@@ -1,0 +1,165 @@
+"""The OpenAI API on a model that makes embeddings or ranks texts, beside the Open Inference Protocol.
+
+The calls are those of any model of tensors: they wait in the same queue, run in the same batches, and are
+mirrored in the form of that protocol.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import orjson
+
+from gateway.codec.call import IN_BINARY, Call
+from gateway.codec.json_answer import Encoder
+from gateway.codec.openai.embeddings import read_embeddings, write_embeddings
+from gateway.codec.openai.errors import error_body
+from gateway.codec.openai.rerank import read_rerank, write_rerank
+from gateway.codec.openai.text_members import UnfitMember
+from gateway.engine.jobs import Job
+from gateway.metrics.tally import Tally
+from gateway.metrics.tokens import Tokens
+from gateway.wire.exchange import Exchange
+from gateway.worker.calls import ComputeCalls, Dialect
+from gateway.worker.capabilities import TensorCapability
+from gateway.worker.protocol import JSON, Answer, OpenAIErrors, Route
+from gateway.worker.version import ServedVersion
+from runtimes.base import Array
+from runtimes.engines.base import Task
+from runtimes.text_model import EMBEDDING, SCORE, TOKENS, TextModel
+
+_FAMILY = "/v1/"
+_EMBEDDINGS, _RERANK = "/v1/embeddings", "/v1/rerank"
+_OTHERS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+
+Body = Sequence[bytes | memoryview]
+Write = Callable[[Mapping[str, Array]], bytes]
+Read = Callable[[Body], tuple[Call, Write]]
+"""Reads a body as a call; returns what writes its answer, too."""
+
+
+class TextHandler:
+    """Owns `/v1/…`."""
+
+    streams: Mapping[str, Answer] = {}
+
+    def __init__(self, version: ServedVersion, tensors: TensorCapability, model: TextModel) -> None:
+        identity = version.identity
+        self._errors = OpenAIErrors(version.headers)
+        self._json = {role: JSON + names for role, names in version.headers.items()}
+
+        def embeddings(body: Body) -> tuple[Call, Write]:
+            request = read_embeddings(body, model)
+            return request.call, partial(write_embeddings, request, model=identity.model)
+
+        def rerank(body: Body) -> tuple[Call, Write]:
+            request = read_rerank(body)
+            return request.call, partial(write_rerank, request, model=identity.model)
+
+        if model.task is Task.EMBEDDING:
+            path, read, output, does = _EMBEDDINGS, embeddings, EMBEDDING, "makes embeddings"
+        else:
+            path, read, output, does = _RERANK, rerank, SCORE, "ranks documents"
+        encode = Encoder(identity.model, identity.version, {})
+        dialect = Dialect(
+            lambda: _TextCodec(read, output, tensors, encode, version.tally), error_body, _mirrored
+        )
+        card = {
+            "id": identity.model,
+            "object": "model",
+            "created": int(time.time()),
+            "owned_by": "kitserve",
+            "version": identity.version,
+            "digest": identity.digest,
+            "tasks": [model.task],
+        }
+        self._routes: Mapping[str, Route] = {
+            **{
+                other: self._wrong_path(other, f"{does} ({path})")
+                for other in (_EMBEDDINGS, _RERANK, *_OTHERS)
+            },
+            path: Route(self._errors, {"POST": ComputeCalls(version, tensors, dialect)}),
+            "/v1/models": self._document({"object": "list", "data": [card]}),
+            f"/v1/models/{identity.model}": self._document(card),
+        }
+        self._nowhere = Route(self._errors, {})
+
+    def route(self, path: str, _content_type: bytes) -> Route | None:
+        """Return the route of a path of the OpenAI API."""
+        return self._routes.get(path, self._nowhere) if path.startswith(_FAMILY) else None
+
+    def _document(self, document: Mapping[str, object]) -> Route:
+        body = orjson.dumps(document)
+
+        def answer(exchange: Exchange, role: str) -> None:
+            exchange.respond(200, self._json[role], body)
+
+        return Route(self._errors, {"GET": answer, "HEAD": answer})
+
+    def _wrong_path(self, path: str, does: str) -> Route:
+        def answer(exchange: Exchange, role: str) -> None:
+            text = f"{path} is not served by this model: it {does}"
+            self._errors(exchange, role, 404, text, code="unsupported_endpoint")
+
+        return Route(self._errors, {"POST": answer})
+
+
+class _TextCodec:
+    """Reads one call and writes its answer, see `jobs.Codec`; one is made for each call."""
+
+    def __init__(
+        self, read: Read, output: str, tensors: TensorCapability, encode: Encoder, tally: Tally
+    ) -> None:
+        self._read = read
+        self._output = output
+        self._tensors = tensors
+        self._encode = encode
+        self._tally = tally
+        self._write: Write | None = None
+        self._param: str | None = None
+        self._answered: tuple[Call, Array] | None = None
+
+    def decode(self, job: Job) -> Call:
+        try:
+            call, self._write = self._read(job.body)
+        except UnfitMember as error:
+            self._param = error.param
+            raise
+        return call
+
+    def encode(self, job: Job, call: Call, outputs: Mapping[str, Array]) -> None:
+        assert self._write is not None
+        job.answer = self._write(outputs)
+        self._tally.generated(job.role, Tokens(input=int(outputs[TOKENS].sum())))
+        if self._tensors.mirror is not None:
+            self._answered = call, outputs[self._output]
+
+    def error(self, job: Job, status: int, message: str) -> None:
+        job.answer = error_body(status, message, param=self._param)
+
+    def mirrored(self, job: Job) -> Job:
+        """Return the call as the Open Inference Protocol has it, with the one output that is compared."""
+        if self._answered is None:
+            return job
+        call, array = self._answered
+        inputs = [
+            {
+                "name": name,
+                "datatype": "BYTES",
+                "shape": texts.shape,
+                "data": [text.decode() for text in texts],
+            }
+            for name, texts in call.inputs.items()
+        ]
+        body = orjson.dumps({"inputs": inputs, "outputs": [{"name": self._output}]})
+        binary = Call("", call.inputs, {self._output: IN_BINARY})
+        twin = Job([body], self, job.loop, job.done)
+        twin.answer, twin.answer_json_size = self._encode(binary, {self._output: array})
+        return twin
+
+
+def _mirrored(job: Job) -> Job:
+    assert isinstance(job.codec, _TextCodec)
+    return job.codec.mirrored(job)
