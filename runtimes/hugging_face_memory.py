@@ -73,7 +73,10 @@ def tensors(path: Path) -> dict[str, tuple[str, int]]:
             if name != "__metadata__"
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LoadError(f"{path} has no header of safetensors that can be read: {error!r}") from error
+        raise LoadError(
+            f"{path} has no header of safetensors that can be read ({type(error).__name__}); "
+            "copy it and pack the kit again"
+        ) from error
 
 
 def _weight_bytes(path: Path, size: int) -> int:

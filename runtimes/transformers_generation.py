@@ -118,6 +118,7 @@ def _start(model: HuggingFaceModel, resources: Resources, options: EngineOptions
         slots=options.slots,
         context=context,
         has_tools=has_tools,
+        can_score=True,
     )
 
 

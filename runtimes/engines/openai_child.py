@@ -20,6 +20,8 @@ class OpenAIChild:
     slots: int
     context: int
     has_tools: bool
+    can_score: bool = False
+    """Whether it answers `POST /score`, see `runtimes.engines.transformers_scoring`."""
 
     @property
     def socket(self) -> Path:

@@ -49,11 +49,15 @@ def load(directory: Path, *, dtype: str, device: str, adapters: Sequence[tuple[P
         device: `cpu` or `cuda`.
         adapters: directories of PEFT's, each with its scale.
     """
-    disable_progress_bar: Any = logging.disable_progress_bar  # as all of transformers here, not well typed
-    disable_progress_bar()
+    library_log: Any = logging  # not typed
+    library_log.disable_progress_bar()
+    library_log.set_verbosity_error()  # what it warns of is refused here, in a sentence
     if device != "cpu" and not torch.cuda.is_available():
         raise Refused("a GPU is asked for, and torch sees none: install a torch for CUDA, or set gpus to 0")
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        raise Refused(f"the tokenizer cannot be read: {error}") from error
     from_pretrained: Any = AutoModelForCausalLM.from_pretrained
     model, facts = from_pretrained(
         directory,
@@ -63,7 +67,12 @@ def load(directory: Path, *, dtype: str, device: str, adapters: Sequence[tuple[P
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # refused here, in a sentence
     )
+    for name, stored, expected in sorted(facts["mismatched_keys"]):
+        raise Refused(
+            f"the weights are another model's than config.json says: {name} is {[*stored]}, not {[*expected]}"
+        )
     if missing := sorted(facts["missing_keys"]):
         raise Refused(
             f"the weights lack {len(missing)} tensors of the model, such as {', '.join(missing[:_SHOWN])}"

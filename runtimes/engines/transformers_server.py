@@ -22,7 +22,7 @@ import runtimes.engines.child as child
 from runtimes.engines.transformers_app import app
 from runtimes.engines.transformers_engine import Engine
 from runtimes.engines.transformers_generation import Limits
-from runtimes.engines.transformers_load import load
+from runtimes.engines.transformers_load import Refused, load
 
 
 def main() -> None:
@@ -30,6 +30,8 @@ def main() -> None:
     options = child.begin()
     try:
         asyncio.run(_serve(options))
+    except Refused as error:
+        _fail(str(error))
     except Exception as error:
         _fail(f"{type(error).__name__}: {error}")
 
@@ -68,8 +70,8 @@ def _end_with_parent(server: uvicorn.Server) -> None:
 
 
 def _fail(reason: str) -> None:
-    """Write why the engine ends, and end it."""
-    sys.stderr.write(f"error: {reason}\n")
+    """Write in one line why the engine ends, and end it."""
+    sys.stderr.write(f"error: {' '.join(reason.split())}\n")
     _end(1)
 
 

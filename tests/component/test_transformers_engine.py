@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ import openai
 import pytest
 import torch
 
+from runtimes import transformers_generation
 from runtimes.base import Resources
 from runtimes.engines import sockets
-from runtimes.engines.base import EngineOptions, OpenAIModel, OutliningRuntime, Task
+from runtimes.engines.base import Adapter, EngineOptions, OpenAIModel, OutliningRuntime, Task
+from runtimes.errors import LoadError
 from runtimes.transformers_generation import TransformersGenerationRuntime
 from tests.support.language_models import save_llama, tokenizer
 
@@ -103,9 +107,51 @@ def test_it_says_what_it_is(model: OpenAIModel, client: openai.OpenAI, directory
     assert model.tasks == {Task.CHAT, Task.COMPLETION}
     assert (model.slots, model.context, model.has_tools) == (SLOTS, 512, False)
     assert (model.platform, model.device) == ("transformers_safetensors", "cpu")
+    assert getattr(model, "can_score", False)
     assert model.is_alive()
     assert model.failure() == ""
     assert [each.id for each in client.models.list()] == ["tiny"]
+
+
+def test_a_model_that_cannot_be_loaded_says_why(directory: Path, tmp_path: Path) -> None:
+    shutil.copytree(directory, tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    with pytest.raises(
+        LoadError, match=r"exit code 1: error: the weights lack 9 tensors of the model, such as"
+    ):
+        TransformersGenerationRuntime().start(tmp_path / "model", Resources(), EngineOptions(context=64))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (EngineOptions(task=Task.EMBEDDING), "generates text, and task embedding is asked for"),
+        (EngineOptions(context=513), "was trained for 512 tokens"),
+        (EngineOptions(projector=Path("mmproj.gguf")), "mmproj.gguf is a projector"),
+        (EngineOptions(draft=Path("draft")), "draft is a draft"),
+        (EngineOptions(adapters=(Adapter(Path("adapter.gguf")),)), "adapter of GGUF is for a model of GGUF"),
+    ],
+)
+def test_options_that_it_cannot_have_are_refused_before_it_starts(
+    directory: Path, options: EngineOptions, reason: str
+) -> None:
+    with pytest.raises(LoadError, match=reason):
+        TransformersGenerationRuntime().start(directory, Resources(), options)
+
+
+def test_a_missing_extra_is_told_before_it_starts(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(package: str) -> str:
+        if package == "peft":
+            raise PackageNotFoundError(package)
+        return "5.24.0"
+
+    monkeypatch.setattr(transformers_generation, "version", version)
+    with pytest.raises(LoadError, match=r"needs peft: pip install 'kitserve\[transformers\]'"):
+        TransformersGenerationRuntime().start(directory, Resources(), EngineOptions())
+    monkeypatch.setattr(transformers_generation, "version", lambda _: "5.19.2")
+    with pytest.raises(LoadError, match=r"needs transformers 5\.24 or later, and 5\.19\.2 is here"):
+        TransformersGenerationRuntime().start(directory, Resources(), EngineOptions())
 
 
 @pytest.mark.parametrize("prompt", ["hello", "a", "what is a model kit? " * 8])

@@ -68,6 +68,19 @@ def test_a_model_of_which_a_weight_is_missing_is_refused(directory: Path) -> Non
         loaded(directory)
 
 
+def test_weights_of_another_size_are_refused(directory: Path) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "intermediate_size": 256}))
+    with pytest.raises(Refused, match=r"another model's .*down_proj.weight is \[64, 128\], not \[64, 256\]"):
+        loaded(directory)
+
+
+def test_a_model_without_a_tokenizer_is_refused(directory: Path) -> None:
+    (directory / "tokenizer.json").write_text("{")
+    with pytest.raises(Refused, match="the tokenizer cannot be read"):
+        loaded(directory)
+
+
 def test_pickles_are_not_read(directory: Path) -> None:
     torch.save(load_file(directory / "model.safetensors"), directory / "pytorch_model.bin")
     (directory / "model.safetensors").unlink()
