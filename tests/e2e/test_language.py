@@ -51,7 +51,9 @@ def ask(kitserve: Running, model: str = "smollm2", path: str = "/v1", **members:
 
 def busy(kitserve: Running) -> int:
     """How many answers are made now."""
-    lines = [line for line in kitserve.metrics().splitlines() if line.startswith("kitserve_requests_generating{")]
+    lines = [
+        line for line in kitserve.metrics().splitlines() if line.startswith("kitserve_requests_generating{")
+    ]
     return int(sum(float(line.rpartition(" ")[2]) for line in lines))
 
 

@@ -125,7 +125,10 @@ NO_MODELS = [
         "is a Git LFS pointer.*: run git lfs pull before kit pack$",
     ),
     (b"<!doctype html><html>", "is an HTML page and no model.*: download the model again"),
-    (gzip.compress(ONNX), "is an archive or a compressed file and no model: unpack it before kit pack"),
+    (
+        gzip.compress(ONNX, mtime=0),
+        "is an archive or a compressed file and no model: unpack it before kit pack",
+    ),
     (b"", "is empty"),
     (ONNX[:-3], "is an ONNX file that is cut short: copy or export it again"),
     (
