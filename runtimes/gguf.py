@@ -22,6 +22,8 @@ from runtimes.gguf_file import GgufFile
 
 _SERVER = "runtimes.engines.llama_server"
 _DEFAULT_CONTEXT = 4_096
+# Larger ones are no faster on CPUs, and other calls, and hang-ups, wait for their end.
+_CPU_BATCH = 128
 _TEMPLATE = "tokenizer.chat_template"
 
 # What llama.cpp says of every failure after its reason.
@@ -169,7 +171,7 @@ class _Plan:
             "name": options.name or self.file.text("general.name") or self.file.path.stem,
             "context": gguf_memory.padded(self.context),
             "slots": options.slots,
-            "batch": self.batch,
+            "batch": self._batch(resources),
             "threads": resources.threads,
             "has_gpu": resources.gpus > 0,
             "mode": mode,
@@ -179,6 +181,11 @@ class _Plan:
             "draft": options.draft and _absolute(options.draft),
             "adapters": [(_absolute(adapter.path), adapter.scale) for adapter in options.adapters],
         }
+
+    def _batch(self, resources: Resources) -> int:
+        # An image is computed at once, too.
+        is_bounded = self.is_causal and self.options.projector is None and resources.gpus <= 0
+        return min(self.batch, _CPU_BATCH) if is_bounded else self.batch
 
 
 def _model(path: Path) -> tuple[GgufFile, ...]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from runtimes import gguf
 from runtimes.base import Resources
-from runtimes.engines.base import Adapter, EngineOptions, Memory
+from runtimes.engines.base import Adapter, EngineOptions, Memory, Task
 from runtimes.errors import LoadError
 from runtimes.gguf import GgufRuntime
 from tests.support import gguf_files
@@ -113,3 +114,36 @@ def test_the_device_is_that_of_the_log() -> None:
     assert gguf.device("0.1 W srv init: x\n") == "cpu"
     assert gguf.device("a\ncomputes on CUDA0\nb") == "cuda:0"
     assert gguf.device("computes on Vulkan1") == "vulkan:1"
+
+
+@pytest.mark.parametrize(
+    ("batch", "gpus", "more", "expected"),
+    [
+        (512, 0.0, {}, 128),
+        (64, 0.0, {}, 64),
+        (512, 1.0, {}, 512),
+        (512, 0.0, {"projector": "p.gguf"}, 512),
+        (512, 0.0, {"task": Task.EMBEDDING}, 1_024),
+    ],
+)
+def test_batches_of_prompts_are_small_on_cpus(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batch: int,
+    gpus: float,
+    more: dict[str, Any],
+    expected: int,
+) -> None:
+    arguments: list[dict[str, Any]] = []
+
+    def process(command: object, options: dict[str, Any], **_: object) -> object:
+        arguments.append(options)
+        raise LoadError("enough")
+
+    monkeypatch.setattr(gguf, "EngineProcess", process)
+    if "projector" in more:
+        more = {"projector": gguf_files.projector(tmp_path / more["projector"])}
+    path = gguf_files.tiny_llama(tmp_path / "m.gguf", context=1_024)
+    with pytest.raises(LoadError, match="enough"):
+        GgufRuntime().start(path, Resources(gpus=gpus), EngineOptions(batch=batch, **more))
+    assert arguments[0]["batch"] == expected
