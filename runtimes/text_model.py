@@ -26,8 +26,8 @@ class TextModel(TensorModel, Protocol):
     """
 
     @property
-    def task(self) -> Task:
-        """EMBEDDING or RERANK."""
+    def tasks(self) -> frozenset[Task]:
+        """EMBEDDING or RERANK, as `OpenAIModel` has it."""
         ...
 
     @property

@@ -77,7 +77,7 @@ class TransformersTextModel(TransformersModel):
         shorter: frozenset[int] | None = frozenset(),
     ) -> None:
         super().__init__(signature, device, run)
-        self.task = task
+        self.tasks = frozenset((task,))
         self.dimensions = dimensions
         self._shorter = shorter
         self._reader: _TextRun | None = run

@@ -58,7 +58,7 @@ class TextHandler:
             request = read_rerank(body)
             return request.call, partial(write_rerank, request, model=identity.model)
 
-        if model.task is Task.EMBEDDING:
+        if Task.EMBEDDING in model.tasks:
             path, read, output, does = _EMBEDDINGS, embeddings, EMBEDDING, "makes embeddings"
         else:
             path, read, output, does = _RERANK, rerank, SCORE, "ranks documents"
@@ -73,7 +73,7 @@ class TextHandler:
             "owned_by": "kitserve",
             "version": identity.version,
             "digest": identity.digest,
-            "tasks": [model.task],
+            "tasks": sorted(model.tasks),
         }
         self._routes: Mapping[str, Route] = {
             **{

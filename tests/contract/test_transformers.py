@@ -251,7 +251,7 @@ def test_no_texts_and_bad_texts(tmp_path: Path) -> None:
     assert model.text_of([2, 6, 7, 3]) == "cat dog"
     with pytest.raises(InputError, match="token 22 is none of the model's, which are 0 to 21"):
         model.text_of([22])
-    assert (model.task, model.dimensions) == (Task.EMBEDDING, 16)
+    assert (set(model.tasks), model.dimensions) == ({Task.EMBEDDING}, 16)
     assert not model.may_shorten(8)
 
 
@@ -278,7 +278,7 @@ def test_the_activation_of_a_reranker_is_that_of_its_config(tmp_path: Path) -> N
     assert model.infer({"query": texts("cat"), "text": texts("dog")})["score"][0] == pytest.approx(
         logit, abs=1e-5
     )
-    assert model.task is Task.RERANK
+    assert model.tasks == {Task.RERANK}
     with pytest.raises(InputError, match="1 and 2 rows"):
         model.infer({"query": texts("cat"), "text": texts("dog", "mat")})
 
