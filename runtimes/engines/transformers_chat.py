@@ -141,9 +141,14 @@ class ResponseReader:
         """Return what `text` adds. Raises CallError where the model wrote what is no call of a tool."""
         return self._piece(lambda: self._parser.feed(text))
 
-    def end(self) -> Piece:
-        """Return what was kept back until the end."""
-        return self._piece(lambda: self._parser.finalize()[1])
+    def end(self, *, is_cut: bool = False) -> Piece:
+        """Return what was kept back until the end; of an answer that is cut, no call that is half written."""
+        try:
+            return self._piece(lambda: self._parser.finalize()[1])
+        except CallError:
+            if is_cut:
+                return Piece()
+            raise
 
     def _piece(self, read: Callable[[], list[dict[str, Any]]]) -> Piece:
         text = reasoning = ""

@@ -165,7 +165,8 @@ class Engine:
                 finish = "stop" if stop.is_stopped else step.finish
                 piece = Piece(added) if reader is None else reader.add(added)
                 if reader is not None and finish:
-                    piece = joined([piece, reader.end()])
+                    is_cut = stop.is_stopped or step.finish == "length"
+                    piece = joined([piece, reader.end(is_cut=is_cut)])
                 calls = piece.tool_calls[:1] if is_one_call else piece.tool_calls
                 has_calls = has_calls or bool(calls)
                 if has_calls and (finish == "stop" or is_one_call):
