@@ -15,6 +15,7 @@ from gateway.kits.parents import model_of
 from runtimes.base import Datatype, LoadedModel, Signature, TensorModel, TensorSpec
 from runtimes.errors import LoadError
 from runtimes.stated import StatedModel, combine
+from runtimes.text_model import TextModel
 
 _MEMBERS = ("name", "datatype")
 
@@ -24,12 +25,20 @@ def with_stated_signature(model: LoadedModel, kit: Kit, config: Signature) -> Lo
 
     Raises:
         InvalidKitfile: when the Kitfile's cannot be read.
-        UnusableModel: when a stated signature contradicts the model's file.
+        UnusableModel: when a stated signature contradicts the model's file, or says what a model of texts takes.
     """
     if not isinstance(model, TensorModel):
         return model
     signature = stated_signature(model.signature, kit, config)
-    return model if signature is None or signature == model.signature else StatedModel(model, signature)
+    if signature is None or signature == model.signature:
+        return model
+    if isinstance(model, TextModel):
+        # The OpenAI API calls it by the signature of its task.
+        raise UnusableModel(
+            f"{kit.reference}: what a model of texts takes and gives is known by its task; leave `inputs` and "
+            "`outputs` out of the config and the Kitfile"
+        )
+    return StatedModel(model, signature)
 
 
 def stated_signature(signature: Signature | None, kit: Kit, config: Signature) -> Signature | None:

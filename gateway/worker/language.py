@@ -92,7 +92,9 @@ class LanguageCapability:
 def _describe(model: OpenAIModel, name: str) -> Engine:
     """Return what the engine says of itself. Raises UnusableModel."""
     try:
-        listed = _get(model.socket, "/v1/models")["data"][0]
+        models = _get(model.socket, "/v1/models")["data"]
+        # vLLM lists a base before its adapter, and applies the adapter only to calls that name it.
+        listed = next((entry for entry in models if entry.get("parent")), models[0])
         alias = str(listed["id"])
     except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
         reason = model.failure() or str(error)

@@ -43,6 +43,7 @@ from gateway.worker.version import AppOptions, Identity
 from runtimes.base import LoadedModel, Signature, TensorModel
 from runtimes.engines.base import EngineRuntime, OpenAIModel
 from runtimes.errors import Unsupported
+from runtimes.text_model import TextModel
 
 ANNOUNCE_SECONDS = 1.0
 _GATEWAY_SECONDS = 5.0
@@ -176,7 +177,7 @@ class Worker:
                 self._answer_first_call(model, library)
             labels = self._labels(kit)
             signature = model.signature if isinstance(model, TensorModel) else Signature((), ())
-            tasks = model.tasks if isinstance(model, OpenAIModel) else ()
+            tasks = model.tasks if isinstance(model, OpenAIModel | TextModel) else ()
             self._description = describe(kit.kit, model.platform, signature, labels, tasks)
         options = AppOptions(
             spec.node.edge_key,
