@@ -25,7 +25,7 @@ def with_stated_signature(model: LoadedModel, kit: Kit, config: Signature) -> Lo
 
     Raises:
         InvalidKitfile: when the Kitfile's cannot be read.
-        UnusableModel: when a stated signature contradicts the model's file, or says what a model of texts takes.
+        UnusableModel: when a stated signature contradicts the model's file, or is of a model of texts.
     """
     if not isinstance(model, TensorModel):
         return model
@@ -35,8 +35,8 @@ def with_stated_signature(model: LoadedModel, kit: Kit, config: Signature) -> Lo
     if isinstance(model, TextModel):
         # The OpenAI API calls it by the signature of its task.
         raise UnusableModel(
-            f"{kit.reference}: what a model of texts takes and gives is known by its task; leave `inputs` and "
-            "`outputs` out of the config and the Kitfile"
+            f"{kit.reference}: what a model of texts takes and gives is known by its task; leave `inputs` "
+            "and `outputs` out of the config and the Kitfile"
         )
     return StatedModel(model, signature)
 
