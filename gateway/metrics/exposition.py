@@ -82,6 +82,10 @@ def _token_gaps(sample: VersionSample) -> Iterable[Series]:
     return _by_role(sample, lambda tokens: tokens.between)
 
 
+def _times_per_token(sample: VersionSample) -> Iterable[Series]:
+    return _by_role(sample, lambda tokens: tokens.per_token)
+
+
 def _by_role(sample: VersionSample, read: Callable[[Tokens], Histogram]) -> Iterable[Series]:
     for role, tokens in sorted(sample.numbers.tokens_by_role.items()):
         histogram = read(tokens)
@@ -159,7 +163,7 @@ VERSION_METRICS = (
     _declare(
         "kitserve_mirrored_requests",
         Kind.COUNTER,
-        "Calls compared by a canary (their agreement is a sum of shares), or dropped by the stable version",
+        "Calls compared, by the canary or of texts by the stable version, or dropped (by the stable version)",
         _mirrored,
         "outcome",
     ),
@@ -181,6 +185,13 @@ VERSION_METRICS = (
         Kind.HISTOGRAM,
         "From one token of an answer to the next",
         _token_gaps,
+        "role",
+    ),
+    _declare(
+        "kitserve_time_per_output_token_seconds",
+        Kind.HISTOGRAM,
+        "Mean time of each token of an answer after the first, by answers",
+        _times_per_token,
         "role",
     ),
     _declare(

@@ -219,6 +219,7 @@ def test_what_prometheus_reads(tally: Tally) -> None:
         "kitserve_batch_size": "histogram",
         "kitserve_time_to_first_token_seconds": "histogram",
         "kitserve_inter_token_seconds": "histogram",
+        "kitserve_time_per_output_token_seconds": "histogram",
         "kitserve_tokens": "counter",
         "kitserve_requests_generating": "gauge",
         "kitserve_kv_cache_usage_ratio": "gauge",
@@ -333,7 +334,8 @@ def test_what_prometheus_reads_of_tokens(tally: Tally) -> None:
         ("mirror", "cached"): 0,
         ("mirror", "output"): 1,
     }
-    for name, part in (("time_to_first_token", "first"), ("inter_token", "between")):
+    names = {"time_to_first_token": "first", "inter_token": "between", "time_per_output_token": "per_token"}
+    for name, part in names.items():
         family = families[f"kitserve_{name}_seconds"]
         buckets = {
             (labels["role"], labels["le"]): value
