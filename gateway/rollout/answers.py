@@ -27,6 +27,11 @@ Prose in English is shortened 2 to 3 times, source code 2 to 5 times, lists and 
 times; a sentence of 40 letters that comes again and again 30 times, a paragraph of 110 letters 17 times,
 one of 290 letters 10 times. `tests/unit/rollout/test_answers.py` has examples.
 """
+MIN_UNITS = 8
+"""An answer that is one text again and again, so many times at least, repeats itself however short it is.
+
+zlib needs some hundred letters to tell, and a model with damaged weights may be asked for fewer: 66666666.
+"""
 _LEVEL = 6
 _LENGTH_REACHED = "length"
 
@@ -133,6 +138,17 @@ def repetition(text: str) -> float:
     return len(tail) / len(zlib.compress(tail, _LEVEL)) if tail else 1.0
 
 
+def is_repetitive(text: str) -> bool:
+    """Tell whether a text repeats itself."""
+    return repetition(text) > MAX_REPETITION or _is_one_unit(text.strip()[-TAIL_BYTES:])
+
+
+def _is_one_unit(text: str) -> bool:
+    """Tell whether a text is one unit at least `MIN_UNITS` times; the last one may be cut off."""
+    longest = len(text) // MIN_UNITS
+    return any(text.startswith(text[unit:]) for unit in range(1, longest + 1))
+
+
 def is_invalid(answer: Answer, wishes: Wishes) -> bool:
     """Tell whether an answer has not the form that was asked for."""
     if answer.tool_calls:
@@ -161,7 +177,7 @@ def _is_valid_call(call: ToolCall, tools: Mapping[str, Any]) -> bool:
 _FAULTS: Mapping[Fault, Callable[[Answer, Wishes], bool]] = {
     Fault.CUT_OFF: lambda answer, _: answer.finish_reason == _LENGTH_REACHED,
     Fault.EMPTY: lambda answer, _: not answer.text.strip() and not answer.tool_calls,
-    Fault.REPETITION: lambda answer, _: repetition(answer.text) > MAX_REPETITION,
+    Fault.REPETITION: lambda answer, _: is_repetitive(answer.text),
 }
 
 

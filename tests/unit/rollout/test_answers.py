@@ -18,6 +18,7 @@ from gateway.rollout.answers import (
     Wishes,
     compare_answers,
     is_invalid,
+    is_repetitive,
     is_worse,
     read_wishes,
     repetition,
@@ -133,6 +134,21 @@ def _pieces(text: str) -> list[str]:
 
 TABLE = "| name | value |\n|---|---|\n" + "".join(f"| item {i} | {i * i % 97} |\n" for i in range(120))
 USERS = json.dumps([{"name": f"user {i}", "age": i % 70, "email": f"user{i}@example.com"} for i in range(30)])
+
+
+@pytest.mark.parametrize(
+    "text", ["66666666", " 6666666666\n", "!" * 12, "the the the the the the the the th", "ha" * 8]
+)
+def test_a_short_answer_that_is_one_text_again_and_again_repeats_itself(text: str) -> None:
+    assert is_repetitive(text)
+    assert repetition(text) < MAX_REPETITION
+
+
+@pytest.mark.parametrize(
+    "text", ["", "6", "666", "6666666", "1, 2, 3, 4, 5, 6, 7, 8", "00001111", "ha" * 7, "No. No."]
+)
+def test_few_words_do_not_repeat_themselves(text: str) -> None:
+    assert not is_repetitive(text)
 
 
 def test_prose_code_and_lists_do_not_repeat_themselves() -> None:
