@@ -59,7 +59,7 @@ class LanguageCapability:
         self._version = version
         self._new_mirror = new_mirror
         self.model = model
-        self.engine = _describe(model, version.identity.model)
+        self.engine = describe_engine(model, version.identity.model)
         self.upstream = Upstream(model.socket, max_idle=model.slots)
         self.slots = Slots(model.slots, version.tally, version.options.limits)
         self.mirror: AnswerMirror | None = None
@@ -89,7 +89,7 @@ class LanguageCapability:
         self.slots.stop()
 
 
-def _describe(model: OpenAIModel, name: str) -> Engine:
+def describe_engine(model: OpenAIModel, name: str) -> Engine:
     """Return what the engine says of itself. Raises UnusableModel."""
     try:
         models = _get(model.socket, "/v1/models")["data"]

@@ -31,12 +31,14 @@ from gateway.logs.events import configure_logging
 from gateway.metrics.memory import family_resident_bytes, resident_bytes
 from gateway.metrics.tally import Tally
 from gateway.proxies import bypass_proxies
+from gateway.serving import Generation
 from gateway.wire.server import HttpServer
 from gateway.worker.admission import Admission
 from gateway.worker.assembly import build_app
 from gateway.worker.delivery import Delivery
 from gateway.worker.describe import describe
-from gateway.worker.golden import golden_inputs
+from gateway.worker.first_prompt import answer_first_prompt
+from gateway.worker.golden import golden_inputs, golden_prompt
 from gateway.worker.labels import Labels, UnusableLabels, read_labels
 from gateway.worker.scaling import IDLE, ONGOING
 from gateway.worker.version import AppOptions, Identity
@@ -175,6 +177,8 @@ class Worker:
             model = with_stated_signature(loaded, kit.kit, spec.serving.stated)
             if isinstance(model, TensorModel):
                 self._answer_first_call(model, library)
+            elif isinstance(model, OpenAIModel):
+                self._answer_first_prompt(model, language.generation, library)
             labels = self._labels(kit)
             signature = model.signature if isinstance(model, TensorModel) else Signature((), ())
             tasks = model.tasks if isinstance(model, OpenAIModel | TextModel) else ()
@@ -200,6 +204,17 @@ class Worker:
             reason = answer_first_call(model, inputs)
         except Unsupported as error:
             raise UnusableModel(f"{spec.reference}: no call can be answered: {error}") from error
+        self._note_first_call(reason, started)
+
+    def _answer_first_prompt(self, model: OpenAIModel, generation: Generation, library: Library) -> None:
+        """Have a language model answer a call; that it does not is noted. Raises UnusableModel."""
+        spec, prompt = self._spec, None
+        if spec.golden is not None:
+            prompt = golden_prompt(library, spec.reference.reference, spec.golden, spec.policy)
+        started = time.perf_counter()
+        self._note_first_call(answer_first_prompt(model, spec.model, generation, prompt), started)
+
+    def _note_first_call(self, reason: str, started: float) -> None:
         self._note(first_call=reason)
         seconds = round(time.perf_counter() - started, 3)
         level = logging.WARNING if reason else logging.INFO
