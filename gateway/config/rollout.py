@@ -151,8 +151,9 @@ class AnswerChecks(Strict):
     max_length_ratio: Annotated[float, Field(gt=1, le=100)] = _ANSWERS.max_length_ratio
     """An answer with more than so many times the other one's tokens is much longer."""
     max_loss: Annotated[float, Field(gt=0, lt=MAX_LOSS)] | None = _ANSWERS.max_loss
-    """How much less likely the canary may find the stable version's answers, in nats per token, where the
-    engine can tell (0.1 is a usual limit for the same model in another form); absent, no such check."""
+    """How much less likely the canary may find the stable version's answers, in nats per token (0.1 is
+    a usual limit for the same model in another form), which both engines must be able to tell; absent, no
+    such check."""
     min_pairs: Annotated[int, Field(ge=0)] = _ANSWERS.min_pairs
     """How many calls must be mirrored before a check is Successful."""
     mirror: Annotated[float, Field(gt=0, le=1)] = _ANSWERS.mirror

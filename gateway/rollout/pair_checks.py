@@ -50,7 +50,7 @@ def judge_pairs(checks: AnswerChecks, pairs: AnswerPairs, alarm: float) -> list[
         is_optional = fault in (Fault.INVALID, Fault.TOOL_CALLS)
         if fault not in checks.skip and (counts.asked or not is_optional):
             verdicts.append(_judge_fault(fault, counts, checks, pairs.pairs, alarm))
-    if checks.max_loss is not None and pairs.losses.pairs:
+    if checks.max_loss is not None:
         verdicts.append(_judge_loss(checks.max_loss, pairs.losses, alarm))
     return [_held_back(verdict, checks.min_pairs, pairs.pairs) for verdict in verdicts]
 
@@ -85,7 +85,12 @@ def _judge_fault(
 
 
 def _judge_loss(limit: float, losses: Losses, alarm: float) -> Verdict:
-    """Compare how likely the two versions find the stable version's answers."""
+    """Compare how likely the two versions find the stable version's answers.
+
+    A limit that cannot be judged, as an engine gives no scores or others than can be compared, passes nobody.
+    """
+    if not losses.pairs:
+        return unknown(LOSS, "no answer has been scored by both versions yet", {"pairs": 0.0, "limit": limit})
     sums = Sums(losses.pairs, losses.total, losses.squares, MAX_LOSS)
     lower, upper = interval(sums, 2 * MISS)
     numbers = {

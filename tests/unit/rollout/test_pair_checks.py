@@ -142,8 +142,10 @@ def test_the_loss_is_judged_where_it_has_a_limit(mean: float, outcome: Outcome) 
     assert "loss" not in verdicts(replace(pairs(200), losses=losses))
 
 
-def test_an_engine_that_cannot_score_has_no_loss() -> None:
-    assert "loss" not in verdicts(pairs(200), LIMITED)
+def test_a_limit_on_the_loss_passes_nobody_where_no_answer_is_scored() -> None:
+    verdict = verdicts(pairs(200), LIMITED)["loss"]
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "no answer has been scored by both versions yet" in verdict.message
 
 
 def test_greedy_answers_that_are_the_same_are_told_and_not_judged() -> None:
