@@ -114,6 +114,17 @@ def llama_parts(
     return metadata, _random(shapes, seed)
 
 
+def monotonous_llama(path: Path, token: int) -> Path:
+    """Write a llama that always says one token, as damaged weights make a model do: 2 ends the answer."""
+    metadata, tensors = llama_parts()
+    for name, array in tensors.items():
+        if name.endswith(("attn_output.weight", "ffn_down.weight", "output.weight")):
+            tensors[name] = np.zeros_like(array)
+    tensors["token_embd.weight"] = np.ones_like(tensors["token_embd.weight"])
+    tensors["output.weight"][token] = 1.0
+    return write(path, metadata, tensors)
+
+
 def tiny_bert(path: Path, *, pooling: int = 1, context: int = 64, seed: int = 0) -> Path:
     """Write a random BERT: one of embeddings, or a reranker where `pooling` is 4."""
     width, inner, layers = 32, 64, 2
