@@ -19,7 +19,7 @@ from gateway.rollout.evidence import Durations, Evidence
 from gateway.rollout.pair_checks import count_pair_checks, judge_pairs
 from gateway.rollout.plan import Agreement, Checks, Metric, Plan
 from gateway.rollout.sequential import LogEvidence, Rate, weigh, weigh_difference
-from gateway.rollout.verdict import Outcome, Verdict, decide, percent, unknown
+from gateway.rollout.verdict import Outcome, Verdict, decide, duration, percent, times, unknown
 
 FALSE_ALARM = 0.01
 
@@ -147,8 +147,8 @@ def _slower(
         "stable_calls": stable.total,
     }
     fact = (
-        f"canary's p{share * 100:g}{subject} is {seconds * 1000:.3g} ms over {canary.total:,} calls, "
-        f"{seconds / base:.2g} times stable's {base * 1000:.3g} ms (limit {limit:g} times)"
+        f"canary's p{share * 100:g}{subject} is {duration(seconds)} over {canary.total:,} calls, "
+        f"{times(seconds / base)} stable's {duration(base)} (limit {limit:g} times)"
     )
     return decide(check, fact, log_evidence, alarm, numbers)
 

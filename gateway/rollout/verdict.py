@@ -63,5 +63,17 @@ def percent(share: float) -> str:
     return f"{share * 100:.2g} %" if share < 0.1 else f"{share * 100:.0f} %"
 
 
+def duration(seconds: float) -> str:
+    """Write a duration for people."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:,.0f} s"
+
+
+def times(ratio: float) -> str:
+    """Write how many times as large something is, for people."""
+    return f"{ratio:.2g} times" if ratio < 10 else f"{ratio:,.0f} times"
+
+
 def _p(value: float) -> str:
     return f"= {value:.2g}" if value > 1e-6 else "< 1e-6"

@@ -9,7 +9,7 @@ from gateway.metrics.counts import BUCKETS, MirroredCalls
 from gateway.rollout.analysis import FALSE_ALARM, judge, stability_index
 from gateway.rollout.evidence import Evidence, Side
 from gateway.rollout.plan import Agreement, Checks, Metric, Plan, Step
-from gateway.rollout.verdict import Outcome, Verdict, overall
+from gateway.rollout.verdict import Outcome, Verdict, duration, overall, times
 
 ALL = Checks(max_latency_ratio=1.5, min_requests=50, agreement=Agreement())
 PLAN = Plan(steps=(Step(10, hold=30), Step(50, hold=30)), checks=ALL)
@@ -143,3 +143,18 @@ def test_quantiles_of_buckets_are_near_those_of_the_calls() -> None:
         )
     assert calls.latencies.longer_than(1e-7) == 20000
     assert np.isnan(Side().latencies.quantile(0.5))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0063, "6.3 ms"), (0.0265, "26.5 ms"), (0.9999, "1 s"), (4.514, "4.51 s"), (2400.0, "2,400 s")],
+)
+def test_durations_are_written_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"), [(1.54, "1.5 times"), (12.3, "12 times"), (1700.0, "1,700 times")]
+)
+def test_ratios_are_written_for_people(ratio: float, text: str) -> None:
+    assert times(ratio) == text
