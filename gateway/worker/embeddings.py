@@ -15,9 +15,8 @@ import orjson
 from gateway.codec.call import IN_BINARY, Call
 from gateway.codec.json_answer import Encoder
 from gateway.codec.openai.embeddings import read_embeddings, write_embeddings
-from gateway.codec.openai.errors import error_body
+from gateway.codec.openai.errors import RefusedCall, error_body
 from gateway.codec.openai.rerank import read_rerank, write_rerank
-from gateway.codec.openai.text_members import UnfitMember
 from gateway.engine.jobs import Job
 from gateway.metrics.tally import Tally
 from gateway.metrics.tokens import Tokens
@@ -119,13 +118,14 @@ class _TextCodec:
         self._tally = tally
         self._write: Write | None = None
         self._param: str | None = None
+        self._code: str | None = None
         self._answered: tuple[Call, Array] | None = None
 
     def decode(self, job: Job) -> Call:
         try:
             call, self._write = self._read(job.body)
-        except UnfitMember as error:
-            self._param = error.param
+        except RefusedCall as refusal:
+            self._param, self._code = refusal.param, refusal.code
             raise
         return call
 
@@ -137,7 +137,7 @@ class _TextCodec:
             self._answered = call, outputs[self._output]
 
     def error(self, job: Job, status: int, message: str) -> None:
-        job.answer = error_body(status, message, param=self._param)
+        job.answer = error_body(status, message, self._code, self._param)
 
     def mirrored(self, job: Job) -> Job:
         """Return the call as the Open Inference Protocol has it, with the one output that is compared."""
