@@ -76,6 +76,15 @@ def hints_of(kit: Kit) -> ModelHints:
     )
 
 
+def part_paths(kit: Kit) -> tuple[str, ...]:
+    """Return the paths of the model and its parts, the parents' before the child's, each once.
+
+    Raises:
+        InvalidKitfile: where one is unsafe.
+    """
+    return tuple(dict.fromkeys(path for link in reversed(kit.chain) for path, _, _ in _parts(link)))
+
+
 def _prompt_file(kit: Kit) -> str | None:
     path = kit.system_prompt.path if kit.system_prompt is not None else None
     return _safe(kit, "prompts", path) or None
