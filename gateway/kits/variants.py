@@ -13,7 +13,7 @@ from rich.filesize import decimal
 
 from gateway.errors import KitError, NotAKit
 from gateway.metrics.gpus import gpu_memory
-from gateway.metrics.machine import machine_memory
+from gateway.metrics.machine import usable_memory
 from gateway.oci.content import Descriptor
 from gateway.oci.reference import Digest
 from gateway.oci.variant import Variant
@@ -86,7 +86,7 @@ class Room:
         """
         if gpus <= 0:
             try:
-                return cls(machine_memory().free, chosen=chosen)
+                return cls(usable_memory().free, chosen=chosen)
             except (OSError, KeyError) as error:
                 raise KitError(f"how much memory is free cannot be read ({error}); {_ADVICE}") from error
         free = sorted(gpu_memory(), reverse=True)
