@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import InvalidKitfile
+from gateway.kits.directories import KitDirectories
 from gateway.kits.hints import ModelHints, hints_of
 from gateway.kits.kit import Kit
 from gateway.kits.library import Library
@@ -112,6 +113,26 @@ def test_the_system_prompt_may_be_one_of_the_prompts_and_is_unpacked(
     assert (unpacked.path / prompt["path"]).read_text() == f"ask {prompt['path']}"
     assert not (unpacked.path / "prompts/ask.txt").exists()
     unpacked.lease.release()
+
+
+def test_a_system_prompt_that_an_earlier_release_did_not_unpack_is_added(packer: Packer) -> None:
+    kit = packer.kit("ask", {"path": "m.gguf"}, [{"path": "system.md"}])
+    first = packer.library.open(kit.reference)
+    directories = KitDirectories(first.path.parent)
+    inventory = directories.read(first.path.name)
+    assert inventory is not None
+    inventory.layers = [layer for layer in inventory.layers if layer.files != ["system.md"]]
+    inventory.files = [file for file in inventory.files if file.path != "system.md"]
+    directories.write(first.path.name, inventory)
+    first.path.chmod(0o755)
+    (first.path / "system.md").unlink()
+    first.path.chmod(0o555)
+    second = packer.library.open(kit.reference)
+    assert (second.path / "system.md").read_text() == "ask system.md"
+    third = packer.library.open(kit.reference)
+    assert third.from_cache
+    for opened in (first, second, third):
+        opened.lease.release()
 
 
 def test_the_manifest_may_have_a_prompt_under_a_cleaned_path(packer: Packer) -> None:
