@@ -67,6 +67,12 @@ def test_parameters_are_as_the_kitfile_has_them(packer: Packer) -> None:
     assert hints.system_prompt_file is None
 
 
+@pytest.mark.parametrize("name", ["system", "System-Prompt", "system message"])
+def test_the_system_prompt_is_read_in_any_spelling_that_serving_reads(packer: Packer, name: str) -> None:
+    kit = packer.kit("chat", {"path": "m.gguf", "parameters": {name: "Be brief."}})
+    assert hints_of(kit).system_prompt == "Be brief."
+
+
 @pytest.mark.parametrize(
     ("part", "expected"),
     [
