@@ -72,7 +72,8 @@ class Judge:
             log.warning("version.refused", extra={**names, "reason": str(error)})
             self._state.fail(version.kind, desired.generation, str(error))
             return
-        except KitserveError as error:
+        except (KitserveError, OSError) as error:
+            # A worker finds out what could not be found out here.
             log.info("version.not_judged", extra={"app": version.app, "reason": str(error)})
         self._admitted.add(version.kind)
 
