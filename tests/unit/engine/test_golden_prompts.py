@@ -25,9 +25,12 @@ from gateway.engine.golden_prompts import (
 from gateway.engine.golden_rows import MAX_ROWS
 from gateway.errors import KitError
 from gateway.kits.datasets import Dataset
+from gateway.kits.trust import ANYTHING
 from gateway.oci.pinned import PinnedReference
+from gateway.oci.reference import parse_reference
 from gateway.rollout.events import GateFailed, GatesPassed
 from gateway.rollout.plan import Golden
+from gateway.worker.golden import golden_prompt
 from runtimes.base import Signature
 from tests.support.ports import free_port
 from tests.support.waiting import wait
@@ -248,3 +251,13 @@ def test_the_gate_puts_prompts_to_the_canary(
     wait(is_over)
     assert isinstance(outcomes[-1], outcome)
     assert words in outcomes[-1].message
+
+
+def test_the_first_prompt_is_a_workers_first_call() -> None:
+    library: Any = _Library(dataset(SUM, CAPITAL))
+    reference = parse_reference("registry.test/chat:v1")
+    call = golden_prompt(library, reference, Golden("golden"), ANYTHING)
+    assert call is not None
+    assert call["messages"] == SUM["messages"]
+    library.rows = dataset("{")
+    assert golden_prompt(library, reference, Golden("golden"), ANYTHING) is None
