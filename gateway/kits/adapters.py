@@ -28,8 +28,7 @@ def adapters(kit: UnpackedKit, choice: Choice, names: Iterable[str]) -> tuple[Ad
     Raises UnusableModel where one is none, or of another form than the base.
     """
     paths = dict.fromkeys(_adapter(kit, name) for name in (*names, *_directories(kit, choice.path)))
-    if choice.format is Format.GGUF:
-        paths |= dict.fromkeys(_by_header(kit, choice.path))
+    paths |= dict.fromkeys(_by_header(kit, choice.path))
     for path in paths:
         _check_form(kit, choice, path)
     return tuple(Adapter(path) for path in paths)
@@ -44,7 +43,7 @@ def _directories(kit: UnpackedKit, base: Path) -> Iterator[str]:
 
 
 def _by_header(kit: UnpackedKit, base: Path) -> Iterator[Path]:
-    """Yield the files beside a GGUF model whose header says that they are adapters."""
+    """Yield the GGUF files beside a model whose header says that they are adapters."""
     for path in sorted(kit.path.rglob("*.gguf")):
         with suppress(LoadError):
             if (

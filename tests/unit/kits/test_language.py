@@ -21,6 +21,7 @@ from runtimes.formats import Format
 from runtimes.onnx import OnnxRuntime
 from runtimes.select import Choice
 from tests.support.artifacts import MODELKIT, LayoutBuilder, tar
+from tests.support.gguf_files import tiny_adapter
 from tests.support.language import MadeUpEngine, MadeUpEngines
 from tests.support.model_files import identity_onnx
 
@@ -305,6 +306,15 @@ def test_an_adapter_of_peft_is_refused_on_gguf(packer: Packer) -> None:
 
 def test_an_adapter_in_gguf_is_refused_on_safetensors(packer: Packer) -> None:
     kit = packer.kit(parts={"legal.gguf": ("lora", b"GGUF legal")})
+    with pytest.raises(UnusableModel, match=r"'legal.gguf' is GGUF, and its base is safetensors"):
+        language_model(kit, choice(kit, Format.SAFETENSORS), Serving())
+
+
+def test_an_adapter_in_gguf_is_refused_on_safetensors_by_its_header_too(
+    packer: Packer, tmp_path: Path
+) -> None:
+    adapter = tiny_adapter(tmp_path / "legal.gguf").read_bytes()
+    kit = packer.kit(parts={"legal.gguf": ("", adapter)}, model_file="model.safetensors")
     with pytest.raises(UnusableModel, match=r"'legal.gguf' is GGUF, and its base is safetensors"):
         language_model(kit, choice(kit, Format.SAFETENSORS), Serving())
 
