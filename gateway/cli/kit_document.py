@@ -12,9 +12,10 @@ from gateway.kits.examination import examine, is_small
 from gateway.kits.hints import hints_of
 from gateway.kits.language import LanguageModel
 from gateway.kits.library import Kit, Library, Progress
-from gateway.kits.memory import Need, free, usable_memory
+from gateway.kits.memory import Need, free
 from gateway.kits.parents import model_of
 from gateway.kits.trust import Policy
+from gateway.metrics.machine import usable_memory
 from gateway.oci.reference import Digest, Reference, RegistryReference
 from runtimes.base import TensorSpec
 

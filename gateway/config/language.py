@@ -55,8 +55,8 @@ class Engine(Strict):
     """How many calls run at a time in each worker (4 where the kit does not say it); more calls wait. Each
     slot takes memory for a whole context."""
     batch: Annotated[int, _within("batch")] | None = None
-    """How many tokens of prompts are computed at a time (512 where the kit does not say it). A call is
-    cancelled between two of these."""
+    """How many tokens of prompts are computed at a time (512 where the kit does not say it; a GGUF model on
+    CPUs never takes more than 128). A call is cancelled between two of these."""
     task: Task | None = None
     """What the model is for, where its files do not say so."""
     chat_template: _Text | None = None

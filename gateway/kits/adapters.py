@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gateway.errors import UnusableModel
+from gateway.kits.hints import part_paths
 from gateway.kits.library import UnpackedKit
 from runtimes import gguf_file, gguf_kinds
 from runtimes.engines.base import Adapter
@@ -22,20 +23,27 @@ _PEFT_WEIGHTS = "adapter_model.safetensors"
 
 
 def adapters(kit: UnpackedKit, choice: Choice, names: Iterable[str]) -> tuple[Adapter, ...]:
-    """Return the LoRA adapters at these paths of a kit, each once, and those that GGUF files say they are.
+    """Return the LoRA adapters of a kit, each once: those at these paths, and those that only files tell of.
 
-    Raises UnusableModel where one is none, or of another form or architecture than the base.
+    Raises UnusableModel where one is none, or of another form than the base.
     """
-    paths = dict.fromkeys(_adapter(kit, name) for name in names)
-    if choice.format is Format.GGUF:
-        paths |= dict.fromkeys(_by_header(kit, choice.path))
+    paths = dict.fromkeys(_adapter(kit, name) for name in (*names, *_directories(kit, choice.path)))
+    paths |= dict.fromkeys(_by_header(kit, choice.path))
     for path in paths:
         _check_form(kit, choice, path)
     return tuple(Adapter(path) for path in paths)
 
 
+def _directories(kit: UnpackedKit, base: Path) -> Iterator[str]:
+    """Yield the parts that are directories with an adapter's config, whatever their types and names are."""
+    for name in part_paths(kit.kit):
+        path = kit.path / name
+        if (path / _PEFT_CONFIG).is_file() and not base.is_relative_to(path):
+            yield name
+
+
 def _by_header(kit: UnpackedKit, base: Path) -> Iterator[Path]:
-    """Yield the files beside a GGUF model whose header says that they are adapters."""
+    """Yield the GGUF files beside a model whose header says that they are adapters."""
     for path in sorted(kit.path.rglob("*.gguf")):
         with suppress(LoadError):
             if (

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Self
 
 from gateway.kits.directories import Inventory, KitDirectories
-from gateway.oci.content import OCI_MANIFEST, Descriptor
+from gateway.kits.manifest import media_type_of
+from gateway.oci.content import Descriptor
 from gateway.oci.files import disk_use, remove_unfinished
 from gateway.oci.leases import Lease, last_used, try_claim
 from gateway.oci.reference import Digest
@@ -126,7 +127,8 @@ class Cache:
             for _, inventory in sorted(
                 self._directories.inventories().items(), key=lambda item: last_used(self._lease(item[0]))
             ):
-                descriptor = Descriptor(OCI_MANIFEST, inventory.digest, inventory.manifest_size)
+                media_type = media_type_of(self._store.read(inventory.digest))
+                descriptor = Descriptor(media_type, inventory.digest, inventory.manifest_size)
                 named |= dict.fromkeys(inventory.names, descriptor)
                 nameless += [] if inventory.names else [(descriptor, None)]
             self._store.write_index([*((descriptor, name) for name, descriptor in named.items()), *nameless])

@@ -13,8 +13,8 @@ from typing import Any
 
 from gateway.errors import InvalidKitfile, UnsafeArchive
 from gateway.kits.kit import Kit
-from gateway.kits.kitfile import SYSTEM_PROMPTS
-from gateway.kits.layer import GO_TEMPLATE, Role
+from gateway.kits.language_parameters import language_parameters
+from gateway.kits.layer import GO_TEMPLATE, MODEL_ROLES
 from gateway.kits.parents import model_of
 from gateway.kits.paths import safe_path
 from gateway.kits.uses import FILE_NAMES, Use, use_of_words
@@ -55,7 +55,6 @@ def hints_of(kit: Kit) -> ModelHints:
     """
     model = model_of(kit)
     parameters = model.parameters if model is not None and isinstance(model.parameters, dict) else {}
-    prompts = (parameters.get(name) for name in SYSTEM_PROMPTS)
     uses: dict[Use, tuple[str, ...]] = {}
     for link in kit.chain:
         # A child's template takes the place of its parent's, but its adapters come on top of the parent's.
@@ -66,7 +65,7 @@ def hints_of(kit: Kit) -> ModelHints:
                 uses.setdefault(use, paths)
     return ModelHints(
         parameters=parameters,
-        system_prompt=next((text for text in prompts if isinstance(text, str) and text), None),
+        system_prompt=language_parameters(parameters)[0].values.get("system_prompt"),
         system_prompt_file=_prompt_file(kit),
         chat_template=_first(uses, Use.CHAT_TEMPLATE),
         projector=_first(uses, Use.PROJECTOR),
@@ -74,6 +73,15 @@ def hints_of(kit: Kit) -> ModelHints:
         draft=_first(uses, Use.DRAFT),
         notes=_notes(kit),
     )
+
+
+def part_paths(kit: Kit) -> tuple[str, ...]:
+    """Return the paths of the model and its parts, the parents' before the child's, each once.
+
+    Raises:
+        InvalidKitfile: where one is unsafe.
+    """
+    return tuple(dict.fromkeys(path for link in reversed(kit.chain) for path, _, _ in _parts(link)))
 
 
 def _prompt_file(kit: Kit) -> str | None:
@@ -124,7 +132,7 @@ def _parts(kit: Kit) -> Iterator[tuple[str, tuple[str | None, ...], Use | None]]
             yield path, (part.type, part.name), None
     for layer in kit.layers:
         # A kit without a Kitfile has layers alone.
-        if layer.role in (Role.MODEL, Role.PART):
+        if layer.role in MODEL_ROLES:
             path = _safe(kit, "layers", layer.path)
             if path and path not in seen:
                 yield path, (), layer.use

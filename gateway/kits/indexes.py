@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from gateway.errors import KitError, NotAKit, NotFound
 from gateway.kits.layer import MODEL_ROLES
 from gateway.kits.manifest import Manifest, agreed_type, index_kind, read_manifest, read_members
-from gateway.kits.variants import Candidate, Choice, IndexEntry, Room, that_fits, with_labels
+from gateway.kits.variants import Candidate, ChosenKit, IndexEntry, Room, that_fits, with_labels
 from gateway.oci.content import OCI_INDEX, OCI_MANIFEST, REF_NAME, Descriptor
 from gateway.oci.documents import DescriptorDocument, describe_errors, read_json
 from gateway.oci.reference import Digest
@@ -108,7 +108,7 @@ def choose_kit(
     *,
     variant: Variant | None = None,
     room: Callable[[], Room] = Room.here,
-) -> Choice:
+) -> ChosenKit:
     """Return the kit of an index that is meant; `read` returns the manifest of an entry, verified.
 
     `room` returns what `auto` goes by; it is called for that alone.
@@ -133,7 +133,7 @@ def choose_kit(
         if len(kits) > 1:
             return that_fits(kits, room(), origin)
     if len(kits) == 1 and unread <= 0:
-        return Choice(kits[0].entry.descriptor, kits[0].entry.described_labels)
+        return ChosenKit(kits[0].entry.descriptor, kits[0].entry.described_labels)
     rest = [f"{kind} (×{count})" if count > 1 else kind for kind, count in others.items()]
     if unread > 0:
         rest.append(f"{unread} entries that were not read")

@@ -16,7 +16,7 @@ from gateway.kits.layer import MODEL_ROLES, Archive, Layer, Role, with_file_name
 from gateway.kits.manifest import Format, Manifest
 from gateway.kits.paths import safe_path
 from gateway.kits.uses import use_of_file
-from gateway.kits.variants import Choice
+from gateway.kits.variants import ChosenKit
 from gateway.oci.reference import Digest, Reference
 
 _NEEDED = MODEL_ROLES | {Role.CODE}
@@ -41,7 +41,7 @@ class Kit:
     """The kits that its model comes from, nearest first."""
     system_prompt: Layer | None = None
     """The prompt that serving needs; None for parents, of which only the model is used."""
-    choice: Choice | None = None
+    choice: ChosenKit | None = None
     """Which kit of an index it is, where the reference named one."""
 
     @classmethod

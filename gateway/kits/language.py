@@ -55,11 +55,11 @@ def language_model(kit: UnpackedKit, choice: Choice, serving: Serving) -> Langua
     if not isinstance(choice.runtime, EngineRuntime):
         return LanguageModel()
     hints = hints_of(kit.kit)
-    said = _said(serving)
-    parameters = _parameters(kit.kit, said)
+    configured = _configured(serving)
+    parameters = _parameters(kit.kit, configured)
     ignored = dict(parameters.ignored)
-    values = {**parameters.values, **said}
-    if "chat_template" not in said:
+    values = {**parameters.values, **configured}
+    if "chat_template" not in configured:
         values |= _chat_template(kit, values.get("chat_template"), hints.chat_template)
     if "system_prompt" not in values:
         values |= _system_prompt(kit, hints.system_prompt_file, ignored)
@@ -74,7 +74,7 @@ def language_model(kit: UnpackedKit, choice: Choice, serving: Serving) -> Langua
     return LanguageModel(options, generation, parameters.taken, ignored)
 
 
-def _said(serving: Serving) -> dict[str, Any]:
+def _configured(serving: Serving) -> dict[str, Any]:
     """Return the settings that the config has, by their names in there."""
     generation = serving.generation
     values = {
@@ -86,12 +86,12 @@ def _said(serving: Serving) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _parameters(kit: Kit, said: Mapping[str, Any]) -> LanguageParameters:
+def _parameters(kit: Kit, configured: Mapping[str, Any]) -> LanguageParameters:
     """Return what the parameters of a kit and its parents say besides the config.
 
     Setting by setting, the child counts first, with its files too.
     """
-    settled = dict.fromkeys(said, "the config")
+    settled = dict.fromkeys(configured, "the config")
     values: dict[str, Any] = {}
     taken: dict[str, str] = {}
     ignored: dict[str, str] = {}

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from gateway.kits.kitfile import SYSTEM_PROMPTS
+from gateway.kits.uses import normal_word
 from gateway.serving import (
     ENGINE_BOUNDS,
     MAX_PROMPT,
@@ -54,7 +56,7 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "frequency_penalty": ("frequency_penalty",),
     "repetition_penalty": ("repetition_penalty", "repeat_penalty"),
     "stop": ("stop", "stop_sequences", "stop_words", "stop_strings"),
-    "system_prompt": ("system_prompt", "system", "system_message"),
+    "system_prompt": (*SYSTEM_PROMPTS, "system_message"),
 }
 """The spellings of each setting of the config, first those that count first where a kit has several."""
 
@@ -105,7 +107,7 @@ def language_parameters(
     ignored: dict[str, str] = {}
     faults: list[str] = []
     for parameter in sorted(parameters, key=_rank):
-        name, value = _SETTINGS.get(_normal(parameter)), parameters[parameter]
+        name, value = _SETTINGS.get(normal_word(parameter)), parameters[parameter]
         if name is None or value is None:
             ignored[parameter] = "not known" if name is None else "empty"
         elif name in settled:
@@ -128,13 +130,9 @@ def language_parameters(
 
 def _rank(parameter: str) -> tuple[int, str]:
     """Return where a parameter stands among the spellings of its setting."""
-    spelling = _normal(parameter)
+    spelling = normal_word(parameter)
     name = _SETTINGS.get(spelling)
     return (0 if name is None else SPELLINGS[name].index(spelling), parameter)
-
-
-def _normal(parameter: str) -> str:
-    return parameter.strip().casefold().replace("-", "_")
 
 
 def _read(name: str, value: Any) -> Any:
@@ -143,7 +141,7 @@ def _read(name: str, value: Any) -> Any:
     if bounds is not None:
         return _number(name, value, bounds)
     if name == "task":
-        return _TASKS.get(_normal(value)) if isinstance(value, str) else None
+        return _TASKS.get(normal_word(value)) if isinstance(value, str) else None
     if name == "stop":
         return _stop_words(value)
     if not isinstance(value, str):

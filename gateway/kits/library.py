@@ -67,6 +67,7 @@ from gateway.kits.trust import (
     verdict_from_json,
     verdict_to_json,
 )
+from gateway.kits.unpack import form_of
 from gateway.kits.variants import Room
 from gateway.oci.files import replace_file
 from gateway.oci.leases import Lease
@@ -185,7 +186,7 @@ class Library:
                 inventory = self._directories.check(kit.key)
                 if inventory is None:
                     pull = self._pull(kit, lookup, progress)
-                elif not inventory.has_companions:
+                elif not inventory.has_companions or _lacks_layers(kit, inventory):
                     pull = self._complete(kit, inventory, lookup, progress)
                 blobs = self._record_name(kit)
         except BaseException:
@@ -205,13 +206,13 @@ class Library:
     def _complete(
         self, kit: Kit, inventory: Inventory, lookup: Lookup, progress: Progress | None
     ) -> Pull | None:
-        """Pull a kit once more where an earlier release left out files that its model names.
+        """Pull a kit once more where an earlier release left out layers, or files that its model names.
 
-        Where its source is away, it is used as it is, as those files may belong to another model of the kit.
+        Where its source is away, it is used as it is, as its model may need none of that.
         """
         root = self._directories.path(kit.key)
         missing = missing_files(kit, root, [file.path for file in inventory.files])
-        if next(holders(kit, missing), None) is not None:
+        if _lacks_layers(kit, inventory) or next(holders(kit, missing), None) is not None:
             with suppress(RegistryError):
                 return self._pull(kit, lookup, progress)
         else:
@@ -328,6 +329,12 @@ def _name_in_index(reference: Reference) -> str:
     if isinstance(reference, RegistryReference):
         return str(replace(reference, digest=None))
     return f"{reference.name}:{reference.tag}"
+
+
+def _lacks_layers(kit: Kit, inventory: Inventory) -> bool:
+    """Tell whether a kit was unpacked without a layer that serving needs, such as a prompt or a new type."""
+    forms = {layer.form for layer in inventory.layers}
+    return any(form_of(layer) not in forms for link in kit.chain for layer in link.needed_layers())
 
 
 def _check_model(kit: Kit, root: Path) -> None:

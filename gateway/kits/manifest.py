@@ -138,6 +138,16 @@ def read_manifest(data: bytes, origin: str, media_type: str | None = None) -> Ma
     return Manifest(format_, document.config.descriptor(), layers, document.annotations or {})
 
 
+def media_type_of(data: bytes | None) -> str:
+    """Return the media type that a manifest states; OCI's where it states none, or is not here (None)."""
+    try:
+        members = read_json(data or b"{}")
+    except ValueError:
+        return OCI_MANIFEST
+    stated = members.get("mediaType") if isinstance(members, dict) else None
+    return stated if isinstance(stated, str) and stated else OCI_MANIFEST
+
+
 def read_members(data: bytes, origin: str, kind: str) -> dict[str, Any]:
     """Parse the JSON object of a manifest or index. Raises KitError where it is broken or ambiguous."""
     if len(data) > MAX_MANIFEST:

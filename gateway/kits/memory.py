@@ -8,13 +8,11 @@ from gateway.errors import NoMemory, UnusableModel
 from gateway.kits.language import LanguageModel
 from gateway.kits.library import UnpackedKit
 from gateway.kits.model import naming
-from gateway.metrics.machine import MachineMemory, machine_memory
+from gateway.metrics.machine import MachineMemory
 from runtimes.engines.base import EngineRuntime, Memory, OutliningRuntime, Task
 from runtimes.select import Choice
 
 _GIB, _MIB = 1024**3, 1024**2
-_KEPT_FREE = 20
-"""The part of a machine's memory that stays free, as a divisor: Ray stops workers where 95 % are in use."""
 _ADVICE = (
     "set a smaller `context` or fewer `slots` in the model's `engine`, take a kit with fewer bits per weight"
 )
@@ -62,15 +60,9 @@ def need_of(kit: UnpackedKit, choice: Choice, language: LanguageModel) -> Need |
         return Need(memory, options.slots, outline.context, tuple(sorted(outline.tasks)))
 
 
-def usable_memory() -> MachineMemory:
-    """Return the memory of this machine, of which models may use what is free."""
-    machine = machine_memory()
-    return MachineMemory(machine.total, max(0, machine.free - _reserve(machine)))
-
-
 def check_total(kit: UnpackedKit, need: Need, machine: MachineMemory) -> None:
     """Raise UnusableModel where a machine never has the memory that a model needs."""
-    if need.memory.total > machine.total - _reserve(machine):
+    if need.memory.total > machine.total - machine.reserve:
         raise UnusableModel(
             f"{kit.kit.reference}: needs {need}; this machine has {size(machine.total)}; {_ADVICE}, or use a "
             "larger machine"
@@ -82,10 +74,6 @@ def no_memory(kit: UnpackedKit, need: Need, machine: MachineMemory) -> NoMemory:
     return NoMemory(
         f"{kit.kit.reference}: needs {need}; {free(machine)}; {_ADVICE}, or stop what takes the memory"
     )
-
-
-def _reserve(machine: MachineMemory) -> int:
-    return machine.total // _KEPT_FREE
 
 
 def free(machine: MachineMemory) -> str:

@@ -13,7 +13,7 @@ from rich.filesize import decimal
 
 from gateway.errors import KitError, NotAKit
 from gateway.metrics.gpus import gpu_memory
-from gateway.metrics.machine import machine_memory
+from gateway.metrics.machine import usable_memory
 from gateway.oci.content import Descriptor
 from gateway.oci.reference import Digest
 from gateway.oci.variant import Variant
@@ -86,7 +86,7 @@ class Room:
         """
         if gpus <= 0:
             try:
-                return cls(machine_memory().free, chosen=chosen)
+                return cls(usable_memory().free, chosen=chosen)
             except (OSError, KeyError) as error:
                 raise KitError(f"how much memory is free cannot be read ({error}); {_ADVICE}") from error
         free = sorted(gpu_memory(), reverse=True)
@@ -98,15 +98,15 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """The kit that is meant, and why where a machine chose it; "" where people did."""
+class ChosenKit:
+    """The kit of an index that is meant, and why where a machine chose it; "" where people did."""
 
     descriptor: Descriptor
     labels: str = ""
     reason: str = ""
 
 
-def with_labels(candidates: Sequence[Candidate], variant: Variant, origin: str) -> Choice:
+def with_labels(candidates: Sequence[Candidate], variant: Variant, origin: str) -> ChosenKit:
     """Return the one kit that has the labels.
 
     Raises NotAKit, which lists the kits, where none has them, or several have.
@@ -116,7 +116,7 @@ def with_labels(candidates: Sequence[Candidate], variant: Variant, origin: str) 
         kit for kit in candidates if all(kit.entry.labels.get(name) == value for name, value in wanted)
     ]
     if len(matches) == 1:
-        return Choice(matches[0].entry.descriptor, matches[0].entry.described_labels)
+        return ChosenKit(matches[0].entry.descriptor, matches[0].entry.described_labels)
     labels = ", ".join(f"{_shown(name)}={_shown(value)}" for name, value in wanted)
     if matches:
         listed = "; ".join(str(kit.entry) for kit in matches)
@@ -127,14 +127,14 @@ def with_labels(candidates: Sequence[Candidate], variant: Variant, origin: str) 
     raise NotAKit(f"{origin} has no kit with {labels}; it has {listed}; name labels of one of them")
 
 
-def that_fits(candidates: Sequence[Candidate], room: Room, origin: str) -> Choice:
+def that_fits(candidates: Sequence[Candidate], room: Room, origin: str) -> ChosenKit:
     """Return the largest kit whose memory is free, or the one that was chosen before while it is there.
 
     Raises KitError, with what each needs, where none fits.
     """
     for kit in candidates:
         if kit.entry.descriptor.digest == room.chosen:
-            return _choice(kit, "it was chosen before, and is kept")
+            return _chosen(kit, "it was chosen before, and is kept")
     free = f"{decimal(room.free)} of memory are free {room.place}"
     fitting = [kit for kit in candidates if kit.memory <= room.free]
     if not fitting:
@@ -145,14 +145,14 @@ def that_fits(candidates: Sequence[Candidate], room: Room, origin: str) -> Choic
         )
     best = max(fitting, key=lambda kit: (kit.size, kit.memory))
     rank = "the largest" if len(fitting) == len(candidates) else "the largest that fits"
-    return _choice(best, f"it is {rank} of {len(candidates)}, needs {decimal(best.memory)}, and {free}")
+    return _chosen(best, f"it is {rank} of {len(candidates)}, needs {decimal(best.memory)}, and {free}")
 
 
-def _choice(kit: Candidate, reason: str) -> Choice:
+def _chosen(kit: Candidate, reason: str) -> ChosenKit:
     entry = kit.entry
     labels = entry.described_labels
     name = labels or entry.tag or entry.descriptor.digest.short
-    return Choice(entry.descriptor, labels, f"variant {name}: {reason}")
+    return ChosenKit(entry.descriptor, labels, f"variant {name}: {reason}")
 
 
 def _memory_label(value: str | None) -> int | None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _KIB = 1024
+_KEPT_FREE = 20
+"""The part of a machine's memory that stays free, as a divisor: Ray stops workers where 95 % are in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,20 @@ class MachineMemory:
 
     total: int
     free: int
+
+    @property
+    def reserve(self) -> int:
+        """The bytes that models leave free."""
+        return self.total // _KEPT_FREE
+
+
+def usable_memory() -> MachineMemory:
+    """Return the memory of this machine, of which models may use what is free.
+
+    Raises OSError where it cannot be read.
+    """
+    machine = machine_memory()
+    return MachineMemory(machine.total, max(0, machine.free - machine.reserve))
 
 
 def machine_memory(root: Path = Path("/")) -> MachineMemory:

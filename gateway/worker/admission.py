@@ -17,8 +17,8 @@ from pathlib import Path
 
 from gateway.kits.language import LanguageModel
 from gateway.kits.library import UnpackedKit
-from gateway.kits.memory import check_total, need_of, no_memory, usable_memory
-from gateway.metrics.machine import MachineMemory, is_mapped
+from gateway.kits.memory import check_total, need_of, no_memory
+from gateway.metrics.machine import MachineMemory, is_mapped, usable_memory
 from runtimes.base import Resources
 from runtimes.select import Choice
 

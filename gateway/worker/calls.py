@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from gateway.codec.deadlines import request_timeout
 from gateway.codec.statuses import explain
@@ -24,6 +24,7 @@ from runtimes.errors import InputError
 
 _BINARY = lines([(b"content-type", b"application/octet-stream")])
 _OK = 200
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +142,10 @@ class _ComputeCall:
 
         self._in_thread(lambda: compress(job.answer, coding), respond)
 
-    def _in_thread(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+    def _in_thread(self, work: Callable[[], _Result], then: Callable[[_Result], None]) -> None:
         """Do work in a thread of its own, then the rest on the loop; refuse the call if the work fails."""
 
-        def finish(future: asyncio.Future[Any]) -> None:
+        def finish(future: asyncio.Future[_Result]) -> None:
             try:
                 result = future.result()
             except Exception as failure:

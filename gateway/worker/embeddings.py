@@ -15,9 +15,9 @@ import orjson
 from gateway.codec.call import IN_BINARY, Call
 from gateway.codec.json_answer import Encoder
 from gateway.codec.openai.embeddings import read_embeddings, write_embeddings
-from gateway.codec.openai.errors import error_body
+from gateway.codec.openai.errors import RefusedCall, error_body
+from gateway.codec.openai.members import Endpoint
 from gateway.codec.openai.rerank import read_rerank, write_rerank
-from gateway.codec.openai.text_members import UnfitMember
 from gateway.engine.jobs import Job
 from gateway.metrics.tally import Tally
 from gateway.metrics.tokens import Tokens
@@ -31,8 +31,6 @@ from runtimes.engines.base import Task
 from runtimes.text_model import EMBEDDING, SCORE, TOKENS, TextModel
 
 _FAMILY = "/v1/"
-_EMBEDDINGS, _RERANK = "/v1/embeddings", "/v1/rerank"
-_OTHERS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 
 Body = Sequence[bytes | memoryview]
 Write = Callable[[Mapping[str, Array]], bytes]
@@ -59,9 +57,9 @@ class TextHandler:
             return request.call, partial(write_rerank, request, model=identity.model)
 
         if Task.EMBEDDING in model.tasks:
-            path, read, output, does = _EMBEDDINGS, embeddings, EMBEDDING, "makes embeddings"
+            path, read, output, does = Endpoint.EMBEDDINGS, embeddings, EMBEDDING, "makes embeddings"
         else:
-            path, read, output, does = _RERANK, rerank, SCORE, "ranks documents"
+            path, read, output, does = Endpoint.RERANK, rerank, SCORE, "ranks documents"
         encode = Encoder(identity.model, identity.version, {})
         dialect = Dialect(
             lambda: _TextCodec(read, output, tensors, encode, version.tally), error_body, _mirrored
@@ -76,11 +74,8 @@ class TextHandler:
             "tasks": sorted(model.tasks),
         }
         self._routes: Mapping[str, Route] = {
-            **{
-                other: self._wrong_path(other, f"{does} ({path})")
-                for other in (_EMBEDDINGS, _RERANK, *_OTHERS)
-            },
-            path: Route(self._errors, {"POST": ComputeCalls(version, tensors, dialect)}),
+            **{other.value: self._wrong_path(other, f"it {does} ({path})") for other in Endpoint},
+            path.value: Route(self._errors, {"POST": ComputeCalls(version, tensors, dialect)}),
             "/v1/models": self._document({"object": "list", "data": [card]}),
             f"/v1/models/{identity.model}": self._document(card),
         }
@@ -100,7 +95,7 @@ class TextHandler:
 
     def _wrong_path(self, path: str, does: str) -> Route:
         def answer(exchange: Exchange, role: str) -> None:
-            text = f"{path} is not served by this model: it {does}"
+            text = f"{path} is not served by this model: {does}"
             self._errors(exchange, role, 404, text, code="unsupported_endpoint")
 
         return Route(self._errors, {"POST": answer})
@@ -119,13 +114,14 @@ class _TextCodec:
         self._tally = tally
         self._write: Write | None = None
         self._param: str | None = None
+        self._code: str | None = None
         self._answered: tuple[Call, Array] | None = None
 
     def decode(self, job: Job) -> Call:
         try:
             call, self._write = self._read(job.body)
-        except UnfitMember as error:
-            self._param = error.param
+        except RefusedCall as refusal:
+            self._param, self._code = refusal.param, refusal.code
             raise
         return call
 
@@ -137,7 +133,7 @@ class _TextCodec:
             self._answered = call, outputs[self._output]
 
     def error(self, job: Job, status: int, message: str) -> None:
-        job.answer = error_body(status, message, param=self._param)
+        job.answer = error_body(status, message, self._code, self._param)
 
     def mirrored(self, job: Job) -> Job:
         """Return the call as the Open Inference Protocol has it, with the one output that is compared."""

@@ -15,8 +15,8 @@ import numpy as np
 import orjson
 
 from gateway.codec.call import Call
+from gateway.codec.openai.errors import RefusedCall
 from gateway.codec.openai.text_members import (
-    UnfitMember,
     bounded,
     count_of,
     read_members,
@@ -43,17 +43,17 @@ class EmbeddingsRequest:
 
 
 def read_embeddings(body: Sequence[bytes | memoryview], model: TextModel) -> EmbeddingsRequest:
-    """Read a call. Raises InputError, of which UnfitMember names the member that is at fault."""
+    """Read a call. Raises RefusedCall."""
     members = read_members(body, _MEMBERS)
     texts = _texts(required(members, "input"), model)
     inputs = {TEXT: rows_of_text(texts)}
     if PROMPT_NAME in members:
         if PROMPT_NAME not in {spec.name for spec in model.signature.optional}:
-            raise UnfitMember("the model has no prompts, so prompt_name names none", PROMPT_NAME)
+            raise RefusedCall("the model has no prompts, so prompt_name names none", PROMPT_NAME)
         inputs[PROMPT_NAME] = rows_of_text([text_of(members[PROMPT_NAME], PROMPT_NAME)] * len(texts))
     form = members.get("encoding_format", "float")
     if form not in ("float", "base64"):
-        raise UnfitMember("encoding_format must be float or base64", "encoding_format")
+        raise RefusedCall("encoding_format must be float or base64", "encoding_format")
     return EmbeddingsRequest(Call("", inputs), form == "base64", _dimensions(members, model))
 
 
@@ -88,7 +88,7 @@ def _texts(value: Any, model: TextModel) -> list[bytes]:
     if isinstance(value, str):
         return [text_of(value, "input")]
     if not isinstance(value, list):
-        raise UnfitMember("input must be a string, tokens, or a list of these", "input")
+        raise RefusedCall("input must be a string, tokens, or a list of these", "input")
     if value and isinstance(value[0], int):
         return [_detokenized(value, "input", model)]
     return [
@@ -101,13 +101,13 @@ def _texts(value: Any, model: TextModel) -> list[bytes]:
 
 def _detokenized(tokens: list[Any], name: str, model: TextModel) -> bytes:
     if not tokens or not all(isinstance(token, int) and not isinstance(token, bool) for token in tokens):
-        raise UnfitMember(f"{name} must be a string, or tokens, which are whole numbers", "input")
+        raise RefusedCall(f"{name} must be a string, or tokens, which are whole numbers", "input")
     try:
         return text_of(model.text_of(tokens), name)
-    except UnfitMember:
+    except RefusedCall:
         raise
     except InputError as error:
-        raise UnfitMember(f"{name}: {error}", "input") from error
+        raise RefusedCall(f"{name}: {error}", "input") from error
 
 
 def _dimensions(members: Mapping[str, Any], model: TextModel) -> int:
@@ -115,7 +115,7 @@ def _dimensions(members: Mapping[str, Any], model: TextModel) -> int:
         return model.dimensions
     dimensions = count_of(members["dimensions"], "dimensions")
     if dimensions != model.dimensions and not model.may_shorten(dimensions):
-        raise UnfitMember(
+        raise RefusedCall(
             f"the model's embeddings have {model.dimensions} dimensions, and it does not say that "
             f"{dimensions} of them would do (is_matryoshka or matryoshka_dimensions in its config.json)",
             "dimensions",

@@ -31,7 +31,7 @@ _CODES: Mapping[str, str] = {"exceed_context_size_error": "context_length_exceed
 
 
 class RefusedCall(InputError):
-    """A call that is not given to the engine; `param` is the member at fault."""
+    """A call of the OpenAI API that is not given to the model; `param` is the member at fault."""
 
     def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)

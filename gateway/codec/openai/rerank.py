@@ -13,8 +13,8 @@ import numpy as np
 import orjson
 
 from gateway.codec.call import Call
+from gateway.codec.openai.errors import RefusedCall
 from gateway.codec.openai.text_members import (
-    UnfitMember,
     bounded,
     count_of,
     read_members,
@@ -41,16 +41,16 @@ class RerankRequest:
 
 
 def read_rerank(body: Sequence[bytes | memoryview]) -> RerankRequest:
-    """Read a call. Raises InputError, of which UnfitMember names the member that is at fault."""
+    """Read a call. Raises RefusedCall."""
     members = read_members(body, _MEMBERS)
     query = text_of(required(members, "query"), "query")
     values = required(members, "documents")
     if not isinstance(values, list):
-        raise UnfitMember("documents must be a list", "documents")
+        raise RefusedCall("documents must be a list", "documents")
     documents = [_document(value, f"documents[{i}]") for i, value in enumerate(bounded(values, "documents"))]
     has_documents = members.get("return_documents", False)
     if not isinstance(has_documents, bool):
-        raise UnfitMember("return_documents must be true or false", "return_documents")
+        raise RefusedCall("return_documents must be true or false", "return_documents")
     top = count_of(members["top_n"], "top_n") if "top_n" in members else len(documents)
     inputs = {QUERY: rows_of_text([query] * len(documents)), TEXT: rows_of_text(documents)}
     return RerankRequest(Call("", inputs), documents, top, has_documents)

@@ -8,67 +8,59 @@ from typing import Any
 import numpy as np
 import orjson
 
+from gateway.codec.openai.errors import RefusedCall
 from runtimes.base import Array
-from runtimes.errors import InputError
 
 MAX_TEXTS = 2048
 """How many texts a call may have, as OpenAI has it."""
-
-
-class UnfitMember(InputError):
-    """A member of a call that cannot be taken; `param` is its name."""
-
-    def __init__(self, message: str, param: str) -> None:
-        super().__init__(message)
-        self.param = param
 
 
 def read_members(body: Sequence[bytes | memoryview], names: Collection[str]) -> Mapping[str, Any]:
     """Return the members of a call; those that are null are left out.
 
     Raises:
-        InputError: for a body that is no JSON object, or that has other members than these.
+        RefusedCall: for a body that is no JSON object, or that has other members than these.
     """
     data = body[0] if len(body) == 1 else b"".join(body)
     try:
         members = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise InputError(f"the body is no JSON: {error}") from error
+        raise RefusedCall(f"the body is no JSON: {error}") from error
     if not isinstance(members, dict):
-        raise InputError("the body must be a JSON object")
+        raise RefusedCall("the body must be a JSON object")
     for name in members:
         if name not in names:
-            raise UnfitMember(f"unknown member {name!r}; there are {', '.join(names)}", name)
+            raise RefusedCall(f"unknown member {name!r}; there are {', '.join(names)}", name)
     return {name: value for name, value in members.items() if value is not None}
 
 
 def required(members: Mapping[str, Any], name: str) -> Any:
-    """Return a member that a call must have. Raises UnfitMember."""
+    """Return a member that a call must have. Raises RefusedCall."""
     if name not in members:
-        raise UnfitMember(f"the member {name!r} is missing", name)
+        raise RefusedCall(f"the member {name!r} is missing", name)
     return members[name]
 
 
 def text_of(value: Any, name: str) -> bytes:
-    """Return a string as UTF-8. Raises UnfitMember for anything else, and for an empty one."""
+    """Return a string as UTF-8. Raises RefusedCall for anything else, and for an empty one."""
     if not isinstance(value, str):
-        raise UnfitMember(f"{name} must be a string", name.partition("[")[0])
+        raise RefusedCall(f"{name} must be a string", name.partition("[")[0])
     if not value:
-        raise UnfitMember(f"{name} is empty", name.partition("[")[0])
+        raise RefusedCall(f"{name} is empty", name.partition("[")[0])
     return value.encode()
 
 
 def count_of(value: Any, name: str) -> int:
-    """Return a whole number above 0. Raises UnfitMember for anything else."""
+    """Return a whole number above 0. Raises RefusedCall for anything else."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UnfitMember(f"{name} must be a whole number above 0", name)
+        raise RefusedCall(f"{name} must be a whole number above 0", name)
     return value
 
 
 def bounded(values: Sequence[Any], name: str) -> Sequence[Any]:
-    """Return a list that is neither empty nor too long. Raises UnfitMember for another."""
+    """Return a list that is neither empty nor too long. Raises RefusedCall for another."""
     if not 1 <= len(values) <= MAX_TEXTS:
-        raise UnfitMember(f"{name} has {len(values)} entries; it must have 1 to {MAX_TEXTS}", name)
+        raise RefusedCall(f"{name} has {len(values)} entries; it must have 1 to {MAX_TEXTS}", name)
     return values
 
 

@@ -14,9 +14,9 @@ from gateway.control.state.versions import Kind, Version
 from gateway.errors import KitError, KitserveError
 from gateway.kits.examination import examine, is_small
 from gateway.kits.library import Library
-from gateway.kits.memory import check_total, usable_memory
+from gateway.kits.memory import check_total
 from gateway.kits.trust import Policy
-from gateway.metrics.machine import MachineMemory
+from gateway.metrics.machine import MachineMemory, usable_memory
 
 # A large file takes a core while it is read, and a registry that is slow holds a thread.
 _THREADS = 4
@@ -72,7 +72,8 @@ class Judge:
             log.warning("version.refused", extra={**names, "reason": str(error)})
             self._state.fail(version.kind, desired.generation, str(error))
             return
-        except KitserveError as error:
+        except (KitserveError, OSError) as error:
+            # A worker finds out what could not be found out here.
             log.info("version.not_judged", extra={"app": version.app, "reason": str(error)})
         self._admitted.add(version.kind)
 

@@ -86,7 +86,8 @@ def is_version(name: str) -> bool:
     return _APP_NAME.fullmatch(name) is not None
 
 
-def _said(value: Engine | Generation) -> dict[str, Any]:
+def _stated(value: Engine | Generation) -> dict[str, Any]:
+    """Return the settings that have a value."""
     return {name: content for name, content in asdict(value).items() if content not in (None, ())}
 
 
@@ -110,7 +111,7 @@ def _fingerprint(version: Version) -> str:
         facts.append({"file": version.file})
     if serving.engine != NO_ENGINE:
         # Only what is said, so that an option of a later release changes no name.
-        facts.append({"engine": _said(serving.engine)})
+        facts.append({"engine": _stated(serving.engine)})
     if serving.generation != NO_GENERATION:
-        facts.append({"generation": _said(serving.generation)})
+        facts.append({"generation": _stated(serving.generation)})
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]

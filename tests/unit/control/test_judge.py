@@ -134,6 +134,16 @@ def test_a_registry_that_breaks_off_leaves_it_too(plane: Plane, monkeypatch: pyt
     assert plane.judged(plane.version("good", identity_onnx())) is None
 
 
+def test_what_cannot_be_read_here_is_left_to_the_worker(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> None:
+        raise OSError("/proc/meminfo cannot be read")
+
+    monkeypatch.setattr(judge_module, "check_version", unreadable)
+    assert plane.judged(plane.version("good", identity_onnx())) is None
+
+
 @pytest.fixture
 def all_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examination, "PULL_LIMIT_BYTES", 10)

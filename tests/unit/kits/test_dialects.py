@@ -231,6 +231,16 @@ def test_an_ollama_model_is_opened_again_without_its_source(
     unpacked.lease.release()
 
 
+def test_an_ollama_model_can_be_read_from_the_cache_as_from_any_layout(
+    builder: LayoutBuilder, opened: Opened, tmp_path: Path
+) -> None:
+    ollama_model(builder, "m:v1", OLLAMA_LAYERS)
+    first, _ = opened()
+    other = Library(tmp_path / "other")
+    kit = other.describe(parse_reference(f"oci-layout:{tmp_path / 'cache'}:m:v1"))
+    assert (kit.digest, kit.manifest) == (first.digest, first.manifest)
+
+
 @pytest.mark.parametrize("data", [b"[]", b"{", b'{"a":1,"a":2}', b"\xff"])
 def test_an_ollama_model_with_broken_parameters(builder: LayoutBuilder, opened: Opened, data: bytes) -> None:
     ollama_model(builder, "m:v1", [("model", gguf("m")), ("params", data)])

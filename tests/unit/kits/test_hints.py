@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import InvalidKitfile
+from gateway.kits.directories import KitDirectories
 from gateway.kits.hints import ModelHints, hints_of
 from gateway.kits.kit import Kit
 from gateway.kits.library import Library
@@ -66,6 +67,12 @@ def test_parameters_are_as_the_kitfile_has_them(packer: Packer) -> None:
     assert hints.system_prompt_file is None
 
 
+@pytest.mark.parametrize("name", ["system", "System-Prompt", "system message"])
+def test_the_system_prompt_is_read_in_any_spelling_that_serving_reads(packer: Packer, name: str) -> None:
+    kit = packer.kit("chat", {"path": "m.gguf", "parameters": {name: "Be brief."}})
+    assert hints_of(kit).system_prompt == "Be brief."
+
+
 @pytest.mark.parametrize(
     ("part", "expected"),
     [
@@ -112,6 +119,26 @@ def test_the_system_prompt_may_be_one_of_the_prompts_and_is_unpacked(
     assert (unpacked.path / prompt["path"]).read_text() == f"ask {prompt['path']}"
     assert not (unpacked.path / "prompts/ask.txt").exists()
     unpacked.lease.release()
+
+
+def test_a_system_prompt_that_an_earlier_release_did_not_unpack_is_added(packer: Packer) -> None:
+    kit = packer.kit("ask", {"path": "m.gguf"}, [{"path": "system.md"}])
+    first = packer.library.open(kit.reference)
+    directories = KitDirectories(first.path.parent)
+    inventory = directories.read(first.path.name)
+    assert inventory is not None
+    inventory.layers = [layer for layer in inventory.layers if layer.files != ["system.md"]]
+    inventory.files = [file for file in inventory.files if file.path != "system.md"]
+    directories.write(first.path.name, inventory)
+    first.path.chmod(0o755)
+    (first.path / "system.md").unlink()
+    first.path.chmod(0o555)
+    second = packer.library.open(kit.reference)
+    assert (second.path / "system.md").read_text() == "ask system.md"
+    third = packer.library.open(kit.reference)
+    assert third.from_cache
+    for opened in (first, second, third):
+        opened.lease.release()
 
 
 def test_the_manifest_may_have_a_prompt_under_a_cleaned_path(packer: Packer) -> None:

@@ -21,6 +21,7 @@ from runtimes.formats import Format
 from runtimes.onnx import OnnxRuntime
 from runtimes.select import Choice
 from tests.support.artifacts import MODELKIT, LayoutBuilder, tar
+from tests.support.gguf_files import tiny_adapter
 from tests.support.language import MadeUpEngine, MadeUpEngines
 from tests.support.model_files import identity_onnx
 
@@ -38,13 +39,13 @@ class Packer:
     def kit(
         self,
         parameters: object = None,
-        parts: Mapping[str, tuple[str, bytes]] | None = None,
+        parts: Mapping[str, tuple[str, bytes | Mapping[str, bytes]]] | None = None,
         prompts: Mapping[str, Mapping[str, bytes]] | None = None,
         parent: str | None = None,
         name: str = "chat",
         model_file: str = "model.gguf",
     ) -> UnpackedKit:
-        """`parts` are the type and content of each by path; `prompts` the files of each by path."""
+        """`parts` are the type and content of each by path, of a directory its files; so are `prompts`."""
         layers = []
 
         def pack(base: str, path: str, files: Mapping[str, bytes], **annotations: str) -> dict[str, Any]:
@@ -57,8 +58,8 @@ class Packer:
             data = identity_onnx() if model_file.endswith(".onnx") else b"GGUF weights"
             model |= pack("model", path or file, {model_file: data})
         model["parts"] = [
-            {**pack("modelpart", path, {path: content}), "type": kind}
-            for path, (kind, content) in (parts or {}).items()
+            {**pack("modelpart", path, {path: part} if isinstance(part, bytes) else part), "type": kind}
+            for path, (kind, part) in (parts or {}).items()
         ]
         subtype = {"ml_kitops_modelkit_layer-subtype": "prompt"}
         kitfile = {
@@ -281,6 +282,17 @@ def test_an_adapter_of_peft_may_be_its_directory_or_its_files(packer: Packer) ->
     assert options.adapters == (Adapter(kit.path / "legal"),)
 
 
+def test_a_part_that_is_a_directory_of_peft_is_an_adapter_whatever_its_type(packer: Packer) -> None:
+    files = {f"legal/{name}": content for name, content in PEFT.items()}
+    packer.kit(parts={"legal": ("", files)}, name="base", model_file="weights/model.safetensors")
+    own = {path.replace("legal", "brief"): content for path, content in files.items()}
+    kit = packer.kit(parts={"brief": ("", own)}, parent="registry.test/base:v1", name="child")
+    options = language_model(kit, choice(kit, Format.SAFETENSORS), Serving()).options
+    assert options.adapters == (Adapter(kit.path / "legal"), Adapter(kit.path / "brief"))
+    with pytest.raises(UnusableModel, match="'legal' is PEFT's"):
+        merged(kit)
+
+
 def test_an_adapter_of_peft_is_refused_on_gguf(packer: Packer) -> None:
     kit = packer.kit(parts={f"legal/{name}": ("lora", content) for name, content in PEFT.items()})
     with pytest.raises(UnusableModel) as caught:
@@ -294,6 +306,15 @@ def test_an_adapter_of_peft_is_refused_on_gguf(packer: Packer) -> None:
 
 def test_an_adapter_in_gguf_is_refused_on_safetensors(packer: Packer) -> None:
     kit = packer.kit(parts={"legal.gguf": ("lora", b"GGUF legal")})
+    with pytest.raises(UnusableModel, match=r"'legal.gguf' is GGUF, and its base is safetensors"):
+        language_model(kit, choice(kit, Format.SAFETENSORS), Serving())
+
+
+def test_an_adapter_in_gguf_is_refused_on_safetensors_by_its_header_too(
+    packer: Packer, tmp_path: Path
+) -> None:
+    adapter = tiny_adapter(tmp_path / "legal.gguf").read_bytes()
+    kit = packer.kit(parts={"legal.gguf": ("", adapter)}, model_file="model.safetensors")
     with pytest.raises(UnusableModel, match=r"'legal.gguf' is GGUF, and its base is safetensors"):
         language_model(kit, choice(kit, Format.SAFETENSORS), Serving())
 

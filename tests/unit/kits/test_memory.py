@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.kits import memory
-from gateway.kits.memory import Need, free, size, usable_memory
-from gateway.metrics.machine import MachineMemory
+from gateway.kits.memory import Need, free, size
+from gateway.metrics import machine
+from gateway.metrics.machine import MachineMemory, usable_memory
 from runtimes.engines.base import Memory
 
 GIB = 1024**3
@@ -33,7 +33,7 @@ def test_sizes() -> None:
 
 
 def test_the_last_of_the_memory_stays_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "machine_memory", lambda: MachineMemory(20 * GIB, 3 * GIB))
+    monkeypatch.setattr(machine, "machine_memory", lambda: MachineMemory(20 * GIB, 3 * GIB))
     assert usable_memory() == MachineMemory(20 * GIB, 2 * GIB)
-    monkeypatch.setattr(memory, "machine_memory", lambda: MachineMemory(20 * GIB, GIB // 2))
+    monkeypatch.setattr(machine, "machine_memory", lambda: MachineMemory(20 * GIB, GIB // 2))
     assert usable_memory() == MachineMemory(20 * GIB, 0)

@@ -11,7 +11,8 @@ import pytest
 from gateway.errors import KitError, NotAKit
 from gateway.kits.library import Library
 from gateway.kits.variants import Candidate, IndexEntry, Room
-from gateway.metrics import gpus
+from gateway.metrics import gpus, machine
+from gateway.metrics.machine import MachineMemory
 from gateway.oci.content import Descriptor
 from gateway.oci.reference import Digest, Reference, parse_reference
 from tests.support.artifacts import LayoutBuilder
@@ -155,6 +156,11 @@ def test_the_memory_of_a_kit(label: str | None, memory: int) -> None:
     labels = {} if label is None else {"vram": label}
     entry = IndexEntry(Descriptor("x/y", Digest.of(b""), 1), None, None, labels)
     assert Candidate(entry, 1000).memory == memory
+
+
+def test_the_room_on_a_machine_is_what_workers_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "machine_memory", lambda: MachineMemory(20 * 10**9, 3 * 10**9))
+    assert Room.here() == Room(2 * 10**9)
 
 
 def test_the_room_on_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
