@@ -157,7 +157,7 @@ def cache_table(kits: Iterable[CachedKit]) -> Table:
     table = _table("KIT", "DIGEST", "STORED", "UNPACKED", "LAST USED", "IN USE")
     for kit in kits:
         table.add_row(
-            _text("\n".join(kit.names) or "-"),
+            Text("\n").join(map(_text, kit.names or ("-",))),
             kit.digest.short,
             decimal(kit.stored),
             decimal(kit.unpacked),

@@ -54,6 +54,8 @@ def read_call(
     model = document.get("model")
     document.set("model", engine.alias)
     if not endpoint.is_generating:
+        if engine.is_llama:
+            _check_unheard(document)
         return EngineCall(endpoint, document.dump(), model or "", places=_inputs(document))
     is_streamed, wants_usage = _read_stream(document, endpoint)
     _check_tools(document, engine)
@@ -91,6 +93,18 @@ def _check_members(document: Document, endpoint: Endpoint) -> None:
             raise RefusedCall(f"unknown member {name!r} of a call of {endpoint}", name, "unknown_parameter")
     needed = NEEDED[endpoint]
     _require(needed in document, needed, "is missing")
+
+
+def _check_unheard(document: Document) -> None:
+    """Refuse what llama.cpp's server would pass over."""
+    if "dimensions" in document:
+        reason = "llama.cpp makes embeddings of one length only"
+        raise RefusedCall(f"dimensions is not served: {reason}", "dimensions", "unsupported_parameter")
+    if document.get("return_documents"):
+        reason = "llama.cpp returns indices only"
+        raise RefusedCall(
+            f"return_documents is not served: {reason}", "return_documents", "unsupported_parameter"
+        )
 
 
 def _check_type(name: str, value: Any) -> None:

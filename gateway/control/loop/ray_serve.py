@@ -286,4 +286,6 @@ def _trouble(overview: Any) -> str:
     if unscheduled is None:
         return text
     requested, free = (json.loads(amounts) for amounts in unscheduled.groups())
+    if not requested:  # It waits for nothing but its turn, as many start at once.
+        return ""
     return waiting_message(requested, free, _resources())

@@ -94,6 +94,9 @@ class Resolver:
     def _resolve(self, question: _Question) -> None:
         """Find what a reference means, and that it is a kit; note it, or why not."""
         reference, generation = question.reference, question.generation
+        if reference in self._state.pins(generation):  # The caller had looked just before the answer came.
+            self._retries.settle(reference)
+            return
         try:
             meaning = self._meaning(reference)
             self._state.pin(reference, meaning.digest, generation, meaning.note)

@@ -6,7 +6,17 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from gateway.cli.tables import events_table, kit_text, message_line, model_line, models_table, rollout_text
+from gateway.cli.tables import (
+    cache_table,
+    events_table,
+    kit_text,
+    message_line,
+    model_line,
+    models_table,
+    rollout_text,
+)
+from gateway.kits.cache import CachedKit
+from gateway.oci.reference import Digest
 
 V1, V2 = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 KIT = "registry.test/team/iris"
@@ -135,6 +145,14 @@ def kit(**facts: Any) -> list[str]:
         "language": None,
     }
     return [line for part in kit_text(document | facts) for line in shown(part)]
+
+
+def test_each_name_of_a_kit_in_the_cache_has_a_line() -> None:
+    kit = CachedKit("key", (f"{KIT}:v1", f"{KIT}:\x1blatest"), Digest.parse(V1), 2000, 3000, 0.0, in_use=True)
+    _, first, second = shown(cache_table([kit]))
+    assert first.startswith(f"{KIT}:v1 111111111111 2.0 kB 3.0 kB ")
+    assert first.endswith(" yes")
+    assert second == f"{KIT}:\N{REPLACEMENT CHARACTER}latest"
 
 
 def test_shapes_of_a_kit_are_written_as_callers_write_them() -> None:

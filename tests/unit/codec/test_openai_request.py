@@ -240,6 +240,23 @@ class TestMembers:
         body = sent(Endpoint.EMBEDDINGS, model="x", input="a", encoding_format="base64", user="me")
         assert body == {"model": "engine's own", "input": "a", "encoding_format": "base64"}
 
+    @pytest.mark.parametrize(
+        ("endpoint", "member", "members"),
+        [
+            (Endpoint.EMBEDDINGS, "dimensions", {"input": "a", "dimensions": 8}),
+            (Endpoint.RERANK, "return_documents", {"query": "a", "documents": [], "return_documents": True}),
+        ],
+    )
+    def test_what_llama_cpp_would_pass_over_is_refused(
+        self, endpoint: Endpoint, member: str, members: Any
+    ) -> None:
+        assert member in sent(endpoint, **members)
+        with pytest.raises(RefusedCall, match="llama") as refusal:
+            read(endpoint, Engine("a", is_llama=True), **members)
+        assert (refusal.value.param, refusal.value.code) == (member, "unsupported_parameter")
+        body = sent(endpoint, Engine("a", is_llama=True), **{**members, member: None})
+        assert member not in body
+
 
 MEMBERS = sorted({*DROPPED, *ONLY_AS, *REFUSED, *(name for names in PASSED.values() for name in names)})
 PARTS = st.fixed_dictionaries(

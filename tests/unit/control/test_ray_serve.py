@@ -67,6 +67,10 @@ def overview(
         (overview("DELETING", "a"), Application()),
         (overview("DEPLOYING", "", SLOW), Application()),
         (
+            overview("DEPLOYING", "", UNSCHEDULED.replace('{"CPU": 4.0, "GPU": 1.0}', "{}")),
+            Application(),
+        ),
+        (
             overview("DEPLOYING", "", UNSCHEDULED),
             Application(
                 "waits for a node with 4 CPUs and 1 GPU free: "

@@ -128,6 +128,17 @@ def test_a_reference_is_pinned_to_what_the_registry_says(
     assert state.notes(generation) == {KIT: ""}
 
 
+def test_a_reference_that_is_pinned_already_is_not_asked_for_again(
+    state: State, resolver: Resolver, registry: Registry, retries: Retries
+) -> None:
+    generation = apply(state, retries)
+    state.pin(KIT, FIRST, generation, "it is the largest that fits")
+    resolver.resolve([KIT], generation)
+    wait_for_tries(resolver)
+    assert registry.questions == 0
+    assert state.notes(generation) == {KIT: "it is the largest that fits"}
+
+
 @pytest.mark.parametrize(
     "error",
     [
