@@ -6,7 +6,7 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -19,14 +19,18 @@ from tests.support.waiting import wait
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "Hello"}]
-GENERATING = [
+GENERATING: list[tuple[str, Mapping[str, object]]] = [
     (CHAT, {"messages": MESSAGES}),
     ("/v1/completions", {"prompt": "a"}),
     ("/v1/completions", {"prompt": [1, 2]}),
     ("/v1/responses", {"input": "a"}),
     ("/models/chat/v1/chat/completions", {"messages": MESSAGES}),
 ]
-REPEATED = [("/v1/embeddings", {"input": "a"}), ("/v1/rerank", {"query": "a"}), ("/v2/models/chat/infer", {})]
+REPEATED: list[tuple[str, Mapping[str, object]]] = [
+    ("/v1/embeddings", {"input": "a"}),
+    ("/v1/rerank", {"query": "a"}),
+    ("/v2/models/chat/infer", {}),
+]
 DIES = 0
 
 
@@ -103,7 +107,7 @@ def _up(edge: RunningEdge) -> int:
     return sum(line.startswith("slot0.prefix,w") and ",UP," in line for line in shown)
 
 
-def call(edge: RunningEdge, path: str, body: dict[str, object], times: int = 1) -> list[int]:
+def call(edge: RunningEdge, path: str, body: Mapping[str, object], times: int = 1) -> list[int]:
     """Call on one connection, which must outlive its calls; returns the statuses."""
     connection = http.client.HTTPConnection("127.0.0.1", edge.port, timeout=20)
     connection.connect()
