@@ -186,6 +186,7 @@ class Worker:
             spec.serving.batching,
             is_proven=not self._announcement.first_call,
             generation=language.generation,
+            access_log=spec.node.access_log,
         )
         return model, choice.runtime.name, options
 
