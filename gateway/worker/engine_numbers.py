@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def usage_of_slots(body: bytes) -> float | None:
-    """Return the part of llama.cpp's cache that the calls have which it works on; None where it is not said."""
+    """Return the part of llama.cpp's cache that its calls of this moment have; None where it is not said."""
     slots: list[dict[str, Any]] = orjson.loads(body)
     room = sum(slot["n_ctx"] for slot in slots)
     used = sum(slot.get("n_prompt_tokens", 0) for slot in slots if slot["is_processing"])
