@@ -10,6 +10,7 @@ from typing import NewType
 
 from gateway.errors import KitserveError, RegistryUnavailable
 from gateway.kits.trust import Policy
+from gateway.logs.limits import Logged
 from gateway.metrics.tally import Numbers
 from gateway.oci.options import SourceOptions
 from gateway.oci.pinned import PinnedReference
@@ -60,6 +61,8 @@ class NodeSettings:
     edge_key: str
     """What every call must carry, so that nobody gets around the edge; "" where nobody else can call."""
     drain_seconds: float
+    access_log: Logged = "off"
+    """Which calls are logged with their tokens."""
 
 
 class WorkerState(StrEnum):

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +22,7 @@ from gateway.config.models import AUTO, Model
 from gateway.config.yaml_file import FieldPath, dotted, read_yaml, shown
 from gateway.errors import ConfigError, InvalidReference, NotTrusted
 from gateway.kits.trust import Policy, judge_registry
+from gateway.logs.limits import Logged
 from gateway.oci.kit_storage import kit_home
 from gateway.oci.options import SourceOptions
 from gateway.oci.reference import LayoutReference, RegistryReference, parse_reference
@@ -72,7 +73,7 @@ class GatewayConfig(Strict):
     admin: Address = Address(host="127.0.0.1", port=8081)
     """Where status, config, rollouts and metrics are. Keep it private: it asks for no password. It changes
     only with a restart."""
-    access_log: Literal["off", "errors", "all"] = "errors"
+    access_log: Logged = "errors"
     """Which calls the edge logs, as JSON lines among what `kitserve serve` prints. It changes only with a
     restart."""
     models: tuple[Model, ...] = ()

@@ -147,4 +147,5 @@ def _node_settings(settings: GatewaySettings) -> NodeSettings:
         gateway=ray_serve.GATEWAY_APP,
         edge_key=settings.edge.key,
         drain_seconds=DRAIN_SECONDS,
+        access_log=settings.edge.access_log,
     )

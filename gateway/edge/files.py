@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.logs.limits import Logged
+
 
 @dataclass(frozen=True, slots=True)
 class EdgeFiles:
@@ -79,8 +81,7 @@ class EdgeSettings:
 
     listen: str
     """`HOST:PORT` for clients."""
-    access_log: str = "errors"
-    """Which calls are logged: "all", "errors" or "off"."""
+    access_log: Logged = "errors"
     key: str = ""
     """The secret by which workers on other machines know that a call came through the edge; "" for none."""
     admin: str = ""

@@ -47,6 +47,11 @@ NO_MODEL = (
     "say which model: send `model` in the body, or the header ModelKit-Model, or call /models/NAME/v1; "
     "GET /v1/models lists them"
 )
+COMPRESSED = (
+    "the edge reads no compressed body: send the header ModelKit-Model, or call /models/NAME/v1, "
+    "or send the body as it is"
+)
+TWO_MODELS = "a header that names the model comes more than once"
 SHOWN_BYTES = 200
 """How much of a name that is none is given back in an error."""
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
+Logged = Literal["off", "errors", "all"]
+"""Which calls are logged: none, those with trouble, or all; the config's `access_log`."""
 BURST = 50
 """So many lines of a kind are written at once."""
 PER_SECOND = 5.0

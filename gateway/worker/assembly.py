@@ -9,6 +9,7 @@ from gateway.worker.capabilities import Capability, TensorCapability
 from gateway.worker.embeddings import TextHandler
 from gateway.worker.grpc import OpenInferenceGrpc
 from gateway.worker.mirrored import MirrorHandler
+from gateway.worker.openai_refusal import NoLanguageHandler
 from gateway.worker.protocol import ProtocolHandler
 from gateway.worker.rest import OpenInferenceRest
 from gateway.worker.version import AppOptions, Identity, ServedVersion
@@ -40,6 +41,8 @@ def build_app(
         ]
         if isinstance(model, TextModel):
             handlers.append(TextHandler(version, tensors, model))
+        elif not isinstance(model, OpenAIModel):
+            handlers.append(NoLanguageHandler(version))
     if isinstance(model, OpenAIModel):
         # Workers of other models need none of it.
         from gateway.worker.language import LanguageCapability

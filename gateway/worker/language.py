@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import http.client
 import logging
-import socket
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import orjson
 
@@ -17,10 +15,10 @@ from gateway.contract import Mirroring
 from gateway.engine.generation import Slots
 from gateway.errors import UnusableModel
 from gateway.wire.upstream import Upstream
+from gateway.worker.engine_socket import ask_engine
 from gateway.worker.version import ServedVersion
 from runtimes.engines.base import OpenAIModel
 
-_SECONDS = 10.0
 _LLAMA = "llamacpp"
 
 ENDED = "the model's engine has ended; the log of its worker says why, and another one is started"
@@ -92,7 +90,7 @@ class LanguageCapability:
 def describe_engine(model: OpenAIModel, name: str) -> Engine:
     """Return what the engine says of itself. Raises UnusableModel."""
     try:
-        models = _get(model.socket, "/v1/models")["data"]
+        models = orjson.loads(ask_engine(model.socket, "/v1/models")[1])["data"]
         # vLLM lists a base before its adapter, and applies the adapter only to calls that name it.
         listed = next((entry for entry in models if entry.get("parent")), models[0])
         alias = str(listed["id"])
@@ -108,23 +106,3 @@ def describe_engine(model: OpenAIModel, name: str) -> Engine:
         has_images="image" in modalities,
         is_llama=listed.get("owned_by") == _LLAMA,
     )
-
-
-def _get(address: Path, path: str) -> Any:
-    connection = _UnixConnection(address)
-    try:
-        connection.request("GET", path)
-        return orjson.loads(connection.getresponse().read())
-    finally:
-        connection.close()
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, address: Path) -> None:
-        super().__init__("engine", timeout=_SECONDS)
-        self._address = str(address)
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(_SECONDS)
-        self.sock.connect(self._address)

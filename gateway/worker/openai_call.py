@@ -28,6 +28,7 @@ from gateway.metrics.tokens import Tokens
 from gateway.wire.exchange import Exchange, lines
 from gateway.wire.sse import DATA, END
 from gateway.wire.upstream import Request, UpstreamCall
+from gateway.worker.generated_log import HUNG_UP, GeneratedLog
 from gateway.worker.language import ENDED, LanguageCapability
 from gateway.worker.protocol import JSON
 from gateway.worker.version import ServedVersion
@@ -59,6 +60,7 @@ class Served:
         """What callers read as `system_fingerprint`: the short digest of the kit."""
         self.names = asdict(version.identity)
         """What the log calls the version."""
+        self.log = GeneratedLog(self.names, version.options.access_log)
 
 
 class RelayedCall:
@@ -74,6 +76,7 @@ class RelayedCall:
         "_is_events",
         "_kept",
         "_last",
+        "_reasons",
         "_role",
         "_served",
         "_status",
@@ -111,6 +114,7 @@ class RelayedCall:
         self._first_seconds = 0.0
         self._last = 0.0
         """When the last tokens came."""
+        self._reasons = served.log.reasons()
 
     def enter(self) -> None:
         """Let the call wait for its turn."""
@@ -156,6 +160,8 @@ class RelayedCall:
             return
         if self._events.count:
             self._note_tokens(self._events.count)
+        if self._reasons is not None:
+            self._reasons.feed(events)
         if self._kept is not None:
             self._kept.append(events)
         if self._call.is_streamed and events:
@@ -271,10 +277,20 @@ class RelayedCall:
             compute = max(0.0, seconds - turn.queue_seconds)
             tally.answered(role, status, seconds, turn.queue_seconds, compute, infer=compute)
             self._count_tokens()
+        self._log(status, seconds)
         mirror = self._served.language.mirror
         if mirror is not None and self._asked is not None and self._call.endpoint.is_generating:
             with suppress(*_UNREADABLE):
                 mirror.offer(self._generated(self._asked, status, seconds))
+
+    def _log(self, status: int, seconds: float) -> None:
+        turn, call = self._turn, {"role": self._role, "path": self._call.endpoint.value}
+        times = {
+            "queue_seconds": turn.queue_seconds,
+            "first_token_seconds": self._first_seconds,
+            "seconds": seconds,
+        }
+        self._served.log.write(request_id(self._exchange), call, status, self._tokens, times, self._reasons)
 
     def _generated(self, asked: bytes, status: int, seconds: float) -> GeneratedAnswer:
         call = self._call
@@ -318,6 +334,7 @@ class RelayedCall:
         """End a call whose caller hung up."""
         self._abort()
         self._count_tokens()
+        self._log(HUNG_UP, time.perf_counter() - self._turn.began)
         self._served.language.slots.cancel(self._turn)
 
     def _abort(self) -> None:

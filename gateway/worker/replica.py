@@ -37,6 +37,7 @@ from gateway.worker.admission import Admission
 from gateway.worker.assembly import build_app
 from gateway.worker.delivery import Delivery
 from gateway.worker.describe import describe
+from gateway.worker.engine_numbers import EngineNumbers
 from gateway.worker.first_prompt import answer_first_prompt
 from gateway.worker.golden import golden_inputs, golden_prompt
 from gateway.worker.labels import Labels, UnusableLabels, read_labels
@@ -76,6 +77,7 @@ class Worker:
         self._description: Description | None = None
         self._must_describe = False
         self._has_engine = False
+        self._engine_numbers: EngineNumbers | None = None
         self._watching: asyncio.Task[None] | None = None
         self._announcing = asyncio.create_task(self._announce_for_ever())
         try:
@@ -108,6 +110,7 @@ class Worker:
         )
         self._ready_at = time.time()
         if isinstance(self._model, OpenAIModel):
+            self._engine_numbers = EngineNumbers(self._model.socket)
             self._watching = asyncio.create_task(self._end_with(self._model))
         log.info("worker.ready", extra={**self._names, "port": self._server.port, "runtime": self._runtime})
         await self._report(WorkerState.READY)
@@ -190,6 +193,7 @@ class Worker:
             spec.serving.batching,
             is_proven=not self._announcement.first_call,
             generation=language.generation,
+            access_log=spec.node.access_log,
         )
         return model, choice.runtime.name, options
 
@@ -269,10 +273,12 @@ class Worker:
         await self._announce()
 
     async def _announce(self) -> None:
+        numbers, generating = self._engine_numbers, self._tally.generating
         announcement = replace(
             self._announcement,
             ongoing=self._tally.ongoing,
-            generating=self._tally.generating,
+            generating=generating,
+            kv_cache_usage=None if numbers is None else numbers.kv_cache_usage(generating),
             queued=self._app.queued if self._announcement.port else 0,
             not_batched=self._app.not_batched if self._announcement.port else "",
             memory_bytes=family_resident_bytes() if self._has_engine else resident_bytes(),

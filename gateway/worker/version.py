@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from gateway.logs.limits import Logged
 from gateway.metrics.tally import Tally
 from gateway.serving import DEFAULT_LIMITS, NO_GENERATION, Batching, Generation, QueueLimits
 from gateway.wire.exchange import lines
@@ -36,6 +37,8 @@ class AppOptions:
     max_body: int = BODY_BYTES
     generation: Generation = NO_GENERATION
     """What calls on a language model have that do not say it themselves: the kit's and the config's."""
+    access_log: Logged = "off"
+    """Which calls on a language model are logged: see `generated_log`."""
     is_proven: bool = False
     """Whether the model answered its first call, which had the likely datatypes where its file says none."""
 

@@ -73,7 +73,8 @@ def _set_endpoints(parameters: Any, socket: str) -> None:
     parameters.hostnames = [socket]
     parameters.cors_origins = "localhost"
     parameters.ui = False
-    parameters.endpoint_slots = False
+    # How full each slot is, with nothing of what is in it.
+    parameters.endpoint_slots = True
     parameters.endpoint_props = False
     parameters.endpoint_metrics = False
 

@@ -100,10 +100,18 @@ def test_a_real_model_answers(start: Start) -> None:
 
 def test_nothing_is_asked_for_that_the_relay_does_not_need(start: Start, tmp_path: Path) -> None:
     model = start(gguf_files.tiny_llama(tmp_path / "m.gguf"))
-    for path in ("/slots", "/metrics"):
-        assert ask(model, path)[0] == 501
+    assert ask(model, "/metrics")[0] == 501
     assert ask(model, "/")[0] == 404
     assert ask(model, "/props", {"n": 1})[0] == 501
+
+
+def test_slots_tell_how_full_they_are_and_nothing_of_what_is_in_them(start: Start) -> None:
+    model = start(smollm2(), context=512, slots=1)
+    chat(model, "What is the capital of France?", max_tokens=2)
+    status, slots = ask(model, "/slots")
+    assert (status, slots[0]["n_ctx"], slots[0]["is_processing"]) == (200, 512, False)
+    assert 10 < slots[0]["n_prompt_tokens"] < 100
+    assert "France" not in str(slots)
 
 
 def test_tools_are_told_by_the_chat_template(start: Start, tmp_path: Path) -> None:

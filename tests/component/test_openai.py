@@ -487,3 +487,36 @@ def test_embeddings_of_an_engine() -> None:
     finally:
         serving.stop()
         engine.close()
+
+
+class TestLog:
+    @pytest.fixture
+    def logged(self, engine: LlamaEngine, caplog: pytest.LogCaptureFixture) -> Iterator[Serving]:
+        caplog.set_level("INFO", "gateway.worker.generated_log")
+        serving = Serving(engine, access_log="all")
+        yield serving
+        serving.stop()
+
+    @pytest.mark.parametrize("is_streamed", [False, True])
+    def test_each_call_is_logged_with_its_tokens_and_without_its_words(
+        self, logged: Serving, caplog: pytest.LogCaptureFixture, is_streamed: bool
+    ) -> None:
+        body = {"model": "chat", "messages": HI, "max_tokens": 3, "stream": is_streamed}
+        logged.ask("POST", "/v1/chat/completions", body, x_request_id="r-7")
+        wait(lambda: len(caplog.records) == 1)
+        fields = vars(caplog.records[0])
+        assert (fields["request_id"], fields["model"], fields["digest"]) == ("r-7", "chat", DIGEST)
+        assert (fields["status"], fields["output_tokens"], fields["finish_reasons"]) == (200, 3, ["length"])
+        assert fields["input_tokens"] > 3
+        assert 0 < fields["first_token_seconds"] <= fields["seconds"]
+        assert "Say hi" not in str(fields)
+
+    def test_a_call_whose_caller_hung_up_is_logged(
+        self, logged: Serving, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        connection = logged.send({"model": "chat", "messages": STORY, "stream": True})
+        connection.recv(1000)
+        connection.close()
+        wait(lambda: len(caplog.records) == 1)
+        fields = vars(caplog.records[0])
+        assert (fields["status"], fields["finish_reasons"]) == (0, [])

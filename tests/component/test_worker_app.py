@@ -201,6 +201,17 @@ def test_every_answer_names_its_version_and_the_role_the_edge_gave(iris: Serving
             assert headers["content-type"] == "application/json"
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings", "/v1/nothing", "/v1"])
+def test_a_model_of_tensors_tells_callers_of_the_openai_api_what_it_is(iris: Serving, path: str) -> None:
+    for method, body in (("POST", b'{"model":"iris"}'), ("GET", None)):
+        status, headers, answer = iris.ask(method, path, body)
+        error = json.loads(answer)["error"]
+        assert (status, error["type"], error["param"]) == (404, "not_found_error", "model")
+        assert error["code"] == "unsupported_endpoint"
+        assert "call it at /v2/models/iris/infer" in error["message"]
+        assert headers["modelkit-digest"] == DIGEST
+
+
 @pytest.mark.parametrize(
     "path", ["/v2/health/ready", "/v2/models/iris/ready", "/v2/models/iris/versions/v1/ready"]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.client
 import json
@@ -16,7 +17,9 @@ from typing import Any
 import openai
 import pytest
 
+from gateway.control.body_router import body_router
 from gateway.control.body_router.body_router import BodyRouter
+from gateway.edge.openai import MODEL_HEADERS
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.wire import limits
 from gateway.wire.limits import BODY_BYTES
@@ -242,6 +245,54 @@ def test_what_names_no_model_is_refused(
 def test_what_is_no_object_is_refused(plane: Plane, body: bytes) -> None:
     status, error = plane.refused(body)
     assert (status, error["type"]) == (400, "invalid_request_error")
+
+
+def test_a_key_may_be_written_with_escapes(plane: Plane) -> None:
+    for padding in ("", LONG):
+        body = f'{{"p":"{padding}","\\u006dod\\u0065l":"chat:v2"}}'.encode()
+        assert plane.seen(body)["version"] == "v2"
+    status, error = plane.refused(b'{"\\u006dodels":"chat"}')
+    assert (status, error["code"]) == (400, None)
+
+
+def test_a_compressed_body_must_not_name_the_model(plane: Plane) -> None:
+    for padding in ("", LONG):
+        body = gzip.compress(json.dumps({"p": padding, "model": "chat"}).encode(), 0)
+        status, error = plane.refused(body, headers={"Content-Encoding": "gzip"})
+        assert (status, "send the header ModelKit-Model" in error["message"]) == (415, True)
+        headers = {"Content-Encoding": "gzip", "ModelKit-Model": "chat"}
+        assert plane.seen(body, headers=headers)["digest"] == hashlib.sha256(body).hexdigest()
+
+
+@pytest.mark.parametrize("header", MODEL_HEADERS)
+@pytest.mark.parametrize("values", [("chat", "chat:v2"), ("chat", "none"), ("chat", "chat")])
+def test_a_header_that_names_two_models_is_refused(
+    plane: Plane, header: str, values: tuple[str, str]
+) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", plane.edge.port, timeout=20)
+    connection.putrequest("POST", CHAT)
+    for value in values:
+        connection.putheader(header, value)
+    connection.putheader("Content-Length", "2")
+    connection.endheaders(b"{}")
+    answer = connection.getresponse()
+    assert answer.status == 400
+    assert "more than once" in json.loads(answer.read())["error"]["message"]
+    connection.close()
+
+
+def test_a_slow_sender_does_not_keep_its_place(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_router, "READ_SECONDS", 1.0)
+    with socket.create_connection(("127.0.0.1", plane.edge.port), timeout=10) as connection:
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: edge\r\nContent-Length: 300000\r\n\r\n"
+        connection.sendall(head.encode() + b'{"p":"' + b"x" * 100_000)
+        answer = b""
+        while b'"code"' not in answer and (part := connection.recv(65536)):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"message":"the request took too long to arrive"' in answer
+    wait(lambda: plane.router._server.connections == 0)
+    assert plane.router._held_bytes == 0
 
 
 def test_a_late_model_that_is_there_twice_is_refused(plane: Plane) -> None:

@@ -15,6 +15,7 @@ from gateway.edge.haproxy import ask
 from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.errors import EdgeError
+from gateway.logs.limits import Logged
 from tests.support.ports import free_port
 
 WORKER = """
@@ -73,7 +74,7 @@ class Workers:
 class RunningEdge:
     """An edge that runs, with one model named iris."""
 
-    def __init__(self, directory: Path, admin: str = "", key: str = "", access_log: str = "off") -> None:
+    def __init__(self, directory: Path, admin: str = "", key: str = "", access_log: Logged = "off") -> None:
         self.port = free_port()
         self.files = EdgeFiles(directory)
         self.control = EdgeControl(EdgeSettings(f"127.0.0.1:{self.port}", access_log, key, admin), self.files)

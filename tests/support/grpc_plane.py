@@ -12,6 +12,7 @@ from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.errors import EdgeError
+from gateway.logs.limits import Logged
 from gateway.metrics.tally import Numbers, Tally
 from gateway.serving import DEFAULT_LIMITS, QueueLimits
 from gateway.wire.server import HttpServer
@@ -53,7 +54,7 @@ class Version:
 class Plane(FixedOverview):
     """An edge at `address`, and what the gateway behind it says: `status` and `samples`."""
 
-    def __init__(self, directory: Path, port: int, access_log: str = "off") -> None:
+    def __init__(self, directory: Path, port: int, access_log: Logged = "off") -> None:
         super().__init__()
         self.address = f"127.0.0.1:{port}"
         self.files = EdgeFiles(directory)
@@ -68,7 +69,7 @@ class Plane(FixedOverview):
 
 
 @contextmanager
-def running_plane(directory: Path, port: int, access_log: str = "off") -> Iterator[Plane]:
+def running_plane(directory: Path, port: int, access_log: Logged = "off") -> Iterator[Plane]:
     plane = Plane(directory, port, access_log)
     plane.services.start()
     plane.edge.start()

@@ -24,6 +24,8 @@ MAX_CALLS = 400
 """How many calls may be here at a time, those whose answers are passed on among them."""
 HELD_BYTES = 4 * BODY_BYTES
 """How many bytes of bodies may be here at a time, until they go on."""
+READ_SECONDS = 300.0
+"""How long a body may take to come: 64 MB at 220 KB/s."""
 _PIECE_BYTES = 256 * 1024
 _AGAIN = (
     "too many large calls that do not name their model early; ask again, or send the header ModelKit-Model"
@@ -65,7 +67,7 @@ class BodyRouter:
         """Pass one call on, or answer why not."""
         loop = asyncio.get_running_loop()
         try:
-            request = await self._read(client)
+            request = await self._read_in_time(client)
             if request is None:
                 return
             edge = socket.socket(socket.AF_UNIX)
@@ -76,6 +78,14 @@ class BodyRouter:
         except RefusedCall as refusal:
             await loop.sock_sendall(client, refusal.answer())
             await finish(client)
+
+    async def _read_in_time(self, client: socket.socket) -> list[bytes] | None:
+        """Return what `_read` does; a slow sender must not keep others out for ever."""
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                return await self._read(client)
+        except TimeoutError:
+            raise RefusedCall(408, "the request took too long to arrive") from None
 
     async def _read(self, client: socket.socket) -> list[bytes] | None:
         """Return a call as the edge is to get it, head and body; None when its caller has hung up.
