@@ -47,6 +47,10 @@ NO_MODEL = (
     "say which model: send `model` in the body, or the header ModelKit-Model, or call /models/NAME/v1; "
     "GET /v1/models lists them"
 )
+BASE_URL_ADVICE = (
+    "the base URL of the OpenAI API is http://HOST/v1, or http://HOST/models/NAME/v1 for one model"
+)
+NOT_OLLAMA = "the API of Ollama is not served; call the OpenAI API, at /v1"
 SHOWN_BYTES = 200
 """How much of a name that is none is given back in an error."""
 
