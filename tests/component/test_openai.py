@@ -275,6 +275,18 @@ class TestOtherPaths:
         assert last.type == "response.completed"
         assert last.response.model == "chat"
 
+    def test_a_stream_of_responses_is_put_together(self, client: openai.OpenAI) -> None:
+        with client.responses.stream(
+            model="chat", input="Say hi.", max_output_tokens=4, temperature=0
+        ) as stream:
+            events = list(stream)
+            answer = stream.get_final_response()
+        text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+        assert text == answer.output_text != ""
+        created = events[0]
+        assert created.type == "response.created"
+        assert (created.response.model, created.response.output) == ("chat", [])
+
     def test_responses_obey_a_schema(self, client: openai.OpenAI) -> None:
         schema: Any = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
         answer = client.responses.create(
