@@ -9,12 +9,15 @@ WORKDIR /src
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY gateway gateway
 COPY runtimes runtimes
-RUN /opt/kitserve/bin/pip install -c constraints.txt .
+# Extras for what not everybody serves: --build-arg EXTRAS=all has models of Hugging Face and scikit-learn.
+ARG EXTRAS=
+RUN /opt/kitserve/bin/pip install -c constraints.txt ".${EXTRAS:+[$EXTRAS]}"
 
 FROM python:3.11-slim-bookworm
-# Models that normalise text in ONNX (StringNormalizer, as skl2onnx writes for a TfidfVectorizer) need this locale.
+# Models that normalise text in ONNX (StringNormalizer, as skl2onnx writes for a TfidfVectorizer) need this locale, and
+# llama.cpp needs libgomp.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends "locales=2.36-*" \
+    && apt-get install -y --no-install-recommends "libgomp1=12.2.0-*" "locales=2.36-*" \
     && localedef -i en_US -f UTF-8 en_US.UTF-8 \
     && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/kitserve kitserve

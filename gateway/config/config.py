@@ -249,6 +249,16 @@ def parse_config(
     return config
 
 
+_KNOWN_ENGINES: Mapping[str, str] = {
+    **dict.fromkeys(("llama.cpp", "llamacpp", "llama-cpp", "llama_cpp", "llama-server", "ollama"), "gguf"),
+    **dict.fromkeys(("huggingface", "hugging-face", "hf", "sentence-transformers"), "transformers"),
+    **dict.fromkeys(("onnxruntime", "ort"), "onnx"),
+    **dict.fromkeys(("pytorch", "torch"), "torchscript"),
+    **dict.fromkeys(("scikit-learn", "joblib"), "sklearn"),
+}
+"""What people write for a runtime whose name they do not know."""
+
+
 def _unknown_runtimes(
     config: GatewayConfig, runtimes: Sequence[str], lines: Mapping[FieldPath, int]
 ) -> Iterator[str]:
@@ -256,7 +266,9 @@ def _unknown_runtimes(
     for index, model in enumerate(config.models):
         if model.runtime not in names:
             path = ("models", index, "runtime")
-            close = difflib.get_close_matches(model.runtime, names, n=1)
+            written = model.runtime.lower()
+            meant = [name for name in (_KNOWN_ENGINES.get(written),) if name in names]
+            close = meant or difflib.get_close_matches(written, names, n=1)
             advice = f"; did you mean {close[0]!r}?" if close else "."
             yield (
                 f"line {lines.get(path, 1)}: {dotted(path)}: there is no runtime {model.runtime!r}{advice} "

@@ -52,6 +52,10 @@ COMPRESSED = (
     "or send the body as it is"
 )
 TWO_MODELS = "a header that names the model comes more than once"
+BASE_URL_ADVICE = (
+    "the base URL of the OpenAI API is http://HOST/v1, or http://HOST/models/NAME/v1 for one model"
+)
+NOT_OLLAMA = "the API of Ollama is not served; call the OpenAI API, at /v1"
 SHOWN_BYTES = 200
 """How much of a name that is none is given back in an error."""
 

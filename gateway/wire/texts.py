@@ -31,9 +31,9 @@ def unknown_version(model: str, version: str) -> str:
     return f"model {model} has no version {version} that is served"
 
 
-def unknown_path(path: str) -> str:
-    """Return what a caller is told of a path that nobody answers."""
-    return f"no such path: {path}"
+def unknown_path(path: str, advice: str = "") -> str:
+    """Return what a caller is told of a path that nobody answers, and what there is instead."""
+    return f"no such path: {path}; {advice}" if advice else f"no such path: {path}"
 
 
 def unknown_method(path: str) -> str:

@@ -116,7 +116,7 @@ class WorkerApp:
             text = wrong_method(method, allowed)
             route.errors(exchange, _role(exchange), 405, text, b"allow: %s\r\n" % allowed.encode())
         else:
-            route.errors(exchange, _role(exchange), 404, unknown_path(exchange.path))
+            route.errors(exchange, _role(exchange), 404, unknown_path(exchange.path, route.advice))
 
     def refuse(self, exchange: Exchange, status: int, text: str) -> None:
         """Answer a call that the server refuses."""

@@ -9,7 +9,6 @@ from gateway.worker.capabilities import Capability, TensorCapability
 from gateway.worker.embeddings import TextHandler
 from gateway.worker.grpc import OpenInferenceGrpc
 from gateway.worker.mirrored import MirrorHandler
-from gateway.worker.openai_refusal import NoLanguageHandler
 from gateway.worker.protocol import ProtocolHandler
 from gateway.worker.rest import OpenInferenceRest
 from gateway.worker.version import AppOptions, Identity, ServedVersion
@@ -34,18 +33,17 @@ def build_app(
     if isinstance(model, TensorModel):
         tensors = TensorCapability(version, model)
         capabilities.append(tensors)
+        if isinstance(model, TextModel):
+            handlers.append(TextHandler(version, tensors, model))
         handlers += [
             OpenInferenceRest(version, tensors),
             OpenInferenceGrpc(version, tensors),
             MirrorHandler(version, tensors),
         ]
-        if isinstance(model, TextModel):
-            handlers.append(TextHandler(version, tensors, model))
-        elif not isinstance(model, OpenAIModel):
-            handlers.append(NoLanguageHandler(version))
     if isinstance(model, OpenAIModel):
         # Workers of other models need none of it.
         from gateway.worker.language import LanguageCapability
+        from gateway.worker.language_grpc import LanguageGrpc
         from gateway.worker.mirror_scores import Scorer
         from gateway.worker.mirror_text import TextMirror
         from gateway.worker.mirrored_text import MirroredTextHandler
@@ -55,7 +53,11 @@ def build_app(
             version, model, lambda mirroring, version: TextMirror(mirroring, version, Scorer(language))
         )
         capabilities.append(language)
-        handlers += [OpenAIHandler(version, language), MirroredTextHandler(version, language)]
+        handlers += [
+            OpenAIHandler(version, language),
+            LanguageGrpc(version, model),
+            MirroredTextHandler(version, language),
+        ]
     if not capabilities:
         raise UnusableModel(f"model {identity.model}: {type(model).__name__} can do nothing that is served")
     return WorkerApp(version, capabilities, handlers)

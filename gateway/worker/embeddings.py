@@ -24,13 +24,14 @@ from gateway.metrics.tokens import Tokens
 from gateway.wire.exchange import Exchange
 from gateway.worker.calls import ComputeCalls, Dialect
 from gateway.worker.capabilities import TensorCapability
-from gateway.worker.protocol import JSON, Answer, OpenAIErrors, Route
+from gateway.worker.protocol import JSON, OPENAI, Answer, OpenAIErrors, Route
 from gateway.worker.version import ServedVersion
 from runtimes.base import Array
 from runtimes.engines.base import Task
 from runtimes.text_model import EMBEDDING, SCORE, TOKENS, TextModel
 
-_FAMILY = "/v1/"
+_EMBEDDINGS, _RERANK = "/v1/embeddings", "/v1/rerank"
+_OTHERS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 
 Body = Sequence[bytes | memoryview]
 Write = Callable[[Mapping[str, Array]], bytes]
@@ -83,7 +84,7 @@ class TextHandler:
 
     def route(self, path: str, _content_type: bytes) -> Route | None:
         """Return the route of a path of the OpenAI API."""
-        return self._routes.get(path, self._nowhere) if path.startswith(_FAMILY) else None
+        return self._routes.get(path, self._nowhere) if path.startswith(OPENAI) else None
 
     def _document(self, document: Mapping[str, object]) -> Route:
         body = orjson.dumps(document)

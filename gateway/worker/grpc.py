@@ -51,7 +51,7 @@ class OpenInferenceGrpc:
         self._methods: Mapping[str, Answer] = {
             INFER: self._infer,
             **{
-                f"/{INFERENCE}/{method}": self._document(method, answer)
+                f"/{INFERENCE}/{method}": documented(method, answer, version)
                 for method, answer in (
                     ("ModelReady", {"ready": True}),
                     ("ModelMetadata", orjson.loads(tensors.metadata)),
@@ -103,26 +103,6 @@ class OpenInferenceGrpc:
             stream = GrpcStream(self._version, self._codec, self._compute, exchange, role, timeout)
             stream.begin(self._headers[role])
 
-    def _document(self, method: str, document: Mapping[str, Any]) -> Answer:
-        """Return what answers a method whose response never changes."""
-        request_class = message(f"inference.{method}Request")
-        response = ParseDict(document, message(f"inference.{method}Response")())
-        body = framed([response.SerializeToString()])
-
-        def answer(exchange: Exchange, role: str) -> None:
-            try:
-                request = parse(request_class, exchange)
-            except InputError as refusal:
-                self._errors(exchange, role, *explain(refusal, "", {}))
-                return
-            if request.name == self._codec.model:
-                exchange.respond(_OK_STATUS, self._headers[role], body, OK)
-            else:
-                text = f"name is {request.name!r}, but the call came to {self._codec.model!r}"
-                self._errors(exchange, role, 400, text)
-
-        return answer
-
     def _unknown_method(self, exchange: Exchange, role: str) -> None:
         self._errors(exchange, role, 501, unknown_method(exchange.path))
 
@@ -130,6 +110,30 @@ class OpenInferenceGrpc:
         status, text = explain(refusal, "", {})
         self._tally.refused(role, status)
         self._errors(exchange, role, status, text)
+
+
+def documented(method: str, document: Mapping[str, Any], version: ServedVersion) -> Answer:
+    """Return what answers a method whose response never changes."""
+    model = version.identity.model
+    errors = GrpcErrors(version.headers)
+    headers = {role: CONTENT + names for role, names in version.headers.items()}
+    request_class = message(f"inference.{method}Request")
+    response = ParseDict(document, message(f"inference.{method}Response")())
+    body = framed([response.SerializeToString()])
+
+    def answer(exchange: Exchange, role: str) -> None:
+        try:
+            request = parse(request_class, exchange)
+        except InputError as refusal:
+            errors(exchange, role, *explain(refusal, "", {}))
+            return
+        if request.name == model:
+            exchange.respond(_OK_STATUS, headers[role], body, OK)
+        else:
+            text = f"name is {request.name!r}, but the call came to {model!r}"
+            errors(exchange, role, 400, text)
+
+    return answer
 
 
 def _timeout(exchange: Exchange) -> float:

@@ -7,7 +7,7 @@ Reference: https://platform.openai.com/docs/api-reference
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import orjson
 
@@ -15,7 +15,15 @@ from gateway.codec.openai.members import Endpoint
 from gateway.wire.exchange import Exchange
 from gateway.worker.language import ENDED, LanguageCapability
 from gateway.worker.openai_relay import Relay
-from gateway.worker.protocol import JSON, Answer, ErrorFamily, OpenAIErrors, OpenInferenceErrors, Route
+from gateway.worker.protocol import (
+    JSON,
+    OPENAI,
+    Answer,
+    ErrorFamily,
+    OpenAIErrors,
+    OpenInferenceErrors,
+    Route,
+)
 from gateway.worker.version import ServedVersion
 from runtimes.engines.base import Task
 
@@ -32,7 +40,11 @@ _WORDS: Mapping[Task, str] = {
     Task.EMBEDDING: "makes embeddings (/v1/embeddings)",
     Task.RERANK: "ranks documents (/v1/rerank)",
 }
-_FAMILY = "/v1/"
+
+
+def describe(model: str, tasks: Collection[Task]) -> str:
+    """Say what a model does, and by which paths, to callers of others."""
+    return f"model {model} " + ", ".join(text for task, text in _WORDS.items() if task in tasks)
 
 
 class OpenAIHandler:
@@ -52,9 +64,9 @@ class OpenAIHandler:
             for endpoint, task in _TASKS.items()
             if task in tasks
         }
-        does = ", ".join(text for task, text in _WORDS.items() if task in tasks)
+        does = describe(identity.model, tasks)
         others = {
-            endpoint.value: self._wrong_task(endpoint, f"model {identity.model} {does}")
+            endpoint.value: self._wrong_task(endpoint, does)
             for endpoint in Endpoint
             if endpoint.value not in paths
         }
@@ -75,6 +87,7 @@ class OpenAIHandler:
             f"/v1/models/{identity.model}": self._document(self._errors, card),
         }
         self._nowhere = Route(self._errors, {})
+        self._no_tensors = Route(self._protocol_errors, {}, does)
         self._ready = self._readiness(identity.model)
         metadata = {
             "name": identity.model,
@@ -88,7 +101,7 @@ class OpenAIHandler:
     def route(self, path: str, _content_type: bytes) -> Route | None:
         """Return the route of a path; under `/v1/` there is no other handler to ask."""
         route = self._routes.get(path)
-        if route is not None or path.startswith(_FAMILY):
+        if route is not None or path.startswith(OPENAI):
             return route or self._nowhere
         parts = path.split("/")
         if parts[1:] == ["v2", "health", "ready"]:
@@ -96,7 +109,7 @@ class OpenAIHandler:
         if parts[1:3] != ["v2", "models"] or len(parts) < 4:
             return None
         rest = parts[6:] if parts[4:5] == ["versions"] and len(parts) > 5 else parts[4:]
-        return {"": self._metadata, "ready": self._ready}.get("/".join(rest))
+        return {"": self._metadata, "ready": self._ready}.get("/".join(rest), self._no_tensors)
 
     def _document(self, errors: ErrorFamily, document: Mapping[str, object]) -> Route:
         body = orjson.dumps(document)

@@ -17,6 +17,8 @@ from gateway.wire.exchange import Exchange, lines
 from gateway.wire.grpc_calls import CONTENT, fail
 
 JSON = lines([(b"content-type", b"application/json")])
+OPENAI = "/v1/"
+"""What the paths of the OpenAI API begin with."""
 
 Answer = Callable[[Exchange, str], None]
 """Answers a call, now or later; the string is the role of the version: `stable`, `canary` or ""."""
@@ -36,6 +38,8 @@ class Route:
     errors: ErrorFamily
     methods: Mapping[str, Answer]
     """What answers each method, the one to recommend first; empty where there is no such path."""
+    advice: str = ""
+    """What a caller of a path that there is not is told besides: what the model has instead."""
 
 
 class ProtocolHandler(Protocol):

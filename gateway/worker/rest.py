@@ -15,7 +15,7 @@ from gateway.engine.jobs import Job
 from gateway.wire.exchange import Exchange
 from gateway.worker.calls import ComputeCalls, Dialect
 from gateway.worker.capabilities import TensorCapability
-from gateway.worker.protocol import JSON, Answer, OpenInferenceErrors, Route
+from gateway.worker.protocol import JSON, OPENAI, Answer, OpenAIErrors, OpenInferenceErrors, Route
 from gateway.worker.version import ServedVersion
 from runtimes.base import Array
 
@@ -23,14 +23,20 @@ _OK = 200
 
 
 class OpenInferenceRest:
-    """Owns `/v2/models/{name}[/versions/{version}][/infer|/ready|/config]` and `/v2/health/ready`."""
+    """Owns `/v2/models/{name}[/versions/{version}][/infer|/ready|/config]` and `/v2/health/ready`.
+
+    Of the OpenAI API, whose clients read other errors, it says that the model is called otherwise.
+    """
 
     streams: Mapping[str, Answer] = {}
 
     def __init__(self, version: ServedVersion, tensors: TensorCapability) -> None:
         self._errors = OpenInferenceErrors(version.headers)
         self._json = {role: JSON + names for role, names in version.headers.items()}
-        ready = b'{"name":"%s","ready":true}' % version.identity.model.encode()
+        model = version.identity.model
+        ready = b'{"name":"%s","ready":true}' % model.encode()
+        advice = f"model {model} takes tensors; POST them to /v2/models/{model}/infer"
+        self._of_openai = Route(OpenAIErrors(version.headers), {}, advice)
         self._routes: Mapping[str, Route] = {
             "": self._document(tensors.metadata),
             "ready": self._document(ready),
@@ -46,6 +52,8 @@ class OpenInferenceRest:
         if parts[1:3] == ["v2", "models"] and len(parts) > 3:
             is_of_version = parts[4:5] == ["versions"] and len(parts) > 5
             return self._routes.get("/".join(parts[6:] if is_of_version else parts[4:]))
+        if path.startswith(OPENAI):
+            return self._of_openai
         return self._routes["ready"] if parts[1:] == ["v2", "health", "ready"] else None
 
     def _document(self, body: bytes) -> Route:

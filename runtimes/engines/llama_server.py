@@ -34,6 +34,8 @@ def main() -> None:
     try:
         import xllamacpp
     except ImportError as error:
+        if "libgomp" in str(error):
+            raise SystemExit(f"xllamacpp needs libgomp: apt-get install libgomp1 ({error})") from error
         raise SystemExit(f"xllamacpp is missing: pip install xllamacpp ({error})") from error
     if options["has_gpu"]:
         gpus = [device["name"] for device in xllamacpp.get_device_info() if _is_gpu(device)]

@@ -297,12 +297,19 @@ def test_it_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
     wait(lambda: not Path(f"/proc/{pid}").exists() or "(zombie)" in Path(f"/proc/{pid}/status").read_text())
 
 
-def test_a_package_that_is_missing_is_named(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("failure", "text"),
+    [
+        ("no such file", r"xllamacpp is missing: pip install xllamacpp \(no such file\)"),
+        ("libgomp.so.1: cannot open shared object file", "xllamacpp needs libgomp: apt-get install libgomp1"),
+    ],
+)
+def test_what_is_missing_is_named(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str, text: str
 ) -> None:
-    (tmp_path / "xllamacpp.py").write_text("raise ImportError('no such file')")
+    (tmp_path / "xllamacpp.py").write_text(f"raise ImportError({failure!r})")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(LoadError, match=r"xllamacpp is missing: pip install xllamacpp \(no such file\)"):
+    with pytest.raises(LoadError, match=text):
         start(gguf_files.tiny_llama(tmp_path / "m.gguf"))
 
 

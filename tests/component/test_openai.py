@@ -10,13 +10,17 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 import openai
 import pytest
 
 from gateway.metrics.tally import Tally
 from gateway.serving import Generation, QueueLimits
+from gateway.wire.grpc_frames import framed
+from gateway.wire.grpc_messages import message
 from gateway.wire.server import HttpServer
+from gateway.wire.texts import INFERENCE
 from gateway.worker.assembly import build_app
 from gateway.worker.version import AppOptions, Identity
 from runtimes.engines.base import OpenAIModel
@@ -271,6 +275,18 @@ class TestOtherPaths:
         assert last.type == "response.completed"
         assert last.response.model == "chat"
 
+    def test_a_stream_of_responses_is_put_together(self, client: openai.OpenAI) -> None:
+        with client.responses.stream(
+            model="chat", input="Say hi.", max_output_tokens=4, temperature=0
+        ) as stream:
+            events = list(stream)
+            answer = stream.get_final_response()
+        text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+        assert text == answer.output_text != ""
+        created = events[0]
+        assert created.type == "response.created"
+        assert (created.response.model, created.response.output) == ("chat", [])
+
     def test_responses_obey_a_schema(self, client: openai.OpenAI) -> None:
         schema: Any = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
         answer = client.responses.create(
@@ -450,6 +466,31 @@ class TestDefaults:
             assert text.choices[0].text == " 6 7"
         finally:
             serving.stop()
+
+
+class TestOtherProtocols:
+    """Who calls a language model as a model of tensors is told how it is called."""
+
+    DOES = "model chat answers chats (/v1/chat/completions, /v1/responses), completes texts (/v1/completions)"
+
+    @pytest.mark.parametrize("path", ["infer", "versions/v1/infer", "generate", "config"])
+    def test_over_rest(self, serving: Serving, path: str) -> None:
+        path = f"/v2/models/chat/{path}"
+        status, _, body = serving.ask("POST", path, {})
+        assert (status, json.loads(body)) == (404, {"error": f"no such path: {path}; {self.DOES}"})
+
+    @pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer", "ModelConfig"])
+    def test_over_grpc(self, serving: Serving, method: str) -> None:
+        path = f"/{INFERENCE}/{method}"
+        _, headers, _ = serving.ask("POST", path, bytes(5), content_type="application/grpc")
+        assert headers["grpc-status"] == "12"
+        assert unquote(headers["grpc-message"]) == f"tensors are not served: {self.DOES}"
+
+    def test_over_grpc_it_is_ready(self, serving: Serving) -> None:
+        request = message("inference.ModelReadyRequest")(name="chat").SerializeToString()
+        path, body = f"/{INFERENCE}/ModelReady", framed([request])
+        status, _, answer = serving.ask("POST", path, body, content_type="application/grpc")
+        assert (status, answer[5:]) == (200, b"\x08\x01")
 
 
 def test_a_dead_engine_is_said(engine: LlamaEngine) -> None:

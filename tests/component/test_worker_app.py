@@ -249,11 +249,12 @@ def test_other_paths_are_not_found(iris: Serving, path: str) -> None:
     assert (status, json.loads(body)) == (404, {"error": f"no such path: {path}"})
 
 
-def test_a_model_of_tensors_answers_calls_of_the_openai_api_with_its_errors(iris: Serving) -> None:
-    status, _, body = iris.ask("POST", "/v1/chat/completions", b"{}")
-    error = json.loads(body)["error"]
-    assert (status, error["message"]) == (404, "no such path: /v1/chat/completions")
-    assert error["type"] == "not_found_error"
+def test_the_openai_api_is_not_for_models_of_tensors(iris: Serving) -> None:
+    status, _, body = iris.ask("POST", "/v1/chat/completions", b'{"model": "iris"}')
+    assert (status, json.loads(body)["error"]["message"]) == (
+        404,
+        "no such path: /v1/chat/completions; model iris takes tensors; POST them to /v2/models/iris/infer",
+    )
 
 
 @pytest.mark.parametrize(

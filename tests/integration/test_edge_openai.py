@@ -321,6 +321,26 @@ def test_errors_of_the_edge_are_in_openais_form(plane: Plane) -> None:
     assert plane.call({"model": "chat"}, CHAT + "?status=429")[0] == 429, "a worker's own answer stays"
 
 
+def test_who_has_a_wrong_base_url_is_told_the_right_one(plane: Plane) -> None:
+    for path in (
+        "/chat/completions",
+        "/models",
+        "/openai/deployments/chat/chat/completions",
+        "/models/chat/embeddings",
+    ):
+        status, error = plane.refused({"model": "chat"}, path)
+        assert (status, error["message"]) == (
+            404,
+            f"no such path: {path}; the base URL of the OpenAI API is http://HOST/v1, "
+            "or http://HOST/models/NAME/v1 for one model",
+        )
+    status, _, document = plane.call({"model": "chat"}, "/api/chat")
+    assert (status, document["error"]) == (
+        404,
+        "no such path: /api/chat; the API of Ollama is not served; call the OpenAI API, at /v1",
+    )
+
+
 def test_a_body_beyond_the_limit_is_refused_before_it_is_read(plane: Plane) -> None:
     with socket.create_connection(("127.0.0.1", plane.edge.port), timeout=10) as connection:
         head = f"POST {CHAT} HTTP/1.1\r\nHost: edge\r\nContent-Length: {BODY_BYTES + 1}\r\n\r\n"

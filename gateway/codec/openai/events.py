@@ -18,6 +18,7 @@ from gateway.codec.openai.errors import engine_error
 from gateway.codec.openai.likelihoods import Likelihoods
 from gateway.codec.openai.members import Endpoint
 from gateway.codec.openai.request import EngineCall
+from gateway.codec.openai.response_events import ResponseEvents
 from gateway.wire.sse import DATA, END, WholeEvents, data_of, documents, split
 
 _USAGE = b'"usage":{'
@@ -54,6 +55,7 @@ class AnswerEvents:
         "_likelihoods",
         "_places",
         "_replaced",
+        "_responses",
         "_template",
         "_unnamed",
         "_wants_usage",
@@ -74,6 +76,7 @@ class AnswerEvents:
         self._is_completion = call.endpoint is Endpoint.COMPLETIONS
         self._likelihoods = Likelihoods()
         self._whole = WholeEvents()
+        self._responses = None if self._is_chat_like else ResponseEvents(model)
         self._unnamed: dict[re.Pattern[bytes], tuple[bytes, bytes]] = {
             _MODEL: (b'"model":', orjson.dumps(model))
         }
@@ -115,7 +118,7 @@ class AnswerEvents:
             piece = self._read(piece)
         for old, new in self._replaced:
             piece = piece.replace(old, new)
-        return piece
+        return piece if self._responses is None else self._responses.complete(piece)
 
     def _begin(self, piece: bytes) -> int:
         """Return how many events say something, until the first does: what comes before is no token."""

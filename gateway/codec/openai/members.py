@@ -60,7 +60,7 @@ REFUSED: Mapping[str, str] = {
     "web_search_options": "no model here searches the web",
     "previous_response_id": "answers are not kept; send the conversation in input",
     "conversation": "answers are not kept; send the conversation in input",
-    "prompt": "prompts are not kept",
+    "prompt": "send the text in messages, or in input of responses; prompts are not kept",
     "reasoning": "it is the template's matter; use chat_template_kwargs",
     "max_tool_calls": "no tool runs here",
     "context_management": "answers are not kept",

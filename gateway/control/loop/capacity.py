@@ -36,6 +36,8 @@ def waiting_message(
     requested: Mapping[str, float], free: Mapping[str, float], total: Mapping[str, float]
 ) -> str:
     """Return what a worker waits for that no node has free; all are amounts of Ray's resources."""
+    if not requested:
+        return "waits for Ray to start its worker"
     needed = " and ".join(_amount(number, name) for name, number in requested.items())
     parts = (f"{free.get(name, 0.0):g} of {_amount(total.get(name, 0.0), name)}" for name in requested)
     return f"waits for a node with {needed} free: on all nodes together, {' and '.join(parts)} are free"

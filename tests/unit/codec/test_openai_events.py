@@ -240,8 +240,10 @@ def test_responses_are_named_in_their_last_event() -> None:
         "usage": {"input_tokens": 5, "output_tokens": 2},
     }
     pieces = [
-        b"event: response.created\n" + event({"type": "response.created", "response": {"id": "1"}}),
-        b"event: response.completed\n" + event({"type": "response.completed", "response": response}),
+        b"event: response.created\n"
+        + event({"type": "response.created", "sequence_number": 0, "response": {"id": "1"}}),
+        b"event: response.completed\n"
+        + event({"type": "response.completed", "sequence_number": 1, "response": response}),
     ]
     out, events = relay(pieces, Endpoint.RESPONSES)
     assert out == b"".join(pieces).replace(b'"model":"m"', b'"model":"chat:v1"')

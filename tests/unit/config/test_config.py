@@ -94,6 +94,18 @@ def test_a_runtime_that_is_not_installed_is_a_fault_where_that_is_known() -> Non
     ]
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("llama.cpp", "gguf"), ("ollama", "gguf"), ("GGUF", "gguf"), ("vLLM", "vllm"), ("huggingface", None)],
+)
+def test_a_runtime_may_be_meant_by_another_name(written: str, meant: str | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(f"{IRIS}    runtime: {written}", runtimes=["gguf", "vllm"])
+    (fault,) = caught.value.faults
+    assert ("did you mean" in fault) == (meant is not None)
+    assert meant is None or f"there is no runtime {written!r}; did you mean {meant!r}?" in fault
+
+
 def test_a_model_needs_only_a_name_and_a_kit() -> None:
     (model,) = parse_config(IRIS).models
     assert (model.name, model.kit, model.canary, model.runtime) == ("iris", "r.io/iris:v1", None, "auto")

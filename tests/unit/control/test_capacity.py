@@ -75,3 +75,4 @@ def test_what_a_worker_waits_for() -> None:
         "on all nodes together, 2 of 8 CPUs and 0 of 0 GPUs are free"
     )
     assert waiting_message({"node:a": 0.001}, {}, {}).startswith("waits for a node with 0.001 node:a free")
+    assert waiting_message({}, {"CPU": 2.0}, {"CPU": 2.0}) == "waits for Ray to start its worker"
