@@ -44,7 +44,7 @@ class Hazard(Enum):
 class Format(Enum):
     """A file format, with the hazard of loading it; what nobody loads is mere data.
 
-    Those of Hugging Face are of directories, see `hugging_face`.
+    Those of Hugging Face are of directories, see `hugging_face.directory`.
     """
 
     ONNX = ("ONNX", Hazard.DATA)

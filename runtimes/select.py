@@ -9,11 +9,11 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from runtimes import hugging_face
 from runtimes.base import CheckingRuntime, Runtime
 from runtimes.errors import LoadError, NoRuntime, SeveralModels, UnsafeFormat
 from runtimes.formats import Format, Hazard, identify
 from runtimes.gguf_kinds import candidates
+from runtimes.hugging_face import directory as hugging_face
 from runtimes.pickles import scan
 from runtimes.refusals import DAMAGED, OTHERS, sentence
 

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import ClassVar
 
 from runtimes.base import Resources, Signature
-from runtimes.embedding import embedding_signature, load_embedding
+from runtimes.encoders.embedding import embedding_signature, load_embedding
+from runtimes.encoders.image_classifier import image_signature, load_image_classification
+from runtimes.encoders.loading import check_files, check_installed
+from runtimes.encoders.model import TransformersModel
+from runtimes.encoders.rerank import load_rerank, rerank_signature
+from runtimes.encoders.sequence_classifier import classification_signature, load_classification
+from runtimes.encoders.token_classifier import load_token_classification, token_signature
 from runtimes.errors import LoadError
 from runtimes.formats import Format, identify
-from runtimes.hugging_face import INDEX, HuggingFaceModel, Pipeline, read_directory
-from runtimes.image_classifier import image_signature, load_image_classification
-from runtimes.rerank import load_rerank, rerank_signature
-from runtimes.sequence_classifier import classification_signature, load_classification
-from runtimes.token_classifier import load_token_classification, token_signature
+from runtimes.hugging_face.directory import INDEX, HuggingFaceModel, Pipeline, read_directory
 from runtimes.torch_tensors import prepare
-from runtimes.transformers_loading import check_files, check_installed
-from runtimes.transformers_model import TransformersModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from runtimes import hugging_face_memory, hugging_face_options
 from runtimes.base import Resources, Signature
 from runtimes.engines import sockets, vllm
 from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, Memory, OpenAIModel, Outline, Task
@@ -19,7 +18,9 @@ from runtimes.engines.openai_child import OpenAIChild
 from runtimes.engines.process import EngineProcess, python_module
 from runtimes.errors import LoadError
 from runtimes.formats import Format
-from runtimes.hugging_face import HuggingFaceModel, read_directory
+from runtimes.hugging_face import memory as hugging_face_memory
+from runtimes.hugging_face import options as hugging_face_options
+from runtimes.hugging_face.directory import HuggingFaceModel, read_directory
 
 _SERVER = "runtimes.engines.transformers_server"
 _OLDEST = (5, 24)  # whose continuous batching the server uses

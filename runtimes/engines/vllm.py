@@ -19,9 +19,9 @@ from runtimes.engines.openai_child import OpenAIChild
 from runtimes.engines.process import EngineProcess, python_module
 from runtimes.engines.vllm_launcher import SOCKET
 from runtimes.errors import LoadError
-from runtimes.hugging_face import HuggingFaceModel
-from runtimes.hugging_face_json import read_object
-from runtimes.hugging_face_options import chat_template, context, tasks
+from runtimes.hugging_face.directory import HuggingFaceModel
+from runtimes.hugging_face.json_files import read_object
+from runtimes.hugging_face.options import chat_template, context, tasks
 
 VARIABLE = "KITSERVE_VLLM"
 NONE = "none"

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from runtimes.base import Array, Datatype, Signature, TensorSpec
+from runtimes.encoders.model import TransformersTextModel
+from runtimes.encoders.sequence_classifier import SequenceClassifier
+from runtimes.encoders.texts import decode_texts
 from runtimes.engines.base import Task
 from runtimes.errors import InputError
-from runtimes.hugging_face import HuggingFaceModel
-from runtimes.hugging_face_modules import activation_of
-from runtimes.sequence_classifier import SequenceClassifier
+from runtimes.hugging_face.directory import HuggingFaceModel
+from runtimes.hugging_face.modules import activation_of
 from runtimes.text_model import QUERY, SCORE, TEXT, TOKENS
-from runtimes.transformers_model import TransformersTextModel
-from runtimes.transformers_texts import decode_texts
 
 
 def rerank_signature(_source: HuggingFaceModel) -> Signature:

@@ -8,8 +8,8 @@ from typing import Any
 
 from runtimes.engines.base import EngineOptions, Task
 from runtimes.errors import LoadError
-from runtimes.hugging_face import HuggingFaceModel
-from runtimes.hugging_face_json import read_object
+from runtimes.hugging_face.directory import HuggingFaceModel
+from runtimes.hugging_face.json_files import read_object
 
 DEFAULT_CONTEXT = 4096
 """The largest context where nobody says one: a cache for all that models can take would be too large."""

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from runtimes.base import Array, Datatype, Signature, TensorSpec
+from runtimes.encoders.loading import load_module, load_tokenizer
+from runtimes.encoders.model import TransformersModel
+from runtimes.encoders.texts import TextReader, decode_texts, max_length_of
 from runtimes.errors import InputError
-from runtimes.hugging_face import HuggingFaceModel, label_count
+from runtimes.hugging_face.directory import HuggingFaceModel, label_count
 from runtimes.text_model import TEXT
-from runtimes.transformers_loading import load_module, load_tokenizer
-from runtimes.transformers_model import TransformersModel
-from runtimes.transformers_texts import TextReader, decode_texts, max_length_of
 
 LOGITS = "logits"
 PROBABILITIES = "probabilities"

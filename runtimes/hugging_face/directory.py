@@ -18,8 +18,8 @@ from typing import Any
 
 from runtimes.errors import LoadError, ModelError, NoRuntime, UnsafeFormat
 from runtimes.formats import Format, identify
-from runtimes.hugging_face_json import read_object
-from runtimes.hugging_face_modules import Dense, Modules, read_modules
+from runtimes.hugging_face.json_files import read_object
+from runtimes.hugging_face.modules import Dense, Modules, read_modules
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -10,8 +10,8 @@ from typing import Any
 
 from runtimes.engines.base import EngineOptions, Memory
 from runtimes.errors import LoadError
-from runtimes.hugging_face import HuggingFaceModel
-from runtimes.hugging_face_options import context, text_config
+from runtimes.hugging_face.directory import HuggingFaceModel
+from runtimes.hugging_face.options import context, text_config
 
 # Bytes of an element, by the names in a header (https://github.com/huggingface/safetensors#format)
 _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}

@@ -12,8 +12,8 @@ import pytest
 from runtimes.base import LoadedModel, Resources
 from runtimes.errors import LoadError, NoRuntime, SeveralModels, UnsafeFormat
 from runtimes.formats import Format
-from runtimes.hugging_face import Pipeline, read_directory
-from runtimes.hugging_face_modules import Dense, Normalize, Pooling
+from runtimes.hugging_face.directory import Pipeline, read_directory
+from runtimes.hugging_face.modules import Dense, Normalize, Pooling
 from runtimes.select import choose
 from tests.support.model_files import identity_onnx
 

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 
 from runtimes.base import Array, Datatype, Signature, TensorSpec
+from runtimes.encoders.loading import load_module, load_tokenizer
+from runtimes.encoders.model import TransformersTextModel
+from runtimes.encoders.pooling import load_steps, pool
+from runtimes.encoders.texts import TextReader, decode_texts, max_length_of
 from runtimes.engines.base import Task
 from runtimes.errors import InputError, LoadError
-from runtimes.hugging_face import HuggingFaceModel
-from runtimes.hugging_face_json import read_object
-from runtimes.hugging_face_modules import Dense
+from runtimes.hugging_face.directory import HuggingFaceModel
+from runtimes.hugging_face.json_files import read_object
+from runtimes.hugging_face.modules import Dense
 from runtimes.text_model import EMBEDDING, PROMPT_NAME, TEXT, TOKENS
-from runtimes.transformers_loading import load_module, load_tokenizer
-from runtimes.transformers_model import TransformersTextModel
-from runtimes.transformers_pooling import load_steps, pool
-from runtimes.transformers_texts import TextReader, decode_texts, max_length_of
 
 # sentence-transformers once named the file after the model's type.
 _TYPES = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
