@@ -214,6 +214,15 @@ class CheckingRuntime(Runtime, Protocol):
         ...
 
 
+@runtime_checkable
+class DelegatingRuntime(Runtime, Protocol):
+    """A runtime that leaves some models to another one, unless the config names it."""
+
+    def alone(self) -> Runtime:
+        """Return the runtime that leaves none to another, for a config that names this one."""
+        ...
+
+
 class InputCheck:
     """The check of inputs against a signature, prepared once and called for each request."""
 
