@@ -137,7 +137,8 @@ class Resources:
 class LoadedModel(Protocol):
     """A model in the memory of this process, ready to answer.
 
-    A model has one capability or more besides, each of them a protocol here; so far there is `TensorModel`.
+    A model has one capability or more besides, each of them a protocol: `TensorModel` here, `TextModel` of
+    `runtimes.text_model`, and `OpenAIModel` of `runtimes.engines.base`.
     """
 
     @property

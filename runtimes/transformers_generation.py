@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from runtimes.base import Resources, Runtime, Signature
 from runtimes.engines import sockets, vllm
-from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, Memory, OpenAIModel, Outline, Task
+from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, Memory, OpenAIModel, Outline
 from runtimes.engines.openai_child import OpenAIChild
 from runtimes.engines.process import EngineProcess, python_module
 from runtimes.errors import LoadError
@@ -175,8 +175,7 @@ def _require_transformers(path: Path) -> None:
 
 def _refuse_unsupported(options: EngineOptions) -> None:
     """Raise LoadError for options that transformers' engine does not know."""
-    if options.task not in (None, Task.CHAT, Task.COMPLETION):
-        raise LoadError(f"the model generates text, and task {options.task} is asked for; leave the task out")
+    hugging_face_options.require_generation(options)
     for name, file in (("projector", options.projector), ("draft", options.draft)):
         if file is not None:
             raise LoadError(
