@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import logging
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from gateway.errors import UnusableModel
 from gateway.wire.upstream import Upstream
 from gateway.worker.version import ServedVersion
 from runtimes.engines.base import OpenAIModel
+from runtimes.engines.sockets import UnixConnection
 
 _SECONDS = 10.0
 _LLAMA = "llamacpp"
@@ -111,20 +111,9 @@ def _describe(model: OpenAIModel, name: str) -> Engine:
 
 
 def _get(address: Path, path: str) -> Any:
-    connection = _UnixConnection(address)
+    connection = UnixConnection(address, _SECONDS)
     try:
         connection.request("GET", path)
         return orjson.loads(connection.getresponse().read())
     finally:
         connection.close()
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, address: Path) -> None:
-        super().__init__("engine", timeout=_SECONDS)
-        self._address = str(address)
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(_SECONDS)
-        self.sock.connect(self._address)
