@@ -137,7 +137,8 @@ class Resources:
 class LoadedModel(Protocol):
     """A model in the memory of this process, ready to answer.
 
-    A model has one capability or more besides, each of them a protocol here; so far there is `TensorModel`.
+    A model has one capability or more besides, each of them a protocol: `TensorModel` here, `TextModel` of
+    `runtimes.text_model`, and `OpenAIModel` of `runtimes.engines.base`.
     """
 
     @property
@@ -211,6 +212,15 @@ class CheckingRuntime(Runtime, Protocol):
 
     def check(self, path: Path) -> object:
         """Raise what `load` would raise, as far as that is known without the engine. Reads the file only."""
+        ...
+
+
+@runtime_checkable
+class DelegatingRuntime(Runtime, Protocol):
+    """A runtime that leaves some models to another one, unless the config names it."""
+
+    def alone(self) -> Runtime:
+        """Return the runtime that leaves none to another, for a config that names this one."""
         ...
 
 

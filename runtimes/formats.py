@@ -21,11 +21,11 @@ from typing import BinaryIO
 
 from runtimes import protobuf
 from runtimes.errors import LoadError
+from runtimes.safetensors_file import MAX_HEADER_BYTES
 
 _PREFIX = 64 * 1024
 _ZIP_ENTRIES = 200_000
 _ZIP_DIRECTORY_BYTES = 64 * 1024 * 1024
-_SAFETENSORS_HEADER_BYTES = 100_000_000
 
 # The fields of ModelProto (onnx.proto3) by wire type.
 _ONNX_FIELDS = {protobuf.VARINT: {1, 5}, protobuf.BYTES: {2, 3, 4, 6, 7, 8, 14, 20, 25, 26}}
@@ -44,7 +44,7 @@ class Hazard(Enum):
 class Format(Enum):
     """A file format, with the hazard of loading it; what nobody loads is mere data.
 
-    Those of Hugging Face are of directories, see `hugging_face`.
+    Those of Hugging Face are of directories, see `hugging_face.directory`.
     """
 
     ONNX = ("ONNX", Hazard.DATA)
@@ -246,7 +246,7 @@ def _zip_format(file: BinaryIO) -> Format:
 def _safetensors_format(head: bytes, size: int) -> Format | None:
     """Tell by the layout: the header's length (uint64, little-endian), then the header, a JSON object."""
     length = int.from_bytes(head[:8], "little")
-    if len(head) < 10 or head[8:9] != b"{" or not 2 <= length <= _SAFETENSORS_HEADER_BYTES:
+    if len(head) < 10 or head[8:9] != b"{" or not 2 <= length <= MAX_HEADER_BYTES:
         return None
     ends = [int(end) for end in re.findall(rb'"data_offsets"\s*:\s*\[\s*\d{1,19}\s*,\s*(\d{1,19})', head)]
     is_cut = 8 + length + max(ends, default=0) > size

@@ -9,11 +9,11 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from runtimes import hugging_face
-from runtimes.base import CheckingRuntime, Runtime
+from runtimes.base import CheckingRuntime, DelegatingRuntime, Runtime
 from runtimes.errors import LoadError, NoRuntime, SeveralModels, UnsafeFormat
 from runtimes.formats import Format, Hazard, identify
 from runtimes.gguf_kinds import candidates
+from runtimes.hugging_face import directory as hugging_face
 from runtimes.pickles import scan
 from runtimes.refusals import DAMAGED, OTHERS, sentence
 
@@ -81,10 +81,11 @@ def choose(
 ) -> Choice:
     """Choose the model file at or below `model_path`, and the runtime that reads it.
 
-    `hint` is the name of the only runtime that may be chosen. `framework` is free text from the packager: it
-    only decides between several files or runtimes that fit. `runtimes` defaults to `installed()`; the first
-    one that reads a format gets it. At most 1,000 files are read. Another form of a model is preferred to a
-    directory of Hugging Face's: it is an export, made to be served.
+    `hint` is the name of the only runtime that may be chosen, which then leaves the model to no other.
+    `framework` is free text from the packager: it only decides between several files or runtimes that fit.
+    `runtimes` defaults to `installed()`; the first one that reads a format gets it. At most 1,000 files are
+    read. Another form of a model is preferred to a directory of Hugging Face's: it is an export, made to be
+    served.
 
     A file that runs code when it is loaded is chosen only with `allow_code`, and only where no other fits.
     Raises NoRuntime where no file fits, SeveralModels where several do, UnsafeFormat where every file that
@@ -94,7 +95,7 @@ def choose(
     if hint is not None and hint not in available:
         raise NoRuntime(f"there is no runtime {hint!r}; installed are {', '.join(available)}")
     formats = hugging_face.with_directories({path: identify(path) for path in _files(model_path)})
-    usable = available if hint is None else {hint: available[hint]}
+    usable = available if hint is None else {hint: _alone(available[hint])}
     readable = [
         Choice(runtime, path, format_)
         for path, format_ in formats.items()
@@ -124,6 +125,11 @@ def check(choice: Choice) -> None:
         choice.runtime.check(choice.path)
     else:
         choice.runtime.signature(choice.path)
+
+
+def _alone(runtime: Runtime) -> Runtime:
+    """Return the runtime as it is used where the config names it."""
+    return runtime.alone() if isinstance(runtime, DelegatingRuntime) else runtime
 
 
 def _files(model_path: Path) -> Iterator[Path]:

@@ -12,22 +12,26 @@ from pathlib import Path
 from typing import ClassVar
 
 from runtimes.base import Resources, Signature
-from runtimes.embedding import embedding_signature, load_embedding
+from runtimes.encoders.embedding import embedding_signature, load_embedding
+from runtimes.encoders.image_classifier import image_signature, load_image_classification
+from runtimes.encoders.loading import check_files, check_installed
+from runtimes.encoders.model import TransformersModel
+from runtimes.encoders.rerank import load_rerank, rerank_signature
+from runtimes.encoders.sequence_classifier import classification_signature, load_classification
+from runtimes.encoders.token_classifier import load_token_classification, token_signature
+from runtimes.engines.base import EngineOptions, Memory
 from runtimes.errors import LoadError
-from runtimes.formats import Format, identify
-from runtimes.hugging_face import INDEX, HuggingFaceModel, Pipeline, read_directory
-from runtimes.image_classifier import image_signature, load_image_classification
-from runtimes.rerank import load_rerank, rerank_signature
-from runtimes.sequence_classifier import classification_signature, load_classification
-from runtimes.token_classifier import load_token_classification, token_signature
+from runtimes.formats import Format
+from runtimes.hugging_face.directory import HuggingFaceModel, Pipeline, read_directory
+from runtimes.hugging_face.memory import weight_bytes
 from runtimes.torch_tensors import prepare
-from runtimes.transformers_loading import check_files, check_installed
-from runtimes.transformers_model import TransformersModel
+
+_LIBRARIES = 400 * 1024 * 1024  # measured: torch and transformers take 340 MiB
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """How the models of one task are loaded, and what is needed beside weights."""
+    """How the models of one task are described, and how they are loaded."""
 
     signature: Callable[[HuggingFaceModel], Signature]
     load: Callable[[HuggingFaceModel, str], TransformersModel]
@@ -53,6 +57,10 @@ class TransformersRuntime:
         source = _read(path)
         return _KINDS[source.pipeline].load(source, prepare(resources))
 
+    def memory(self, path: Path, options: EngineOptions) -> Memory:  # noqa: ARG002 - none is for encoders
+        """Return what `load` takes on a CPU, whose numbers are FP32. Raises LoadError or UnsafeFormat."""
+        return Memory(weight_bytes(_read(path), "float32"), other=_LIBRARIES)
+
     def check(self, path: Path) -> None:
         """Raise what `load` would raise, as far as the files show it, and where transformers is missing."""
         _read(path)
@@ -64,10 +72,6 @@ class TransformersRuntime:
 
 
 def _read(path: Path) -> HuggingFaceModel:
-    if path.name != INDEX:
-        format_ = identify(path)
-        if format_ is not Format.SAFETENSORS:
-            raise LoadError(f"{path} is no whole safetensors file but {format_.title}; pack the kit again")
     source = read_directory(path)
     if source.pipeline not in _KINDS:
         raise LoadError(f"{path} is a model for {source.pipeline}, which another runtime serves")

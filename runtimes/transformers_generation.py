@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from runtimes import hugging_face_memory, hugging_face_options
-from runtimes.base import Resources, Signature
+from runtimes.base import Resources, Runtime, Signature
 from runtimes.engines import sockets, vllm
-from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, Memory, OpenAIModel, Outline, Task
+from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, Memory, OpenAIModel, Outline
 from runtimes.engines.openai_child import OpenAIChild
 from runtimes.engines.process import EngineProcess, python_module
 from runtimes.errors import LoadError
 from runtimes.formats import Format
-from runtimes.hugging_face import HuggingFaceModel, read_directory
+from runtimes.hugging_face import memory as hugging_face_memory
+from runtimes.hugging_face import options as hugging_face_options
+from runtimes.hugging_face.directory import HuggingFaceModel, read_directory
 
 _SERVER = "runtimes.engines.transformers_server"
 _OLDEST = (5, 24)  # whose continuous batching the server uses
@@ -30,10 +31,17 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 class TransformersGenerationRuntime:
-    """The runtime of directories with a model ForCausalLM."""
+    """The runtime of directories with a model ForCausalLM; on a GPU it leaves them to vLLM."""
 
-    name = "transformers-generation"
-    formats = (Format.HUGGING_FACE_GENERATION,)
+    name: ClassVar[str] = "transformers-generation"
+    formats: ClassVar[tuple[Format, ...]] = (Format.HUGGING_FACE_GENERATION,)
+
+    def __init__(self, *, may_use_vllm: bool = True) -> None:
+        self._may_use_vllm = may_use_vllm
+
+    def alone(self) -> Runtime:
+        """Return the runtime that uses transformers on GPUs, too: for a config that says so."""
+        return TransformersGenerationRuntime(may_use_vllm=False)
 
     def load(self, path: Path, resources: Resources) -> OpenAIModel:
         """Start the engine with the default options. Raises LoadError or UnsafeFormat."""
@@ -56,9 +64,12 @@ class TransformersGenerationRuntime:
         return Outline(tasks, hugging_face_options.context(model, options))
 
     def start(self, path: Path, resources: Resources, options: EngineOptions) -> OpenAIModel:
-        """Start vLLM where there is a GPU for it, else transformers. Raises LoadError or UnsafeFormat."""
+        """Start vLLM where it may be used and there is a GPU for it, else transformers.
+
+        Raises LoadError or UnsafeFormat.
+        """
         model = _readable(path)
-        if resources.gpus > 0 and (command := vllm.command()) is not None:
+        if self._may_use_vllm and resources.gpus > 0 and (command := vllm.command()) is not None:
             return vllm.start(model, command, resources, options)
         return _start(model, resources, options)
 
@@ -66,7 +77,11 @@ class TransformersGenerationRuntime:
 class VllmRuntime(TransformersGenerationRuntime):
     """The same, by vLLM or not at all: for a config that says so."""
 
-    name = "vllm"
+    name: ClassVar[str] = "vllm"
+
+    def alone(self) -> Runtime:
+        """Return itself, which leaves nothing to transformers."""
+        return self
 
     def start(self, path: Path, resources: Resources, options: EngineOptions) -> OpenAIModel:
         """Start vLLM. Raises LoadError, also where it is not installed, or UnsafeFormat."""
@@ -160,8 +175,7 @@ def _require_transformers(path: Path) -> None:
 
 def _refuse_unsupported(options: EngineOptions) -> None:
     """Raise LoadError for options that transformers' engine does not know."""
-    if options.task not in (None, Task.CHAT, Task.COMPLETION):
-        raise LoadError(f"the model generates text, and task {options.task} is asked for; leave the task out")
+    hugging_face_options.require_generation(options)
     for name, file in (("projector", options.projector), ("draft", options.draft)):
         if file is not None:
             raise LoadError(

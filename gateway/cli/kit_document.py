@@ -18,6 +18,7 @@ from gateway.kits.trust import Policy
 from gateway.metrics.machine import usable_memory
 from gateway.oci.reference import Digest, Reference, RegistryReference
 from runtimes.base import TensorSpec
+from runtimes.engines.base import EngineRuntime
 
 
 def kit_document(
@@ -63,7 +64,7 @@ def kit_document(
     document["file"] = str(choice.path.relative_to(unpacked.path))
     for layer in document["layers"]:
         layer["served"] = Digest.parse(layer["digest"]) in unpacked.blobs
-    if examined.need is not None:
+    if examined.need is not None and isinstance(choice.runtime, EngineRuntime):
         document["language"] = _language(examined.language, examined.need, unpacked.path)
     if examined.signature is not None:
         document["inputs"] = [_spec(spec) for spec in examined.signature.all_inputs]

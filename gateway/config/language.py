@@ -58,7 +58,7 @@ class Engine(Strict):
     """How many tokens of prompts are computed at a time (512 where the kit does not say it; a GGUF model on
     CPUs never takes more than 128). A call is cancelled between two of these."""
     task: Task | None = None
-    """What the model is for, where its files do not say so."""
+    """What the model is for, where its GGUF file does not say so; one of Hugging Face's always does."""
     chat_template: _Text | None = None
     """A Jinja template in place of the model's own, as text."""
 

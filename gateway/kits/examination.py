@@ -33,7 +33,7 @@ class Examined:
     language: LanguageModel
     """How it is run, where it is a language model."""
     need: Need | None
-    """What a language model will take; None for another model."""
+    """What memory the model will take; None where that is not known before it is loaded."""
 
 
 def examine(

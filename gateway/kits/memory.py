@@ -1,4 +1,4 @@
-"""How much memory a kit's language model needs, known before it is loaded, and whether a machine has it."""
+"""How much memory a kit's model needs, as far as its files tell, and whether a machine has it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gateway.kits.language import LanguageModel
 from gateway.kits.library import UnpackedKit
 from gateway.kits.model import naming
 from gateway.metrics.machine import MachineMemory
-from runtimes.engines.base import EngineRuntime, Memory, OutliningRuntime, Task
+from runtimes.engines.base import EngineRuntime, MeasuringRuntime, Memory, OutliningRuntime, Task
 from runtimes.select import Choice
 
 _GIB, _MIB = 1024**3, 1024**2
@@ -20,14 +20,20 @@ _ADVICE = (
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a language model takes, and for what."""
+    """What a model takes, and for what."""
 
     memory: Memory
-    slots: int
+    slots: int = 0
+    """How many calls a language model has room for; 0 for another model."""
     context: int | None = None
-    """How many tokens each slot has; None where that is known only once it is loaded."""
+    """How many tokens each slot has; None where that is known only once it is loaded, or there are none."""
     tasks: tuple[Task, ...] = ()
     """What it can be asked for, as far as that is known."""
+
+    @property
+    def advice(self) -> str:
+        """What makes the need smaller."""
+        return _ADVICE if self.slots else "take a kit with a smaller model"
 
     def __str__(self) -> str:
         """Write the sum: "3.0 GiB: 2.0 GiB weights + 1.0 GiB key-value cache (4 slots of 8192 tokens)"."""
@@ -43,15 +49,17 @@ class Need:
 
 
 def need_of(kit: UnpackedKit, choice: Choice, language: LanguageModel) -> Need | None:
-    """Return what a kit's language model needs; None for another model, of which it is not known.
+    """Return what a kit's model needs; None where that is not known before it is loaded.
 
     Raises UnusableModel where the file's header cannot be read.
     """
     runtime, options = choice.runtime, language.options
-    if not isinstance(runtime, EngineRuntime):
+    if not isinstance(runtime, MeasuringRuntime):
         return None
     with naming(kit):
         memory = runtime.memory(choice.path, options)
+        if not isinstance(runtime, EngineRuntime):
+            return Need(memory)
         if not isinstance(runtime, OutliningRuntime):
             return Need(
                 memory, options.slots, options.context, () if options.task is None else (options.task,)
@@ -64,15 +72,15 @@ def check_total(kit: UnpackedKit, need: Need, machine: MachineMemory) -> None:
     """Raise UnusableModel where a machine never has the memory that a model needs."""
     if need.memory.total > machine.total - machine.reserve:
         raise UnusableModel(
-            f"{kit.kit.reference}: needs {need}; this machine has {size(machine.total)}; {_ADVICE}, or use a "
-            "larger machine"
+            f"{kit.kit.reference}: needs {need}; this machine has {size(machine.total)}; "
+            f"{need.advice}, or use a larger machine"
         )
 
 
 def no_memory(kit: UnpackedKit, need: Need, machine: MachineMemory) -> NoMemory:
     """Return the error for a machine that lacks the memory now."""
     return NoMemory(
-        f"{kit.kit.reference}: needs {need}; {free(machine)}; {_ADVICE}, or stop what takes the memory"
+        f"{kit.kit.reference}: needs {need}; {free(machine)}; {need.advice}, or stop what takes the memory"
     )
 
 

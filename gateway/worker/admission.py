@@ -46,7 +46,7 @@ class Admission:
     def admitted(
         self, kit: UnpackedKit, choice: Choice, language: LanguageModel, resources: Resources
     ) -> Iterator[None]:
-        """Reserve the memory that a language model needs for as long as it loads.
+        """Reserve the memory that a model needs for as long as it loads.
 
         Models that compute on GPUs, and others whose need is not known, are always admitted. Weights that
         another engine has mapped from the same file are not needed again.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
-import socket
 from pathlib import Path
+
+from runtimes.engines.sockets import UnixConnection
 
 _SECONDS = 10.0
 
@@ -15,21 +15,10 @@ def ask_engine(address: Path, path: str) -> tuple[int, bytes]:
     Raises:
         OSError, http.client.HTTPException: when it does not answer.
     """
-    connection = _UnixConnection(address)
+    connection = UnixConnection(address, _SECONDS)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
         connection.close()
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, address: Path) -> None:
-        super().__init__("engine", timeout=_SECONDS)
-        self._address = str(address)
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(_SECONDS)
-        self.sock.connect(self._address)

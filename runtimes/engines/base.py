@@ -136,7 +136,16 @@ class ScoringModel(OpenAIModel, Protocol):
 
 
 @runtime_checkable
-class EngineRuntime(Runtime, Protocol):
+class MeasuringRuntime(Runtime, Protocol):
+    """A runtime that can tell what memory a model takes before it is loaded."""
+
+    def memory(self, path: Path, options: EngineOptions) -> Memory:
+        """Return what loading the model takes on a CPU, from its files' headers. Raises LoadError."""
+        ...
+
+
+@runtime_checkable
+class EngineRuntime(MeasuringRuntime, Protocol):
     """A runtime whose engine is a process of its own; its `load` is `start` with the default options."""
 
     def start(self, path: Path, resources: Resources, options: EngineOptions) -> OpenAIModel:
@@ -144,10 +153,6 @@ class EngineRuntime(Runtime, Protocol):
 
         Raises LoadError, with the engine's own reason, where it refuses the file or the options.
         """
-        ...
-
-    def memory(self, path: Path, options: EngineOptions) -> Memory:
-        """Return what `start` will take, from the file's header. Raises LoadError."""
         ...
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import orjson
 
+_TYPES = {400: "invalid_request_error", 404: "not_found_error", 405: "invalid_request_error"}
+
 
 class CallError(Exception):
     """A call that is not answered, with the status and the body that say why."""
@@ -42,6 +44,3 @@ class TooLong(CallError):
             "shorten the prompt, or have the model served with a larger context",
             code="context_length_exceeded",
         )
-
-
-_TYPES = {400: "invalid_request_error", 404: "not_found_error", 405: "invalid_request_error"}

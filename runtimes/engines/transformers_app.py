@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -143,7 +143,7 @@ class _Handlers:
         yield DONE
 
     @contextlib.contextmanager
-    def _failures(self) -> Any:
+    def _failures(self) -> Iterator[None]:
         """Make failures of the engine errors of the call, and tell of those that end it."""
         try:
             yield
@@ -231,16 +231,16 @@ async def _not_served(request: Request) -> Response:
     )
 
 
-def _json(body: bytes) -> Response:
-    return Response(body, media_type="application/json")
+def _json(body: bytes, status: int = 200) -> Response:
+    return Response(body, status, media_type="application/json")
 
 
 async def _call_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, CallError)
-    return Response(error.body, error.status, media_type="application/json")
+    return _json(error.body, error.status)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}"
-    return Response(CallError(message, status=error.status_code).body, error.status_code)
+    return _json(CallError(message, status=error.status_code).body, error.status_code)

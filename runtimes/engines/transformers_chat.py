@@ -45,7 +45,7 @@ class Prompt:
 
 
 class ChatFormat:
-    """How one model is talked to."""
+    """The prompts of one model's conversations, and what reads its answers."""
 
     def __init__(self, tokenizer: Any, template: str | None = None) -> None:
         """Read the tokenizer's chat template, or take `template` in its place. Raises ValueError."""

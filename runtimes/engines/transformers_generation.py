@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -20,9 +21,7 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from runtimes.engines.transformers_sampling import Sampler, Sampling, SamplingState, TokenLogprobs
-
-PAGE = 64
-"""How many tokens a page of the key-value cache holds: prompts share their beginnings by whole pages."""
+from runtimes.hugging_face.options import PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +91,10 @@ class Generator:
         """Stop it; calls that run fail."""
         self._manager.stop(block=True, timeout=5, hard_stop=True)
 
-    def pause(self) -> Any:
+    def pause(self) -> AbstractContextManager[object]:
         """Return a context manager in which nothing is generated, so that others may use the model."""
-        return self._manager.pause()
+        pause: AbstractContextManager[object] = self._manager.pause()
+        return pause
 
     async def generate(
         self, prompt: Sequence[int], sampling: Sampling, max_tokens: int, *, has_end: bool = True

@@ -148,7 +148,7 @@ class Sampler(ContinuousBatchingLogitsProcessor):
         return processors
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
-        """Do nothing much: the tensor of arguments is not used."""
+        """Set the tensor of arguments to zeros, as transformers asks for one; it is not used."""
         int32_tensor.zero_()
 
     def prepare_tensor_args(self, requests_with_new_token: Sequence[Any]) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,7 +11,12 @@ import torch
 _CHUNK = 256
 
 
-def logprobs(model: Any, prompt: Sequence[int], answer: Sequence[int], alone: Any) -> Iterator[float]:
+def logprobs(
+    model: Any,
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    alone: Callable[[], AbstractContextManager[object]],
+) -> Iterator[float]:
     """Yield the sum of the log-probabilities of the next tokens of `answer`, chunk after chunk.
 
     Chunks bound both the memory of the logits and the time for which other calls wait. `prompt` and `answer`
@@ -29,8 +34,7 @@ def logprobs(model: Any, prompt: Sequence[int], answer: Sequence[int], alone: An
     for start in range(0, len(tokens) - 1, _CHUNK):
         end = min(start + _CHUNK, len(tokens) - 1)
         targets = tokens[max(start + 1, first) : end + 1]
-        context: AbstractContextManager[object] = alone()
-        with context, torch.inference_mode():
+        with alone(), torch.inference_mode():
             output = model(
                 input_ids=torch.tensor([tokens[start:end]], device=model.device),
                 past_key_values=cache,

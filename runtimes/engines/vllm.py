@@ -14,14 +14,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from runtimes.base import Resources
-from runtimes.engines.base import Adapter, EngineOptions, Task
+from runtimes.engines.base import Adapter, EngineOptions
 from runtimes.engines.openai_child import OpenAIChild
 from runtimes.engines.process import EngineProcess, python_module
 from runtimes.engines.vllm_launcher import SOCKET
 from runtimes.errors import LoadError
-from runtimes.hugging_face import HuggingFaceModel
-from runtimes.hugging_face_json import read_object
-from runtimes.hugging_face_options import chat_template, context, tasks
+from runtimes.hugging_face.directory import HuggingFaceModel
+from runtimes.hugging_face.files import read_object
+from runtimes.hugging_face.options import chat_template, context, require_generation, tasks
 
 VARIABLE = "KITSERVE_VLLM"
 NONE = "none"
@@ -167,8 +167,7 @@ def _tool_parser(model: HuggingFaceModel, options: EngineOptions) -> str:
 
 def _refuse_unsupported(options: EngineOptions) -> None:
     """Raise LoadError for options that vLLM cannot have."""
-    if options.task not in (None, Task.CHAT, Task.COMPLETION):
-        raise LoadError(f"the model generates text, and task {options.task} is asked for; leave the task out")
+    require_generation(options)
     if options.projector is not None:
         raise LoadError(
             f"{options.projector} is a projector, which only llama.cpp takes (GGUF); leave it out: vLLM "

@@ -13,7 +13,7 @@ import pytest
 from runtimes.base import LoadedModel, Resources, Runtime
 from runtimes.errors import LoadError
 from runtimes.formats import identify
-from runtimes.hugging_face import with_directories
+from runtimes.hugging_face.directory import with_directories
 
 
 class RuntimeContract:

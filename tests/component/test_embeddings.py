@@ -23,8 +23,8 @@ from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
 from gateway.worker.version import AppOptions, Identity
 from runtimes.base import Array, LoadedModel, Resources
+from runtimes.encoders.model import TransformersTextModel
 from runtimes.select import choose
-from runtimes.transformers_model import TransformersTextModel
 from tests.support.hugging_face import TEXTS, texts, write_bert, write_modules
 from tests.support.waiting import wait
 

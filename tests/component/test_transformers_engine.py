@@ -372,9 +372,19 @@ def test_scores_that_cannot_be_are_refused(model: OpenAIModel, body: dict[str, A
     assert post(model, "/score", body)[0] == 400
 
 
+@pytest.fixture(scope="module")
+def long_seconds(client: openai.OpenAI) -> float:
+    """How long a call of `LONG` tokens takes on this machine in all slots."""
+    began = time.monotonic()
+    client.completions.create(
+        model="m", prompt="hello", max_tokens=LONG, n=SLOTS, extra_body={"ignore_eos": True}
+    )
+    return time.monotonic() - began
+
+
 @pytest.mark.parametrize("is_streamed", [False, True])
 def test_a_caller_that_hangs_up_frees_its_slot(
-    model: OpenAIModel, client: openai.OpenAI, is_streamed: bool
+    model: OpenAIModel, client: openai.OpenAI, is_streamed: bool, long_seconds: float
 ) -> None:
     body = {"prompt": "hello", "max_tokens": LONG, "ignore_eos": True, "stream": is_streamed, "n": SLOTS}
     connection = sockets.UnixConnection(model.socket, timeout=60)
@@ -386,7 +396,7 @@ def test_a_caller_that_hangs_up_frees_its_slot(
     connection.close()
     began = time.monotonic()
     client.completions.create(model="m", prompt="a", max_tokens=1)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < long_seconds / 2
 
 
 def test_a_caller_that_waits_for_a_slot_may_hang_up(model: OpenAIModel, client: openai.OpenAI) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from runtimes.base import Resources
 from runtimes.engines import sockets, vllm
-from runtimes.engines.base import EngineOptions, OpenAIModel, Task
+from runtimes.engines.base import EngineOptions, EngineRuntime, OpenAIModel, Task
 from runtimes.errors import LoadError
+from runtimes.select import choose
 from runtimes.transformers_generation import TransformersGenerationRuntime, VllmRuntime
 from tests.support.waiting import wait
 
@@ -129,6 +130,17 @@ def test_its_death_is_noticed(directory: Path, tmp_path: Path, monkeypatch: pyte
         assert "SIGKILL" in model.failure()
     finally:
         model.close()
+
+
+def test_a_config_that_says_transformers_gets_no_vllm(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path, monkeypatch)
+    runtime = choose(directory, "transformers-generation").runtime
+    assert isinstance(runtime, EngineRuntime)
+    assert runtime.name == "transformers-generation"
+    with pytest.raises(LoadError, match="or serve a GGUF file"):
+        runtime.start(directory, GPU, EngineOptions(projector=tmp_path / "mmproj.gguf"))
 
 
 def test_a_config_that_says_vllm_gets_no_other(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

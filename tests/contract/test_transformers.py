@@ -13,14 +13,14 @@ import torch
 import transformers
 
 from runtimes.base import Array, Resources, TensorModel
+from runtimes.encoders.model import TransformersModel, TransformersTextModel
+from runtimes.encoders.texts import TextReader
 from runtimes.engines.base import Task
 from runtimes.errors import InputError, LoadError
 from runtimes.select import choose
 from runtimes.testing import TensorContract
 from runtimes.text_model import TextModel
 from runtimes.transformers import TransformersRuntime
-from runtimes.transformers_model import TransformersModel, TransformersTextModel
-from runtimes.transformers_texts import TextReader
 from tests.support.hugging_face import TEXTS, texts, write_bert, write_modules, write_vit
 from tests.support.models import minilm
 
@@ -373,7 +373,7 @@ def test_what_is_missing_is_told_without_the_engine(tmp_path: Path, monkeypatch:
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(LoadError, match=r"has no tokenizer\.json; pack it with the model"):
         runtime.check(path)
-    monkeypatch.setattr("runtimes.transformers_loading.find_spec", lambda name: None)
+    monkeypatch.setattr("runtimes.encoders.loading.find_spec", lambda name: None)
     with pytest.raises(LoadError, match=r"needs transformers: pip install 'kitserve\[transformers\]'"):
         runtime.check(path)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.engines.base import Task
+from runtimes.engines.sockets import UnixConnection
 from tests.support.waiting import wait
 
 _START = """
@@ -57,10 +58,8 @@ class Engine:
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Ask the engine itself, past all that is in front of it."""
-        connection = http.client.HTTPConnection("engine", timeout=60)
-        connection.sock = socket.socket(socket.AF_UNIX)
+        connection = UnixConnection(self.socket, timeout=60)
         try:
-            connection.sock.connect(str(self.socket))
             connection.request(method, path, None if body is None else json.dumps(body))
             return json.loads(connection.getresponse().read())
         finally:

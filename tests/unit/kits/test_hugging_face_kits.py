@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from gateway.errors import UnusableModel
+from gateway.kits.language import LanguageModel
 from gateway.kits.library import Library, UnpackedKit
+from gateway.kits.memory import check_total, need_of
 from gateway.kits.model import check, choose_runtime, load
+from gateway.metrics.machine import MachineMemory
 from gateway.oci.reference import LayoutReference
 from runtimes.base import Resources, TensorModel
 from tests.support.artifacts import LayoutBuilder
@@ -49,6 +52,21 @@ def test_a_kit_of_parts_is_served(tmp_path: Path, directory: Path) -> None:
     assert check(kit, choice) == model.signature
     assert model.infer({"text": texts(*TEXTS)})["embedding"].shape == (len(TEXTS), 16)
     model.close()
+
+
+def test_a_model_that_the_machine_has_no_memory_for_is_refused_before_it_is_loaded(
+    tmp_path: Path, directory: Path
+) -> None:
+    kit = packed(tmp_path, directory)
+    choice = choose_runtime(kit, None)
+    need = need_of(kit, choice, LanguageModel())
+    assert need is not None
+    data = choice.path.read_bytes()
+    header = 8 + int.from_bytes(data[:8], "little")
+    assert need.memory.weights == len(data) - header  # all FP32
+    check_total(kit, need, MachineMemory(2 * need.memory.total, 0))
+    with pytest.raises(UnusableModel, match=r"buffers; this machine has .*; take a kit with a smaller"):
+        check_total(kit, need, MachineMemory(need.memory.total, 0))
 
 
 def test_weights_as_a_pickle_give_way_to_safetensors(tmp_path: Path, directory: Path) -> None:

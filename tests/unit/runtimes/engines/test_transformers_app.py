@@ -95,6 +95,18 @@ def test_a_failure_is_told_to_the_caller_and_to_who_ends_the_process(
     run(work, loaded)
 
 
+def test_paths_and_methods_that_are_not_served_are_errors_in_json(loaded: Loaded) -> None:
+    async def work() -> None:
+        served = app(Engine(loaded, LIMITS), name="tiny", fingerprint="f", on_failure=lambda _: None)
+        transport = httpx2.ASGITransport(app=served)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://engine") as client:
+            for answer, status in ((await client.get("/no"), 404), (await client.get("/score"), 405)):
+                assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
+                assert answer.json()["error"]["type"] in ("not_found_error", "invalid_request_error")
+
+    asyncio.run(work())
+
+
 def test_a_call_that_is_left_gives_its_slot_back(loaded: Loaded) -> None:
     async def work(engine: Engine) -> None:
         generator = engine.generator

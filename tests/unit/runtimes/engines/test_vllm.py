@@ -13,7 +13,7 @@ from runtimes.engines import vllm
 from runtimes.engines.base import Adapter, EngineOptions, Task
 from runtimes.engines.vllm_launcher import SOCKET
 from runtimes.errors import LoadError
-from runtimes.hugging_face import HuggingFaceModel, read_directory
+from runtimes.hugging_face.directory import HuggingFaceModel, read_directory
 
 GPU = Resources(gpus=1)
 TOOLS = "{{ tools }} <tool_call>"

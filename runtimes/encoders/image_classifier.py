@@ -11,11 +11,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from runtimes.base import Array, Datatype, Signature, TensorSpec
-from runtimes.hugging_face import HuggingFaceModel
-from runtimes.sequence_classifier import Classes, class_outputs
+from runtimes.encoders.loading import load_module
+from runtimes.encoders.model import TransformersModel
+from runtimes.encoders.sequence_classifier import Classes, class_outputs
+from runtimes.hugging_face.directory import HuggingFaceModel
 from runtimes.torch_tensors import to_torch
-from runtimes.transformers_loading import load_module
-from runtimes.transformers_model import TransformersModel
 
 PIXELS = "pixel_values"
 _MAX_IMAGES = 32

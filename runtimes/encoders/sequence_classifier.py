@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from runtimes.base import Array, Datatype, Signature, TensorSpec
-from runtimes.errors import InputError
-from runtimes.hugging_face import HuggingFaceModel, label_count
+from runtimes.encoders.loading import load_module, load_tokenizer
+from runtimes.encoders.model import TransformersModel
+from runtimes.encoders.texts import TextReader, decode_texts, max_length_of, require_as_many
+from runtimes.hugging_face.directory import HuggingFaceModel, label_count
 from runtimes.text_model import TEXT
-from runtimes.transformers_loading import load_module, load_tokenizer
-from runtimes.transformers_model import TransformersModel
-from runtimes.transformers_texts import TextReader, decode_texts, max_length_of
 
 LOGITS = "logits"
 PROBABILITIES = "probabilities"
@@ -103,10 +102,8 @@ def load_classification(source: HuggingFaceModel, device: str) -> TransformersMo
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         texts = decode_texts(TEXT, inputs[TEXT])
         pairs = decode_texts(PAIR, inputs[PAIR]) if PAIR in inputs else None
-        if pairs is not None and len(pairs) != len(texts):
-            raise InputError(
-                f"inputs 'text' and 'text_pair' have {len(texts)} and {len(pairs)} rows; send as many of both"
-            )
+        if pairs is not None:
+            require_as_many(TEXT, len(texts), PAIR, len(pairs))
         logits, _ = classifier.logits(texts, pairs)
         return classes(logits)
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from runtimes.errors import LoadError, ModelError, NoRuntime, UnsafeFormat
 from runtimes.formats import Format, identify
-from runtimes.hugging_face_json import read_object
-from runtimes.hugging_face_modules import Dense, Modules, read_modules
+from runtimes.hugging_face.files import read_object
+from runtimes.hugging_face.modules import Dense, Modules, read_modules
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -75,11 +75,6 @@ class HuggingFaceModel:
         """Which runtimes read it."""
         is_generation = self.pipeline is Pipeline.TEXT_GENERATION
         return Format.HUGGING_FACE_GENERATION if is_generation else Format.HUGGING_FACE
-
-    @property
-    def weight_bytes(self) -> int:
-        """How many bytes its weights have."""
-        return sum(path.stat().st_size for path in self.weights)
 
 
 def read_directory(path: Path) -> HuggingFaceModel:

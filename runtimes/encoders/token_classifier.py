@@ -15,13 +15,13 @@ import numpy as np
 import orjson
 
 from runtimes.base import Array, Datatype, Signature, TensorSpec
+from runtimes.encoders.loading import load_module, load_tokenizer
+from runtimes.encoders.model import TransformersModel
+from runtimes.encoders.sequence_classifier import softmax
+from runtimes.encoders.texts import TextReader, decode_texts, max_length_of
 from runtimes.errors import LoadError
-from runtimes.hugging_face import HuggingFaceModel
-from runtimes.sequence_classifier import softmax
+from runtimes.hugging_face.directory import HuggingFaceModel
 from runtimes.text_model import TEXT
-from runtimes.transformers_loading import load_module, load_tokenizer
-from runtimes.transformers_model import TransformersModel
-from runtimes.transformers_texts import TextReader, decode_texts, max_length_of
 
 ENTITIES = "entities"
 _OUTSIDE = "O"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.errors import LoadError
-from runtimes.hugging_face import HuggingFaceModel, Pipeline
+from runtimes.hugging_face.directory import HuggingFaceModel, Pipeline
 
 ADAPTER = "adapter_config.json"
 

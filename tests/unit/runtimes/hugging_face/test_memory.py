@@ -10,9 +10,9 @@ import pytest
 
 from runtimes.engines.base import EngineOptions
 from runtimes.errors import LoadError
-from runtimes.hugging_face import HuggingFaceModel, read_directory
-from runtimes.hugging_face_memory import cache_bytes_per_token, dtype, memory
-from runtimes.hugging_face_options import context
+from runtimes.hugging_face.directory import HuggingFaceModel, read_directory
+from runtimes.hugging_face.memory import cache_bytes_per_token, dtype, memory
+from runtimes.hugging_face.options import context
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

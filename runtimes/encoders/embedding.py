@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 
 from runtimes.base import Array, Datatype, Signature, TensorSpec
+from runtimes.encoders.loading import load_module, load_tokenizer
+from runtimes.encoders.model import TransformersTextModel
+from runtimes.encoders.pooling import load_steps, pool
+from runtimes.encoders.texts import TextReader, decode_texts, max_length_of, require_as_many
 from runtimes.engines.base import Task
 from runtimes.errors import InputError, LoadError
-from runtimes.hugging_face import HuggingFaceModel
-from runtimes.hugging_face_json import read_object
-from runtimes.hugging_face_modules import Dense
+from runtimes.hugging_face.directory import HuggingFaceModel
+from runtimes.hugging_face.files import read_object
+from runtimes.hugging_face.modules import Dense
 from runtimes.text_model import EMBEDDING, PROMPT_NAME, TEXT, TOKENS
-from runtimes.transformers_loading import load_module, load_tokenizer
-from runtimes.transformers_model import TransformersTextModel
-from runtimes.transformers_pooling import load_steps, pool
-from runtimes.transformers_texts import TextReader, decode_texts, max_length_of
 
 # sentence-transformers once named the file after the model's type.
 _TYPES = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -54,7 +54,10 @@ def read_options(directory: Path) -> TextOptions:
     default = config.get("default_prompt_name") or ""
     is_text = isinstance(prompts, dict) and all(isinstance(prompt, str) for prompt in prompts.values())
     if not is_text or len(prompts) > _MAX_PROMPTS or (default and default not in prompts):
-        raise LoadError(f"{directory / 'config_sentence_transformers.json'} has prompts that make no sense")
+        raise LoadError(
+            f"{directory / 'config_sentence_transformers.json'} has prompts that make no sense; "
+            "save the model again"
+        )
     length = texts.get("max_seq_length")
     return TextOptions(
         length if isinstance(length, int) and length > 0 else None,
@@ -77,18 +80,22 @@ def embedding_signature(source: HuggingFaceModel) -> Signature:
 
 def load_embedding(source: HuggingFaceModel, device: str) -> TransformersTextModel:
     """Load the model. Raises LoadError."""
-    config = source.config
-    is_matryoshka = bool(config.get("is_matryoshka"))
-    lengths = config.get("matryoshka_dimensions")
-    shorter = frozenset(lengths) if isinstance(lengths, list) else None if is_matryoshka else frozenset[int]()
     return TransformersTextModel(
         embedding_signature(source),
         device,
         _Embedder(source, device),
         Task.EMBEDDING,
         max(0, _dimensions(source)),
-        shorter,
+        _shorter(source.config),
     )
+
+
+def _shorter(config: Mapping[str, Any]) -> frozenset[int] | None:
+    """Return the lengths to which an embedding may be cut; None: to any (Matryoshka embeddings)."""
+    lengths = config.get("matryoshka_dimensions")
+    if isinstance(lengths, list):
+        return frozenset(length for length in lengths if isinstance(length, int))
+    return None if config.get("is_matryoshka") else frozenset()
 
 
 def _dimensions(source: HuggingFaceModel) -> int:
@@ -164,10 +171,7 @@ class _Embedder:
         """Return the prompt of each text. Raises InputError for a name that the model does not have."""
         if names is None:
             return [self._options.default_prompt] * count
-        if len(names) != count:
-            raise InputError(
-                f"inputs 'text' and 'prompt_name' have {count} and {len(names)} rows; send as many"
-            )
+        require_as_many(TEXT, count, PROMPT_NAME, len(names))
         prompts = self._options.prompts
         for name in (decoded := decode_texts(PROMPT_NAME, names)):
             if name and name not in prompts:

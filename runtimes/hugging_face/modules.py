@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from runtimes.errors import LoadError, UnsafeFormat
-from runtimes.hugging_face_json import read_json, read_object
+from runtimes.hugging_face.files import read_json, read_object
 
 MODULES = "modules.json"
 

@@ -146,6 +146,14 @@ def decode_texts(name: str, array: Array) -> list[str]:
     return texts
 
 
+def require_as_many(first: str, rows: int, second: str, others: int) -> None:
+    """Raise InputError unless two inputs have as many rows."""
+    if rows != others:
+        raise InputError(
+            f"inputs {first!r} and {second!r} have {rows} and {others} rows; send as many of both"
+        )
+
+
 def max_length_of(tokenizer: Any, config: Any) -> int | None:
     """Return how many tokens a text may have, by the tokenizer and the model; None where neither says it."""
     limits = []

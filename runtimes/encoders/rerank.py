@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from runtimes.base import Array, Datatype, Signature, TensorSpec
+from runtimes.encoders.model import TransformersTextModel
+from runtimes.encoders.sequence_classifier import SequenceClassifier
+from runtimes.encoders.texts import decode_texts, require_as_many
 from runtimes.engines.base import Task
-from runtimes.errors import InputError
-from runtimes.hugging_face import HuggingFaceModel
-from runtimes.hugging_face_modules import activation_of
-from runtimes.sequence_classifier import SequenceClassifier
+from runtimes.hugging_face.directory import HuggingFaceModel
+from runtimes.hugging_face.modules import activation_of
 from runtimes.text_model import QUERY, SCORE, TEXT, TOKENS
-from runtimes.transformers_model import TransformersTextModel
-from runtimes.transformers_texts import decode_texts
 
 
 def rerank_signature(_source: HuggingFaceModel) -> Signature:
@@ -62,10 +61,7 @@ class _Reranker:
         import torch
 
         queries, texts = decode_texts(QUERY, inputs[QUERY]), decode_texts(TEXT, inputs[TEXT])
-        if len(queries) != len(texts):
-            raise InputError(
-                f"inputs 'query' and 'text' have {len(queries)} and {len(texts)} rows; send as many of both"
-            )
+        require_as_many(QUERY, len(queries), TEXT, len(texts))
         logits, counts = self._classifier.logits(queries, texts)
         scores: Array = self._activation(torch.from_numpy(logits[:, 0])).numpy()
         return {SCORE: np.ascontiguousarray(scores), TOKENS: counts}

@@ -8,11 +8,14 @@ from typing import Any
 
 from runtimes.engines.base import EngineOptions, Task
 from runtimes.errors import LoadError
-from runtimes.hugging_face import HuggingFaceModel
-from runtimes.hugging_face_json import read_object
+from runtimes.hugging_face.directory import HuggingFaceModel
+from runtimes.hugging_face.files import read_object, read_text
 
 DEFAULT_CONTEXT = 4096
 """The largest context where nobody says one: a cache for all that models can take would be too large."""
+
+PAGE = 64
+"""How many tokens a page of transformers' key-value cache holds: prompts share beginnings by whole pages."""
 
 
 def context(model: HuggingFaceModel, options: EngineOptions) -> int:
@@ -30,6 +33,12 @@ def context(model: HuggingFaceModel, options: EngineOptions) -> int:
     return options.context
 
 
+def require_generation(options: EngineOptions) -> None:
+    """Raise LoadError where the options are for a model that does something else than generate text."""
+    if options.task not in (None, Task.CHAT, Task.COMPLETION):
+        raise LoadError(f"the model generates text, and task {options.task} is asked for; leave the task out")
+
+
 def tasks(model: HuggingFaceModel, options: EngineOptions) -> frozenset[Task]:
     """Return what the model can be asked for: chats, where it has a template. Raises LoadError."""
     has_chat = bool(chat_template(model, options))
@@ -40,9 +49,8 @@ def chat_template(model: HuggingFaceModel, options: EngineOptions) -> str:
     """Return the chat template that is used, several of them as JSON, "" for none. Raises LoadError."""
     if options.chat_template is not None:
         return options.chat_template
-    file = model.directory / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(errors="replace")
+    if text := read_text(model.directory / "chat_template.jinja"):
+        return text
     named = read_object(model.directory / "tokenizer_config.json").get("chat_template") or ""
     return named if isinstance(named, str) else json.dumps(named)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runtimes.errors import LoadError
-from runtimes.hugging_face_modules import Dense, Modules, Normalize, Pooling, Step
+from runtimes.hugging_face.modules import Dense, Modules, Normalize, Pooling, Step
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,1 @@
+"""Models of transformers that take texts or images and give tensors, computed in this process."""

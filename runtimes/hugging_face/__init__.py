@@ -1,0 +1,1 @@
+"""Directories of Hugging Face's: what is in them, read without transformers."""
