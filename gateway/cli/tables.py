@@ -174,7 +174,8 @@ def kit_text(kit: dict[str, Any]) -> Iterable[RenderableType]:
         if kit[name]:
             yield _text(f"{name:<9}  {kit[name]}")
     if variant := kit["variant"]:
-        yield _text(variant["reason"] or f"variant    {variant['labels'] or 'the only kit of its index'}")
+        chosen = variant["reason"].removeprefix("variant ")
+        yield _text(f"variant    {chosen or variant['labels'] or 'the only kit of its index'}")
     for note in kit["hints"].get("notes", ()):
         yield _text(f"note       {note}")
     for parent in kit["parents"]:

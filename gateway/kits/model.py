@@ -33,6 +33,8 @@ _OTHER_FORMS = frozenset(
         Format.TFLITE,
     }
 )
+# What is named as the model by mistake, beside the model.
+_DOCUMENTS = frozenset({Format.TEXT, Format.JSON})
 _MAX_SHOWN = 12  # files of a kit
 
 log = logging.getLogger(__name__)
@@ -116,7 +118,7 @@ def _choose(kit: UnpackedKit, hint: str | None, allow_code: bool, file: str | No
         if main is None:
             raise _several(kit, error) from error
         return choose(main, hint, framework=framework, allow_code=allow_code)
-    except ModelError:
+    except ModelError as refusal:
         if file is None and path.is_file() and identify(path) in _OTHER_FORMS:
             try:
                 return choose(kit.path, hint, framework=framework)
@@ -124,6 +126,8 @@ def _choose(kit: UnpackedKit, hint: str | None, allow_code: bool, file: str | No
                 raise _several(kit, error) from error
             except ModelError:
                 pass
+        elif file is None and path.is_file() and identify(path) in _DOCUMENTS:
+            raise _with_advice(kit, refusal, hint, framework) from refusal
         raise
 
 
@@ -157,6 +161,17 @@ def _several(kit: UnpackedKit, error: SeveralModels) -> NoRuntime:
         f"the kit has several models: {', '.join(names[:_MAX_SHOWN])}{others}; choose one beside `kit` in "
         f"the config, such as `file: {names[0]}`, or as model.path in the Kitfile"
     )
+
+
+def _with_advice(
+    kit: UnpackedKit, refusal: ModelError, hint: str | None, framework: str | None
+) -> ModelError:
+    """Return the error for a file that is no model, with the name of the kit's one model if there is one."""
+    try:
+        name = choose(kit.path, hint, framework=framework).path.relative_to(kit.path)
+    except ModelError:
+        return refusal
+    return NoRuntime(f"{refusal}; {name} can be served: write `file: {name}` beside `kit` in the config")
 
 
 def _is_servable_with_code(kit: UnpackedKit, hint: str | None, file: str | None) -> bool:

@@ -138,6 +138,24 @@ def test_a_gguf_model_gives_way_to_none_but_where_another_runtime_is_asked_for(
     assert chosen(kit, "onnx") == "onnx/model.onnx"
 
 
+@pytest.mark.parametrize(
+    ("named", "text"),
+    [
+        (
+            b"1.0\n",
+            r"found text; supported are .*; model\.onnx can be served: write `file: model\.onnx` beside",
+        ),
+        (b"version https://git-lfs.github.com/spec/v1\n", r"run git lfs pull before kit pack$"),
+    ],
+    ids=["text", "pointer"],
+)
+def test_a_model_is_offered_in_place_of_a_text_alone(
+    packed: Callable[..., UnpackedKit], named: bytes, text: str
+) -> None:
+    with pytest.raises(UnusableModel, match=text):
+        chosen(packed(named=named, model_dot_onnx=FP32))
+
+
 def test_several_models_beside_weights_are_listed_with_how_to_choose(
     packed: Callable[..., UnpackedKit],
 ) -> None:
