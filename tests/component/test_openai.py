@@ -14,9 +14,11 @@ from typing import Any
 import openai
 import pytest
 
+from gateway.codec.openai.request import read_call
 from gateway.metrics.tally import Tally
 from gateway.serving import Generation, QueueLimits
 from gateway.wire.server import HttpServer
+from gateway.worker import openai_relay
 from gateway.worker.assembly import build_app
 from gateway.worker.version import AppOptions, Identity
 from runtimes.engines.base import OpenAIModel
@@ -450,6 +452,22 @@ class TestDefaults:
             assert text.choices[0].text == " 6 7"
         finally:
             serving.stop()
+
+
+def test_a_large_call_is_read_beside_the_others(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+
+    def noted(*values: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return read_call(*values)
+
+    monkeypatch.setattr(openai_relay, "read_call", noted)
+    large = [{"role": "user", "content": "word " * 100_000}]
+    for messages, status in ((HI, 200), (large, 400), ([], 400)):
+        body = {"model": "chat", "messages": messages, "max_tokens": 1}
+        assert serving.ask("POST", "/v1/chat/completions", body)[0] == status
+    assert threads[0] == threads[2] != threads[1]
+    assert serving.tally.ongoing == 0
 
 
 def test_a_dead_engine_is_said(engine: LlamaEngine) -> None:
