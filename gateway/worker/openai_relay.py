@@ -9,7 +9,7 @@ import time
 from gateway.codec.deadlines import request_timeout
 from gateway.codec.openai.errors import RefusedCall
 from gateway.codec.openai.members import Endpoint
-from gateway.codec.openai.request import read_call
+from gateway.codec.openai.request import EngineCall, read_call
 from gateway.codec.statuses import explain
 from gateway.engine.generation import Turn
 from gateway.wire.codings import decompress
@@ -22,6 +22,8 @@ from gateway.worker.version import ServedVersion
 Body = list[bytes | memoryview]
 
 _UNAVAILABLE = 503
+# While a larger body is read, other callers would wait for a moment that they notice.
+_LARGE = 256 * 1024
 
 
 class Relay:
@@ -36,20 +38,46 @@ class Relay:
         """Have a call answered whose body is here."""
         began = time.perf_counter()
         body = exchange.take()
-        coding = exchange.headers.get(b"content-encoding")
-        if coding:
-            self._decompress(exchange, role, body, coding.decode("latin-1"), began)
-        else:
-            self._enter(exchange, role, body, began)
+        coding = exchange.headers.get(b"content-encoding", b"").decode("latin-1")
+        if coding or sum(map(len, body)) > _LARGE:
+            self._read_aside(exchange, role, body, coding, began)
+            return
+        try:
+            call = self._read(body, coding)
+        except Exception as refusal:
+            self._refuse(exchange, role, refusal)
+            return
+        self._enter(exchange, role, call, began)
 
-    def _enter(self, exchange: Exchange, role: str, body: Body, began: float) -> None:
-        """Read a call, and let it wait for its turn."""
+    def _read(self, body: Body, coding: str) -> tuple[Body, EngineCall]:
+        """Return a call, and its body as plain JSON. Raises what the caller is to be told."""
+        options, engine = self._served.version.options, self._served.language.engine
+        plain = decompress(body, coding, options.max_body) if coding else body
+        return plain, read_call(self._endpoint, plain, engine, options.generation)
+
+    def _read_aside(self, exchange: Exchange, role: str, body: Body, coding: str, began: float) -> None:
+        """Read a call in another thread, as it takes long, then go on with it."""
+
+        def finish(future: asyncio.Future[tuple[Body, EngineCall]]) -> None:
+            try:
+                call = future.result()
+            except Exception as refusal:
+                self._refuse(exchange, role, refusal)
+                return
+            if not exchange.is_abandoned:
+                self._enter(exchange, role, call, began)
+
+        work = asyncio.get_running_loop().run_in_executor(None, self._read, body, coding)
+        work.add_done_callback(finish)
+
+    def _enter(self, exchange: Exchange, role: str, read: tuple[Body, EngineCall], began: float) -> None:
+        """Let a call wait for its turn."""
         served = self._served
         language = served.language
+        body, call = read
         try:
             timeout = exchange.headers.get(b"x-request-timeout")
             seconds = math.inf if timeout is None else request_timeout(timeout)
-            call = read_call(self._endpoint, body, language.engine, served.version.options.generation)
         except Exception as refusal:
             self._refuse(exchange, role, refusal)
             return
@@ -60,22 +88,6 @@ class Relay:
         asked = None if language.mirror is None else b"".join(body)
         turn = Turn(len(call.body), call.places, seconds, began)
         RelayedCall(served, exchange, role, call, turn, asked).enter()
-
-    def _decompress(self, exchange: Exchange, role: str, body: Body, coding: str, began: float) -> None:
-        """Decompress a body in another thread, as a large one takes long, then go on with the call."""
-
-        def finish(future: asyncio.Future[list[bytes | memoryview]]) -> None:
-            try:
-                plain = future.result()
-            except Exception as refusal:
-                self._refuse(exchange, role, refusal)
-                return
-            if not exchange.is_abandoned:
-                self._enter(exchange, role, plain, began)
-
-        limit = self._served.version.options.max_body
-        work = asyncio.get_running_loop().run_in_executor(None, decompress, body, coding, limit)
-        work.add_done_callback(finish)
 
     def _refuse(self, exchange: Exchange, role: str, failure: Exception) -> None:
         """Answer a call that does not get to the engine."""

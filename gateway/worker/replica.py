@@ -38,6 +38,7 @@ from gateway.worker.assembly import build_app
 from gateway.worker.delivery import Delivery
 from gateway.worker.describe import describe
 from gateway.worker.engine_numbers import EngineNumbers
+from gateway.worker.engine_watch import end_of
 from gateway.worker.first_prompt import answer_first_prompt
 from gateway.worker.golden import golden_inputs, golden_prompt
 from gateway.worker.labels import Labels, UnusableLabels, read_labels
@@ -53,8 +54,6 @@ _GATEWAY_SECONDS = 5.0
 _HEALTH_SECONDS = 5.0
 # So long after it is told, the edge sends no more calls to this worker.
 _EDGE_SECONDS = 0.5
-# So often it looks whether its engine still runs.
-_ENGINE_SECONDS = 0.2
 
 log = logging.getLogger(__name__)
 
@@ -259,12 +258,14 @@ class Worker:
             await asyncio.sleep(ANNOUNCE_SECONDS)
 
     async def _end_with(self, engine: OpenAIModel) -> None:
-        """End this process once its engine's has ended: Serve starts another worker in its place."""
-        while engine.is_alive():
-            await asyncio.sleep(_ENGINE_SECONDS)
-        log.error("worker.engine_ended", extra={**self._names, "reason": engine.failure()})
+        """End this process once its engine has ended, or hangs: Serve starts another worker in its place."""
+        reason = await end_of(engine)
+        log.error("worker.engine_ended", extra={**self._names, "reason": reason})
+        if engine.is_alive():
+            await asyncio.to_thread(engine.close)
         # The calls inside are answered first, with errors.
         await asyncio.sleep(_EDGE_SECONDS)
+        await asyncio.to_thread(engine.close)
         os._exit(1)
 
     async def _report(self, state: WorkerState, detail: str = "") -> None:

@@ -26,6 +26,7 @@ _ALL_LAYERS = 9_999
 _WARNINGS = 2
 # Copies of a slot's state that models with a sliding window or without attention need to reuse a prompt.
 _CHECKPOINTS = 2
+_HTTP_THREADS = 16
 
 
 def main() -> None:
@@ -61,7 +62,7 @@ def _parameters(xllamacpp: Any, options: dict[str, Any]) -> Any:
     parameters.check_tensors = True
     parameters.offline = True
     parameters.verbosity = _WARNINGS
-    _set_endpoints(parameters, options["socket"])
+    _set_endpoints(parameters, options["socket"], options["slots"])
     _set_computing(parameters, options)
     _set_task(xllamacpp, parameters, options)
     parameters.lora_adapters = [
@@ -70,7 +71,7 @@ def _parameters(xllamacpp: Any, options: dict[str, Any]) -> Any:
     return parameters
 
 
-def _set_endpoints(parameters: Any, socket: str) -> None:
+def _set_endpoints(parameters: Any, socket: str, slots: int) -> None:
     """Leave what the relay needs, on the socket alone."""
     parameters.hostnames = [socket]
     parameters.cors_origins = "localhost"
@@ -78,7 +79,10 @@ def _set_endpoints(parameters: Any, socket: str) -> None:
     # How full each slot is, with nothing of what is in it.
     parameters.endpoint_slots = True
     parameters.endpoint_props = False
-    parameters.endpoint_metrics = False
+    # What computes answers it, between two batches: who waits for that knows that it does not stand still.
+    parameters.endpoint_metrics = True
+    # Each call inside takes a thread, and one whose caller hung up keeps it until its prompt is read.
+    parameters.n_threads_http = slots + _HTTP_THREADS
 
 
 def _set_computing(parameters: Any, options: dict[str, Any]) -> None:

@@ -28,9 +28,9 @@ def directory() -> Path:
     return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
 
 
-def status(path: Path, target: str) -> int | None:
-    """Return the status of GET `target` on the socket at `path`; None where nobody answers."""
-    connection = UnixConnection(path, _SECONDS)
+def status(path: Path, target: str, timeout: float = _SECONDS) -> int | None:
+    """Return the status of GET `target` on the socket at `path`; None where nobody answers in time."""
+    connection = UnixConnection(path, timeout)
     try:
         connection.request("GET", target)
         return connection.getresponse().status

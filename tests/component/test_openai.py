@@ -15,12 +15,14 @@ from urllib.parse import unquote
 import openai
 import pytest
 
+from gateway.codec.openai.request import read_call
 from gateway.metrics.tally import Tally
 from gateway.serving import Generation, QueueLimits
 from gateway.wire.grpc_frames import framed
 from gateway.wire.grpc_messages import message
 from gateway.wire.server import HttpServer
 from gateway.wire.texts import INFERENCE
+from gateway.worker import openai_relay
 from gateway.worker.assembly import build_app
 from gateway.worker.version import AppOptions, Identity
 from runtimes.engines.base import OpenAIModel
@@ -491,6 +493,22 @@ class TestOtherProtocols:
         path, body = f"/{INFERENCE}/ModelReady", framed([request])
         status, _, answer = serving.ask("POST", path, body, content_type="application/grpc")
         assert (status, answer[5:]) == (200, b"\x08\x01")
+
+
+def test_a_large_call_is_read_beside_the_others(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+
+    def noted(*values: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return read_call(*values)
+
+    monkeypatch.setattr(openai_relay, "read_call", noted)
+    large = [{"role": "user", "content": "word " * 100_000}]
+    for messages, status in ((HI, 200), (large, 400), ([], 400)):
+        body = {"model": "chat", "messages": messages, "max_tokens": 1}
+        assert serving.ask("POST", "/v1/chat/completions", body)[0] == status
+    assert threads[0] == threads[2] != threads[1]
+    assert serving.tally.ongoing == 0
 
 
 def test_a_dead_engine_is_said(engine: LlamaEngine) -> None:

@@ -48,6 +48,17 @@ def has_system_message(messages: Any) -> bool:
     return isinstance(messages, list) and any(message.get("role") in _SYSTEM for message in messages)
 
 
+def text_size(value: Any) -> int:
+    """Return how many characters of text a prompt, a conversation or a part of one has, images left out."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, list):
+        return sum(map(text_size, value))
+    if isinstance(value, dict):
+        return sum(text_size(value[name]) for name in ("content", "text", "output") if name in value)
+    return 0
+
+
 def _check_message(message: Any, name: str, has_images: bool) -> None:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise RefusedCall(f"{name} must be an object with a role", name)

@@ -11,13 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.codec.openai.content import check_input, check_messages, has_system_message
+from gateway.codec.openai.content import check_input, check_messages, has_system_message, text_size
 from gateway.codec.openai.document import Document
 from gateway.codec.openai.errors import RefusedCall
 from gateway.codec.openai.members import DROPPED, NEEDED, ONLY_AS, PASSED, REFUSED, Endpoint, Engine
+from gateway.codec.openai.schemas import check_schemas
 from gateway.serving import NO_GENERATION, Generation
 
 _MOST_STOP_WORDS = 32
+_MOST_BIASES = 1_000
+# As OpenAI has it; an engine sorts the vocabulary for them, and writes them, for each token.
+_MOST_LOGPROBS = 20
+# No token of the vocabularies that there are has more, and a text that cannot fit is long in the reading.
+_MOST_CHARACTERS_PER_TOKEN = 256
 _TOKEN_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _REPETITION = ("repeat_penalty", "repetition_penalty")
 _NUMBERS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", *_REPETITION)
@@ -64,6 +70,10 @@ def read_call(
     elif endpoint is Endpoint.RESPONSES:
         check_input(document.get("input"), engine.has_images)
         _read_text(document, engine)
+    if engine.is_llama:
+        name = "text.format" if endpoint is Endpoint.RESPONSES else "response_format"
+        check_schemas(document.get("response_format"), document.get("tools"), name)
+    _check_size(document, endpoint, engine)
     answers = _read_answers(document, engine)
     _fill_in(document, endpoint, generation, engine)
     _limit_tokens(document, engine)
@@ -113,6 +123,13 @@ def _check_type(name: str, value: Any) -> None:
         _require(is_number, name, "must be a number")
     elif name in _INTEGERS:
         _require(_is_integer(value), name, "must be an integer")
+        _require(
+            name != "top_logprobs" or 0 <= value <= _MOST_LOGPROBS, name, f"must be 0 to {_MOST_LOGPROBS}"
+        )
+    elif name == "logprobs":
+        is_flag = isinstance(value, bool)
+        is_count = not is_flag and _is_integer(value) and 0 <= value <= _MOST_LOGPROBS
+        _require(is_flag or is_count, name, f"must be true, false, or a number of 0 to {_MOST_LOGPROBS}")
     elif name == "stop":
         words = [value] if isinstance(value, str) else value
         is_words = isinstance(words, list) and all(isinstance(word, str) for word in words)
@@ -122,6 +139,8 @@ def _check_type(name: str, value: Any) -> None:
         _require(isinstance(value, bool), name, "must be true or false")
     elif name in ("stream_options", "response_format", "text", "logit_bias", "chat_template_kwargs"):
         _require(isinstance(value, dict), name, "must be an object")
+        is_short = name != "logit_bias" or len(value) <= _MOST_BIASES
+        _require(is_short, name, f"must have at most {_MOST_BIASES} members")
     elif name in ("tools", "documents"):
         _require(isinstance(value, list), name, "must be a list")
     elif name == "prompt":
@@ -244,6 +263,20 @@ def _limit_tokens(document: Document, engine: Engine) -> None:
         _require(_is_integer(limit) and limit > 0, name, "must be an integer of at least 1")
         if engine.context and limit > engine.context:
             document.set(name, engine.context)
+
+
+def _check_size(document: Document, endpoint: Endpoint, engine: Engine) -> None:
+    """Refuse texts that cannot fit: the engine would read all of them first."""
+    value = document.get(NEEDED[endpoint])
+    has_prompts = endpoint is Endpoint.COMPLETIONS and isinstance(value, list)
+    size = max(map(text_size, value)) if has_prompts else text_size(value)
+    if engine.context and size > engine.context * _MOST_CHARACTERS_PER_TOKEN:
+        raise RefusedCall(
+            f"the text has {size:,} characters, more than {engine.context:,} tokens can have, which is the "
+            "context of this model",
+            NEEDED[endpoint],
+            "context_length_exceeded",
+        )
 
 
 def _prompts(value: Any) -> int:

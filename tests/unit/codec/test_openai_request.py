@@ -202,6 +202,11 @@ class TestMembers:
             ("messages", [{"role": "user", "content": [5]}]),
             ("response_format", "json"),
             ("tools", {}),
+            ("logit_bias", dict.fromkeys(map(str, range(1001)), 1)),
+            ("top_logprobs", 21),
+            ("top_logprobs", -1),
+            ("logprobs", 21),
+            ("logprobs", "yes"),
         ],
     )
     def test_types(self, name: str, value: Any) -> None:
