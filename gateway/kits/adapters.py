@@ -64,8 +64,8 @@ def _check_form(kit: UnpackedKit, choice: Choice, path: Path) -> None:
         )
     if not is_peft and choice.format is not Format.GGUF:
         raise UnusableModel(
-            f"{kit.kit.reference}: its adapter {str(name)!r} is GGUF, and its base is "
-            f"{choice.format.title}, which takes adapters of PEFT only; pack the adapter's "
+            f"{kit.kit.reference}: its adapter {str(name)!r} is GGUF, and its base is safetensors, "
+            "which takes adapters of PEFT only; pack the adapter's "
             f"{_PEFT_CONFIG} and {_PEFT_WEIGHTS}, or put it on a base in GGUF"
         )
 
