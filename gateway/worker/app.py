@@ -32,12 +32,11 @@ from gateway.contract import Mirroring
 from gateway.wire.exchange import Exchange
 from gateway.wire.texts import unknown_path, wrong_method
 from gateway.worker.capabilities import Capability
-from gateway.worker.protocol import Answer, OpenAIErrors, OpenInferenceErrors, ProtocolHandler, Route
+from gateway.worker.protocol import Answer, OpenInferenceErrors, ProtocolHandler, Route
 from gateway.worker.version import ROLES, ServedVersion
 
 _ROLES: Mapping[bytes, str] = {role.encode(): role for role in ROLES}
 _REMEMBERED_ROUTES = 256
-_OPENAI = "/v1/"
 
 
 class WorkerApp:
@@ -61,7 +60,6 @@ class WorkerApp:
             path: answer for handler in handlers for path, answer in handler.streams.items()
         }
         self._nowhere = Route(OpenInferenceErrors(version.headers), {})
-        self._nowhere_of_openai = Route(OpenAIErrors(version.headers), {})
         self._route = lru_cache(_REMEMBERED_ROUTES)(self._find_route)
 
     @property
@@ -133,7 +131,7 @@ class WorkerApp:
             route = handler.route(path, content_type)
             if route is not None:
                 return route
-        return self._nowhere_of_openai if path.startswith(_OPENAI) else self._nowhere
+        return self._nowhere
 
 
 def _role(exchange: Exchange) -> str:
