@@ -120,8 +120,8 @@ def _wait(url: str) -> None:
 
 
 def _body(number: int, tokens: int) -> dict[str, Any]:
-    """Return a call that no cache of prompts knows from its number on."""
-    prompt = f"{number}. Tell me a long story about a lighthouse and the sea."
+    """Return a call that no cache of prompts knows from its number on; all are of one length."""
+    prompt = f"{number:06}. Tell me a long story about a lighthouse and the sea."
     messages = [{"role": "user", "content": prompt}]
     return {"model": "smollm2", "messages": messages, "max_tokens": tokens, "temperature": 0}
 
@@ -145,8 +145,10 @@ def _passes(contenders: dict[str, Address], number: int, options: argparse.Names
     for index in range(options.passes):
         # The order turns, so that none is always first.
         names = list(contenders)
-        for name in names[index % 3 :] + names[: index % 3]:
-            bodies = [_body(1000 * index + 10 * number + slot, options.tokens) for slot in range(number)]
+        for place, name in enumerate(names[index % 3 :] + names[: index % 3]):
+            # Two contenders share an engine and its cache, so no prompt comes twice.
+            first = 10_000 * number + 100 * index + 10 * place
+            bodies = [_body(first + slot, options.tokens) for slot in range(number)]
             results, seconds = asyncio.run(streams(contenders[name], bodies))
             yield _cell(name, number, results, seconds)
 
