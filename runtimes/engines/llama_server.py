@@ -76,8 +76,7 @@ def _set_endpoints(parameters: Any, socket: str, slots: int) -> None:
     parameters.ui = False
     parameters.endpoint_slots = False
     parameters.endpoint_props = False
-    # What computes answers it, between two batches: who waits for that knows that it does not stand still.
-    parameters.endpoint_metrics = True
+    parameters.endpoint_metrics = False
     # Each call inside takes a thread, and one whose caller hung up keeps it until its prompt is read.
     parameters.n_threads_http = slots + _HTTP_THREADS
 
