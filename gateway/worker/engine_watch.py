@@ -13,11 +13,12 @@ from runtimes.engines import sockets
 _ALIVE_SECONDS = 0.2
 _PAUSE = 5.0
 
-PATIENCE: Mapping[str, float] = {"/health": 30.0, "/metrics": 300.0}
+PATIENCE: Mapping[str, float] = {"/health": 30.0, "/lora-adapters": 300.0}
 """For how many seconds an engine may leave a path unanswered; any status is an answer.
 
 A process that stands still answers nothing. llama.cpp answers `/health` also while what computes is caught in
-a call, and `/metrics` between two batches of tokens, of which a large one takes minutes on slow CPUs.
+a call, and `/lora-adapters` between two batches of tokens, of which a large one takes minutes on slow CPUs.
+Other engines do not have it.
 """
 
 

@@ -79,8 +79,7 @@ def _set_endpoints(parameters: Any, socket: str, slots: int) -> None:
     # How full each slot is, with nothing of what is in it.
     parameters.endpoint_slots = True
     parameters.endpoint_props = False
-    # What computes answers it, between two batches: who waits for that knows that it does not stand still.
-    parameters.endpoint_metrics = True
+    parameters.endpoint_metrics = False
     # Each call inside takes a thread, and one whose caller hung up keeps it until its prompt is read.
     parameters.n_threads_http = slots + _HTTP_THREADS
 

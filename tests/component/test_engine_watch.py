@@ -41,7 +41,7 @@ threading.Thread(target=Server(options["socket"], Handler).serve_forever, daemon
 child.wait_for_parent()
 os._exit(0)
 """
-PATIENCE = {"/health": 1.5, "/metrics": 3.0}
+PATIENCE = {"/health": 1.5, "/lora-adapters": 3.0}
 
 
 @pytest.fixture
@@ -73,9 +73,11 @@ def test_an_engine_that_stands_still_is_noticed(engine: EngineProcess) -> None:
     assert asyncio.run(_end(engine, 20.0)) == "the engine hangs: for 2 s it has not answered GET /health"
 
 
-@pytest.mark.parametrize("engine", ["/metrics"], indirect=True)
+@pytest.mark.parametrize("engine", ["/lora-adapters"], indirect=True)
 def test_an_engine_whose_computing_stands_still_is_noticed(engine: EngineProcess) -> None:
-    assert asyncio.run(_end(engine, 20.0)) == "the engine hangs: for 3 s it has not answered GET /metrics"
+    assert (
+        asyncio.run(_end(engine, 20.0)) == "the engine hangs: for 3 s it has not answered GET /lora-adapters"
+    )
 
 
 def test_llama_cpp_answers_both_paths(tmp_path: Path) -> None:
