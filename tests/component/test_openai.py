@@ -401,6 +401,21 @@ class TestManyCalls:
         assert serving.tally.numbers().dropped["cancelled"] == dropped + 1
         assert serving.tally.ongoing == serving.tally.generating == 0
 
+    def test_who_hangs_up_while_the_prompt_is_read_frees_the_slot(
+        self, serving: Serving, engine: LlamaEngine
+    ) -> None:
+        prompt = " ".join(f"word{number * 7919 % 9973}" for number in range(180))
+        connection = serving.send({"messages": [{"role": "user", "content": prompt}], "max_tokens": 1})
+        time.sleep(0.3)
+        connection.close()
+        # One batch of the prompt is read to its end.
+        wait(lambda: engine.busy == 0, 3)
+        for path, said in (("chat/completions", {"messages": HI}), ("responses", {"input": "Say hi."})):
+            status, _, answer = serving.ask("POST", f"/v1/{path}", {**said, "stream": True})
+            assert status == 200
+            assert b"prompt_progress" not in answer
+            assert answer.count(b"event: response.in_progress") == (path == "responses")
+
     @pytest.mark.parametrize("stream", [True, False])
     def test_a_deadline_ends_an_answer(self, serving: Serving, engine: LlamaEngine, stream: bool) -> None:
         body = {"messages": STORY, "max_tokens": 900, "stream": stream}

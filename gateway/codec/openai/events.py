@@ -8,7 +8,7 @@ first, the last, and those with an error; the others are counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -28,6 +28,8 @@ _CHAT_LIKELIHOODS = b'"logprobs":{"content":['
 _DONE = b"data: [DONE]"
 _DONE_EVENT = _DONE + END
 _NOTHING = b"data: null" + END
+# What llama.cpp tells of a prompt that it reads; in a text, the quotes would be escaped.
+_PROGRESS = b',"prompt_progress":{'
 _FIRST_MEMBER = b'data: {"'
 _MODEL = re.compile(rb'"model": ?("(?:[^"\\]|\\.)*")')
 _FINGERPRINT = re.compile(rb'"system_fingerprint": ?(null|"(?:[^"\\]|\\.)*")')
@@ -50,6 +52,7 @@ class AnswerEvents:
         "_answers",
         "_has_begun",
         "_inputs",
+        "_is_at_work",
         "_is_chat_like",
         "_is_completion",
         "_likelihoods",
@@ -84,7 +87,7 @@ class AnswerEvents:
             self._unnamed[_FINGERPRINT] = b'"system_fingerprint":', orjson.dumps(fingerprint)
         # llama.cpp begins the answer to several prompts with this.
         self._replaced: list[tuple[bytes, bytes]] = [(_NOTHING, b"")] if call.places > 1 else []
-        self._has_begun = False
+        self._has_begun = self._is_at_work = False
         self._template: dict[str, Any] = {}
         self.count = 0
         """How many events came in the last piece that say something; about one for each token."""
@@ -109,6 +112,8 @@ class AnswerEvents:
             ValueError: when it is no stream of events with JSON.
         """
         piece = self._whole.feed(piece)
+        if _PROGRESS in piece:
+            piece = b"".join([event + END for event in self._without_progress(piece)])
         count = documents(piece)
         if self._unnamed and count:
             self._learn_names(piece)
@@ -119,6 +124,17 @@ class AnswerEvents:
         for old, new in self._replaced:
             piece = piece.replace(old, new)
         return piece if self._responses is None else self._responses.complete(piece)
+
+    def _without_progress(self, piece: bytes) -> Iterator[bytes]:
+        """Yield the events that callers get; of the Responses API, the first one says that work began."""
+        for event in split(piece):
+            if _PROGRESS not in event:
+                yield event
+            elif not self._is_chat_like and not self._is_at_work:
+                self._is_at_work = True
+                document = orjson.loads(data_of(event))
+                del document["prompt_progress"]
+                yield event.partition(DATA)[0] + DATA + orjson.dumps(document)
 
     def _begin(self, piece: bytes) -> int:
         """Return how many events say something, until the first does: what comes before is no token."""

@@ -73,6 +73,8 @@ def read_call(
     if engine.is_llama:
         name = "text.format" if endpoint is Endpoint.RESPONSES else "response_format"
         check_schemas(document.get("response_format"), document.get("tools"), name)
+        # It finds that nobody waits when it sends something: so it tells of each batch of the prompt.
+        document.set("return_progress", True)
     _check_size(document, endpoint, engine)
     answers = _read_answers(document, engine)
     _fill_in(document, endpoint, generation, engine)

@@ -49,6 +49,19 @@ CHAT = [delta(role="assistant", content=None), delta(content="Hi"), delta(conten
 
 
 class TestStreams:
+    def test_what_is_told_of_a_prompt_is_no_part_of_the_answer(self) -> None:
+        told = CHAT[0].replace(b"}\n\n", b',"prompt_progress":{"total":9,"processed":0}}\n\n')
+        assert told != CHAT[0]
+        out, _ = relay([told, told + CHAT[0], CHAT[1] + told, CHAT[2], DONE])
+        assert b"prompt_progress" not in out
+        assert [document["choices"][0]["delta"] for document in documents(out)] == [
+            document["choices"][0]["delta"] for document in documents(b"".join(CHAT))
+        ]
+        said = delta(content=',"prompt_progress":{')
+        assert (
+            documents(relay([said, DONE])[0])[0]["choices"][0]["delta"]["content"] == ',"prompt_progress":{'
+        )
+
     def test_only_names_change(self) -> None:
         out, events = relay([*CHAT, usage(), DONE], wants_usage=True)
         assert out == b"".join(
