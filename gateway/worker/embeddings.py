@@ -6,7 +6,6 @@ mirrored in the form of that protocol.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -21,10 +20,10 @@ from gateway.codec.openai.rerank import read_rerank, write_rerank
 from gateway.engine.jobs import Job
 from gateway.metrics.tally import Tally
 from gateway.metrics.tokens import Tokens
-from gateway.wire.exchange import Exchange
 from gateway.worker.calls import ComputeCalls, Dialect
 from gateway.worker.capabilities import TensorCapability
-from gateway.worker.protocol import JSON, OPENAI, Answer, OpenAIErrors, Route
+from gateway.worker.openai_documents import model_documents, not_served
+from gateway.worker.protocol import OPENAI, Answer, OpenAIErrors, Route
 from gateway.worker.version import ServedVersion
 from runtimes.base import Array
 from runtimes.engines.base import Task
@@ -47,7 +46,6 @@ class TextHandler:
     def __init__(self, version: ServedVersion, tensors: TensorCapability, model: TextModel) -> None:
         identity = version.identity
         self._errors = OpenAIErrors(version.headers)
-        self._json = {role: JSON + names for role, names in version.headers.items()}
 
         def embeddings(body: Body) -> tuple[Call, Write]:
             request = read_embeddings(body, model)
@@ -65,41 +63,16 @@ class TextHandler:
         dialect = Dialect(
             lambda: _TextCodec(read, output, tensors, encode, version.tally), error_body, _mirrored
         )
-        card = {
-            "id": identity.model,
-            "object": "model",
-            "created": int(time.time()),
-            "owned_by": "kitserve",
-            "version": identity.version,
-            "digest": identity.digest,
-            "tasks": sorted(model.tasks),
-        }
         self._routes: Mapping[str, Route] = {
-            **{other.value: self._wrong_path(other, f"it {does} ({path})") for other in Endpoint},
+            **{other.value: not_served(self._errors, other, f"it {does} ({path})") for other in Endpoint},
             path.value: Route(self._errors, {"POST": ComputeCalls(version, tensors, dialect)}),
-            "/v1/models": self._document({"object": "list", "data": [card]}),
-            f"/v1/models/{identity.model}": self._document(card),
+            **model_documents(version, self._errors, model.tasks, {}),
         }
         self._nowhere = Route(self._errors, {})
 
     def route(self, path: str, _content_type: bytes) -> Route | None:
         """Return the route of a path of the OpenAI API."""
         return self._routes.get(path, self._nowhere) if path.startswith(OPENAI) else None
-
-    def _document(self, document: Mapping[str, object]) -> Route:
-        body = orjson.dumps(document)
-
-        def answer(exchange: Exchange, role: str) -> None:
-            exchange.respond(200, self._json[role], body)
-
-        return Route(self._errors, {"GET": answer, "HEAD": answer})
-
-    def _wrong_path(self, path: str, does: str) -> Route:
-        def answer(exchange: Exchange, role: str) -> None:
-            text = f"{path} is not served by this model: {does}"
-            self._errors(exchange, role, 404, text, code="unsupported_endpoint")
-
-        return Route(self._errors, {"POST": answer})
 
 
 class _TextCodec:

@@ -6,7 +6,6 @@ Reference: https://platform.openai.com/docs/api-reference
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping
 
 import orjson
@@ -14,15 +13,16 @@ import orjson
 from gateway.codec.openai.members import Endpoint
 from gateway.wire.exchange import Exchange
 from gateway.worker.language import ENDED, LanguageCapability
+from gateway.worker.openai_documents import model_documents, not_served
 from gateway.worker.openai_relay import Relay
 from gateway.worker.protocol import (
     JSON,
     OPENAI,
     Answer,
-    ErrorFamily,
     OpenAIErrors,
     OpenInferenceErrors,
     Route,
+    document,
 )
 from gateway.worker.version import ServedVersion
 from runtimes.engines.base import Task
@@ -66,25 +66,14 @@ class OpenAIHandler:
         }
         does = describe(identity.model, tasks)
         others = {
-            endpoint.value: self._wrong_task(endpoint, does)
+            endpoint.value: not_served(self._errors, endpoint, does)
             for endpoint in Endpoint
             if endpoint.value not in paths
-        }
-        card = {
-            "id": identity.model,
-            "object": "model",
-            "created": int(time.time()),
-            "owned_by": "kitserve",
-            "version": identity.version,
-            "digest": identity.digest,
-            "context": language.model.context,
-            "tasks": sorted(tasks),
         }
         self._routes: Mapping[str, Route] = {
             **paths,
             **others,
-            "/v1/models": self._document(self._errors, {"object": "list", "data": [card]}),
-            f"/v1/models/{identity.model}": self._document(self._errors, card),
+            **model_documents(version, self._errors, tasks, {"context": language.model.context}),
         }
         self._nowhere = Route(self._errors, {})
         self._no_tensors = Route(self._protocol_errors, {}, does)
@@ -96,7 +85,7 @@ class OpenAIHandler:
             "inputs": [],
             "outputs": [],
         }
-        self._metadata = self._document(self._protocol_errors, metadata)
+        self._metadata = document(self._protocol_errors, self._json, orjson.dumps(metadata))
 
     def route(self, path: str, _content_type: bytes) -> Route | None:
         """Return the route of a path; under `/v1/` there is no other handler to ask."""
@@ -111,14 +100,6 @@ class OpenAIHandler:
         rest = parts[6:] if parts[4:5] == ["versions"] and len(parts) > 5 else parts[4:]
         return {"": self._metadata, "ready": self._ready}.get("/".join(rest), self._no_tensors)
 
-    def _document(self, errors: ErrorFamily, document: Mapping[str, object]) -> Route:
-        body = orjson.dumps(document)
-
-        def answer(exchange: Exchange, role: str) -> None:
-            exchange.respond(200, self._json[role], body)
-
-        return Route(errors, {"GET": answer, "HEAD": answer})
-
     def _readiness(self, name: str) -> Route:
         """Say that the model is ready, as long as its engine runs."""
         ready = orjson.dumps({"name": name, "ready": True})
@@ -130,10 +111,3 @@ class OpenAIHandler:
                 self._protocol_errors(exchange, role, 503, f"model {name}: {ENDED}")
 
         return Route(self._protocol_errors, {"GET": answer, "HEAD": answer})
-
-    def _wrong_task(self, endpoint: Endpoint, does: str) -> Route:
-        def answer(exchange: Exchange, role: str) -> None:
-            text = f"{endpoint} is not served by this model: {does}"
-            self._errors(exchange, role, 404, text, code="unsupported_endpoint")
-
-        return Route(self._errors, {"POST": answer})

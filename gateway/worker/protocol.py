@@ -42,6 +42,15 @@ class Route:
     """What a caller of a path that there is not is told besides: what the model has instead."""
 
 
+def document(errors: ErrorFamily, headers: Mapping[str, bytes], body: bytes) -> Route:
+    """Return the route of a document that never changes; `headers` are its lines by role."""
+
+    def answer(exchange: Exchange, role: str) -> None:
+        exchange.respond(200, headers[role], body)
+
+    return Route(errors, {"GET": answer, "HEAD": answer})
+
+
 class ProtocolHandler(Protocol):
     """What answers the calls of one protocol."""
 

@@ -12,10 +12,9 @@ from gateway.codec.call import Call
 from gateway.codec.json_answer import Encoder, error
 from gateway.codec.json_request import Decoder
 from gateway.engine.jobs import Job
-from gateway.wire.exchange import Exchange
 from gateway.worker.calls import ComputeCalls, Dialect
 from gateway.worker.capabilities import TensorCapability
-from gateway.worker.protocol import JSON, OPENAI, Answer, OpenAIErrors, OpenInferenceErrors, Route
+from gateway.worker.protocol import JSON, OPENAI, Answer, OpenAIErrors, OpenInferenceErrors, Route, document
 from gateway.worker.version import ServedVersion
 from runtimes.base import Array
 
@@ -32,15 +31,15 @@ class OpenInferenceRest:
 
     def __init__(self, version: ServedVersion, tensors: TensorCapability) -> None:
         self._errors = OpenInferenceErrors(version.headers)
-        self._json = {role: JSON + names for role, names in version.headers.items()}
+        json = {role: JSON + names for role, names in version.headers.items()}
         model = version.identity.model
         ready = b'{"name":"%s","ready":true}' % model.encode()
         advice = f"model {model} takes tensors; POST them to /v2/models/{model}/infer"
         self._of_openai = Route(OpenAIErrors(version.headers), {}, advice)
         self._routes: Mapping[str, Route] = {
-            "": self._document(tensors.metadata),
-            "ready": self._document(ready),
-            "config": self._document(tensors.configuration),
+            "": document(self._errors, json, tensors.metadata),
+            "ready": document(self._errors, json, ready),
+            "config": document(self._errors, json, tensors.configuration),
             "infer": Route(
                 self._errors, {"POST": ComputeCalls(version, tensors, _dialect(version, tensors))}
             ),
@@ -55,12 +54,6 @@ class OpenInferenceRest:
         if path.startswith(OPENAI):
             return self._of_openai
         return self._routes["ready"] if parts[1:] == ["v2", "health", "ready"] else None
-
-    def _document(self, body: bytes) -> Route:
-        def answer(exchange: Exchange, role: str) -> None:
-            exchange.respond(_OK, self._json[role], body)
-
-        return Route(self._errors, {"GET": answer, "HEAD": answer})
 
 
 class RestCodec:
