@@ -548,8 +548,11 @@ def test_a_stream_of_many_small_calls_fills_neither_the_queue_nor_the_loop(
         return np.zeros(1, "f4")
 
     serving = serve(work, limits=QueueLimits(max_requests=64))
-    for _ in range(200):
+    for number in range(2_000):
         assert serving.infer()[0] == 200
+        # A pause of the garbage collector makes a call slow, after which 32 must be quick again.
+        if number >= 200 and threads[-1] == "http":
+            break
     assert threads[-1] == "http", "quick calls are answered on the loop"
     threads.clear()
     call = message("inference.ModelInferRequest")(model_name="iris")
