@@ -94,6 +94,8 @@ class TensorSpec:
     """The value of the `Datatype` that is most likely meant where `datatype` is `ANY`; "" where none is."""
     likely_shape: tuple[int, ...] | None = None
     """The shape that is most likely meant where `shape` is None, as far as that can be told."""
+    may_be_missing: bool = False
+    """Whether an element of a BYTES tensor may be None, a missing value; one of floats may always be NaN."""
 
     @property
     def usual(self) -> Datatype:
@@ -113,11 +115,18 @@ class Signature:
     """Empty where their names are known only after a run."""
     optional: tuple[TensorSpec, ...] = ()
     """The inputs that callers may leave out."""
+    on_request: tuple[TensorSpec, ...] = ()
+    """Further outputs, which are computed only for calls that name them."""
 
     @property
     def all_inputs(self) -> tuple[TensorSpec, ...]:
         """The inputs of both kinds, those that every call must have first."""
         return self.inputs + self.optional
+
+    @property
+    def all_outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs of both kinds, those of a call that names none first."""
+        return self.outputs + self.on_request
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +180,7 @@ class TensorModel(LoadedModel, Protocol):
         ...
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
-        """Return the named `outputs`, or all of them when none is named.
+        """Return the named `outputs`, or when none is named, all that are not `on_request`.
 
         Raises InputError for a tensor that is missing, unknown, or of a wrong datatype, rank or
         dimension, and for an unknown output; ExecutionError when the model itself fails, and of that
@@ -187,6 +196,16 @@ class BatchedModel(TensorModel, Protocol):
     @property
     def pays_to_batch(self) -> bool:
         """Whether it is so for this model."""
+        ...
+
+
+@runtime_checkable
+class LabelledModel(TensorModel, Protocol):
+    """A model whose file has names for the classes that its outputs are about."""
+
+    @property
+    def labels(self) -> Mapping[str, tuple[str, ...]]:
+        """The names of an output's columns, by output; outputs without names are left out."""
         ...
 
 
@@ -267,6 +286,11 @@ class InputCheck:
                     if shape[axis] != size:
                         raise self._mismatch(name, array)
         if len(inputs) != len(self._expected) - left_out:
+            raise self._wrong_names(inputs)
+
+    def check_names(self, inputs: Mapping[str, Array]) -> None:
+        """Raise InputError where an input is missing or unknown, whatever the others hold."""
+        if not self._required <= inputs.keys() <= self._specs.keys():
             raise self._wrong_names(inputs)
 
     def _wrong_names(self, inputs: Mapping[str, Array]) -> InputError:

@@ -34,9 +34,14 @@ _GRAPH_TAG = bytes([7 << 3 | protobuf.BYTES])
 
 
 class Hazard(Enum):
-    """What loading a format can do: nothing but read data, compute within its engine, or run any code."""
+    """What loading a format can do.
+
+    It reads data and nothing else, makes objects of known libraries, computes within its engine, or runs any
+    code.
+    """
 
     DATA = "data"
+    KNOWN_PICKLE = "known pickle"
     PROGRAM = "program"
     CODE = "code"
 
