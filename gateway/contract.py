@@ -88,6 +88,8 @@ class Description:
     """The first of the names of an output's classes, by output; those under "" are of every other output."""
     tasks: tuple[str, ...] = ()
     """What a language model can be asked for, by the words of `runtimes.engines.base.Task`; () for others."""
+    example: str = ""
+    """The kit's example of a call, as the JSON of the Open Inference Protocol; "" where it has none."""
 
 
 @dataclass(frozen=True, slots=True)

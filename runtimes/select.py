@@ -14,7 +14,7 @@ from runtimes.errors import LoadError, NoRuntime, SeveralModels, UnsafeFormat
 from runtimes.formats import Format, Hazard, identify
 from runtimes.gguf_kinds import candidates
 from runtimes.hugging_face import directory as hugging_face
-from runtimes.pickles import scan
+from runtimes.pickles.scan import scan
 from runtimes.refusals import DAMAGED, OTHERS, sentence
 
 GROUP = "kitserve.runtimes"
@@ -26,7 +26,7 @@ _BUILT_IN = (
     EntryPoint("onnx", "runtimes.onnx:OnnxRuntime", GROUP),
     EntryPoint("torchscript", "runtimes.torchscript:TorchScriptRuntime", GROUP),
     EntryPoint("torch-export", "runtimes.torch_export:TorchExportRuntime", GROUP),
-    EntryPoint("sklearn", "runtimes.sklearn:SklearnRuntime", GROUP),
+    EntryPoint("sklearn", "runtimes.sklearn.runtime:SklearnRuntime", GROUP),
     EntryPoint("gguf", "runtimes.gguf:GgufRuntime", GROUP),
     EntryPoint("transformers", "runtimes.transformers:TransformersRuntime", GROUP),
     EntryPoint(

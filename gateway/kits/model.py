@@ -17,7 +17,7 @@ from runtimes.base import LoadedModel, Resources, Signature
 from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, EngineRuntime
 from runtimes.errors import LoadError, ModelError, NoRuntime, SeveralModels, UnsafeFormat
 from runtimes.formats import Format, Hazard, identify
-from runtimes.pickles import scan
+from runtimes.pickles.scan import scan
 from runtimes.select import Choice, choose
 
 # What repositories have beside the form of a model that can be served: its weights, or another framework's.

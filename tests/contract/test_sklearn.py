@@ -26,7 +26,7 @@ from sklearn.svm import LinearSVC
 from runtimes.base import Array, Resources, TensorModel, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError
 from runtimes.select import choose
-from runtimes.sklearn import SklearnRuntime
+from runtimes.sklearn.runtime import SklearnRuntime
 from runtimes.testing import TensorContract
 
 ROWS = np.random.default_rng(0).normal(size=(40, 3))
@@ -60,7 +60,7 @@ class TestSample(TensorContract):
         assert (choice.runtime.name, choice.path.name) == ("sklearn", "iris.joblib")
 
     def test_importing_it_imports_no_joblib(self) -> None:
-        program = "import sys, runtimes.sklearn; sys.exit('joblib' in sys.modules)"
+        program = "import sys, runtimes.sklearn.runtime; sys.exit('joblib' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

@@ -28,8 +28,8 @@ from hypothesis import strategies as st
 
 from runtimes.errors import LoadError, NoRuntime, UnsafeFormat
 from runtimes.formats import Format, identify
-from runtimes.imports import COMPUTED, describe, is_dangerous
-from runtimes.pickles import Scan, scan
+from runtimes.pickles.imports import COMPUTED, describe, is_dangerous
+from runtimes.pickles.scan import Scan, scan
 from runtimes.select import choose
 from tests.support.model_files import identity_onnx
 
@@ -186,7 +186,7 @@ def test_the_memory_of_large_arrays_is_not_read(tmp_path: Path) -> None:
 def test_looking_is_bounded_and_says_so(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "file").write_bytes(data)
     program = (
-        "import resource, sys, pathlib; from runtimes.pickles import scan\n"
+        "import resource, sys, pathlib; from runtimes.pickles.scan import scan\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024; before = peak()\n"
         f"result = scan([pathlib.Path({str(tmp_path / 'file')!r})])\n"
         "print(result.whole, peak() - before, result)\n"
@@ -418,7 +418,7 @@ AUDIT = """
 import json, pathlib, pickle, sys
 from runtimes.errors import ModelError
 from runtimes.formats import identify
-from runtimes.pickles import scan
+from runtimes.pickles.scan import scan
 from runtimes.select import choose, installed
 installed()
 seen = []

@@ -23,7 +23,7 @@ import numpy as np
 
 from runtimes.errors import LoadError
 from runtimes.formats import decompressed, follow, zip_names
-from runtimes.imports import COMPUTED, describe, is_dangerous
+from runtimes.pickles.imports import COMPUTED, describe, is_dangerous
 
 _MAX_BYTES = 64 * 1024 * 1024
 _MAX_OPERATIONS = 100_000

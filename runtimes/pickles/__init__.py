@@ -1,0 +1,1 @@
+"""Pickles: what they would import, found without running them."""
