@@ -13,11 +13,10 @@ log = logging.getLogger(__name__)
 
 
 def unpickle(path: Path) -> tuple[Any, str]:
-    """Load the file; return the estimator and the version of scikit-learn that made it. Raises LoadError."""
+    """Load the file; return what it holds and the version of scikit-learn that made it. Raises LoadError."""
     try:
         import joblib
         import sklearn
-        from sklearn.base import BaseEstimator
         from sklearn.exceptions import InconsistentVersionWarning
     except ImportError as error:
         raise LoadError(f"{path} needs scikit-learn: pip install 'kitserve[sklearn]' ({error})") from error
@@ -39,9 +38,4 @@ def unpickle(path: Path) -> tuple[Any, str]:
     if version != sklearn.__version__:
         versions = {"path": str(path), "made_with": version, "installed": sklearn.__version__}
         log.warning("made with another scikit-learn", extra=versions)
-    if not isinstance(estimator, BaseEstimator) or not hasattr(estimator, "predict"):
-        raise LoadError(
-            f"{path} holds a {type(estimator).__name__}, not an estimator of scikit-learn that predicts; "
-            "save the whole estimator or pipeline"
-        )
     return estimator, version

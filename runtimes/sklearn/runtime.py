@@ -1,4 +1,4 @@
-"""The runtime of scikit-learn's estimators.
+"""The runtime of scikit-learn's estimators, and of those of other libraries that have its interface.
 
 Loading one runs code that is in the file, so `select.choose` chooses such a file only where that is allowed.
 """
@@ -13,7 +13,8 @@ from runtimes.errors import LoadError
 from runtimes.formats import Format, identify
 from runtimes.sklearn.loading import unpickle
 from runtimes.sklearn.model import SklearnModel
-from runtimes.sklearn.signature import signature_of
+from runtimes.sklearn.nested import is_estimator
+from runtimes.sklearn.prepare import prepare
 
 
 class SklearnRuntime:
@@ -26,35 +27,37 @@ class SklearnRuntime:
         """Load the file, which runs code that is in it. Raises LoadError.
 
         A file of another version of scikit-learn is loaded, and that is logged: most such files work, and to
-        refuse them would refuse every kit after each upgrade of the server. As every estimator predicts one
-        row of zeros here, one that does not work fails now and not at its first call.
+        refuse them would refuse every kit after each upgrade of the server. As every estimator answers
+        made-up rows here, one that does not work fails now and not at its first call.
         """
         format_ = identify(path)
         if format_ is not Format.PICKLE:
             raise LoadError(f"{path} is no whole pickle but {format_.title}; save the model again")
         estimator, version = unpickle(path)
-        try:
-            _limit_threads(estimator, resources.threads)
-            return SklearnModel(estimator, signature_of(estimator, path))
-        except (AttributeError, ImportError, KeyError, TypeError) as error:
-            raise LoadError(
-                f"{path} was made with scikit-learn {version}, and its {type(estimator).__name__} does not "
-                f"work with the one installed: {error!r}; install that version, or make the model again"
-            ) from error
+        return model_of(estimator, path, resources, f"made with scikit-learn {version}")
 
     def signature(self, path: Path) -> None:  # noqa: ARG002
         """Return None: the signature is known only once the pickle is loaded."""
         return
 
 
-def _limit_threads(estimator: Any, threads: int) -> None:
-    """Limit the threads of the estimator and of this process's linear algebra libraries."""
-    from threadpoolctl import threadpool_limits
+def model_of(
+    estimator: Any, path: Path, resources: Resources, origin: str, platform: str = "sklearn_pickle"
+) -> SklearnModel:
+    """Return the model of an estimator from the file at `path`; `origin` says what made it.
 
-    threadpool_limits(threads)
-    parallel = {
-        name: threads
-        for name, value in estimator.get_params().items()
-        if name.rpartition("__")[2] == "n_jobs" and value is not None
-    }
-    estimator.set_params(**parallel)
+    Raises:
+        LoadError: where it is no estimator that can be called, or does not work.
+    """
+    if not is_estimator(estimator):
+        raise LoadError(
+            f"{path} holds a {type(estimator).__name__}, not an estimator of scikit-learn; save the whole "
+            "estimator or pipeline"
+        )
+    try:
+        return SklearnModel(prepare(estimator, path, resources.threads), platform)
+    except (AttributeError, ImportError, KeyError, TypeError) as error:
+        raise LoadError(
+            f"{path} was {origin}, and its {type(estimator).__name__} does not work with the one installed: "
+            f"{error!r}; install that version, or make the model again"
+        ) from error

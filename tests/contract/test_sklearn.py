@@ -18,7 +18,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import IsolationForest, RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import LinearSVC
@@ -51,8 +51,8 @@ class TestSample(TensorContract):
     @pytest.fixture
     def expected(self) -> dict[str, Array]:
         return {
-            "label": np.array([0, 2, 1]),
-            "probabilities": np.array([[1, 0, 0], [0, 0.1, 0.9], [0, 1, 0]]),
+            "predict": np.array([0, 2, 1]),
+            "predict_proba": np.array([[1, 0, 0], [0, 0.1, 0.9], [0, 1, 0]]),
         }
 
     def test_is_chosen_where_code_is_allowed(self, sample: Callable[[str], Path]) -> None:
@@ -93,13 +93,13 @@ class TestPipelineOfText(TensorContract):
     @pytest.fixture
     def expected(self, estimator: Any) -> dict[str, Array]:
         labels = [label.encode() for label in estimator.predict(ROWS[:5])]
-        return {"label": np.array(labels, dtype=object), "probabilities": estimator.predict_proba(ROWS[:5])}
+        return {"predict": np.array(labels, dtype=object), "predict_proba": estimator.predict_proba(ROWS[:5])}
 
     def assert_same(self, actual: dict[str, Array], expected: dict[str, Array]) -> None:
         for name, array in expected.items():
-            if name == "label":
+            if name == "predict":
                 assert actual.pop(name).tolist() == array.tolist()
-        super().assert_same(actual, {name: array for name, array in expected.items() if name != "label"})
+        super().assert_same(actual, {name: array for name, array in expected.items() if name != "predict"})
 
 
 def load(estimator: object, path: Path, compress: Any = 0, cpus: float = 1) -> TensorModel:
@@ -111,27 +111,37 @@ def load(estimator: object, path: Path, compress: Any = 0, cpus: float = 1) -> T
 @pytest.mark.parametrize(
     ("estimator", "outputs"),
     [
-        (LinearRegression().fit(ROWS, CLASSES), [("prediction", "FP64", (-1,))]),
-        (LinearRegression().fit(ROWS, ROWS[:, :2]), [("prediction", "FP64", (-1, 2))]),
-        (LinearSVC().fit(ROWS, CLASSES), [("label", "INT64", (-1,))]),
-        (KMeans(2, n_init=1, random_state=0).fit(ROWS), [("label", "INT64", (-1,))]),
-        (IsolationForest(n_estimators=5, random_state=0).fit(ROWS), [("label", "INT64", (-1,))]),
+        (LinearRegression().fit(ROWS, CLASSES), [("predict", "FP64", (-1,))]),
+        (LinearRegression().fit(ROWS, ROWS[:, :2]), [("predict", "FP64", (-1, 2))]),
+        (LinearSVC().fit(ROWS, CLASSES), [("predict", "INT64", (-1,))]),
+        (KMeans(2, n_init=1, random_state=0).fit(ROWS), [("predict", "INT64", (-1,))]),
+        (
+            IsolationForest(n_estimators=5, random_state=0).fit(ROWS),
+            [("predict", "INT64", (-1,)), ("decision_function", "FP64", (-1,))],
+        ),
         (
             LogisticRegression().fit(ROWS, CLASSES > 0),
-            [("label", "BOOL", (-1,)), ("probabilities", "FP64", (-1, 2))],
+            [("predict", "BOOL", (-1,)), ("predict_proba", "FP64", (-1, 2))],
         ),
         (
             KNeighborsClassifier().fit(ROWS, CLASSES * 1.0),
-            [("label", "FP64", (-1,)), ("probabilities", "FP64", (-1, 3))],
+            [("predict", "FP64", (-1,)), ("predict_proba", "FP64", (-1, 3))],
         ),
-        (KNeighborsClassifier().fit(ROWS, np.stack([CLASSES] * 2, 1)), [("label", "INT64", (-1, 2))]),
+        (
+            KNeighborsClassifier().fit(ROWS, np.stack([CLASSES] * 2, 1)),
+            [
+                ("predict", "INT64", (-1, 2)),
+                ("predict_proba_0", "FP64", (-1, 3)),
+                ("predict_proba_1", "FP64", (-1, 3)),
+            ],
+        ),
         (
             GridSearchCV(LogisticRegression(), {"C": [1, 2]}, cv=2).fit(ROWS, CLASSES),
-            [("label", "INT64", (-1,)), ("probabilities", "FP64", (-1, 3))],
+            [("predict", "INT64", (-1,)), ("predict_proba", "FP64", (-1, 3))],
         ),
         (
             make_pipeline(FunctionTransformer(np.log), LinearRegression()).fit(np.abs(ROWS), CLASSES),
-            [("prediction", "FP64", None)],
+            [("predict", "FP64", (-1,))],
         ),
     ],
 )
@@ -152,7 +162,7 @@ def test_signatures_and_answers(
 def test_compressed_files(tmp_path: Path, compress: Any) -> None:
     estimator = LogisticRegression().fit(ROWS, CLASSES)
     results = load(estimator, tmp_path, compress).infer({"input": ROWS})
-    np.testing.assert_array_equal(results["label"], estimator.predict(ROWS))
+    np.testing.assert_array_equal(results["predict"], estimator.predict(ROWS))
 
 
 @pytest.mark.parametrize("rows", [np.full((1, 3), np.nan), np.full((1, 3), np.inf), np.empty((0, 3))])
@@ -165,7 +175,7 @@ def test_rows_that_no_model_takes_are_the_callers_fault(tmp_path: Path, rows: Ar
 def test_a_model_that_fails(tmp_path: Path) -> None:
     estimator = make_pipeline(FunctionTransformer(np.negative), LinearRegression()).fit(ROWS, CLASSES)
     model = load(estimator, tmp_path)
-    model._outputs["prediction"] = (lambda _: 1 / 0, model._outputs["prediction"][1])  # type: ignore[attr-defined]
+    model._prepared.program._methods["predict"] = lambda _: 1 / 0  # type: ignore[attr-defined]
     with pytest.raises(ExecutionError, match="division by zero"):
         model.infer({"input": ROWS})
 
@@ -174,7 +184,7 @@ def test_a_model_that_fails(tmp_path: Path) -> None:
     ("thing", "message"),
     [
         ({"a": 1}, "holds a dict, not an estimator"),
-        (StandardScaler().fit(ROWS), "holds a StandardScaler, not an estimator"),
+        (LocalOutlierFactor().fit(ROWS), "holds a LocalOutlierFactor, not an estimator that has a method"),
         (LogisticRegression, "holds a ABCMeta|holds a type"),
         (LogisticRegression(), r"LogisticRegression does not say how many numbers .*export it to ONNX"),
     ],
@@ -216,7 +226,7 @@ def test_a_file_of_another_version_is_loaded_and_that_is_logged(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         model = SklearnRuntime().load(of_another_version, Resources())
-    assert len(model.infer({"input": ROWS})["label"]) == 40
+    assert len(model.infer({"input": ROWS})["predict"]) == 40
     (record,) = caplog.records
     assert record.getMessage() == "made with another scikit-learn"
     assert vars(record)["made_with"].endswith(".1")
@@ -233,8 +243,8 @@ def test_a_file_of_another_version_that_does_not_load_names_it(of_another_versio
 def test_it_computes_with_the_threads_that_it_is_given(tmp_path: Path) -> None:
     forest = RandomForestClassifier(4, n_jobs=-1, random_state=0)
     model = load(make_pipeline(StandardScaler(), forest).fit(ROWS, CLASSES), tmp_path, cpus=2)
-    pipeline = model._outputs["label"][0].__self__  # type: ignore[attr-defined]
-    assert pipeline.get_params()["randomforestclassifier__n_jobs"] == 2
+    forest = model._prepared.program._methods["predict"].__self__  # type: ignore[attr-defined]
+    assert forest.get_params()["n_jobs"] == 2
 
 
 def test_without_scikit_learn_it_says_what_to_install(tmp_path: Path) -> None:

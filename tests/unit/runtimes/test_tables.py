@@ -55,6 +55,7 @@ def test_strings_may_be_missing() -> None:
         (MIXED, {"input": np.zeros((2, 2))}, "unknown input 'input'"),
         (Table.of_matrix(2), {"input": np.zeros(2)}, r"shape \[-1, 2\]"),
         (Table.of_matrix(2), {"rows": np.zeros((1, 2))}, "unknown input 'rows'"),
+        (Table.of_matrix(2), {"input": np.zeros((1, 2)), "rows": np.zeros((1, 2))}, "unknown input 'rows'"),
     ],
 )
 def test_rows_that_do_not_fit_are_named(table: Table, inputs: dict[str, Array], message: str) -> None:
