@@ -210,6 +210,16 @@ class LabelledModel(TensorModel, Protocol):
 
 
 @runtime_checkable
+class ExemplaryModel(TensorModel, Protocol):
+    """A model that knows inputs which it answers, as it may refuse what is made up by its signature."""
+
+    @property
+    def example(self) -> Mapping[str, Array]:
+        """Inputs of one row that were answered; empty where none are known."""
+        ...
+
+
+@runtime_checkable
 class Runtime(Protocol):
     """An adapter for one engine: stateless, made without arguments, cheap to import."""
 

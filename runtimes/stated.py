@@ -16,9 +16,10 @@ class StatedModel:
         self.signature = signature
         self.platform = model.platform
         self.device = model.device
+        self.example: Mapping[str, Array] = getattr(model, "example", {})
         self._model = model
         self._check = InputCheck(signature)
-        own = model.signature.outputs
+        own = model.signature.all_outputs
         self._own = frozenset(spec.name for spec in own)
         self._stated = tuple(spec for spec in signature.outputs if spec not in own)
 
@@ -72,7 +73,7 @@ def combine(
     stated_outputs = {spec.name: spec for spec in outputs}
     for kind, specs, stated in (
         ("input", signature.all_inputs, stated_inputs),
-        ("output", signature.outputs or outputs, stated_outputs),
+        ("output", signature.all_outputs or outputs, stated_outputs),
     ):
         names = [spec.name for spec in specs]
         for name in stated.keys() - set(names):
@@ -82,7 +83,10 @@ def combine(
         signature,
         inputs=_merged("input", signature.inputs, stated_inputs, source),
         optional=_merged("input", signature.optional, stated_inputs, source),
-        outputs=_merged("output", signature.outputs, stated_outputs, source) or tuple(outputs),
+        outputs=_merged(
+            "output", signature.outputs if signature.all_outputs else outputs, stated_outputs, source
+        ),
+        on_request=_merged("output", signature.on_request, stated_outputs, source),
     )
 
 

@@ -68,7 +68,7 @@ def kit_document(
         document["language"] = _language(examined.language, examined.need, unpacked.path)
     if examined.signature is not None:
         document["inputs"] = [_spec(spec) for spec in examined.signature.all_inputs]
-        document["outputs"] = [_spec(spec) for spec in examined.signature.outputs]
+        document["outputs"] = [_spec(spec) for spec in examined.signature.all_outputs]
     return document
 
 

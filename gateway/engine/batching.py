@@ -39,10 +39,10 @@ class NotRowWise(Exception):
 
 def obstacle(signature: Signature) -> str:
     """Return why a model's calls cannot be batched; "" when they can, as all first dimensions are free."""
-    if not signature.outputs:
+    if not signature.all_outputs:
         return "the model does not say what its outputs are"
     unclear = tuple(spec for spec in signature.optional if spec.shape is None)
-    for kind, specs in (("input", signature.inputs + unclear), ("output", signature.outputs)):
+    for kind, specs in (("input", signature.inputs + unclear), ("output", signature.all_outputs)):
         for spec in specs:
             if not spec.shape or spec.shape[0] != -1:
                 return f"{kind} {spec.name!r} {_no_rows(spec)}, so it has no batch axis"

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from runtimes.base import Array, Datatype, Signature, TensorModel, TensorSpec
+from runtimes.base import Array, Datatype, ExemplaryModel, Signature, TensorModel, TensorSpec
 from runtimes.errors import InputError, Unsupported
 from runtimes.stated import StatedModel
 
@@ -53,7 +53,7 @@ def answer_first_call(
 
     def run() -> None:
         try:
-            calls = _calls(model.signature) if inputs is None else iter((inputs,))
+            calls = _calls(model) if inputs is None else iter((inputs,))
             outcome.set_result(_try(model, calls, is_late))
         except BaseException as error:
             outcome.set_exception(error)
@@ -103,8 +103,11 @@ def _try(model: TensorModel, calls: Iterator[Mapping[str, Array]], is_late: thre
     return reason or f"its inputs have more than {_MAX_BYTES // _MIB} MiB"
 
 
-def _calls(signature: Signature) -> Iterator[dict[str, Array]]:
-    """Yield the inputs of calls, each with shapes of its own, until one succeeds."""
+def _calls(model: TensorModel) -> Iterator[Mapping[str, Array]]:
+    """Yield the inputs of calls until one succeeds: the model's own example, then others."""
+    if isinstance(model, ExemplaryModel) and model.example:
+        yield model.example
+    signature = model.signature
     seen = set()
     for attempt, sizes in enumerate(_SIZES):
         inputs = made_up(signature, sizes, _RANKS[attempt % len(_RANKS)])

@@ -35,6 +35,7 @@ _ROWS_PER_CALL = 64
 _SECONDS = 60.0
 # Cells that hold nothing; NaN is a number.
 _MISSING = frozenset({"", "na", "n/a", "null", "none"})
+_PREDICT = "predict"
 _BOOLEANS: Mapping[str, bool] = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -109,7 +110,7 @@ def _csv_rows(text: str, golden: Golden, signature: Signature) -> Iterator[Row]:
         raise ValueError(f"it has no column {target}")
     column = names.index(target)
     output = golden.output or _label_output(signature, target)
-    output_spec = next((spec for spec in signature.outputs if spec.name == output), None)
+    output_spec = next((spec for spec in signature.all_outputs if spec.name == output), None)
     for number, values in enumerate(lines, 2):
         if not values:
             continue
@@ -136,7 +137,9 @@ class _Cell:
 
 
 def _csv_inputs(cells: Mapping[str, _Cell], signature: Signature) -> dict[str, Any]:
-    if len(signature.inputs) == 1:
+    first = signature.inputs[0]
+    is_column = first.shape == (-1, 1) and first.name in cells
+    if len(signature.inputs) == 1 and not is_column:
         (spec,) = signature.inputs
         row = [_value(cell, spec.usual) for cell in cells.values()]
         return {spec.name: row[0] if len(spec.shape or (0, 0)) == 1 else row}
@@ -144,17 +147,22 @@ def _csv_inputs(cells: Mapping[str, _Cell], signature: Signature) -> dict[str, A
     return {
         spec.name: [value] if len(spec.shape or ()) == 2 else value
         for spec in signature.inputs
-        for value in (_value(cells[spec.name], spec.usual),)
+        for value in (_value_of_input(cells[spec.name], spec),)
     }
 
 
 def _label_output(signature: Signature, target: str) -> str:
-    """Return the output that a target belongs to: the one of its name, the labels, or the only one."""
+    """Return the output that a target belongs to: the one of its name, the labels, or the only one.
+
+    Of several, that is `predict`, as estimators of scikit-learn call it.
+    """
     outputs = [spec.name for spec in signature.outputs]
-    if target in outputs:
+    if any(spec.name == target for spec in signature.all_outputs):
         return target
     labels = [spec.name for spec in signature.outputs if not spec.usual.startswith(("FP", "BF"))]
     candidates = labels or outputs
+    if _PREDICT in candidates:
+        return _PREDICT
     if len(candidates) != 1:
         raise ValueError(f"say which output {target} is, with `output:` (there are {', '.join(outputs)})")
     return candidates[0]
@@ -170,6 +178,11 @@ def _expected_value(cell: _Cell, spec: TensorSpec | None) -> Any:
         raise ValueError(f"{cell.place} is empty; the index of a class is expected there")
     number = _value(cell, Datatype.FP64)
     return int(number) if number.is_integer() else number
+
+
+def _value_of_input(cell: _Cell, spec: TensorSpec) -> Any:
+    """Return the value of a column's cell; one that is empty is None where strings may be missing."""
+    return None if spec.may_be_missing and cell.is_missing else _value(cell, spec.usual)
 
 
 def _value(cell: _Cell, datatype: Datatype) -> Any:
@@ -259,13 +272,15 @@ def _request(rows: Sequence[Row], first: int, signature: Signature) -> bytes:
         data = to_json(flat) if is_float(flat) else flat.tolist()
         tensor = {"name": spec.name, "datatype": spec.usual, "shape": list(array.shape), "data": data}
         inputs.append(tensor)
-    return orjson.dumps({"inputs": inputs})
+    requested = {"outputs": [{"name": name} for name in rows[0].outputs]}
+    is_on_request = any(spec.name in rows[0].outputs for spec in signature.on_request)
+    return orjson.dumps({"inputs": inputs, **(requested if is_on_request else {})})
 
 
 def _array(values: Any, spec: TensorSpec, first: int) -> Array:
     datatype = spec.usual
     dtype = datatype.numpy
-    if dtype.kind not in "fV" and _has_null(values):
+    if dtype.kind not in "fV" and not spec.may_be_missing and _has_null(values):
         number = next((row for row, value in enumerate(values, first) if _has_null(value)), first)
         raise KitError(f"row {number}: input {spec.name} has null, and {datatype} has no missing values")
     try:

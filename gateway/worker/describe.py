@@ -38,7 +38,7 @@ def metadata(model: str, version: str, platform: str, signature: Signature) -> b
     """Write a model's metadata; an unknown rank is written as [-1], an unknown datatype as "ANY".
 
     Clients of the protocol read a datatype as any string. Inputs that may be left out are listed last, which
-    the protocol cannot say; Triton's configuration does.
+    the protocol cannot say; Triton's configuration does. So are outputs that only calls get which name them.
     """
     return orjson.dumps(
         {
@@ -46,7 +46,7 @@ def metadata(model: str, version: str, platform: str, signature: Signature) -> b
             "versions": [version],
             "platform": platform,
             "inputs": [_spec(spec) for spec in signature.all_inputs],
-            "outputs": [_spec(spec) for spec in signature.outputs],
+            "outputs": [_spec(spec) for spec in signature.all_outputs],
         }
     )
 
@@ -66,7 +66,7 @@ def configuration(model: str, platform: str, signature: Signature, batching: Bat
             *(_field(spec, first_axis) for spec in signature.inputs),
             *({**_field(spec, 0), "optional": True} for spec in signature.optional),
         ],
-        "output": [_field(spec, first_axis) for spec in signature.outputs],
+        "output": [_field(spec, first_axis) for spec in signature.all_outputs],
     }
     if batching is not None:
         delay = round(batching.max_delay * _MICROSECONDS)

@@ -41,7 +41,7 @@ from gateway.worker.engine_numbers import EngineNumbers
 from gateway.worker.engine_watch import end_of
 from gateway.worker.first_prompt import answer_first_prompt
 from gateway.worker.golden import golden_inputs, golden_prompt
-from gateway.worker.labels import Labels, UnusableLabels, read_labels
+from gateway.worker.labels import Labels, UnusableLabels, combined, own_labels, read_labels
 from gateway.worker.scaling import IDLE, ONGOING
 from gateway.worker.version import AppOptions, Identity
 from runtimes.base import LoadedModel, Signature, TensorModel
@@ -181,7 +181,7 @@ class Worker:
                 self._answer_first_call(model, library)
             elif isinstance(model, OpenAIModel):
                 self._answer_first_prompt(model, language.generation, library)
-            labels = self._labels(kit)
+            labels = combined(self._labels(kit), own_labels(model))
             signature = model.signature if isinstance(model, TensorModel) else Signature((), ())
             tasks = model.tasks if isinstance(model, OpenAIModel | TextModel) else ()
             self._description = describe(kit.kit, model.platform, signature, labels, tasks)

@@ -25,9 +25,9 @@ from tests.support.registry import Registry
 from tests.support.signing import SIMPLE, Signer, claim, tag_manifest
 
 
-def _label(answer: requests.Response) -> int:
+def _label(answer: requests.Response, name: str = "label") -> int:
     assert answer.status_code == 200, answer.text
-    (label,) = next(output["data"] for output in answer.json()["outputs"] if output["name"] == "label")
+    (label,) = next(output["data"] for output in answer.json()["outputs"] if output["name"] == name)
     return int(label)
 
 
@@ -169,7 +169,7 @@ def test_a_kit_that_runs_code_is_served_where_its_digest_is_named(kitserve: Runn
     assert kitserve.model("named")["versions"][0]["runtime"] == "sklearn"
     tensor = {"name": "input", "shape": [1, 4], "datatype": "FP64", "data": IRIS}
     url = f"{kitserve.url}/v2/models/named/infer"
-    assert _label(requests.post(url, json={"inputs": [tensor]}, timeout=20)) == 0
+    assert _label(requests.post(url, json={"inputs": [tensor]}, timeout=20), "predict") == 0
     message = kitserve.model("other")["message"]
     assert "it imports joblib.numpy_pickle, numpy, numpy._core, sklearn.ensemble" in message
     assert str(digest) in message

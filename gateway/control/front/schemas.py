@@ -159,7 +159,7 @@ def request_of(signature: Signature) -> Schema:
         "maxItems": len(signature.all_inputs),
         "items": each,
     }
-    names = [spec.name for spec in signature.outputs]
+    names = [spec.name for spec in signature.all_outputs]
     return _request(tensors, {"enum": names} if names else {"type": "string"})
 
 

@@ -8,8 +8,8 @@ from runtimes.base import ANY, Signature, TensorSpec
 def signature_faults(stable: Signature, canary: Signature) -> list[str]:
     """Return what callers of the stable version would miss in the canary.
 
-    The canary must take whatever the stable version takes, and give whatever it gives. It may give more,
-    and take more shapes.
+    The canary must take whatever the stable version takes, and give whatever it gives, to calls that name no
+    output, too. It may give more, and take more shapes.
     """
     inputs = {spec.name: spec for spec in canary.all_inputs}
     faults = []
@@ -24,11 +24,13 @@ def signature_faults(stable: Signature, canary: Signature) -> list[str]:
     for spec in stable.optional:
         if spec.name in required:
             faults.append(f"input {spec.name!r} could be left out, and must be sent now")
-    outputs = {spec.name: spec for spec in canary.outputs}
-    for spec in stable.outputs if canary.outputs else ():
+    outputs = {spec.name: spec for spec in canary.all_outputs}
+    for spec in stable.all_outputs if outputs else ():
         new = outputs.get(spec.name)
         if new is None:
             faults.append(f"output {spec.name!r} is gone")
+        elif new in canary.on_request and spec not in stable.on_request:
+            faults.append(f"output {spec.name!r} is given only to calls that name it now")
         elif not _takes(spec, new):
             faults.append(f"output {spec.name!r} was {_describe(spec)} and is {_describe(new)}")
     return faults

@@ -55,7 +55,7 @@ def test_a_pickle_is_served_where_code_is_allowed_and_that_is_logged(
     assert "sklearn.ensemble" in vars(record)["imports"]
     model = load(pickled, choice, Resources())
     assert isinstance(model, TensorModel)
-    assert model.infer({"input": np.array([[5.1, 3.5, 1.4, 0.2]])})["label"].tolist() == [0]
+    assert model.infer({"input": np.array([[5.1, 3.5, 1.4, 0.2]])})["predict"].tolist() == [0]
 
 
 @pytest.mark.parametrize("allow_code", [False, True])
