@@ -38,7 +38,9 @@ class Column:
     missing: float | None = np.nan
     """What stands for a missing string in what the model was fitted on: NaN or None."""
     known: tuple[Any, ...] = ()
-    """Values that the model knows; empty where it takes any."""
+    """Values that the model knows; empty where none are known."""
+    is_closed: bool = False
+    """Whether an encoder has a list of all values, which are those that are `known`."""
     categories: tuple[Any, ...] | None = None
     """The categories of a pandas column of dtype `category`, in their order; None for another column."""
     is_read: bool = True
@@ -78,7 +80,7 @@ class _Refusal(Exception):
 
 
 def _columns_of(estimator: Any) -> Columns:
-    width = first_of(estimator, "n_features_in_")
+    width = first_of(estimator, "n_features_in_") or len(first_of(estimator, "feature_names_") or ()) or None
     if not isinstance(width, (int, np.integer)):
         text = Column(TEXT, Datatype.BYTES, None, ("text",))
         if _takes_text(estimator):
@@ -191,7 +193,7 @@ class _Finder:
         if hasattr(estimator, "build_analyzer"):
             _check_text(estimator)
             for position in positions:
-                self._note(position, datatype=Datatype.BYTES, missing=None, known=("text",))
+                self._note(position, datatype=Datatype.BYTES, known=("text",))
             return False
         if (columns := boosted_columns(estimator)) is not None:
             for position, changes in zip(positions, columns, strict=False):
@@ -228,7 +230,7 @@ class _Finder:
         datatype = datatype_of(present)
         if datatype is Datatype.INT64 and (len(present) < len(values) or values.dtype.kind == "f"):
             datatype = Datatype.FP64
-        self._note(position, datatype=datatype, missing=missing, known=tuple(present))
+        self._note(position, datatype=datatype, missing=missing, known=tuple(present), is_closed=True)
 
     def _note(self, position: int, **changes: Any) -> None:
         column = self._columns[position]

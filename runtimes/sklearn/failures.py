@@ -56,7 +56,9 @@ def _to_blame(sentence: str, columns: Columns, inputs: Mapping[str, Array]) -> I
         if values is None:
             continue
         if "unknown categories" in sentence:
-            if column.known and any(not _is_known(value, column) for value in values.reshape(-1).tolist()):
+            if column.is_closed and any(
+                not _is_known(value, column) for value in values.reshape(-1).tolist()
+            ):
                 yield column.name
         elif (
             "NaN" in sentence or "infinity" in sentence or "missing" in sentence.lower()

@@ -60,9 +60,11 @@ def forget_names(estimator: Any) -> Callable[[], None]:
             members["transformers_"] = [
                 (name, inner, _positions(chosen, list(names))) for name, inner, chosen in transformers
             ]
-        if names is not None:
-            change(members, "feature_names_in_")
-            del members["feature_names_in_"]
+        for name in ("feature_names_in_", "_sklearn_output_config"):
+            # The latter has a step give a frame, whose names the next step would miss.
+            if name in members:
+                change(members, name)
+                del members[name]
         if members.get("_fitted_with_feature_names"):  # LightGBM's
             change(members, "_fitted_with_feature_names")
             members["_fitted_with_feature_names"] = False

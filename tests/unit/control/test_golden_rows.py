@@ -16,6 +16,7 @@ from gateway.control.rollouts import golden_gate
 from gateway.control.rollouts.golden_gate import GateOutcome, GoldenGate
 from gateway.control.state.desired import DesiredModel
 from gateway.control.state.versions import version_of
+from gateway.engine import golden_rows
 from gateway.engine.golden_rows import Row, first_inputs, read_rows, score
 from gateway.errors import KitError, KitserveError, RegistryUnavailable, StoreError, Unauthorized
 from gateway.kits.datasets import Dataset
@@ -32,7 +33,7 @@ from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
 from gateway.worker.golden import golden_inputs
 from gateway.worker.version import AppOptions, Identity
-from runtimes.base import Array, Resources, Signature, TensorModel, TensorSpec
+from runtimes.base import ANY, Array, Resources, Signature, TensorModel, TensorSpec
 from tests.support.ports import free_port
 
 IRIS = Golden("iris", 0.9)
@@ -380,3 +381,33 @@ def test_the_first_row_is_a_call_of_its_own(library: Library, layout: Path) -> N
     for wrong in (Row({"input": [1, 2, 3, 4]}, {}), Row({"input": [1], "other": ["a"]}, {})):
         with pytest.raises(KitError, match="other"):
             first_inputs([wrong], two)
+
+
+PEOPLE = Signature(
+    (TensorSpec("age", "FP64", (-1, 1)), TensorSpec("city", "BYTES", (-1, 1), may_be_missing=True)),
+    (TensorSpec("predict", "FP64", (-1,)), TensorSpec("predict_proba", "FP64", (-1, 2))),
+    (TensorSpec("id", ANY, (-1, 1)),),
+    (TensorSpec("decision_function", "FP64", (-1,)),),
+)
+
+
+def test_a_target_is_what_an_estimator_predicts_and_strings_may_be_missing() -> None:
+    rows = read_rows(Dataset("a.csv", b"age,city,id,grade\n51,Oslo,a,1\n,NA,b,2\n"), IRIS, PEOPLE)
+    assert rows[0] == Row({"age": [51.0], "city": ["Oslo"]}, {"predict": 1.0})
+    assert rows[1].inputs["city"] == [None]
+    assert first_inputs(rows[1:], PEOPLE)["city"].tolist() == [[None]]
+
+
+def test_an_output_on_request_is_asked_for_where_rows_expect_it() -> None:
+    data = b"age,city,decision_function\n51,Oslo,1.5\n"
+    (row,) = read_rows(Dataset("a.csv", data), IRIS, PEOPLE)
+    assert row.outputs == {"decision_function": 1.5}
+    request = json.loads(golden_rows._request([row], 1, PEOPLE))
+    assert request["outputs"] == [{"name": "decision_function"}]
+    assert "outputs" not in json.loads(golden_rows._request([Row(row.inputs, {"predict": 1.0})], 1, PEOPLE))
+
+
+def test_one_named_column_is_found_among_others() -> None:
+    signature = Signature((TensorSpec("age", "FP64", (-1, 1)),), (TensorSpec("predict", "FP64", (-1,)),))
+    rows = read_rows(Dataset("a.csv", b"id,age,y\n7,51,1\n"), IRIS, signature)
+    assert rows == [Row({"age": [51.0]}, {"predict": 1.0})]

@@ -44,6 +44,17 @@ def test_inputs_that_could_be_left_out_still_can() -> None:
     ]
 
 
+def test_outputs_that_were_given_on_request_still_are() -> None:
+    scores = TensorSpec("scores", "FP64", (-1, 3))
+    stable = Signature((X,), (Y,), on_request=(scores,))
+    assert signature_faults(stable, stable) == []
+    assert signature_faults(stable, Signature((X,), (Y, scores))) == []
+    assert signature_faults(stable, STABLE) == ["output 'scores' is gone"]
+    assert signature_faults(Signature((X,), (Y, scores)), stable) == [
+        "output 'scores' is given only to calls that name it now"
+    ]
+
+
 @pytest.mark.parametrize(
     ("canary", "faults"),
     [

@@ -258,6 +258,10 @@ def test_a_model_that_is_none_to_batch_is_batched_no_more() -> None:
             Signature((ROW,), (TensorSpec("y", "FP32", None),)),
             "output 'y' has no known rank, so it has no batch axis",
         ),
+        (
+            Signature((ROW,), (ROW,), on_request=(TensorSpec("z", "FP32", (3,)),)),
+            "output 'z' has shape [3], and its first dimension is not -1, so it has no batch axis",
+        ),
     ],
 )
 def test_only_models_with_a_batch_axis_are_batched(signature: Signature, reason: str) -> None:

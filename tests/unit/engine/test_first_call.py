@@ -53,6 +53,18 @@ def test_a_model_that_answers_is_run_a_few_times_with_the_smallest_sizes() -> No
     assert model.shapes == [(1, 4)] * 3
 
 
+def test_the_example_of_a_model_comes_before_values_that_are_made_up() -> None:
+    def act(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if inputs["x"][0, 0] != 7:
+            raise InputError("an unknown category")
+        return echo(inputs)
+
+    model = Fake(act)
+    assert "an unknown category" in answer_first_call(model)
+    model.example = {"x": np.full((1, 4), 7, np.float32)}  # type: ignore[attr-defined]
+    assert answer_first_call(model) == ""
+
+
 @pytest.mark.parametrize("datatype", list(Datatype))
 def test_every_datatype_has_values(datatype: Datatype) -> None:
     inputs = made_up(Signature((TensorSpec("x", datatype.value, (2, -1)),), ()), (1, 3))

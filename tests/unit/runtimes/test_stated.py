@@ -80,6 +80,14 @@ def test_what_contradicts_the_file_is_an_error(spec: TensorSpec, message: str) -
         stated(spec)
 
 
+def test_outputs_on_request_are_made_narrower_too_and_stay_so() -> None:
+    file = Signature((IDS,), (Y,), on_request=(TensorSpec("scores", ANY),))
+    scores = TensorSpec("scores", "FP64", (-1, 2))
+    assert stated(outputs=(scores,), file=file) == Signature((IDS,), (Y,), on_request=(scores,))
+    with pytest.raises(LoadError, match="states an output 'z', but the model has 'y', 'scores'"):
+        stated(outputs=(TensorSpec("z", "FP32"),), file=file)
+
+
 def test_an_output_that_the_model_does_not_have_is_an_error() -> None:
     with pytest.raises(LoadError, match="states an output 'z', but the model has 'y'"):
         stated(outputs=(TensorSpec("z", "FP32"),))

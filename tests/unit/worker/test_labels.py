@@ -7,7 +7,7 @@ import pytest
 
 from gateway.kits.kitfile import Model
 from gateway.worker import labels as labels_module
-from gateway.worker.labels import UnusableLabels, labels_of
+from gateway.worker.labels import UnusableLabels, combined, labels_of
 
 
 def model(labels: Any = None, *parts: dict[str, Any]) -> Model:
@@ -82,3 +82,13 @@ def test_a_part_must_be_text_of_a_sensible_size(root: Path, monkeypatch: pytest.
     monkeypatch.setattr(labels_module, "_MAX_BYTES", 3)
     with pytest.raises(UnusableLabels, match=r"is larger than 3 bytes$"):
         labels_of(model(None, part(type="labels")), root)
+
+
+def test_a_kits_labels_count_before_those_of_its_model() -> None:
+    own = {"predict_proba": ("0", "1"), "decision_function": ("a", "b", "c")}
+    assert combined({}, own) == own
+    assert combined({"predict_proba": ("no", "yes")}, own) == {**own, "predict_proba": ("no", "yes")}
+    assert combined({"": ("no", "yes")}, own) == {
+        "": ("no", "yes"),
+        "decision_function": ("a", "b", "c"),
+    }
