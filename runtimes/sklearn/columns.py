@@ -43,6 +43,8 @@ class Column:
     """Whether an encoder has a list of all values, which are those that are `known`."""
     categories: tuple[Any, ...] | None = None
     """The categories of a pandas column of dtype `category`, in their order; None for another column."""
+    is_guess: bool = False
+    """Whether it is one of strings only because a function before an encoder of strings reads it."""
     is_read: bool = True
     """Whether the model does anything with the column; where it does not, callers may leave it out."""
 
@@ -136,6 +138,7 @@ class _Finder:
     def __init__(self, names: Sequence[str]) -> None:
         self._columns = [Column(name, is_read=False) for name in names]
         self._names = list(names)
+        self._is_guessing = False
 
     def columns(self) -> Iterable[Column]:
         """Return what is known by now."""
@@ -165,14 +168,20 @@ class _Finder:
         return positions if self._learn(estimator, positions) else None
 
     def _visit_steps(self, steps: Sequence[Any], positions: list[int]) -> list[int] | None:
-        current = positions
+        was_guessing = self._is_guessing
+        current: list[int] | None = positions
         for step in steps:
+            is_other = self._is_guessing and first_of(step, "n_features_in_") != len(current or ())
+            if current is None or is_other:
+                break
             following = self.visit(step, current)
-            if following is None:
-                return None
-            current = following
-        self._read(positions)
-        return current
+            # What is behind a function of its own shows only what that makes, which is most often the same.
+            self._is_guessing |= type(step).__name__ == "FunctionTransformer" and following is None
+            current = current if self._is_guessing else following
+        if current is not None:
+            self._read(positions)
+        is_known, self._is_guessing = not self._is_guessing, was_guessing
+        return current if is_known else None
 
     def _visit_transformers(self, estimator: Any, transformers: Any, positions: list[int]) -> None:
         names = attribute(estimator, "feature_names_in_")
@@ -234,8 +243,11 @@ class _Finder:
 
     def _note(self, position: int, **changes: Any) -> None:
         column = self._columns[position]
-        if column.datatype is Datatype.BYTES and changes.get("datatype") is not Datatype.BYTES:
+        is_string = changes.get("datatype") is Datatype.BYTES
+        if (column.datatype is Datatype.BYTES or self._is_guessing) and not is_string:
             return
+        if self._is_guessing:
+            changes = {**changes, "is_guess": True, "is_closed": False}
         self._columns[position] = replace(column, **changes)
 
     def _read(self, positions: Iterable[int]) -> None:

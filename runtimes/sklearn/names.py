@@ -25,6 +25,11 @@ def takes_arrays(estimator: Any) -> bool:
     return all(is_of_a_known_library(part) and not _has_function(part) for part in all_within(estimator))
 
 
+def calls_a_function(estimator: Any) -> bool:
+    """Whether a function of the file's own is called, which may fail on rows that are made up."""
+    return any(_has_function(part) for part in all_within(estimator))
+
+
 def are_rows_independent(estimator: Any) -> bool:
     """Whether the answer to a row is known to be the same whatever other rows a call has."""
     return takes_arrays(estimator) and all(

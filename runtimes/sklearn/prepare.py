@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.base import Array, Signature, TensorSpec
+from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import LoadError
 from runtimes.sklearn.columns import Columns, columns_of
 from runtimes.sklearn.model import Prepared
-from runtimes.sklearn.names import are_rows_independent, forget_names, takes_arrays
+from runtimes.sklearn.names import are_rows_independent, calls_a_function, forget_names, takes_arrays
 from runtimes.sklearn.nested import limit_threads
 from runtimes.sklearn.outputs import (
     Result,
@@ -104,13 +104,24 @@ def _readable(
         if not inputs:
             raise
         return rows, rows.matrix, inputs
+    has_guess = any(each.is_guess for each in columns.columns)
     try:
         inputs, results = _answered(program, methods, read, rows)
     except _BROKEN:
         inputs, results = {}, {}
-        if not rows.ignored:
+        # Rows that are made up may be none for a function.
+        if not rows.ignored and not calls_a_function(estimator):
             raise
-    if not inputs and rows.ignored:
+    if not inputs and has_guess:
+        numbers = [replace(each, datatype=Datatype.FP64, known=()) for each in columns.columns]
+        changed = [
+            other if each.is_guess else each for each, other in zip(columns.columns, numbers, strict=True)
+        ]
+        sure = replace(columns, columns=tuple(replace(each, is_guess=False) for each in changed))
+        others = _readable(estimator, sure, program, methods, source)
+        if others[2]:
+            return others
+    elif not inputs and rows.ignored:
         # Something reads the names of all columns after all.
         whole = replace(columns, columns=tuple(replace(each, is_read=True) for each in columns.columns))
         return _readable(estimator, whole, program, methods, source)

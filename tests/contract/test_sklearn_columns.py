@@ -226,6 +226,58 @@ def test_a_function_that_looks_for_names_gets_a_frame(function: Any) -> None:
     assert not model.pays_to_batch
 
 
+def lowered(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.apply(lambda column: column.str.lower())
+
+
+def aged(frame: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"age": np.where(frame["age"] > 40, "old", "young")}, index=frame.index)
+
+
+def widened(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(kind=np.where(frame["age"] > 40, "old", "young"))
+
+
+def test_a_function_may_add_columns_that_the_next_step_chooses() -> None:
+    chosen = ColumnTransformer([("kind", OneHotEncoder(), ["kind"])], remainder="passthrough")
+    estimator = make_pipeline(FunctionTransformer(widened), chosen, LogisticRegression(max_iter=1000))
+    estimator.fit(FRAME[NUMBERS], CLASSES)
+    model = model_from(estimator)
+    answer = model.infer(inputs_of(FRAME[NUMBERS]))
+    np.testing.assert_allclose(answer["predict_proba"], estimator.predict_proba(FRAME[NUMBERS]))
+
+
+def doubtful(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["age"].isin([3])["none"]]
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "datatype"), [(lowered, "city", "BYTES"), (aged, "age", "FP64")]
+)
+def test_what_a_function_before_an_encoder_takes_is_tried(function: Any, name: str, datatype: str) -> None:
+    columns = ColumnTransformer(
+        [
+            ("kinds", make_pipeline(FunctionTransformer(function), OneHotEncoder()), [name]),
+            ("numbers", StandardScaler(), ["fare"]),
+        ]
+    )
+    frame = FRAME[[name, "fare"]]
+    estimator = make_pipeline(columns, LogisticRegression()).fit(frame, CLASSES)
+    model = model_from(estimator)
+    assert {spec.name: spec.datatype for spec in model.signature.inputs} == {name: datatype, "fare": "FP64"}
+    answer = model.infer(inputs_of(frame))
+    np.testing.assert_allclose(answer["predict_proba"], estimator.predict_proba(frame))
+
+
+def test_a_function_that_fails_on_made_up_rows_is_served_all_the_same() -> None:
+    estimator = make_pipeline(FunctionTransformer(None), LogisticRegression()).fit(FRAME[NUMBERS], CLASSES)
+    estimator[0].func = doubtful
+    model = model_from(estimator)
+    assert [spec.name for spec in model.signature.outputs] == ["predict", "predict_proba"]
+    with pytest.raises(ExecutionError, match="none"):
+        model.infer(inputs_of(FRAME[NUMBERS][:2]))
+
+
 CATEGORIES = FRAME[["fare", "city", "grade"]].astype({"city": "category", "grade": "category"})
 
 
