@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -14,29 +13,26 @@ import pandas as pd
 import pytest
 from catboost import CatBoostClassifier
 from lightgbm import LGBMClassifier
-from sklearn.compose import ColumnTransformer, make_column_selector
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-from sklearn.feature_extraction import DictVectorizer
-from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer, TfidfVectorizer
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
-from sklearn.naive_bayes import MultinomialNB
-from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
     MinMaxScaler,
     OneHotEncoder,
-    OrdinalEncoder,
     StandardScaler,
-    TargetEncoder,
 )
 from xgboost import XGBClassifier
 
-from runtimes.base import Array, LabelledModel, Resources, TensorModel
-from runtimes.errors import ExecutionError, InputError, LoadError
+from runtimes.base import Array, Resources, TensorModel
+from runtimes.errors import ExecutionError, InputError
 from runtimes.sklearn.runtime import SklearnRuntime, model_of
 from runtimes.testing import TensorContract
+from tests.support.estimators import inputs_of, model_from, name_of
 
 RANDOM = np.random.default_rng(0)
 ROWS = 60
@@ -55,25 +51,6 @@ FRAME = pd.DataFrame(
     }
 )
 CLASSES = np.array(["no", "yes"])[(FRAME["fare"] > 0).to_numpy().astype(int)]
-
-
-def model_from(estimator: Any) -> TensorModel:
-    copy = pickle.loads(pickle.dumps(estimator))
-    return model_of(copy, Path("model.pkl"), Resources(), "made here")
-
-
-def inputs_of(frame: pd.DataFrame) -> dict[str, Array]:
-    """Return a frame's columns as a call has them."""
-    columns = {}
-    for name in frame:
-        values = frame[name].to_numpy()
-        if values.dtype.kind == "O" or isinstance(frame[name].dtype, pd.StringDtype):
-            array = np.empty((len(values), 1), object)
-            array[:, 0] = [value.encode() if isinstance(value, str) else None for value in values.tolist()]
-            columns[name] = array
-        else:
-            columns[name] = values.reshape(-1, 1)
-    return columns
 
 
 def mixed() -> Any:
@@ -186,10 +163,6 @@ NUMERIC = [
 ]
 
 
-def name_of(value: object) -> str:
-    return type(value).__name__
-
-
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("estimator", NUMERIC, ids=name_of)
 def test_numbers_with_names_are_taken_by_name_or_as_a_matrix_and_without_a_frame(estimator: Any) -> None:
@@ -276,149 +249,6 @@ def test_a_function_that_fails_on_made_up_rows_is_served_all_the_same() -> None:
     assert [spec.name for spec in model.signature.outputs] == ["predict", "predict_proba"]
     with pytest.raises(ExecutionError, match="none"):
         model.infer(inputs_of(FRAME[NUMBERS][:2]))
-
-
-CATEGORIES = FRAME[["fare", "city", "grade"]].astype({"city": "category", "grade": "category"})
-
-
-@pytest.mark.parametrize(
-    "estimator",
-    [
-        XGBClassifier(n_estimators=3, enable_categorical=True),
-        LGBMClassifier(n_estimators=3, verbose=-1, min_child_samples=2),
-        HistGradientBoostingClassifier(max_iter=3, min_samples_leaf=2),
-    ],
-    ids=name_of,
-)
-def test_categories_of_pandas_come_as_their_values(estimator: Any) -> None:
-    estimator.fit(CATEGORIES, CLASSES == "yes")
-    model = model_from(estimator)
-    assert [(spec.name, spec.datatype) for spec in model.signature.inputs] == [
-        ("fare", "FP64"),
-        ("city", "BYTES"),
-        ("grade", "INT64"),
-    ]
-    inputs = inputs_of(FRAME[["fare", "city", "grade"]])
-    answer = model.infer(inputs)
-    np.testing.assert_allclose(answer["predict_proba"], estimator.predict_proba(CATEGORIES), rtol=1e-6)
-    single = model.infer({name: values[4:5] for name, values in inputs.items()})
-    np.testing.assert_allclose(single["predict_proba"], answer["predict_proba"][4:5], rtol=1e-6)
-    inputs["city"][0, 0] = None
-    assert np.isfinite(model.infer(inputs)["predict_proba"]).all()
-
-
-def test_categories_of_catboost_are_strings() -> None:
-    frame = FRAME[["fare", "city", "grade"]]
-    estimator = CatBoostClassifier(
-        iterations=3, verbose=0, cat_features=["city", "grade"], allow_writing_files=False
-    ).fit(frame, CLASSES)
-    model = model_from(estimator)
-    assert [spec.datatype for spec in model.signature.inputs] == ["FP64", "BYTES", "BYTES"]
-    inputs = inputs_of(frame.astype({"grade": str}))
-    answer = model.infer(inputs)
-    np.testing.assert_allclose(answer["predict_proba"], estimator.predict_proba(frame))
-    assert [label.decode() for label in answer["predict"].reshape(-1)] == estimator.predict(frame).tolist()
-    assert isinstance(model, LabelledModel)
-    assert model.labels == {"predict_proba": ("no", "yes"), "predict_log_proba": ("no", "yes")}
-    inputs["city"][0, 0] = None
-    with pytest.raises(InputError, match=r"^input 'city': "):
-        model.infer(inputs)
-
-
-@pytest.mark.parametrize("missing", [None, np.nan])
-@pytest.mark.parametrize(
-    "encoder", [OneHotEncoder(), OrdinalEncoder(encoded_missing_value=9), TargetEncoder(cv=2)], ids=name_of
-)
-def test_a_missing_string_is_the_one_that_the_encoder_knows(encoder: Any, missing: Any) -> None:
-    frame = pd.DataFrame({"city": pd.Series([missing, *["Oslo", "Rome"] * 20], dtype=object)})
-    estimator = make_pipeline(encoder, LogisticRegression()).fit(frame, CLASSES[:41])
-    answer = model_from(estimator).infer(inputs_of(frame))
-    np.testing.assert_allclose(answer["predict_proba"], estimator.predict_proba(frame))
-
-
-@pytest.mark.parametrize("dtype", ["str", "object", "string"])
-def test_strings_are_the_same_in_each_dtype_of_pandas(dtype: str) -> None:
-    frame = FRAME[["city", "fare"]].astype({"city": dtype})
-    encoder = ColumnTransformer(
-        [("city", OneHotEncoder(), make_column_selector(dtype_exclude="number"))], remainder="passthrough"
-    )
-    estimator = make_pipeline(encoder, LogisticRegression()).fit(frame, CLASSES)
-    answer = model_from(estimator).infer(inputs_of(FRAME[["city", "fare"]]))
-    np.testing.assert_allclose(answer["predict_proba"], estimator.predict_proba(frame))
-
-
-def test_integers_with_missing_values_are_floats() -> None:
-    frame = pd.DataFrame({"grade": [1.0, 2.0, np.nan] * 20})
-    estimator = make_pipeline(OneHotEncoder(), LogisticRegression()).fit(frame, CLASSES)
-    model = model_from(estimator)
-    assert model.signature.inputs[0].datatype == "FP64"
-    answer = model.infer(inputs_of(frame))
-    np.testing.assert_allclose(answer["predict_proba"], estimator.predict_proba(frame))
-
-
-@pytest.mark.parametrize("names", [["x0", "x1"]])
-def test_strings_in_an_array_have_names_by_their_place(names: list[str]) -> None:
-    rows = FRAME[["city", "note"]].to_numpy(object)
-    estimator = make_pipeline(OneHotEncoder(), LogisticRegression()).fit(rows, CLASSES)
-    model = model_from(estimator)
-    assert [(spec.name, spec.datatype) for spec in model.signature.inputs] == [
-        (name, "BYTES") for name in names
-    ]
-    answer = model.infer(inputs_of(FRAME[["city", "note"]].set_axis(names, axis=1)))
-    np.testing.assert_allclose(answer["predict_proba"], estimator.predict_proba(rows))
-
-
-TEXTS = FRAME["note"].tolist()
-
-
-@pytest.mark.parametrize(
-    "first",
-    [
-        TfidfVectorizer(),
-        CountVectorizer(binary=True),
-        FeatureUnion([("words", CountVectorizer()), ("letters", TfidfVectorizer(analyzer="char"))]),
-        HashingVectorizer(n_features=64, alternate_sign=False),
-    ],
-    ids=name_of,
-)
-def test_a_model_of_texts_takes_one_tensor_of_them(first: Any) -> None:
-    estimator = make_pipeline(first, MultinomialNB()).fit(TEXTS, CLASSES)
-    model = model_from(estimator)
-    assert [(spec.name, spec.datatype, spec.shape) for spec in model.signature.inputs] == [
-        ("text", "BYTES", (-1,))
-    ]
-    texts = np.array([text.encode() for text in TEXTS[:3]], object)
-    for shape in ((3,), (3, 1)):
-        answer = model.infer({"text": texts.reshape(shape)})
-        np.testing.assert_allclose(answer["predict_proba"], estimator.predict_proba(TEXTS[:3]))
-    with pytest.raises(InputError, match="input 'text': row 1 is missing"):
-        model.infer({"text": np.array([b"good", None], object)})
-
-
-def test_a_vectoriser_alone_gives_a_dense_answer() -> None:
-    estimator = TfidfVectorizer().fit(TEXTS)
-    answer = model_from(estimator).infer({"text": np.array([b"good and bad"], object)})
-    np.testing.assert_allclose(answer["transform"], estimator.transform(["good and bad"]).toarray())
-
-
-@pytest.mark.parametrize(
-    ("estimator", "message"),
-    [
-        (CountVectorizer(input="filename"), r"takes files \(input='filename'\)"),
-        (make_pipeline(DictVectorizer(), LogisticRegression()), "DictVectorizer takes dictionaries"),
-    ],
-    ids=name_of,
-)
-def test_what_no_call_can_have_is_refused(estimator: Any, message: str) -> None:
-    with pytest.raises(LoadError, match=message):
-        model_from(estimator)
-
-
-def test_a_vectoriser_that_would_read_files_is_refused_wherever_it_is() -> None:
-    columns = ColumnTransformer([("words", CountVectorizer(), "note")]).fit(FRAME)
-    columns.named_transformers_["words"].input = "filename"
-    with pytest.raises(LoadError, match="takes files"):
-        model_from(columns)
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,9 +43,9 @@ from sklearn.preprocessing import (
 )
 from sklearn.semi_supervised import LabelPropagation
 
-from runtimes.base import Array, BatchedModel, Datatype, ExemplaryModel, LabelledModel, Resources, TensorModel
+from runtimes.base import Array, BatchedModel, Datatype, ExemplaryModel, LabelledModel
 from runtimes.errors import InputError, LoadError
-from runtimes.sklearn.runtime import model_of
+from tests.support.estimators import model_from
 
 RANDOM = np.random.default_rng(0)
 X = np.abs(RANDOM.normal(size=(60, 4)))
@@ -165,12 +163,6 @@ KINDS = [
 
 def name_of(value: object) -> str | None:
     return None if isinstance(value, list) or value is None else type(value).__name__
-
-
-def model_from(estimator: Any, threads: int = 1) -> TensorModel:
-    """Return the model of an estimator that was saved and loaded."""
-    copy = pickle.loads(pickle.dumps(estimator))
-    return model_of(copy, Path("model.pkl"), Resources(cpus=threads), "made here")
 
 
 def answer_of(estimator: Any, name: str, rows: Any) -> Any:
