@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pydantic import TypeAdapter
 
 from gateway.errors import NotTrusted
+from gateway.kits.entry import stated_entry
 from gateway.kits.kit import Kit
-from gateway.kits.layer import Role
 from gateway.kits.public_keys import PublicKey
 from gateway.kits.signatures import find_signature
 from gateway.oci.content import Source
@@ -141,7 +141,8 @@ def _is_in(reference: Reference, entry: str) -> bool:
 
 
 def _judge_license(kit: Kit, policy: Policy) -> str:
-    stated = _licenses(kit)
+    # Of what is in a directory of code, nothing is known yet.
+    stated = _licenses(kit, _judge_code(kit, policy)[0] and stated_entry(kit) is not None)
     if not policy.licenses:
         return f"any license is allowed; the kit states {', '.join(stated) or 'none'}"
     allowed = frozenset(license_.lower() for license_ in policy.licenses)
@@ -155,13 +156,13 @@ def _judge_license(kit: Kit, policy: Policy) -> str:
     )
 
 
-def _licenses(kit: Kit) -> tuple[str, ...]:
+def _licenses(kit: Kit, with_code: bool) -> tuple[str, ...]:
     """Return the licenses that the Kitfile states for the kit and for what serving needs, each once."""
     kitfile = kit.kitfile
     stated = [kitfile.package.license]
     if kitfile.model is not None:
         stated += [kitfile.model.license, *(part.license for part in kitfile.model.parts)]
-    if any(layer.role is Role.CODE for layer in kit.needed_layers()):
+    if with_code:
         stated += [entry.license for entry in kitfile.code]
     return tuple(dict.fromkeys(text.strip() for text in stated if text and text.strip()))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gateway.errors import InvalidKitfile, KitError, UnusableModel
+from gateway.errors import InvalidKitfile, KitError, NotTrusted, UnusableModel
 from gateway.kits.entry import PythonEntry
 from gateway.kits.library import Library, UnpackedKit
 from gateway.kits.model import choose_runtime
@@ -212,3 +213,15 @@ def test_an_inventory_of_an_earlier_release_is_completed(shelf: Shelf) -> None:
     seal = kit.path.with_name(f"{kit.path.name}.seal.json")
     seal.write_text(seal.read_text().replace('"entry":"src/kitserve.py"', '"entry":null'))
     assert shelf.open(ANYTHING).entry == PythonEntry("src/kitserve.py")
+
+
+def test_the_license_of_the_code_counts_where_it_may_run(shelf: Shelf) -> None:
+    shelf.pack(MODEL, CODE, license="MIT", parameters={"entry": "src/kitserve.py"})
+    reference = LayoutReference(shelf.builder.directory, "kit", "v1", None)
+    kit = shelf.library.describe(reference)
+    code = tuple(entry.model_copy(update={"license": "Proprietary"}) for entry in kit.kitfile.code)
+    kit = replace(kit, kitfile=kit.kitfile.model_copy(update={"code": code}))
+    policy = Policy(licenses=("MIT",))
+    assert shelf.library.judge(kit, policy).license == "MIT is allowed"
+    with pytest.raises(NotTrusted, match="the kit states Proprietary"):
+        shelf.library.judge(kit, replace(policy, code_digests=(kit.digest,)))
