@@ -220,6 +220,19 @@ class ExemplaryModel(TensorModel, Protocol):
 
 
 @runtime_checkable
+class ModelInChild(LoadedModel, Protocol):
+    """A model that runs in a process of its own, which may end before its worker does."""
+
+    def is_alive(self) -> bool:
+        """Whether that process still runs."""
+        ...
+
+    def failure(self) -> str:
+        """Return why it ended, with the end of its log; "" while it runs."""
+        ...
+
+
+@runtime_checkable
 class Runtime(Protocol):
     """An adapter for one engine: stateless, made without arguments, cheap to import."""
 

@@ -49,7 +49,8 @@ class Hazard(Enum):
 class Format(Enum):
     """A file format, with the hazard of loading it; what nobody loads is mere data.
 
-    Those of Hugging Face are of directories, see `hugging_face.directory`.
+    Those of Hugging Face are of directories, see `hugging_face.directory`. PYTHON is what the kit names as
+    its entry, and no file is it by its content.
     """
 
     ONNX = ("ONNX", Hazard.DATA)
@@ -78,6 +79,7 @@ class Format(Enum):
     CUT_SAFETENSORS = ("safetensors, cut short", Hazard.DATA)
     CUT_ZIP = ("zip, cut short", Hazard.DATA)
     EMPTY = ("empty", Hazard.DATA)
+    PYTHON = ("Python of the kit", Hazard.CODE)
     JSON = ("JSON", Hazard.DATA)
     TEXT = ("text", Hazard.DATA)
     UNKNOWN = ("unknown", Hazard.DATA)

@@ -32,6 +32,7 @@ _BUILT_IN = (
     EntryPoint(
         "transformers-generation", "runtimes.transformers_generation:TransformersGenerationRuntime", GROUP
     ),
+    EntryPoint("python", "runtimes.python.runtime:PythonRuntime", GROUP),
     EntryPoint("vllm", "runtimes.transformers_generation:VllmRuntime", GROUP),
 )
 

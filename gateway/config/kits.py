@@ -25,6 +25,7 @@ from gateway.kits.trust import Policy, PublicKey
 from gateway.oci.mirrors import mirror_reference
 from gateway.oci.options import RegistryOptions
 from gateway.oci.reference import Digest, RegistryReference
+from runtimes.python.requirements import Sources
 
 _UNITS = {"us": 0.000001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -125,6 +126,10 @@ class Trust(Strict):
     allow_code: tuple[str, ...] | None = None
     """Which kits may be in a format that runs code when it is loaded: `signed` (which needs `keys`), the
     digest of a kit, or a list of these."""
+    requirements: Sources | None = None
+    """Where the packages in `requirements.txt` of a kit's own Python may come from: `kit`, its wheels and the
+    packages that Kitserve has; `index`, the node's package index as well; `never`, a kit that has such a
+    file is refused. Absent: `kit`."""
 
     @field_validator("allow_code", mode="before")
     @classmethod
@@ -159,6 +164,7 @@ class Trust(Strict):
             keys=tuple(key.public_key() for key in self.keys or ()),
             code_digests=tuple(Digest.parse(word) for word in code if word != "signed"),
             code_if_signed="signed" in code,
+            requirements=self.requirements or Sources.KIT,
         )
 
 

@@ -53,7 +53,8 @@ class Inventory(BaseModel):
 
     `boot` is the boot of the machine for which the `changed` of each file holds: unpacked files are not
     synced to disk, so after another boot each is read and checked once. `has_companions` says that the files
-    which the model names were looked for in other layers; up to the first release they were not.
+    which the model names were looked for in other layers; up to the first release they were not. `entry` is
+    the path of the Python that serves the kit, "" where there is none, None where nobody has looked for it.
     """
 
     digest: DigestField
@@ -64,6 +65,7 @@ class Inventory(BaseModel):
     files: list[InventoryFile]
     layers: list[InventoryLayer]
     has_companions: bool = False
+    entry: str | None = None
 
     @property
     def size(self) -> int:

@@ -69,9 +69,12 @@ class Kit:
         roles = _NEEDED if with_code else MODEL_ROLES
         return tuple(layer for layer in self.layers if layer.role in roles or layer == self.system_prompt)
 
-    def check_servable(self) -> None:
-        """Check that the kit has a model. Raises KitError, with the media types that are not known."""
-        if any(link.needed_layers() for link in self.chain):
+    def check_servable(self, with_code: bool = False) -> None:
+        """Check that the kit has a model, or code if `with_code`, as an entry may be in there.
+
+        Raises KitError, with the media types that are not known.
+        """
+        if any(link.needed_layers(with_code) for link in self.chain):
             return
         others = [layer for link in self.chain for layer in link.layers if layer.role is Role.OTHER]
         types = sorted({layer.descriptor.media_type[:_MAX_TYPE] for layer in others})

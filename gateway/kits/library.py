@@ -38,7 +38,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from gateway.errors import ContentError, KitError, RegistryError, StoreError
+from gateway.errors import ContentError, KitError, RegistryError, StoreError, UnsafeArchive
 from gateway.kits.cache import Cache
 from gateway.kits.companions import holders, missing_files
 from gateway.kits.datasets import Dataset, find_dataset, read_dataset
@@ -50,6 +50,15 @@ from gateway.kits.directories import (
     inventory_files,
     inventory_layers,
     remove_tree,
+)
+from gateway.kits.entry import (
+    PythonEntry,
+    code_layers,
+    entry_among,
+    known_entry,
+    may_have_unseen_entry,
+    possible_entries,
+    stated_entry,
 )
 from gateway.kits.kit import Kit
 from gateway.kits.layer import Layer, Role
@@ -84,8 +93,11 @@ _DEFAULT_SOURCES = SourceOptions()
 class UnpackedKit:
     """A kit in a read-only directory of this node, which stays until `lease` is released.
 
-    `blobs` are all that it was made of. `from_cache` says that it was unpacked before; `pulled_bytes` is what
-    came from sources for it, and `unpack_seconds` the time that unpacking took, summed over threads.
+    `blobs` are all that it was made of. `entry` is the Python that serves it, if there is any; it and the
+    rest of the kit's code are in the directory only where the verdict allows code. `environments` is where
+    this node keeps the environments of such kits. `from_cache` says that it was unpacked before;
+    `pulled_bytes` is what came from sources for it, and `unpack_seconds` the time that unpacking took,
+    summed over threads.
     """
 
     kit: Kit
@@ -96,6 +108,8 @@ class UnpackedKit:
     from_cache: bool
     pulled_bytes: int
     unpack_seconds: float
+    entry: PythonEntry | None = None
+    environments: Path | None = None
 
     @property
     def model_path(self) -> Path:
@@ -118,6 +132,7 @@ class Library:
         self._sources = sources
         self._parents = root / "parents"
         self._verdicts = root / "trust"
+        self._environments = root / "environments"
         with self._store.disk_errors():
             self._directories = KitDirectories(root / "kits")
             self._parents.mkdir(exist_ok=True)
@@ -161,7 +176,7 @@ class Library:
         with self.cache.pulling():
             kit = lookup.kit(reference, policy, parents)
             verdict = self._judge(kit, policy, lookup)
-            kit.check_servable()
+            kit.check_servable(with_code=True)
             return self._open(kit, verdict, lookup, progress)
 
     def dataset(self, reference: Reference, name: str, policy: Policy = ANYTHING) -> Dataset:
@@ -185,10 +200,16 @@ class Library:
             with self._store.lock(f"kit-{kit.key}"), self._store.disk_errors():
                 inventory = self._directories.check(kit.key)
                 if inventory is None:
-                    pull = self._pull(kit, lookup, progress)
-                elif not inventory.has_companions or _lacks_layers(kit, inventory):
-                    pull = self._complete(kit, inventory, lookup, progress)
-                blobs = self._record_name(kit)
+                    pull = self._pull(kit, verdict.code, lookup, progress)
+                elif (
+                    not inventory.has_companions
+                    or _lacks_layers(kit, inventory, verdict.code)
+                    or may_have_unseen_entry(kit, inventory, verdict.code)
+                ):
+                    pull = self._complete(kit, inventory, verdict.code, lookup, progress)
+                blobs, entry = self._record_name(kit)
+                if entry is None:
+                    kit.check_servable()
         except BaseException:
             lease.release()
             raise
@@ -201,20 +222,27 @@ class Library:
             from_cache=pull is None,
             pulled_bytes=pull.pulled if pull else 0,
             unpack_seconds=pull.unpack_seconds if pull else 0.0,
+            entry=entry,
+            environments=self._environments,
         )
 
     def _complete(
-        self, kit: Kit, inventory: Inventory, lookup: Lookup, progress: Progress | None
+        self, kit: Kit, inventory: Inventory, may_run_code: bool, lookup: Lookup, progress: Progress | None
     ) -> Pull | None:
         """Pull a kit once more where an earlier release left out layers, or files that its model names.
 
-        Where its source is away, it is used as it is, as its model may need none of that.
+        So it is, too, where the kit's code was left out and the policy allows it now. Where its source is
+        away, the kit is used as it is, as its model may need none of that.
         """
         root = self._directories.path(kit.key)
         missing = missing_files(kit, root, [file.path for file in inventory.files])
-        if _lacks_layers(kit, inventory) or next(holders(kit, missing), None) is not None:
+        if (
+            _lacks_layers(kit, inventory, may_run_code)
+            or may_have_unseen_entry(kit, inventory, may_run_code)
+            or next(holders(kit, missing), None) is not None
+        ):
             with suppress(RegistryError):
-                return self._pull(kit, lookup, progress)
+                return self._pull(kit, may_run_code, lookup, progress)
         else:
             self._directories.write(kit.key, inventory.model_copy(update={"has_companions": True}))
         return None
@@ -237,38 +265,45 @@ class Library:
                 replace_file(path, verdict_to_json(verdict).encode())
         return verdict
 
-    def _pull(self, kit: Kit, lookup: Lookup, progress: Progress | None) -> Pull:
+    def _pull(self, kit: Kit, may_run_code: bool, lookup: Lookup, progress: Progress | None) -> Pull:
         """Pull and unpack a kit."""
         connections = lookup.connections(kit.reference)
         with SharedLayers(self._directories, self.cache.lease) as shared_layers:
             pull = Pull(self._store, lookup.source, connections, shared_layers, progress)
             try:
                 with self._store.disk_errors():
-                    self._unpack_or_refetch(kit, pull)
+                    self._unpack_or_refetch(kit, may_run_code, pull)
             except StoreError:
                 pull.undo(self._directories.needed_blobs())
                 raise
         return pull
 
-    def _unpack_or_refetch(self, kit: Kit, pull: Pull) -> None:
+    def _unpack_or_refetch(self, kit: Kit, may_run_code: bool, pull: Pull) -> None:
         """Unpack a kit; where blobs of this node are damaged, fetch them again and unpack it once more."""
         try:
-            self._unpack(kit, pull)
+            self._unpack(kit, may_run_code, pull)
         except ContentError:
             damaged = [digest for digest in pull.cached if not self._store.verify(digest)]
             # With intact blobs, the kit itself is wrong.
             if not damaged:
                 raise
-            self._unpack(kit, pull)
+            self._unpack(kit, may_run_code, pull)
 
-    def _unpack(self, kit: Kit, pull: Pull) -> None:
+    def _unpack(self, kit: Kit, may_run_code: bool, pull: Pull) -> None:
         needed = [WantedLayer(link.reference, layer) for link in kit.chain for layer in link.needed_layers()]
         self.cache.make_room(pull.add(needed))
         directory = self._directories.begin(kit.key)
         try:
             tree = Tree(directory, str(kit.reference), expected=kit.size)
-            layers = inventory_layers(pull.unpack_into(tree, needed))
+            unpacked = pull.unpack_into(tree, needed)
             _check_model(kit, directory)
+            entry = stated_entry(kit) or entry_among(kit, [file.path for file in tree.files])
+            entry = entry or self._find_entry(kit, may_run_code, pull)
+            code = [WantedLayer(kit.reference, layer) for layer in code_layers(kit)]
+            code = code if entry is not None and may_run_code else []
+            if code:
+                self.cache.make_room(pull.add(code))
+                unpacked += pull.unpack_into(tree, code)
             companions = self._unpack_companions(kit, pull, tree)
             tree.make_read_only()
             files = inventory_files(directory, tree.files)
@@ -283,13 +318,20 @@ class Library:
                 names=[],
                 blobs=[
                     InventoryBlob(digest=digest, size=self._store.path(digest).stat().st_size)
-                    for digest in (*kit.needed_blobs, *companions)
+                    for digest in dict.fromkeys(
+                        (
+                            *kit.needed_blobs,
+                            *companions,
+                            *(wanted.layer.descriptor.digest for wanted in code),
+                        )
+                    )
                     if self._store.has(digest)
                 ],
                 boot=boot_id(),
                 files=files,
-                layers=layers,
+                layers=inventory_layers(unpacked),
                 has_companions=True,
+                entry="" if entry is None else entry.path,
             ),
         )
 
@@ -309,17 +351,38 @@ class Library:
                     held.append(wanted.layer.descriptor.digest)
         return held
 
-    def _record_name(self, kit: Kit) -> frozenset[Digest]:
-        """Add the reference that a kit was opened by to its inventory; return the blobs in that."""
+    def _find_entry(self, kit: Kit, may_run_code: bool, pull: Pull) -> PythonEntry | None:
+        """Return the entry that is in a code layer and stated nowhere; nothing of it is kept."""
+        for layer, path in possible_entries(kit, may_run_code):
+            wanted = WantedLayer(kit.reference, layer, frozenset({path}))
+            self.cache.make_room(pull.add([wanted]))
+            directory = self._directories.begin(f"{kit.key}-entry")
+            try:
+                tree = Tree(directory, str(kit.reference), expected=layer.descriptor.size)
+                (unpacked,) = pull.unpack_into(tree, [wanted])
+            except UnsafeArchive:
+                # What is not unpacked may hold what it likes.
+                if may_run_code:
+                    raise
+                continue
+            finally:
+                remove_tree(directory)
+            if unpacked.files:
+                return PythonEntry(path)
+        return None
+
+    def _record_name(self, kit: Kit) -> tuple[frozenset[Digest], PythonEntry | None]:
+        """Add the reference that a kit was opened by to its inventory; return its blobs and entry."""
         inventory = self._directories.read(kit.key)
         if inventory is None:
-            return frozenset()
+            return frozenset(), stated_entry(kit)
         name = _name_in_index(kit.reference)
         if name and name not in inventory.names:
             inventory.names.append(name)
             self._directories.write(kit.key, inventory)
             self.cache.write_index()
-        return frozenset(blob.digest for blob in inventory.blobs)
+        blobs = frozenset(blob.digest for blob in inventory.blobs)
+        return blobs, known_entry(kit, inventory)
 
 
 def _name_in_index(reference: Reference) -> str:
@@ -331,10 +394,13 @@ def _name_in_index(reference: Reference) -> str:
     return f"{reference.name}:{reference.tag}"
 
 
-def _lacks_layers(kit: Kit, inventory: Inventory) -> bool:
+def _lacks_layers(kit: Kit, inventory: Inventory, may_run_code: bool) -> bool:
     """Tell whether a kit was unpacked without a layer that serving needs, such as a prompt or a new type."""
     forms = {layer.form for layer in inventory.layers}
-    return any(form_of(layer) not in forms for link in kit.chain for layer in link.needed_layers())
+    needed = [layer for link in kit.chain for layer in link.needed_layers()]
+    if may_run_code and known_entry(kit, inventory) is not None:
+        needed += code_layers(kit)
+    return any(form_of(layer) not in forms for layer in needed)
 
 
 def _check_model(kit: Kit, root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from gateway.errors import UnsafeArchive, UnusableModel
@@ -18,6 +19,9 @@ from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, EngineRuntime
 from runtimes.errors import LoadError, ModelError, NoRuntime, SeveralModels, UnsafeFormat
 from runtimes.formats import Format, Hazard, identify
 from runtimes.pickles.scan import scan
+from runtimes.python.runtime import DEFAULT_OPTIONS as PYTHON_OPTIONS
+from runtimes.python.runtime import NAME as PYTHON
+from runtimes.python.runtime import PythonOptions, PythonRuntime
 from runtimes.select import Choice, choose
 
 # What repositories have beside the form of a model that can be served: its weights, or another framework's.
@@ -47,14 +51,19 @@ def choose_runtime(
 
     `file` is the only file that may be, as a path within the kit. Without it, that is what the Kitfile's
     model.path names; and where that is weights or a model that nothing here runs, the one model of the kit
-    that can be served. `allow_code` says whether the policy allows the kit formats that run code. Where such
-    a file is chosen, its imports are logged, as a record of what was trusted.
+    that can be served. A kit with an entry is served by that, unless `hint` or `file` name something else.
+    `allow_code` says whether the policy allows the kit formats that run code. Where such a file is chosen,
+    its imports are logged, as a record of what was trusted.
 
     Raises:
         UnusableModel: where no runtime fits, or only files that run code and the policy does not allow that,
             or where several files could be the model.
     """
     with naming(kit):
+        if kit.entry is not None and hint in (None, PYTHON) and file in (None, kit.entry.path):
+            return _choose_entry(kit, kit.entry.path, allow_code)
+        if hint == PYTHON:
+            raise NoRuntime(_no_entry(file))
         try:
             choice = _choose(kit, hint, allow_code, file)
         except UnsafeFormat as error:
@@ -85,9 +94,16 @@ def check(kit: UnpackedKit, choice: Choice) -> Signature | None:
 
 
 def load(
-    kit: UnpackedKit, choice: Choice, resources: Resources, options: EngineOptions = DEFAULT_OPTIONS
+    kit: UnpackedKit,
+    choice: Choice,
+    resources: Resources,
+    options: EngineOptions = DEFAULT_OPTIONS,
+    python: PythonOptions = PYTHON_OPTIONS,
 ) -> LoadedModel:
-    """Load the chosen file; `options` are for the engine of a language model.
+    """Load the chosen file.
+
+    `options` are for the engine of a language model, and `python` for an entry; what the kit decides of those
+    is added here.
 
     Raises:
         UnusableModel: where its engine refuses it, or computes on CPUs although GPUs are reserved for it.
@@ -95,6 +111,8 @@ def load(
     with naming(kit):
         if isinstance(choice.runtime, EngineRuntime):
             model: LoadedModel = choice.runtime.start(choice.path, resources, options)
+        elif isinstance(choice.runtime, PythonRuntime):
+            model = choice.runtime.start(choice.path, resources, _python_options(kit, resources, python))
         else:
             model = choice.runtime.load(choice.path, resources)
         if resources.gpus > 0 and model.device == "cpu":
@@ -105,6 +123,72 @@ def load(
                 "format whose runtime takes GPUs"
             )
         return model
+
+
+def _choose_entry(kit: UnpackedKit, entry: str, allow_code: bool) -> Choice:
+    """Return the choice of a kit's entry. Raises UnsafeFormat where the policy does not allow code."""
+    if not allow_code:
+        raise UnsafeFormat(
+            f"{entry} is Python that serves the kit, and is run: so it is served only where the policy "
+            "allows that "
+            f"to this kit. {_capitalised(_code_advice(kit))}{_alone_advice(kit)}"
+        )
+    path = kit.path / entry
+    if not path.is_file():
+        raise LoadError(f"its entry should be at {entry!r}, and no layer has that; pack the kit again")
+    log.warning("code allowed", extra={"kit": str(kit.kit.reference), "path": entry, "imports": ""})
+    return Choice(PythonRuntime(), path, Format.PYTHON)
+
+
+def _no_entry(file: str | None) -> str:
+    beside = "" if file is None else f" beside `file: {file}`"
+    return (
+        f"there is no entry for the runtime {PYTHON!r}{beside}: put a `kitserve.py` at the root of a code "
+        "layer of the "
+        "kit, or name the file as `model.parameters.entry` in the Kitfile"
+    )
+
+
+def _alone_advice(kit: UnpackedKit) -> str:
+    """Return how to serve the model beside an entry without it; "" where there is none that can be."""
+    try:
+        choice = _choose(kit, None, allow_code=False, file=None)
+    except ModelError:
+        return ""
+    name = choice.path.relative_to(kit.path)
+    file = f"`file: {name}` or " if choice.path.is_file() else ""
+    return (
+        f"; or, to serve the model beside it without its processing, write {file}`runtime: "
+        f"{choice.runtime.name}` "
+        "beside `kit` in the config"
+    )
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _python_options(kit: UnpackedKit, resources: Resources, options: PythonOptions) -> PythonOptions:
+    """Return the options of an entry with what the kit and its verdict say."""
+
+    def load_model() -> LoadedModel:
+        choice = _choose(kit, None, allow_code=kit.verdict.code, file=None)
+        if isinstance(choice.runtime, EngineRuntime):
+            raise LoadError(
+                "preprocess and postprocess are for models of tensors, and this is a language model"
+            )
+        return choice.runtime.load(choice.path, resources)
+
+    assert kit.entry is not None
+    return replace(
+        options,
+        class_name=kit.entry.class_name,
+        root=kit.path,
+        model_path=kit.model_path,
+        load_model=load_model,
+        sources=kit.verdict.requirements,
+        environments=kit.environments,
+    )
 
 
 def _choose(kit: UnpackedKit, hint: str | None, allow_code: bool, file: str | None) -> Choice:

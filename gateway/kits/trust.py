@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass, replace
 from pydantic import TypeAdapter
 
 from gateway.errors import NotTrusted
+from gateway.kits.entry import stated_entry
 from gateway.kits.kit import Kit
-from gateway.kits.layer import Role
 from gateway.kits.public_keys import PublicKey
 from gateway.kits.signatures import find_signature
 from gateway.oci.content import Source
 from gateway.oci.reference import Digest, Reference, RegistryReference
+from runtimes.python.requirements import Sources
 
 __all__ = ["ANYTHING", "Policy", "PublicKey", "Verdict", "combined_verdict", "judge", "judge_registry"]
 
@@ -39,6 +40,8 @@ class Policy:
     keys: tuple[PublicKey, ...] = ()
     code_digests: tuple[Digest, ...] = ()
     code_if_signed: bool = False
+    requirements: Sources = Sources.KIT
+    """Where the packages may come from that the Python of a kit asks for, which is allowed to run code."""
 
     def __post_init__(self) -> None:
         if self.code_if_signed and not self.keys:
@@ -54,6 +57,8 @@ class Policy:
             [str(digest) for digest in self.code_digests],
             self.code_if_signed,
         ]
+        if self.requirements is not Sources.KIT:
+            fields.append(self.requirements)
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
 
 
@@ -65,7 +70,8 @@ ANYTHING = Policy()
 class Verdict:
     """Why a kit may be served, rule by rule, in words for people.
 
-    `code` says whether formats that run code may be loaded.
+    `code` says whether formats that run code may be loaded, and `requirements` where the packages may come
+    from that such a kit asks for.
     """
 
     registry: str
@@ -73,6 +79,7 @@ class Verdict:
     signature: str
     code: bool
     code_reason: str
+    requirements: Sources = Sources.KIT
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -93,7 +100,7 @@ def judge(kit: Kit, policy: Policy, source: Callable[[], Source]) -> Verdict:
     license_ = _judge_license(kit, policy)
     signature = _judge_signature(kit, policy, source)
     code, code_reason = _judge_code(kit, policy)
-    return Verdict(registry, license_, signature, code, code_reason)
+    return Verdict(registry, license_, signature, code, code_reason, policy.requirements)
 
 
 def combined_verdict(verdicts: Sequence[Verdict]) -> Verdict:
@@ -134,7 +141,8 @@ def _is_in(reference: Reference, entry: str) -> bool:
 
 
 def _judge_license(kit: Kit, policy: Policy) -> str:
-    stated = _licenses(kit)
+    # Of what is in a directory of code, nothing is known yet.
+    stated = _licenses(kit, _judge_code(kit, policy)[0] and stated_entry(kit) is not None)
     if not policy.licenses:
         return f"any license is allowed; the kit states {', '.join(stated) or 'none'}"
     allowed = frozenset(license_.lower() for license_ in policy.licenses)
@@ -148,13 +156,13 @@ def _judge_license(kit: Kit, policy: Policy) -> str:
     )
 
 
-def _licenses(kit: Kit) -> tuple[str, ...]:
+def _licenses(kit: Kit, with_code: bool) -> tuple[str, ...]:
     """Return the licenses that the Kitfile states for the kit and for what serving needs, each once."""
     kitfile = kit.kitfile
     stated = [kitfile.package.license]
     if kitfile.model is not None:
         stated += [kitfile.model.license, *(part.license for part in kitfile.model.parts)]
-    if any(layer.role is Role.CODE for layer in kit.needed_layers()):
+    if with_code:
         stated += [entry.license for entry in kitfile.code]
     return tuple(dict.fromkeys(text.strip() for text in stated if text and text.strip()))
 

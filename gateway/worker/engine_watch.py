@@ -22,13 +22,8 @@ Other engines do not have it.
 """
 
 
-class Engine(Protocol):
-    """What is watched; `runtimes.engines.base.OpenAIModel` is one."""
-
-    @property
-    def socket(self) -> Path:
-        """Where it answers HTTP."""
-        ...
+class Child(Protocol):
+    """A process of its own that is watched; `runtimes.base.ModelInChild` is one."""
 
     def is_alive(self) -> bool:
         """Whether its process still runs."""
@@ -39,9 +34,18 @@ class Engine(Protocol):
         ...
 
 
+class Engine(Child, Protocol):
+    """What is watched; `runtimes.engines.base.OpenAIModel` is one."""
+
+    @property
+    def socket(self) -> Path:
+        """Where it answers HTTP."""
+        ...
+
+
 async def end_of(engine: Engine, patience: Mapping[str, float] = PATIENCE, pause: float = _PAUSE) -> str:
     """Return why an engine is of no use any more, once it is not; `pause` is between two questions."""
-    watches = [asyncio.create_task(_ended(engine))]
+    watches = [asyncio.create_task(ended(engine))]
     watches += [
         asyncio.create_task(_silent(engine, path, seconds, pause)) for path, seconds in patience.items()
     ]
@@ -53,7 +57,8 @@ async def end_of(engine: Engine, patience: Mapping[str, float] = PATIENCE, pause
             watch.cancel()
 
 
-async def _ended(engine: Engine) -> str:
+async def ended(engine: Child) -> str:
+    """Return why a process has ended, once it has."""
     while engine.is_alive():
         await asyncio.sleep(_ALIVE_SECONDS)
     return engine.failure()

@@ -26,27 +26,28 @@ from gateway.errors import KitserveError, UnusableModel
 from gateway.kits.language import language_model
 from gateway.kits.library import Library, UnpackedKit, cache_directory
 from gateway.kits.model import choose_runtime, load
-from gateway.kits.stated import with_stated_signature
+from gateway.kits.stated import stated_signature, with_stated_signature
 from gateway.logs.events import configure_logging
 from gateway.metrics.memory import family_resident_bytes, resident_bytes
 from gateway.metrics.tally import Tally
 from gateway.proxies import bypass_proxies
-from gateway.serving import Generation
+from gateway.serving import NOTHING_STATED, Generation
 from gateway.wire.server import HttpServer
 from gateway.worker.admission import Admission
 from gateway.worker.assembly import build_app
 from gateway.worker.delivery import Delivery
 from gateway.worker.describe import describe
 from gateway.worker.engine_numbers import EngineNumbers
-from gateway.worker.engine_watch import end_of
+from gateway.worker.engine_watch import end_of, ended
 from gateway.worker.first_prompt import answer_first_prompt
 from gateway.worker.golden import golden_inputs, golden_prompt
 from gateway.worker.labels import Labels, UnusableLabels, combined, own_labels, read_labels
 from gateway.worker.scaling import IDLE, ONGOING
 from gateway.worker.version import AppOptions, Identity
-from runtimes.base import LoadedModel, Signature, TensorModel
+from runtimes.base import LoadedModel, ModelInChild, Signature, TensorModel
 from runtimes.engines.base import EngineRuntime, OpenAIModel
 from runtimes.errors import Unsupported
+from runtimes.python.runtime import PythonOptions, PythonRuntime
 from runtimes.text_model import TextModel
 
 ANNOUNCE_SECONDS = 1.0
@@ -75,8 +76,9 @@ class Worker:
         self._delivery = Delivery(self._names)
         self._description: Description | None = None
         self._must_describe = False
-        self._has_engine = False
+        self._has_child = False
         self._engine_numbers: EngineNumbers | None = None
+        self._child: ModelInChild | None = None
         self._watching: asyncio.Task[None] | None = None
         self._announcing = asyncio.create_task(self._announce_for_ever())
         try:
@@ -110,7 +112,8 @@ class Worker:
         self._ready_at = time.time()
         if isinstance(self._model, OpenAIModel):
             self._engine_numbers = EngineNumbers(self._model.socket)
-            self._watching = asyncio.create_task(self._end_with(self._model))
+        if self._child is not None:
+            self._watching = asyncio.create_task(self._end_with(self._child))
         log.info("worker.ready", extra={**self._names, "port": self._server.port, "runtime": self._runtime})
         await self._report(WorkerState.READY)
 
@@ -166,16 +169,19 @@ class Worker:
         self._tally.opened(kit.pulled_bytes, kit.from_cache, kit.unpack_seconds)
         choice = choose_runtime(kit, spec.runtime, kit.verdict.code, spec.file)
         self._note(state=WorkerState.LOADING, detail="", runtime=choice.runtime.name)
-        self._has_engine = isinstance(choice.runtime, EngineRuntime)
+        self._has_child = isinstance(choice.runtime, EngineRuntime | PythonRuntime)
         language = language_model(kit, choice, spec.serving)
         resources = spec.serving.resources
         admission = Admission(spec.node.home / "memory", waits=self._wait_for_memory)
         with admission.admitted(kit, choice, language, resources):
             self._note(detail="")
             started = time.perf_counter()
-            loaded = load(kit, choice, resources, replace(language.options, name=spec.model))
+            loaded = load(
+                kit, choice, resources, replace(language.options, name=spec.model), self._python_options(kit)
+            )
         self._tally.loaded(time.perf_counter() - started)
         with _closed_on_failure(loaded):
+            self._child = loaded if isinstance(loaded, ModelInChild) else None
             model = with_stated_signature(loaded, kit.kit, spec.serving.stated)
             if isinstance(model, TensorModel):
                 self._answer_first_call(model, library)
@@ -196,6 +202,16 @@ class Worker:
         )
         return model, choice.runtime.name, options
 
+    def _python_options(self, kit: UnpackedKit) -> PythonOptions:
+        """Return how the kit's own Python is started, as far as the config decides it."""
+        spec = self._spec
+        return PythonOptions(
+            name=spec.model,
+            stated=stated_signature(None, kit.kit, spec.serving.stated) or NOTHING_STATED,
+            timeout=spec.serving.queue.timeout,
+            note=lambda detail: self._note(detail=detail),
+        )
+
     def _answer_first_call(self, model: TensorModel, library: Library) -> None:
         """Prove that a call can succeed. Raises UnusableModel where none can; anything else is noted."""
         spec, inputs = self._spec, None
@@ -207,6 +223,8 @@ class Worker:
             reason = answer_first_call(model, inputs)
         except Unsupported as error:
             raise UnusableModel(f"{spec.reference}: no call can be answered: {error}") from error
+        if self._child is not None and not self._child.is_alive():
+            raise UnusableModel(f"{spec.reference}: its first call ended it: {self._child.failure()}")
         self._note_first_call(reason, started)
 
     def _answer_first_prompt(self, model: OpenAIModel, generation: Generation, library: Library) -> None:
@@ -257,9 +275,10 @@ class Worker:
             await self._announce()
             await asyncio.sleep(ANNOUNCE_SECONDS)
 
-    async def _end_with(self, engine: OpenAIModel) -> None:
+    async def _end_with(self, engine: ModelInChild) -> None:
         """End this process once its engine has ended, or hangs: Serve starts another worker in its place."""
-        reason = await end_of(engine)
+        # Whether the kit's own Python hangs, its calls tell.
+        reason = await (end_of(engine) if isinstance(engine, OpenAIModel) else ended(engine))
         log.error("worker.engine_ended", extra={**self._names, "reason": reason})
         if engine.is_alive():
             await asyncio.to_thread(engine.close)
@@ -282,7 +301,7 @@ class Worker:
             kv_cache_usage=None if numbers is None else numbers.kv_cache_usage(generating),
             queued=self._app.queued if self._announcement.port else 0,
             not_batched=self._app.not_batched if self._announcement.port else "",
-            memory_bytes=family_resident_bytes() if self._has_engine else resident_bytes(),
+            memory_bytes=family_resident_bytes() if self._has_child else resident_bytes(),
             numbers=self._tally.numbers(),
             description=self._description if self._must_describe else None,
             number=next(self._numbers),

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 import runtimes
 from runtimes.engines import sockets
@@ -39,6 +39,9 @@ _SECRETS = ("TOKEN", "SECRET", "PASSWORD", "API_KEY")
 class EngineProcess:
     """A child process that serves one model on `socket`, from its start to `close`."""
 
+    name: ClassVar[str] = "the engine"
+    """What messages call it."""
+
     def __init__(
         self,
         command: Sequence[str],
@@ -46,6 +49,7 @@ class EngineProcess:
         *,
         threads: int,
         environment: Mapping[str, str] | None = None,
+        log: EngineLog | None = None,
     ) -> None:
         """Start `command`. Raises LoadError where it cannot be.
 
@@ -54,12 +58,13 @@ class EngineProcess:
             options: what the child reads as one line of JSON; `socket` and `parent` are added.
             threads: how many threads libraries may compute with (OMP_NUM_THREADS).
             environment: variables that the child gets besides.
+            log: what gets all that the child writes; absent, its end is kept and nothing else.
         """
         self.directory = sockets.directory()
         self.socket = self.directory / sockets.NAME
-        self.log = EngineLog()
+        self.log = EngineLog() if log is None else log
         self._command = [*command]
-        self._environment = _environment(threads) | dict(environment or {})
+        self._environment = self._variables(threads) | dict(environment or {})
         self._line = (
             json.dumps({**options, "socket": str(self.socket), "parent": os.getpid()}).encode() + b"\n"
         )
@@ -72,7 +77,7 @@ class EngineProcess:
         self._has_started.wait()
         if self._error is not None:
             self.close()
-            raise LoadError(f"the engine cannot be started: {self._error}") from self._error
+            raise LoadError(f"{self.name} cannot be started: {self._error}") from self._error
 
     @property
     def pid(self) -> int:
@@ -100,9 +105,9 @@ class EngineProcess:
             if (latest := (self.log.size, *_work(self.pid))) != progress:
                 progress, since = latest, now
             elif now - since > patience:
-                raise LoadError(f"the engine did nothing for {patience:.0f} seconds{self.log.ending()}")
+                raise LoadError(f"{self.name} did nothing for {patience:.0f} seconds{self.log.ending()}")
             pause = min(pause * 1.5, 0.5)
-        raise LoadError(self.failure() or "the engine was closed while it started")
+        raise LoadError(self.failure() or f"{self.name} was closed while it started")
 
     def is_alive(self) -> bool:
         """Whether the process still runs."""
@@ -114,9 +119,9 @@ class EngineProcess:
             return ""
         status = None if self._process is None else self._process.returncode
         if status is None or self._is_closed:
-            return "the engine was closed"
+            return f"{self.name} was closed"
         # A kill comes from outside: what the engine wrote before has nothing to do with it.
-        return _ending(status) + ("" if status == -signal.SIGKILL else self.log.ending())
+        return f"{self.name} {_ending(status)}" + ("" if status == -signal.SIGKILL else self.log.ending())
 
     def close(self) -> None:
         """End the process and all that it started, and remove its socket. Closing twice does no harm."""
@@ -131,6 +136,10 @@ class EngineProcess:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _variables(self, threads: int) -> dict[str, str]:
+        """Return the variables that the child gets of this process and of our own."""
+        return _environment(threads)
 
     def _keep(self) -> None:
         """Start the process and wait for its end.
@@ -185,13 +194,18 @@ def python_module(name: str) -> list[str]:
     return [sys.executable, "-m", name]
 
 
-def _environment(threads: int) -> dict[str, str]:
-    """Return the variables that the child needs, of those of this process and of our own."""
-    variables = {
+def passed_variables() -> dict[str, str]:
+    """Return the variables of this process that a child may have: none with a secret, none of Kitserve's."""
+    return {
         name: value
         for name, value in os.environ.items()
         if name in _VARIABLES or (name.startswith(_PREFIXES) and not any(word in name for word in _SECRETS))
     }
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Return the variables that an engine needs, of those of this process and of our own."""
+    variables = passed_variables()
     root = str(Path(runtimes.__file__).parents[1])
     paths = [root, *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
     return variables | {
@@ -219,15 +233,15 @@ def _work(group: int) -> tuple[int, int]:
 
 
 def _ending(status: int) -> str:
-    """Return a sentence on how a process ended with `status`, as subprocess gives it."""
+    """Return how a process ended with `status`, as subprocess gives it: "ended with exit code 1"."""
     if status >= 0:
-        return f"the engine ended with exit code {status}"
+        return f"ended with exit code {status}"
     try:
         name = signal.Signals(-status).name
     except ValueError:
         name = f"signal {-status}"
     if status == -signal.SIGKILL:
-        return f"the engine was killed by {name}, as the kernel does where memory is short"
+        return f"was killed by {name}, as the kernel does where memory is short"
     if status == -signal.SIGILL:
-        return f"the engine was killed by {name}: this CPU lacks instructions that it was built for"
-    return f"the engine was killed by {name}"
+        return f"was killed by {name}: this CPU lacks instructions that it was built for"
+    return f"was killed by {name}"

@@ -22,6 +22,7 @@ from gateway.oci.reference import Digest, parse_reference
 from gateway.rollout.documents import reading
 from gateway.rollout.plan import Plan
 from gateway.serving import Serving
+from runtimes.python.requirements import Sources
 
 _SERVING = TypeAdapter(Serving)
 _PLAN = TypeAdapter(Plan)
@@ -150,6 +151,7 @@ def _policy_to_document(policy: Policy) -> dict[str, Any]:
         "keys": [{"name": key.name, "pem": key.pem} for key in policy.keys],
         "code_digests": [str(digest) for digest in policy.code_digests],
         "code_if_signed": policy.code_if_signed,
+        "requirements": policy.requirements,
     }
 
 
@@ -160,4 +162,5 @@ def _policy_from_document(document: dict[str, Any]) -> Policy:
         keys=tuple(PublicKey(key["name"], key["pem"]) for key in document.get("keys", ())),
         code_digests=tuple(Digest.parse(digest) for digest in document.get("code_digests", ())),
         code_if_signed=document.get("code_if_signed", False),
+        requirements=Sources(document.get("requirements", Sources.KIT)),
     )

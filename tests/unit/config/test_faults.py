@@ -191,6 +191,10 @@ def test_true_is_no_number_and_no_text(path: Path) -> None:
         ("listen: 24000", "line 1: listen: 24000 is not HOST:PORT; write 127.0.0.1:24000"),
         ("listen: [a]", 'line 1: listen: ["a"] is not HOST:PORT, such as 127.0.0.1:8080'),
         (
+            "trust: {requirements: pypi}",
+            "line 1: trust.requirements: must be 'kit', 'index' or 'never', not 'pypi'",
+        ),
+        (
             "trust: {allow_code: true}",
             "line 1: trust.allow_code: write `signed`, the digest of a kit, or a list of these",
         ),

@@ -13,6 +13,7 @@ from gateway.errors import ConfigError, NotTrusted
 from gateway.kits.trust import ANYTHING, Policy, judge_registry
 from gateway.oci.options import RegistryOptions
 from gateway.oci.reference import Digest, parse_reference
+from runtimes.python.requirements import Sources
 from tests.support.signing import Signer
 
 DIGEST = f"sha256:{'a' * 64}"
@@ -115,14 +116,16 @@ trust:
   registries: [r.io]
   keys: ["{key}"]
   allow_code: signed
+  requirements: index
 models:
   - {{name: a, kit: r.io/a:v1, trust: {{licenses: [MIT], allow_code: ["{DIGEST}"]}}}}
-  - {{name: b, kit: r.io/b:v1, trust: {{keys: [], allow_code: []}}}}
+  - {{name: b, kit: r.io/b:v1, trust: {{keys: [], allow_code: [], requirements: kit}}}}
 """
     config = parse_config(text)
     a = config.policy(config.model("a"))
     assert (a.registries, a.licenses, len(a.keys)) == (("r.io",), ("MIT",), 1)
     assert (a.code_digests, a.code_if_signed) == ((Digest.parse(DIGEST),), False)
+    assert a.requirements is Sources.INDEX
     b = config.policy(config.model("b"))
     assert b == Policy(registries=("r.io",))
     assert config.policy().code_if_signed

@@ -17,8 +17,10 @@ from gateway.control.state.desired import Desired, DesiredModel
 from gateway.control.state.migrations import SCHEMA
 from gateway.control.state.versions import Kind, Version, version_of
 from gateway.errors import StoreError
+from gateway.kits.trust import Policy
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest, parse_reference
+from runtimes.python.requirements import Sources
 
 KIT = parse_reference("registry.test/team/iris:v1")
 DIGEST, OTHER = Digest.of(b"one"), Digest.of(b"two")
@@ -64,6 +66,13 @@ def test_a_new_one_knows_nothing(state: State) -> None:
 def test_each_apply_is_a_new_generation(state: State) -> None:
     assert [apply(state, "a"), apply(state, "a", "b"), apply(state, "a")] == [1, 2, 3]
     assert state.desired() == desired("a", generation=3)
+
+
+def test_the_policy_of_a_model_is_kept(state: State) -> None:
+    policy = Policy(("r.io",), ("MIT",), (), (DIGEST,), requirements=Sources.INDEX)
+    kept = Desired(1, (DesiredModel("a", KIT, policy=policy),))
+    state.apply(kept, '{"models": []}')
+    assert state.desired() == kept
 
 
 def test_pins_are_of_one_generation_and_the_last_is_known_under_any(state: State) -> None:

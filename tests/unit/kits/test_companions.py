@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gateway.errors import UnusableModel
+from gateway.kits import entry
 from gateway.kits.directories import KitDirectories
 from gateway.kits.library import Library, UnpackedKit
 from gateway.kits.model import choose_runtime, load
@@ -86,8 +87,9 @@ def test_the_most_specific_layer_is_asked_first_and_others_are_not_fetched(
         (kind, path, {"onnx": None, "onnx/model.onnx.data": WEIGHTS, "onnx/more.py": b""}),
     )
     assert files(kit) == ["onnx/model.onnx", "onnx/model.onnx.data"]
-    model, _, _, holder = kit.kit.layers
-    assert kit.pulled_bytes == model.descriptor.size + holder.descriptor.size
+    model, *code, holder = kit.kit.layers
+    # The two directories of code were looked into for a kitserve.py, and nothing else was fetched.
+    assert kit.pulled_bytes == sum(layer.descriptor.size for layer in (model, *code, holder))
     assert_answers(kit)
 
 
@@ -123,10 +125,36 @@ def test_every_model_of_the_kit_gets_its_weights(packed: Callable[..., UnpackedK
 def test_no_code_is_fetched_where_nothing_is_missing(packed: Callable[..., UnpackedKit]) -> None:
     kit = packed(
         ("model", "model", {"model/model.onnx": MODEL, "model/model.onnx.data": WEIGHTS}),
-        ("code", ".", CODE),
+        ("code", "train.py", {"train.py": b"print('secret')"}),
+        ("code", "requirements.txt", {"requirements.txt": b"torch\n"}),
     )
     assert kit.pulled_bytes == kit.kit.layers[0].descriptor.size
     assert_answers(kit)
+
+
+def test_a_directory_of_code_is_looked_into_and_nothing_of_it_kept(
+    packed: Callable[..., UnpackedKit], library: Library
+) -> None:
+    kit = packed(
+        ("model", "model", {"model/model.onnx": MODEL, "model/model.onnx.data": WEIGHTS}),
+        ("code", ".", CODE),
+    )
+    assert files(kit) == ["model/model.onnx", "model/model.onnx.data"]
+    assert kit.pulled_bytes == sum(layer.descriptor.size for layer in kit.kit.layers)
+    assert_answers(kit)
+    kit.lease.release()
+    assert library.open(kit.kit.reference).from_cache
+
+
+def test_a_large_layer_of_code_is_not_looked_into(
+    packed: Callable[..., UnpackedKit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entry, "LOOKED_INTO_BYTES", 1_000)
+    kit = packed(
+        ("model", "model", {"model/model.onnx": MODEL, "model/model.onnx.data": WEIGHTS}),
+        ("code", ".", {**CODE, "large": bytes(10_000)}),
+    )
+    assert kit.pulled_bytes == kit.kit.layers[0].descriptor.size
 
 
 def test_a_file_that_no_layer_has_is_named_when_the_model_is_loaded(
@@ -147,7 +175,8 @@ def test_no_path_leads_out_of_the_kit(packed: Callable[..., UnpackedKit], locati
         ("code", ".", {"secret": WEIGHTS, "sub/secret": WEIGHTS}),
     )
     assert files(kit) == ["sub/model.onnx"]
-    assert kit.pulled_bytes == kit.kit.layers[0].descriptor.size
+    # The code was looked into for a kitserve.py alone.
+    assert kit.pulled_bytes == sum(layer.descriptor.size for layer in kit.kit.layers)
 
 
 def test_the_weights_of_a_parents_model(library: Library, builder: LayoutBuilder) -> None:

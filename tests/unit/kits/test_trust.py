@@ -16,6 +16,7 @@ from gateway.kits.kitfile import Kitfile
 from gateway.kits.manifest import parse_manifest
 from gateway.kits.trust import Policy, PublicKey, Verdict, judge
 from gateway.oci.reference import Digest, parse_reference
+from runtimes.python.requirements import Sources
 from tests.support.artifacts import MODELKIT
 from tests.support.signing import Shelf, Signer, claim, compact, statement
 
@@ -281,6 +282,7 @@ CHANGES: dict[str, Any] = {
     "keys": (PublicKey("other name", KEYS[0].pem),),
     "code_digests": (Digest.of(b"b"),),
     "code_if_signed": False,
+    "requirements": Sources.INDEX,
 }
 
 

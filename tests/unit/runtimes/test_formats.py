@@ -194,7 +194,8 @@ def test_what_cannot_be_read_is_a_load_error(tmp_path: Path, kind: str) -> None:
 
 
 def test_three_classes() -> None:
-    assert {f for f in Format if f.hazard is Hazard.CODE} == {Format.PICKLE, Format.TORCH_PICKLE}
+    code = {Format.PICKLE, Format.TORCH_PICKLE, Format.PYTHON}
+    assert {f for f in Format if f.hazard is Hazard.CODE} == code
     assert {f for f in Format if f.hazard is Hazard.PROGRAM} == {Format.TORCHSCRIPT, Format.TORCH_EXPORT}
 
 

@@ -1,0 +1,1 @@
+"""Python of a kit: a class of its own, in a child process with an environment of its own."""
