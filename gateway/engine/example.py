@@ -20,7 +20,7 @@ import orjson
 
 from gateway.codec.non_finite import is_float, to_floats, to_json
 from gateway.errors import KitError
-from runtimes.base import Array, Datatype, Signature, TensorSpec
+from runtimes.base import Array, Datatype, Signature, TensorSpec, check_inputs
 from runtimes.errors import InputError
 from runtimes.tables import cast
 
@@ -37,9 +37,12 @@ def example_inputs(example: Any, signature: Signature) -> dict[str, Array]:
     """
     try:
         inputs = _inputs(_by_name(example), signature)
-    except (ValueError, TypeError, OverflowError, RecursionError, InputError) as error:
+        if _takes_one_row(inputs, signature):
+            inputs = _first_rows(inputs)
+        check_inputs(signature, inputs)
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError, InputError) as error:
         raise KitError(f"the example does not fit the model: {error}") from error
-    return _first_rows(inputs) if _takes_one_row(inputs, signature) else inputs
+    return inputs
 
 
 def example_text(inputs: Mapping[str, Array]) -> str:
@@ -94,7 +97,7 @@ def _inputs(values: Any, signature: Signature) -> dict[str, Array]:
     if not isinstance(values, dict):
         return _of_whole(values, specs)
     unknown = [name for name in values if name not in specs]
-    if unknown and len(specs) == 1:
+    if unknown and len(specs) == 1 and _is_matrix(next(iter(specs.values())), len(values)):
         return _of_whole(list(map(list, zip(*values.values(), strict=True))), specs)
     missing = [spec.name for spec in signature.inputs if spec.name not in values]
     if unknown or missing:
@@ -102,6 +105,11 @@ def _inputs(values: Any, signature: Signature) -> dict[str, Array]:
         faults += [f"the model takes no {_listed(unknown)}"] if unknown else []
         raise ValueError(" and ".join(faults))
     return {name: _array(specs[name], elements) for name, elements in values.items()}
+
+
+def _is_matrix(spec: TensorSpec, width: int) -> bool:
+    """Tell whether an input has a column for each of the values."""
+    return spec.shape is not None and len(spec.shape) == 2 and spec.shape[1] in {-1, width} - {1}
 
 
 def _of_whole(rows: Any, specs: Mapping[str, TensorSpec]) -> dict[str, Array]:
