@@ -16,18 +16,19 @@ class StatedModel:
         self.signature = signature
         self.platform = model.platform
         self.device = model.device
-        self.labels: Mapping[str, tuple[str, ...]] = getattr(model, "labels", {})
-        self.pays_to_batch: bool = getattr(model, "pays_to_batch", False)
         self._model = model
-        is_checked = signature.all_inputs == model.signature.all_inputs
-        self._check = None if is_checked else InputCheck(signature)
+        self._check = InputCheck(signature)
         own = model.signature.outputs
         self._own = frozenset(spec.name for spec in own)
         self._stated = tuple(spec for spec in signature.outputs if spec not in own)
+        # The model checks its own, and may take more than they say.
+        self._has_own_inputs = signature.all_inputs == model.signature.all_inputs
+        self.labels: Mapping[str, tuple[str, ...]] = getattr(model, "labels", {})
+        self.pays_to_batch: bool = getattr(model, "pays_to_batch", False)
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         """Run the model; see `TensorModel.infer`."""
-        if self._check is not None:
+        if not self._has_own_inputs:
             self._check(inputs)
         return self._model.infer(inputs, outputs)
 

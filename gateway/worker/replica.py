@@ -189,7 +189,7 @@ class Worker:
             labels = self._labels(kit)
             signature = model.signature if isinstance(model, TensorModel) else Signature((), ())
             tasks = model.tasks if isinstance(model, OpenAIModel | TextModel) else ()
-            self._description = describe(kit.kit, model.platform, signature, labels, tasks, example)
+            self._description = describe(kit.kit, model.platform, signature, labels, tasks, example=example)
         options = AppOptions(
             spec.node.edge_key,
             labels,
