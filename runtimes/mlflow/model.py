@@ -33,6 +33,7 @@ class ColumnsModel:
         self.device = model.device
         self.labels: Mapping[str, tuple[str, ...]] = getattr(model, "labels", {})
         self.pays_to_batch: bool = getattr(model, "pays_to_batch", False)
+        self.example: Mapping[str, Array] = getattr(model, "example", {})
         self._model = model
         self._own = {spec.name: spec for spec in model.signature.all_inputs}
         self._matrix = self._own[fit.matrix] if fit.matrix else None
