@@ -14,6 +14,7 @@ from runtimes.errors import LoadError, NoRuntime, SeveralModels, UnsafeFormat
 from runtimes.formats import Format, Hazard, identify
 from runtimes.gguf_kinds import candidates
 from runtimes.hugging_face import directory as hugging_face
+from runtimes.mlflow import flavors as mlflow
 from runtimes.pickles.scan import scan
 from runtimes.refusals import DAMAGED, OTHERS, sentence
 
@@ -95,7 +96,8 @@ def choose(
     available = installed() if runtimes is None else runtimes
     if hint is not None and hint not in available:
         raise NoRuntime(f"there is no runtime {hint!r}; installed are {', '.join(available)}")
-    formats = hugging_face.with_directories({path: identify(path) for path in _files(model_path)})
+    own, refusals = mlflow.without_wrappings({path: identify(path) for path in _files(model_path)})
+    formats = hugging_face.with_directories(own)
     usable = available if hint is None else {hint: _alone(available[hint])}
     readable = [
         Choice(runtime, path, format_)
@@ -115,6 +117,8 @@ def choose(
         listed = ", ".join(sorted(str(path.relative_to(model_path)) for path in files))
         text = f"{model_path} has several models: {listed}; set the Kitfile's model.path to one"
         raise SeveralModels(text, tuple(sorted(map(str, files))))
+    if not choices and refusals:
+        raise refusals[0]
     if not choices:
         raise _refusal(model_path, formats, hint, available, allow_code)
     return next((choice for choice in choices if _fits_framework(choice, framework)), choices[0])

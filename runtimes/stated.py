@@ -10,7 +10,7 @@ from runtimes.errors import LoadError, Unsupported
 
 
 class StatedModel:
-    """A model whose inputs are checked against a stated signature before it is run."""
+    """A model with a stated signature, against which inputs are checked where they are not its own."""
 
     def __init__(self, model: TensorModel, signature: Signature) -> None:
         self.signature = signature
@@ -22,10 +22,15 @@ class StatedModel:
         own = model.signature.all_outputs
         self._own = frozenset(spec.name for spec in own)
         self._stated = tuple(spec for spec in signature.outputs if spec not in own)
+        # The model checks its own, and may take more than they say.
+        self._has_own_inputs = signature.all_inputs == model.signature.all_inputs
+        self.labels: Mapping[str, tuple[str, ...]] = getattr(model, "labels", {})
+        self.pays_to_batch: bool = getattr(model, "pays_to_batch", False)
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         """Run the model; see `TensorModel.infer`."""
-        self._check(inputs)
+        if not self._has_own_inputs:
+            self._check(inputs)
         return self._model.infer(inputs, outputs)
 
     def check_outputs(self, outputs: Mapping[str, Array]) -> None:
@@ -110,7 +115,8 @@ def _narrowed(kind: str, spec: TensorSpec, stated: TensorSpec, source: str) -> T
         )
     if stated is spec:
         return spec
-    return TensorSpec(spec.name, stated.datatype, shape, "", spec.likely_shape if shape is None else None)
+    likely_shape = spec.likely_shape if shape is None else None
+    return replace(spec, datatype=stated.datatype, shape=shape, likely="", likely_shape=likely_shape)
 
 
 def _common(one: tuple[int, ...] | None, other: tuple[int, ...] | None) -> tuple[int, ...] | None:

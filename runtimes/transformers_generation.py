@@ -107,6 +107,7 @@ def _start(model: HuggingFaceModel, resources: Resources, options: EngineOptions
         python_module(_SERVER),
         {
             "model": str(model.directory),
+            "tokenizer": str(model.tokenizer),
             "name": options.name or model.directory.name,
             "dtype": hugging_face_memory.dtype(model, has_bf16=True) if is_gpu else _cpu_dtype(model),
             "device": "cuda" if is_gpu else "cpu",

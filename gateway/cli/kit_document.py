@@ -13,6 +13,7 @@ from gateway.kits.hints import hints_of
 from gateway.kits.language import LanguageModel
 from gateway.kits.library import Kit, Library, Progress
 from gateway.kits.memory import Need, free
+from gateway.kits.mlflow import MLflowModel
 from gateway.kits.parents import model_of
 from gateway.kits.trust import Policy
 from gateway.metrics.machine import usable_memory
@@ -66,6 +67,8 @@ def kit_document(
         layer["served"] = Digest.parse(layer["digest"]) in unpacked.blobs
     if examined.need is not None and isinstance(choice.runtime, EngineRuntime):
         document["language"] = _language(examined.language, examined.need, unpacked.path)
+    if examined.mlflow is not None:
+        document["mlflow"] = _mlflow(examined.mlflow, examined.notes)
     if examined.signature is not None:
         document["inputs"] = [_spec(spec) for spec in examined.signature.all_inputs]
         document["outputs"] = [_spec(spec) for spec in examined.signature.all_outputs]
@@ -96,6 +99,17 @@ def _language(language: LanguageModel, need: Need, root: Path) -> dict[str, Any]
             "other": need.memory.other,
             "text": f"needs {need}; {free(usable_memory())}",
         },
+    }
+
+
+def _mlflow(mlflow: MLflowModel, notes: tuple[str, ...]) -> dict[str, Any]:
+    """Return what MLflow says of a model, and what of its signature is passed over."""
+    return {
+        "flavor": mlflow.flavor.name,
+        "version": mlflow.flavor.version,
+        **mlflow.mlmodel.facts,
+        "text": str(mlflow),
+        "notes": list(notes),
     }
 
 
@@ -138,6 +152,7 @@ def _document(kit: Kit) -> dict[str, Any]:
         "inputs": [],
         "outputs": [],
         "language": None,
+        "mlflow": None,
     }
 
 

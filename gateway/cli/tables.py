@@ -201,6 +201,10 @@ def kit_text(kit: dict[str, Any]) -> Iterable[RenderableType]:
         yield Text(f"{title}: ") + _text(kit["runtime_message"], style)
         return
     yield _text(f"runtime: {kit['runtime']} ({kit['file']})")
+    if kit["mlflow"] is not None:
+        yield _text(f"MLflow: {kit['mlflow']['text']}")
+        for note in kit["mlflow"]["notes"]:
+            yield _text(f"  its signature is passed over in part: {note}", "yellow")
     if kit["language"] is not None:
         yield from _language_text(kit["language"])
     tensors = _table("TENSOR", "NAME", "DATATYPE", "SHAPE")

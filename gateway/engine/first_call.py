@@ -1,7 +1,8 @@
 """The call that a version answers before it is ready: the proof that calls can succeed, and its warm-up.
 
-Its values are those of the kit's golden dataset, where the config names one. Else they are made up by the
-signature, and a failure says little: an index may be out of range, two axes may belong together. Only what
+Its values are those of the kit's golden dataset, where the config names one, else those of the kit's example.
+Without both they are made up by the signature, and a failure says little: an index may be out of range, two
+axes may belong together. After an example that is not answered, values are made up as well. Only what
 would fail whatever the values are (`Unsupported`) is the model's own fault; anything else is noted, and the
 model is served.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
 import numpy as np
@@ -39,11 +40,15 @@ _MAX_REASON = 200
 
 
 def answer_first_call(
-    model: TensorModel, inputs: Mapping[str, Array] | None = None, seconds: float = SECONDS
+    model: TensorModel,
+    inputs: Mapping[str, Array] | None = None,
+    seconds: float = SECONDS,
+    pass_over: Callable[[str], None] | None = None,
 ) -> str:
     """Have the model answer a call; return why it was not answered, "" where it was.
 
-    Without `inputs` the values are made up.
+    Without `inputs` the values are made up. They are as well where the model does not answer `inputs` and
+    `pass_over` is given, which is told why.
 
     Raises:
         Unsupported: when no call would be answered, whatever its values.
@@ -53,8 +58,7 @@ def answer_first_call(
 
     def run() -> None:
         try:
-            calls = _calls(model) if inputs is None else iter((inputs,))
-            outcome.set_result(_try(model, calls, is_late))
+            outcome.set_result(_answered(model, inputs, pass_over, is_late))
         except BaseException as error:
             outcome.set_exception(error)
 
@@ -81,6 +85,26 @@ def made_up(signature: Signature, sizes: tuple[int, int], rank: int = 2) -> dict
     if sum(math.prod(shape) * itemsizes[name] for name, shape in shapes.items()) > _MAX_BYTES:
         return None
     return {spec.name: _values(spec, shapes[spec.name]) for spec in signature.inputs}
+
+
+def _answered(
+    model: TensorModel,
+    inputs: Mapping[str, Array] | None,
+    pass_over: Callable[[str], None] | None,
+    is_late: threading.Event,
+) -> str:
+    """Return why no call was answered, "" where one was; see `answer_first_call`."""
+    if inputs is not None:
+        try:
+            reason = _try(model, iter((inputs,)), is_late)
+        except Unsupported as error:
+            if pass_over is None:
+                raise
+            reason = _reason(error)
+        if not reason or pass_over is None:
+            return reason
+        pass_over(reason)
+    return _try(model, _calls(model), is_late)
 
 
 def _try(model: TensorModel, calls: Iterator[Mapping[str, Array]], is_late: threading.Event) -> str:

@@ -1,7 +1,8 @@
 """The files that a kit's model names, and that are in layers which serving does not need otherwise.
 
 An ONNX file may keep its weights in files beside it. `kit init` does not know those: it puts them into a code
-layer, together with whatever else it does not know. Only the files that are named are taken from there.
+layer, together with whatever else it does not know. Only the files that are named are taken from there. So it
+is with the `MLmodel` of a directory of MLflow, where that is packed file by file.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from runtimes.errors import LoadError
 
 _ROLES = frozenset({Role.CODE, Role.DATASET, Role.DOCS})
 _MAX_FILES = 1_000
+_MLMODEL = "MLmodel"
+# Written by MLflow alone.
+_OF_MLFLOW = frozenset({"python_env.yaml", "serving_input_example.json"})
 
 
 def missing_files(kit: Kit, root: Path, files: Iterable[str]) -> frozenset[str]:
@@ -33,8 +37,9 @@ def missing_files(kit: Kit, root: Path, files: Iterable[str]) -> frozenset[str]:
 
     if not any(_may_hold(layer) for link in kit.chain for layer in link.layers):
         return frozenset()
-    missing = set()
-    for path in sorted(files)[:_MAX_FILES]:
+    paths = frozenset(files)
+    missing = {mlmodel for mlmodel in map(_mlmodel_beside, paths) if mlmodel} - paths
+    for path in sorted(paths)[:_MAX_FILES]:
         with suppress(LoadError):
             if identify(root / path) is Format.ONNX:
                 locations = onnx_file.external_files(root / path)
@@ -56,6 +61,14 @@ def holders(kit: Kit, missing: frozenset[str]) -> Iterator[WantedLayer]:
     ]
     candidates.sort(key=lambda candidate: len(candidate[0]), reverse=True)
     return (wanted for _, wanted in candidates)
+
+
+def _mlmodel_beside(path: str) -> str:
+    """Return where the MLmodel of a file is that MLflow writes beside one; "" for other files."""
+    directory, _, name = path.rpartition("/")
+    if name not in _OF_MLFLOW:
+        return ""
+    return f"{directory}/{_MLMODEL}" if directory else _MLMODEL
 
 
 def _may_hold(layer: Layer) -> bool:

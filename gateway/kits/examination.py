@@ -11,11 +11,13 @@ from gateway.kits.kit import Kit
 from gateway.kits.language import LanguageModel, language_model
 from gateway.kits.library import Library, Progress, UnpackedKit
 from gateway.kits.memory import Need, need_of
+from gateway.kits.mlflow import MLflowModel, mlflow_model
 from gateway.kits.model import check, choose_runtime
 from gateway.kits.stated import stated_signature
 from gateway.kits.trust import Policy
 from gateway.serving import DEFAULT_SERVING, Serving
 from runtimes.base import Signature
+from runtimes.engines.base import EngineRuntime
 from runtimes.select import Choice
 
 PULL_LIMIT_BYTES = 100 * 1024 * 1024
@@ -34,6 +36,10 @@ class Examined:
     """How it is run, where it is a language model."""
     need: Need | None
     """What memory the model will take; None where that is not known before it is loaded."""
+    mlflow: MLflowModel | None = None
+    """What its directory of MLflow says of it; None where it is in none."""
+    notes: tuple[str, ...] = ()
+    """What of MLflow's signature is passed over, as far as is known before the model is loaded."""
 
 
 def examine(
@@ -58,13 +64,18 @@ def examine(
     unpacked = library.open(kit.reference, progress, policy=policy, parents=parents)
     try:
         choice = choose_runtime(unpacked, runtime, unpacked.verdict.code, file)
-        signature = stated_signature(check(unpacked, choice), unpacked.kit, serving.stated)
+        mlflow = mlflow_model(unpacked, choice)
+        own = check(unpacked, choice)
+        # What a language model takes and gives is known by its task.
+        columns = None if isinstance(choice.runtime, EngineRuntime) else mlflow
+        signature = stated_signature(own, unpacked.kit, serving.stated, columns)
         language = language_model(unpacked, choice, serving)
         need = need_of(unpacked, choice, language)
     except BaseException:
         unpacked.lease.release()
         raise
-    return Examined(unpacked, choice, signature, language, need)
+    notes = () if columns is None else columns.fit(own).notes
+    return Examined(unpacked, choice, signature, language, need, mlflow, notes)
 
 
 def is_small(library: Library, kit: Kit) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from gateway.errors import UnsafeArchive, UnusableModel
 from gateway.kits.hints import hints_of
 from gateway.kits.library import UnpackedKit
+from gateway.kits.mlflow import mlflow_model
 from gateway.kits.parents import model_of
 from gateway.kits.paths import safe_path
 from runtimes import select
@@ -114,7 +115,7 @@ def load(
         elif isinstance(choice.runtime, PythonRuntime):
             model = choice.runtime.start(choice.path, resources, _python_options(kit, resources, python))
         else:
-            model = choice.runtime.load(choice.path, resources)
+            model = _loaded(kit, choice, resources)
         if resources.gpus > 0 and model.device == "cpu":
             model.close()
             raise LoadError(
@@ -189,6 +190,17 @@ def _python_options(kit: UnpackedKit, resources: Resources, options: PythonOptio
         sources=kit.verdict.requirements,
         environments=kit.environments,
     )
+
+
+def _loaded(kit: UnpackedKit, choice: Choice, resources: Resources) -> LoadedModel:
+    """Load the file; where that fails, say what MLflow says that it was made with."""
+    try:
+        return choice.runtime.load(choice.path, resources)
+    except LoadError as error:
+        mlflow = mlflow_model(kit, choice)
+        if mlflow is None or not mlflow.maker or mlflow.maker in str(error):
+            raise
+        raise LoadError(f"{error} (its MLmodel says that it was made with {mlflow.maker})") from error
 
 
 def _choose(kit: UnpackedKit, hint: str | None, allow_code: bool, file: str | None) -> Choice:

@@ -1,27 +1,38 @@
 """The signature that a kit or the config states for a model, where its file does not say all of it.
 
 The Kitfile has it as `model.parameters.inputs` and `outputs`, lists of `{name, datatype, shape}`; the config
-has fields of these names in the model, each of which replaces the Kitfile's.
+has fields of these names in the model, each of which replaces the Kitfile's. Where neither states inputs,
+those in the `MLmodel` of a directory of MLflow count, as far as they do not contradict the model's file.
 """
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import Any
 
 from gateway.errors import InvalidKitfile, UnusableModel
 from gateway.kits.kit import Kit
 from gateway.kits.kitfile import Model
+from gateway.kits.mlflow import MLflowModel
 from gateway.kits.parents import model_of
 from runtimes.base import Datatype, LoadedModel, Signature, TensorModel, TensorSpec
 from runtimes.errors import LoadError
+from runtimes.mlflow.model import with_fit
 from runtimes.stated import StatedModel, combine
 from runtimes.text_model import TextModel
 
 _MEMBERS = ("name", "datatype")
 
+log = logging.getLogger(__name__)
 
-def with_stated_signature(model: LoadedModel, kit: Kit, config: Signature) -> LoadedModel:
+
+def with_stated_signature(
+    model: LoadedModel, kit: Kit, config: Signature, mlflow: MLflowModel | None = None
+) -> LoadedModel:
     """Return the model with the signature that the kit or the config states, or as it is where none does.
+
+    What of MLflow's signature is passed over is logged.
 
     Raises:
         InvalidKitfile: when the Kitfile's cannot be read.
@@ -29,6 +40,11 @@ def with_stated_signature(model: LoadedModel, kit: Kit, config: Signature) -> Lo
     """
     if not isinstance(model, TensorModel):
         return model
+    if mlflow is not None and not isinstance(model, TextModel) and not _states_inputs(kit, config):
+        fit = mlflow.fit(model.signature)
+        model = with_fit(model, fit)
+        for note in fit.notes:
+            log.warning("mlflow.signature", extra={"kit": str(kit.reference), "reason": note})
     signature = stated_signature(model.signature, kit, config)
     if signature is None or signature == model.signature:
         return model
@@ -41,7 +57,9 @@ def with_stated_signature(model: LoadedModel, kit: Kit, config: Signature) -> Lo
     return StatedModel(model, signature)
 
 
-def stated_signature(signature: Signature | None, kit: Kit, config: Signature) -> Signature | None:
+def stated_signature(
+    signature: Signature | None, kit: Kit, config: Signature, mlflow: MLflowModel | None = None
+) -> Signature | None:
     """Return the signature in a model's file, made narrower by what the kit or the config states.
 
     Where the file's is not known before it is loaded (None), it is what is stated, and None where nothing is.
@@ -51,6 +69,12 @@ def stated_signature(signature: Signature | None, kit: Kit, config: Signature) -
         UnusableModel: when a stated signature contradicts the model's file.
     """
     own = _stated_in_kitfile(kit, config)
+    if mlflow is not None and not config.inputs and not own.inputs:
+        fitted = mlflow.fit(signature).signature
+        if signature is None:
+            stated = replace(fitted, outputs=config.outputs or own.outputs)
+            return stated if stated.all_inputs or stated.outputs else None
+        signature = fitted
     if signature is None:
         stated = Signature(config.inputs or own.inputs, config.outputs or own.outputs)
         return stated if stated.inputs or stated.outputs else None
@@ -60,6 +84,10 @@ def stated_signature(signature: Signature | None, kit: Kit, config: Signature) -
     except LoadError as error:
         raise UnusableModel(f"{kit.reference}: {error}") from error
     return signature
+
+
+def _states_inputs(kit: Kit, config: Signature) -> bool:
+    return bool(config.inputs or _stated_in_kitfile(kit, config).inputs)
 
 
 def _stated_in_kitfile(kit: Kit, config: Signature) -> Signature:

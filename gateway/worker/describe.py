@@ -75,9 +75,17 @@ def configuration(model: str, platform: str, signature: Signature, batching: Bat
 
 
 def describe(
-    kit: Kit, platform: str, signature: Signature, labels: Labels, tasks: Iterable[Task] = ()
+    kit: Kit,
+    platform: str,
+    signature: Signature,
+    labels: Labels,
+    tasks: Iterable[Task] = (),
+    example: str = "",
 ) -> Description:
-    """Return what callers need to know of a kit's model; long texts and lists are cut."""
+    """Return what callers need to know of a kit's model; long texts and lists are cut.
+
+    `example` is the JSON of a call of the Open Inference Protocol.
+    """
     model, package = model_of(kit), kit.kitfile.package
     about = package.description or (model and model.description) or ""
     license_ = (model and model.license) or package.license or ""
@@ -91,6 +99,7 @@ def describe(
         license_[:_MAX_NAME],
         first_labels,
         tuple(sorted(task.value for task in tasks)),
+        example,
     )
 
 

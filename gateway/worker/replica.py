@@ -25,6 +25,7 @@ from gateway.engine.first_call import answer_first_call
 from gateway.errors import KitserveError, UnusableModel
 from gateway.kits.language import language_model
 from gateway.kits.library import Library, UnpackedKit, cache_directory
+from gateway.kits.mlflow import mlflow_model
 from gateway.kits.model import choose_runtime, load
 from gateway.kits.stated import stated_signature, with_stated_signature
 from gateway.logs.events import configure_logging
@@ -39,6 +40,7 @@ from gateway.worker.delivery import Delivery
 from gateway.worker.describe import describe
 from gateway.worker.engine_numbers import EngineNumbers
 from gateway.worker.engine_watch import end_of, ended
+from gateway.worker.example import KitExample
 from gateway.worker.first_prompt import answer_first_prompt
 from gateway.worker.golden import golden_inputs, golden_prompt
 from gateway.worker.labels import Labels, UnusableLabels, combined, own_labels, read_labels
@@ -182,15 +184,18 @@ class Worker:
         self._tally.loaded(time.perf_counter() - started)
         with _closed_on_failure(loaded):
             self._child = loaded if isinstance(loaded, ModelInChild) else None
-            model = with_stated_signature(loaded, kit.kit, spec.serving.stated)
+            mlflow, example = mlflow_model(kit, choice), ""
+            model = with_stated_signature(loaded, kit.kit, spec.serving.stated, mlflow)
             if isinstance(model, TensorModel):
-                self._answer_first_call(model, library)
+                kit_example = KitExample.of(kit, mlflow, model.signature)
+                self._answer_first_call(model, library, kit_example)
+                example = kit_example.text
             elif isinstance(model, OpenAIModel):
                 self._answer_first_prompt(model, language.generation, library)
             labels = combined(self._labels(kit), own_labels(model))
             signature = model.signature if isinstance(model, TensorModel) else Signature((), ())
             tasks = model.tasks if isinstance(model, OpenAIModel | TextModel) else ()
-            self._description = describe(kit.kit, model.platform, signature, labels, tasks)
+            self._description = describe(kit.kit, model.platform, signature, labels, tasks, example=example)
         options = AppOptions(
             spec.node.edge_key,
             labels,
@@ -212,7 +217,7 @@ class Worker:
             note=lambda detail: self._note(detail=detail),
         )
 
-    def _answer_first_call(self, model: TensorModel, library: Library) -> None:
+    def _answer_first_call(self, model: TensorModel, library: Library, example: KitExample) -> None:
         """Prove that a call can succeed. Raises UnusableModel where none can; anything else is noted."""
         spec, inputs = self._spec, None
         if spec.golden is not None:
@@ -220,7 +225,10 @@ class Worker:
             inputs = golden_inputs(library, reference, spec.golden, spec.policy, model.signature)
         started = time.perf_counter()
         try:
-            reason = answer_first_call(model, inputs)
+            if inputs is not None:
+                reason = answer_first_call(model, inputs)
+            else:
+                reason = answer_first_call(model, example.inputs, pass_over=example.pass_over)
         except Unsupported as error:
             raise UnusableModel(f"{spec.reference}: no call can be answered: {error}") from error
         if self._child is not None and not self._child.is_alive():

@@ -11,19 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.errors import LoadError
-from runtimes.hugging_face.directory import HuggingFaceModel, Pipeline
+from runtimes.hugging_face.directory import TOKENIZERS, HuggingFaceModel, Pipeline
 
 ADAPTER = "adapter_config.json"
 
-# One of these must be there.
-_TOKENIZERS = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")
 _MAX_REASON = 500
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
@@ -39,8 +30,8 @@ def check_files(source: HuggingFaceModel) -> None:
             f"{source.directory / ADAPTER} makes an adapter of this; merge it into its base, and pack that"
         )
     takes_text = source.pipeline is not Pipeline.IMAGE_CLASSIFICATION
-    if takes_text and not any((source.directory / name).is_file() for name in _TOKENIZERS):
-        raise LoadError(f"{source.directory} has no {_TOKENIZERS[0]}; pack it with the model")
+    if takes_text and not any((source.tokenizer / name).is_file() for name in TOKENIZERS):
+        raise LoadError(f"{source.directory} has no {TOKENIZERS[0]}; pack it with the model")
 
 
 def check_installed(path: Path) -> None:
@@ -71,9 +62,9 @@ def load_tokenizer(source: HuggingFaceModel) -> Any:
     """Return the tokenizer. Raises LoadError."""
     transformers = import_transformers(source.path)
     try:
-        return transformers.AutoTokenizer.from_pretrained(str(source.directory), **_LOCAL)
+        return transformers.AutoTokenizer.from_pretrained(str(source.tokenizer), **_LOCAL)
     except Exception as error:
-        raise _refused(transformers, source.directory, "tokenizer", error) from error
+        raise _refused(transformers, source.tokenizer, "tokenizer", error) from error
 
 
 def load_module(source: HuggingFaceModel, auto_class: str, device: str) -> Any:

@@ -40,7 +40,14 @@ class Loaded:
     """What the model's own generation_config.json says of sampling."""
 
 
-def load(directory: Path, *, dtype: str, device: str, adapters: Sequence[tuple[Path, float]] = ()) -> Loaded:
+def load(
+    directory: Path,
+    *,
+    dtype: str,
+    device: str,
+    adapters: Sequence[tuple[Path, float]] = (),
+    tokenizer_directory: Path | None = None,
+) -> Loaded:
     """Load the model. Raises Refused, and whatever transformers raises for a file that it cannot read.
 
     Args:
@@ -48,6 +55,7 @@ def load(directory: Path, *, dtype: str, device: str, adapters: Sequence[tuple[P
         dtype: the name of torch's, in which it computes.
         device: `cpu` or `cuda`.
         adapters: directories of PEFT's, each with its scale.
+        tokenizer_directory: has the tokenizer in place of `directory`.
     """
     library_log: Any = logging  # not typed
     library_log.disable_progress_bar()
@@ -55,7 +63,9 @@ def load(directory: Path, *, dtype: str, device: str, adapters: Sequence[tuple[P
     if device != "cpu" and not torch.cuda.is_available():
         raise Refused("a GPU is asked for, and torch sees none: install a torch for CUDA, or set gpus to 0")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            tokenizer_directory or directory, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         raise Refused(f"the tokenizer cannot be read: {error}") from error
     from_pretrained: Any = AutoModelForCausalLM.from_pretrained

@@ -40,7 +40,13 @@ async def _serve(options: Mapping[str, Any]) -> None:
     torch.set_num_threads(options["threads"])
     torch.set_num_interop_threads(1)
     adapters = [(Path(path), float(scale)) for path, scale in options["adapters"]]
-    loaded = load(Path(options["model"]), dtype=options["dtype"], device=options["device"], adapters=adapters)
+    loaded = load(
+        Path(options["model"]),
+        dtype=options["dtype"],
+        device=options["device"],
+        adapters=adapters,
+        tokenizer_directory=Path(options["tokenizer"]),
+    )
     limits = Limits(options["context"], options["slots"], options["batch"])
     engine = Engine(loaded, limits, options["chat_template"])
     await engine.start()

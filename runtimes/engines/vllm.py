@@ -67,6 +67,7 @@ def arguments(model: HuggingFaceModel, resources: Resources, options: EngineOpti
     flags = [
         "serve",
         str(model.directory),
+        *(() if model.tokenizer == model.directory else ("--tokenizer", str(model.tokenizer))),
         *("--uds", SOCKET),
         *("--max-model-len", str(context(model, options))),
         *("--max-num-seqs", str(options.slots)),
@@ -157,7 +158,7 @@ def _rank(adapter: Adapter) -> int:
 
 def _tool_parser(model: HuggingFaceModel, options: EngineOptions) -> str:
     """Return the name of vLLM's parser for the model's calls of tools; "" where none is known."""
-    responses = read_object(model.directory / "tokenizer_config.json").get("response_template")
+    responses = read_object(model.tokenizer / "tokenizer_config.json").get("response_template")
     if isinstance(responses, dict):
         return "response_template" if "tool_calls" in responses.get("fields", {}) else ""
     template = chat_template(model, options)

@@ -20,11 +20,23 @@ from runtimes.errors import LoadError, ModelError, NoRuntime, UnsafeFormat
 from runtimes.formats import Format, identify
 from runtimes.hugging_face.files import read_object
 from runtimes.hugging_face.modules import Dense, Modules, read_modules
+from runtimes.mlflow.mlmodel import NAME as MLMODEL
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
+TOKENIZERS = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+"""The files of which a tokenizer has one at least."""
+
+_COMPONENT = Path("components", "tokenizer")
 _MAX_INDEX_BYTES = 64 * 1024 * 1024
 _MAX_SHARDS = 1_000
 # Where a config says what computes attention: a name of transformers' own, or a repository of the hub.
@@ -69,6 +81,14 @@ class HuggingFaceModel:
         """Where it stands as a candidate."""
         single = self.directory / WEIGHTS
         return single if single in self.weights else self.directory / INDEX
+
+    @property
+    def tokenizer(self) -> Path:
+        """The directory of its tokenizer: its own, or where MLflow saves that beside it."""
+        component = self.directory.parent / _COMPONENT
+        has_own = any((self.directory / name).is_file() for name in TOKENIZERS)
+        is_mlflow = (self.directory.parent / MLMODEL).is_file()
+        return component if is_mlflow and not has_own and component.is_dir() else self.directory
 
     @property
     def format(self) -> Format:

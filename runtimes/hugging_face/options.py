@@ -49,9 +49,9 @@ def chat_template(model: HuggingFaceModel, options: EngineOptions) -> str:
     """Return the chat template that is used, several of them as JSON, "" for none. Raises LoadError."""
     if options.chat_template is not None:
         return options.chat_template
-    if text := read_text(model.directory / "chat_template.jinja"):
+    if text := read_text(model.tokenizer / "chat_template.jinja"):
         return text
-    named = read_object(model.directory / "tokenizer_config.json").get("chat_template") or ""
+    named = read_object(model.tokenizer / "tokenizer_config.json").get("chat_template") or ""
     return named if isinstance(named, str) else json.dumps(named)
 
 

@@ -143,6 +143,7 @@ def kit(**facts: Any) -> list[str]:
         "inputs": [],
         "outputs": [],
         "language": None,
+        "mlflow": None,
     }
     return [line for part in kit_text(document | facts) for line in shown(part)]
 

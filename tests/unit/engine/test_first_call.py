@@ -265,3 +265,29 @@ def test_outputs_that_are_stated_must_be_given() -> None:
     }.items():
         with pytest.raises(Unsupported, match=message):
             answer_first_call(stated(echo, wrong))
+
+
+def test_an_example_goes_first_and_a_wrong_one_is_passed_over() -> None:
+    reasons: list[str] = []
+    model = Fake(echo)
+    assert answer_first_call(model, {"x": np.zeros((3, 4), np.float32)}, pass_over=reasons.append) == ""
+    assert (model.shapes, reasons) == ([(3, 4)] * 3, [])
+
+    def picky(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if len(inputs["x"]) == 3:
+            raise Unsupported("three rows are no call")
+        return echo(inputs)
+
+    model = Fake(picky)
+    assert answer_first_call(model, {"x": np.zeros((3, 4), np.float32)}, pass_over=reasons.append) == ""
+    assert reasons == ["three rows are no call"]
+    assert model.shapes[1:] == [(1, 4)] * 3
+
+
+def test_a_golden_row_counts_alone() -> None:
+    def refuse(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        raise InputError("no such row")
+
+    model = Fake(refuse)
+    assert answer_first_call(model, {"x": np.zeros((3, 4), np.float32)}) == "no such row"
+    assert model.shapes == [(3, 4)]

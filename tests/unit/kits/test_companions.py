@@ -14,6 +14,7 @@ from gateway.errors import UnusableModel
 from gateway.kits import entry
 from gateway.kits.directories import KitDirectories
 from gateway.kits.library import Library, UnpackedKit
+from gateway.kits.mlflow import mlflow_model
 from gateway.kits.model import choose_runtime, load
 from gateway.oci.reference import LayoutReference
 from runtimes.base import Resources, TensorModel
@@ -278,3 +279,18 @@ def test_a_kit_of_an_earlier_release_that_lacks_nothing_is_not_touched(
     shutil.rmtree(builder.directory)
     assert library.open(kit.kit.reference).from_cache
     assert json.loads(seal.read_text())["has_companions"]
+
+
+def test_the_mlmodel_of_a_directory_that_was_packed_by_file_comes_from_the_code(
+    packed: Callable[..., UnpackedKit],
+) -> None:
+    mlmodel = b"flavors: {onnx: {data: model.onnx, onnx_version: 1.19.0}}"
+    kit = packed(
+        ("model", "model.onnx", {"model.onnx": identity_onnx()}),
+        ("part", "python_env.yaml", {"python_env.yaml": b"python: 3.11"}),
+        ("code", ".", {**CODE, "MLmodel": mlmodel}),
+    )
+    assert files(kit) == ["MLmodel", "model.onnx", "python_env.yaml"]
+    mlflow = mlflow_model(kit, choose_runtime(kit, None))
+    assert mlflow is not None
+    assert mlflow.maker == "ONNX 1.19.0"
