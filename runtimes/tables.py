@@ -64,6 +64,8 @@ class Table:
         """
         if self._takes_matrix and len(inputs) == 1 and (whole := inputs.get(MATRIX)) is not None:
             return cast(MATRIX, self._whole(whole), dtype)
+        if self._is_matrix:
+            self._check.check_names(inputs)
         columns = self.columns(inputs)
         rows = np.empty((len(next(iter(columns.values()))), self.width), dtype)
         for position, (name, values) in enumerate(columns.items()):
