@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import orjson
 
 from runtimes.base import Array, Datatype, Resources, Signature, TensorSpec
 from runtimes.boosters import xgboost_file
@@ -18,6 +18,8 @@ from runtimes.boosters.xgboost_file import XgboostFile
 from runtimes.errors import LoadError
 from runtimes.formats import Format
 
+# The time and the line of source that XGBoost writes before each error.
+_PLACE = re.compile(r"^\[[\d:]+\] \S+: ")
 _MAX_SIGNATURE_BYTES = 64 * 1024 * 1024
 
 
@@ -167,7 +169,7 @@ def _booster(path: Path, file: XgboostFile, data: bytes, threads: int) -> Any:
         raise LoadError(f"{path} needs XGBoost: pip install 'kitserve[xgboost]' ({error})") from error
     if data[:2] != b'{"' and data[1:2] not in b"iUIlL":
         # XGBoost takes JSON with a space before its first key for UBJSON.
-        data = orjson.dumps(orjson.loads(data))
+        data = b"{" + data.lstrip()[1:].lstrip()
     booster = xgboost.Booster()
     try:
         with warnings.catch_warnings():
@@ -177,7 +179,8 @@ def _booster(path: Path, file: XgboostFile, data: bytes, threads: int) -> Any:
     except Exception as error:
         installed = tuple(int(part) for part in xgboost.__version__.split(".")[:2] if part.isdecimal())
         made_with = ".".join(map(str, file.version))
-        reason = str(error).partition("Stack trace:")[0].strip()
+        # The rest is a list of what there is instead, and a stack trace.
+        reason = _PLACE.sub("", str(error).partition("\n")[0])
         if file.version[:2] > installed:
             raise LoadError(
                 f"XGBoost {xgboost.__version__} cannot load {path}, made with {made_with}: {reason}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -212,6 +213,27 @@ def test_xgboost_uses_the_best_iteration(tmp_path: Path) -> None:
     assert fitted.best_iteration < fitted.get_booster().num_boosted_rounds() - 1
     model = XgboostRuntime().load(tmp_path / "m.json", Resources())
     _assert_equal(model, fitted, fitted.predict(GAPS, output_margin=True), GAPS)
+
+
+def test_xgboost_json_with_spaces_and_a_number_for_missing_values(tmp_path: Path) -> None:
+    fitted = xgboost_model(tmp_path / "m.json")
+    document = json.loads((tmp_path / "m.json").read_text())
+    document["learner"]["attributes"]["scikit_learn"] = '{"missing": -999}'
+    (tmp_path / "m.json").write_text("\n" + json.dumps(document, indent=2))
+    assert type(choose(tmp_path / "m.json").runtime) is XgboostRuntime
+    model = XgboostRuntime().load(tmp_path / "m.json", Resources())
+    answers = model.infer({"input": np.nan_to_num(GAPS, nan=-999)})
+    np.testing.assert_allclose(answers["predict_proba"], fitted.predict_proba(GAPS))
+
+
+def test_xgboost_of_a_newer_release_says_which_would_do(tmp_path: Path) -> None:
+    xgboost_model(tmp_path / "m.json")
+    document = json.loads((tmp_path / "m.json").read_text())
+    document["version"] = [99, 1, 0]
+    document["learner"]["objective"]["name"] = "reg:of_the_future"
+    (tmp_path / "m.json").write_text(json.dumps(document))
+    with pytest.raises(LoadError, match=r"m\.json, made with 99\.1\.0: .*pip install 'xgboost>=99\.1\.0'"):
+        XgboostRuntime().load(tmp_path / "m.json", Resources())
 
 
 @pytest.mark.parametrize(
