@@ -63,7 +63,10 @@ class Format(Enum):
     HUGGING_FACE_GENERATION = ("Hugging Face language model", Hazard.DATA)
     GGUF = ("GGUF", Hazard.DATA)
     XGBOOST = ("XGBoost", Hazard.DATA)
+    XGBOOST_BINARY = ("XGBoost, old binary", Hazard.DATA)
+    XGBOOST_DUMP = ("XGBoost, dump", Hazard.DATA)
     LIGHTGBM = ("LightGBM", Hazard.DATA)
+    LIGHTGBM_DUMP = ("LightGBM, dump", Hazard.DATA)
     CATBOOST = ("CatBoost", Hazard.DATA)
     SKOPS = ("skops", Hazard.DATA)
     KERAS = ("Keras", Hazard.DATA)
@@ -89,6 +92,12 @@ class Format(Enum):
         self.hazard = hazard
 
 
+# CatBoost writes its keys in the order of the alphabet: tables of categories first, where there are some.
+_CATBOOST_JSON = (
+    rb'\s*\{\s*(?:"ctr_data"\s*:\s*\{\s*"\{\\"identifier\\"|"features_info"\s*:\s*\{\s*'
+    rb'"(?:cat_features_hash|categorical_features|ctrs|embedding_features|float_features|text_features)"\s*:)'
+)
+
 # What a file begins with, for the formats that have bytes of their own there.
 _MAGIC = (
     (rb"GGUF", Format.GGUF),
@@ -96,9 +105,13 @@ _MAGIC = (
     (rb"\x93NUMPY", Format.NUMPY),
     (rb"....TFL3", Format.TFLITE),
     (rb"CBM1", Format.CATBOOST),
-    (rb"tree\nversion=", Format.LIGHTGBM),
+    (_CATBOOST_JSON, Format.CATBOOST),
+    (rb"tree\r?\n(?:version|num_class)=", Format.LIGHTGBM),
+    (rb'\s*\{\s*"name"\s*:\s*"tree"\s*,\s*"version"\s*:', Format.LIGHTGBM_DUMP),
+    (rb"binf|bs64\t", Format.XGBOOST_BINARY),
+    (rb'\s*\[\s*\{\s*"nodeid"\s*:|booster\[\d+\]:\s*\n0:', Format.XGBOOST_DUMP),
     # XGBoost writes UBJSON, whose first key is "learner" or "version" with its length before it, or JSON.
-    (rb'binf|\{(?:[iU].|I..|l.{4}|L.{8})(?:learner|version)|\s*\{\s*"learner"', Format.XGBOOST),
+    (rb'\{(?:[iU].|I..|l.{4}|L.{8})(?:learner|version)|\s*\{\s*"learner"', Format.XGBOOST),
     (rb'\s*\{\s*"version"\s*:\s*\[[0-9, ]*\]\s*,\s*"learner"', Format.XGBOOST),
     (rb"version https://git-lfs\.github\.com/spec/", Format.LFS_POINTER),
     (

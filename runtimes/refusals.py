@@ -26,9 +26,12 @@ DAMAGED: Mapping[Format, str] = MappingProxyType(
 
 OTHERS: Mapping[Format, str] = MappingProxyType(
     {
-        Format.XGBOOST: f"is an XGBoost model, {_NOT_SERVED} with onnxmltools",
-        Format.LIGHTGBM: f"is a LightGBM model, {_NOT_SERVED} with onnxmltools",
-        Format.CATBOOST: f"is a CatBoost model, {_NOT_SERVED} with its save_model(format='onnx')",
+        Format.XGBOOST_BINARY: "is a model of XGBoost in its old binary format, which newer releases cannot "
+        "read: load it with XGBoost 2.1, and save_model('model.ubj')",
+        Format.XGBOOST_DUMP: "is a dump of XGBoost's (dump_model), which no library can load: pack what "
+        "save_model('model.ubj') writes",
+        Format.LIGHTGBM_DUMP: "is a dump of LightGBM's (dump_model), which LightGBM cannot load: pack what "
+        "save_model('model.txt') writes",
         Format.SKOPS: f"is a skops file of scikit-learn, {_NOT_SERVED} with skl2onnx",
         Format.KERAS: f"is a Keras model, {_NOT_SERVED} with its export(format='onnx')",
         Format.HDF5: f"is an HDF5 file, as Keras writes to .h5, {_NOT_SERVED} with Keras or tf2onnx",

@@ -28,6 +28,9 @@ _BUILT_IN = (
     EntryPoint("torchscript", "runtimes.torchscript:TorchScriptRuntime", GROUP),
     EntryPoint("torch-export", "runtimes.torch_export:TorchExportRuntime", GROUP),
     EntryPoint("sklearn", "runtimes.sklearn.runtime:SklearnRuntime", GROUP),
+    EntryPoint("xgboost", "runtimes.boosters.xgboost:XgboostRuntime", GROUP),
+    EntryPoint("lightgbm", "runtimes.boosters.lightgbm:LightgbmRuntime", GROUP),
+    EntryPoint("catboost", "runtimes.boosters.catboost:CatboostRuntime", GROUP),
     EntryPoint("gguf", "runtimes.gguf:GgufRuntime", GROUP),
     EntryPoint("transformers", "runtimes.transformers:TransformersRuntime", GROUP),
     EntryPoint(

@@ -136,11 +136,12 @@ NO_MODELS = [
         r"is an HDF5 file, as Keras writes to \.h5, which this release does not",
     ),
     (
-        b"{L\0\0\0\0\0\0\0\x07learner{L",
-        "is an XGBoost model, which this release does not serve: export it to ONNX",
+        b"binf\0\0\0?",
+        r"is a model of XGBoost in its old binary format.*: load it with XGBoost 2\.1, and save_model",
     ),
     (b"\x1c\0\0\0TFL3", "is a TensorFlow Lite model, which this release does not serve: export it to ONNX"),
-    (b"tree\nversion=v4\n", "is a LightGBM model, which this release does not serve: export it to ONNX"),
+    (b'{"name":"tree","version":"v4"', r"is a dump of LightGBM's .*: pack what save_model"),
+    (b'[{"nodeid":0', r"is a dump of XGBoost's .*: pack what save_model"),
 ]
 
 

@@ -1,0 +1,1 @@
+"""Models of gradient boosting in the files that XGBoost, LightGBM and CatBoost write themselves."""

@@ -1,0 +1,148 @@
+"""A trial of a model file in a child process, for engines that end their process over a damaged file.
+
+The child reads paths, one a line, and answers each with a line of JSON: null, or why the file cannot be
+loaded. Its own standard output is kept free for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import runtimes
+from runtimes.errors import LoadError, ModelError
+
+_SECONDS = 120.0
+_SECONDS_PER_GIB = 120.0
+_GIB = 1 << 30
+_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONHOME")
+
+
+class Trial:
+    """A child process that tries one file after the other; a context manager, which ends it."""
+
+    def __init__(self, engine: str, rehearsal: str, bytes_to_use: int) -> None:
+        """Start the child, which imports its libraries beside what the caller does meanwhile.
+
+        Args:
+            engine: what the messages call it.
+            rehearsal: `module:function`; the function takes a path, and raises LoadError.
+            bytes_to_use: the most address space that the child may use.
+        """
+        self._engine = engine
+        root = str(Path(runtimes.__file__).parent.parent)
+        paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+        environment |= {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "runtimes.trial", rehearsal, str(bytes_to_use)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can try another file."""
+        return self._process.poll() is None
+
+    def check(self, path: Path) -> None:
+        """Raise LoadError where the file cannot be loaded, or ended the child."""
+        assert self._process.stdin is not None
+        patience = _SECONDS + _SECONDS_PER_GIB * path.stat().st_size / _GIB
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(str(path.absolute())).encode() + b"\n")
+            self._process.stdin.flush()
+        line = self._answer(patience)
+        if not line.endswith(b"\n"):
+            is_late = (
+                self.is_alive and not line and self._process.stdout is not None and not self._has_ended()
+            )
+            self.close()
+            code = self._process.returncode
+            reason = f"took longer than {patience:.0f} s" if is_late else _ending(code)
+            raise LoadError(
+                f"{self._engine} {reason} when it loaded {path} and predicted: the file is damaged; copy or "
+                "save the model again"
+            )
+        if (reason := json.loads(line)) is not None:
+            raise LoadError(reason)
+
+    def close(self) -> None:
+        """End the child."""
+        if self.is_alive:
+            self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _answer(self, seconds: float) -> bytes:
+        """Return the child's next line, cut short where it ended or took too long."""
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        line, end = b"", time.monotonic() + seconds
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([descriptor], [], [], max(0.0, end - time.monotonic()))
+            piece = os.read(descriptor, 65_536) if ready else b""
+            if not piece:
+                break
+            line += piece
+        return line
+
+    def _has_ended(self) -> bool:
+        """Whether the child closed its output, as it does when it ends; the end itself may come later."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1)
+        return not self.is_alive
+
+
+def _ending(code: int) -> str:
+    """Return how a process ended, as the rest of a sentence."""
+    if code < 0:
+        return f"crashed ({signal.Signals(-code).name})"
+    return f"ended with status {code}"
+
+
+def _main(rehearsal: str, bytes_to_use: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (bytes_to_use, bytes_to_use))
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    module, _, name = rehearsal.partition(":")
+    rehearse = getattr(import_module(module), name)
+    for line in sys.stdin:
+        reason = None
+        try:
+            rehearse(Path(json.loads(line)))
+        except ModelError as error:
+            reason = str(error)
+        except MemoryError:
+            reason = f"{json.loads(line)} needs more memory than a model of its size: the file is damaged"
+        print(json.dumps(reason), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], int(sys.argv[2]))
