@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from runtimes.base import ANY, Array, Datatype, InputCheck, Signature, TensorModel, TensorSpec
+from runtimes.base import ANY, Array, Datatype, InputCheck, LabelledModel, Signature, TensorModel, TensorSpec
 from runtimes.errors import LoadError, Unsupported
 
 
@@ -21,6 +21,11 @@ class StatedModel:
         own = model.signature.outputs
         self._own = frozenset(spec.name for spec in own)
         self._stated = tuple(spec for spec in signature.outputs if spec not in own)
+
+    @property
+    def labels(self) -> Mapping[str, tuple[str, ...]]:
+        """The names of classes that the model has; see `LabelledModel`."""
+        return self._model.labels if isinstance(self._model, LabelledModel) else {}
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         """Run the model; see `TensorModel.infer`."""

@@ -7,7 +7,7 @@ INT64, true is no FP32, and a shape must fit its data. Floats may be missing, se
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain, compress
 from typing import Any
 
@@ -32,6 +32,8 @@ _MAX_RANK = 16
 _MAX_DIGITS = 18
 # From this size on simdjson is faster, see `loadtests.codec`.
 _LARGE_BYTES = 1024
+# The types of elements that strings are made of where they may be missing.
+_TEXT_ELEMENTS = frozenset({str, type(None)})
 _SCALARS = (str, int, float, bool)
 _NO_PARAMETERS: Mapping[str, Any] = {}
 _NOTHING = BodyReader(())
@@ -42,6 +44,7 @@ class Decoder:
 
     def __init__(self, signature: Signature) -> None:
         self._raw = RawInput(signature)
+        self._may_be_missing = frozenset(spec.name for spec in signature.all_inputs if spec.may_be_missing)
         # Other elements than numbers are objects in Python either way, and then orjson is quicker.
         numbers = all(ELEMENTS[spec.usual].kind in "fViu" for spec in signature.inputs)
         self._large = LargeBodies() if numbers and LargeBodies is not None else None
@@ -57,7 +60,7 @@ class Decoder:
         """
         if not json_size:
             text = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            return _decode(self._document(text), _NOTHING)
+            return _decode(self._document(text), _NOTHING, self._may_be_missing)
         body = BodyReader(pieces)
         size = int(json_size) if json_size.isdigit() and len(json_size) <= _MAX_DIGITS else body.left + 1
         if size > body.left:
@@ -67,7 +70,7 @@ class Decoder:
             )
         if size == 0:
             return Call("", self._raw(body), others=IN_BINARY)
-        call = _decode(self._document(body.take(size)), body)
+        call = _decode(self._document(body.take(size)), body, self._may_be_missing)
         if body.left:
             raise InputError(f"{body.left} bytes follow the data of the last input")
         return call
@@ -90,7 +93,7 @@ class Decoder:
             raise InputError(f"the body is not JSON: {error}") from None
 
 
-def _decode(document: Any, raw: BodyReader) -> Call:
+def _decode(document: Any, raw: BodyReader, may_be_missing: Collection[str]) -> Call:
     if type(document) is not dict:
         raise InputError("the body must be a JSON object with `inputs`")
     tensors = document.get("inputs")
@@ -98,7 +101,7 @@ def _decode(document: Any, raw: BodyReader) -> Call:
         raise InputError("`inputs` must be a list of one tensor or more")
     inputs: dict[str, Array] = {}
     for position, tensor in enumerate(tensors):
-        name, array = _decode_tensor(tensor, position, raw)
+        name, array = _decode_tensor(tensor, position, raw, may_be_missing)
         if name in inputs:
             raise InputError(f"input {name!r} is there twice")
         inputs[name] = array
@@ -111,7 +114,9 @@ def _decode(document: Any, raw: BodyReader) -> Call:
     return Call(request_id, inputs, outputs, others, timeout_us)
 
 
-def _decode_tensor(tensor: Any, position: int, raw: BodyReader) -> tuple[str, Array]:
+def _decode_tensor(
+    tensor: Any, position: int, raw: BodyReader, may_be_missing: Collection[str]
+) -> tuple[str, Array]:
     if type(tensor) is not dict:
         raise InputError(f"inputs[{position}] must be an object")
     name = tensor.get("name")
@@ -137,7 +142,7 @@ def _decode_tensor(tensor: Any, position: int, raw: BodyReader) -> tuple[str, Ar
     else:
         data = tensor.get("data")
         if type(data) is list:
-            array = _array(name, data, elements)
+            array = _array(name, data, elements, name in may_be_missing)
         elif type(data) is np.ndarray:
             array = _cast(name, data, elements)
         else:
@@ -174,10 +179,14 @@ def _count(shape: list[Any]) -> int:
     return count
 
 
-def _array(name: str, data: list[Any], elements: Elements) -> Array:
+def _array(name: str, data: list[Any], elements: Elements, may_be_missing: bool) -> Array:
     flat, types = _flat(name, data)
     kind = elements.kind
     if not types <= elements.accepted:
+        if kind == "O" and may_be_missing and types <= _TEXT_ELEMENTS:
+            texts = np.empty(len(flat), dtype=object)
+            texts[:] = [None if item is None else item.encode() for item in flat]
+            return texts
         if kind not in "fV" or not types <= FLOAT_ELEMENTS or (str in types and not are_numbers(flat)):
             raise _refusal(name, data, flat, elements)
         return to_floats(flat, elements.dtype)

@@ -75,7 +75,12 @@ def configuration(model: str, platform: str, signature: Signature, batching: Bat
 
 
 def describe(
-    kit: Kit, platform: str, signature: Signature, labels: Labels, tasks: Iterable[Task] = ()
+    kit: Kit,
+    platform: str,
+    signature: Signature,
+    labels: Labels,
+    tasks: Iterable[Task] = (),
+    takes_images: bool = False,
 ) -> Description:
     """Return what callers need to know of a kit's model; long texts and lists are cut."""
     model, package = model_of(kit), kit.kitfile.package
@@ -91,6 +96,7 @@ def describe(
         license_[:_MAX_NAME],
         first_labels,
         tuple(sorted(task.value for task in tasks)),
+        takes_images=takes_images,
     )
 
 

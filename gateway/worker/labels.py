@@ -7,13 +7,14 @@ each line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gateway.kits.kitfile import Model, ModelPart
 from gateway.kits.library import UnpackedKit
 from gateway.kits.parents import model_of
+from runtimes.base import LabelledModel, LoadedModel
 
 _NAME = "labels"
 _MAX_BYTES = 4 * 1024 * 1024
@@ -33,6 +34,20 @@ def read_labels(kit: UnpackedKit) -> Labels:
     """
     model = model_of(kit.kit)
     return {} if model is None else labels_of(model, kit.path)
+
+
+def combined(labels: Mapping[str, Sequence[str]], own: Labels) -> Labels:
+    """Return the labels of a kit, with those that its model has itself where the kit has none that fit."""
+    others = labels.get("", ())
+    return {
+        **{name: names for name, names in own.items() if len(names) != len(others)},
+        **{name: tuple(names) for name, names in labels.items()},
+    }
+
+
+def own_labels(model: LoadedModel) -> Labels:
+    """Return the labels that a model's file has, by output."""
+    return model.labels if isinstance(model, LabelledModel) else {}
 
 
 def labels_of(model: Model, root: Path) -> Labels:
