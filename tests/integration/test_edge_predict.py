@@ -85,6 +85,17 @@ def test_a_call_without_a_name_is_for_the_only_model(edge: RunningEdge, workers:
     assert edge.lost == []
 
 
+@pytest.mark.parametrize(
+    ("path", "method", "allowed"), [(INVOCATIONS, "GET", "POST"), ("/ping", "POST", "GET, HEAD")]
+)
+def test_a_wrong_method_is_told_without_a_model_too(
+    edge: RunningEdge, path: str, method: str, allowed: str
+) -> None:
+    edge.control.apply(RoutingTable())
+    status, headers, _ = edge.get(path, method=method)
+    assert (status, headers["Allow"]) == (405, allowed)
+
+
 def test_two_names_are_refused(edge: RunningEdge, workers: Workers) -> None:
     edge.control.apply(RoutingTable((Route("iris", backend("v1", workers.start("v1"))),)))
     connection = http.client.HTTPConnection("127.0.0.1", edge.port, timeout=10)
