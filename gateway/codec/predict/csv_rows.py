@@ -138,7 +138,7 @@ def _numbers(name: str, cells: list[str], datatype: Datatype) -> Array:
     if datatype is Datatype.BOOL:
         return np.array([_truth(cell) for cell in cells], np.bool_)
     kind, dtype = datatype.numpy.kind, datatype.numpy
-    if any("_" in cell for cell in cells):
+    if "_" in "".join(cells):
         # Python reads 1_000 as a number, and nobody else does.
         raise ValueError
     if kind in "iu":
@@ -147,7 +147,9 @@ def _numbers(name: str, cells: list[str], datatype: Datatype) -> Array:
         except (ValueError, OverflowError):
             wide = np.array(list(map(float, cells)), np.float64)
         return _exactly(name, wide, dtype)
-    numbers = np.array([float(cell) if cell else np.nan for cell in cells], np.float64)
+    if "" in cells:
+        cells = [cell or "nan" for cell in cells]
+    numbers = np.fromiter(map(float, cells), np.float64, len(cells))
     with np.errstate(over="ignore"):
         return numbers.astype(dtype)
 
