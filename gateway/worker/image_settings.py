@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.codec.predict.image_settings import ImageSettings, UnusableImageSettings
 from gateway.kits.kit import Kit
+from gateway.kits.kitfile import Model
 from gateway.kits.parents import model_of
 
 _NAME = "image"
@@ -16,7 +17,12 @@ def read_image_settings(kit: Kit) -> ImageSettings | None:
         UnusableImageSettings: when it cannot be read.
     """
     model = model_of(kit)
-    value = model.parameters.get(_NAME) if model is not None and isinstance(model.parameters, dict) else None
+    return None if model is None else image_settings_of(model)
+
+
+def image_settings_of(model: Model) -> ImageSettings | None:
+    """Return what a Kitfile's model says about images; see `read_image_settings`."""
+    value = model.parameters.get(_NAME) if isinstance(model.parameters, dict) else None
     if value is None:
         return None
     try:

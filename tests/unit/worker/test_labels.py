@@ -7,7 +7,7 @@ import pytest
 
 from gateway.kits.kitfile import Model
 from gateway.worker import labels as labels_module
-from gateway.worker.labels import UnusableLabels, labels_of
+from gateway.worker.labels import UnusableLabels, combined, labels_of
 
 
 def model(labels: Any = None, *parts: dict[str, Any]) -> Model:
@@ -82,3 +82,18 @@ def test_a_part_must_be_text_of_a_sensible_size(root: Path, monkeypatch: pytest.
     monkeypatch.setattr(labels_module, "_MAX_BYTES", 3)
     with pytest.raises(UnusableLabels, match=r"is larger than 3 bytes$"):
         labels_of(model(None, part(type="labels")), root)
+
+
+@pytest.mark.parametrize(
+    ("kit", "own", "expected"),
+    [
+        ({}, {"p": ("0", "1")}, {"p": ("0", "1")}),
+        ({"": ("a", "b")}, {"p": ("0", "1")}, {"": ("a", "b")}),
+        ({"": ("a", "b", "c")}, {"p": ("0", "1")}, {"": ("a", "b", "c"), "p": ("0", "1")}),
+        ({"p": ("a", "b")}, {"p": ("0", "1"), "q": ("x",)}, {"p": ("a", "b"), "q": ("x",)}),
+        ({"": ("a", "b")}, {}, {"": ("a", "b")}),
+    ],
+)
+def test_a_kits_labels_come_before_the_models_own(kit: Any, own: Any, expected: Any) -> None:
+    assert combined(kit, own) == expected
+    assert combined(expected, own) == expected
