@@ -90,6 +90,8 @@ class Description:
     """What a language model can be asked for, by the words of `runtimes.engines.base.Task`; () for others."""
     example: str = ""
     """The kit's example of a call, as the JSON of the Open Inference Protocol; "" where it has none."""
+    takes_images: bool = False
+    """Whether a call may be an image."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,7 @@ INT64, true is no FP32, and a shape must fit its data. Floats may be missing, se
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain, compress
 from typing import Any
 
@@ -16,11 +15,12 @@ import numpy as np
 import orjson
 
 from gateway.codec.call import IN_BINARY, IN_JSON, Call, RequestedOutput
+from gateway.codec.elements import ELEMENTS, FLOAT_ELEMENTS, FLOATS, Elements, type_names
 from gateway.codec.non_finite import TEXTS, are_numbers, spell_literals, to_floats
 from gateway.codec.raw_request import RawInput
 from gateway.codec.tensors import from_bytes
 from gateway.wire.body import BodyReader
-from runtimes.base import Array, Datatype, Signature
+from runtimes.base import Array, Signature
 from runtimes.errors import InputError
 
 try:
@@ -32,50 +32,8 @@ _MAX_RANK = 16
 _MAX_DIGITS = 18
 # From this size on simdjson is faster, see `loadtests.codec`.
 _LARGE_BYTES = 1024
-# Which types of JSON values each kind (of numpy) of datatype takes; BF16 is of kind V.
-_ACCEPTS: Mapping[str, frozenset[type]] = {
-    "f": frozenset({float, int}),
-    "V": frozenset({float, int}),
-    "i": frozenset({int}),
-    "u": frozenset({int}),
-    "b": frozenset({bool}),
-    "O": frozenset({str}),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Elements:
-    """What a datatype's elements are: in an array, in JSON, and the range of integers."""
-
-    datatype: Datatype
-    dtype: np.dtype[Any]
-    kind: str
-    accepted: frozenset[type]
-    minimum: int = 0
-    maximum: int = 0
-
-
-def _elements(datatype: Datatype) -> _Elements:
-    dtype = datatype.numpy
-    elements = _Elements(datatype, dtype, dtype.kind, _ACCEPTS[dtype.kind])
-    if dtype.kind not in "iu":
-        return elements
-    limits = np.iinfo(dtype)
-    return replace(elements, minimum=int(limits.min), maximum=int(limits.max))
-
-
-_ELEMENTS: Mapping[str, _Elements] = {datatype.value: _elements(datatype) for datatype in Datatype}
-# The types of elements that floats are made of: null is a missing value, and a few strings are numbers.
-_FLOAT_ELEMENTS = frozenset({float, int, type(None), str})
-_FLOATS = ", ".join(datatype for datatype in Datatype if _ACCEPTS[datatype.numpy.kind] >= {float})
-_TYPE_NAMES: Mapping[type, str] = {
-    float: "fractions",
-    int: "integers",
-    bool: "booleans",
-    str: "strings",
-    dict: "objects",
-    type(None): "null",
-}
+# The types of elements that strings are made of where they may be missing.
+_TEXT_ELEMENTS = frozenset({str, type(None)})
 _SCALARS = (str, int, float, bool)
 _NO_PARAMETERS: Mapping[str, Any] = {}
 _NOTHING = BodyReader(())
@@ -86,8 +44,9 @@ class Decoder:
 
     def __init__(self, signature: Signature) -> None:
         self._raw = RawInput(signature)
+        self._may_be_missing = frozenset(spec.name for spec in signature.all_inputs if spec.may_be_missing)
         # Other elements than numbers are objects in Python either way, and then orjson is quicker.
-        numbers = all(_ELEMENTS[spec.usual].kind in "fViu" for spec in signature.inputs)
+        numbers = all(ELEMENTS[spec.usual].kind in "fViu" for spec in signature.inputs)
         self._large = LargeBodies() if numbers and LargeBodies is not None else None
 
     def __call__(self, pieces: Sequence[bytes | memoryview], json_size: bytes = b"") -> Call:
@@ -101,7 +60,7 @@ class Decoder:
         """
         if not json_size:
             text = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            return _decode(self._document(text), _NOTHING)
+            return _decode(self._document(text), _NOTHING, self._may_be_missing)
         body = BodyReader(pieces)
         size = int(json_size) if json_size.isdigit() and len(json_size) <= _MAX_DIGITS else body.left + 1
         if size > body.left:
@@ -111,7 +70,7 @@ class Decoder:
             )
         if size == 0:
             return Call("", self._raw(body), others=IN_BINARY)
-        call = _decode(self._document(body.take(size)), body)
+        call = _decode(self._document(body.take(size)), body, self._may_be_missing)
         if body.left:
             raise InputError(f"{body.left} bytes follow the data of the last input")
         return call
@@ -134,7 +93,7 @@ class Decoder:
             raise InputError(f"the body is not JSON: {error}") from None
 
 
-def _decode(document: Any, raw: BodyReader) -> Call:
+def _decode(document: Any, raw: BodyReader, may_be_missing: Collection[str]) -> Call:
     if type(document) is not dict:
         raise InputError("the body must be a JSON object with `inputs`")
     tensors = document.get("inputs")
@@ -142,7 +101,7 @@ def _decode(document: Any, raw: BodyReader) -> Call:
         raise InputError("`inputs` must be a list of one tensor or more")
     inputs: dict[str, Array] = {}
     for position, tensor in enumerate(tensors):
-        name, array = _decode_tensor(tensor, position, raw)
+        name, array = _decode_tensor(tensor, position, raw, may_be_missing)
         if name in inputs:
             raise InputError(f"input {name!r} is there twice")
         inputs[name] = array
@@ -155,16 +114,18 @@ def _decode(document: Any, raw: BodyReader) -> Call:
     return Call(request_id, inputs, outputs, others, timeout_us)
 
 
-def _decode_tensor(tensor: Any, position: int, raw: BodyReader) -> tuple[str, Array]:
+def _decode_tensor(
+    tensor: Any, position: int, raw: BodyReader, may_be_missing: Collection[str]
+) -> tuple[str, Array]:
     if type(tensor) is not dict:
         raise InputError(f"inputs[{position}] must be an object")
     name = tensor.get("name")
     if type(name) is not str:
         raise InputError(f"inputs[{position}].name must be a string")
     datatype = tensor.get("datatype")
-    elements = _ELEMENTS.get(datatype) if type(datatype) is str else None
+    elements = ELEMENTS.get(datatype) if type(datatype) is str else None
     if elements is None:
-        raise InputError(f"input {name!r}: datatype {datatype!r} is none of {', '.join(_ELEMENTS)}")
+        raise InputError(f"input {name!r}: datatype {datatype!r} is none of {', '.join(ELEMENTS)}")
     shape: Any = tensor.get("shape")
     count = _count(shape) if type(shape) is list and len(shape) <= _MAX_RANK else -1
     if count < 0:
@@ -181,7 +142,7 @@ def _decode_tensor(tensor: Any, position: int, raw: BodyReader) -> tuple[str, Ar
     else:
         data = tensor.get("data")
         if type(data) is list:
-            array = _array(name, data, elements)
+            array = _array(name, data, elements, name in may_be_missing)
         elif type(data) is np.ndarray:
             array = _cast(name, data, elements)
         else:
@@ -218,11 +179,15 @@ def _count(shape: list[Any]) -> int:
     return count
 
 
-def _array(name: str, data: list[Any], elements: _Elements) -> Array:
+def _array(name: str, data: list[Any], elements: Elements, may_be_missing: bool) -> Array:
     flat, types = _flat(name, data)
     kind = elements.kind
     if not types <= elements.accepted:
-        if kind not in "fV" or not types <= _FLOAT_ELEMENTS or (str in types and not are_numbers(flat)):
+        if kind == "O" and may_be_missing and types <= _TEXT_ELEMENTS:
+            texts = np.empty(len(flat), dtype=object)
+            texts[:] = [None if item is None else item.encode() for item in flat]
+            return texts
+        if kind not in "fV" or not types <= FLOAT_ELEMENTS or (str in types and not are_numbers(flat)):
             raise _refusal(name, data, flat, elements)
         return to_floats(flat, elements.dtype)
     if kind in "iu" and flat:
@@ -234,17 +199,17 @@ def _array(name: str, data: list[Any], elements: _Elements) -> Array:
     return to_floats(flat, elements.dtype) if kind == "V" else np.array(flat, elements.dtype)
 
 
-def _refusal(name: str, data: list[Any], flat: list[Any], elements: _Elements) -> InputError:
+def _refusal(name: str, data: list[Any], flat: list[Any], elements: Elements) -> InputError:
     """Return the error for elements of other types; it says where the first of them is."""
     is_wrong = [not _is_element(element, elements) for element in flat]
     wrong = {type(element) for element in compress(flat, is_wrong)}
-    type_names = " or ".join(sorted(_TYPE_NAMES[kind] for kind in wrong))
     place = _place(data, is_wrong.index(True))
-    advice = f"; only {_FLOATS} have missing values (null, NaN)" if type(None) in wrong else ""
-    return InputError(f"input {name!r}: {elements.datatype} cannot be made of {type_names} ({place}){advice}")
+    advice = f"; only {FLOATS} have missing values (null, NaN)" if type(None) in wrong else ""
+    names = type_names(wrong)
+    return InputError(f"input {name!r}: {elements.datatype} cannot be made of {names} ({place}){advice}")
 
 
-def _is_element(element: Any, elements: _Elements) -> bool:
+def _is_element(element: Any, elements: Elements) -> bool:
     if type(element) in elements.accepted:
         return True
     return elements.kind in "fV" and (element is None or (type(element) is str and element in TEXTS))
@@ -264,7 +229,7 @@ def _place(data: list[Any], position: int) -> str:
     return f"data{place}"
 
 
-def _cast(name: str, numbers: Array, elements: _Elements) -> Array:
+def _cast(name: str, numbers: Array, elements: Elements) -> Array:
     """Convert numbers of 8 bytes, which are of the right kind already, to the datatype."""
     if elements.kind in "iu" and numbers.dtype != elements.dtype and numbers.size:
         _check_range(name, numbers.min(), numbers.max(), elements)
@@ -280,7 +245,7 @@ def _flat(name: str, data: list[Any]) -> tuple[list[Any], set[type]]:
     return data, types
 
 
-def _check_range(name: str, minimum: Any, maximum: Any, elements: _Elements) -> None:
+def _check_range(name: str, minimum: Any, maximum: Any, elements: Elements) -> None:
     if minimum < elements.minimum or maximum > elements.maximum:
         raise InputError(
             f"input {name!r}: a value is outside {elements.datatype} "

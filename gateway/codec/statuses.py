@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from gateway.codec.predict.media import UnknownMedia
 from gateway.errors import DeadlineExceeded, QueueFull
 from gateway.wire.codings import BodyTooLarge, UnknownCoding
 from runtimes.errors import ExecutionError, InputError, ModelError
@@ -12,6 +13,7 @@ from runtimes.errors import ExecutionError, InputError, ModelError
 STATUSES: Mapping[type[Exception], int] = {
     BodyTooLarge: 413,
     UnknownCoding: 415,
+    UnknownMedia: 415,
     InputError: 400,
     ExecutionError: 500,
     ModelError: 500,

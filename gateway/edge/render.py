@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 import gateway
-from gateway.edge import error_map, openai, route_map
+from gateway.edge import error_map, openai, predict, route_map
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.placement import ACTIVATOR, Placement, Pool, backend_name, prefix_backend_name, server_name
 from gateway.edge.routes import Server
@@ -42,6 +42,7 @@ def render(
         route_map=route_map,
         error_map=error_map,
         openai=openai,
+        predict=predict,
         model_methods=_MODEL_METHODS,
         version=gateway.__version__,
         limits=limits,

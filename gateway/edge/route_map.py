@@ -2,6 +2,7 @@
 
     :ready             `true` when every model can be called
     :any-ready         `true` when one model at least can be called, or there is none
+    :only              the name of the only model, where there is exactly one
     :watched           what HAProxy looks at of a call, as one word
     :prefix:BACKEND    where the same workers are chosen by how a call begins; only for versions with several
     MODEL:reason       why no version of the model answers; for every model there is
@@ -28,6 +29,7 @@ from gateway.edge.routes import Route, RoutingTable
 
 READY = ":ready"
 ANY_READY = ":any-ready"
+ONLY = ":only"
 WATCHED = ":watched"
 ANY_VALUE = "*"
 EXACT_VALUE = "="
@@ -81,6 +83,8 @@ def map_entries(table: RoutingTable, slots: Mapping[str, int]) -> dict[str, str]
         ANY_READY: _word(any(are_callable) or not are_callable),
         WATCHED: _watched_word(watched(table)),
     }
+    if len(table.routes) == 1:
+        entries[ONLY] = table.routes[0].model
     for route in table.routes:
         of_route = _route_entries(route, slots)
         check_entries(f"model {route.model!r}", of_route)

@@ -82,6 +82,8 @@ class Job:
     answer: bytes = b""
     answer_json_size: int | None = None
     """Where raw tensors begin in the answer, None where there are none."""
+    answer_type: bytes = b""
+    """The type of the answer, where it is neither JSON nor raw tensors."""
     retry_after: int = 0
     """When to come back with a call that was refused; 0 where nothing is said."""
     is_cancelled: bool = False

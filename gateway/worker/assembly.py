@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gateway.errors import UnusableModel
 from gateway.metrics.tally import Tally
 from gateway.worker.app import WorkerApp
 from gateway.worker.capabilities import Capability, TensorCapability
 from gateway.worker.embeddings import TextHandler
 from gateway.worker.grpc import OpenInferenceGrpc
+from gateway.worker.labels import combined, own_labels
 from gateway.worker.mirrored import MirrorHandler
+from gateway.worker.predict import PredictHandler
 from gateway.worker.protocol import ProtocolHandler
 from gateway.worker.rest import OpenInferenceRest
 from gateway.worker.version import AppOptions, Identity, ServedVersion
@@ -27,12 +31,14 @@ def build_app(
     Raises:
         UnusableModel: when the model can do nothing that any protocol asks for.
     """
-    version = ServedVersion(identity, tally, options)
+    own = own_labels(model)
+    version = ServedVersion(identity, tally, replace(options, labels=combined(options.labels, own)))
     capabilities: list[Capability] = []
     handlers: list[ProtocolHandler] = []
     if isinstance(model, TensorModel):
         tensors = TensorCapability(version, model)
         capabilities.append(tensors)
+        handlers.append(PredictHandler(version, tensors, own))
         if isinstance(model, TextModel):
             handlers.append(TextHandler(version, tensors, model))
         handlers += [

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -31,8 +31,8 @@ _Result = TypeVar("_Result")
 class Dialect:
     """How one protocol reads and writes the calls of a path."""
 
-    codec: Callable[[], Codec]
-    """Called for each call; it may return the same one each time."""
+    codec: Callable[[Mapping[bytes, bytes]], Codec]
+    """Called for each call, with its headers by lower-case name; it may return the same one each time."""
     error: Callable[[int, str], bytes]
     """Writes the body of an error; the number is HTTP's status."""
     mirrored: Callable[[Job], Job]
@@ -48,6 +48,7 @@ class ComputeCalls:
         self.compute = tensors.compute
         self.tally = version.tally
         self.max_body = version.options.max_body
+        self.names = version.headers
         self.json = {role: JSON + names for role, names in version.headers.items()}
         self.binary = {role: _BINARY + names for role, names in version.headers.items()}
 
@@ -61,7 +62,7 @@ class ComputeCalls:
             timeout = headers.get(b"x-request-timeout")
             job = Job(
                 exchange.take(),
-                self.dialect.codec(),
+                self.dialect.codec(headers),
                 asyncio.get_running_loop(),
                 call.done,
                 role,
@@ -115,7 +116,9 @@ class _ComputeCall:
     def done(self, job: Job) -> None:
         """Answer the call as the model did."""
         exchange, calls = self._exchange, self._calls
-        if job.answer_json_size is None:
+        if job.answer_type:
+            headers = b"content-type: %s\r\n" % job.answer_type + calls.names[self._role]
+        elif job.answer_json_size is None:
             headers = calls.json[self._role]
         else:
             headers = calls.binary[self._role]

@@ -81,6 +81,7 @@ def describe(
     labels: Labels,
     tasks: Iterable[Task] = (),
     example: str = "",
+    takes_images: bool = False,
 ) -> Description:
     """Return what callers need to know of a kit's model; long texts and lists are cut.
 
@@ -100,6 +101,7 @@ def describe(
         first_labels,
         tuple(sorted(task.value for task in tasks)),
         example,
+        takes_images=takes_images,
     )
 
 

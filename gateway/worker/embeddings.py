@@ -61,7 +61,7 @@ class TextHandler:
             path, read, output, does = Endpoint.RERANK, rerank, SCORE, "ranks documents"
         encode = Encoder(identity.model, identity.version, {})
         dialect = Dialect(
-            lambda: _TextCodec(read, output, tensors, encode, version.tally), error_body, _mirrored
+            lambda _headers: _TextCodec(read, output, tensors, encode, version.tally), error_body, _mirrored
         )
         self._routes: Mapping[str, Route] = {
             **{other.value: not_served(self._errors, other, f"it {does} ({path})") for other in Endpoint},

@@ -7,7 +7,7 @@ each line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,12 +36,12 @@ def read_labels(kit: UnpackedKit) -> Labels:
     return {} if model is None else labels_of(model, kit.path)
 
 
-def combined(labels: Labels, own: Labels) -> Labels:
+def combined(labels: Mapping[str, Sequence[str]], own: Labels) -> Labels:
     """Return the labels of a kit, with those that its model has itself where the kit has none that fit."""
     others = labels.get("", ())
     return {
         **{name: names for name, names in own.items() if len(names) != len(others)},
-        **labels,
+        **{name: tuple(names) for name, names in labels.items()},
     }
 
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 import orjson
 
 from gateway.codec.openai.members import Endpoint
+from gateway.codec.predict.paths import style_of
 from gateway.wire.exchange import Exchange
 from gateway.worker.language import ENDED, LanguageCapability
 from gateway.worker.openai_documents import model_documents, not_served
@@ -89,6 +90,8 @@ class OpenAIHandler:
 
     def route(self, path: str, _content_type: bytes) -> Route | None:
         """Return the route of a path; under `/v1/` there is no other handler to ask."""
+        if style_of(path) is not None:
+            return self._no_tensors
         route = self._routes.get(path)
         if route is not None or path.startswith(OPENAI):
             return route or self._nowhere

@@ -20,9 +20,12 @@ import ray
 from ray import serve
 from rich.filesize import decimal
 
+from gateway.codec.predict.image_settings import ImageSettings, UnusableImageSettings
+from gateway.codec.predict.images import takes_images
 from gateway.contract import Announcement, Description, Instructions, Passing, WorkerSpec, WorkerState
 from gateway.engine.first_call import answer_first_call
 from gateway.errors import KitserveError, UnusableModel
+from gateway.kits.kit import Kit
 from gateway.kits.language import language_model
 from gateway.kits.library import Library, UnpackedKit, cache_directory
 from gateway.kits.mlflow import mlflow_model
@@ -43,6 +46,7 @@ from gateway.worker.engine_watch import end_of, ended
 from gateway.worker.example import KitExample
 from gateway.worker.first_prompt import answer_first_prompt
 from gateway.worker.golden import golden_inputs, golden_prompt
+from gateway.worker.image_settings import read_image_settings
 from gateway.worker.labels import Labels, UnusableLabels, combined, own_labels, read_labels
 from gateway.worker.scaling import IDLE, ONGOING
 from gateway.worker.version import AppOptions, Identity
@@ -193,9 +197,12 @@ class Worker:
             elif isinstance(model, OpenAIModel):
                 self._answer_first_prompt(model, language.generation, library)
             labels = combined(self._labels(kit), own_labels(model))
+            image = self._image_settings(kit.kit)
             signature = model.signature if isinstance(model, TensorModel) else Signature((), ())
             tasks = model.tasks if isinstance(model, OpenAIModel | TextModel) else ()
-            self._description = describe(kit.kit, model.platform, signature, labels, tasks, example=example)
+            self._description = describe(
+                kit.kit, model.platform, signature, labels, tasks, example, takes_images(signature, image)
+            )
         options = AppOptions(
             spec.node.edge_key,
             labels,
@@ -204,6 +211,7 @@ class Worker:
             is_proven=not self._announcement.first_call,
             generation=language.generation,
             access_log=spec.node.access_log,
+            image=image,
         )
         return model, choice.runtime.name, options
 
@@ -248,6 +256,14 @@ class Worker:
         seconds = round(time.perf_counter() - started, 3)
         level = logging.WARNING if reason else logging.INFO
         log.log(level, "worker.first_call", extra={**self._names, "seconds": seconds, "reason": reason})
+
+    def _image_settings(self, kit: Kit) -> ImageSettings | None:
+        """Return what the kit says about images; a kit whose settings cannot be read is served without."""
+        try:
+            return read_image_settings(kit)
+        except UnusableImageSettings as error:
+            log.warning("image_settings.unusable", extra={**self._names, "reason": str(error)})
+            return None
 
     def _labels(self, kit: UnpackedKit) -> Labels:
         """Return the kit's labels; a kit whose labels cannot be read is served without them."""

@@ -76,4 +76,4 @@ class RestCodec:
 def _dialect(version: ServedVersion, tensors: TensorCapability) -> Dialect:
     identity = version.identity
     codec = RestCodec(tensors.decode, Encoder(identity.model, identity.version, version.options.labels))
-    return Dialect(lambda: codec, lambda _status, text: error(text), lambda job: job)
+    return Dialect(lambda _headers: codec, lambda _status, text: error(text), lambda job: job)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from gateway.codec.predict.image_settings import ImageSettings
 from gateway.logs.limits import Logged
 from gateway.metrics.tally import Tally
 from gateway.serving import DEFAULT_LIMITS, NO_GENERATION, Batching, Generation, QueueLimits
@@ -34,6 +35,8 @@ class AppOptions:
     limits: QueueLimits = DEFAULT_LIMITS
     batching: Batching | None = None
     """Which calls run together; None: each runs alone."""
+    image: ImageSettings | None = None
+    """How an image becomes the model's input; None where the kit says nothing of it."""
     max_body: int = BODY_BYTES
     generation: Generation = NO_GENERATION
     """What calls on a language model have that do not say it themselves: the kit's and the config's."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -15,7 +18,7 @@ import schemathesis
 from gateway.codec.statuses import STATUSES
 from gateway.contract import AppName, Description
 from gateway.control.front.docs import Docs
-from gateway.control.front.openapi import FAULTS
+from gateway.control.front.operations import FAULTS
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
 from gateway.control.web.app import web_app
 from gateway.control.web.server import WebServer
@@ -88,14 +91,19 @@ def test_each_version_has_paths_of_its_own(api: Api) -> None:
     assert own == [
         "/v2/models/iris",
         "/v2/models/iris/infer",
+        "/v2/models/iris/predict",
         "/v2/models/iris/versions/v1",
         "/v2/models/iris/versions/v1/infer",
+        "/v2/models/iris/versions/v1/predict",
         "/v2/models/iris/versions/v2",
         "/v2/models/iris/versions/v2/infer",
+        "/v2/models/iris/versions/v2/predict",
         "/v2/models/camera",
         "/v2/models/camera/infer",
+        "/v2/models/camera/predict",
         "/v2/models/camera/versions/v1",
         "/v2/models/camera/versions/v1/infer",
+        "/v2/models/camera/versions/v1/predict",
     ]
 
 
@@ -142,23 +150,28 @@ def test_nothing_served_is_a_document_too(api: Api) -> None:
 class Page(HTMLParser):
     """Collects what a page would load or run, and whether its elements are closed as they were opened."""
 
-    VOID = frozenset({"meta", "br"})
+    VOID = frozenset({"meta", "br", "input"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
+        self.scripts: list[str] = []
         self.loaded: list[str] = []
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in ("script", "link", "img", "iframe", "i", "b"):
+        if tag in ("link", "img", "iframe", "i", "b"):
             self.loaded.append(tag)
         self.loaded += [
             value or "" for name, value in attrs if name in ("src", "style") or name.startswith("on")
         ]
         if tag not in self.VOID:
             self.open.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -180,6 +193,43 @@ def test_the_page_shows_models_and_takes_nothing_from_elsewhere(api: Api) -> Non
         "<td>20 %</td>",
     ]:
         assert text in answer.text, text
+
+
+def test_the_page_runs_its_own_script_alone(api: Api) -> None:
+    for path in ("/docs", "/v2/models/camera/docs"):
+        answer = api.get(path)
+        (script,) = Page(answer.text).scripts
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy = dict(rule.split(" ", 1) for rule in answer.headers["content-security-policy"].split("; "))
+        assert policy["script-src"] == f"'sha256-{digest}'"
+        assert policy["connect-src"] == "'self'"
+        assert policy["form-action"] == policy["default-src"] == "'none'"
+        assert "innerHTML" not in script
+        assert "<" not in script.replace("<=", ""), "it would be read as HTML by some readers"
+
+
+def test_each_model_has_a_form_with_an_example(api: Api) -> None:
+    flowers = Signature((TensorSpec("petal", "FP32", (-1, 1)), TensorSpec("<b>", "BYTES", (-1,))), ())
+    infer = {"inputs": [{"name": "petal", "datatype": "FP32", "shape": [2, 1], "data": [1.5, 2.5]}]}
+    api.descriptions["iris.v1"] = Description("p", flowers)
+    page = api.get("/v2/models/iris/docs").text
+    assert page.index("/v2/models/iris/predict") < page.index("/v2/models/iris/infer")
+    assert 'data-path="/v2/models/iris/predict"' in page
+    assert '<label for="body-iris">' in page
+    assert "&#34;petal&#34;: 0.1," in page
+    assert "&#34;&lt;b&gt;&#34;: &#34;text&#34;" in page
+    assert 'type="file"' not in page
+    own = Signature(flowers.inputs[:1], ())
+    api.descriptions["iris.v1"] = Description("p", own, example=json.dumps(infer))
+    content = api.document()["paths"]["/v2/models/iris/predict"]["post"]["requestBody"]["content"]
+    assert content["application/json"]["example"] == {"rows": [{"petal": 1.5}, {"petal": 2.5}]}
+    assert "text/csv" in content
+    page = api.get("/v2/models/camera/docs").text
+    assert "<form" not in page, "its values are too many to write, and nothing says that it takes images"
+    api.descriptions["camera.v1"] = Description("p", OTHER, takes_images=True)
+    page = api.get("/v2/models/camera/docs").text
+    assert '<input id="file-camera" name="file" type="file" accept="image/png,image/jpeg">' in page
+    assert "--data-binary @image.png" in page
 
 
 def test_a_model_has_a_page_of_its_own(api: Api) -> None:

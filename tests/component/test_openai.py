@@ -329,6 +329,15 @@ class TestOtherPaths:
         assert metadata["inputs"] == metadata["outputs"] == []
         assert serving.ask("POST", "/v2/models/chat/infer", {})[0] == 404
 
+    @pytest.mark.parametrize(
+        "path",
+        ["/v2/models/chat/predict", "/v1/models/chat:predict", "/invocations", "/models/chat/invocations"],
+    )
+    def test_it_takes_no_rows_and_says_what_it_does(self, serving: Serving, path: str) -> None:
+        status, _, body = serving.ask("POST", path, {"rows": []})
+        assert status == 404
+        assert "answers chats (/v1/chat/completions" in json.loads(body)["error"]
+
 
 class TestRefusals:
     @pytest.mark.parametrize(

@@ -110,6 +110,8 @@ def valid_requests() -> list[Request]:
         }
         for datatype in arrays
     ]
+    row = {tensor["name"]: tensor["data"] for tensor in tensors}
+    columns = {name: [values] for name, values in row.items()}
     infer = "/v2/models/echo/infer"
     outputs = [
         {"name": "y_FP32", "parameters": {"classification": 2}},
@@ -135,6 +137,10 @@ def valid_requests() -> list[Request]:
             "POST", infer, [("Content-Encoding", "gzip"), ("Accept-Encoding", "gzip")], gzip.compress(text)
         ),
         Request("POST", "/v2/models/echo/versions/v1/infer", [("X-Request-Timeout", "5")], text),
+        Request(
+            "POST", "/v2/models/echo/predict", [("Content-Type", _JSON)], json.dumps({"rows": [row]}).encode()
+        ),
+        Request("POST", "/models/echo/invocations", [], json.dumps({"inputs": columns}).encode(), chunked=70),
         Request("GET", "/v2/models/echo"),
         Request("GET", "/v2/models/echo/versions/v1/config"),
         Request("GET", "/v2/health/ready"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from gateway.codec.predict.image_settings import ImageSettings
 from gateway.metrics.tally import Tally
 from gateway.serving import Batching
 from gateway.wire.server import HttpServer
@@ -21,9 +22,10 @@ def worker(
     name: str = "echo",
     labels: Mapping[str, Sequence[str]] | None = None,
     batching: Batching | None = None,
+    image: ImageSettings | None = None,
 ) -> Iterator[str]:
     """Serve a model as version v1 of `name`; yield the server's address."""
-    options = AppOptions(labels=labels or {}, batching=batching)
+    options = AppOptions(labels=labels or {}, batching=batching, image=image)
     app = build_app(Identity(name, "v1", DIGEST), model, Tally(), options)
     server = HttpServer(app, "127.0.0.1")
     server.start()

@@ -1,11 +1,15 @@
 """`/openapi.json`, and `/docs`: what this Kitserve serves, for programs and for people.
 
-The page is complete: it needs no script, and nothing from another server.
+The page can be read without a script, and takes nothing from another server. A script of its own, which its
+headers allow by hash, sends the calls of its forms and shows the answers as text.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
+from importlib.resources import files
 from typing import Any
 
 import jinja2
@@ -16,17 +20,9 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 import gateway
-from gateway.control.front import examples, language
-from gateway.control.front.openapi import (
-    ABOUT,
-    FAULTS,
-    JSON,
-    UNKNOWN_SHAPES,
-    Served,
-    document,
-    model_path,
-    served,
-)
+from gateway.control.front import examples, language, predict
+from gateway.control.front.openapi import ABOUT, UNKNOWN_SHAPES, Served, document, model_path, served
+from gateway.control.front.operations import FAULTS, JSON
 from gateway.control.state.overview import Overview
 from gateway.control.state.status import ModelStatus, Status
 from gateway.control.web.errors import unknown_model
@@ -34,10 +30,12 @@ from runtimes.base import TensorSpec
 
 # The host that a caller says it called; nothing else may come into commands that people paste.
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9a-fA-F:.]{2,45}\](:[0-9]{1,5})?")
+_SCRIPT = files(__package__).joinpath("docs.js").read_text("utf-8")
+_SCRIPT_HASH = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{_SCRIPT_HASH}'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
@@ -91,6 +89,7 @@ class Docs:
             faults=FAULTS,
             version=gateway.__version__,
             unknown_shapes=UNKNOWN_SHAPES,
+            script=Markup(_SCRIPT),  # noqa: S704  it is this file's neighbour
         )
         return HTMLResponse(page, headers=_PAGE_HEADERS)
 
@@ -112,12 +111,16 @@ class Docs:
 def _example(version: Served, base: str) -> dict[str, Any]:
     """Return a call and its answer, on the model's own path."""
     signature = version.description.signature
+    url, body = f"{base}{model_path(version.model)}/predict", predict.example(version.description)
     answer = examples.answer(version.model, version.version.tag, signature)
     has_answer = bool(signature.outputs) and examples.is_small(signature.outputs)
     return {
         "signature": signature,
         "has_tensors": bool(signature.inputs) or not version.description.tasks,
         "language_command": language.command(base, version.model, version.description.tasks),
+        "predict_command": predict.command(url, version.description),
+        "predict_body": "" if body is None else orjson.dumps(body, option=orjson.OPT_INDENT_2).decode(),
+        "image_command": predict.image_command(url, version.description),
         "is_known": examples.is_known(signature),
         "command": examples.command(f"{base}{model_path(version.model)}/infer", signature),
         "answer": orjson.dumps(answer).decode() if has_answer else "",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import cycle, islice
 from typing import Any
 
+import numpy as np
 import orjson
 
 from runtimes.base import ANY, Datatype, Signature, TensorSpec
@@ -96,3 +97,36 @@ def _raw_size(spec: TensorSpec) -> int:
     datatype = spec.usual
     each = _EMPTY_TEXT_BYTES if datatype is Datatype.BYTES else datatype.numpy.itemsize
     return math.prod(shape_of(spec)) * each
+
+
+def predict(signature: Signature) -> dict[str, Any] | None:
+    """Return the body of a call with rows; None where there are no rows, or too many values to read."""
+    inputs = {spec.name: tensor(spec) for spec in signature.inputs}
+    lengths = {tensor["shape"][0] if tensor["shape"] else -1 for tensor in inputs.values()}
+    if len(lengths) != 1 or min(lengths) < 1 or not is_small(signature.inputs):
+        return None
+    return {"rows": _rows(inputs.values())}
+
+
+def rows_of(text: str) -> dict[str, Any] | None:
+    """Return a request of the Open Inference Protocol as rows; None where it cannot be."""
+    try:
+        rows = _rows(orjson.loads(text)["inputs"])
+    except (ValueError, KeyError, TypeError, IndexError):
+        return None
+    return {"rows": rows} if rows else None
+
+
+def _rows(tensors: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """Return the rows of tensors in JSON: objects by name, or the values of the only matrix."""
+    columns: dict[str, list[Any]] = {}
+    is_matrix = False
+    for tensor in tensors:
+        shape = tensor["shape"]
+        is_matrix = math.prod(shape[1:]) > 1
+        flat = len(shape) == 2 and shape[1] == 1
+        data = np.array(tensor["data"], object).reshape(shape[:1] if flat else shape)
+        columns[tensor["name"]] = data.tolist()
+    if len(columns) == 1 and is_matrix:
+        return next(iter(columns.values()))
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

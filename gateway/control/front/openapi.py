@@ -6,20 +6,34 @@ schemas of its signature, an example, and a command to paste.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 import gateway
 from gateway.contract import AppName, Description
-from gateway.control.front import examples, language, schemas
+from gateway.control.front import examples, language, predict, schemas
+from gateway.control.front.operations import (
+    BINARY,
+    FAULTS,
+    JSON,
+    OF_CALL,
+    OF_EDGE,
+    OF_GATEWAY,
+    OF_WORKER,
+    VERSION_HEADERS,
+    answer_of,
+    body_of,
+    fault_name,
+    header_refs,
+    operation,
+    parameter_ref,
+)
 from gateway.control.front.schemas import Schema, ref
 from gateway.control.state.status import ModelStatus, Status, VersionStatus
 from gateway.oci.reference import Digest
 
-JSON = "application/json"
-BINARY = "application/octet-stream"
 ABOUT = """\
 Models packed as ModelKits, called over the Open Inference Protocol (V2) with Triton's extensions for binary
 tensors, classification, parameters, model repository, model configuration and statistics. The same port
@@ -31,26 +45,7 @@ Every answer carries `X-Request-Id`, the caller's own or a new one. What a model
 Language models are called by the OpenAI API at `/v1`, where errors have its form; `/v1/models` lists them."""
 UNKNOWN_SHAPES = "The model's file does not record which shapes it takes: replace the example's by your own."
 
-FAULTS: Mapping[int, str] = {
-    400: "The request is not as it must be; the error names what is wrong.",
-    404: "There is no such model, version or path.",
-    405: "The path does not take this method; `Allow` says which it takes.",
-    408: "The request took too long to arrive.",
-    413: "The body is too large, as it is or once decompressed.",
-    415: "The body is compressed in an unknown way.",
-    500: "The model failed, or its worker did; the node's log says why, under the request's id.",
-    501: "Models are loaded and unloaded by Kitserve's config.",
-    502: "The worker's answer was not valid HTTP.",
-    503: "The model is not ready, its queue full, or no worker up; `Retry-After` says how long to wait.",
-    504: "No answer came within the time that the caller, or the edge, allows.",
-}
-"""What each status of an error means."""
-_OF_EDGE = (400, 408)
-_OF_GATEWAY = (400, 404, 405, 408, 413, 502, 503, 504)
-_OF_WORKER = (400, 404, 405, 408, 500, 502, 503, 504)
-_OF_CALL = (400, 404, 405, 408, 413, 415, 500, 502, 503, 504)
 _SERVER, _ANY = "server", "any model"
-_VERSION_HEADERS = ("ModelKit-Digest", "ModelKit-Version", "ModelKit-Role")
 
 Describe = Callable[[AppName], Description | None]
 
@@ -109,14 +104,14 @@ def document(status: Status, describe: Describe, base: str) -> dict[str, Any]:
             "schemas": schemas.components(),
             "headers": schemas.headers(),
             "parameters": schemas.parameters([model.name for model, _ in models]),
-            "responses": {_fault_name(status): _fault(status) for status in FAULTS},
+            "responses": {fault_name(status): _fault(status) for status in FAULTS},
         },
     }
 
 
 def _server_paths() -> dict[str, Any]:
-    ready = _answer("Every model can be called.", ref("ServerReady"))
-    not_ready = _answer("Not every model can be called.", ref("NotReady"), "Retry-After")
+    ready = answer_of("Every model can be called.", ref("ServerReady"))
+    not_ready = answer_of("Not every model can be called.", ref("NotReady"), "Retry-After")
     any_model = {
         "name": "any",
         "in": "query",
@@ -124,32 +119,36 @@ def _server_paths() -> dict[str, Any]:
         "schema": {"type": "string"},
         "allowEmptyValue": True,
     }
-    index = _body(
+    index = body_of(
         {JSON: {"schema": ref("RepositoryIndexRequest"), "example": {"ready": True}}}, required=False
     )
     paths = {
-        "/v2": ("get", "Name, version and extensions of the server", ref("ServerMetadata"), _OF_EDGE, {}),
-        "/v2/health/live": ("get", "Whether the server is up", ref("ServerLive"), _OF_EDGE, {}),
+        "/v2": ("get", "Name, version and extensions of the server", ref("ServerMetadata"), OF_EDGE, {}),
+        "/v2/health/live": ("get", "Whether the server is up", ref("ServerLive"), OF_EDGE, {}),
         "/v2/repository/index": (
             "post",
             "All models and versions, and their states",
             ref("RepositoryIndex"),
-            _OF_GATEWAY,
+            OF_GATEWAY,
             index,
         ),
-        "/v2/models/stats": ("get", "What all models did", ref("Statistics"), _OF_GATEWAY, {}),
-        "/openapi.json": ("get", "This document", {"type": "object"}, _OF_GATEWAY, {}),
+        "/v2/models/stats": ("get", "What all models did", ref("Statistics"), OF_GATEWAY, {}),
+        "/openapi.json": ("get", "This document", {"type": "object"}, OF_GATEWAY, {}),
     }
     documented: dict[str, Any] = {
-        path: {method: _operation(_SERVER, summary, _answer(summary, schema), faults) | body}
+        path: {method: operation(_SERVER, summary, answer_of(summary, schema), faults) | body}
         for path, (method, summary, schema, faults, body) in paths.items()
     }
     documented["/v2/health/ready"] = {
-        "get": _operation(_SERVER, "Whether every model can be called", ready, _OF_EDGE, {"503": not_ready})
+        "get": operation(_SERVER, "Whether every model can be called", ready, OF_EDGE, {"503": not_ready})
         | {"parameters": [any_model]}
     }
-    page = {"description": "A page of HTML.", "headers": _named("X-Request-Id"), "content": {"text/html": {}}}
-    documented["/docs"] = {"get": _operation(_SERVER, "The same as a page for people", page, _OF_GATEWAY)}
+    page = {
+        "description": "A page of HTML.",
+        "headers": header_refs("X-Request-Id"),
+        "content": {"text/html": {}},
+    }
+    documented["/docs"] = {"get": operation(_SERVER, "The same as a page for people", page, OF_GATEWAY)}
     return documented
 
 
@@ -157,34 +156,40 @@ def _any_paths() -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for suffix, names in (("", ("model",)), ("/versions/{version}", ("model", "version"))):
         path = f"/v2/models/{{model}}{suffix}"
-        parameters = [_parameter(name) for name in names]
+        parameters = [parameter_ref(name) for name in names]
         reads = {
-            "": ("Metadata: what the model takes and gives", ref("ModelMetadata"), _OF_WORKER),
-            "/ready": ("Whether the model can be called", ref("ModelReady"), _OF_WORKER),
-            "/config": ("Triton's model configuration", ref("ModelConfiguration"), _OF_WORKER),
-            "/stats": ("What the model did", ref("Statistics"), _OF_GATEWAY),
+            "": ("Metadata: what the model takes and gives", ref("ModelMetadata"), OF_WORKER),
+            "/ready": ("Whether the model can be called", ref("ModelReady"), OF_WORKER),
+            "/config": ("Triton's model configuration", ref("ModelConfiguration"), OF_WORKER),
+            "/stats": ("What the model did", ref("Statistics"), OF_GATEWAY),
         }
         for action, (summary, schema, faults) in reads.items():
-            headers = _VERSION_HEADERS if action != "/stats" else ()
-            answer = _answer(summary, schema, *headers)
+            headers = VERSION_HEADERS if action != "/stats" else ()
+            answer = answer_of(summary, schema, *headers)
             paths[path + action] = {
                 "parameters": parameters,
-                "get": _operation(_ANY, summary, answer, faults),
+                "get": operation(_ANY, summary, answer, faults),
             }
         infer = _infer(_ANY, "Call the model", ref("InferenceRequest"))
         paths[f"{path}/infer"] = {"parameters": parameters, "post": infer}
-    page = {"description": "A page of HTML.", "headers": _named("X-Request-Id"), "content": {"text/html": {}}}
-    paths["/v2/models/{model}/docs"] = {
-        "parameters": [_parameter("model")],
-        "get": _operation(_ANY, "The model's page for people", page, _OF_GATEWAY),
+        paths[f"{path}/predict"] = {"parameters": parameters, "post": predict.operation_of(_ANY)}
+    page = {
+        "description": "A page of HTML.",
+        "headers": header_refs("X-Request-Id"),
+        "content": {"text/html": {}},
     }
+    paths["/v2/models/{model}/docs"] = {
+        "parameters": [parameter_ref("model")],
+        "get": operation(_ANY, "The model's page for people", page, OF_GATEWAY),
+    }
+    paths |= predict.aliases(_ANY)
     for action in ("load", "unload"):
         paths[f"/v2/repository/models/{{model}}/{action}"] = {
-            "parameters": [_parameter("model")],
+            "parameters": [parameter_ref("model")],
             "post": {
                 "tags": [_SERVER],
                 "summary": f"To {action} a model: not served",
-                "responses": {"501": {"$ref": f"#/components/responses/{_fault_name(501)}"}},
+                "responses": {"501": {"$ref": f"#/components/responses/{fault_name(501)}"}},
             },
         }
     return paths
@@ -198,13 +203,13 @@ def _own_paths(versions: list[Served], base: str) -> Iterator[tuple[str, Any]]:
     tasks = first.description.tasks
     own = language.operation(base, first.model, tasks, f"model {first.model}")
     if own is not None:
-        path, operation = own
-        yield path, {"post": operation}
+        path, own_operation = own
+        yield path, {"post": own_operation}
     for entry, path in [(first, model_path(first.model)), *((entry, entry.path) for entry in versions)]:
         version_tag = entry.version.tag
         tag, name = f"model {entry.model}", f"version {version_tag}" if path == entry.path else "the model"
-        metadata = _answer("Metadata.", ref("ModelMetadata"), *_VERSION_HEADERS)
-        yield path, {"get": _operation(tag, f"What {name} takes and gives", metadata, _OF_WORKER)}
+        metadata = answer_of("Metadata.", ref("ModelMetadata"), *VERSION_HEADERS)
+        yield path, {"get": operation(tag, f"What {name} takes and gives", metadata, OF_WORKER)}
         signature = entry.description.signature
         if entry.description.tasks and not signature.inputs:
             continue
@@ -219,57 +224,29 @@ def _own_paths(versions: list[Served], base: str) -> Iterator[tuple[str, Any]]:
         source = examples.command(f"{base}{path}/infer", signature)
         infer["x-codeSamples"] = [{"lang": "Shell", "label": "curl", "source": source}]
         yield f"{path}/infer", {"post": infer}
+        shown = predict.operation_of(tag, entry.description, f"{base}{path}/predict")
+        yield f"{path}/predict", {"post": shown | {"summary": f"Call {name} with rows, CSV or a file"}}
 
 
 def _infer(tag: str, summary: str, request: Schema) -> dict[str, Any]:
-    answer = _answer("The model's outputs.", ref("InferenceResponse"), *_VERSION_HEADERS)
+    answer = answer_of("The model's outputs.", ref("InferenceResponse"), *VERSION_HEADERS)
     # Raw bytes follow the JSON here, and no schema describes them.
     answer["content"][BINARY] = {}
-    answer["headers"] |= _named("Inference-Header-Content-Length", "Content-Encoding")
-    body = _body({JSON: {"schema": request}, BINARY: {}})
+    answer["headers"] |= header_refs("Inference-Header-Content-Length", "Content-Encoding")
+    body = body_of({JSON: {"schema": request}, BINARY: {}})
     headers = ("X-Request-Timeout", "Inference-Header-Content-Length", "Content-Encoding")
     parameters = [{"$ref": f"#/components/parameters/{name}"} for name in headers]
-    return {**_operation(tag, summary, answer, _OF_CALL), "parameters": parameters, **body}
-
-
-def _operation(
-    tag: str,
-    summary: str,
-    answer: Mapping[str, Any],
-    faults: tuple[int, ...],
-    others: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    errors = {str(status): {"$ref": f"#/components/responses/{_fault_name(status)}"} for status in faults}
-    return {"tags": [tag], "summary": summary, "responses": {"200": answer, **errors, **(others or {})}}
-
-
-def _answer(description: str, schema: Schema, *headers: str) -> dict[str, Any]:
-    return {
-        "description": description,
-        "headers": _named("X-Request-Id", *headers),
-        "content": {JSON: {"schema": schema}},
-    }
-
-
-def _body(content: Mapping[str, Any], required: bool = True) -> dict[str, Any]:
-    return {"requestBody": {"required": required, "content": dict(content)}}
-
-
-def _named(*headers: str) -> dict[str, Any]:
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
-
-
-def _parameter(name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/parameters/{name}"}
-
-
-def _fault_name(status: int) -> str:
-    return f"Error{status}"
+    return {**operation(tag, summary, answer, OF_CALL), "parameters": parameters, **body}
 
 
 def _fault(status: int) -> dict[str, Any]:
     headers = ("Allow",) if status == 405 else ("Retry-After",) if status == 503 else ()
-    return _answer(FAULTS[status], ref("Error"), *headers)
+    return answer_of(FAULTS[status], ref("Error"), *headers)
+
+
+def _page() -> dict[str, Any]:
+    headers = header_refs("X-Request-Id")
+    return {"description": "A page of HTML.", "headers": headers, "content": {"text/html": {}}}
 
 
 def _about(model: ModelStatus, versions: list[Served]) -> str:

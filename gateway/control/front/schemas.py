@@ -89,6 +89,7 @@ def components() -> dict[str, Schema]:
             },
             ["model_name", "outputs"],
         ),
+        **_of_predictions(),
         "TensorMetadata": _object(
             {
                 "name": text,
@@ -141,6 +142,45 @@ def components() -> dict[str, Schema]:
         },
         "Statistics": _object(
             {"model_stats": {"type": "array", "items": {"type": "object"}}}, ["model_stats"]
+        ),
+    }
+
+
+def _of_predictions() -> dict[str, Schema]:
+    """Return the schemas of calls as people write them; what a row holds is more than a schema can say."""
+    text = {"type": "string"}
+    rows = _described({"type": "array"}, "Each row is an object by the names of the inputs, or a list.")
+    names = _described({"type": ["array", "null"], "items": text}, "The outputs to give.")
+    return {
+        "PredictRequest": {
+            "description": "One of `rows`, `instances`, `dataframe_records`, `dataframe_split` and `inputs`; "
+            "or one row, or a list of rows.",
+            "type": ["object", "array"],
+            "properties": {
+                "rows": rows,
+                "instances": rows,
+                "dataframe_records": rows,
+                "dataframe_split": _object({"columns": {"type": "array"}, "data": rows}, ["data"]),
+                "inputs": _described(
+                    {"type": ["object", "array"]},
+                    "A list of values for each input, or a list of rows.",
+                ),
+                "outputs": names,
+            },
+        },
+        "PredictResponse": _object(
+            {
+                "model_name": text,
+                "model_version": text,
+                "predictions": _described({}, "For each row a value, or an object by the names of outputs."),
+            },
+            ["model_name", "model_version", "predictions"],
+        ),
+        "Predictions": _object(
+            {
+                "predictions": _described({}, "The values of the first output, for each row."),
+                "outputs": _described({}, "The same, where a call of TensorFlow Serving has `inputs`."),
+            }
         ),
     }
 

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.codec.openai import errors as openai_errors
+from gateway.codec.predict.paths import style_of
 from gateway.control.state.overview import Overview
 from gateway.control.state.status import Status
 from gateway.errors import ConfigError, KitserveError
@@ -33,9 +34,9 @@ def error_body(
     """Write an error as the family of a path has it.
 
     That is OpenAI's error object under `/v1`, and `{"error": "…"}` everywhere else: in the Open Inference
-    Protocol and the admin API.
+    Protocol, KServe's first protocol and the admin API.
     """
-    if path.startswith(_OPENAI_PATHS):
+    if path.startswith(_OPENAI_PATHS) and style_of(path) is None:
         document: dict[str, Any] = orjson.loads(openai_errors.error_body(status, message, code, param))
         return document
     return {"error": message}

@@ -11,6 +11,8 @@ import orjson
 import pytest
 
 from gateway.codec.json_request import Decoder
+from gateway.codec.predict.paths import Style
+from gateway.codec.predict.request import Reader
 from gateway.control.front import examples, schemas
 from runtimes.base import ANY, Datatype, Signature, TensorSpec, check_inputs
 from tests.support.echo import Echo
@@ -39,6 +41,29 @@ def test_every_datatype_has_values_that_a_worker_and_the_schema_take(datatype: D
     check_inputs(signature, Decoder(signature)([json.dumps(body).encode()]).inputs)
     root = {"components": {"schemas": schemas.components()}, **schemas.request_of(signature)}
     jsonschema_rs.Draft202012Validator(root).validate(body)
+
+
+@pytest.mark.parametrize("datatype", Datatype)
+def test_every_datatype_has_rows_that_a_worker_takes(datatype: Datatype) -> None:
+    for shape in ((-1,), (-1, 1), (-1, 3), (2, 2, 2)):
+        spec = TensorSpec("x", datatype, shape)
+        for signature in (Signature((spec,), ()), Signature((spec, TensorSpec("y", datatype, shape)), ())):
+            body = json.dumps(examples.predict(signature)).encode()
+            call = Reader(signature, None, 1)([body], "application/json", Style.NAMED).call
+            check_inputs(signature, call.inputs)
+            infer = Decoder(signature)([json.dumps(examples.request(signature)).encode()])
+            assert {name: array.tolist() for name, array in call.inputs.items()} == {
+                name: array.tolist() for name, array in infer.inputs.items()
+            }
+            assert examples.rows_of(json.dumps(examples.request(signature))) == examples.predict(signature)
+
+
+def test_what_has_no_rows_has_no_example_of_them() -> None:
+    assert examples.predict(Signature((TensorSpec("x", "FP32", ()),), ())) is None
+    assert examples.predict(Signature(LARGE, ())) is None
+    assert examples.predict(Signature(SMALL[:3], ())) is None, "of different lengths"
+    for text in ("", "[]", "{}", '{"inputs": [{"name": "x"}]}', '{"inputs": []}'):
+        assert examples.rows_of(text) is None
 
 
 def test_a_schema_refuses_what_its_model_refuses() -> None:

@@ -14,6 +14,7 @@ def test_a_model_without_a_version_has_only_its_reason() -> None:
     assert map_entries(RoutingTable((Route("iris"),)), {}) == {
         ":ready": "false",
         ":any-ready": "false",
+        ":only": "iris",
         ":watched": "-",
         "iris:reason": "is loading",
     }
@@ -23,6 +24,7 @@ def test_a_stable_version_answers_under_all_its_names() -> None:
     assert map_entries(RoutingTable((Route("iris", backend("v1", 1)),)), {"v1": 3}) == {
         ":ready": "true",
         ":any-ready": "true",
+        ":only": "iris",
         ":watched": "-",
         "iris:reason": "is loading",
         "iris:stable": "slot3",
@@ -188,3 +190,10 @@ def test_keys_are_looked_up_as_they_are_written() -> None:
         lookup(path, Key.VERSION, variable="txn.version_name")
         == "var(txn.model),concat(/,txn.version_name),map(/run/routes.map)"
     )
+
+
+def test_the_only_model_is_known_by_its_name() -> None:
+    iris, wine = Route("iris"), Route("wine")
+    assert map_entries(RoutingTable((wine,)), {})[":only"] == "wine"
+    for routes in ((), (iris, wine)):
+        assert ":only" not in map_entries(RoutingTable(routes), {})

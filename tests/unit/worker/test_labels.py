@@ -84,11 +84,16 @@ def test_a_part_must_be_text_of_a_sensible_size(root: Path, monkeypatch: pytest.
         labels_of(model(None, part(type="labels")), root)
 
 
-def test_a_kits_labels_count_before_those_of_its_model() -> None:
-    own = {"predict_proba": ("0", "1"), "decision_function": ("a", "b", "c")}
-    assert combined({}, own) == own
-    assert combined({"predict_proba": ("no", "yes")}, own) == {**own, "predict_proba": ("no", "yes")}
-    assert combined({"": ("no", "yes")}, own) == {
-        "": ("no", "yes"),
-        "decision_function": ("a", "b", "c"),
-    }
+@pytest.mark.parametrize(
+    ("kit", "own", "expected"),
+    [
+        ({}, {"p": ("0", "1")}, {"p": ("0", "1")}),
+        ({"": ("a", "b")}, {"p": ("0", "1")}, {"": ("a", "b")}),
+        ({"": ("a", "b", "c")}, {"p": ("0", "1")}, {"": ("a", "b", "c"), "p": ("0", "1")}),
+        ({"p": ("a", "b")}, {"p": ("0", "1"), "q": ("x",)}, {"p": ("a", "b"), "q": ("x",)}),
+        ({"": ("a", "b")}, {}, {"": ("a", "b")}),
+    ],
+)
+def test_a_kits_labels_come_before_the_models_own(kit: Any, own: Any, expected: Any) -> None:
+    assert combined(kit, own) == expected
+    assert combined(expected, own) == expected

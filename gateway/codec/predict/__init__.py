@@ -1,0 +1,1 @@
+"""Calls as people write them: rows, CSV, images and NumPy's files become tensors, outputs predictions."""

@@ -1,0 +1,190 @@
+"""Rows as CSV become the inputs of a model: by a header, or in the order of its columns.
+
+A first line that is not all numbers is a header. An empty cell is a missing value. Format: RFC 4180, with the
+separator `,`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from gateway.codec.elements import ELEMENTS, FLOATS
+from gateway.codec.predict.layout import Layout
+from gateway.codec.predict.values import place, shaped, shown
+from runtimes.base import Array, Datatype, TensorSpec
+from runtimes.errors import InputError
+from runtimes.tables import cast
+
+# A cell takes tens of bytes while a text is read, and may be a single byte of it.
+_MAX_CELLS = 8_000_000
+_CHARSETS: Mapping[str, str] = {
+    "": "utf-8-sig",
+    "utf-8": "utf-8-sig",
+    "utf8": "utf-8-sig",
+    "us-ascii": "utf-8-sig",
+    "ascii": "utf-8-sig",
+    "utf-16": "utf-16",
+    "iso-8859-1": "latin-1",
+    "latin-1": "latin-1",
+    "latin1": "latin-1",
+    "windows-1252": "cp1252",
+    "cp1252": "cp1252",
+}
+_NO_ROWS = "there are no rows below the header"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_TRUTHS: Mapping[str, bool] = {"true": True, "1": True, "false": False, "0": False}
+
+
+def read_csv(body: bytes | memoryview, charset: str, layout: Layout) -> dict[str, Array]:
+    """Read a body.
+
+    Raises:
+        InputError: naming the row, counted from 1 without the header, and the column that are wrong.
+    """
+    rows = _cells(_text(bytes(body), charset))
+    if not rows:
+        raise InputError("there are no rows")
+    is_data = all(map(_is_number, rows[0])) and set(rows[0]) != set(layout.names)
+    header = None if is_data else rows.pop(0)
+    if layout.single is not None and not layout.is_table:
+        if not rows:
+            raise InputError(_NO_ROWS)
+        width = len(rows[0])
+        flat = _column(layout.single, [cell for row in rows for cell in row], width)
+        return {layout.single.name: shaped(layout.single, flat, (len(rows), width))}
+    return _table(header, rows, layout)
+
+
+def _table(header: list[str] | None, rows: list[list[str]], layout: Layout) -> dict[str, Array]:
+    """Read the cells of columns with names; a header may have them in another order."""
+    skipped = 0
+    if header is None:
+        names: Sequence[str] = layout.placed(len(rows[0]))
+    else:
+        names = [name.strip() for name in header]
+        if names[:1] == [""] and "" not in layout.specs:
+            # The index of a table that pandas wrote.
+            skipped, names = 1, names[1:]
+        if not set(names) & layout.specs.keys() and len(header) in (len(layout.names), len(layout.required)):
+            # No header, but strings: the columns are in the model's order.
+            rows, names, skipped = [header, *rows], layout.placed(len(header)), 0
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"column {twice!r} is there twice")
+        layout.check_names(names)
+    if not rows:
+        raise InputError(_NO_ROWS)
+    cells = dict(zip(names, list(zip(*rows, strict=True))[skipped:], strict=True))
+    inputs = {}
+    for name in layout.names:
+        if name in cells:
+            spec = layout.specs[name]
+            inputs[name] = shaped(spec, _column(spec, list(cells[name]), 1), (len(rows),))
+    return inputs
+
+
+def _text(body: bytes, charset: str) -> str:
+    encoding = "utf-16" if not charset and body[:2] in _UTF_16 else _CHARSETS.get(charset)
+    if encoding is None:
+        raise InputError(f"the encoding {charset!r} is not read; send UTF-8")
+    try:
+        return body.decode(encoding)
+    except UnicodeDecodeError as error:
+        name = charset or "UTF-8"
+        raise InputError(
+            f"the body is not {name} from byte {error.start} on; send UTF-8, or `charset` in Content-Type"
+        ) from None
+
+
+def _cells(text: str) -> list[list[str]]:
+    """Return the cells by row; lines that are empty are left out."""
+    if text.count(",") + text.count("\n") > _MAX_CELLS:
+        raise InputError(f"the body has more than {_MAX_CELLS:,} cells; send raw tensors, or .npy")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        rows = [row for row in reader if row]
+    except csv.Error as error:
+        raise InputError(f"line {reader.line_num} is not CSV: {error}") from None
+    if rows and len(set(map(len, rows))) > 1:
+        odd = next(index for index, row in enumerate(rows) if len(row) != len(rows[0]))
+        raise InputError(f"line {odd + 1} has {len(rows[odd])} values, and line 1 has {len(rows[0])}")
+    return rows
+
+
+def _column(spec: TensorSpec, cells: list[str], width: int) -> Array:
+    """Return cells, `width` of a row, as a flat array of the input's datatype."""
+    datatype = spec.usual
+    if datatype is Datatype.BYTES:
+        texts = np.empty(len(cells), object)
+        missing = None if spec.may_be_missing else b""
+        try:
+            texts[:] = [cell.encode() if cell else missing for cell in cells]
+        except UnicodeEncodeError:
+            raise InputError(f"column {spec.name!r}: a string that is no Unicode") from None
+        return texts
+    try:
+        return _numbers(spec.name, cells, datatype)
+    except (ValueError, OverflowError):
+        wrong = next((index for index, cell in enumerate(cells) if not _is_of(cell, datatype)), 0)
+        raise _refusal(spec, cells[wrong], wrong // width) from None
+
+
+def _numbers(name: str, cells: list[str], datatype: Datatype) -> Array:
+    """Return cells as numbers. Raises ValueError or OverflowError for others."""
+    if datatype is Datatype.BOOL:
+        return np.array([_truth(cell) for cell in cells], np.bool_)
+    kind, dtype = datatype.numpy.kind, datatype.numpy
+    if "_" in "".join(cells):
+        # Python reads 1_000 as a number, and nobody else does.
+        raise ValueError
+    if kind in "iu":
+        try:
+            wide = np.array(list(map(int, cells)), np.uint64 if kind == "u" else np.int64)
+        except (ValueError, OverflowError):
+            wide = np.array(list(map(float, cells)), np.float64)
+        return _exactly(name, wide, dtype)
+    if "" in cells:
+        cells = [cell or "nan" for cell in cells]
+    numbers = np.fromiter(map(float, cells), np.float64, len(cells))
+    with np.errstate(over="ignore"):
+        return numbers.astype(dtype)
+
+
+def _exactly(name: str, numbers: Array, dtype: np.dtype[np.generic]) -> Array:
+    try:
+        return cast(name, numbers, dtype)
+    except InputError as error:
+        raise ValueError from error
+
+
+def _truth(cell: str) -> bool:
+    try:
+        return _TRUTHS[cell.strip().lower()]
+    except KeyError:
+        raise ValueError from None
+
+
+def _is_of(cell: str, datatype: Datatype) -> bool:
+    """Tell whether a cell can be an element of a datatype."""
+    try:
+        _numbers("", [cell], datatype)
+    except (ValueError, OverflowError):
+        return False
+    return True
+
+
+def _is_number(cell: str) -> bool:
+    return not cell or _is_of(cell, Datatype.FP64)
+
+
+def _refusal(spec: TensorSpec, cell: str, row: int) -> InputError:
+    where, datatype = place(row, spec.name), spec.usual
+    if not cell:
+        return InputError(f"{where}: {datatype} cannot be empty; only {FLOATS} have missing values")
+    elements = ELEMENTS[datatype.value]
+    span = f" ({elements.minimum} to {elements.maximum})" if elements.kind in "iu" else ""
+    return InputError(f"{where}: {shown(cell)} is no {datatype}{span}")
