@@ -22,6 +22,8 @@ beside that of the capability, where they apply:
     class TestRows(TensorContract, TableContract): ...      models of rows with named columns
     class TestMore(TensorContract, OnRequestContract): ...  outputs that are made only where a call names them
     class TestNames(TensorContract, LabelledContract): ...  names of classes
+
+`pytest.register_assert_rewrite("runtimes.testing")` in a conftest.py has failures show what was compared.
 """
 
 from runtimes.testing.outputs import LabelledContract, OnRequestContract

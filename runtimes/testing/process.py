@@ -68,11 +68,11 @@ class ProcessContract:
         assert grown < limit, f"ten models that were closed left {grown / 2**20:.1f} MiB"
 
     def test_damaged_files_are_refused_or_served(self, job: Job) -> None:
-        assert not _faults(replace(job, task="damage"), range(-1, self.damages))
+        assert_no_faults(replace(job, task="damage"), range(-1, self.damages))
 
     @pytest.mark.soak
     def test_more_damaged_files_are_refused_or_served(self, job: Job) -> None:
-        assert not _faults(replace(job, task="damage"), range(-1, max(_DAMAGES, 10 * self.damages)))
+        assert_no_faults(replace(job, task="damage"), range(-1, max(_DAMAGES, 10 * self.damages)))
 
 
 def is_one_core(threads: Sequence[float], wall: float) -> bool:
@@ -83,6 +83,12 @@ def is_one_core(threads: Sequence[float], wall: float) -> bool:
     """
     busiest, total = threads[0], sum(threads)
     return total - busiest < 0.25 * total or total < 1.2 * wall
+
+
+def assert_no_faults(job: Job, seeds: Sequence[int]) -> None:
+    """Fail with what went wrong, file by file."""
+    if faults := _faults(job, seeds):
+        pytest.fail("\n".join(faults), pytrace=False)
 
 
 def _done(job: Job) -> list[dict[str, Any]]:
