@@ -55,7 +55,16 @@ class ProcessContract:
     ) -> Job:
         scratch = tmp_path_factory.mktemp("child")
         runtime_class = (type(runtime).__module__, type(runtime).__qualname__)
-        return Job("", runtime_class, model_path, model_root, inputs, scratch / "report", scratch)
+        return Job(
+            task="",
+            runtime=runtime_class,
+            model_path=model_path,
+            root=model_root,
+            inputs=inputs,
+            report=scratch / "report",
+            scratch=scratch,
+            may_run_code=self.may_run_code,
+        )
 
     def test_computes_with_the_threads_that_it_is_given(self, job: Job) -> None:
         (facts,) = _done(replace(job, task="threads"))
