@@ -17,7 +17,7 @@ from tests.support.registry import Registry
 
 TOLERANCE = 1e-6
 NAMES = list(SERVED)
-MODEL_HEADER = "Kitserve-Model"
+MODEL_HEADER = "ModelKit-Model"
 
 
 @pytest.fixture(scope="module")

@@ -191,7 +191,7 @@ def mlflow() -> ClassicKit:
             serialization_format="skops",
         )
         files = _below(path, "model")
-    return ClassicKit("mlflow", "model", files, _columns("age", "income", "town"), _of_estimator(estimator))
+    return ClassicKit("skops", "model", files, _columns("age", "income", "town"), _of_estimator(estimator))
 
 
 def pickled_xgboost() -> ClassicKit:
@@ -344,7 +344,7 @@ def python() -> ClassicKit:
     """A model that is a class of Python in the kit's code."""
     inputs = {"size": np.array([10.0, 20.0, 30.0]), "town": texts(["Oslo", "Bergen", "Oslo"])}
     return ClassicKit(
-        "kitserve",
+        "python",
         "prices.json",
         {"prices.json": b'{"Oslo": 3.0, "Bergen": 2.0}'},
         inputs,
