@@ -42,7 +42,7 @@ _KITSERVE_MODELS = {KITSERVE: "plain", BATCHING: "batched"}
 _READY_SECONDS = 120
 _STOP_SECONDS = 15
 _LEFTOVER_SECONDS = 3
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 Say = Callable[[str], None]
 
@@ -118,7 +118,7 @@ def field_of(names: Sequence[str], model: Model, say: Say) -> Iterator[Field]:
         file = directory / "model.onnx"
         file.write_bytes(model.onnx)
         up = Field()
-        started: dict[str, _Started] = {}
+        started: dict[str, Started] = {}
         for name in (name for name in names if name in _SERVERS):
             try:
                 command = [*_SERVERS[name].command(), str(port := free_port()), str(file)]
@@ -126,7 +126,7 @@ def field_of(names: Sequence[str], model: Model, say: Say) -> Iterator[Field]:
                 up.absent[name] = str(error)
                 continue
             log = directory / f"{len(started)}.log"
-            started[name] = stack.enter_context(_process(name, command, port, log))
+            started[name] = stack.enter_context(server_process(name, command, port, log))
         ours = [name for name in names if name in _KITSERVE_MODELS]
         if ours:
             up.contenders.extend(stack.enter_context(_kitserve(directory, model, ours)))
@@ -152,30 +152,35 @@ def field_of(names: Sequence[str], model: Model, say: Say) -> Iterator[Field]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Started:
+class Started:
+    """A server of one process and what that starts."""
+
     name: str
     port: int
     process: subprocess.Popen[str]
     log: Path
 
     def processes(self) -> list[int]:
+        """Return all of its processes."""
         return [self.process.pid, *descendants(self.process.pid)]
 
     def ended(self) -> str:
+        """Return how it ended and what it wrote last; "" while it runs."""
         if self.process.poll() is None:
             return ""
         return f"{self.name} ended with {self.process.returncode}: {self.log.read_text()[-2000:]}"
 
 
 @contextmanager
-def _process(name: str, command: list[str], port: int, log: Path) -> Iterator[_Started]:
+def server_process(name: str, command: list[str], port: int, log: Path) -> Iterator[Started]:
+    """Start a server whose command line has this port, and end it; it computes with one thread."""
     # Plain Ray Serve gets no one's settings, and none of the options for throughput.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_SERVE_")}
-    environment |= {"RAY_USAGE_STATS_ENABLED": "0", **_ONE_THREAD}
+    environment |= {"RAY_USAGE_STATS_ENABLED": "0", **ONE_THREAD}
     if command[0] == sys.executable:
         environment["PYTHONPATH"] = str(_ROOT)
     with log.open("w") as log_file:
-        process = subprocess.Popen(
+        server = subprocess.Popen(
             command,
             env=environment,
             stdout=log_file,
@@ -185,9 +190,9 @@ def _process(name: str, command: list[str], port: int, log: Path) -> Iterator[_S
             start_new_session=True,
         )
     try:
-        yield _Started(name, port, process, log)
+        yield Started(name, port, server, log)
     finally:
-        _end(process)
+        _end(server)
 
 
 @contextmanager

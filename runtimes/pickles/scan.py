@@ -275,7 +275,12 @@ class _Machine:
             return
         if state.get("numpy_array_alignment_bytes") is not None:
             self._stream.skip(int.from_bytes(self._stream.read(1)))
-        self._stream.skip(math.prod(shape) * np.dtype(code).itemsize)
+        try:
+            itemsize = np.dtype(code).itemsize
+        except TypeError:
+            # A code of the right form may still be none: "i7".
+            raise _Lost from None
+        self._stream.skip(math.prod(shape) * itemsize)
 
     def _set(self, items: Sequence[object]) -> None:
         target = self._top()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,7 +65,30 @@ class RuntimeContract:
         with pytest.raises(LoadError, match=r"damaged"):
             runtime.load(path, Resources())
 
+    def test_loads_from_a_directory_that_may_not_be_written(
+        self, runtime: Runtime, model_path: Path, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        directory = tmp_path_factory.mktemp("read-only") / "model"
+        shutil.copytree(model_path.parent, directory)
+        entries = [directory, *directory.rglob("*")]
+        for path in entries:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        # To root nothing is forbidden, so that it is looked whether anything was written.
+        before = _facts(directory)
+        try:
+            runtime.load(directory / model_path.name, Resources()).close()
+            assert _facts(directory) == before
+        finally:
+            for path in entries:
+                path.chmod(0o755)
+
     def test_importing_it_imports_no_engine(self, runtime: Runtime) -> None:
         module = type(runtime).__module__
         program = f"import sys, {module}; sys.exit({self.engine!r} in sys.modules)"
         assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def _facts(directory: Path) -> dict[Path, tuple[int, int, int]]:
+    """Return the mode, the size and the time of change of everything in a directory."""
+    stats = {path: path.stat() for path in (directory, *directory.rglob("*"))}
+    return {path: (stat.st_mode, stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}

@@ -13,6 +13,8 @@ import pytest
 
 from runtimes.base import Array
 
+pytest.register_assert_rewrite("runtimes.testing")
+
 _LAYOUT = Path(__file__).parents[2] / "configs" / "samples"
 
 FLOWERS = np.array([[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3], [5.9, 3.0, 4.2, 1.5]], dtype=np.float32)

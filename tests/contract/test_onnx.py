@@ -12,10 +12,10 @@ import pytest
 from runtimes.base import Array, Resources, TensorModel
 from runtimes.errors import LoadError
 from runtimes.onnx import OnnxRuntime
-from runtimes.testing import TensorContract
+from runtimes.testing import ProcessContract, TensorContract
 
 
-class TestOnnx(TensorContract):
+class TestOnnx(TensorContract, ProcessContract):
     engine = "onnxruntime"
 
     @pytest.fixture

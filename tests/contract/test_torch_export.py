@@ -15,7 +15,7 @@ import torch
 
 from runtimes.base import Array, Datatype, Resources, Signature, TensorSpec
 from runtimes.errors import InputError, LoadError, ModelError, UnsafeFormat
-from runtimes.testing import TensorContract
+from runtimes.testing import ProcessContract, TensorContract
 from runtimes.torch_export import TorchExportRuntime
 from tests.support.model_files import Double, Lookup, repack
 
@@ -24,7 +24,7 @@ WEIGHTS = "data/weights/model_weights_config.json"
 CONSTANTS = "data/constants/model_constants_config.json"
 
 
-class TestTorchExport(TensorContract):
+class TestTorchExport(TensorContract, ProcessContract):
     engine = "torch"
 
     @pytest.fixture

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from runtimes.base import ANY, Array, Datatype, Resources, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError, UnsafeFormat, Unsupported
-from runtimes.testing import TensorContract
+from runtimes.testing import ProcessContract, TensorContract
 from runtimes.torch_export import TorchExportRuntime
 from runtimes.torchscript import TorchScriptModel, TorchScriptRuntime
 from tests.support.model_files import save_script
 
 
-class TestTorchScript(TensorContract):
+class TestTorchScript(TensorContract, ProcessContract):
     engine = "torch"
 
     @pytest.fixture

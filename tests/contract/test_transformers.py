@@ -18,7 +18,7 @@ from runtimes.encoders.texts import TextReader
 from runtimes.engines.base import Task
 from runtimes.errors import InputError, LoadError
 from runtimes.select import choose
-from runtimes.testing import TensorContract
+from runtimes.testing import ProcessContract, TensorContract
 from runtimes.text_model import TextModel
 from runtimes.transformers import TransformersRuntime
 from tests.support.hugging_face import TEXTS, texts, write_bert, write_modules, write_vit
@@ -87,7 +87,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return directory, write_vit(directory)
 
 
-class TestEmbeddings(_Contract):
+class TestEmbeddings(_Contract, ProcessContract):
+    @pytest.fixture
+    def model_root(self, embedding: Made) -> Path:
+        return embedding[0]
+
     @pytest.fixture
     def model_path(self, embedding: Made) -> Path:
         return embedding[0] / "model.safetensors"

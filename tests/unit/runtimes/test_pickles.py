@@ -482,3 +482,13 @@ def test_each_kind_of_pickle_would_run_its_command(
     else:
         joblib.load(path)
     assert (tmp_path / "canary").exists() is (kind != "never called")
+
+
+def test_an_array_of_joblib_whose_datatype_is_none_is_no_failure(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    joblib.dump(np.arange(3), file)
+    data = file.getvalue()
+    assert data.count(b"\x02i8") == 1
+    path = tmp_path / "damaged.joblib"
+    path.write_bytes(data.replace(b"\x02i8", b"\x02i7"))
+    assert "numpy" in str(scan([path]))
