@@ -70,6 +70,7 @@ class Format(Enum):
     SAVED_MODEL = ("TensorFlow SavedModel", Hazard.DATA)
     GRAPH_DEF = ("TensorFlow GraphDef", Hazard.DATA)
     TFLITE = ("TensorFlow Lite", Hazard.DATA)
+    OPENVINO = ("OpenVINO IR", Hazard.DATA)
     NUMPY = ("NumPy", Hazard.DATA)
     LFS_POINTER = ("Git LFS pointer", Hazard.DATA)
     HTML = ("HTML", Hazard.DATA)
@@ -98,6 +99,10 @@ _MAGIC = (
     # XGBoost writes UBJSON, whose first key is "learner" or "version" with its length before it, or JSON.
     (rb'binf|\{(?:[iU].|I..|l.{4}|L.{8})(?:learner|version)|\s*\{\s*"learner"', Format.XGBOOST),
     (rb'\s*\{\s*"version"\s*:\s*\[[0-9, ]*\]\s*,\s*"learner"', Format.XGBOOST),
+    (
+        rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<net\s[^>]*\bversion\s*=\s*[\"']\d",
+        Format.OPENVINO,
+    ),
     (rb"version https://git-lfs\.github\.com/spec/", Format.LFS_POINTER),
     (
         rb"(?i:(?:\xef\xbb\xbf)?\s*(?:<!--(?:(?!-->).)*-->\s*)*<(?:!doctype\s+html|html|head|body)\b)",

@@ -27,6 +27,7 @@ _BUILT_IN = (
     EntryPoint("torchscript", "runtimes.torchscript:TorchScriptRuntime", GROUP),
     EntryPoint("torch-export", "runtimes.torch_export:TorchExportRuntime", GROUP),
     EntryPoint("sklearn", "runtimes.sklearn.runtime:SklearnRuntime", GROUP),
+    EntryPoint("openvino", "runtimes.openvino.runtime:OpenVinoRuntime", GROUP),
     EntryPoint("gguf", "runtimes.gguf:GgufRuntime", GROUP),
     EntryPoint("transformers", "runtimes.transformers:TransformersRuntime", GROUP),
     EntryPoint(
@@ -36,6 +37,8 @@ _BUILT_IN = (
 )
 
 _HUGGING_FACE = (Format.HUGGING_FACE, Format.HUGGING_FACE_GENERATION)
+# Forms whose engine is an extra, which nobody needs where the kit has another form.
+_OF_EXTRAS = (Format.OPENVINO, Format.SAVED_MODEL, Format.KERAS, Format.SKOPS)
 
 _ADVICE = {
     Format.PICKLE: "export the model to ONNX (skl2onnx for scikit-learn)",
@@ -108,6 +111,7 @@ def choose(
     choices = _without_companions(choices)
     if len({choice.path for choice in choices}) > 1:
         choices = [choice for choice in choices if _fits_framework(choice, framework)] or choices
+        choices = [choice for choice in choices if choice.format not in _OF_EXTRAS] or choices
         choices = [choice for choice in choices if choice.format not in _HUGGING_FACE] or choices
     files = {choice.path for choice in choices}
     if len(files) > 1:

@@ -156,6 +156,12 @@ NO_MODELS = [
     (b"tree\nversion=v4\nnum_class=1\n", Format.LIGHTGBM),
     (b"CBM1" + bytes(9), Format.CATBOOST),
     (b"\x93NUMPY\x01\0v\0{}", Format.NUMPY),
+    (b'<?xml version="1.0"?>\n<net name="Model0" version="11">\n\t<layers>', Format.OPENVINO),
+    (
+        b'\xef\xbb\xbf<?xml version="1.0" ?>\n<!-- a -->\n<net batch="1" version="7" name="a">',
+        Format.OPENVINO,
+    ),
+    (b'<?xml version="1.0"?><net name="a">', Format.TEXT),
     (identity_onnx()[:-3], Format.CUT_ONNX),
     (identity_onnx()[:30], Format.CUT_ONNX),
     (struct.pack("<Q", len(HEADER)) + HEADER + bytes(3), Format.CUT_SAFETENSORS),
