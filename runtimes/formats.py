@@ -67,7 +67,7 @@ class Format(Enum):
     SKOPS = ("skops", Hazard.DATA)
     KERAS = ("Keras", Hazard.DATA)
     HDF5 = ("HDF5", Hazard.DATA)
-    SAVED_MODEL = ("TensorFlow SavedModel", Hazard.DATA)
+    SAVED_MODEL = ("TensorFlow SavedModel", Hazard.PROGRAM)
     GRAPH_DEF = ("TensorFlow GraphDef", Hazard.DATA)
     TFLITE = ("TensorFlow Lite", Hazard.DATA)
     OPENVINO = ("OpenVINO IR", Hazard.DATA)

@@ -28,6 +28,8 @@ _BUILT_IN = (
     EntryPoint("torch-export", "runtimes.torch_export:TorchExportRuntime", GROUP),
     EntryPoint("sklearn", "runtimes.sklearn.runtime:SklearnRuntime", GROUP),
     EntryPoint("openvino", "runtimes.openvino.runtime:OpenVinoRuntime", GROUP),
+    EntryPoint("tensorflow", "runtimes.tensorflow.saved_model:TensorFlowRuntime", GROUP),
+    EntryPoint("keras", "runtimes.tensorflow.keras_model:KerasRuntime", GROUP),
     EntryPoint("gguf", "runtimes.gguf:GgufRuntime", GROUP),
     EntryPoint("transformers", "runtimes.transformers:TransformersRuntime", GROUP),
     EntryPoint(

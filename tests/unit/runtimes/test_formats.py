@@ -201,7 +201,11 @@ def test_what_cannot_be_read_is_a_load_error(tmp_path: Path, kind: str) -> None:
 
 def test_three_classes() -> None:
     assert {f for f in Format if f.hazard is Hazard.CODE} == {Format.PICKLE, Format.TORCH_PICKLE}
-    assert {f for f in Format if f.hazard is Hazard.PROGRAM} == {Format.TORCHSCRIPT, Format.TORCH_EXPORT}
+    assert {f for f in Format if f.hazard is Hazard.PROGRAM} == {
+        Format.TORCHSCRIPT,
+        Format.TORCH_EXPORT,
+        Format.SAVED_MODEL,
+    }
 
 
 SAMPLES = [data for data, _ in OTHERS] + [pickle.dumps(Thing(), protocol) for protocol in range(6)]
