@@ -29,7 +29,6 @@ OTHERS: Mapping[Format, str] = MappingProxyType(
         Format.XGBOOST: f"is an XGBoost model, {_NOT_SERVED} with onnxmltools",
         Format.LIGHTGBM: f"is a LightGBM model, {_NOT_SERVED} with onnxmltools",
         Format.CATBOOST: f"is a CatBoost model, {_NOT_SERVED} with its save_model(format='onnx')",
-        Format.SKOPS: f"is a skops file of scikit-learn, {_NOT_SERVED} with skl2onnx",
         Format.HDF5: "is an HDF5 file, as Keras writes to .h5, which this release does not serve: save "
         "the model as .keras, or export it as a SavedModel",
         Format.GRAPH_DEF: f"is a TensorFlow GraphDef, {_NOT_SERVED} with tf2onnx",

@@ -27,6 +27,7 @@ _BUILT_IN = (
     EntryPoint("torchscript", "runtimes.torchscript:TorchScriptRuntime", GROUP),
     EntryPoint("torch-export", "runtimes.torch_export:TorchExportRuntime", GROUP),
     EntryPoint("sklearn", "runtimes.sklearn.runtime:SklearnRuntime", GROUP),
+    EntryPoint("skops", "runtimes.skops.runtime:SkopsRuntime", GROUP),
     EntryPoint("openvino", "runtimes.openvino.runtime:OpenVinoRuntime", GROUP),
     EntryPoint("tensorflow", "runtimes.tensorflow.saved_model:TensorFlowRuntime", GROUP),
     EntryPoint("keras", "runtimes.tensorflow.keras_model:KerasRuntime", GROUP),

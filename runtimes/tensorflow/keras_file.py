@@ -10,20 +10,18 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from runtimes.errors import LoadError, UnsafeFormat
 from runtimes.formats import zip_names
 from runtimes.tensorflow.keras_names import CLASSES, FUNCTIONS
+from runtimes.zip_members import check_members, limit
 
 CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
 
 _MAX_CONFIG = 64 * 1024 * 1024
-# How much larger than the file its content may be; Keras itself does not compress.
-_MAX_RATIO = 20
-_SLACK = 64 * 1024 * 1024
 _VALUES = frozenset({"__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__"})
 # What layers read as a file where it is a text.
 _FILES = ("vocabulary", "idf_weights")
@@ -40,7 +38,11 @@ def check(path: Path) -> None:
         with path.open("rb") as file:
             names = zip_names(file)
             with zipfile.ZipFile(file) as archive:
-                _check_members(path, archive, names)
+                check_members(path, archive, names)
+                if archive.getinfo(CONFIG).file_size > _MAX_CONFIG:
+                    raise LoadError(
+                        f"{path} has a {CONFIG} of over {_MAX_CONFIG >> 20} MiB, which none needs"
+                    )
                 config = json.loads(archive.read(CONFIG))
     except (
         OSError,
@@ -73,30 +75,10 @@ def check_weights(path: Path) -> None:
             size = sum(_dataset_bytes(path, weights, h5py))
     except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise _damaged(path, error) from error
-    if size > _limit(path):
+    if size > limit(path):
         raise LoadError(
             f"{path} declares {size} bytes of weights, which it cannot hold; save the model again"
         )
-
-
-def _check_members(path: Path, archive: zipfile.ZipFile, names: list[str]) -> None:
-    if len(set(names)) < len(names):
-        raise LoadError(f"{path} has several members of one name; save the model again")
-    for name in names:
-        parts = PurePosixPath(name).parts
-        if name.startswith("/") or ".." in parts or "\\" in name:
-            raise UnsafeFormat(
-                f"{path} has the member {name[:80]!r}, which is outside of it; save the model again"
-            )
-    members = archive.infolist()
-    if sum(member.file_size for member in members) > _limit(path):
-        raise LoadError(f"{path} is {_MAX_RATIO} times as large when it is unpacked; save the model again")
-    if archive.getinfo(CONFIG).file_size > _MAX_CONFIG:
-        raise LoadError(f"{path} has a {CONFIG} of over {_MAX_CONFIG >> 20} MiB, which no model needs")
-
-
-def _limit(path: Path) -> int:
-    return path.stat().st_size * _MAX_RATIO + _SLACK
 
 
 def _objects(config: Any) -> Iterator[Mapping[str, Any]]:
