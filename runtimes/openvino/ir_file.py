@@ -94,6 +94,11 @@ def weights_of(path: Path) -> Path:
     return path.with_suffix(".bin")
 
 
+def external_files(path: Path) -> frozenset[str]:
+    """Return the file with the weights, by its name beside the IR file at `path`. Raises LoadError."""
+    return frozenset({weights_of(path).name} if read(path).weight_bytes else ())
+
+
 def read(path: Path) -> IrFile:
     """Return what the IR file at `path` declares.
 

@@ -122,6 +122,17 @@ def _read(reader: Reader, path: Path) -> SavedModelFile:
     )
 
 
+def external_files(path: Path) -> frozenset[str]:
+    """Return the files that `saved_model.pb` needs, by their paths beside it. Raises LoadError.
+
+    How many files the variables are in is written in their index; TensorFlow writes one, unless it trains on
+    several machines.
+    """
+    variables = ("variables.index", "variables.data-00000-of-00001")
+    assets = (f"assets/{name}" for name in read(path).assets)
+    return frozenset({*(f"variables/{name}" for name in variables), *assets})
+
+
 def check_files(path: Path, file: SavedModelFile) -> None:
     """Raise LoadError where a file of the directory is missing, or one outside of it is named."""
     if path.name != FILE:
