@@ -29,7 +29,8 @@ class TensorFlowRuntime:
             root = tf.saved_model.load(str(path.parent), tags=list(file.tags))
             function = root.signatures[file.signature_name]
         except Exception as error:
-            raise LoadError(f"TensorFlow {tf.__version__} refuses {path}: {str(error)[:1_000]}") from error
+            text = repr(error) if isinstance(error, KeyError) else str(error)
+            raise LoadError(f"TensorFlow {tf.__version__} refuses {path}: {text[:1_000]}") from error
         # The functions of a model need its variables, which only its root holds.
         return TensorFlowModel(tf, function, file.signature, device, "tensorflow_savedmodel", root)
 

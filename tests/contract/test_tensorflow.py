@@ -23,12 +23,13 @@ import keras
 import tensorflow as tf
 
 from runtimes.base import Array, Resources, TensorSpec
-from runtimes.errors import InputError, LoadError, ModelError, UnsafeFormat
+from runtimes.errors import ExecutionError, InputError, LoadError, ModelError, UnsafeFormat
 from runtimes.formats import Format, identify
 from runtimes.select import choose
 from runtimes.tensorflow.keras_model import KerasRuntime
 from runtimes.tensorflow.saved_model import TensorFlowRuntime
 from runtimes.testing import TensorContract
+from runtimes.unfit import unfit_input
 from tests.support.damaged_files import damaged
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning:keras")
@@ -281,8 +282,10 @@ def test_which_signature_is_served(tmp_path: Path) -> None:
 def test_values_that_the_model_cannot_take(tmp_path: Path) -> None:
     path = save(tmp_path, lambda i: {"y": tf.gather([1, 2], i)}, tf.TensorSpec([None], tf.int32, name="i"))
     model = TensorFlowRuntime().load(path, Resources())
-    with pytest.raises(ModelError, match=r"the model failed: .*7 is not in"):
-        model.infer({"i": np.array([7], np.int32)})
+    inputs = {"i": np.array([7], np.int32)}
+    with pytest.raises(ExecutionError, match=r"the model failed: .*7 is not in") as caught:
+        model.infer(inputs)
+    assert "7 in input 'i' at [0]" in str(unfit_input(caught.value, inputs, model.signature))
     with pytest.raises(InputError, match="'i'"):
         model.infer({"i": np.array([7])})
 
