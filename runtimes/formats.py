@@ -71,9 +71,10 @@ class Format(Enum):
     SKOPS = ("skops", Hazard.DATA)
     KERAS = ("Keras", Hazard.DATA)
     HDF5 = ("HDF5", Hazard.DATA)
-    SAVED_MODEL = ("TensorFlow SavedModel", Hazard.DATA)
+    SAVED_MODEL = ("TensorFlow SavedModel", Hazard.PROGRAM)
     GRAPH_DEF = ("TensorFlow GraphDef", Hazard.DATA)
     TFLITE = ("TensorFlow Lite", Hazard.DATA)
+    OPENVINO = ("OpenVINO IR", Hazard.DATA)
     NUMPY = ("NumPy", Hazard.DATA)
     LFS_POINTER = ("Git LFS pointer", Hazard.DATA)
     HTML = ("HTML", Hazard.DATA)
@@ -113,6 +114,10 @@ _MAGIC = (
     # XGBoost writes UBJSON, whose first key is "learner" or "version" with its length before it, or JSON.
     (rb'\{(?:[iU].|I..|l.{4}|L.{8})(?:learner|version)|\s*\{\s*"learner"', Format.XGBOOST),
     (rb'\s*\{\s*"version"\s*:\s*\[[0-9, ]*\]\s*,\s*"learner"', Format.XGBOOST),
+    (
+        rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<net\s[^>]*\bversion\s*=\s*[\"']\d",
+        Format.OPENVINO,
+    ),
     (rb"version https://git-lfs\.github\.com/spec/", Format.LFS_POINTER),
     (
         rb"(?i:(?:\xef\xbb\xbf)?\s*(?:<!--(?:(?!-->).)*-->\s*)*<(?:!doctype\s+html|html|head|body)\b)",

@@ -32,10 +32,8 @@ OTHERS: Mapping[Format, str] = MappingProxyType(
         "save_model('model.ubj') writes",
         Format.LIGHTGBM_DUMP: "is a dump of LightGBM's (dump_model), which LightGBM cannot load: pack what "
         "save_model('model.txt') writes",
-        Format.SKOPS: f"is a skops file of scikit-learn, {_NOT_SERVED} with skl2onnx",
-        Format.KERAS: f"is a Keras model, {_NOT_SERVED} with its export(format='onnx')",
-        Format.HDF5: f"is an HDF5 file, as Keras writes to .h5, {_NOT_SERVED} with Keras or tf2onnx",
-        Format.SAVED_MODEL: f"is a TensorFlow SavedModel, {_NOT_SERVED} with tf2onnx",
+        Format.HDF5: "is an HDF5 file, as Keras writes to .h5, which this release does not serve: save "
+        "the model as .keras, or export it as a SavedModel",
         Format.GRAPH_DEF: f"is a TensorFlow GraphDef, {_NOT_SERVED} with tf2onnx",
         Format.TFLITE: f"is a TensorFlow Lite model, {_NOT_SERVED} with tf2onnx",
         Format.SAFETENSORS: "is a safetensors file, which has weights but no program: pack the config.json "

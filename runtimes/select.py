@@ -31,6 +31,10 @@ _BUILT_IN = (
     EntryPoint("xgboost", "runtimes.boosters.xgboost:XgboostRuntime", GROUP),
     EntryPoint("lightgbm", "runtimes.boosters.lightgbm:LightgbmRuntime", GROUP),
     EntryPoint("catboost", "runtimes.boosters.catboost:CatboostRuntime", GROUP),
+    EntryPoint("skops", "runtimes.skops.runtime:SkopsRuntime", GROUP),
+    EntryPoint("openvino", "runtimes.openvino.runtime:OpenVinoRuntime", GROUP),
+    EntryPoint("tensorflow", "runtimes.tensorflow.saved_model:TensorFlowRuntime", GROUP),
+    EntryPoint("keras", "runtimes.tensorflow.keras_model:KerasRuntime", GROUP),
     EntryPoint("gguf", "runtimes.gguf:GgufRuntime", GROUP),
     EntryPoint("transformers", "runtimes.transformers:TransformersRuntime", GROUP),
     EntryPoint(
@@ -41,6 +45,16 @@ _BUILT_IN = (
 )
 
 _HUGGING_FACE = (Format.HUGGING_FACE, Format.HUGGING_FACE_GENERATION)
+# Forms whose engine is an extra, which nobody needs where the kit has another form.
+_OF_EXTRAS = (
+    Format.OPENVINO,
+    Format.SAVED_MODEL,
+    Format.KERAS,
+    Format.SKOPS,
+    Format.XGBOOST,
+    Format.LIGHTGBM,
+    Format.CATBOOST,
+)
 
 _ADVICE = {
     Format.PICKLE: "export the model to ONNX (skl2onnx for scikit-learn)",
@@ -114,6 +128,7 @@ def choose(
     choices = _without_companions(choices)
     if len({choice.path for choice in choices}) > 1:
         choices = [choice for choice in choices if _fits_framework(choice, framework)] or choices
+        choices = [choice for choice in choices if choice.format not in _OF_EXTRAS] or choices
         choices = [choice for choice in choices if choice.format not in _HUGGING_FACE] or choices
     files = {choice.path for choice in choices}
     if len(files) > 1:

@@ -7,8 +7,8 @@ Engines raise one kind of error for this and for what is the model's own fault. 
 - for a datatype, where the signature leaves that to the caller.
 
 All else stays the model's fault: a model that takes any number of rows by its signature must take them. The
-sentences are those of ONNX Runtime (1.23) and PyTorch (2.10); where a release words one otherwise, it is the
-model's fault again.
+sentences are those of ONNX Runtime (1.23), PyTorch (2.10) and TensorFlow (2.21); where a release words one
+otherwise, it is the model's fault again.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _INDEX = re.compile(
     r"|invalid ind(?:ex|ice) found, ind(?:ex|ice) = (?P<nd>-?\d+)"
     r"|index (?P<torch>-?\d+) is out of bounds for dimension"
     r"|takes value (?P<bag>-?\d+) which is not in the valid range"
+    r"|indices(?:\[[\d,]*\])? = (?P<tensorflow>-?\d+) is not in \[0, "
     r"|Out of range value in index tensor"
     r"|index out of range in self"
     r"|Class values must be (?:smaller than num_classes|non-negative)"

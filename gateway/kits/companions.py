@@ -1,8 +1,9 @@
 """The files that a kit's model names, and that are in layers which serving does not need otherwise.
 
-An ONNX file may keep its weights in files beside it. `kit init` does not know those: it puts them into a code
-layer, together with whatever else it does not know. Only the files that are named are taken from there. So it
-is with the `MLmodel` of a directory of MLflow, where that is packed file by file.
+An ONNX file may keep its weights in files beside it, and OpenVINO's IR and SavedModels always do. `kit init`
+does not know all of those: it puts them into a code layer, together with whatever else it does not know. Only
+the files that are named are taken from there. So it is with the `MLmodel` of a directory of MLflow, where that
+is packed file by file.
 """
 
 from __future__ import annotations
@@ -34,6 +35,14 @@ def missing_files(kit: Kit, root: Path, files: Iterable[str]) -> frozenset[str]:
     # Imported here, because numpy comes with it.
     from runtimes import onnx_file
     from runtimes.formats import Format, identify
+    from runtimes.openvino import ir_file
+    from runtimes.tensorflow import saved_model_file
+
+    readers = {
+        Format.ONNX: onnx_file.external_files,
+        Format.OPENVINO: ir_file.external_files,
+        Format.SAVED_MODEL: saved_model_file.external_files,
+    }
 
     if not any(_may_hold(layer) for link in kit.chain for layer in link.layers):
         return frozenset()
@@ -41,8 +50,9 @@ def missing_files(kit: Kit, root: Path, files: Iterable[str]) -> frozenset[str]:
     missing = {mlmodel for mlmodel in map(_mlmodel_beside, paths) if mlmodel} - paths
     for path in sorted(paths)[:_MAX_FILES]:
         with suppress(LoadError):
-            if identify(root / path) is Format.ONNX:
-                locations = onnx_file.external_files(root / path)
+            reader = readers.get(identify(root / path))
+            if reader is not None:
+                locations = reader(root / path)
                 missing |= {name for name in _within_kit(path, locations) if not (root / name).exists()}
     return frozenset(missing)
 

@@ -20,7 +20,7 @@ from gateway.oci.reference import LayoutReference
 from runtimes.base import Resources, TensorModel
 from tests.support.artifacts import LayoutBuilder
 from tests.support.kitops import pack_kit
-from tests.support.model_files import external_onnx, identity_onnx
+from tests.support.model_files import chunk, external_onnx, identity_onnx, number
 
 MODEL, WEIGHTS = external_onnx("model.onnx.data")
 CODE = {"train.py": b"print('secret')", "requirements.txt": b"torch\n"}
@@ -294,3 +294,38 @@ def test_the_mlmodel_of_a_directory_that_was_packed_by_file_comes_from_the_code(
     mlflow = mlflow_model(kit, choose_runtime(kit, None))
     assert mlflow is not None
     assert mlflow.maker == "ONNX 1.19.0"
+
+
+IR = b"""<?xml version="1.0"?>
+<net name="sample" version="11"><layers>
+<layer id="0" name="w" type="Const" version="opset1"><data element_type="f32" offset="0" shape="2" size="8"/>
+<output><port id="0" names="w" precision="FP32"><dim>2</dim></port></output></layer>
+<layer id="1" name="r" type="Result" version="opset1"><input><port id="0" precision="FP32"/></input></layer>
+</layers><edges><edge from-layer="0" from-port="0" to-layer="1" to-port="0"/></edges></net>"""
+
+
+def test_the_weights_of_an_openvino_ir(packed: Callable[..., UnpackedKit]) -> None:
+    kit = packed(
+        ("model", "model.xml", {"model.xml": IR}),
+        ("code", ".", {"model.bin": bytes(8), "other.bin": bytes(8), **CODE}),
+    )
+    assert files(kit) == ["model.bin", "model.xml"]
+    assert choose_runtime(kit, None).runtime.name == "openvino"
+
+
+def test_the_variables_and_assets_of_a_saved_model(packed: Callable[..., UnpackedKit]) -> None:
+    output = chunk(1, "y") + chunk(2, chunk(1, "y:0") + number(2, 1) + chunk(3, b""))
+    meta = (
+        chunk(1, chunk(4, "serve"))
+        + chunk(2, b"")
+        + chunk(5, chunk(1, "serving_default") + chunk(2, chunk(2, output)))
+        + chunk(6, chunk(1, chunk(1, "a:0")) + chunk(2, "words.txt"))
+        + chunk(7, b"")
+    )
+    variables = {"variables/variables.index": b"x", "variables/variables.data-00000-of-00001": b"y"}
+    kit = packed(
+        ("model", "saved_model.pb", {"saved_model.pb": number(1, 1) + chunk(2, meta)}),
+        ("code", ".", {**variables, "assets/words.txt": b"a\n", "assets/more.txt": b"b\n", **CODE}),
+    )
+    assert files(kit) == ["assets/words.txt", "saved_model.pb", *sorted(variables)]
+    assert choose_runtime(kit, None).runtime.name == "tensorflow"

@@ -167,6 +167,12 @@ NO_MODELS = [
     (b'{"name": "tree", "rings": 3}', Format.JSON),
     (b'[{"id": 0}]', Format.JSON),
     (b"\x93NUMPY\x01\0v\0{}", Format.NUMPY),
+    (b'<?xml version="1.0"?>\n<net name="Model0" version="11">\n\t<layers>', Format.OPENVINO),
+    (
+        b'\xef\xbb\xbf<?xml version="1.0" ?>\n<!-- a -->\n<net batch="1" version="7" name="a">',
+        Format.OPENVINO,
+    ),
+    (b'<?xml version="1.0"?><net name="a">', Format.TEXT),
     (identity_onnx()[:-3], Format.CUT_ONNX),
     (identity_onnx()[:30], Format.CUT_ONNX),
     (struct.pack("<Q", len(HEADER)) + HEADER + bytes(3), Format.CUT_SAFETENSORS),
@@ -207,7 +213,11 @@ def test_what_cannot_be_read_is_a_load_error(tmp_path: Path, kind: str) -> None:
 def test_three_classes() -> None:
     code = {Format.PICKLE, Format.TORCH_PICKLE, Format.PYTHON}
     assert {f for f in Format if f.hazard is Hazard.CODE} == code
-    assert {f for f in Format if f.hazard is Hazard.PROGRAM} == {Format.TORCHSCRIPT, Format.TORCH_EXPORT}
+    assert {f for f in Format if f.hazard is Hazard.PROGRAM} == {
+        Format.TORCHSCRIPT,
+        Format.TORCH_EXPORT,
+        Format.SAVED_MODEL,
+    }
 
 
 SAMPLES = [data for data, _ in OTHERS] + [pickle.dumps(Thing(), protocol) for protocol in range(6)]

@@ -1,0 +1,1 @@
+"""Models in OpenVINO's intermediate representation (IR)."""

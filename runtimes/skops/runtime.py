@@ -1,0 +1,54 @@
+"""The runtime of skops files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from runtimes.base import Resources
+from runtimes.errors import LoadError, ModelError
+from runtimes.formats import Format, identify
+from runtimes.sklearn.model import SklearnModel
+
+
+class SkopsRuntime:
+    """Loads files of `skops.io.dump`: estimators of scikit-learn, without running code."""
+
+    name: ClassVar[str] = "skops"
+    formats: ClassVar[tuple[Format, ...]] = (Format.SKOPS,)
+
+    def load(self, path: Path, resources: Resources) -> SklearnModel:
+        """Load the estimator. Raises LoadError, and UnsafeFormat for what is not on the allow-list."""
+        from runtimes.sklearn.runtime import model_of
+
+        names = self.check(path)
+        try:
+            import skops
+            import skops.io
+        except ImportError as error:
+            raise LoadError(f"{path} needs skops: pip install 'kitserve[skops]' ({error})") from error
+        try:
+            # skops asks for a part of these only: all are on the list.
+            estimator = skops.io.load(path, trusted=names)
+            return model_of(
+                estimator, path, resources, f"loaded by skops {skops.__version__}", "sklearn_skops"
+            )
+        except ModelError:
+            raise
+        except Exception as error:
+            raise LoadError(
+                f"skops {skops.__version__} refuses {path}: {str(error) or repr(error)}"
+            ) from error
+
+    def check(self, path: Path) -> list[str]:
+        """Return all that the file names. Raises LoadError and UnsafeFormat, without skops."""
+        from runtimes.skops import schema
+
+        format_ = identify(path)
+        if format_ is not Format.SKOPS:
+            raise LoadError(f"{path} is no whole skops file but {format_.title}; save the model again")
+        return schema.check(path)
+
+    def signature(self, path: Path) -> None:  # noqa: ARG002
+        """Return None: the signature is known only once the estimator is loaded."""
+        return

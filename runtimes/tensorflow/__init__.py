@@ -1,0 +1,1 @@
+"""Models of TensorFlow: SavedModels, and Keras files."""
