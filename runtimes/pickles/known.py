@@ -19,6 +19,8 @@ class Use(Enum):
     """Hold it: a pure function or a type of numbers, which its library may call with a caller's rows."""
     STATE = "state"
     """Make an instance without calling its constructor, and give that its attributes."""
+    CLASS = "class"
+    """Hand it to one of the functions that rebuild an instance of a class, and nothing else."""
     CALL = "call"
     """Call it with values, and make instances by it."""
     REBUILD = "rebuild"

@@ -27,18 +27,21 @@ _HEADER = (
 _PYTHON = {
     Use.CALL: """
         _codecs.encode builtins.bytearray builtins.bytes builtins.complex builtins.frozenset builtins.list
-        builtins.range builtins.set builtins.slice builtins.dict builtins.tuple builtins.str
+        builtins.range builtins.set builtins.slice builtins.dict builtins.tuple
         collections.OrderedDict collections.defaultdict collections.Counter collections.deque
         datetime.date datetime.datetime datetime.time datetime.timedelta datetime.timezone
         decimal.Decimal fractions.Fraction uuid.UUID
     """,
+    Use.CLASS: "builtins.str",
     Use.VALUE: "builtins.bool builtins.float builtins.int builtins.object",
     Use.REBUILD: "copyreg._reconstructor copyreg.__newobj__",
 }
 # Reconstructors of numpy. Those of arrays and of their types are never called: see arrays.py.
 _NUMPY = {
     Use.CALL: "numpy.dtype",
-    Use.STATE: "numpy.ndarray numpy.ma.MaskedArray numpy.ma.core.MaskedArray",
+    Use.CLASS: """
+        numpy.ndarray numpy.ma.MaskedArray numpy.ma.core.MaskedArray numpy.random.bit_generator.SeedSequence
+    """,
     Use.REBUILD: """
         numpy.core.multiarray._reconstruct numpy._core.multiarray._reconstruct
         numpy.core.multiarray.scalar numpy._core.multiarray.scalar
@@ -77,6 +80,8 @@ _SKLEARN_CLASSES = """
     sklearn.metrics._scorer._ProbaScorer sklearn.metrics._scorer._Scorer
     sklearn.metrics._scorer._ThresholdScorer
     sklearn.multiclass._ConstantPredictor
+    sklearn.neural_network._stochastic_optimizers.AdamOptimizer
+    sklearn.neural_network._stochastic_optimizers.SGDOptimizer
     sklearn.utils._bunch.Bunch sklearn.utils.Bunch
     sklearn.utils._encode._nandict sklearn.utils._encode.MissingValues
     sklearn.utils._metadata_requests.MetadataRequest sklearn.utils._metadata_requests.MethodMetadataRequest
@@ -102,7 +107,10 @@ _SKLEARN_FUNCTIONS = """
     sklearn.feature_selection._mutual_info.mutual_info_regression
 """
 _C_MODULES = "sklearn.metrics._dist_metrics sklearn.neighbors._kd_tree sklearn.neighbors._ball_tree"
+_C_CLASSES = ("KDTree", "BallTree")
 _NUMPY_FUNCTIONS = "numpy.mean numpy.median numpy.max numpy.min numpy.sum"
+
+_SCIPY_FUNCTIONS = "scipy._lib.array_api_compat.numpy._aliases.asarray"
 
 _BOOSTERS = {
     Use.STATE: """
@@ -116,11 +124,12 @@ _BOOSTERS = {
     """,
 }
 _PANDAS = {
-    Use.STATE: """
-        pandas.Index pandas.RangeIndex pandas.arrays.StringArray pandas.StringDtype
+    Use.CLASS: """
+        pandas.Index pandas.RangeIndex pandas.arrays.StringArray
         pandas.core.indexes.base.Index pandas.core.indexes.range.RangeIndex
-        pandas.core.arrays.string_.StringArray pandas.core.arrays.string_.StringDtype
+        pandas.core.arrays.string_.StringArray
     """,
+    Use.CALL: "pandas.StringDtype pandas.core.arrays.string_.StringDtype",
     Use.REBUILD: "pandas.core.indexes.base._new_Index pandas._libs.arrays.__pyx_unpickle_NDArrayBacked",
 }
 
@@ -132,8 +141,7 @@ def rule() -> dict[str, Use]:
         for use, text in group.items():
             names |= dict.fromkeys(text.split(), use)
     names |= dict.fromkeys(_numpy_values(), Use.VALUE)
-    names |= dict.fromkeys((f"numpy.random.{name}" for name in _BIT_GENERATORS.split()), Use.STATE)
-    names["numpy.random.bit_generator.SeedSequence"] = Use.STATE
+    names |= dict.fromkeys((f"numpy.random.{name}" for name in _BIT_GENERATORS.split()), Use.CLASS)
     names["joblib.numpy_pickle.NumpyArrayWrapper"] = Use.STATE
     names |= dict.fromkeys(_scipy_classes(), Use.STATE)
     names |= _sklearn()
@@ -142,14 +150,15 @@ def rule() -> dict[str, Use]:
 
 def _numpy_values() -> Iterator[str]:
     import numpy as np
-    import scipy.special
+    from scipy import special
 
     yield from _NUMPY_FUNCTIONS.split()
+    yield from _SCIPY_FUNCTIONS.split()
     yield from (f"numpy.{name}" for name in _NUMBERS.split() if hasattr(np, name))
     for name, value in vars(np).items():
         if isinstance(value, np.ufunc) and name == value.__name__ and name != "frompyfunc":
             yield from (f"{module}.{name}" for module in _NUMPY_UFUNCS)
-    for name, value in vars(scipy.special).items():
+    for name, value in vars(special).items():
         if isinstance(value, np.ufunc) and name == value.__name__:
             yield from (f"scipy.special.{module}.{name}" for module in ("_ufuncs", "_special_ufuncs"))
 
@@ -175,7 +184,7 @@ def _sklearn() -> dict[str, Use]:
         states |= {
             f"{module.__name__}.{name}"
             for name, value in vars(module).items()
-            if inspect.isclass(value) and value.__module__ == module.__name__
+            if inspect.isclass(value) and value.__module__ == module.__name__ and not issubclass(value, tuple)
         }
     splits = import_module("sklearn.model_selection._split")
     states |= {
@@ -202,9 +211,10 @@ def _sklearn_c() -> Iterator[tuple[str, Use]]:
     ):
         for module in _modules([name]):
             for attribute, value in vars(module).items():
+                is_concrete = attribute.startswith(_C_CLASSES) or "Distance" in attribute[1:]
                 is_own = inspect.isclass(value) and value.__module__ == name
-                if is_own and "PyFunc" not in attribute and not attribute.startswith("_"):
-                    yield f"{name}.{attribute}", Use.STATE
+                if is_own and is_concrete and "PyFunc" not in attribute:
+                    yield f"{name}.{attribute}", Use.CLASS
             yield f"{name}.newObj", Use.REBUILD
     for module in _modules(["sklearn._loss._loss"]):
         for attribute, value in vars(module).items():
