@@ -201,6 +201,10 @@ def kit_text(kit: dict[str, Any]) -> Iterable[RenderableType]:
         yield Text(f"{title}: ") + _text(kit["runtime_message"], style)
         return
     yield _text(f"runtime: {kit['runtime']} ({kit['file']})")
+    if kit["pickle"] is not None:
+        yield _text(f"{kit['hazard']}: it imports {kit['pickle']['imports']}")
+        if kit["pickle"]["scikit_learn"]:
+            yield _text(f"made with scikit-learn {', '.join(kit['pickle']['scikit_learn'])}")
     if kit["language"] is not None:
         yield from _language_text(kit["language"])
     tensors = _table("TENSOR", "NAME", "DATATYPE", "SHAPE")

@@ -57,7 +57,8 @@ def examine(
     parents = [parent.reference for parent in kit.parents]
     unpacked = library.open(kit.reference, progress, policy=policy, parents=parents)
     try:
-        choice = choose_runtime(unpacked, runtime, unpacked.verdict.code, file)
+        verdict = unpacked.verdict
+        choice = choose_runtime(unpacked, runtime, verdict.code, file, allow_pickles=verdict.pickles)
         signature = stated_signature(check(unpacked, choice), unpacked.kit, serving.stated)
         language = language_model(unpacked, choice, serving)
         need = need_of(unpacked, choice, language)

@@ -31,7 +31,8 @@ class Policy:
     `registries` are HOST[:PORT][/PATH], where a path includes all below it, and the words "oci-layout" and
     "kit" for kits on disk. `licenses` are SPDX identifiers. With `keys`, a kit must be signed by one of them.
     Formats that run code when they are loaded are allowed to the kits in `code_digests`, and with
-    `code_if_signed` to every signed kit. Raises ValueError for `code_if_signed` without keys.
+    `code_if_signed` to every signed kit. `known_pickles` allows pickles of known libraries. Raises ValueError
+    for `code_if_signed` without keys.
     """
 
     registries: tuple[str, ...] = ()
@@ -39,6 +40,7 @@ class Policy:
     keys: tuple[PublicKey, ...] = ()
     code_digests: tuple[Digest, ...] = ()
     code_if_signed: bool = False
+    known_pickles: bool = True
 
     def __post_init__(self) -> None:
         if self.code_if_signed and not self.keys:
@@ -54,6 +56,9 @@ class Policy:
             [str(digest) for digest in self.code_digests],
             self.code_if_signed,
         ]
+        if not self.known_pickles:
+            # Only then: policies of earlier releases keep their fingerprint.
+            fields.append(self.known_pickles)
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
 
 
@@ -65,7 +70,7 @@ ANYTHING = Policy()
 class Verdict:
     """Why a kit may be served, rule by rule, in words for people.
 
-    `code` says whether formats that run code may be loaded.
+    `code` says whether formats that run code may be loaded, `pickles` whether known pickles may.
     """
 
     registry: str
@@ -73,11 +78,13 @@ class Verdict:
     signature: str
     code: bool
     code_reason: str
+    pickles: bool = True
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """The reasons of all rules."""
-        return self.registry, self.license, self.signature, self.code_reason
+        reasons = self.registry, self.license, self.signature, self.code_reason
+        return reasons if self.pickles else (*reasons, "the policy refuses pickles of known libraries, too")
 
 
 _verdict = TypeAdapter(Verdict)
@@ -93,7 +100,7 @@ def judge(kit: Kit, policy: Policy, source: Callable[[], Source]) -> Verdict:
     license_ = _judge_license(kit, policy)
     signature = _judge_signature(kit, policy, source)
     code, code_reason = _judge_code(kit, policy)
-    return Verdict(registry, license_, signature, code, code_reason)
+    return Verdict(registry, license_, signature, code, code_reason, policy.known_pickles)
 
 
 def combined_verdict(verdicts: Sequence[Verdict]) -> Verdict:

@@ -1,6 +1,7 @@
 """The runtime of scikit-learn's estimators.
 
-Loading one runs code that is in the file, so `select.choose` chooses such a file only where that is allowed.
+A pickle of known libraries is loaded without running what is in it. To load any other runs its code, so
+`select.choose` chooses such a file only where that is allowed.
 """
 
 from __future__ import annotations
@@ -20,10 +21,17 @@ class SklearnRuntime:
     """Loads files of `joblib.dump` and `pickle.dump`, compressed ones included, on the CPU."""
 
     name: ClassVar[str] = "sklearn"
-    formats: ClassVar[tuple[Format, ...]] = (Format.PICKLE,)
+    formats: ClassVar[tuple[Format, ...]] = (Format.KNOWN_PICKLE, Format.PICKLE)
+
+    def __init__(self, *, runs_code: bool = False) -> None:
+        self._runs_code = runs_code
+
+    def with_code(self) -> SklearnRuntime:
+        """Return the runtime that runs the code in a file; see `CodeRuntime`."""
+        return SklearnRuntime(runs_code=True)
 
     def load(self, path: Path, resources: Resources) -> SklearnModel:
-        """Load the file, which runs code that is in it. Raises LoadError.
+        """Load the file. Raises LoadError, for one that is no pickle of known libraries, too.
 
         A file of another version of scikit-learn is loaded, and that is logged: most such files work, and to
         refuse them would refuse every kit after each upgrade of the server. As every estimator predicts one
@@ -32,7 +40,7 @@ class SklearnRuntime:
         format_ = identify(path)
         if format_ is not Format.PICKLE:
             raise LoadError(f"{path} is no whole pickle but {format_.title}; save the model again")
-        estimator, version = unpickle(path)
+        estimator, version = unpickle(path, runs_code=self._runs_code)
         try:
             _limit_threads(estimator, resources.threads)
             return SklearnModel(estimator, signature_of(estimator, path))

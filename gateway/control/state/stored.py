@@ -150,6 +150,7 @@ def _policy_to_document(policy: Policy) -> dict[str, Any]:
         "keys": [{"name": key.name, "pem": key.pem} for key in policy.keys],
         "code_digests": [str(digest) for digest in policy.code_digests],
         "code_if_signed": policy.code_if_signed,
+        "known_pickles": policy.known_pickles,
     }
 
 
@@ -160,4 +161,5 @@ def _policy_from_document(document: dict[str, Any]) -> Policy:
         keys=tuple(PublicKey(key["name"], key["pem"]) for key in document.get("keys", ())),
         code_digests=tuple(Digest.parse(digest) for digest in document.get("code_digests", ())),
         code_if_signed=document.get("code_if_signed", False),
+        known_pickles=document.get("known_pickles", True),
     )

@@ -281,6 +281,7 @@ CHANGES: dict[str, Any] = {
     "keys": (PublicKey("other name", KEYS[0].pem),),
     "code_digests": (Digest.of(b"b"),),
     "code_if_signed": False,
+    "known_pickles": False,
 }
 
 
