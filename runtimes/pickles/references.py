@@ -16,6 +16,9 @@ _EXTRAS = {"catboost": "catboost", "lightgbm": "lightgbm", "xgboost": "xgboost"}
     ("joblib", "pandas", "scipy", "sklearn"), "sklearn"
 )
 
+# What a library's own releases called a module by mistake: scikit-learn 1.4 to 1.8.
+_MISNAMED = {"_loss": "sklearn._loss._loss"}
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:
@@ -49,7 +52,7 @@ def reference(module: str, name: str, protocol: int) -> Reference:
             module, name = NAME_MAPPING[module, name]
         else:
             module = IMPORT_MAPPING.get(module, module)
-    dotted = f"{module}.{name}"
+    dotted = f"{_MISNAMED.get(module, module)}.{name}"
     use = None if "." in name else use_of(dotted)
     if use is None:
         raise NotListed(dotted)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.errors import LoadError
+from runtimes.pickles.dry_run import dry_run
 from runtimes.pickles.refusals import Refused
 from runtimes.pickles.unpickler import load
 
@@ -41,8 +42,11 @@ def unpickle(path: Path, *, runs_code: bool = False) -> tuple[Any, str]:
     if isinstance(failure, Refused):
         raise LoadError(f"{path} is no pickle of known libraries: {failure}") from failure
     if failure is not None:
+        # What is refused before it has a state warns of nothing.
+        version = next(iter(dry_run(path).versions), version)
+        reason = str(failure) if isinstance(failure, LoadError) else repr(failure)
         raise LoadError(
-            f"scikit-learn {sklearn.__version__} cannot load {path}, made with {version}: {failure!r}"
+            f"scikit-learn {sklearn.__version__} cannot load {path}, made with {version}: {reason}"
         ) from failure
     if version != sklearn.__version__:
         versions = {"path": str(path), "made_with": version, "installed": sklearn.__version__}

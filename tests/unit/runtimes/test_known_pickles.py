@@ -396,3 +396,11 @@ def test_an_unlisted_name_is_told(tmp_path: Path) -> None:
     with pytest.raises(NotListed) as caught:
         load(written(tmp_path / "model", pickle.dumps(os.system)))
     assert caught.value.name == f"{os.system.__module__}.system"
+
+
+def test_losses_that_earlier_releases_misnamed_are_found(tmp_path: Path) -> None:
+    """scikit-learn 1.4 to 1.8 wrote them as of a module `_loss`, which Python does not find."""
+    model = FITTED["boosting"]()
+    data = pickle.dumps(model, 2).replace(b"csklearn._loss._loss\n", b"c_loss\n")
+    assert b"c_loss\n" in data
+    np.testing.assert_array_equal(load(written(tmp_path / "model", data)).predict(ROWS), model.predict(ROWS))
