@@ -110,6 +110,10 @@ def choose(
     if allow_code:
         refused = set()
     choices = _least_hazardous([choice for choice in readable if choice.format.hazard not in refused])
+    damaged = sentence(formats, DAMAGED)
+    if choices and choices[0].format.hazard is Hazard.KNOWN_PICKLE and damaged is not None:
+        # The pickle is beside the model, such as its scaler.
+        raise NoRuntime(damaged)
     choices = _without_companions(choices)
     if len({choice.path for choice in choices}) > 1:
         choices = [choice for choice in choices if _fits_framework(choice, framework)] or choices
