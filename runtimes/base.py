@@ -266,6 +266,15 @@ class DelegatingRuntime(Runtime, Protocol):
         ...
 
 
+@runtime_checkable
+class CodeRuntime(Runtime, Protocol):
+    """A runtime that loads some files without running their code, and others only by running it."""
+
+    def with_code(self) -> Runtime:
+        """Return the runtime that runs what is in a file, for kits that may run code."""
+        ...
+
+
 class InputCheck:
     """The check of inputs against a signature, prepared once and called for each request."""
 

@@ -49,13 +49,15 @@ class Hazard(Enum):
 class Format(Enum):
     """A file format, with the hazard of loading it; what nobody loads is mere data.
 
-    Those of Hugging Face are of directories, see `hugging_face.directory`. PYTHON is what the kit names as
-    its entry, and no file is it by its content.
+    Those of Hugging Face are of directories, see `hugging_face.directory`. Whether a pickle is a known one
+    shows only when all of it is followed, see `select.choose`. PYTHON is what the kit names as its entry, and
+    no file is it by its content.
     """
 
     ONNX = ("ONNX", Hazard.DATA)
     TORCHSCRIPT = ("TorchScript", Hazard.PROGRAM)
     TORCH_EXPORT = ("torch.export program", Hazard.PROGRAM)
+    KNOWN_PICKLE = ("pickle of known libraries (joblib included)", Hazard.KNOWN_PICKLE)
     PICKLE = ("pickle (joblib included)", Hazard.CODE)
     TORCH_PICKLE = ("PyTorch checkpoint (pickle)", Hazard.CODE)
     SAFETENSORS = ("safetensors", Hazard.DATA)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from runtimes.base import CheckingRuntime, DelegatingRuntime, Runtime
+from runtimes.base import CheckingRuntime, CodeRuntime, DelegatingRuntime, Runtime
 from runtimes.errors import LoadError, NoRuntime, SeveralModels, UnsafeFormat
 from runtimes.formats import Format, Hazard, identify
 from runtimes.gguf_kinds import candidates
 from runtimes.hugging_face import directory as hugging_face
 from runtimes.mlflow import flavors as mlflow
+from runtimes.pickles.dry_run import dry_run
 from runtimes.pickles.scan import scan
 from runtimes.refusals import DAMAGED, OTHERS, sentence
 
@@ -57,6 +58,7 @@ _OF_EXTRAS = (
 )
 
 _ADVICE = {
+    Format.KNOWN_PICKLE: "save it with skops, or export the model to ONNX (skl2onnx for scikit-learn)",
     Format.PICKLE: "export the model to ONNX (skl2onnx for scikit-learn)",
     Format.TORCH_PICKLE: "it has weights but no program, so it cannot be served at all: save a "
     "model of transformers as safetensors (save_pretrained), and any other with torch.export.save or "
@@ -97,6 +99,7 @@ def choose(
     *,
     framework: str | None = None,
     allow_code: bool = False,
+    allow_pickles: bool = True,
 ) -> Choice:
     """Choose the model file at or below `model_path`, and the runtime that reads it.
 
@@ -106,14 +109,15 @@ def choose(
     read. Another form of a model is preferred to a directory of Hugging Face's: it is an export, made to be
     served.
 
-    A file that runs code when it is loaded is chosen only with `allow_code`, and only where no other fits.
-    Raises NoRuntime where no file fits, SeveralModels where several do, UnsafeFormat where every file that
-    could be a model would run code, and LoadError where a file cannot be read.
+    A pickle of known libraries is chosen only where nothing else fits, and with `allow_pickles` or
+    `allow_code`. A file that runs code when it is loaded is chosen only with `allow_code`, and only where
+    no other fits. Raises NoRuntime where no file fits, SeveralModels where several do, UnsafeFormat where
+    every file that could be a model would run code, and LoadError where a file cannot be read.
     """
     available = installed() if runtimes is None else runtimes
     if hint is not None and hint not in available:
         raise NoRuntime(f"there is no runtime {hint!r}; installed are {', '.join(available)}")
-    own, refusals = mlflow.without_wrappings({path: identify(path) for path in _files(model_path)})
+    own, refusals = mlflow.without_wrappings({path: _identify(path) for path in _files(model_path)})
     formats = hugging_face.with_directories(own)
     usable = available if hint is None else {hint: _alone(available[hint])}
     readable = [
@@ -122,9 +126,14 @@ def choose(
         for runtime in usable.values()
         if format_ in runtime.formats
     ]
-    choices = [choice for choice in readable if choice.format.hazard is not Hazard.CODE]
+    refused = {Hazard.CODE} if allow_pickles else {Hazard.CODE, Hazard.KNOWN_PICKLE}
     if allow_code:
-        choices = choices or readable
+        refused = set()
+    choices = _least_hazardous([choice for choice in readable if choice.format.hazard not in refused])
+    damaged = sentence(formats, DAMAGED)
+    if choices and choices[0].format.hazard is Hazard.KNOWN_PICKLE and damaged is not None:
+        # The pickle is beside the model, such as its scaler.
+        raise NoRuntime(damaged)
     choices = _without_companions(choices)
     if len({choice.path for choice in choices}) > 1:
         choices = [choice for choice in choices if _fits_framework(choice, framework)] or choices
@@ -138,8 +147,11 @@ def choose(
     if not choices and refusals:
         raise refusals[0]
     if not choices:
-        raise _refusal(model_path, formats, hint, available, allow_code)
-    return next((choice for choice in choices if _fits_framework(choice, framework)), choices[0])
+        raise _refusal(model_path, formats, hint, available, refused)
+    choice = next((choice for choice in choices if _fits_framework(choice, framework)), choices[0])
+    if choice.format.hazard is Hazard.CODE and isinstance(choice.runtime, CodeRuntime):
+        return replace(choice, runtime=choice.runtime.with_code())
+    return choice
 
 
 def check(choice: Choice) -> None:
@@ -148,6 +160,18 @@ def check(choice: Choice) -> None:
         choice.runtime.check(choice.path)
     else:
         choice.runtime.signature(choice.path)
+
+
+def _identify(path: Path) -> Format:
+    """Return the format of a file; of a pickle, whether it is one of known libraries alone."""
+    format_ = identify(path)
+    return Format.KNOWN_PICKLE if format_ is Format.PICKLE and dry_run(path).is_known else format_
+
+
+def _least_hazardous(choices: list[Choice]) -> list[Choice]:
+    """Return the choices of data and programs, or else of known pickles, or else of code."""
+    data = [choice for choice in choices if choice.format.hazard not in (Hazard.CODE, Hazard.KNOWN_PICKLE)]
+    return data or [choice for choice in choices if choice.format.hazard is Hazard.KNOWN_PICKLE] or choices
 
 
 def _alone(runtime: Runtime) -> Runtime:
@@ -202,7 +226,7 @@ def _refusal(
     formats: Mapping[Path, Format],
     hint: str | None,
     available: Mapping[str, Runtime],
-    allow_code: bool,
+    refused: Collection[Hazard],
 ) -> NoRuntime | UnsafeFormat:
     readers: dict[Format, str] = {}
     for name, runtime in available.items():
@@ -210,7 +234,7 @@ def _refusal(
             readers.setdefault(format_, name)
     if hint is not None:
         for path, format_ in formats.items():
-            if format_ in readers and (allow_code or format_.hazard is not Hazard.CODE):
+            if format_ in readers and format_.hazard not in refused:
                 reader = readers[format_]
                 return NoRuntime(
                     f"runtime {hint!r} does not read {path}: it is {format_.title}, for {reader!r}"
@@ -226,6 +250,12 @@ def _refusal(
         # First the files that could be served if code were allowed.
         code.sort(key=lambda path: formats[path] not in readers)
         return _code_refusal(code, formats[code[0]])
+    pickles = [path for path, format_ in formats.items() if format_.hazard in refused]
+    if pickles:
+        return UnsafeFormat(
+            f"{pickles[0]} is a {Format.KNOWN_PICKLE.title}, and the policy allows no pickles; "
+            f"{_ADVICE[Format.KNOWN_PICKLE]}"
+        )
     titles = ", ".join(sorted({format_.title for format_ in formats.values()})) or "no file"
     supported = ", ".join(f"{format_.title} ({name})" for format_, name in readers.items())
     other = sentence(formats, OTHERS)
@@ -238,9 +268,12 @@ def _code_refusal(paths: Sequence[Path], format_: Format) -> UnsafeFormat:
     """Return the error for files that run code, with their imports; the first has this format."""
     path, *others = paths
     also = f" (as do {len(others)} more, such as {others[0].name})" if others else ""
+    reason = (
+        f"It is no pickle of known libraries: {dry_run(path).refusal}. " if format_ is Format.PICKLE else ""
+    )
     return UnsafeFormat(
         f"{path} is a {format_.title}, which runs code when it is loaded{also}: it imports {scan(paths)}. "
-        f"It is not served in this form; {_ADVICE[format_]}"
+        f"{reason}It is not served in this form; {_ADVICE[format_]}"
     )
 
 

@@ -20,6 +20,9 @@ from gateway.metrics.machine import usable_memory
 from gateway.oci.reference import Digest, Reference, RegistryReference
 from runtimes.base import TensorSpec
 from runtimes.engines.base import EngineRuntime
+from runtimes.formats import Hazard
+from runtimes.pickles.dry_run import dry_run
+from runtimes.pickles.scan import scan
 
 
 def kit_document(
@@ -63,6 +66,9 @@ def kit_document(
     document["servable"] = True
     document["runtime"] = choice.runtime.name
     document["file"] = str(choice.path.relative_to(unpacked.path))
+    document["hazard"] = choice.format.hazard.value
+    if choice.format.hazard in (Hazard.KNOWN_PICKLE, Hazard.CODE):
+        document["pickle"] = _pickle(choice.path)
     for layer in document["layers"]:
         layer["served"] = Digest.parse(layer["digest"]) in unpacked.blobs
     if examined.need is not None and isinstance(choice.runtime, EngineRuntime):
@@ -73,6 +79,12 @@ def kit_document(
         document["inputs"] = [_spec(spec) for spec in examined.signature.all_inputs]
         document["outputs"] = [_spec(spec) for spec in examined.signature.all_outputs]
     return document
+
+
+def _pickle(path: Path) -> dict[str, Any]:
+    """Return what a pickle imports, and which releases of scikit-learn made its estimators."""
+    run = dry_run(path)
+    return {"imports": str(scan([path])), "scikit_learn": list(run.versions)}
 
 
 def _language(language: LanguageModel, need: Need, root: Path) -> dict[str, Any]:
@@ -151,6 +163,8 @@ def _document(kit: Kit) -> dict[str, Any]:
         "file": "",
         "inputs": [],
         "outputs": [],
+        "hazard": None,
+        "pickle": None,
         "language": None,
         "mlflow": None,
     }

@@ -205,6 +205,10 @@ def kit_text(kit: dict[str, Any]) -> Iterable[RenderableType]:
         yield _text(f"MLflow: {kit['mlflow']['text']}")
         for note in kit["mlflow"]["notes"]:
             yield _text(f"  its signature is passed over in part: {note}", "yellow")
+    if kit["pickle"] is not None:
+        yield _text(f"{kit['hazard']}: it imports {kit['pickle']['imports']}")
+        if kit["pickle"]["scikit_learn"]:
+            yield _text(f"made with scikit-learn {', '.join(kit['pickle']['scikit_learn'])}")
     if kit["language"] is not None:
         yield from _language_text(kit["language"])
     tensors = _table("TENSOR", "NAME", "DATATYPE", "SHAPE")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, LiteralString, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, LiteralString, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -123,6 +123,9 @@ class Trust(Strict):
     """Which licenses a Kitfile may state, as SPDX identifiers. A kit that states none is refused."""
     keys: tuple[Key, ...] | None = None
     """Public keys, one of which must have signed the kit with cosign."""
+    pickles: Literal["known", "never"] | None = None
+    """Whether pickles of known libraries are served, which are loaded without running code: `known` or
+    `never`. A kit that may run code may be any pickle."""
     allow_code: tuple[str, ...] | None = None
     """Which kits may be in a format that runs code when it is loaded: `signed` (which needs `keys`), the
     digest of a kit, or a list of these."""
@@ -165,6 +168,7 @@ class Trust(Strict):
             code_digests=tuple(Digest.parse(word) for word in code if word != "signed"),
             code_if_signed="signed" in code,
             requirements=self.requirements or Sources.KIT,
+            known_pickles=self.pickles != "never",
         )
 
 

@@ -63,7 +63,8 @@ def examine(
     parents = [parent.reference for parent in kit.parents]
     unpacked = library.open(kit.reference, progress, policy=policy, parents=parents)
     try:
-        choice = choose_runtime(unpacked, runtime, unpacked.verdict.code, file)
+        verdict = unpacked.verdict
+        choice = choose_runtime(unpacked, runtime, verdict.code, file, allow_pickles=verdict.pickles)
         mlflow = mlflow_model(unpacked, choice)
         own = check(unpacked, choice)
         # What a language model takes and gives is known by its task.

@@ -41,20 +41,27 @@ _OTHER_FORMS = frozenset(
 # What is named as the model by mistake, beside the model.
 _DOCUMENTS = frozenset({Format.TEXT, Format.JSON})
 _MAX_SHOWN = 12  # files of a kit
+_PICKLE_ADVICE = "let the policy allow pickles of known libraries with `pickles: known`"
 
 log = logging.getLogger(__name__)
 
 
 def choose_runtime(
-    kit: UnpackedKit, hint: str | None, allow_code: bool = False, file: str | None = None
+    kit: UnpackedKit,
+    hint: str | None,
+    allow_code: bool = False,
+    file: str | None = None,
+    *,
+    allow_pickles: bool = True,
 ) -> Choice:
     """Choose the kit's model file and runtime; `hint` is the name of the only runtime that may be chosen.
 
     `file` is the only file that may be, as a path within the kit. Without it, that is what the Kitfile's
     model.path names; and where that is weights or a model that nothing here runs, the one model of the kit
     that can be served. A kit with an entry is served by that, unless `hint` or `file` name something else.
-    `allow_code` says whether the policy allows the kit formats that run code. Where such a file is chosen,
-    its imports are logged, as a record of what was trusted.
+    `allow_code` says whether the policy allows the kit formats that run code, `allow_pickles` whether it
+    allows pickles of known libraries. Where a file that runs code is chosen, its imports are logged, as a
+    record of what was trusted.
 
     Raises:
         UnusableModel: where no runtime fits, or only files that run code and the policy does not allow that,
@@ -66,9 +73,11 @@ def choose_runtime(
         if hint == PYTHON:
             raise NoRuntime(_no_entry(file))
         try:
-            choice = _choose(kit, hint, allow_code, file)
+            choice = _choose(kit, hint, allow_code, file, allow_pickles)
         except UnsafeFormat as error:
-            if not allow_code and _is_servable_with_code(kit, hint, file):
+            if not allow_pickles and _is_servable(kit, hint, file, allow_code=allow_code):
+                raise UnsafeFormat(f"{error}; or {_PICKLE_ADVICE}") from error
+            if not allow_code and _is_servable(kit, hint, file, allow_code=True):
                 raise UnsafeFormat(f"{error}; or {_code_advice(kit)}") from error
             raise
         if choice.format.hazard is Hazard.CODE:
@@ -153,7 +162,7 @@ def _no_entry(file: str | None) -> str:
 def _alone_advice(kit: UnpackedKit) -> str:
     """Return how to serve the model beside an entry without it; "" where there is none that can be."""
     try:
-        choice = _choose(kit, None, allow_code=False, file=None)
+        choice = _choose(kit, None, allow_code=False, file=None, allow_pickles=kit.verdict.pickles)
     except ModelError:
         return ""
     name = choice.path.relative_to(kit.path)
@@ -173,7 +182,7 @@ def _python_options(kit: UnpackedKit, resources: Resources, options: PythonOptio
     """Return the options of an entry with what the kit and its verdict say."""
 
     def load_model() -> LoadedModel:
-        choice = _choose(kit, None, allow_code=kit.verdict.code, file=None)
+        choice = _choose(kit, None, kit.verdict.code, None, kit.verdict.pickles)
         if isinstance(choice.runtime, EngineRuntime):
             raise LoadError(
                 "preprocess and postprocess are for models of tensors, and this is a language model"
@@ -203,21 +212,23 @@ def _loaded(kit: UnpackedKit, choice: Choice, resources: Resources) -> LoadedMod
         raise LoadError(f"{error} (its MLmodel says that it was made with {mlflow.maker})") from error
 
 
-def _choose(kit: UnpackedKit, hint: str | None, allow_code: bool, file: str | None) -> Choice:
+def _choose(
+    kit: UnpackedKit, hint: str | None, allow_code: bool, file: str | None, allow_pickles: bool = True
+) -> Choice:
     model = model_of(kit.kit)
     framework = None if model is None else model.format or model.framework
     path = kit.model_path if file is None else _path_of(kit, file)
     try:
-        return choose(path, hint, framework=framework, allow_code=allow_code)
+        return choose(path, hint, framework=framework, allow_code=allow_code, allow_pickles=allow_pickles)
     except SeveralModels as error:
         main = _main_file(kit, error)
         if main is None:
             raise _several(kit, error) from error
-        return choose(main, hint, framework=framework, allow_code=allow_code)
+        return choose(main, hint, framework=framework, allow_code=allow_code, allow_pickles=allow_pickles)
     except ModelError as refusal:
         if file is None and path.is_file() and identify(path) in _OTHER_FORMS:
             try:
-                return choose(kit.path, hint, framework=framework)
+                return choose(kit.path, hint, framework=framework, allow_pickles=allow_pickles)
             except SeveralModels as error:
                 raise _several(kit, error) from error
             except ModelError:
@@ -270,10 +281,10 @@ def _with_advice(
     return NoRuntime(f"{refusal}; {name} can be served: write `file: {name}` beside `kit` in the config")
 
 
-def _is_servable_with_code(kit: UnpackedKit, hint: str | None, file: str | None) -> bool:
-    """Tell whether the kit could be served if the policy allowed it to run code."""
+def _is_servable(kit: UnpackedKit, hint: str | None, file: str | None, *, allow_code: bool) -> bool:
+    """Tell whether the kit could be served if the policy allowed pickles, and code where that is asked."""
     try:
-        _choose(kit, hint, allow_code=True, file=file)
+        _choose(kit, hint, allow_code, file)
     except ModelError:
         return False
     return True

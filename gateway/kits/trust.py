@@ -32,7 +32,8 @@ class Policy:
     `registries` are HOST[:PORT][/PATH], where a path includes all below it, and the words "oci-layout" and
     "kit" for kits on disk. `licenses` are SPDX identifiers. With `keys`, a kit must be signed by one of them.
     Formats that run code when they are loaded are allowed to the kits in `code_digests`, and with
-    `code_if_signed` to every signed kit. Raises ValueError for `code_if_signed` without keys.
+    `code_if_signed` to every signed kit. `known_pickles` allows pickles of known libraries. Raises ValueError
+    for `code_if_signed` without keys.
     """
 
     registries: tuple[str, ...] = ()
@@ -42,6 +43,7 @@ class Policy:
     code_if_signed: bool = False
     requirements: Sources = Sources.KIT
     """Where the packages may come from that the Python of a kit asks for, which is allowed to run code."""
+    known_pickles: bool = True
 
     def __post_init__(self) -> None:
         if self.code_if_signed and not self.keys:
@@ -59,6 +61,9 @@ class Policy:
         ]
         if self.requirements is not Sources.KIT:
             fields.append(self.requirements)
+        if not self.known_pickles:
+            # Only then: policies of earlier releases keep their fingerprint.
+            fields.append(self.known_pickles)
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
 
 
@@ -70,8 +75,8 @@ ANYTHING = Policy()
 class Verdict:
     """Why a kit may be served, rule by rule, in words for people.
 
-    `code` says whether formats that run code may be loaded, and `requirements` where the packages may come
-    from that such a kit asks for.
+    `code` says whether formats that run code may be loaded, `pickles` whether known pickles may, and
+    `requirements` where the packages may come from that a kit which runs code asks for.
     """
 
     registry: str
@@ -80,11 +85,13 @@ class Verdict:
     code: bool
     code_reason: str
     requirements: Sources = Sources.KIT
+    pickles: bool = True
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """The reasons of all rules."""
-        return self.registry, self.license, self.signature, self.code_reason
+        reasons = self.registry, self.license, self.signature, self.code_reason
+        return reasons if self.pickles else (*reasons, "the policy refuses pickles of known libraries, too")
 
 
 _verdict = TypeAdapter(Verdict)
@@ -100,7 +107,9 @@ def judge(kit: Kit, policy: Policy, source: Callable[[], Source]) -> Verdict:
     license_ = _judge_license(kit, policy)
     signature = _judge_signature(kit, policy, source)
     code, code_reason = _judge_code(kit, policy)
-    return Verdict(registry, license_, signature, code, code_reason, policy.requirements)
+    return Verdict(
+        registry, license_, signature, code, code_reason, policy.requirements, policy.known_pickles
+    )
 
 
 def combined_verdict(verdicts: Sequence[Verdict]) -> Verdict:

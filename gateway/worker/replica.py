@@ -173,7 +173,9 @@ class Worker:
         kit = library.open(spec.reference.reference, self, policy=spec.policy, parents=parents)
         self._lease = kit.lease
         self._tally.opened(kit.pulled_bytes, kit.from_cache, kit.unpack_seconds)
-        choice = choose_runtime(kit, spec.runtime, kit.verdict.code, spec.file)
+        choice = choose_runtime(
+            kit, spec.runtime, kit.verdict.code, spec.file, allow_pickles=kit.verdict.pickles
+        )
         self._note(state=WorkerState.LOADING, detail="", runtime=choice.runtime.name)
         self._has_child = isinstance(choice.runtime, EngineRuntime | PythonRuntime)
         language = language_model(kit, choice, spec.serving)

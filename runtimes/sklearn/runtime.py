@@ -1,6 +1,7 @@
 """The runtime of scikit-learn's estimators, and of those of other libraries that have its interface.
 
-Loading one runs code that is in the file, so `select.choose` chooses such a file only where that is allowed.
+A pickle of known libraries is loaded without running what is in it. To load any other runs its code, so
+`select.choose` chooses such a file only where that is allowed.
 """
 
 from __future__ import annotations
@@ -21,10 +22,17 @@ class SklearnRuntime:
     """Loads files of `joblib.dump` and `pickle.dump`, compressed ones included, on the CPU."""
 
     name: ClassVar[str] = "sklearn"
-    formats: ClassVar[tuple[Format, ...]] = (Format.PICKLE,)
+    formats: ClassVar[tuple[Format, ...]] = (Format.KNOWN_PICKLE, Format.PICKLE)
+
+    def __init__(self, *, runs_code: bool = False) -> None:
+        self._runs_code = runs_code
+
+    def with_code(self) -> SklearnRuntime:
+        """Return the runtime that runs the code in a file; see `CodeRuntime`."""
+        return SklearnRuntime(runs_code=True)
 
     def load(self, path: Path, resources: Resources) -> SklearnModel:
-        """Load the file, which runs code that is in it. Raises LoadError.
+        """Load the file. Raises LoadError, for one that is no pickle of known libraries, too.
 
         A file of another version of scikit-learn is loaded, and that is logged: most such files work, and to
         refuse them would refuse every kit after each upgrade of the server. As every estimator answers
@@ -33,7 +41,7 @@ class SklearnRuntime:
         format_ = identify(path)
         if format_ is not Format.PICKLE:
             raise LoadError(f"{path} is no whole pickle but {format_.title}; save the model again")
-        estimator, version = unpickle(path)
+        estimator, version = unpickle(path, runs_code=self._runs_code)
         return model_of(estimator, path, resources, f"made with scikit-learn {version}")
 
     def signature(self, path: Path) -> None:  # noqa: ARG002
@@ -56,7 +64,7 @@ def model_of(
         )
     try:
         return SklearnModel(prepare(estimator, path, resources.threads), platform)
-    except (AttributeError, ImportError, KeyError, TypeError) as error:
+    except (AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
         raise LoadError(
             f"{path} was {origin}, and its {type(estimator).__name__} does not work with the one installed: "
             f"{error!r}; install that version, or make the model again"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.support.kitserve import Running
 from tests.support.load import Load
+from tests.support.pickles import code_kit
 
 
 def kit(layout: Path, tag: str) -> str:
@@ -112,7 +113,7 @@ def test_a_successor_that_fails_leaves_the_last_good_version(kitserve: Running, 
     kitserve.models = {"kept": {"kit": kit(layout, "v1")}}
     kitserve.apply()
     with Load(f"{kitserve.url}/v2/models/kept/infer", clients=2) as load:
-        kitserve.models["kept"]["kit"] = f"oci-layout:{layout}:samples/iris-pickle:v1"
+        kitserve.models["kept"]["kit"] = code_kit(kitserve.directory / "code")
         assert kitserve.apply(check=False).returncode == 1
         shown = kitserve.model("kept")
         assert shown["state"] == "failed"

@@ -84,10 +84,9 @@ SAMPLES: dict[str, dict[str, Any]] = {
         "outputs": [{"name": "output_0", "datatype": "FP32", "shape": [-1, 3]}],
     },
     "iris-pickle:v1": {
-        "runtime": None,
-        "message": "model/iris.joblib is a pickle (joblib included), which runs code when it is loaded: "
-        "it imports joblib.numpy_pickle, numpy, numpy._core, sklearn.ensemble and sklearn.tree. "
-        "It is not served in this form",
+        "runtime": "sklearn",
+        "file": "model/iris.joblib",
+        "outputs": [],
     },
     "iris-statedict:v1": {
         "runtime": None,

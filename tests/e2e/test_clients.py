@@ -17,7 +17,7 @@ import tritonclient.grpc
 import tritonclient.http
 
 from loadtests.venvs import NotInstalled, python
-from tests.support.artifacts import LayoutBuilder, digest_of, tar
+from tests.support.artifacts import LayoutBuilder, tar
 from tests.support.kitserve import Running
 from tests.support.simple_models import simple_models
 
@@ -42,7 +42,6 @@ def served(
     shared.models = {
         model: {
             "kit": f"oci-layout:{layout}:{kit}",
-            "trust": {"allow_code": [digest_of(layout, kit)] if runtime == "sklearn" else []},
             "resources": {"cpus": 0.1},
             "inputs": STATED.get(model, []),
         }

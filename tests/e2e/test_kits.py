@@ -21,6 +21,7 @@ from tests.support.artifacts import LayoutBuilder
 from tests.support.kitops import kit_storage, pack_kit
 from tests.support.kitserve import IRIS, Running
 from tests.support.model_files import external_onnx, identity_onnx
+from tests.support.pickles import CODE_IMPORTS, code_kit
 from tests.support.registry import Registry
 from tests.support.signing import SIMPLE, Signer, claim, tag_manifest
 
@@ -158,8 +159,8 @@ def test_only_signed_kits_are_served_where_a_key_is_named(
     assert _label(kitserve.infer("signed")) == 0
 
 
-def test_a_kit_that_runs_code_is_served_where_its_digest_is_named(kitserve: Running, layout: Path) -> None:
-    kit = f"oci-layout:{layout}:samples/iris-pickle:v1"
+def test_a_kit_that_runs_code_is_served_where_its_digest_is_named(kitserve: Running) -> None:
+    kit = code_kit(kitserve.directory / "code")
     digest = Library(kitserve.directory / "look").describe(parse_reference(kit)).digest
     kitserve.models = {
         "named": {"kit": kit, "trust": {"allow_code": [str(digest)]}},
@@ -171,7 +172,7 @@ def test_a_kit_that_runs_code_is_served_where_its_digest_is_named(kitserve: Runn
     url = f"{kitserve.url}/v2/models/named/infer"
     assert _label(requests.post(url, json={"inputs": [tensor]}, timeout=20), "predict") == 0
     message = kitserve.model("other")["message"]
-    assert "it imports joblib.numpy_pickle, numpy, numpy._core, sklearn.ensemble" in message
+    assert CODE_IMPORTS in message
     assert str(digest) in message
 
 

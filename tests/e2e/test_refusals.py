@@ -17,6 +17,7 @@ from tests.support.artifacts import MODELKIT, LayoutBuilder, digest_of, tar
 from tests.support.kitserve import Running
 from tests.support.load import Load
 from tests.support.model_files import save_script
+from tests.support.pickles import code_kit
 from tests.support.registry import Registry, run_registry
 
 
@@ -65,7 +66,7 @@ def test_each_refusal_names_its_cause_and_the_rest_goes_on(
             {"kit": f"{host}/samples/iris:v1", "runtime": "torchscript"},
             "torchscript",
         ),
-        "pickle": ({"kit": f"{host}/samples/iris-pickle:v1"}, "pickle"),
+        "pickle": ({"kit": code_kit(tmp_path / "code")}, "pickle"),
         "weights-only": ({"kit": f"{host}/samples/iris-statedict:v1"}, "weights"),
         "mute": ({"kit": _mute(tmp_path)}, "no call can be answered: output 'output_0' is a str"),
         "contradicted": (

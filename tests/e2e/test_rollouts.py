@@ -14,6 +14,7 @@ from tests.support.artifacts import LayoutBuilder, tar
 from tests.support.kitserve import Running
 from tests.support.load import Load
 from tests.support.model_files import node, onnx_model, value_info
+from tests.support.pickles import code_kit
 from tests.support.registry import Registry
 
 STEPS = [{"weight": 20, "for": "2s"}, {"weight": 60, "for": "2s"}]
@@ -328,11 +329,11 @@ def test_what_cannot_be_loaded_or_takes_something_else_gets_no_call(kitserve: Ru
     kitserve.apply()
     kitserve.wait_for_rollout("gate")
     with Load(f"{kitserve.url}/v2/models/gate/infer", pause=0.01) as load:
-        for name, reason, words in (
-            ("iris-pickle", "CanaryFailed", "pickle"),
-            ("iris-export", "SignatureChanged", "input 'input' is gone"),
+        for reference, reason, words in (
+            (code_kit(kitserve.directory / "code"), "CanaryFailed", "pickle"),
+            (f"oci-layout:{layout}:samples/iris-export:v1", "SignatureChanged", "input 'input' is gone"),
         ):
-            kitserve.models["gate"]["kit"] = f"oci-layout:{layout}:samples/{name}:v1"
+            kitserve.models["gate"]["kit"] = reference
             assert kitserve.apply(check=False).returncode == 1
             shown = kitserve.wait_for_rollout("gate", phase="Degraded", reason=reason)
             assert words in shown["message"]

@@ -152,6 +152,7 @@ def _policy_to_document(policy: Policy) -> dict[str, Any]:
         "code_digests": [str(digest) for digest in policy.code_digests],
         "code_if_signed": policy.code_if_signed,
         "requirements": policy.requirements,
+        "known_pickles": policy.known_pickles,
     }
 
 
@@ -163,4 +164,5 @@ def _policy_from_document(document: dict[str, Any]) -> Policy:
         code_digests=tuple(Digest.parse(digest) for digest in document.get("code_digests", ())),
         code_if_signed=document.get("code_if_signed", False),
         requirements=Sources(document.get("requirements", Sources.KIT)),
+        known_pickles=document.get("known_pickles", True),
     )

@@ -35,7 +35,7 @@ def inspect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Pack a kit with parameters, and return its document."""
     engines = MadeUpEngines(Memory(7 * GIB, GIB, 0))
 
-    def choose(kit: UnpackedKit, *_: object) -> Choice:
+    def choose(kit: UnpackedKit, *_: object, **__: object) -> Choice:
         return Choice(engines, kit.model_path, Format.GGUF)
 
     monkeypatch.setattr(examination, "choose_runtime", choose)

@@ -142,6 +142,8 @@ def kit(**facts: Any) -> list[str]:
         "file": "model.onnx",
         "inputs": [],
         "outputs": [],
+        "hazard": None,
+        "pickle": None,
         "language": None,
         "mlflow": None,
     }

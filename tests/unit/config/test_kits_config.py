@@ -9,6 +9,7 @@ import pytest
 
 from gateway.config.config import GatewayConfig, parse_config
 from gateway.control.state.desired import desired_from
+from gateway.control.state.stored import desired_from_json, desired_to_json
 from gateway.errors import ConfigError, NotTrusted
 from gateway.kits.trust import ANYTHING, Policy, judge_registry
 from gateway.oci.options import RegistryOptions
@@ -130,6 +131,21 @@ models:
     assert b == Policy(registries=("r.io",))
     assert config.policy().code_if_signed
     assert desired_from(config).policies(parse_reference("r.io/a:v1")) == (a,)
+
+
+def test_pickles_of_known_libraries_are_allowed_unless_the_config_says_never() -> None:
+    config = parse_config("""\
+trust: {pickles: never}
+models:
+  - {name: a, kit: r.io/a:v1}
+  - {name: b, kit: r.io/b:v1, trust: {pickles: known}}
+""")
+    assert not config.policy(config.model("a")).known_pickles
+    assert config.policy(config.model("b")) == ANYTHING
+    desired = desired_from(config)
+    assert desired_from_json(desired_to_json(desired), desired.generation) == desired
+    older = desired_to_json(desired).replace('"known_pickles"', '"a field of another release"')
+    assert all(model.policy.known_pickles for model in desired_from_json(older, 1).models)
 
 
 def test_a_key_is_kept_as_what_is_in_its_file(key: Path) -> None:

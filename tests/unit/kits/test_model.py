@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -16,9 +16,11 @@ from gateway.kits.library import Library, UnpackedKit
 from gateway.kits.model import choose_runtime, load
 from gateway.oci.reference import LayoutReference, parse_reference
 from runtimes.base import Resources, TensorModel
+from runtimes.formats import Format
 from tests.support.artifacts import LayoutBuilder
 from tests.support.kitops import pack_kit
 from tests.support.model_files import identity_onnx
+from tests.support.pickles import CODE_IMPORTS, code_kit
 
 
 @pytest.fixture
@@ -27,26 +29,47 @@ def kit(tmp_path: Path, layout: Path) -> Callable[[str], UnpackedKit]:
     return lambda name: library.open(parse_reference(f"oci-layout:{layout}:samples/{name}"))
 
 
-def test_a_pickle_is_refused_with_what_it_imports_and_how_to_allow_it(
+@pytest.fixture
+def code(tmp_path: Path) -> UnpackedKit:
+    """A kit whose model is a pickle that runs code."""
+    return Library(tmp_path / "code").open(parse_reference(code_kit(tmp_path / "code-layout")))
+
+
+def test_a_pickle_of_known_libraries_is_served_unless_the_policy_refuses_it(
     kit: Callable[[str], UnpackedKit],
 ) -> None:
     pickled = kit("iris-pickle:v1")
+    choice = choose_runtime(pickled, None)
+    assert choice.format is Format.KNOWN_PICKLE
+    model = load(pickled, choice, Resources())
+    assert isinstance(model, TensorModel)
+    assert model.infer({"input": np.array([[5.1, 3.5, 1.4, 0.2]])})["label"].tolist() == [0]
+    with pytest.raises(UnusableModel, match="the policy allows no pickles") as caught:
+        choose_runtime(pickled, None, allow_pickles=False)
+    assert str(caught.value).endswith("let the policy allow pickles of known libraries with `pickles: known`")
+    assert choose_runtime(pickled, None, allow_code=True, allow_pickles=False).format is Format.KNOWN_PICKLE
+
+
+def test_a_pickle_is_refused_with_what_it_imports_and_how_to_allow_it(code: UnpackedKit) -> None:
+    pickled = code
     with pytest.raises(UnusableModel) as caught:
         choose_runtime(pickled, None)
     text = str(caught.value)
     assert text.startswith(
         f"{pickled.kit.reference}: model/iris.joblib is a pickle (joblib included), which runs"
     )
-    assert "it imports joblib.numpy_pickle, numpy, numpy._core, sklearn.ensemble and sklearn.tree. " in text
+    assert CODE_IMPORTS in text
+    assert "_operator.pos (dangerous). " in text
+    assert "it imports _operator.pos, which is not on the list of known names" in text
     assert "export the model to ONNX" in text
     assert "sign it and set `allow_code: signed`" in text
     assert text.endswith(f"or list its digest there, {pickled.kit.digest}")
 
 
 def test_a_pickle_is_served_where_code_is_allowed_and_that_is_logged(
-    kit: Callable[[str], UnpackedKit], caplog: pytest.LogCaptureFixture
+    code: UnpackedKit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pickled = kit("iris-pickle:v1")
+    pickled = code
     with caplog.at_level(logging.WARNING, "gateway.kits.model"):
         choice = choose_runtime(pickled, None, allow_code=True)
     (record,) = caplog.records
@@ -182,7 +205,7 @@ def test_a_damaged_model_never_gives_way_to_another_file(
 
 def test_a_pickle_never_gives_way_to_another_file(packed: Callable[..., UnpackedKit]) -> None:
     with pytest.raises(UnusableModel, match=r"model\.pkl is a pickle"):
-        chosen(packed(model_dot_pkl=pickle.dumps({"a": 1}), scaler_dot_onnx=FP32))
+        chosen(packed(model_dot_pkl=pickle.dumps(PurePosixPath("a")), scaler_dot_onnx=FP32))
 
 
 @pytest.mark.parametrize(

@@ -283,6 +283,7 @@ CHANGES: dict[str, Any] = {
     "code_digests": (Digest.of(b"b"),),
     "code_if_signed": False,
     "requirements": Sources.INDEX,
+    "known_pickles": False,
 }
 
 

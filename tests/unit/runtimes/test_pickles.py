@@ -16,7 +16,7 @@ import sys
 import time
 import zipfile
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import joblib
@@ -360,7 +360,8 @@ def put(directory: Path, **files: bytes) -> Path:
     return directory
 
 
-FOREST = pickle.dumps(collections.OrderedDict())
+KNOWN = pickle.dumps(collections.OrderedDict())
+FOREST = pickle.dumps(PurePosixPath("a class that is not on the list"))
 
 
 def test_a_refusal_tells_what_would_be_imported(tmp_path: Path) -> None:
@@ -374,7 +375,7 @@ def test_a_refusal_tells_what_would_be_imported(tmp_path: Path) -> None:
 
 
 def test_every_file_that_runs_code_is_looked_at(tmp_path: Path) -> None:
-    put(tmp_path, a__pkl=pickle.dumps(1), b__pt=PICKLES["checkpoint"], c__pkl=pickle.dumps(2))
+    put(tmp_path, a__pkl=FOREST, b__pt=PICKLES["checkpoint"], c__pkl=FOREST)
     with pytest.raises(UnsafeFormat, match=rf"a\.pkl is .* \(as do 2 more, such as c\.pkl\): .*{SYSTEM}"):
         choose(tmp_path)
 
@@ -406,6 +407,20 @@ def test_what_runs_no_code_comes_first_even_so(tmp_path: Path) -> None:
     put(tmp_path, model__onnx=identity_onnx(), scaler__pkl=FOREST)
     assert choose(tmp_path, allow_code=True).path.name == "model.onnx"
     assert choose(tmp_path, "sklearn", allow_code=True).path.name == "scaler.pkl"
+
+
+def test_a_pickle_of_known_libraries_is_chosen_where_no_data_is(tmp_path: Path) -> None:
+    put(tmp_path, model__pkl=KNOWN, other__pkl=FOREST)
+    for allow_code in (False, True):
+        choice = choose(tmp_path, allow_code=allow_code)
+        assert (choice.path.name, choice.format) == ("model.pkl", Format.KNOWN_PICKLE)
+    with pytest.raises(UnsafeFormat, match="which runs code"):
+        choose(tmp_path, allow_pickles=False)
+    (tmp_path / "other.pkl").unlink()
+    with pytest.raises(UnsafeFormat, match=r"model\.pkl is a pickle of known .*the policy allows no pickles"):
+        choose(tmp_path, allow_pickles=False)
+    put(tmp_path, model__onnx=identity_onnx())
+    assert choose(tmp_path).path.name == "model.onnx"
 
 
 def test_several_files_that_run_code_are_listed(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 import numpy as np
@@ -41,7 +41,8 @@ def put(directory: Path, **files: bytes) -> Path:
 
 
 ONNX = identity_onnx()
-PICKLE = pickle.dumps({"a": 1})
+PICKLE = pickle.dumps(PurePosixPath("a class that is not on the list"))
+KNOWN = pickle.dumps({"a": 1})
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +154,9 @@ def test_what_is_no_model_is_named_with_what_to_do(
         choose(tmp_path, hint)
 
 
-def test_a_pointer_is_told_before_the_pickle_beside_it(tmp_path: Path) -> None:
-    put(tmp_path, scaler=PICKLE, **{"model.onnx": NO_MODELS[0][0]})
+@pytest.mark.parametrize("beside", [PICKLE, KNOWN])
+def test_a_pointer_is_told_before_the_pickle_beside_it(tmp_path: Path, beside: bytes) -> None:
+    put(tmp_path, scaler=beside, **{"model.onnx": NO_MODELS[0][0]})
     with pytest.raises(NoRuntime, match="Git LFS pointer"):
         choose(tmp_path)
 
