@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from runtimes.base import ANY, Array, Datatype, InputCheck, LabelledModel, Signature, TensorModel, TensorSpec
+from runtimes.base import ANY, Array, Datatype, InputCheck, Signature, TensorModel, TensorSpec
 from runtimes.errors import LoadError, Unsupported
 
 
@@ -26,11 +26,6 @@ class StatedModel:
         self._has_own_inputs = signature.all_inputs == model.signature.all_inputs
         self.labels: Mapping[str, tuple[str, ...]] = getattr(model, "labels", {})
         self.pays_to_batch: bool = getattr(model, "pays_to_batch", False)
-
-    @property
-    def labels(self) -> Mapping[str, tuple[str, ...]]:
-        """The names of classes that the model has; see `LabelledModel`."""
-        return self._model.labels if isinstance(self._model, LabelledModel) else {}
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         """Run the model; see `TensorModel.infer`."""

@@ -2,8 +2,8 @@
 
 An ONNX file may keep its weights in files beside it, and OpenVINO's IR and SavedModels always do. `kit init`
 does not know all of those: it puts them into a code layer, together with whatever else it does not know. Only
-the files that are named are taken from there. So it is with the `MLmodel` of a directory of MLflow, where that
-is packed file by file.
+the files that are named are taken from there. So it is with the `MLmodel` of a directory of MLflow, where
+that is packed file by file.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import sparse  # type: ignore[import-untyped]
+from scipy import sparse
 from sklearn import (
     cluster,
     cross_decomposition,
