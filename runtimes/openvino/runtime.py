@@ -10,6 +10,7 @@ import numpy as np
 
 from runtimes.base import Array, Datatype, InputCheck, Resources, Signature, unknown_output
 from runtimes.errors import ExecutionError, InputError, LoadError
+from runtimes.extras import missing_library
 from runtimes.formats import Format, identify
 from runtimes.openvino import ir_file
 
@@ -30,7 +31,7 @@ class OpenVinoRuntime:
         try:
             import openvino
         except ImportError as error:
-            raise LoadError(f"{path} needs OpenVINO: pip install 'kitserve[openvino]' ({error})") from error
+            raise missing_library(path, "OpenVINO", "openvino", error) from error
         settings = {
             "INFERENCE_NUM_THREADS": resources.threads,
             "NUM_STREAMS": 1,

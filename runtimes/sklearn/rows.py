@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from runtimes.base import ANY, Array, Datatype, TensorSpec
-from runtimes.errors import InputError, LoadError
+from runtimes.errors import InputError
+from runtimes.extras import missing_library
 from runtimes.sklearn.columns import Column, Columns
 from runtimes.tables import Table, column
 
@@ -79,10 +80,8 @@ class Rows:
         try:
             import pandas
         except ImportError as error:
-            raise LoadError(
-                f"{source} takes columns by name or strings, which needs pandas: "
-                f"pip install 'kitserve[sklearn]' ({error})"
-            ) from error
+            subject = f"{source} takes columns by name or strings, which"
+            raise missing_library(subject, "pandas", "sklearn", error) from error
         codes = {
             name: (
                 {value: code for code, value in enumerate(each.categories)},
