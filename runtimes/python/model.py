@@ -7,18 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.base import (
-    ANY,
-    Array,
-    Datatype,
-    InputCheck,
-    LabelledModel,
-    Signature,
-    TensorModel,
-    TensorSpec,
-    unknown_output,
-)
+from runtimes.base import ANY, Array, Datatype, LabelledModel, Signature, TensorModel, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError
+from runtimes.input_check import InputCheck, unknown_output
 from runtimes.python.child import POSTPROCESS, PREDICT, PREPROCESS
 from runtimes.python.process import KitProcess
 from runtimes.text_model import TextModel
