@@ -147,12 +147,18 @@ class Loader:
             example = kit_example.text
         elif isinstance(model, OpenAIModel):
             failure = self._answer_first_prompt(model, generation, library)
-        labels = combined(self._labels(kit), own_labels(model))
+        labels = self._labels(kit)
         image = self._image_settings(kit.kit)
         signature = model.signature if isinstance(model, TensorModel) else Signature((), ())
         tasks = model.tasks if isinstance(model, OpenAIModel | TextModel) else ()
         description = describe(
-            kit.kit, model.platform, signature, labels, tasks, example, takes_images(signature, image)
+            kit.kit,
+            model.platform,
+            signature,
+            combined(labels, own_labels(model)),
+            tasks,
+            example,
+            takes_images(signature, image),
         )
         options = AppOptions(
             spec.node.edge_key,
