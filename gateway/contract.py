@@ -47,6 +47,13 @@ class WorkerSpec:
     """How many bytes kits may take on a node."""
     node: NodeSettings
 
+    @property
+    def names(self) -> dict[str, str]:
+        """The names of the version in the lines of the log that are about it."""
+        reference = self.reference
+        names = {"model": self.model, "version": reference.label, "digest": str(reference.digest)}
+        return {**names, "app": self.app}
+
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from runtimes import onnx_advice, onnx_bf16, onnx_file
-from runtimes.base import Array, Datatype, InputCheck, Resources, Signature, unknown_output
+from runtimes.base import Array, Datatype, Resources, Signature
 from runtimes.errors import ExecutionError, InputError, LoadError, ModelError
 from runtimes.formats import Format
+from runtimes.input_check import InputCheck, unknown_output
 from runtimes.onnx_outputs import source_of
 
 _CUDA = "CUDAExecutionProvider"

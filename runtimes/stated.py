@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from runtimes.base import ANY, Array, Datatype, InputCheck, Signature, TensorModel, TensorSpec
+from runtimes.base import ANY, Array, Datatype, Signature, TensorModel, TensorSpec
 from runtimes.errors import LoadError, Unsupported
+from runtimes.input_check import InputCheck
 
 
 class StatedModel:

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from runtimes.base import Array, Datatype, InputCheck, Signature, TensorSpec
+from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import InputError
+from runtimes.input_check import InputCheck, datatype_name
 
 MATRIX = "input"
 """The name of the input that has all columns."""
@@ -127,9 +128,9 @@ def cast(name: str, values: Array, dtype: np.dtype[np.generic]) -> Array:
     if dtype.kind == "O":
         if source.kind in "OSU":
             return values.astype(object)
-        raise InputError(f"input {name!r} must be BYTES, not {_datatype(source)}")
+        raise InputError(f"input {name!r} must be BYTES, not {datatype_name(source)}")
     if source.kind not in "biufV" or (source.kind == "V" and source != Datatype.BF16.numpy):
-        raise InputError(f"input {name!r} must be {_datatype(dtype)}, not {_datatype(source)}")
+        raise InputError(f"input {name!r} must be {datatype_name(dtype)}, not {datatype_name(source)}")
     with np.errstate(invalid="ignore", over="ignore"):
         result = values.astype(dtype)
     if not (source.kind in "fV" and dtype.kind == "f") and not _is_exact(source, dtype):
@@ -137,8 +138,8 @@ def cast(name: str, values: Array, dtype: np.dtype[np.generic]) -> Array:
         if changed.size:
             first = values.reshape(-1)[changed[0]]
             raise InputError(
-                f"input {name!r} must be {_datatype(dtype)}: {first} of {_datatype(source)} is none; "
-                f"send {_datatype(dtype)}"
+                f"input {name!r} must be {datatype_name(dtype)}: {first} of {datatype_name(source)} is none; "
+                f"send {datatype_name(dtype)}"
             )
     return result
 
@@ -147,10 +148,3 @@ def _is_exact(source: np.dtype[np.generic], dtype: np.dtype[np.generic]) -> bool
     """Tell whether a cast changes no value; numpy calls that of large integers to FP64 safe, too."""
     is_large = source.kind in "iu" and source.itemsize == dtype.itemsize
     return np.can_cast(source, dtype, "safe") and not (is_large and dtype.kind == "f")
-
-
-def _datatype(dtype: np.dtype[np.generic]) -> str:
-    try:
-        return Datatype.of(dtype).value
-    except InputError:
-        return f"numpy {dtype.str}"

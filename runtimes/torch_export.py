@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from runtimes import pt2_file, pt2_safety
-from runtimes.base import Array, InputCheck, Resources, Signature
+from runtimes.base import Array, Resources, Signature
 from runtimes.errors import ExecutionError, InputError, LoadError, ModelError, UnsafeFormat
 from runtimes.formats import Format, zip_names
+from runtimes.input_check import InputCheck
 from runtimes.torch_tensors import choose_outputs, failure, prepare, to_torch
 
 if TYPE_CHECKING:

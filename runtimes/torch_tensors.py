@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtimes.base import Array, Datatype, Resources, unknown_output
+from runtimes.base import Array, Datatype, Resources
 from runtimes.errors import ExecutionError, InputError, LoadError, Unsupported
+from runtimes.input_check import unknown_output
 
 if TYPE_CHECKING:
     import torch

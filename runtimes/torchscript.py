@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from runtimes.base import Array, InputCheck, Resources, Signature
+from runtimes.base import Array, Resources, Signature
 from runtimes.errors import ExecutionError, LoadError, ModelError, UnsafeFormat
 from runtimes.formats import Format, identify, zip_names
+from runtimes.input_check import InputCheck
 from runtimes.torch_tensors import choose_outputs, failure, prepare, to_torch
 from runtimes.torchscript_outputs import name_outputs
 from runtimes.torchscript_signature import NUMBERS, signature_of

@@ -17,12 +17,14 @@ from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, Memory, OpenAI
 from runtimes.engines.openai_child import OpenAIChild
 from runtimes.engines.process import EngineProcess, python_module
 from runtimes.errors import LoadError
+from runtimes.extras import install_command, missing_library
 from runtimes.formats import Format
 from runtimes.hugging_face import memory as hugging_face_memory
 from runtimes.hugging_face import options as hugging_face_options
 from runtimes.hugging_face.directory import HuggingFaceModel, read_directory
 
 _SERVER = "runtimes.engines.transformers_server"
+_EXTRA = "transformers"
 _OLDEST = (5, 24)  # whose continuous batching the server uses
 _PROCESS = 500 * 1024 * 1024  # measured: Python, torch and transformers take 460 MiB
 
@@ -160,17 +162,17 @@ def _readable(path: Path) -> HuggingFaceModel:
 
 def _require_transformers(path: Path) -> None:
     """Raise LoadError unless a transformers is installed that can serve."""
-    command = "pip install 'kitserve[transformers]'"
     for package in ("transformers", "peft"):
         try:
             installed = version(package)
         except PackageNotFoundError as error:
-            raise LoadError(f"{path} needs {package}: {command}") from error
+            raise missing_library(path, package, _EXTRA) from error
         numbers = tuple(int(part) for part in installed.split(".")[:2] if part.isdecimal())
         if package == "transformers" and numbers < _OLDEST:
             oldest = ".".join(map(str, _OLDEST))
             raise LoadError(
-                f"{path} needs transformers {oldest} or later, and {installed} is here: {command}"
+                f"{path} needs transformers {oldest} or later, and {installed} is here: "
+                f"{install_command(_EXTRA)}"
             )
 
 

@@ -16,7 +16,7 @@ import orjson
 
 from gateway.codec.call import IN_BINARY, IN_JSON, Call, RequestedOutput
 from gateway.codec.elements import ELEMENTS, FLOAT_ELEMENTS, FLOATS, Elements, type_names
-from gateway.codec.non_finite import TEXTS, are_numbers, spell_literals, to_floats
+from gateway.codec.non_finite import TEXTS, are_numbers, parse_json, to_floats
 from gateway.codec.raw_request import RawInput
 from gateway.codec.tensors import from_bytes
 from gateway.wire.body import BodyReader
@@ -82,13 +82,7 @@ class Decoder:
             if document is not None:
                 return document
         try:
-            return orjson.loads(text)
-        except orjson.JSONDecodeError as error:
-            spelled = spell_literals(text)
-            if spelled is None:
-                raise InputError(f"the body is not JSON: {error}") from None
-        try:
-            return orjson.loads(spelled)
+            return parse_json(text)
         except orjson.JSONDecodeError as error:
             raise InputError(f"the body is not JSON: {error}") from None
 

@@ -8,6 +8,7 @@ Specification: protobuf.dev, "ProtoJSON Format", on `float` and `double`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import orjson
@@ -25,6 +26,17 @@ _MAX_QUOTES = 1_000_000
 def is_float(array: Array) -> bool:
     """Tell whether an array's elements are floats; BF16 is of numpy's kind V."""
     return array.dtype.kind in _FLOATS
+
+
+def parse_json(text: bytes | memoryview) -> Any:
+    """Return what a text in JSON says; NaN and the infinities may be literals. Raises JSONDecodeError."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        spelled = spell_literals(text)
+        if spelled is None:
+            raise
+    return orjson.loads(spelled)
 
 
 def spell_literals(text: bytes | memoryview) -> bytes | None:

@@ -20,8 +20,9 @@ import orjson
 
 from gateway.codec.non_finite import is_float, to_floats, to_json
 from gateway.errors import KitError
-from runtimes.base import Array, Datatype, Signature, TensorSpec, check_inputs
+from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import InputError
+from runtimes.input_check import check_inputs
 from runtimes.tables import cast
 
 MAX_TEXT_BYTES = 16 * 1024

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from gateway.codec.non_finite import is_float, spell_literals, to_floats, to_json
+from gateway.codec.non_finite import is_float, parse_json, to_floats, to_json
 from gateway.codec.read_answers import read_answer
 from gateway.errors import KitError
 from gateway.kits.datasets import Dataset
@@ -83,21 +83,11 @@ def _json_rows(text: str) -> Iterator[Row]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
-        row = _load(line)
+        row = parse_json(line.encode())
         inputs, outputs = row["inputs"], row["outputs"]
         if not isinstance(inputs, dict) or not isinstance(outputs, dict) or not inputs or not outputs:
             raise ValueError(f"line {number}: inputs and outputs must be objects with something in them")
         yield Row(inputs, outputs)
-
-
-def _load(line: str) -> Any:
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        spelled = spell_literals(line.encode())
-        if spelled is None:
-            raise
-        return orjson.loads(spelled)
 
 
 def _csv_rows(text: str, golden: Golden, signature: Signature) -> Iterator[Row]:

@@ -66,7 +66,7 @@ def holders(kit: Kit, missing: frozenset[str]) -> Iterator[WantedLayer]:
         (path, WantedLayer(link.reference, layer, files))
         for link in reversed(kit.chain)
         for layer in link.layers
-        if _may_hold(layer) and (path := _path(layer)) is not None
+        if _may_hold(layer) and (path := layer.safe_path) is not None
         if (files := frozenset(name for name in missing if _covers(layer, path, name)))
     ]
     candidates.sort(key=lambda candidate: len(candidate[0]), reverse=True)
@@ -83,14 +83,6 @@ def _mlmodel_beside(path: str) -> str:
 
 def _may_hold(layer: Layer) -> bool:
     return layer.role in _ROLES and (layer.archive is Archive.TAR or bool(layer.path))
-
-
-def _path(layer: Layer) -> str | None:
-    """Return the path of what a layer holds, "" for all of the kit; None where it is unsafe."""
-    try:
-        return safe_path(layer.path or "")
-    except UnsafeArchive:
-        return None
 
 
 def _covers(layer: Layer, path: str, name: str) -> bool:

@@ -49,8 +49,7 @@ def stated_entry(kit: Kit) -> PythonEntry | None:
         InvalidKitfile: where the Kitfile names one by an unsafe path, or a class that is none.
     """
     model = kit.kitfile.model
-    parameters = model.parameters if model is not None and isinstance(model.parameters, dict) else {}
-    value = parameters.get(_PARAMETER)
+    value = None if model is None else model.parameter(_PARAMETER)
     if isinstance(value, str) and (match := _STATED.fullmatch(value.strip())):
         where = f"{kit.reference}: model.parameters.{_PARAMETER} in its Kitfile"
         name = match["name"] or ""
@@ -63,7 +62,7 @@ def stated_entry(kit: Kit) -> PythonEntry | None:
         except UnsafeArchive as error:
             raise InvalidKitfile(f"{where}: {error}") from error
     for layer in code_layers(kit):
-        if (path := _path(layer)) is not None and posixpath.basename(path) == FILE:
+        if (path := layer.safe_path) is not None and posixpath.basename(path) == FILE:
             return PythonEntry(path)
     return None
 
@@ -80,7 +79,7 @@ def possible_entries(kit: Kit, may_run_code: bool) -> Iterator[tuple[Layer, str]
     `LOOKED_INTO_BYTES` are left out.
     """
     for layer in code_layers(kit):
-        path = _path(layer)
+        path = layer.safe_path
         if layer.archive is not Archive.TAR or path is None or _SINGLE_FILE.search(path):
             continue
         if may_run_code or layer.descriptor.size <= LOOKED_INTO_BYTES:
@@ -105,11 +104,3 @@ def may_have_unseen_entry(kit: Kit, inventory: Inventory, may_run_code: bool) ->
 def known_entry(kit: Kit, inventory: Inventory) -> PythonEntry | None:
     """Return the entry that an unpacked kit states, or that was found in it."""
     return stated_entry(kit) or (PythonEntry(inventory.entry) if inventory.entry else None)
-
-
-def _path(layer: Layer) -> str | None:
-    """Return the path of what a layer holds, "" for all of the kit; None where it is unsafe."""
-    try:
-        return safe_path(layer.path or "")
-    except UnsafeArchive:
-        return None

@@ -31,8 +31,7 @@ def read_example(kit: UnpackedKit, mlflow: MLflowModel | None) -> Any:
         KitError: where it cannot be read.
     """
     model = model_of(kit.kit)
-    parameters = None if model is None else model.parameters
-    example = parameters.get(_PARAMETER) if isinstance(parameters, dict) else None
+    example = None if model is None else model.parameter(_PARAMETER)
     if example is not None or mlflow is None or not mlflow.mlmodel.example:
         return example
     return _read_mlflow(mlflow.mlmodel)

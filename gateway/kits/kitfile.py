@@ -74,6 +74,10 @@ class Model(Entry):
     parts: Annotated[tuple[ModelPart, ...], BeforeValidator(null_as_empty)] = ()
     parameters: JsonValue = None
 
+    def parameter(self, name: str) -> Any:
+        """Return a member of `parameters`; None where they have none of that name, or are no object."""
+        return self.parameters.get(name) if isinstance(self.parameters, dict) else None
+
 
 class Package(Lenient):
     """The kit as a whole."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
 
+from gateway.errors import UnsafeArchive
+from gateway.kits.paths import safe_path
 from gateway.kits.uses import Use
 from gateway.oci.content import Descriptor
 from gateway.oci.reference import Digest
@@ -165,6 +167,14 @@ class Layer:
     root: str = ""
     diff_id: Digest | None = None
     use: Use | None = None
+
+    @property
+    def safe_path(self) -> str | None:
+        """`path`, "" where it is all of the kit; None where it is unsafe."""
+        try:
+            return safe_path(self.path or "")
+        except UnsafeArchive:
+            return None
 
     @classmethod
     def of(cls, descriptor: Descriptor) -> "Layer":

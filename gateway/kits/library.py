@@ -38,34 +38,24 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from gateway.errors import ContentError, KitError, RegistryError, StoreError, UnsafeArchive
+from gateway.errors import ContentError, RegistryError, StoreError
 from gateway.kits.cache import Cache
 from gateway.kits.companions import holders, missing_files
 from gateway.kits.datasets import Dataset, find_dataset, read_dataset
 from gateway.kits.directories import (
     Inventory,
-    InventoryBlob,
     KitDirectories,
-    boot_id,
-    inventory_files,
-    inventory_layers,
-    remove_tree,
 )
 from gateway.kits.entry import (
     PythonEntry,
-    code_layers,
-    entry_among,
     known_entry,
-    may_have_unseen_entry,
-    possible_entries,
     stated_entry,
 )
 from gateway.kits.kit import Kit
 from gateway.kits.layer import Layer, Role
 from gateway.kits.lookup import Lookup
-from gateway.kits.pull import Progress, Pull, WantedLayer
+from gateway.kits.pull import Progress, Pull
 from gateway.kits.shared_layers import SharedLayers
-from gateway.kits.tree import Tree
 from gateway.kits.trust import (
     ANYTHING,
     Policy,
@@ -76,7 +66,7 @@ from gateway.kits.trust import (
     verdict_from_json,
     verdict_to_json,
 )
-from gateway.kits.unpack import form_of
+from gateway.kits.unpack_kit import KitUnpacker, is_incomplete
 from gateway.kits.variants import Room
 from gateway.oci.files import replace_file
 from gateway.oci.leases import Lease
@@ -138,6 +128,7 @@ class Library:
             self._parents.mkdir(exist_ok=True)
             self._verdicts.mkdir(exist_ok=True)
         self.cache = Cache(self._store, self._directories, limit)
+        self._unpacker = KitUnpacker(self._store, self._directories, self.cache.make_room)
 
     def describe(
         self, reference: Reference, policy: Policy = ANYTHING, room: Callable[[], Room] = Room.here
@@ -201,11 +192,7 @@ class Library:
                 inventory = self._directories.check(kit.key)
                 if inventory is None:
                     pull = self._pull(kit, verdict.code, lookup, progress)
-                elif (
-                    not inventory.has_companions
-                    or _lacks_layers(kit, inventory, verdict.code)
-                    or may_have_unseen_entry(kit, inventory, verdict.code)
-                ):
+                elif not inventory.has_companions or is_incomplete(kit, inventory, verdict.code):
                     pull = self._complete(kit, inventory, verdict.code, lookup, progress)
                 blobs, entry = self._record_name(kit)
                 if entry is None:
@@ -236,11 +223,7 @@ class Library:
         """
         root = self._directories.path(kit.key)
         missing = missing_files(kit, root, [file.path for file in inventory.files])
-        if (
-            _lacks_layers(kit, inventory, may_run_code)
-            or may_have_unseen_entry(kit, inventory, may_run_code)
-            or next(holders(kit, missing), None) is not None
-        ):
+        if is_incomplete(kit, inventory, may_run_code) or next(holders(kit, missing), None) is not None:
             with suppress(RegistryError):
                 return self._pull(kit, may_run_code, lookup, progress)
         else:
@@ -281,95 +264,13 @@ class Library:
     def _unpack_or_refetch(self, kit: Kit, may_run_code: bool, pull: Pull) -> None:
         """Unpack a kit; where blobs of this node are damaged, fetch them again and unpack it once more."""
         try:
-            self._unpack(kit, may_run_code, pull)
+            self._unpacker.unpack(kit, may_run_code, pull)
         except ContentError:
             damaged = [digest for digest in pull.cached if not self._store.verify(digest)]
             # With intact blobs, the kit itself is wrong.
             if not damaged:
                 raise
-            self._unpack(kit, may_run_code, pull)
-
-    def _unpack(self, kit: Kit, may_run_code: bool, pull: Pull) -> None:
-        needed = [WantedLayer(link.reference, layer) for link in kit.chain for layer in link.needed_layers()]
-        self.cache.make_room(pull.add(needed))
-        directory = self._directories.begin(kit.key)
-        try:
-            tree = Tree(directory, str(kit.reference), expected=kit.size)
-            unpacked = pull.unpack_into(tree, needed)
-            _check_model(kit, directory)
-            entry = stated_entry(kit) or entry_among(kit, [file.path for file in tree.files])
-            entry = entry or self._find_entry(kit, may_run_code, pull)
-            code = [WantedLayer(kit.reference, layer) for layer in code_layers(kit)]
-            code = code if entry is not None and may_run_code else []
-            if code:
-                self.cache.make_room(pull.add(code))
-                unpacked += pull.unpack_into(tree, code)
-            companions = self._unpack_companions(kit, pull, tree)
-            tree.make_read_only()
-            files = inventory_files(directory, tree.files)
-        except BaseException:
-            remove_tree(directory)
-            raise
-        self._directories.finish(
-            kit.key,
-            Inventory(
-                digest=kit.digest,
-                manifest_size=self._store.path(kit.digest).stat().st_size,
-                names=[],
-                blobs=[
-                    InventoryBlob(digest=digest, size=self._store.path(digest).stat().st_size)
-                    for digest in dict.fromkeys(
-                        (
-                            *kit.needed_blobs,
-                            *companions,
-                            *(wanted.layer.descriptor.digest for wanted in code),
-                        )
-                    )
-                    if self._store.has(digest)
-                ],
-                boot=boot_id(),
-                files=files,
-                layers=inventory_layers(unpacked),
-                has_companions=True,
-                entry="" if entry is None else entry.path,
-            ),
-        )
-
-    def _unpack_companions(self, kit: Kit, pull: Pull, tree: Tree) -> list[Digest]:
-        """Unpack the files that the model names from the layers that hold them; return those layers."""
-        missing = missing_files(kit, tree.root, [file.path for file in tree.files])
-        held = []
-        for candidate in holders(kit, missing):
-            # An earlier candidate may have had them.
-            files = frozenset(candidate.files or ()) & missing
-            if files:
-                wanted = replace(candidate, files=files)
-                self.cache.make_room(pull.add([wanted]))
-                (unpacked,) = pull.unpack_into(tree, [wanted])
-                missing -= {file.path for file in unpacked.files}
-                if unpacked.files:
-                    held.append(wanted.layer.descriptor.digest)
-        return held
-
-    def _find_entry(self, kit: Kit, may_run_code: bool, pull: Pull) -> PythonEntry | None:
-        """Return the entry that is in a code layer and stated nowhere; nothing of it is kept."""
-        for layer, path in possible_entries(kit, may_run_code):
-            wanted = WantedLayer(kit.reference, layer, frozenset({path}))
-            self.cache.make_room(pull.add([wanted]))
-            directory = self._directories.begin(f"{kit.key}-entry")
-            try:
-                tree = Tree(directory, str(kit.reference), expected=layer.descriptor.size)
-                (unpacked,) = pull.unpack_into(tree, [wanted])
-            except UnsafeArchive:
-                # What is not unpacked may hold what it likes.
-                if may_run_code:
-                    raise
-                continue
-            finally:
-                remove_tree(directory)
-            if unpacked.files:
-                return PythonEntry(path)
-        return None
+            self._unpacker.unpack(kit, may_run_code, pull)
 
     def _record_name(self, kit: Kit) -> tuple[frozenset[Digest], PythonEntry | None]:
         """Add the reference that a kit was opened by to its inventory; return its blobs and entry."""
@@ -392,23 +293,6 @@ def _name_in_index(reference: Reference) -> str:
     if isinstance(reference, RegistryReference):
         return str(replace(reference, digest=None))
     return f"{reference.name}:{reference.tag}"
-
-
-def _lacks_layers(kit: Kit, inventory: Inventory, may_run_code: bool) -> bool:
-    """Tell whether a kit was unpacked without a layer that serving needs, such as a prompt or a new type."""
-    forms = {layer.form for layer in inventory.layers}
-    needed = [layer for link in kit.chain for layer in link.needed_layers()]
-    if may_run_code and known_entry(kit, inventory) is not None:
-        needed += code_layers(kit)
-    return any(form_of(layer) not in forms for layer in needed)
-
-
-def _check_model(kit: Kit, root: Path) -> None:
-    if not (root / kit.model_name).exists():
-        raise KitError(
-            f"{kit.reference}: its model should be at {kit.model_name!r}, and no layer has that; "
-            "pack the kit again"
-        )
 
 
 def cache_directory(home: Path) -> Path:

@@ -108,8 +108,7 @@ def stated_by(model: Model | None, kind: str) -> tuple[TensorSpec, ...]:
     Raises:
         InvalidKitfile: when a tensor's datatype or shape is none, or a name is there twice.
     """
-    parameters = None if model is None else model.parameters
-    value = parameters.get(kind) if isinstance(parameters, dict) else None
+    value = None if model is None else model.parameter(kind)
     if not isinstance(value, list) or not all(_is_tensor(entry) for entry in value):
         return ()
     where = f"model.parameters.{kind} in its Kitfile"

@@ -20,8 +20,19 @@ from gateway.oci.content import Source
 from gateway.oci.reference import Digest, Reference, RegistryReference
 from runtimes.python.requirements import Sources
 
-__all__ = ["ANYTHING", "Policy", "PublicKey", "Verdict", "combined_verdict", "judge", "judge_registry"]
+__all__ = [
+    "ANYTHING",
+    "PICKLE_ADVICE",
+    "Policy",
+    "PublicKey",
+    "Verdict",
+    "code_advice",
+    "combined_verdict",
+    "judge",
+    "judge_registry",
+]
 
+PICKLE_ADVICE = "let the policy allow pickles of known libraries with `pickles: known`"
 _REASONS_SHOWN = 8
 
 
@@ -138,6 +149,15 @@ def judge_registry(reference: Reference, policy: Policy) -> str:
     raise NotTrusted(
         f"{reference}: the policy allows kits from {', '.join(policy.registries)} only; "
         "add its registry to the policy's `registries`, or copy the kit to one of them"
+    )
+
+
+def code_advice(kit: Kit) -> str:
+    """Return how the policy is made to allow a kit to run code, as the rest of a sentence."""
+    digests = " and ".join(str(link.digest) for link in kit.chain)
+    return (
+        "let the policy allow this kit to run code: sign it and set `allow_code: signed`, or list its digest "
+        f"there, {digests}"
     )
 
 

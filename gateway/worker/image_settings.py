@@ -22,7 +22,7 @@ def read_image_settings(kit: Kit) -> ImageSettings | None:
 
 def image_settings_of(model: Model) -> ImageSettings | None:
     """Return what a Kitfile's model says about images; see `read_image_settings`."""
-    value = model.parameters.get(_NAME) if isinstance(model.parameters, dict) else None
+    value = model.parameter(_NAME)
     if value is None:
         return None
     try:

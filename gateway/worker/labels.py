@@ -52,7 +52,7 @@ def own_labels(model: LoadedModel) -> Labels:
 
 def labels_of(model: Model, root: Path) -> Labels:
     """Return the labels of a Kitfile's model, whose files are under `root`; see `read_labels`."""
-    value = model.parameters.get(_NAME) if isinstance(model.parameters, dict) else None
+    value = model.parameter(_NAME)
     if value is not None:
         by_output = value if isinstance(value, dict) else {"": value}
         return {name: _from_list(name, names) for name, names in by_output.items()}

@@ -12,6 +12,7 @@ import numpy as np
 from runtimes.base import Array, Datatype, Resources, Signature, TensorSpec
 from runtimes.boosters.model import PREDICT, PROBABILITIES, RAW, BoosterModel
 from runtimes.errors import ExecutionError, InputError, LoadError
+from runtimes.extras import missing_library
 from runtimes.formats import Format
 from runtimes.tables import Table, column
 from runtimes.trial import Trial
@@ -150,7 +151,7 @@ def load(path: Path, threads: int) -> CatboostModel:
     try:
         import catboost
     except ImportError as error:
-        raise LoadError(f"{path} needs CatBoost: pip install 'kitserve[catboost]' ({error})") from error
+        raise missing_library(path, "CatBoost", "catboost", error) from error
     model = catboost.CatBoost()
     try:
         with path.open("rb") as file:

@@ -14,6 +14,7 @@ from runtimes.boosters.categories import CategoryColumn, Rows
 from runtimes.boosters.lightgbm_file import LightgbmFile
 from runtimes.boosters.model import PREDICT, PROBABILITIES, RAW, BoosterModel
 from runtimes.errors import LoadError
+from runtimes.extras import missing_library
 from runtimes.formats import Format
 
 
@@ -30,7 +31,7 @@ class LightgbmRuntime:
         try:
             import lightgbm
         except ImportError as error:
-            raise LoadError(f"{path} needs LightGBM: pip install 'kitserve[lightgbm]' ({error})") from error
+            raise missing_library(path, "LightGBM", "lightgbm", error) from error
         try:
             booster = lightgbm.Booster(model_str=text)
         except Exception as error:

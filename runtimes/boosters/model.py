@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from runtimes.base import Array, Signature, unknown_output
+from runtimes.base import Array, Signature
 from runtimes.errors import ExecutionError, ModelError
+from runtimes.input_check import unknown_output
 
 PREDICT, PROBABILITIES, RAW = "predict", "predict_proba", "raw_score"
 

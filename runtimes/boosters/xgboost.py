@@ -16,6 +16,7 @@ from runtimes.boosters.categories import CategoryColumn, Rows
 from runtimes.boosters.model import PREDICT, PROBABILITIES, RAW, BoosterModel
 from runtimes.boosters.xgboost_file import XgboostFile
 from runtimes.errors import LoadError
+from runtimes.extras import missing_library
 from runtimes.formats import Format
 
 # The time and the line of source that XGBoost writes before each error.
@@ -166,7 +167,7 @@ def _booster(path: Path, file: XgboostFile, data: bytes, threads: int) -> Any:
     try:
         import xgboost
     except ImportError as error:
-        raise LoadError(f"{path} needs XGBoost: pip install 'kitserve[xgboost]' ({error})") from error
+        raise missing_library(path, "XGBoost", "xgboost", error) from error
     if data[:2] != b'{"' and data[1:2] not in b"iUIlL":
         # XGBoost takes JSON with a space before its first key for UBJSON.
         data = b"{" + data.lstrip()[1:].lstrip()

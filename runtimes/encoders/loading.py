@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.errors import LoadError
+from runtimes.extras import missing_library
 from runtimes.hugging_face.directory import TOKENIZERS, HuggingFaceModel, Pipeline
 
 ADAPTER = "adapter_config.json"
@@ -37,7 +38,7 @@ def check_files(source: HuggingFaceModel) -> None:
 def check_installed(path: Path) -> None:
     """Raise LoadError unless transformers is installed; it is not imported for that."""
     if find_spec("transformers") is None:
-        raise LoadError(f"{path} needs transformers: pip install 'kitserve[transformers]'")
+        raise missing_library(path, "transformers", "transformers")
 
 
 def import_transformers(path: Path) -> Any:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from runtimes.base import Array, InputCheck, Signature, unknown_output
+from runtimes.base import Array, Signature
 from runtimes.engines.base import Task
 from runtimes.errors import ExecutionError, ModelError
+from runtimes.input_check import InputCheck, unknown_output
 from runtimes.torch_tensors import failure
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]

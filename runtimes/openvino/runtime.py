@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from runtimes.base import Array, Datatype, InputCheck, Resources, Signature, unknown_output
+from runtimes.base import Array, Datatype, Resources, Signature
 from runtimes.errors import ExecutionError, InputError, LoadError
+from runtimes.extras import missing_library
 from runtimes.formats import Format, identify
+from runtimes.input_check import InputCheck, unknown_output
 from runtimes.openvino import ir_file
 
 
@@ -30,7 +32,7 @@ class OpenVinoRuntime:
         try:
             import openvino
         except ImportError as error:
-            raise LoadError(f"{path} needs OpenVINO: pip install 'kitserve[openvino]' ({error})") from error
+            raise missing_library(path, "OpenVINO", "openvino", error) from error
         settings = {
             "INFERENCE_NUM_THREADS": resources.threads,
             "NUM_STREAMS": 1,

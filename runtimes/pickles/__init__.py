@@ -1,1 +1,1 @@
-"""Pickles: what they would import, found without running them."""
+"""Pickles: what they import, found without running them, and the loading of known ones."""

@@ -75,9 +75,9 @@ class _Follower(Unpickler):
         self._versions = versions
 
     def find_class(self, module: str, name: str, /) -> Any:
-        found = reference(module, name, self.proto)
-        self._names.add(found.name)
-        return found
+        target = reference(module, name, self.proto)
+        self._names.add(target.name)
+        return target
 
     def _call(self, target: object, arguments: object) -> object:
         if type(target) is not Reference or type(arguments) is not tuple:

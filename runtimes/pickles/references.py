@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from runtimes.errors import LoadError
+from runtimes.extras import install_command
 from runtimes.pickles.known import Use, use_of
 from runtimes.pickles.refusals import NotListed, Refused
 
@@ -72,7 +73,7 @@ def class_of(value: object, package: str) -> Any:
 def _missing(missing: Reference, error: Exception) -> str:
     package = missing.package
     if isinstance(error, ImportError) and error.name == package and package in _EXTRAS:
-        return f"it needs {package}: pip install 'kitserve[{_EXTRAS[package]}]'"
+        return f"it needs {package}: {install_command(_EXTRAS[package])}"
     version = _version(package)
     return f"{missing.name} is not in the {package} {version} that is installed; install the one that made it"
 

@@ -72,8 +72,8 @@ class Unpickler(_PythonUnpickler):  # type: ignore[misc]
 
     def find_class(self, module: str, name: str, /) -> Any:
         """Return the value that a name stands for, or a reference to be used as the list says."""
-        found = reference(module, name, self.proto)
-        return found.target() if found.use is Use.VALUE else found
+        target = reference(module, name, self.proto)
+        return target.target() if target.use is Use.VALUE else target
 
     def persistent_load(self, pid: Any, /) -> Any:  # noqa: ARG002
         raise Refused("it refers to objects outside of the file")
@@ -124,10 +124,10 @@ class Unpickler(_PythonUnpickler):  # type: ignore[misc]
         """Do what older releases of numpy do to find a function by its module and name."""
         if len(arguments) != 2 or not all(type(argument) is str for argument in arguments):
             raise Refused("a function of numpy has an unknown form")
-        found = self.find_class(*arguments)
-        if not isinstance(found, np.ufunc):
-            raise Refused(f"{_shown(found)} is no function of numpy")
-        return found
+        function = self.find_class(*arguments)
+        if not isinstance(function, np.ufunc):
+            raise Refused(f"{_shown(function)} is no function of numpy")
+        return function
 
     def _remember(self, made: object, name: str) -> object:
         if type(made) is not Pending:

@@ -167,8 +167,7 @@ def _module(entry: Path) -> ModuleType:
         traceback.print_exc()
         raise WrongClass(
             f"{entry.name} needs the module {error.name!r}, which its environment does not have; list its "
-            "package "
-            "in requirements.txt"
+            "package in requirements.txt"
         ) from error
     except SyntaxError as error:
         raise WrongClass(f"{entry.name}, line {error.lineno}: {error.msg}") from error
@@ -210,8 +209,7 @@ def _checked(value: type) -> type:
     if hasattr(value, PREDICT) and (hasattr(value, PREPROCESS) or hasattr(value, POSTPROCESS)):
         raise WrongClass(
             f"{value.__name__} has `predict` beside `preprocess` or `postprocess`: a class with `predict` "
-            "is the "
-            "model itself; the others are around a model that Kitserve runs. Leave one of them out"
+            "is the model itself; the others are around a model that Kitserve runs. Leave one of them out"
         )
     return value
 

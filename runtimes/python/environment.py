@@ -69,8 +69,7 @@ def interpreter_for(
     if sources is Sources.NEVER:
         raise LoadError(
             f"{requirements.file} asks for packages, and the policy allows none (`requirements: never`): "
-            "leave the "
-            "file out of the kit, or set `trust: {requirements: kit}`"
+            "leave the file out of the kit, or set `trust: {requirements: kit}`"
         )
     home = directory / _key(requirements, sources)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -7,18 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.base import (
-    ANY,
-    Array,
-    Datatype,
-    InputCheck,
-    LabelledModel,
-    Signature,
-    TensorModel,
-    TensorSpec,
-    unknown_output,
-)
+from runtimes.base import ANY, Array, Datatype, LabelledModel, Signature, TensorModel, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError
+from runtimes.input_check import InputCheck, unknown_output
+from runtimes.python.annotations import OUTPUT
 from runtimes.python.child import POSTPROCESS, PREDICT, PREPROCESS
 from runtimes.python.process import KitProcess
 from runtimes.text_model import TextModel
@@ -135,7 +127,7 @@ class ProcessedModel:
 
         One that has no name is the input of a model with one.
         """
-        if list(tensors) == ["output"] and len(self._specs) == 1:
+        if list(tensors) == [OUTPUT] and len(self._specs) == 1:
             tensors = dict(zip(self._specs, tensors.values(), strict=True))
         for name, array in tensors.items():
             spec = self._specs.get(name)
@@ -165,7 +157,7 @@ class ProcessedModel:
         """Raise LoadError where preprocess is known to return what the model does not take."""
         names = [tensor["name"] for tensor in outputs]
         expected = {spec.name for spec in inner.all_inputs}
-        if names == ["output"] and len(expected) == 1:
+        if names == [OUTPUT] and len(expected) == 1:
             return
         required = {spec.name for spec in inner.inputs}
         if names and not (set(names) <= expected and required <= set(names)):

@@ -87,8 +87,7 @@ def _lines(file: Path) -> tuple[str, ...]:
             raise LoadError(
                 f"{file}: {requirement[:100]!r} is no plain requirement: write names with versions, such as "
                 "`pillow>=11`, and no options, addresses or paths; bring other packages as wheels, in the "
-                "directory "
-                f"`{WHEELS}` beside it"
+                f"directory `{WHEELS}` beside it"
             )
         lines.append(requirement)
     return tuple(lines)

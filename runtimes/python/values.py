@@ -74,8 +74,7 @@ def _by_name(method: Method, result: Any) -> Mapping[str, Any]:
     if result is None or isinstance(result, tuple | set):
         raise WrongAnswer(
             f"{method.name} returned {'None' if result is None else 'a ' + type(result).__name__}; return "
-            "a dict "
-            "of arrays by name, or an array"
+            "a dict of arrays by name, or an array"
         )
     return {OUTPUT: result}
 

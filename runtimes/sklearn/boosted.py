@@ -78,5 +78,5 @@ def _of_catboost(estimator: Any) -> list[Changes]:
     columns: list[Changes] = [{} for _ in estimator.feature_names_]
     # It hashes the text of a category, so that an integer and its digits are the same.
     for position in (*estimator.get_cat_feature_indices(), *estimator.get_text_feature_indices()):
-        columns[position] = {"datatype": Datatype.BYTES, "known": ("0",)}
+        columns[position] = {"datatype": Datatype.BYTES, "values": ("0",)}
     return columns

@@ -37,10 +37,10 @@ class Column:
     datatype: Datatype = Datatype.FP64
     missing: float | None = np.nan
     """What stands for a missing string in what the model was fitted on: NaN or None."""
-    known: tuple[Any, ...] = ()
-    """Values that the model knows; empty where none are known."""
+    values: tuple[Any, ...] = ()
+    """Values that the model knows; empty where it tells of none."""
     is_closed: bool = False
-    """Whether an encoder has a list of all values, which are those that are `known`."""
+    """Whether an encoder has a list of all values, which are then `values`."""
     categories: tuple[Any, ...] | None = None
     """The categories of a pandas column of dtype `category`, in their order; None for another column."""
     is_guess: bool = False
@@ -202,12 +202,12 @@ class _Finder:
         if hasattr(estimator, "build_analyzer"):
             _check_text(estimator)
             for position in positions:
-                self._note(position, datatype=Datatype.BYTES, known=("text",))
+                self._note(position, datatype=Datatype.BYTES, values=("text",))
             return False
         if (columns := boosted_columns(estimator)) is not None:
             for position, changes in zip(positions, columns, strict=False):
-                known = changes.get("categories")
-                kind = {} if known is None else {"datatype": datatype_of(known), "known": known}
+                values = changes.get("categories")
+                kind = {} if values is None else {"datatype": datatype_of(values), "values": values}
                 self._note(position, **{**changes, **kind})
             return False
         categories = attribute(estimator, "categories_")
@@ -224,7 +224,7 @@ class _Finder:
             for position, fill in zip(positions, fills, strict=False):
                 if isinstance(fill, str):
                     missing = None if attribute(estimator, "missing_values") is None else np.nan
-                    self._note(position, datatype=Datatype.BYTES, missing=missing, known=(fill,))
+                    self._note(position, datatype=Datatype.BYTES, missing=missing, values=(fill,))
             return not attribute(estimator, "add_indicator") and len(fills) == len(positions)
         return name in _KEEPS_COLUMNS and attribute(estimator, "func") is None
 
@@ -239,7 +239,7 @@ class _Finder:
         datatype = datatype_of(present)
         if datatype is Datatype.INT64 and (len(present) < len(values) or values.dtype.kind == "f"):
             datatype = Datatype.FP64
-        self._note(position, datatype=datatype, missing=missing, known=tuple(present), is_closed=True)
+        self._note(position, datatype=datatype, missing=missing, values=tuple(present), is_closed=True)
 
     def _note(self, position: int, **changes: Any) -> None:
         column = self._columns[position]

@@ -67,7 +67,7 @@ def _to_blame(sentence: str, columns: Columns, inputs: Mapping[str, Array]) -> I
 
 
 def _is_known(value: object, column: Column) -> bool:
-    return (value.decode("utf-8", "replace") if isinstance(value, bytes) else value) in column.known
+    return (value.decode("utf-8", "replace") if isinstance(value, bytes) else value) in column.values
 
 
 def _has_no_number(values: Array) -> bool:

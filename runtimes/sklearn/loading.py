@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.errors import LoadError
+from runtimes.extras import missing_library
 from runtimes.pickles.dry_run import dry_run
 from runtimes.pickles.refusals import Refused
 from runtimes.pickles.unpickler import load
@@ -26,7 +27,7 @@ def unpickle(path: Path, *, runs_code: bool = False) -> tuple[Any, str]:
         import sklearn
         from sklearn.exceptions import InconsistentVersionWarning
     except ImportError as error:
-        raise LoadError(f"{path} needs scikit-learn: pip install 'kitserve[sklearn]' ({error})") from error
+        raise missing_library(path, "scikit-learn", "sklearn", error) from error
     version = sklearn.__version__
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", InconsistentVersionWarning)

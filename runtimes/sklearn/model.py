@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runtimes.base import Array, Signature, unknown_output
+from runtimes.base import Array, Signature
 from runtimes.errors import ExecutionError
+from runtimes.input_check import unknown_output
 from runtimes.sklearn.columns import Columns
 from runtimes.sklearn.failures import error_of
 from runtimes.sklearn.outputs import arrays_of, typed

@@ -113,7 +113,7 @@ def _readable(
         if not rows.ignored and not calls_a_function(estimator):
             raise
     if not inputs and has_guess:
-        numbers = [replace(each, datatype=Datatype.FP64, known=()) for each in columns.columns]
+        numbers = [replace(each, datatype=Datatype.FP64, values=()) for each in columns.columns]
         changed = [
             other if each.is_guess else each for each, other in zip(columns.columns, numbers, strict=True)
         ]

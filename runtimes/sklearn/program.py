@@ -69,7 +69,7 @@ def _unfolded(estimator: Any) -> tuple[list[Callable[[Any], Any]], Any]:
 
 
 def _bound(final: Any, method: str, threads: int) -> Callable[[Any], Result]:
-    """Return a method; CatBoost's takes the number of threads with each call, and other are set before."""
+    """Return a method; CatBoost takes the number of threads with each call, others were given it before."""
     function: Callable[..., Result] = getattr(final, method)
     if library_of(final) == "catboost":
         return lambda rows: function(rows, thread_count=threads)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from runtimes.base import ANY, Array, Datatype, TensorSpec
-from runtimes.errors import InputError, LoadError
+from runtimes.errors import InputError
+from runtimes.extras import missing_library
 from runtimes.sklearn.columns import Column, Columns
 from runtimes.tables import Table, column
 
@@ -49,7 +50,7 @@ class Rows:
 
     def matrix(self, inputs: Mapping[str, Array]) -> Array:
         """Return the rows as floats, [rows, columns]; one that is not read is 0."""
-        rows = self._table.matrix(self._known(inputs), _FP64)
+        rows = self._table.matrix(self._without_ignored(inputs), _FP64)
         if not self.ignored:
             return rows
         whole = np.zeros((len(rows), len(self.columns.columns)))
@@ -58,7 +59,7 @@ class Rows:
 
     def objects(self, inputs: Mapping[str, Array]) -> Array:
         """Return the rows as objects, [rows, columns]."""
-        columns = self._table.columns(self._known(inputs))
+        columns = self._table.columns(self._without_ignored(inputs))
         rows = np.empty((len(next(iter(columns.values()))), len(columns)), dtype=object)
         for position, (name, values) in enumerate(columns.items()):
             rows[:, position] = _plain(self._read[name], values)
@@ -79,10 +80,8 @@ class Rows:
         try:
             import pandas
         except ImportError as error:
-            raise LoadError(
-                f"{source} takes columns by name or strings, which needs pandas: "
-                f"pip install 'kitserve[sklearn]' ({error})"
-            ) from error
+            subject = f"{source} takes columns by name or strings, which"
+            raise missing_library(subject, "pandas", "sklearn", error) from error
         codes = {
             name: (
                 {value: code for code, value in enumerate(each.categories)},
@@ -95,14 +94,14 @@ class Rows:
         def series(name: str, values: Array) -> Any:
             values = _plain(self._read[name], values)
             if name in codes:
-                known, dtype = codes[name]
+                code_of, dtype = codes[name]
                 return pandas.Categorical.from_codes(
-                    [known.get(value, -1) for value in values.tolist()], dtype=dtype
+                    [code_of.get(value, -1) for value in values.tolist()], dtype=dtype
                 )
             return pandas.Series(values, dtype=object, copy=False) if values.dtype == object else values
 
         def frame(inputs: Mapping[str, Array]) -> Any:
-            columns = self._table.columns(self._known(inputs))
+            columns = self._table.columns(self._without_ignored(inputs))
             return pandas.DataFrame(
                 {name: series(name, values) for name, values in columns.items()}, copy=False
             )
@@ -116,7 +115,7 @@ class Rows:
             return {self._table.inputs[0].name: np.stack(numbers, axis=1)}
         return {name: _example(each, count, fill) for name, each in self._read.items()}
 
-    def _known(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    def _without_ignored(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Return the inputs without the columns that the model does not read."""
         if not self.ignored:
             return inputs
@@ -125,10 +124,10 @@ class Rows:
 
 
 def _example(each: Column, count: int, fill: Callable[[int], Array]) -> Array:
-    known = each.known or (("0",) if each.datatype is Datatype.BYTES else ())
-    if not known:
+    choices = each.values or (("0",) if each.datatype is Datatype.BYTES else ())
+    if not choices:
         return fill(count).astype(each.datatype.numpy).reshape(count, 1)
-    values: Sequence[Any] = [known[row % len(known)] for row in range(count)]
+    values: Sequence[Any] = [choices[row % len(choices)] for row in range(count)]
     array = np.empty((count, 1), each.datatype.numpy)
     array[:, 0] = [value.encode() if isinstance(value, str) else value for value in values]
     return array

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from runtimes.base import Resources
 from runtimes.errors import LoadError, ModelError
+from runtimes.extras import missing_library
 from runtimes.formats import Format, identify
 from runtimes.sklearn.model import SklearnModel
 
@@ -26,7 +27,7 @@ class SkopsRuntime:
             import skops
             import skops.io
         except ImportError as error:
-            raise LoadError(f"{path} needs skops: pip install 'kitserve[skops]' ({error})") from error
+            raise missing_library(path, "skops", "skops", error) from error
         try:
             # skops asks for a part of these only: all are on the list.
             estimator = skops.io.load(path, trusted=names)

@@ -15,6 +15,7 @@ import numpy as np
 
 from runtimes.base import Array, Resources
 from runtimes.errors import ExecutionError, InputError, LoadError
+from runtimes.extras import missing_library
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def prepare(path: Path, resources: Resources) -> tuple[Any, str]:
         with _quiet():
             import tensorflow as tf
     except ImportError as error:
-        raise LoadError(f"{path} needs TensorFlow: pip install 'kitserve[tensorflow]' ({error})") from error
+        raise missing_library(path, "TensorFlow", "tensorflow", error) from error
     gpus = tf.config.list_physical_devices("GPU")
     if resources.gpus > 0 and not gpus:
         raise LoadError(

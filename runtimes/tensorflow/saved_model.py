@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from runtimes.base import Array, InputCheck, Resources, Signature, unknown_output
+from runtimes.base import Array, Resources, Signature
 from runtimes.errors import ExecutionError, LoadError
 from runtimes.formats import Format, identify
+from runtimes.input_check import InputCheck, unknown_output
 from runtimes.tensorflow import saved_model_file
 from runtimes.tensorflow.engine import prepare, run_error, to_array, to_tensors
 from runtimes.tensorflow.saved_model_file import SavedModelFile

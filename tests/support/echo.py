@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from runtimes.base import Array, InputCheck, Signature, TensorSpec, unknown_output
+from runtimes.base import Array, Signature, TensorSpec
+from runtimes.input_check import InputCheck, unknown_output
 
 
 class Echo:

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from runtimes.base import Array, Datatype, Resources, Signature, TensorSpec, unknown_output
+from runtimes.base import Array, Datatype, Resources, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError
 from runtimes.formats import Format
+from runtimes.input_check import unknown_output
 from runtimes.tables import Table, column
 
 SAMPLE = (

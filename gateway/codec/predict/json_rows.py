@@ -23,7 +23,7 @@ from typing import Any
 
 import orjson
 
-from gateway.codec.non_finite import spell_literals
+from gateway.codec.non_finite import parse_json
 from gateway.codec.predict.layout import Layout, check_lengths, listed
 from gateway.codec.predict.values import tensor
 from runtimes.base import Array
@@ -84,13 +84,7 @@ def read_json(text: bytes | memoryview, layout: Layout) -> JsonCall:
 
 def _document(text: bytes | memoryview) -> Any:
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        spelled = spell_literals(text)
-        if spelled is None:
-            raise InputError(f"the body is not JSON: {error}") from None
-    try:
-        return orjson.loads(spelled)
+        return parse_json(text)
     except orjson.JSONDecodeError as error:
         raise InputError(f"the body is not JSON: {error}") from None
 

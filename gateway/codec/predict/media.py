@@ -43,7 +43,7 @@ _BY_TYPE: Mapping[str, Media] = {
     **_OTHER_NAMES,
 }
 # What says nothing; curl sends the second of them with `-d` and `--data-binary`.
-_UNTOLD = ("", "application/x-www-form-urlencoded", "application/octet-stream")
+_UNSTATED = ("", "application/x-www-form-urlencoded", "application/octet-stream")
 _BEGINNINGS: tuple[tuple[bytes, Media], ...] = (
     (b"\x93NUMPY", Media.NPY),
     (b"PK\x03\x04", Media.NPZ),
@@ -67,7 +67,7 @@ def media_of(content_type: str, beginning: bytes) -> Media:
         return media
     if name.endswith("+json"):
         return Media.JSON
-    if name not in _UNTOLD and name != "text/plain":
+    if name not in _UNSTATED and name != "text/plain":
         names = ", ".join(name for names in CONTENT_TYPES.values() for name in names)
         raise UnknownMedia(f"a body of the type {name!r} is not read here; send one of {names}")
     for magic, other in _BEGINNINGS:

@@ -18,6 +18,7 @@ from gateway.codec.elements import ELEMENTS, FLOAT_ELEMENTS, FLOATS, Elements, t
 from gateway.codec.non_finite import TEXTS, are_numbers, to_floats
 from runtimes.base import Array, TensorSpec
 from runtimes.errors import InputError
+from runtimes.input_check import shape_text
 
 _MAX_RANK = 16
 _SHOWN_CHARACTERS = 40
@@ -66,7 +67,7 @@ def shaped(spec: TensorSpec, array: Array, shape: Sequence[int]) -> Array:
     if len(shape) == len(expected) - 1 and rest.count(-1) == 1 and expected[-1] == 1:
         # Scalars or vectors that lack only a last axis of length 1.
         return array.reshape((*shape, 1))
-    needed = "one value" if not rest or math.prod(rest) == 1 else f"values of shape {_shape(rest)}"
+    needed = "one value" if not rest or math.prod(rest) == 1 else f"values of shape {shape_text(rest)}"
     given = "one value" if len(shape) == 1 else f"values of shape {list(shape[1:])}"
     raise InputError(f"a row of {spec.name!r} must have {needed}, not {given}")
 
@@ -169,7 +170,3 @@ def _fits(shape: Sequence[int], expected: Sequence[int]) -> bool:
     return len(shape) == len(expected) and all(
         length in (-1, size) for size, length in zip(shape, expected, strict=True)
     )
-
-
-def _shape(rest: Sequence[int]) -> str:
-    return f"{list(rest)} (-1: any length)" if -1 in rest else str(list(rest))

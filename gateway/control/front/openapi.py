@@ -143,12 +143,7 @@ def _server_paths() -> dict[str, Any]:
         "get": operation(_SERVER, "Whether every model can be called", ready, OF_EDGE, {"503": not_ready})
         | {"parameters": [any_model]}
     }
-    page = {
-        "description": "A page of HTML.",
-        "headers": header_refs("X-Request-Id"),
-        "content": {"text/html": {}},
-    }
-    documented["/docs"] = {"get": operation(_SERVER, "The same as a page for people", page, OF_GATEWAY)}
+    documented["/docs"] = {"get": operation(_SERVER, "The same as a page for people", _page(), OF_GATEWAY)}
     return documented
 
 
@@ -173,14 +168,9 @@ def _any_paths() -> dict[str, Any]:
         infer = _infer(_ANY, "Call the model", ref("InferenceRequest"))
         paths[f"{path}/infer"] = {"parameters": parameters, "post": infer}
         paths[f"{path}/predict"] = {"parameters": parameters, "post": predict.operation_of(_ANY)}
-    page = {
-        "description": "A page of HTML.",
-        "headers": header_refs("X-Request-Id"),
-        "content": {"text/html": {}},
-    }
     paths["/v2/models/{model}/docs"] = {
         "parameters": [parameter_ref("model")],
-        "get": operation(_ANY, "The model's page for people", page, OF_GATEWAY),
+        "get": operation(_ANY, "The model's page for people", _page(), OF_GATEWAY),
     }
     paths |= predict.aliases(_ANY)
     for action in ("load", "unload"):
@@ -245,6 +235,7 @@ def _fault(status: int) -> dict[str, Any]:
 
 
 def _page() -> dict[str, Any]:
+    """Return the answer of an operation that is a page for people."""
     headers = header_refs("X-Request-Id")
     return {"description": "A page of HTML.", "headers": headers, "content": {"text/html": {}}}
 

@@ -14,7 +14,8 @@ from gateway.codec.json_request import Decoder
 from gateway.codec.predict.paths import Style
 from gateway.codec.predict.request import Reader
 from gateway.control.front import examples, schemas
-from runtimes.base import ANY, Datatype, Signature, TensorSpec, check_inputs
+from runtimes.base import ANY, Datatype, Signature, TensorSpec
+from runtimes.input_check import check_inputs
 from tests.support.echo import Echo
 from tests.support.worker import worker
 

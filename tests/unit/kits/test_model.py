@@ -43,7 +43,7 @@ def test_a_pickle_of_known_libraries_is_served_unless_the_policy_refuses_it(
     assert choice.format is Format.KNOWN_PICKLE
     model = load(pickled, choice, Resources())
     assert isinstance(model, TensorModel)
-    assert model.infer({"input": np.array([[5.1, 3.5, 1.4, 0.2]])})["label"].tolist() == [0]
+    assert model.infer({"input": np.array([[5.1, 3.5, 1.4, 0.2]])})["predict"].tolist() == [0]
     with pytest.raises(UnusableModel, match="the policy allows no pickles") as caught:
         choose_runtime(pickled, None, allow_pickles=False)
     assert str(caught.value).endswith("let the policy allow pickles of known libraries with `pickles: known`")

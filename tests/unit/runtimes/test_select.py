@@ -15,18 +15,10 @@ import pytest
 import torch
 
 from runtimes import errors
-from runtimes.base import (
-    Array,
-    Datatype,
-    InputCheck,
-    LoadedModel,
-    Resources,
-    Signature,
-    TensorSpec,
-    check_inputs,
-)
+from runtimes.base import Array, Datatype, LoadedModel, Resources, Signature, TensorSpec
 from runtimes.errors import InputError, LoadError, ModelError, NoRuntime, SeveralModels, UnsafeFormat
 from runtimes.formats import Format
+from runtimes.input_check import InputCheck, check_inputs
 from runtimes.select import check, choose, installed, names
 from tests.support import gguf_files
 from tests.support.model_files import Double, identity_onnx, save_script

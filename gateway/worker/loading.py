@@ -1,0 +1,236 @@
+"""The way from a kit's reference to a model that can answer: fetch, choose, load, and a first call."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from rich.filesize import decimal
+
+from gateway.codec.predict.image_settings import ImageSettings, UnusableImageSettings
+from gateway.codec.predict.images import takes_images
+from gateway.contract import Description, WorkerSpec, WorkerState
+from gateway.engine.first_call import answer_first_call
+from gateway.errors import UnusableModel
+from gateway.kits.kit import Kit
+from gateway.kits.language import LanguageModel, language_model
+from gateway.kits.library import Library, UnpackedKit, cache_directory
+from gateway.kits.mlflow import mlflow_model
+from gateway.kits.model import choose_runtime, load
+from gateway.kits.stated import stated_signature, with_stated_signature
+from gateway.metrics.tally import Tally
+from gateway.oci.leases import Lease
+from gateway.serving import NOTHING_STATED, Generation
+from gateway.worker.admission import Admission
+from gateway.worker.describe import describe
+from gateway.worker.example import KitExample
+from gateway.worker.first_prompt import answer_first_prompt
+from gateway.worker.golden import golden_inputs, golden_prompt
+from gateway.worker.image_settings import read_image_settings
+from gateway.worker.labels import Labels, UnusableLabels, combined, own_labels, read_labels
+from gateway.worker.version import AppOptions
+from runtimes.base import LoadedModel, ModelInChild, Signature, TensorModel
+from runtimes.engines.base import EngineRuntime, OpenAIModel
+from runtimes.errors import Unsupported
+from runtimes.python.runtime import PythonOptions, PythonRuntime
+from runtimes.select import Choice
+from runtimes.text_model import TextModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServableModel:
+    """A loaded model, and what its worker serves it with."""
+
+    model: LoadedModel
+    runtime: str
+    """The name of its runtime."""
+    child: ModelInChild | None
+    """The model, where it runs in a process of its own."""
+    options: AppOptions
+    description: Description
+    lease: Lease
+    """Keeps the kit's directory on this node."""
+
+
+class Note(Protocol):
+    """Changes fields of the worker's next `Announcement`; may be called from any thread."""
+
+    def __call__(self, **changes: object) -> None: ...
+
+
+class Loader:
+    """Loads the model of one worker; what happens meanwhile is told by `note` and counted in `tally`.
+
+    It is the progress of its own pull, see `gateway.kits.pull.Progress`.
+    """
+
+    def __init__(self, spec: WorkerSpec, tally: Tally, note: Note) -> None:
+        self._spec = spec
+        self._tally = tally
+        self._note = note
+        self.has_child = False
+        """Whether the model runs in a process of its own; known before that is started."""
+
+    def load(self) -> ServableModel:
+        """Bring the kit to this node, load its model and have it answer a first call.
+
+        Raises:
+            KitserveError: where that fails; UnusableModel where no call on the model can succeed.
+        """
+        spec = self._spec
+        library = Library(cache_directory(spec.node.home), spec.sources, spec.cache_limit)
+        parents = [parent.reference for parent in spec.parents]
+        kit = library.open(spec.reference.reference, self, policy=spec.policy, parents=parents)
+        self._tally.opened(kit.pulled_bytes, kit.from_cache, kit.unpack_seconds)
+        choice = choose_runtime(
+            kit, spec.runtime, kit.verdict.code, spec.file, allow_pickles=kit.verdict.pickles
+        )
+        self._note(state=WorkerState.LOADING, detail="", runtime=choice.runtime.name)
+        self.has_child = isinstance(choice.runtime, EngineRuntime | PythonRuntime)
+        language = language_model(kit, choice, spec.serving)
+        loaded = self._load_admitted(kit, choice, language)
+        with closed_on_failure(loaded):
+            return self._prove(kit, choice, loaded, language.generation, library)
+
+    def pulling(self, done: int, total: int) -> None:
+        """Note how many bytes were pulled; the library calls this."""
+        self._note(detail=f"{decimal(done)} of {decimal(total)}")
+
+    def unpacking(self) -> None:
+        """Note that the kit is being unpacked; the library calls this."""
+        self._note(detail="unpacking")
+
+    def _load_admitted(self, kit: UnpackedKit, choice: Choice, language: LanguageModel) -> LoadedModel:
+        """Load the model once there is memory for it, where its need is known."""
+        spec = self._spec
+        resources = spec.serving.resources
+        admission = Admission(spec.node.home / "memory", waits=self._wait_for_memory)
+        with admission.admitted(kit, choice, language, resources):
+            self._note(detail="")
+            started = time.perf_counter()
+            engine_options = replace(language.options, name=spec.model)
+            loaded = load(kit, choice, resources, engine_options, self._python_options(kit))
+        self._tally.loaded(time.perf_counter() - started)
+        return loaded
+
+    def _wait_for_memory(self) -> None:
+        """Note that other models are loaded first; the admission calls this."""
+        self._note(detail="waits for the memory until another model is loaded")
+
+    def _python_options(self, kit: UnpackedKit) -> PythonOptions:
+        """Return how the kit's own Python is started, as far as the config decides it."""
+        spec = self._spec
+        return PythonOptions(
+            name=spec.model,
+            stated=stated_signature(None, kit.kit, spec.serving.stated) or NOTHING_STATED,
+            timeout=spec.serving.queue.timeout,
+            note=lambda detail: self._note(detail=detail),
+        )
+
+    def _prove(
+        self, kit: UnpackedKit, choice: Choice, loaded: LoadedModel, generation: Generation, library: Library
+    ) -> ServableModel:
+        """Have a loaded model answer a first call, and describe it."""
+        spec = self._spec
+        mlflow, example, failure = mlflow_model(kit, choice), "", ""
+        child = loaded if isinstance(loaded, ModelInChild) else None
+        model = with_stated_signature(loaded, kit.kit, spec.serving.stated, mlflow)
+        if isinstance(model, TensorModel):
+            kit_example = KitExample.of(kit, mlflow, model.signature)
+            failure = self._answer_first_call(model, child, library, kit_example)
+            example = kit_example.text
+        elif isinstance(model, OpenAIModel):
+            failure = self._answer_first_prompt(model, generation, library)
+        labels = self._labels(kit)
+        image = self._image_settings(kit.kit)
+        signature = model.signature if isinstance(model, TensorModel) else Signature((), ())
+        tasks = model.tasks if isinstance(model, OpenAIModel | TextModel) else ()
+        description = describe(
+            kit.kit,
+            model.platform,
+            signature,
+            combined(labels, own_labels(model)),
+            tasks,
+            example,
+            takes_images(signature, image),
+        )
+        options = AppOptions(
+            spec.node.edge_key,
+            labels,
+            spec.serving.queue,
+            spec.serving.batching,
+            is_proven=not failure,
+            generation=generation,
+            access_log=spec.node.access_log,
+            image=image,
+        )
+        return ServableModel(model, choice.runtime.name, child, options, description, kit.lease)
+
+    def _answer_first_call(
+        self, model: TensorModel, child: ModelInChild | None, library: Library, example: KitExample
+    ) -> str:
+        """Return why the first call failed, "" where it did not. Raises UnusableModel where all would."""
+        spec, inputs = self._spec, None
+        if spec.golden is not None:
+            reference = spec.reference.reference
+            inputs = golden_inputs(library, reference, spec.golden, spec.policy, model.signature)
+        started = time.perf_counter()
+        try:
+            if inputs is not None:
+                reason = answer_first_call(model, inputs)
+            else:
+                reason = answer_first_call(model, example.inputs, pass_over=example.pass_over)
+        except Unsupported as error:
+            raise UnusableModel(f"{spec.reference}: no call can be answered: {error}") from error
+        if child is not None and not child.is_alive():
+            raise UnusableModel(f"{spec.reference}: its first call ended it: {child.failure()}")
+        self._note_first_call(reason, started)
+        return reason
+
+    def _answer_first_prompt(self, model: OpenAIModel, generation: Generation, library: Library) -> str:
+        """Return why a language model's first call failed, "" where it did not. Raises UnusableModel."""
+        spec, prompt = self._spec, None
+        if spec.golden is not None:
+            prompt = golden_prompt(library, spec.reference.reference, spec.golden, spec.policy)
+        started = time.perf_counter()
+        reason = answer_first_prompt(model, spec.model, generation, prompt)
+        self._note_first_call(reason, started)
+        return reason
+
+    def _note_first_call(self, reason: str, started: float) -> None:
+        self._note(first_call=reason)
+        seconds = round(time.perf_counter() - started, 3)
+        level = logging.WARNING if reason else logging.INFO
+        log.log(level, "worker.first_call", extra={**self._spec.names, "seconds": seconds, "reason": reason})
+
+    def _image_settings(self, kit: Kit) -> ImageSettings | None:
+        """Return what the kit says about images; a kit whose settings cannot be read is served without."""
+        try:
+            return read_image_settings(kit)
+        except UnusableImageSettings as error:
+            log.warning("image_settings.unusable", extra={**self._spec.names, "reason": str(error)})
+            return None
+
+    def _labels(self, kit: UnpackedKit) -> Labels:
+        """Return the kit's labels; a kit whose labels cannot be read is served without them."""
+        try:
+            return read_labels(kit)
+        except (UnusableLabels, OSError) as error:
+            log.warning("labels.unusable", extra={**self._spec.names, "reason": str(error)})
+            return {}
+
+
+@contextmanager
+def closed_on_failure(model: LoadedModel) -> Iterator[None]:
+    """Close a model that is not to be served after all: its engine may be a process of its own."""
+    try:
+        yield
+    except BaseException:
+        model.close()
+        raise
