@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import xgboost
 
-from runtimes.base import Array, LabelledModel, Resources, Runtime, TensorModel
+from runtimes.base import Array, BatchedModel, LabelledModel, Resources, Runtime, TensorModel
 from runtimes.boosters import xgboost_dense
 from runtimes.boosters.catboost import CatboostRuntime
 from runtimes.boosters.lightgbm import LightgbmRuntime
@@ -154,6 +154,21 @@ def test_catboost_categories(tmp_path: Path, file: str) -> None:
     inputs["town"] = np.full((200, 1), None, object)
     with pytest.raises(InputError, match="'town' has a missing value"):
         model.infer(inputs)
+
+
+@pytest.mark.parametrize(
+    ("make", "file", "of"),
+    [
+        (xgboost_model, "m.json", XgboostRuntime),
+        (lightgbm_model, "m.txt", LightgbmRuntime),
+        (catboost_model, "m.cbm", CatboostRuntime),
+    ],
+)
+def test_calls_run_together(tmp_path: Path, make: Callable[..., Any], file: str, of: type[Runtime]) -> None:
+    make(tmp_path / file)
+    model = of().load(tmp_path / file, Resources())
+    assert isinstance(model, BatchedModel)
+    assert model.pays_to_batch
 
 
 GAPS = ROWS[:6].copy()
