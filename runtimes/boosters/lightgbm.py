@@ -48,6 +48,7 @@ class LightgbmModel(BoosterModel):
     """A booster; it answers what the estimator of LightGBM for its objective would."""
 
     platform = "lightgbm_text"
+    pays_to_batch = True  # a call costs far more than a row
 
     def __init__(self, booster: Any, file: LightgbmFile, rows: Rows, threads: int) -> None:
         super().__init__(_signature(file, rows))

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from runtimes.base import Array, Datatype, Resources, Signature, TensorSpec
-from runtimes.boosters import xgboost_file
+from runtimes.boosters import xgboost_dense, xgboost_file
 from runtimes.boosters.categories import CategoryColumn, Rows
 from runtimes.boosters.model import PREDICT, PROBABILITIES, RAW, BoosterModel
+from runtimes.boosters.xgboost_dense import Predict
 from runtimes.boosters.xgboost_file import XgboostFile
 from runtimes.errors import LoadError
 from runtimes.extras import missing_library
@@ -56,19 +57,15 @@ class XgboostModel(BoosterModel):
 
     def __init__(self, booster: Any, file: XgboostFile, rows: Rows) -> None:
         super().__init__(_signature(file, rows))
-        self._booster = booster
+        self._predictors = {is_raw: _predictor(booster, file, is_raw=is_raw) for is_raw in (False, True)}
         self._rows = rows
         self._objective = file.objective
-        self._missing = file.missing
-        self._is_linear = file.booster == "gblinear"
-        has_best = file.best_iteration is not None and not self._is_linear
-        self._rounds = (0, (file.best_iteration or 0) + 1) if has_best else (0, 0)
         self._width = _outputs(file)
 
     def close(self) -> None:
         """Free the booster."""
         super().close()
-        self._booster = None
+        self._predictors = {}
 
     def _compute(self, inputs: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
         rows = self._rows.matrix(inputs)
@@ -94,32 +91,31 @@ class XgboostModel(BoosterModel):
     def _run(self, rows: Array, *, is_raw: bool = False) -> Array:
         if not len(rows):
             return np.zeros((0, self._width) if self._width > 1 else 0, np.float32)
-        if self._is_linear:
-            from xgboost import DMatrix
+        return self._predictors[is_raw](np.ascontiguousarray(rows))
 
-            matrix = DMatrix(rows, missing=self._missing, nthread=1)
-            result: Array = self._booster.predict(matrix, output_margin=is_raw, validate_features=False)
-        else:
-            result = self._inplace(rows, is_raw)
+
+def _predictor(booster: Any, file: XgboostFile, *, is_raw: bool) -> Predict:
+    if file.booster != "gblinear":
+        rounds = (0, 0) if file.best_iteration is None else (0, file.best_iteration + 1)
+        return xgboost_dense.predictor(booster, rounds, file.missing, is_raw=is_raw)
+
+    def predict(rows: Array) -> Array:
+        from xgboost import DMatrix
+
+        matrix = DMatrix(rows, missing=file.missing, nthread=1)
+        result: Array = booster.predict(matrix, output_margin=is_raw, validate_features=False)
         return result
 
-    def _inplace(self, rows: Array, is_raw: bool) -> Any:
-        return self._booster.inplace_predict(
-            np.ascontiguousarray(rows),
-            iteration_range=self._rounds,
-            predict_type="margin" if is_raw else "value",
-            missing=self._missing,
-            validate_features=False,
-        )
+    return predict
 
 
 def _classes(values: Array) -> dict[str, Array]:
     """Return the classes and their probabilities, as XGBClassifier makes them of what a booster gives."""
     if values.ndim == 1:
-        return {
-            PREDICT: (values > 0.5).astype(np.int64),
-            PROBABILITIES: np.stack([1.0 - values, values], axis=1),
-        }
+        probabilities = np.empty((len(values), 2), values.dtype)
+        np.subtract(1.0, values, out=probabilities[:, 0])
+        probabilities[:, 1] = values
+        return {PREDICT: (values > 0.5).astype(np.int64), PROBABILITIES: probabilities}
     return {PREDICT: values.argmax(axis=1), PROBABILITIES: values}
 
 

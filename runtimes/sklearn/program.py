@@ -1,8 +1,9 @@
 """How the methods of an estimator are called, with no step computed twice.
 
 `predict` and `predict_proba` of a pipeline both transform the rows first; here they are transformed once. A
-search is its best estimator. And where a classifier predicts the likeliest class by its own definition, that
-is taken from its probabilities. All answers are those of the estimator's own methods, bit for bit.
+search is its best estimator. Where a classifier predicts the likeliest class by its own definition, that is
+taken from its probabilities. And where all that it answers is made of its scores, these are computed once.
+All answers are those of the estimator's own methods, bit for bit.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _LIKELIEST = frozenset(
         ("xgboost", "XGBRFClassifier"),
     }
 )
+_SCORED = frozenset({("sklearn", "LogisticRegression"), ("sklearn", "LogisticRegressionCV")})
+"""Those whose other methods all call `decision_function`, with the rows as they came."""
 _PROBABILITY_OBJECTIVES = frozenset({"binary:logistic", "multi:softprob"})
 
 
@@ -33,6 +36,7 @@ class Program:
     def __init__(self, estimator: Any, methods: Sequence[str], threads: int) -> None:
         self._steps, final = _unfolded(estimator)
         self._methods = {method: _bound(final, method, threads) for method in methods}
+        self._scored = final if (library_of(final), type(final).__name__) in _SCORED else None
         classes = attribute(final, "classes_")
         self._classes = classes if _predicts_likeliest(final) and isinstance(classes, np.ndarray) else None
 
@@ -40,6 +44,8 @@ class Program:
         """Return what each of the methods gives for the rows."""
         for transform in self._steps:
             rows = transform(rows)
+        if self._scored is not None and len(methods) > 1:
+            return _of_scores(self._scored, rows, methods)
         results: dict[str, Result] = {}
         for method in methods:
             if method == "predict" and self._classes is not None and "predict_proba" in methods:
@@ -48,6 +54,15 @@ class Program:
         if len(results) < len(methods) and self._classes is not None:
             results["predict"] = self._classes.take(np.argmax(results["predict_proba"], axis=1))
         return results
+
+
+def _of_scores(final: Any, rows: Any, methods: Sequence[str]) -> dict[str, Result]:
+    """Return what methods of a classifier give that are all made of its scores."""
+    scores = final.decision_function(rows)
+    scored = object.__new__(type(final))
+    # The methods write into the scores that they get.
+    scored.__dict__ = {**final.__dict__, "decision_function": lambda _: scores.copy()}
+    return {method: getattr(scored, method)(rows) for method in methods}
 
 
 def _unfolded(estimator: Any) -> tuple[list[Callable[[Any], Any]], Any]:

@@ -209,6 +209,32 @@ def test_answers_are_those_of_the_library(estimator: Any, default: list[str] | N
         assert_equal(array, np.asarray(answer_of(estimator, name, rows[:1])))
 
 
+@pytest.mark.parametrize("classes", [Y, Y > 0, NAMES], ids=["numbers", "booleans", "names"])
+@pytest.mark.parametrize("kind", ["LogisticRegression", "LogisticRegressionCV"])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_scores_of_a_call_are_computed_once(
+    kind: str, classes: Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimator = make_pipeline(StandardScaler(), getattr(linear_model, kind)().fit(X, classes))
+    estimator[0].fit(X)
+    methods = ("predict", "predict_proba", "decision_function", "predict_log_proba")
+    expected = {method: getattr(estimator, method)(X) for method in methods}
+    model = model_from(estimator)
+    calls = []
+    scores = linear_model.LogisticRegression.decision_function
+
+    def counted(self: Any, rows: Array) -> Any:
+        calls.append(rows)
+        return scores(self, rows)
+
+    monkeypatch.setattr(linear_model.LogisticRegression, "decision_function", counted)
+    answer = model.infer({"input": X}, methods)
+    assert len(calls) == 1
+    for method in methods:
+        assert_equal(answer[method], expected[method])
+        assert_equal(model.infer({"input": X}, (method, "predict"))[method], expected[method])
+
+
 @pytest.mark.parametrize("estimator", [*CLASSIFIERS[:9], OTHERS[3][0]], ids=name_of)
 def test_classes_name_the_columns(estimator: Any) -> None:
     model = model_from(estimator)
