@@ -9,7 +9,7 @@ WORKDIR /src
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY gateway gateway
 COPY runtimes runtimes
-# Extras for what not everybody serves: --build-arg EXTRAS=all has models of Hugging Face and scikit-learn.
+# Extras for what not everybody serves, as README lists them: --build-arg EXTRAS=sklearn,xgboost, or EXTRAS=all (but vLLM).
 ARG EXTRAS=
 RUN /opt/kitserve/bin/pip install -c constraints.txt ".${EXTRAS:+[$EXTRAS]}"
 

@@ -271,8 +271,14 @@ def _code_refusal(paths: Sequence[Path], format_: Format) -> UnsafeFormat:
     reason = (
         f"It is no pickle of known libraries: {dry_run(path).refusal}. " if format_ is Format.PICKLE else ""
     )
+    imports = scan(paths)
+    if any(name.startswith("__main__.") for name in imports.imports):
+        reason += (
+            "What is in __main__ was defined in a script or a notebook, and is found nowhere else: "
+            "write it into a kitserve.py of the kit (docs/python.md). "
+        )
     return UnsafeFormat(
-        f"{path} is a {format_.title}, which runs code when it is loaded{also}: it imports {scan(paths)}. "
+        f"{path} is a {format_.title}, which runs code when it is loaded{also}: it imports {imports}. "
         f"{reason}It is not served in this form; {_ADVICE[format_]}"
     )
 

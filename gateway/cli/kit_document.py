@@ -20,6 +20,7 @@ from gateway.metrics.machine import usable_memory
 from gateway.oci.reference import Digest, Reference, RegistryReference
 from runtimes.base import TensorSpec
 from runtimes.engines.base import EngineRuntime
+from runtimes.extras import missing_extras
 from runtimes.formats import Hazard
 from runtimes.pickles.dry_run import dry_run
 from runtimes.pickles.scan import scan
@@ -67,8 +68,12 @@ def kit_document(
     document["runtime"] = choice.runtime.name
     document["file"] = str(choice.path.relative_to(unpacked.path))
     document["hazard"] = choice.format.hazard.value
+    imports: tuple[str, ...] = ()
     if choice.format.hazard in (Hazard.KNOWN_PICKLE, Hazard.CODE):
-        document["pickle"] = _pickle(choice.path)
+        run = dry_run(choice.path)
+        document["pickle"] = {"imports": str(scan([choice.path])), "scikit_learn": list(run.versions)}
+        imports = run.imports
+    document["missing_extras"] = list(missing_extras(choice.runtime.name, imports))
     for layer in document["layers"]:
         layer["served"] = Digest.parse(layer["digest"]) in unpacked.blobs
     if examined.need is not None and isinstance(choice.runtime, EngineRuntime):
@@ -79,12 +84,6 @@ def kit_document(
         document["inputs"] = [_spec(spec) for spec in examined.signature.all_inputs]
         document["outputs"] = [_spec(spec) for spec in examined.signature.all_outputs]
     return document
-
-
-def _pickle(path: Path) -> dict[str, Any]:
-    """Return what a pickle imports, and which releases of scikit-learn made its estimators."""
-    run = dry_run(path)
-    return {"imports": str(scan([path])), "scikit_learn": list(run.versions)}
 
 
 def _language(language: LanguageModel, need: Need, root: Path) -> dict[str, Any]:
@@ -164,6 +163,7 @@ def _document(kit: Kit) -> dict[str, Any]:
         "inputs": [],
         "outputs": [],
         "hazard": None,
+        "missing_extras": [],
         "pickle": None,
         "language": None,
         "mlflow": None,

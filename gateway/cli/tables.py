@@ -201,6 +201,8 @@ def kit_text(kit: dict[str, Any]) -> Iterable[RenderableType]:
         yield Text(f"{title}: ") + _text(kit["runtime_message"], style)
         return
     yield _text(f"runtime: {kit['runtime']} ({kit['file']})")
+    if extras := ",".join(kit["missing_extras"]):
+        yield _text(f"it needs what is not installed here: pip install 'kitserve[{extras}]'", "yellow")
     if kit["mlflow"] is not None:
         yield _text(f"MLflow: {kit['mlflow']['text']}")
         for note in kit["mlflow"]["notes"]:
@@ -218,6 +220,8 @@ def kit_text(kit: dict[str, Any]) -> Iterable[RenderableType]:
             tensors.add_row(kind.removesuffix("s"), _text(tensor["name"]), tensor["datatype"], shape)
     if tensors.row_count:
         yield tensors
+    elif kit["language"] is None:
+        yield _text("its inputs and outputs are known once it is loaded; /docs shows them then")
 
 
 def _language_text(language: dict[str, Any]) -> Iterable[RenderableType]:

@@ -8,14 +8,9 @@ from importlib import import_module
 from typing import Any
 
 from runtimes.errors import LoadError
-from runtimes.extras import install_command
+from runtimes.extras import EXTRA_OF, install_command
 from runtimes.pickles.known import Use, use_of
 from runtimes.pickles.refusals import NotListed, Refused
-
-# How the libraries are installed, where they are not.
-_EXTRAS = {"catboost": "catboost", "lightgbm": "lightgbm", "xgboost": "xgboost"} | dict.fromkeys(
-    ("joblib", "pandas", "scipy", "sklearn"), "sklearn"
-)
 
 # What a library's own releases called a module by mistake: scikit-learn 1.4 to 1.8.
 _MISNAMED = {"_loss": "sklearn._loss._loss"}
@@ -72,8 +67,8 @@ def class_of(value: object, package: str) -> Any:
 
 def _missing(missing: Reference, error: Exception) -> str:
     package = missing.package
-    if isinstance(error, ImportError) and error.name == package and package in _EXTRAS:
-        return f"it needs {package}: {install_command(_EXTRAS[package])}"
+    if isinstance(error, ImportError) and error.name == package and package in EXTRA_OF:
+        return f"it needs {package}: {install_command(EXTRA_OF[package])}"
     version = _version(package)
     return f"{missing.name} is not in the {package} {version} that is installed; install the one that made it"
 

@@ -143,6 +143,7 @@ def kit(**facts: Any) -> list[str]:
         "inputs": [],
         "outputs": [],
         "hazard": None,
+        "missing_extras": [],
         "pickle": None,
         "language": None,
         "mlflow": None,
@@ -164,6 +165,16 @@ def test_shapes_of_a_kit_are_written_as_callers_write_them() -> None:
         {"name": "y", "datatype": "ANY", "shape": None},
     ]
     assert kit(inputs=tensors)[-2:] == ["input ids INT64 [-1]", "input y ANY any"]
+
+
+def test_an_extra_that_is_missing_is_told_with_how_to_install_it() -> None:
+    lines = kit(missing_extras=["sklearn", "xgboost"])
+    assert "it needs what is not installed here: pip install 'kitserve[sklearn,xgboost]'" in lines
+    assert not [line for line in kit() if "pip install" in line]
+
+
+def test_a_model_that_says_nothing_before_it_is_loaded_is_told_as_such() -> None:
+    assert kit()[-1] == "its inputs and outputs are known once it is loaded; /docs shows them then"
 
 
 def test_a_kit_that_cannot_be_served_is_told_as_such() -> None:

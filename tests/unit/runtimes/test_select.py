@@ -418,3 +418,12 @@ def test_a_language_model_of_hugging_face_is_for_two_runtimes_of_which_the_confi
     assert choose(tmp_path, "vllm").runtime.name == "vllm"
     with pytest.raises(NoRuntime, match="Hugging Face language model, for 'transformers-generation'"):
         choose(tmp_path, "onnx")
+
+
+def test_a_class_of_a_notebook_is_refused_with_where_to_write_it(tmp_path: Path) -> None:
+    path = tmp_path / "model.pkl"
+    path.write_bytes(b"\x80\x02c__main__\nMine\n)\x81.")
+    with pytest.raises(UnsafeFormat) as caught:
+        choose(path)
+    assert "it imports __main__.Mine" in str(caught.value)
+    assert "write it into a kitserve.py of the kit" in str(caught.value)
