@@ -107,10 +107,21 @@ def test_rows_as_people_write_them(served: Running, kits: Mapping[str, ClassicKi
 def test_invocations_of_mlflow_and_sagemaker(
     served: Running, kits: Mapping[str, ClassicKit], name: str
 ) -> None:
-    kit = kits[name]
-    body = {"instances": kit.rows()}
     headers = {MODEL_HEADER: name}
-    document = answered(requests.post(f"{served.url}/invocations", json=body, headers=headers, timeout=20))
+    assert_first_output(f"{served.url}/invocations", kits[name], headers)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predictions_of_kserve_and_tensorflow_serving(
+    served: Running, kits: Mapping[str, ClassicKit], name: str
+) -> None:
+    assert_first_output(f"{served.url}/v1/models/{name}:predict", kits[name], {})
+
+
+def assert_first_output(url: str, kit: ClassicKit, headers: Mapping[str, str]) -> None:
+    """Send the rows as instances; compare the predictions with the first output."""
+    body = {"instances": kit.rows()}
+    document = answered(requests.post(url, json=body, headers=headers, timeout=20))
     first = next(iter(kit.expected.values()))
     assert len(document["predictions"]) == len(first)
     assert_same(document["predictions"], first)

@@ -322,7 +322,8 @@ def keras() -> ClassicKit:
         model.save(path)
         files = {"model.keras": path.read_bytes()}
     rows = _matrix()
-    return ClassicKit("keras", "model.keras", files, {"x": rows}, {"scores": model(rows).numpy()})
+    # The one output of a model has no name that Keras keeps.
+    return ClassicKit("keras", "model.keras", files, {"x": rows}, {"output_0": model(rows).numpy()})
 
 
 _PYTHON = b'''"""A model in Python: a price by size and town."""
