@@ -37,15 +37,16 @@ def check_state(made: object, name: str, state: object) -> None:
         neighbors.check_state(made, state)
 
 
-def set_state(made: Any, state: Any) -> None:
-    """Give an object its state, by its class's own method where it has one."""
+def set_state(made: Any, name: str, state: Any) -> None:
+    """Give an object that `name` made its state, by its class's own method where it has one."""
     class_ = type(made)
-    if isinstance(state, dict):
+    if type(state) is dict:
         _check_attributes(class_, state)
+    elif name not in _STATES and not name.endswith(_IN_C):
+        # Methods in Python take whatever has pairs for attributes.
+        raise Refused(f"a {class_.__name__} has a state that is no dict")
     if hasattr(class_, "__setstate__"):
         made.__setstate__(state)
-    elif type(state) is not dict:
-        raise Refused(f"a {class_.__name__} has a state that is no dict")
     else:
         attributes = vars(made)
         for key, value in state.items():
@@ -116,13 +117,25 @@ def _random(_: object, state: object) -> None:
                     raise Refused("random numbers have a state that is none")
         elif isinstance(part, tuple):
             raise Refused("random numbers have a state of an older form")
+        elif part is not None and type(part) is not np.random.SeedSequence:
+            raise Refused("random numbers have a state that is none")
 
 
+def _seeds(_: object, state: object) -> None:
+    """Check that a sequence of seeds holds none, as they are freed by recursion in C."""
+    plain = (int, list, tuple, np.ndarray, np.integer, dict, type(None))
+    if type(state) is not tuple or not all(isinstance(part, plain) for part in state):
+        raise Refused("random numbers have a state that is none")
+
+
+_SEEDS = "numpy.random.bit_generator.__pyx_unpickle_SeedSequence"
+_IN_C = (".newObj", ".__pyx_unpickle_NDArrayBacked")
 _CATBOOST = ("CatBoost", "CatBoostClassifier", "CatBoostRegressor", "CatBoostRanker")
 _RANDOM = ("__bit_generator_ctor", "__generator_ctor", "__randomstate_ctor")
 _STATES: Mapping[str, Callable[[object, object], None]] = MappingProxyType(
     {
         "lightgbm.basic.Booster": _lightgbm,
+        _SEEDS: _seeds,
         "sklearn.tree._tree.Tree": trees.check_state,
         "xgboost.core.Booster": _xgboost,
         **{f"catboost.core.{name}": _catboost for name in _CATBOOST},
