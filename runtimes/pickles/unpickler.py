@@ -75,7 +75,7 @@ class Unpickler(_PythonUnpickler):  # type: ignore[misc]
         self._stateless: dict[int, tuple[object, str]] = {}
         self._made: list[object] = []
         # Of this one alone, in place of that of the class.
-        vars(self)["dispatch"] = _Operations(type(self).dispatch, budget)
+        self.__dict__["dispatch"] = _Operations(type(self).dispatch, budget)
 
     def check(self) -> None:
         """Check what was made as far as code in C would believe it. Raises Refused."""

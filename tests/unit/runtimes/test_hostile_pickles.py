@@ -264,3 +264,23 @@ def test_models_of_this_release_mean_what_they_say() -> None:
     for model in (DecisionTreeClassifier(), LogisticRegression(), KNeighborsClassifier()):
         assert changed_meaning(model.fit(ROWS, CLASSES)) == ""
     assert changed_meaning(NearestNeighbors().fit(ROWS)) == ""
+
+
+def test_damaged_boosters_are_refused_before_their_engine_reads_them(tmp_path: Path) -> None:
+    lightgbm = pytest.importorskip("lightgbm")
+    xgboost = pytest.importorskip("xgboost")
+    models = {
+        b"num_nodes": xgboost.XGBClassifier(n_estimators=3).fit(ROWS, CLASSES),
+        b"split_feature=": lightgbm.LGBMClassifier(n_estimators=3, min_child_samples=3, verbose=-1).fit(
+            ROWS, CLASSES
+        ),
+    }
+    for place, model in models.items():
+        data = pickle.dumps(model)
+        np.testing.assert_array_equal(
+            load(written(tmp_path / "model", data)).predict(ROWS), model.predict(ROWS)
+        )
+        hurt = data.replace(place, b"x" + place[1:])
+        assert hurt != data
+        with pytest.raises(Refused, match="has a damaged model"):
+            load(written(tmp_path / "model", hurt))
