@@ -78,7 +78,11 @@ def read(path: Path) -> tuple[XgboostFile, bytes]:
 
 def parse(data: bytes) -> XgboostFile:
     """Check the bytes of a file. Raises ValueError and its like, without the file's name."""
-    document = ubjson.loads(data) if data[1:2] in b"iUIlL" and data[:1] == b"{" else _json(data)
+    return checked(ubjson.loads(data) if data[1:2] in b"iUIlL" and data[:1] == b"{" else _json(data))
+
+
+def checked(document: Any) -> XgboostFile:
+    """Check the document of a model, see `parse`."""
     learner = document["learner"]
     parameters = learner["learner_model_param"]
     features = _count(parameters["num_feature"], "num_feature", _MAX_FEATURES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ _MAX_FIELDS = 1_000
 def dtype_of(code: object, state: object) -> np.dtype[Any]:
     """Return the dtype of a code such as "f8" and the state that `dtype.__reduce__` gives."""
     if type(code) is not str or not _CODE.fullmatch(code):
-        raise Refused(f"an array has the datatype {code!r:.40}")
+        raise Refused(f"an array has the datatype {code if type(code) is str else type(code).__name__:.40}")
     if type(state) is not tuple or not 8 <= len(state) <= 9 or state[0] not in (3, 4):
         raise Refused("a datatype has an unknown form")
     _, order, subarray, names, fields, size, _, flags, *metadata = state
@@ -124,18 +125,31 @@ def array_of_bytes(
         raise Refused(f"an array of shape {list(shape)} has {len(raw)} bytes")
     if not dtype.itemsize or not len(raw):
         return np.empty(shape, dtype, "F" if is_fortran else "C")
+    content = np.frombuffer(raw, np.uint8)
+    if dtype.kind == "b" and (content > 1).any():
+        raise Refused("an array has a truth value that is neither 0 nor 1")
     array: Array = np.empty(math.prod(shape), dtype)
-    array.view(np.uint8)[:] = np.frombuffer(raw, np.uint8)
+    array.view(np.uint8)[:] = content
     return array.reshape(shape, order="F" if is_fortran else "C")
 
 
 def _of_objects(shape: tuple[int, ...], items: object) -> Array:
     if type(items) is not list or len(items) != math.prod(shape):
         raise Refused("an array has another number of objects than it says")
+    _check_nesting(items)
     array = np.empty(len(items), object)
     for index, item in enumerate(items):
         array[index] = item
     return array.reshape(shape)
+
+
+def _check_nesting(items: list[Any]) -> None:
+    """Refuse arrays within arrays within arrays, which numpy frees by recursion in C."""
+    inner = {id(item): item for item in items if isinstance(item, np.ndarray) and item.dtype == object}
+    within = (item for array in inner.values() for item in array.reshape(-1).tolist())
+    is_deep = any(isinstance(item, np.ndarray) and item.dtype == object for item in within)
+    if is_deep or any(type(item) is defaultdict for item in items):
+        raise Refused("an array of objects holds others too deep")
 
 
 def masked_array(state: object) -> Any:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import collections
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -17,6 +20,8 @@ from runtimes.pickles.refusals import Refused
 from runtimes.pickles.stream import Budget
 
 _MAX_KEY_DEPTH = 16  # tuples within tuples: Python hashes them by recursion in C, without a bound
+_MAX_KEY_ITEMS = 1000  # those within a key, each as often as it occurs
+_FRACTION = re.compile(r"-?[0-9]{1,1000}(?:/[0-9]{1,1000})?")
 _KEYS = (str, bytes, int, float, bool, complex, type(None))
 _KEY_MODULES = frozenset({"datetime", "decimal", "fractions", "uuid"})
 _FACTORIES: Mapping[str, Callable[[], object]] = MappingProxyType(
@@ -38,21 +43,44 @@ class Pending:
     memo_keys: list[int] = field(default_factory=list)
 
 
-def check_key(key: object, depth: int = 0) -> None:
+def check_key(key: object) -> None:
     """Refuse a key of a dict or set whose hash or comparison runs anything but Python's own."""
+    if type(key) in _KEYS:
+        return
+    layer, count = [key], 0
+    for _ in range(_MAX_KEY_DEPTH + 1):
+        count += len(layer)
+        if count > _MAX_KEY_ITEMS:
+            break
+        layer = [item for part in layer for item in _items_of_key(part)]
+        if not layer:
+            return
+    raise Refused(f"a {type(key).__name__} is the key of a dict or in a set")
+
+
+def _items_of_key(key: object) -> Iterable[object]:
+    """Return what is hashed with a key. Raises Refused."""
     class_ = type(key)
     if class_ in _KEYS or class_.__module__ in _KEY_MODULES:
-        return
+        return ()
     if isinstance(key, np.generic) and not isinstance(key, np.void | np.object_):
-        return
-    if isinstance(key, tuple) and class_.__hash__ is tuple.__hash__ and depth < _MAX_KEY_DEPTH:
-        for item in key:
-            check_key(item, depth + 1)
-        return
+        return ()
+    if isinstance(key, tuple) and class_.__hash__ is tuple.__hash__:
+        return key
     # These keep the hash of what they hold, which was checked, or cannot be changed by a pickle.
-    if class_ is frozenset or isinstance(key, np.dtype | np.ufunc) or key in (int, float, bool, object):
-        return
+    is_type = any(key is type_ for type_ in (int, float, bool, object))
+    if is_type or class_ is frozenset or isinstance(key, np.dtype | np.ufunc):
+        return ()
     raise Refused(f"a {class_.__name__} is the key of a dict or in a set")
+
+
+def has_state(made: object) -> bool:
+    """Tell whether a pickle may give a state to what a call made.
+
+    Numbers, dates and arrays are whole without one. Others may use them by then: the hash of a key, the
+    memory of an array.
+    """
+    return not isinstance(made, np.ndarray | np.generic) and type(made).__module__ not in _KEY_MODULES
 
 
 def call(target: Reference, arguments: tuple[Any, ...], budget: Budget) -> object:
@@ -63,6 +91,8 @@ def call(target: Reference, arguments: tuple[Any, ...], budget: Budget) -> objec
         return _COUNTED[target.name](arguments, budget)
     if target.use is Use.REBUILD:
         class_ = class_of(arguments[0] if arguments else None, target.package)
+        if target.name.endswith("_SeedSequence") and arguments[2:] != (None,):
+            raise Refused("random numbers have a state that is none")
         return target.target()(class_, *_values(arguments[1:]))
     if target.use is not Use.CALL:
         raise Refused(f"it calls {target.name}")
@@ -187,6 +217,39 @@ def _buffer(arguments: tuple[Any, ...], budget: Budget) -> object:
     return array
 
 
+def _fraction(arguments: tuple[Any, ...]) -> object:
+    """Make a fraction of its digits; of an exponent, Python would make a number of so many digits."""
+    is_text = len(arguments) == 1 and type(arguments[0]) is str and _FRACTION.fullmatch(arguments[0])
+    if not is_text and not (len(arguments) == 2 and all(type(part) is int for part in arguments)):
+        _refuse_call()
+    return Reference("fractions.Fraction", Use.CALL).target()(*arguments)
+
+
+def _slice(arguments: tuple[Any, ...]) -> object:
+    """Make a slice of plain values: Python frees slices within slices by recursion in C."""
+    if not all(isinstance(part, str | int | float | np.number | None) for part in arguments):
+        _refuse_call()
+    return slice(*arguments)
+
+
+def _checked_array(arguments: tuple[Any, ...]) -> Pending:
+    """Make the function by which HistGradientBoosting checks numbers beside categories."""
+    function = import_module("sklearn.utils.validation").check_array
+    if len(arguments) != 1 or arguments[0] is not function:
+        raise Refused("it makes a function of another function")
+
+    def make(state: Any) -> object:
+        is_whole = type(state) is tuple and len(state) == 4 and state[0] is function
+        if not is_whole or state[1] != () or type(state[2]) is not dict or state[3] not in (None, {}):
+            raise Refused("a check of arrays has an unknown form")
+        for value in state[2].values():
+            if not isinstance(value, str | int | float | type | list | tuple | None):
+                raise Refused("a check of arrays has an unknown form")
+        return partial(function, **state[2])
+
+    return Pending(make)
+
+
 def _scalar(arguments: tuple[Any, ...]) -> object:
     if len(arguments) != 2:
         raise Refused("a number has an unknown form")
@@ -252,7 +315,10 @@ def _index(arguments: tuple[Any, ...]) -> object:
 _NUMPY_ROOTS = ("numpy.core", "numpy._core")
 _MAKERS: Mapping[str, Callable[[tuple[Any, ...]], object]] = MappingProxyType(
     {
+        "builtins.slice": _slice,
         "collections.defaultdict": _default,
+        "fractions.Fraction": _fraction,
+        "functools.partial": _checked_array,
         "numpy.dtype": _dtype,
         "numpy.random._pickle.__bit_generator_ctor": _bit_generator,
         "numpy.random._pickle.__generator_ctor": _generator(np.random.Generator),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.pickles import neighbors, trees
+from runtimes.pickles import encoders, neighbors, trees
 from runtimes.pickles.refusals import Refused
 
 _CENTERS = ("centroids_", "cluster_centers_", "subcluster_centers_")
@@ -35,7 +35,7 @@ def check_finished(made: Any) -> None:
 
 def _checks(values: dict[str, Any], module: str, name: str) -> list[Callable[[Any], None]]:
     """Return the checks for an estimator of scikit-learn by its attributes."""
-    checks: list[Callable[[Any], None]] = []
+    checks: list[Callable[[Any], None]] = [_check_arguments]
     if module.startswith("sklearn.tree.") and "tree_" in values:
         checks.append(trees.check_estimator)
     if module.startswith("sklearn.ensemble.") and "estimators_" in values:
@@ -50,13 +50,32 @@ def _checks(values: dict[str, Any], module: str, name: str) -> list[Callable[[An
         checks.append(_check_centers)
     if hasattr(values.get("_bisecting_tree"), "center"):
         checks.append(_check_bisecting)
-    if module.startswith("sklearn.feature_extraction.") and values.get("input", "content") != "content":
-        checks.append(_refuse_files)
+    if module.startswith("sklearn.feature_extraction."):
+        kind = values.get("input", "content")
+        if type(kind) is not str or kind != "content":
+            checks.append(_refuse_files)
+        if "vocabulary_" in values:
+            checks.append(encoders.check_vocabulary)
+    if name == "OneHotEncoder":
+        checks.append(encoders.check_one_hot)
+    if "_subcluster_norms" in values:
+        checks.append(_check_birch)
     if "n_features" in values and name in ("FeatureHasher", "HashingVectorizer"):
         checks.append(_check_hashing)
     if type(values.get("importance_getter")) is str and "__" in values["importance_getter"]:
         checks.append(_refuse_getter)
     return checks
+
+
+def _check_arguments(estimator: Any) -> None:
+    """Refuse named arguments by which numpy writes into an array, or leaves memory as it was."""
+    for arguments in vars(estimator).values():
+        if isinstance(arguments, dict):
+            for name in ("out", "where"):
+                # As a word of a vocabulary it has a number.
+                value = arguments.get(name, 0)
+                if isinstance(value, bool) or not isinstance(value, int | float | np.number | str | None):
+                    raise Refused(f"a {type(estimator).__name__} has the argument {name!r} of a function")
 
 
 def _ensemble_checks(module: str, name: str) -> list[Callable[[Any], None]]:
@@ -95,12 +114,20 @@ def _check_sparse(matrix: Any) -> None:
             offsets = np.asarray(matrix.offsets)
             if matrix.data.ndim != 2 or offsets.shape != (len(matrix.data),):
                 raise Refused("a sparse matrix has other diagonals than offsets")
-        elif matrix.format == "lil" and (
-            matrix.rows.shape != matrix.data.shape or matrix.rows.shape != matrix.shape[:1]
-        ):
-            raise Refused("a sparse matrix has other rows than it says")
+        elif matrix.format == "lil":
+            _check_lists(matrix)
     except (AttributeError, TypeError, ValueError) as error:
         raise Refused(f"a sparse matrix is damaged: {error}") from error
+
+
+def _check_lists(matrix: Any) -> None:
+    rows, data = matrix.rows, matrix.data
+    if rows.shape != data.shape or rows.shape != matrix.shape[:1]:
+        raise Refused("a sparse matrix has other rows than it says")
+    for columns, values in zip(rows.tolist(), data.tolist(), strict=True):
+        is_row = type(columns) is list and type(values) is list and len(columns) == len(values)
+        if not is_row or not all(type(each) is int and 0 <= each < matrix.shape[1] for each in columns):
+            raise Refused("a sparse matrix has a column outside of it")
 
 
 def _check_spline(spline: Any) -> None:
@@ -135,18 +162,30 @@ def _check_svm(machine: Any) -> None:
     for array in (machine._probA, machine._probB):
         if array.size not in (0, pairs):
             raise Refused("a support vector machine has other limits than classes")
-    if machine.kernel == "precomputed":
+    if hasattr(machine._dual_coef_, "nnz") and machine._dual_coef_.data.shape != (
+        count * machine._dual_coef_.shape[0],
+    ):
+        raise Refused("a support vector machine has other factors than vectors")
+    if callable(machine.kernel) or machine.kernel == "precomputed":
         if count and not 0 <= machine.support_.min() <= machine.support_.max() < machine.shape_fit_[0]:
             raise Refused("a support vector machine has a vector outside of it")
-    elif not callable(machine.kernel) and machine.support_vectors_.shape != (count, machine.n_features_in_):
+    elif machine.support_vectors_.shape != (count, machine.n_features_in_):
         raise Refused("a support vector machine has vectors of other features")
 
 
 def _check_centers(estimator: Any) -> None:
     for key in _CENTERS:
         centers = vars(estimator).get(key)
-        if isinstance(centers, np.ndarray) and centers.shape[1:] != (estimator.n_features_in_,):
-            raise Refused("the centres of a model have other features")
+        if isinstance(centers, np.ndarray):
+            if centers.shape[1:] != (estimator.n_features_in_,):
+                raise Refused("the centres of a model have other features")
+            if not len(centers):
+                raise Refused("a model has no centres")
+
+
+def _check_birch(birch: Any) -> None:
+    if np.shape(birch._subcluster_norms) != (len(birch.subcluster_centers_),):
+        raise Refused("the centres of a model have other norms")
 
 
 def _check_bisecting(estimator: Any) -> None:

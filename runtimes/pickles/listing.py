@@ -34,7 +34,8 @@ _PYTHON = {
     """,
     Use.CLASS: "builtins.str",
     Use.VALUE: "builtins.bool builtins.float builtins.int builtins.object",
-    Use.REBUILD: "copyreg._reconstructor copyreg.__newobj__",
+    # Only of the function that HistGradientBoosting checks numbers with: see calls.py.
+    Use.REBUILD: "copyreg._reconstructor copyreg.__newobj__ functools.partial",
 }
 # Reconstructors of numpy. Those of arrays and of their types are never called: see arrays.py.
 _NUMPY = {
@@ -105,6 +106,7 @@ _SKLEARN_FUNCTIONS = """
     sklearn.feature_selection._univariate_selection.r_regression
     sklearn.feature_selection._mutual_info.mutual_info_classif
     sklearn.feature_selection._mutual_info.mutual_info_regression
+    sklearn.utils.validation.check_array
 """
 _C_MODULES = "sklearn.metrics._dist_metrics sklearn.neighbors._kd_tree sklearn.neighbors._ball_tree"
 _C_CLASSES = ("KDTree", "BallTree")

@@ -72,6 +72,13 @@ def check_neighbors(estimator: Any) -> None:
             raise Refused("a model of neighbours has samples of other features")
         if labels is not None and len(labels) != len(data):
             raise Refused("a model of neighbours has other samples than labels")
+    count = data.shape[0] if hasattr(data, "shape") else None
+    if count is not None and values.get("n_samples_fit_", count) != count:
+        raise Refused("a model of neighbours has other samples than it says")
+    if classes is not None and isinstance(labels, np.ndarray):
+        is_class = labels.dtype.kind in "iu" and (labels.ndim > 1 or isinstance(classes, np.ndarray))
+        if not is_class:
+            raise Refused("a model of neighbours has a label that is no class")
     if isinstance(classes, np.ndarray) and isinstance(labels, np.ndarray) and labels.dtype.kind in "iu":
         is_within = labels.size and labels.min() >= 0 and labels.max() < len(classes)
         if labels.ndim == 1 and not is_within:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from runtimes.boosters import lightgbm_file, ubjson, xgboost_file
 from runtimes.pickles import neighbors, trees
 from runtimes.pickles.references import Reference
 from runtimes.pickles.refusals import Refused
@@ -37,22 +39,24 @@ def check_state(made: object, name: str, state: object) -> None:
         neighbors.check_state(made, state)
 
 
-def set_state(made: Any, state: Any) -> None:
-    """Give an object its state, by its class's own method where it has one."""
+def set_state(made: Any, name: str, state: Any) -> None:
+    """Give an object that `name` made its state, by its class's own method where it has one."""
     class_ = type(made)
-    if isinstance(state, dict):
-        _check_attributes(class_, state)
+    if type(state) is dict:
+        check_attributes(class_, state)
+    elif name not in _STATES and not name.endswith(_IN_C):
+        # Methods in Python take whatever has pairs for attributes.
+        raise Refused(f"a {class_.__name__} has a state that is no dict")
     if hasattr(class_, "__setstate__"):
         made.__setstate__(state)
-    elif type(state) is not dict:
-        raise Refused(f"a {class_.__name__} has a state that is no dict")
     else:
         attributes = vars(made)
         for key, value in state.items():
             attributes[sys.intern(key)] = value
 
 
-def _check_attributes(class_: type, state: dict[Any, Any]) -> None:
+def check_attributes(class_: type, state: dict[Any, Any]) -> None:
+    """Refuse attributes that hide a method, or name one that predicts nothing."""
     for key, value in state.items():
         if type(key) is not str or (key.startswith("__") and key.endswith("__")):
             raise Refused(f"a {class_.__name__} has the attribute {key!r:.40}")
@@ -83,6 +87,8 @@ def _xgboost(_: object, state: object) -> None:
     """A Booster frees the pointer in its state, and reads its model from a buffer."""
     if type(state) is not dict or type(state.get("handle")) is not bytearray:
         raise Refused("a Booster of XGBoost has no model")
+    with _refusing("XGBoost"):
+        xgboost_file.checked(ubjson.loads(bytes(state["handle"]))["Model"])
 
 
 def _lightgbm(_: object, state: object) -> None:
@@ -92,6 +98,16 @@ def _lightgbm(_: object, state: object) -> None:
         model = state.get("_handle", state.get("handle"))
     if type(model) is not str or not model.startswith("tree\n"):
         raise Refused("a Booster of LightGBM has no model")
+    with _refusing("LightGBM"):
+        lightgbm_file.parse(model.encode())
+
+
+@contextmanager
+def _refusing(engine: str) -> Iterator[None]:
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise Refused(f"a Booster of {engine} has a damaged model: {error}") from error
 
 
 def _catboost(_: object, state: object) -> None:
@@ -116,13 +132,25 @@ def _random(_: object, state: object) -> None:
                     raise Refused("random numbers have a state that is none")
         elif isinstance(part, tuple):
             raise Refused("random numbers have a state of an older form")
+        elif part is not None and type(part) is not np.random.SeedSequence:
+            raise Refused("random numbers have a state that is none")
 
 
+def _seeds(_: object, state: object) -> None:
+    """Check that a sequence of seeds holds none, as they are freed by recursion in C."""
+    plain = (int, list, tuple, np.ndarray, np.integer, dict, type(None))
+    if type(state) is not tuple or not all(isinstance(part, plain) for part in state):
+        raise Refused("random numbers have a state that is none")
+
+
+_SEEDS = "numpy.random.bit_generator.__pyx_unpickle_SeedSequence"
+_IN_C = (".newObj", ".__pyx_unpickle_NDArrayBacked")
 _CATBOOST = ("CatBoost", "CatBoostClassifier", "CatBoostRegressor", "CatBoostRanker")
 _RANDOM = ("__bit_generator_ctor", "__generator_ctor", "__randomstate_ctor")
 _STATES: Mapping[str, Callable[[object, object], None]] = MappingProxyType(
     {
         "lightgbm.basic.Booster": _lightgbm,
+        _SEEDS: _seeds,
         "sklearn.tree._tree.Tree": trees.check_state,
         "xgboost.core.Booster": _xgboost,
         **{f"catboost.core.{name}": _catboost for name in _CATBOOST},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from runtimes.pickles.refusals import Refused
 
@@ -39,6 +40,8 @@ def check_features(estimators: Any, width: int) -> None:
     """Check that the trees of estimators read no more than `width` features of a row."""
     for estimator in np.asarray(estimators, object).reshape(-1):
         tree = vars(estimator).get("tree_") if hasattr(estimator, "__dict__") else None
+        if tree is not None and type(tree).__module__ != "sklearn.tree._tree":
+            raise Refused("a decision tree has something else in its place")
         if tree is not None and not getattr(tree, "n_features", 0) <= width:
             raise Refused("a decision tree takes more features than its model")
 
@@ -50,6 +53,8 @@ def check_boosting(estimator: Any) -> None:
     if not isinstance(stages, np.ndarray) or stages.ndim != 2:
         raise Refused("a model has no stages")
     for stage in stages.reshape(-1):
+        if type(stage).__module__ != "sklearn.tree._classes" or type(stage.tree_).__name__ != "Tree":
+            raise Refused("a stage of a model is no decision tree")
         if tuple(stage.tree_.value.shape[1:]) != (1, 1):
             raise Refused("a stage of a model predicts more than a number")
     first = estimator._raw_predict_init(np.zeros((1, estimator.n_features_in_), np.float32))
@@ -66,11 +71,15 @@ def check_histogram(estimator: Any) -> None:
     baseline = estimator._baseline_prediction
     if np.size(baseline) not in (1, estimator.n_trees_per_iteration_):
         raise Refused("a model has other stages than classes")
+    is_categorical = np.asarray(estimator._bin_mapper.is_categorical_)
+    if is_categorical.ndim != 1 or len(is_categorical) < estimator._n_features:
+        raise Refused("a model has other features than categories")
+    width = min(estimator._n_features, estimator.n_features_in_)
     for predictor in predictors:
-        _check_predictor(predictor, min(estimator._n_features, estimator.n_features_in_))
+        _check_predictor(predictor, width, is_categorical)
 
 
-def _check_predictor(predictor: Any, width: int) -> None:
+def _check_predictor(predictor: Any, width: int, is_categorical: npt.NDArray[Any]) -> None:
     nodes, bitsets = predictor.nodes, predictor.raw_left_cat_bitsets
     if not isinstance(nodes, np.ndarray) or nodes.ndim != 1 or not len(nodes):
         raise Refused("a decision tree has no nodes")
@@ -82,6 +91,9 @@ def _check_predictor(predictor: Any, width: int) -> None:
     features = inner["feature_idx"]
     if not ((features >= 0) & (features < width)).all():
         raise Refused("a decision tree asks for a feature that there is not")
-    categorical = inner[inner["is_categorical"] != 0]["bitset_idx"].astype(np.int64)
+    by_category = inner[inner["is_categorical"] != 0]
+    if not (is_categorical[by_category["feature_idx"]] != 0).all():
+        raise Refused("a decision tree asks for a category of a number")
+    categorical = by_category["bitset_idx"].astype(np.int64)
     if len(categorical) and (bitsets.ndim != 2 or bitsets.shape[1] != 8 or categorical.max() >= len(bitsets)):
         raise Refused("a decision tree has categories outside of it")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import pickle
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from runtimes.pickles import arrays
-from runtimes.pickles.calls import Pending, call, check_key
+from runtimes.pickles.calls import Pending, call, check_key, has_state
 from runtimes.pickles.finished import check_finished
 from runtimes.pickles.known import Use
 from runtimes.pickles.objects import check_state, must_have_state, set_state
@@ -23,6 +24,7 @@ from runtimes.pickles.refusals import Refused
 from runtimes.pickles.stream import Budget, Stream, opened
 
 WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
+_OPERATION = 64  # bytes: about what an empty list takes, or a place in the memo
 _UFUNCS = ("numpy.core._ufunc_reconstruct", "numpy._core._ufunc_reconstruct")
 
 
@@ -46,6 +48,18 @@ def load(path: Path) -> Any:
 _PythonUnpickler: Any = pickle._Unpickler  # typeshed has it as the one in C, without its methods
 
 
+class _Operations(dict[int, Any]):
+    """The operations of an unpickler; each that is looked up is accounted for, as it makes an object."""
+
+    def __init__(self, operations: dict[int, Any], budget: Budget) -> None:
+        super().__init__(operations)
+        self._budget = budget
+
+    def __getitem__(self, code: int) -> Any:
+        self._budget.take(_OPERATION)
+        return super().__getitem__(code)
+
+
 class Unpickler(_PythonUnpickler):  # type: ignore[misc]
     """An unpickler of one pickle in a stream; `check` judges what it made."""
 
@@ -60,6 +74,8 @@ class Unpickler(_PythonUnpickler):  # type: ignore[misc]
         # comes twice.
         self._stateless: dict[int, tuple[object, str]] = {}
         self._made: list[object] = []
+        # Of this one alone, in place of that of the class.
+        self.__dict__["dispatch"] = _Operations(type(self).dispatch, budget)
 
     def check(self) -> None:
         """Check what was made as far as code in C would believe it. Raises Refused."""
@@ -130,7 +146,7 @@ class Unpickler(_PythonUnpickler):  # type: ignore[misc]
         return function
 
     def _remember(self, made: object, name: str) -> object:
-        if type(made) is not Pending:
+        if type(made) is not Pending and has_state(made):
             self._stateless[id(made)] = made, name
             self._made.append(made)
         return made
@@ -191,7 +207,7 @@ class Unpickler(_PythonUnpickler):  # type: ignore[misc]
         if name is None:
             raise Refused(f"it sets attributes of {_shown(made)}")
         check_state(made, name, state)
-        set_state(made, state)
+        set_state(made, name, state)
 
     dispatch[pickle.BUILD[0]] = load_build
 
@@ -285,6 +301,9 @@ class Unpickler(_PythonUnpickler):  # type: ignore[misc]
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) is not str:
                 check_key(key)
+            if type(target) is type(value) is defaultdict:
+                # Python frees them by recursion in C.
+                raise Refused("a dict with defaults holds another")
             target[key] = value
 
     dispatch[pickle.SETITEM[0]] = load_setitem

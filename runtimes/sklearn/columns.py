@@ -19,6 +19,7 @@ from runtimes.sklearn.boosted import boosted_columns
 from runtimes.sklearn.nested import attribute, first_of, fitted_parts, is_estimator, steps_of
 
 _KEEPS_COLUMNS = frozenset({"SimpleImputer", "FunctionTransformer", "FrozenEstimator"})
+_MAX_WIDTH = 1 << 20
 _TAKES_NO_TABLE = {
     "DictVectorizer": "takes dictionaries",
     "FeatureHasher": "takes dictionaries or lists of strings",
@@ -91,6 +92,8 @@ def _columns_of(estimator: Any) -> Columns:
             f"its {type(estimator).__name__} does not say how many numbers it takes (n_features_in_); fit it "
             "on a table of numbers, or export it to ONNX"
         )
+    if not 0 < width <= _MAX_WIDTH:
+        raise _Refusal(f"its model takes {width} numbers; at most {_MAX_WIDTH} are served")
     names = _names(estimator, int(width))
     finder = _Finder(names or [f"x{position}" for position in range(width)])
     finder.visit(estimator, list(range(width)))

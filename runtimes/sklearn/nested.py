@@ -18,6 +18,10 @@ _PLAIN = (str, bytes, int, float, complex, bool, np.generic, type(None))
 _FITTED = ("best_estimator_", "estimator_", "regressor_", "classifier_", "estimator", "base_estimator")
 _FITTED_LISTS = ("estimators_", "calibrated_classifiers_")
 _FEW = 64
+# joblib would start processes for each call of theirs.
+_IN_PROCESSES = frozenset(
+    {"ColumnTransformer", "FeatureUnion", "MultiOutputClassifier", "MultiOutputRegressor"}
+)
 _LIBRARIES = frozenset({"sklearn", "xgboost", "lightgbm", "catboost"})
 
 
@@ -121,8 +125,12 @@ def limit_threads(estimator: Any, threads: int) -> None:
         try:
             # None is one job for scikit-learn, and all cores for the others.
             is_free = library in ("xgboost", "lightgbm") and jobs is None
-            if is_free or (isinstance(jobs, int) and (jobs < 0 or jobs > threads)):
+            if is_free or (isinstance(jobs, int | np.integer) and (jobs < 0 or jobs > threads)):
                 part.n_jobs = threads
+            if (members.get("n_jobs") or 1) != 1 and type(part).__name__ in _IN_PROCESSES:
+                part.n_jobs = None
+            if members.get("_n_threads", 0) > threads:
+                members["_n_threads"] = threads
             if members.get("_Booster") is not None and library == "xgboost":
                 members["_Booster"].set_param({"nthread": part.n_jobs})
         except Exception as error:

@@ -16,6 +16,7 @@ from runtimes.sklearn.loading import unpickle
 from runtimes.sklearn.model import SklearnModel
 from runtimes.sklearn.nested import is_estimator
 from runtimes.sklearn.prepare import prepare
+from runtimes.sklearn.releases import changed_meaning
 
 
 class SklearnRuntime:
@@ -62,8 +63,15 @@ def model_of(
             f"{path} holds a {type(estimator).__name__}, not an estimator of scikit-learn; save the whole "
             "estimator or pipeline"
         )
+    if changed := changed_meaning(estimator):
+        raise LoadError(
+            f"{path} was {origin}, and the one installed would read its {changed} otherwise and give wrong "
+            "answers; install that version, or make the model again"
+        )
     try:
         return SklearnModel(prepare(estimator, path, resources.threads), platform)
+    except RecursionError as error:
+        raise LoadError(f"{path} holds estimators within estimators too deep to be called") from error
     except (AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
         raise LoadError(
             f"{path} was {origin}, and its {type(estimator).__name__} does not work with the one installed: "

@@ -20,6 +20,7 @@ class SkopsRuntime:
 
     def load(self, path: Path, resources: Resources) -> SklearnModel:
         """Load the estimator. Raises LoadError, and UnsafeFormat for what is not on the allow-list."""
+        from runtimes.pickles.whole import check_whole
         from runtimes.sklearn.runtime import model_of
 
         names = self.check(path)
@@ -31,6 +32,7 @@ class SkopsRuntime:
         try:
             # skops asks for a part of these only: all are on the list.
             estimator = skops.io.load(path, trusted=names)
+            check_whole(estimator)
             return model_of(
                 estimator, path, resources, f"loaded by skops {skops.__version__}", "sklearn_skops"
             )

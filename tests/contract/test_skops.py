@@ -120,6 +120,22 @@ def changed(path: Path, change: Callable[[Any], None]) -> Path:
     return path
 
 
+def test_what_code_in_c_would_follow_is_refused_as_in_pickles(tmp_path: Path) -> None:
+    encoder = OneHotEncoder().fit(CLASSES.reshape(-1, 1))
+    encoder._n_features_outs = [1]
+    hidden = LogisticRegression().fit(ROWS, CLASSES)
+    hidden.decision_function = np.log
+    neighbours = KNeighborsClassifier().fit(ROWS, CLASSES)
+    neighbours._y = neighbours._y + 9
+    for estimator, words in (
+        (encoder, "other categories than columns"),
+        (hidden, "hides its method"),
+        (make_pipeline(neighbours), "a label that is no class"),
+    ):
+        with pytest.raises(LoadError, match=words):
+            SkopsRuntime().load(save(estimator, tmp_path), Resources())
+
+
 @pytest.mark.parametrize(
     ("node", "message"),
     [

@@ -387,6 +387,8 @@ def test_nothing_on_the_list_calls_opens_imports_or_evaluates() -> None:
     for name in known_names():
         if name.startswith("scipy.special."):
             continue  # functions of numbers alone, such as eval_legendre
+        if name == "functools.partial":
+            continue  # of one function of numbers alone, see the test below
         last = name.rpartition(".")[2].lower().strip("_")
         assert not set(last.split("_")) & words, name
         assert getattr(builtins, last, None) not in (eval, exec, open, getattr, vars, type), name
