@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from gateway.codec.predict import csv_rows, images, json_rows, numpy_files
+from gateway.codec.predict.answer import wants_csv
 from gateway.codec.predict.image_settings import ImageSettings, UnusableImageSettings
 from gateway.codec.predict.paths import Style
 from gateway.codec.predict.request import Reader
@@ -214,3 +215,17 @@ def test_an_input_may_have_the_name_of_a_form(name: str) -> None:
     single = Signature((column(name),), ())
     assert read(single, json.dumps({name: 2}).encode())[name].tolist() == [[2]]
     assert read(single, json.dumps({name: [1, 2]}).encode())[name].tolist() == [[1], [2]]
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_csv"),
+    [
+        ("text/csv", True),
+        ("text/csv;q=0.5", True),
+        ("text/csv;q=0, */*", False),
+        ("text/csv; q=0.000, application/json", False),
+        ("text/csv;header=absent;q=0", False),
+    ],
+)
+def test_a_type_of_weight_0_is_not_given(accept: str, is_csv: bool) -> None:
+    assert wants_csv(accept) is is_csv
