@@ -18,9 +18,11 @@ from xml.parsers import expat
 from runtimes.base import Datatype, Signature, TensorSpec
 from runtimes.errors import LoadError
 
-_MAX_BYTES = 256 * 1024 * 1024
+_MAX_BYTES = 128 * 1024 * 1024
 _MAX_ELEMENTS = 4_000_000
 _MAX_DEPTH = 64
+_MAX_TENSORS = 10_000
+_MAX_DIGITS = 100
 _READ_BYTES = 1024 * 1024
 
 # By the precision of a port, and by the element type of a Parameter.
@@ -47,7 +49,8 @@ _DATATYPES: Mapping[str, Datatype] = {
 # What OpenVINO makes of the outputs of version 10: these integers are INT32, and all else is FP32.
 _INTEGERS_10 = frozenset({Datatype.INT32, Datatype.INT64, Datatype.UINT32, Datatype.UINT64})
 _COMMA = re.compile(r"(?<!\\),")
-_SIZE = re.compile(r"\d+")
+_SIZE = re.compile(r"[0-9]+")
+_PLACE = re.compile(r"[0-9]{1,18}")
 
 _Place = tuple[str, str]
 """The ids of a layer and of a port of it."""
@@ -199,6 +202,8 @@ class _Reader:
     def text(self, data: str) -> None:
         if self._port is not None and self._port.dims and self._path[-1] == "dim":
             self._port.dims[-1] += data
+            if len(self._port.dims[-1]) > _MAX_DIGITS:
+                raise _Malformed("has a dimension that is no number; convert the model again")
 
     def end(self, tag: str) -> None:
         if self._path == ["net", "layers", "layer"] and self._layer is not None:
@@ -209,6 +214,8 @@ class _Reader:
                 self._parameters.append(layer)
             elif layer.type == "Result":
                 self._results.append(layer)
+            if len(self._parameters) + len(self._results) > _MAX_TENSORS:
+                raise _Malformed(f"has more than {_MAX_TENSORS} inputs and outputs, which no graph has")
             self._layer = None
         elif tag == "port":
             self._port = None
@@ -241,9 +248,16 @@ class _Reader:
             )
 
     def _note_weights(self, attributes: Mapping[str, str]) -> None:
-        offset, size = attributes.get("offset", ""), attributes.get("size", "")
-        if _SIZE.fullmatch(offset) and _SIZE.fullmatch(size) and len(offset) < 20 and len(size) < 20:
-            self._weight_bytes = max(self._weight_bytes, int(offset) + int(size))
+        if "offset" not in attributes or "size" not in attributes:
+            return
+        offset, size = attributes["offset"], attributes["size"]
+        # OpenVINO may read other spellings, and may add up to 0 what is larger than its integers.
+        if not (_PLACE.fullmatch(offset) and _PLACE.fullmatch(size)):
+            raise _Malformed(
+                f"has weights of {size[:40]!r} bytes at {offset[:40]!r}, which is no place; convert the "
+                "model again"
+            )
+        self._weight_bytes = max(self._weight_bytes, int(offset) + int(size))
 
     def _input(self, layer: _Layer) -> TensorSpec:
         port = next(iter(layer.outputs.values()), _Port("", ""))

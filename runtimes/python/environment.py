@@ -71,9 +71,20 @@ def interpreter_for(
             f"{requirements.file} asks for packages, and the policy allows none (`requirements: never`): "
             "leave the file out of the kit, or set `trust: {requirements: kit}`"
         )
+    try:
+        return _environment(requirements, sources, directory, note, time.monotonic() + seconds)
+    except OSError as error:
+        raise LoadError(
+            f"the environment of the kit's Python cannot be made in {directory}: {error}"
+        ) from error
+
+
+def _environment(
+    requirements: Requirements, sources: Sources, directory: Path, note: Note, deadline: float
+) -> Path:
+    """Return the Python of an environment, which is made where it is not there yet."""
     home = directory / _key(requirements, sources)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    deadline = time.monotonic() + seconds
     with _locked(directory / f"{home.name}.lock", deadline, note) as lock:
         if not (home / _COMPLETE).exists():
             shutil.rmtree(home, ignore_errors=True)

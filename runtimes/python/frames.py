@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 MAX_TENSOR_BYTES = 2 * 1024**3
-"""How many bytes one tensor may have."""
+"""How many bytes the tensors of a frame may have, one or all of them."""
 
 BYTES = "BYTES"
 BF16 = "BF16"
@@ -109,6 +109,7 @@ def send(
         _check_bytes(name, len(part))
         listed.append([name, datatype, list(array.shape), len(part)])
         parts.append(part)
+    _check_bytes("all of it", sum(map(len, parts)))
     text = json.dumps({**header, "tensors": listed}).encode()
     parts.insert(0, memoryview(_LENGTH.pack(len(text)) + text))
     if sum(map(len, parts)) <= _SMALL:
@@ -142,7 +143,8 @@ def receive(
         ]
         for _, datatype, shape, size in listed:
             _check_size(datatype, shape, size)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        _check_bytes("all of it", sum(size for _, _, _, size in listed))
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise BrokenFrame(f"its header cannot be read: {error}") from error
     read = [(*tensor[:3], _read(connection, tensor[3], deadline)) for tensor in listed]
     return header, {name: _array(datatype, shape, data) for name, datatype, shape, data in read}

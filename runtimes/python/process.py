@@ -184,11 +184,13 @@ class KitProcess:
         except (EOFError, OSError) as error:
             self._wait_for_end()
             raise LoadError(f"{self.failure()}, while its class was loaded") from error
-        except frames.BrokenFrame as error:
+        except (frames.BrokenFrame, ValueError) as error:
             raise LoadError(f"{self._process.name} sent what cannot be read: {error}") from error
         if "error" in header:
-            raise LoadError(str(header["message"]))
-        methods: dict[str, dict[str, Any]] = header["methods"]
+            raise LoadError(str(header.get("message", "")))
+        methods = header.get("methods")
+        if not isinstance(methods, dict):
+            raise LoadError(f"{self._process.name} sent an answer before its class was loaded")
         return methods
 
     def _ended(self) -> ExecutionError:

@@ -80,7 +80,8 @@ def _lines(file: Path) -> tuple[str, ...]:
         raise LoadError(f"{file} has {len(data)} bytes, and {_MAX_BYTES} are the most")
     lines = []
     for line in re.sub(r"\\\r?\n", " ", text).splitlines():
-        requirement = re.sub(r"(^|\s)#.*", "", line).strip()
+        # The pattern would try each way to share out a long run of blanks.
+        requirement = " ".join(re.sub(r"(^|\s)#.*", "", line).split())
         if not requirement:
             continue
         if not _REQUIREMENT.fullmatch(requirement):

@@ -103,6 +103,8 @@ def _check_object(path: Path, part: Mapping[str, Any]) -> None:
     if "class_name" not in part:
         return
     name, module, registered = (part.get(key) for key in ("class_name", "module", "registered_name"))
+    if not isinstance(name, str):
+        raise UnsafeFormat(f"{path} has a class_name that is no text but {str(name)[:80]!r}")
     if name in _VALUES:
         return
     if name == "function":
@@ -129,6 +131,11 @@ def _dataset_bytes(path: Path, group: Any, h5py: Any) -> Iterator[int]:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise UnsafeFormat(f"{path} has weights that are a link, {name[:80]!r}; save the model again")
             member = group[name]
+            # A group may hold itself, and one that is in several places is looked through in each.
+            if h5py.h5o.get_info(member.id).rc > 1:
+                raise UnsafeFormat(
+                    f"{path} has weights that are in several places, {name[:80]!r}; save the model again"
+                )
             if isinstance(member, h5py.Group):
                 groups.append(member)
             elif (

@@ -39,6 +39,7 @@ _DATATYPES: Mapping[int, Datatype] = {
     22: Datatype.UINT32,
     23: Datatype.UINT64,
 }
+_ALTERNATIVE = "api_implements"
 _ASSET = 5  # the field of SavedObject for one that is a file
 
 
@@ -59,6 +60,8 @@ class Function:
     name: str
     arguments: tuple[str, ...] = ()
     nodes: tuple[Node, ...] = ()
+    is_alternative: bool = False
+    """Whether TensorFlow may run it in place of another function, which implements the same interface."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +208,7 @@ def _function(reader: Reader, span: Span) -> Function:
         reader.string(signature, 1),
         tuple(reader.string(argument, 1) for _, argument in reader.messages(signature, 2)),
         tuple(_node(reader, node) for _, node in reader.messages(span, 3)),
+        _ALTERNATIVE in _entries(reader, span, 5),
     )
 
 

@@ -55,9 +55,9 @@ def _is_call(node: Node) -> bool:
 
 
 def _reached(file: SavedModelFile) -> set[str]:
-    """Return the functions that the objects name, and all that these call."""
+    """Return the functions that the objects name, all that these call, and what may run in their place."""
     reached: set[str] = set()
-    left = list(file.callable)
+    left = [*file.callable, *(name for name, function in file.functions.items() if function.is_alternative)]
     while left:
         name = left.pop()
         if name not in reached:

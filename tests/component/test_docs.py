@@ -290,3 +290,18 @@ def test_a_language_model_is_shown_with_a_call_of_the_openai_api(api: Api) -> No
     page = api.get("/v2/models/embed/docs").text
     assert "http://kit.test:8080/v1/embeddings" in page
     assert "http://kit.test:8080/v2/models/embed/infer" in page
+
+
+def test_names_that_are_html_stay_text(api: Api) -> None:
+    evil = "</textarea></script><script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+    specs = (TensorSpec(evil, "BYTES", (-1, 1)), TensorSpec(f"{evil}2", "FP32", (-1, 1)))
+    example = {"inputs": [{"name": evil, "datatype": "BYTES", "shape": [1, 1], "data": [evil]}]}
+    labels = {evil: (evil, f"{evil}2")}
+    api.descriptions["iris.v1"] = Description(
+        evil, Signature(specs, specs[:1]), evil, evil, labels, example=json.dumps(example)
+    )
+    for path in ("/docs", "/v2/models/iris/docs"):
+        page = Page(api.get(path).text)
+        assert page.loaded == []
+        assert len(page.scripts) == 1
+    api.document()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import threading
@@ -192,3 +193,14 @@ def test_the_installer_gets_an_index_only_where_the_policy_allows_it(
     command = environment._install(home, home / "r", wanted, Sources.INDEX, "/bin/uv", needs_own_pip=False)
     assert command[:3] == ["/bin/uv", "pip", "install"]
     assert "--no-build" in command
+
+
+def test_a_disk_that_is_full_is_told(
+    requirements: Callable[[str], Requirements], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(environment, "_make", full)
+    with pytest.raises(LoadError, match=f"cannot be made in {tmp_path}.*No space left"):
+        interpreter_for(requirements("greeting"), Sources.KIT, tmp_path / "environments")

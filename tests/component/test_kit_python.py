@@ -357,6 +357,17 @@ def test_a_load_that_takes_too_long_is_ended(
         start("print('loads')\ntime.sleep(60)\n")
 
 
+def test_an_answer_before_the_class_is_loaded_is_refused(start: Callable[..., PythonModel]) -> None:
+    text = (
+        "import gc, socket\nframe = b'{\"tensors\": []}'\n"
+        "for each in gc.get_objects():\n    if isinstance(each, socket.socket) and each.fileno() >= 0:\n"
+        "        try:\n            each.sendall(len(frame).to_bytes(4, 'little') + frame)\n"
+        "        except OSError:\n            pass\n"
+    )
+    with pytest.raises(LoadError, match="sent an answer before its class was loaded"):
+        start(text + predict("return x"))
+
+
 def test_a_stopped_process_does_not_hold_up_its_end(start: Callable[..., PythonModel]) -> None:
     model = start(predict("return x"))
     os.kill(model._process.pid, signal.SIGSTOP)

@@ -17,6 +17,7 @@ from openvino import opset15
 
 from runtimes.base import Array, Resources, TensorSpec
 from runtimes.errors import InputError, LoadError, ModelError, NoRuntime
+from runtimes.openvino import ir_file
 from runtimes.openvino.runtime import OpenVinoRuntime
 from runtimes.select import choose
 from runtimes.testing import TensorContract
@@ -266,6 +267,32 @@ def test_what_cannot_be_served(tmp_path: Path, old: str, new: str, message: str)
         return
     with pytest.raises(LoadError, match=message):
         OpenVinoRuntime().load(path, Resources())
+
+
+@pytest.mark.parametrize("place", ["-4", "+4", " 4", "0x4", "18446744073709551612", "9" * 5000, ""])
+def test_weights_are_at_plain_numbers(tmp_path: Path, place: str) -> None:
+    path = tmp_path / "model.xml"
+    data = f'<data element_type="f32" shape="1" offset="{place}" size="4"/>'
+    path.write_text(
+        f'<net name="m" version="11"><layers><layer id="0" name="c" type="Const" version="opset1">{data}'
+        "</layer></layers></net>"
+    )
+    with pytest.raises(LoadError, match="which is no place"):
+        ir_file.read(path)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ('<layer type="Result"/>' * 10_001, "more than 10000 inputs and outputs"),
+        ("<layer><output><port><dim>" + " " * 1000 + "</dim></port></output></layer>", "dimension that is"),
+    ],
+)
+def test_a_file_that_is_made_to_take_memory(tmp_path: Path, layers: str, message: str) -> None:
+    path = tmp_path / "model.xml"
+    path.write_text(f'<net name="m" version="11"><layers>{layers}</layers></net>')
+    with pytest.raises(LoadError, match=message):
+        ir_file.read(path)
 
 
 def test_entities_are_refused(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import h5py
 import keras
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from runtimes.base import Array, Resources, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError, ModelError, UnsafeFormat
@@ -243,6 +244,28 @@ def test_a_caller_cannot_name_the_file_of_a_table(tmp_path: Path) -> None:
         TensorFlowRuntime().check(path)
 
 
+def test_a_function_that_may_run_in_place_of_another_only_computes(tmp_path: Path) -> None:
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def add(x: Any) -> Any:
+        return x + 1
+
+    path = save(tmp_path, lambda x: add(x), tf.TensorSpec([None], tf.int32, name="x"))
+    file = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    functions = file.meta_graphs[0].graph_def.library.function
+    # What saves the model is called by nobody, and TensorFlow would put it in the place of `add`.
+    for function in functions:
+        if "_add_" in function.signature.name or "_traced_save" in function.signature.name:
+            function.attr["api_implements"].s = b"same"
+    path.write_bytes(file.SerializeToString())
+    with pytest.raises(UnsafeFormat, match=r"traced_save.* which is not on the list"):
+        TensorFlowRuntime().check(path)
+    for function in functions:
+        if "_traced_save" in function.signature.name:
+            del function.attr["api_implements"]
+    path.write_bytes(file.SerializeToString())
+    TensorFlowRuntime().check(path)
+
+
 def test_an_asset_outside_of_the_directory_is_refused(tmp_path: Path, saved_model: Path) -> None:
     shutil.copytree(saved_model.parent, tmp_path / "model")
     path = tmp_path / "model" / "saved_model.pb"
@@ -324,6 +347,7 @@ def layer(config: Any) -> Any:
         (lambda c: layer(c).update(module="keras.utils", class_name="get_file"), "get_file"),
         (lambda c: layer(c).update(module=None, class_name="Custom"), "'Custom'"),
         (lambda c: layer(c).update(registered_name="mine>Dense"), "Dense"),
+        (lambda c: layer(c).update(class_name=["Dense"]), r"class_name that is no text but \"\['Dense'\]\""),
         (
             lambda c: layer(c)["config"].update(
                 activation={"module": "builtins", "class_name": "function", "config": "eval"}
@@ -373,6 +397,10 @@ def in_pieces(file: Any) -> None:
     file.create_dataset("secret", (10**12,), "f4", chunks=(1024,))
 
 
+def cycle(file: Any) -> None:
+    file.create_group("secret")["again"] = file["/"]
+
+
 def huge(file: Any) -> None:
     file.create_dataset("secret", (10**12,), "f4")
 
@@ -384,6 +412,7 @@ def huge(file: Any) -> None:
         (external, "does not write so, 'secret'"),
         (in_pieces, "does not write so, 'secret'"),
         (huge, "declares 4000000000.* bytes of weights"),
+        (cycle, "in several places, 'again'"),
     ],
 )
 def test_weights_that_are_elsewhere_or_too_large(

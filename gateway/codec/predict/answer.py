@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,14 +23,16 @@ from runtimes.errors import InputError
 
 CSV = b"text/csv; charset=utf-8"
 _LABEL = "label"
+_REFUSED = re.compile(r"(^|;)\s*q=0(\.0*)?\s*($|;)")
 _MEDIA = ("text/csv", "application/json", "*/*", "application/*")
 
 
 def wants_csv(accept: str) -> bool:
     """Tell whether a caller asks for CSV: the first type of its `Accept` that there is."""
     for part in accept.lower().split(","):
-        name = part.partition(";")[0].strip()
-        if name in _MEDIA:
+        name, _, parameters = part.partition(";")
+        name = name.strip()
+        if name in _MEDIA and not _REFUSED.search(parameters):
             return name == "text/csv"
     return False
 

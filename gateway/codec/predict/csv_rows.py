@@ -20,7 +20,11 @@ from runtimes.errors import InputError
 from runtimes.tables import cast
 
 # A cell takes tens of bytes while a text is read, and may be a single byte of it.
-_MAX_CELLS = 8_000_000
+_MAX_CELLS = 4_000_000
+# Floats up to here are each whole number.
+_EXACT = 2.0**53
+# So much of a line is looked at for its separator.
+_LINE = 10_000
 _CHARSETS: Mapping[str, str] = {
     "": "utf-8-sig",
     "utf-8": "utf-8-sig",
@@ -45,12 +49,26 @@ def read_csv(body: bytes | memoryview, charset: str, layout: Layout) -> dict[str
     Raises:
         InputError: naming the row, counted from 1 without the header, and the column that are wrong.
     """
-    rows = _cells(_text(bytes(body), charset))
+    text = _text(bytes(body), charset)
+    try:
+        return _read(text, layout)
+    except InputError as error:
+        raise InputError(f"{error}{_advice(text)}") from None
+
+
+def _read(text: str, layout: Layout) -> dict[str, Array]:
+    rows = _cells(text)
     if not rows:
         raise InputError("there are no rows")
     is_data = all(map(_is_number, rows[0])) and set(rows[0]) != set(layout.names)
     header = None if is_data else rows.pop(0)
     if layout.single is not None and not layout.is_table:
+        if header is not None and any(cell and _is_number(cell) for cell in header):
+            wrong = next(cell for cell in header if not _is_number(cell))
+            raise InputError(
+                f"line 1 is neither a row nor a header: {shown(wrong)} is no number, and others are; "
+                "what is missing is an empty cell"
+            )
         if not rows:
             raise InputError(_NO_ROWS)
         width = len(rows[0])
@@ -87,6 +105,15 @@ def _table(header: list[str] | None, rows: list[list[str]], layout: Layout) -> d
     return inputs
 
 
+def _advice(text: str) -> str:
+    """Return what to do about a text whose values seem to have another separator, "" where they do not."""
+    line = text.lstrip().partition("\n")[0][:_LINE]
+    for separator, name in ((";", "';'"), ("\t", "tabs")):
+        if line.count(separator) > line.count(","):
+            return f"; the values seem to be separated by {name}: put ',' between them, and '.' in numbers"
+    return ""
+
+
 def _text(body: bytes, charset: str) -> str:
     encoding = "utf-16" if not charset and body[:2] in _UTF_16 else _CHARSETS.get(charset)
     if encoding is None:
@@ -94,7 +121,7 @@ def _text(body: bytes, charset: str) -> str:
     try:
         return body.decode(encoding)
     except UnicodeDecodeError as error:
-        name = charset or "UTF-8"
+        name = charset or ("UTF-16" if encoding == "utf-16" else "UTF-8")
         raise InputError(
             f"the body is not {name} from byte {error.start} on; send UTF-8, or `charset` in Content-Type"
         ) from None
@@ -129,7 +156,7 @@ def _column(spec: TensorSpec, cells: list[str], width: int) -> Array:
     try:
         return _numbers(spec.name, cells, datatype)
     except (ValueError, OverflowError):
-        wrong = next((index for index, cell in enumerate(cells) if not _is_of(cell, datatype)), 0)
+        wrong = _first_wrong(cells, datatype)
         raise _refusal(spec, cells[wrong], wrong // width) from None
 
 
@@ -145,7 +172,10 @@ def _numbers(name: str, cells: list[str], datatype: Datatype) -> Array:
         try:
             wide = np.array(list(map(int, cells)), np.uint64 if kind == "u" else np.int64)
         except (ValueError, OverflowError):
-            wide = np.array(list(map(float, cells)), np.float64)
+            wide = np.fromiter(map(float, cells), np.float64, len(cells))
+            if not (np.abs(wide) < _EXACT).all():
+                # A float has not all of these, so each is read as what it is.
+                return np.array(list(map(_whole, cells)), dtype)
         return _exactly(name, wide, dtype)
     if "" in cells:
         cells = [cell or "nan" for cell in cells]
@@ -168,17 +198,40 @@ def _truth(cell: str) -> bool:
         raise ValueError from None
 
 
-def _is_of(cell: str, datatype: Datatype) -> bool:
-    """Tell whether a cell can be an element of a datatype."""
+def _whole(cell: str) -> int:
+    """Return a cell as a whole number. Raises ValueError or OverflowError for others."""
     try:
-        _numbers("", [cell], datatype)
+        return int(cell)
+    except ValueError:
+        number = float(cell)
+    if not number.is_integer():
+        raise ValueError
+    return int(number)
+
+
+def _first_wrong(cells: list[str], datatype: Datatype) -> int:
+    """Return the index of the first cell that is no element of a datatype, where one is not."""
+    start, end = 0, len(cells)
+    while end - start > 1:
+        middle = (start + end) // 2
+        if _are_of(cells[start:middle], datatype):
+            start = middle
+        else:
+            end = middle
+    return start
+
+
+def _are_of(cells: list[str], datatype: Datatype) -> bool:
+    """Tell whether cells can be elements of a datatype."""
+    try:
+        _numbers("", cells, datatype)
     except (ValueError, OverflowError):
         return False
     return True
 
 
 def _is_number(cell: str) -> bool:
-    return not cell or _is_of(cell, Datatype.FP64)
+    return not cell or _are_of([cell], Datatype.FP64)
 
 
 def _refusal(spec: TensorSpec, cell: str, row: int) -> InputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -72,10 +73,18 @@ def _setting(name: str, value: Any) -> Any:
             raise UnusableImageSettings(f"size must be from 1 to {_MAX_SIDE}")
         return tuple(sides)
     numbers = value if isinstance(value, list) and name != "scale" else [value]
-    if not numbers or not all(type(number) in (int, float) for number in numbers):
+    if not numbers or not all(map(_is_number, numbers)):
         raise UnusableImageSettings(
             f"{name} must be {'a number' if name == 'scale' else 'a list of numbers'}"
         )
     if name == "std" and 0 in numbers:
         raise UnusableImageSettings("std must not be 0")
     return float(numbers[0]) if name == "scale" else tuple(map(float, numbers))
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a value is a finite number that a float can be."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:
+        return False

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 50_000_000
 """The largest image, before it is resized; decoded, each pixel takes four bytes."""
+_MAX_SIDE = 65_535
+# A decoder goes over the whole image for each scan of a progressive JPEG, and those in use have ten.
+_MAX_SCANS = 50
+_SCAN = b"\xff\xda"
+# How often Pillow may read of a body: some times for each chunk or segment, and once for each 64 KiB.
+_MAX_READS = 100_000
 _ADVICE = "say it in the Kitfile: model.parameters.image"
 
 
@@ -52,7 +58,8 @@ class ImageReader:
             pixels = pixels[:, :, np.newaxis]
         values: Array = pixels
         if target.datatype is not Datatype.UINT8:
-            values = pixels.astype(np.float32) * np.float32(settings.scale or 0)
+            values = pixels.astype(np.float32)
+            values *= np.float32(settings.scale or 0)
             if settings.mean is not None:
                 values -= np.array(settings.mean, np.float32)
             if settings.std is not None:
@@ -161,30 +168,48 @@ def _axes(spec: TensorSpec, settings: ImageSettings) -> tuple[bool, int | None, 
 def _decoded(body: bytes | memoryview, channels: str) -> Image:
     """Return an image, upright, in RGB or grey. Raises InputError."""
     # Workers of other models need none of it.
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
+    if bytes(body).count(_SCAN) > _MAX_SCANS and body[:1] == b"\xff":
+        raise InputError(f"the image has more than {_MAX_SCANS} scans; save it again")
     try:
-        image = Image.open(io.BytesIO(body), formats=("PNG", "JPEG"))
+        image = Image.open(_Body(body), formats=("PNG", "JPEG"))
         _check_size(image)
         image.load()
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I"):
             # Pillow cuts 16 bits off at 255, where the higher 8 are meant.
-            grey = (np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-            upright = Image.fromarray(grey)
+            grey = np.asarray(upright) >> 8
+            upright = Image.fromarray(grey.clip(0, 255, out=grey).astype(np.uint8))
         return upright.convert("L" if channels == "L" else "RGB")
     except InputError:
         raise
+    except UnidentifiedImageError:
+        raise InputError("the body is no PNG or JPEG") from None
     except Exception as error:  # each format of Pillow has errors of its own
         raise InputError(f"the body is no PNG or JPEG that can be read: {str(error)[:200]}") from None
 
 
 def _check_size(image: Image) -> None:
     """Raise InputError where an image that is not decoded yet has too many pixels."""
-    if image.width * image.height > MAX_PIXELS:
+    if image.width * image.height > MAX_PIXELS or max(image.size) > _MAX_SIDE:
         raise InputError(
-            f"the image has {image.width} x {image.height} pixels; {MAX_PIXELS} are the most that is read"
+            f"the image has {image.width} x {image.height} pixels; {MAX_PIXELS} are the most that is read, "
+            f"and {_MAX_SIDE} on a side"
         )
+
+
+class _Body(io.BytesIO):
+    """A body that is read a bounded number of times; each of a million empty chunks would take its time."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as a file does. Raises InputError once it was read too often."""
+        self.reads += 1
+        if self.reads > _MAX_READS:
+            raise InputError("the image is in too many pieces; save it again")
+        return super().read(size)
 
 
 def _resized(image: Image, size: tuple[int, int] | None, way: str) -> Image:

@@ -16,6 +16,7 @@ a row is that input's row.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
@@ -36,6 +37,9 @@ _FORMS = (*_ROWS, _SPLIT, _INPUTS)
 _OUTPUTS = "outputs"
 _BESIDE = frozenset({_OUTPUTS, "signature_name", "params", "parameters", "id"})
 _FORMS_TEXT = 'send {"rows": [{…}, …]}, or "instances", "inputs", "dataframe_split", "dataframe_records"'
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# Each takes about a hundred bytes, and may be three of the text.
+_MAX_CONTAINERS = 5_000_000
 _TENSOR = frozenset({"name", "shape", "datatype"})
 
 
@@ -61,8 +65,26 @@ def read_json(text: bytes | memoryview, layout: Layout) -> JsonCall:
         return JsonCall(_rows(document, layout))
     if type(document) is not dict:
         raise InputError(f"the body must be a JSON object or a list; {_FORMS_TEXT}")
-    if document and document.keys() <= layout.specs.keys():
-        return JsonCall(_rows([document], layout))
+    is_row = document.keys() <= layout.specs.keys() and document.keys() >= set(layout.required)
+    if document and is_row:
+        return _row_or_form(document, layout)
+    return _form(document, layout)
+
+
+def _row_or_form(document: dict[str, Any], layout: Layout) -> JsonCall:
+    """Read an object by the names of the inputs: one row, unless an input has the name of a form."""
+    name, value = next(iter(document.items()))
+    if len(document) == 1 and name in _FORMS and type(value) in (list, dict):
+        try:
+            return _form(document, layout)
+        except InputError:
+            with suppress(InputError):
+                return JsonCall(_rows([document], layout))
+            raise
+    return JsonCall(_rows([document], layout))
+
+
+def _form(document: dict[str, Any], layout: Layout) -> JsonCall:
     forms = [form for form in _FORMS if form in document]
     if len(forms) > 1:
         raise InputError(f"the body has both {forms[0]!r} and {forms[1]!r}; send one of them")
@@ -83,6 +105,12 @@ def read_json(text: bytes | memoryview, layout: Layout) -> JsonCall:
 
 
 def _document(text: bytes | memoryview) -> Any:
+    if len(text) > _MAX_CONTAINERS:
+        raw = bytes(text)
+        if raw.count(b"[") + raw.count(b"{") > _MAX_CONTAINERS:
+            raise InputError(f"the body has more than {_MAX_CONTAINERS:,} lists and objects; send .npy")
+    if text[:3] == _BYTE_ORDER_MARK:
+        text = text[3:]
     try:
         return parse_json(text)
     except orjson.JSONDecodeError as error:

@@ -27,6 +27,10 @@ _READ_HEADER: Mapping[tuple[int, int], Callable[..., tuple[tuple[int, ...], bool
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+# Each string becomes an object of tens of bytes, and may be a single byte of the body.
+_MAX_TEXTS = 8_000_000
+# What stands before each entry of a ZIP file's directory, all of which is read at once.
+_ENTRY = b"PK\x01\x02"
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -65,6 +69,9 @@ def read_npz(body: bytes | memoryview, layout: Layout, max_bytes: int) -> dict[s
     Raises:
         InputError: where it is no such file, or does not fit the model.
     """
+    # The data of an array may have these bytes by chance, though not often.
+    if bytes(body).count(_ENTRY) > 2 * len(layout.names) + 100:
+        raise InputError(f"the file has too many arrays; the model takes {listed(layout.names)}")
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             arrays = _members(archive, layout, max_bytes)
@@ -72,6 +79,8 @@ def read_npz(body: bytes | memoryview, layout: Layout, max_bytes: int) -> dict[s
         raise
     except Exception as error:  # a damaged ZIP file has errors of many kinds
         raise InputError(f"the body is no .npz file: {str(error)[:200]}") from None
+    if not arrays:
+        raise InputError("the file has no arrays")
     check_lengths((name, len(array) if array.ndim else 1) for name, array in arrays.items())
     return {name: _fitted(layout.specs[name], array) for name, array in arrays.items()}
 
@@ -117,7 +126,22 @@ def _array(data: bytes | memoryview, where: str) -> Array:
         raise InputError(
             f"{where}: {dtype} of shape {list(shape)} needs {needed} bytes, and {len(rest)} follow"
         )
-    return np.frombuffer(rest, dtype).reshape(shape, order="F" if is_fortran else "C")
+    try:
+        return np.frombuffer(rest, dtype).reshape(shape, order="F" if is_fortran else "C")
+    except (ValueError, TypeError, OverflowError):  # lengths beyond an array's, or that are no numbers
+        raise InputError(f"{where} has the shape {list(shape)}") from None
+
+
+def _texts(name: str, array: Array) -> Array:
+    """Return strings as BYTES. Raises InputError for those that are no Unicode, or too many."""
+    if array.size > _MAX_TEXTS:
+        raise InputError(f"input {name!r} has more than {_MAX_TEXTS:,} strings; send fewer rows")
+    texts = np.empty(array.size, object)
+    try:
+        texts[:] = [item if isinstance(item, bytes) else item.encode() for item in array.reshape(-1).tolist()]
+    except (UnicodeEncodeError, ValueError, SystemError):  # numpy checks none of its code points
+        raise InputError(f"input {name!r} has a string that is no Unicode") from None
+    return texts.reshape(array.shape)
 
 
 def _fitted(spec: TensorSpec, array: Array) -> Array:
@@ -128,9 +152,7 @@ def _fitted(spec: TensorSpec, array: Array) -> Array:
     if array.dtype.kind in "SU":
         if datatype is not Datatype.BYTES:
             raise InputError(f"input {spec.name!r} must be {datatype}, not strings")
-        texts = np.empty(array.size, object)
-        texts[:] = [item if isinstance(item, bytes) else item.encode() for item in array.reshape(-1).tolist()]
-        array = texts.reshape(array.shape)
+        array = _texts(spec.name, array)
     elif array.dtype.kind == "b" and datatype is not Datatype.BOOL:
         raise InputError(f"input {spec.name!r} must be {datatype}, not BOOL")
     if not array.dtype.isnative:

@@ -10,7 +10,7 @@ from gateway.codec.predict.csv_rows import read_csv
 from gateway.codec.predict.image_settings import ImageSettings
 from gateway.codec.predict.images import ImageReader
 from gateway.codec.predict.json_rows import JsonCall, read_json
-from gateway.codec.predict.layout import Layout
+from gateway.codec.predict.layout import Layout, listed
 from gateway.codec.predict.media import Media, charset_of, media_of
 from gateway.codec.predict.numpy_files import read_npy, read_npz
 from gateway.codec.predict.paths import Style
@@ -54,6 +54,8 @@ class Reader:
             read = read_json(body, self._layout)
         else:
             read = JsonCall(self._inputs(body, media, content_type))
+        if not read.inputs:
+            raise InputError(f"the call has no values; the model takes {listed(self._layout.names)}")
         outputs = read.outputs or ((self._first,) if self._first and style is not Style.NAMED else ())
         return Request(Call("", read.inputs, dict.fromkeys(outputs, IN_JSON)), read.is_columnar)
 

@@ -73,6 +73,8 @@ def test_what_is_too_large_is_not_sent(
     monkeypatch.setattr(frames, "MAX_TENSOR_BYTES", 100)
     with pytest.raises(frames.BrokenFrame, match="'x' has 101 bytes, and 100 are the most"):
         frames.send(pair[0], {}, {"x": np.zeros(101, np.uint8)})
+    with pytest.raises(frames.BrokenFrame, match="'all of it' has 120 bytes, and 100 are the most"):
+        frames.send(pair[0], {}, {"x": np.zeros(60, np.uint8), "y": np.zeros(60, np.uint8)})
 
 
 @pytest.mark.parametrize(
@@ -88,6 +90,11 @@ def test_what_is_too_large_is_not_sent(
         {"tensors": [["x", "FP99", [1], 4]]},
         {"tensors": [["x", "BYTES", [2], 4]]},
         {"tensors": [["x", "UINT8", [2**40], 2**40]]},
+        {"tensors": [["x", "UINT8", [2**30], 2**30]] * 3},
+        '{"tensors": [["x", "FP32", [1e400], 0]]}',
+        '{"tensors": [["x", "FP32", [0], 1e400]]}',
+        '{"tensors": [["x", "FP32", [NaN], 0]]}',
+        "[" * 100_000,
     ],
 )
 def test_a_broken_header_is_refused(pair: tuple[socket.socket, socket.socket], header: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,10 @@ def test_they_are_beside_the_entry_or_above_it_within_the_kit(tmp_path: Path) ->
 
 def test_a_file_without_requirements_is_none(tmp_path: Path) -> None:
     assert find_requirements(write(tmp_path, {"requirements.txt": "# none\n"}), tmp_path) is None
+
+
+def test_a_long_run_of_blanks_takes_no_time(tmp_path: Path) -> None:
+    started = time.process_time()
+    with pytest.raises(LoadError, match="is no plain requirement"):
+        find_requirements(write(tmp_path, {"requirements.txt": "a" + " " * 100_000 + "!"}), tmp_path)
+    assert time.process_time() - started < 5
