@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.kits.cache import CachedKit
+from runtimes.extras import install_command
 
 _COLOURS = {
     "ready": "green",
@@ -202,7 +203,7 @@ def kit_text(kit: dict[str, Any]) -> Iterable[RenderableType]:
         return
     yield _text(f"runtime: {kit['runtime']} ({kit['file']})")
     if extras := ",".join(kit["missing_extras"]):
-        yield _text(f"it needs what is not installed here: pip install 'kitserve[{extras}]'", "yellow")
+        yield _text(f"it needs what is not installed here: {install_command(extras)}", "yellow")
     if kit["mlflow"] is not None:
         yield _text(f"MLflow: {kit['mlflow']['text']}")
         for note in kit["mlflow"]["notes"]:

@@ -46,8 +46,12 @@ def combined(labels: Mapping[str, Sequence[str]], own: Labels) -> Labels:
 
 
 def own_labels(model: LoadedModel) -> Labels:
-    """Return the labels that a model's file has, by output."""
-    return model.labels if isinstance(model, LabelledModel) else {}
+    """Return the labels that a model's file has, by output; what no JSON could hold in them is `?`."""
+    labels = model.labels if isinstance(model, LabelledModel) else {}
+    return {
+        output: tuple(name.encode("utf-8", "replace").decode() for name in names)
+        for output, names in labels.items()
+    }
 
 
 def labels_of(model: Model, root: Path) -> Labels:

@@ -93,9 +93,7 @@ def test_a_model_is_shown_by_each_of_its_names(front: Front) -> None:
     assert client.models.retrieve("chat").to_dict()["version"] == "v1"
 
 
-@pytest.mark.parametrize(
-    "name", ["none", "iris", "new", "unknown", "chat:v3", "chat:", "chat@v1:v1", "%20", ":@"]
-)
+@pytest.mark.parametrize("name", ["none", "new", "unknown", "chat:v3", "chat:", "chat@v1:v1", "%20", ":@"])
 def test_what_is_not_listed_is_not_found(front: Front, name: str) -> None:
     status, document = front.ask(f"/models/{name}")
     assert status == 404
@@ -103,6 +101,14 @@ def test_what_is_not_listed_is_not_found(front: Front, name: str) -> None:
     client = openai.OpenAI(base_url=front.url, api_key="-")
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("absent")
+
+
+def test_another_model_is_ready_as_kserve_has_it(front: Front) -> None:
+    assert front.ask("/models/iris") == (200, {"name": "iris", "ready": True})
+    assert front.ask("/models/iris:v1")[0] == 404
+    failed = version("iris", "v1", state=ModelState.FAILED)
+    front.status = Status(1, (status("iris", failed),))
+    assert front.ask("/models/iris") == (503, {"name": "iris", "ready": False})
 
 
 def test_the_list_is_only_read(front: Front) -> None:

@@ -26,7 +26,11 @@ _NAME = re.compile(f"([^{SEPARATORS}]+)(?:[{SEPARATORS}](.+))?")
 
 
 class OpenAIModels:
-    """Answers `GET /v1/models` from the gateway's status and what workers said of their models."""
+    """Answers `GET /v1/models` from the gateway's status and what workers said of their models.
+
+    A model that is no language model is answered for as KServe's v1 protocol has it: `{"name", "ready"}`
+    (https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol).
+    """
 
     def __init__(self, overview: Overview) -> None:
         self._overview = overview
@@ -53,7 +57,16 @@ class OpenAIModels:
             for version in self._versions(candidate) if candidate.name == model else ():
                 if revision is None or revision in _names(version):
                     return JSONResponse(self._entry(name, version))
+            if candidate.name == name and self._takes_tensors(candidate):
+                # Clients of KServe's v1 protocol ask so whether a model is ready.
+                is_ready = any(version.role and version.state in _ANSWERING for version in candidate.versions)
+                return JSONResponse({"name": name, "ready": is_ready}, 200 if is_ready else 503)
         raise unknown_model(name)
+
+    def _takes_tensors(self, model: ModelStatus) -> bool:
+        """Whether a worker has said of a version that it is no language model."""
+        descriptions = (self._overview.description(version.app) for version in model.versions)
+        return any(description is not None and not description.tasks for description in descriptions)
 
     def _entries(self, model: ModelStatus) -> Iterator[dict[str, Any]]:
         """Yield an entry for the model, and one for each tag of it."""

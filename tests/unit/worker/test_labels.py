@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gateway.kits.kitfile import Model
 from gateway.worker import labels as labels_module
-from gateway.worker.labels import UnusableLabels, combined, labels_of
+from gateway.worker.labels import UnusableLabels, combined, labels_of, own_labels
 
 
 def model(labels: Any = None, *parts: dict[str, Any]) -> Model:
@@ -97,3 +98,9 @@ def test_a_part_must_be_text_of_a_sensible_size(root: Path, monkeypatch: pytest.
 def test_a_kits_labels_come_before_the_models_own(kit: Any, own: Any, expected: Any) -> None:
     assert combined(kit, own) == expected
     assert combined(expected, own) == expected
+
+
+def test_what_no_json_could_hold_is_replaced_in_a_models_own_labels() -> None:
+    members = ("platform", "device", "close", "signature", "infer")
+    labelled: Any = SimpleNamespace(**dict.fromkeys(members, print), labels={"p": ("no", "\ud800")})
+    assert own_labels(labelled) == {"p": ("no", "?")}
