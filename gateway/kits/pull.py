@@ -61,8 +61,10 @@ class Pull:
         self._progress = progress
         self._missing: dict[Digest, int] = {}
         self._shared: dict[str, SharedLayer] = {}
-        self._added: list[WantedLayer] = []
+        self._counted: set[Digest] = set()
         self._total = 0
+        # What the total was when the progress was last told that all of it is here.
+        self._told_total = -1
         self._lock = Lock()
         self._stopping = Event()
 
@@ -75,8 +77,9 @@ class Pull:
         for wanted in layers:
             layer = wanted.layer
             digest, size = layer.descriptor.digest, layer.descriptor.size
-            if wanted not in self._added:
-                self._added.append(wanted)
+            if digest not in self._counted:
+                # A layer that is looked into twice is still one.
+                self._counted.add(digest)
                 self._total += size
             if digest not in self.cached and digest not in self._missing:
                 if self._store.has(digest):
@@ -143,7 +146,8 @@ class Pull:
                 return
             done = self._total - sum(self._missing.values()) + self.pulled
             self._progress.pulling(min(done, self._total), self._total)
-            if done >= self._total:
+            if done >= self._total and self._told_total != self._total:
+                self._told_total = self._total
                 self._progress.unpacking()
 
 
