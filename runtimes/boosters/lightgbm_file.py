@@ -92,6 +92,9 @@ def parse(data: bytes) -> tuple[LightgbmFile, str]:
     end = data.find(_END, start) if start else -1
     if not start or end < 0:
         raise ValueError("the end of the trees is missing")
+    # LightGBM takes each of these for the end of a line.
+    if b"\r" in data[:end] or b"\0" in data[:end]:
+        raise ValueError("its lines have other ends than LightGBM writes")
     _check_trees(data, start, end, file)
     return file, data[: end + len(_END)].decode() + _REST
 

@@ -9,6 +9,7 @@ from runtimes.base import Resources
 from runtimes.errors import LoadError, ModelError
 from runtimes.extras import missing_library
 from runtimes.formats import Format, identify
+from runtimes.pickles.refusals import Refused
 from runtimes.sklearn.model import SklearnModel
 
 
@@ -36,6 +37,8 @@ class SkopsRuntime:
             return model_of(
                 estimator, path, resources, f"loaded by skops {skops.__version__}", "sklearn_skops"
             )
+        except Refused as error:
+            raise LoadError(f"{path} is damaged: {error}; copy or save the model again") from error
         except ModelError:
             raise
         except Exception as error:

@@ -21,7 +21,13 @@ from runtimes.boosters.lightgbm import LightgbmRuntime
 from runtimes.boosters.xgboost import XgboostRuntime
 from runtimes.errors import InputError, LoadError
 from runtimes.select import choose
-from runtimes.testing import TensorContract
+from runtimes.testing import (
+    LabelledContract,
+    OnRequestContract,
+    ProcessContract,
+    TableContract,
+    TensorContract,
+)
 from tests.support.boosters import (
     BINARY,
     CLASSES,
@@ -36,85 +42,120 @@ from tests.support.boosters import (
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
 
-class _Boosters(TensorContract):
+class _Boosters(TensorContract, OnRequestContract):
     """A classifier of three classes on bare numbers."""
 
     tolerance = 1e-6
     file: ClassVar[str]
     make: ClassVar[Callable[..., Any]]
     of: ClassVar[type]
+    rows: ClassVar[Any] = ROWS
     dtype: ClassVar[type] = np.float32
     answers: ClassVar[type] = np.float32
+    raw: ClassVar[dict[str, Any]]
+    """What the library's own `predict` is given for scores that are no probabilities."""
 
     @pytest.fixture
     def runtime(self) -> Runtime:
         runtime: Runtime = self.of()
         return runtime
 
-    @pytest.fixture
-    def estimator(self, tmp_path: Path) -> Any:
-        return type(self).make(tmp_path / self.file)
+    @pytest.fixture(scope="class")
+    @classmethod
+    def made(cls, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+        path = tmp_path_factory.mktemp("booster") / cls.file
+        return cls.make(path, cls.rows), path
 
     @pytest.fixture
-    def model_path(self, estimator: Any, tmp_path: Path) -> Path:
-        return tmp_path / self.file
+    def estimator(self, made: tuple[Any, Path]) -> Any:
+        return made[0]
+
+    @pytest.fixture
+    def model_path(self, made: tuple[Any, Path]) -> Path:
+        return made[1]
 
     @pytest.fixture
     def inputs(self) -> dict[str, Array]:
         return {"input": ROWS[:5].astype(self.dtype)}
 
     @pytest.fixture
-    def expected(self, estimator: Any) -> dict[str, Array]:
+    def asked(self) -> Any:
+        """Rows as the library itself takes them."""
+        return self.rows[:5]
+
+    @pytest.fixture
+    def expected(self, estimator: Any, asked: Any) -> dict[str, Array]:
         return {
-            "predict": np.asarray(estimator.predict(ROWS[:5])).reshape(-1).astype(np.int64),
-            "predict_proba": estimator.predict_proba(ROWS[:5]).astype(self.answers),
+            "predict": np.asarray(estimator.predict(asked)).reshape(-1).astype(np.int64),
+            "predict_proba": estimator.predict_proba(asked).astype(self.answers),
         }
+
+    @pytest.fixture
+    def on_request(self, estimator: Any, asked: Any) -> dict[str, Array]:
+        return {"raw_score": estimator.predict(asked, **self.raw).astype(self.answers)}
 
     def test_is_chosen(self, model_path: Path) -> None:
         assert type(choose(model_path).runtime) is self.of
 
 
-class TestXgboostJson(_Boosters):
-    engine, file, make, of = "xgboost", "model.json", staticmethod(xgboost_model), XgboostRuntime
+class _Xgboost(_Boosters):
+    engine, make, of = "xgboost", staticmethod(xgboost_model), XgboostRuntime
+    raw: ClassVar = {"output_margin": True}
 
 
-class TestXgboostUbj(_Boosters):
-    engine, file, make, of = "xgboost", "model.ubj", staticmethod(xgboost_model), XgboostRuntime
-
-
-class TestLightgbm(_Boosters):
+class _Lightgbm(_Boosters):
     engine, file, make, of = "lightgbm", "model.txt", staticmethod(lightgbm_model), LightgbmRuntime
     dtype = answers = np.float64
+    raw: ClassVar = {"raw_score": True}
 
 
-class TestCatboostCbm(_Boosters):
-    engine, file, make, of = "catboost", "model.cbm", staticmethod(catboost_model), CatboostRuntime
+class _Catboost(_Boosters):
+    engine, make, of = "catboost", staticmethod(catboost_model), CatboostRuntime
     answers = np.float64
+    raw: ClassVar = {"prediction_type": "RawFormulaVal"}
 
 
-class _Categories(_Boosters):
+# 200 damaged files of each format are tried in tests/component/test_booster_damage.py.
+
+
+class TestXgboostJson(_Xgboost, ProcessContract):
+    file = "model.json"
+    damages = 20
+
+
+class TestXgboostUbj(_Xgboost, ProcessContract):
+    file = "model.ubj"
+    damages = 20
+
+
+class TestLightgbm(_Lightgbm, ProcessContract):
+    damages = 20
+
+
+class TestCatboostCbm(_Catboost, ProcessContract):
+    file = "model.cbm"
+    damages = 5
+
+
+class TestCatboostJson(_Catboost, ProcessContract):
+    file = "model.json"
+    damages = 5
+
+
+class _Categories(_Boosters, TableContract):
     """The same on named columns, two of them categories: strings, and numbers."""
 
+    rows: ClassVar = FRAME
     datatypes: ClassVar[dict[str, Any]]
-
-    @pytest.fixture
-    def estimator(self, tmp_path: Path) -> Any:
-        return type(self).make(tmp_path / self.file, FRAME)
 
     @pytest.fixture
     def inputs(self) -> dict[str, Array]:
         return columns(FRAME[:5], self.datatypes)
 
-    @pytest.fixture
-    def expected(self, estimator: Any) -> dict[str, Array]:
-        return {
-            "predict": estimator.predict(FRAME[:5]).astype(np.int64),
-            "predict_proba": estimator.predict_proba(FRAME[:5]).astype(self.answers),
-        }
 
-
-class TestXgboostCategories(_Categories):
-    engine, file, make, of = "xgboost", "model.ubj", staticmethod(xgboost_model), XgboostRuntime
+class TestXgboostCategories(_Categories, _Xgboost):
+    file = "model.ubj"
+    takes_missing = True
     datatypes: ClassVar = {"age": np.float32, "pay": np.float32, "town": object, "floor": np.float64}
 
     def test_an_unknown_category_is_named(self, model: TensorModel, inputs: dict[str, Array]) -> None:
@@ -123,9 +164,8 @@ class TestXgboostCategories(_Categories):
             model.infer(inputs)
 
 
-class TestLightgbmCategories(_Categories):
-    engine, file, make, of = "lightgbm", "model.txt", staticmethod(lightgbm_model), LightgbmRuntime
-    dtype = answers = np.float64
+class TestLightgbmCategories(_Categories, _Lightgbm):
+    takes_missing = True
     datatypes: ClassVar = {"age": np.float64, "pay": np.float64, "town": object, "floor": np.float64}
 
     def test_missing_and_unknown_categories(self, model: TensorModel, estimator: Any) -> None:
@@ -136,6 +176,40 @@ class TestLightgbmCategories(_Categories):
         inputs["town"] = np.array([[None], [b"Rome"], [b"Ulm"]], object)
         inputs["floor"] = np.array([[77.0], [np.nan], [0]])
         np.testing.assert_allclose(model.infer(inputs)["predict_proba"], estimator.predict_proba(frame))
+
+
+class TestCatboostCategories(_Categories, _Catboost):
+    """CatBoost has a value of its own for each category, so that none may be missing."""
+
+    file = "model.cbm"
+    may_miss_strings = False
+    datatypes: ClassVar = {"age": np.float32, "pay": np.float32, "town": object, "floor": object}
+
+    @pytest.fixture
+    def asked(self) -> Any:
+        return FRAME[:5].astype({"town": str, "floor": str})
+
+
+class TestCatboostLabels(_Catboost, LabelledContract):
+    file = "model.cbm"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def made(cls, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+        path = tmp_path_factory.mktemp("booster") / cls.file
+        return catboost_model(path, target=np.array(["low", "middle", "high"])[CLASSES]), path
+
+    @pytest.fixture
+    def expected(self, estimator: Any) -> dict[str, Array]:
+        texts = [text.encode() for text in estimator.predict(ROWS[:5])[:, 0]]
+        return {
+            "predict": np.array(texts, object),
+            "predict_proba": estimator.predict_proba(ROWS[:5]),
+        }
+
+    @pytest.fixture
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        return {"predict_proba": ("high", "low", "middle")}
 
 
 @pytest.mark.parametrize("file", ["model.json", "model.cbm"])
@@ -296,6 +370,15 @@ def test_lightgbm_answers_as_its_estimators(tmp_path: Path, estimator: Any, targ
     model = LightgbmRuntime().load(tmp_path / "m.txt", Resources())
     assert LightgbmRuntime().signature(tmp_path / "m.txt") == model.signature
     _assert_equal(model, fitted, fitted.predict(GAPS, raw_score=True), GAPS.astype(np.float64))
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\0"])
+def test_lightgbm_lines_that_end_otherwise(tmp_path: Path, end: bytes) -> None:
+    lightgbm_model(tmp_path / "m.txt")
+    data = (tmp_path / "m.txt").read_bytes()
+    (tmp_path / "m.txt").write_bytes(data.replace(b"threshold=-", b"threshold=" + end, 1))
+    with pytest.raises(LoadError, match=r"m\.txt is a damaged file of LightGBM: its lines"):
+        LightgbmRuntime().load(tmp_path / "m.txt", Resources())
 
 
 def test_lightgbm_categories_that_cannot_be_told_apart(tmp_path: Path) -> None:

@@ -27,14 +27,16 @@ from runtimes.base import Array, Resources, TensorModel, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError
 from runtimes.select import choose
 from runtimes.sklearn.runtime import SklearnRuntime
-from runtimes.testing import TensorContract
+from runtimes.testing import ProcessContract, TensorContract
 
 ROWS = np.random.default_rng(0).normal(size=(40, 3))
 CLASSES = np.arange(40) % 3
 
 
-class TestSample(TensorContract):
+class TestSample(TensorContract, ProcessContract):
     engine = "sklearn"
+    # More are tried in test_sklearn_damage.py.
+    damages = 20
 
     @pytest.fixture
     def runtime(self) -> SklearnRuntime:

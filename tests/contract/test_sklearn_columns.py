@@ -31,7 +31,7 @@ from xgboost import XGBClassifier
 from runtimes.base import Array, Resources, TensorModel
 from runtimes.errors import ExecutionError, InputError
 from runtimes.sklearn.runtime import SklearnRuntime, model_of
-from runtimes.testing import TensorContract
+from runtimes.testing import LabelledContract, OnRequestContract, TableContract, TensorContract
 from tests.support.estimators import inputs_of, model_from, name_of
 
 RANDOM = np.random.default_rng(0)
@@ -71,7 +71,7 @@ def estimator() -> Any:
     return mixed()
 
 
-class TestMixedColumns(TensorContract):
+class TestMixedColumns(TensorContract, TableContract, OnRequestContract, LabelledContract):
     engine = "sklearn"
     used = FRAME.drop(columns=["ticket"])
 
@@ -93,6 +93,17 @@ class TestMixedColumns(TensorContract):
         labels = np.empty(4, object)
         labels[:] = [label.encode() for label in estimator.predict(FRAME[:4])]
         return {"predict": labels, "predict_proba": estimator.predict_proba(FRAME[:4])}
+
+    @pytest.fixture
+    def on_request(self, estimator: Any) -> dict[str, Array]:
+        return {
+            "predict_log_proba": estimator.predict_log_proba(FRAME[:4]),
+            "decision_function": estimator.decision_function(FRAME[:4]),
+        }
+
+    @pytest.fixture
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        return dict.fromkeys(("predict_proba", "predict_log_proba"), ("no", "yes"))
 
     def test_each_column_has_its_datatype(self, model: TensorModel) -> None:
         assert {spec.name: (spec.datatype, spec.shape) for spec in model.signature.inputs} == {

@@ -29,11 +29,10 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 from sklearn.svm import SVC
 
 from runtimes.base import Array, Resources, TensorModel
-from runtimes.errors import LoadError, ModelError, UnsafeFormat
+from runtimes.errors import LoadError, UnsafeFormat
 from runtimes.select import choose
 from runtimes.skops.runtime import SkopsRuntime
-from runtimes.testing import TensorContract
-from tests.support.damaged_files import damaged
+from runtimes.testing import ProcessContract, TensorContract
 
 ROWS = np.random.default_rng(0).normal(size=(40, 4))
 CLASSES = np.arange(40) % 3
@@ -45,7 +44,7 @@ def save(estimator: object, directory: Path) -> Path:
     return path
 
 
-class TestSkops(TensorContract):
+class TestSkops(TensorContract, ProcessContract):
     engine = "skops"
 
     @pytest.fixture
@@ -162,18 +161,6 @@ def test_what_is_not_on_the_list_is_refused_by_name(
     changed(path, lambda schema: schema["content"]["content"].update(extra=node))
     with pytest.raises(UnsafeFormat, match=message):
         SkopsRuntime().check(path)
-
-
-def test_200_damaged_files(tmp_path: Path) -> None:
-    whole = save(LogisticRegression().fit(ROWS, CLASSES), tmp_path).read_bytes()
-    path, refused = tmp_path / "damaged.skops", 0
-    for data in damaged(whole, 200):
-        path.write_bytes(data)
-        try:
-            SkopsRuntime().load(path, Resources()).infer({"input": ROWS})
-        except ModelError:
-            refused += 1
-    assert refused > 120
 
 
 def test_without_skops_it_says_what_to_install(tmp_path: Path) -> None:

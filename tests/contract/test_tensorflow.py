@@ -29,9 +29,8 @@ from runtimes.formats import Format, identify
 from runtimes.select import choose
 from runtimes.tensorflow.keras_model import KerasRuntime
 from runtimes.tensorflow.saved_model import TensorFlowRuntime
-from runtimes.testing import TensorContract
+from runtimes.testing import ProcessContract, TensorContract
 from runtimes.unfit import unfit_input
-from tests.support.damaged_files import damaged
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning:keras")
 
@@ -85,8 +84,9 @@ def save(tmp_path: Path, function: Any, *specs: Any, **signatures: Any) -> Path:
     return tmp_path / "saved_model.pb"
 
 
-class TestSavedModel(TensorContract):
+class TestSavedModel(TensorContract, ProcessContract):
     engine = "tensorflow"
+    damages = 25
 
     @pytest.fixture
     def runtime(self) -> TensorFlowRuntime:
@@ -95,6 +95,10 @@ class TestSavedModel(TensorContract):
     @pytest.fixture
     def model_path(self, saved_model: Path) -> Path:
         return saved_model
+
+    @pytest.fixture
+    def model_root(self, saved_model: Path) -> Path:
+        return saved_model.parent
 
     @pytest.fixture
     def inputs(self, flowers: Array) -> dict[str, Array]:
@@ -118,8 +122,9 @@ class TestSavedModel(TensorContract):
         assert {identify(path) for path in others} <= {Format.UNKNOWN, Format.TEXT}
 
 
-class TestKeras(TensorContract):
+class TestKeras(TensorContract, ProcessContract):
     engine = "tensorflow"
+    damages = 25
 
     @pytest.fixture(scope="class")
     def sample(self, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
@@ -443,32 +448,6 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
         archive.writestr("model.weights.h5", bytes(100_000_000))
     with pytest.raises(LoadError, match="20 times as large"):
         KerasRuntime().check(path)
-
-
-def test_200_damaged_saved_models(tmp_path: Path, saved_model: Path, flowers: Array) -> None:
-    directory = tmp_path / "damaged"
-    shutil.copytree(saved_model.parent, directory)
-    inputs = {"flowers": flowers, "text": TEXTS}
-    assert refused(TensorFlowRuntime(), saved_model, directory / "saved_model.pb", inputs) > 170
-
-
-def test_200_damaged_keras_files(
-    tmp_path: Path, flowers: Array, rewritten: Callable[[Callable[[Any], None]], Path]
-) -> None:
-    whole = rewritten(lambda config: config["config"]["layers"][0]["config"].update(name="flowers"))
-    assert refused(KerasRuntime(), whole, tmp_path / "damaged.keras", {"flowers": flowers}) > 150
-
-
-def refused(runtime: Any, whole: Path, path: Path, inputs: dict[str, Array]) -> int:
-    """Return how many of 200 damaged files are refused, or answer with an error."""
-    count = 0
-    for data in damaged(whole.read_bytes(), 200):
-        path.write_bytes(data)
-        try:
-            runtime.load(path, Resources()).infer(inputs)
-        except ModelError:
-            count += 1
-    return count
 
 
 @pytest.fixture(scope="module", autouse=True)
