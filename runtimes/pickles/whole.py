@@ -42,6 +42,9 @@ def check_whole(value: Any) -> None:
             rest += vars(part).values()
         module = type(part).__module__
         if module == "sklearn.tree._tree":
+            # Its state is read out of memory by this count.
+            if not 0 < part.node_count <= part.capacity:
+                raise Refused(f"a tree has {part.node_count} nodes in the place of {part.capacity}")
             trees.check_state(part, part.__getstate__())
         elif module in _OF_NEIGHBORS:
             neighbors.check_state(part, part.__getstate__())

@@ -33,6 +33,7 @@ from runtimes.pickles import stream
 from runtimes.pickles.dry_run import dry_run
 from runtimes.pickles.refusals import Refused
 from runtimes.pickles.unpickler import load
+from runtimes.pickles.whole import check_whole
 from runtimes.sklearn.nested import limit_threads
 from runtimes.sklearn.releases import changed_meaning
 from runtimes.sklearn.runtime import SklearnRuntime
@@ -284,3 +285,11 @@ def test_damaged_boosters_are_refused_before_their_engine_reads_them(tmp_path: P
         assert hurt != data
         with pytest.raises(Refused, match="has a damaged model"):
             load(written(tmp_path / "model", hurt))
+
+
+def test_a_tree_that_counts_more_nodes_than_it_has_is_refused_before_its_state_is_read() -> None:
+    model = DecisionTreeClassifier(max_depth=1, random_state=0).fit([[0.0], [1.0]], [0, 1])
+    state = model.tree_.__getstate__()
+    model.tree_.__setstate__({**state, "node_count": state["node_count"] + 10_000_000})
+    with pytest.raises(Refused, match="nodes in the place of 3"):
+        check_whole(model)
