@@ -12,10 +12,12 @@ from typing import Any, ClassVar
 from runtimes.base import Resources
 from runtimes.errors import LoadError
 from runtimes.formats import Format, identify
+from runtimes.pickles.dry_run import dry_run
 from runtimes.sklearn.loading import unpickle
 from runtimes.sklearn.model import SklearnModel
 from runtimes.sklearn.nested import is_estimator
 from runtimes.sklearn.prepare import prepare
+from runtimes.sklearn.rehearsal import try_first
 from runtimes.sklearn.releases import changed_meaning
 
 
@@ -42,12 +44,24 @@ class SklearnRuntime:
         format_ = identify(path)
         if format_ is not Format.PICKLE:
             raise LoadError(f"{path} is no whole pickle but {format_.title}; save the model again")
+        if not self._runs_code:
+            # XGBoost's and LightGBM's bytes are checked where they are unpickled.
+            try_first(path, dry_run(path).imports, ("catboost",), f"{__name__}:rehearse")
+        return self.load_here(path, resources)
+
+    def load_here(self, path: Path, resources: Resources) -> SklearnModel:
+        """Load the file in this process, whatever it holds. Raises LoadError."""
         estimator, version = unpickle(path, runs_code=self._runs_code)
         return model_of(estimator, path, resources, f"made with scikit-learn {version}")
 
     def signature(self, path: Path) -> None:  # noqa: ARG002
         """Return None: the signature is known only once the pickle is loaded."""
         return
+
+
+def rehearse(path: Path) -> None:
+    """Load the file, whose model answers made-up rows then. Raises LoadError."""
+    SklearnRuntime().load_here(path, Resources()).close()
 
 
 def model_of(

@@ -21,10 +21,18 @@ class SkopsRuntime:
 
     def load(self, path: Path, resources: Resources) -> SklearnModel:
         """Load the estimator. Raises LoadError, and UnsafeFormat for what is not on the allow-list."""
+        from runtimes.sklearn.rehearsal import ENGINES, try_first
+
+        names = self.check(path)
+        # skops has the engine read its bytes before anybody can check them.
+        try_first(path, names, ENGINES.keys(), f"{__name__}:rehearse")
+        return self.load_here(path, resources, names)
+
+    def load_here(self, path: Path, resources: Resources, names: list[str]) -> SklearnModel:
+        """Load the estimator in this process; `names` are those that `check` returned. Raises LoadError."""
         from runtimes.pickles.whole import check_whole
         from runtimes.sklearn.runtime import model_of
 
-        names = self.check(path)
         try:
             import skops
             import skops.io
@@ -58,3 +66,9 @@ class SkopsRuntime:
     def signature(self, path: Path) -> None:  # noqa: ARG002
         """Return None: the signature is known only once the estimator is loaded."""
         return
+
+
+def rehearse(path: Path) -> None:
+    """Load the file, whose model answers made-up rows then. Raises LoadError and UnsafeFormat."""
+    runtime = SkopsRuntime()
+    runtime.load_here(path, Resources(), runtime.check(path)).close()
