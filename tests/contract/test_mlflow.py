@@ -17,7 +17,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from runtimes.base import Array
 from runtimes.select import choose
 from runtimes.skops.runtime import SkopsRuntime
-from runtimes.testing import LabelledContract, ProcessContract, TableContract, TensorContract
+from runtimes.testing import LabelledContract, TableContract, TensorContract
 from tests.support.estimators import inputs_of
 
 MLMODEL = """flavors:
@@ -47,21 +47,15 @@ def directory(estimator: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-class TestMlflow(TensorContract, TableContract, LabelledContract, ProcessContract):
+class TestMlflow(TensorContract, TableContract, LabelledContract):
     """A classifier on columns of numbers and strings, as MLflow saves it with skops."""
 
     engine = "skops"
     tolerance = 1e-6
-    # The file within is tried more often in test_skops.py.
-    damages = 50
 
     @pytest.fixture
     def runtime(self) -> SkopsRuntime:
         return SkopsRuntime()
-
-    @pytest.fixture
-    def model_root(self, directory: Path) -> Path:
-        return directory
 
     @pytest.fixture
     def model_path(self, directory: Path) -> Path:

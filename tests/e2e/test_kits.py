@@ -92,7 +92,7 @@ def test_kits_that_cannot_be_served_are_refused_without_a_worker(kitserve: Runni
         "page": b"<!DOCTYPE html><html></html>",
         "empty": b"",
         "cut": identity_onnx()[:-3],
-        "keras": b"\x89HDF\r\n\x1a\n" + bytes(90),
+        "hdf5": b"\x89HDF\r\n\x1a\n" + bytes(90),
         "xgboost": b'{"learner":{}}',
         "alone": external_onnx("model.onnx.data")[0],
         "gguf": b"GGUF" + bytes(20),

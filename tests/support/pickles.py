@@ -32,7 +32,8 @@ def code_pickle() -> bytes:
 
 
 def code_kit(directory: Path) -> str:
-    """Pack a kit of `code_pickle` into a layout at `directory`; return its reference."""
-    builder = LayoutBuilder(directory)
-    pack_kit(builder, "code:v1", ("model", "model/iris.joblib", {"model/iris.joblib": code_pickle()}))
-    return f"oci-layout:{builder.directory}:code:v1"
+    """Pack a kit of `code_pickle` into a layout at `directory`, once; return its reference."""
+    if not directory.exists():
+        model = ("model", "model/iris.joblib", {"model/iris.joblib": code_pickle()})
+        pack_kit(LayoutBuilder(directory), "code:v1", model)
+    return f"oci-layout:{directory}:code:v1"
