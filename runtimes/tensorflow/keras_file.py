@@ -52,9 +52,8 @@ def check(path: Path) -> None:
         NotImplementedError,
         RuntimeError,
         EOFError,
+        zlib.error,
     ) as error:
-        raise _damaged(path, error) from error
-    except zlib.error as error:
         raise _damaged(path, error) from error
     if not isinstance(config, dict):
         raise _damaged(path, ValueError(f"{CONFIG} is no object"))
