@@ -7,9 +7,9 @@ takes. But a loop that runs a model does nothing else meanwhile, so it runs quic
 from __future__ import annotations
 
 # A call that takes this long is handed over.
-_QUICK_SECONDS = 0.0003
+_QUICK_SECONDS = 0.0005
 # After a call that took this long, `_CALLS` calls must be quick in the thread before the loop runs one.
-_SLOW_SECONDS = 0.001
+_SLOW_SECONDS = 0.002
 _CALLS = 32
 # A larger body takes long to decode, however quick the model is.
 _LARGE_BYTES = 16384

@@ -57,10 +57,10 @@ class ComputeThread:
 
     1. A job is claimed once, and answered by whoever claimed it. In `_submitted` it stays until its turn
        comes, and is passed over then if it was claimed before.
-    2. One thread at a time runs the model: it holds `_model_is_free`, or batching is on and it is the
-       compute thread. The loop never waits for the model, it only takes it when it is free.
+    2. One thread at a time runs the model: it holds `_model_is_free`. The loop never waits for the model, it
+       only takes it when it is free.
     3. The loop runs a job itself only if no other is inside, none follows, `Pace` expects it to be quick,
-       and batching is off.
+       and no batch is expected.
     4. Jobs that are done are handed back together, but none is kept longer than `_HAND_BACK_SECONDS`.
     5. `tally.ongoing` goes up in `submit`, and down once for each job: in `_answer` or in `cancel`.
     6. A model that proves not to be row-wise is never batched again.
@@ -110,7 +110,7 @@ class ComputeThread:
         job.owner = self
         is_alone = not is_followed and not self._tally.ongoing
         self._tally.ongoing += 1
-        if is_alone and self._batcher is None and self._run_on_loop(job):
+        if is_alone and self._run_on_loop(job):
             self._answer([job])
         elif self._waiting.enter(job):
             self._submitted.put(job)
@@ -137,6 +137,9 @@ class ComputeThread:
 
     def _run_on_loop(self, job: Job) -> bool:
         """Answer a job on the loop, if that takes no longer than to hand it over; False where it may."""
+        batcher = self._batcher
+        if batcher is not None and not batcher.is_idle:
+            return False
         size = len(job.body[0]) if len(job.body) == 1 else sum(map(len, job.body))
         if not self._pace.is_quick(size) or not self._model_is_free.acquire(blocking=False):
             return False
@@ -145,6 +148,8 @@ class ComputeThread:
             job.deadline = job.began + job.timeout
             with np.errstate(over="ignore"):
                 self._pace.note(self._execution.run_single(job) - began)
+            if batcher is not None:
+                batcher.note_single(began, 0, job.infer_seconds)
         finally:
             self._model_is_free.release()
         return True
@@ -234,7 +239,9 @@ class ComputeThread:
     def _run_at_once(self, batcher: Batcher, job: Job) -> None:
         """Answer a job when no other waits and no more are expected."""
         if self._waiting.claim(job):
-            self._execution.run_single(job)
+            with self._model_is_free:
+                began = time.perf_counter()
+                self._pace.note(self._execution.run_single(job) - began)
             batcher.note_single(job.arrived, self._submitted.qsize(), job.infer_seconds)
             # Last: the event loop needs the interpreter at once, and gets it when this thread waits again.
             self._hand_back([job])
@@ -279,7 +286,8 @@ class ComputeThread:
         if not items:
             return
         try:
-            self._execution.run_batch(items)
+            with self._model_is_free:
+                self._execution.run_batch(items)
         except NotRowWise as error:
             self._stop_batching(str(error))
             batcher.stop_batching()

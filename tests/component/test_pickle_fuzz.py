@@ -29,7 +29,7 @@ def fuzz(seconds: int, seed: int, directory: Path) -> dict[str, int]:
 
 
 def test_mutated_pickles_import_and_run_nothing(tmp_path: Path) -> None:
-    counts = fuzz(20, 1, tmp_path)
+    counts = fuzz(60, 1, tmp_path)
     assert counts["refused"] > 10
     assert counts["loaded"] > 10
     assert counts["predicted"] > 10

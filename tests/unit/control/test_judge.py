@@ -187,7 +187,7 @@ def test_a_language_model_that_the_machine_can_never_hold_is_refused(
     gpus = plane.version("fast", b"GGUF weights", resources={"gpus": 1})
     library = Library(cache_directory(tmp_path))
 
-    def choose(kit: UnpackedKit, *_: object) -> Choice:
+    def choose(kit: UnpackedKit, *_: object, **__: object) -> Choice:
         return Choice(MadeUpEngines(Memory(10 * GIB)), kit.model_path, Format.GGUF)
 
     monkeypatch.setattr(examination, "choose_runtime", choose)

@@ -14,12 +14,13 @@ from gateway.engine.jobs import Job
 from gateway.engine.pace import Pace
 from gateway.engine.thread import ComputeThread
 from gateway.metrics.tally import Tally
-from runtimes.base import Array, Signature
+from gateway.serving import Batching
+from runtimes.base import Array, Signature, TensorSpec
 from runtimes.errors import ExecutionError
 
 SECONDS = 10
 ENOUGH = 32
-QUICK, MIDDLING, SLOW = 0.00005, 0.0006, 0.002
+QUICK, MIDDLING, SLOW = 0.00005, 0.001, 0.004
 
 
 def learned(*seconds: float) -> Pace:
@@ -55,7 +56,7 @@ def test_a_large_body_is_never_quick() -> None:
 class Where:
     """A model that notes which thread runs it, and is at once model and codec."""
 
-    signature = Signature((), ())
+    signature = Signature((), (TensorSpec("x", "FP32", (-1,)),))
     platform = "test_where"
     device = "cpu"
     fails = False
@@ -88,10 +89,10 @@ class Where:
 
 
 class Calls:
-    def __init__(self) -> None:
+    def __init__(self, batching: Batching | None = None) -> None:
         self.model = Where()
         self.tally = Tally()
-        self.compute = ComputeThread(self.model, self.tally)
+        self.compute = ComputeThread(self.model, self.tally, batching=batching)
 
     def submit(self, body: bytes = b"x") -> asyncio.Future[Job]:
         loop = asyncio.get_running_loop()
@@ -112,12 +113,13 @@ class Calls:
         return self.model.threads[-1] == threading.get_ident()
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
+@pytest.fixture(params=[None, Batching()], ids=["alone", "batched"])
+def calls(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Calls]:
     """Calls where a busy machine makes none slow."""
     monkeypatch.setattr(pace, "_QUICK_SECONDS", 0.05)
     monkeypatch.setattr(pace, "_SLOW_SECONDS", 0.1)
-    calls = Calls()
+    calls = Calls(request.param)
+    assert not calls.compute.not_batched
     yield calls
     calls.model.gate.set()
     calls.compute.stop()
@@ -204,3 +206,27 @@ def test_a_call_that_was_cancelled_while_it_ran_still_has_the_model(calls: Calls
         await second
 
     run(main())
+
+
+def test_where_batches_are_expected_the_loop_leaves_calls_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "_QUICK_SECONDS", 0.05)
+    monkeypatch.setattr(pace, "_SLOW_SECONDS", 0.1)
+    calls = Calls(Batching())
+
+    async def main() -> None:
+        await calls.warm_up()
+        calls.model.gate.clear()
+        calls.model.begun.clear()
+        first = calls.submit(bytes(100_000))
+        assert await asyncio.to_thread(calls.model.begun.wait, SECONDS)
+        others = [calls.submit() for _ in range(15)]
+        calls.model.gate.set()
+        await asyncio.gather(first, *others)
+        assert not await calls.on_loop()
+        await calls.warm_up()
+
+    try:
+        run(main())
+    finally:
+        calls.model.gate.set()
+        calls.compute.stop()
