@@ -42,6 +42,7 @@ from gateway.metrics.exposition import KitserveCollector
 from gateway.proxies import bypass_proxies
 from gateway.wire.limits import DRAIN_SECONDS
 from gateway.wire.server import HttpServer
+from gateway.worker.handle_port import keep_on_loopback
 
 _STUCK_SECONDS = 60.0
 
@@ -67,6 +68,8 @@ class Gateway:
     def __init__(self, settings: GatewaySettings) -> None:
         configure_logging("gateway", settings.home)
         bypass_proxies()
+        if settings.worker_host:
+            keep_on_loopback(settings.worker_host)
         self._state = State(settings.home / STATE_FILE)
         is_fresh = self._state.begin(settings.instance)
         self._workers = Workers()

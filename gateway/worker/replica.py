@@ -28,6 +28,7 @@ from gateway.worker.assembly import build_app
 from gateway.worker.delivery import Delivery
 from gateway.worker.engine_numbers import EngineNumbers
 from gateway.worker.engine_watch import end_of, ended
+from gateway.worker.handle_port import keep_on_loopback
 from gateway.worker.loading import Loader, closed_on_failure
 from gateway.worker.scaling import IDLE, ONGOING
 from gateway.worker.version import Identity
@@ -50,6 +51,8 @@ class Worker:
         configure_logging("worker", spec.node.home)
         # On a cluster, the environment is that of the node's own Ray.
         bypass_proxies()
+        if spec.node.host:
+            keep_on_loopback(spec.node.host)
         self._spec = spec
         self._tally = Tally()
         self._gateway = serve.get_app_handle(spec.node.gateway)
