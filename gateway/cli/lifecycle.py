@@ -25,6 +25,7 @@ from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Route, RoutingTable
 from gateway.errors import ControlError, EdgeError, StoreError
+from gateway.home import make_private, unusable
 from gateway.wire.server import reserve_port
 
 _START_SECONDS = 60
@@ -138,11 +139,11 @@ def _naming_full_disks(home: Path) -> Iterator[None]:
 @contextmanager
 def _lock(home: Path) -> Iterator[None]:
     """Lock the home directory, so that no second Kitserve writes its state."""
+    make_private(home)
     try:
-        home.mkdir(parents=True, exist_ok=True)
         file = (home / "serve.lock").open("ab+", buffering=0)
     except OSError as error:
-        raise _unusable(home, error) from error
+        raise unusable(home, error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -156,12 +157,8 @@ def _lock(home: Path) -> Iterator[None]:
             file.truncate(0)
             file.write(str(os.getpid()).encode())
         except OSError as error:
-            raise _unusable(home, error) from error
+            raise unusable(home, error) from error
         yield
-
-
-def _unusable(home: Path, error: OSError) -> StoreError:
-    return StoreError(f"{home} cannot be used: {error}; name another directory with --home")
 
 
 def _reserve(field: str, address: Address) -> socket.socket:

@@ -37,6 +37,7 @@ from gateway.control.web.server import WebServer
 from gateway.edge.control import EdgeControl
 from gateway.edge.edge import Edge
 from gateway.edge.files import EdgeFiles, EdgeSettings
+from gateway.home import keep_private
 from gateway.logs.events import configure_logging
 from gateway.metrics.exposition import KitserveCollector
 from gateway.proxies import bypass_proxies
@@ -66,6 +67,7 @@ class Gateway:
     """The deployment class. What must last is in `State`; the rest comes again with the workers' reports."""
 
     def __init__(self, settings: GatewaySettings) -> None:
+        keep_private()
         configure_logging("gateway", settings.home)
         bypass_proxies()
         if settings.worker_host:

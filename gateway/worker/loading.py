@@ -16,6 +16,7 @@ from gateway.codec.predict.images import takes_images
 from gateway.contract import Description, WorkerSpec, WorkerState
 from gateway.engine.first_call import answer_first_call
 from gateway.errors import UnusableModel
+from gateway.home import make_private
 from gateway.kits.kit import Kit
 from gateway.kits.language import LanguageModel, language_model
 from gateway.kits.library import Library, UnpackedKit, cache_directory
@@ -84,6 +85,8 @@ class Loader:
             KitserveError: where that fails; UnusableModel where no call on the model can succeed.
         """
         spec = self._spec
+        # On a cluster, each node has a home of its own.
+        make_private(spec.node.home)
         library = Library(cache_directory(spec.node.home), spec.sources, spec.cache_limit)
         parents = [parent.reference for parent in spec.parents]
         kit = library.open(spec.reference.reference, self, policy=spec.policy, parents=parents)

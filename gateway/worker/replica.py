@@ -19,6 +19,7 @@ from ray import serve
 
 from gateway.contract import Announcement, Description, Instructions, Passing, WorkerSpec, WorkerState
 from gateway.errors import KitserveError
+from gateway.home import keep_private
 from gateway.logs.events import configure_logging
 from gateway.metrics.memory import family_resident_bytes, resident_bytes
 from gateway.metrics.tally import Tally
@@ -48,6 +49,7 @@ class Worker:
     """The deployment class. Its construction ends when the model can answer, or raises why it cannot."""
 
     async def __init__(self, spec: WorkerSpec) -> None:  # type: ignore[misc]  # Serve awaits it
+        keep_private()
         configure_logging("worker", spec.node.home)
         # On a cluster, the environment is that of the node's own Ray.
         bypass_proxies()
