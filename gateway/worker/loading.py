@@ -87,7 +87,9 @@ class Loader:
         spec = self._spec
         # On a cluster, each node has a home of its own.
         make_private(spec.node.home)
-        library = Library(cache_directory(spec.node.home), spec.sources, spec.cache_limit)
+        library = Library(
+            cache_directory(spec.node.home), spec.sources, spec.cache_limit, self._wait_for_lock
+        )
         parents = [parent.reference for parent in spec.parents]
         kit = library.open(spec.reference.reference, self, policy=spec.policy, parents=parents)
         self._tally.opened(kit.pulled_bytes, kit.from_cache, kit.unpack_seconds)
@@ -125,6 +127,10 @@ class Loader:
     def _wait_for_memory(self) -> None:
         """Note that other models are loaded first; the admission calls this."""
         self._note(detail="waits for the memory until another model is loaded")
+
+    def _wait_for_lock(self, what: str) -> None:
+        """Note which lock is waited for; the library calls this."""
+        self._note(detail=what)
 
     def _python_options(self, kit: UnpackedKit) -> PythonOptions:
         """Return how the kit's own Python is started, as far as the config decides it."""
