@@ -89,7 +89,7 @@ def _logging(home: Path, as_json: bool, reporter: Reporter) -> Iterator[None]:
 
 
 def _report_until_edge_is_lost(kitserve: Kitserve, reporter: Reporter) -> EdgeError:
-    """Report what changes, and look after Ray; returns why the edge is gone.
+    """Report what changes, look after Ray and at what listens; returns why the edge is gone.
 
     Raises:
         ControlError: when Ray is gone for good.
@@ -100,5 +100,7 @@ def _report_until_edge_is_lost(kitserve: Kitserve, reporter: Reporter) -> EdgeEr
             reporter.report_models(kitserve.client.status())
         if kitserve.supervision is not None:
             kitserve.supervision.check()
+        if kitserve.listening is not None:
+            kitserve.listening.check()
         kitserve.ended.wait(WATCH_SECONDS)
     return kitserve.edge_error

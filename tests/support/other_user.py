@@ -48,6 +48,6 @@ def as_nobody(function: Callable[[], T]) -> T | OSError:
 @contextmanager
 def shared_directory() -> Iterator[Path]:
     """A directory that every user may enter, as pytest's own are not."""
-    with tempfile.TemporaryDirectory(prefix="kitserve-test-", dir="/tmp") as directory:
+    with tempfile.TemporaryDirectory(prefix="kt-", dir="/tmp") as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)
