@@ -76,6 +76,8 @@ CALLS = (
     "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
     "/ray.rpc.InternalKVGcsService/InternalKVKeys",
     "/ray.rpc.NodeManagerService/GetNodeStats",
+    "/ray.rpc.ObjectManagerService/Pull",
+    "/ray.rpc.ReporterService/GetTraceback",
     "/ray.rpc.CoreWorkerService/KillActor",
     "/ray.serve.ASGIService/HandleRequest",
 )
