@@ -99,6 +99,9 @@ def check_that_nobody_else_reaches(kitserve: Running) -> None:
         if (answer := grpc_answer(listener.port, call, metadata)) is not None
     }
     assert answers == {(call, grpc.StatusCode.UNAUTHENTICATED) for call in CALLS}
+    titles = b" ".join(Path(f"/proc/{process}/cmdline").read_bytes() for process in family)
+    assert b"ray::ServeController" in titles
+    assert b"ray::Proxy" not in titles
     umasks = {line for process in family for line in status_lines(process) if line.startswith("Umask:")}
     assert umasks == {"Umask:\t0077"}
     # The token is in the environment of Ray's processes, and in no file; the known one is in none of them.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cli import cache
 from gateway.errors import StoreError
 from gateway.home import make_private
 from tests.support.other_user import NOBODY, as_nobody, needs_root, shared_directory
@@ -114,3 +115,16 @@ def test_another_user_locks_nothing_in_it(place: Path) -> None:
     assert as_nobody(hold) == "held"
     make_private(place / "home")
     assert isinstance(as_nobody(hold), PermissionError)
+
+
+def test_a_command_that_uses_the_home_narrows_it_too_and_tells_it_once(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "home").mkdir(mode=0o755)
+    cache.ls(place / "home")
+    first = capsys.readouterr()
+    cache.ls(place / "home")
+    assert "could be entered by other users" in first.err
+    assert "could be entered by other users" not in first.out
+    assert capsys.readouterr().err == ""
+    assert mode(place / "home") == 0o700
