@@ -50,7 +50,7 @@ def render(
         version=gateway.__version__,
         limits=limits,
         source=_SOURCE,
-        CALLER_HEADER=texts.CALLER_HEADER,
+        SOURCE_HEADER=texts.SOURCE_HEADER,
         HEALTH_CONNECTIONS=HEALTH_CONNECTIONS,
         CALLER_STREAMS=CALLER_STREAMS,
         ALL_STREAMS=ALL_STREAMS,

@@ -38,8 +38,8 @@ class Version:
         if exchange.query == "inside":
             exchange.respond(200, [], b"%d" % self.inside)
             return
-        if exchange.query == "caller":
-            exchange.respond(200, [], exchange.headers[b"kitserve-caller"])
+        if exchange.query == "source":
+            exchange.respond(200, [], exchange.headers[b"kitserve-source"])
             return
         role = exchange.headers.get(b"modelkit-role", b"-")
         exchange.respond(200, [(b"modelkit-version", sys.argv[1].encode())], role)
