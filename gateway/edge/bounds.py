@@ -112,8 +112,9 @@ def edge_bounds(files: int, limits: CallerLimits | None = None) -> EdgeBounds:
     # What is possible leaves 192 of these.
     routed = min(_MAX_ROUTED, all_connections - connections - HEALTH_CONNECTIONS)
     to_workers = 2 * all_connections - connections - 2 * routed - HEALTH_CONNECTIONS
-    requests = min(max(connections, MAX_CONNECTIONS), to_workers // 2)
-    keeping = max(_MIN_KEEPING, connections // 16)
+    # To keep fewer than a burst of calls needs costs more than to run fewer at a time.
+    requests = min(max(connections, MAX_CONNECTIONS), to_workers * 2 // 5)
+    kept = max(1, min(limits.max_streams_per_connection, (to_workers - requests) // _MIN_KEEPING))
     return EdgeBounds(
         files=files,
         all_connections=all_connections,
@@ -121,8 +122,8 @@ def edge_bounds(files: int, limits: CallerLimits | None = None) -> EdgeBounds:
         routed=routed,
         requests=requests,
         streams=limits.max_streams_per_connection,
-        keeping=keeping,
-        kept=max(1, min(limits.max_streams_per_connection, (to_workers - requests) // keeping)),
+        keeping=(to_workers - requests) // kept,
+        kept=kept,
         caller_connections=_of_one(
             "max_connections_each", limits.max_connections_each, max(1, connections // 4), connections
         ),
