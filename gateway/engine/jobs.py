@@ -88,6 +88,8 @@ class Job:
     """When to come back with a call that was refused; 0 where nothing is said."""
     is_cancelled: bool = False
     owner: Owner | None = None
+    place: int = 0
+    """Where it is written down that the model works on it, see `RunningBodies`."""
 
     def cancel(self) -> None:
         """End the job without an answer, as its caller hung up; `done` is not called. For the job's loop."""
