@@ -77,7 +77,9 @@ def running(config: GatewayConfig, home: Path, address: str | None, say: Say) ->
                 kitserve.client.apply(config_in_force(home, config))
 
             kitserve.supervision = Supervision(start_again, lambda: control_plane.stop(edge.process_id), say)
-            kitserve.listening = ListeningCheck((config.listen, config.admin), say)
+            kitserve.listening = ListeningCheck(
+                filter(None, (config.listen, config.admin, config.health)), say
+            )
         try:
             yield kitserve
         finally:
