@@ -19,6 +19,8 @@ from gateway.cli.processes import adopt_orphans
 from gateway.cli.run_directory import run_directory
 from gateway.cli.supervision import Supervision, config_in_force
 from gateway.config.config import Address, GatewayConfig
+from gateway.control.admin.socket_file import SOCKET_FILE
+from gateway.control.admin.token import keep_token
 from gateway.control.state.database import STATE_FILE, State
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
@@ -40,7 +42,7 @@ class Kitserve:
         self.config = config
         self.home = home
         self.address = address
-        self.client = AdminClient(str(config.admin))
+        self.client = AdminClient(str(home / SOCKET_FILE))
         self.ended = threading.Event()
         self.edge_error: EdgeError | None = None
         """Why the edge is gone for good."""
@@ -89,13 +91,15 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     check_disks(home)
     # Here and not only in the gateway: what is wrong with it is told before Ray starts.
     State(home / STATE_FILE).close()
+    keep_token(home)
     _reserve("listen", config.listen).close()
     # Held for good: else another program may get it while no gateway runs.
     stack.enter_context(_reserve("admin", config.admin))
     files = EdgeFiles(stack.enter_context(run_directory(run_bytes())))
     # On a cluster workers listen on their nodes' addresses, and take calls from the edge alone.
     key = "" if address is None else secrets.token_hex(32)
-    settings = EdgeSettings(str(config.listen), config.access_log, key, str(config.admin), connections)
+    front = f"unix@{files.front_socket}"
+    settings = EdgeSettings(str(config.listen), config.access_log, key, front, connections)
     routes = tuple(Route(model.name, reason="is not ready yet: starting") for model in config.models)
     EdgeControl(settings, files).write_first(RoutingTable(routes))
     control_plane = ControlPlane(address, home, config.admin, files, settings)

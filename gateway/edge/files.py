@@ -50,6 +50,11 @@ class EdgeFiles:
         return self.directory / "services.sock"
 
     @property
+    def front_socket(self) -> Path:
+        """Where the gateway answers HTTP calls that are about the whole server."""
+        return self.directory / "front.sock"
+
+    @property
     def router_socket(self) -> Path:
         """Where the gateway reads bodies to find the model that they name."""
         return self.directory / "router.sock"
@@ -84,8 +89,9 @@ class EdgeSettings:
     access_log: Logged = "errors"
     key: str = ""
     """The secret by which workers on other machines know that a call came through the edge; "" for none."""
-    admin: str = ""
-    """`HOST:PORT` where the gateway answers calls that are about the whole server; "" for none."""
+    front: str = ""
+    """Where the gateway answers calls that are about the whole server, as HAProxy has it: `unix@PATH` or
+    `HOST:PORT`; "" for none."""
     connections: int = 8192
     """How many connections of clients it takes at a time; others wait in the kernel's queue."""
 

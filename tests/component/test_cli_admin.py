@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli.admin_client import admin_url
+from gateway.cli.admin_address import admin_url
 from tests.support.admin import Admin, running_admin
 from tests.support.answers import Answers
 from tests.support.cli import Cli

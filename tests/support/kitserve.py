@@ -84,7 +84,12 @@ class Running:
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [*KITSERVE, *arguments], capture_output=True, text=True, timeout=120, check=False, env=os.environ
+            [*KITSERVE, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            env={**os.environ, "KITSERVE_HOME": str(self.home)},
         )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from concurrent.futures import Future
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.wire.server import tcp_socket
+from gateway.wire.unix_sockets import peer_user
 
 # Longer than the edge keeps an idle connection, so that the edge is always the side that closes.
 _KEEP_ALIVE_SECONDS = 180
 _START_SECONDS = 10
+PEER = "kitserve.peer"
+"""In the scope of a request over a Unix socket: the number of the user at the other end."""
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, which asks the kernel who is at the other end of a Unix socket."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        connected = transport.get_extra_info("socket")
+        if connected.family == socket.AF_UNIX:
+            user, app = peer_user(connected), self.app
+
+            async def with_peer(scope: Any, receive: Any, send: Any) -> None:
+                await app({**scope, PEER: user}, receive, send)
+
+            self.app = with_peer
 
 
 class _Server(uvicorn.Server):
@@ -22,14 +41,14 @@ class _Server(uvicorn.Server):
 
 
 class WebServer:
-    """Serves one ASGI app until it is stopped, on `port` of `host`; 0 takes a free port."""
+    """Serves one ASGI app until it is stopped, on sockets that are bound; `address` is that of the first."""
 
-    def __init__(self, app: Any, host: str, port: int = 0) -> None:
-        self._socket = tcp_socket(host, port)
-        self.port: int = self._socket.getsockname()[1]
+    def __init__(self, app: Any, *sockets: socket.socket) -> None:
+        self._sockets = sockets
+        self.address: Any = sockets[0].getsockname()
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=_Protocol,
             loop="uvloop",
             ws="none",
             lifespan="off",
@@ -72,4 +91,4 @@ class WebServer:
 
     async def _serve(self) -> None:
         self._loop.set_result(asyncio.get_running_loop())
-        await self._server.serve(sockets=[self._socket])
+        await self._server.serve(sockets=list(self._sockets))
