@@ -102,6 +102,7 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     settings = EdgeSettings(str(config.listen), config.access_log, key, front, connections)
     routes = tuple(Route(model.name, reason="is not ready yet: starting") for model in config.models)
     EdgeControl(settings, files).write_first(RoutingTable(routes))
+    stack.callback((home / SOCKET_FILE).unlink, missing_ok=True)
     control_plane = ControlPlane(address, home, config.admin, files, settings)
     stack.callback(control_plane.stop)
     edge = EdgeProcess(files, kitserve.lose_edge)

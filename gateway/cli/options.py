@@ -14,6 +14,7 @@ from rich.console import Console
 from gateway.cli.admin_address import admin_url, default_home, home_socket, socket_path
 from gateway.config.kits import read_seconds
 from gateway.config.models import MODEL_NAME
+from gateway.control.admin.socket_file import connect_socket
 
 FAILED = 1
 """The exit code of a command that could not do its work."""
@@ -23,6 +24,7 @@ WATCH_SECONDS = 0.5
 """The time between two looks at the status of a running Kitserve."""
 ADMIN_VARIABLE = "KITSERVE_ADMIN"
 """The environment variable with the admin address, where none is given."""
+_CONNECT_SECONDS = 1.0
 _ADMIN = "127.0.0.1:8081"
 
 # A pipe has no width: nothing is cut off for it.
@@ -84,7 +86,13 @@ def check_model_name(name: str | None) -> str | None:
 def default_admin(file_address: str = _ADMIN) -> str:
     """Return where Kitserve is asked if nobody says it: at the socket in the home, else at this address."""
     path = home_socket()
-    return str(path) if path.is_socket() else file_address
+    try:
+        connect_socket(path, _CONNECT_SECONDS).close()
+    except PermissionError:
+        pass  # The socket is named in the error that says so.
+    except OSError:
+        return file_address
+    return str(path)
 
 
 Home = Annotated[

@@ -22,6 +22,7 @@ class Cli:
     ) -> None:
         self.home = home
         monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+        monkeypatch.setenv("KITSERVE_HOME", str(home))
         self._monkeypatch = monkeypatch
         self._captured = captured
 
