@@ -14,7 +14,7 @@ from rich.console import Console
 from gateway.cli.admin_address import admin_url, default_home, home_socket, socket_path
 from gateway.config.kits import read_seconds
 from gateway.config.models import MODEL_NAME
-from gateway.control.admin.socket_file import connect_socket
+from gateway.control.admin.socket_file import ForeignListener, connect_socket
 
 FAILED = 1
 """The exit code of a command that could not do its work."""
@@ -88,8 +88,8 @@ def default_admin(file_address: str = _ADMIN) -> str:
     path = home_socket()
     try:
         connect_socket(path, _CONNECT_SECONDS).close()
-    except PermissionError:
-        pass  # The socket is named in the error that says so.
+    except ForeignListener:
+        pass  # The command names the socket when it fails.
     except OSError:
         return file_address
     return str(path)

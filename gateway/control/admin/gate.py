@@ -68,9 +68,8 @@ class Gate:
         is_wrong = bool(scheme) and not has_token and caller.role is not Role.OWNER
         if is_wrong or not may(caller, method, path):
             if method not in ("GET", "HEAD"):
-                log.warning(
-                    "admin.refused", extra={"caller": caller.name, "method": method, "path": path[:200]}
-                )
+                fields = {"caller": caller.name, "method": method, "path": path[:_PATH_LENGTH]}
+                log.warning("admin.refused", extra=fields)
             refused = error_response(path, 401, _WRONG_TOKEN if is_wrong else NEEDS_MORE)
             refused.headers["WWW-Authenticate"] = "Bearer"
             await refused(scope, receive, send)

@@ -16,6 +16,10 @@ SOCKET_FILE = "admin.sock"
 _BACKLOG = 128
 
 
+class ForeignListener(PermissionError):
+    """Another user listens on a socket, to whom nothing is to be sent."""
+
+
 def bind_socket(home: Path) -> socket.socket:
     """Listen on the socket of a home, in place of one that a killed gateway left; the home becomes private.
 
@@ -48,7 +52,7 @@ def connect_socket(path: Path, seconds: float) -> socket.socket:
 
     Raises:
         OSError: when nobody listens there.
-        PermissionError: when another user does.
+        ForeignListener: when another user does.
     """
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -64,4 +68,4 @@ def connect_socket(path: Path, seconds: float) -> socket.socket:
 
 def _check_listener(path: Path, user: int) -> None:
     if user not in (os.geteuid(), 0) and os.geteuid() != 0:
-        raise PermissionError(f"the process that listens on {path} is another user's (uid {user})")
+        raise ForeignListener(f"the process that listens on {path} is another user's (uid {user})")
