@@ -22,6 +22,12 @@ _REFUSED = 401
 _SOCKET_URL = "http://localhost"
 TOKEN_VARIABLE = "KITSERVE_TOKEN"  # noqa: S105 - a name
 """The environment variable with the token, for an admin API that is asked over TCP."""
+CA_VARIABLE, CERTIFICATE_VARIABLE, KEY_VARIABLE = (
+    "KITSERVE_ADMIN_CA_FILE",
+    "KITSERVE_ADMIN_CERT_FILE",
+    "KITSERVE_ADMIN_KEY_FILE",
+)
+"""The environment variables with the PEM files for an admin API that is asked over TLS."""
 _FOREIGN_HOST = "Invalid host header"
 """What the gateway's HTTP server answers to a host name that is not its own."""
 
@@ -47,6 +53,9 @@ class AdminClient:
             self._session.mount(_SOCKET_URL, UnixAdapter(self._socket))
         elif token := os.environ.get(TOKEN_VARIABLE):
             self._session.headers["Authorization"] = f"Bearer {token.strip()}"
+        self._session.verify = os.environ.get(CA_VARIABLE) or True
+        if certificate := os.environ.get(CERTIFICATE_VARIABLE):
+            self._session.cert = (certificate, os.environ.get(KEY_VARIABLE) or certificate)
 
     def status(self) -> dict[str, Any]:
         """Return the status of all models."""
@@ -125,7 +134,7 @@ class AdminClient:
             )
         except requests.exceptions.SSLError as error:
             raise ControlError(
-                f"no TLS with {self._address}: {error}; the admin API itself speaks http://"
+                f"no TLS with {self._address}: {error}; without `admin_tls`, the admin API speaks http://"
             ) from error
         except requests.exceptions.ReadTimeout as error:
             raise ControlError(

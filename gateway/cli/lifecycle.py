@@ -20,6 +20,7 @@ from gateway.cli.run_directory import run_directory
 from gateway.cli.supervision import Supervision, config_in_force
 from gateway.config.config import Address, GatewayConfig
 from gateway.control.admin.socket_file import SOCKET_FILE
+from gateway.control.admin.tls import server_context
 from gateway.control.admin.token import keep_token
 from gateway.control.state.database import STATE_FILE, State
 from gateway.edge.control import EdgeControl
@@ -92,6 +93,8 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     # Here and not only in the gateway: what is wrong with it is told before Ray starts.
     State(home / STATE_FILE).close()
     keep_token(home)
+    if config.admin_tls is not None:
+        server_context(config.admin_tls)
     _reserve("listen", config.listen).close()
     # Held for good: else another program may get it while no gateway runs.
     stack.enter_context(_reserve("admin", config.admin))
@@ -103,7 +106,7 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     routes = tuple(Route(model.name, reason="is not ready yet: starting") for model in config.models)
     EdgeControl(settings, files).write_first(RoutingTable(routes))
     stack.callback((home / SOCKET_FILE).unlink, missing_ok=True)
-    control_plane = ControlPlane(address, home, config.admin, files, settings)
+    control_plane = ControlPlane(address, home, config, files, settings)
     stack.callback(control_plane.stop)
     edge = EdgeProcess(files, kitserve.lose_edge)
     edge.start()
@@ -112,7 +115,8 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     say("starting Ray and the gateway" if address is None else f"joining Ray at {address}")
     control_plane.start()
     _wait_for_gateway(kitserve)
-    say(f"gateway listens on http://{config.admin}")
+    scheme = "http" if config.admin_tls is None else "https"
+    say(f"gateway listens on {scheme}://{config.admin}")
     kitserve.client.apply(config)
     return edge, control_plane
 

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.config.admin_tls import AdminTls
 from gateway.config.faults import describe_faults, faults_at
 from gateway.config.kits import READS_FILES, REGISTRY_FILES, Cache, Registry, Strict, Trust, fault
 from gateway.config.models import AUTO, Model
@@ -74,6 +75,8 @@ class GatewayConfig(Strict):
     admin: Address = Address(host="127.0.0.1", port=8081)
     """Where status and metrics are read over TCP; changes need the socket in the home, or the token. Beyond
     loopback, so does reading. It changes only with a restart."""
+    admin_tls: AdminTls | None = None
+    """TLS at `admin`; absent, it speaks HTTP in clear. It changes only with a restart."""
     access_log: Logged = "errors"
     """Which calls the edge logs, as JSON lines among what `kitserve serve` prints. It changes only with a
     restart."""
@@ -190,7 +193,12 @@ class GatewayConfig(Strict):
         }
         home = directory / (self.kitops_home or kit_home())
         return self.model_copy(
-            update={"models": tuple(models), "registries": registries, "kitops_home": home}
+            update={
+                "models": tuple(models),
+                "registries": registries,
+                "kitops_home": home,
+                "admin_tls": self.admin_tls and self.admin_tls.rooted(directory),
+            }
         )
 
 

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from gateway.config.admin_tls import AdminTls
 from gateway.contract import Announcement, Instructions, NodeSettings
 from gateway.control.activator.activator import Activator
 from gateway.control.activator.sleepers import GatewaySleepers
@@ -20,6 +21,7 @@ from gateway.control.admin.api import AdminApi
 from gateway.control.admin.gate import Gate
 from gateway.control.admin.rollout_api import RolloutApi
 from gateway.control.admin.socket_file import bind_socket
+from gateway.control.admin.tls import server_context
 from gateway.control.admin.token import TokenCheck
 from gateway.control.body_router.body_router import BodyRouter
 from gateway.control.front.docs import Docs
@@ -62,6 +64,7 @@ class GatewaySettings:
     edge: EdgeSettings
     admin_host: str
     admin_port: int
+    admin_tls: AdminTls | None
     worker_host: str
     reserve_cpus: bool
     instance: str
@@ -109,14 +112,16 @@ class Gateway:
             RolloutApi(self._rollouts, self._state, self._loop.wake),
         )
         front = (Repository(overview), OpenAIModels(overview), Docs(overview, settings.edge.listen))
-        self._admin = WebServer(
-            web_app(_routes(admin), Middleware(Gate, is_token=TokenCheck(settings.home), owner=os.geteuid())),
-            tcp_socket(settings.admin_host, settings.admin_port),
-            bind_socket(settings.home),
+        gate = Middleware(Gate, is_token=TokenCheck(settings.home), owner=os.geteuid())
+        admin_app = web_app(_routes(admin), gate)
+        tls = None if settings.admin_tls is None else server_context(settings.admin_tls)
+        self._servers = (
+            WebServer(admin_app, tcp_socket(settings.admin_host, settings.admin_port), tls=tls),
+            WebServer(admin_app, bind_socket(settings.home)),
+            WebServer(web_app(_routes(front)), local_socket(str(settings.edge_files.front_socket))),
         )
-        self._admin.start()
-        self._front = WebServer(web_app(_routes(front)), local_socket(str(settings.edge_files.front_socket)))
-        self._front.start()
+        for server in self._servers:
+            server.start()
         self._services = HttpServer(GrpcServices(overview), str(settings.edge_files.services_socket))
         self._services.start()
         self._body_router = BodyRouter(settings.edge_files.router_socket, settings.edge_files.routed_socket)
@@ -132,8 +137,8 @@ class Gateway:
 
     async def check_health(self) -> None:
         """Raise an error when a part of the gateway does not work; Serve then starts another gateway."""
-        await self._admin.check()
-        await self._front.check()
+        for server in self._servers:
+            await server.check()
         await self._services.check()
         if time.monotonic() - self._loop.beat > _STUCK_SECONDS:
             raise RuntimeError("the reconcile loop is stuck")
@@ -142,8 +147,8 @@ class Gateway:
         """Stop, at Serve's shutdown."""
         self._loop.stop()
         self._activator.stop()
-        self._admin.stop()
-        self._front.stop()
+        for server in self._servers:
+            server.stop()
         self._services.stop()
         self._body_router.stop()
         self._webhooks.stop()

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from starlette.middleware import Middleware
 
 from gateway.cli.admin_client import AdminClient
 from gateway.cli.unix_adapter import UnixAdapter
+from gateway.config.admin_tls import AdminTls
 from gateway.control.admin.api import AdminApi
 from gateway.control.admin.gate import Gate
 from gateway.control.admin.socket_file import SOCKET_FILE, bind_socket
+from gateway.control.admin.tls import server_context
 from gateway.control.admin.token import TOKEN_FILE, TokenCheck, keep_token, make_token, read_token
 from gateway.control.state.database import State
 from gateway.control.state.status import ModelState, ModelStatus, Status
@@ -30,6 +33,7 @@ from gateway.control.web.app import web_app
 from gateway.control.web.server import WebServer
 from gateway.errors import ControlError, StoreError
 from gateway.wire.server import tcp_socket
+from tests.support.certificates import KeyPair, make_certificates
 from tests.support.gate import HOLDER, call, gate
 from tests.support.overview import FixedOverview
 
@@ -77,9 +81,19 @@ def config(**change: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = Running(tmp_path_factory.mktemp("admin") / "home")
+def shared() -> Iterator[Path]:
+    """A directory that other users may enter, as none of pytest's is."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory
+
+
+@pytest.fixture(scope="module")
+def running(shared: Path) -> Iterator[Running]:
+    running = Running(shared / "home")
     yield running
+    running.owner.close()
     running.server.stop()
     running.state.close()
 
@@ -110,7 +124,7 @@ def test_the_socket_and_the_token_are_for_their_user_alone(running: Running) -> 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root, to become another user")
-def test_another_user_is_not_let_in_even_where_the_modes_are_wrong(running: Running, tmp_path: Path) -> None:
+def test_another_user_is_not_let_in_even_where_the_modes_are_wrong(running: Running) -> None:
     program = """
 import os, socket, sys
 path = sys.argv[1]
@@ -129,17 +143,13 @@ print(connected.recv(65536).decode().splitlines()[0])
         return subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
 
     assert another_user().returncode == 3
-    opened = [running.home, *list(running.home.parents)[:3]]
-    modes = [directory.stat().st_mode for directory in opened]
     try:
-        for directory in opened:
-            directory.chmod(0o777)
+        running.home.chmod(0o755)
         path.chmod(0o666)
         assert another_user().stdout.strip() == "HTTP/1.1 401 Unauthorized"
     finally:
         path.chmod(0o600)
-        for directory, mode in zip(opened, modes, strict=True):
-            directory.chmod(mode)
+        running.home.chmod(0o700)
 
 
 def test_beyond_loopback_nothing_is_read_without_the_token(running: Running) -> None:
@@ -297,40 +307,29 @@ def test_a_home_whose_path_is_too_long_for_a_socket_has_one(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root, to become another user")
-def test_the_command_sends_nothing_to_another_users_socket(tmp_path: Path) -> None:
+def test_the_command_sends_nothing_to_another_users_socket(shared: Path) -> None:
     program = """
 import os, sys
 from pathlib import Path
-from gateway.cli.admin_client import AdminClient
+from gateway.control.admin.socket_file import connect_socket
 os.setgroups([]); os.setgid(65533); os.setuid(65533)
 try:
-    AdminClient(sys.argv[1]).status()
+    connect_socket(Path(sys.argv[1]), 5.0)
 except Exception as error:
-    print(error)
+    print(repr(error))
 """
-    foreign = tmp_path / "admin.sock"
-    listening = socket.socket(socket.AF_UNIX)
-    child = os.fork()
-    if not child:
-        os.setuid(NOBODY)
-        listening.close()
-        os._exit(0)
-    os.waitpid(child, 0)
-    # The kernel notes who called listen(2).
-    os.seteuid(NOBODY)
-    os.seteuid(0)
-    listening.bind(str(foreign))
-    os.seteuid(NOBODY)
-    listening.listen()
-    os.seteuid(0)
-    foreign.chmod(0o666)
-    for directory in [tmp_path, *list(tmp_path.parents)[:3]]:
-        directory.chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(foreign)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert f"is another user's (uid {NOBODY})" in done.stdout, done.stderr
-    listening.close()
+    foreign = shared / "admin.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(foreign))
+        # The kernel notes who calls listen(2).
+        os.seteuid(NOBODY)
+        listening.listen()
+        os.seteuid(0)
+        foreign.chmod(0o666)
+        words = [sys.executable, "-c", program, str(foreign)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert "ForeignListener" in done.stdout, done.stderr
+    assert f"is another user's (uid {NOBODY})" in done.stdout
 
 
 def test_without_the_socket_the_error_says_what_to_do(
@@ -341,3 +340,38 @@ def test_without_the_socket_the_error_says_what_to_do(
     with pytest.raises(ControlError, match="KITSERVE_HOME"):
         AdminClient(running.url).order_rollout("iris", "abort", {})
     assert call(web_app([], gate()), "/x", HOLDER)[0] == 404
+
+
+def test_a_clients_certificate_opens_what_the_token_does(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificates = make_certificates(tmp_path)
+    server_pair, client = certificates.server, certificates.client
+    tls = AdminTls(
+        cert_file=server_pair.cert_file, key_file=server_pair.key_file, client_ca_file=certificates.ca_file
+    )
+    server = WebServer(running.app, tcp_socket("127.0.0.1", 0), tls=server_context(tls))
+    server.start()
+    url = f"https://127.0.0.1:{server.address[1]}"
+
+    def get(path: str, pair: KeyPair | None = None, **headers: str) -> int:
+        shown = None if pair is None else (str(pair.cert_file), str(pair.key_file))
+        ca = str(certificates.ca_file)
+        return requests.get(url + path, verify=ca, cert=shown, headers=headers, timeout=5).status_code
+
+    assert get("/api/status") == 200
+    assert get("/api/config") == 401
+    assert get("/api/config", client) == 200
+    assert get("/api/config", None, **running.token) == 200
+    with pytest.raises(requests.exceptions.ConnectionError):
+        get("/api/status", certificates.stranger)
+    with pytest.raises(requests.exceptions.ConnectionError):
+        requests.get(url.replace("https", "http"), timeout=5)
+    monkeypatch.setenv("KITSERVE_ADMIN_CA_FILE", str(certificates.ca_file))
+    monkeypatch.setenv("KITSERVE_ADMIN_CERT_FILE", str(client.cert_file))
+    monkeypatch.setenv("KITSERVE_ADMIN_KEY_FILE", str(client.key_file))
+    assert AdminClient(url).config()["models"]
+    server.stop()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ControlError, match=r"admin_tls: .*pipe cannot be used"):
+        server_context(AdminTls(cert_file=server_pair.cert_file, key_file=tmp_path / "pipe"))

@@ -1,9 +1,9 @@
 """Who calls the admin API, and what each may do. Pure.
 
 OWNER     the user of the gateway, or root, over the socket: everything
-HOLDER    of the token: everything but what widens trust or names what is on this machine
+HOLDER    of the token, or of a certificate: all but what widens trust or names what is on this machine
 READER    anybody on this machine: how models are, without secrets, paths of this machine and the config
-NOBODY    from another machine without the token: nothing
+NOBODY    from another machine, without either: nothing
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.control.admin.callers import Caller, Role, is_from_this_machine, is_loopback_host, may
 from gateway.control.admin.host_paths import without_paths
+from gateway.control.admin.tls import name_in
 from gateway.control.web.errors import error_response
-from gateway.control.web.server import PEER
+from gateway.control.web.server import CERTIFICATE, PEER
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ class Gate:
         has_token = scheme.lower() == _BEARER and self._is_token(credential.strip())
         caller = self._caller(scope, is_local, has_token)
         path, method = scope["path"], scope["method"]
-        is_wrong = bool(scheme) and not has_token and caller.role is not Role.OWNER
+        is_known = caller.role in (Role.OWNER, Role.HOLDER)
+        is_wrong = bool(scheme) and not has_token and not is_known
         if is_wrong or not may(caller, method, path):
             if method not in ("GET", "HEAD"):
                 fields = {"caller": caller.name, "method": method, "path": path[:_PATH_LENGTH]}
@@ -84,6 +86,8 @@ class Gate:
                 return Caller(Role.OWNER, f"uid {user}")
             return Caller(Role.HOLDER if has_token else Role.NOBODY, f"uid {user}")
         address = (scope.get("client") or ("unknown",))[0]
+        if certificate := scope.get(CERTIFICATE):
+            return Caller(Role.HOLDER, f"certificate {name_in(certificate)!r} from {address}")
         if has_token:
             return Caller(Role.HOLDER, f"token from {address}")
         return Caller(Role.READER if is_local else Role.NOBODY, f"nobody known, from {address}")

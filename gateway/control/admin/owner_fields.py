@@ -12,7 +12,7 @@ from typing import Any
 from gateway.config.kits import REGISTRY_FILES
 from gateway.oci.reference import LayoutReference, RegistryReference, parse_reference
 
-_WHOLE = ("trust", "registries", "webhooks", "kitops_home")
+_WHOLE = ("admin_tls", "trust", "registries", "webhooks", "kitops_home")
 
 
 def owner_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -36,7 +36,8 @@ def relative_paths(config: Mapping[str, Any]) -> list[str]:
     references = [parse_reference(kit) for model in config.get("models", ()) for kit in _kits(model)]
     layouts = [str(reference.path) for reference in references if isinstance(reference, LayoutReference)]
     homes = [config["kitops_home"]] if config.get("kitops_home") else []
-    return [path for path in (*files, *layouts, *homes) if not Path(path).is_absolute()]
+    tls = [path for path in (config.get("admin_tls") or {}).values() if path]
+    return [path for path in (*files, *layouts, *homes, *tls) if not Path(path).is_absolute()]
 
 
 def _model_changes(

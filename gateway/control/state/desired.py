@@ -66,6 +66,8 @@ class FixedSettings:
     listen: str = ""
     admin: str = ""
     access_log: str = ""
+    admin_tls: str = ""
+    """Its files, in one text; "" for none."""
 
     def changes(self, other: FixedSettings) -> list[str]:
         """Return the names of the settings that are different in another value."""
@@ -102,7 +104,12 @@ def desired_from(config: GatewayConfig) -> Desired:
         sources=config.source_options(),
         cache_limit=None if config.cache.max_size is None else int(config.cache.max_size),
         webhooks=config.webhooks,
-        fixed=FixedSettings(str(config.listen), str(config.admin), config.access_log),
+        fixed=FixedSettings(
+            str(config.listen),
+            str(config.admin),
+            config.access_log,
+            "" if config.admin_tls is None else config.admin_tls.model_dump_json(),
+        ),
     )
 
 

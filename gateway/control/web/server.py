@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 from concurrent.futures import Future
 from typing import Any
@@ -20,19 +21,29 @@ PEER = "kitserve.peer"
 """In the scope of a request over a Unix socket: the number of the user at the other end."""
 
 
+CERTIFICATE = "kitserve.certificate"
+"""In the scope of a request over TLS: the client's certificate, which was verified, as `ssl` tells of it."""
+
+
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, which asks the kernel who is at the other end of a Unix socket."""
+    """uvicorn's protocol, which asks the kernel and TLS who is at the other end."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         connected = transport.get_extra_info("socket")
         if connected.family == socket.AF_UNIX:
-            user, app = peer_user(connected), self.app
+            self._add({PEER: peer_user(connected)})
+        elif certificate := transport.get_extra_info("peercert"):
+            self._add({CERTIFICATE: certificate})
 
-            async def with_peer(scope: Any, receive: Any, send: Any) -> None:
-                await app({**scope, PEER: user}, receive, send)
+    def _add(self, peer: dict[str, Any]) -> None:
+        """Add to the scope of each request on this connection."""
+        app = self.app
 
-            self.app = with_peer
+        async def with_peer(scope: Any, receive: Any, send: Any) -> None:
+            await app({**scope, **peer}, receive, send)
+
+        self.app = with_peer
 
 
 class _Server(uvicorn.Server):
@@ -43,7 +54,7 @@ class _Server(uvicorn.Server):
 class WebServer:
     """Serves one ASGI app until it is stopped, on sockets that are bound; `address` is that of the first."""
 
-    def __init__(self, app: Any, *sockets: socket.socket) -> None:
+    def __init__(self, app: Any, *sockets: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         self._sockets = sockets
         self.address: Any = sockets[0].getsockname()
         config = uvicorn.Config(
@@ -59,6 +70,8 @@ class WebServer:
             date_header=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         )
+        config.load()
+        config.ssl = tls
         self._server = _Server(config)
         self._loop: Future[asyncio.AbstractEventLoop] = Future()
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
