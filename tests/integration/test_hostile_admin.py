@@ -33,6 +33,7 @@ from gateway.control.web.app import web_app
 from gateway.control.web.server import WebServer
 from gateway.errors import ControlError, StoreError
 from gateway.wire.server import tcp_socket
+from tests.support.admin import running_admin
 from tests.support.certificates import KeyPair, make_certificates
 from tests.support.gate import HOLDER, call, gate
 from tests.support.overview import FixedOverview
@@ -375,3 +376,26 @@ def test_a_clients_certificate_opens_what_the_token_does(
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ControlError, match=r"admin_tls: .*pipe cannot be used"):
         server_context(AdminTls(cert_file=server_pair.cert_file, key_file=tmp_path / "pipe"))
+
+
+def test_orders_to_a_rollout_leave_a_line_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with running_admin(tmp_path) as admin:
+        url = f"http://{admin.address}/api/models/iris/rollout"
+        assert requests.get(url, timeout=5).status_code == 200
+        assert requests.post(f"{url}/rollback", json={"digest": "v9"}, timeout=5).status_code == 401
+        for order in ("retry", "abort"):
+            assert requests.post(f"{url}/{order}", json={}, headers=HOLDER, timeout=5).status_code in (
+                200,
+                409,
+            )
+        answer = requests.post(f"{url}/rollback", json={"digest": "v9"}, headers=HOLDER, timeout=5)
+        assert answer.status_code == 409
+    unknown, *lines = [vars(record) for record in caplog.records if record.msg.startswith("admin.")]
+    assert unknown["path"] == "/api/models/iris/rollout/rollback"
+    assert [line["change"] for line in lines] == ["rollout retry", "rollout abort", "rollout rollback"]
+    for line in lines:
+        assert (line["caller"], line["model"]) == ("token from 127.0.0.1", "iris")
+        assert line["stable_before"].startswith("sha256:")
+        assert line["result"] == "done" or line["result"].startswith("refused: ")
+    assert "no version that served was called v9" in lines[-1]["result"]
