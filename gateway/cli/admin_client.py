@@ -2,53 +2,42 @@
 
 from __future__ import annotations
 
-import re
+import os
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import requests
 
+from gateway.cli.admin_address import admin_url, home_socket, socket_path
+from gateway.cli.unix_adapter import UnixAdapter
 from gateway.config.config import GatewayConfig
+from gateway.control.admin.callers import is_loopback_host
 from gateway.errors import ConfigError, ControlError
+from gateway.oci.kit_storage import kit_home
 
 _TIMEOUT = 10
 """In seconds."""
-_VISIBLE_ASCII = re.compile(r"[!-~]+")
-_HOST = re.compile(r"[A-Za-z0-9._:-]+")
+_REFUSED = 401
+_SOCKET_URL = "http://localhost"
+TOKEN_VARIABLE = "KITSERVE_TOKEN"  # noqa: S105 - a name
+"""The environment variable with the token, for an admin API that is asked over TCP."""
+CA_VARIABLE, CERTIFICATE_VARIABLE, KEY_VARIABLE = (
+    "KITSERVE_ADMIN_CA_FILE",
+    "KITSERVE_ADMIN_CERT_FILE",
+    "KITSERVE_ADMIN_KEY_FILE",
+)
+"""The environment variables with the PEM files for an admin API that is asked over TLS."""
 _FOREIGN_HOST = "Invalid host header"
 """What the gateway's HTTP server answers to a host name that is not its own."""
 
 
-def admin_url(address: str) -> str:
-    """Return the URL of the admin API at an address: `HOST:PORT`, or a URL itself.
-
-    Raises:
-        ValueError: when it is neither; the message says what to write.
-    """
-    is_url = "://" in address
-    try:
-        parts = urlsplit(address if is_url else f"http://{address}")
-        port = parts.port
-    except ValueError:
-        parts, port = urlsplit(""), None
-    is_usable = (
-        _VISIBLE_ASCII.fullmatch(address) is not None
-        and parts.scheme in ("http", "https")
-        and _HOST.fullmatch(parts.hostname or "") is not None
-        and (is_url or port is not None)
-        and port != 0
-        and not (parts.username or parts.password or parts.query or parts.fragment)
-    )
-    if not is_usable:
-        raise ValueError(
-            f"{address!r} is not an admin address; write HOST:PORT, such as 127.0.0.1:8081, "
-            "or a URL, such as http://127.0.0.1:8081"
-        )
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
-
-
 class AdminClient:
-    """Calls the admin API at an address: `HOST:PORT`, or a URL.
+    """Calls the admin API at an address: the path of a socket, `HOST:PORT`, or a URL.
+
+    Over TCP it is asked with the token in the environment, $KITSERVE_TOKEN. Where there is none, and the
+    address is loopback's, what needs more than reading is asked over the socket in the home, if the same
+    Kitserve listens there.
 
     Raises:
         ControlError: from every method, when no gateway answers, or it answers with an error.
@@ -56,9 +45,17 @@ class AdminClient:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._url = admin_url(address)
+        self._socket = socket_path(address)
+        self._url = _SOCKET_URL if self._socket else admin_url(address)
         self._session = requests.Session()
         self._session.trust_env = False
+        if self._socket is not None:
+            self._session.mount(_SOCKET_URL, UnixAdapter(self._socket))
+        elif token := os.environ.get(TOKEN_VARIABLE):
+            self._session.headers["Authorization"] = f"Bearer {token.strip()}"
+        self._session.verify = os.environ.get(CA_VARIABLE) or True
+        if certificate := os.environ.get(CERTIFICATE_VARIABLE):
+            self._session.cert = (certificate, os.environ.get(KEY_VARIABLE) or certificate)
 
     def status(self) -> dict[str, Any]:
         """Return the status of all models."""
@@ -79,8 +76,15 @@ class AdminClient:
         Raises:
             ConfigError: when the gateway refuses it.
         """
-        answer = self._call("PUT", "/api/config", config.model_dump(mode="json"))
+        answer = self._call("PUT", "/api/config", self.sent(config).model_dump(mode="json"))
         return int(answer["generation"])
+
+    def sent(self, config: GatewayConfig) -> GatewayConfig:
+        """Return a config as it is sent: over TCP without this user's own `kitops_home`, so that it stays."""
+        is_default = config.kitops_home == Path.cwd() / kit_home()
+        if self._socket is not None or not is_default:
+            return config
+        return config.model_copy(update={"kitops_home": None})
 
     def rollout(self, model: str) -> dict[str, Any]:
         """Return how far a model's rollout is."""
@@ -116,6 +120,8 @@ class AdminClient:
             raise ConfigError("the gateway", faults)
         if answer.ok:
             return document
+        if answer.status_code == _REFUSED and (client := self._over_socket()):
+            return client._call(method, path, body)
         message = str(document.get("error", answer.status_code))
         if answer.status_code == 404 and message in ("Not Found", f"no such path: {path}"):
             raise self._no_admin_api(f"it does not know {path}")
@@ -128,13 +134,15 @@ class AdminClient:
             )
         except requests.exceptions.SSLError as error:
             raise ControlError(
-                f"no TLS with {self._address}: {error}; the admin API itself speaks http://"
+                f"no TLS with {self._address}: {error}; without `admin_tls`, the admin API speaks http://"
             ) from error
         except requests.exceptions.ReadTimeout as error:
             raise ControlError(
                 f"the server at {self._address} does not answer within {_TIMEOUT} s"
             ) from error
         except requests.exceptions.ConnectionError as error:
+            if refusal := _refusal(error):
+                raise ControlError(f"{self._address} is not asked: {refusal}") from error
             raise ControlError(
                 f"no Kitserve answers at {self._address}; start one with `kitserve serve`, "
                 "or give its address with --admin HOST:PORT"
@@ -142,8 +150,31 @@ class AdminClient:
         except requests.exceptions.RequestException as error:
             raise ControlError(f"the server at {self._address} cannot be asked: {error}") from error
 
+    def _over_socket(self) -> AdminClient | None:
+        """Return a client of the same Kitserve over the socket in the home; None where that is not there."""
+        parts = urlsplit(self._url)
+        if (
+            self._socket is not None
+            or not is_loopback_host(parts.netloc)
+            or "Authorization" in self._session.headers
+        ):
+            return None
+        client = AdminClient(str(home_socket()))
+        try:
+            admin = client.config()["admin"]
+        except (ControlError, KeyError):
+            return None
+        return client if admin.get("port") == parts.port else None
+
     def _no_admin_api(self, reason: str) -> ControlError:
         return ControlError(
             f"the server at {self._address} is no Kitserve's admin API: {reason}; give the address that "
             "the config has as `admin`"
         )
+
+
+def _refusal(error: BaseException | None) -> str:
+    """Return why a socket may not be used; "" where something else is the matter with it."""
+    while error is not None and not isinstance(error, PermissionError):
+        error = error.__context__
+    return "" if error is None else str(error)

@@ -14,7 +14,7 @@ from pathlib import Path
 from gateway.cli.processes import descendants, end_descendants
 from gateway.cli.signals import catch_signals
 from gateway.cli.supervision import RayProcesses
-from gateway.config.config import Address
+from gateway.config.config import GatewayConfig
 from gateway.control.loop.environment import prepare
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.errors import ControlError
@@ -34,11 +34,11 @@ class ControlPlane:
     """
 
     def __init__(
-        self, address: str | None, home: Path, admin: Address, files: EdgeFiles, settings: EdgeSettings
+        self, address: str | None, home: Path, config: GatewayConfig, files: EdgeFiles, settings: EdgeSettings
     ) -> None:
         self._address = address
         self._home = home
-        self._admin = admin
+        self._config = config
         self._files = files
         self._settings = settings
         self._started: Future[None] = Future()
@@ -121,8 +121,9 @@ class ControlPlane:
                 home=self._home,
                 edge_files=self._files,
                 edge=self._settings,
-                admin_host=self._admin.host,
-                admin_port=self._admin.port,
+                admin_host=self._config.admin.host,
+                admin_port=self._config.admin.port,
+                admin_tls=self._config.admin_tls,
                 worker_host=_LOOPBACK if self._address is None else "",
                 reserve_cpus=self._address is not None,
                 instance=uuid.uuid4().hex,

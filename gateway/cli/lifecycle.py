@@ -20,6 +20,9 @@ from gateway.cli.processes import adopt_orphans
 from gateway.cli.run_directory import run_directory
 from gateway.cli.supervision import Supervision, config_in_force
 from gateway.config.config import Address, GatewayConfig
+from gateway.control.admin.socket_file import SOCKET_FILE
+from gateway.control.admin.tls import server_context
+from gateway.control.admin.token import keep_token
 from gateway.control.state.database import STATE_FILE, State
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
@@ -42,7 +45,7 @@ class Kitserve:
         self.config = config
         self.home = home
         self.address = address
-        self.client = AdminClient(str(config.admin))
+        self.client = AdminClient(str(home / SOCKET_FILE))
         self.ended = threading.Event()
         self.edge_error: EdgeError | None = None
         """Why the edge is gone for good."""
@@ -96,6 +99,9 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     check_disks(home)
     # Here and not only in the gateway: what is wrong with it is told before Ray starts.
     State(home / STATE_FILE).close()
+    keep_token(home)
+    if config.admin_tls is not None:
+        server_context(config.admin_tls)
     _reserve("listen", config.listen).close()
     if config.health is not None:
         _reserve("health", config.health).close()
@@ -108,14 +114,15 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
         str(config.listen),
         config.access_log,
         key,
-        str(config.admin),
+        f"unix@{files.front_socket}",
         bounds,
         config.callers.trusted_proxies,
         "" if config.health is None else str(config.health),
     )
     routes = tuple(Route(model.name, reason="is not ready yet: starting") for model in config.models)
     EdgeControl(settings, files).write_first(RoutingTable(routes))
-    control_plane = ControlPlane(address, home, config.admin, files, settings)
+    stack.callback((home / SOCKET_FILE).unlink, missing_ok=True)
+    control_plane = ControlPlane(address, home, config, files, settings)
     stack.callback(control_plane.stop)
     edge = EdgeProcess(files, kitserve.lose_edge)
     edge.start()
@@ -124,7 +131,8 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     say("starting Ray and the gateway" if address is None else _joining(address))
     control_plane.start()
     _wait_for_gateway(kitserve)
-    say(f"gateway listens on http://{config.admin}")
+    scheme = "http" if config.admin_tls is None else "https"
+    say(f"gateway listens on {scheme}://{config.admin}")
     kitserve.client.apply(config)
     return edge, control_plane
 

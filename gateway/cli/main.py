@@ -13,6 +13,7 @@ from gateway.cli.kits import inspect, pull
 from gateway.cli.models import apply, status
 from gateway.cli.options import FAILED, MISUSED, err, out
 from gateway.cli.serve import serve
+from gateway.cli.token import token
 from gateway.errors import ConfigError, InvalidReference, KitserveError
 
 app = typer.Typer(
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, apply, status, inspect, pull):
+for command in (serve, apply, status, inspect, pull, token):
     app.command()(command)
 app.add_typer(cache.app, name="cache")
 app.add_typer(rollout.app, name="rollout")

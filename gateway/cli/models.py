@@ -11,7 +11,7 @@ from gateway.cli import tables
 from gateway.cli.admin_client import AdminClient
 from gateway.cli.changes import config_changes
 from gateway.cli.options import (
-    ADMIN,
+    ADMIN_VARIABLE,
     FAILED,
     WATCH_SECONDS,
     Admin,
@@ -20,6 +20,7 @@ from gateway.cli.options import (
     OutputFormat,
     check_admin_address,
     check_model_name,
+    default_admin,
     out,
     print_json,
     timeout_option,
@@ -28,6 +29,7 @@ from gateway.cli.outcomes import outcome
 from gateway.cli.progress import Reporter
 from gateway.cli.waiting import RESTART_SECONDS, statuses
 from gateway.config.config import load_config
+from gateway.config.secrets import without_secrets
 from gateway.errors import ControlError
 
 _APPLY_SECONDS = 600.0
@@ -40,9 +42,10 @@ def apply(
         str | None,
         typer.Option(
             help="Admin address of the running Kitserve.",
-            metavar="HOST:PORT|URL",
-            show_default="`admin` in FILE",
+            metavar="SOCKET|HOST:PORT|URL",
+            show_default="admin.sock in the home, else `admin` in FILE",
             callback=check_admin_address,
+            envvar=ADMIN_VARIABLE,
         ),
     ] = None,
     wait: Annotated[
@@ -59,10 +62,12 @@ def apply(
 ) -> None:
     """Apply FILE to a running Kitserve."""
     config = load_config(file, needs_models=True)
-    client = AdminClient(admin or str(config.admin))
+    client = AdminClient(admin or default_admin(str(config.admin)))
     before, numbers = client.config(), _rollout_numbers(client.status())
     generation = client.apply(config)
-    for line in config_changes(before, config.model_dump(mode="json")) or [_UNCHANGED]:
+    after = without_secrets(client.sent(config).model_dump(mode="json"))
+    after["kitops_home"] = after["kitops_home"] or before.get("kitops_home")
+    for line in config_changes(before, after) or [_UNCHANGED]:
         out.print(line, markup=False)
     if wait is False:
         return
@@ -78,13 +83,13 @@ def apply(
 
 
 def status(
+    admin: Admin,
     name: Annotated[
         str | None,
         typer.Argument(
             help="Only this model.", metavar="NAME", show_default="all", callback=check_model_name
         ),
     ] = None,
-    admin: Admin = ADMIN,
     output: OutputFormat = Output.TEXT,
 ) -> None:
     """Show the models of a running Kitserve, and their versions."""

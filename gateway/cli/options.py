@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from gateway.cli.admin_client import admin_url
+from gateway.cli.admin_address import admin_url, default_home, home_socket, socket_path
 from gateway.config.kits import read_seconds
 from gateway.config.models import MODEL_NAME
+from gateway.control.admin.socket_file import ForeignListener, connect_socket
 from gateway.home import make_private
 
 FAILED = 1
@@ -23,8 +23,10 @@ MISUSED = 2
 """The exit code for a wrong command, config or reference."""
 WATCH_SECONDS = 0.5
 """The time between two looks at the status of a running Kitserve."""
-ADMIN = "127.0.0.1:8081"
-"""The admin address where none is given."""
+ADMIN_VARIABLE = "KITSERVE_ADMIN"
+"""The environment variable with the admin address, where none is given."""
+_CONNECT_SECONDS = 1.0
+_ADMIN = "127.0.0.1:8081"
 
 # A pipe has no width: nothing is cut off for it.
 _WIDTH = None if sys.stdout.isatty() else 240
@@ -68,7 +70,7 @@ def timeout_option(default: str) -> Any:
 def check_admin_address(address: str | None) -> str | None:
     """Refuse an admin address that cannot be one."""
     try:
-        if address is not None:
+        if address is not None and socket_path(address) is None:
             admin_url(address)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
@@ -82,9 +84,16 @@ def check_model_name(name: str | None) -> str | None:
     return name
 
 
-def _default_home() -> Path:
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(os.environ.get("KITSERVE_HOME") or Path(data) / "kitserve")
+def default_admin(file_address: str = _ADMIN) -> str:
+    """Return where Kitserve is asked if nobody says it: at the socket in the home, else at this address."""
+    path = home_socket()
+    try:
+        connect_socket(path, _CONNECT_SECONDS).close()
+    except ForeignListener:
+        pass  # The command names the socket when it fails.
+    except OSError:
+        return file_address
+    return str(path)
 
 
 Home = Annotated[
@@ -92,7 +101,7 @@ Home = Annotated[
     typer.Option(
         help="Directory for kits, state and logs.",
         envvar="KITSERVE_HOME",
-        default_factory=_default_home,
+        default_factory=default_home,
         show_default="~/.local/share/kitserve",
     ),
 ]
@@ -100,7 +109,12 @@ ConfigFile = Annotated[Path, typer.Argument(help="The config file (YAML or JSON)
 Admin = Annotated[
     str,
     typer.Option(
-        help="Admin address of the running Kitserve.", metavar="HOST:PORT|URL", callback=check_admin_address
+        help="Admin address of the running Kitserve.",
+        metavar="SOCKET|HOST:PORT|URL",
+        callback=check_admin_address,
+        envvar=ADMIN_VARIABLE,
+        default_factory=default_admin,
+        show_default="admin.sock in the home",
     ),
 ]
 ModelName = Annotated[

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from gateway.cli.admin_client import AdminClient
 from gateway.cli.options import (
-    ADMIN,
     FAILED,
     Admin,
     ModelName,
@@ -34,7 +33,7 @@ _REFRESH_SECONDS = 1.0
 @app.command()
 def status(
     name: ModelName,
-    admin: Admin = ADMIN,
+    admin: Admin,
     output: OutputFormat = Output.TEXT,
     watch: Annotated[bool, typer.Option(help="Refresh the text each second, until Ctrl-C.")] = False,
     wait: Annotated[
@@ -64,7 +63,7 @@ def status(
 @app.command()
 def promote(
     name: ModelName,
-    admin: Admin = ADMIN,
+    admin: Admin,
     full: Annotated[bool, typer.Option("--full", help="Skip all remaining steps.")] = False,
 ) -> None:
     """Go on to the rollout's next step."""
@@ -74,7 +73,7 @@ def promote(
 @app.command()
 def abort(
     name: ModelName,
-    admin: Admin = ADMIN,
+    admin: Admin,
     message: Annotated[str, typer.Option("--message", "-m", help="The reason, for the history.")] = "",
 ) -> None:
     """Send all calls to the stable version, at once."""
@@ -82,7 +81,7 @@ def abort(
 
 
 @app.command()
-def retry(name: ModelName, admin: Admin = ADMIN) -> None:
+def retry(name: ModelName, admin: Admin) -> None:
     """Start again a rollout that failed, was aborted or rolled back."""
     _order(admin, name, "retry", {})
 
@@ -90,20 +89,20 @@ def retry(name: ModelName, admin: Admin = ADMIN) -> None:
 @app.command()
 def rollback(
     name: ModelName,
+    admin: Admin,
     digest: Annotated[
         str,
         typer.Argument(
             help="Digest, first digits of it, or tag.", metavar="DIGEST", show_default="the previous version"
         ),
     ] = "",
-    admin: Admin = ADMIN,
 ) -> None:
     """Return to an earlier version, without steps."""
     _order(admin, name, "rollback", {"digest": digest})
 
 
 @app.command()
-def history(name: ModelName, admin: Admin = ADMIN, output: OutputFormat = Output.TEXT) -> None:
+def history(name: ModelName, admin: Admin, output: OutputFormat = Output.TEXT) -> None:
     """Show the events of the model's rollouts, the latest first."""
     client = AdminClient(admin)
     events = client.rollout_history(name)

@@ -16,9 +16,10 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.config.admin_tls import AdminTls
 from gateway.config.callers import Callers
 from gateway.config.faults import describe_faults, faults_at
-from gateway.config.kits import REGISTRY_FILES, Cache, Registry, Strict, Trust, fault
+from gateway.config.kits import READS_FILES, REGISTRY_FILES, Cache, Registry, Strict, Trust, fault
 from gateway.config.models import AUTO, Model
 from gateway.config.yaml_file import FieldPath, dotted, read_yaml, shown
 from gateway.errors import ConfigError, InvalidReference, NotTrusted
@@ -27,6 +28,7 @@ from gateway.logs.limits import Logged
 from gateway.oci.kit_storage import kit_home
 from gateway.oci.options import SourceOptions
 from gateway.oci.reference import LayoutReference, RegistryReference, parse_reference
+from gateway.oci.regular_file import read_regular
 
 
 class Address(Strict):
@@ -72,8 +74,10 @@ class GatewayConfig(Strict):
     listen: Address = Address(host="127.0.0.1", port=8080)
     """Where models are called, over HTTP and gRPC. It changes only with a restart."""
     admin: Address = Address(host="127.0.0.1", port=8081)
-    """Where status, config, rollouts and metrics are. Keep it private: it asks for no password. It changes
-    only with a restart."""
+    """Where status and metrics are read over TCP; changes need the socket in the home, or the token. Beyond
+    loopback, so does reading. It changes only with a restart."""
+    admin_tls: AdminTls | None = None
+    """TLS at `admin`; absent, it speaks HTTP in clear. It changes only with a restart."""
     access_log: Logged = "errors"
     """Which calls the edge logs, as JSON lines among what `kitserve serve` prints. It changes only with a
     restart."""
@@ -197,7 +201,12 @@ class GatewayConfig(Strict):
         }
         home = directory / (self.kitops_home or kit_home())
         return self.model_copy(
-            update={"models": tuple(models), "registries": registries, "kitops_home": home}
+            update={
+                "models": tuple(models),
+                "registries": registries,
+                "kitops_home": home,
+                "admin_tls": self.admin_tls and self.admin_tls.rooted(directory),
+            }
         )
 
 
@@ -215,7 +224,7 @@ def load_config(
         ConfigError: with one line for each fault in the file.
     """
     try:
-        text = path.read_text("utf-8")
+        text = read_regular(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
     return parse_config(text, str(path), needs_models, runtimes).rooted(Path.cwd())
@@ -226,6 +235,7 @@ def parse_config(
     source: str = "config",
     needs_models: bool = False,
     runtimes: Sequence[str] | None = None,
+    may_read_files: bool = True,
 ) -> GatewayConfig:
     """Parse YAML (or JSON, which is YAML too) into a config.
 
@@ -236,6 +246,7 @@ def parse_config(
             unfinished file would stop all models.
         runtimes: the names of the runtimes that there are; None where that is not known, as on a machine
             from which a config is only sent.
+        may_read_files: whether the files are read that hold keys; else these must be in the text.
 
     Raises:
         ConfigError: with one line for each fault in the text.
@@ -244,7 +255,7 @@ def parse_config(
     if not isinstance(value, dict):
         raise ConfigError(source, ["line 1: a config is a mapping that starts with `models:`"])
     try:
-        config = GatewayConfig.model_validate(value)
+        config = GatewayConfig.model_validate(value, context={READS_FILES: may_read_files})
     except ValidationError as error:
         faults += describe_faults(error.errors(), lines, GatewayConfig)
     else:

@@ -25,8 +25,11 @@ from gateway.kits.trust import Policy, PublicKey
 from gateway.oci.mirrors import mirror_reference
 from gateway.oci.options import RegistryOptions
 from gateway.oci.reference import Digest, RegistryReference
+from gateway.oci.regular_file import read_regular
 from runtimes.python.requirements import Sources
 
+READS_FILES = "reads_files"
+"""In the context of a validation: whether files may be read that the config names; absent, they may."""
 _UNITS = {"us": 0.000001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -90,13 +93,15 @@ class Key(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_file(cls, value: object) -> object:
+    def _from_file(cls, value: object, info: ValidationInfo) -> object:
         if isinstance(value, dict | Key):
             return value
+        if not (info.context or {}).get(READS_FILES, True):
+            raise fault("a key is sent as {name, pem}: no file is opened here; `kitserve apply` reads it")
         if not isinstance(value, str):
             raise fault("write the path of a PEM file, with a public key in it")
         try:
-            return {"name": value, "pem": Path(value).read_text("utf-8")}
+            return {"name": value, "pem": read_regular(Path(value)).decode()}
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"the key {value} cannot be read: {error}") from None
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry
+from starlette.middleware import Middleware
+from starlette.routing import Route
 
+from gateway.config.admin_tls import AdminTls
 from gateway.contract import Announcement, Instructions, NodeSettings
 from gateway.control.activator.activator import Activator
 from gateway.control.activator.sleepers import GatewaySleepers
 from gateway.control.admin.api import AdminApi
+from gateway.control.admin.gate import Gate
 from gateway.control.admin.rollout_api import RolloutApi
+from gateway.control.admin.socket_file import bind_socket
+from gateway.control.admin.tls import server_context
+from gateway.control.admin.token import TokenCheck
 from gateway.control.body_router.body_router import BodyRouter
 from gateway.control.front.docs import Docs
 from gateway.control.front.grpc import GrpcServices
@@ -42,7 +51,7 @@ from gateway.logs.events import configure_logging
 from gateway.metrics.exposition import KitserveCollector
 from gateway.proxies import bypass_proxies
 from gateway.wire.limits import DRAIN_SECONDS
-from gateway.wire.server import HttpServer
+from gateway.wire.server import HttpServer, local_socket, tcp_socket
 from gateway.worker.handle_port import keep_on_loopback
 
 _STUCK_SECONDS = 60.0
@@ -57,10 +66,15 @@ class GatewaySettings:
     edge: EdgeSettings
     admin_host: str
     admin_port: int
+    admin_tls: AdminTls | None
     worker_host: str
     reserve_cpus: bool
     instance: str
     """The name of one start of Kitserve; a gateway that Serve starts again finds its workers by it."""
+
+
+class _Api(Protocol):
+    def routes(self) -> list[Route]: ...
 
 
 class Gateway:
@@ -98,16 +112,21 @@ class Gateway:
         )
         metrics = CollectorRegistry()
         metrics.register(KitserveCollector(overview.scrape))
-        apis = (
+        admin = (
             AdminApi(self._state, overview, metrics, _faults_of(settings), self._loop.wake),
             RolloutApi(self._rollouts, self._state, self._loop.wake),
-            Repository(overview),
-            OpenAIModels(overview),
-            Docs(overview, settings.edge.listen),
         )
-        app = web_app([route for api in apis for route in api.routes()], settings.admin_host)
-        self._web = WebServer(app, settings.admin_host, settings.admin_port)
-        self._web.start()
+        front = (Repository(overview), OpenAIModels(overview), Docs(overview, settings.edge.listen))
+        gate = Middleware(Gate, is_token=TokenCheck(settings.home), owner=os.geteuid())
+        admin_app = web_app(_routes(admin), gate)
+        tls = None if settings.admin_tls is None else server_context(settings.admin_tls)
+        self._servers = (
+            WebServer(admin_app, tcp_socket(settings.admin_host, settings.admin_port), tls=tls),
+            WebServer(admin_app, bind_socket(settings.home)),
+            WebServer(web_app(_routes(front)), local_socket(str(settings.edge_files.front_socket))),
+        )
+        for server in self._servers:
+            server.start()
         self._services = HttpServer(GrpcServices(overview), str(settings.edge_files.services_socket))
         self._services.start()
         self._body_router = BodyRouter(settings.edge_files.router_socket, settings.edge_files.routed_socket)
@@ -123,7 +142,8 @@ class Gateway:
 
     async def check_health(self) -> None:
         """Raise an error when a part of the gateway does not work; Serve then starts another gateway."""
-        await self._web.check()
+        for server in self._servers:
+            await server.check()
         await self._services.check()
         if time.monotonic() - self._loop.beat > _STUCK_SECONDS:
             raise RuntimeError("the reconcile loop is stuck")
@@ -132,11 +152,16 @@ class Gateway:
         """Stop, at Serve's shutdown."""
         self._loop.stop()
         self._activator.stop()
-        self._web.stop()
+        for server in self._servers:
+            server.stop()
         self._services.stop()
         self._body_router.stop()
         self._webhooks.stop()
         self._state.close()
+
+
+def _routes(apis: Iterable[_Api]) -> list[Route]:
+    return [route for api in apis for route in api.routes()]
 
 
 def _faults_of(settings: GatewaySettings) -> Callable[[Desired], list[str]]:

@@ -54,6 +54,11 @@ class EdgeFiles:
         return self.directory / "services.sock"
 
     @property
+    def front_socket(self) -> Path:
+        """Where the gateway answers HTTP calls that are about the whole server."""
+        return self.directory / "front.sock"
+
+    @property
     def router_socket(self) -> Path:
         """Where the gateway reads bodies to find the model that they name."""
         return self.directory / "router.sock"
@@ -93,8 +98,9 @@ class EdgeSettings:
     access_log: Logged = "errors"
     key: str = ""
     """The secret by which workers on other machines know that a call came through the edge; "" for none."""
-    admin: str = ""
-    """`HOST:PORT` where the gateway answers calls that are about the whole server; "" for none."""
+    front: str = ""
+    """Where the gateway answers calls that are about the whole server, as HAProxy has it: `unix@PATH` or
+    `HOST:PORT`; "" for none."""
     bounds: EdgeBounds = _DEFAULT_BOUNDS
     """How much it takes at a time, of all callers together and of each."""
     trusted_proxies: tuple[str, ...] = ()

@@ -24,6 +24,7 @@ import urllib3.connection
 
 from gateway.errors import RegistryUnavailable
 from gateway.oci.options import RegistryOptions
+from gateway.oci.regular_file import read_regular
 
 _MIN_SPEED = 1024  # bytes per second
 _MAX_HEAD = 256 * 1024  # bytes of status line and headers; Python itself takes 100 headers of 64 KiB
@@ -65,9 +66,14 @@ def tls_context(options: RegistryOptions, label: str, *, with_client_certificate
     path = options.ca_file
     try:
         if path is not None:
+            # First: OpenSSL opens whatever a path names, and a pipe may never end.
+            read_regular(path)
             context.load_verify_locations(path)
         if with_client_certificate and options.client_cert_file is not None:
+            path = options.client_key_file or options.client_cert_file
+            read_regular(path)
             path = options.client_cert_file
+            read_regular(path)
             context.load_cert_chain(path, options.client_key_file, _no_passphrase)
     except (OSError, ValueError) as error:
         raise RegistryUnavailable(

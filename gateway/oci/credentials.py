@@ -19,6 +19,7 @@ from gateway.oci.credential_helpers import ask_helper
 from gateway.oci.documents import read_json
 from gateway.oci.kit_storage import kit_home
 from gateway.oci.options import RegistryOptions
+from gateway.oci.regular_file import read_regular
 
 # The username that a helper returns with an identity token (docker-credential-helpers, "Usage").
 _TOKEN_USER = "<token>"  # noqa: S105 - a name
@@ -95,12 +96,17 @@ def _secret(host: str, name: str, variable: str | None, path: Path | None) -> st
         return value
     assert path is not None
     try:
-        return path.read_text().rstrip("\r\n")
+        return read_regular(path).decode().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise Unauthorized(
             f"registry {host}: the {name} file {path} cannot be read "
-            f"({type(error).__name__}); make it a text file that this user may read"
+            f"({_reason(error)}); make it a text file that this user may read"
         ) from None
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    """Return why a file cannot be read, without any of its bytes."""
+    return str(error) if type(error) is OSError and error.errno is None else type(error).__name__
 
 
 def _kit_file(home: Path | None) -> Path | None:
@@ -144,11 +150,11 @@ class _HelperAnswer(BaseModel):
 
 def _from_file(path: Path, host: str, login_command: str) -> Credential | None:
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise Unauthorized(f"registry {host}: {path} cannot be read ({error.strerror})") from None
+        raise Unauthorized(f"registry {host}: {path} cannot be read ({error.strerror or error})") from None
     try:
         logins = _Logins.model_validate(read_json(data))
     except ValueError:

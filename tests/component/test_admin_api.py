@@ -22,6 +22,8 @@ from gateway.control.web.app import web_app
 from gateway.control.web.errors import error_body
 from gateway.control.web.server import WebServer
 from gateway.metrics.exposition import KitserveCollector, Scrape
+from gateway.wire.server import tcp_socket
+from tests.support.gate import HOLDER, TOKEN, call, gate
 from tests.support.overview import FixedOverview
 
 KIT = "registry.test/team/iris:v1"
@@ -42,11 +44,11 @@ class Api:
         return self.faults
 
     def get(self, path: str, **headers: str) -> requests.Response:
-        return requests.get(self.url + path, headers=headers, timeout=5)
+        return requests.get(self.url + path, headers={**HOLDER, **headers}, timeout=5)
 
     def put(self, config: Any, **headers: str) -> requests.Response:
         body = config if isinstance(config, str) else json.dumps(config)
-        headers = {"Content-Type": "application/json", **headers}
+        headers = {"Content-Type": "application/json", **HOLDER, **headers}
         return requests.put(f"{self.url}/api/config", data=body, headers=headers, timeout=5)
 
 
@@ -57,9 +59,9 @@ def api(tmp_path: Path) -> Iterator[Api]:
     registry = CollectorRegistry()
     registry.register(KitserveCollector(Scrape))
     admin = AdminApi(api.state, api.overview, registry, api.faults_of, lambda: api.changes.append(1))
-    server = WebServer(web_app(admin.routes(), "127.0.0.1"), "127.0.0.1")
+    server = WebServer(web_app(admin.routes(), gate()), tcp_socket("127.0.0.1", 0))
     server.start()
-    api.url = f"http://127.0.0.1:{server.port}"
+    api.url = f"http://127.0.0.1:{server.address[1]}"
     yield api
     server.stop()
     api.state.close()
@@ -210,11 +212,10 @@ def test_web_pages_cannot_read_by_another_host_name(api: Api) -> None:
 
 def test_beyond_loopback_it_answers_to_any_host_name(api: Api) -> None:
     admin = AdminApi(api.state, api.overview, CollectorRegistry(), api.faults_of, lambda: None)
-    server = WebServer(web_app(admin.routes(), "0.0.0.0"), "127.0.0.1")
-    server.start()
-    url = f"http://127.0.0.1:{server.port}/healthz"
-    assert requests.get(url, headers={"Host": "gateway.example.com"}, timeout=5).status_code == 200
-    server.stop()
+    app = web_app(admin.routes(), gate())
+    headers = {"Host": "gateway.example.com"}
+    assert call(app, "/healthz", headers | HOLDER, client="192.0.2.7", server="192.0.2.1")[0] == 200
+    assert call(app, "/healthz", headers | HOLDER)[0] == 400
 
 
 def test_a_config_without_end_is_refused_before_its_end(api: Api) -> None:
@@ -256,7 +257,7 @@ def test_metrics_are_prometheus_text(api: Api) -> None:
 
 @pytest.mark.parametrize("path", ["/healthz", "/metrics", "/api/status", "/api/config", "/api/models/iris"])
 def test_head_is_answered_at_once(api: Api, path: str) -> None:
-    answer = requests.head(api.url + path, timeout=5)
+    answer = requests.head(api.url + path, headers=HOLDER, timeout=5)
     assert (answer.status_code, answer.content) == (200, b"")
 
 
@@ -265,7 +266,7 @@ def test_head_is_answered_at_once(api: Api, path: str) -> None:
     [("GET", "/", 404), ("GET", "/api", 404), ("POST", "/api/config", 405), ("PUT", "/api/status", 405)],
 )
 def test_unknown_paths_and_methods_are_refused(api: Api, method: str, path: str, status: int) -> None:
-    assert requests.request(method, api.url + path, timeout=5).status_code == status
+    assert requests.request(method, api.url + path, headers=HOLDER, timeout=5).status_code == status
 
 
 def test_an_error_has_the_form_that_callers_of_its_path_expect(api: Api) -> None:
@@ -297,6 +298,7 @@ def test_a_state_that_cannot_be_used_is_named(api: Api) -> None:
 def test_a_caller_that_hangs_up_amid_its_config_changes_nothing(api: Api) -> None:
     port = int(api.url.rpartition(":")[2])
     head = b"PUT /api/config HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: Bearer {TOKEN}\r\n".encode()
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(head + b'Content-Length: 100\r\n\r\n{"models": []')
     assert api.get("/healthz").status_code == 200

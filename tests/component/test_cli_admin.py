@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli.admin_client import admin_url
+from gateway.cli.admin_address import admin_url
+from gateway.control.admin.token import keep_token
 from tests.support.admin import Admin, running_admin
 from tests.support.answers import Answers
 from tests.support.cli import Cli
@@ -176,3 +177,14 @@ def test_a_format_that_there_is_not_is_named(cli: Cli, arguments: list[str]) -> 
 )
 def test_a_mistyped_command_is_answered_with_the_right_one(cli: Cli, wrong: list[str], right: str) -> None:
     assert right in cli(*wrong, code=2)[1]
+
+
+def test_the_token_is_printed_and_made_anew(cli: Cli, tmp_path: Path) -> None:
+    home = tmp_path / "kept"
+    home.mkdir()
+    assert "`kitserve serve` makes it" in cli("token", "--home", str(home), code=1)[1]
+    keep_token(home)
+    first, _ = cli("token", "--home", str(home))
+    assert cli("token", "--home", str(home)) == (first, "")
+    assert len(first.strip()) == 43
+    assert cli("token", "--new", "--home", str(home))[0] != first

@@ -22,6 +22,7 @@ from gateway.control.front.operations import FAULTS
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
 from gateway.control.web.app import web_app
 from gateway.control.web.server import WebServer
+from gateway.wire.server import tcp_socket
 from runtimes.base import Signature, TensorSpec
 from tests.support.overview import FixedOverview
 
@@ -74,9 +75,9 @@ def api() -> Iterator[Api]:
         },
     )
     docs = Docs(api, LISTEN)
-    server = WebServer(web_app(docs.routes(), "127.0.0.1"), "127.0.0.1")
+    server = WebServer(web_app(docs.routes()), tcp_socket("127.0.0.1", 0))
     server.start()
-    api.address = f"127.0.0.1:{server.port}"
+    api.address = f"127.0.0.1:{server.address[1]}"
     yield api
     server.stop()
 

@@ -15,6 +15,7 @@ from gateway.control.front.openai_models import OpenAIModels
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
 from gateway.control.web.app import web_app
 from gateway.control.web.server import WebServer
+from gateway.wire.server import tcp_socket
 from runtimes.base import Signature
 from tests.support.overview import FixedOverview
 
@@ -65,9 +66,9 @@ class Front(FixedOverview):
 @pytest.fixture
 def front() -> Iterator[Front]:
     front = Front(STATUS, descriptions=DESCRIPTIONS)
-    server = WebServer(web_app(OpenAIModels(front).routes(), "127.0.0.1"), "127.0.0.1")
+    server = WebServer(web_app(OpenAIModels(front).routes()), tcp_socket("127.0.0.1", 0))
     server.start()
-    front.url = f"http://127.0.0.1:{server.port}/v1"
+    front.url = f"http://127.0.0.1:{server.address[1]}/v1"
     yield front
     server.stop()
 

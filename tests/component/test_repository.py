@@ -17,6 +17,7 @@ from gateway.control.web.app import web_app
 from gateway.control.web.server import WebServer
 from gateway.metrics.tally import Numbers, Tally
 from gateway.metrics.versions import VersionLabels, VersionSample
+from gateway.wire.server import tcp_socket
 from tests.support.overview import FixedOverview
 
 DIGESTS = {"v1": "sha256:" + "1" * 64, "v2": "sha256:" + "2" * 64}
@@ -66,9 +67,9 @@ class Api(FixedOverview):
 @pytest.fixture
 def api() -> Iterator[Api]:
     api = Api(STATUS)
-    server = WebServer(web_app(Repository(api).routes(), "127.0.0.1"), "127.0.0.1")
+    server = WebServer(web_app(Repository(api).routes()), tcp_socket("127.0.0.1", 0))
     server.start()
-    api.address = f"127.0.0.1:{server.port}"
+    api.address = f"127.0.0.1:{server.address[1]}"
     yield api
     server.stop()
 

@@ -12,6 +12,8 @@ import requests
 from gateway.control.admin.rollout_api import RolloutApi
 from gateway.control.web.app import web_app
 from gateway.control.web.server import WebServer
+from gateway.wire.server import tcp_socket
+from tests.support.gate import HOLDER, gate
 from tests.support.rollouts import World
 
 
@@ -21,9 +23,9 @@ class Api:
         self.world.serve("v1")
         self.changes = 0
         rollouts = RolloutApi(self.world.rollouts, self.world.state, self._changed)
-        self.server = WebServer(web_app(rollouts.routes(), "127.0.0.1"), "127.0.0.1")
+        self.server = WebServer(web_app(rollouts.routes(), gate()), tcp_socket("127.0.0.1", 0))
         self.server.start()
-        self.url = f"http://127.0.0.1:{self.server.port}/api/models/iris/rollout"
+        self.url = f"http://127.0.0.1:{self.server.address[1]}/api/models/iris/rollout"
 
     def _changed(self) -> None:
         self.changes += 1
@@ -33,7 +35,7 @@ class Api:
 
     def order(self, order: str, body: Any = None, **headers: str) -> requests.Response:
         return requests.post(
-            f"{self.url}/{order}", json={} if body is None else body, headers=headers, timeout=5
+            f"{self.url}/{order}", json={} if body is None else body, headers={**HOLDER, **headers}, timeout=5
         )
 
 

@@ -72,7 +72,7 @@ class Person:
         deadline = time.monotonic() + 60
         while True:
             try:
-                AdminClient(self._kitserve.admin).apply(config)
+                AdminClient(self._kitserve.socket).apply(config)
             except ControlError:
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
@@ -83,7 +83,7 @@ class Person:
         """Give an order, which may make no sense now."""
         address = f"http://{self._kitserve.admin}/api/models/soak/rollout/{order}"
         with contextlib.suppress(requests.RequestException):
-            answer = requests.post(address, json={}, timeout=10)
+            answer = requests.post(address, json={}, headers=self._kitserve.token, timeout=10)
             self.done.append(f"{order}: {answer.status_code}")
 
     def see_to_its_end(self, tag: str) -> None:

@@ -161,6 +161,7 @@ def test_a_faulty_config_changes_nothing(serving: Running) -> None:
     refused = requests.put(
         f"http://{serving.admin}/api/config",
         json={"models": [{"name": "good", "kit": "x y", "spare": 1}]},
+        headers=serving.token,
         timeout=10,
     )
     assert refused.status_code == 400
@@ -189,6 +190,7 @@ def test_a_new_port_needs_a_restart_and_says_so(serving: Running) -> None:
 
 def test_web_pages_cannot_change_anything(serving: Running) -> None:
     url = f"http://{serving.admin}/api/config"
-    assert requests.put(url, json={}, headers={"Origin": "http://evil.test"}, timeout=10).status_code == 403
-    assert requests.put(url, data="{}", timeout=10).status_code == 415
+    page = {"Origin": "http://evil.test", **serving.token}
+    assert requests.put(url, json={}, headers=page, timeout=10).status_code == 403
+    assert requests.put(url, data="{}", headers=serving.token, timeout=10).status_code == 415
     assert requests.put(url, json={}, headers={"Host": "evil.test"}, timeout=10).status_code == 400

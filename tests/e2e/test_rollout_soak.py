@@ -134,7 +134,7 @@ def apply(kitserve: Running) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
-            AdminClient(kitserve.admin).apply(config)
+            AdminClient(kitserve.socket).apply(config)
         except ControlError:
             assert time.monotonic() < deadline
             time.sleep(0.2)

@@ -13,6 +13,8 @@ from gateway.control.admin.rollout_api import RolloutApi
 from gateway.control.state.status import ModelState, ModelStatus, Status
 from gateway.control.web.app import web_app
 from gateway.control.web.server import WebServer
+from gateway.wire.server import tcp_socket
+from tests.support.gate import gate
 from tests.support.overview import FixedOverview
 from tests.support.rollouts import World, digest, kit
 
@@ -38,9 +40,9 @@ class Admin:
             AdminApi(self.world.state, _Overview(self), CollectorRegistry(), lambda _: [], lambda: None),
             RolloutApi(self.world.rollouts, self.world.state, lambda: None),
         )
-        app = web_app([route for api in apis for route in api.routes()], "127.0.0.1")
-        self.server = WebServer(app, "127.0.0.1")
-        self.address = f"127.0.0.1:{self.server.port}"
+        app = web_app([route for api in apis for route in api.routes()], gate())
+        self.server = WebServer(app, tcp_socket("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.server.address[1]}"
 
     def look(self) -> Status:
         self.meanwhile()

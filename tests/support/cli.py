@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from gateway.cli.admin_client import TOKEN_VARIABLE
 from gateway.cli.main import main
+from tests.support.gate import TOKEN
 
 
 class Cli:
@@ -19,6 +21,8 @@ class Cli:
         self, home: Path, monkeypatch: pytest.MonkeyPatch, captured: pytest.CaptureFixture[str]
     ) -> None:
         self.home = home
+        monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+        monkeypatch.setenv("KITSERVE_HOME", str(home))
         self._monkeypatch = monkeypatch
         self._captured = captured
 

@@ -19,6 +19,9 @@ import requests
 import yaml
 
 from gateway.cli.processes import descendants
+from gateway.cli.unix_adapter import UnixAdapter
+from gateway.control.admin.socket_file import SOCKET_FILE
+from gateway.control.admin.token import read_token
 from gateway.edge.files import EdgeFiles
 from gateway.logs.events import log_path
 from tests.support.ports import free_port
@@ -52,6 +55,16 @@ class Running:
     def admin(self) -> str:
         return f"127.0.0.1:{self.admin_port}"
 
+    @property
+    def socket(self) -> str:
+        """Where the admin API takes its owner's requests."""
+        return str(self.home / SOCKET_FILE)
+
+    @property
+    def token(self) -> dict[str, str]:
+        """The headers of a request that changes something over TCP."""
+        return {"Authorization": f"Bearer {read_token(self.home)}"}
+
     def start(self) -> None:
         self.write()
         with self.log.open("a") as log:
@@ -84,7 +97,12 @@ class Running:
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [*KITSERVE, *arguments], capture_output=True, text=True, timeout=120, check=False, env=os.environ
+            [*KITSERVE, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            env={**os.environ, "KITSERVE_HOME": str(self.home)},
         )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
@@ -98,8 +116,14 @@ class Running:
         document: dict[str, Any] = json.loads(self.run("status", "--admin", self.admin, "-o", "json").stdout)
         return document
 
+    def ask(self, path: str) -> requests.Response:
+        """Ask the admin API as its owner."""
+        with requests.Session() as session:
+            session.mount("http://", UnixAdapter(Path(self.socket)))
+            return session.get(f"http://localhost{path}", timeout=10)
+
     def model(self, name: str) -> dict[str, Any]:
-        answer = requests.get(f"http://{self.admin}/api/models/{name}", timeout=10)
+        answer = self.ask(f"/api/models/{name}")
         assert answer.status_code == 200, answer.text
         model: dict[str, Any] = answer.json()
         return model
@@ -110,7 +134,7 @@ class Running:
         status: dict[str, Any] = {}
         while True:
             with contextlib.suppress(requests.RequestException):
-                status = requests.get(f"http://{self.admin}/api/status", timeout=10).json()
+                status = self.ask("/api/status").json()
                 if holds(status):
                     return status
             assert self.process is None or self.process.poll() is None, self.log.read_text()

@@ -17,6 +17,7 @@ from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.errors import EdgeError
+from gateway.wire.server import tcp_socket
 from runtimes.base import TensorModel
 from tests.support.overview import FixedOverview
 from tests.support.ports import free_port
@@ -34,7 +35,7 @@ def data_plane(directory: Path, models: Mapping[str, TensorModel]) -> Iterator[s
     overview = FixedOverview(Status(1, tuple(map(_status, models))), descriptions=descriptions)
     with ExitStack() as stack:
         routes = [*Docs(overview, f"127.0.0.1:{port}").routes(), *Repository(overview).routes()]
-        server = WebServer(web_app(routes, "127.0.0.1"), "127.0.0.1")
+        server = WebServer(web_app(routes), tcp_socket("127.0.0.1", 0))
         server.start()
         stack.callback(server.stop)
         routing = []
@@ -44,7 +45,9 @@ def data_plane(directory: Path, models: Mapping[str, TensorModel]) -> Iterator[s
             routing.append(Route(name, Backend(f"{name}.v1", names, (Server(name, host, int(worker_port)),))))
         lost: list[EdgeError] = []
         files = EdgeFiles(directory)
-        control = EdgeControl(EdgeSettings(f"127.0.0.1:{port}", "off", "", f"127.0.0.1:{server.port}"), files)
+        control = EdgeControl(
+            EdgeSettings(f"127.0.0.1:{port}", "off", "", f"127.0.0.1:{server.address[1]}"), files
+        )
         control.write_first(RoutingTable())
         edge = EdgeProcess(files, lost.append)
         edge.start()

@@ -1,4 +1,4 @@
-"""The admin API: status, config, metrics and health. It listens apart from the data, on loopback."""
+"""The admin API: status, config, metrics and health. It listens apart from the data; see `callers`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
@@ -14,16 +16,25 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway.config.config import GatewayConfig, parse_config
+from gateway.config.secrets import without_secrets
+from gateway.control.admin.audit import config_fields, log_change
+from gateway.control.admin.callers import Caller, Role
 from gateway.control.admin.errors import no_such_model
-from gateway.control.state.database import State
+from gateway.control.admin.gate import caller_of
+from gateway.control.admin.owner_fields import owner_changes, relative_paths
+from gateway.control.state.database import NO_CONFIG, State
 from gateway.control.state.desired import Desired, desired_from
 from gateway.control.state.overview import Overview
 from gateway.control.web.errors import current_status
 from gateway.control.web.requests import read_change
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, KitserveError
 from runtimes import select as runtimes
 
 _MAX_CONFIG_BYTES = 1024 * 1024
+_OWNERS = (
+    "only the user of Kitserve may change this, on its machine, with `kitserve apply` over the socket of the "
+    "admin API: {}"
+)
 
 
 class AdminApi:
@@ -45,6 +56,7 @@ class AdminApi:
         self._metrics = metrics
         self._faults = faults
         self._on_change = on_change
+        self._applying = asyncio.Lock()
 
     def routes(self) -> list[Route]:
         """The paths that this API answers."""
@@ -71,7 +83,7 @@ class AdminApi:
         generation, document = self._state.document()
         # Nothing was applied in generation 0: the defaults hold.
         config = json.loads(document) if generation else GatewayConfig().model_dump(mode="json")
-        return JSONResponse({"generation": generation, "config": config})
+        return JSONResponse({"generation": generation, "config": without_secrets(config)})
 
     def _show_model(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -82,8 +94,38 @@ class AdminApi:
 
     async def _apply_config(self, request: Request) -> Response:
         body = await read_change(request, _MAX_CONFIG_BYTES)
-        config = parse_config(body.decode("utf-8", "replace"), needs_models=True, runtimes=runtimes.names())
+        caller = caller_of(request)
+        # What a caller may change depends on what is in force: nothing may change that meanwhile.
+        async with self._applying:
+            generation, document = self._state.document()
+            fields: dict[str, Any] = {"generation": generation}
+            try:
+                generation = await self._apply(caller, body.decode("utf-8", "replace"), document, fields)
+            except (HTTPException, KitserveError) as error:
+                reason = error.detail if isinstance(error, HTTPException) else str(error)
+                log_change(caller, "config", fields, refusal=reason)
+                raise
+        log_change(caller, "config", {**fields, "generation": generation})
+        self._on_change()
+        return JSONResponse({"generation": generation})
+
+    async def _apply(self, caller: Caller, text: str, document: str, fields: dict[str, Any]) -> int:
+        """Put a config in force, and return its generation; adds to `fields` what the log says of it."""
+        config = parse_config(text, needs_models=True, runtimes=runtimes.names(), may_read_files=False)
+        in_force = json.loads(document) if document != NO_CONFIG else GatewayConfig().model_dump(mode="json")
+        wanted = config.model_dump(mode="json")
+        if caller.role is not Role.OWNER:
+            if config.kitops_home is None:
+                config = config.model_copy(update={"kitops_home": _path(in_force.get("kitops_home"))})
+                wanted = config.model_dump(mode="json")
+            if changes := owner_changes(in_force, wanted):
+                raise HTTPException(403, _OWNERS.format(", ".join(changes)))
+        if paths := relative_paths(wanted):
+            raise ConfigError("config", [f"{path}: write an absolute path" for path in paths])
         desired, before = desired_from(config), self._state.desired()
+        new_document = config.model_dump_json()
+        pins = self._state.pins(before.generation)
+        fields.update(config_fields(before, pins, document, desired, new_document))
         # The first config of a start is what this start was made with.
         fixed = before.fixed.changes(desired.fixed) if self._state.is_configured() else []
         if fixed:
@@ -91,6 +133,8 @@ class AdminApi:
             raise HTTPException(409, f"{names} can only change with a restart of `kitserve serve`")
         if faults := await asyncio.to_thread(self._faults, desired):
             raise ConfigError("the config", faults)
-        generation = self._state.apply(desired, config.model_dump_json())
-        self._on_change()
-        return JSONResponse({"generation": generation})
+        return self._state.apply(desired, new_document)
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)

@@ -12,7 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from gateway.control.admin.audit import log_change, policy_fingerprint
 from gateway.control.admin.errors import no_such_model
+from gateway.control.admin.gate import caller_of
 from gateway.control.rollouts.driver import Rollouts
 from gateway.control.state.database import State
 from gateway.control.state.rollout_status import rollout_status
@@ -54,12 +56,19 @@ class RolloutApi:
     async def _order(self, request: Request) -> Response:
         name, order = request.path_params["name"], request.path_params["order"]
         event = _event(order, _fields(await read_change(request, SMALL_BODY_BYTES)))
-        if self._rollouts.get(name) is None:
+        before = self._rollouts.get(name)
+        if before is None:
             raise self._no_rollout(name, 409)
+        caller, change = caller_of(request), f"rollout {order}"
+        fields = {"model": name, **_line("before", before)}
         try:
             rollout = self._rollouts.order(name, event)
         except ControlError as error:
+            log_change(caller, change, fields, refusal=str(error))
             raise HTTPException(409, str(error)) from error
+        desired = self._state.desired()
+        policy = {"generation": desired.generation, "policy": policy_fingerprint(desired)}
+        log_change(caller, change, {**fields, **_line("after", rollout), **policy})
         self._on_change()
         return JSONResponse(_document(name, rollout))
 
@@ -102,6 +111,14 @@ def _fields(body: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise HTTPException(400, "the body must be a JSON object")
     return fields
+
+
+def _line(moment: str, rollout: Rollout) -> dict[str, str]:
+    status = rollout_status(rollout)
+    return {
+        f"stable_{moment}": status.stable.digest,
+        f"canary_{moment}": "" if status.canary is None else status.canary.digest,
+    }
 
 
 def _document(name: str, rollout: Rollout) -> dict[str, Any]:

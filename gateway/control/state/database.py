@@ -40,6 +40,8 @@ from gateway.rollout.documents import FAULTS, explain, reading
 
 STATE_FILE = "state.db"
 """The name of the database in a home."""
+NO_CONFIG = "{}"
+"""The document of generation 0, in which nothing was applied."""
 _EVENTS_KEPT = 500
 _EARLIER_KEPT = 5
 _UNUSABLE = (sqlite3.Error, OSError, *FAULTS)
@@ -140,7 +142,7 @@ class State:
         """Return the generation of the config in force, and the config as its user wrote it, in JSON."""
         with self._transaction() as database:
             row = database.execute("SELECT generation, document FROM config").fetchone()
-        return (0, "{}") if row is None else (row[0], row[1])
+        return (0, NO_CONFIG) if row is None else (row[0], row[1])
 
     def pin(self, reference: Reference, digest: Digest, generation: int, note: str = "") -> None:
         """Note what a reference meant when a config was applied; a later config's answer stays."""

@@ -66,6 +66,8 @@ class FixedSettings:
     listen: str = ""
     admin: str = ""
     access_log: str = ""
+    admin_tls: str = ""
+    """Its files, in one text; "" for none."""
     health: str = ""
     callers: str = ""
 
@@ -104,7 +106,13 @@ def desired_from(config: GatewayConfig) -> Desired:
         sources=config.source_options(),
         cache_limit=None if config.cache.max_size is None else int(config.cache.max_size),
         webhooks=config.webhooks,
-        fixed=FixedSettings(str(config.listen), str(config.admin), config.access_log, *_of_callers(config)),
+        fixed=FixedSettings(
+            str(config.listen),
+            str(config.admin),
+            config.access_log,
+            "" if config.admin_tls is None else config.admin_tls.model_dump_json(),
+            *_of_callers(config),
+        ),
     )
 
 

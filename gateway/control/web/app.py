@@ -1,4 +1,4 @@
-"""The ASGI app of the gateway's HTTP server: all routes, the hosts that it answers to, and its errors."""
+"""The ASGI app of a server of the gateway: all routes, and their errors."""
 
 from __future__ import annotations
 
@@ -7,27 +7,17 @@ from collections.abc import Sequence
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.control.web.errors import HANDLERS
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
-
-def web_app(routes: Sequence[BaseRoute], host: str) -> Starlette:
-    """Build the app of a server on `host`.
-
-    On loopback it answers to loopback's names alone, against DNS rebinding.
-    """
-    hosts = [*_LOOPBACK, "[::1]"] if host in _LOOPBACK else ["*"]
+def web_app(routes: Sequence[BaseRoute], *middleware: Middleware) -> Starlette:
+    """Build the app of a server; requests go through `middleware` before they come to a route."""
     return Starlette(
         routes=routes,
-        middleware=[
-            Middleware(_CloseAfterHead),
-            Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
-        ],
+        middleware=[Middleware(_CloseAfterHead), *middleware],
         exception_handlers=HANDLERS,
     )
 

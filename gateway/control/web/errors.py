@@ -63,6 +63,11 @@ def current_status(overview: Overview) -> Status:
     return status
 
 
+def error_response(path: str, status: int, message: str) -> JSONResponse:
+    """Return the answer that is an error."""
+    return JSONResponse(error_body(path, status, message), status)
+
+
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = error.detail

@@ -3,17 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 import threading
 from concurrent.futures import Future
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.wire.server import tcp_socket
+from gateway.wire.unix_sockets import peer_user
 
 # Longer than the edge keeps an idle connection, so that the edge is always the side that closes.
 _KEEP_ALIVE_SECONDS = 180
 _START_SECONDS = 10
+PEER = "kitserve.peer"
+"""In the scope of a request over a Unix socket: the number of the user at the other end."""
+
+
+CERTIFICATE = "kitserve.certificate"
+"""In the scope of a request over TLS: the client's certificate, which was verified, as `ssl` tells of it."""
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, which asks the kernel and TLS who is at the other end."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        connected = transport.get_extra_info("socket")
+        if connected.family == socket.AF_UNIX:
+            self._add({PEER: peer_user(connected)})
+        elif certificate := transport.get_extra_info("peercert"):
+            self._add({CERTIFICATE: certificate})
+
+    def _add(self, peer: dict[str, Any]) -> None:
+        """Add to the scope of each request on this connection."""
+        app = self.app
+
+        async def with_peer(scope: Any, receive: Any, send: Any) -> None:
+            await app({**scope, **peer}, receive, send)
+
+        self.app = with_peer
 
 
 class _Server(uvicorn.Server):
@@ -22,14 +52,14 @@ class _Server(uvicorn.Server):
 
 
 class WebServer:
-    """Serves one ASGI app until it is stopped, on `port` of `host`; 0 takes a free port."""
+    """Serves one ASGI app until it is stopped, on sockets that are bound; `address` is that of the first."""
 
-    def __init__(self, app: Any, host: str, port: int = 0) -> None:
-        self._socket = tcp_socket(host, port)
-        self.port: int = self._socket.getsockname()[1]
+    def __init__(self, app: Any, *sockets: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        self._sockets = sockets
+        self.address: Any = sockets[0].getsockname()
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=_Protocol,
             loop="uvloop",
             ws="none",
             lifespan="off",
@@ -40,6 +70,8 @@ class WebServer:
             date_header=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         )
+        config.load()
+        config.ssl = tls
         self._server = _Server(config)
         self._loop: Future[asyncio.AbstractEventLoop] = Future()
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
@@ -72,4 +104,4 @@ class WebServer:
 
     async def _serve(self) -> None:
         self._loop.set_result(asyncio.get_running_loop())
-        await self._server.serve(sockets=[self._socket])
+        await self._server.serve(sockets=list(self._sockets))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from gateway.config.config import GatewayConfig, parse_config
+from gateway.config.config import GatewayConfig, load_config, parse_config
 from gateway.control.state.desired import desired_from
 from gateway.control.state.stored import desired_from_json, desired_to_json
 from gateway.errors import ConfigError, NotTrusted
@@ -192,3 +193,19 @@ def test_places_are_named_by_whole_parts() -> None:
     for refused in ("r.io/teams/a:v1", "r.io/a:v1", "r.io:443/team/a:v1", "oci-layout:x:a:v1"):
         with pytest.raises(NotTrusted):
             judge_registry(parse_reference(refused), policy)
+
+
+def test_a_key_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(1 << 40)
+    for path, reason in (
+        (tmp_path / "pipe", "it is a pipe, not a regular file"),
+        (Path("/dev/zero"), "it is a device, not a regular file"),
+        (tmp_path, "it is a directory, not a regular file"),
+        (tmp_path / "large", "it is larger than 1048576 bytes"),
+    ):
+        with pytest.raises(ConfigError, match=f"the key {path} cannot be read: {reason}"):
+            parse_config(f"models: []\ntrust: {{keys: [{path}]}}")
+        with pytest.raises(ConfigError, match=f"cannot be read: {reason}"):
+            load_config(path)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -238,3 +239,14 @@ def test_a_missing_secret_is_named(options: RegistryOptions, message: str) -> No
 def test_secrets_are_not_shown() -> None:
     for credential in (Basic("me", _SECRET), IdentityToken("me", _SECRET), BearerToken(_SECRET)):
         assert _SECRET not in repr(credential)
+
+
+def test_a_password_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        for options in (RegistryOptions("ci", password_file=path), RegistryOptions(token_file=path)):
+            with pytest.raises(Unauthorized, match="not a regular file"):
+                configured_credential("registry.test", options)
+    os.mkfifo(tmp_path / "credentials.json")
+    with pytest.raises(Unauthorized, match="it is a pipe, not a regular file"):
+        stored_credential("registry.test", tmp_path)

@@ -1,0 +1,68 @@
+"""Who calls the admin API, and what each may do. Pure.
+
+OWNER     the user of the gateway, or root, over the socket: everything
+HOLDER    of the token, or of a certificate: all but what widens trust or names what is on this machine
+READER    anybody on this machine: how models are, without secrets, paths of this machine and the config
+NOBODY    from another machine, without either: nothing
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+_READ_METHODS = ("GET", "HEAD")
+_OPEN = re.compile(r"/metrics|/healthz|/api/status|/api/models/[^/]+(/rollout(/history)?)?")
+_HOST = re.compile(r"(?:\[(?P<bracketed>[0-9A-Fa-f:.]+)\]|(?P<plain>[^:\[\]]+))(?::[0-9]*)?")
+_LOOPBACK_NAME = "localhost"
+
+
+class Role(StrEnum):
+    """What a caller of the admin API is to it."""
+
+    OWNER = "owner"
+    HOLDER = "holder"
+    READER = "reader"
+    NOBODY = "nobody"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """One who calls the admin API; `name` is what the log calls them."""
+
+    role: Role
+    name: str
+
+
+def may(caller: Caller, method: str, path: str) -> bool:
+    """Tell whether a caller may make this request at all; unknown paths are not open to readers."""
+    if caller.role in (Role.OWNER, Role.HOLDER):
+        return True
+    return caller.role is Role.READER and method in _READ_METHODS and _OPEN.fullmatch(path) is not None
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether an IP address is a loopback address of any kind; a text that is none is not."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return bool((mapped or parsed).is_loopback)
+
+
+def is_loopback_host(host: str) -> bool:
+    """Tell whether a Host header names loopback, which no other name may lead a browser to."""
+    match = _HOST.fullmatch(host)
+    if match is None:
+        return False
+    name = match["bracketed"] or match["plain"]
+    return name.lower() == _LOOPBACK_NAME or is_loopback(name)
+
+
+def is_from_this_machine(addresses: Iterable[str]) -> bool:
+    """Tell whether both ends of a connection are on loopback."""
+    return all(map(is_loopback, addresses))
