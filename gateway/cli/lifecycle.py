@@ -20,10 +20,13 @@ from gateway.cli.run_directory import run_directory
 from gateway.cli.supervision import Supervision, config_in_force
 from gateway.config.config import Address, GatewayConfig
 from gateway.control.state.database import STATE_FILE, State
+from gateway.edge.access import is_loopback
+from gateway.edge.access_files import AccessFiles
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Route, RoutingTable
+from gateway.edge.sticky import sticky_key
 from gateway.errors import ControlError, EdgeError, StoreError
 from gateway.wire.server import reserve_port
 
@@ -93,9 +96,17 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     # Held for good: else another program may get it while no gateway runs.
     stack.enter_context(_reserve("admin", config.admin))
     files = EdgeFiles(stack.enter_context(run_directory(run_bytes())))
-    # On a cluster workers listen on their nodes' addresses, and take calls from the edge alone.
-    key = "" if address is None else secrets.token_hex(32)
-    settings = EdgeSettings(str(config.listen), config.access_log, key, str(config.admin), connections)
+    access_files = AccessFiles(config, files)
+    settings = EdgeSettings(
+        str(config.listen),
+        config.access_log,
+        # Workers take calls from the edge alone, whoever else reaches their ports.
+        secrets.token_hex(32),
+        str(config.admin),
+        connections,
+        access_files.access,
+        sticky_key(home),
+    )
     routes = tuple(Route(model.name, reason="is not ready yet: starting") for model in config.models)
     EdgeControl(settings, files).write_first(RoutingTable(routes))
     control_plane = ControlPlane(address, home, config.admin, files, settings)
@@ -103,7 +114,11 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     edge = EdgeProcess(files, kitserve.lose_edge)
     edge.start()
     stack.callback(edge.stop)
-    say(f"edge listens on http://{config.listen}")
+    access_files.start()
+    stack.callback(access_files.stop)
+    say(f"edge listens on {'http' if config.tls is None else 'https'}://{config.listen}, by {edge.version}")
+    if config.keys is not None and config.tls is None and not is_loopback(settings.listen):
+        say("keys go over the network as they are: write `tls:` into the config, or have a proxy do TLS")
     say("starting Ray and the gateway" if address is None else f"joining Ray at {address}")
     control_plane.start()
     _wait_for_gateway(kitserve)

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.config.access import AllowedHost, AllowedOrigin, Keys, Tls
 from gateway.config.faults import describe_faults, faults_at
 from gateway.config.kits import REGISTRY_FILES, Cache, Registry, Strict, Trust, fault
 from gateway.config.models import AUTO, Model
@@ -76,6 +77,17 @@ class GatewayConfig(Strict):
     access_log: Logged = "errors"
     """Which calls the edge logs, as JSON lines among what `kitserve serve` prints. It changes only with a
     restart."""
+    tls: Tls | None = None
+    """The certificate with which models are called over HTTPS; absent, over plain HTTP. It changes only with
+    a restart, but its files at any time."""
+    keys: Keys | None = None
+    """Who may call; absent, anybody. It changes only with a restart, but its files at any time."""
+    allowed_hosts: tuple[AllowedHost, ...] = ()
+    """The names by which models may be called, besides loopback's. Empty, any name where `listen` is not on
+    loopback. It changes only with a restart."""
+    allowed_origins: tuple[AllowedOrigin, ...] = ()
+    """The web pages that may call models from a browser, as `https://HOST`, or `'*'`. Empty, none where
+    `listen` is on loopback. It changes only with a restart."""
     models: tuple[Model, ...] = ()
     """The models to serve, each under a name of its own."""
     registries: dict[str, Registry] = Field(default_factory=dict)
@@ -189,7 +201,13 @@ class GatewayConfig(Strict):
         }
         home = directory / (self.kitops_home or kit_home())
         return self.model_copy(
-            update={"models": tuple(models), "registries": registries, "kitops_home": home}
+            update={
+                "models": tuple(models),
+                "registries": registries,
+                "kitops_home": home,
+                "tls": self.tls and self.tls.rooted(directory),
+                "keys": self.keys and self.keys.rooted(directory),
+            }
         )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.edge.access import Access
 from gateway.logs.limits import Logged
 
 
@@ -28,6 +30,25 @@ class EdgeFiles:
     def errors(self) -> Path:
         """The map of the answers to calls that fail at the edge, see `error_map`."""
         return self.directory / "errors.map"
+
+    @property
+    def keys(self) -> Path:
+        """The map of those who may call, see `keys`."""
+        return self.directory / "keys.map"
+
+    @property
+    def certificate(self) -> Path:
+        """The certificate of the data port and its private key, as they were when they last were right."""
+        return self.directory / "tls.pem"
+
+    @property
+    def client_ca(self) -> Path:
+        """Who signs certificates of clients."""
+        return self.directory / "clients.pem"
+
+    def token_key(self, number: int) -> Path:
+        """The public key of an issuer of tokens, by its place in the config."""
+        return self.directory / f"tokens-{number}.pem"
 
     @property
     def slots(self) -> Path:
@@ -83,11 +104,15 @@ class EdgeSettings:
     """`HOST:PORT` for clients."""
     access_log: Logged = "errors"
     key: str = ""
-    """The secret by which workers on other machines know that a call came through the edge; "" for none."""
+    """The secret by which workers know that a call came through the edge; "" for none."""
     admin: str = ""
     """`HOST:PORT` where the gateway answers calls that are about the whole server; "" for none."""
     connections: int = 8192
     """How many connections of clients it takes at a time; others wait in the kernel's queue."""
+    access: Access = field(default_factory=Access)
+    """Who may call."""
+    sticky_key: str = field(default_factory=lambda: secrets.token_hex(32))
+    """The secret by which sticky callers are divided, in hexadecimal digits; see `sticky`."""
 
 
 def write_file(path: Path, text: str) -> None:

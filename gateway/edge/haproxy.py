@@ -78,16 +78,23 @@ class HAProxy:
         Raises:
             EdgeError: when HAProxy refuses an entry, too; it routes by the old map then.
         """
-        path = self._files.routes
+        self.replace_map(self._files.routes, entries)
+
+    def replace_map(self, path: Path, entries: Mapping[str, str]) -> None:
+        """Replace one of its maps in one step.
+
+        Raises:
+            EdgeError: when HAProxy refuses an entry, too; the map is as before then.
+        """
         answer = self._command([f"prepare map {path}"])
         version = answer.rpartition(":")[2].strip()
         if not version.isdigit():
-            raise EdgeError(f"HAProxy refused to change its routes: {answer.strip()}")
+            raise EdgeError(f"HAProxy refused to change {path.name}: {answer.strip()}")
         for lines in _portions(write_entries(entries)):
             answer = self._command([f"add map @{version} {path} <<\n{''.join(lines)}"]).strip()
             if answer:
                 self._command([f"clear map @{version} {path}"])
-                raise EdgeError(f"HAProxy refused a route: {answer}")
+                raise EdgeError(f"HAProxy refused an entry of {path.name}: {answer}")
         self._command([f"commit map @{version} {path}"])
 
     def edit_routes(self, changed: Mapping[str, str], removed: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ import urllib.request
 from email.message import Message
 from pathlib import Path
 
+from gateway.edge.access import Access
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.haproxy import ask
@@ -71,13 +72,24 @@ class Workers:
             process.communicate()
 
 
+ANYBODY = Access()
+
+
 class RunningEdge:
     """An edge that runs, with one model named iris."""
 
-    def __init__(self, directory: Path, admin: str = "", key: str = "", access_log: Logged = "off") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        admin: str = "",
+        key: str = "",
+        access_log: Logged = "off",
+        access: Access = ANYBODY,
+    ) -> None:
         self.port = free_port()
         self.files = EdgeFiles(directory)
-        self.control = EdgeControl(EdgeSettings(f"127.0.0.1:{self.port}", access_log, key, admin), self.files)
+        self.settings = EdgeSettings(f"127.0.0.1:{self.port}", access_log, key, admin, access=access)
+        self.control = EdgeControl(self.settings, self.files)
         self.control.write_first(RoutingTable((Route("iris"),)))
         self.lost: list[EdgeError] = []
         self.process = EdgeProcess(self.files, self.lost.append)
