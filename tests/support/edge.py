@@ -102,7 +102,8 @@ class RunningEdge:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        scheme = "https" if self.settings.access.has_tls else "http"
+        return f"{scheme}://127.0.0.1:{self.port}"
 
     def get(
         self, path: str, headers: dict[str, str] | None = None, method: str = "GET"
