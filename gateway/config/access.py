@@ -89,7 +89,8 @@ class KeyRights(Strict):
     name: Annotated[str, AfterValidator(check_key_name)]
     """What the access log and the metrics say in place of the key."""
     models: tuple[Annotated[str, AfterValidator(_model)], ...] = (ANY_MODEL,)
-    """The models that it may call. `MODEL@VERSION` allows calls that name this version, by this name."""
+    """The models that it may call; absent, all. `MODEL@VERSION` allows calls that name this version, by this
+    name."""
     per_second: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """How many calls it may make within a second; of tokens, those of each subject."""
     per_minute: Annotated[int, Field(ge=1, le=60_000_000)] | None = None

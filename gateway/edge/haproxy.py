@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gateway.edge.files import EdgeFiles
 from gateway.edge.haproxy_map import write_entries
+from gateway.edge.keys import COUNTS
 from gateway.edge.placement import (
     ACTIVATOR,
     Placement,
@@ -27,6 +28,7 @@ from gateway.edge.stats import (
     UNAVAILABLE,
     PlaceCounts,
     Processes,
+    read_keys,
     read_processes,
     read_stats,
     read_unavailable,
@@ -130,7 +132,8 @@ class HAProxy:
         """Return what one of its processes has counted since it started."""
         stats = ask(self._files.master_socket, f"@!{process} show stat -1 7 -1")
         table = ask(self._files.master_socket, f"@!{process} show table {UNAVAILABLE}")
-        return {**read_stats(stats), **read_unavailable(table)}
+        keys = ask(self._files.master_socket, f"@!{process} show table {COUNTS}")
+        return {**read_stats(stats), **read_unavailable(table), **read_keys(keys)}
 
     def _command(self, commands: Sequence[str]) -> str:
         answers = (ask(self._files.runtime_socket, "; ".join(some)) for some in _portions(commands))

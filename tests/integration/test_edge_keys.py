@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,10 +34,11 @@ CHAT = "/v1/chat/completions"
 
 
 class Guarded:
-    """An edge with keys: iris has a stable version v1 and a canary v2, wine a version v1, echo takes tensors."""
+    """An edge with keys: iris has stable v1 and canary v2, wine has v3, echo takes tensors."""
 
     def __init__(self, directory: Path, workers: Workers, access_log: Any = "off") -> None:
-        self.keys = {name: new_key() for name in ("all", "iris", "version", "slow", "minute", "canary")}
+        names = ("all", "iris", "version", "slow", "minute", "chatty", "canary")
+        self.keys = {name: new_key() for name in names}
         self.file = directory / "keys.yaml"
         self.entries: dict[str, dict[str, Any]] = {
             "all": {},
@@ -47,6 +46,7 @@ class Guarded:
             "version": {"models": ["iris@v1", "iris@v2", "wine"]},
             "slow": {"per_second": 3},
             "minute": {"per_minute": 4},
+            "chatty": {"per_minute": 3},
             "canary": {"models": ["iris"], "may_choose_canary": True},
         }
         self.write()
@@ -235,7 +235,8 @@ def test_a_change_of_the_file_is_in_force_without_a_restart(guarded: Guarded) ->
     process = guarded.edge.master_pid()
     guarded.keys["fresh"] = new_key()
     with socket.create_connection(("127.0.0.1", guarded.edge.port)) as kept:
-        call = f"GET {INFER} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {guarded.keys['fresh']}\r\n\r\n"
+        bearer = f"Authorization: Bearer {guarded.keys['fresh']}"
+        call = f"GET {INFER} HTTP/1.1\r\nHost: localhost\r\n{bearer}\r\n\r\n"
         kept.sendall(call.encode())
         assert kept.recv(4096).startswith(b"HTTP/1.1 401 ")
         guarded.entries["fresh"] = {}
@@ -320,10 +321,10 @@ def test_openai_clients_raise_their_own_errors(guarded: Guarded) -> None:
     with pytest.raises(openai.PermissionDeniedError, match="canary"):
         call(guarded.keys["iris"], "iris:v2")
     call(guarded.keys["iris"], "iris")
-    call(guarded.keys["slow"], "iris")
+    for _ in range(3):
+        call(guarded.keys["chatty"], "iris")
     with pytest.raises(openai.RateLimitError, match="too many calls"):
-        for _ in range(10):
-            call(guarded.keys["slow"], "iris")
+        call(guarded.keys["chatty"], "iris")
 
 
 def test_grpc_metadata_carries_the_key(guarded: Guarded) -> None:
@@ -336,6 +337,8 @@ def test_grpc_metadata_carries_the_key(guarded: Guarded) -> None:
             return client.infer(model, [tensor], headers=headers, client_timeout=10)
 
     assert infer("all").as_numpy("y_FP32").tolist() == [[1, 1]]
+    for _ in range(4):
+        guarded.get(INFER, "minute")
     for key, model, status, text in [
         ("", "echo", "StatusCode.UNAUTHENTICATED", "a key is needed"),
         ("x", "echo", "StatusCode.UNAUTHENTICATED", "not valid"),
@@ -343,8 +346,7 @@ def test_grpc_metadata_carries_the_key(guarded: Guarded) -> None:
         ("minute", "echo", "StatusCode.RESOURCE_EXHAUSTED", "too many calls"),
     ]:
         with pytest.raises(tritonclient.grpc.InferenceServerException, match=text) as error:
-            for _ in range(5):
-                infer(key, model)
+            infer(key, model)
         assert error.value.status() == status
     with grpc.insecure_channel(f"127.0.0.1:{guarded.edge.port}") as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/RepositoryIndex")
@@ -362,6 +364,26 @@ def test_triton_clients_over_http_call_with_a_key(guarded: Guarded) -> None:
         assert client.infer("echo", [tensor], headers=headers).as_numpy("y_FP32").tolist() == [[1, 1]]
         with pytest.raises(tritonclient.http.InferenceServerException, match="a key is needed"):
             client.infer("echo", [tensor])
+
+
+def test_calls_are_counted_by_the_name_of_the_key(guarded: Guarded) -> None:
+    def counts() -> Any:
+        return guarded.edge.control.statistics().whole.keys
+
+    guarded.get("/v2/models/wine", "iris")
+    guarded.get(INFER, "ks_x")
+    before = counts()
+    for key, path in [("all", INFER), ("iris", INFER), ("iris", "/v2/models/wine"), ("ks_x", INFER)]:
+        guarded.get(path, key)
+    after = counts()
+    assert after["all"].calls - before["all"].calls == 1
+    assert after["iris"].calls - before["iris"].calls == 2
+    assert after["iris"].refused["rights"] - before["iris"].refused["rights"] == 1
+    assert after[""].refused["unknown"] - before[""].refused["unknown"] == 1
+    assert set(after[""].refused) == {"unknown"}
+    # Callers cannot make names: only those of the config are counted.
+    assert set(after) <= {"", "people", "robots", *guarded.keys}
+    assert guarded.edge.control.statistics().versions.keys() <= {"iris.v1", "iris.v2", "iris.v3", "echo.v1"}
 
 
 def test_the_log_names_the_key_and_never_shows_it(

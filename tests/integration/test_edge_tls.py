@@ -22,7 +22,7 @@ from gateway.edge.files import EdgeFiles
 from gateway.edge.routes import Route, RoutingTable
 from gateway.errors import EdgeError
 from runtimes.base import TensorSpec
-from tests.support.certificates import Authority, Certificates, KeyPair, make_certificates
+from tests.support.certificates import Authority, KeyPair, make_certificates
 from tests.support.echo import Echo
 from tests.support.edge import RunningEdge, Workers, backend
 from tests.support.grpc_plane import Version
@@ -55,7 +55,7 @@ class Encrypted:
         """Put a certificate and its key in the place of those before, as programs that renew them do."""
         for source, target in ((pair.cert_file, self.cert_file), (pair.key_file, self.key_file)):
             shutil.copy(source, f"{target}.new")
-            os.replace(f"{target}.new", target)
+            Path(f"{target}.new").replace(target)
 
     def context(self, client: KeyPair | None = None) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self.certificates.ca_file))
@@ -113,7 +113,7 @@ def test_clients_of_each_protocol_call_over_tls(encrypted: Encrypted) -> None:
             "-sS",
             option,
             "--cacert",
-            ca_file,
+            str(ca_file),
             "-w",
             " %{http_code} %{http_version}",
             url + INFER,

@@ -66,6 +66,11 @@ class FixedSettings:
     listen: str = ""
     admin: str = ""
     access_log: str = ""
+    tls: str = ""
+    """This and `keys` as JSON; "" where the config has none."""
+    keys: str = ""
+    allowed_hosts: str = ""
+    allowed_origins: str = ""
 
     def changes(self, other: FixedSettings) -> list[str]:
         """Return the names of the settings that are different in another value."""
@@ -102,7 +107,15 @@ def desired_from(config: GatewayConfig) -> Desired:
         sources=config.source_options(),
         cache_limit=None if config.cache.max_size is None else int(config.cache.max_size),
         webhooks=config.webhooks,
-        fixed=FixedSettings(str(config.listen), str(config.admin), config.access_log),
+        fixed=FixedSettings(
+            str(config.listen),
+            str(config.admin),
+            config.access_log,
+            "" if config.tls is None else config.tls.model_dump_json(),
+            "" if config.keys is None else config.keys.model_dump_json(),
+            ",".join(config.allowed_hosts),
+            ",".join(config.allowed_origins),
+        ),
     )
 
 
