@@ -89,6 +89,8 @@ def _add(file: Path, entry: str) -> None:
         ConfigError: when the file would be no file of keys with it; nothing is changed then.
     """
     try:
+        if file.exists() and not file.is_file():
+            raise ConfigError(str(file), ["is no regular file"])
         before = file.read_text("utf-8") if file.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(file), [f"cannot be read: {error}"]) from error

@@ -20,7 +20,7 @@ from gateway.cli.run_directory import run_directory
 from gateway.cli.supervision import Supervision, config_in_force
 from gateway.config.config import Address, GatewayConfig
 from gateway.control.state.database import STATE_FILE, State
-from gateway.edge.access import is_loopback
+from gateway.edge.access import Access, is_loopback
 from gateway.edge.access_files import AccessFiles
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
@@ -97,16 +97,7 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     stack.enter_context(_reserve("admin", config.admin))
     files = EdgeFiles(stack.enter_context(run_directory(run_bytes())))
     access_files = AccessFiles(config, files)
-    settings = EdgeSettings(
-        str(config.listen),
-        config.access_log,
-        # Workers take calls from the edge alone, whoever else reaches their ports.
-        secrets.token_hex(32),
-        str(config.admin),
-        connections,
-        access_files.access,
-        sticky_key(home),
-    )
+    settings = edge_settings(config, access_files.access, connections, home)
     routes = tuple(Route(model.name, reason="is not ready yet: starting") for model in config.models)
     EdgeControl(settings, files).write_first(RoutingTable(routes))
     control_plane = ControlPlane(address, home, config.admin, files, settings)
@@ -125,6 +116,20 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     say(f"gateway listens on http://{config.admin}")
     kitserve.client.apply(config)
     return edge, control_plane
+
+
+def edge_settings(config: GatewayConfig, access: Access, connections: int, home: Path) -> EdgeSettings:
+    """Return the settings of the edge for one start."""
+    return EdgeSettings(
+        str(config.listen),
+        config.access_log,
+        # Workers take calls from the edge alone, whoever else reaches their ports.
+        secrets.token_hex(32),
+        str(config.admin),
+        connections,
+        access,
+        sticky_key(home),
+    )
 
 
 def _wait_for_gateway(kitserve: Kitserve) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +14,17 @@ import grpc
 import numpy as np
 import openai
 import pytest
+import requests
 import tritonclient.grpc
 import tritonclient.http
 import yaml
 
 from gateway.config.config import GatewayConfig
+from gateway.control.body_router.body_router import BodyRouter
 from gateway.edge.access_files import AccessFiles
 from gateway.edge.files import EdgeFiles
 from gateway.edge.keys import hash_of, new_key
-from gateway.edge.routes import Route, RoutingTable, Rules
+from gateway.edge.routes import Backend, Route, RoutingTable, Rules, Server
 from runtimes.base import TensorSpec
 from tests.support.echo import Echo
 from tests.support.edge import RunningEdge, Workers, backend
@@ -76,12 +79,12 @@ class Guarded:
         self.echo = Version("echo", "v1", Echo(TensorSpec("x_FP32", "FP32", (-1, 2))))
         rules = Rules(match=(("x-canary", "yes"),), watched=(("match", "x-canary"),))
         stable, canary = backend("v1", workers.start("v1")), backend("v2", workers.start("v2"))
-        routes = (
+        self.routes = (
             Route("iris", stable, canary, rules=rules),
             Route("wine", backend("v3", workers.start("v3"))),
             Route("echo", self.echo.backend),
         )
-        self.edge.control.apply(RoutingTable(routes))
+        self.edge.control.apply(RoutingTable(self.routes))
         self.access.start()
 
     def write(self) -> None:
@@ -215,6 +218,32 @@ def test_other_ways_to_name_a_model_are_no_way_around(guarded: Guarded) -> None:
     assert guarded.get(INFER, "canary", {"X-Canary": "yes"})[1]["ModelKit-Version"] == "v2"
 
 
+def test_a_model_that_a_long_body_names_late_is_no_way_around(guarded: Guarded) -> None:
+    router = BodyRouter(guarded.edge.files.router_socket, guarded.edge.files.routed_socket)
+    router.start()
+    try:
+        for key, model, expected in [
+            ("all", "wine", 200),
+            ("iris", "iris", 200),
+            ("iris", "wine", 403),
+            ("iris", "iris:v2", 403),
+            ("canary", "iris:v2", 200),
+            ("version", "iris", 403),
+        ]:
+            messages = [{"role": "user", "content": "x" * 200_000}]
+            body = json.dumps({"messages": messages, "model": model}).encode()
+            headers = {
+                "Authorization": f"Bearer {guarded.keys.get(key, key)}",
+                "Content-Type": "application/json",
+                # What the edge tells itself is not taken from callers.
+                "Kitserve-Caller": "all",
+            }
+            answer = requests.post(guarded.edge.url + CHAT, body, headers=headers, timeout=10)
+            assert answer.status_code == expected, (key, model, answer.text)
+    finally:
+        router.stop()
+
+
 def test_a_key_that_calls_too_often_waits(guarded: Guarded) -> None:
     statuses = [guarded.get(INFER, "minute")[0] for _ in range(6)]
     assert statuses == [200] * 4 + [429] * 2
@@ -229,6 +258,29 @@ def test_a_key_that_calls_too_often_waits(guarded: Guarded) -> None:
         time.sleep(0.02)
     assert 5 <= answered <= 12
     assert guarded.get(INFER, "all")[0] == 200
+
+
+def test_no_key_comes_to_a_worker(guarded: Guarded) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        spy = Backend("spy.v1", ("v1",), (Server("spy", "127.0.0.1", listener.getsockname()[1]),))
+        guarded.edge.control.apply(RoutingTable((*guarded.routes, Route("spy", spy))))
+        threading.Thread(target=guarded.get, args=("/v2/models/spy/infer", "all"), daemon=True).start()
+        # Health checks come to it, too.
+        while b"/v2/models/spy/infer" not in (head := _head(listener)):
+            pass
+        guarded.edge.control.apply(RoutingTable(guarded.routes))
+    assert b"kitserve-caller: all\r\n" in head.lower()
+    assert b"authorization" not in head.lower()
+    assert guarded.keys["all"].encode() not in head
+
+
+def _head(listener: socket.socket) -> bytes:
+    """Take one call, answer it, and return its head."""
+    connection, _ = listener.accept()
+    with connection:
+        head = connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        return head
 
 
 def test_a_change_of_the_file_is_in_force_without_a_restart(guarded: Guarded) -> None:
@@ -370,8 +422,8 @@ def test_calls_are_counted_by_the_name_of_the_key(guarded: Guarded) -> None:
     def counts() -> Any:
         return guarded.edge.control.statistics().whole.keys
 
-    guarded.get("/v2/models/wine", "iris")
-    guarded.get(INFER, "ks_x")
+    for key, path in [("all", INFER), ("iris", "/v2/models/wine"), ("ks_x", INFER)]:
+        guarded.get(path, key)
     before = counts()
     for key, path in [("all", INFER), ("iris", INFER), ("iris", "/v2/models/wine"), ("ks_x", INFER)]:
         guarded.get(path, key)
@@ -383,7 +435,8 @@ def test_calls_are_counted_by_the_name_of_the_key(guarded: Guarded) -> None:
     assert set(after[""].refused) == {"unknown"}
     # Callers cannot make names: only those of the config are counted.
     assert set(after) <= {"", "people", "robots", *guarded.keys}
-    assert guarded.edge.control.statistics().versions.keys() <= {"iris.v1", "iris.v2", "iris.v3", "echo.v1"}
+    versions = {"iris.v1", "iris.v2", "iris.v3", "echo.v1", "spy.v1"}
+    assert guarded.edge.control.statistics().versions.keys() <= versions
 
 
 def test_the_log_names_the_key_and_never_shows_it(
