@@ -88,7 +88,9 @@ class KeyRights(Strict):
 
     name: Annotated[str, AfterValidator(check_key_name)]
     """What the access log and the metrics say in place of the key."""
-    models: tuple[Annotated[str, AfterValidator(_model)], ...] = (ANY_MODEL,)
+    models: Annotated[tuple[Annotated[str, AfterValidator(_model)], ...], Field(max_length=100)] = (
+        ANY_MODEL,
+    )
     """The models that it may call; absent, all. `MODEL@VERSION` allows calls that name this version, by this
     name."""
     per_second: Annotated[int, Field(ge=1, le=1_000_000)] | None = None

@@ -5,6 +5,7 @@
     NAME:model:MODEL        `1`: it may call every version of this model
     NAME:some:MODEL         `NAME:some:MODEL`, where it may call certain versions of it
     NAME:some:MODEL/VERSION `1`: it may call this version, by this name
+    NAME:list               the models, with commas between, that it is told of when it asks for a list
     NAME:canary             `1`: it may choose the canary
     NAME:per-second         how many calls it may make in a second
     NAME:per-minute         … and in a minute
@@ -25,6 +26,8 @@ from gateway.config.keys import Key
 
 CALLER_HEADER = "Kitserve-Caller"
 """The header that tells workers, and the edge behind the body router, whose call it is; callers cannot."""
+MODELS_HEADER = "Kitserve-Models"
+"""The header that tells the gateway which models a caller may see, with commas between; absent, all."""
 LEEWAY_SECONDS = 60
 """How much later than said a token may begin: clocks differ."""
 AUDIENCES = 4
@@ -49,6 +52,7 @@ class Right(StrEnum):
     ANY = ":any"
     MODEL = ":model:"
     SOME = ":some:"
+    LIST = ":list"
     CANARY = ":canary"
     PER_SECOND = ":per-second"
     PER_MINUTE = ":per-minute"
@@ -91,6 +95,9 @@ def _rights(rights: KeyRights) -> dict[str, str]:
             entries |= {some: some, f"{some}/{version}": "1"}
         else:
             entries[f"{name}{Right.MODEL}{model}"] = "1"
+    models = dict.fromkeys(written.partition("@")[0] for written in rights.models)
+    if models and ANY_MODEL not in models:
+        entries[f"{name}{Right.LIST}"] = ",".join(models)
     if rights.may_choose_canary:
         entries[f"{name}{Right.CANARY}"] = "1"
     for right, limit in ((Right.PER_SECOND, rights.per_second), (Right.PER_MINUTE, rights.per_minute)):

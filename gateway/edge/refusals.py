@@ -40,7 +40,7 @@ _TEXTS = {
     Refusal.MODEL: "this key may not call this model",
     Refusal.VERSION: "this key is for certain versions of this model; name one of them",
     Refusal.CANARY: "this key may not choose the canary",
-    Refusal.LIST: "this key is for certain models, and may not ask about all",
+    Refusal.LIST: "this key is for certain models, and may not ask this about all",
     Refusal.RATE: "too many calls with this key; ask again later",
 }
 _CODES = {Refusal.NO_KEY: "invalid_api_key", Refusal.UNKNOWN_KEY: "invalid_api_key"}

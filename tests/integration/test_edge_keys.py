@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,20 @@ from tests.support.waiting import wait
 
 INFER = "/v2/models/iris/infer"
 CHAT = "/v1/chat/completions"
+
+
+class Lists(BaseHTTPRequestHandler):
+    """Stands for the gateway: says of which models a caller may be told."""
+
+    def do_GET(self) -> None:
+        shown = (self.headers.get("Kitserve-Models") or "all").encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(shown)))
+        self.end_headers()
+        self.wfile.write(shown)
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 class Guarded:
@@ -75,7 +90,10 @@ class Guarded:
         config = GatewayConfig.model_validate({"keys": {"file": self.file, "tokens": tokens}})
         files = EdgeFiles(directory / "edge")
         self.access = AccessFiles(config, files)
-        self.edge = RunningEdge(files.directory, access_log=access_log, access=self.access.access)
+        self.gateway = ThreadingHTTPServer(("127.0.0.1", 0), Lists)
+        threading.Thread(target=self.gateway.serve_forever, daemon=True).start()
+        admin = f"127.0.0.1:{self.gateway.server_port}"
+        self.edge = RunningEdge(files.directory, admin, access_log=access_log, access=self.access.access)
         self.echo = Version("echo", "v1", Echo(TensorSpec("x_FP32", "FP32", (-1, 2))))
         rules = Rules(match=(("x-canary", "yes"),), watched=(("match", "x-canary"),))
         stable, canary = backend("v1", workers.start("v1")), backend("v2", workers.start("v2"))
@@ -104,6 +122,8 @@ class Guarded:
         self.access.stop()
         self.edge.stop()
         self.echo.stop()
+        self.gateway.shutdown()
+        self.gateway.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +194,8 @@ def test_a_key_may_call_what_it_is_for(guarded: Guarded) -> None:
         ("iris", "/v2/models/iris%2fv1/infer", 403),
         ("iris", "/v2/models/IRIS/infer", 403),
         ("iris", "/v2/models/wine/versions/v3/../../../iris/infer", 403),
-        ("iris", "/v2/repository/index", 403),
         ("iris", "/openapi.json", 403),
-        ("iris", "/v1/models", 403),
+        ("version", "/openapi.json", 403),
         ("iris", "/v2/models/stats", 403),
         ("iris", "/v2/models/wine/stats", 403),
         ("iris", "/models/wine/invocations", 403),
@@ -195,6 +214,19 @@ def test_a_key_may_call_what_it_is_for(guarded: Guarded) -> None:
         status, _, body = guarded.get(path, key)
         assert status == expected, (key, path, body)
         assert guarded.keys[key].encode() not in body
+
+
+def test_a_key_is_told_of_its_own_models(guarded: Guarded) -> None:
+    for path in ("/v1/models", "/v1/models/wine", "/v2/repository/index"):
+        for key, shown in (
+            ("all", b"all"),
+            ("iris", b"iris"),
+            ("version", b"iris,wine"),
+            ("canary", b"iris"),
+        ):
+            for forged in ({}, {"Kitserve-Models": "wine"}):
+                status, _, body = guarded.get(path, key, forged)
+                assert (status, body) == (200, shown), (path, key)
 
 
 def test_other_ways_to_name_a_model_are_no_way_around(guarded: Guarded) -> None:

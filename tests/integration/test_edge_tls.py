@@ -19,6 +19,7 @@ import tritonclient.grpc
 from gateway.config.config import GatewayConfig
 from gateway.edge.access_files import AccessFiles
 from gateway.edge.files import EdgeFiles
+from gateway.edge.haproxy import HAProxy
 from gateway.edge.routes import Route, RoutingTable
 from gateway.errors import EdgeError
 from runtimes.base import TensorSpec
@@ -173,6 +174,9 @@ def test_a_new_certificate_is_shown_and_no_connection_is_lost(
     assert encrypted.edge.control.old_processes() == 0
     assert encrypted.edge.master_pid() == process
     _refuse(encrypted, new, caplog)
+    # HAProxy starts from what was right, too.
+    HAProxy(encrypted.edge.files).reload()
+    assert encrypted.shown() == fingerprint(new)
     # As a thread, it sees the change by itself.
     encrypted.access.start()
     encrypted.put(old)
