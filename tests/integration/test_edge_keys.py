@@ -139,7 +139,8 @@ def test_without_a_key_nobody_is_answered(guarded: Guarded) -> None:
     for path in (
         INFER,
         "/v2",
-        "/v2/health/ready",
+        "/v2/health",
+        "/v2/health/ready/",
         "/docs",
         "/openapi.json",
         "/v2/repository/index",
@@ -151,7 +152,8 @@ def test_without_a_key_nobody_is_answered(guarded: Guarded) -> None:
     status, _, body = guarded.edge.get(CHAT, method="POST")
     error = json.loads(body)["error"]
     assert (status, error["type"], error["code"]) == (401, "authentication_error", "invalid_api_key")
-    assert guarded.edge.get("/v2/health/live")[0] == 200
+    for probe in ("/v2/health/live", "/v2/health/ready", "/v2/health/ready?any"):
+        assert guarded.edge.get(probe)[0] == 200
 
 
 @pytest.mark.parametrize(
