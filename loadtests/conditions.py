@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from gateway.edge.process import find_haproxy
+from gateway.edge.haproxy_program import find_haproxy
 
 _PACKAGES = (
     "ray",
@@ -35,7 +35,7 @@ def conditions() -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
         "packages": ", ".join(package for name in _PACKAGES if (package := _package(name))),
-        "programs": f"HAProxy {_version([str(find_haproxy()), '-v'])}, wrk {_version(['wrk', '-v'])}",
+        "programs": f"HAProxy {_version([str(find_haproxy().path), '-v'])}, wrk {_version(['wrk', '-v'])}",
     }
 
 

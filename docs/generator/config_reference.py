@@ -208,11 +208,18 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """Return the string below each field of a model.
+    """Return the string below each field of a model, those that it inherits too.
 
     Pydantic can do this too (`use_attribute_docstrings`), but would read the source at each start of each
     process, which costs a command line a twentieth of a second.
     """
+    found: dict[str, str] = {}
+    for base in reversed(model.__mro__[: model.__mro__.index(BaseModel)]):
+        found |= _docstrings_of(base)
+    return found
+
+
+def _docstrings_of(model: type) -> dict[str, str]:
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
     assert isinstance(definition, ast.ClassDef)
     found = {}

@@ -24,10 +24,14 @@ from gateway.control.admin.socket_file import SOCKET_FILE
 from gateway.control.admin.tls import server_context
 from gateway.control.admin.token import keep_token
 from gateway.control.state.database import STATE_FILE, State
+from gateway.edge.access import Access, is_loopback
+from gateway.edge.access_files import AccessFiles
+from gateway.edge.bounds import EdgeBounds
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Route, RoutingTable
+from gateway.edge.sticky import sticky_key
 from gateway.errors import ControlError, EdgeError, StoreError
 from gateway.home import make_private, unusable
 from gateway.wire.server import reserve_port
@@ -108,17 +112,8 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     # Held for good: else another program may get it while no gateway runs.
     stack.enter_context(_reserve("admin", config.admin))
     files = EdgeFiles(stack.enter_context(run_directory(run_bytes(), home)))
-    # On a cluster workers listen on their nodes' addresses, and take calls from the edge alone.
-    key = "" if address is None else secrets.token_hex(32)
-    settings = EdgeSettings(
-        str(config.listen),
-        config.access_log,
-        key,
-        f"unix@{files.front_socket}",
-        bounds,
-        config.callers.trusted_proxies,
-        "" if config.health is None else str(config.health),
-    )
+    access_files = AccessFiles(config, files)
+    settings = edge_settings(config, access_files.access, files, bounds, home)
     routes = tuple(Route(model.name, reason="is not ready yet: starting") for model in config.models)
     EdgeControl(settings, files).write_first(RoutingTable(routes))
     stack.callback((home / SOCKET_FILE).unlink, missing_ok=True)
@@ -127,7 +122,11 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     edge = EdgeProcess(files, kitserve.lose_edge)
     edge.start()
     stack.callback(edge.stop)
-    say(f"edge listens on http://{config.listen}")
+    access_files.start()
+    stack.callback(access_files.stop)
+    say(f"edge listens on {'http' if config.tls is None else 'https'}://{config.listen}, by {edge.version}")
+    if config.keys is not None and config.tls is None and not is_loopback(settings.listen):
+        say("keys go over the network as they are: write `tls:` into the config, or have a proxy do TLS")
     say("starting Ray and the gateway" if address is None else _joining(address))
     control_plane.start()
     _wait_for_gateway(kitserve)
@@ -140,6 +139,24 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
 def _joining(address: str) -> str:
     """Return what is said of a Ray that is another's, before it is joined."""
     return f"joining Ray at {address}; see to it who may reach its ports (docs/security.md, Ray)"
+
+
+def edge_settings(
+    config: GatewayConfig, access: Access, files: EdgeFiles, bounds: EdgeBounds, home: Path
+) -> EdgeSettings:
+    """Return the settings of the edge for one start."""
+    return EdgeSettings(
+        str(config.listen),
+        config.access_log,
+        # Workers take calls from the edge alone, whoever else reaches their ports.
+        secrets.token_hex(32),
+        f"unix@{files.front_socket}",
+        bounds,
+        config.callers.trusted_proxies,
+        "" if config.health is None else str(config.health),
+        access,
+        sticky_key(home),
+    )
 
 
 def _wait_for_gateway(kitserve: Kitserve) -> None:

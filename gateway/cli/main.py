@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import gateway
-from gateway.cli import cache, rollout
+from gateway.cli import cache, key, rollout
 from gateway.cli.kits import inspect, pull
 from gateway.cli.models import apply, status
 from gateway.cli.options import FAILED, MISUSED, err, out
@@ -27,6 +27,7 @@ for command in (serve, apply, status, inspect, pull, token):
     app.command()(command)
 app.add_typer(cache.app, name="cache")
 app.add_typer(rollout.app, name="rollout")
+app.add_typer(key.app, name="key")
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.config.access import AllowedHost, AllowedOrigin, Keys, Tls
 from gateway.config.admin_tls import AdminTls
 from gateway.config.callers import Callers
 from gateway.config.faults import describe_faults, faults_at
@@ -86,6 +87,17 @@ class GatewayConfig(Strict):
     connections of `listen`. It changes only with a restart."""
     callers: Callers = Callers()
     """How much callers may have at a time. It changes only with a restart."""
+    tls: Tls | None = None
+    """The certificate with which models are called over HTTPS; absent, over plain HTTP. It changes only with
+    a restart, but its files at any time."""
+    keys: Keys | None = None
+    """Who may call; absent, anybody. It changes only with a restart, but its files at any time."""
+    allowed_hosts: tuple[AllowedHost, ...] = ()
+    """The names by which models may be called, besides loopback's. Empty, any name where `listen` is not on
+    loopback. It changes only with a restart."""
+    allowed_origins: tuple[AllowedOrigin, ...] = ()
+    """The web pages that may call models from a browser, as `https://HOST`, or `'*'`. Empty, none where
+    `listen` is on loopback. It changes only with a restart."""
     models: tuple[Model, ...] = ()
     """The models to serve, each under a name of its own."""
     registries: dict[str, Registry] = Field(default_factory=dict)
@@ -206,6 +218,8 @@ class GatewayConfig(Strict):
                 "registries": registries,
                 "kitops_home": home,
                 "admin_tls": self.admin_tls and self.admin_tls.rooted(directory),
+                "tls": self.tls and self.tls.rooted(directory),
+                "keys": self.keys and self.keys.rooted(directory),
             }
         )
 

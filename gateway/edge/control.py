@@ -66,6 +66,7 @@ from gateway.edge.placement import (
     slot_of,
     slots_with_activator,
 )
+from gateway.edge.refusals import refusal_entries
 from gateway.edge.render import render
 from gateway.edge.route_map import WATCHED, Key, map_entries, map_key, watched, without_canary
 from gateway.edge.routes import RoutingTable
@@ -124,7 +125,7 @@ class EdgeControl:
         """Write the files from which an HAProxy would start with this table."""
         write_file(self._files.slots, json.dumps(slots))
         write_file(self._files.routes, "".join(write_entries(map_entries(table, slots))))
-        write_file(self._files.errors, "".join(write_entries(error_entries())))
+        write_file(self._files.errors, "".join(write_entries(error_entries() | refusal_entries())))
         write_file(self._files.config, render(self._settings, self._files, pool, placement, watched(table)))
 
     def end_canary(self, model: str) -> None:

@@ -22,21 +22,24 @@ from gateway.edge.files import write_file
 from gateway.edge.placement import ACTIVATOR, slot_of
 from gateway.edge.stats import (
     ALL,
+    CALLS,
     CONNECTIONS,
     ERROR,
     FRONTEND,
     OWN,
     QUEUED,
     REDISPATCHES,
+    REFUSED,
     RETRIES,
     WORKER,
     Counts,
     PlaceCounts,
     Processes,
+    key_of,
     model_of,
 )
 from gateway.metrics.edge_numbers import ERRORS, SOURCES, STATUS_CLASSES, EdgeNumbers
-from gateway.metrics.system import EdgeSample
+from gateway.metrics.system import KEY_REASONS, EdgeSample, KeyNumbers
 
 _NOW = (QUEUED, CONNECTIONS)
 # Versions that are gone are remembered: their labels may come again, and must go on from where they were.
@@ -90,7 +93,7 @@ class EdgeCounters:
         return {
             owner: _numbers(totals, queued[owner])
             for owner, totals in self._totals.items()
-            if owner != FRONTEND and model_of(owner) is None
+            if owner != FRONTEND and model_of(owner) is None and key_of(owner) is None
         }
 
     def edge(self, is_up: bool) -> EdgeSample:
@@ -102,6 +105,11 @@ class EdgeCounters:
             {status: self._totals.get(FRONTEND, Counter())[f"{ALL} {status}"] for status in STATUS_CLASSES},
             {model: self._totals[name][f"{ALL} 5xx"] for name, model in models.items() if model is not None},
             self._now(CONNECTIONS)[FRONTEND] if is_up else 0,
+            {
+                key: _key_numbers(self._totals[name])
+                for name in self._totals
+                if (key := key_of(name)) is not None
+            },
         )
 
     def _add(self, process: _Process, place: str, counts: Counts) -> None:
@@ -162,6 +170,11 @@ class EdgeCounters:
             },
         }
         write_file(self._path, json.dumps(document, separators=(",", ":")))
+
+
+def _key_numbers(totals: Mapping[str, int]) -> KeyNumbers:
+    refused = {reason: totals.get(f"{REFUSED} {reason}", 0) for reason in KEY_REASONS}
+    return KeyNumbers(totals.get(CALLS, 0), {reason: count for reason, count in refused.items() if count})
 
 
 def _numbers(totals: Mapping[str, int], queued: int) -> EdgeNumbers:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.edge.access import Access
 from gateway.edge.bounds import EdgeBounds, edge_bounds
 from gateway.logs.limits import Logged
 
@@ -32,6 +34,25 @@ class EdgeFiles:
     def errors(self) -> Path:
         """The map of the answers to calls that fail at the edge, see `error_map`."""
         return self.directory / "errors.map"
+
+    @property
+    def keys(self) -> Path:
+        """The map of those who may call, see `keys`."""
+        return self.directory / "keys.map"
+
+    @property
+    def certificate(self) -> Path:
+        """The certificate of the data port and its private key, as they were when they last were right."""
+        return self.directory / "tls.pem"
+
+    @property
+    def client_ca(self) -> Path:
+        """Who signs certificates of clients."""
+        return self.directory / "clients.pem"
+
+    def token_key(self, number: int) -> Path:
+        """The public key of an issuer of tokens, by its place in the config."""
+        return self.directory / f"tokens-{number}.pem"
 
     @property
     def slots(self) -> Path:
@@ -97,7 +118,7 @@ class EdgeSettings:
     """`HOST:PORT` for clients."""
     access_log: Logged = "errors"
     key: str = ""
-    """The secret by which workers on other machines know that a call came through the edge; "" for none."""
+    """The secret by which workers know that a call came through the edge; "" for none."""
     front: str = ""
     """Where the gateway answers calls that are about the whole server, as HAProxy has it: `unix@PATH` or
     `HOST:PORT`; "" for none."""
@@ -107,6 +128,10 @@ class EdgeSettings:
     """The networks of proxies whose X-Forwarded-For says who calls."""
     health: str = ""
     """`HOST:PORT` where it tells of its health whatever else it does; "" for none but its socket."""
+    access: Access = field(default_factory=Access)
+    """Who may call."""
+    sticky_key: str = field(default_factory=lambda: secrets.token_hex(32))
+    """The secret by which sticky callers are divided, in hexadecimal digits; see `sticky`."""
 
 
 def write_file(path: Path, text: str) -> None:

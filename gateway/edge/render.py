@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 from functools import cache, partial
@@ -10,7 +11,7 @@ from typing import Any
 import jinja2
 
 import gateway
-from gateway.edge import error_map, openai, predict, route_map
+from gateway.edge import error_map, keys, openai, predict, refusals, route_map
 from gateway.edge.bounds import ALL_STREAMS, CALLER_STREAMS, HEALTH_CONNECTIONS
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.placement import ACTIVATOR, Placement, Pool, backend_name, prefix_backend_name, server_name
@@ -46,6 +47,9 @@ def render(
         error_map=error_map,
         openai=openai,
         predict=predict,
+        refusals=refusals,
+        keys=keys,
+        sticky_key=base64.b64encode(bytes.fromhex(settings.sticky_key)).decode(),
         model_methods=_MODEL_METHODS,
         version=gateway.__version__,
         limits=limits,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from gateway.edge.keys import NOBODY
 from gateway.edge.placement import ACTIVATOR, backend_name, slot_of
 from gateway.metrics.edge_numbers import STATUS_CLASSES
 
@@ -21,7 +22,11 @@ QUEUED, CONNECTIONS = "queued", "connections"
 """How many there are now; all else only grows."""
 ERROR = "error"
 RETRIES, REDISPATCHES = "retries", "redispatches"
+CALLS = "calls"
+REFUSED = "refused"
+"""How many calls with a key came, and how many were turned away; the second is followed by the reason."""
 _MODEL_PLACE = "model:"
+_KEY_PLACE = "key:"
 _OF_BACKEND = {
     f"{ERROR} connect": "econ",
     f"{ERROR} response": "eresp",
@@ -111,6 +116,29 @@ def read_unavailable(text: str) -> PlaceCounts:
         if "key" in fields and fields.get("http_req_cnt", "").isdigit():
             places[model_place(fields["key"])] = {f"{ALL} 5xx": int(fields["http_req_cnt"])}
     return places
+
+
+def read_keys(text: str) -> PlaceCounts:
+    """Return how many calls came with each key, by the answer to `show table`."""
+    places: dict[str, Counts] = {}
+    for line in text.splitlines():
+        fields = dict(word.partition("=")[::2] for word in line.split() if "=" in word)
+        if "key" not in fields:
+            continue
+        # Without a valid key, nothing but that can be why.
+        reasons = ("unknown", "unknown") if fields["key"] == NOBODY else ("rate", "rights")
+        numbers = {CALLS: _number(fields, "http_req_cnt")}
+        for reason, column in zip(reasons, ("gpc0", "gpc1"), strict=True):
+            name = f"{REFUSED} {reason}"
+            numbers[name] = numbers.get(name, 0) + _number(fields, column)
+        name = "" if fields["key"] == NOBODY else fields["key"]
+        places[f"{_KEY_PLACE}{name}"] = {name: number for name, number in numbers.items() if number}
+    return places
+
+
+def key_of(place: str) -> str | None:
+    """Return the name of the key whose place this is, "" for calls without one; None for another place."""
+    return place.removeprefix(_KEY_PLACE) if place.startswith(_KEY_PLACE) else None
 
 
 def model_place(model: str) -> str:

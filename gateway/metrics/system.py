@@ -21,6 +21,19 @@ class ModelSample:
     """All phases of a rollout, and which of them its rollout is in; empty where it has none."""
 
 
+KEY_REASONS = ("unknown", "rate", "rights")
+"""Why a call is turned away: its caller has no valid key, calls too often, or may not call this."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyNumbers:
+    """The calls with one key."""
+
+    calls: int = 0
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """Those that were turned away, by one of `KEY_REASONS`."""
+
+
 @dataclass(frozen=True, slots=True)
 class EdgeSample:
     """The edge as a whole at one moment."""
@@ -33,6 +46,8 @@ class EdgeSample:
     """Calls to a model of which no version could answer, by model."""
     connections: int = 0
     """Connections of clients now."""
+    keys: Mapping[str, KeyNumbers] = field(default_factory=dict)
+    """Calls by the name of their key, "" for those without a valid one; empty where none is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +132,26 @@ SYSTEM_METRICS = (
         "All answers to clients, those about health and to unknown names too",
         ("status",),
         _of_edge(lambda edge: _counts(edge.responses)),
+    ),
+    SystemMetric(
+        "kitserve_key_calls",
+        Kind.COUNTER,
+        "Calls by the name of their key or of the issuer of their token; an empty name is for those without",
+        ("key",),
+        _of_edge(lambda edge: (((key,), numbers.calls) for key, numbers in edge.keys.items())),
+    ),
+    SystemMetric(
+        "kitserve_key_refused_calls",
+        Kind.COUNTER,
+        "Calls turned away: without a valid key (unknown), too many (rate), not allowed (rights)",
+        ("key", "reason"),
+        _of_edge(
+            lambda edge: (
+                ((key, reason), count)
+                for key, numbers in edge.keys.items()
+                for reason, count in numbers.refused.items()
+            )
+        ),
     ),
     SystemMetric(
         "kitserve_process_resident_memory_bytes",

@@ -112,6 +112,19 @@ def test_another_model_is_ready_as_kserve_has_it(front: Front) -> None:
     assert front.ask("/models/iris") == (503, {"name": "iris", "ready": False})
 
 
+def test_a_key_for_certain_models_is_told_of_no_others(front: Front) -> None:
+    def ask(path: str, models: str) -> tuple[int, Any]:
+        answer = requests.get(front.url + path, headers={"Kitserve-Models": models}, timeout=5)
+        return answer.status_code, answer.json()
+
+    listed = ask("/models", "embed,iris")[1]["data"]
+    assert [model["id"] for model in listed] == ["embed", "embed:v1"]
+    for name in ("chat", "chat:v1", "iris"):
+        assert ask(f"/models/{name}", "embed")[0] == 404
+    assert ask("/models/embed", "embed")[0] == 200
+    assert ask("/models", "")[1]["data"] == []
+
+
 def test_the_list_is_only_read(front: Front) -> None:
     status, document = front.ask("/models", "POST")
     assert status == 405

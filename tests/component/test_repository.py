@@ -96,6 +96,9 @@ def test_the_index_lists_every_version_of_every_model(client: InferenceServerCli
         {"name": "lilac", "state": "LOADING", "reason": "resolving its reference"},
         {"name": "rose", "version": "v1", "state": "LOADING", "reason": ""},
     ]
+    # A key for certain models is told of no others.
+    entries = client.get_model_repository_index(headers={"Kitserve-Models": "lilac,rose,ros"})
+    assert [entry["name"] for entry in entries] == ["lilac", "rose"]
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def hang_up(kitserve: Running, streamed: bool) -> None:
     """Ask for an answer that takes a quarter of a minute, and close the connection in the middle of it."""
     body = {"model": "smollm2", "messages": COUNT, "max_tokens": 3500, "stream": streamed}
     payload = json.dumps({**body, "logit_bias": {END_OF_ANSWER: -100}}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(payload)}\r\n\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(payload)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", kitserve.port), timeout=10) as connection:
         connection.sendall(head.encode() + payload)
         wait_until_busy(kitserve, 1)

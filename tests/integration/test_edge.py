@@ -214,7 +214,7 @@ def test_a_client_that_hangs_up_leaves_its_worker(edge: RunningEdge, workers: Wo
     def wait_for_calls_inside(expected: bytes) -> None:
         wait(lambda: edge.get("/v2/models/iris/infer?inside")[2] == expected, seconds=5)
 
-    head = f"POST /v2/models/iris/infer?hold HTTP/1.1\r\nHost: w\r\nContent-Length: {size}\r\n\r\n"
+    head = f"POST /v2/models/iris/infer?hold HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
     clients = [socket.create_connection(("127.0.0.1", edge.port)) for _ in range(3)]
     for client in clients:
         client.sendall(head.encode() + bytes(size))

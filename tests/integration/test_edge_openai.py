@@ -284,7 +284,7 @@ def test_a_header_that_names_two_models_is_refused(
 def test_a_slow_sender_does_not_keep_its_place(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_router, "READ_SECONDS", 1.0)
     with socket.create_connection(("127.0.0.1", plane.edge.port), timeout=10) as connection:
-        head = f"POST {CHAT} HTTP/1.1\r\nHost: edge\r\nContent-Length: 300000\r\n\r\n"
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000\r\n\r\n"
         connection.sendall(head.encode() + b'{"p":"' + b"x" * 100_000)
         answer = b""
         while b'"code"' not in answer and (part := connection.recv(65536)):
@@ -343,7 +343,7 @@ def test_who_has_a_wrong_base_url_is_told_the_right_one(plane: Plane) -> None:
 
 def test_a_body_beyond_the_limit_is_refused_before_it_is_read(plane: Plane) -> None:
     with socket.create_connection(("127.0.0.1", plane.edge.port), timeout=10) as connection:
-        head = f"POST {CHAT} HTTP/1.1\r\nHost: edge\r\nContent-Length: {BODY_BYTES + 1}\r\n\r\n"
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {BODY_BYTES + 1}\r\n\r\n"
         connection.sendall(head.encode() + b" " * 100_000)
         answer = b""
         while b'"code"' not in answer and (part := connection.recv(65536)):
@@ -404,7 +404,7 @@ def test_the_way_back_from_the_body_router_leads_nowhere_else(plane: Plane) -> N
         connection.settimeout(10)
         connection.connect(str(plane.edge.files.routed_socket))
         body = json.dumps({"p": LONG, "model": "chat"}).encode()
-        head = f"POST {CHAT} HTTP/1.1\r\nHost: edge\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         threading.Thread(target=_send, args=(connection, head.encode() + body), daemon=True).start()
         answer = connection.recv(65536)
     assert answer.startswith(b"HTTP/1.1 400 ")

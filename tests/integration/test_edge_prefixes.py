@@ -193,7 +193,7 @@ def test_the_way_through_the_socket_is_no_way_around(version: Version) -> None:
     """The header by which a call's client is told comes from the body router alone."""
     with socket.create_connection(("127.0.0.1", version.edge.port), timeout=10) as connection:
         connection.sendall(
-            b"GET /models/chat/v1/models HTTP/1.1\r\nHost: x\r\nKitserve-Client: 1.2.3.4\r\n\r\n"
+            b"GET /models/chat/v1/models HTTP/1.1\r\nHost: localhost\r\nKitserve-Client: 1.2.3.4\r\n\r\n"
         )
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
     assert all("1.2.3.4" not in json.dumps(worker.calls) for worker in version.workers)

@@ -57,7 +57,7 @@ class Split:
         versions: Counter[str] = Counter()
         with socket.create_connection(("127.0.0.1", self.edge.port), timeout=30) as connection:
             for _ in range(calls // PIPELINED):
-                connection.sendall(f"GET {PATH} HTTP/1.1\r\nHost: edge\r\n\r\n".encode() * PIPELINED)
+                connection.sendall(f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() * PIPELINED)
                 answers = b""
                 while answers.count(b"HTTP/1.1 200") < PIPELINED or not answers.endswith(
                     (b"stable", b"canary")

@@ -187,7 +187,7 @@ def test_a_call_of_the_openai_api_wakes_it(sleeping: SleepingModel, path: str) -
 def test_a_client_that_hangs_up_waits_no_more(sleeping: SleepingModel) -> None:
     sleeping.start_seconds = 30
     client = socket.create_connection(("127.0.0.1", sleeping.edge.port))
-    client.sendall(b"POST /v2/models/iris/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
+    client.sendall(b"POST /v2/models/iris/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n{}")
     wait(lambda: sleeping.activator.waiting() == {APP: 1}, seconds=5)
     client.close()
     wait(lambda: sleeping.activator.waiting() == {}, seconds=5)

@@ -12,7 +12,7 @@ import pytest
 from gateway.edge.bounds import edge_bounds
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
-from gateway.edge.process import find_haproxy
+from gateway.edge.haproxy_program import find_haproxy
 from gateway.edge.routes import RoutingTable
 from tests.support.ports import free_port
 
@@ -87,7 +87,7 @@ def test_with_as_many_open_files_as_it_needs_haproxy_starts(tmp_path: Path) -> N
     files = EdgeFiles(tmp_path)
     settings = EdgeSettings(f"127.0.0.1:{free_port()}", bounds=edge_bounds(4096))
     EdgeControl(settings, files).write_first(RoutingTable())
-    command = shlex.join([str(find_haproxy()), "-W", "-db", "-f", str(files.config)])
+    command = shlex.join([str(find_haproxy().path), "-W", "-db", "-f", str(files.config)])
     done = subprocess.run(
         ["bash", "-c", f"ulimit -n 4096; timeout -s INT 2 {command}"],
         capture_output=True,

@@ -6,6 +6,7 @@ import datetime
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -42,6 +43,9 @@ class Certificates:
 
 class Authority:
     """Signs certificates, and writes them to `directory`."""
+
+    LOOPBACK: ClassVar[list[x509.GeneralName]] = list(_LOOPBACK)
+    """The names of a server on this machine."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self._directory = directory

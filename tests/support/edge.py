@@ -10,6 +10,7 @@ from dataclasses import replace
 from email.message import Message
 from pathlib import Path
 
+from gateway.edge.access import Access
 from gateway.edge.bounds import EdgeBounds
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
@@ -76,6 +77,9 @@ class Workers:
             process.communicate()
 
 
+ANYBODY = Access()
+
+
 class RunningEdge:
     """An edge that runs, with one model named iris."""
 
@@ -87,15 +91,16 @@ class RunningEdge:
         access_log: Logged = "off",
         bounds: EdgeBounds | None = None,
         trusted_proxies: tuple[str, ...] = (),
+        access: Access = ANYBODY,
     ) -> None:
         self.port = free_port()
         self.files = EdgeFiles(directory)
-        settings = EdgeSettings(
-            f"127.0.0.1:{self.port}", access_log, key, admin, trusted_proxies=trusted_proxies
+        self.settings = EdgeSettings(
+            f"127.0.0.1:{self.port}", access_log, key, admin, trusted_proxies=trusted_proxies, access=access
         )
         if bounds is not None:
-            settings = replace(settings, bounds=bounds)
-        self.control = EdgeControl(settings, self.files)
+            self.settings = replace(self.settings, bounds=bounds)
+        self.control = EdgeControl(self.settings, self.files)
         self.control.write_first(RoutingTable((Route("iris"),)))
         self.lost: list[EdgeError] = []
         self.process = EdgeProcess(self.files, self.lost.append)
@@ -108,7 +113,8 @@ class RunningEdge:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        scheme = "https" if self.settings.access.has_tls else "http"
+        return f"{scheme}://127.0.0.1:{self.port}"
 
     def get(
         self, path: str, headers: dict[str, str] | None = None, method: str = "GET"

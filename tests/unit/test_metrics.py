@@ -15,7 +15,7 @@ from gateway.metrics.declarations import Kind
 from gateway.metrics.edge_numbers import EdgeNumbers
 from gateway.metrics.exposition import METRICS, KitserveCollector, Scrape
 from gateway.metrics.pairs import AnswerPairs
-from gateway.metrics.system import EdgeSample, ModelSample, SystemSample
+from gateway.metrics.system import EdgeSample, KeyNumbers, ModelSample, SystemSample
 from gateway.metrics.tally import Numbers, Tally
 from gateway.metrics.tokens import Tokens
 from gateway.metrics.versions import VersionLabels, VersionSample
@@ -27,7 +27,13 @@ SYSTEM = SystemSample(
         ModelSample("iris", {"ready": True, "failed": False}, {"Healthy": False, "Degraded": True}),
         ModelSample("wine", {"ready": False, "failed": True}),
     ),
-    EdgeSample(True, {"2xx": 9, "5xx": 3}, {"wine": 6}, 4),
+    EdgeSample(
+        True,
+        {"2xx": 9, "5xx": 3},
+        {"wine": 6},
+        4,
+        {"ci": KeyNumbers(7, {"rate": 2}), "": KeyNumbers(3, {"unknown": 3})},
+    ),
     {"gateway": 100, "edge": 50},
 )
 
@@ -244,6 +250,8 @@ def test_what_prometheus_reads(tally: Tally) -> None:
         "kitserve_edge_connections": "gauge",
         "kitserve_edge_unavailable_responses": "counter",
         "kitserve_edge_client_responses": "counter",
+        "kitserve_key_calls": "counter",
+        "kitserve_key_refused_calls": "counter",
         "kitserve_process_resident_memory_bytes": "gauge",
     }
     assert all(family.documentation for family in families.values())
@@ -470,6 +478,11 @@ def test_a_model_has_a_series_for_each_state_and_each_phase_of_its_rollout() -> 
     assert shown("kitserve_edge_connections") == [({}, 4)]
     assert shown("kitserve_edge_unavailable_responses") == [({"model": "wine"}, 6)]
     assert shown("kitserve_edge_client_responses") == [({"status": "2xx"}, 9), ({"status": "5xx"}, 3)]
+    assert shown("kitserve_key_calls") == [({"key": "ci"}, 7), ({"key": ""}, 3)]
+    assert shown("kitserve_key_refused_calls") == [
+        ({"key": "ci", "reason": "rate"}, 2),
+        ({"key": "", "reason": "unknown"}, 3),
+    ]
     assert shown("kitserve_process_resident_memory_bytes") == [
         ({"process": "gateway"}, 100),
         ({"process": "edge"}, 50),

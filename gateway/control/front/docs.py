@@ -105,7 +105,8 @@ class Docs:
     def _base(self, request: Request) -> str:
         """Return the URL that the caller used; the edge says which host that was."""
         host = request.headers.get("x-forwarded-host", "")
-        return f"http://{host if _HOST.fullmatch(host) else self._listen}"
+        scheme = "https" if request.headers.get("x-forwarded-proto") == "https" else "http"
+        return f"{scheme}://{host if _HOST.fullmatch(host) else self._listen}"
 
 
 def _example(version: Served, base: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from gateway.control.state.overview import Overview
 from gateway.control.state.status import ModelState, ModelStatus, VersionStatus
 from gateway.control.web.errors import current_status, unknown_model
+from gateway.control.web.requests import may_see
 from gateway.edge.openai import SEPARATORS
 from gateway.oci.reference import Digest
 
@@ -44,16 +45,18 @@ class OpenAIModels:
             Route("/v1/models/{name}", self._show, methods=["GET"]),
         ]
 
-    def _list(self, _request: Request) -> Response:
+    def _list(self, request: Request) -> Response:
         models = current_status(self._overview).models
-        entries = [entry for model in models for entry in self._entries(model)]
+        entries = [
+            entry for model in models if may_see(request, model.name) for entry in self._entries(model)
+        ]
         return JSONResponse({"object": "list", "data": entries})
 
     def _show(self, request: Request) -> Response:
         name: str = request.path_params["name"]
         match = _NAME.fullmatch(name)
         model, revision = match.groups() if match is not None else (name, None)
-        for candidate in current_status(self._overview).models:
+        for candidate in current_status(self._overview).models if may_see(request, model) else ():
             for version in self._versions(candidate) if candidate.name == model else ():
                 if revision is None or revision in _names(version):
                     return JSONResponse(self._entry(name, version))

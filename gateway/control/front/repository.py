@@ -18,7 +18,7 @@ from starlette.routing import Route
 from gateway.control.state.overview import Overview
 from gateway.control.state.status import ModelState, ModelStatus, VersionStatus
 from gateway.control.web.errors import current_status, unknown_model
-from gateway.control.web.requests import read_body
+from gateway.control.web.requests import may_see, read_body
 from gateway.metrics.counts import MAX_BATCH_ROWS, Runs
 from gateway.metrics.tally import Numbers
 from gateway.metrics.versions import VersionSample
@@ -56,7 +56,8 @@ class Repository:
 
     async def _index(self, request: Request) -> Response:
         body = await read_body(request, SMALL_BODY_BYTES)
-        return JSONResponse(self.index(_read_ready(body)))
+        entries = self.index(_read_ready(body))
+        return JSONResponse([entry for entry in entries if may_see(request, entry["name"])])
 
     def _statistics(self, request: Request) -> Response:
         model, version = request.path_params.get("model"), request.path_params.get("version")

@@ -70,6 +70,11 @@ class FixedSettings:
     """Its files, in one text; "" for none."""
     health: str = ""
     callers: str = ""
+    tls: str = ""
+    """This and `keys` as JSON; "" where the config has none."""
+    keys: str = ""
+    allowed_hosts: str = ""
+    allowed_origins: str = ""
 
     def changes(self, other: FixedSettings) -> list[str]:
         """Return the names of the settings that are different in another value."""
@@ -112,6 +117,10 @@ def desired_from(config: GatewayConfig) -> Desired:
             config.access_log,
             "" if config.admin_tls is None else config.admin_tls.model_dump_json(),
             *_of_callers(config),
+            "" if config.tls is None else config.tls.model_dump_json(),
+            "" if config.keys is None else config.keys.model_dump_json(),
+            ",".join(config.allowed_hosts),
+            ",".join(config.allowed_origins),
         ),
     )
 

@@ -1,9 +1,11 @@
-"""How a handler reads the body of a request."""
+"""How a handler reads the body of a request, and whom it answers."""
 
 from __future__ import annotations
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+
+from gateway.edge.keys import MODELS_HEADER
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -34,3 +36,9 @@ async def read_change(request: Request, limit: int) -> bytes:
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise HTTPException(415, "send the body as application/json")
     return await read_body(request, limit)
+
+
+def may_see(request: Request, model: str) -> bool:
+    """Tell whether a caller may be told of a model: the edge says for which models a caller's key is."""
+    models = request.headers.get(MODELS_HEADER)
+    return models is None or model in models.split(",")

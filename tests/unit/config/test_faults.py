@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from gateway.config.access import Keys, TokenIssuer
 from gateway.config.config import Address, GatewayConfig, parse_config
 from gateway.config.faults import describe_faults
 from gateway.config.kits import Key
@@ -30,6 +31,14 @@ NEEDED: dict[type[BaseModel], dict[str, Any]] = {
     Canary: {"kit": "r.io/team/iris:v2", "weight": 5},
     Rollout: {"steps": [{"weight": 5}]},
     Sticky: {"header": "x-user"},
+    TokenIssuer: {
+        "name": "people",
+        "issuer": "https://id.example.com",
+        "audience": "kitserve",
+        "algorithm": "RS256",
+        "key_file": "id.pem",
+    },
+    Keys: {"file": "keys.yaml"},
 }
 
 Path = tuple[str | int, ...]
