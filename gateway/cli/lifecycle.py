@@ -23,7 +23,7 @@ from gateway.control.state.database import STATE_FILE, State
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import EdgeProcess
-from gateway.edge.routes import Route, RoutingTable
+from gateway.edge.routes import Route, RouteState, RoutingTable
 from gateway.errors import ControlError, EdgeError, StoreError
 from gateway.wire.server import reserve_port
 
@@ -96,7 +96,7 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     # On a cluster workers listen on their nodes' addresses, and take calls from the edge alone.
     key = "" if address is None else secrets.token_hex(32)
     settings = EdgeSettings(str(config.listen), config.access_log, key, str(config.admin), connections)
-    routes = tuple(Route(model.name, reason="is not ready yet: starting") for model in config.models)
+    routes = tuple(Route(model.name, state=RouteState.STARTING) for model in config.models)
     EdgeControl(settings, files).write_first(RoutingTable(routes))
     control_plane = ControlPlane(address, home, config.admin, files, settings)
     stack.callback(control_plane.stop)

@@ -27,6 +27,7 @@ from gateway.control.activator.held_call import HeldCall, readiness, refusal
 from gateway.control.activator.sleepers import Sleeper, Sleepers
 from gateway.errors import CannotWake, EdgeError
 from gateway.wire.local_server import LocalServer, finish, tie
+from gateway.wire.texts import not_loaded
 
 MAX_CALLS = 400
 """How many calls may wait or pass at a time; each holds two sockets and `held_call.HEAD_BYTES` at most."""
@@ -51,7 +52,7 @@ class Activator:
         self._waiting: Counter[AppName] = Counter()
         self._wakings: dict[AppName, asyncio.Task[None]] = {}
         # By app, when its worker last failed, and why.
-        self._failures: dict[AppName, tuple[float, str]] = {}
+        self._failures: dict[AppName, float] = {}
         # Set, and replaced, at each report of a worker.
         self._report = asyncio.Event()
         self._turn = 0
@@ -83,7 +84,7 @@ class Activator:
 
     def _take(self, announcement: Announcement) -> None:
         if announcement.state is WorkerState.FAILED:
-            self._failures[announcement.app] = (time.monotonic(), announcement.detail)
+            self._failures[announcement.app] = time.monotonic()
         self._report.set()
         self._report = asyncio.Event()
 
@@ -137,9 +138,8 @@ class Activator:
                         return await self._connect(worker)
                 if hung_up.poll(0):
                     return None
-                failed_at, reason = self._failures.get(app, (started, ""))
-                if failed_at > started:
-                    raise CannotWake(f"model {sleeper.model} was asleep and cannot be woken: {reason}")
+                if self._failures.get(app, started) > started:
+                    raise CannotWake(not_loaded(sleeper.model))
                 remaining = started + sleeper.wake_seconds - time.monotonic()
                 if remaining <= 0:
                     raise CannotWake(
