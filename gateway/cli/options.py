@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from gateway.cli.admin_client import admin_url
+from gateway.cli.terminal import terminal
 from gateway.config.kits import read_seconds
 from gateway.config.models import MODEL_NAME
 
@@ -27,8 +27,8 @@ ADMIN = "127.0.0.1:8081"
 
 # A pipe has no width: nothing is cut off for it.
 _WIDTH = None if sys.stdout.isatty() else 240
-out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = terminal(width=_WIDTH)
+err = terminal(stderr=True)
 
 
 class Output(StrEnum):

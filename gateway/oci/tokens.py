@@ -16,6 +16,7 @@ from urllib.parse import urlencode, urlsplit
 import oras.auth.utils
 
 from gateway.errors import Unauthorized
+from gateway.foreign_text import foreign_text
 from gateway.oci.challenges import parse_challenges
 from gateway.oci.connections import address_of
 from gateway.oci.credentials import Basic, BearerToken, Credential, IdentityToken
@@ -136,7 +137,7 @@ class Authorizer:
         elif "basic" in challenges and isinstance(credential, Basic):
             self._fixed = _basic(credential.username, credential.password)
         else:
-            offered = ", ".join(challenges) or "no scheme named"
+            offered = foreign_text(", ".join(challenges)) or "no scheme named"
             raise Unauthorized(
                 f"{self._label}: the registry asks for credentials ({offered}); "
                 f"set username and password_env for the registry {self._host}, or log in to it"

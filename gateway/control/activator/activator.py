@@ -25,7 +25,7 @@ from pathlib import Path
 from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.activator.held_call import HeldCall, readiness, refusal
 from gateway.control.activator.sleepers import Sleeper, Sleepers
-from gateway.errors import CannotWake, EdgeError
+from gateway.errors import CannotWake, EdgeError, reason_of
 from gateway.wire.local_server import LocalServer, finish, tie
 from gateway.wire.texts import not_loaded
 
@@ -184,7 +184,7 @@ class Activator:
             try:
                 await self._sleepers.wake(sleeper.app)
             except Exception as error:
-                log.warning("wake.failed", extra={**names, "reason": str(error) or type(error).__name__})
+                log.warning("wake.failed", extra={**names, "reason": reason_of(error)})
             # Serve says that there is one, or Serve is being started again. The worker may be about to stop.
             await asyncio.sleep(_RETRY_SECONDS)
 

@@ -33,6 +33,7 @@ from gateway.control.loop.capacity import waiting_message
 from gateway.control.loop.environment import OBJECT_STORE_BYTES
 from gateway.control.state.versions import Version, is_version
 from gateway.errors import ControlError
+from gateway.foreign_text import foreign_text
 from gateway.serving import Scaling
 from gateway.worker.replica import Worker
 from gateway.worker.scaling import LOOK_BACK_SECONDS, ByOngoingCalls
@@ -91,7 +92,7 @@ def start_ray(address: str | None, directory: Path) -> None:
         serve.start(proxy_location="Disabled")
     except Exception as error:
         where = "on this machine" if address is None else f"at {address}"
-        raise ControlError(f"Ray could not be started {where}: {error}") from error
+        raise ControlError(f"Ray could not be started {where}: {foreign_text(error)}") from error
 
 
 def node_resource() -> str:
@@ -125,7 +126,7 @@ def deploy_gateway(deployment: Any, settings: Any) -> None:
         serve.run(application, name=GATEWAY_APP, route_prefix="/kitserve")
     except Exception as error:
         reason = _last_trouble(GATEWAY_APP) or error
-        raise ControlError(f"the gateway could not be started: {reason}") from error
+        raise ControlError(f"the gateway could not be started: {foreign_text(reason)}") from error
 
 
 def deploy(version: Version, spec: WorkerSpec, reserve_cpus: bool, is_running: bool) -> None:
@@ -277,14 +278,14 @@ def _trouble(overview: Any) -> str:
     messages = [deployment.message for deployment in overview.deployments.values() if deployment.message]
     text = " ".join((messages[0] if messages else overview.message).split())
     if overview.status == _GAVE_UP:
-        return f"its workers die while they start: {text}"
+        return f"its workers die while they start: {foreign_text(text)}"
     if overview.status not in _HAS_TROUBLE or _STARTS_SLOWLY in text:
         return ""
     if _LOST in text:
         return "a worker died or does not answer; another one is started"
     unscheduled = _UNSCHEDULED.search(text)
     if unscheduled is None:
-        return text
+        return foreign_text(text)
     requested, free = (json.loads(amounts) for amounts in unscheduled.groups())
     if not requested:  # It waits for nothing but its turn, as many start at once.
         return ""
