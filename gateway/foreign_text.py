@@ -36,12 +36,12 @@ def foreign_text(text: object, characters: int = MAX_CHARACTERS, *, keeps_lines:
     return shown if is_whole else shown[: characters - len(_CUT)].rstrip() + _CUT
 
 
-def message_text(text: str) -> str:
+def message_text(text: str, characters: int = MAX_MESSAGE_CHARACTERS) -> str:
     """Return a message as one printable line; of a long one, the middle is left out."""
-    if len(text) <= MAX_MESSAGE_CHARACTERS and text.isprintable():
+    if len(text) <= characters and text.isprintable():
         return text
-    if len(text) > MAX_MESSAGE_CHARACTERS:
-        half = MAX_MESSAGE_CHARACTERS // 2
+    if len(text) > characters:
+        half = (characters - len(_CUT) - 2) // 2
         text = f"{text[:half]} {_CUT} {text[-half:]}"
     return _printable(" ".join(line.strip() for line in text.splitlines() if line.strip()))
 

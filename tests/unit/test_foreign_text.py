@@ -4,9 +4,12 @@ import pickle
 
 import pytest
 
+from gateway.codec.statuses import explain
 from gateway.contract import Announcement, AppName, WorkerState
 from gateway.errors import ControlError, RegistryUnavailable, UnusableModel, reason_of
 from gateway.foreign_text import MAX_CHARACTERS, MAX_MESSAGE_CHARACTERS, foreign_text, message_text
+from gateway.wire.grpc_status import message_value
+from runtimes.errors import ExecutionError, InputError
 
 HOSTILE = "Op\x1b[2J\x1b]0;owned\x07 \u202egnp.exe\u2066\x9b31m\x00\udcff"
 
@@ -36,7 +39,7 @@ def test_an_error_is_one_line_whatever_is_in_it_and_its_advice_stays(middle: str
     assert text.startswith("registry.example.com/team/iris:v1: ")
     assert text.endswith("; pack the kit again")
     assert text.isprintable()
-    assert len(text) < MAX_MESSAGE_CHARACTERS + 10
+    assert len(text) <= MAX_MESSAGE_CHARACTERS
 
 
 def test_an_error_is_the_same_after_ray_has_carried_it() -> None:
@@ -58,7 +61,7 @@ def test_a_report_of_a_worker_is_cut_and_made_printable() -> None:
     checked = report.checked()
     for text in (checked.detail, checked.first_call):
         assert text.isprintable()
-    assert len(checked.detail) < MAX_MESSAGE_CHARACTERS + 10
+    assert len(checked.detail) <= MAX_MESSAGE_CHARACTERS
     assert checked.number == report.number
 
 
@@ -70,3 +73,12 @@ def test_a_worker_that_reports_what_is_no_address_is_not_heard(host: str) -> Non
         Announcement("w", AppName("iris.v1"), WorkerState.READY, host=host, port=1).checked()
     with pytest.raises(ControlError):
         Announcement("w", AppName("iris.v1"), WorkerState.READY, host="10.0.0.1", port=10**6).checked()
+
+
+@pytest.mark.parametrize("error", [ExecutionError, InputError])
+def test_what_an_engine_says_of_a_call_fits_a_header(error: type[Exception]) -> None:
+    _, text = explain(error("the model failed: " + HOSTILE * 10_000 + "; end"), "id", {})
+    assert text.startswith("the model failed: Op")
+    assert (len(text) <= 2000, text.isprintable(), text.endswith("; end")) == (True, True, True)
+    assert len(message_value(text)) < 20_000
+    assert explain(error("a  short\ttext"), "id", {})[1] == "a  short text"

@@ -57,6 +57,8 @@ _UNSCHEDULED = re.compile(
     r"s to be scheduled\. .*Resources required for each replica: (\{.*?\}), "
     r"total resources available: (\{.*?\})\."
 )
+# Serve logs each report of a worker as a call, in files that it rotates at 512 MiB.
+_LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 # State of a replica (Ray Serve, ReplicaState).
 _RUNNING = "RUNNING"
 
@@ -89,7 +91,7 @@ def start_ray(address: str | None, directory: Path) -> None:
         ray.init(**options)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         # Calls come from the edge: Serve's own proxies would take a port on each node for nothing.
-        serve.start(proxy_location="Disabled")
+        serve.start(proxy_location="Disabled", logging_config=_LOGGING)
     except Exception as error:
         where = "on this machine" if address is None else f"at {address}"
         raise ControlError(f"Ray could not be started {where}: {foreign_text(error)}") from error
@@ -263,7 +265,7 @@ def _resources() -> dict[str, float]:
 
 def _deployment(target: Any, **options: Any) -> Any:
     """Return what `serve.deployment` makes; its own types allow only its use as a decorator."""
-    return serve.deployment(target, **options)
+    return serve.deployment(target, logging_config=_LOGGING, **options)
 
 
 def _last_trouble(app: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.control.loop.environment import prepare
+from gateway.control.loop.environment import LOG_BYTES, prepare
 
 LOCAL = ("RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
 
@@ -47,3 +47,10 @@ def test_what_is_set_stays_but_no_call_goes_to_a_proxy(address: str | None) -> N
     names = os.environ["no_proxy"].split(",")
     assert names[0] == "registry.internal"
     assert "127.0.0.1" in names
+
+
+@pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
+def test_no_log_of_rays_grows_without_end(address: str | None) -> None:
+    prepare(address)
+    assert int(os.environ["RAY_ROTATION_MAX_BYTES"]) == LOG_BYTES
+    assert os.environ["RAY_ROTATION_BACKUP_COUNT"] == "1"
