@@ -184,13 +184,15 @@ class Announcement:
             ControlError: when it would have calls sent to what is no address.
         """
         try:
-            is_address = not self.host or bool(ipaddress.ip_address(self.host))
+            # In the form that HAProxy tells it in, too.
+            host = str(ipaddress.ip_address(self.host)) if self.host else ""
         except ValueError:
-            is_address = False
-        if not is_address or not 0 <= self.port < _PORTS:
+            host = None
+        if host is None or not 0 <= self.port < _PORTS:
             raise ControlError(f"a worker of {self.app} reports an address that is none")
         return replace(
             self,
+            host=host,
             detail=message_text(self.detail),
             runtime=foreign_text(self.runtime),
             device=foreign_text(self.device),

@@ -24,7 +24,7 @@ from gateway.edge.access_log import AccessLog
 from gateway.edge.files import EdgeFiles
 from gateway.edge.haproxy import ask
 from gateway.errors import EdgeError
-from gateway.foreign_text import foreign_text
+from gateway.foreign_text import foreign_text, printable_lines
 from gateway.logs.files import backup
 
 _START_SECONDS = 10
@@ -203,7 +203,7 @@ class EdgeProcess:
 
 
 def _write_stderr(lines: bytes) -> None:
-    sys.stderr.write(lines.decode(errors="replace"))
+    sys.stderr.write(printable_lines(lines.decode(errors="replace")))
     sys.stderr.flush()
 
 

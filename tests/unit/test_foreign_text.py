@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import pytest
 
@@ -63,6 +64,7 @@ def test_a_report_of_a_worker_is_cut_and_made_printable() -> None:
         assert text.isprintable()
     assert len(checked.detail) <= MAX_MESSAGE_CHARACTERS
     assert checked.number == report.number
+    assert replace(report, host="fd00:0::0:1", port=1).checked().host == "fd00::1"
 
 
 @pytest.mark.parametrize(

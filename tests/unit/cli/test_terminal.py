@@ -4,6 +4,7 @@ import io
 import logging
 import re
 import sys
+import threading
 
 import pytest
 from rich.live import Live
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from gateway.cli import tables
 from gateway.cli.progress import Reporter
+from gateway.cli.stream import JsonStream
 from gateway.cli.terminal import Terminal, TerminalFormatter, terminal
 
 HOSTILE = "Op\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
@@ -67,3 +69,13 @@ def test_a_traceback_in_the_terminal_is_printable() -> None:
     text = TerminalFormatter().format(record)
     assert text.count("owned") == 2
     assert all(line.isprintable() for line in text.split("\n"))
+
+
+def test_a_line_that_another_process_wrote_into_the_log_controls_no_terminal() -> None:
+    target = io.StringIO()
+    stream = JsonStream(target, threading.Lock(), "info")
+    stream.write_lines('{"time": "now", "event": "' + HOSTILE + '"}\n{"time": "then"}\n')
+    stream.write('{"time": "now", "event": "' + HOSTILE + '"}\n')
+    lines = target.getvalue().split("\n")
+    assert [line.isprintable() for line in lines] == [True] * 4
+    assert sum("owned" in line for line in lines) == 2
