@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import NewType
 
-from gateway.errors import KitserveError, RegistryUnavailable
+from gateway.errors import ControlError, KitserveError, RegistryUnavailable
+from gateway.foreign_text import foreign_text, message_text
 from gateway.kits.trust import Policy
 from gateway.logs.limits import Logged
 from gateway.metrics.tally import Numbers
@@ -18,6 +20,7 @@ from gateway.rollout.plan import Agreement, AnswerChecks, Golden
 from gateway.serving import Serving
 from runtimes.base import Signature
 
+_PORTS = 65_536
 AppName = NewType("AppName", str)
 """The name of the Serve application that runs one version."""
 
@@ -173,3 +176,26 @@ class Announcement:
     """Counts a worker's reports: a later one may arrive first."""
     passing: Passing | None = None
     """Set where it failed for a reason that may pass."""
+
+    def checked(self) -> Announcement:
+        """Return the report with its texts cut and printable, as its worker may run code of a kit.
+
+        Raises:
+            ControlError: when it would have calls sent to what is no address.
+        """
+        try:
+            # In the form that HAProxy tells it in, too.
+            host = str(ipaddress.ip_address(self.host)) if self.host else ""
+        except ValueError:
+            host = None
+        if host is None or not 0 <= self.port < _PORTS:
+            raise ControlError(f"a worker of {self.app} reports an address that is none")
+        return replace(
+            self,
+            host=host,
+            detail=message_text(self.detail),
+            runtime=foreign_text(self.runtime),
+            device=foreign_text(self.device),
+            not_batched=foreign_text(self.not_batched),
+            first_call=foreign_text(self.first_call),
+        )

@@ -27,7 +27,8 @@
         └── CannotWake         a sleeping version has no worker in time
 
 The errors of runtimes are in `runtimes.errors`; those about a kit's model are raised as `UnusableModel`. Each
-message says what happened, to which reference, and what to do.
+message says what happened, to which reference, and what to do; whatever text of others is in it, `str` gives
+one printable line of bounded length.
 
 Some errors may pass with nothing changed here: a registry comes back, a tag is pushed, a password is mended,
 a disk or the memory has room again. `may_pass` of the class says so; what raised them is worth another try.
@@ -35,11 +36,16 @@ a disk or the memory has room again. `may_pass` of the class says so; what raise
 
 from typing import ClassVar
 
+from gateway.foreign_text import foreign_text, message_text
+
 
 class KitserveError(Exception):
     """The base of every error that Kitserve raises on purpose."""
 
     may_pass: ClassVar[bool] = False
+
+    def __str__(self) -> str:
+        return message_text(super().__str__())
 
 
 class ConfigError(KitserveError):
@@ -159,3 +165,12 @@ class ControlError(KitserveError):
 
 class CannotWake(ControlError):
     """A sleeping version has no worker in time."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what a person is told of an error: its own words, with its type where these may say little."""
+    return str(error) if isinstance(error, KitserveError) else foreign_text(_with_type(error))
+
+
+def _with_type(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")

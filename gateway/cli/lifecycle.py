@@ -30,7 +30,7 @@ from gateway.edge.bounds import EdgeBounds
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import EdgeProcess
-from gateway.edge.routes import Route, RoutingTable
+from gateway.edge.routes import Route, RouteState, RoutingTable
 from gateway.edge.sticky import sticky_key
 from gateway.errors import ControlError, EdgeError, StoreError
 from gateway.home import make_private, unusable
@@ -114,7 +114,7 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     files = EdgeFiles(stack.enter_context(run_directory(run_bytes(), home)))
     access_files = AccessFiles(config, files)
     settings = edge_settings(config, access_files.access, files, bounds, home)
-    routes = tuple(Route(model.name, reason="is not ready yet: starting") for model in config.models)
+    routes = tuple(Route(model.name, state=RouteState.STARTING) for model in config.models)
     EdgeControl(settings, files).write_first(RoutingTable(routes))
     stack.callback((home / SOCKET_FILE).unlink, missing_ok=True)
     control_plane = ControlPlane(address, home, config, files, settings)

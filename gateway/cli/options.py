@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from gateway.cli.admin_address import admin_url, default_home, home_socket, socket_path
+from gateway.cli.terminal import terminal
 from gateway.config.kits import read_seconds
 from gateway.config.models import MODEL_NAME
 from gateway.control.admin.socket_file import ForeignListener, connect_socket
@@ -30,8 +30,8 @@ _ADMIN = "127.0.0.1:8081"
 
 # A pipe has no width: nothing is cut off for it.
 _WIDTH = None if sys.stdout.isatty() else 240
-out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = terminal(width=_WIDTH)
+err = terminal(stderr=True)
 
 
 class Output(StrEnum):

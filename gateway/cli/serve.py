@@ -17,6 +17,7 @@ from gateway.cli.options import WATCH_SECONDS, ConfigFile, Home, Output, out, re
 from gateway.cli.progress import Reporter
 from gateway.cli.signals import Stopped, catch_signals
 from gateway.cli.stream import one_stream
+from gateway.cli.terminal import TerminalFormatter
 from gateway.config.config import load_config
 from gateway.errors import ControlError, EdgeError, StoreError
 from gateway.home import keep_private, make_private
@@ -84,6 +85,7 @@ def _logging(home: Path, as_json: bool, reporter: Reporter) -> Iterator[None]:
         return
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
+    handler.setFormatter(TerminalFormatter())
     logging.getLogger(gateway.__name__).addHandler(handler)
     yield
 

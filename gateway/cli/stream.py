@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from gateway.errors import KitserveError
+from gateway.foreign_text import printable_lines
 from gateway.logs.events import log_path
 from gateway.logs.follow import Follower
 
@@ -87,8 +88,10 @@ class JsonStream(io.TextIOBase):
 
         Models are served all the same.
         """
+        # Whoever runs code of a kit may write into the node's log.
+        shown = printable_lines(lines)
         with self._lock, contextlib.suppress(OSError):
-            self._target.write(lines)
+            self._target.write(shown)
             self._target.flush()
 
     def _as_json(self, line: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from gateway.codec.predict.media import UnknownMedia
 from gateway.errors import DeadlineExceeded, QueueFull, RefusedBody
+from gateway.foreign_text import message_text
 from gateway.wire.codings import BodyTooLarge, UnknownCoding
 from runtimes.errors import ExecutionError, InputError, ModelError
 
@@ -24,6 +25,7 @@ STATUSES: Mapping[type[Exception], int] = {
 """The one table from errors to HTTP statuses; the closest ancestor of an error decides."""
 
 _FAILURES = 500
+_MAX_CHARACTERS = 2000
 _UNEXPECTED = "the worker failed on this call; its log says why"
 
 log = logging.getLogger(__name__)
@@ -44,4 +46,5 @@ def explain(failure: Exception, request_id: str, names: Mapping[str, str]) -> tu
         log.warning("body.refused", extra={"request_id": request_id, **names})
     if status is None or (isinstance(failure, ModelError) and status >= _FAILURES):
         log.error("call.failed", exc_info=failure, extra={"request_id": request_id, **names})
-    return status or _FAILURES, str(failure) if status else _UNEXPECTED
+    # Engines put what kits and callers wrote into their errors, and gRPC's clients get it in a header.
+    return status or _FAILURES, message_text(str(failure), _MAX_CHARACTERS) if status else _UNEXPECTED

@@ -209,7 +209,10 @@ class Registry(Strict):
     """Registries that are asked first, in this order, for content by its digest: `HOST`, `HOST:PORT` or
     `HOST/PREFIX`."""
     token_hosts: tuple[str, ...] = ()
-    """Token servers that may be in a private network: `HOST` or `HOST:PORT`."""
+    """Token servers that may be in a private network, and that may be sent the password although they have
+    another host than the registry: `HOST` or `HOST:PORT`."""
+    redirect_hosts: tuple[str, ...] = ()
+    """Servers in a private network that the registry may redirect to: `HOST` or `HOST:PORT`."""
     connections: Annotated[int, Field(ge=1, le=64)] = 4
     """How many transfers run at a time for one kit."""
     stall_timeout: Seconds = 30.0

@@ -135,6 +135,7 @@ class Gateway:
 
     async def announce(self, announcement: Announcement) -> Instructions:
         """Take a worker's report; returns what it is to do."""
+        announcement = announcement.checked()
         if self._workers.hear(announcement):
             self._activator.hear(announcement)
             self._loop.wake()

@@ -35,7 +35,9 @@ Rules:
    later steps look at is there from its start, so no step reloads.
 5. While a version is in the table it keeps its slot, and each of its workers its server, and so their
    connections and health. A version in no table loses its slot.
-6. Ending a canary is a change of its own, because the whole table is not known while workers have still to
+6. Each answer of HAProxy is read, and so is what it has after a change. Where that is not what it was told,
+   it is reloaded.
+7. Ending a canary is a change of its own, because the whole table is not known while workers have still to
    announce themselves. It is made in HAProxy first and then in the file, so a failure is repaired by doing
    it again.
 
@@ -55,7 +57,7 @@ from gateway.edge.counters import EdgeCounters
 from gateway.edge.edge import EdgeStatistics
 from gateway.edge.error_map import error_entries
 from gateway.edge.files import EdgeFiles, EdgeSettings, write_file
-from gateway.edge.haproxy import HAProxy
+from gateway.edge.haproxy import ChangeRefused, HAProxy, differs
 from gateway.edge.haproxy_map import read_entries, write_entries
 from gateway.edge.placement import (
     Placement,
@@ -114,10 +116,16 @@ class EdgeControl:
         if must_reload:
             self._haproxy.reload()
             return
-        self._haproxy.bring_up(live, placement)
-        if live_entries != entries:
-            self._haproxy.replace_routes(entries)
-        self._haproxy.take_down(live, placement)
+        if live_entries == entries and not differs(live, placement):
+            return
+        try:
+            self._haproxy.bring_up(live, placement)
+            if live_entries != entries:
+                self._haproxy.replace_routes(entries)
+            self._haproxy.take_down(live, placement)
+            self._haproxy.confirm(placement, entries)
+        except ChangeRefused as error:
+            self._reload(error)
 
     def _write_files(
         self, table: RoutingTable, slots: Mapping[str, int], pool: Pool, placement: Placement
@@ -137,9 +145,19 @@ class EdgeControl:
         before = read_entries(self._files.routes.read_text())
         after = without_canary(before, model)
         weight = map_key(model, Key.WEIGHT)
-        self._haproxy.edit_routes({weight: "0"}, removed=before.keys() - after.keys())
+        try:
+            self._haproxy.edit_routes({weight: "0"}, removed=before.keys() - after.keys())
+        except ChangeRefused as error:
+            write_file(self._files.routes, "".join(write_entries(after)))
+            self._reload(error)
+            return
         if after != before:
             write_file(self._files.routes, "".join(write_entries(after)))
+
+    def _reload(self, refused: ChangeRefused) -> None:
+        """Bring the files, which are right, to an HAProxy that did not take a change."""
+        log.warning("edge.reloaded", extra={"reason": str(refused)})
+        self._haproxy.reload()
 
     def occupant(self, backend: str) -> str | None:
         """Return the version that has the backend of this name; None where there is none."""

@@ -11,7 +11,8 @@
     STATUS/code                 gRPC's code
 
 STATUS is HTTP's. The kind of a call's errors, `/grpc`, `/gateway` or `/openai`, is in HAProxy's variable
-`txn.family`.
+`txn.family`. What is no HTTP at all has no kind and meets no rule: HAProxy's parser answers it with a page of
+its own (400, and 408 for a head that does not arrive), which no setting of HAProxy 2.8 changes.
 """
 
 from __future__ import annotations
@@ -26,10 +27,17 @@ from gateway.wire.grpc_status import CODES, Code
 
 ERRORS = {
     400: "the request is not valid HTTP",
+    401: "a key is required",
+    403: "this is not allowed here",
+    405: "this method is not allowed here",
     408: "the request took too long to arrive",
     413: "the request body is too large",
+    421: "this server does not answer for that host",
+    422: "the request cannot be processed",
+    425: "the request came too early; send it again",
     429: texts.TOO_MANY_OF_ONE,
     500: "the edge failed",
+    501: "this is not served here",
     502: "the worker answered no valid HTTP; if this lasts, see its log",
     503: "no worker of this version is up; one is being started",
     504: "the worker did not answer in time",

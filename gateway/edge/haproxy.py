@@ -1,10 +1,13 @@
 """What a running HAProxy is asked and told: over its runtime socket, and over its master's.
 
-Commands and answers are those of HAProxy's management guide (2.8), sections 9.3 and 9.4.
+Commands and answers are those of HAProxy's management guide (2.8), sections 9.3 and 9.4. HAProxy answers each
+command with its words and an empty line, and says nothing where a change was made; a command that is too long
+may be dropped without a word. So each answer to a change is read, and what was changed is read back.
 """
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,9 +41,24 @@ from gateway.errors import EdgeError
 _ANSWER_SECONDS = 10
 # A command and what it carries must fit a buffer (tune.bufsize, less what HAProxy reserves).
 _PORTION_BYTES = 16384
+_COMMAND_BYTES = 2 * _PORTION_BYTES
+# What HAProxy says of a server's address that it has taken.
+_ADDRESS_CHANGE = (
+    r"(?:no need to change the (?:addr|port)|IP changed from '[^']*' to '[^']*'"
+    r"|port changed from '[^']*' to '[^']*')"
+)
+_DONE = re.compile(rf"{_ADDRESS_CHANGE}(?:, {_ADDRESS_CHANGE})* by 'stats socket command'")
+# What it says of an entry that it does not have.
+_MISSING = frozenset({"entry not found.", "Key not found."})
+# What ends a word of a command, or begins another one.
+_NO_WORD = re.compile(r"[\s;\\#]")
 _STATE_FIELDS = 19
 # Bits of srv_admin_state (`show servers state`): maintenance forced, inherited, for want of an address.
 _IN_MAINTENANCE = 0x01 | 0x02 | 0x20
+
+
+class ChangeRefused(EdgeError):
+    """HAProxy answers, and did not do what it was told; a reload by the files mends that."""
 
 
 class HAProxy:
@@ -68,17 +86,29 @@ class HAProxy:
 
     def bring_up(self, live: Placement, wanted: Placement) -> None:
         """Give calls to all who are to have them and do not yet."""
-        self._command(_arrivals(live, wanted))
+        self._change(_arrivals(live, wanted))
 
     def take_down(self, live: Placement, wanted: Placement) -> None:
         """Give no more calls to those who are to have none; what they have they may finish."""
-        self._command(_departures(live, wanted))
+        self._change(_departures(live, wanted))
+
+    def confirm(self, wanted: Placement, entries: Mapping[str, str]) -> None:
+        """Check that calls go where they are to go.
+
+        Raises:
+            ChangeRefused: when HAProxy did not do all that it was told.
+        """
+        live, _ = self.servers()
+        if differs(live, wanted):
+            raise ChangeRefused("HAProxy has other servers than it was told")
+        if self.routes() != entries:
+            raise ChangeRefused("HAProxy has other routes than it was told")
 
     def replace_routes(self, entries: Mapping[str, str]) -> None:
         """Replace the whole map in one step, so that no call sees half of it.
 
         Raises:
-            EdgeError: when HAProxy refuses an entry, too; it routes by the old map then.
+            ChangeRefused: when HAProxy refuses an entry; it routes by the old map then.
         """
         self.replace_map(self._files.routes, entries)
 
@@ -86,26 +116,39 @@ class HAProxy:
         """Replace one of its maps in one step.
 
         Raises:
-            EdgeError: when HAProxy refuses an entry, too; the map is as before then.
+            ChangeRefused: when HAProxy refuses an entry; the map is as before then.
         """
         answer = self._command([f"prepare map {path}"])
         version = answer.rpartition(":")[2].strip()
         if not version.isdigit():
-            raise EdgeError(f"HAProxy refused to change {path.name}: {answer.strip()}")
+            raise ChangeRefused(f"HAProxy refused to change {path.name}: {answer.strip()}")
         for lines in _portions(write_entries(entries)):
             answer = self._command([f"add map @{version} {path} <<\n{''.join(lines)}"]).strip()
             if answer:
                 self._command([f"clear map @{version} {path}"])
-                raise EdgeError(f"HAProxy refused an entry of {path.name}: {answer}")
-        self._command([f"commit map @{version} {path}"])
+                raise ChangeRefused(f"HAProxy refused an entry of {path.name}: {answer}")
+        self._change([f"commit map @{version} {path}"])
 
     def edit_routes(self, changed: Mapping[str, str], removed: Iterable[str]) -> None:
-        """Change and remove single entries of the map; one that it does not have is left out."""
-        path = self._files.routes
-        self._command(
+        """Change and remove single entries of the map; one that it does not have is left out.
+
+        Raises:
+            ChangeRefused: when the map is another one afterwards.
+        """
+        path, removed = self._files.routes, tuple(removed)
+        for word in (*changed, *changed.values(), *removed):
+            if _NO_WORD.search(word):
+                raise ChangeRefused(f"{word!r} is no word of a command")
+        self._change(
             [f"set map {path} {key} {value}" for key, value in changed.items()]
-            + [f"del map {path} {key}" for key in removed]
+            + [f"del map {path} {key}" for key in removed],
+            _MISSING,
         )
+        routes = self.routes()
+        if any(routes.get(key, value) != value for key, value in changed.items()) or routes.keys() & set(
+            removed
+        ):
+            raise ChangeRefused("HAProxy has other routes than it was told")
 
     def reload(self) -> None:
         """Have a new process take the calls, by the files as they are; the old one finishes those it has.
@@ -135,6 +178,17 @@ class HAProxy:
         keys = ask(self._files.master_socket, f"@!{process} show table {COUNTS}")
         return {**read_stats(stats), **read_unavailable(table), **read_keys(keys)}
 
+    def _change(self, commands: Sequence[str], harmless: frozenset[str] = frozenset()) -> None:
+        """Have commands done that say nothing of themselves but an address, or what is `harmless`.
+
+        Raises:
+            ChangeRefused: when HAProxy says anything else.
+        """
+        lines = (line.strip() for line in self._command(commands).splitlines())
+        for line in lines:
+            if line and line not in harmless and not _DONE.fullmatch(line):
+                raise ChangeRefused(f"HAProxy refused a change: {line}")
+
     def _command(self, commands: Sequence[str]) -> str:
         answers = (ask(self._files.runtime_socket, "; ".join(some)) for some in _portions(commands))
         return "".join(answers)
@@ -144,8 +198,10 @@ def ask(path: Path, command: str) -> str:
     """Send one command line to a socket of HAProxy and return its whole answer.
 
     Raises:
-        EdgeError: when it does not answer.
+        EdgeError: when it does not answer, or the command does not fit its buffer.
     """
+    if len(command.encode()) > _COMMAND_BYTES:
+        raise EdgeError(f"a command for HAProxy has more than {_COMMAND_BYTES} bytes: {command[:100]!r}…")
     answer = bytearray()
     try:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -181,6 +237,11 @@ def read_servers(state: str) -> tuple[Placement, Pool]:
         if is_up:
             workers.setdefault(slot, {})[number] = Server("", host, int(port))
     return Placement(workers, frozenset(activator)), Pool(slots, servers)
+
+
+def differs(live: Placement, wanted: Placement) -> bool:
+    """Tell whether servers must be changed so that calls go where they are to go."""
+    return bool(_arrivals(live, wanted) or _departures(live, wanted))
 
 
 def _arrivals(live: Placement, wanted: Placement) -> list[str]:

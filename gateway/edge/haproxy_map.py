@@ -1,7 +1,7 @@
 """The format of HAProxy's map files: one entry a line, its key, a space, its value. Pure.
 
 HAProxy reads a line into a buffer, so a line that is longer becomes two entries. It knows no escapes, so a
-line break in a value begins another entry.
+line break in a value begins another entry. Nothing is written that would be read as something else.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ def check_entries(owner: str, entries: Mapping[str, str]) -> None:
 
 
 def write_entries(entries: Mapping[str, str]) -> list[str]:
-    """Return the lines of a map file."""
+    """Return the lines of a map file.
+
+    Raises:
+        EdgeError: when one of them would be read as another entry, or as several.
+    """
+    check_entries("what the edge knows", entries)
     return [f"{key} {value}\n" for key, value in entries.items()]
 
 
@@ -40,7 +45,7 @@ def _fault(key: str, value: str) -> str:
     """Return what is wrong with an entry, or ""."""
     if not key or not key.isprintable() or " " in key or key.startswith("#"):
         return "has a key that is no word"
-    if not value.strip() or not value.isprintable():
+    if not value or value != value.strip() or not value.isprintable():
         return "has a value that is no line of text"
     if (size := len(f"{key} {value}".encode())) > ENTRY_BYTES:
         return f"has {size} bytes; {ENTRY_BYTES} are allowed"

@@ -23,6 +23,8 @@ from gateway.edge.files import EdgeFiles
 from gateway.edge.haproxy import ask
 from gateway.edge.haproxy_program import find_haproxy
 from gateway.errors import EdgeError
+from gateway.foreign_text import foreign_text, printable_lines
+from gateway.logs.files import backup
 
 _START_SECONDS = 10
 _RESTARTS_ALLOWED = 10
@@ -30,8 +32,9 @@ _RESTART_WINDOW_SECONDS = 60
 # Short enough that one that dies at once is counted often enough within the window.
 _MAX_PAUSE_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
-_TRIM_SECONDS = 60.0
+_TRIM_SECONDS = 10.0
 _MAX_LOG_BYTES = 1024 * 1024
+_LAST_BYTES = 4096
 
 log = logging.getLogger(__name__)
 
@@ -166,19 +169,25 @@ class EdgeProcess:
         return process.wait()
 
     def _trim_log(self) -> None:
+        """Keep the end of a log that is full beside it; HAProxy goes on at the beginning of the same file."""
         if self._files.log.stat().st_size > _MAX_LOG_BYTES:
+            with self._files.log.open("rb") as log_file:
+                log_file.seek(-_MAX_LOG_BYTES, os.SEEK_END)
+                backup(self._files.log, 1).write_bytes(log_file.read(_MAX_LOG_BYTES))
             os.truncate(self._files.log, 0)
 
     def _last_words(self) -> str:
         try:
-            lines = self._files.log.read_text(errors="replace").splitlines()
+            with self._files.log.open("rb") as log_file:
+                log_file.seek(max(0, self._files.log.stat().st_size - _LAST_BYTES))
+                lines = log_file.read(_LAST_BYTES).decode(errors="replace").splitlines()
         except FileNotFoundError:
             return "it wrote nothing"
-        return " ".join(lines[-3:]) or "it wrote nothing"
+        return foreign_text(" ".join(lines[-3:])) or "it wrote nothing"
 
 
 def _write_stderr(lines: bytes) -> None:
-    sys.stderr.write(lines.decode(errors="replace"))
+    sys.stderr.write(printable_lines(lines.decode(errors="replace")))
     sys.stderr.flush()
 
 

@@ -15,7 +15,7 @@ from gateway.edge import error_map, keys, openai, predict, refusals, route_map
 from gateway.edge.bounds import ALL_STREAMS, CALLER_STREAMS, HEALTH_CONNECTIONS
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.placement import ACTIVATOR, Placement, Pool, backend_name, prefix_backend_name, server_name
-from gateway.edge.routes import Server
+from gateway.edge.routes import RouteState, Server
 from gateway.wire import limits, texts
 
 _MODEL_METHODS = ("ModelInfer", "ModelStreamInfer", "ModelReady", "ModelMetadata", "ModelConfig")
@@ -44,6 +44,7 @@ def render(
         lookup=partial(route_map.lookup, files.routes),
         prefix_lookup=route_map.prefix_lookup(files.routes),
         route_map=route_map,
+        failed=RouteState.FAILED,
         error_map=error_map,
         openai=openai,
         predict=predict,

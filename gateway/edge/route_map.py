@@ -5,7 +5,7 @@
     :only              the name of the only model, where there is exactly one
     :watched           what HAProxy looks at of a call, as one word
     :prefix:BACKEND    where the same workers are chosen by how a call begins; only for versions with several
-    MODEL:reason       why no version of the model answers; for every model there is
+    MODEL:state        why no version of the model answers, as a `RouteState`; for every model there is
     MODEL:stable       the backend of its stable version
     MODEL:canary       the backend of its canary
     MODEL:weight       the canary's percent of the calls
@@ -35,15 +35,13 @@ ANY_VALUE = "*"
 EXACT_VALUE = "="
 PREFIX = ":prefix:"
 _NOTHING_WATCHED = "-"
-_REASON_CHARACTERS = 2000
 _WATCHED_CHARACTERS = 4000
-_NO_REASON = "is not ready"
 
 
 class Key(StrEnum):
     """What a model's name is followed by in a key; after MATCH and VERSION comes one more name."""
 
-    REASON = ":reason"
+    STATE = ":state"
     STABLE = ":stable"
     CANARY = ":canary"
     WEIGHT = ":weight"
@@ -116,7 +114,7 @@ def sticky_word(kind: str, name: str) -> str:
 
 def _route_entries(route: Route, slots: Mapping[str, int]) -> dict[str, str]:
     model = route.model
-    entries = {map_key(model, Key.REASON): _one_line(route.reason)}
+    entries = {map_key(model, Key.STATE): route.state.value}
     for key, backend in ((Key.CANARY, route.canary), (Key.STABLE, route.stable)):
         if backend is None:
             continue
@@ -141,9 +139,3 @@ def _watched_word(names: Iterable[tuple[str, str]]) -> str:
     """Return one word that differs for different names; it is only compared."""
     word = ",".join(f"{kind}:{name}" for kind, name in names) or _NOTHING_WATCHED
     return word if len(word) <= _WATCHED_CHARACTERS else hashlib.sha256(word.encode()).hexdigest()
-
-
-def _one_line(text: str) -> str:
-    """Return any text as one line of bounded length."""
-    printable = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(printable.split())[:_REASON_CHARACTERS].rstrip() or _NO_REASON

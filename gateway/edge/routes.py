@@ -7,6 +7,7 @@ Each version also answers calls that name it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -54,16 +55,25 @@ class Rules:
     watched: tuple[tuple[str, str], ...] = ()
 
 
+class RouteState(StrEnum):
+    """Why no version of a model answers: one of these words, and never a text from elsewhere."""
+
+    STARTING = "starting"
+    PULLING = "pulling"
+    LOADING = "loading"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The versions of a model. Without a stable one, callers are told `reason`: "model NAME REASON"."""
+    """The versions of a model. Without a stable one, callers are told by `state` why nobody answers."""
 
     model: str
     stable: Backend | None = None
     canary: Backend | None = None
     weight: int = 0
     """The canary's percent of the unversioned calls."""
-    reason: str = "is loading"
+    state: RouteState = RouteState.LOADING
     rules: Rules = Rules()
 
     @property

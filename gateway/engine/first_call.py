@@ -17,6 +17,7 @@ from concurrent.futures import Future
 
 import numpy as np
 
+from gateway.foreign_text import foreign_text
 from runtimes.base import Array, Datatype, ExemplaryModel, Signature, TensorModel, TensorSpec
 from runtimes.errors import InputError, Unsupported
 from runtimes.stated import StatedModel
@@ -36,7 +37,6 @@ _MORE_RUNS = 2
 _QUICK_SECONDS = 1.0
 # 0 is a valid index of any table; but a mask should let something through, and there is no length of 0.
 _ONES = ("mask", "len", "size", "count", "num", "step", "scale")
-_MAX_REASON = 200
 
 
 def answer_first_call(
@@ -178,4 +178,4 @@ def _values(spec: TensorSpec, shape: Sequence[int]) -> Array:
 def _reason(error: BaseException) -> str:
     # Where there are several lines, PyTorch has the program's first, and what went wrong last.
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[-1][:_MAX_REASON]
+    return foreign_text((lines or [type(error).__name__])[-1])

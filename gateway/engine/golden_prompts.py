@@ -26,6 +26,7 @@ from pydantic_core import SchemaError
 
 from gateway.engine.golden_rows import MAX_ROWS, Score
 from gateway.errors import KitError
+from gateway.foreign_text import foreign_text
 from gateway.kits.datasets import Dataset
 
 CHAT_PATH = "/v1/chat/completions"
@@ -127,7 +128,7 @@ def score_prompts(rows: Sequence[PromptRow], model: str, address: tuple[str, int
             answer = connection.getresponse()
             text = answer.read()
             if answer.status != http.HTTPStatus.OK:
-                reason = text.decode(errors="replace")[:500]
+                reason = foreign_text(text.decode(errors="replace"))
                 raise KitError(f"row {number} is answered with {answer.status}: {reason}")
             right += is_expected(_content(text, number), row.expected)
     except http.client.HTTPException as error:

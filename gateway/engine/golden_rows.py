@@ -24,6 +24,7 @@ import orjson
 from gateway.codec.non_finite import is_float, parse_json, to_floats, to_json
 from gateway.codec.read_answers import read_answer
 from gateway.errors import KitError
+from gateway.foreign_text import foreign_text
 from gateway.kits.datasets import Dataset
 from gateway.rollout.agreement import compare
 from gateway.rollout.plan import Golden, Metric
@@ -230,7 +231,7 @@ def score(
             answer = connection.getresponse()
             body = answer.read()
             if answer.status != http.HTTPStatus.OK:
-                text = body.decode(errors="replace")[:500]
+                text = foreign_text(body.decode(errors="replace"))
                 raise KitError(f"row {first + 1} is answered with {answer.status}: {text}")
             right += _right(part, read_answer(memoryview(body), None), golden)
     except http.client.HTTPException as error:

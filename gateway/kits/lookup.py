@@ -14,7 +14,7 @@ from gateway.kits.indexes import choose_kit, is_index
 from gateway.kits.kit import Kit
 from gateway.kits.layer import Role
 from gateway.kits.manifest import Format, parse_manifest
-from gateway.kits.parents import attach_parents, local_references, with_parents
+from gateway.kits.parents import attach_parents, check_parent, local_references, with_parents
 from gateway.kits.trust import Policy, judge_registry
 from gateway.kits.variants import Room
 from gateway.oci.content import Descriptor, Source
@@ -72,6 +72,8 @@ class Lookup:
         with self._store.disk_errors():
             pinned = parents or _read_pins(pins)
         if pinned:
+            for parent in pinned:
+                check_parent(kit.reference, parent)
             return attach_parents(kit, tuple(self._without_parents(parent, policy) for parent in pinned))
         kit = with_parents(kit, lambda parent, child: self._parent(parent, child.reference, policy))
         with self._store.disk_errors():

@@ -35,6 +35,7 @@ def with_parents(kit: Kit, describe: Callable[[Reference, Kit], Kit]) -> Kit:
             raise InvalidKitfile(
                 f"{kit.reference}: its chain of parent kits is longer than {MAX_PARENTS}: {names} → {parent}"
             )
+        check_parent(kit.reference, parse_reference(parent))
         parent_kit = describe(parse_reference(parent), chain[-1])
         if any(parent_kit.digest == link.digest for link in chain):
             raise InvalidKitfile(
@@ -42,6 +43,19 @@ def with_parents(kit: Kit, describe: Callable[[Reference, Kit], Kit]) -> Kit:
             )
         chain.append(parent_kit)
     return attach_parents(kit, tuple(chain[1:]))
+
+
+def check_parent(kit: Reference, parent: Reference) -> None:
+    """Check that a kit of a registry has its parents in registries, and not in storage of this machine.
+
+    Raises:
+        InvalidKitfile: where its author would choose which private kit is served with theirs.
+    """
+    if isinstance(kit, RegistryReference) and not isinstance(parent, RegistryReference):
+        raise InvalidKitfile(
+            f"{kit}: its parent {parent} is on this machine, and a kit of a registry has its parents in "
+            "registries; push the parent, and pack the kit again with that reference"
+        )
 
 
 def local_references(child: Reference, parent: Reference) -> tuple[Reference, ...]:

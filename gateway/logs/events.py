@@ -1,7 +1,8 @@
 """Logging: events with fields as JSON lines, in one file for all processes of a node.
 
 Of one warning or error, no more than a few lines a second are written (`limits`); how many were left out is
-an event of its own, `lines.omitted`. What is no trouble is always written.
+an event of its own, `lines.omitted`. One that says again what was just said is counted (`repeats`). What is
+no trouble is always written. No field is longer than a person reads.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from pathlib import Path
 
 from gateway.logs.files import SharedFile
 from gateway.logs.limits import LineLimiter
+from gateway.logs.repeats import REPEAT_SECONDS, REPEATS, Repeats
 
 OMITTED = "lines.omitted"
 _OMITTED_SECONDS = 2.0
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_MAX_FIELD = 8_000
+_MAX_TRACEBACK = 32_000
 _PACKAGES = ("gateway", "runtimes")
 
 
@@ -37,11 +41,11 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "process": f"{self._process}-{os.getpid()}",
             "event": record.getMessage(),
-            **fields_of(record),
+            **{name: _cut(value, _MAX_FIELD) for name, value in fields_of(record).items()},
         }
         if record.exc_info:
             # Not `formatException`, which calls `print`: Ray replaces that in its replicas.
-            line["error"] = "".join(traceback.format_exception(*record.exc_info))
+            line["error"] = _cut("".join(traceback.format_exception(*record.exc_info)), _MAX_TRACEBACK)
         return json.dumps(line, default=str)
 
 
@@ -52,12 +56,16 @@ class NodeHandler(logging.Handler):
         super().__init__()
         self._file = file
         self._limiter = limiter
-        self._is_timed = False
+        self._repeats = Repeats(REPEAT_SECONDS)
+        self._is_timed = self._is_counting = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record; `handle` holds this handler's lock meanwhile."""
         # By the text before its arguments are put in, which callers may choose.
         is_trouble = record.levelno >= logging.WARNING
+        if is_trouble and not self._repeats.is_new(record, fields_of(record)):
+            self._tell_repeats_soon()
+            return
         if is_trouble and not self._limiter.allows((record.name, str(record.msg), record.levelno)):
             self._tell_omitted_soon()
             return
@@ -66,6 +74,7 @@ class NodeHandler(logging.Handler):
     def close(self) -> None:
         """Tell what was left out, and close the file."""
         self._tell_omitted()
+        self._tell_repeats(is_over=True)
         self._file.close()
         super().close()
 
@@ -74,6 +83,24 @@ class NodeHandler(logging.Handler):
             self._file.write(self.format(record).encode(errors="backslashreplace") + b"\n")
         except Exception:
             self.handleError(record)
+
+    def _tell_repeats_soon(self) -> None:
+        if not self._is_counting:
+            self._is_counting = True
+            timer = threading.Timer(REPEAT_SECONDS, self._tell_repeats)
+            timer.daemon = True
+            timer.start()
+
+    def _tell_repeats(self, *, is_over: bool = False) -> None:
+        self.acquire()
+        try:
+            self._is_counting = False
+            for record, count in self._repeats.take_due(is_over=is_over):
+                self._write(logging.makeLogRecord({**vars(record), REPEATS: count}))
+            if self._repeats.is_counting and not is_over:
+                self._tell_repeats_soon()
+        finally:
+            self.release()
 
     def _tell_omitted_soon(self) -> None:
         if not self._is_timed:
@@ -98,6 +125,13 @@ class NodeHandler(logging.Handler):
                 self._write(logging.makeLogRecord({**fields, "omitted": event, "lines": lines}))
         finally:
             self.release()
+
+
+def _cut(value: object, characters: int) -> object:
+    """Return a value of a line; of a long text, its beginning and its end."""
+    if not isinstance(value, str) or len(value) <= characters:
+        return value
+    return f"{value[: characters // 2]} … {value[-characters // 2 :]}"
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:

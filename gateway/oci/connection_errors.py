@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import urllib3
 
+from gateway.foreign_text import foreign_text
+
 _UNKNOWN_AUTHORITY = (
     "the authority of its certificate is not known on this machine; set `ca_file` for this registry"
 )
@@ -53,7 +55,7 @@ def permanent_failure(error: BaseException) -> str | None:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _CERTIFICATES.get(
-                cause.verify_code, f"its certificate cannot be trusted ({cause.verify_message})"
+                cause.verify_code, f"its certificate cannot be trusted ({foreign_text(cause.verify_message)})"
             )
         if isinstance(cause, ssl.SSLError):
             return next((text for name, text in _TLS.items() if name in (cause.reason or "")), None)
@@ -78,7 +80,7 @@ def _describe(cause: BaseException) -> str:
         case OSError() if cause.strerror and not isinstance(cause, ssl.SSLError):
             return cause.strerror
         case OSError() if str(cause).startswith("Tunnel connection failed: "):
-            return "".join(c if c.isprintable() else " " for c in str(cause))
+            return foreign_text(cause)
     return type(cause).__name__
 
 

@@ -8,7 +8,6 @@ is made and before anything is sent: the name that was resolved does not matter.
 import functools
 import http.client
 import io
-import ipaddress
 import socket
 import ssl
 import time
@@ -81,18 +80,6 @@ def tls_context(options: RegistryOptions, label: str, *, with_client_certificate
             "it must be a PEM file that this user may read, and the key must belong to the certificate"
         ) from error
     return context
-
-
-def address_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Parse an IP address; an IPv4 address mapped into IPv6 becomes the IPv4 address. Raises ValueError."""
-    address = ipaddress.ip_address(text.partition("%")[0])
-    return getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None) or address
-
-
-def is_local_address(text: str) -> bool:
-    """Tell whether an address is this machine, or link-local, where clouds serve their credentials."""
-    address = address_of(text)
-    return address.is_loopback or address.is_link_local or address.is_unspecified
 
 
 class Adapter(requests.adapters.HTTPAdapter):

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError
 
 from gateway.errors import InvalidReference
+from gateway.foreign_text import foreign_text
 from gateway.oci.content import Descriptor
 from gateway.oci.reference import Digest
 
 _ERRORS_SHOWN = 8
-_MAX_ERROR = 300  # characters of one error
 
 
 def read_json(data: bytes) -> Any:
@@ -25,7 +25,7 @@ def describe_errors(error: ValidationError) -> str:
     """Return pydantic's first errors in one line, without the values that caused them."""
     details = error.errors(include_url=False, include_input=False)
     lines = [
-        f"{'.'.join(map(str, detail['loc']))[:_MAX_ERROR] or 'document'}: {detail['msg'][:_MAX_ERROR]}"
+        f"{foreign_text('.'.join(map(str, detail['loc']))) or 'document'}: {foreign_text(detail['msg'])}"
         for detail in details[:_ERRORS_SHOWN]
     ]
     if len(details) > _ERRORS_SHOWN:

@@ -17,9 +17,10 @@ class RegistryOptions:
 
     `mirrors` are asked first, in order, for content by digest, never for tags: each is
     `HOST[:PORT][/PREFIX]`, with the options of that host. `token_hosts` may issue tokens for this registry
-    although they are in a private network. At most `connections` are open for one kit. A transfer slower
-    than 1 KiB/s over `stall_timeout` is broken off and continued; a pull fails after `pull_timeout`. Both
-    are in seconds.
+    although they are in a private network, and are sent the password although they are other hosts. The
+    registry may redirect to `redirect_hosts` although they are in a private network. At most `connections`
+    are open for one kit. A transfer slower than 1 KiB/s over `stall_timeout` is broken off and continued; a
+    pull fails after `pull_timeout`. Both are in seconds.
     """
 
     username: str | None = None
@@ -34,6 +35,7 @@ class RegistryOptions:
     proxy: str | None = None
     mirrors: tuple[str, ...] = ()
     token_hosts: tuple[str, ...] = ()
+    redirect_hosts: tuple[str, ...] = ()
     connections: int = 4
     stall_timeout: float = 30.0
     pull_timeout: float = 6 * 3600.0

@@ -10,16 +10,17 @@ import oras.provider
 import requests
 
 from gateway.errors import RegistryUnavailable
-from gateway.oci.connections import Adapter, AddressCheck, Limits, is_local_address, tls_context
+from gateway.oci.addresses import is_local, is_metadata, is_public
+from gateway.oci.connections import Adapter, AddressCheck, Limits, tls_context
 from gateway.oci.options import RegistryOptions
-from gateway.oci.tokens import check_token_server
+from gateway.oci.tokens import check_token_server, is_listed
 
 
 def open_sessions(
     base_url: str, options: RegistryOptions, limits: Limits
 ) -> tuple[requests.Session, requests.Session]:
     """Return the session for content and the one for tokens; `base_url` is the registry's."""
-    checks = _AddressChecks(limits.label)
+    checks = _AddressChecks(limits.label, options.redirect_hosts)
     registry = _adapter(checks.check_registry, options, limits, is_registry=True)
     redirects = _adapter(checks.check_redirect, options, limits, is_registry=False)
     check_token_address = partial(check_token_server, limits.label, options.token_hosts)
@@ -28,20 +29,39 @@ def open_sessions(
 
 
 class _AddressChecks:
-    """A registry may redirect to a local address only if its own address is local."""
+    """Where a registry may be, and where it may redirect to.
 
-    def __init__(self, label: str) -> None:
+    It may redirect to any public address. To one on this machine it may only if its own address is there, and
+    to a private network only if that is its own address, or is listed. Nothing of this is at the addresses
+    where clouds serve what belongs to the machine.
+    """
+
+    def __init__(self, label: str, redirect_hosts: tuple[str, ...]) -> None:
         self._label = label
-        self._is_local = False
+        self._redirect_hosts = redirect_hosts
+        self._own: set[str] = set()
 
-    def check_registry(self, _host: str, _port: int, address: str) -> None:
-        self._is_local = self._is_local or is_local_address(address)
+    def check_registry(self, host: str, port: int, address: str) -> None:
+        if is_metadata(address):
+            raise RegistryUnavailable(
+                f"{self._label}: {host}:{port} is where a cloud serves what belongs to this machine, and no "
+                "registry; check its address"
+            )
+        self._own.add(address)
 
     def check_redirect(self, host: str, port: int, address: str) -> None:
-        if is_local_address(address) and not self._is_local:
+        if is_public(address) or address in self._own:
+            return
+        if is_local(address):
+            if is_metadata(address) or not any(map(is_local, self._own)):
+                raise RegistryUnavailable(
+                    f"{self._label}: the registry redirects to {host}:{port}, which is on this machine or "
+                    "link-local and not safe; tell its operator"
+                )
+        elif not is_listed(self._redirect_hosts, host, port):
             raise RegistryUnavailable(
-                f"{self._label}: the registry redirects to {host}:{port}, which is on this machine or "
-                "link-local and not safe; tell its operator"
+                f"{self._label}: the registry redirects to {host}:{port}, which is not safe: it is in a "
+                "private network; if that is meant, list it in `redirect_hosts` of this registry"
             )
 
 

@@ -2,7 +2,9 @@
 
 A registry that requires credentials answers 401 with challenges (RFC 9110, section 11.6.1). A Bearer
 challenge names a token server, a service and a scope (Docker token authentication and OAuth2 specs). As the
-registry chooses that server, its address is checked before anything is sent there.
+registry chooses that server, its address is checked before anything is sent there; and a password or an
+identity token goes to the registry's own host alone, to those that are known to be its, and to those that are
+listed.
 """
 
 import re
@@ -16,8 +18,9 @@ from urllib.parse import urlencode, urlsplit
 import oras.auth.utils
 
 from gateway.errors import Unauthorized
+from gateway.foreign_text import foreign_text
+from gateway.oci.addresses import is_address, is_metadata, is_public
 from gateway.oci.challenges import parse_challenges
-from gateway.oci.connections import address_of
 from gateway.oci.credentials import Basic, BearerToken, Credential, IdentityToken
 from gateway.oci.documents import read_json
 from gateway.oci.transport import DEFAULT_PORTS, Transport, origin, same_origin
@@ -27,6 +30,12 @@ _MIN_LIFETIME = 60.0  # seconds that a token lasts at least (Docker token authen
 _MAX_LIFETIME = 1e9  # seconds; longer than this process
 _RENEWAL_SHARE = 0.8  # of a token's lifetime, after which it is renewed
 _CLIENT_ID = "kitserve"
+# Registries whose tokens are issued by another host of theirs.
+_TOKEN_HOSTS = {
+    "docker.io": ("auth.docker.io",),
+    "registry.gitlab.com": ("gitlab.com",),
+    "nvcr.io": ("authn.nvidia.com",),
+}
 
 
 class _TokenRequest(NamedTuple):
@@ -136,7 +145,7 @@ class Authorizer:
         elif "basic" in challenges and isinstance(credential, Basic):
             self._fixed = _basic(credential.username, credential.password)
         else:
-            offered = ", ".join(challenges) or "no scheme named"
+            offered = foreign_text(", ".join(challenges)) or "no scheme named"
             raise Unauthorized(
                 f"{self._label}: the registry asks for credentials ({offered}); "
                 f"set username and password_env for the registry {self._host}, or log in to it"
@@ -166,12 +175,22 @@ class Authorizer:
                 f"{self._label}: the registry names a token server at {address}, which is not safe; "
                 "it must be https, and no private address"
             )
-        try:
-            address_of(host)
-        except ValueError:
-            return  # a name: the connection's address is checked
         port = parts.port or DEFAULT_PORTS[parts.scheme]
-        check_token_server(self._label, self._token_hosts, host, port, host)
+        # Of a name, the connection's address is checked.
+        if is_address(host):
+            check_token_server(self._label, self._token_hosts, host, port, host)
+        if isinstance(self._credential, Basic | IdentityToken):
+            self._check_recipient(host, port)
+
+    def _check_recipient(self, host: str, port: int) -> None:
+        """Refuse to send the credential to a host that the registry alone names. Raises Unauthorized."""
+        own_hosts = (urlsplit(self._base_url).hostname, *_TOKEN_HOSTS.get(self._host, ()))
+        if host not in own_hosts and not is_listed(self._token_hosts, host, port):
+            raise Unauthorized(
+                f"{self._label}: the registry names a token server at {host}, which is not safe: no "
+                "password is sent to a server that the registry alone names; if that is meant, list it in "
+                f"`token_hosts` of the registry {self._host}"
+            )
 
     def _fetch_token(self, request: _TokenRequest) -> _Grant:
         realm, service, scope = request
@@ -225,13 +244,18 @@ def check_token_server(
     label: str, token_hosts: tuple[str, ...], host: str, port: int | None, address: str
 ) -> None:
     """Raise Unauthorized for a token server in a private network, unless it is listed as HOST[:PORT]."""
-    bare = host.strip("[]")
-    name = f"[{bare}]" if ":" in bare else bare
-    if not address_of(address).is_global and not {name, f"{name}:{port}"} & set(token_hosts):
+    if is_metadata(address) or not (is_public(address) or is_listed(token_hosts, host, port)):
         raise Unauthorized(
             f"{label}: the registry names a token server at {host}, which is not safe: it is in a private "
             "network; if that is meant, list it in `token_hosts` of this registry"
         )
+
+
+def is_listed(hosts: tuple[str, ...], host: str, port: int | None) -> bool:
+    """Tell whether a list of HOST[:PORT] has a host, with this port or any."""
+    bare = host.strip("[]").lower()
+    name = f"[{bare}]" if ":" in bare else bare
+    return bool({name, f"{name}:{port}"} & {listed.lower() for listed in hosts})
 
 
 def _read_token(data: bytes) -> tuple[str | None, float]:

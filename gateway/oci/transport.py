@@ -21,6 +21,7 @@ import requests.utils
 import urllib3
 
 from gateway.errors import RegistryUnavailable
+from gateway.foreign_text import foreign_text
 from gateway.oci.connection_errors import permanent_failure, transient_failure
 from gateway.oci.connections import Limits
 from gateway.oci.content import CHUNK
@@ -36,7 +37,7 @@ _TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 # What says that the whole registry answers nobody, or nothing more of us, and not this request alone.
 _AWAY_STATUSES = frozenset({429, 502, 503, 504})
 _RETRY_AFTER_STATUSES = frozenset({429, 503})  # RFC 6585, section 4; RFC 9110, section 10.2.3
-_MAX_ERROR_BODY = 512  # bytes that are shown
+_MAX_ERROR_BODY = 4096  # bytes that are read to be shown
 _MAX_DRAINED = 4096  # bytes that are read so that the connection can be used again
 _MAX_READS = 3  # of a small answer that breaks off
 _CREDENTIAL_HEADERS = frozenset({"authorization", "cookie"})
@@ -150,8 +151,7 @@ class Transport:
         if response.status_code >= 400:
             with contextlib.suppress(RegistryUnavailable):
                 body = self.read(response, _MAX_ERROR_BODY)
-        text = "".join(c if c.isprintable() else " " for c in body.decode(errors="replace"))
-        detail = re.sub(r"\s+", " ", text).strip()
+        detail = foreign_text(body.decode(errors="replace"))
         return f"{origin(response.url)} answered {response.status_code}" + (f" ({detail})" if detail else "")
 
     @contextmanager
@@ -232,8 +232,9 @@ class Transport:
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding.strip().lower() not in ("identity", ""):
             raise RegistryUnavailable(
-                f"{self.limits.label}: {origin(response.url)} sent content encoded as {encoding!r} though it "
-                "was asked not to; turn compression off in it, or in the proxy in front of it"
+                f"{self.limits.label}: {origin(response.url)} sent content encoded as "
+                f"{foreign_text(encoding)!r} though it was asked not to; turn compression off in it, or in "
+                "the proxy in front of it"
             )
 
 

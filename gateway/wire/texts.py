@@ -24,12 +24,28 @@ TOO_MANY_OF_ONE = "too many connections or calls of this caller at a time; ask a
 TOO_MANY_OF_ALL = "too many calls at a time; ask again"
 TOO_MANY_STREAMS = "too many streams of health and reflection of this caller; end some"
 GATEWAY_STARTS = "the gateway is being started; ask again"
+MODEL_FAILED = "model_failed"
+"""The code of a call to a model that could not be loaded."""
+MODEL_NOT_READY = "model_not_ready"
+"""The code of a call to a model that is on its way."""
+COULD_NOT_BE_LOADED = "could not be loaded; its operator sees why with kitserve status"
+"""What callers are told of a model that failed: why may name what is on this machine."""
 LOADED_BY_CONFIG = "models are loaded and unloaded by the config: change it, and run kitserve apply"
 
 
 def unknown_model(model: str) -> str:
     """Return what a caller is told who names a model that there is not; its beginning is Triton's."""
     return f"Request for unknown model: no model is named {model}"
+
+
+def not_loaded(model: str) -> str:
+    """Return what a caller is told whose model could not be loaded."""
+    return f"model {model} {COULD_NOT_BE_LOADED}"
+
+
+def not_ready(model: str, state: str) -> str:
+    """Return what a caller is told whose model is not ready; `state` is one word."""
+    return f"model {model} is not ready yet: {state}"
 
 
 def unknown_version(model: str, version: str) -> str:

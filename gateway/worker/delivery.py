@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
+from gateway.errors import reason_of
+
 # A gateway that is being started again is away for less.
 _PATIENCE_SECONDS = 10.0
 _REPEAT_SECONDS = 60.0
-_REASON_LENGTH = 400
 
 log = logging.getLogger(__name__)
 
@@ -44,5 +45,4 @@ class Delivery:
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    # gRPC's and Ray's errors have many lines.
-    return " ".join(f"{type(error).__name__}: {error}".split())[:_REASON_LENGTH].rstrip(": ")
+    return reason_of(error)

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from gateway.contract import Description
+from gateway.foreign_text import foreign_text
 from gateway.kits.kit import Kit
 from gateway.kits.parents import model_of
 from gateway.serving import Batching
@@ -91,13 +92,14 @@ def describe(
     about = package.description or (model and model.description) or ""
     license_ = (model and model.license) or package.license or ""
     first_labels = {
-        output: tuple(label[:_MAX_NAME] for label in names[:_MAX_LABELS]) for output, names in labels.items()
+        output: tuple(foreign_text(label, _MAX_NAME) for label in names[:_MAX_LABELS])
+        for output, names in labels.items()
     }
     return Description(
         platform,
         signature,
-        about[:_MAX_TEXT],
-        license_[:_MAX_NAME],
+        foreign_text(about, _MAX_TEXT, keeps_lines=True),
+        foreign_text(license_, _MAX_NAME),
         first_labels,
         tuple(sorted(task.value for task in tasks)),
         example,

@@ -19,6 +19,7 @@ from gateway.codec.openai.events import AnswerEvents
 from gateway.codec.openai.members import Endpoint
 from gateway.codec.openai.request import EngineCall, read_call
 from gateway.engine.first_call import SECONDS
+from gateway.foreign_text import foreign_text
 from gateway.serving import Generation
 from gateway.worker.language import describe_engine
 from runtimes.engines.base import OpenAIModel, Task
@@ -35,7 +36,6 @@ _MADE_UP: Mapping[Task, tuple[Endpoint, Mapping[str, Any]]] = {
 }
 """By task; a model that has several is asked for the first of these."""
 _PIECE_BYTES = 65536
-_MAX_REASON = 200
 _OK = 200
 
 
@@ -70,8 +70,7 @@ def answer_first_prompt(
     except TimeoutError:
         return f"it was not answered within {seconds:g} s"
     except (_Failure, InputError, OSError, ValueError, http.client.HTTPException) as error:
-        reason = model.failure() or str(error) or type(error).__name__
-        return reason[-_MAX_REASON:]
+        return foreign_text(model.failure() or str(error) or type(error).__name__)
     return ""
 
 

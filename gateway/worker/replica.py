@@ -18,7 +18,8 @@ import ray
 from ray import serve
 
 from gateway.contract import Announcement, Description, Instructions, Passing, WorkerSpec, WorkerState
-from gateway.errors import KitserveError
+from gateway.errors import KitserveError, reason_of
+from gateway.foreign_text import foreign_text
 from gateway.home import keep_private
 from gateway.logs.events import configure_logging
 from gateway.metrics.memory import family_resident_bytes, resident_bytes
@@ -76,8 +77,7 @@ class Worker:
             with closed_on_failure(self._model):
                 self._app = build_app(identity, self._model, self._tally, servable.options)
         except Exception as error:
-            is_expected = isinstance(error, KitserveError)
-            reason = str(error) if is_expected else f"{type(error).__name__}: {error}"
+            is_expected, reason = isinstance(error, KitserveError), reason_of(error)
             self._note(passing=Passing.of(error))
             self._tally.failed_to("pull" if self._announcement.state is WorkerState.PULLING else "load")
             await self._report(WorkerState.FAILED, reason)
@@ -160,7 +160,7 @@ class Worker:
     async def _end_with(self, engine: ModelInChild) -> None:
         """End this process once its engine has ended, or hangs: Serve starts another worker in its place."""
         # Whether the kit's own Python hangs, its calls tell.
-        reason = await (end_of(engine) if isinstance(engine, OpenAIModel) else ended(engine))
+        reason = foreign_text(await (end_of(engine) if isinstance(engine, OpenAIModel) else ended(engine)))
         log.error("worker.engine_ended", extra={**self._spec.names, "reason": reason})
         if engine.is_alive():
             await asyncio.to_thread(engine.close)

@@ -245,12 +245,12 @@ def test_a_call_that_waits_too_long_is_told_to_ask_again(directory: Path) -> Non
     edge.activator.stop()
 
 
-def test_a_worker_that_fails_to_start_ends_the_wait_with_its_reason(edge: Edge) -> None:
+def test_a_worker_that_fails_to_start_ends_the_wait_and_why_is_told_the_operator_alone(edge: Edge) -> None:
     with edge.connect(INFER % 0) as connection:
         wait(lambda: edge.activator.waiting() == {APP: 1}, seconds=5)
         edge.activator.hear(Announcement("w", APP, WorkerState.FAILED, "the disk\nis full: 100 %"))
         body = read(connection).partition(b"\r\n\r\n")[2]
-    expected = "model iris was asleep and cannot be woken: the disk\nis full: 100 %"
+    expected = "model iris could not be loaded; its operator sees why with kitserve status"
     assert json.loads(body) == {"error": expected}
     worker = Worker()
     edge.add_worker(worker)

@@ -188,12 +188,13 @@ def test_the_page_shows_models_and_takes_nothing_from_elsewhere(api: Api) -> Non
     for text in [
         "Sorts &lt;i&gt;flowers&lt;/i&gt;.",
         "setosa, &lt;b&gt;",
-        "12 MB of 90 MB",
+        "pulling",
         "curl http://kit.test:8080/v2/models/iris/infer",
         'tritonclient.grpc.InferenceServerClient("kit.test:8080")',
         "<td>20 %</td>",
     ]:
         assert text in answer.text, text
+    assert "12 MB of 90 MB" not in answer.text, "what is known of a kit's way is told on the admin port alone"
 
 
 def test_the_page_runs_its_own_script_alone(api: Api) -> None:

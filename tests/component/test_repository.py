@@ -20,6 +20,7 @@ from gateway.metrics.versions import VersionLabels, VersionSample
 from gateway.wire.server import tcp_socket
 from tests.support.overview import FixedOverview
 
+FAILED = "could not be loaded; its operator sees why with kitserve status"
 DIGESTS = {"v1": "sha256:" + "1" * 64, "v2": "sha256:" + "2" * 64}
 
 
@@ -92,9 +93,9 @@ def client(api: Api) -> Iterator[InferenceServerClient]:
 def test_the_index_lists_every_version_of_every_model(client: InferenceServerClient) -> None:
     assert client.get_model_repository_index() == [
         {"name": "iris", "version": "v1", "state": "READY", "reason": ""},
-        {"name": "iris", "version": "v2", "state": "UNAVAILABLE", "reason": "canary: no such kit"},
-        {"name": "lilac", "state": "LOADING", "reason": "resolving its reference"},
-        {"name": "rose", "version": "v1", "state": "LOADING", "reason": ""},
+        {"name": "iris", "version": "v2", "state": "UNAVAILABLE", "reason": FAILED},
+        {"name": "lilac", "state": "LOADING", "reason": "pulling"},
+        {"name": "rose", "version": "v1", "state": "LOADING", "reason": "loading"},
     ]
     # A key for certain models is told of no others.
     entries = client.get_model_repository_index(headers={"Kitserve-Models": "lilac,rose,ros"})

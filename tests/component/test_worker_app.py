@@ -451,7 +451,7 @@ def test_the_words_of_an_engine_need_not_be_unicode(
 
     serving = serve(fail)
     for _ in range(2):
-        assert serving.infer() == (500, {"error": "no such file: caf?"})
+        assert serving.infer() == (500, {"error": "no such file: caf\N{REPLACEMENT CHARACTER}"})
 
 
 @pytest.mark.parametrize("work", ["compress", "decompress"])

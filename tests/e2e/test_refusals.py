@@ -13,6 +13,7 @@ import requests
 import torch
 
 from gateway.logs.events import log_path
+from gateway.wire.texts import MODEL_FAILED, not_loaded
 from tests.support.artifacts import MODELKIT, LayoutBuilder, digest_of, tar
 from tests.support.kitserve import Running
 from tests.support.load import Load
@@ -91,7 +92,8 @@ def test_each_refusal_names_its_cause_and_the_rest_goes_on(
         assert text in shown["message"], (name, shown["message"])
         answer = serving.infer(name)
         assert answer.status_code == 503
-        assert text in answer.json()["error"]
+        # Why is told on the admin port alone.
+        assert answer.json() == {"error": not_loaded(name), "code": MODEL_FAILED}
         assert not serving.workers(name), model
     assert serving.model("good")["state"] == "ready"
     logged = [json.loads(line) for line in log_path(serving.home).read_text().splitlines()]

@@ -19,7 +19,7 @@ from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.haproxy import ask
 from gateway.edge.process import EdgeProcess
-from gateway.edge.routes import Backend, Route, RoutingTable
+from gateway.edge.routes import Backend, Route, RouteState, RoutingTable
 from gateway.errors import EdgeError
 from gateway.wire.texts import EXTENSIONS
 from tests.support.edge import RunningEdge, Workers, backend
@@ -27,10 +27,11 @@ from tests.support.load import Load
 from tests.support.waiting import wait
 
 
-def test_a_model_without_a_version_says_why(edge: RunningEdge) -> None:
-    edge.control.apply(RoutingTable((Route("iris", reason='failed: "no such tag"'),)))
+def test_a_model_without_a_version_says_its_state(edge: RunningEdge) -> None:
+    edge.control.apply(RoutingTable((Route("iris", state=RouteState.FAILED),)))
     status, headers, body = edge.get("/v2/models/iris/infer")
-    assert (status, json.loads(body)) == (503, {"error": 'model iris failed: "no such tag"'})
+    error = "model iris could not be loaded; its operator sees why with kitserve status"
+    assert (status, json.loads(body)) == (503, {"error": error, "code": "model_failed"})
     assert headers["Retry-After"] == "1"
     assert edge.get("/v2/health/live")[0] == 200
     assert edge.get("/v2/health/ready")[0] == 503

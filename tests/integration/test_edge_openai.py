@@ -184,8 +184,8 @@ def test_a_long_body_reaches_the_worker_as_it_is(plane: Plane, document: dict[st
         "chat/v1",
         "chat:v1/x",
         "chat:stable",
-        "chat::reason",
-        "chat:reason:x",
+        "chat::state",
+        "chat:state:x",
         "..",
         "../chat",
         ":ready",
@@ -210,7 +210,7 @@ def test_an_unknown_name_is_told_as_openai_does(plane: Plane, name: str, padding
     assert shown in error["message"]
 
 
-@pytest.mark.parametrize("name", ["chat\n", "chat\x00:reason", "chat\r\nModelKit-Version: v2", "\x7f"])
+@pytest.mark.parametrize("name", ["chat\n", "chat\x00:state", "chat\r\nModelKit-Version: v2", "\x7f"])
 @pytest.mark.parametrize("padding", ["", LONG], ids=["short", "long"])
 def test_no_name_breaks_out_of_its_place(plane: Plane, name: str, padding: str) -> None:
     status, error = plane.refused({"padding": padding, "model": name})
@@ -309,7 +309,7 @@ def test_errors_of_the_edge_are_in_openais_form(plane: Plane) -> None:
         ({}, f"/models/none{CHAT}", {}, "POST", 404, "no model is named none"),
         (None, "/models/none/v1/models", {}, "GET", 404, "no model is named none"),
         ({}, CHAT, {"ModelKit-Model": "none"}, "POST", 404, "no model is named none"),
-        ({"model": "late"}, CHAT, {}, "POST", 503, "model late is loading"),
+        ({"model": "late"}, CHAT, {}, "POST", 503, "model late is not ready yet: loading"),
         ({}, CHAT, {}, "POST", 400, "say which model"),
         (None, CHAT, {}, "GET", 405, "GET is not allowed here; use POST"),
         (None, "/v1/nothing", {}, "GET", 404, "no such path: /v1/nothing"),
@@ -437,7 +437,7 @@ def test_openais_client_finds_models_and_versions(plane: Plane) -> None:
     with pytest.raises(openai.NotFoundError) as refused:
         client.chat.completions.create(model="none", messages=[])
     assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
-    with pytest.raises(openai.InternalServerError, match="model late is loading"):
+    with pytest.raises(openai.InternalServerError, match="model late is not ready yet: loading"):
         client.chat.completions.create(model="late", messages=[])
 
 

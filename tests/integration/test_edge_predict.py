@@ -76,7 +76,7 @@ def test_a_call_without_a_name_is_for_the_only_model(edge: RunningEdge, workers:
         ((route, wine), (400, NO_MODEL)),
         ((wine,), (200, "wine")),
         ((), (400, NO_MODEL)),
-        ((Route("iris"),), (503, "model iris is loading")),
+        ((Route("iris"),), (503, "model iris is not ready yet: loading")),
         ((route,), (200, "v1")),
     ]:
         edge.control.apply(RoutingTable(routes))
@@ -110,12 +110,12 @@ def test_two_names_are_refused(edge: RunningEdge, workers: Workers) -> None:
 
 @pytest.mark.parametrize("path", ["/ping", "/models/iris/ping"])
 def test_a_ping_asks_whether_the_model_is_ready(edge: RunningEdge, workers: Workers, path: str) -> None:
-    edge.control.apply(RoutingTable((Route("iris", reason="is loading"),)))
+    edge.control.apply(RoutingTable((Route("iris"),)))
     status, headers, body = edge.get(path)
     assert (status, headers["Retry-After"], json.loads(body)) == (
         503,
         "1",
-        {"error": "model iris is loading"},
+        {"error": "model iris is not ready yet: loading", "code": "model_not_ready"},
     )
     edge.control.apply(RoutingTable((Route("iris", backend("v1", workers.start("v1"))),)))
     for method in ("GET", "HEAD"):

@@ -131,7 +131,7 @@ def test_a_canary_is_ended_without_the_rest_of_the_table(split: Split) -> None:
     written = split.edge.files.routes.read_text().splitlines()
     assert "iris:weight 0" in written
     assert not any(line.startswith("iris:match:") for line in written)
-    assert "other:reason is loading" in written, "an edge that starts again has all the rest"
+    assert "other:state loading" in written, "an edge that starts again has all the rest"
     split.edge.control.end_canary("other")
     split.apply(100, rules)
     assert split.versions(calls) == ["v2", "v2"]
@@ -195,7 +195,7 @@ def test_hundreds_of_models_and_workers_reach_the_edge(split: Split) -> None:
     split.edge.control.apply(RoutingTable((Route("iris", split.stable), *routes, Route("late"))))
     assert _generation(split.edge) == generation
     shown = ask(split.edge.files.runtime_socket, f"show map {split.edge.files.routes}")
-    assert "late:reason is loading" in shown
+    assert "late:state loading" in shown
     assert shown.count("m:stable slot") == 200
     assert split.versions([{}]) == ["v1"]
 

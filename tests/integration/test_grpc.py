@@ -31,7 +31,7 @@ from tritonclient.utils import InferenceServerException, deserialize_bytes_tenso
 import gateway
 from gateway.contract import AppName
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
-from gateway.edge.routes import Route
+from gateway.edge.routes import Route, RouteState
 from gateway.metrics.versions import VersionLabels, VersionSample
 from gateway.serving import QueueLimits
 from gateway.wire.grpc_messages import message
@@ -129,7 +129,7 @@ class World:
             Route("two", self.stable.backend, self.canary.backend, weight),
             Route("slow", self.slow.backend),
             Route("open", self.open.backend),
-            Route("lilac", reason="is loading: 5 % of 10 MB"),
+            Route("lilac", state=RouteState.FAILED),
         )
 
     def stop(self) -> None:
@@ -330,7 +330,11 @@ def test_errors_have_a_status_and_the_words_of_rest(world: World, client: Infere
             "model two has no version v9 that is served",
             lambda: client.get_inference_statistics("two", "v9"),
         ),
-        ("UNAVAILABLE", "model lilac is loading: 5 % of 10 MB", lambda: client.infer("lilac", [fine])),
+        (
+            "UNAVAILABLE",
+            "model lilac could not be loaded; its operator sees why with kitserve status",
+            lambda: client.infer("lilac", [fine]),
+        ),
         (
             "INVALID_ARGUMENT",
             "input 'x' must have shape [-1, -1] (-1: any length), not [1, 2, 2]",

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from gateway.edge.haproxy_map import check_entries, read_entries, write_entries
 from gateway.edge.placement import assign_slots, place
 from gateway.edge.route_map import map_entries, without_canary
-from gateway.edge.routes import Backend, Route, RoutingTable, Server
+from gateway.edge.routes import Backend, Route, RouteState, RoutingTable, Server
+from gateway.errors import EdgeError
 
 _servers = st.lists(
     st.builds(Server, st.just(""), st.sampled_from(["10.0.0.1", "10.0.0.2"]), st.integers(1, 6)), max_size=6
@@ -89,10 +90,12 @@ def test_the_map_names_only_slots_of_routed_versions(table: RoutingTable) -> Non
 
 
 @settings(deadline=None)
-@given(tables(), st.text())
-def test_any_table_and_any_reason_is_read_back_as_it_was_written(table: RoutingTable, reason: str) -> None:
+@given(tables(), st.sampled_from(RouteState))
+def test_any_table_and_any_state_is_read_back_as_it_was_written(
+    table: RoutingTable, state: RouteState
+) -> None:
     entries = map_entries(
-        RoutingTable((*table.routes, Route("x", reason=reason))), assign_slots("abcdefgh", {})
+        RoutingTable((*table.routes, Route("x", state=state))), assign_slots("abcdefgh", {})
     )
     check_entries("the table", entries)
     text = "".join(write_entries(entries))
@@ -109,3 +112,14 @@ def test_a_canary_that_is_ended_is_one_of_weight_0(table: RoutingTable, number: 
     )
     ended = without_canary(map_entries(table, slots), f"m{number}")
     assert ended == map_entries(RoutingTable(routes, table.draining), slots)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(), st.text(), max_size=4))
+def test_entries_are_read_back_as_they_were_written_or_refused(entries: dict[str, str]) -> None:
+    try:
+        text = "".join(write_entries(entries))
+    except EdgeError:
+        return
+    assert read_entries(text) == entries
+    assert len(text.splitlines()) == len(entries)

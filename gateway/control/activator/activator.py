@@ -25,8 +25,9 @@ from pathlib import Path
 from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.activator.held_call import HeldCall, readiness, refusal
 from gateway.control.activator.sleepers import Sleeper, Sleepers
-from gateway.errors import CannotWake, EdgeError
+from gateway.errors import CannotWake, EdgeError, reason_of
 from gateway.wire.local_server import LocalServer, finish, tie
+from gateway.wire.texts import not_loaded
 
 MAX_CALLS = 400
 """How many calls to one model may wait or pass at a time, while none to others does."""
@@ -55,7 +56,7 @@ class Activator:
         self._places: Counter[str] = Counter()
         self._wakings: dict[AppName, asyncio.Task[None]] = {}
         # By app, when its worker last failed, and why.
-        self._failures: dict[AppName, tuple[float, str]] = {}
+        self._failures: dict[AppName, float] = {}
         # Set, and replaced, at each report of a worker.
         self._report = asyncio.Event()
         self._turn = 0
@@ -87,7 +88,7 @@ class Activator:
 
     def _take(self, announcement: Announcement) -> None:
         if announcement.state is WorkerState.FAILED:
-            self._failures[announcement.app] = (time.monotonic(), announcement.detail)
+            self._failures[announcement.app] = time.monotonic()
         self._report.set()
         self._report = asyncio.Event()
 
@@ -150,9 +151,8 @@ class Activator:
                         return await self._connect(worker)
                 if hung_up.poll(0):
                     return None
-                failed_at, reason = self._failures.get(app, (started, ""))
-                if failed_at > started:
-                    raise CannotWake(f"model {sleeper.model} was asleep and cannot be woken: {reason}")
+                if self._failures.get(app, started) > started:
+                    raise CannotWake(not_loaded(sleeper.model))
                 remaining = started + sleeper.wake_seconds - time.monotonic()
                 if remaining <= 0:
                     raise CannotWake(
@@ -197,7 +197,7 @@ class Activator:
             try:
                 await self._sleepers.wake(sleeper.app)
             except Exception as error:
-                log.warning("wake.failed", extra={**names, "reason": str(error) or type(error).__name__})
+                log.warning("wake.failed", extra={**names, "reason": reason_of(error)})
             # Serve says that there is one, or Serve is being started again. The worker may be about to stop.
             await asyncio.sleep(_RETRY_SECONDS)
 

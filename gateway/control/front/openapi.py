@@ -252,5 +252,6 @@ def _about(model: ModelStatus, versions: list[Served]) -> str:
             f"{version.runtime} ({description.platform}){licence}"
         )
     if not versions:
-        lines.append(f"Takes no calls yet: {model.state}. {model.message}".rstrip())
+        # Why is told on the admin port alone.
+        lines.append(f"Takes no calls yet: {model.state}.")
     return "\n\n".join(lines)

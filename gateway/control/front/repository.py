@@ -16,14 +16,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway.control.state.overview import Overview
-from gateway.control.state.status import ModelState, ModelStatus, VersionStatus
+from gateway.control.state.status import ModelState, ModelStatus
 from gateway.control.web.errors import current_status, unknown_model
 from gateway.control.web.requests import may_see, read_body
 from gateway.metrics.counts import MAX_BATCH_ROWS, Runs
 from gateway.metrics.tally import Numbers
 from gateway.metrics.versions import VersionSample
 from gateway.wire.limits import SMALL_BODY_BYTES
-from gateway.wire.texts import unknown_version
+from gateway.wire.texts import COULD_NOT_BE_LOADED, unknown_version
 
 _STATES: Mapping[ModelState, str] = {
     ModelState.PULLING: "LOADING",
@@ -87,23 +87,28 @@ class Repository:
 def index(model: ModelStatus) -> list[dict[str, str]]:
     """Return the index of one model: an entry for each version, or one without a version."""
     if not model.versions:
-        return [{"name": model.name, "state": _STATES[model.state], "reason": model.message}]
+        return [{"name": model.name, "state": _STATES[model.state], "reason": _why(model.state)}]
     return [
         {
             "name": model.name,
             "version": version.tag,
             "state": _STATES[version.state],
-            "reason": _reason(model, version),
+            "reason": _why(version.state),
         }
         for version in model.versions
     ]
 
 
-def _reason(model: ModelStatus, version: VersionStatus) -> str:
-    """Return why a version is in its state, "" when it is ready."""
-    if version.state is ModelState.READY:
-        return ""
-    return "asleep: the next call wakes it" if version.state is ModelState.ASLEEP else model.message
+def _why(state: ModelState) -> str:
+    """Return what any caller may know of a state, with no text of a kit or a registry; "" for ready."""
+    match state:
+        case ModelState.READY:
+            return ""
+        case ModelState.ASLEEP:
+            return "asleep: the next call wakes it"
+        case ModelState.FAILED:
+            return COULD_NOT_BE_LOADED
+    return state.value
 
 
 def statistics(samples: Iterable[VersionSample]) -> list[dict[str, Any]]:

@@ -10,6 +10,9 @@ from gateway.proxies import bypass_proxies
 OBJECT_STORE_BYTES = 100 * 1024 * 1024
 """The room for Ray's objects, of which Serve needs few: in /dev/shm, or else in the run directory."""
 
+LOG_BYTES = 10 * 1024 * 1024
+"""How large one log of Ray's may be."""
+
 
 # On one machine, whatever the user's environment says: who may reach Ray is not left to it.
 _ON_ONE_MACHINE = {
@@ -37,6 +40,9 @@ def prepare(address: str | None) -> None:
     # After so many seconds, Serve says that a worker waits for a node that has room for it.
     os.environ.setdefault("RAY_SERVE_SLOW_STARTUP_WARNING_S", "10")
     os.environ.setdefault("RAY_SERVE_SLOW_STARTUP_WARNING_PERIOD_S", "10")
+    # Each of Ray's own logs, which are many: its bound is 512 MiB, and 5 older ones of each.
+    os.environ.setdefault("RAY_ROTATION_MAX_BYTES", str(LOG_BYTES))
+    os.environ.setdefault("RAY_ROTATION_BACKUP_COUNT", "1")
     # Ray's workers run with nice 15, as batch work does; ours answer callers, as HAProxy beside them.
     os.environ.setdefault("RAY_worker_niceness", "0")
     # A call between Ray's own processes would not get through a proxy.

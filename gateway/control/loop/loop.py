@@ -72,6 +72,7 @@ from gateway.control.state.workers import Workers, ready_workers
 from gateway.edge.edge import Edge
 from gateway.edge.routes import RoutingTable
 from gateway.errors import EdgeError
+from gateway.foreign_text import foreign_text
 from gateway.rollout.state import Phase
 
 _TICK_SECONDS = 0.5
@@ -172,7 +173,7 @@ class ReconcileLoop:
                 self.tick()
             except Exception as error:
                 log.exception("tick.failed")
-                self.status = replace(self.status, trouble=str(error) or type(error).__name__)
+                self.status = replace(self.status, trouble=foreign_text(error) or type(error).__name__)
             self._wake.wait(_TICK_SECONDS)
 
     def _observe(

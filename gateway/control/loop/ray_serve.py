@@ -36,6 +36,7 @@ from gateway.control.loop.environment import OBJECT_STORE_BYTES
 from gateway.control.loop.ray_token import require_token
 from gateway.control.state.versions import Version, is_version
 from gateway.errors import ControlError
+from gateway.foreign_text import foreign_text
 from gateway.serving import Scaling
 from gateway.worker.replica import Worker
 from gateway.worker.scaling import LOOK_BACK_SECONDS, ByOngoingCalls
@@ -59,6 +60,8 @@ _UNSCHEDULED = re.compile(
     r"s to be scheduled\. .*Resources required for each replica: (\{.*?\}), "
     r"total resources available: (\{.*?\})\."
 )
+# Serve logs each report of a worker as a call, in files that it rotates at 512 MiB.
+_LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 # State of a replica (Ray Serve, ReplicaState).
 _RUNNING = "RUNNING"
 
@@ -93,10 +96,10 @@ def start_ray(address: str | None, directory: Path) -> None:
         ray.init(**options)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         # Calls come from the edge: Serve's own proxies would take a port on each node for nothing.
-        serve.start(proxy_location="Disabled")
+        serve.start(proxy_location="Disabled", logging_config=_LOGGING)
     except Exception as error:
         where = "on this machine" if address is None else f"at {address}"
-        raise ControlError(f"Ray could not be started {where}: {error}") from error
+        raise ControlError(f"Ray could not be started {where}: {foreign_text(error)}") from error
 
 
 def node_resource() -> str:
@@ -130,7 +133,7 @@ def deploy_gateway(deployment: Any, settings: Any) -> None:
         serve.run(application, name=GATEWAY_APP, route_prefix="/kitserve")
     except Exception as error:
         reason = _last_trouble(GATEWAY_APP) or error
-        raise ControlError(f"the gateway could not be started: {reason}") from error
+        raise ControlError(f"the gateway could not be started: {foreign_text(reason)}") from error
 
 
 def deploy(version: Version, spec: WorkerSpec, reserve_cpus: bool, is_running: bool) -> None:
@@ -267,7 +270,7 @@ def _resources() -> dict[str, float]:
 
 def _deployment(target: Any, **options: Any) -> Any:
     """Return what `serve.deployment` makes; its own types allow only its use as a decorator."""
-    return serve.deployment(target, **options)
+    return serve.deployment(target, logging_config=_LOGGING, **options)
 
 
 def _last_trouble(app: str) -> str:
@@ -282,14 +285,14 @@ def _trouble(overview: Any) -> str:
     messages = [deployment.message for deployment in overview.deployments.values() if deployment.message]
     text = " ".join((messages[0] if messages else overview.message).split())
     if overview.status == _GAVE_UP:
-        return f"its workers die while they start: {text}"
+        return f"its workers die while they start: {foreign_text(text)}"
     if overview.status not in _HAS_TROUBLE or _STARTS_SLOWLY in text:
         return ""
     if _LOST in text:
         return "a worker died or does not answer; another one is started"
     unscheduled = _UNSCHEDULED.search(text)
     if unscheduled is None:
-        return text
+        return foreign_text(text)
     requested, free = (json.loads(amounts) for amounts in unscheduled.groups())
     if not requested:  # It waits for nothing but its turn, as many start at once.
         return ""

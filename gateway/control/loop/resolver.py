@@ -12,12 +12,12 @@ from pathlib import Path
 
 from gateway.contract import Passing
 from gateway.control.loop.library import open_library
-from gateway.control.loop.retries import Retries, host_of, reason_of
+from gateway.control.loop.retries import Retries, host_of
 from gateway.control.loop.tasks import Tasks
 from gateway.control.state.database import State
 from gateway.control.state.desired import Desired
 from gateway.control.state.snapshot import Recorded
-from gateway.errors import KitError, NotTrusted, RegistryUnavailable
+from gateway.errors import KitError, NotTrusted, RegistryUnavailable, reason_of
 from gateway.kits.variants import Room
 from gateway.oci.reference import Digest, Reference
 

@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from gateway.contract import Passing
 from gateway.control.state.status import RetryStatus
 from gateway.control.state.versions import Kind
-from gateway.errors import KitserveError
 from gateway.oci.reference import Reference, RegistryReference
 
 Subject = Hashable
@@ -203,8 +202,3 @@ def failures_among(retries: Mapping[Subject, RetryStatus]) -> Mapping[Reference 
 def host_of(reference: Reference) -> str:
     """Return the host of a reference's registry; "" for a kit on this machine."""
     return reference.host if isinstance(reference, RegistryReference) else ""
-
-
-def reason_of(error: BaseException) -> str:
-    """Return what a person is told of an error: its own words, with its type where these may say little."""
-    return str(error) if isinstance(error, KitserveError) else f"{type(error).__name__}: {error}"

@@ -8,7 +8,8 @@ from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.loop.roles import Role, Roles
 from gateway.control.loop.situation import Situation
 from gateway.control.state.database import AppRoute
-from gateway.edge.routes import Backend, Route, RoutingTable, Rules, Server
+from gateway.control.state.status import ModelState
+from gateway.edge.routes import Backend, Route, RouteState, RoutingTable, Rules, Server
 from gateway.rollout.state import Rollout
 
 _REACHABLE = (WorkerState.READY, WorkerState.DRAINING)
@@ -32,7 +33,7 @@ def routing_table(
             _backend(route.stable, situation),
             _backend(route.canary, situation, has_spare=True),
             route.weight,
-            _reason(roles[model].stable),
+            _state(roles[model].stable),
             _rules(situation.recorded.rollouts.get(model)),
         )
         for model, route in routes.items()
@@ -86,6 +87,8 @@ def _rules(rollout: Rollout | None) -> Rules:
     return Rules(key, tuple(sorted(matches.items())), tuple(sorted(watched)))
 
 
-def _reason(role: Role) -> str:
+def _state(role: Role) -> RouteState:
     """Return what a caller is told while no version of the model can answer."""
-    return f"could not be served: {role.message}" if role.has_failed else f"is not ready yet: {role.state}"
+    if role.has_failed:
+        return RouteState.FAILED
+    return RouteState.PULLING if role.state is ModelState.PULLING else RouteState.LOADING

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.loop.ray_serve import Application
 from gateway.control.state.workers import Workers
+from gateway.errors import reason_of
 
 _LOOK_SECONDS = 1.0
 _PROBE_SECONDS = 0.25
@@ -74,7 +75,7 @@ class Watch:
             self.look()
         except Exception as error:
             # Serve's controller is being started again: workers come and go at the edge all the same.
-            log.warning("serve.unavailable", extra={"reason": str(error)})
+            log.warning("serve.unavailable", extra={"reason": reason_of(error)})
 
     def _probe(self) -> None:
         """Forget the silent workers that are gone."""

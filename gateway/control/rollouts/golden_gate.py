@@ -12,7 +12,7 @@ from gateway.control.state.desired import DesiredModel
 from gateway.control.state.versions import Version
 from gateway.engine.golden_prompts import has_prompts, read_prompts, score_prompts
 from gateway.engine.golden_rows import read_rows, score
-from gateway.errors import KitserveError
+from gateway.errors import KitserveError, reason_of
 from gateway.kits.library import Library
 from gateway.rollout.events import GateFailed, GatesPassed
 from gateway.rollout.plan import Golden
@@ -79,13 +79,12 @@ class GoldenGate:
                 result = score(rows, golden, signature, address, path, self._edge_key)
         except Exception as error:
             if Passing.of(error) is not None:
-                log.warning("golden.retried", extra={"app": canary.app, "reason": str(error)})
+                log.warning("golden.retried", extra={"app": canary.app, "reason": reason_of(error)})
                 time.sleep(_AGAIN_SECONDS)
                 return None
-            if isinstance(error, KitserveError):
-                return GateFailed(Reason.GOLDEN_FAILED, str(error))
-            log.exception("golden.failed", extra={"app": canary.app})
-            return GateFailed(Reason.GOLDEN_FAILED, f"{type(error).__name__}: {error}")
+            if not isinstance(error, KitserveError):
+                log.exception("golden.failed", extra={"app": canary.app})
+            return GateFailed(Reason.GOLDEN_FAILED, reason_of(error))
         message = (
             f"{result.right:g} of {result.rows} rows of {dataset.path} are answered as expected "
             f"({result.share * 100:.3g} %, at least {golden.min * 100:g} % are required)"

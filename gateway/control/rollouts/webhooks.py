@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from queue import Full, Queue
 from urllib.parse import urlsplit
 
@@ -15,10 +16,15 @@ import requests
 from requests.utils import get_environ_proxies
 
 from gateway.control.state.rollout_status import RolloutEvent
+from gateway.errors import RegistryUnavailable
+from gateway.oci.addresses import is_link_local, is_metadata
+from gateway.oci.connections import Adapter, Limits, tls_context
+from gateway.oci.options import RegistryOptions
 
 _MAX_WAITING = 256
 _SECONDS = 5.0
 _TRIES = (0.0, 1.0, 5.0)
+_ALL_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -97,12 +103,31 @@ def _send_all(url: str, waiting: _Waiting) -> None:
             log.exception("webhook.failed", extra={"host": urlsplit(url).hostname})
 
 
+class _RefusedAddress(Exception):
+    """The address of a webhook is none that events are sent to."""
+
+
+def _check_address(_host: str, _port: int, address: str) -> None:
+    """Refuse a webhook where a cloud serves its metadata, or link-local; a name may lead there."""
+    if is_metadata(address) or is_link_local(address):
+        raise _RefusedAddress
+
+
+def _adapter() -> Adapter:
+    """Return the connections of one event; the address of each is checked before anything is sent."""
+    limits = Limits("webhook", _SECONDS, _ALL_SECONDS, time.monotonic() + _ALL_SECONDS)
+    context = partial(tls_context, RegistryOptions(), "webhook", with_client_certificate=False)
+    return Adapter(limits, _check_address, context, connections=1)
+
+
 def _send(url: str, event: RolloutEvent) -> None:
     document = {"event": "rollout.changed", **asdict(event)}
     reason = ""
     with requests.Session() as session:
         # Of the environment, only the proxies; no ~/.netrc.
         session.trust_env = False
+        session.mount("http://", adapter := _adapter())
+        session.mount("https://", adapter)
         for pause in _TRIES:
             time.sleep(pause)
             try:
@@ -116,7 +141,10 @@ def _send(url: str, event: RolloutEvent) -> None:
                     proxies=get_environ_proxies(url),
                 )
                 answer.close()
-            except requests.RequestException as error:
+            except _RefusedAddress:
+                reason = "it is at an address where a cloud serves what belongs to this machine"
+                break
+            except (requests.RequestException, RegistryUnavailable) as error:
                 # Its message holds the address.
                 reason = type(error).__name__
                 continue

@@ -107,4 +107,4 @@ def test_what_a_kit_says_at_length_is_cut() -> None:
     labels = {"y": tuple("x" * 5000 for _ in range(5000))}
     found = describe(kit(package={"description": "x" * 10**6}), "p", SIGNATURE, labels)
     assert len(found.about) == 2000
-    assert found.labels == {"y": ("x" * 200,) * 100}
+    assert found.labels == {"y": ("x" * 199 + "…",) * 100}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.control.loop.environment import prepare
+from gateway.control.loop.environment import LOG_BYTES, prepare
 
 LOCAL = ("RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
 
@@ -104,3 +104,10 @@ assert is_refused(os.environ["RAY_AUTH_TOKEN"])
 def test_ray_reads_the_token_of_each_start_and_another_or_none_is_refused() -> None:
     hostile = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "known"}
     subprocess.run([sys.executable, "-c", READ_BY_RAY], env=hostile, check=True)
+
+
+@pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
+def test_no_log_of_rays_grows_without_end(address: str | None) -> None:
+    prepare(address)
+    assert int(os.environ["RAY_ROTATION_MAX_BYTES"]) == LOG_BYTES
+    assert os.environ["RAY_ROTATION_BACKUP_COUNT"] == "1"

@@ -14,7 +14,7 @@ from gateway.control.state.desired import Desired, DesiredModel, FixedCanary
 from gateway.control.state.snapshot import Observed, Recorded
 from gateway.control.state.status import GenerationStatus, ModelState, RetryStatus
 from gateway.control.state.versions import Kind, Version, version_of
-from gateway.edge.routes import RoutingTable, Server
+from gateway.edge.routes import RouteState, RoutingTable, Server
 from gateway.metrics.counts import MIRRORED
 from gateway.metrics.tally import Tally
 from gateway.metrics.tokens import Tokens
@@ -666,21 +666,21 @@ def test_without_a_config_there_is_nothing_to_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pins", "failures", "reason"),
+    ("pins", "failures", "state"),
     [
-        ({}, {}, "is not ready yet: pulling"),
-        (PINS, {}, "is not ready yet: loading"),
-        ({}, {kit("v1"): "no such tag"}, "could not be served: no such tag"),
-        (PINS, {V1.kind: "a pickle"}, "could not be served: a pickle"),
+        ({}, {}, RouteState.PULLING),
+        (PINS, {}, RouteState.LOADING),
+        ({}, {kit("v1"): "no such tag"}, RouteState.FAILED),
+        (PINS, {V1.kind: "a pickle"}, RouteState.FAILED),
     ],
     ids=["not resolved", "no worker", "no such tag", "refused"],
 )
-def test_a_model_that_cannot_be_called_says_why(
-    pins: dict[Reference, Digest], failures: dict[Reference | Kind, str], reason: str
+def test_a_model_that_cannot_be_called_says_its_state(
+    pins: dict[Reference, Digest], failures: dict[Reference | Kind, str], state: RouteState
 ) -> None:
     plan = reconcile(recorded(model("v1"), pins=pins, failures=failures), observed())
     (only,) = plan.table.routes
-    assert (only.model, only.stable, only.canary, only.reason) == ("iris", None, None, reason)
+    assert (only.model, only.stable, only.canary, only.state) == ("iris", None, None, state)
 
 
 def test_only_ready_workers_of_a_routed_version_get_calls() -> None:

@@ -8,7 +8,7 @@ from gateway.errors import EdgeError
 
 
 def test_what_is_written_is_read_back() -> None:
-    entries = {"iris:reason": "failed: no  such tag; ask again", ":ready": "true", "iris/sha256:v1": "slot3"}
+    entries = {"503/body": "failed: no  such tag; ask again", ":ready": "true", "iris/sha256:v1": "slot3"}
     lines = write_entries(entries)
     assert lines[1] == ":ready true\n"
     assert read_entries("".join(lines)) == entries
@@ -20,7 +20,7 @@ def test_a_key_is_one_word(key: str) -> None:
         check_entries("model x", {key: "value"})
 
 
-@pytest.mark.parametrize("value", ["", " ", "a\nb", "a\rb", "\x00", "é" * (ENTRY_BYTES // 2)])
+@pytest.mark.parametrize("value", ["", " ", " a", "a ", "a\nb", "a\rb", "\x00", "é" * (ENTRY_BYTES // 2)])
 def test_a_value_is_one_line_of_bounded_length(value: str) -> None:
     with pytest.raises(EdgeError, match="model x cannot be routed: the entry 'key'"):
         check_entries("model x", {"key": value})

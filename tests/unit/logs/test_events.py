@@ -144,8 +144,8 @@ def test_a_flood_of_one_error_is_cut_and_counted(tmp_path: Path, monkeypatch: py
 
 def test_what_was_left_out_is_told_at_the_end(tmp_path: Path) -> None:
     configure_logging("worker", tmp_path)
-    for _ in range(300):
-        log.warning("%s is odd", "it")
+    for number in range(300):
+        log.warning("%s is odd", number)
     (handler,) = (
         each for each in logging.getLogger("gateway").handlers if each.get_name() == str(log_path(tmp_path))
     )
