@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from gateway.codec.predict.media import UnknownMedia
 from gateway.errors import DeadlineExceeded, QueueFull
+from gateway.wire.budget import BudgetFull
 from gateway.wire.codings import BodyTooLarge, UnknownCoding
 from runtimes.errors import ExecutionError, InputError, ModelError
 
@@ -18,6 +19,7 @@ STATUSES: Mapping[type[Exception], int] = {
     ExecutionError: 500,
     ModelError: 500,
     QueueFull: 503,
+    BudgetFull: 503,
     DeadlineExceeded: 504,
 }
 """The one table from errors to HTTP statuses; the closest ancestor of an error decides."""
