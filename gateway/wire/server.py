@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import uvloop
@@ -20,6 +20,8 @@ from gateway.wire.limits import ARRIVING_BYTES
 _START_SECONDS = 10
 _BACKLOG = 4096
 _TICK_SECONDS = 5.0
+# So many bodies are decompressed, or read away from the loop, at a time.
+_ASIDE = 4
 # Longer than the edge keeps an idle connection, so that the edge is always the side that closes.
 _QUIET_TICKS = 36
 
@@ -71,6 +73,7 @@ class HttpServer:
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(_ASIDE, "aside"))
         create = loop.create_unix_server if self._socket.family == socket.AF_UNIX else loop.create_server
         server = await create(lambda: Connection(self._shared), sock=self._socket, backlog=_BACKLOG)
         self._loop.set_result(loop)

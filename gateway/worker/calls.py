@@ -111,7 +111,7 @@ class _ComputeCall:
                 exchange.on_abandoned = job.cancel
                 self._calls.compute.submit(job)
 
-        self._in_thread(lambda: decompress(job.body, coding, limit), submit)
+        self._in_thread(lambda: decompress(job.body, coding, limit, exchange.reserve), submit)
 
     def done(self, job: Job) -> None:
         """Answer the call as the model did."""
