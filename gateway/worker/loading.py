@@ -16,6 +16,7 @@ from gateway.codec.predict.images import takes_images
 from gateway.contract import Description, WorkerSpec, WorkerState
 from gateway.engine.first_call import answer_first_call
 from gateway.errors import UnusableModel
+from gateway.kits.declared import check_declared
 from gateway.kits.kit import Kit
 from gateway.kits.language import LanguageModel, language_model
 from gateway.kits.library import Library, UnpackedKit, cache_directory
@@ -141,6 +142,8 @@ class Loader:
         mlflow, example, failure = mlflow_model(kit, choice), "", ""
         child = loaded if isinstance(loaded, ModelInChild) else None
         model = with_stated_signature(loaded, kit.kit, spec.serving.stated, mlflow)
+        if isinstance(model, TensorModel):
+            check_declared(kit.kit, model.signature)
         if isinstance(model, TensorModel):
             kit_example = KitExample.of(kit, mlflow, model.signature)
             failure = self._answer_first_call(model, child, library, kit_example)
