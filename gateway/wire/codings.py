@@ -63,7 +63,7 @@ def decompress(
                 size += len(part)
                 if size > limit:
                     raise BodyTooLarge(f"the body is larger than {limit} bytes once decompressed")
-                if size > allowed:
+                if is_inflated(received, size):
                     raise BodyTooLarge(
                         f"the body is more than {MAX_RATIO} times as large once decompressed; send it plain"
                     )
@@ -79,6 +79,11 @@ def decompress(
     if reader.unused_data:
         raise InputError(f"the body goes on after the end of its {coding} stream")
     return content
+
+
+def is_inflated(received: int, size: int) -> bool:
+    """Whether `received` bytes became more than they may, see `MAX_RATIO`."""
+    return size > max(_FREE_BYTES, received * MAX_RATIO)
 
 
 def chosen_coding(accepted: str) -> str:
