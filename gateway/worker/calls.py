@@ -155,5 +155,8 @@ class _ComputeCall:
                 self.refuse(failure)
             else:
                 then(result)
+            finally:
+                # The error has this frame, and so has all that the work held, until the collector comes.
+                del future
 
         asyncio.get_running_loop().run_in_executor(None, work).add_done_callback(finish)

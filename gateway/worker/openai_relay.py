@@ -64,6 +64,9 @@ class Relay:
             except Exception as refusal:
                 self._refuse(exchange, role, refusal)
                 return
+            finally:
+                # The error has this frame, and so has the body, until the collector comes.
+                del future
             if not exchange.is_abandoned:
                 self._enter(exchange, role, call, began)
 
