@@ -29,7 +29,16 @@ class Counting:
         self.refused: list[int] = []
 
     def head(self, exchange: Exchange) -> None:
-        pass
+        if exchange.path in ("/stream", "/held"):
+            exchange.begin(200, ())
+            exchange.on_piece = lambda _piece: self._take(exchange)
+            exchange.on_end = exchange.end
+
+    def _take(self, exchange: Exchange) -> None:
+        """Take a piece of a message that is longer."""
+        exchange.reserve(MB)
+        if exchange.path == "/held":
+            exchange.pause()
 
     def handle(self, exchange: Exchange) -> None:
         if exchange.path == "/kept":
@@ -167,6 +176,47 @@ def test_a_body_of_single_bytes_is_refused(beginning: bytes, served: Served) -> 
                 continue
         assert data.startswith(b"HTTP/1.1 408 "), data
         wait(lambda: served.budget.used == 0)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_stream_whose_message_comes_too_slowly_is_broken_off(served: Served) -> None:
+    with closing(served.connect()) as client:
+        client.sendall(CHUNKED.replace(b" / ", b" /stream ") + b"1\r\nx\r\n")
+        client.settimeout(5)
+        assert status_of(client) == 200
+        with suppress(ConnectionResetError):
+            assert client.recv(100) == b""
+    wait(lambda: served.budget.used == 0)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_stream_that_the_server_holds_is_not_slow(served: Served) -> None:
+    with closing(served.connect()) as client:
+        client.sendall(CHUNKED.replace(b" / ", b" /held ") + b"1\r\nx\r\n")
+        assert status_of(client) == 200
+        client.settimeout(1)
+        with pytest.raises(TimeoutError):
+            client.recv(100)
+        assert served.budget.used == MB
+
+
+def test_bodies_must_hurry_while_room_is_scarce(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    budget = BodyBudget(256 * MB)
+    body = budget.reserve(60 * MB)
+    assert not body.is_slow(0, 109.9)
+    assert body.is_slow(0, 110.1)
+    # 200 KiB/s, a sixtieth of that for a short one
+    assert not body.is_slow(4 * MB, 125)
+    assert body.is_slow(3 * MB, 126)
+    short = budget.reserve(60_000, 500)
+    assert not short.is_slow(500 + 5 * 1024, 115)
+    assert short.is_slow(500 + 4 * 1024, 115)
+    others = budget.reserve(80 * MB)
+    assert body.is_slow(4 * MB, 107)
+    assert not body.is_slow(6 * MB, 107)
+    others.release()
+    assert not body.is_slow(4 * MB, 107)
 
 
 @pytest.mark.usefixtures("hurried")
