@@ -40,7 +40,7 @@ from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.logs.events import configure_logging
 from gateway.metrics.exposition import KitserveCollector
 from gateway.proxies import bypass_proxies
-from gateway.wire.limits import DRAIN_SECONDS
+from gateway.wire.limits import ARRIVING_SMALL_BYTES, DRAIN_SECONDS
 from gateway.wire.server import HttpServer
 
 _STUCK_SECONDS = 60.0
@@ -103,7 +103,8 @@ class Gateway:
         app = web_app([route for api in apis for route in api.routes()], settings.admin_host)
         self._web = WebServer(app, settings.admin_host, settings.admin_port)
         self._web.start()
-        self._services = HttpServer(GrpcServices(overview), str(settings.edge_files.services_socket))
+        services_socket = str(settings.edge_files.services_socket)
+        self._services = HttpServer(GrpcServices(overview), services_socket, body_bytes=ARRIVING_SMALL_BYTES)
         self._services.start()
         self._body_router = BodyRouter(settings.edge_files.router_socket, settings.edge_files.routed_socket)
         self._body_router.start()

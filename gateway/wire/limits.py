@@ -10,6 +10,8 @@ ARRIVING_BYTES = 4 * BODY_BYTES
 """The most that all bodies may take that a server holds at a time."""
 SMALL_BODY_BYTES = 64 * 1024
 """The most that the body of a call to the gateway may have."""
+ARRIVING_SMALL_BYTES = 256 * SMALL_BODY_BYTES
+"""The most that all such bodies may take at a time."""
 CALL_SECONDS = 75.0
 """How long the edge waits for an answer to begin."""
 STREAM_SECONDS = 3600.0
