@@ -75,6 +75,8 @@ _NUMPY: Mapping[Datatype, np.dtype[Any]] = {
 }
 
 
+MAX_TENSORS = 4096
+"""How many inputs a model may have, and how many outputs: all are kept, and written into documents."""
 ANY = "ANY"
 """Stands for a datatype of numbers where a model's file does not say which: the caller's is taken."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from runtimes.base import Datatype, Signature, TensorSpec
+from runtimes.base import MAX_TENSORS, Datatype, Signature, TensorSpec
 from runtimes.errors import LoadError
 from runtimes.formats import Format, identify
 from runtimes.onnx_outputs import Composed, Form
@@ -139,6 +139,10 @@ def _declarations(reader: Reader, graph: Span) -> tuple[Signature, tuple[Compose
             initialized.add(reader.string(span, 8))
         else:
             values[number].append(span)
+    # The initializers that are inputs too are not counted; what is left may be too much to be read.
+    for kind, count in (("inputs", len(values[11]) - len(initialized)), ("outputs", len(values[12]))):
+        if count > MAX_TENSORS:
+            raise LoadError(f"the model has {count:,} {kind}, more than {MAX_TENSORS:,}")
     inputs = tuple(_spec(reader, s) for s in values[11] if reader.string(s, 1) not in initialized)
     names = tuple(reader.string(span, 1) for span in values[12])
     outputs: list[TensorSpec] = []

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from gateway.codec.call import IN_BINARY, Call, RequestedOutput
 from gateway.codec.classification import largest
+from gateway.codec.grpc_structure import check_structure
 from gateway.codec.tensors import from_bytes, to_bytes
 from gateway.wire.body import BodyReader
 from gateway.wire.grpc_messages import message
@@ -59,8 +60,13 @@ def read(pieces: Sequence[bytes | memoryview]) -> tuple[Any, list[memoryview]]:
             taken = take_apart(BodyReader(pieces), _RAW_INPUTS)
             if taken is not None:
                 remainder, raw = taken
+                check_structure(remainder)
                 return _REQUEST.FromString(remainder), raw
-        request = _REQUEST.FromString(bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces))
+            whole = b"".join(pieces)
+            check_structure(whole)
+            request = _REQUEST.FromString(whole)
+        else:
+            request = _REQUEST.FromString(bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces))
     except DecodeError as error:
         raise InputError(f"the message is no ModelInferRequest: {error}") from None
     return request, [memoryview(data) for data in request.raw_input_contents]
@@ -105,11 +111,7 @@ def _tensor(tensor: Any, name: str, raw: memoryview | None) -> Array:
     if tensor.parameters:
         _check(tensor.parameters, f"input {name!r}")
     if raw is None:
-        array = _typed(tensor, name, datatype)
-        if array.size != (count := math.prod(shape)):
-            raise InputError(
-                f"input {name!r}: shape {shape} needs {count} elements, contents has {array.size}"
-            )
+        array = _typed(tensor, name, datatype, shape)
     elif tensor.HasField("contents"):
         raise InputError(f"input {name!r}: send contents or raw_input_contents, not both")
     else:
@@ -121,7 +123,7 @@ def _tensor(tensor: Any, name: str, raw: memoryview | None) -> Array:
         raise InputError(f"input {name!r}: shape {shape} is too large") from None
 
 
-def _typed(tensor: Any, name: str, datatype: Datatype) -> Array:
+def _typed(tensor: Any, name: str, datatype: Datatype, shape: list[int]) -> Array:
     field_name = _CONTENTS.get(datatype)
     if field_name is None:
         raise InputError(f"input {name!r}: {datatype} comes in raw_input_contents alone")
@@ -132,6 +134,8 @@ def _typed(tensor: Any, name: str, datatype: Datatype) -> Array:
             f"input {name!r}: data of {datatype} belongs in contents.{field_name}, not in {others}"
         )
     values = getattr(contents, field_name)
+    if len(values) != (count := math.prod(shape)):
+        raise InputError(f"input {name!r}: shape {shape} needs {count} elements, contents has {len(values)}")
     if datatype is Datatype.BYTES:
         elements = np.empty(len(values), dtype=object)
         elements[:] = list(values)

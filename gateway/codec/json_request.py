@@ -16,6 +16,7 @@ import orjson
 
 from gateway.codec.call import IN_BINARY, IN_JSON, Call, RequestedOutput
 from gateway.codec.elements import ELEMENTS, FLOAT_ELEMENTS, FLOATS, Elements, type_names
+from gateway.codec.json_structure import SMALL_BYTES, check_objects, structure_of
 from gateway.codec.non_finite import TEXTS, are_numbers, parse_json, to_floats
 from gateway.codec.raw_request import RawInput
 from gateway.codec.tensors import from_bytes
@@ -77,10 +78,15 @@ class Decoder:
 
     def _document(self, text: bytes | memoryview) -> Any:
         """Return what a text says; the data of its tensors are lists, or flat arrays."""
+        structure = structure_of(text) if len(text) >= SMALL_BYTES else None
         if len(text) >= _LARGE_BYTES and self._large is not None:
+            if structure is not None:
+                check_objects(structure.array_bytes)
             document = self._large(text)
             if document is not None:
                 return document
+        if structure is not None:
+            check_objects(structure.object_bytes)
         try:
             return parse_json(text)
         except orjson.JSONDecodeError as error:

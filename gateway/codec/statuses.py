@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from gateway.codec.predict.media import UnknownMedia
 from gateway.errors import DeadlineExceeded, QueueFull, RefusedBody
 from gateway.foreign_text import message_text
+from gateway.wire.budget import BudgetFull
 from gateway.wire.codings import BodyTooLarge, UnknownCoding
 from runtimes.errors import ExecutionError, InputError, ModelError
 
@@ -20,6 +21,7 @@ STATUSES: Mapping[type[Exception], int] = {
     ModelError: 500,
     QueueFull: 503,
     RefusedBody: 500,
+    BudgetFull: 503,
     DeadlineExceeded: 504,
 }
 """The one table from errors to HTTP statuses; the closest ancestor of an error decides."""

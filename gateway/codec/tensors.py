@@ -14,6 +14,8 @@ import numpy as np
 from runtimes.base import Array, Datatype
 from runtimes.errors import InputError
 
+MAX_STRINGS = 2_000_000
+"""How many elements of BYTES a tensor may have; each becomes an object, and may be two bytes of a body."""
 _LENGTH = 4
 
 
@@ -44,6 +46,8 @@ def _split(name: str, shape: Sequence[int], count: int, data: memoryview) -> Arr
             f"input {name!r}: shape {list(shape)} of BYTES needs {count * _LENGTH} bytes for lengths alone, "
             f"its data has {size}"
         )
+    if count > MAX_STRINGS:
+        raise InputError(f"input {name!r} has {count:,} elements of BYTES, more than {MAX_STRINGS:,}")
     elements = np.empty(count, dtype=object)
     end = 0
     for position in range(count):

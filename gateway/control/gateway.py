@@ -50,7 +50,7 @@ from gateway.home import keep_private
 from gateway.logs.events import configure_logging
 from gateway.metrics.exposition import KitserveCollector
 from gateway.proxies import bypass_proxies
-from gateway.wire.limits import DRAIN_SECONDS
+from gateway.wire.limits import ARRIVING_SMALL_BYTES, DRAIN_SECONDS
 from gateway.wire.server import HttpServer, local_socket, tcp_socket
 from gateway.worker.handle_port import keep_on_loopback
 
@@ -127,7 +127,8 @@ class Gateway:
         )
         for server in self._servers:
             server.start()
-        self._services = HttpServer(GrpcServices(overview), str(settings.edge_files.services_socket))
+        services_socket = str(settings.edge_files.services_socket)
+        self._services = HttpServer(GrpcServices(overview), services_socket, body_bytes=ARRIVING_SMALL_BYTES)
         self._services.start()
         self._body_router = BodyRouter(settings.edge_files.router_socket, settings.edge_files.routed_socket)
         self._body_router.start()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gateway.kits.declared import check_declared, check_labels
 from gateway.kits.kit import Kit
 from gateway.kits.language import LanguageModel, language_model
 from gateway.kits.library import Library, Progress, UnpackedKit
@@ -70,6 +71,9 @@ def examine(
         # What a language model takes and gives is known by its task.
         columns = None if isinstance(choice.runtime, EngineRuntime) else mlflow
         signature = stated_signature(own, unpacked.kit, serving.stated, columns)
+        check_labels(unpacked.kit)
+        if signature is not None:
+            check_declared(unpacked.kit, signature)
         language = language_model(unpacked, choice, serving)
         need = need_of(unpacked, choice, language)
     except BaseException:

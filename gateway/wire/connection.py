@@ -9,6 +9,7 @@ import httptools
 import numpy as np
 
 from gateway.wire.body import add_piece
+from gateway.wire.budget import BudgetFull
 from gateway.wire.exchange import Exchange
 from gateway.wire.flow import FlowControl, Shared
 from gateway.wire.limits import HEAD_BYTES
@@ -164,6 +165,8 @@ class Connection(FlowControl):
     def answered(self, exchange: Exchange) -> None:
         """Go on after an answer's last byte."""
         exchange.on_abandoned = None
+        if exchange.reservation is not None:
+            exchange.release()
         self._is_held = False
         self._waiting.popleft()
         if not exchange.keep_alive or self._shared.is_stopping:
@@ -203,7 +206,8 @@ class Connection(FlowControl):
         exchange.body = [bytes(remainder[:size])] if size else []
         exchange.size = min(len(remainder), size)
         if exchange.size < size:
-            self._read_directly(exchange, size)
+            if self._reserve(exchange, size):
+                self._read_directly(exchange, size)
         else:
             exchange.is_complete = True
             self._reading = None
@@ -239,6 +243,28 @@ class Connection(FlowControl):
         exchange.refusal = status, text
         exchange.is_complete = False
         self._is_dropping = True
+
+    def _reserve(self, exchange: Exchange, size: int) -> bool:
+        """Reserve what a body takes; where there is no room, refuse the call and return False."""
+        try:
+            exchange.reserve(size)
+        except BudgetFull as full:
+            self._reading = exchange
+            self._refuse(503, str(full))
+            return False
+        return True
+
+    def end_if_slow(self, now: float) -> None:
+        exchange = self._waiting[0] if self._waiting else None
+        if exchange is None or exchange.reservation is None or exchange.is_complete:
+            return
+        received = exchange.size if self._direct is None else self._filled
+        if self._is_paused:
+            exchange.reservation.restart(received)
+        elif exchange.reservation.is_slow(received, now):
+            self._reading = exchange
+            self._refuse(408, "the body comes too slowly")
+            self._advance()
 
     # Calls are handled.
 
@@ -285,7 +311,7 @@ class Connection(FlowControl):
 
     def _gather(self, exchange: Exchange) -> None:
         """Have a call handled when its body is here, whole and not too large."""
-        limit = self._handler.max_body
+        limit = exchange.max_body or self._handler.max_body
         size = exchange.size if exchange.is_complete else max(exchange.size, _announced_size(exchange))
         if size > limit:
             self._reading = exchange
@@ -293,7 +319,7 @@ class Connection(FlowControl):
         elif exchange.is_complete:
             exchange.is_handled = True
             self._handler.handle(exchange)
-        elif size - exchange.size >= _DIRECT_BYTES and self._direct is None:
+        elif self._direct is None and self._reserve(exchange, size) and size - exchange.size >= _DIRECT_BYTES:
             self._read_directly(exchange, size)
 
     def _hand_on(self, exchange: Exchange) -> None:
@@ -321,10 +347,16 @@ class Connection(FlowControl):
         waiting = list(self._waiting)
         self._waiting.clear()
         self._is_dropping = True
+        self._reading = self._direct = None
         for exchange in waiting:
             exchange.is_abandoned = True
+            if not exchange.is_handled:
+                exchange.body.clear()
+                exchange.release()
             if exchange.on_abandoned is not None:
                 exchange.on_abandoned()
+            # without these circles, what is reserved for a call goes as soon as nothing works on it
+            exchange.on_abandoned = exchange.on_piece = exchange.on_end = exchange.on_writable = None
 
 
 def _announced_size(exchange: Exchange) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Protocol
 
+from gateway.wire.budget import BodyBudget, Reservation
+
 Header = tuple[bytes, bytes]
 Headers = Sequence[Header] | bytes
 """Headers of an answer, or the lines that `lines` made of them beforehand."""
@@ -43,6 +45,8 @@ class Channel(Protocol):
 
     is_writable: bool
     """Whether the client keeps up with what it is sent."""
+    budget: BodyBudget
+    """Where bodies that are long in coming have their bytes from."""
 
     def write(self, data: bytes | memoryview) -> None:
         """Send bytes."""
@@ -72,6 +76,7 @@ class Exchange:
         "is_handled",
         "is_seen",
         "keep_alive",
+        "max_body",
         "method",
         "on_abandoned",
         "on_end",
@@ -80,6 +85,7 @@ class Exchange:
         "path",
         "query",
         "refusal",
+        "reservation",
         "size",
     )
 
@@ -118,6 +124,9 @@ class Exchange:
         """The answer has begun."""
         self.has_ended = False
         """The answer's last byte was given."""
+        self.max_body = 0
+        """The most bytes of its body, where a handler says so in `head`; 0: what the handler takes."""
+        self.reservation: Reservation | None = None
         # The connection's own notes.
         self.is_seen = False
         self.is_handled = False
@@ -194,6 +203,23 @@ class Exchange:
         """Take the body out, so that its memory is freed as soon as the caller of this is done with it."""
         body, self.body = self.body, []
         return body
+
+    def reserve(self, size: int) -> None:
+        """Reserve so many bytes for the body, in place of what was reserved; from any thread.
+
+        Raises:
+            BudgetFull: when there is no room.
+        """
+        if self.reservation is None:
+            self.reservation = self._channel.budget.reserve(size, self.size)
+        else:
+            self.reservation.resize(size)
+
+    def release(self) -> None:
+        """Give back what was reserved."""
+        if self.reservation is not None:
+            self.reservation.release()
+            self.reservation = None
 
     @property
     def is_writable(self) -> bool:

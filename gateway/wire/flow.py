@@ -7,8 +7,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import cast
 
+from gateway.wire.budget import BodyBudget
 from gateway.wire.exchange import Exchange, Handler
-from gateway.wire.limits import HEAD_BYTES
+from gateway.wire.limits import ARRIVING_BYTES, HEAD_BYTES
 
 # How long a client may go on to send, so that it reads an answer that came before its request's end.
 _LINGER_SECONDS = 2.0
@@ -19,6 +20,7 @@ class Shared:
     """What all connections of a server have together; all of it belongs to the loop."""
 
     handler: Handler
+    budget: BodyBudget = field(default_factory=lambda: BodyBudget(ARRIVING_BYTES))
     connections: set[FlowControl] = field(default_factory=set)
     scratch: memoryview = field(default_factory=lambda: memoryview(bytearray(HEAD_BYTES)))
     """Where bytes arrive; each read is taken out of it before the next."""
@@ -36,6 +38,7 @@ class FlowControl(asyncio.BufferedProtocol):
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
+        self.budget = shared.budget
         self._transport = cast(asyncio.Transport, None)
         self._waiting: deque[Exchange] = deque()
         """Calls in their order; the first is being handled."""
@@ -75,6 +78,9 @@ class FlowControl(asyncio.BufferedProtocol):
         if not self._waiting or not self.is_writable:
             return True
         return not self._waiting[0].is_complete and self._waiting[0].on_piece is None
+
+    def end_if_slow(self, now: float) -> None:
+        """End the call whose body comes too slowly, where there is one; `now` is of `time.monotonic`."""
 
     def finish(self) -> None:
         """Close as soon as the call that is being handled is answered."""

@@ -58,6 +58,11 @@ class Unframer:
         """Whether all that came belongs to whole messages."""
         return self._size < 0 and self._available == 0
 
+    @property
+    def pending(self) -> int:
+        """How many bytes the message has that is not whole yet, as far as that is known."""
+        return max(self._available, self._size)
+
     def feed(self, piece: bytes | memoryview) -> list[Pieces]:
         """Return the messages that are whole with this piece.
 

@@ -6,8 +6,12 @@ HEAD_BYTES = 64 * 1024
 """The most that a head may have, and the size of the edge's buffers: nothing longer comes through."""
 BODY_BYTES = 64 * 1024 * 1024
 """The most that the body of a call to a model may have."""
+ARRIVING_BYTES = 4 * BODY_BYTES
+"""The most that all bodies may take that a server holds at a time."""
 SMALL_BODY_BYTES = 64 * 1024
 """The most that the body of a call to the gateway may have."""
+ARRIVING_SMALL_BYTES = 256 * SMALL_BODY_BYTES
+"""The most that all such bodies may take at a time."""
 CONNECTION_STREAMS = 64
 """How many calls one HTTP/2 connection may have at a time, where the config says nothing else."""
 CALL_SECONDS = 75.0

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from concurrent.futures import Future
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import uvloop
 
+from gateway.wire.budget import BodyBudget
 from gateway.wire.connection import Connection
 from gateway.wire.exchange import Handler
 from gateway.wire.flow import Shared
+from gateway.wire.limits import ARRIVING_BYTES
 
 _START_SECONDS = 10
 _BACKLOG = 4096
 _TICK_SECONDS = 5.0
+# So many bodies are decompressed, or read away from the loop, at a time.
+_ASIDE = 4
 # Longer than the edge keeps an idle connection, so that the edge is always the side that closes.
 _QUIET_TICKS = 36
 
@@ -24,14 +29,17 @@ _QUIET_TICKS = 36
 class HttpServer:
     """Serves what `handler` answers until it is stopped, on `port` of `host`; 0 takes a free one.
 
-    Where `host` is a path, the server is on a Unix socket there, and has no port.
+    Where `host` is a path, the server is on a Unix socket there, and has no port. The bodies that it holds
+    take at most `body_bytes`.
     """
 
-    def __init__(self, handler: Handler, host: str, port: int = 0) -> None:
+    def __init__(
+        self, handler: Handler, host: str, port: int = 0, *, body_bytes: int = ARRIVING_BYTES
+    ) -> None:
         self._socket = local_socket(host) if host.startswith("/") else tcp_socket(host, port)
         self.host = host
         self.port: int = 0 if host.startswith("/") else self._socket.getsockname()[1]
-        self._shared = Shared(handler)
+        self._shared = Shared(handler, BodyBudget(body_bytes))
         self._grace = 0.0
         self._loop: Future[asyncio.AbstractEventLoop] = Future()
         self._stopped = asyncio.Event()
@@ -65,6 +73,7 @@ class HttpServer:
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(_ASIDE, "aside"))
         create = loop.create_unix_server if self._socket.family == socket.AF_UNIX else loop.create_server
         server = await create(lambda: Connection(self._shared), sock=self._socket, backlog=_BACKLOG)
         self._loop.set_result(loop)
@@ -77,12 +86,14 @@ class HttpServer:
         await self._finish()
 
     def _tick(self) -> None:
-        """Close the connections whose client has been quiet for long."""
-        shared = self._shared
+        """Close the connections whose client has been quiet for long, or sends a body too slowly."""
+        shared, now = self._shared, time.monotonic()
         shared.tick += 1
         for connection in list(shared.connections):
             if connection.is_quiet_since(shared.tick - _QUIET_TICKS):
                 connection.abort()
+            else:
+                connection.end_if_slow(now)
 
     async def _finish(self) -> None:
         shared = self._shared

@@ -38,6 +38,8 @@ from gateway.worker.version import ROLES, ServedVersion
 
 _ROLES: Mapping[bytes, str] = {role.encode(): role for role in ROLES}
 _REMEMBERED_ROUTES = 256
+_BUSY = 503
+_AGAIN = b"retry-after: 1\r\n"
 
 
 class WorkerApp:
@@ -121,7 +123,7 @@ class WorkerApp:
         """Answer a call that the server refuses."""
         role = _role(exchange)
         self._tally.refused(role, status)
-        self._route_of(exchange).errors(exchange, role, status, text)
+        self._route_of(exchange).errors(exchange, role, status, text, _AGAIN if status == _BUSY else b"")
 
     def _route_of(self, exchange: Exchange) -> Route:
         return self._route(exchange.path, exchange.headers.get(b"content-type", b""))

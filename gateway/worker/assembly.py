@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gateway.codec.body_limit import body_limit
+from gateway.codec.predict.images import takes_images
 from gateway.errors import UnusableModel
 from gateway.metrics.tally import Tally
 from gateway.worker.app import WorkerApp
@@ -32,7 +34,11 @@ def build_app(
         UnusableModel: when the model can do nothing that any protocol asks for.
     """
     own = own_labels(model)
-    version = ServedVersion(identity, tally, replace(options, labels=combined(options.labels, own)))
+    options = replace(options, labels=combined(options.labels, own))
+    if isinstance(model, TensorModel) and not takes_images(model.signature, options.image):
+        # An image may be of any size, whatever is made of it.
+        options = replace(options, max_body=body_limit(model.signature, options.max_body))
+    version = ServedVersion(identity, tally, options)
     capabilities: list[Capability] = []
     handlers: list[ProtocolHandler] = []
     if isinstance(model, TensorModel):

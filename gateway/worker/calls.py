@@ -113,7 +113,7 @@ class _ComputeCall:
                 exchange.on_abandoned = job.cancel
                 self._calls.compute.submit(job)
 
-        self._in_thread(lambda: decompress(job.body, coding, limit), submit)
+        self._in_thread(lambda: decompress(job.body, coding, limit, exchange.reserve), submit)
 
     def done(self, job: Job) -> None:
         """Answer the call as the model did."""
@@ -157,5 +157,8 @@ class _ComputeCall:
                 self.refuse(failure)
             else:
                 then(result)
+            finally:
+                # The error has this frame, and so has all that the work held, until the collector comes.
+                del future
 
         asyncio.get_running_loop().run_in_executor(None, work).add_done_callback(finish)

@@ -17,6 +17,7 @@ from gateway.codec.statuses import explain
 from gateway.engine.jobs import Job
 from gateway.engine.thread import ComputeThread
 from gateway.wire.body import Pieces
+from gateway.wire.budget import BudgetFull
 from gateway.wire.exchange import Exchange
 from gateway.wire.grpc_frames import Unframer, framed
 from gateway.wire.grpc_messages import message
@@ -109,7 +110,11 @@ class GrpcStream:
             return
         try:
             messages = self._unframer.feed(piece)
-        except InputError as refusal:
+            if messages:
+                self._exchange.release()  # from here on the queue bounds them
+            if not self._unframer.is_between:
+                self._exchange.reserve(self._unframer.pending)
+        except (InputError, BudgetFull) as refusal:
             self._break(refusal)
             return
         self._waiting += messages
@@ -166,7 +171,7 @@ class GrpcStream:
             self._is_over = True
             self._exchange.end(trailers(200))
 
-    def _break(self, refusal: InputError) -> None:
+    def _break(self, refusal: Exception) -> None:
         """End the stream with an error."""
         self._abandon()
         status, text = explain(refusal, self._request_id, {})

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from gateway.kits.declared import labels_fault
 from gateway.kits.kitfile import Model, ModelPart
 from gateway.kits.library import UnpackedKit
 from gateway.kits.parents import model_of
@@ -48,6 +49,8 @@ def combined(labels: Mapping[str, Sequence[str]], own: Labels) -> Labels:
 def own_labels(model: LoadedModel) -> Labels:
     """Return the labels that a model's file has, by output; what no JSON could hold in them is `?`."""
     labels = model.labels if isinstance(model, LabelledModel) else {}
+    if labels_fault(labels.values()):
+        return {}
     return {
         output: tuple(name.encode("utf-8", "replace").decode() for name in names)
         for output, names in labels.items()
@@ -59,11 +62,18 @@ def labels_of(model: Model, root: Path) -> Labels:
     value = model.parameter(_NAME)
     if value is not None:
         by_output = value if isinstance(value, dict) else {"": value}
-        return {name: _from_list(name, names) for name, names in by_output.items()}
+        return _bounded({name: _from_list(name, names) for name, names in by_output.items()})
     for part in model.parts:
         if _NAME in (part.type, part.name) and part.path:
-            return {"": _from_file(part, root)}
+            return _bounded({"": _from_file(part, root)})
     return {}
+
+
+def _bounded(labels: Labels) -> Labels:
+    """Return the same labels. Raises UnusableLabels where they are too many, or too long."""
+    if fault := labels_fault(labels.values()):
+        raise UnusableLabels(fault)
+    return labels
 
 
 def _from_list(output: str, names: Any) -> tuple[str, ...]:

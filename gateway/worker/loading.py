@@ -18,6 +18,7 @@ from gateway.engine.first_call import answer_first_call
 from gateway.engine.running_bodies import open_running_bodies
 from gateway.errors import UnusableModel
 from gateway.home import make_private
+from gateway.kits.declared import check_declared
 from gateway.kits.kit import Kit
 from gateway.kits.language import LanguageModel, language_model
 from gateway.kits.library import Library, UnpackedKit, cache_directory
@@ -151,6 +152,8 @@ class Loader:
         mlflow, example, failure = mlflow_model(kit, choice), "", ""
         child = loaded if isinstance(loaded, ModelInChild) else None
         model = with_stated_signature(loaded, kit.kit, spec.serving.stated, mlflow)
+        if isinstance(model, TensorModel):
+            check_declared(kit.kit, model.signature)
         if isinstance(model, TensorModel):
             kit_example = KitExample.of(kit, mlflow, model.signature)
             failure = self._answer_first_call(model, child, library, kit_example)

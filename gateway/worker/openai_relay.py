@@ -44,16 +44,16 @@ class Relay:
             self._read_aside(exchange, role, body, coding, began)
             return
         try:
-            call = self._read(body, coding)
+            call = self._read(exchange, body, coding)
         except Exception as refusal:
             self._refuse(exchange, role, refusal)
             return
         self._enter(exchange, role, call, began)
 
-    def _read(self, body: Body, coding: str) -> tuple[Body, EngineCall]:
+    def _read(self, exchange: Exchange, body: Body, coding: str) -> tuple[Body, EngineCall]:
         """Return a call, and its body as plain JSON. Raises what the caller is to be told."""
         options, engine = self._served.version.options, self._served.language.engine
-        plain = decompress(body, coding, options.max_body) if coding else body
+        plain = decompress(body, coding, options.max_body, exchange.reserve) if coding else body
         return plain, read_call(self._endpoint, plain, engine, options.generation)
 
     def _read_aside(self, exchange: Exchange, role: str, body: Body, coding: str, began: float) -> None:
@@ -65,10 +65,13 @@ class Relay:
             except Exception as refusal:
                 self._refuse(exchange, role, refusal)
                 return
+            finally:
+                # The error has this frame, and so has the body, until the collector comes.
+                del future
             if not exchange.is_abandoned:
                 self._enter(exchange, role, call, began)
 
-        work = asyncio.get_running_loop().run_in_executor(None, self._read, body, coding)
+        work = asyncio.get_running_loop().run_in_executor(None, self._read, exchange, body, coding)
         work.add_done_callback(finish)
 
     def _enter(self, exchange: Exchange, role: str, read: tuple[Body, EngineCall], began: float) -> None:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -17,6 +17,8 @@ import schemathesis
 
 from gateway.codec.statuses import STATUSES
 from gateway.contract import AppName, Description
+from gateway.control.front import docs as docs_module
+from gateway.control.front import openapi
 from gateway.control.front.docs import Docs
 from gateway.control.front.operations import FAULTS
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
@@ -307,3 +309,28 @@ def test_names_that_are_html_stay_text(api: Api) -> None:
         assert page.loaded == []
         assert len(page.scripts) == 1
     api.document()
+
+
+def test_documents_are_written_once_for_each_change(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    real = openapi.document
+    monkeypatch.setattr(docs_module, "document", lambda *given: written.append(given) or real(*given))  # type: ignore[func-returns-value]
+    hosts = ["kit.test:8080", "other.test", "[::1]:8080", "[fd00::2]"]
+    texts = {host: api.get("/openapi.json", host).text for host in hosts * 5}
+    assert len(written) == 2
+    for host, text in texts.items():
+        assert f"http://{host}/v2/models/iris/infer" in text
+        assert not any(f"http://{other}/" in text for other in hosts if other != host)
+    assert "curl 'http://[::1]:8080/v2" in texts["[::1]:8080"]
+    assert "curl http://other.test/v2" in texts["other.test"]
+    written.clear()
+    pages = {host: api.get("/docs", host).text for host in hosts * 5}
+    assert len(written) == 2
+    assert all(f"at http://{host}</small>" in page for host, page in pages.items())
+    written.clear()
+    about = Description("onnxruntime_onnx", IRIS, "Knows more.", "MIT")
+    api.descriptions = {**api.descriptions, "iris.v1": about}
+    api.status = replace(api.status, generation=2)
+    assert "Knows more." in api.get("/openapi.json").text
+    assert "Knows more." in api.get("/docs").text
+    assert len(written) == 2

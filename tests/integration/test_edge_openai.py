@@ -292,7 +292,7 @@ def test_a_slow_sender_does_not_keep_its_place(plane: Plane, monkeypatch: pytest
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"message":"the request took too long to arrive"' in answer
     wait(lambda: plane.router._server.connections == 0)
-    assert plane.router._held_bytes == 0
+    assert plane.router._budget.used == 0
 
 
 def test_a_late_model_that_is_there_twice_is_refused(plane: Plane) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from gateway.codec.openai.errors import RefusedCall
+from gateway.codec.openai.text_members import check_text
 
 _SPACE = " \t\n\r"
 
@@ -33,8 +34,9 @@ class Document:
     def __init__(self, body: Sequence[bytes | memoryview] | bytes) -> None:
         """Read a body. Raises RefusedCall."""
         try:
-            text = (body if isinstance(body, bytes) else b"".join(body)).decode()
-            self._members = _read(text)
+            data = body if isinstance(body, bytes) else b"".join(body)
+            check_text(data)
+            self._members = _read(data.decode())
         except UnicodeDecodeError as error:
             raise RefusedCall(f"the body is not UTF-8: {error}") from error
         except RecursionError as error:

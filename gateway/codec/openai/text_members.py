@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 import orjson
 
+from gateway.codec.json_structure import check_objects, structure_of
 from gateway.codec.openai.errors import RefusedCall
 from runtimes.base import Array
+from runtimes.errors import InputError
 
+# A call is texts, and no large tensors. Several are read at a time.
+_MAX_OBJECT_BYTES = 128 * 1024 * 1024
+_LARGE_BYTES = 256 * 1024
 MAX_TEXTS = 2048
 """How many texts a call may have, as OpenAI has it."""
 
@@ -22,6 +27,7 @@ def read_members(body: Sequence[bytes | memoryview], names: Collection[str]) -> 
         RefusedCall: for a body that is no JSON object, or that has other members than these.
     """
     data = body[0] if len(body) == 1 else b"".join(body)
+    check_text(data)
     try:
         members = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -32,6 +38,15 @@ def read_members(body: Sequence[bytes | memoryview], names: Collection[str]) -> 
         if name not in names:
             raise RefusedCall(f"unknown member {name!r}; there are {', '.join(names)}", name)
     return {name: value for name, value in members.items() if value is not None}
+
+
+def check_text(data: bytes | memoryview) -> None:
+    """Raise RefusedCall for a body of JSON with more values than any call has; texts count little."""
+    if len(data) >= _LARGE_BYTES:
+        try:
+            check_objects(structure_of(data).object_bytes, _MAX_OBJECT_BYTES)
+        except InputError as error:
+            raise RefusedCall(str(error)) from error
 
 
 def required(members: Mapping[str, Any], name: str) -> Any:

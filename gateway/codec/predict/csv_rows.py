@@ -6,6 +6,7 @@ separator `,`.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from runtimes.tables import cast
 
 # A cell takes tens of bytes while a text is read, and may be a single byte of it.
 _MAX_CELLS = 4_000_000
+_STRETCH_BYTES = 1024 * 1024
 # Floats up to here are each whole number.
 _EXACT = 2.0**53
 # So much of a line is looked at for its separator.
@@ -49,15 +51,17 @@ def read_csv(body: bytes | memoryview, charset: str, layout: Layout) -> dict[str
     Raises:
         InputError: naming the row, counted from 1 without the header, and the column that are wrong.
     """
-    text = _text(bytes(body), charset)
+    body = bytes(body)
+    encoding = _encoding(body, charset)
+    _check_text(body, charset, encoding)
     try:
-        return _read(text, layout)
+        return _read(body, encoding, layout)
     except InputError as error:
-        raise InputError(f"{error}{_advice(text)}") from None
+        raise InputError(f"{error}{_advice(body[:_LINE].decode(encoding, 'replace'))}") from None
 
 
-def _read(text: str, layout: Layout) -> dict[str, Array]:
-    rows = _cells(text)
+def _read(body: bytes, encoding: str, layout: Layout) -> dict[str, Array]:
+    rows = _cells(body, encoding)
     if not rows:
         raise InputError("there are no rows")
     is_data = all(map(_is_number, rows[0])) and set(rows[0]) != set(layout.names)
@@ -107,31 +111,46 @@ def _table(header: list[str] | None, rows: list[list[str]], layout: Layout) -> d
 
 def _advice(text: str) -> str:
     """Return what to do about a text whose values seem to have another separator, "" where they do not."""
-    line = text.lstrip().partition("\n")[0][:_LINE]
+    line = text.lstrip().partition("\n")[0]
     for separator, name in ((";", "';'"), ("\t", "tabs")):
         if line.count(separator) > line.count(","):
             return f"; the values seem to be separated by {name}: put ',' between them, and '.' in numbers"
     return ""
 
 
-def _text(body: bytes, charset: str) -> str:
+def _encoding(body: bytes, charset: str) -> str:
     encoding = "utf-16" if not charset and body[:2] in _UTF_16 else _CHARSETS.get(charset)
     if encoding is None:
         raise InputError(f"the encoding {charset!r} is not read; send UTF-8")
-    try:
-        return body.decode(encoding)
-    except UnicodeDecodeError as error:
-        name = charset or ("UTF-16" if encoding == "utf-16" else "UTF-8")
-        raise InputError(
-            f"the body is not {name} from byte {error.start} on; send UTF-8, or `charset` in Content-Type"
-        ) from None
+    return encoding
 
 
-def _cells(text: str) -> list[list[str]]:
+def _check_text(body: bytes, charset: str, encoding: str) -> None:
+    """Raise InputError for a body in another encoding, or with too many cells.
+
+    It is looked at in stretches: a text may take four times its size in memory.
+    """
+    decoder = codecs.getincrementaldecoder(encoding)()
+    separators = 0
+    for start in range(0, len(body), _STRETCH_BYTES):
+        undecoded = len(decoder.getstate()[0])
+        stretch = body[start : start + _STRETCH_BYTES]
+        try:
+            text = decoder.decode(stretch, start + _STRETCH_BYTES >= len(body))
+        except UnicodeDecodeError as error:
+            name = charset or ("UTF-16" if encoding == "utf-16" else "UTF-8")
+            position = max(0, start - undecoded) + error.start
+            raise InputError(
+                f"the body is not {name} from byte {position} on; send UTF-8, or `charset` in Content-Type"
+            ) from None
+        separators += text.count(",") + text.count("\n") + text.count("\r")
+        if separators > _MAX_CELLS:
+            raise InputError(f"the body has more than {_MAX_CELLS:,} cells; send raw tensors, or .npy")
+
+
+def _cells(body: bytes, encoding: str) -> list[list[str]]:
     """Return the cells by row; lines that are empty are left out."""
-    if text.count(",") + text.count("\n") > _MAX_CELLS:
-        raise InputError(f"the body has more than {_MAX_CELLS:,} cells; send raw tensors, or .npy")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.TextIOWrapper(io.BytesIO(body), encoding, newline=""), strict=True)
     try:
         rows = [row for row in reader if row]
     except csv.Error as error:

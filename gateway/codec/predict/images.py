@@ -7,6 +7,7 @@ read, and none with more pixels than `MAX_PIXELS`.
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 50_000_000
 """The largest image, before it is resized; decoded, each pixel takes four bytes."""
 _MAX_SIDE = 65_535
+_MAX_TENSOR_BYTES = 256 * 1024 * 1024
 # A decoder goes over the whole image for each scan of a progressive JPEG, and those in use have ten.
 _MAX_SCANS = 50
 _SCAN = b"\xff\xda"
@@ -51,7 +53,8 @@ class ImageReader:
         if self.fault:
             raise InputError(self.fault)
         target, settings = self._target, self._settings
-        pixels = np.asarray(_resized(_decoded(body, target.channels), target.size, settings.resize))
+        image = _decoded(body, target.channels, target.max_pixels)
+        pixels = np.asarray(_resized(image, target.size, settings.resize))
         if target.channels == "BGR":
             pixels = pixels[:, :, ::-1]
         if pixels.ndim == 2 and target.has_channels:
@@ -90,6 +93,13 @@ class _Target:
     has_channels: bool
     has_batch: bool
 
+    @property
+    def max_pixels(self) -> int:
+        """The largest image that is read; where it is not resized, its tensor is bounded."""
+        if self.size is not None:
+            return MAX_PIXELS
+        return min(MAX_PIXELS, _MAX_TENSOR_BYTES // (CHANNELS[self.channels] * self.datatype.numpy.itemsize))
+
 
 def _target(signature: Signature, settings: ImageSettings) -> _Target:
     """Return what an image is to become. Raises InputError where the model takes none."""
@@ -120,6 +130,8 @@ def _target(signature: Signature, settings: ImageSettings) -> _Target:
         size = height, width
     elif height != width and size is None:
         raise InputError(f"{where} has one side of any length; {_ADVICE}.size")
+    if size is not None and math.prod(size) > MAX_PIXELS:
+        raise InputError(f"the model takes no image: {list(size)} are more than {MAX_PIXELS} pixels")
     normal = (settings.scale, settings.mean, settings.std)
     if datatype is not Datatype.UINT8 and settings.scale is None:
         raise InputError(
@@ -165,7 +177,7 @@ def _axes(spec: TensorSpec, settings: ImageSettings) -> tuple[bool, int | None, 
     )
 
 
-def _decoded(body: bytes | memoryview, channels: str) -> Image:
+def _decoded(body: bytes | memoryview, channels: str, max_pixels: int) -> Image:
     """Return an image, upright, in RGB or grey. Raises InputError."""
     # Workers of other models need none of it.
     from PIL import Image, ImageOps, UnidentifiedImageError
@@ -174,14 +186,17 @@ def _decoded(body: bytes | memoryview, channels: str) -> Image:
         raise InputError(f"the image has more than {_MAX_SCANS} scans; save it again")
     try:
         image = Image.open(_Body(body), formats=("PNG", "JPEG"))
-        _check_size(image)
+        _check_size(image, max_pixels)
         image.load()
-        upright = ImageOps.exif_transpose(image)
+        # No copy is kept of an image that may have 200 MB.
+        ImageOps.exif_transpose(image, in_place=True)
+        upright: Image.Image = image
         if upright.mode.startswith("I"):
             # Pillow cuts 16 bits off at 255, where the higher 8 are meant.
             grey = np.asarray(upright) >> 8
             upright = Image.fromarray(grey.clip(0, 255, out=grey).astype(np.uint8))
-        return upright.convert("L" if channels == "L" else "RGB")
+        mode = "L" if channels == "L" else "RGB"
+        return upright if upright.mode == mode else upright.convert(mode)
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -190,11 +205,11 @@ def _decoded(body: bytes | memoryview, channels: str) -> Image:
         raise InputError(f"the body is no PNG or JPEG that can be read: {str(error)[:200]}") from None
 
 
-def _check_size(image: Image) -> None:
+def _check_size(image: Image, max_pixels: int) -> None:
     """Raise InputError where an image that is not decoded yet has too many pixels."""
-    if image.width * image.height > MAX_PIXELS or max(image.size) > _MAX_SIDE:
+    if image.width * image.height > max_pixels or max(image.size) > _MAX_SIDE:
         raise InputError(
-            f"the image has {image.width} x {image.height} pixels; {MAX_PIXELS} are the most that is read, "
+            f"the image has {image.width} x {image.height} pixels; {max_pixels} are the most that is read, "
             f"and {_MAX_SIDE} on a side"
         )
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import orjson
 
+from gateway.codec.json_structure import check_objects, structure_of
 from gateway.codec.non_finite import parse_json
 from gateway.codec.predict.layout import Layout, check_lengths, listed
 from gateway.codec.predict.values import tensor
@@ -38,8 +39,8 @@ _OUTPUTS = "outputs"
 _BESIDE = frozenset({_OUTPUTS, "signature_name", "params", "parameters", "id"})
 _FORMS_TEXT = 'send {"rows": [{…}, …]}, or "instances", "inputs", "dataframe_split", "dataframe_records"'
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# Each takes about a hundred bytes, and may be three of the text.
-_MAX_CONTAINERS = 5_000_000
+# Each takes a few hundred bytes, and may be three of the text.
+_MAX_CONTAINERS = 2_000_000
 _TENSOR = frozenset({"name", "shape", "datatype"})
 
 
@@ -106,9 +107,10 @@ def _form(document: dict[str, Any], layout: Layout) -> JsonCall:
 
 def _document(text: bytes | memoryview) -> Any:
     if len(text) > _MAX_CONTAINERS:
-        raw = bytes(text)
-        if raw.count(b"[") + raw.count(b"{") > _MAX_CONTAINERS:
+        structure = structure_of(text)
+        if structure.lists + structure.objects > _MAX_CONTAINERS:
             raise InputError(f"the body has more than {_MAX_CONTAINERS:,} lists and objects; send .npy")
+        check_objects(structure.object_bytes)
     if text[:3] == _BYTE_ORDER_MARK:
         text = text[3:]
     try:

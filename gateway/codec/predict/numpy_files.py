@@ -16,6 +16,7 @@ import numpy as np
 
 from gateway.codec.predict.layout import Layout, check_lengths, listed
 from gateway.codec.predict.values import shaped
+from gateway.wire.codings import MAX_RATIO, is_inflated
 from runtimes.base import Array, Datatype, TensorSpec
 from runtimes.errors import InputError
 from runtimes.tables import cast
@@ -28,7 +29,9 @@ _READ_HEADER: Mapping[tuple[int, int], Callable[..., tuple[tuple[int, ...], bool
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 # Each string becomes an object of tens of bytes, and may be a single byte of the body.
-_MAX_TEXTS = 8_000_000
+_MAX_TEXTS = 2_000_000
+# An array may become one of larger elements.
+_MAX_BYTES = 256 * 1024 * 1024
 # What stands before each entry of a ZIP file's directory, all of which is read at once.
 _ENTRY = b"PK\x01\x02"
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -95,6 +98,10 @@ def _members(archive: zipfile.ZipFile, layout: Layout, max_bytes: int) -> Mappin
     layout.check_names(names)
     if sum(entry.file_size for entry in entries) > max_bytes:
         raise InputError(f"the arrays of the file take more than {max_bytes} bytes")
+    if is_inflated(sum(entry.compress_size for entry in entries), sum(entry.file_size for entry in entries)):
+        raise InputError(
+            f"the arrays are more than {MAX_RATIO} times as large as the file; send them as .npy"
+        )
     arrays = {}
     for name, entry in zip(names, entries, strict=True):
         if entry.compress_type not in _METHODS:
@@ -155,6 +162,8 @@ def _fitted(spec: TensorSpec, array: Array) -> Array:
         array = _texts(spec.name, array)
     elif array.dtype.kind == "b" and datatype is not Datatype.BOOL:
         raise InputError(f"input {spec.name!r} must be {datatype}, not BOOL")
+    if array.size * datatype.numpy.itemsize > _MAX_BYTES:
+        raise InputError(f"input {spec.name!r} has more than {_MAX_BYTES} bytes as {datatype}; send less")
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     with np.errstate(over="ignore"):

@@ -13,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from pathlib import Path
 
 from gateway.control.body_router.named_model import ModelNotNamed, named_model
 from gateway.control.body_router.routed_call import RefusedCall, RoutedCall
+from gateway.wire.budget import BodyBudget, BudgetFull
 from gateway.wire.limits import BODY_BYTES
 from gateway.wire.local_server import LocalServer, finish, tie
 
@@ -40,7 +42,7 @@ class BodyRouter:
     def __init__(self, path: Path, edge: Path) -> None:
         self._edge = str(edge)
         self._server = LocalServer(path, "body_router", self._serve, MAX_CALLS)
-        self._held_bytes = 0
+        self._budget = BodyBudget(HELD_BYTES)
 
     def start(self) -> None:
         """Listen, in place of an earlier one.
@@ -95,21 +97,23 @@ class BodyRouter:
         """
         if self._server.connections > MAX_CALLS:
             raise RefusedCall(503, _AGAIN)
-        loop, call, held = asyncio.get_running_loop(), RoutedCall(), 0
+        loop, call = asyncio.get_running_loop(), RoutedCall()
+        reservation = self._budget.reserve(0)
         try:
             while not call.is_complete:
                 piece = await loop.sock_recv(client, _PIECE_BYTES)
                 if not piece:
                     return None
                 call.feed(piece)
-                self._held_bytes += call.size - held
-                held = call.size
-                if self._held_bytes > HELD_BYTES:
-                    raise RefusedCall(503, _AGAIN)
+                reservation.resize(max(call.size, call.announced))
+                if reservation.is_slow(call.size, time.monotonic()):
+                    raise RefusedCall(408, "the body comes too slowly")
             body = call.take_body()
             model = await asyncio.to_thread(named_model, body)
         except ModelNotNamed as error:
             raise RefusedCall(400, str(error), None, "model") from None
+        except BudgetFull:
+            raise RefusedCall(503, _AGAIN) from None
         finally:
-            self._held_bytes -= held
+            reservation.release()
         return [call.head_for(model), body]

@@ -65,9 +65,13 @@ class RoutedCall:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             raise RefusedCall(400, f"this is not HTTP/1.1: {error}") from error
-        announced = next((value for name, value in self._headers if name.lower() == b"content-length"), b"0")
-        if max(self.size, int(announced)) > BODY_BYTES:
+        if max(self.size, self.announced) > BODY_BYTES:
             raise RefusedCall(413, f"the body is larger than {BODY_BYTES} bytes")
+
+    @property
+    def announced(self) -> int:
+        """How many bytes the head says that the body has; 0 where it does not."""
+        return int(next((value for name, value in self._headers if name.lower() == b"content-length"), b"0"))
 
     def take_body(self) -> bytes:
         """Return the whole body, and keep nothing of it."""

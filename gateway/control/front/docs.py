@@ -23,6 +23,7 @@ import gateway
 from gateway.control.front import examples, language, predict
 from gateway.control.front.openapi import ABOUT, UNKNOWN_SHAPES, Served, document, model_path, served
 from gateway.control.front.operations import FAULTS, JSON
+from gateway.control.front.rendered import Rendered
 from gateway.control.state.overview import Overview
 from gateway.control.state.status import ModelStatus, Status
 from gateway.control.web.errors import unknown_model
@@ -51,6 +52,7 @@ class Docs:
     def __init__(self, overview: Overview, listen: str) -> None:
         self._overview = overview
         self._listen = listen
+        self._rendered = Rendered()
         templates = jinja2.Environment(
             loader=jinja2.PackageLoader("gateway.control.front", "."),
             autoescape=True,
@@ -70,18 +72,36 @@ class Docs:
         ]
 
     def _document(self, request: Request) -> Response:
-        content = document(self._overview.status, self._overview.description, self._base(request))
-        return Response(orjson.dumps(content), media_type=JSON, headers={"Cache-Control": "no-cache"})
+        scheme = _scheme(request)
+
+        def write(host: str) -> bytes:
+            base = f"{scheme}://{host}"
+            return orjson.dumps(document(self._overview.status, self._overview.description, base))
+
+        name = f"{scheme} /openapi.json"
+        content = self._rendered.document(name, self._host(request), self._sources(), write)
+        return Response(content, media_type=JSON, headers={"Cache-Control": "no-cache"})
 
     def _show(self, request: Request) -> Response:
-        status, base = self._overview.status, self._base(request)
         name = request.path_params.get("model")
-        models = [model for model in status.models if name in (None, model.name)]
+        models = [model for model in self._overview.status.models if name in (None, model.name)]
         if name is not None and not models:
             raise unknown_model(name)
+        scheme = _scheme(request)
+        content = self._rendered.document(
+            f"{scheme} /docs {name or ''}",
+            self._host(request),
+            self._sources(),
+            lambda host: self._write_page(name, models, scheme, host),
+        )
+        return HTMLResponse(content, headers=_PAGE_HEADERS)
+
+    def _write_page(self, name: str | None, models: list[ModelStatus], scheme: str, host: str) -> bytes:
+        """Write the page of the model called `name`, or of all."""
+        base = f"{scheme}://{host}"
         page = self._page.render(
             base=base,
-            host=base.partition("://")[2],
+            host=host,
             about=ABOUT,
             only_model=name,
             models=[self._model(model, base) for model in models],
@@ -91,7 +111,7 @@ class Docs:
             unknown_shapes=UNKNOWN_SHAPES,
             script=Markup(_SCRIPT),  # noqa: S704  it is this file's neighbour
         )
-        return HTMLResponse(page, headers=_PAGE_HEADERS)
+        return page.encode("utf-8", "replace")
 
     def _model(self, model: ModelStatus, base: str) -> dict[str, Any]:
         versions = served(model, self._overview.description)
@@ -102,11 +122,21 @@ class Docs:
             "example": _example(versions[0], base) if versions else None,
         }
 
-    def _base(self, request: Request) -> str:
-        """Return the URL that the caller used; the edge says which host that was."""
+    def _sources(self) -> tuple[object, ...]:
+        """Return what the documents are written from."""
+        status = self._overview.status
+        versions = [version for model in status.models for version in model.versions]
+        return status, *(self._overview.description(version.app) for version in versions)
+
+    def _host(self, request: Request) -> str:
+        """Return the host that the caller called, and its port; the edge says which that was."""
         host = request.headers.get("x-forwarded-host", "")
-        scheme = "https" if request.headers.get("x-forwarded-proto") == "https" else "http"
-        return f"{scheme}://{host if _HOST.fullmatch(host) else self._listen}"
+        return host if _HOST.fullmatch(host) else self._listen
+
+
+def _scheme(request: Request) -> str:
+    """Return the scheme of the URL that the caller used; the edge says which that was."""
+    return "https" if request.headers.get("x-forwarded-proto") == "https" else "http"
 
 
 def _example(version: Served, base: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from gateway.codec.predict.answer import wants_csv
 from gateway.codec.predict.image_settings import ImageSettings, UnusableImageSettings
 from gateway.codec.predict.paths import Style
 from gateway.codec.predict.request import Reader
+from gateway.wire import codings
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import InputError
 from runtimes.tables import column
@@ -229,3 +230,52 @@ def test_an_input_may_have_the_name_of_a_form(name: str) -> None:
 )
 def test_a_type_of_weight_0_is_not_given(accept: str, is_csv: bool) -> None:
     assert wants_csv(accept) is is_csv
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+@pytest.mark.parametrize("charset", ["", "utf-16"])
+def test_a_text_is_read_alike_in_stretches(size: int, charset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_rows, "_STRETCH_BYTES", size)
+    text = "age,city\n51,Tromsø\n52,\U0001f600\n"
+    encoding = charset or "utf-8-sig"
+    rows = read(COLUMNS, text.encode(encoding), f"text/csv; charset={charset}" if charset else "text/csv")
+    assert [cell.decode() for cell in rows["city"].reshape(-1)] == ["Tromsø", "\U0001f600"]
+    broken = b"age,city\n51,Oslo\n" + b"52,Bod\xc3\xb8\n" * 20 + b"53,\xc3(\n"
+    assert f"is not UTF-8 from byte {broken.index(b'(') - 1} on" in refused(COLUMNS, broken, "text/csv")
+
+
+def test_arrays_do_not_become_larger_ones_without_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numpy_files, "_MAX_BYTES", 1000)
+    body = npy({"descr": "|i1", "shape": (84, 3)}, bytes(252))
+    assert "has more than 1000 bytes as FP32" in refused(MATRIX, body, "application/x-npy")
+    body = npy({"descr": "|i1", "shape": (83, 3)}, bytes(249))
+    assert read(MATRIX, body, "application/x-npy")["input"].shape == (83, 3)
+
+
+def test_arrays_that_were_compressed_too_well_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codings, "_FREE_BYTES", 1000)
+    file = io.BytesIO()
+    np.savez_compressed(file, input=np.zeros((80_000, 3), "f4"))
+    assert "more than 200 times as large as the file" in refused(MATRIX, file.getvalue(), "application/x-npz")
+
+
+def test_an_image_that_is_not_resized_makes_no_larger_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_MAX_TENSOR_BYTES", 4 * 3 * 100)
+    signature = Signature((TensorSpec("image", "FP32", (-1, 3, -1, -1)),), ())
+    reader = Reader(signature, ImageSettings(scale=1.0), 1 << 20)
+    for side, is_read in ((10, True), (11, False)):
+        picture = io.BytesIO()
+        Image.new("RGB", (side, side)).save(picture, "PNG")
+        if is_read:
+            assert reader([picture.getvalue()], "image/png", Style.NAMED).call.inputs["image"].shape[2:] == (
+                10,
+                10,
+            )
+        else:
+            with pytest.raises(InputError, match="11 x 11 pixels; 100 are the most"):
+                reader([picture.getvalue()], "image/png", Style.NAMED)
+
+
+def test_a_model_whose_image_is_larger_than_any_that_is_read_takes_none() -> None:
+    signature = Signature((TensorSpec("image", "UINT8", (1, 60_000, 60_000, 3)),), ())
+    assert "more than 50000000 pixels" in refused(signature, b"\x89PNG\r\n\x1a\n", "image/png")

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import gzip
+import random
 import tracemalloc
 import zlib
 from collections.abc import Callable
 
 import pytest
 
+from gateway.wire import codings
+from gateway.wire.budget import BudgetFull
 from gateway.wire.codings import BodyTooLarge, UnknownCoding, chosen_coding, compress, decompress
 from runtimes.errors import InputError
 
@@ -96,3 +99,39 @@ def test_only_what_is_large_is_compressed() -> None:
     assert packed is not None
     assert zlib.decompress(packed) == TEXT
     assert compress(TEXT[:1399], "gzip") is None
+
+
+def test_a_body_may_not_grow_without_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codings, "_FREE_BYTES", 10_000)
+    packed = gzip.compress(b"{}," * MIB)
+    with pytest.raises(BodyTooLarge, match="more than 200 times as large once decompressed; send it plain"):
+        decompress([packed], "gzip", 64 * MIB)
+    # What is not much is taken however well it was compressed, and so is what grows within reason.
+    assert len(b"".join(decompress([gzip.compress(bytes(10_000))], "gzip", MIB))) == 10_000
+    numbers = b",".join(b"%d" % number for number in range(100_000))
+    assert b"".join(decompress([gzip.compress(numbers)], "gzip", MIB)) == numbers
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_room_is_reserved_before_content_is_there(coding: str) -> None:
+    content = random.Random(1).randbytes(3 * MIB)
+    packed = CODINGS[coding](content)
+    reserved: list[int] = []
+    assert b"".join(decompress([packed[:MIB], packed[MIB:]], coding, 4 * MIB, reserved.append)) == content
+    assert reserved[0] == len(packed) + MIB
+    assert reserved == sorted(reserved)
+    assert reserved[-1] >= len(packed) + len(content)
+
+    def full(size: int) -> None:
+        if size > len(packed) + 2 * MIB:
+            raise BudgetFull("full")
+
+    with pytest.raises(BudgetFull):
+        decompress([packed], coding, 4 * MIB, full)
+
+
+@pytest.mark.parametrize("step", [1, 2, 258, 1000])
+def test_nothing_is_left_in_the_reader(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codings, "_STEP_BYTES", step)
+    content = b"a" * 1000 + TEXT[:100]
+    assert b"".join(decompress([gzip.compress(content)], "gzip", MIB)) == content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+from gateway.wire.budget import BodyBudget
 from gateway.wire.exchange import Exchange
 from gateway.worker.protocol import ErrorFamily, OpenAIErrors
 
@@ -13,6 +14,7 @@ HEADERS = {"": b"modelkit-version: v1\r\n", "canary": b"modelkit-version: v1\r\n
 
 class _Channel:
     is_writable = True
+    budget = BodyBudget(0)
 
     def __init__(self) -> None:
         self.sent = b""
