@@ -146,7 +146,8 @@ class LoadedModel(Protocol):
 
     A model has one capability or more besides, each of them a protocol: `TensorModel` here, `TextModel` of
     `runtimes.text_model`, and `OpenAIModel` of `runtimes.engines.base`. A `TensorModel` may tell more of
-    itself, as `BatchedModel`, `LabelledModel` or `ExemplaryModel`.
+    itself, as `BatchedModel`, `LabelledModel` or `ExemplaryModel`, or can be interrupted, as an
+    `InterruptibleModel`.
     """
 
     @property
@@ -215,6 +216,18 @@ class ExemplaryModel(TensorModel, Protocol):
     @property
     def example(self) -> Mapping[str, Array]:
         """Inputs of one row that were answered; empty where none are known."""
+        ...
+
+
+@runtime_checkable
+class InterruptibleModel(TensorModel, Protocol):
+    """A model whose engine can end a call that it computes."""
+
+    def interrupt(self) -> None:
+        """Have the calls that `infer` computes now raise `Interrupted` soon; from any thread.
+
+        Whether it does so is not certain: an operator may look for it late, or never.
+        """
         ...
 
 
