@@ -20,7 +20,9 @@
     ├── NoMemory               this node lacks the memory that a model needs
     ├── Overload               a call that the model did not begin with
     │   ├── QueueFull          too many calls wait for the model
-    │   └── DeadlineExceeded   its deadline passed before the model began
+    │   ├── DeadlineExceeded   its deadline passed before the model began
+    │   └── Replaced           its worker is ended, and another one starts
+    ├── Overrun                a call that the model still computed when its time was over
     ├── EdgeError              HAProxy is missing, refuses its configuration, or died
     └── ControlError           the control plane cannot be reached, or did not do what it was asked to
         └── CannotWake         a sleeping version has no worker in time
@@ -142,6 +144,14 @@ class QueueFull(Overload):
 
 class DeadlineExceeded(Overload):
     """The deadline of a call passed before the model began with it."""
+
+
+class Replaced(Overload):
+    """The worker is ended, and another one starts in its place."""
+
+
+class Overrun(KitserveError):
+    """A call that the model still computed when its time was over; it was ended."""
 
 
 class EdgeError(KitserveError):

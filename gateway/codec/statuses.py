@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from gateway.codec.predict.media import UnknownMedia
-from gateway.errors import DeadlineExceeded, QueueFull
+from gateway.errors import DeadlineExceeded, Overrun, QueueFull, Replaced
 from gateway.wire.codings import BodyTooLarge, UnknownCoding
 from runtimes.errors import ExecutionError, InputError, ModelError
 
@@ -18,7 +18,9 @@ STATUSES: Mapping[type[Exception], int] = {
     ExecutionError: 500,
     ModelError: 500,
     QueueFull: 503,
+    Replaced: 503,
     DeadlineExceeded: 504,
+    Overrun: 504,
 }
 """The one table from errors to HTTP statuses; the closest ancestor of an error decides."""
 

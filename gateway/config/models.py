@@ -17,7 +17,7 @@ from gateway.config.variants import WrittenVariant, reference_of
 from gateway.errors import InvalidReference, UnsafeArchive
 from gateway.kits.paths import safe_path
 from gateway.oci.reference import Reference, parse_reference
-from gateway.serving import DEFAULT_LIMITS, Scaling, Serving
+from gateway.serving import DEFAULT_LIMITS, LOAD_SECONDS, Scaling, Serving
 from gateway.wire.limits import WAKE_SECONDS
 from runtimes.base import Resources as ModelResources
 from runtimes.base import Signature
@@ -169,6 +169,11 @@ class Model(Strict):
     """How much may wait for each worker."""
     timeout: Timeout = DEFAULT_LIMITS.timeout
     """How long a call may wait for the model, whatever its caller says; at most 75s."""
+    compute_timeout: Annotated[Seconds, Field(gt=0)] | None = None
+    """How long the model may compute a call; absent, 10 s longer than `timeout`. A call that takes longer is
+    ended with 504, and where the model does not end it, its worker is replaced."""
+    load_timeout: Annotated[Seconds, Field(ge=1)] = LOAD_SECONDS
+    """How long a model may take to load, once its kit is on the machine; then its version has failed."""
     rollout: Rollout | None = None
     """How another kit takes over; absent, at once, as soon as its workers are ready."""
     track: Annotated[Seconds, Field(ge=1)] | None = None
@@ -219,7 +224,7 @@ class Model(Strict):
         return Serving(
             resources=ModelResources(**dict(self.resources)),
             batching=None if self.batching is None else self.batching.value(),
-            queue=self.queue.limits(self.timeout),
+            queue=self.queue.limits(self.timeout, self.compute_timeout),
             scaling=self.replicas.scaling(),
             stated=Signature(
                 tuple(tensor.spec() for tensor in self.inputs),
@@ -227,4 +232,5 @@ class Model(Strict):
             ),
             engine=self.engine.value(),
             generation=self.generation.value(),
+            load_timeout=self.load_timeout,
         )

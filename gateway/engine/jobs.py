@@ -108,6 +108,7 @@ class JobQueue:
         self._jobs: dict[Job, int] = {}
         self._bytes = 0
         self._alarm = math.inf
+        self._is_closed = False
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -130,7 +131,11 @@ class JobQueue:
         with self._lock:
             waiting = len(self._jobs)
             # A call that is larger than all the room may come in alone.
-            if waiting >= limits.max_requests or (waiting and self._bytes + size > limits.max_bytes):
+            if (
+                self._is_closed
+                or waiting >= limits.max_requests
+                or (waiting and self._bytes + size > limits.max_bytes)
+            ):
                 return False
             self._jobs[job] = size
             self._bytes += size
@@ -157,6 +162,15 @@ class JobQueue:
                     self._bytes -= size
                     claimed.append(job)
         return claimed
+
+    def close(self) -> list[Job]:
+        """Take in no more jobs; returns those that wait, which leave."""
+        with self._lock:
+            self._is_closed = True
+            waiting = list(self._jobs)
+            self._jobs.clear()
+            self._bytes = 0
+        return waiting
 
     def age(self, now: float) -> float:
         """Return how long the oldest job has waited, in seconds."""

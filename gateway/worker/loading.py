@@ -32,6 +32,7 @@ from gateway.worker.first_prompt import answer_first_prompt
 from gateway.worker.golden import golden_inputs, golden_prompt
 from gateway.worker.image_settings import read_image_settings
 from gateway.worker.labels import Labels, UnusableLabels, combined, own_labels, read_labels
+from gateway.worker.load_limit import LoadLimit
 from gateway.worker.version import AppOptions
 from runtimes.base import LoadedModel, ModelInChild, Signature, TensorModel
 from runtimes.engines.base import EngineRuntime, OpenAIModel
@@ -70,7 +71,8 @@ class Loader:
     It is the progress of its own pull, see `gateway.kits.pull.Progress`.
     """
 
-    def __init__(self, spec: WorkerSpec, tally: Tally, note: Note) -> None:
+    def __init__(self, spec: WorkerSpec, tally: Tally, note: Note, limit: LoadLimit) -> None:
+        self._limit = limit
         self._spec = spec
         self._tally = tally
         self._note = note
@@ -95,7 +97,7 @@ class Loader:
         self.has_child = isinstance(choice.runtime, EngineRuntime | PythonRuntime)
         language = language_model(kit, choice, spec.serving)
         loaded = self._load_admitted(kit, choice, language)
-        with closed_on_failure(loaded):
+        with closed_on_failure(loaded), self._limit.held():
             return self._prove(kit, choice, loaded, language.generation, library)
 
     def pulling(self, done: int, total: int) -> None:
@@ -115,7 +117,8 @@ class Loader:
             self._note(detail="")
             started = time.perf_counter()
             engine_options = replace(language.options, name=spec.model)
-            loaded = load(kit, choice, resources, engine_options, self._python_options(kit))
+            with self._limit.held():
+                loaded = load(kit, choice, resources, engine_options, self._python_options(kit))
         self._tally.loaded(time.perf_counter() - started)
         return loaded
 
