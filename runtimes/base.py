@@ -129,10 +129,12 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """The CPU cores and GPUs that one loaded model may use; both may be fractions."""
+    """What one loaded model may use: CPU cores and GPUs, both may be fractions, and bytes of memory."""
 
     cpus: float = 1.0
     gpus: float = 0.0
+    memory: int | None = None
+    """Of each of its processes; None: no bound."""
 
     @property
     def threads(self) -> int:

@@ -145,6 +145,8 @@ def _session(path: Path, resources: Resources) -> Any:
     options.intra_op_num_threads = resources.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_ERRORS
+    # An arena gives nothing back: one large call would leave too little of a bounded memory for all others.
+    options.enable_cpu_mem_arena = resources.memory is None
     # idle threads that spin would take the cores of the other replicas
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:

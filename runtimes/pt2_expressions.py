@@ -76,8 +76,10 @@ def large_operator(program: object) -> str:
         arguments = [_number(entry.get("arg")) for entry in node.get("inputs", ()) if isinstance(entry, dict)]
         if not isinstance(target, str) or not target.startswith("_operator."):
             continue
-        sizes = [bits.get(a, _NUMBER_BITS) if isinstance(a, str) else _bits(a) for a in arguments]
         try:
+            sizes = [
+                _bits(a) if isinstance(a, int | float) else bits.get(a or "", _NUMBER_BITS) for a in arguments
+            ]
             size = _operator_bits(target.removeprefix("_operator."), sizes, arguments)
         except _Refused:
             return target

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from gateway.codec.predict.media import UnknownMedia
 from gateway.errors import DeadlineExceeded, Overrun, QueueFull, Replaced
 from gateway.wire.codings import BodyTooLarge, UnknownCoding
-from runtimes.errors import ExecutionError, InputError, ModelError
+from runtimes.errors import ExecutionError, InputError, ModelError, OutOfMemory
 
 STATUSES: Mapping[type[Exception], int] = {
     BodyTooLarge: 413,
@@ -16,6 +16,7 @@ STATUSES: Mapping[type[Exception], int] = {
     UnknownMedia: 415,
     InputError: 400,
     ExecutionError: 500,
+    OutOfMemory: 507,
     ModelError: 500,
     QueueFull: 503,
     Replaced: 503,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ByteSize, Field, field_validator, model_validator
 
 from gateway.config.calls import Batching, Queue, Timeout
 from gateway.config.faults import faults_at
@@ -25,6 +25,7 @@ from runtimes.base import Signature
 _RESOURCES = ModelResources()
 _SCALING = Scaling()
 _MAX_REPLICAS = 256
+_LEAST_MEMORY = 256 * 1024 * 1024
 AUTO = "auto"
 """Stands in place of a runtime's name: the files decide."""
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -39,6 +40,11 @@ class Resources(Strict):
     gpus: Annotated[float, Field(ge=0, le=64)] = _RESOURCES.gpus
     """How many GPUs Ray reserves for the worker: whole ones, or a share of one, such as 0.5. On one machine,
     a config that asks for more than there are is refused; on a cluster, workers wait for nodes with them."""
+
+    memory: Annotated[ByteSize, Field(ge=_LEAST_MEMORY)] | None = None
+    """How much memory the worker's process may take, and a process of the model's beside it, such as `2GiB`;
+    absent, as much as there is. A call that needs more is answered with 507, and a worker that has used up
+    almost all of it is replaced."""
 
     @field_validator("gpus")
     @classmethod

@@ -14,7 +14,8 @@ from gateway.engine.jobs import Job
 from gateway.errors import DeadlineExceeded, Overrun
 from gateway.metrics.tally import Tally
 from runtimes.base import Array, TensorModel
-from runtimes.errors import ExecutionError, Interrupted, UnfitInput
+from runtimes.errors import ExecutionError, Interrupted, OutOfMemory, UnfitInput
+from runtimes.memory_errors import is_out_of_memory
 from runtimes.unfit import unfit_input
 
 _MICROSECONDS = 1_000_000
@@ -41,6 +42,8 @@ class Execution:
 
     def fail(self, job: Job, failure: Exception) -> None:
         """Answer a call with an error."""
+        if is_out_of_memory(failure):
+            failure = _out_of_memory(failure)
         job.is_unfit = isinstance(failure, UnfitInput)
         job.status, message = explain(failure, job.request_id, self._names)
         job.codec.error(job, job.status, message)
@@ -184,6 +187,12 @@ class Execution:
             decoding += job.decode_seconds
             rows += item.rows
         self._tally.executed(rows, decoding, inferred - started, previous - inferred)
+
+
+def _out_of_memory(failure: Exception) -> OutOfMemory:
+    error = OutOfMemory("the call needs more memory than the model may use; send less in one call")
+    error.__cause__ = failure
+    return error
 
 
 def limit_wait(job: Job, timeout_us: int) -> None:

@@ -37,6 +37,7 @@ from gateway.worker.version import AppOptions
 from runtimes.base import LoadedModel, ModelInChild, Signature, TensorModel
 from runtimes.engines.base import EngineRuntime, OpenAIModel
 from runtimes.errors import Unsupported
+from runtimes.memory_errors import is_out_of_memory
 from runtimes.python.runtime import PythonOptions, PythonRuntime
 from runtimes.select import Choice
 from runtimes.text_model import TextModel
@@ -118,7 +119,15 @@ class Loader:
             started = time.perf_counter()
             engine_options = replace(language.options, name=spec.model)
             with self._limit.held():
-                loaded = load(kit, choice, resources, engine_options, self._python_options(kit))
+                try:
+                    loaded = load(kit, choice, resources, engine_options, self._python_options(kit))
+                except Exception as error:
+                    if resources.memory is None or not is_out_of_memory(error):
+                        raise
+                    raise UnusableModel(
+                        f"{spec.reference}: to load, it needs more than the {decimal(resources.memory)} of "
+                        f"`resources.memory`; give it more ({type(error).__name__}: {error})"
+                    ) from error
         self._tally.loaded(time.perf_counter() - started)
         return loaded
 

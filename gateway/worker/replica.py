@@ -31,6 +31,7 @@ from gateway.worker.engine_watch import end_of, ended
 from gateway.worker.hang import HangTimer
 from gateway.worker.load_limit import LoadLimit
 from gateway.worker.loading import Loader, ServableModel, closed_on_failure
+from gateway.worker.memory_limit import MemoryLimit
 from gateway.worker.scaling import IDLE, ONGOING
 from gateway.worker.stuck import stuck
 from gateway.worker.version import Identity
@@ -42,6 +43,8 @@ _GATEWAY_SECONDS = 5.0
 _HEALTH_SECONDS = 5.0
 # So long after it is told, the edge sends no more calls to this worker.
 _EDGE_SECONDS = 0.5
+# How long the calls inside get where the memory is used up.
+_LAST_CALLS_SECONDS = 10.0
 # So long after a call should have ended, the process is held to hang: longer than `Overruns` takes.
 _HANG_SECONDS = 5.0
 
@@ -63,6 +66,8 @@ class Worker:
         )
         self._numbers = itertools.count(1)
         self._delivery = Delivery(spec.names)
+        resources = spec.serving.resources
+        self._memory = None if resources.memory is None else MemoryLimit(resources.memory, resources.gpus > 0)
         self._overdue = asyncio.get_running_loop().create_future()
         limit = LoadLimit(spec.node.home, spec.app, spec.serving.load_timeout, self._give_up_load)
         self._loader = Loader(spec, self._tally, self._note, limit)
@@ -76,6 +81,8 @@ class Worker:
             self._model, self._description, self._lease = servable.model, servable.description, servable.lease
             identity = Identity(spec.model, spec.reference.label, str(spec.reference.digest))
             with closed_on_failure(self._model):
+                if self._memory is not None:
+                    self._memory.check_loaded(spec.reference)
                 self._app = build_app(identity, self._model, self._tally, servable.options)
         except Exception as error:
             is_expected = isinstance(error, KitserveError)
@@ -110,6 +117,8 @@ class Worker:
             self._watching.append(asyncio.create_task(self._end_with(servable.child)))
         if isinstance(self._model, TensorModel):
             self._watching.append(asyncio.create_task(self._end_stuck()))
+        if self._memory is not None:
+            self._watching.append(asyncio.create_task(self._end_used_up(self._memory)))
         self._hang = HangTimer(spec.node.home, f"{spec.app}.call")
         if threads := self._hang.earlier():
             log.error("worker.hung", extra={**spec.names, "threads": threads})
@@ -199,6 +208,17 @@ class Worker:
         await self._report(WorkerState.DRAINING, reason)
         # The answers are on their way, and the edge sends no more calls.
         await asyncio.sleep(_EDGE_SECONDS)
+        os._exit(1)
+
+    async def _end_used_up(self, memory: MemoryLimit) -> None:
+        """End this process once its memory is used up, after the calls that it has."""
+        reason = await memory.used_up()
+        log.error("worker.memory_used_up", extra={**self._spec.names, "reason": reason})
+        await self._report(WorkerState.DRAINING, reason)
+        deadline = time.monotonic() + _LAST_CALLS_SECONDS
+        await asyncio.sleep(_EDGE_SECONDS)
+        while self._tally.ongoing and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
         os._exit(1)
 
     async def _report(self, state: WorkerState, detail: str = "") -> None:

@@ -26,10 +26,19 @@ from gateway.worker.load_limit import LoadLimit
 from gateway.worker.stuck import stuck
 from gateway.worker.version import AppOptions, Identity
 from runtimes.base import Array, Resources, Signature, TensorModel, TensorSpec
-from runtimes.errors import Interrupted
+from runtimes.errors import ExecutionError, InputError, Interrupted
+from runtimes.memory_errors import is_out_of_memory
 from runtimes.onnx import OnnxRuntime
 from runtimes.torchscript import TorchScriptRuntime
-from tests.support.endless import FOR_A_WHILE, FOR_EVER, endless_load, looping_onnx, looping_torchscript
+from tests.support.endless import (
+    FOR_A_WHILE,
+    FOR_EVER,
+    endless_load,
+    growing_onnx,
+    growing_torchscript,
+    looping_onnx,
+    looping_torchscript,
+)
 
 LIMIT = 1.0
 """How long a call may compute here."""
@@ -234,3 +243,76 @@ def run_python(program: str, home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", program, str(home)], capture_output=True, text=True, timeout=60, check=False
     )
+
+
+class TestMemory:
+    """`resources.memory`, in a process of its own, as it bounds the whole process."""
+
+    @pytest.mark.parametrize("engine", ["onnx", "torchscript"])
+    def test_a_small_call_that_needs_much_fails_alone(self, tmp_path: Path, engine: str) -> None:
+        path = growing_onnx(tmp_path) if engine == "onnx" else growing_torchscript(tmp_path)
+        result = run_python(_GROWING_WORKER, path)
+        assert result.stdout.split() == ["200", "507", "507", "200", "[2.0,2.0]", "False"], result.stderr
+
+    def test_memory_that_is_lost_bit_by_bit_ends_the_worker_before_it_is_gone(self, tmp_path: Path) -> None:
+        result = run_python(_LEAKING_WORKER, tmp_path)
+        assert result.stdout.splitlines() == [
+            "it has used up the 400 MiB of `resources.memory`; give it more",
+            "kit:v1: loaded, the model leaves nothing of the 400 MiB of `resources.memory`; give it more",
+        ], result.stderr
+
+    def test_what_a_worker_says(self) -> None:
+        texts = {
+            "std::bad_alloc": True,
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate": True,
+            "Failed to allocate memory for requested buffer of size 2000000000": True,
+            "CUDA out of memory. Tried to allocate 2.00 GiB": True,
+            "index out of range": False,
+        }
+        assert {text: is_out_of_memory(ExecutionError(text)) for text in texts} == texts
+        assert is_out_of_memory(MemoryError())
+        assert not is_out_of_memory(InputError("the text `bad_alloc` of a caller"))
+
+
+_GROWING_WORKER = """
+import sys, http.client, json
+from pathlib import Path
+from gateway.worker.memory_limit import MemoryLimit
+from runtimes.base import Resources
+from tests.support.worker import worker
+limit = MemoryLimit(700 * 1024**2, False)
+path = Path(sys.argv[1])
+if path.suffix == ".onnx":
+    from runtimes.onnx import OnnxRuntime as Runtime
+else:
+    from runtimes.torchscript import TorchScriptRuntime as Runtime
+model = Runtime().load(path, Resources(memory=700 * 1024**2))
+with worker(model) as address:
+    for size in (1, 500_000_000, 500_000_000, 2):
+        connection = http.client.HTTPConnection(address)
+        inputs = [{"name": "n", "datatype": "INT64", "shape": [1], "data": [size]}]
+        connection.request("POST", "/v2/models/echo/infer", json.dumps({"inputs": inputs}))
+        answer = connection.getresponse()
+        text = answer.read()
+        print(answer.status)
+print(json.dumps(json.loads(text)["outputs"][0]["data"], separators=(",", ":")), limit.is_used_up, flush=True)
+"""
+_LEAKING_WORKER = """
+import asyncio, threading, time
+from gateway.errors import UnusableModel
+from gateway.worker.memory_limit import MemoryLimit
+limit = MemoryLimit(400 * 1024**2, False)
+limit.check_loaded("kit:v1")
+lost = []
+def lose():
+    while not limit.is_used_up:
+        lost.append(bytearray(1024**2))
+        time.sleep(0.001)
+threading.Thread(target=lose).start()
+print(asyncio.run(limit.used_up()))
+lost.append(bytearray(100 * 1024**2))  # of the reserve
+try:
+    limit.check_loaded("kit:v1")
+except UnusableModel as error:
+    print(error)
+"""

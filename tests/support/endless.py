@@ -9,7 +9,7 @@ import torch
 from tests.support.model_files import chunk, node, number, onnx_model, value_info
 
 _FLOAT, _INT64, _BOOL = 1, 7, 9
-_GRAPH = 5
+_TENSOR, _GRAPH = 4, 5
 
 FOR_EVER = 10**12
 """A number of rounds that takes hours."""
@@ -86,4 +86,31 @@ def looping_torchscript(directory: Path) -> Path:
 def endless_load(directory: Path) -> Path:
     path = directory / "model.pt"
     torch.jit.script(LoadsForEver()).save(str(path))  # type: ignore[no-untyped-call]
+    return path
+
+
+class Growing(torch.nn.Module):
+    """Gives `n` twos: a call of a hundred bytes takes as much memory as its caller says."""
+
+    def forward(self, n: torch.Tensor) -> torch.Tensor:
+        return torch.ones(int(n.item())) * 2.0
+
+
+def growing_torchscript(directory: Path) -> Path:
+    path = directory / "model.pt"
+    torch.jit.script(Growing()).save(str(path))  # type: ignore[no-untyped-call]
+    return path
+
+
+def growing_onnx(directory: Path) -> Path:
+    two = number(1, 1) + number(2, _FLOAT) + chunk(4, b"\0\0\0\x40")
+    attribute = chunk(1, "value") + chunk(5, two) + number(20, _TENSOR)
+    path = directory / "model.onnx"
+    path.write_bytes(
+        onnx_model(
+            [node("ConstantOfShape", ["n"], ["y"], attributes=chunk(5, attribute))],
+            [value_info("n", _INT64, (1,))],
+            [value_info("y", _FLOAT, ("n",))],
+        )
+    )
     return path

@@ -107,7 +107,7 @@ def _fingerprint(version: Version) -> str:
         str(version.reference),
         version.runtime,
         version.policy,
-        asdict(serving.resources),
+        {name: value for name, value in asdict(serving.resources).items() if value is not None},
         None if serving.batching is None else asdict(serving.batching),
         {name: value for name, value in asdict(serving.queue).items() if value is not None},
     ]
