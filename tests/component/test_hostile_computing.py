@@ -25,8 +25,9 @@ from gateway.worker.hang import HangTimer
 from gateway.worker.load_limit import LoadLimit
 from gateway.worker.stuck import stuck
 from gateway.worker.version import AppOptions, Identity
+from runtimes import safetensors_file
 from runtimes.base import Array, Resources, Signature, TensorModel, TensorSpec
-from runtimes.errors import ExecutionError, InputError, Interrupted
+from runtimes.errors import ExecutionError, InputError, Interrupted, LoadError
 from runtimes.memory_errors import is_out_of_memory
 from runtimes.onnx import OnnxRuntime
 from runtimes.torchscript import TorchScriptRuntime
@@ -316,3 +317,21 @@ try:
 except UnusableModel as error:
     print(error)
 """
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        '{"w":' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"w":{"dtype":"F32","shape":[' + ",".join(["9" * 4000] * 2000) + "]}}",
+        '{"w":{"dtype":"F32","shape":[' + ",".join(["9"] * 200_000) + "]}}",
+    ],
+    ids=["depth", "long numbers", "many axes"],
+)
+def test_headers_of_safetensors_that_take_long_to_read_are_refused(tmp_path: Path, tensors: str) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(tensors).to_bytes(8, "little") + tensors.encode())
+    began = time.monotonic()
+    with pytest.raises(LoadError, match="no header of safetensors that can be read"):
+        safetensors_file.tensors(path)
+    assert time.monotonic() - began < 10.0
