@@ -192,12 +192,14 @@ class Loader:
         if spec.golden is not None:
             reference = spec.reference.reference
             inputs = golden_inputs(library, reference, spec.golden, spec.policy, model.signature)
-        started = time.perf_counter()
+        started, end = time.perf_counter(), spec.serving.load_timeout
         try:
             if inputs is not None:
-                reason = answer_first_call(model, inputs)
+                reason = answer_first_call(model, inputs, end_seconds=end)
             else:
-                reason = answer_first_call(model, example.inputs, pass_over=example.pass_over)
+                reason = answer_first_call(
+                    model, example.inputs, pass_over=example.pass_over, end_seconds=end
+                )
         except Unsupported as error:
             raise UnusableModel(f"{spec.reference}: no call can be answered: {error}") from error
         if child is not None and not child.is_alive():

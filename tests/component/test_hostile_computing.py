@@ -14,8 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from gateway.engine.first_call import answer_first_call
 from gateway.errors import UnusableModel
 from gateway.metrics.tally import Tally
 from gateway.serving import Batching, QueueLimits
@@ -40,6 +42,7 @@ from tests.support.endless import (
     looping_onnx,
     looping_torchscript,
 )
+from tests.support.waiting import wait
 
 LIMIT = 1.0
 """How long a call may compute here."""
@@ -112,6 +115,18 @@ class TestAnEndlessLoopOfOnnx:
             time.sleep(0.2)
             assert pool.submit(worker.call, 3).result()[0] == 200
             assert endless.result()[0] == 504
+
+    def test_a_first_call_goes_on_beside_others_and_not_for_ever(self, endless_onnx: Path) -> None:
+        model = OnnxRuntime().load(endless_onnx, Resources())
+        inputs = {"rounds": np.array([FOR_EVER]), "x": np.ones(1, np.float32)}
+        reason = answer_first_call(model, inputs, seconds=0.2, end_seconds=0.5)
+        assert reason == "it was not answered within 0.2 s"
+
+        def is_running() -> bool:
+            return any(thread.name == "first-call" for thread in threading.enumerate())
+
+        assert is_running()
+        wait(lambda: not is_running())
 
 
 class TestAnEndlessLoopOfTorchScript:
