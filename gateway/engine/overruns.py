@@ -16,7 +16,10 @@ from runtimes.base import InterruptibleModel, TensorModel
 
 _END_SECONDS = 2.0
 """How long a call that was interrupted may take to end."""
+_MOMENT_SECONDS = 0.5
+"""How long one that was not: its time may be over by the engine's own clock, too."""
 _LONGEST_PAUSE = 1.0
+_SHORTEST_PAUSE = 0.05
 _PAUSE = 0.02
 
 log = logging.getLogger(__name__)
@@ -45,7 +48,7 @@ class Overruns:
         self._stopped.set()
 
     def _run(self) -> None:
-        pause = min(_LONGEST_PAUSE, self._seconds / 4)
+        pause = min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, self._seconds / 4))
         while not self._stopped.wait(pause):
             since = self._beat.since
             if since and time.perf_counter() - since > self._seconds and not self._end(since):
@@ -64,9 +67,10 @@ class Overruns:
                 **self._names,
             },
         )
+        end = time.perf_counter() + _MOMENT_SECONDS
         if isinstance(model, InterruptibleModel):
-            model.interrupt()
             end = time.perf_counter() + _END_SECONDS
-            while beat.since == since and time.perf_counter() < end:
-                time.sleep(_PAUSE)
+            model.interrupt()
+        while beat.since == since and time.perf_counter() < end:
+            time.sleep(_PAUSE)
         return beat.since != since

@@ -141,7 +141,7 @@ class Loader:
         return PythonOptions(
             name=spec.model,
             stated=stated_signature(None, kit.kit, spec.serving.stated) or NOTHING_STATED,
-            timeout=spec.serving.queue.timeout,
+            timeout=spec.serving.queue.compute_timeout or spec.serving.queue.timeout,
             note=lambda detail: self._note(detail=detail),
         )
 

@@ -76,4 +76,9 @@ class MemoryLimit:
 def _usage() -> tuple[int, int]:
     """Return how many bytes this process has reserved to write to, and how many of its own are resident."""
     fields = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines() if ":" in line)
-    return tuple(int(fields[name].split()[0]) * 1024 for name in ("VmData", "RssAnon"))  # type: ignore[return-value]
+
+    def size(name: str) -> int:
+        return int(fields[name].split()[0]) * 1024
+
+    # Not every kernel tells what is resident and no file's.
+    return size("VmData"), size("RssAnon" if "RssAnon" in fields else "VmRSS")
