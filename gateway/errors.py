@@ -21,7 +21,9 @@
     ├── Overload               a call that the model did not begin with
     │   ├── QueueFull          too many calls wait for the model
     │   ├── DeadlineExceeded   its deadline passed before the model began
-    │   └── RefusedBody        several workers ended with the same body
+    │   ├── RefusedBody        several workers ended with the same body
+    │   └── Replaced           its worker is ended, and another one starts
+    ├── Overrun                a call that the model still computed when its time was over
     ├── EdgeError              HAProxy is missing, refuses its configuration, or died
     └── ControlError           the control plane cannot be reached, or did not do what it was asked to
         └── CannotWake         a sleeping version has no worker in time
@@ -153,6 +155,14 @@ class DeadlineExceeded(Overload):
 
 class RefusedBody(Overload):
     """Several workers ended while they worked on the same body, so that no more are given it for a while."""
+
+
+class Replaced(Overload):
+    """The worker is ended, and another one starts in its place."""
+
+
+class Overrun(KitserveError):
+    """A call that the model still computed when its time was over; it was ended."""
 
 
 class EdgeError(KitserveError):

@@ -24,6 +24,10 @@ class Batching:
     max_delay: float = 0.002
 
 
+COMPUTE_GRACE_SECONDS = 10.0
+"""How much longer than it may wait for the model a call may be computed, where nothing else is said."""
+
+
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
     """How many calls may wait for a worker's model, how many bytes their bodies have, and for how long."""
@@ -31,9 +35,19 @@ class QueueLimits:
     max_requests: int = 512
     max_bytes: int = 256 * 1024 * 1024
     timeout: float = 60.0
+    compute_timeout: float | None = None
+    """How long the model may compute a call; None: `timeout`, and a grace."""
+
+    @property
+    def compute_seconds(self) -> float:
+        """How long the model may compute a call before that is ended."""
+        if self.compute_timeout is not None:
+            return self.compute_timeout
+        return self.timeout + COMPUTE_GRACE_SECONDS
 
 
 DEFAULT_LIMITS = QueueLimits()
+LOAD_SECONDS = 900.0
 NOTHING_STATED = Signature((), ())
 
 
@@ -157,6 +171,8 @@ class Serving:
     """What the config states of the model's inputs and outputs."""
     engine: Engine = NO_ENGINE
     generation: Generation = NO_GENERATION
+    load_timeout: float = LOAD_SECONDS
+    """How long a model may take to load."""
 
 
 DEFAULT_SERVING = Serving()

@@ -131,10 +131,12 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """The CPU cores and GPUs that one loaded model may use; both may be fractions."""
+    """What one loaded model may use: CPU cores and GPUs, both may be fractions, and bytes of memory."""
 
     cpus: float = 1.0
     gpus: float = 0.0
+    memory: int | None = None
+    """Of each of its processes; None: no bound."""
 
     @property
     def threads(self) -> int:
@@ -148,7 +150,8 @@ class LoadedModel(Protocol):
 
     A model has one capability or more besides, each of them a protocol: `TensorModel` here, `TextModel` of
     `runtimes.text_model`, and `OpenAIModel` of `runtimes.engines.base`. A `TensorModel` may tell more of
-    itself, as `BatchedModel`, `LabelledModel` or `ExemplaryModel`.
+    itself, as `BatchedModel`, `LabelledModel` or `ExemplaryModel`, or can be interrupted, as an
+    `InterruptibleModel`.
     """
 
     @property
@@ -217,6 +220,18 @@ class ExemplaryModel(TensorModel, Protocol):
     @property
     def example(self) -> Mapping[str, Array]:
         """Inputs of one row that were answered; empty where none are known."""
+        ...
+
+
+@runtime_checkable
+class InterruptibleModel(TensorModel, Protocol):
+    """A model whose engine can end a call that it computes."""
+
+    def interrupt(self) -> None:
+        """Have the calls that `infer` computes now raise `Interrupted` soon; from any thread.
+
+        Whether it does so is not certain: an operator may look for it late, or never.
+        """
         ...
 
 

@@ -8,7 +8,9 @@
     ├── InputError      the caller's tensors are wrong
     │   └── UnfitInput  only the run showed it: an index out of range, a shape that fits nothing
     └── ExecutionError  the model failed on inputs that looked right
-        └── Unsupported  it would fail on any: an output has no form, or the engine lacks an operator
+        ├── Unsupported  it would fail on any: an output has no form, or the engine lacks an operator
+        ├── OutOfMemory  it needed more memory than it may have, or than there is
+        └── Interrupted  it was told to end the call
 
 Each message says what happened, to which file or tensor, and what to do.
 """
@@ -52,3 +54,11 @@ class ExecutionError(ModelError):
 
 class Unsupported(ExecutionError):
     """Every call on the model fails: an output has no form in the protocol, or an operator is missing."""
+
+
+class OutOfMemory(ExecutionError):
+    """The model needed more memory for the call than it may have, or than there is."""
+
+
+class Interrupted(ExecutionError):
+    """The call was ended from outside, see `runtimes.base.InterruptibleModel`."""

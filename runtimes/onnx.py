@@ -10,7 +10,7 @@ import numpy as np
 
 from runtimes import onnx_advice, onnx_bf16, onnx_file
 from runtimes.base import Array, Datatype, Resources, Signature
-from runtimes.errors import ExecutionError, InputError, LoadError, ModelError
+from runtimes.errors import ExecutionError, InputError, Interrupted, LoadError, ModelError
 from runtimes.formats import Format
 from runtimes.input_check import InputCheck, unknown_output
 from runtimes.onnx_outputs import source_of
@@ -69,6 +69,7 @@ class OnnxModel:
         self.device = "cuda:0" if session.get_providers()[0].startswith("CUDA") else "cpu"
         self._run: onnx_bf16.Run = onnx_bf16.runner(session) if _has_bf16(signature) else session.run
         self._check = InputCheck(signature)
+        self._run_options = _run_options()
         self._outputs = list(file.output_names)
         self._composed = {output.name: output for output in file.composed}
         self._strings = _strings(signature) - self._composed.keys()
@@ -83,15 +84,24 @@ class OnnxModel:
                 if name not in self._outputs:
                     raise unknown_output(name, self._outputs)
         feed = dict(inputs) if not self._strings else self._with_text(inputs)
+        options = self._run_options
         try:
-            results = dict(zip(names, self._run(names, feed), strict=True))
+            results = dict(zip(names, self._run(names, feed, options), strict=True))
         except Exception as error:
+            if options.terminate:
+                raise Interrupted("the call was ended while the model computed it") from error
             raise _run_error(error) from error
         for name in self._strings.intersection(names):
             results[name] = _to_bytes(results[name])
         if self._composed or any(value is None for value in results.values()):
             return self._flat(results, outputs)
         return results
+
+    def interrupt(self) -> None:
+        """End the calls that run now; see `InterruptibleModel.interrupt`."""
+        # Later calls have other options, which do not say so.
+        ended, self._run_options = self._run_options, _run_options()
+        ended.terminate = True
 
     def close(self) -> None:
         """Free the session."""
@@ -135,6 +145,8 @@ def _session(path: Path, resources: Resources) -> Any:
     options.intra_op_num_threads = resources.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_ERRORS
+    # An arena gives nothing back: one large call would leave too little of a bounded memory for all others.
+    options.enable_cpu_mem_arena = resources.memory is None
     # idle threads that spin would take the cores of the other replicas
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
@@ -149,6 +161,13 @@ def _session(path: Path, resources: Resources) -> Any:
         trouble = f"ONNX Runtime {ort.__version__} could not load its CUDA provider"
         raise _without_gpu(path, trouble, "the driver, CUDA and cuDNN that it needs")
     return session
+
+
+def _run_options() -> Any:
+    """Return the options of runs that go on to their end."""
+    import onnxruntime as ort
+
+    return ort.RunOptions()
 
 
 def _without_gpu(path: Path, trouble: str, needed: str) -> LoadError:
@@ -191,5 +210,5 @@ def _to_bytes(array: Array) -> Array:
     return np.array(encoded, dtype=object).reshape(array.shape)
 
 
-def _closed(_names: list[str], _feed: dict[str, Array]) -> list[Array]:
+def _closed(_names: list[str], _feed: dict[str, Array], _options: object) -> list[Array]:
     raise ExecutionError("the model is closed")

@@ -14,7 +14,8 @@ from runtimes.errors import ExecutionError
 _BF16 = Datatype.BF16.numpy
 _ELEMENT_TYPE = 16  # TensorProto.DataType.BFLOAT16
 
-Run = Callable[[list[str], dict[str, Array]], list[Array]]
+Run = Callable[[list[str], dict[str, Array], Any], list[Array]]
+"""Takes the names of outputs, the inputs, and the `RunOptions`."""
 
 
 def runner(session: Any) -> Run:
@@ -27,9 +28,9 @@ def runner(session: Any) -> Run:
             return ort.OrtValue.ortvalue_from_numpy(contiguous)
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(contiguous.view(np.uint16), _ELEMENT_TYPE)
 
-    def run(names: list[str], feed: Mapping[str, Array]) -> list[Array]:
+    def run(names: list[str], feed: Mapping[str, Array], options: Any) -> list[Array]:
         values = {name: value(array) for name, array in feed.items()}
-        return [_array(result) for result in session.run_with_ort_values(names, values)]
+        return [_array(result) for result in session.run_with_ort_values(names, values, options)]
 
     return run
 

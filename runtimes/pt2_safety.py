@@ -8,7 +8,6 @@ read by serialize.py there and by torch/export/pt2_archive.
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.errors import LoadError, UnsafeFormat
+from runtimes.pt2_expressions import IDENTIFIER, is_arithmetic, large_operator
 
-_IDENTIFIER = re.compile(r"(?:[A-Za-z_]\w*)?", re.ASCII)
 _DOTTED = re.compile(r"[\w.@-]*", re.ASCII)
 _KEY = re.compile(r"[\w. @-]*", re.ASCII)
 _OPERATOR = re.compile(
@@ -41,25 +40,6 @@ _CONTAINERS = (
     "torch.fx.immutable_collections.immutable_list",
     "torch.fx.immutable_collections.immutable_dict",
 )
-_FUNCTIONS = re.compile(
-    r"Symbol|Integer|Float|Rational|Add|Mul|Pow|(?:Une|E)quality|(?:Strict)?(?:Greater|Less)Than|Max|Min|Abs|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not|Piecewise|ceiling|floor"
-    r"|(?:Python)?Mod|(?:Floor|Clean|Ceil|IntTrue|FloatTrue)Div|ModularIndexing|Where|[LR]Shift|Identity"
-    r"|(?:Ceil|Floor|Trunc|Round)ToInt|TruncToFloat|ToFloat|RoundDecimal|PowByNatural|FloatPow"
-    r"|IsNonOverlappingAndDenseIndicator"
-)
-_ARITHMETIC = (
-    ast.Expression,
-    ast.BinOp,
-    ast.UnaryOp,
-    ast.Compare,
-    ast.BoolOp,
-    ast.keyword,
-    ast.operator,
-    ast.unaryop,
-    ast.cmpop,
-    ast.boolop,
-    ast.expr_context,
-)
 
 # nothing evaluates these: annotations for people, and guards that a module made without them never meets
 _UNREAD = ("metadata", "guards_code", "torch_version")
@@ -71,8 +51,14 @@ def check_program(program: object, path: Path) -> None:
         if not _is_harmless(field, text):
             raise UnsafeFormat(
                 f"{path}: an exported program may not have the {field} {text[:80]!r}, which PyTorch could "
-                "run as code; export the model again with plain tensors and without custom operators"
+                "run as code, or calculate without end; export the model again with plain tensors and "
+                "without custom operators"
             )
+    if target := large_operator(program):
+        raise UnsafeFormat(
+            f"{path}: an exported program may not apply {target} to sizes so that the number may become too "
+            "long to calculate; export the model again without it"
+        )
 
 
 def check_payloads(config: object, path: Path) -> None:
@@ -121,7 +107,7 @@ def _is_harmless(field: str, text: str) -> bool:
     if field in ("target", "as_operator"):
         return bool(_OPERATOR.fullmatch(text))
     if field == "expr_str":
-        return _is_arithmetic(text)
+        return is_arithmetic(text)
     if field in ("in_spec", "out_spec"):
         return _is_plain_tree(json.loads(text)[1])
     if field in ("as_string", "as_strings"):
@@ -130,35 +116,7 @@ def _is_harmless(field: str, text: str) -> bool:
         return text in ("Infinity", "-Infinity", "NaN")
     if field in ("key", "fqn", "parameter_name", "buffer_name", "tensor_constant_name"):
         return bool(_DOTTED.fullmatch(text))
-    return bool(_IDENTIFIER.fullmatch(text))
-
-
-def _is_arithmetic(text: str) -> bool:
-    """Tell whether a shape expression only calculates, since sympy evaluates it as Python."""
-    try:
-        return len(text) <= 4096 and _calculates(ast.parse(text, mode="eval"))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-
-
-def _calculates(node: ast.AST) -> bool:
-    if isinstance(node, ast.Call):
-        if not isinstance(node.func, ast.Name) or not _FUNCTIONS.fullmatch(node.func.id):
-            return False
-        arguments: list[ast.AST] = [*node.args, *node.keywords]
-        if node.func.id == "Symbol" and node.args and isinstance(node.args[0], ast.Constant):
-            name = arguments.pop(0).value  # type: ignore[attr-defined]
-            return (
-                isinstance(name, str)
-                and bool(_IDENTIFIER.fullmatch(name))
-                and all(map(_calculates, arguments))
-            )
-        return all(map(_calculates, arguments))
-    if isinstance(node, ast.Constant):
-        return isinstance(node.value, (bool, int, float))
-    if isinstance(node, ast.Name):
-        return bool(_IDENTIFIER.fullmatch(node.id)) and not node.id.startswith("_")
-    return isinstance(node, _ARITHMETIC) and all(map(_calculates, ast.iter_child_nodes(node)))
+    return bool(IDENTIFIER.fullmatch(text))
 
 
 def _is_plain_tree(spec: Any) -> bool:

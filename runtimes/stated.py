@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from runtimes.base import ANY, Array, Datatype, Signature, TensorModel, TensorSpec
+from runtimes.base import ANY, Array, Datatype, InterruptibleModel, Signature, TensorModel, TensorSpec
 from runtimes.errors import LoadError, Unsupported
 from runtimes.input_check import InputCheck
 
@@ -59,6 +59,11 @@ class StatedModel:
                     f"output {spec.name!r} is stated as {_describe(spec)}, "
                     f"but the model gave {_describe(given)}"
                 )
+
+    def interrupt(self) -> None:
+        """End the calls that run now, where the model can; see `InterruptibleModel.interrupt`."""
+        if isinstance(self._model, InterruptibleModel):
+            self._model.interrupt()
 
     def close(self) -> None:
         """Free the model."""

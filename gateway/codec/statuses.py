@@ -6,11 +6,11 @@ import logging
 from collections.abc import Mapping
 
 from gateway.codec.predict.media import UnknownMedia
-from gateway.errors import DeadlineExceeded, QueueFull, RefusedBody
+from gateway.errors import DeadlineExceeded, Overrun, QueueFull, RefusedBody, Replaced
 from gateway.foreign_text import message_text
 from gateway.wire.budget import BudgetFull
 from gateway.wire.codings import BodyTooLarge, UnknownCoding
-from runtimes.errors import ExecutionError, InputError, ModelError
+from runtimes.errors import ExecutionError, InputError, ModelError, OutOfMemory
 
 STATUSES: Mapping[type[Exception], int] = {
     BodyTooLarge: 413,
@@ -18,11 +18,14 @@ STATUSES: Mapping[type[Exception], int] = {
     UnknownMedia: 415,
     InputError: 400,
     ExecutionError: 500,
+    OutOfMemory: 507,
     ModelError: 500,
     QueueFull: 503,
     RefusedBody: 500,
     BudgetFull: 503,
+    Replaced: 503,
     DeadlineExceeded: 504,
+    Overrun: 504,
 }
 """The one table from errors to HTTP statuses; the closest ancestor of an error decides."""
 

@@ -45,9 +45,9 @@ class Queue(Strict):
     max_bytes: Annotated[ByteSize, Field(ge=_MIB)] = ByteSize(DEFAULT_LIMITS.max_bytes)
     """How large the bodies of the calls that wait may be together."""
 
-    def limits(self, timeout: float) -> QueueLimits:
-        """Return these limits as the value that a version carries; a call may wait for `timeout` seconds."""
-        return QueueLimits(self.max_requests, int(self.max_bytes), timeout)
+    def limits(self, timeout: float, compute_timeout: float | None) -> QueueLimits:
+        """Return these limits as the value that a version carries; for the times see `QueueLimits`."""
+        return QueueLimits(self.max_requests, int(self.max_bytes), timeout, compute_timeout)
 
 
 def _within_the_edge(value: float) -> float:

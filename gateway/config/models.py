@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ByteSize, Field, field_validator, model_validator
 
 from gateway.config.calls import Batching, Queue, Timeout
 from gateway.config.faults import faults_at
@@ -17,7 +17,7 @@ from gateway.config.variants import WrittenVariant, reference_of
 from gateway.errors import InvalidReference, UnsafeArchive
 from gateway.kits.paths import safe_path
 from gateway.oci.reference import Reference, parse_reference
-from gateway.serving import DEFAULT_LIMITS, Scaling, Serving
+from gateway.serving import DEFAULT_LIMITS, LOAD_SECONDS, Scaling, Serving
 from gateway.wire.limits import WAKE_SECONDS
 from runtimes.base import Resources as ModelResources
 from runtimes.base import Signature
@@ -25,6 +25,7 @@ from runtimes.base import Signature
 _RESOURCES = ModelResources()
 _SCALING = Scaling()
 _MAX_REPLICAS = 256
+_LEAST_MEMORY = 256 * 1024 * 1024
 AUTO = "auto"
 """Stands in place of a runtime's name: the files decide."""
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -39,6 +40,11 @@ class Resources(Strict):
     gpus: Annotated[float, Field(ge=0, le=64)] = _RESOURCES.gpus
     """How many GPUs Ray reserves for the worker: whole ones, or a share of one, such as 0.5. On one machine,
     a config that asks for more than there are is refused; on a cluster, workers wait for nodes with them."""
+
+    memory: Annotated[ByteSize, Field(ge=_LEAST_MEMORY)] | None = None
+    """How much memory the worker's process may take, and a process of the model's beside it, such as `2GiB`;
+    absent, as much as there is. A call that needs more is answered with 507, and a worker that has used up
+    almost all of it is replaced."""
 
     @field_validator("gpus")
     @classmethod
@@ -169,6 +175,11 @@ class Model(Strict):
     """How much may wait for each worker."""
     timeout: Timeout = DEFAULT_LIMITS.timeout
     """How long a call may wait for the model, whatever its caller says; at most 75s."""
+    compute_timeout: Annotated[Seconds, Field(gt=0)] | None = None
+    """How long the model may compute a call; absent, 10 s longer than `timeout`. A call that takes longer is
+    ended with 504, and where the model does not end it, its worker is replaced."""
+    load_timeout: Annotated[Seconds, Field(ge=1)] = LOAD_SECONDS
+    """How long a model may take to load, once its kit is on the machine; then its version has failed."""
     rollout: Rollout | None = None
     """How another kit takes over; absent, at once, as soon as its workers are ready."""
     track: Annotated[Seconds, Field(ge=1)] | None = None
@@ -219,7 +230,7 @@ class Model(Strict):
         return Serving(
             resources=ModelResources(**dict(self.resources)),
             batching=None if self.batching is None else self.batching.value(),
-            queue=self.queue.limits(self.timeout),
+            queue=self.queue.limits(self.timeout, self.compute_timeout),
             scaling=self.replicas.scaling(),
             stated=Signature(
                 tuple(tensor.spec() for tensor in self.inputs),
@@ -227,4 +238,5 @@ class Model(Strict):
             ),
             engine=self.engine.value(),
             generation=self.generation.value(),
+            load_timeout=self.load_timeout,
         )

@@ -9,15 +9,18 @@ from collections.abc import Mapping, Sequence
 from gateway.codec.call import Call
 from gateway.codec.statuses import explain
 from gateway.engine.batching import Item, NotRowWise, join_inputs, rows_of, split_outputs
+from gateway.engine.beat import Beat
 from gateway.engine.jobs import Job
-from gateway.errors import DeadlineExceeded
+from gateway.errors import DeadlineExceeded, Overrun
 from gateway.metrics.tally import Tally
 from runtimes.base import Array, TensorModel
-from runtimes.errors import ExecutionError, UnfitInput
+from runtimes.errors import ExecutionError, Interrupted, OutOfMemory, UnfitInput
+from runtimes.memory_errors import is_out_of_memory
 from runtimes.unfit import unfit_input
 
 _MICROSECONDS = 1_000_000
 _OK = 200
+_OVERRAN = "the model computed the call for longer than it may, and was ended"
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +38,19 @@ class Execution:
         self._tally = tally
         self._names = names
         self._counts_runs = counts_runs
+        self.beat = Beat()
 
     def fail(self, job: Job, failure: Exception) -> None:
         """Answer a call with an error."""
+        if is_out_of_memory(failure):
+            failure = _out_of_memory(failure)
         job.is_unfit = isinstance(failure, UnfitInput)
         job.status, message = explain(failure, job.request_id, self._names)
         job.codec.error(job, job.status, message)
+
+    def fail_overrun(self, job: Job) -> None:
+        """Answer a call that the model computes and does not end."""
+        self.fail(job, Overrun(_OVERRAN))
 
     def expire(self, job: Job, now: float) -> None:
         """Answer a call whose time is over."""
@@ -53,6 +63,8 @@ class Execution:
     def run_single(self, job: Job) -> float:
         """Answer one call; returns the time at the end."""
         started = time.perf_counter()
+        beat = self.beat
+        beat.work, beat.since = job, started
         decoded = inferred = 0.0
         job.queue_seconds = started - job.arrived
         try:
@@ -62,6 +74,7 @@ class Execution:
                 limit_wait(job, call.timeout_us)
             if decoded > job.deadline:
                 self.expire(job, decoded)
+                beat.since = 0.0
                 return decoded
             outputs = self._infer(call.inputs, call)
             inferred = time.perf_counter()
@@ -69,6 +82,7 @@ class Execution:
             job.status = _OK
         except Exception as failure:
             self.fail(job, failure)
+        beat.since = 0.0
         finished = time.perf_counter()
         # The step that failed lasted until now.
         decoded = decoded or finished
@@ -90,16 +104,22 @@ class Execution:
             return
         started = time.perf_counter()
         not_row_wise: NotRowWise | None = None
+        self.beat.work, self.beat.since = items, started
         try:
             outputs = self._infer(join_inputs(items), items[0].call)
             parts = split_outputs(outputs, items)
         except NotRowWise as error:
             not_row_wise = error
+        except Overrun as failure:
+            # Each has waited longer than it may, whichever of them it was.
+            self._fail_all(items, failure, started)
+            return
         except Exception:
             # When each is run alone, it shows which of them fails.
             log.debug("batch.failed", exc_info=True, extra=dict(self._names))
         else:
             self._encode(items, parts, started, time.perf_counter())
+            self.beat.end()
             return
         for item in items:
             self._run_item(item)
@@ -107,21 +127,34 @@ class Execution:
             raise not_row_wise
 
     def _run_item(self, item: Item) -> None:
-        job = item.job
         started = time.perf_counter()
+        self.beat.work, self.beat.since = (item,), started
         try:
             outputs = self._infer(item.call.inputs, item.call)
         except Exception as failure:
+            self._fail_all((item,), failure, started)
+        else:
+            self._encode((item,), (outputs,), started, time.perf_counter())
+            self.beat.end()
+
+    def _fail_all(self, items: Sequence[Item], failure: Exception, started: float) -> None:
+        """Answer the calls of a run that failed."""
+        for item in items:
+            job = item.job
             self.fail(job, failure)
             job.queue_seconds = started - job.arrived - job.decode_seconds
             job.infer_seconds = time.perf_counter() - started
-        else:
-            self._encode((item,), (outputs,), started, time.perf_counter())
+        self.beat.end()
 
     def _infer(self, inputs: Mapping[str, Array], call: Call) -> dict[str, Array]:
         """Run the model; whatever it raises becomes an Exception, which ends a call and not the thread."""
         try:
             return self._model.infer(inputs, tuple(call.outputs))
+        except Interrupted as failure:
+            if not self.beat.is_overdue:
+                # It was meant for the call before this one.
+                return self._model.infer(inputs, tuple(call.outputs))
+            raise Overrun(_OVERRAN) from failure
         except ExecutionError as failure:
             unfit = unfit_input(failure, inputs, self._model.signature)
             if unfit is None:
@@ -154,6 +187,12 @@ class Execution:
             decoding += job.decode_seconds
             rows += item.rows
         self._tally.executed(rows, decoding, inferred - started, previous - inferred)
+
+
+def _out_of_memory(failure: Exception) -> OutOfMemory:
+    error = OutOfMemory("the call needs more memory than the model may use; send less in one call")
+    error.__cause__ = failure
+    return error
 
 
 def limit_wait(job: Job, timeout_us: int) -> None:

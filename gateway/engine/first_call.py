@@ -9,6 +9,7 @@ model is served.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -18,9 +19,20 @@ from concurrent.futures import Future
 import numpy as np
 
 from gateway.foreign_text import foreign_text
-from runtimes.base import Array, Datatype, ExemplaryModel, Signature, TensorModel, TensorSpec
+from gateway.serving import LOAD_SECONDS
+from runtimes.base import (
+    Array,
+    Datatype,
+    ExemplaryModel,
+    InterruptibleModel,
+    Signature,
+    TensorModel,
+    TensorSpec,
+)
 from runtimes.errors import InputError, Unsupported
 from runtimes.stated import StatedModel
+
+log = logging.getLogger(__name__)
 
 SECONDS = 60.0
 """How long a worker waits for the answer. A call that takes longer goes on beside the calls that come."""
@@ -44,11 +56,13 @@ def answer_first_call(
     inputs: Mapping[str, Array] | None = None,
     seconds: float = SECONDS,
     pass_over: Callable[[str], None] | None = None,
+    end_seconds: float = LOAD_SECONDS,
 ) -> str:
     """Have the model answer a call; return why it was not answered, "" where it was.
 
     Without `inputs` the values are made up. They are as well where the model does not answer `inputs` and
-    `pass_over` is given, which is told why.
+    `pass_over` is given, which is told why. A call that still goes on after `end_seconds` is ended, where the
+    model can end it.
 
     Raises:
         Unsupported: when no call would be answered, whatever its values.
@@ -69,6 +83,7 @@ def answer_first_call(
         raise
     except TimeoutError:
         is_late.set()
+        _end_later(model, outcome, end_seconds - seconds)
         return f"it was not answered within {seconds:g} s"
     except BaseException as error:
         return _reason(error)
@@ -85,6 +100,19 @@ def made_up(signature: Signature, sizes: tuple[int, int], rank: int = 2) -> dict
     if sum(math.prod(shape) * itemsizes[name] for name, shape in shapes.items()) > _MAX_BYTES:
         return None
     return {spec.name: _values(spec, shapes[spec.name]) for spec in signature.inputs}
+
+
+def _end_later(model: TensorModel, outcome: Future[str], seconds: float) -> None:
+    """End the call that goes on beside others, once it has had so much more time."""
+
+    def end() -> None:
+        if isinstance(model, InterruptibleModel) and not outcome.done():
+            log.warning("first_call.ended")
+            model.interrupt()
+
+    timer = threading.Timer(max(0.0, seconds), end)
+    timer.daemon = True
+    timer.start()
 
 
 def _answered(

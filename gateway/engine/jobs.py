@@ -114,6 +114,7 @@ class JobQueue:
         self._of_sources: dict[bytes, int] = {}
         self._bytes = 0
         self._alarm = math.inf
+        self._is_closed = False
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -136,7 +137,11 @@ class JobQueue:
         with self._lock:
             waiting = len(self._jobs)
             # A call that is larger than all the room may come in alone.
-            if waiting >= limits.max_requests or (waiting and self._bytes + size > limits.max_bytes):
+            if (
+                self._is_closed
+                or waiting >= limits.max_requests
+                or (waiting and self._bytes + size > limits.max_bytes)
+            ):
                 return False
             self._add(job, size)
         if deadline < self._alarm or self._alarm < now - _LOST_SECONDS:
@@ -176,6 +181,15 @@ class JobQueue:
         if job.deadline < self._alarm:
             self._set_alarm(job.loop, job.deadline, job.arrived)
         return others
+
+    def close(self) -> list[Job]:
+        """Take in no more jobs; returns those that wait, which leave."""
+        with self._lock:
+            self._is_closed = True
+            waiting = list(self._jobs)
+            self._jobs.clear()
+            self._bytes = 0
+        return waiting
 
     def age(self, now: float) -> float:
         """Return how long the oldest job has waited, in seconds."""

@@ -20,10 +20,11 @@ import numpy as np
 from gateway.engine.batching import Batcher, Item, NotRowWise, item_of, obstacle
 from gateway.engine.execution import Execution, limit_wait
 from gateway.engine.jobs import Job, JobQueue
+from gateway.engine.overruns import Overruns
 from gateway.engine.pace import Pace
 from gateway.engine.running_bodies import RunningBodies
 from gateway.engine.shares import Rounds
-from gateway.errors import QueueFull, RefusedBody
+from gateway.errors import QueueFull, RefusedBody, Replaced
 from gateway.metrics.tally import Tally
 from gateway.serving import DEFAULT_LIMITS, Batching, QueueLimits
 from runtimes.base import ModelInChild, TensorModel
@@ -54,6 +55,8 @@ class ComputeThread:
         its time is over                                loop      claimed, answered with 504
         its turn comes                                  compute   claimed, run, handed back to its loop
         its caller hangs up                             loop      cancelled; claimed if it still waited
+        it computes for too long, and can be ended      compute   answered with 504
+        it computes for too long, and cannot be ended   any       answered with 504; who waits, with 503
 
     The rules:
 
@@ -66,6 +69,7 @@ class ComputeThread:
     4. Jobs that are done are handed back together, but none is kept longer than `_HAND_BACK_SECONDS`.
     5. `tally.ongoing` goes up in `submit`, and down once for each job: in `_answer` or in `cancel`.
     6. A model that proves not to be row-wise is never batched again.
+    7. Whoever runs the model says so in `Execution.beat`, which a thread of its own watches, see `Overruns`.
 
     Args:
         names: what the log calls the version.
@@ -95,6 +99,7 @@ class ComputeThread:
         self.batching = batching
         """None where the model cannot be batched."""
         self._execution = Execution(model, tally, names, counts_runs=batching is not None)
+        self._overruns = Overruns(self._execution.beat, model, limits.compute_seconds, names)
         self._batcher = None if batching is None else Batcher(batching)
         self._pace = Pace()
         self._model_is_free = threading.Lock()
@@ -139,10 +144,30 @@ class ComputeThread:
 
     def is_alive(self) -> bool:
         """Whether the thread still takes calls."""
-        return self._thread.is_alive()
+        return not self._overruns.failure and self._thread.is_alive()
+
+    def failure(self) -> str:
+        """Return why it takes no more calls, once it does not."""
+        return self._overruns.failure or "the model's thread has ended"
+
+    def give_up(self) -> None:
+        """Answer all calls inside with errors, as the model will not; it takes no more. From any thread."""
+        beat = self._execution.beat
+        computed = beat.jobs() if beat.is_overdue else []
+        for job in computed:
+            self._execution.fail_overrun(job)
+        waiting = self._waiting.close()
+        for job in waiting:
+            self._fail_replaced(job)
+        if beat.is_on_loop:
+            # The loop stands still within the model, so that this is the only thread that does its work.
+            self._answer([*computed, *waiting])
+        else:
+            self._hand_back([*computed, *waiting])
 
     def stop(self, seconds: float = 5.0) -> None:
         """Finish the calls that wait, then end the thread."""
+        self._overruns.stop()
         self._submitted.put(None)
         self._thread.join(seconds)
 
@@ -154,6 +179,8 @@ class ComputeThread:
         size = len(job.body[0]) if len(job.body) == 1 else sum(map(len, job.body))
         if not self._pace.is_quick(size) or not self._model_is_free.acquire(blocking=False):
             return False
+        beat = self._execution.beat
+        beat.is_on_loop = True
         try:
             began = job.arrived = time.perf_counter()
             job.deadline = job.began + job.timeout
@@ -162,6 +189,7 @@ class ComputeThread:
             if batcher is not None:
                 batcher.note_single(began, 0, job.infer_seconds)
         finally:
+            beat.is_on_loop = False
             self._model_is_free.release()
         return True
 
@@ -190,7 +218,10 @@ class ComputeThread:
         self._execution.fail(job, refusal)
 
     def _refuse(self, job: Job) -> None:
-        self._fail_for_room(job)
+        if self._overruns.failure:
+            self._fail_replaced(job)
+        else:
+            self._fail_for_room(job)
         self._answer([job])
 
     def _fail_for_room(self, job: Job) -> None:
@@ -199,6 +230,12 @@ class ComputeThread:
         self._tally.dropped("rejected")
         load = f"{len(self._waiting)} calls, {self._waiting.bytes} bytes"
         self._execution.fail(job, QueueFull(f"too many calls wait for the model: {load}; ask again later"))
+
+    def _fail_replaced(self, job: Job) -> None:
+        job.retry_after = 1
+        self._tally.dropped("rejected")
+        reason = "the worker is replaced, as its model does not end a call; ask again"
+        self._execution.fail(job, Replaced(reason))
 
     def _expire(self, late: list[Job]) -> None:
         now = time.perf_counter()
@@ -375,8 +412,8 @@ class ComputeThread:
 
     def _answer(self, jobs: list[Job]) -> None:
         for job in jobs:
-            if job.is_cancelled:
-                continue
+            if job.owner is None:
+                continue  # cancelled, or given up before
             job.owner = None
             try:
                 job.done(job)

@@ -89,6 +89,11 @@ class FlowControl(asyncio.BufferedProtocol):
         else:
             self._transport.close()
 
+    def write_at_once(self) -> None:
+        """Have writes go to the socket at once: uvloop does so with what is over the limit of its buffer."""
+        if not self._transport.is_closing():
+            self._transport.set_write_buffer_limits(high=0)
+
     def abort(self) -> None:
         """Close at once."""
         self._transport.abort()

@@ -45,6 +45,7 @@ CODES: Mapping[int, Code] = {
     502: Code.UNAVAILABLE,
     503: Code.UNAVAILABLE,
     504: Code.DEADLINE_EXCEEDED,
+    507: Code.RESOURCE_EXHAUSTED,
 }
 """The one table from HTTP statuses to codes."""
 

@@ -60,6 +60,11 @@ class HttpServer:
             raise RuntimeError("the HTTP server has ended")
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop.result()))
 
+    def write_at_once(self) -> None:
+        """Have what is written from now on sent at once, as the loop stands still; from any thread."""
+        for connection in list(self._shared.connections):
+            connection.write_at_once()
+
     def stop(self, grace: float = 1.0) -> None:
         """Close the port, answer what is inside within `grace` seconds, close the rest, end the thread."""
         if self._thread.is_alive():

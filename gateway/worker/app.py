@@ -89,6 +89,11 @@ class WorkerApp:
         ended = [capability for capability in self._capabilities if not capability.is_alive()]
         return ended[0].failure() if ended else ""
 
+    def give_up(self) -> None:
+        """Answer the calls inside with errors, once the model takes no more; from any thread."""
+        for capability in self._capabilities:
+            capability.give_up()
+
     def stop(self) -> None:
         """Finish the calls that wait for the model; it takes no more."""
         for capability in self._capabilities:

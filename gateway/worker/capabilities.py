@@ -39,6 +39,9 @@ class Capability(Protocol):
         """Return why it takes no more calls, once it does not."""
         ...
 
+    def give_up(self) -> None:
+        """Answer the calls inside with errors, once it takes no more; may be called from any thread."""
+
     def stop(self) -> None:
         """Finish the calls that wait, then end."""
 
@@ -86,7 +89,10 @@ class TensorCapability:
         return self.compute.is_alive()
 
     def failure(self) -> str:
-        return "the model's thread has ended"
+        return self.compute.failure()
+
+    def give_up(self) -> None:
+        self.compute.give_up()
 
     def stop(self) -> None:
         self.set_mirroring(None)

@@ -83,6 +83,9 @@ class LanguageCapability:
     def failure(self) -> str:
         return f"the engine has ended: {self.model.failure()}"
 
+    def give_up(self) -> None:
+        """Leave it to the relay of each call to see that the engine has ended."""
+
     def stop(self) -> None:
         self.set_mirroring(None)
         self.slots.stop()

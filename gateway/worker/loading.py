@@ -35,10 +35,12 @@ from gateway.worker.first_prompt import answer_first_prompt
 from gateway.worker.golden import golden_inputs, golden_prompt
 from gateway.worker.image_settings import read_image_settings
 from gateway.worker.labels import Labels, UnusableLabels, combined, own_labels, read_labels
+from gateway.worker.load_limit import LoadLimit
 from gateway.worker.version import AppOptions
 from runtimes.base import LoadedModel, ModelInChild, Signature, TensorModel
 from runtimes.engines.base import EngineRuntime, OpenAIModel
 from runtimes.errors import Unsupported
+from runtimes.memory_errors import is_out_of_memory
 from runtimes.python.runtime import PythonOptions, PythonRuntime
 from runtimes.select import Choice
 from runtimes.text_model import TextModel
@@ -73,7 +75,8 @@ class Loader:
     It is the progress of its own pull, see `gateway.kits.pull.Progress`.
     """
 
-    def __init__(self, spec: WorkerSpec, tally: Tally, note: Note) -> None:
+    def __init__(self, spec: WorkerSpec, tally: Tally, note: Note, limit: LoadLimit) -> None:
+        self._limit = limit
         self._spec = spec
         self._tally = tally
         self._note = note
@@ -102,7 +105,7 @@ class Loader:
         self.has_child = isinstance(choice.runtime, EngineRuntime | PythonRuntime)
         language = language_model(kit, choice, spec.serving)
         loaded = self._load_admitted(kit, choice, language)
-        with closed_on_failure(loaded):
+        with closed_on_failure(loaded), self._limit.held():
             return self._prove(kit, choice, loaded, language.generation, library)
 
     def pulling(self, done: int, total: int) -> None:
@@ -122,7 +125,16 @@ class Loader:
             self._note(detail="")
             started = time.perf_counter()
             engine_options = replace(language.options, name=spec.model)
-            loaded = load(kit, choice, resources, engine_options, self._python_options(kit))
+            with self._limit.held():
+                try:
+                    loaded = load(kit, choice, resources, engine_options, self._python_options(kit))
+                except Exception as error:
+                    if resources.memory is None or not is_out_of_memory(error):
+                        raise
+                    raise UnusableModel(
+                        f"{spec.reference}: to load, it needs more than the {decimal(resources.memory)} of "
+                        f"`resources.memory`; give it more ({type(error).__name__}: {error})"
+                    ) from error
         self._tally.loaded(time.perf_counter() - started)
         return loaded
 
@@ -140,7 +152,7 @@ class Loader:
         return PythonOptions(
             name=spec.model,
             stated=stated_signature(None, kit.kit, spec.serving.stated) or NOTHING_STATED,
-            timeout=spec.serving.queue.timeout,
+            timeout=spec.serving.queue.compute_timeout or spec.serving.queue.timeout,
             note=lambda detail: self._note(detail=detail),
         )
 
@@ -194,12 +206,14 @@ class Loader:
         if spec.golden is not None:
             reference = spec.reference.reference
             inputs = golden_inputs(library, reference, spec.golden, spec.policy, model.signature)
-        started = time.perf_counter()
+        started, end = time.perf_counter(), spec.serving.load_timeout
         try:
             if inputs is not None:
-                reason = answer_first_call(model, inputs)
+                reason = answer_first_call(model, inputs, end_seconds=end)
             else:
-                reason = answer_first_call(model, example.inputs, pass_over=example.pass_over)
+                reason = answer_first_call(
+                    model, example.inputs, pass_over=example.pass_over, end_seconds=end
+                )
         except Unsupported as error:
             raise UnusableModel(f"{spec.reference}: no call can be answered: {error}") from error
         if child is not None and not child.is_alive():

@@ -18,7 +18,7 @@ import ray
 from ray import serve
 
 from gateway.contract import Announcement, Description, Instructions, Passing, WorkerSpec, WorkerState
-from gateway.errors import KitserveError, reason_of
+from gateway.errors import KitserveError, UnusableModel, reason_of
 from gateway.foreign_text import foreign_text
 from gateway.home import keep_private
 from gateway.logs.events import configure_logging
@@ -31,10 +31,14 @@ from gateway.worker.delivery import Delivery
 from gateway.worker.engine_numbers import EngineNumbers
 from gateway.worker.engine_watch import end_of, ended
 from gateway.worker.handle_port import keep_on_loopback
-from gateway.worker.loading import Loader, closed_on_failure
+from gateway.worker.hang import HangTimer
+from gateway.worker.load_limit import LoadLimit
+from gateway.worker.loading import Loader, ServableModel, closed_on_failure
+from gateway.worker.memory_limit import MemoryLimit
 from gateway.worker.scaling import IDLE, ONGOING
+from gateway.worker.stuck import stuck
 from gateway.worker.version import Identity
-from runtimes.base import ModelInChild
+from runtimes.base import ModelInChild, TensorModel
 from runtimes.engines.base import OpenAIModel
 
 ANNOUNCE_SECONDS = 1.0
@@ -42,6 +46,10 @@ _GATEWAY_SECONDS = 5.0
 _HEALTH_SECONDS = 5.0
 # So long after it is told, the edge sends no more calls to this worker.
 _EDGE_SECONDS = 0.5
+# How long the calls inside get where the memory is used up.
+_LAST_CALLS_SECONDS = 10.0
+# So long after a call should have ended, the process is held to hang: longer than `Overruns` takes.
+_HANG_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -64,17 +72,23 @@ class Worker:
         )
         self._numbers = itertools.count(1)
         self._delivery = Delivery(spec.names)
-        self._loader = Loader(spec, self._tally, self._note)
+        resources = spec.serving.resources
+        self._memory = None if resources.memory is None else MemoryLimit(resources.memory, resources.gpus > 0)
+        self._overdue = asyncio.get_running_loop().create_future()
+        limit = LoadLimit(spec.node.home, spec.app, spec.serving.load_timeout, self._give_up_load)
+        self._loader = Loader(spec, self._tally, self._note, limit)
         self._description: Description | None = None
         self._must_describe = False
         self._engine_numbers: EngineNumbers | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
         self._announcing = asyncio.create_task(self._announce_for_ever())
         try:
-            servable = await asyncio.to_thread(self._loader.load)
+            servable = await self._load()
             self._model, self._description, self._lease = servable.model, servable.description, servable.lease
             identity = Identity(spec.model, spec.reference.label, str(spec.reference.digest))
             with closed_on_failure(self._model):
+                if self._memory is not None:
+                    self._memory.check_loaded(spec.reference)
                 self._app = build_app(identity, self._model, self._tally, servable.options)
         except Exception as error:
             is_expected, reason = isinstance(error, KitserveError), reason_of(error)
@@ -88,6 +102,9 @@ class Worker:
                 extra={**spec.names, "reason": reason},
             )
             self._announcing.cancel()
+            if self._overdue.done():
+                # The thread that loads cannot be ended otherwise.
+                os._exit(1)
             raise
         node_address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._server = HttpServer(self._app, spec.node.host or node_address)
@@ -102,7 +119,15 @@ class Worker:
         if isinstance(self._model, OpenAIModel):
             self._engine_numbers = EngineNumbers(self._model.socket)
         if servable.child is not None:
-            self._watching = asyncio.create_task(self._end_with(servable.child))
+            self._watching.append(asyncio.create_task(self._end_with(servable.child)))
+        if isinstance(self._model, TensorModel):
+            self._watching.append(asyncio.create_task(self._end_stuck()))
+        if self._memory is not None:
+            self._watching.append(asyncio.create_task(self._end_used_up(self._memory)))
+        self._hang = HangTimer(spec.node.home, f"{spec.app}.call")
+        if threads := self._hang.earlier():
+            log.error("worker.hung", extra={**spec.names, "threads": threads})
+        self._hang.keep(spec.serving.queue.compute_seconds + _HANG_SECONDS)
         ready = {"port": self._server.port, "runtime": servable.runtime}
         log.info("worker.ready", extra={**spec.names, **ready})
         await self._report(WorkerState.READY)
@@ -138,8 +163,9 @@ class Worker:
             log.warning("worker.abandoned", extra={**self._spec.names, "calls": self._tally.ongoing})
         await self._report(WorkerState.DRAINING)
         self._announcing.cancel()
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in self._watching:
+            task.cancel()
+        self._hang.stop()
         await asyncio.to_thread(self._close)
         log.info("worker.stopped", extra=self._spec.names)
 
@@ -167,6 +193,37 @@ class Worker:
         # The calls inside are answered first, with errors.
         await asyncio.sleep(_EDGE_SECONDS)
         await asyncio.to_thread(engine.close)
+        os._exit(1)
+
+    async def _load(self) -> ServableModel:
+        """Load the model, within its time."""
+        loading = asyncio.create_task(asyncio.to_thread(self._loader.load))
+        futures: set[asyncio.Future[Any]] = {loading, self._overdue}
+        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+        return loading.result() if loading.done() else self._overdue.result()
+
+    def _give_up_load(self, failure: UnusableModel) -> None:
+        """Fail, although the model still loads; the load limit calls this, from a thread of its own."""
+        self._overdue.get_loop().call_soon_threadsafe(self._overdue.set_exception, failure)
+
+    async def _end_stuck(self) -> None:
+        """End this process once a call cannot be ended: Serve starts another worker in its place."""
+        reason = await stuck(self._app, self._server)
+        log.error("worker.stuck", extra={**self._spec.names, "reason": reason})
+        await self._report(WorkerState.DRAINING, reason)
+        # The answers are on their way, and the edge sends no more calls.
+        await asyncio.sleep(_EDGE_SECONDS)
+        os._exit(1)
+
+    async def _end_used_up(self, memory: MemoryLimit) -> None:
+        """End this process once its memory is used up, after the calls that it has."""
+        reason = await memory.used_up()
+        log.error("worker.memory_used_up", extra={**self._spec.names, "reason": reason})
+        await self._report(WorkerState.DRAINING, reason)
+        deadline = time.monotonic() + _LAST_CALLS_SECONDS
+        await asyncio.sleep(_EDGE_SECONDS)
+        while self._tally.ongoing and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
         os._exit(1)
 
     async def _report(self, state: WorkerState, detail: str = "") -> None:

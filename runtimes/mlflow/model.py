@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from runtimes.base import ANY, Array, Datatype, TensorModel, TensorSpec
+from runtimes.base import ANY, Array, Datatype, InterruptibleModel, TensorModel, TensorSpec
 from runtimes.errors import InputError
 from runtimes.mlflow.fit import Fit
 from runtimes.stated import StatedModel
@@ -55,6 +55,11 @@ class ColumnsModel:
         columns = self._table.columns(inputs)
         own = {name: _as_column(self._own[name], values) for name, values in columns.items()}
         return self._model.infer(own, outputs)
+
+    def interrupt(self) -> None:
+        """End the calls that run now, where the model can; see `InterruptibleModel.interrupt`."""
+        if isinstance(self._model, InterruptibleModel):
+            self._model.interrupt()
 
     def close(self) -> None:
         """Free the model."""

@@ -425,7 +425,7 @@ def test_a_model_that_fails_says_why(
     assert [record.getMessage() for record in logged] == ["call.failed"]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("secret"), MemoryError("secret"), KeyError("secret")])
+@pytest.mark.parametrize("error", [RuntimeError("secret"), OSError("secret"), KeyError("secret")])
 def test_what_nobody_expected_is_in_the_log_and_not_in_the_answer(
     serve: Callable[[Callable[[], Array]], Serving], logged: list[logging.LogRecord], error: Exception
 ) -> None:
@@ -443,6 +443,24 @@ def test_what_nobody_expected_is_in_the_log_and_not_in_the_answer(
         assert record.exc_info is not None
         assert record.exc_info[1] is error
     assert len(logged) == 2
+
+
+@pytest.mark.parametrize("error", [MemoryError("secret"), ExecutionError("the model failed: std::bad_alloc")])
+def test_a_call_for_which_there_is_no_memory_says_so(
+    serve: Callable[[Callable[[], Array]], Serving], logged: list[logging.LogRecord], error: Exception
+) -> None:
+    def fail() -> Array:
+        raise error
+
+    status, answer = serve(fail).infer(X_Request_Id="r-7")
+    text = "the call needs more memory than the model may use; send less in one call"
+    assert (status, answer) == (507, {"error": text})
+    (record,) = logged
+    fields = vars(record)
+    assert (fields["request_id"], fields["model"], fields["version"]) == ("r-7", "iris", "v1")
+    assert record.exc_info is not None
+    assert record.exc_info[1] is not None
+    assert record.exc_info[1].__cause__ is error
 
 
 def test_the_words_of_an_engine_need_not_be_unicode(

@@ -15,6 +15,7 @@ import torch
 
 from runtimes.base import Array, Datatype, Resources, Signature, TensorSpec
 from runtimes.errors import InputError, LoadError, ModelError, UnsafeFormat
+from runtimes.pt2_expressions import is_arithmetic
 from runtimes.testing import ProcessContract, TensorContract
 from runtimes.torch_export import TorchExportRuntime
 from tests.support.model_files import Double, Lookup, repack
@@ -180,15 +181,91 @@ EVIL_EXPRESSIONS = [
     "'a'",
     "1" * 5000,
 ]
+ENDLESS_EXPRESSIONS = [
+    "9**9**8",
+    "s0**2",
+    "1 << 9999999999",
+    "Pow(Integer(9), Integer(387420489))",
+    "Pow(Pow(Pow(Symbol('s0'), 16), 16), 16)",
+    "Pow(Integer(2), Symbol('s0'))",
+    "PowByNatural(9, Mul(9, 9))",
+    "LShift(Integer(1), Integer(9999999999))",
+    "LShift(1, Symbol('s0'))",
+    "floor(1e300)",
+    "floor(1e999999999)",
+    "Integer(" + "9" * 40 + ")",
+    "Mul(" + ", ".join(f"Add(Symbol('a{i}'), Symbol('b{i}'))" for i in range(20)) + ")",
+    "Pow(Add(" + ", ".join(f"Symbol('s{i}')" for i in range(12)) + "), 8)",
+    "Mul(" * 70 + "1" + ", 1)" * 70,
+    "-" * 3000 + "1",
+    "Max(" + ", ".join(["1"] * 1100) + ")",
+]
+USUAL_EXPRESSIONS = [
+    "Symbol('s0', positive=True, integer=True)",
+    "Mul(Integer(2), Pow(Max(Integer(1), Add(FloorDiv(Add(Symbol('s0', positive=True, integer=True), "
+    "Integer(-3)), Integer(2)), Integer(1))), Integer(2)))",
+    "Pow(Symbol('s27', positive=True, integer=True), Integer(3))",
+    "Pow(Symbol('s0', positive=True), Integer(-1))",
+    "Pow(Symbol('s0', positive=True), Rational(1, 2))",
+    "LShift(Symbol('s0'), Integer(3))",
+    "Mod(s0*s1 + 7, 8)",
+]
 
 
-@pytest.mark.parametrize("expression", EVIL_EXPRESSIONS)
+@pytest.mark.parametrize("expression", EVIL_EXPRESSIONS + ENDLESS_EXPRESSIONS)
 def test_expressions_that_do_more_than_calculate_are_refused(
     lookup: Path, tmp_path: Path, expression: str
 ) -> None:
     program = member(lookup, MODEL)
     sizes = program["graph_module"]["graph"]["tensor_values"]["words"]["sizes"]
     sizes[0]["as_expr"]["expr_str"] = expression
+    refused(lookup, tmp_path, program)
+
+
+@pytest.mark.parametrize("expression", USUAL_EXPRESSIONS)
+def test_expressions_of_usual_programs_are_not(expression: str) -> None:
+    assert is_arithmetic(expression)
+
+
+def test_powers_of_sizes_are_served(tmp_path: Path) -> None:
+    class Squares(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            size = x.shape[0]
+            return torch.arange(size**3)[: size * size]
+
+    path = tmp_path / "model.pt2"
+    rows = torch.export.Dim("rows", min=2, max=64)
+    torch.export.save(torch.export.export(Squares(), (torch.ones(3),), dynamic_shapes=({0: rows},)), path)
+    model = TorchExportRuntime().load(path, Resources())
+    assert model.infer({"x": np.ones(4, np.float32)})["output_0"].tolist() == list(range(16))
+
+
+def operator(name: str, left: object, right: object, output: str) -> dict[str, object]:
+    """A node that applies an operator to two sizes."""
+    inputs = [{"name": which, "arg": arg, "kind": 1} for which, arg in (("a", left), ("b", right))]
+    outputs = [{"as_sym_int": {"as_name": output}}]
+    return {"target": f"_operator.{name}", "inputs": inputs, "outputs": outputs, "metadata": {}}
+
+
+def size(name: str) -> dict[str, object]:
+    return {"as_sym_int": {"as_name": name}}
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [operator("pow", {"as_int": 9}, {"as_int": 43046721}, "n")],
+        [operator("pow", size("s0"), size("s0"), "n")],
+        [operator("lshift", {"as_int": 1}, {"as_int": 10**10}, "n")],
+        [operator("mul", size(f"n{i}"), size(f"n{i}"), f"n{i + 1}") for i in range(40)],
+    ],
+    ids=["a power", "a power of sizes", "a shift", "squares of squares"],
+)
+def test_operators_that_calculate_without_end_are_refused(
+    lookup: Path, tmp_path: Path, nodes: list[dict[str, object]]
+) -> None:
+    program = member(lookup, MODEL)
+    program["graph_module"]["graph"]["nodes"][:0] = nodes
     refused(lookup, tmp_path, program)
 
 

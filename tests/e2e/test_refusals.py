@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ import torch
 from gateway.logs.events import log_path
 from gateway.wire.texts import MODEL_FAILED, not_loaded
 from tests.support.artifacts import MODELKIT, LayoutBuilder, digest_of, tar
-from tests.support.kitserve import Running
+from tests.support.endless import FOR_EVER, endless_load, looping_torchscript
+from tests.support.kitserve import KITSERVE, Running
 from tests.support.load import Load
 from tests.support.model_files import save_script
 from tests.support.pickles import code_kit
@@ -196,3 +199,52 @@ def test_web_pages_cannot_change_anything(serving: Running) -> None:
     assert requests.put(url, json={}, headers=page, timeout=10).status_code == 403
     assert requests.put(url, data="{}", headers=serving.token, timeout=10).status_code == 415
     assert requests.put(url, json={}, headers={"Host": "evil.test"}, timeout=10).status_code == 400
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> str:
+    """The name of kits that load for ever (`load`) or compute for as long as a call says (`call`)."""
+    builder = LayoutBuilder(tmp_path / "endless")
+    for tag, write in (("call", looping_torchscript), ("load", endless_load)):
+        data = write(tmp_path).read_bytes()
+        builder.kit(f"test/endless:{tag}", tar(("model.pt", data)), path="model.pt")
+    return f"oci-layout:{builder.directory}:test/endless"
+
+
+def test_calls_and_loads_that_do_not_end_are_ended(serving: Running, endless: str) -> None:
+    def call(rounds: int) -> int:
+        inputs = [
+            {"name": "rounds", "datatype": "INT64", "shape": [1], "data": [rounds]},
+            {"name": "x", "datatype": "FP32", "shape": [1], "data": [1.5]},
+        ]
+        body = {"inputs": inputs}
+        return requests.post(f"{serving.url}/v2/models/call/infer", json=body, timeout=30).status_code
+
+    serving.models["call"] = {"kit": f"{endless}:call", "compute_timeout": "1s"}
+    serving.models["late"] = {"kit": f"{endless}:load", "load_timeout": "2s"}
+    applied = serving.apply(check=False)
+    assert "did not load within 2 s" in applied.stdout + applied.stderr
+    assert serving.model("call")["state"] == "ready"
+
+    assert call(1) == 200
+    (worker,) = serving.workers("call")
+    assert call(FOR_EVER) == 504
+    ended = time.monotonic()
+    while call(1) != 200:
+        assert time.monotonic() - ended < 30.0
+        time.sleep(0.1)
+    assert serving.workers("call") != [worker]
+    assert "worker.stuck" in serving.events()
+
+    serving.models = {"good": serving.models["good"], "removed": {"kit": f"{endless}:load"}}
+    serving.write()
+    apply = subprocess.Popen([*KITSERVE, "apply", str(serving.file)], stdout=subprocess.DEVNULL)
+    serving.wait(lambda _: serving.workers("removed"))
+    serving.models.pop("removed")
+    serving.apply()
+    removed = time.monotonic()
+    apply.wait(10)
+    while serving.workers("removed"):
+        assert time.monotonic() - removed < 15.0
+        time.sleep(0.1)
+    assert serving.infer("good").status_code == 200

@@ -28,9 +28,11 @@ class FakeServe:
         self.deployments: list[tuple[Version, bool]] = []
         """What it was told to deploy, also where it refused, and whether it was told that this runs."""
         self.deleted: list[AppName] = []
+        self.spared: dict[AppName, frozenset[str]] = {}
+        """The workers that were not to be killed with their app."""
         self.error: Exception | None = None
         self.looks = 0
-        for name in ("applications", "deploy", "delete"):
+        for name in ("applications", "deploy", "delete", "kill_starting"):
             monkeypatch.setattr(ray_serve, name, getattr(self, name))
 
     def applications(self) -> dict[AppName, Application]:
@@ -50,6 +52,9 @@ class FakeServe:
     def delete(self, app: AppName) -> None:
         del self.running[app]
         self.deleted.append(app)
+
+    def kill_starting(self, app: AppName, started: frozenset[str]) -> None:
+        self.spared[app] = started
 
     def give_up(self, app: AppName) -> None:
         """Start no more workers of an app."""

@@ -128,6 +128,8 @@ class Deployer:
         if app in self._watch.applications():
             log.info("version.removed", extra={"app": app})
             ray_serve.delete(app)
+            # Those that answer calls drain.
+            ray_serve.kill_starting(app, self._watch.started(app))
             self._watch.look()
         else:
             self._state.drop_version(app)

@@ -7,6 +7,7 @@ changes:
 - `serve.delete(_blocking=False)`, which returns before an application is gone;
 - a `DeploymentHandle` made by its constructor, as `serve.get_app_handle` keeps each that it gives out, and
   its `shutdown_async`;
+- the names of replicas' actors, `SERVE_REPLICA::<application>#<deployment>#<id>`;
 - `ray.util.get_node_ip_address`, and `_temp_dir` of `ray.init`;
 - what Serve says of a replica that cannot be scheduled, or takes long to start: it is put into our own words;
 - `Deployment.options(version=…, _internal=True)`, so that an application that is run again keeps its workers.
@@ -20,7 +21,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ _UNSCHEDULED = re.compile(
 )
 # Serve logs each report of a worker as a call, in files that it rotates at 512 MiB.
 _LOGGING = {"log_level": "WARNING", "enable_access_log": False}
+# How the names of replicas' actors begin (Ray Serve, ReplicaID).
+_REPLICAS = "SERVE_REPLICA::"
 # State of a replica (Ray Serve, ReplicaState).
 _RUNNING = "RUNNING"
 
@@ -205,6 +208,20 @@ async def wake(app: AppName) -> None:
 def delete(app: AppName) -> None:
     """Have Serve end an application; returns before its workers are gone."""
     serve.delete(app, _blocking=False)
+
+
+def kill_starting(app: AppName, started: Set[str]) -> None:
+    """Kill an application's workers but those that have `started`, by the ids of their replicas.
+
+    One that still loads hears nothing of Serve, and may load for ever.
+    """
+    prefix = f"{_REPLICAS}{app}#"
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        name = actor["name"]
+        if name.startswith(prefix) and name.rpartition("#")[2] not in started:
+            # It may be gone since.
+            with contextlib.suppress(ValueError):
+                ray.kill(ray.get_actor(name, namespace=actor["namespace"]))
 
 
 @dataclass(frozen=True, slots=True)

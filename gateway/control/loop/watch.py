@@ -62,6 +62,12 @@ class Watch:
         """Return the apps of which a worker was heard of late."""
         return frozenset(worker.app for worker in self._workers.present())
 
+    def started(self, app: AppName) -> frozenset[str]:
+        """Return those of an app's workers, heard of late, that have loaded their model."""
+        return frozenset(
+            worker.worker for worker in self._workers.present() if worker.app == app and worker.port
+        )
+
     def look(self) -> None:
         """Ask Serve now; raises what Serve raises."""
         # One at a time, so that no older answer comes after a newer one.

@@ -13,7 +13,15 @@ from gateway.control.state.desired import DesiredModel
 from gateway.kits.trust import ANYTHING
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest
-from gateway.serving import NO_ENGINE, NO_GENERATION, NOTHING_STATED, Engine, Generation, Serving
+from gateway.serving import (
+    LOAD_SECONDS,
+    NO_ENGINE,
+    NO_GENERATION,
+    NOTHING_STATED,
+    Engine,
+    Generation,
+    Serving,
+)
 
 _APP_NAME = re.compile(r".+\.[0-9a-f]{12}\.[0-9a-f]{8}\.[0-9]+")
 
@@ -99,10 +107,13 @@ def _fingerprint(version: Version) -> str:
         str(version.reference),
         version.runtime,
         version.policy,
-        asdict(serving.resources),
+        {name: value for name, value in asdict(serving.resources).items() if value is not None},
         None if serving.batching is None else asdict(serving.batching),
-        asdict(serving.queue),
+        {name: value for name, value in asdict(serving.queue).items() if value is not None},
     ]
+    if serving.load_timeout != LOAD_SECONDS:
+        # Only then: versions of earlier releases keep their fingerprint.
+        facts.append({"load_timeout": serving.load_timeout})
     if serving.stated != NOTHING_STATED:
         # Only then: versions of earlier releases keep their fingerprint.
         facts.append(asdict(serving.stated))

@@ -149,8 +149,9 @@ class Workers:
 
     def _forget(self, worker: str) -> None:
         announcement = self._left[worker] = self._heard.pop(worker).announcement
-        # Who is told to end says that it drains; Serve starts another in the place of everyone else.
-        self._restarts[announcement.app] += announcement.state is not WorkerState.DRAINING
+        # Who is told to end says that it drains, and no more. In the place of others, Serve starts another.
+        is_expected = announcement.state is WorkerState.DRAINING and not announcement.detail
+        self._restarts[announcement.app] += not is_expected
         if len(self._left) > _REMEMBERED:
             _, oldest = self._left.popitem(last=False)
             self._gone[oldest.app].add(oldest.numbers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,15 @@ def test_what_is_surplus_is_condemned_deleted_and_then_forgotten(plant: Plant) -
 
     wait(is_forgotten)
     assert plant.serve.deleted == [app]
+
+
+def test_workers_that_still_load_end_with_their_version_and_others_drain(plant: Plant) -> None:
+    app = plant.deploy()
+    ready = report(app, WorkerState.READY)
+    plant.workers.hear(ready)
+    plant.workers.hear(replace(report(app, WorkerState.LOADING), worker="late", port=0))
+    plant.remove(app)
+    wait(lambda: plant.serve.spared == {app: {ready.worker}})
 
 
 def test_nothing_goes_while_calls_may_be_on_their_way(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,15 @@ def test_a_failure_is_given_out_once(workers: Workers) -> None:
     assert who(workers.present()) == ["w1"]
 
 
+def test_a_worker_that_leaves_with_a_reason_was_not_told_to(workers: Workers) -> None:
+    workers.hear(news("told", WorkerState.DRAINING))
+    workers.hear(replace(news("stuck", WorkerState.DRAINING, OTHER), detail="cannot be ended"))
+    workers.drop("told")
+    workers.drop("stuck")
+    restarts = {app: numbers.restarts for app, numbers in workers.numbers().items()}
+    assert restarts == {APP: 0, OTHER: 1}
+
+
 def test_numbers_are_added_up_by_app(workers: Workers) -> None:
     workers.hear(news("w1", pulled=1))
     workers.hear(news("w2", pulled=2))
