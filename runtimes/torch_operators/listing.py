@@ -39,8 +39,8 @@ _INNER = frozenset(  # as a text, since there are many
     _safe_softmax _scaled_dot_product_attention_math _scaled_dot_product_flash_attention_for_cpu _set_item
     _shape_as_tensor _softmax _tensor_to_list _to_copy _transformer_encoder_layer_fwd _trilinear _unique
     _unique2 _unsafe_view _unwrap_optional _upsample_bicubic2d_aa _upsample_bilinear2d_aa
-    _upsample_lanczos2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d _weight_norm
-    _weight_norm_interface
+    _upsample_lanczos2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
+    _weight_norm _weight_norm_interface
     """.split()  # noqa: SIM905
 )
 # Parts of names: of operators that trust the indices, sizes or addresses they are given, of those that give
