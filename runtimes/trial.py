@@ -36,9 +36,7 @@ _VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV"
 class Trial:
     """A child process that tries one file after the other; a context manager, which ends it."""
 
-    def __init__(
-        self, engine: str, rehearsal: str, bytes_to_use: int, directory: Path | None = None
-    ) -> None:
+    def __init__(self, engine: str, rehearsal: str, bytes_to_use: int, directory: Path | None = None) -> None:
         """Start the child, which imports its libraries beside what the caller does meanwhile.
 
         Args:

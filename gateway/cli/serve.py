@@ -17,6 +17,7 @@ from gateway.cli.options import WATCH_SECONDS, ConfigFile, Home, Output, out, re
 from gateway.cli.progress import Reporter
 from gateway.cli.signals import Stopped, catch_signals
 from gateway.cli.stream import one_stream
+from gateway.cli.user import containment_warnings
 from gateway.config.config import load_config
 from gateway.errors import ControlError, EdgeError
 from gateway.logs.events import configure_logging
@@ -55,6 +56,8 @@ def serve(
                 reporter.say(
                     f"Kitserve {gateway.__version__}: {len(config.models)} model(s) from {file}, home {home}"
                 )
+                for warning in containment_warnings():
+                    reporter.say(f"warning: {warning}")
                 with running(config, home, address, reporter.say) as kitserve, reporter:
                     raise _report_until_edge_is_lost(kitserve, reporter)
             except Stopped:

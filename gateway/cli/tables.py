@@ -71,8 +71,18 @@ def models_table(models: Iterable[dict[str, Any]]) -> Table:
             )
             if version["note"]:
                 table.add_row("", "", _text(version["note"], "yellow"))
+            if contained := _containment(version.get("workers", ())):
+                table.add_row("", "", _text(contained, "dim"))
             name, state = "", Text()
     return table
+
+
+def _containment(workers: Iterable[dict[str, Any]]) -> str:
+    """What the workers of a version gave up before they loaded it, and what they could not."""
+    on = {name: None for worker in workers for name in worker["contained"]}
+    off = {name: None for worker in workers for name in worker["not_contained"]}
+    contained = f"contained: {', '.join(name for name in on if name not in off)}" if on else ""
+    return "; ".join(filter(None, (contained, f"not contained: {', '.join(off)}" if off else "")))
 
 
 def _tokens(generation: dict[str, Any] | None) -> str:

@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -25,10 +26,11 @@ from gateway.metrics.tally import Tally
 from gateway.proxies import bypass_proxies
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
+from gateway.worker.containment import WorkerContainment, use_contained_threads, without_credentials
 from gateway.worker.delivery import Delivery
 from gateway.worker.engine_numbers import EngineNumbers
 from gateway.worker.engine_watch import end_of, ended
-from gateway.worker.loading import Loader, closed_on_failure
+from gateway.worker.loading import Loader, ServableModel, closed_on_failure
 from gateway.worker.scaling import IDLE, ONGOING
 from gateway.worker.version import Identity
 from runtimes.base import ModelInChild
@@ -64,8 +66,10 @@ class Worker:
         self._engine_numbers: EngineNumbers | None = None
         self._watching: asyncio.Task[None] | None = None
         self._announcing = asyncio.create_task(self._announce_for_ever())
+        # It asks by UDP, which is refused once the worker is contained.
+        node_address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         try:
-            servable = await asyncio.to_thread(self._loader.load)
+            servable = await self._load()
             self._model, self._description, self._lease = servable.model, servable.description, servable.lease
             identity = Identity(spec.model, spec.reference.label, str(spec.reference.digest))
             with closed_on_failure(self._model):
@@ -84,7 +88,6 @@ class Worker:
             )
             self._announcing.cancel()
             raise
-        node_address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._server = HttpServer(self._app, spec.node.host or node_address)
         self._server.start()
         self._note(
@@ -101,6 +104,28 @@ class Worker:
         ready = {"port": self._server.port, "runtime": servable.runtime}
         log.info("worker.ready", extra={**spec.names, **ready})
         await self._report(WorkerState.READY)
+
+    async def _load(self) -> ServableModel:
+        """Bring the kit here, and load it once this process is contained."""
+        opened = await asyncio.to_thread(self._loader.open)
+        # Nothing is asked of a registry from now on.
+        self._spec = spec = without_credentials(self._spec)
+        contained = WorkerContainment(spec.node.home, opened.kit.path)
+        contain = partial(contained.contain, has_child=opened.has_child)
+        if opened.has_child:
+            # The child contains itself before it reads the kit, and this process once the child has started.
+            servable = await asyncio.to_thread(self._loader.load, opened, contain)
+            contain()
+            use_contained_threads()
+        else:
+            contain(tries_first=opened.tries_first)
+            use_contained_threads()
+            servable = await asyncio.to_thread(self._loader.load, opened, lambda: None)
+            if opened.tries_first:
+                contained.seal()
+        self._contained = contained
+        self._note(contained=contained.on, not_contained=contained.off)
+        return servable
 
     async def check_health(self) -> None:
         """Raise if this worker cannot answer; Serve calls this."""
@@ -146,6 +171,7 @@ class Worker:
         self._server.stop()
         self._app.stop()
         self._model.close()
+        self._contained.close()
 
     async def _announce_for_ever(self) -> None:
         while True:

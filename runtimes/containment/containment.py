@@ -17,7 +17,7 @@ PRIVILEGES, CAPABILITIES, CALLS, FILES, LIMITS = (
     "files",
     "limits",
 )
-"""What can be given up: new privileges, root's capabilities, system calls, files, core dumps and large files."""
+"""What can be given up: new privileges, root's capabilities, calls, files, core dumps and large files."""
 ALL = (PRIVILEGES, CAPABILITIES, CALLS, FILES, LIMITS)
 
 LONGEST_FILE = 4 << 30

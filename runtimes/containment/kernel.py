@@ -16,7 +16,7 @@ AUDIT_ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}.get(_MACHINE,
 
 _SET_NO_NEW_PRIVILEGES = 38  # linux/prctl.h
 
-# The numbers of system calls on (x86_64, aarch64), asm/unistd_64.h and asm-generic/unistd.h; None: it has none.
+# The numbers of system calls on (x86_64, aarch64), from asm/unistd_64.h and asm-generic/unistd.h.
 _NUMBERS: Mapping[str, tuple[int | None, int | None]] = {
     "acct": (163, 89),
     "add_key": (248, 217),

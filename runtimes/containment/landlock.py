@@ -75,9 +75,7 @@ def restrict(files: Files, *, may_use_tcp: bool, may_signal: bool) -> None:
     # struct landlock_ruleset_attr, as long as this kernel knows it.
     fields = [handled, tcp, scopes][: 1 if version < 4 else 2 if version < 6 else 3]
     attributes = (ctypes.c_uint64 * len(fields))(*fields)
-    ruleset = kernel.call(
-        "landlock_create_ruleset", ctypes.byref(attributes), ctypes.sizeof(attributes), 0
-    )
+    ruleset = kernel.call("landlock_create_ruleset", ctypes.byref(attributes), ctypes.sizeof(attributes), 0)
     try:
         _allow(ruleset, files.readable, _READING)
         _allow(ruleset, files.writable, handled & ~(_EXECUTE | _IOCTL_DEV))

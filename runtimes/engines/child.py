@@ -58,7 +58,7 @@ def enclose(directory: Path, readable: Iterable[Path], sockets: Sockets, *, is_p
     rules = Rules(files, sockets, may_start_programs=is_python, may_start_processes=is_python)
     on = contain(rules)
     if failed := frozenset(lacking(on)) - frozenset(lacking()):
-        sys.stderr.write(f"warning: the kernel refused to contain this process: {', '.join(sorted(failed))}\n")
+        sys.stderr.write(f"warning: the kernel refused to contain it: {', '.join(sorted(failed))}\n")
 
 
 def wait_for_parent() -> None:
