@@ -14,8 +14,8 @@ def containment_warnings() -> list[str]:
     if os.getuid() == 0:
         warnings.append(
             "Kitserve runs as root. Its workers give up root's capabilities before they load a kit, but "
-            "root's files are theirs: run it as a user of its own (`sudo -u USER kitserve serve …`, or `User=` in a "
-            "systemd unit)"
+            "root's files are theirs: run it as a user of its own (`sudo -u USER kitserve serve …`, or "
+            "`User=` in a systemd unit)"
         )
     if missing := lacking():
         warnings.append(

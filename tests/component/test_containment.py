@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's kernel 
 
 # Imports first: another user may not read the interpreter's own directory. Threads of before are told, too.
 BEGIN = """
-    import ctypes, encodings.idna, errno, json, os, select, signal, socket, subprocess, sys, tempfile, threading
+    import encodings.idna, errno, json, os, socket, subprocess, sys, threading
     from pathlib import Path
     from runtimes.containment import containment, environment, kernel, landlock, places
     from runtimes.containment.containment import Rules, contain

@@ -192,3 +192,15 @@ def test_a_kit_says_which_one_of_an_index_it_is_and_what_of_it_is_not_used() -> 
     assert lines[1:3] == ["variant quantization=q4_0", "note its template is not used"]
     reason = "variant q4: it is the largest of 2"
     assert kit(variant={"labels": "", "reason": reason}, **more)[1] == reason
+
+
+def test_a_version_is_shown_with_what_its_workers_gave_up() -> None:
+    iris = version("v1", V1, "stable", 100)
+    iris["workers"] = [
+        {"worker": "a", "contained": ["system calls", "files"], "not_contained": []},
+        {"worker": "b", "contained": ["system calls"], "not_contained": ["files"]},
+    ]
+    rows = shown(models_table([{**IRIS, "versions": [iris]}]))
+    assert rows[2] == "contained: system calls; not contained: files"
+    iris["workers"] = iris["workers"][:1]
+    assert shown(models_table([{**IRIS, "versions": [iris]}]))[2] == "contained: system calls, files"
