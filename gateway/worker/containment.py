@@ -76,8 +76,8 @@ class WorkerContainment:
                 may_signal=has_child or tries_first,
             )
         )
-        tempfile.tempdir = os.environ["TMPDIR"] = str(self._directory)
         environment.scrub(_may_stay)
+        environment.move_home(self._directory)
         self.on = (*on, ENVIRONMENT)
         self.off = tuple(name for name in ALL if name not in self.on)
         if failed := frozenset(containment.lacking(on)) - frozenset(containment.lacking()):
@@ -92,10 +92,13 @@ class WorkerContainment:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _files(self) -> Files:
+        # Without semaphores, which are files there, joblib computes in one thread.
+        shared_memory = Path("/dev/shm")  # noqa: S108 - no temporary file
+        logs = (self._home / "logs", *_logs())
         return Files(
             # What is told of other processes' memory and variables, the kernel keeps from who is contained.
             readable=(*places.readable(), Path("/proc"), self._kit),
-            writable=(self._directory, self._home / "logs", self._home / "memory", *_logs()),
+            writable=(self._directory, self._home / "memory", shared_memory, *logs),
             devices=places.devices(),
             programs=places.python(),
         )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+# Those that are not below the home where they are set.
+_CACHES = ("HF_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "KERAS_HOME", "CUDA_CACHE_PATH")
 _BEGIN, _END = 47, 48  # env_start and env_end in proc_pid_stat(5), counted from the third field
 
 
@@ -20,6 +23,13 @@ def scrub(may_stay: Callable[[str], bool]) -> None:
         del os.environ[name]
     with contextlib.suppress(OSError, ValueError, IndexError):
         _overwrite(may_stay)
+
+
+def move_home(directory: Path) -> None:
+    """Have libraries look for their settings and caches in `directory`, and put temporary files there."""
+    os.environ["HOME"] = os.environ["TMPDIR"] = tempfile.tempdir = str(directory)
+    for name in _CACHES:
+        os.environ.pop(name, None)
 
 
 def _overwrite(may_stay: Callable[[str], bool]) -> None:

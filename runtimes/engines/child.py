@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from runtimes.containment import places
+from runtimes.containment import environment, places
 from runtimes.containment.containment import Rules, contain, lacking
 from runtimes.containment.landlock import Files
 from runtimes.containment.seccomp import Sockets
@@ -56,6 +56,8 @@ def enclose(directory: Path, readable: Iterable[Path], sockets: Sockets, *, is_p
         programs=places.python() if is_python else (),
     )
     rules = Rules(files, sockets, may_start_programs=is_python, may_start_processes=is_python)
+    if not is_python:
+        environment.move_home(directory)
     on = contain(rules)
     if failed := frozenset(lacking(on)) - frozenset(lacking()):
         sys.stderr.write(f"warning: the kernel refused to contain it: {', '.join(sorted(failed))}\n")
