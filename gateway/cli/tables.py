@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -71,18 +71,8 @@ def models_table(models: Iterable[dict[str, Any]]) -> Table:
             )
             if version["note"]:
                 table.add_row("", "", _text(version["note"], "yellow"))
-            if contained := _containment(version.get("workers", ())):
-                table.add_row("", "", _text(contained, "dim"))
             name, state = "", Text()
     return table
-
-
-def _containment(workers: Iterable[dict[str, Any]]) -> str:
-    """What the workers of a version gave up before they loaded it, and what they could not."""
-    on = {name: None for worker in workers for name in worker["contained"]}
-    off = {name: None for worker in workers for name in worker["not_contained"]}
-    contained = f"contained: {', '.join(name for name in on if name not in off)}" if on else ""
-    return "; ".join(filter(None, (contained, f"not contained: {', '.join(off)}" if off else "")))
 
 
 def _tokens(generation: dict[str, Any] | None) -> str:
@@ -113,6 +103,19 @@ def model_line(model: dict[str, Any]) -> str:
     if rollout is not None and rollout["step"]:
         parts.append(f"rollout: {rollout['message']}")
     return "  ".join(part for part in parts if part)
+
+
+def containment_lines(models: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """What the workers gave up before they loaded a kit, with the models whose workers did alike."""
+    alike: dict[tuple[str, str], dict[str, None]] = {}
+    for model in models:
+        for version in model["versions"]:
+            for worker in version.get("workers", ()):
+                key = ", ".join(worker["contained"]), ", ".join(worker["not_contained"])
+                alike.setdefault(key, {})[model["name"]] = None
+    for (on, off), names in alike.items():
+        of = "" if len(alike) == 1 else f" ({', '.join(names)})"
+        yield f"workers are contained{of}: {on or 'nothing'}" + (f"; not contained: {off}" if off else "")
 
 
 def message_line(model: dict[str, Any]) -> str:

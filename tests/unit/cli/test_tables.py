@@ -8,6 +8,7 @@ from rich.console import Console, RenderableType
 
 from gateway.cli.tables import (
     cache_table,
+    containment_lines,
     events_table,
     kit_text,
     message_line,
@@ -194,13 +195,14 @@ def test_a_kit_says_which_one_of_an_index_it_is_and_what_of_it_is_not_used() -> 
     assert kit(variant={"labels": "", "reason": reason}, **more)[1] == reason
 
 
-def test_a_version_is_shown_with_what_its_workers_gave_up() -> None:
-    iris = version("v1", V1, "stable", 100)
-    iris["workers"] = [
-        {"worker": "a", "contained": ["system calls", "files"], "not_contained": []},
-        {"worker": "b", "contained": ["system calls"], "not_contained": ["files"]},
+def test_what_workers_gave_up_is_said_once_for_all_that_are_alike() -> None:
+    iris, lilac = version("v1", V1, "stable", 100), version("v1", V2, "stable", 100)
+    iris["workers"] = [{"worker": "a", "contained": ["system calls", "files"], "not_contained": []}] * 2
+    models = [{**IRIS, "versions": [iris]}, {**LILAC, "versions": [lilac]}]
+    assert [*containment_lines(models)] == ["workers are contained: system calls, files"]
+    lilac["workers"] = [{"worker": "b", "contained": ["system calls"], "not_contained": ["files"]}]
+    assert [*containment_lines(models)] == [
+        "workers are contained (iris): system calls, files",
+        "workers are contained (lilac): system calls; not contained: files",
     ]
-    rows = shown(models_table([{**IRIS, "versions": [iris]}]))
-    assert rows[2] == "contained: system calls; not contained: files"
-    iris["workers"] = iris["workers"][:1]
-    assert shown(models_table([{**IRIS, "versions": [iris]}]))[2] == "contained: system calls, files"
+    assert [*containment_lines([IRIS, LILAC])] == []
