@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
-import re
 import shutil
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,7 @@ ALL = (*containment.ALL, ENVIRONMENT)
 """All that a worker gives up."""
 
 _DIRECTORY = "kitserve-worker-"
-_OWNER = re.compile(rf"{_DIRECTORY}(\d+)-.*")
+_SWEEP_AFTER = 30.0  # seconds: between making and locking one passes less
 # What the libraries in a worker read, besides what its children get. Ray's token is known to Ray by then.
 _PREFIXES = ("RAY_", "SERVE_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "ORT_", "TF_", "PYTHON", "MALLOC_")
 _VARIABLES = ("USER", "LOGNAME", "SHELL", "PWD", "KERAS_BACKEND", "TOKENIZERS_PARALLELISM")
@@ -57,7 +58,8 @@ class WorkerContainment:
         self.off: tuple[str, ...] = ALL
         parent = Path(tempfile.gettempdir())
         _sweep(parent)
-        self._directory = Path(tempfile.mkdtemp(prefix=f"{_DIRECTORY}{os.getpid()}-", dir=parent))
+        self._directory = Path(tempfile.mkdtemp(prefix=_DIRECTORY, dir=parent))
+        self._lock = _locked(self._directory)
 
     def contain(self, *, has_child: bool, tries_first: bool = False) -> None:
         """Contain the process, and this thread with all that it starts from now on.
@@ -90,6 +92,7 @@ class WorkerContainment:
     def close(self) -> None:
         """Remove the directory for temporary files."""
         shutil.rmtree(self._directory, ignore_errors=True)
+        os.close(self._lock)
 
     def _files(self) -> Files:
         # Without semaphores, which are files there, joblib computes in one thread.
@@ -126,9 +129,23 @@ def _logs() -> set[Path]:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove the directories of this user's workers that were killed."""
+    """Remove the directories of this user's workers that were killed: nobody holds their locks."""
     for directory in parent.glob(f"{_DIRECTORY}*"):
-        owner = _OWNER.fullmatch(directory.name)
         with contextlib.suppress(OSError):
-            if owner and directory.stat().st_uid == os.getuid() and not Path("/proc", owner[1]).exists():
-                shutil.rmtree(directory, ignore_errors=True)
+            status = directory.stat()
+            if status.st_uid != os.getuid() or time.time() - status.st_ctime < _SWEEP_AFTER:
+                continue
+            lock = _locked(directory)
+            shutil.rmtree(directory, ignore_errors=True)
+            os.close(lock)
+
+
+def _locked(directory: Path) -> int:
+    """Lock a directory for as long as this process lives. Raises OSError where another one has it."""
+    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise
+    return file
