@@ -161,6 +161,10 @@ class Announcement:
     """Those of the calls inside that wait for the model."""
     not_batched: str = ""
     """Why calls run one by one although they were to run together, "" where they do not."""
+    contained: tuple[str, ...] = ()
+    """What it gave up before it loaded the kit, by the words of `gateway.worker.containment`."""
+    not_contained: tuple[str, ...] = ()
+    """What it could not give up."""
     first_call: str = ""
     """Why the call that it tried before it was ready was not answered; "" where it was."""
     generating: int = 0

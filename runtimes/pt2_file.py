@@ -48,8 +48,11 @@ _NUMBERS = {
 _FIXED = frozenset({"as_none", "as_bool", "as_int", "as_float", "as_string"})
 
 
-def read(path: Path) -> Signature:
-    """Return the signature of the program in the archive at `path`. Raises LoadError and UnsafeFormat."""
+def read(path: Path, *, any_operator: bool = False) -> Signature:
+    """Return the signature of the program in the archive at `path`. Raises LoadError and UnsafeFormat.
+
+    With `any_operator`, operators need not be on the list.
+    """
     try:
         with path.open("rb") as file:
             members = [name for name in zip_names(file) if name.partition("/")[2] == MODEL]
@@ -60,10 +63,10 @@ def read(path: Path) -> Signature:
         raise LoadError(f"{path} is not a usable exported program: {error}") from error
     if text is None:
         raise LoadError(f"{path} has no {MODEL} of a usable size; export it again with torch 2.9 or later")
-    return parse(text, path)
+    return parse(text, path, any_operator=any_operator)
 
 
-def parse(text: bytes, path: Path) -> Signature:
+def parse(text: bytes, path: Path, *, any_operator: bool = False) -> Signature:
     """Check the text of `model.json` and return its signature. Raises LoadError and UnsafeFormat.
 
     Inputs have their names in the graph. Outputs have the keys of the dict that `forward` returns, or are
@@ -72,7 +75,7 @@ def parse(text: bytes, path: Path) -> Signature:
     """
     try:
         program = json.loads(text)
-        check_program(program, path)
+        check_program(program, path, any_operator=any_operator)
         return _signature(program["graph_module"])
     except (
         ValueError,

@@ -16,12 +16,12 @@ from typing import Any
 
 from runtimes.errors import LoadError, UnsafeFormat
 from runtimes.pt2_expressions import IDENTIFIER, is_arithmetic, large_operator
+from runtimes.torch_operators.known import is_known, refused_use
 
 _DOTTED = re.compile(r"[\w.@-]*", re.ASCII)
 _KEY = re.compile(r"[\w. @-]*", re.ASCII)
 _OPERATOR = re.compile(
-    r"torch\.ops\.(?:aten|prims|quantized_decomposed)"
-    r"\.(?!from_file\b)(?:[a-z]\w*|_[A-Za-z]\w*|__i?(?:and|or|xor|lshift|rshift)__)\.[A-Za-z]\w*"
+    r"torch\.ops\.quantized_decomposed\.[a-z]\w*\.[A-Za-z]\w*"
     r"|torch\.ops\.higher_order\.(?:cond|while_loop|map_impl|scan|associative_scan"
     r"|wrap_with_set_grad_enabled|wrap_with_autocast)"
     r"|torch\.sym_(?:int|float|max|min|ite|not|sum|sqrt)|torch\._sym_sqrt"
@@ -31,6 +31,8 @@ _OPERATOR = re.compile(
     r"|and_|or_|not_|eq|ne|lt|le|gt|ge)",
     re.ASCII,
 )
+_OF_PYTORCH = re.compile(r"torch\.ops\.(?P<namespace>aten|prims)\.(?P<name>\w+)\.[A-Za-z]\w*", re.ASCII)
+_ANY_OPERATOR = re.compile(r"torch\.ops\.[A-Za-z]\w*\.\w+\.[A-Za-z]\w*", re.ASCII)
 _CONTAINERS = (
     None,
     "builtins.tuple",
@@ -41,13 +43,25 @@ _CONTAINERS = (
     "torch.fx.immutable_collections.immutable_dict",
 )
 
+_TARGETS = ("target", "as_operator")
 # nothing evaluates these: annotations for people, and guards that a module made without them never meets
 _UNREAD = ("metadata", "guards_code", "torch_version")
 
 
-def check_program(program: object, path: Path) -> None:
-    """Raise UnsafeFormat, which names `path`, for a string in a parsed `model.json` that could run code."""
+def check_program(program: object, path: Path, *, any_operator: bool = False) -> None:
+    """Raise UnsafeFormat, which names `path`, for a string in a parsed `model.json` that could run code.
+
+    With `any_operator`, operators need not be on the list.
+    """
     for field, text in _strings(program, "name"):
+        if field in _TARGETS:
+            if any_operator and _ANY_OPERATOR.fullmatch(text):
+                continue
+            if match := _OF_PYTORCH.fullmatch(text):
+                operator = f"{match['namespace']}::{match['name']}"
+                if is_known(operator):
+                    continue
+                raise UnsafeFormat(f"{path}: the program {refused_use(operator)}")
         if not _is_harmless(field, text):
             raise UnsafeFormat(
                 f"{path}: an exported program may not have the {field} {text[:80]!r}, which PyTorch could "
@@ -104,7 +118,7 @@ def _strings(value: object, field: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_harmless(field: str, text: str) -> bool:
-    if field in ("target", "as_operator"):
+    if field in _TARGETS:
         return bool(_OPERATOR.fullmatch(text))
     if field == "expr_str":
         return is_arithmetic(text)

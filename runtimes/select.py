@@ -149,9 +149,14 @@ def choose(
     if not choices:
         raise _refusal(model_path, formats, hint, available, refused)
     choice = next((choice for choice in choices if _fits_framework(choice, framework)), choices[0])
-    if choice.format.hazard is Hazard.CODE and isinstance(choice.runtime, CodeRuntime):
+    if _may_run(choice.format.hazard, allow_code) and isinstance(choice.runtime, CodeRuntime):
         return replace(choice, runtime=choice.runtime.with_code())
     return choice
+
+
+def _may_run(hazard: Hazard, allow_code: bool) -> bool:
+    """Tell whether the runtime is to load what it would refuse; known pickles need nothing of that."""
+    return hazard is Hazard.CODE or (hazard is Hazard.PROGRAM and allow_code)
 
 
 def check(choice: Choice) -> None:

@@ -29,13 +29,20 @@ class TorchExportRuntime:
     name: ClassVar[str] = "torch-export"
     formats: ClassVar[tuple[Format, ...]] = (Format.TORCH_EXPORT,)
 
+    def __init__(self, *, runs_code: bool = False) -> None:
+        self._runs_code = runs_code
+
+    def with_code(self) -> TorchExportRuntime:
+        """Return the runtime that loads programs with any operators; see `CodeRuntime`."""
+        return TorchExportRuntime(runs_code=True)
+
     def load(self, path: Path, resources: Resources) -> TorchExportModel:
         """Load the program. Raises UnsafeFormat where it could run code, LoadError where it is broken."""
         import torch
 
         device = prepare(resources)
         try:
-            signature = _check(path)
+            signature = _check(path, any_operator=self._runs_code)
             with path.open("rb") as file:
                 program = torch.export.load(file)
             if device != "cpu":
@@ -50,7 +57,7 @@ class TorchExportRuntime:
 
     def signature(self, path: Path) -> Signature:
         """Return the signature in the archive's `model.json`. Raises LoadError and UnsafeFormat."""
-        return pt2_file.read(path)
+        return pt2_file.read(path, any_operator=self._runs_code)
 
 
 class TorchExportModel:
@@ -110,7 +117,7 @@ class TorchExportModel:
         self._checked_forward = self._forward = _closed
 
 
-def _check(path: Path) -> Signature:
+def _check(path: Path, *, any_operator: bool) -> Signature:
     """Check an archive through PyTorch's own reader, which sees what `torch.export.load` will load.
 
     A member called `version` outside of the root would make that read an older layout.
@@ -129,7 +136,7 @@ def _check(path: Path) -> Signature:
         pt2_safety.check_members(names, path)
         if [name for name in names if name.startswith("models/")] != [pt2_file.MODEL]:
             raise LoadError(f"{path} must have one program, {pt2_file.MODEL}; export it again")
-        signature = pt2_file.parse(reader.read_bytes(pt2_file.MODEL), path)
+        signature = pt2_file.parse(reader.read_bytes(pt2_file.MODEL), path, any_operator=any_operator)
         for table in ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json"):
             pt2_safety.check_payloads(json.loads(reader.read_bytes(table)), path)
         samples = reader.read_bytes(_SAMPLES)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from runtimes.base import Array, Resources, Signature
-from runtimes.errors import ExecutionError, LoadError, ModelError, UnsafeFormat
+from runtimes.errors import ExecutionError, LoadError, ModelError
 from runtimes.formats import Format, identify, zip_names
 from runtimes.input_check import InputCheck
 from runtimes.torch_tensors import choose_outputs, failure, prepare, to_torch
+from runtimes.torchscript_code import check_code
+from runtimes.torchscript_data import check_pickle
+from runtimes.torchscript_graph import check_functions
 from runtimes.torchscript_outputs import name_outputs
 from runtimes.torchscript_signature import NUMBERS, signature_of
+from runtimes.zip_members import check_members
 
-_FILE_OPERATORS = re.compile(rb"\b(?:from_file|load_tensor|save)\b")
+# The pickles of an archive that PyTorch reads, each with the tensors below its name.
+_PICKLES = ("constants.pkl", "data.pkl")
+# PyTorch reads the older layout, of 1.2 and before, by other code.
+_OLD_LAYOUT = "model.json"
 
 
 class TorchScriptRuntime:
@@ -27,15 +32,33 @@ class TorchScriptRuntime:
     name: ClassVar[str] = "torchscript"
     formats: ClassVar[tuple[Format, ...]] = (Format.TORCHSCRIPT,)
 
+    def __init__(self, *, runs_code: bool = False) -> None:
+        self._runs_code = runs_code
+
+    def with_code(self) -> TorchScriptRuntime:
+        """Return the runtime that loads programs with any operators; see `CodeRuntime`."""
+        return TorchScriptRuntime(runs_code=True)
+
     def load(self, path: Path, resources: Resources) -> TorchScriptModel:
-        """Load the archive. Raises LoadError; a checkpoint that needs pickle never reaches PyTorch."""
+        """Load the archive. Raises LoadError; a checkpoint that needs pickle never reaches PyTorch.
+
+        Raises UnsafeFormat for a program with operators that are not on the list: as far as its text shows
+        it, before PyTorch reads that, and in any case before its first call.
+        """
         _check_format(path)
         import torch
+        from torch.jit import _recursive
 
         device = prepare(resources)
         try:
-            _check(path)
-            module = torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
+            if not self._runs_code:
+                _check(path)
+            # What `torch.jit.load` does; it keeps for itself the unit that has all that was compiled.
+            unit: Any = torch._C.CompilationUnit()
+            compiled = torch._C.import_ir_module(unit, str(path), torch.device(device), {}, False)  # type: ignore[call-arg]
+            if not self._runs_code:
+                check_functions(unit.get_functions(), path)
+            module = _recursive.wrap_cpp_module(compiled).eval()  # type: ignore[no-untyped-call]
         except ModelError:
             raise
         except Exception as error:
@@ -45,21 +68,8 @@ class TorchScriptRuntime:
     def check(self, path: Path) -> None:
         """Raise LoadError or UnsafeFormat for a file that cannot be served, without PyTorch."""
         _check_format(path)
-        try:
-            with path.open("rb") as file:
-                names = zip_names(file)
-                with zipfile.ZipFile(file) as archive:
-                    for name in names:
-                        _check_code(path, name.partition("/")[2], partial(archive.read, name))
-        except (
-            OSError,
-            zipfile.BadZipFile,
-            NotImplementedError,
-            RuntimeError,
-            EOFError,
-            zlib.error,
-        ) as error:
-            raise LoadError(f"{path} is not a usable TorchScript archive: {error}; save it again") from error
+        if not self._runs_code:
+            _check(path)
 
     def signature(self, path: Path) -> None:  # noqa: ARG002
         """Return None: the signature is known only once the archive is compiled."""
@@ -117,22 +127,38 @@ def _check_format(path: Path) -> None:
 
 
 def _check(path: Path) -> None:
-    """Raise UnsafeFormat for a program that names an operator which reads or writes files."""
-    import torch
+    """Check an archive's text and pickles, as far as that can be done before PyTorch reads them.
 
-    reader = torch._C.PyTorchFileReader(str(path))
-    for name in reader.get_all_records():
-        _check_code(path, name, partial(reader.get_record, name))
-
-
-def _check_code(path: Path, name: str, read: Callable[[], bytes]) -> None:
-    if name.startswith("code/") and name.endswith(".py"):
-        match = _FILE_OPERATORS.search(read())
-        if match:
-            raise UnsafeFormat(
-                f"{path}: {name} uses {match[0].decode()!r}, which reads or writes files; "
-                "save the model without it"
-            )
+    Raises:
+        UnsafeFormat: for what could read memory or files, or run code.
+        LoadError: for an archive that cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            names = zip_names(file)
+            check_members(path, zipfile.ZipFile(file), names)
+            roots = {name.partition("/")[0] for name in names}
+            if len(roots) > 1:
+                raise LoadError(f"{path} has several roots, {', '.join(sorted(roots)[:3])}; save it again")
+            with zipfile.ZipFile(file) as archive:
+                members = {name.partition("/")[2]: archive.getinfo(name) for name in names}
+                if _OLD_LAYOUT in members:
+                    raise LoadError(f"{path} has the layout of PyTorch 1.2; save it with a later one")
+                code = [name for name in members if name.startswith("code/") and name.endswith(".py")]
+                check_code({name: archive.read(members[name]) for name in code}, path)
+                for name in _PICKLES:
+                    if name in members:
+                        text = archive.read(members[name])
+                        check_pickle(text, name, lambda record: members[record].file_size, path)
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        zlib.error,
+    ) as error:
+        raise LoadError(f"{path} is not a usable TorchScript archive: {error}; save it again") from error
 
 
 def _is_number(kind: Any) -> bool:

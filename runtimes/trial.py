@@ -21,6 +21,10 @@ from types import TracebackType
 from typing import Self
 
 import runtimes
+from runtimes.containment import places
+from runtimes.containment.containment import Rules, contain
+from runtimes.containment.landlock import Files
+from runtimes.containment.seccomp import Sockets
 from runtimes.errors import LoadError, ModelError
 
 _SECONDS = 120.0
@@ -32,21 +36,23 @@ _VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV"
 class Trial:
     """A child process that tries one file after the other; a context manager, which ends it."""
 
-    def __init__(self, engine: str, rehearsal: str, bytes_to_use: int) -> None:
+    def __init__(self, engine: str, rehearsal: str, bytes_to_use: int, directory: Path | None = None) -> None:
         """Start the child, which imports its libraries beside what the caller does meanwhile.
 
         Args:
             engine: what the messages call it.
             rehearsal: `module:function`; the function takes a path, and raises LoadError.
             bytes_to_use: the most address space that the child may use.
+            directory: the only one, beside those of Python, that the child may read; None: any.
         """
         self._engine = engine
         root = str(Path(runtimes.__file__).parent.parent)
         paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
         environment |= {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+        others = [] if directory is None else [str(directory.absolute())]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "runtimes.trial", rehearsal, str(bytes_to_use)],
+            [sys.executable, "-m", "runtimes.trial", rehearsal, str(bytes_to_use), *others],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -126,13 +132,17 @@ def _ending(code: int) -> str:
     return f"ended with status {code}"
 
 
-def _main(rehearsal: str, bytes_to_use: int) -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+def _main(rehearsal: str, bytes_to_use: int, directory: Path | None) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (bytes_to_use, bytes_to_use))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     module, _, name = rehearsal.partition(":")
     rehearse = getattr(import_module(module), name)
+    files = None
+    if directory is not None:
+        readable = (*places.readable(), places.own_process(), directory)
+        files = Files(readable, devices=places.devices())
+    contain(Rules(files, Sockets.NONE))
     for line in sys.stdin:
         reason = None
         try:
@@ -145,4 +155,4 @@ def _main(rehearsal: str, bytes_to_use: int) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], int(sys.argv[2]))
+    _main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else None)

@@ -106,6 +106,8 @@ def status(
         print_json(document if name is None else document["models"][0])
         return
     out.print(tables.models_table(document["models"]))
+    for line in tables.containment_lines(document["models"]):
+        out.print(line, style="dim", markup=False)
     for model in document["models"]:
         if model["message"]:
             out.print(tables.message_line(model), markup=False)

@@ -18,6 +18,7 @@ from gateway.cli.progress import Reporter
 from gateway.cli.signals import Stopped, catch_signals
 from gateway.cli.stream import one_stream
 from gateway.cli.terminal import TerminalFormatter
+from gateway.cli.user import containment_warnings
 from gateway.config.config import load_config
 from gateway.errors import ControlError, EdgeError, StoreError
 from gateway.home import keep_private, make_private
@@ -58,6 +59,8 @@ def serve(
                 reporter.say(
                     f"Kitserve {gateway.__version__}: {len(config.models)} model(s) from {file}, home {home}"
                 )
+                for warning in containment_warnings():
+                    reporter.say(f"warning: {warning}")
                 with running(config, home, address, reporter.say) as kitserve, reporter:
                     raise _report_until_edge_is_lost(kitserve, reporter)
             except Stopped:

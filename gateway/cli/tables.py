@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -103,6 +103,19 @@ def model_line(model: dict[str, Any]) -> str:
     if rollout is not None and rollout["step"]:
         parts.append(f"rollout: {rollout['message']}")
     return "  ".join(part for part in parts if part)
+
+
+def containment_lines(models: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """What the workers gave up before they loaded a kit, with the models whose workers did alike."""
+    alike: dict[tuple[str, str], dict[str, None]] = {}
+    for model in models:
+        for version in model["versions"]:
+            for worker in version.get("workers", ()):
+                key = ", ".join(worker["contained"]), ", ".join(worker["not_contained"])
+                alike.setdefault(key, {})[model["name"]] = None
+    for (on, off), names in alike.items():
+        of = "" if len(alike) == 1 else f" ({', '.join(names)})"
+        yield f"workers are contained{of}: {on or 'nothing'}" + (f"; not contained: {off}" if off else "")
 
 
 def message_line(model: dict[str, Any]) -> str:

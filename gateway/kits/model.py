@@ -13,7 +13,7 @@ from gateway.kits.mlflow import mlflow_model
 from gateway.kits.model_file import choose_file, is_servable
 from gateway.kits.trust import PICKLE_ADVICE, code_advice
 from runtimes import select
-from runtimes.base import LoadedModel, Resources, Signature
+from runtimes.base import CodeRuntime, LoadedModel, Resources, Signature
 from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, EngineRuntime
 from runtimes.errors import LoadError, ModelError, UnsafeFormat
 from runtimes.formats import Hazard
@@ -78,7 +78,7 @@ def check(kit: UnpackedKit, choice: Choice) -> Signature | None:
     Raises:
         UnusableModel: where it cannot be served.
     """
-    with naming(kit):
+    with naming(kit), _advising(kit, choice):
         select.check(choice)
         return choice.runtime.signature(choice.path)
 
@@ -118,12 +118,24 @@ def load(
 def _loaded(kit: UnpackedKit, choice: Choice, resources: Resources) -> LoadedModel:
     """Load the file; where that fails, say what MLflow says that it was made with."""
     try:
-        return choice.runtime.load(choice.path, resources)
+        with _advising(kit, choice):
+            return choice.runtime.load(choice.path, resources)
     except LoadError as error:
         mlflow = mlflow_model(kit, choice)
         if mlflow is None or not mlflow.maker or mlflow.maker in str(error):
             raise
         raise LoadError(f"{error} (its MLmodel says that it was made with {mlflow.maker})") from error
+
+
+@contextmanager
+def _advising(kit: UnpackedKit, choice: Choice) -> Iterator[None]:
+    """Say how a program is allowed what is not on the lists, where its runtime could load it then."""
+    try:
+        yield
+    except UnsafeFormat as error:
+        if kit.verdict.code or not isinstance(choice.runtime, CodeRuntime):
+            raise
+        raise UnsafeFormat(f"{error}; or {code_advice(kit.kit)}") from error
 
 
 @contextmanager

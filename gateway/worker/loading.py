@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -15,7 +15,7 @@ from gateway.codec.predict.image_settings import ImageSettings, UnusableImageSet
 from gateway.codec.predict.images import takes_images
 from gateway.contract import Description, WorkerSpec, WorkerState
 from gateway.engine.first_call import answer_first_call
-from gateway.engine.running_bodies import open_running_bodies
+from gateway.engine.running_bodies import RunningBodies, open_running_bodies
 from gateway.errors import UnusableModel
 from gateway.home import make_private
 from gateway.kits.declared import check_declared
@@ -29,10 +29,11 @@ from gateway.metrics.tally import Tally
 from gateway.oci.leases import Lease
 from gateway.serving import NOTHING_STATED, Generation
 from gateway.worker.admission import Admission
+from gateway.worker.containment import without_credentials
 from gateway.worker.describe import describe
 from gateway.worker.example import KitExample
 from gateway.worker.first_prompt import answer_first_prompt
-from gateway.worker.golden import golden_inputs, golden_prompt
+from gateway.worker.golden import FetchedDataset, golden_inputs, golden_prompt
 from gateway.worker.image_settings import read_image_settings
 from gateway.worker.labels import Labels, UnusableLabels, combined, own_labels, read_labels
 from gateway.worker.load_limit import LoadLimit
@@ -44,6 +45,9 @@ from runtimes.memory_errors import is_out_of_memory
 from runtimes.python.runtime import PythonOptions, PythonRuntime
 from runtimes.select import Choice
 from runtimes.text_model import TextModel
+
+# The runtimes that use `runtimes.trial`.
+_TRYING = ("catboost", "skops", "sklearn")
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +65,27 @@ class ServableModel:
     description: Description
     lease: Lease
     """Keeps the kit's directory on this node."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedKit:
+    """A kit that is on this node, and how it is to be loaded; nothing more is fetched for that."""
+
+    kit: UnpackedKit
+    choice: Choice
+    datasets: FetchedDataset
+    running: RunningBodies | None
+    """Where it is written down what the model works on; None: nowhere."""
+
+    @property
+    def has_child(self) -> bool:
+        """Whether its model runs in a process of its own."""
+        return isinstance(self.choice.runtime, EngineRuntime | PythonRuntime)
+
+    @property
+    def tries_first(self) -> bool:
+        """Whether its file may be loaded by a child process first."""
+        return self.choice.runtime.name in _TRYING
 
 
 class Note(Protocol):
@@ -83,12 +108,8 @@ class Loader:
         self.has_child = False
         """Whether the model runs in a process of its own; known before that is started."""
 
-    def load(self) -> ServableModel:
-        """Bring the kit to this node, load its model and have it answer a first call.
-
-        Raises:
-            KitserveError: where that fails; UnusableModel where no call on the model can succeed.
-        """
+    def open(self) -> OpenedKit:
+        """Bring the kit to this node, and all that is fetched beside it. Raises KitserveError."""
         spec = self._spec
         # On a cluster, each node has a home of its own.
         make_private(spec.node.home)
@@ -102,11 +123,29 @@ class Loader:
             kit, spec.runtime, kit.verdict.code, spec.file, allow_pickles=kit.verdict.pickles
         )
         self._note(state=WorkerState.LOADING, detail="", runtime=choice.runtime.name)
-        self.has_child = isinstance(choice.runtime, EngineRuntime | PythonRuntime)
-        language = language_model(kit, choice, spec.serving)
-        loaded = self._load_admitted(kit, choice, language)
+        datasets = FetchedDataset(library, spec.reference.reference, spec.golden, spec.policy)
+        running = open_running_bodies(spec.node.home / "running", spec.app)
+        opened = OpenedKit(kit, choice, datasets, running)
+        self.has_child = opened.has_child
+        self._spec = without_credentials(spec)
+        return opened
+
+    def load(self, opened: OpenedKit, before_model: Callable[[], None]) -> ServableModel:
+        """Load the model and have it answer a first call.
+
+        Args:
+            opened: the kit.
+            before_model: called in between, where a child has loaded the kit's Python and this process is to
+                load the model that is beside that.
+
+        Raises:
+            KitserveError: where that fails; UnusableModel where no call on the model can succeed.
+        """
+        kit, choice = opened.kit, opened.choice
+        language = language_model(kit, choice, self._spec.serving)
+        loaded = self._load_admitted(kit, choice, language, before_model)
         with closed_on_failure(loaded), self._limit.held():
-            return self._prove(kit, choice, loaded, language.generation, library)
+            return self._prove(opened, loaded, language.generation)
 
     def pulling(self, done: int, total: int) -> None:
         """Note how many bytes were pulled; the library calls this."""
@@ -116,7 +155,9 @@ class Loader:
         """Note that the kit is being unpacked; the library calls this."""
         self._note(detail="unpacking")
 
-    def _load_admitted(self, kit: UnpackedKit, choice: Choice, language: LanguageModel) -> LoadedModel:
+    def _load_admitted(
+        self, kit: UnpackedKit, choice: Choice, language: LanguageModel, before_model: Callable[[], None]
+    ) -> LoadedModel:
         """Load the model once there is memory for it, where its need is known."""
         spec = self._spec
         resources = spec.serving.resources
@@ -127,7 +168,9 @@ class Loader:
             engine_options = replace(language.options, name=spec.model)
             with self._limit.held():
                 try:
-                    loaded = load(kit, choice, resources, engine_options, self._python_options(kit))
+                    loaded = load(
+                        kit, choice, resources, engine_options, self._python_options(kit, before_model)
+                    )
                 except Exception as error:
                     if resources.memory is None or not is_out_of_memory(error):
                         raise
@@ -146,7 +189,7 @@ class Loader:
         """Note which lock is waited for; the library calls this."""
         self._note(detail=what)
 
-    def _python_options(self, kit: UnpackedKit) -> PythonOptions:
+    def _python_options(self, kit: UnpackedKit, before_model: Callable[[], None]) -> PythonOptions:
         """Return how the kit's own Python is started, as far as the config decides it."""
         spec = self._spec
         return PythonOptions(
@@ -154,13 +197,12 @@ class Loader:
             stated=stated_signature(None, kit.kit, spec.serving.stated) or NOTHING_STATED,
             timeout=spec.serving.queue.compute_timeout or spec.serving.queue.timeout,
             note=lambda detail: self._note(detail=detail),
+            before_model=before_model,
         )
 
-    def _prove(
-        self, kit: UnpackedKit, choice: Choice, loaded: LoadedModel, generation: Generation, library: Library
-    ) -> ServableModel:
+    def _prove(self, opened: OpenedKit, loaded: LoadedModel, generation: Generation) -> ServableModel:
         """Have a loaded model answer a first call, and describe it."""
-        spec = self._spec
+        spec, kit, choice, datasets = self._spec, opened.kit, opened.choice, opened.datasets
         mlflow, example, failure = mlflow_model(kit, choice), "", ""
         child = loaded if isinstance(loaded, ModelInChild) else None
         model = with_stated_signature(loaded, kit.kit, spec.serving.stated, mlflow)
@@ -168,10 +210,10 @@ class Loader:
             check_declared(kit.kit, model.signature)
         if isinstance(model, TensorModel):
             kit_example = KitExample.of(kit, mlflow, model.signature)
-            failure = self._answer_first_call(model, child, library, kit_example)
+            failure = self._answer_first_call(model, child, datasets, kit_example)
             example = kit_example.text
         elif isinstance(model, OpenAIModel):
-            failure = self._answer_first_prompt(model, generation, library)
+            failure = self._answer_first_prompt(model, generation, datasets)
         labels = self._labels(kit)
         image = self._image_settings(kit.kit)
         signature = model.signature if isinstance(model, TensorModel) else Signature((), ())
@@ -194,18 +236,22 @@ class Loader:
             generation=generation,
             access_log=spec.node.access_log,
             image=image,
-            running=open_running_bodies(spec.node.home / "running", spec.app),
+            running=opened.running,
         )
         return ServableModel(model, choice.runtime.name, child, options, description, kit.lease)
 
     def _answer_first_call(
-        self, model: TensorModel, child: ModelInChild | None, library: Library, example: KitExample
+        self,
+        model: TensorModel,
+        child: ModelInChild | None,
+        datasets: FetchedDataset,
+        example: KitExample,
     ) -> str:
         """Return why the first call failed, "" where it did not. Raises UnusableModel where all would."""
         spec, inputs = self._spec, None
         if spec.golden is not None:
             reference = spec.reference.reference
-            inputs = golden_inputs(library, reference, spec.golden, spec.policy, model.signature)
+            inputs = golden_inputs(datasets, reference, spec.golden, spec.policy, model.signature)
         started, end = time.perf_counter(), spec.serving.load_timeout
         try:
             if inputs is not None:
@@ -221,11 +267,13 @@ class Loader:
         self._note_first_call(reason, started)
         return reason
 
-    def _answer_first_prompt(self, model: OpenAIModel, generation: Generation, library: Library) -> str:
+    def _answer_first_prompt(
+        self, model: OpenAIModel, generation: Generation, datasets: FetchedDataset
+    ) -> str:
         """Return why a language model's first call failed, "" where it did not. Raises UnusableModel."""
         spec, prompt = self._spec, None
         if spec.golden is not None:
-            prompt = golden_prompt(library, spec.reference.reference, spec.golden, spec.policy)
+            prompt = golden_prompt(datasets, spec.reference.reference, spec.golden, spec.policy)
         started = time.perf_counter()
         reason = answer_first_prompt(model, spec.model, generation, prompt)
         self._note_first_call(reason, started)

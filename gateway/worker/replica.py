@@ -11,7 +11,9 @@ import itertools
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -27,13 +29,14 @@ from gateway.metrics.tally import Tally
 from gateway.proxies import bypass_proxies
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
+from gateway.worker.containment import WorkerContainment, use_contained_threads, without_credentials
 from gateway.worker.delivery import Delivery
 from gateway.worker.engine_numbers import EngineNumbers
 from gateway.worker.engine_watch import end_of, ended
 from gateway.worker.handle_port import keep_on_loopback
 from gateway.worker.hang import HangTimer
 from gateway.worker.load_limit import LoadLimit
-from gateway.worker.loading import Loader, ServableModel, closed_on_failure
+from gateway.worker.loading import Loader, OpenedKit, ServableModel, closed_on_failure
 from gateway.worker.memory_limit import MemoryLimit
 from gateway.worker.scaling import IDLE, ONGOING
 from gateway.worker.stuck import stuck
@@ -82,6 +85,8 @@ class Worker:
         self._engine_numbers: EngineNumbers | None = None
         self._watching: list[asyncio.Task[None]] = []
         self._announcing = asyncio.create_task(self._announce_for_ever())
+        # It asks by UDP, which is refused once the worker is contained.
+        node_address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         try:
             servable = await self._load()
             self._model, self._description, self._lease = servable.model, servable.description, servable.lease
@@ -106,7 +111,6 @@ class Worker:
                 # The thread that loads cannot be ended otherwise.
                 os._exit(1)
             raise
-        node_address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._server = HttpServer(self._app, spec.node.host or node_address)
         self._server.start()
         self._note(
@@ -131,6 +135,28 @@ class Worker:
         ready = {"port": self._server.port, "runtime": servable.runtime}
         log.info("worker.ready", extra={**spec.names, **ready})
         await self._report(WorkerState.READY)
+
+    async def _load(self) -> ServableModel:
+        """Bring the kit here, and load it once this process is contained."""
+        opened = await asyncio.to_thread(self._loader.open)
+        # Nothing is asked of a registry from now on.
+        self._spec = spec = without_credentials(self._spec)
+        contained = WorkerContainment(spec.node.home, opened.kit.path)
+        contain = partial(contained.contain, has_child=opened.has_child)
+        if opened.has_child:
+            # The child contains itself before it reads the kit, and this process once the child has started.
+            servable = await self._load_in_time(opened, contain)
+            contain()
+            use_contained_threads()
+        else:
+            contain(tries_first=opened.tries_first)
+            use_contained_threads()
+            servable = await self._load_in_time(opened, lambda: None)
+            if opened.tries_first:
+                contained.seal()
+        self._contained = contained
+        self._note(contained=contained.on, not_contained=contained.off)
+        return servable
 
     async def check_health(self) -> None:
         """Raise if this worker cannot answer; Serve calls this."""
@@ -177,6 +203,7 @@ class Worker:
         self._server.stop()
         self._app.stop()
         self._model.close()
+        self._contained.close()
 
     async def _announce_for_ever(self) -> None:
         while True:
@@ -195,9 +222,9 @@ class Worker:
         await asyncio.to_thread(engine.close)
         os._exit(1)
 
-    async def _load(self) -> ServableModel:
+    async def _load_in_time(self, opened: OpenedKit, before_model: Callable[[], None]) -> ServableModel:
         """Load the model, within its time."""
-        loading = asyncio.create_task(asyncio.to_thread(self._loader.load))
+        loading = asyncio.create_task(asyncio.to_thread(self._loader.load, opened, before_model))
         futures: set[asyncio.Future[Any]] = {loading, self._overdue}
         await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
         return loading.result() if loading.done() else self._overdue.result()

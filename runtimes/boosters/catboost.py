@@ -38,7 +38,7 @@ class CatboostRuntime:
             size = path.stat().st_size
         except OSError as error:
             raise LoadError(f"{path} cannot be read: {error}") from error
-        with trial(size) as rehearsal:
+        with trial(size, path.parent) as rehearsal:
             # The child imports it at the same time.
             with contextlib.suppress(ImportError):
                 import catboost  # noqa: F401
@@ -50,9 +50,9 @@ class CatboostRuntime:
         return
 
 
-def trial(size: int = 0) -> Trial:
+def trial(size: int = 0, directory: Path | None = None) -> Trial:
     """Start a child process that tries files of at most `size` bytes."""
-    return Trial("CatBoost", f"{__name__}:rehearse", _TRIAL_BYTES + 16 * size)
+    return Trial("CatBoost", f"{__name__}:rehearse", _TRIAL_BYTES + 16 * size, directory)
 
 
 def rehearse(path: Path) -> None:

@@ -9,8 +9,14 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from runtimes.containment import environment, places
+from runtimes.containment.containment import Rules, contain, lacking
+from runtimes.containment.landlock import Files
+from runtimes.containment.seccomp import Sockets
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _OOM_SCORE = "1000"
@@ -32,6 +38,29 @@ def begin() -> dict[str, Any]:
         # It died before the kernel was asked to tell of that.
         raise SystemExit(1)
     return options
+
+
+def enclose(directory: Path, readable: Iterable[Path], sockets: Sockets, *, is_python: bool = False) -> None:
+    """Leave this process its model's files and its own directory; to be called before it reads the model.
+
+    Args:
+        directory: its own, which it may write.
+        readable: the files and directories of the kit that it may read.
+        sockets: which new sockets it may make.
+        is_python: whether it may start Python once more, as `multiprocessing` does, contained as it is.
+    """
+    files = Files(
+        readable=(*places.readable(), places.own_process(), *readable),
+        writable=(directory,),
+        devices=places.devices(),
+        programs=places.python() if is_python else (),
+    )
+    rules = Rules(files, sockets, may_start_programs=is_python, may_start_processes=is_python)
+    if not is_python:
+        environment.move_home(directory)
+    on = contain(rules)
+    if failed := frozenset(lacking(on)) - frozenset(lacking()):
+        sys.stderr.write(f"warning: the kernel refused to contain it: {', '.join(sorted(failed))}\n")
 
 
 def wait_for_parent() -> None:

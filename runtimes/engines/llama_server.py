@@ -6,8 +6,10 @@ Its attributes change between releases: nothing else imports it.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from runtimes.containment.seccomp import Sockets
 from runtimes.engines import child
 
 GENERATION, EMBEDDING, RERANK = "generation", "embedding", "rerank"
@@ -38,6 +40,11 @@ def main() -> None:
         if "libgomp" in str(error):
             raise SystemExit(f"xllamacpp needs libgomp: apt-get install libgomp1 ({error})") from error
         raise SystemExit(f"xllamacpp is missing: pip install xllamacpp ({error})") from error
+    adapters = [path for path, _ in options["adapters"]]
+    kit = [options["path"], options["projector"], options["draft"], *adapters]
+    # A model in parts has them side by side.
+    places = [Path(path).parent for path in kit if path is not None]
+    child.enclose(Path(options["socket"]).parent, places, Sockets.LISTENING)
     if options["has_gpu"]:
         gpus = [device["name"] for device in xllamacpp.get_device_info() if _is_gpu(device)]
         if not gpus:

@@ -196,11 +196,12 @@ def python_module(name: str) -> list[str]:
 
 def passed_variables() -> dict[str, str]:
     """Return the variables of this process that a child may have: none with a secret, none of Kitserve's."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name in _VARIABLES or (name.startswith(_PREFIXES) and not any(word in name for word in _SECRETS))
-    }
+    return {name: value for name, value in os.environ.items() if is_passed(name)}
+
+
+def is_passed(name: str) -> bool:
+    """Tell whether a child may have the variable of this name."""
+    return name in _VARIABLES or (name.startswith(_PREFIXES) and not any(word in name for word in _SECRETS))
 
 
 def _environment(threads: int) -> dict[str, str]:

@@ -19,6 +19,7 @@ import transformers
 import uvicorn
 
 import runtimes.engines.child as child
+from runtimes.containment.seccomp import Sockets
 from runtimes.engines.transformers_app import app
 from runtimes.engines.transformers_engine import Engine
 from runtimes.engines.transformers_generation import Limits
@@ -28,6 +29,9 @@ from runtimes.engines.transformers_load import Refused, load
 def main() -> None:
     """Serve until the parent ends; on a failure, end with its reason as the last line of the log."""
     options = child.begin()
+    adapters = [Path(path) for path, _ in options["adapters"]]
+    kit = (Path(options["model"]), Path(options["tokenizer"]), *adapters)
+    child.enclose(Path(options["socket"]).parent, kit, Sockets.LISTENING)
     try:
         asyncio.run(_serve(options))
     except Refused as error:

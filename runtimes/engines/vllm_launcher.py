@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from runtimes.containment.containment import Rules, contain
+from runtimes.containment.seccomp import Sockets
 from runtimes.engines import child
 
 SOCKET = "{socket}"
@@ -18,6 +20,17 @@ def main() -> None:
     options = child.begin()
     command = [options["socket"] if word == SOCKET else word for word in options["command"]]
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED}
+    # vLLM starts processes and compilers, which talk by TCP: it keeps files, sockets and programs.
+    contain(
+        Rules(
+            None,
+            Sockets.ANY,
+            may_start_programs=True,
+            may_start_processes=True,
+            may_signal=True,
+            shares_memory=True,
+        )
+    )
     os.execve(command[0], command, environment)  # noqa: S606 - no shell
 
 

@@ -25,7 +25,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from runtimes.engines.child import begin
+from runtimes.containment.seccomp import Sockets
+from runtimes.engines.child import begin, enclose
 from runtimes.python import frames
 from runtimes.python.annotations import Method, WrongClass, method_of
 from runtimes.python.values import WrongAnswer, WrongInput, call
@@ -59,6 +60,8 @@ def main() -> None:
     listener.bind(options["socket"])
     listener.listen(_BACKLOG)
     connection, _ = listener.accept()
+    kit = (Path(options["root"]), Path(options["entry"]), Path(options["model_path"]))
+    enclose(directory, kit, Sockets.NONE, is_python=True)
     try:
         methods = _reported(connection, lambda: _load(options))
         if methods is not None:

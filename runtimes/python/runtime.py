@@ -42,6 +42,8 @@ class PythonOptions:
     """Where environments are kept; None: a kit with requirements is refused."""
     timeout: float = 60.0
     """How many seconds a call may take."""
+    before_model: Callable[[], None] = field(default=lambda: None)
+    """Called once the class is loaded in its process, before `load_model` reads the kit in this one."""
     note: Note = field(default=lambda _: None)
     """Told how far the start is."""
 
@@ -76,6 +78,7 @@ class PythonRuntime:
             [str(python)],
             {
                 "entry": str(path),
+                "root": str(root),
                 "class_name": options.class_name,
                 "model_path": str(options.model_path or path.parent),
                 "stated": {
@@ -120,6 +123,7 @@ def _around(path: Path, process: KitProcess, options: PythonOptions) -> Processe
             f"{path} has a class with {' and '.join(process.methods)}, and there is no model beside it that "
             "Kitserve runs: pack one, or write `predict`"
         )
+    options.before_model()
     try:
         model = options.load_model()
     except NoRuntime as error:

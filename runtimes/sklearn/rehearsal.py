@@ -28,5 +28,5 @@ def try_first(path: Path, names: Iterable[str], packages: Collection[str], rehea
     engines = {name.partition(".")[0] for name in names} & set(packages)
     if engines:
         title = " or ".join(ENGINES[engine] for engine in sorted(engines))
-        with Trial(title, rehearsal, _BYTES + 16 * path.stat().st_size) as trial:
+        with Trial(title, rehearsal, _BYTES + 16 * path.stat().st_size, path.parent) as trial:
             trial.check(path)

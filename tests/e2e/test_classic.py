@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import requests
 
+from gateway.worker.containment import ALL
 from runtimes.base import Array
+from runtimes.containment.containment import lacking
 from tests.support.artifacts import LayoutBuilder
 from tests.support.classic_kits import CODE, SERVED, ClassicKit, made, plain
 from tests.support.kitserve import Running
@@ -125,6 +128,20 @@ def assert_first_output(url: str, kit: ClassicKit, headers: Mapping[str, str]) -
     first = next(iter(kit.expected.values()))
     assert len(document["predictions"]) == len(first)
     assert_same(document["predictions"], first)
+
+
+def test_workers_are_contained_in_every_thread(served: Running) -> None:
+    models = [model for model in served.status()["models"] if model["name"] in NAMES]
+    workers = [worker for model in models for worker in model["versions"][0]["workers"]]
+    assert len(workers) >= len(NAMES)
+    for worker in workers:
+        assert set(worker["not_contained"]) == set(lacking())
+        assert set(worker["contained"]) == set(ALL) - set(lacking())
+    for process in served.workers(NAMES[0]):
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            status = (thread / "status").read_text()
+            assert "NoNewPrivs:\t1\n" in status
+            assert "Seccomp:\t2\n" in status
 
 
 def test_python_of_a_kit_is_refused_with_the_reason(served: Running) -> None:

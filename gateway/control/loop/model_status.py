@@ -15,6 +15,7 @@ from gateway.control.state.status import (
     ModelStatus,
     RetryStatus,
     VersionStatus,
+    WorkerStatus,
 )
 from gateway.control.state.versions import Version
 from gateway.metrics.tokens import Tokens
@@ -96,7 +97,12 @@ def _version_status(version: Version, route: AppRoute, situation: Situation) -> 
         runtime=next((worker.runtime for worker in workers if worker.runtime), ""),
         note=next(filter(None, map(_note, workers)), ""),
         generation=_generation(workers),
+        workers=tuple(map(_worker, situation.ready_workers(version.app))),
     )
+
+
+def _worker(worker: Announcement) -> WorkerStatus:
+    return WorkerStatus(worker.worker, worker.contained, worker.not_contained)
 
 
 def _generation(workers: Iterable[Announcement]) -> GenerationStatus | None:

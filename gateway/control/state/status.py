@@ -52,6 +52,15 @@ class GenerationStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """One worker, and how far it is contained, by the words of `gateway.worker.containment`."""
+
+    worker: str
+    contained: tuple[str, ...]
+    not_contained: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class VersionStatus:
     """One version of a model. `weight` is its percent of unversioned calls."""
 
@@ -68,6 +77,8 @@ class VersionStatus:
     """What a person should know of it."""
     generation: GenerationStatus | None = None
     """None where no worker has made tokens."""
+    workers: tuple[WorkerStatus, ...] = ()
+    """Those that can be called."""
 
 
 @dataclass(frozen=True, slots=True)

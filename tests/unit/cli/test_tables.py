@@ -8,6 +8,7 @@ from rich.console import Console, RenderableType
 
 from gateway.cli.tables import (
     cache_table,
+    containment_lines,
     events_table,
     kit_text,
     message_line,
@@ -192,3 +193,16 @@ def test_a_kit_says_which_one_of_an_index_it_is_and_what_of_it_is_not_used() -> 
     assert lines[1:3] == ["variant quantization=q4_0", "note its template is not used"]
     reason = "variant q4: it is the largest of 2"
     assert kit(variant={"labels": "", "reason": reason}, **more)[1] == reason
+
+
+def test_what_workers_gave_up_is_said_once_for_all_that_are_alike() -> None:
+    iris, lilac = version("v1", V1, "stable", 100), version("v1", V2, "stable", 100)
+    iris["workers"] = [{"worker": "a", "contained": ["system calls", "files"], "not_contained": []}] * 2
+    models = [{**IRIS, "versions": [iris]}, {**LILAC, "versions": [lilac]}]
+    assert [*containment_lines(models)] == ["workers are contained: system calls, files"]
+    lilac["workers"] = [{"worker": "b", "contained": ["system calls"], "not_contained": ["files"]}]
+    assert [*containment_lines(models)] == [
+        "workers are contained (iris): system calls, files",
+        "workers are contained (lilac): system calls; not contained: files",
+    ]
+    assert [*containment_lines([IRIS, LILAC])] == []

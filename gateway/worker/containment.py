@@ -1,0 +1,160 @@
+"""What a worker gives up before it loads a kit.
+
+Its process is one of Ray's, with threads that were there before: system calls are refused to all of these,
+while files and capabilities are taken from the thread that asks, and from all that it starts afterwards. So
+the thread of the event loop asks, and everything that touches the kit starts from there: the threads that
+load, compute and answer calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from gateway.contract import WorkerSpec
+from gateway.oci.options import SourceOptions
+from runtimes.containment import containment, environment, places
+from runtimes.containment.containment import Rules
+from runtimes.containment.landlock import Files
+from runtimes.containment.seccomp import Sockets
+from runtimes.engines.process import is_passed
+
+ENVIRONMENT = "environment"
+"""Stands beside the words of `runtimes.containment`: the variables are those of a list."""
+ALL = (*containment.ALL, ENVIRONMENT)
+"""All that a worker gives up."""
+
+_DIRECTORY = "kitserve-worker-"
+# Below the home: where memory is reserved, and where a worker that hangs leaves its traces.
+_WRITTEN = ("memory", "hung")
+_SWEEP_AFTER = 30.0  # seconds: between making and locking one passes less
+# What the libraries in a worker read, besides what its children get. Ray's token is known to Ray by then.
+_PREFIXES = ("RAY_", "SERVE_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "ORT_", "TF_", "PYTHON", "MALLOC_")
+_VARIABLES = ("USER", "LOGNAME", "SHELL", "PWD", "KERAS_BACKEND", "TOKENIZERS_PARALLELISM")
+
+log = logging.getLogger(__name__)
+
+
+class WorkerContainment:
+    """The containment of one worker; `on` is what is on of `ALL`, and `off` what is not, once that is so."""
+
+    def __init__(self, home: Path, kit: Path) -> None:
+        """Make the worker's directory for temporary files.
+
+        Args:
+            home: the node's directory, of which the worker keeps the logs.
+            kit: the directory of the unpacked kit.
+        """
+        self._home = home
+        self._kit = kit
+        self.on: tuple[str, ...] = ()
+        self.off: tuple[str, ...] = ALL
+        for name in _WRITTEN:
+            (home / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        parent = Path(tempfile.gettempdir())
+        _sweep(parent)
+        self._directory = Path(tempfile.mkdtemp(prefix=_DIRECTORY, dir=parent))
+        self._lock = _locked(self._directory)
+
+    def contain(self, *, has_child: bool, tries_first: bool = False) -> None:
+        """Contain the process, and this thread with all that it starts from now on.
+
+        Args:
+            has_child: whether a child of this process is to be ended by it.
+            tries_first: whether Python is still to be started, to load the file there first; then `seal`
+                refuses that later.
+        """
+        on = containment.contain(
+            Rules(
+                self._files(),
+                Sockets.STREAMS,
+                may_start_programs=tries_first,
+                may_start_processes=tries_first,
+                may_signal=has_child or tries_first,
+            )
+        )
+        environment.scrub(_may_stay)
+        environment.move_home(self._directory)
+        self.on = (*on, ENVIRONMENT)
+        self.off = tuple(name for name in ALL if name not in self.on)
+        if failed := frozenset(containment.lacking(on)) - frozenset(containment.lacking()):
+            log.error("worker.not_contained", extra={"refused": ", ".join(sorted(failed))})
+
+    def seal(self) -> None:
+        """Refuse to start programs and processes from now on."""
+        containment.contain(Rules(None, Sockets.STREAMS, may_signal=True))
+
+    def close(self) -> None:
+        """Remove the directory for temporary files."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+        os.close(self._lock)
+
+    def _files(self) -> Files:
+        # Without semaphores, which are files there, joblib computes in one thread.
+        shared_memory = Path("/dev/shm")  # noqa: S108 - no temporary file
+        logs = (self._home / "logs", *_logs())
+        return Files(
+            # What is told of other processes' memory and variables, the kernel keeps from who is contained.
+            readable=(*places.readable(), Path("/proc"), self._kit),
+            writable=(
+                self._directory,
+                *(self._home / name for name in _WRITTEN),
+                shared_memory,
+                *logs,
+            ),
+            devices=places.devices(),
+            programs=places.python(),
+        )
+
+
+def use_contained_threads() -> None:
+    """Have the loop's `to_thread` start its threads from this one, and not use those of before."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(thread_name_prefix="contained"))
+
+
+def without_credentials(spec: WorkerSpec) -> WorkerSpec:
+    """Return what a worker needs to know once its kit is there: nothing of how registries are asked."""
+    return replace(spec, sources=SourceOptions())
+
+
+def _may_stay(name: str) -> bool:
+    return is_passed(name) or name.startswith(_PREFIXES) or name in _VARIABLES
+
+
+def _logs() -> set[Path]:
+    """Return the directories of the files that are logged to, which are made anew where they are full."""
+    loggers = [logging.getLogger(), *map(logging.getLogger, tuple(logging.root.manager.loggerDict))]
+    handlers = [handler for logger in loggers for handler in logger.handlers]
+    return {Path(file.baseFilename).parent for file in handlers if isinstance(file, logging.FileHandler)}
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the directories of this user's workers that were killed: nobody holds their locks."""
+    for directory in parent.glob(f"{_DIRECTORY}*"):
+        with contextlib.suppress(OSError):
+            status = directory.stat()
+            if status.st_uid != os.getuid() or time.time() - status.st_ctime < _SWEEP_AFTER:
+                continue
+            lock = _locked(directory)
+            shutil.rmtree(directory, ignore_errors=True)
+            os.close(lock)
+
+
+def _locked(directory: Path) -> int:
+    """Lock a directory for as long as this process lives. Raises OSError where another one has it."""
+    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise
+    return file
