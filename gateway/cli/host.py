@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
 from gateway.cli.disk import shortage
+from gateway.config.callers import Callers
 from gateway.control.loop.environment import OBJECT_STORE_BYTES
+from gateway.edge.bounds import (
+    MAX_CONNECTIONS,
+    MIN_FILES,
+    RAISE_THE_LIMIT,
+    CallerLimits,
+    EdgeBounds,
+    edge_bounds,
+)
 from gateway.errors import ControlError, StoreError
 
-_MAX_CONNECTIONS = 8192
-# HAProxy has two files open for each connection, and some for its own and for the health checks.
-_OWN_FILES = 1024
-_MIN_FILES = 4096
 # With many more, a program that closes every file it might have open takes seconds for that.
 _MAX_FILES = 65536
 _HOME_BYTES = 16_000_000
@@ -22,22 +28,38 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  it is only measured
 
 
 def raise_open_files() -> int:
-    """Raise the number of files that each process may have open; returns how many clients that is enough for.
+    """Raise the number of files that each process may have open; returns how many that are, for the edge.
 
     Raises:
         ControlError: when the hard limit is too low to serve.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = _MAX_FILES if hard == resource.RLIM_INFINITY else hard
-    if highest < _MIN_FILES:
+    if highest < MIN_FILES:
         raise ControlError(
-            f"this process may have {highest} files open (ulimit -Hn), and Kitserve needs {_MIN_FILES}: "
-            "raise the limit (`LimitNOFILE=` in systemd, `--ulimit nofile=65536` in Docker, or limits.conf)"
+            f"this process may have {highest} files open (ulimit -Hn), and Kitserve needs {MIN_FILES}: "
+            f"{RAISE_THE_LIMIT}"
         )
     files = min(highest, _MAX_FILES)
     if soft != resource.RLIM_INFINITY and soft < files:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
-    return min(_MAX_CONNECTIONS, (files - _OWN_FILES) // 2)
+    return files
+
+
+def callers_bounds(callers: Callers, files: int, say: Callable[[str], None]) -> EdgeBounds:
+    """Return how much the edge takes with so many open files; where they are few, that is said.
+
+    Raises:
+        EdgeError: when the config wants more than they are enough for.
+    """
+    limits = CallerLimits(**callers.model_dump(exclude={"trusted_proxies"}))
+    bounds = edge_bounds(files, limits)
+    if limits.max_connections is None and bounds.connections < MAX_CONNECTIONS:
+        say(
+            f"the edge takes {bounds.connections} connections at a time and not {MAX_CONNECTIONS}, as this "
+            f"process may have {files} files open (ulimit -Hn); for more, {RAISE_THE_LIMIT}"
+        )
+    return bounds
 
 
 def check_disks(home: Path) -> None:

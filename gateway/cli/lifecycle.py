@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gateway.cli.admin_client import AdminClient
 from gateway.cli.control_plane import ControlPlane
-from gateway.cli.host import check_disks, raise_open_files, run_bytes
+from gateway.cli.host import callers_bounds, check_disks, raise_open_files, run_bytes
 from gateway.cli.processes import adopt_orphans
 from gateway.cli.run_directory import run_directory
 from gateway.cli.supervision import Supervision, config_in_force
@@ -84,18 +84,28 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     config, home, address = kitserve.config, kitserve.home, kitserve.address
     # First: no worker may get away when a raylet dies.
     adopt_orphans()
-    connections = raise_open_files()
+    bounds = callers_bounds(config.callers, raise_open_files(), say)
     stack.enter_context(_lock(home))
     check_disks(home)
     # Here and not only in the gateway: what is wrong with it is told before Ray starts.
     State(home / STATE_FILE).close()
     _reserve("listen", config.listen).close()
+    if config.health is not None:
+        _reserve("health", config.health).close()
     # Held for good: else another program may get it while no gateway runs.
     stack.enter_context(_reserve("admin", config.admin))
     files = EdgeFiles(stack.enter_context(run_directory(run_bytes())))
     # On a cluster workers listen on their nodes' addresses, and take calls from the edge alone.
     key = "" if address is None else secrets.token_hex(32)
-    settings = EdgeSettings(str(config.listen), config.access_log, key, str(config.admin), connections)
+    settings = EdgeSettings(
+        str(config.listen),
+        config.access_log,
+        key,
+        str(config.admin),
+        bounds,
+        config.callers.trusted_proxies,
+        "" if config.health is None else str(config.health),
+    )
     routes = tuple(Route(model.name, reason="is not ready yet: starting") for model in config.models)
     EdgeControl(settings, files).write_first(RoutingTable(routes))
     control_plane = ControlPlane(address, home, config.admin, files, settings)

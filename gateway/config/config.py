@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.config.callers import Callers
 from gateway.config.faults import describe_faults, faults_at
 from gateway.config.kits import REGISTRY_FILES, Cache, Registry, Strict, Trust, fault
 from gateway.config.models import AUTO, Model
@@ -76,6 +77,11 @@ class GatewayConfig(Strict):
     access_log: Logged = "errors"
     """Which calls the edge logs, as JSON lines among what `kitserve serve` prints. It changes only with a
     restart."""
+    health: Address | None = None
+    """Where `/v2/health/live` and `/v2/health/ready` are answered as well, also while clients have all
+    connections of `listen`. It changes only with a restart."""
+    callers: Callers = Callers()
+    """How much callers may have at a time. It changes only with a restart."""
     models: tuple[Model, ...] = ()
     """The models to serve, each under a name of its own."""
     registries: dict[str, Registry] = Field(default_factory=dict)
@@ -129,6 +135,8 @@ class GatewayConfig(Strict):
         if self.listen.port == self.admin.port:
             field = "admin" if "admin" in self.model_fields_set else "listen"
             raise faults_at({(field,): f"listen and admin both want port {self.listen.port}"})
+        if self.health is not None and self.health.port in (self.listen.port, self.admin.port):
+            raise faults_at({("health",): f"listen or admin wants port {self.health.port}, too"})
         return self
 
     @model_validator(mode="after")

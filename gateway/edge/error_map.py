@@ -4,6 +4,8 @@
     STATUS/body/openai          the body of the answer to a call of the OpenAI API
     STATUS/gateway-body         the same two, where the gateway should have answered
     STATUS/gateway-body/openai
+    503/full-body               the same two, where all callers together have too many calls
+    503/full-body/openai
     STATUS/grpc                 gRPC's message
     STATUS/gateway              gRPC's message where the gateway should have answered
     STATUS/code                 gRPC's code
@@ -26,6 +28,7 @@ ERRORS = {
     400: "the request is not valid HTTP",
     408: "the request took too long to arrive",
     413: "the request body is too large",
+    429: texts.TOO_MANY_OF_ONE,
     500: "the edge failed",
     502: "the worker answered no valid HTTP; if this lasts, see its log",
     503: "no worker of this version is up; one is being started",
@@ -39,6 +42,7 @@ class ErrorKey(StrEnum):
 
     BODY = "/body"
     GATEWAY_BODY = "/gateway-body"
+    FULL_BODY = "/full-body"
     OPENAI = "/openai"
     GRPC = "/grpc"
     GATEWAY = "/gateway"
@@ -50,7 +54,10 @@ def error_entries() -> dict[str, str]:
     entries = {f"{status}{ErrorKey.CODE}": str(code.value) for status, code in CODES.items()}
     for status, text in ERRORS.items():
         gateway_text = texts.GATEWAY_STARTS if status == 503 else text
-        for key, sentence in ((ErrorKey.BODY, text), (ErrorKey.GATEWAY_BODY, gateway_text)):
+        sentences = {ErrorKey.BODY: text, ErrorKey.GATEWAY_BODY: gateway_text}
+        if status == 503:
+            sentences[ErrorKey.FULL_BODY] = texts.TOO_MANY_OF_ALL
+        for key, sentence in sentences.items():
             entries[f"{status}{key}"] = json.dumps({"error": sentence}, separators=(",", ":"))
             entries[f"{status}{key}{ErrorKey.OPENAI}"] = openai_errors.error_body(status, sentence).decode()
         entries[f"{status}{ErrorKey.GRPC}"] = text

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.edge.bounds import EdgeBounds, edge_bounds
 from gateway.logs.limits import Logged
+
+# For as many open files as a process has on most machines, where none are counted.
+_DEFAULT_BOUNDS = edge_bounds(16384)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,11 @@ class EdgeFiles:
         return self.directory / "routed.sock"
 
     @property
+    def health_socket(self) -> Path:
+        """Where HAProxy tells of its health, whatever else it does."""
+        return self.directory / "health.sock"
+
+    @property
     def runtime_socket(self) -> Path:
         """Where the HAProxy process that takes new calls is asked and changed."""
         return self.directory / "runtime.sock"
@@ -86,8 +95,12 @@ class EdgeSettings:
     """The secret by which workers on other machines know that a call came through the edge; "" for none."""
     admin: str = ""
     """`HOST:PORT` where the gateway answers calls that are about the whole server; "" for none."""
-    connections: int = 8192
-    """How many connections of clients it takes at a time; others wait in the kernel's queue."""
+    bounds: EdgeBounds = _DEFAULT_BOUNDS
+    """How much it takes at a time, of all callers together and of each."""
+    trusted_proxies: tuple[str, ...] = ()
+    """The networks of proxies whose X-Forwarded-For says who calls."""
+    health: str = ""
+    """`HOST:PORT` where it tells of its health whatever else it does; "" for none but its socket."""
 
 
 def write_file(path: Path, text: str) -> None:

@@ -11,12 +11,15 @@ import jinja2
 
 import gateway
 from gateway.edge import error_map, openai, predict, route_map
+from gateway.edge.bounds import ALL_STREAMS, CALLER_STREAMS, HEALTH_CONNECTIONS
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.placement import ACTIVATOR, Placement, Pool, backend_name, prefix_backend_name, server_name
 from gateway.edge.routes import Server
 from gateway.wire import limits, texts
 
 _MODEL_METHODS = ("ModelInfer", "ModelStreamInfer", "ModelReady", "ModelMetadata", "ModelConfig")
+# Whoever has an IPv6 network has at least this one whole.
+_SOURCE = "src,ipmask(32,64)"
 _NO_ADDRESS = "127.0.0.1:1"
 
 
@@ -46,6 +49,11 @@ def render(
         model_methods=_MODEL_METHODS,
         version=gateway.__version__,
         limits=limits,
+        source=_SOURCE,
+        SOURCE_HEADER=texts.SOURCE_HEADER,
+        HEALTH_CONNECTIONS=HEALTH_CONNECTIONS,
+        CALLER_STREAMS=CALLER_STREAMS,
+        ALL_STREAMS=ALL_STREAMS,
         texts=texts,
     )
 

@@ -1,7 +1,8 @@
 """The places of an engine, and the bounded queue of calls that wait for one.
 
 An engine queues calls without end and without a deadline when it gets more than it can work on, so it never
-gets more: at most as many run at a time as it has slots, and the others wait here, first come first served.
+gets more: at most as many run at a time as it has slots, and the others wait here: callers take turns, and
+the calls of one are served in the order in which they came.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gateway.engine.shares import displaced
 from gateway.errors import DeadlineExceeded, Overload, QueueFull
 from gateway.metrics.tally import Tally
 from gateway.serving import DEFAULT_LIMITS, QueueLimits
@@ -46,6 +48,8 @@ class Turn:
     """When the call came."""
     queue_seconds: float = 0.0
     is_running: bool = False
+    source: bytes = b""
+    """Who calls, see `shares`."""
     alarm: asyncio.TimerHandle | None = None
     call: Call | None = None
     """None once the turn has ended."""
@@ -58,10 +62,11 @@ class Slots:
 
         it comes, and places are free      running
         it comes, and none is              waiting
-        it comes, and too many wait        ended: `fail` with QueueFull
+        it comes, and too many wait        ended: `fail` with QueueFull; where another caller has more
+                                           waiting, that one's last calls instead
         it has waited too long             ended: `fail` with DeadlineExceeded
         its caller's time is over          ended: the same, running or not
-        others end, and it is the first    running
+        others end, and it is its turn     running
         its answer has ended               ended: `leave`
         its caller hangs up                ended: `cancel`
 
@@ -75,6 +80,8 @@ class Slots:
         self._tally = tally
         self._limits = limits
         self._waiting: dict[Turn, None] = {}
+        # The same turns by source; the one whose turn it is comes first.
+        self._by_source: dict[bytes, dict[Turn, None]] = {}
         self._bytes = 0
         self._running: set[Turn] = set()
         self._is_stopped = False
@@ -92,8 +99,9 @@ class Slots:
         if not self._waiting and turn.places <= self._free and not self._is_stopped:
             self._watch(turn, turn.timeout)
             self._run(turn)
-        elif self._has_room(turn):
+        elif self._has_room(turn) or self._displace(turn):
             self._waiting[turn] = None
+            self._by_source.setdefault(turn.source, {})[turn] = None
             self._bytes += turn.size
             self._watch(turn, min(turn.timeout, self._limits.timeout))
         else:
@@ -119,6 +127,27 @@ class Slots:
         # A call that is larger than all the room may come in alone.
         has_bytes = not waiting or self._bytes + turn.size <= limits.max_bytes
         return waiting < limits.max_requests and has_bytes and not self._is_stopped
+
+    def _displace(self, turn: Turn) -> bool:
+        """Refuse calls of another caller that has more of them waiting, to have room for this one."""
+        limits, waiting = self._limits, self._waiting
+        if self._is_stopped:
+            return False
+        if len(waiting) >= limits.max_requests:
+            others = displaced(((other, 1) for other in waiting), turn.source, 1, 1)
+        else:
+            lacking = self._bytes + turn.size - limits.max_bytes
+            others = displaced(((other, other.size) for other in waiting), turn.source, turn.size, lacking)
+        room = limits.max_bytes - self._bytes + sum(other.size for other in others)
+        if not others or turn.size > room:
+            return False
+        for other in others:
+            self._take(other)
+            if other.alarm is not None:
+                other.alarm.cancel()
+                other.alarm = None
+            self._refuse(other)
+        return True
 
     def _refuse(self, turn: Turn) -> None:
         oldest = next(iter(self._waiting), None)
@@ -183,13 +212,22 @@ class Slots:
     def _take(self, turn: Turn) -> None:
         del self._waiting[turn]
         self._bytes -= turn.size
+        turns = self._by_source[turn.source]
+        del turns[turn]
+        if not turns:
+            del self._by_source[turn.source]
 
     def _advance(self) -> None:
         """Let those run whose turn it is."""
         while self._waiting:
-            turn = next(iter(self._waiting))
+            source, turns = next(iter(self._by_source.items()))
+            turn = next(iter(turns))
             if turn.places > self._free:
                 return
             self._take(turn)
+            if turns:
+                # The others come first now.
+                del self._by_source[source]
+                self._by_source[source] = turns
             self._watch(turn, turn.timeout)
             self._run(turn)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.codec.call import Call
+from gateway.engine.shares import displaced
 from gateway.serving import QueueLimits
 from runtimes.base import Array
 
@@ -88,6 +89,8 @@ class Job:
     """When to come back with a call that was refused; 0 where nothing is said."""
     is_cancelled: bool = False
     owner: Owner | None = None
+    source: bytes = b""
+    """Who calls, see `shares`."""
 
     def cancel(self) -> None:
         """End the job without an answer, as its caller hung up; `done` is not called. For the job's loop."""
@@ -106,6 +109,7 @@ class JobQueue:
         self._on_late = on_late
         self._lock = threading.Lock()
         self._jobs: dict[Job, int] = {}
+        self._of_sources: dict[bytes, int] = {}
         self._bytes = 0
         self._alarm = math.inf
 
@@ -132,8 +136,7 @@ class JobQueue:
             # A call that is larger than all the room may come in alone.
             if waiting >= limits.max_requests or (waiting and self._bytes + size > limits.max_bytes):
                 return False
-            self._jobs[job] = size
-            self._bytes += size
+            self._add(job, size)
         if deadline < self._alarm or self._alarm < now - _LOST_SECONDS:
             self._set_alarm(job.loop, deadline, now)
         return True
@@ -141,28 +144,61 @@ class JobQueue:
     def claim(self, job: Job) -> bool:
         """Take a job out; False where another has done so."""
         with self._lock:
-            size = self._jobs.pop(job, None)
-            if size is None:
-                return False
-            self._bytes -= size
-            return True
+            return self._remove(job)
 
     def claim_all(self, jobs: Iterable[Job]) -> list[Job]:
         """Take jobs out; returns those that were still there."""
-        claimed = []
         with self._lock:
-            for job in jobs:
-                size = self._jobs.pop(job, None)
-                if size is not None:
-                    self._bytes -= size
-                    claimed.append(job)
-        return claimed
+            return [job for job in jobs if self._remove(job)]
+
+    def displace(self, job: Job) -> list[Job]:
+        """Have a job wait for which `enter` has no room, in place of others, which have left.
+
+        Returns none where its caller has its share already; the job does not wait then. For the job's loop.
+        """
+        limits, size = self._limits, sum(map(len, job.body))
+        with self._lock:
+            if self._of_sources.get(job.source, 0) * len(self._of_sources) >= len(self._jobs):
+                return []
+            if len(self._jobs) >= limits.max_requests:
+                others = displaced(((other, 1) for other in self._jobs), job.source, 1, 1)
+            else:
+                lacking = self._bytes + size - limits.max_bytes
+                others = displaced(self._jobs.items(), job.source, size, lacking)
+            room = limits.max_bytes - self._bytes + sum(self._jobs[other] for other in others)
+            if not others or size > room:
+                return []
+            for other in others:
+                self._remove(other)
+            self._add(job, size)
+        if job.deadline < self._alarm:
+            self._set_alarm(job.loop, job.deadline, job.arrived)
+        return others
 
     def age(self, now: float) -> float:
         """Return how long the oldest job has waited, in seconds."""
         with self._lock:
             oldest = next(iter(self._jobs), None)
         return 0.0 if oldest is None else now - oldest.arrived
+
+    def _add(self, job: Job, size: int) -> None:
+        source = job.source
+        self._jobs[job] = size
+        self._bytes += size
+        self._of_sources[source] = self._of_sources.get(source, 0) + 1
+
+    def _remove(self, job: Job) -> bool:
+        size = self._jobs.pop(job, None)
+        if size is None:
+            return False
+        self._bytes -= size
+        of_sources, source = self._of_sources, job.source
+        left = of_sources[source] - 1
+        if left:
+            of_sources[source] = left
+        else:
+            del of_sources[source]
+        return True
 
     def _set_alarm(self, loop: asyncio.AbstractEventLoop, when: float, now: float) -> None:
         """Look when `when` for jobs whose time is over. One alarm is enough: the earliest."""

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import Empty
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from gateway.engine.batching import Batcher, NotRowWise, item_of, obstacle
 from gateway.engine.execution import Execution, limit_wait
 from gateway.engine.jobs import Job, JobQueue
 from gateway.engine.pace import Pace
+from gateway.engine.shares import Rounds
 from gateway.errors import QueueFull
 from gateway.metrics.tally import Tally
 from gateway.serving import DEFAULT_LIMITS, Batching, QueueLimits
@@ -92,7 +93,7 @@ class ComputeThread:
         self._batcher = None if batching is None else Batcher(batching)
         self._pace = Pace()
         self._model_is_free = threading.Lock()
-        self._submitted: SimpleQueue[Job | None] = SimpleQueue()
+        self._submitted: Rounds[Job] = Rounds()
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
         self._thread.start()
 
@@ -114,6 +115,11 @@ class ComputeThread:
             self._answer([job])
         elif self._waiting.enter(job):
             self._submitted.put(job)
+        elif others := self._waiting.displace(job):
+            self._submitted.put(job)
+            for other in others:
+                self._fail_for_room(other)
+            self._hand_back(others)
         else:
             self._refuse(job)
 
@@ -155,12 +161,15 @@ class ComputeThread:
         return True
 
     def _refuse(self, job: Job) -> None:
+        self._fail_for_room(job)
+        self._answer([job])
+
+    def _fail_for_room(self, job: Job) -> None:
         # The queue takes about as long as its oldest has waited.
         job.retry_after = min(max(1, math.ceil(self._waiting.age(job.arrived))), _LONGEST_RETRY_SECONDS)
         self._tally.dropped("rejected")
         load = f"{len(self._waiting)} calls, {self._waiting.bytes} bytes"
         self._execution.fail(job, QueueFull(f"too many calls wait for the model: {load}; ask again later"))
-        self._answer([job])
 
     def _expire(self, late: list[Job]) -> None:
         now = time.perf_counter()

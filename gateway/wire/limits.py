@@ -8,6 +8,8 @@ BODY_BYTES = 64 * 1024 * 1024
 """The most that the body of a call to a model may have."""
 SMALL_BODY_BYTES = 64 * 1024
 """The most that the body of a call to the gateway may have."""
+CONNECTION_STREAMS = 64
+"""How many calls one HTTP/2 connection may have at a time, where the config says nothing else."""
 CALL_SECONDS = 75.0
 """How long the edge waits for an answer to begin."""
 STREAM_SECONDS = 3600.0

@@ -17,6 +17,7 @@ from gateway.codec.statuses import explain
 from gateway.engine.jobs import Codec, Job
 from gateway.wire.codings import chosen_coding, compress, decompress
 from gateway.wire.exchange import Exchange, lines
+from gateway.wire.texts import SOURCE
 from gateway.worker.capabilities import TensorCapability
 from gateway.worker.protocol import JSON
 from gateway.worker.version import ServedVersion
@@ -70,6 +71,7 @@ class ComputeCalls:
                 b"" if json_size is None else json_size or b"?",
                 math.inf if timeout is None else request_timeout(timeout),
                 began,
+                source=headers.get(SOURCE, b""),
             )
         except InputError as refusal:
             call.refuse(refusal)

@@ -22,7 +22,7 @@ from gateway.wire.exchange import Exchange
 from gateway.wire.grpc_calls import CONTENT, OK, is_grpc, is_grpc_type, parse
 from gateway.wire.grpc_frames import framed, single_message
 from gateway.wire.grpc_messages import message
-from gateway.wire.texts import INFERENCE, unknown_method
+from gateway.wire.texts import INFERENCE, SOURCE, unknown_method
 from gateway.worker.capabilities import TensorCapability
 from gateway.worker.grpc_job import GrpcCodec
 from gateway.worker.grpc_stream import GrpcStream
@@ -85,6 +85,7 @@ class OpenInferenceGrpc:
                 exchange.headers.get(b"x-request-id", b"").decode("latin-1"),
                 timeout=_timeout(exchange),
                 began=began,
+                source=exchange.headers.get(SOURCE, b""),
             )
         except InputError as refusal:
             self._refuse(exchange, refusal, role)

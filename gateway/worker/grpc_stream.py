@@ -22,6 +22,7 @@ from gateway.wire.grpc_frames import Unframer, framed
 from gateway.wire.grpc_messages import message
 from gateway.wire.grpc_status import trailers
 from gateway.wire.protobuf import field
+from gateway.wire.texts import SOURCE
 from gateway.worker.grpc_job import GrpcCodec
 from gateway.worker.version import ServedVersion
 from runtimes.base import Array
@@ -139,6 +140,7 @@ class GrpcStream:
             self._request_id,
             timeout=self._deadline - now,
             began=now,
+            source=self._exchange.headers.get(SOURCE, b""),
         )
         self._inside.add(job)
         self._compute.submit(job, is_followed)

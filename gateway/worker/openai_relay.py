@@ -14,6 +14,7 @@ from gateway.codec.statuses import explain
 from gateway.engine.generation import Turn
 from gateway.wire.codings import decompress
 from gateway.wire.exchange import Exchange
+from gateway.wire.texts import SOURCE
 from gateway.worker.language import ENDED, LanguageCapability
 from gateway.worker.openai_call import RelayedCall, Served, request_id
 from gateway.worker.protocol import OpenAIErrors
@@ -86,7 +87,8 @@ class Relay:
             self._errors(exchange, role, _UNAVAILABLE, ENDED)
             return
         asked = None if language.mirror is None else b"".join(body)
-        turn = Turn(len(call.body), call.places, seconds, began)
+        source = exchange.headers.get(SOURCE, b"")
+        turn = Turn(len(call.body), call.places, seconds, began, source=source)
         RelayedCall(served, exchange, role, call, turn, asked).enter()
 
     def _refuse(self, exchange: Exchange, role: str, failure: Exception) -> None:

@@ -22,6 +22,7 @@ from gateway.control.activator.sleepers import Sleeper
 from tests.support.waiting import wait
 
 APP = AppName("iris.v1.0123456789ab.01234567.1")
+OTHER = Sleeper(AppName("bert.v1.0123456789ab.01234567.1"), "bert", "v1", "sha256:4567", 5)
 INFER = b"POST /v2/models/iris/infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
 GRPC = b"POST /inference.GRPCInferenceService/%s HTTP/1.1\r\nContent-Type: application/grpc+proto\r\n\r\n"
 
@@ -82,10 +83,10 @@ class Edge:
         self.activator.start()
 
     def find(self, call: HeldCall) -> Sleeper | None:
-        return self._sleeper if call.backend == "slot3" else None
+        return {"slot3": self._sleeper, "slot5": OTHER}.get(call.backend)
 
     def ready_workers(self, app: AppName) -> list[Announcement]:
-        assert app == APP
+        assert app in (APP, OTHER.app)
         return list(self.workers)
 
     async def wake(self, app: AppName) -> None:
@@ -293,6 +294,19 @@ def test_no_more_calls_are_held_than_fit(edge: Edge) -> None:
         wait(lambda: edge.activator.waiting() == {APP: MAX_CALLS}, seconds=5)
     for connection in held:
         connection.close()
+
+
+def test_a_flood_for_one_model_leaves_places_for_another(edge: Edge) -> None:
+    flood = [edge.connect(INFER % 0) for _ in range(MAX_CALLS + 50)]
+    wait(lambda: edge.activator.waiting() == {APP: MAX_CALLS}, seconds=5)
+    others = [edge.connect(INFER % 0, "slot5") for _ in range(100)]
+    wait(lambda: edge.activator.waiting() == {APP: MAX_CALLS, OTHER.app: 100}, seconds=5)
+    for connection in flood[:200]:
+        connection.close()
+    wait(lambda: edge.activator.waiting()[APP] <= MAX_CALLS - 150, seconds=5)
+    for connection in (*flood, *others):
+        connection.close()
+    wait(lambda: edge.activator.waiting() == {}, seconds=5)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.edge.bounds import edge_bounds
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import find_haproxy
@@ -84,7 +85,7 @@ def test_too_few_open_files(config: Path, tmp_path: Path) -> None:
 
 def test_with_as_many_open_files_as_it_needs_haproxy_starts(tmp_path: Path) -> None:
     files = EdgeFiles(tmp_path)
-    settings = EdgeSettings(f"127.0.0.1:{free_port()}", connections=(4096 - 1024) // 2)
+    settings = EdgeSettings(f"127.0.0.1:{free_port()}", bounds=edge_bounds(4096))
     EdgeControl(settings, files).write_first(RoutingTable())
     command = shlex.join([str(find_haproxy()), "-W", "-db", "-f", str(files.config)])
     done = subprocess.run(

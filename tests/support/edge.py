@@ -6,9 +6,11 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from email.message import Message
 from pathlib import Path
 
+from gateway.edge.bounds import EdgeBounds
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.haproxy import ask
@@ -35,6 +37,9 @@ class Version:
             return
         if exchange.query == "inside":
             exchange.respond(200, [], b"%d" % self.inside)
+            return
+        if exchange.query == "source":
+            exchange.respond(200, [], exchange.headers[b"kitserve-source"])
             return
         role = exchange.headers.get(b"modelkit-role", b"-")
         exchange.respond(200, [(b"modelkit-version", sys.argv[1].encode())], role)
@@ -74,10 +79,23 @@ class Workers:
 class RunningEdge:
     """An edge that runs, with one model named iris."""
 
-    def __init__(self, directory: Path, admin: str = "", key: str = "", access_log: Logged = "off") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        admin: str = "",
+        key: str = "",
+        access_log: Logged = "off",
+        bounds: EdgeBounds | None = None,
+        trusted_proxies: tuple[str, ...] = (),
+    ) -> None:
         self.port = free_port()
         self.files = EdgeFiles(directory)
-        self.control = EdgeControl(EdgeSettings(f"127.0.0.1:{self.port}", access_log, key, admin), self.files)
+        settings = EdgeSettings(
+            f"127.0.0.1:{self.port}", access_log, key, admin, trusted_proxies=trusted_proxies
+        )
+        if bounds is not None:
+            settings = replace(settings, bounds=bounds)
+        self.control = EdgeControl(settings, self.files)
         self.control.write_first(RoutingTable((Route("iris"),)))
         self.lost: list[EdgeError] = []
         self.process = EdgeProcess(self.files, self.lost.append)

@@ -29,7 +29,9 @@ from gateway.errors import CannotWake, EdgeError
 from gateway.wire.local_server import LocalServer, finish, tie
 
 MAX_CALLS = 400
-"""How many calls may wait or pass at a time; each holds two sockets and `held_call.HEAD_BYTES` at most."""
+"""How many calls to one model may wait or pass at a time, while none to others does."""
+ALL_CALLS = 2 * MAX_CALLS
+"""The same of all models; each call holds two sockets and `held_call.HEAD_BYTES` at most."""
 _HEAD_SECONDS = 5.0
 _CONNECT_SECONDS = 1.0
 _POLL_SECONDS = 0.2
@@ -46,9 +48,11 @@ class Activator:
 
     def __init__(self, path: Path, sleepers: Sleepers) -> None:
         self._sleepers = sleepers
-        self._server = LocalServer(path, "activator", self._serve, MAX_CALLS)
+        self._server = LocalServer(path, "activator", self._serve, ALL_CALLS)
         self._loop = self._server.loop
         self._waiting: Counter[AppName] = Counter()
+        # By model, how many wait or pass.
+        self._places: Counter[str] = Counter()
         self._wakings: dict[AppName, asyncio.Task[None]] = {}
         # By app, when its worker last failed, and why.
         self._failures: dict[AppName, tuple[float, str]] = {}
@@ -106,17 +110,26 @@ class Activator:
             await self._send(client, refusal(call, "this version is being changed; ask again"))
         elif call.asks_readiness and not self._sleepers.ready_workers(sleeper.app):
             await self._send(client, readiness(call, sleeper.model, sleeper.version, sleeper.digest))
-        elif self._server.connections > MAX_CALLS:
-            await self._send(client, refusal(call, f"{MAX_CALLS} calls wait for models to wake; ask again"))
+        elif not self._has_place(sleeper.model):
+            calls = self._places.total()
+            await self._send(client, refusal(call, f"{calls} calls wait for models to wake; ask again"))
         else:
+            self._places[sleeper.model] += 1
             try:
                 worker = await self._wait_for_worker(client, sleeper)
+                if worker is not None:
+                    with worker:
+                        await tie(client, worker, [call.closing()])
             except CannotWake as error:
                 await self._send(client, refusal(call, str(error)))
-                return
-            if worker is not None:
-                with worker:
-                    await tie(client, worker, [call.closing()])
+            finally:
+                self._places[sleeper.model] -= 1
+                if not self._places[sleeper.model]:
+                    del self._places[sleeper.model]
+
+    def _has_place(self, model: str) -> bool:
+        """Whether a model may have one more place: it never has more than it leaves free for others."""
+        return self._places[model] < ALL_CALLS - self._places.total()
 
     async def _wait_for_worker(self, client: socket.socket, sleeper: Sleeper) -> socket.socket | None:
         """Return a connection to a worker, once there is one; None when the caller has hung up.

@@ -66,6 +66,8 @@ class FixedSettings:
     listen: str = ""
     admin: str = ""
     access_log: str = ""
+    health: str = ""
+    callers: str = ""
 
     def changes(self, other: FixedSettings) -> list[str]:
         """Return the names of the settings that are different in another value."""
@@ -102,8 +104,14 @@ def desired_from(config: GatewayConfig) -> Desired:
         sources=config.source_options(),
         cache_limit=None if config.cache.max_size is None else int(config.cache.max_size),
         webhooks=config.webhooks,
-        fixed=FixedSettings(str(config.listen), str(config.admin), config.access_log),
+        fixed=FixedSettings(str(config.listen), str(config.admin), config.access_log, *_of_callers(config)),
     )
+
+
+def _of_callers(config: GatewayConfig) -> tuple[str, str]:
+    """Return what the config says of health and callers, "" where it says nothing."""
+    callers = config.callers.model_dump_json(exclude_defaults=True)
+    return "" if config.health is None else str(config.health), "" if callers == "{}" else callers
 
 
 def _model(config: GatewayConfig, model: Model) -> DesiredModel:

@@ -13,8 +13,9 @@ import pytest
 
 from gateway.cli import host
 from gateway.cli.disk import shortage
+from gateway.config.callers import Callers
 from gateway.control.loop.environment import OBJECT_STORE_BYTES
-from gateway.errors import ControlError, StoreError
+from gateway.errors import ControlError, EdgeError, StoreError
 
 MEGABYTE = 1_000_000
 
@@ -44,8 +45,27 @@ def test_the_soft_limit_of_open_files_is_raised(
     soft: int, hard: int, raised: int, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = Limits(soft, hard, monkeypatch)
-    assert host.raise_open_files() == connections
+    bounds = host.callers_bounds(Callers(), host.raise_open_files(), print)
+    assert bounds.connections == connections
     assert limits.now == (raised, hard)
+
+
+def test_where_few_files_may_be_open_smaller_bounds_are_said_once() -> None:
+    said: list[str] = []
+    host.callers_bounds(Callers(), 65536, said.append)
+    assert said == []
+    bounds = host.callers_bounds(Callers(), 4096, said.append)
+    (line,) = said
+    assert f"the edge takes {bounds.connections} connections at a time and not 8192" in line
+    assert "4096 files open (ulimit -Hn)" in line
+
+
+def test_what_the_config_wants_must_be_possible() -> None:
+    host.callers_bounds(Callers(max_connections=1536), 4096, print)
+    with pytest.raises(EdgeError, match=r"max_connections is 1537, for which 4098 open files are needed"):
+        host.callers_bounds(Callers(max_connections=1537), 4096, print)
+    with pytest.raises(EdgeError, match=r"max_connections_each is 2000, and the edge takes 1536 of all"):
+        host.callers_bounds(Callers(max_connections_each=2000), 4096, print)
 
 
 @pytest.mark.parametrize("hard", [256, 1024, 4095])

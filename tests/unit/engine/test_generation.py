@@ -158,3 +158,46 @@ def test_this_file_runs_its_tests() -> None:
 
 async def _fails() -> None:
     raise ZeroDivisionError
+
+
+@on_a_loop
+async def test_callers_take_turns() -> None:
+    calls = Calls()
+    running = [calls.enter(name, source=b"flood") for name in "ab"]
+    waiting = [calls.enter(name, source=b"flood") for name in "cdef"]
+    waiting += [calls.enter(name, source=b"other") for name in "xy"]
+    for turn in running:
+        calls.slots.leave(turn)
+    assert calls.began == ["a", "b", "c", "x"]
+    for turn in (waiting[0], waiting[4]):
+        calls.slots.leave(turn)
+    assert calls.began == ["a", "b", "c", "x", "d", "y"]
+    for turn in (waiting[1], waiting[5], waiting[2], waiting[3]):
+        calls.slots.leave(turn)
+    assert calls.began[-2:] == ["e", "f"]
+    assert (calls.slots.queued, calls.tally.ongoing) == (0, 0)
+
+
+@on_a_loop
+async def test_a_full_queue_has_room_for_who_has_less_than_another() -> None:
+    calls = Calls(max_requests=3)
+    for name in "abcde":
+        calls.enter(name, source=b"flood")
+    calls.enter("x", source=b"other")
+    assert list(calls.failed) == ["e"]
+    calls.enter("f", source=b"flood")
+    calls.enter("y", source=b"other")
+    assert list(calls.failed) == ["e", "f", "y"]
+    assert all(isinstance(failure, QueueFull) for failure, _ in calls.failed.values())
+    assert (calls.slots.queued, calls.tally.ongoing) == (3, 5)
+
+
+@on_a_loop
+async def test_a_large_call_does_not_take_the_room_of_small_ones() -> None:
+    calls = Calls(max_bytes=10)
+    for name in "abcd":
+        calls.enter(name, source=b"flood", size=4)
+    calls.enter("x", source=b"other", size=8)
+    assert list(calls.failed) == ["x"]
+    calls.enter("y", source=b"other", size=3)
+    assert list(calls.failed) == ["x", "d"]

@@ -390,3 +390,38 @@ def test_stop_ends_an_idle_thread(compute: Calls) -> None:
     assert compute.thread.is_alive()
     compute.thread.stop()
     assert not compute.thread.is_alive()
+
+
+@limited(max_requests=4)
+def test_a_flood_of_one_caller_leaves_room_and_turns_to_others(compute: Calls, model: Held) -> None:
+    async def main() -> None:
+        first = await compute.busy()
+        flood = [compute.submit(number, source=b"flood")[1] for number in (1, 2, 3, 4)]
+        other = compute.submit(5, source=b"other")[1]
+        displaced = await flood[3]
+        assert (displaced.status, displaced.retry_after) == (503, 1)
+        assert (await compute(6, source=b"flood")).status == 503, "it has its share"
+        third = compute.submit(7, source=b"third")[1]
+        assert (await flood[2]).status == 503
+        assert (await compute(8, source=b"other")).status == 503, "a third of four each, and one more"
+        model.gate.set()
+        assert [(await call).status for call in (first, *flood[:2], other, third)] == [200] * 5
+        assert model.done == [0, 1, 5, 7, 2]
+
+    run(main())
+    assert compute.dropped == {"rejected": 4}
+    assert compute.tally.ongoing == 0
+
+
+@limited(max_bytes=20)
+def test_a_flood_of_bytes_leaves_room_for_others(compute: Calls, model: Held) -> None:
+    async def main() -> None:
+        first = await compute.busy()
+        flood = [compute.submit(str(number).rjust(9), source=b"flood")[1] for number in (1, 2)]
+        other = compute.submit("3".rjust(5), source=b"other")[1]
+        assert (await flood[1]).status == 503
+        assert (await compute("4".rjust(30), source=b"third")).status == 503, "it would not fit at all"
+        model.gate.set()
+        assert [(await call).status for call in (first, flood[0], other)] == [200] * 3
+
+    run(main())

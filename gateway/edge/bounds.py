@@ -1,0 +1,142 @@
+"""How much the edge takes at a time, of all callers together and of each: computed from its open files. Pure.
+
+A connection of a client is an open file of HAProxy's, and so is each connection to a worker: one for each
+call that runs, and those that are kept for the next call. A client that opens many streams on few
+connections would use them up, so calls and kept connections are bounded as well. With these numbers the sum
+never exceeds `files`:
+
+    files = _OWN_FILES + 2 * all_connections
+    2 * all_connections >= connections + requests + kept * keeping + 2 * routed + HEALTH_CONNECTIONS
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.errors import EdgeError
+from gateway.wire.limits import CONNECTION_STREAMS
+
+MIN_FILES = 4096
+"""With fewer open files, too few calls would be served."""
+MAX_CONNECTIONS = 8192
+"""How many connections of clients are taken at a time, where nothing else is said."""
+HEALTH_CONNECTIONS = 64
+"""How many connections its own listener for health takes, whatever the others do."""
+CALLER_REQUESTS = 1024
+"""How many calls one caller may have at a time, where nothing else is said."""
+CALLER_STREAMS = 64
+"""How many streams of health and reflection one caller may have at a time."""
+ALL_STREAMS = 512
+"""How many calls, these streams among them, the gateway's gRPC services answer at a time."""
+RAISE_THE_LIMIT = (
+    "raise the limit (`LimitNOFILE=` in systemd, `--ulimit nofile=65536` in Docker, or limits.conf)"
+)
+# Of HAProxy: listeners, sockets for control, threads, health checks.
+_OWN_FILES = 512
+_MAX_ROUTED = 400
+_MIN_KEEPING = 256
+
+
+@dataclass(frozen=True, slots=True)
+class CallerLimits:
+    """What the config says of it (`callers`); None where it is computed."""
+
+    max_connections: int | None = None
+    max_connections_each: int | None = None
+    max_requests_each: int | None = None
+    max_streams_per_connection: int = CONNECTION_STREAMS
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeBounds:
+    """The numbers of HAProxy's configuration; made by `edge_bounds`."""
+
+    files: int
+    """How many files HAProxy may have open."""
+    all_connections: int
+    """`maxconn` of the process, from which HAProxy sizes its table of files: two for each."""
+    connections: int
+    """`maxconn` of the listener for clients; others wait in the kernel's queue."""
+    routed: int
+    """`maxconn` of the listener for calls that come back from the body router."""
+    requests: int
+    """How many calls of clients may be in work at a time."""
+    streams: int
+    """How many of them on one HTTP/2 connection."""
+    keeping: int
+    """Up to how many connections of clients keep connections to workers between two calls."""
+    kept: int
+    """How many each of these keeps."""
+    caller_connections: int
+    """How many connections one caller may have."""
+    caller_requests: int
+    """How many calls one caller may have in work."""
+
+    @property
+    def crowded(self) -> int:
+        """From how many connections of clients on each is closed once its call is answered."""
+        return self.connections * 3 // 4
+
+    @property
+    def caller_crowded(self) -> int:
+        """The same of one caller."""
+        return self.caller_connections * 3 // 4
+
+    @property
+    def caller_refused_connections(self) -> int:
+        """How many connections of one caller are open at most; those above its limit only to be told so."""
+        return self.caller_connections + max(8, self.caller_connections // 8)
+
+    @property
+    def caller_refused_requests(self) -> int:
+        """How many calls of one caller are there at most; those above its limit only to be told so."""
+        return 2 * self.caller_requests
+
+
+def edge_bounds(files: int, limits: CallerLimits | None = None) -> EdgeBounds:
+    """Return what the edge may take, when it may have so many files open.
+
+    Raises:
+        EdgeError: when a limit of the config needs more files, or more than there is of all callers.
+    """
+    limits = limits or CallerLimits()
+    all_connections = (files - _OWN_FILES) // 2
+    possible = (files - 2 * _OWN_FILES) // 2
+    connections = min(MAX_CONNECTIONS, possible) if limits.max_connections is None else limits.max_connections
+    if connections > possible:
+        needed = 2 * (connections + _OWN_FILES)
+        raise EdgeError(
+            f"callers.max_connections is {connections}, for which {needed} open files are needed, and this "
+            f"process may have {files} (ulimit -Hn): write {possible} at most, or {RAISE_THE_LIMIT}"
+        )
+    # What is possible leaves 192 of these.
+    routed = min(_MAX_ROUTED, all_connections - connections - HEALTH_CONNECTIONS)
+    to_workers = 2 * all_connections - connections - 2 * routed - HEALTH_CONNECTIONS
+    # To keep fewer than a burst of calls needs costs more than to run fewer at a time.
+    requests = min(max(connections, MAX_CONNECTIONS), to_workers * 2 // 5)
+    kept = max(1, min(limits.max_streams_per_connection, (to_workers - requests) // _MIN_KEEPING))
+    return EdgeBounds(
+        files=files,
+        all_connections=all_connections,
+        connections=connections,
+        routed=routed,
+        requests=requests,
+        streams=limits.max_streams_per_connection,
+        keeping=(to_workers - requests) // kept,
+        kept=kept,
+        caller_connections=_of_one(
+            "max_connections_each", limits.max_connections_each, max(1, connections // 4), connections
+        ),
+        caller_requests=_of_one(
+            "max_requests_each", limits.max_requests_each, min(CALLER_REQUESTS, requests // 2), requests
+        ),
+    )
+
+
+def _of_one(field: str, wanted: int | None, default: int, of_all: int) -> int:
+    if wanted is not None and wanted > of_all:
+        raise EdgeError(
+            f"callers.{field} is {wanted}, and the edge takes {of_all} of all callers together: write less, "
+            "or raise callers.max_connections and the limit of open files (ulimit -Hn)"
+        )
+    return default if wanted is None else wanted
