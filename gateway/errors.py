@@ -20,7 +20,8 @@
     ├── NoMemory               this node lacks the memory that a model needs
     ├── Overload               a call that the model did not begin with
     │   ├── QueueFull          too many calls wait for the model
-    │   └── DeadlineExceeded   its deadline passed before the model began
+    │   ├── DeadlineExceeded   its deadline passed before the model began
+    │   └── RefusedBody        several workers ended with the same body
     ├── EdgeError              HAProxy is missing, refuses its configuration, or died
     └── ControlError           the control plane cannot be reached, or did not do what it was asked to
         └── CannotWake         a sleeping version has no worker in time
@@ -142,6 +143,10 @@ class QueueFull(Overload):
 
 class DeadlineExceeded(Overload):
     """The deadline of a call passed before the model began with it."""
+
+
+class RefusedBody(Overload):
+    """Several workers ended while they worked on the same body, so that no more are given it for a while."""
 
 
 class EdgeError(KitserveError):

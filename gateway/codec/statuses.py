@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from gateway.codec.predict.media import UnknownMedia
-from gateway.errors import DeadlineExceeded, QueueFull
+from gateway.errors import DeadlineExceeded, QueueFull, RefusedBody
 from gateway.wire.codings import BodyTooLarge, UnknownCoding
 from runtimes.errors import ExecutionError, InputError, ModelError
 
@@ -18,6 +18,7 @@ STATUSES: Mapping[type[Exception], int] = {
     ExecutionError: 500,
     ModelError: 500,
     QueueFull: 503,
+    RefusedBody: 500,
     DeadlineExceeded: 504,
 }
 """The one table from errors to HTTP statuses; the closest ancestor of an error decides."""
@@ -39,6 +40,8 @@ def explain(failure: Exception, request_id: str, names: Mapping[str, str]) -> tu
     `names` say in the log which model and version failed.
     """
     status = status_of(failure)
+    if isinstance(failure, RefusedBody):
+        log.warning("body.refused", extra={"request_id": request_id, **names})
     if status is None or (isinstance(failure, ModelError) and status >= _FAILURES):
         log.error("call.failed", exc_info=failure, extra={"request_id": request_id, **names})
     return status or _FAILURES, str(failure) if status else _UNEXPECTED

@@ -91,6 +91,8 @@ class Job:
     owner: Owner | None = None
     source: bytes = b""
     """Who calls, see `shares`."""
+    place: int = 0
+    """Where it is written down that the model works on it, see `RunningBodies`."""
 
     def cancel(self) -> None:
         """End the job without an answer, as its caller hung up; `done` is not called. For the job's loop."""

@@ -17,15 +17,16 @@ from queue import Empty
 
 import numpy as np
 
-from gateway.engine.batching import Batcher, NotRowWise, item_of, obstacle
+from gateway.engine.batching import Batcher, Item, NotRowWise, item_of, obstacle
 from gateway.engine.execution import Execution, limit_wait
 from gateway.engine.jobs import Job, JobQueue
 from gateway.engine.pace import Pace
+from gateway.engine.running_bodies import RunningBodies
 from gateway.engine.shares import Rounds
-from gateway.errors import QueueFull
+from gateway.errors import QueueFull, RefusedBody
 from gateway.metrics.tally import Tally
 from gateway.serving import DEFAULT_LIMITS, Batching, QueueLimits
-from runtimes.base import TensorModel
+from runtimes.base import ModelInChild, TensorModel
 
 # Answers are handed back at the latest after this long, even while more calls wait.
 _HAND_BACK_SECONDS = 0.0005
@@ -69,6 +70,7 @@ class ComputeThread:
     Args:
         names: what the log calls the version.
         batching: which calls run together; None: each runs alone.
+        running: where it is written down what the model works on; None: nowhere.
     """
 
     def __init__(
@@ -78,8 +80,11 @@ class ComputeThread:
         limits: QueueLimits = DEFAULT_LIMITS,
         names: Mapping[str, str] = _NO_NAMES,
         batching: Batching | None = None,
+        running: RunningBodies | None = None,
     ) -> None:
         self._tally = tally
+        self._running = running
+        self._child = model if isinstance(model, ModelInChild) else None
         self._names = names
         self._waiting = JobQueue(limits, self._expire)
         self.not_batched = ""
@@ -153,12 +158,36 @@ class ComputeThread:
             began = job.arrived = time.perf_counter()
             job.deadline = job.began + job.timeout
             with np.errstate(over="ignore"):
-                self._pace.note(self._execution.run_single(job) - began)
+                self._pace.note(self._run_single(job) - began)
             if batcher is not None:
                 batcher.note_single(began, 0, job.infer_seconds)
         finally:
             self._model_is_free.release()
         return True
+
+    def _run_single(self, job: Job) -> float:
+        """Answer one call, which is written down meanwhile; returns the time at the end."""
+        running = self._running
+        if running is None:
+            return self._execution.run_single(job)
+        try:
+            job.place = running.begin(job.body)
+        except RefusedBody as refusal:
+            self._fail_deadly(job, refusal)
+            return time.perf_counter()
+        finished = self._execution.run_single(job)
+        self._forget(job)
+        return finished
+
+    def _forget(self, job: Job) -> None:
+        """Erase a call that the model has survived, where it was written down."""
+        if job.place and self._running is not None and (self._child is None or self._child.is_alive()):
+            self._running.end(job.place)
+
+    def _fail_deadly(self, job: Job, refusal: RefusedBody) -> None:
+        """Answer a call whose body ended several workers."""
+        self._tally.dropped("deadly")
+        self._execution.fail(job, refusal)
 
     def _refuse(self, job: Job) -> None:
         self._fail_for_room(job)
@@ -196,7 +225,7 @@ class ComputeThread:
                 if self._waiting.claim(more):
                     with self._model_is_free:
                         began = time.perf_counter()
-                        now = self._execution.run_single(more)
+                        now = self._run_single(more)
                         self._pace.note(now - began)
                     done.append(more)
                     if now - handed_back > _HAND_BACK_SECONDS:
@@ -250,7 +279,7 @@ class ComputeThread:
         if self._waiting.claim(job):
             with self._model_is_free:
                 began = time.perf_counter()
-                self._pace.note(self._execution.run_single(job) - began)
+                self._pace.note(self._run_single(job) - began)
             batcher.note_single(job.arrived, self._submitted.qsize(), job.infer_seconds)
             # Last: the event loop needs the interpreter at once, and gets it when this thread waits again.
             self._hand_back([job])
@@ -265,9 +294,14 @@ class ComputeThread:
     def _admit(self, batcher: Batcher, job: Job) -> bool:
         """Decode a job and have it wait for its batch; False when it failed and is done."""
         started = time.perf_counter()
+        if self._running is not None:
+            is_answered = self._answer_suspect(self._running, job)
+            if is_answered is not None:
+                return not is_answered
         try:
             call = job.codec.decode(job)
         except Exception as failure:
+            self._forget(job)
             if not self._waiting.claim(job):
                 return True
             self._execution.fail(job, failure)
@@ -279,10 +313,39 @@ class ComputeThread:
         batcher.add(item_of(job, call))
         return True
 
+    def _answer_suspect(self, running: RunningBodies, job: Job) -> bool | None:
+        """Write a job down, and answer it alone where a worker ended with its body.
+
+        Returns whether it is answered: None where it may run with others, False where it was claimed before.
+        """
+        try:
+            job.place = running.begin(job.body)
+        except RefusedBody as refusal:
+            is_claimed = self._waiting.claim(job)
+            if is_claimed:
+                self._fail_deadly(job, refusal)
+            return is_claimed
+        if not running.is_suspect(job.place):
+            return None
+        is_claimed = self._waiting.claim(job)
+        if is_claimed:
+            with self._model_is_free:
+                self._execution.run_single(job)
+        self._forget(job)
+        return is_claimed
+
     def _work_batch(self, batcher: Batcher, done: list[Job]) -> None:
         """Run the next batch, if there is one, and add its jobs to those that are done."""
         items = batcher.take()
         jobs = [item.job for item in items]
+        try:
+            self._work_items(batcher, items, jobs, done)
+        finally:
+            if self._running is not None:
+                for job in jobs:
+                    self._forget(job)
+
+    def _work_items(self, batcher: Batcher, items: list[Item], jobs: list[Job], done: list[Job]) -> None:
         claimed = self._waiting.claim_all(jobs)
         done.extend(claimed)
         now = time.perf_counter()

@@ -65,8 +65,9 @@ TOKEN_GAP_BUCKETS = (
     30.0,
 )
 """Upper bounds of the times from one token to the next, in seconds: close where people read along."""
-DROPPED = ("rejected", "expired", "cancelled")
-"""Why the model never answers a call: the queue was full, its time was over, its caller hung up."""
+DROPPED = ("rejected", "expired", "cancelled", "deadly")
+"""Why the model never answers a call: the queue was full, its time was over, its caller hung up, or workers
+ended with the same body."""
 LOAD_STEPS = ("pull", "load")
 """What a worker does before it is ready, each of which may fail."""
 MAX_BATCH_ROWS = 1024

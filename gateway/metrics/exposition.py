@@ -156,7 +156,8 @@ VERSION_METRICS = (
     _declare(
         "kitserve_requests_dropped",
         Kind.COUNTER,
-        "Calls that the model never answered: rejected by a full queue, expired, or cancelled by callers",
+        "Calls that the model never answered: rejected by a full queue, expired, cancelled by callers, or "
+        "refused as their body ended workers",
         lambda sample: [((reason,), sample.numbers.dropped[reason]) for reason in DROPPED],
         "reason",
     ),

@@ -53,7 +53,9 @@ class TensorCapability:
         batching = options.batching
         if batching is None and isinstance(model, BatchedModel) and model.pays_to_batch:
             batching = Batching()
-        self.compute = ComputeThread(model, version.tally, options.limits, asdict(identity), batching)
+        self.compute = ComputeThread(
+            model, version.tally, options.limits, asdict(identity), batching, options.running
+        )
         self.decode = Decoder(model.signature)
         """Reads the JSON and binary requests of the Open Inference Protocol."""
         shown = proven(model.signature) if options.is_proven else model.signature

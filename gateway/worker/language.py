@@ -59,6 +59,7 @@ class LanguageCapability:
         self.model = model
         self.engine = describe_engine(model, version.identity.model)
         self.upstream = Upstream(model.socket, max_idle=model.slots)
+        self.running = version.options.running
         self.slots = Slots(model.slots, version.tally, version.options.limits)
         self.mirror: AnswerMirror | None = None
 

@@ -15,6 +15,7 @@ from gateway.codec.predict.image_settings import ImageSettings, UnusableImageSet
 from gateway.codec.predict.images import takes_images
 from gateway.contract import Description, WorkerSpec, WorkerState
 from gateway.engine.first_call import answer_first_call
+from gateway.engine.running_bodies import open_running_bodies
 from gateway.errors import UnusableModel
 from gateway.kits.kit import Kit
 from gateway.kits.language import LanguageModel, language_model
@@ -169,6 +170,7 @@ class Loader:
             generation=generation,
             access_log=spec.node.access_log,
             image=image,
+            running=open_running_bodies(spec.node.home / "running", spec.app),
         )
         return ServableModel(model, choice.runtime.name, child, options, description, kit.lease)
 

@@ -22,7 +22,8 @@ from gateway.codec.openai.request import EngineCall
 from gateway.codec.openai.whole import choices_of, whole_answer
 from gateway.codec.statuses import explain
 from gateway.engine.generation import Turn
-from gateway.errors import Overload
+from gateway.engine.running_bodies import NOT_RECORDED
+from gateway.errors import Overload, RefusedBody
 from gateway.metrics.counts import MIRRORED
 from gateway.metrics.tokens import Tokens
 from gateway.wire.exchange import Exchange, lines
@@ -76,6 +77,7 @@ class RelayedCall:
         "_is_events",
         "_kept",
         "_last",
+        "_place",
         "_reasons",
         "_role",
         "_served",
@@ -114,6 +116,8 @@ class RelayedCall:
         self._first_seconds = 0.0
         self._last = 0.0
         """When the last tokens came."""
+        self._place = NOT_RECORDED
+        """Where it is written down that the engine works on it, see `RunningBodies`."""
         self._reasons = served.log.reasons()
 
     def enter(self) -> None:
@@ -125,9 +129,17 @@ class RelayedCall:
 
     def begin(self) -> None:
         """Have the engine work on the call."""
-        call = self._call
+        call, language = self._call, self._served.language
+        if language.running is not None:
+            try:
+                self._place = language.running.begin((call.body,))
+            except RefusedBody as refusal:
+                self._served.tally.dropped("deadly")
+                language.slots.leave(self._turn)
+                self.fail(refusal, 0)
+                return
         request = Request("POST", call.endpoint.value, call.body, _REQUEST_HEADERS)
-        self._upstream = self._served.language.upstream.send(request, self)
+        self._upstream = language.upstream.send(request, self)
 
     def fail(self, failure: Overload, retry_after: int) -> None:
         """Answer a call that is too late or one too many; its turn has been left."""
@@ -261,6 +273,7 @@ class RelayedCall:
     def _leave(self, status: int, has_left: bool = False) -> None:
         """Count the call, offer its answer to the mirror, and let the next one have its turn."""
         self._exchange.on_abandoned = self._exchange.on_writable = None
+        self._forget()
         try:
             self._account(status)
         finally:
@@ -333,9 +346,17 @@ class RelayedCall:
     def _abandon(self) -> None:
         """End a call whose caller hung up."""
         self._abort()
+        self._forget()
         self._count_tokens()
         self._log(HUNG_UP, time.perf_counter() - self._turn.began)
         self._served.language.slots.cancel(self._turn)
+
+    def _forget(self) -> None:
+        """Erase the call where it was written down, as the engine has survived it."""
+        language = self._served.language
+        if language.running is not None and language.is_alive():
+            language.running.end(self._place)
+            self._place = NOT_RECORDED
 
     def _abort(self) -> None:
         if self._upstream is not None:

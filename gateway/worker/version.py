@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.codec.predict.image_settings import ImageSettings
+from gateway.engine.running_bodies import RunningBodies
 from gateway.logs.limits import Logged
 from gateway.metrics.tally import Tally
 from gateway.serving import DEFAULT_LIMITS, NO_GENERATION, Batching, Generation, QueueLimits
@@ -42,6 +43,8 @@ class AppOptions:
     """What calls on a language model have that do not say it themselves: the kit's and the config's."""
     access_log: Logged = "off"
     """Which calls on a language model are logged: see `generated_log`."""
+    running: RunningBodies | None = None
+    """Where it is written down what the model works on; None: nowhere."""
     is_proven: bool = False
     """Whether the model answered its first call, which had the likely datatypes where its file says none."""
 

@@ -259,6 +259,7 @@ def test_what_prometheus_reads(tally: Tally) -> None:
         ({"reason": "rejected"}, 2),
         ({"reason": "expired"}, 0),
         ({"reason": "cancelled"}, 1),
+        ({"reason": "deadly"}, 0),
     ]
     assert list(values(families["kitserve_pulled_bytes"], "kitserve_pulled_bytes_total")) == [({}, 1000)]
     assert list(values(families["kitserve_cache_hits"], "kitserve_cache_hits_total")) == [({}, 1)]
