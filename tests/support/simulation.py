@@ -49,7 +49,7 @@ CANARIES: Mapping[str, tuple[Version, int]] = {
 
 @dataclass(frozen=True)
 class Attacker:
-    """A caller who sends many calls, beside all others; each fails, or none does, whichever version answers."""
+    """A caller who sends many calls, beside all others. Each fails, or none, on either version."""
 
     calls_per_second: int
     errors: float
@@ -119,7 +119,9 @@ class Attack:
     ) -> Side:
         for caller in range(_CALLERS):
             shares.take(b"caller %d" % caller, second, side.calls // _CALLERS)
-        return side + _side(Version(errors=self._attacker.errors), shares.take(b"attacker", second, sent), random)
+        return side + _side(
+            Version(errors=self._attacker.errors), shares.take(b"attacker", second, sent), random
+        )
 
 
 def simulate_thresholds(version: Version, random: np.random.Generator) -> End:
