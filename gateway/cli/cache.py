@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.filesize import decimal
 
-from gateway.cli.options import FAILED, Home, Output, OutputFormat, out, print_json
+from gateway.cli.options import FAILED, Home, Output, OutputFormat, out, print_json, private_home
 from gateway.cli.tables import cache_table
 from gateway.kits.cache import CachedKit, Freed
 from gateway.kits.library import Library, cache_directory
@@ -30,7 +31,7 @@ def _size(text: str) -> int:
 @app.command()
 def ls(home: Home, output: OutputFormat = Output.TEXT) -> None:
     """List the kits on this machine, the most recently used first."""
-    kits = Library(cache_directory(home)).cache.kits()
+    kits = _library(home).cache.kits()
     if output is Output.JSON:
         print_json([_document(kit) for kit in kits])
     else:
@@ -44,7 +45,7 @@ def prune(
     output: OutputFormat = Output.TEXT,
 ) -> None:
     """Remove kits that are not in use, the least recently used first, and what interrupted pulls left."""
-    freed = Library(cache_directory(home)).cache.prune(_size(keep))
+    freed = _library(home).cache.prune(_size(keep))
     if output is Output.JSON:
         print_json({**asdict(freed), "kits": [_document(kit) for kit in freed.kits]})
         return
@@ -56,7 +57,7 @@ def prune(
 @app.command()
 def verify(home: Home, output: OutputFormat = Output.TEXT) -> None:
     """Verify all content; what is damaged is removed, and pulled again when it is needed."""
-    damage = Library(cache_directory(home)).cache.verify()
+    damage = _library(home).cache.verify()
     damaged = len(damage.bad_blobs) + len(damage.bad_kits)
     if output is Output.JSON:
         print_json({**asdict(damage), "bad_blobs": [str(digest) for digest in damage.bad_blobs]})
@@ -66,6 +67,10 @@ def verify(home: Home, output: OutputFormat = Output.TEXT) -> None:
         out.print(f"{damage.blobs} blob(s) and {damage.kits} unpacked kit(s) verified, {damaged} damaged")
     if damaged:
         raise typer.Exit(FAILED)
+
+
+def _library(home: Path) -> Library:
+    return Library(cache_directory(private_home(home)))
 
 
 def _summary(freed: Freed) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gateway.cli import tables
-from gateway.cli.options import FAILED, Home, Output, OutputFormat, err, out, print_json
+from gateway.cli.options import FAILED, Home, Output, OutputFormat, err, out, print_json, private_home
 from gateway.cli.progress import PullProgress
 from gateway.config.config import GatewayConfig, load_config
 from gateway.kits.library import Library, cache_directory
@@ -97,4 +97,9 @@ def _library(reference: str, home: Path, file: Path | None, plain_http: bool) ->
     if plain_http and isinstance(parsed, RegistryReference):
         registry = replace(sources.registry(parsed.host), plain_http=True)
         sources = replace(sources, registries={**sources.registries, parsed.host: registry})
-    return Library(cache_directory(home), sources, config.cache.max_size), config.policy()
+    cache = cache_directory(private_home(home))
+    return Library(cache, sources, config.cache.max_size, _say_wait), config.policy()
+
+
+def _say_wait(what: str) -> None:
+    err.print(what, markup=False)

@@ -15,6 +15,7 @@ from pathlib import Path
 from gateway.cli.admin_client import AdminClient
 from gateway.cli.control_plane import ControlPlane
 from gateway.cli.host import callers_bounds, check_disks, raise_open_files, run_bytes
+from gateway.cli.listening import ListeningCheck
 from gateway.cli.processes import adopt_orphans
 from gateway.cli.run_directory import run_directory
 from gateway.cli.supervision import Supervision, config_in_force
@@ -25,6 +26,7 @@ from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Route, RoutingTable
 from gateway.errors import ControlError, EdgeError, StoreError
+from gateway.home import make_private, unusable
 from gateway.wire.server import reserve_port
 
 _START_SECONDS = 60
@@ -46,6 +48,8 @@ class Kitserve:
         """Why the edge is gone for good."""
         self.supervision: Supervision | None = None
         """Looks after Ray; None on a cluster, whose Ray is another's."""
+        self.listening: ListeningCheck | None = None
+        """Looks at the sockets of all processes; None on a cluster, whose nodes call each other."""
 
     def lose_edge(self, error: EdgeError) -> None:
         """Note that the edge is gone for good; this ends `serve`."""
@@ -73,6 +77,9 @@ def running(config: GatewayConfig, home: Path, address: str | None, say: Say) ->
                 kitserve.client.apply(config_in_force(home, config))
 
             kitserve.supervision = Supervision(start_again, lambda: control_plane.stop(edge.process_id), say)
+            kitserve.listening = ListeningCheck(
+                filter(None, (config.listen, config.admin, config.health)), say
+            )
         try:
             yield kitserve
         finally:
@@ -94,7 +101,7 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
         _reserve("health", config.health).close()
     # Held for good: else another program may get it while no gateway runs.
     stack.enter_context(_reserve("admin", config.admin))
-    files = EdgeFiles(stack.enter_context(run_directory(run_bytes())))
+    files = EdgeFiles(stack.enter_context(run_directory(run_bytes(), home)))
     # On a cluster workers listen on their nodes' addresses, and take calls from the edge alone.
     key = "" if address is None else secrets.token_hex(32)
     settings = EdgeSettings(
@@ -114,12 +121,17 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     edge.start()
     stack.callback(edge.stop)
     say(f"edge listens on http://{config.listen}")
-    say("starting Ray and the gateway" if address is None else f"joining Ray at {address}")
+    say("starting Ray and the gateway" if address is None else _joining(address))
     control_plane.start()
     _wait_for_gateway(kitserve)
     say(f"gateway listens on http://{config.admin}")
     kitserve.client.apply(config)
     return edge, control_plane
+
+
+def _joining(address: str) -> str:
+    """Return what is said of a Ray that is another's, before it is joined."""
+    return f"joining Ray at {address}; see to it who may reach its ports (docs/security.md, Ray)"
 
 
 def _wait_for_gateway(kitserve: Kitserve) -> None:
@@ -148,11 +160,11 @@ def _naming_full_disks(home: Path) -> Iterator[None]:
 @contextmanager
 def _lock(home: Path) -> Iterator[None]:
     """Lock the home directory, so that no second Kitserve writes its state."""
+    make_private(home)
     try:
-        home.mkdir(parents=True, exist_ok=True)
         file = (home / "serve.lock").open("ab+", buffering=0)
     except OSError as error:
-        raise _unusable(home, error) from error
+        raise unusable(home, error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -166,12 +178,8 @@ def _lock(home: Path) -> Iterator[None]:
             file.truncate(0)
             file.write(str(os.getpid()).encode())
         except OSError as error:
-            raise _unusable(home, error) from error
+            raise unusable(home, error) from error
         yield
-
-
-def _unusable(home: Path, error: OSError) -> StoreError:
-    return StoreError(f"{home} cannot be used: {error}; name another directory with --home")
 
 
 def _reserve(field: str, address: Address) -> socket.socket:

@@ -15,6 +15,7 @@ from rich.console import Console
 from gateway.cli.admin_client import admin_url
 from gateway.config.kits import read_seconds
 from gateway.config.models import MODEL_NAME
+from gateway.home import make_private
 
 FAILED = 1
 """The exit code of a command that could not do its work."""
@@ -115,6 +116,17 @@ OutputFormat = Annotated[
         metavar="text|json",
     ),
 ]
+
+
+def private_home(home: Path) -> Path:
+    """Make the home, its user's alone; say so where it was not.
+
+    Raises:
+        StoreError: when it cannot be used.
+    """
+    if change := make_private(home):
+        err.print(change, markup=False)
+    return home
 
 
 def print_json(document: Any) -> None:

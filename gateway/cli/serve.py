@@ -18,7 +18,8 @@ from gateway.cli.progress import Reporter
 from gateway.cli.signals import Stopped, catch_signals
 from gateway.cli.stream import one_stream
 from gateway.config.config import load_config
-from gateway.errors import ControlError, EdgeError
+from gateway.errors import ControlError, EdgeError, StoreError
+from gateway.home import keep_private, make_private
 from gateway.logs.events import configure_logging
 from runtimes import select as runtimes
 
@@ -42,6 +43,7 @@ def serve(
 ) -> None:
     """Serve the models of FILE until Ctrl-C."""
     catch_signals()
+    keep_private()
     home = home.absolute()
     as_json = log_format is Output.JSON
     reporter = Reporter(out, as_json)
@@ -50,7 +52,7 @@ def serve(
         from gateway.cli.lifecycle import running
 
         config = load_config(file, needs_models=True, runtimes=runtimes.names())
-        with _logging(home, as_json):
+        with _logging(home, as_json, reporter):
             try:
                 reporter.say(
                     f"Kitserve {gateway.__version__}: {len(config.models)} model(s) from {file}, home {home}"
@@ -69,10 +71,12 @@ def serve(
 
 
 @contextlib.contextmanager
-def _logging(home: Path, as_json: bool) -> Iterator[None]:
+def _logging(home: Path, as_json: bool, reporter: Reporter) -> Iterator[None]:
     """Log what happens in this process too; as JSON, have all that is logged on one stream."""
     # A home that cannot be used is refused at the start, with advice.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, StoreError):
+        if change := make_private(home):
+            reporter.say(change)
         configure_logging("serve", home)
     if as_json:
         with one_stream(home):
@@ -85,7 +89,7 @@ def _logging(home: Path, as_json: bool) -> Iterator[None]:
 
 
 def _report_until_edge_is_lost(kitserve: Kitserve, reporter: Reporter) -> EdgeError:
-    """Report what changes, and look after Ray; returns why the edge is gone.
+    """Report what changes, look after Ray and at what listens; returns why the edge is gone.
 
     Raises:
         ControlError: when Ray is gone for good.
@@ -96,5 +100,7 @@ def _report_until_edge_is_lost(kitserve: Kitserve, reporter: Reporter) -> EdgeEr
             reporter.report_models(kitserve.client.status())
         if kitserve.supervision is not None:
             kitserve.supervision.check()
+        if kitserve.listening is not None:
+            kitserve.listening.check()
         kitserve.ended.wait(WATCH_SECONDS)
     return kitserve.edge_error

@@ -37,11 +37,13 @@ from gateway.control.web.server import WebServer
 from gateway.edge.control import EdgeControl
 from gateway.edge.edge import Edge
 from gateway.edge.files import EdgeFiles, EdgeSettings
+from gateway.home import keep_private
 from gateway.logs.events import configure_logging
 from gateway.metrics.exposition import KitserveCollector
 from gateway.proxies import bypass_proxies
 from gateway.wire.limits import DRAIN_SECONDS
 from gateway.wire.server import HttpServer
+from gateway.worker.handle_port import keep_on_loopback
 
 _STUCK_SECONDS = 60.0
 
@@ -65,8 +67,11 @@ class Gateway:
     """The deployment class. What must last is in `State`; the rest comes again with the workers' reports."""
 
     def __init__(self, settings: GatewaySettings) -> None:
+        keep_private()
         configure_logging("gateway", settings.home)
         bypass_proxies()
+        if settings.worker_host:
+            keep_on_loopback(settings.worker_host)
         self._state = State(settings.home / STATE_FILE)
         is_fresh = self._state.begin(settings.instance)
         self._workers = Workers()

@@ -110,15 +110,20 @@ class UnpackedKit:
 class Library:
     """The kits of this node under `root`; `sources` says how their sources are reached.
 
-    `limit` is how many bytes all of it may take; None for as many as the disk has. Every method raises the
+    `limit` is how many bytes all of it may take; None for as many as the disk has. `on_wait` is told what is
+    waited for, where another process holds a lock for long. Every method raises the
     RegistryError family where a source fails, the ContentError family for bytes that are not what their
     descriptor states, and StoreError where this node's disk fails.
     """
 
     def __init__(
-        self, root: Path, sources: SourceOptions = _DEFAULT_SOURCES, limit: int | None = None
+        self,
+        root: Path,
+        sources: SourceOptions = _DEFAULT_SOURCES,
+        limit: int | None = None,
+        on_wait: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._store = Store(root)
+        self._store = Store(root, on_wait)
         self._sources = sources
         self._parents = root / "parents"
         self._verdicts = root / "trust"

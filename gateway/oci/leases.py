@@ -47,6 +47,21 @@ def try_claim(path: Path) -> Iterator[bool]:
         os.close(file)
 
 
+def lock_holder(path: Path) -> int | None:
+    """Return the process that holds a lock on a file (proc(5), /proc/locks); None where it cannot be told."""
+    try:
+        status, lines = path.stat(), Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    for line in lines:
+        fields = line.split()
+        # A line with `->` is a process that waits.
+        if "->" not in fields and len(fields) > 5 and fields[5] == device and int(fields[4]) > 0:
+            return int(fields[4])
+    return None
+
+
 def last_used(path: Path) -> float:
     """Return when a lease was last taken or touched, in seconds since the epoch; 0.0 for never."""
     try:

@@ -9,9 +9,10 @@ locks/NAME               file locks, one for each digest or kit that is worked o
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -26,18 +27,27 @@ from gateway.errors import (
 )
 from gateway.oci.content import MAX_MANIFEST, OCI_INDEX, REF_NAME, Descriptor, Source
 from gateway.oci.files import replace_file
+from gateway.oci.leases import lock_holder
 from gateway.oci.reference import Digest
 from gateway.oci.transfer import OnReceived, PartialBlob, receive
 
 LOCK_WAIT = 24 * 3600.0
 """Seconds that another process may hold the lock on a blob or kit: more than any pull takes."""
+_SILENT_WAIT = 3.0
+"""Seconds after which it is told what is waited for."""
+
+log = logging.getLogger(__name__)
 
 
 class Store:
-    """The store under `root`. Raises StoreError where its disk fails."""
+    """The store under `root`. Raises StoreError where its disk fails.
 
-    def __init__(self, root: Path) -> None:
+    `on_wait` is told what is waited for, where another process holds a lock for long.
+    """
+
+    def __init__(self, root: Path, on_wait: Callable[[str], None] = lambda _: None) -> None:
         self.root = root
+        self._on_wait = on_wait
         self._blobs = root / "blobs" / "sha256"
         self._ingest = root / "ingest"
         self.locks = root / "locks"
@@ -157,10 +167,10 @@ class Store:
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Hold the lock of this name: one process and thread of the node at a time."""
-        lock = filelock.FileLock(self.locks / f"{name}.lock", timeout=LOCK_WAIT)
+        lock = filelock.FileLock(self.locks / f"{name}.lock")
         with self.disk_errors():
             try:
-                lock.acquire()
+                self._acquire(lock)
             except filelock.Timeout as error:
                 raise StoreError(
                     f"{lock.lock_file} has been held for a day; end the process that holds it"
@@ -169,6 +179,16 @@ class Store:
             yield
         finally:
             lock.release()
+
+    def _acquire(self, lock: filelock.BaseFileLock) -> None:
+        with suppress(filelock.Timeout):
+            lock.acquire(timeout=min(_SILENT_WAIT, LOCK_WAIT))
+            return
+        holder = lock_holder(Path(lock.lock_file))
+        held_by = f"process {holder}" if holder else "another process"
+        log.info("store.waiting", extra={"lock": lock.lock_file, "held_by": held_by})
+        self._on_wait(f"waits for {held_by}, which holds {lock.lock_file}")
+        lock.acquire(timeout=LOCK_WAIT)
 
     @contextmanager
     def disk_errors(self, needed: int = 0) -> Iterator[None]:

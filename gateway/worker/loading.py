@@ -17,6 +17,7 @@ from gateway.contract import Description, WorkerSpec, WorkerState
 from gateway.engine.first_call import answer_first_call
 from gateway.engine.running_bodies import open_running_bodies
 from gateway.errors import UnusableModel
+from gateway.home import make_private
 from gateway.kits.kit import Kit
 from gateway.kits.language import LanguageModel, language_model
 from gateway.kits.library import Library, UnpackedKit, cache_directory
@@ -85,7 +86,11 @@ class Loader:
             KitserveError: where that fails; UnusableModel where no call on the model can succeed.
         """
         spec = self._spec
-        library = Library(cache_directory(spec.node.home), spec.sources, spec.cache_limit)
+        # On a cluster, each node has a home of its own.
+        make_private(spec.node.home)
+        library = Library(
+            cache_directory(spec.node.home), spec.sources, spec.cache_limit, self._wait_for_lock
+        )
         parents = [parent.reference for parent in spec.parents]
         kit = library.open(spec.reference.reference, self, policy=spec.policy, parents=parents)
         self._tally.opened(kit.pulled_bytes, kit.from_cache, kit.unpack_seconds)
@@ -123,6 +128,10 @@ class Loader:
     def _wait_for_memory(self) -> None:
         """Note that other models are loaded first; the admission calls this."""
         self._note(detail="waits for the memory until another model is loaded")
+
+    def _wait_for_lock(self, what: str) -> None:
+        """Note which lock is waited for; the library calls this."""
+        self._note(detail=what)
 
     def _python_options(self, kit: UnpackedKit) -> PythonOptions:
         """Return how the kit's own Python is started, as far as the config decides it."""

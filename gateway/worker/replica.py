@@ -19,6 +19,7 @@ from ray import serve
 
 from gateway.contract import Announcement, Description, Instructions, Passing, WorkerSpec, WorkerState
 from gateway.errors import KitserveError
+from gateway.home import keep_private
 from gateway.logs.events import configure_logging
 from gateway.metrics.memory import family_resident_bytes, resident_bytes
 from gateway.metrics.tally import Tally
@@ -28,6 +29,7 @@ from gateway.worker.assembly import build_app
 from gateway.worker.delivery import Delivery
 from gateway.worker.engine_numbers import EngineNumbers
 from gateway.worker.engine_watch import end_of, ended
+from gateway.worker.handle_port import keep_on_loopback
 from gateway.worker.loading import Loader, closed_on_failure
 from gateway.worker.scaling import IDLE, ONGOING
 from gateway.worker.version import Identity
@@ -47,9 +49,12 @@ class Worker:
     """The deployment class. Its construction ends when the model can answer, or raises why it cannot."""
 
     async def __init__(self, spec: WorkerSpec) -> None:  # type: ignore[misc]  # Serve awaits it
+        keep_private()
         configure_logging("worker", spec.node.home)
         # On a cluster, the environment is that of the node's own Ray.
         bypass_proxies()
+        if spec.node.host:
+            keep_on_loopback(spec.node.host)
         self._spec = spec
         self._tally = Tally()
         self._gateway = serve.get_app_handle(spec.node.gateway)

@@ -8,15 +8,19 @@ import os
 import resource
 import signal
 import socket
+import stat
 import subprocess
 import time
 from pathlib import Path
 
+import grpc
 import pytest
 import requests
 
+from gateway.cli.listening import listeners
 from gateway.cli.processes import descendants
 from tests.support.kitserve import KITSERVE, Running, running
+from tests.support.other_user import shared_directory
 from tests.support.ports import free_port
 from tests.support.registry import run_registry
 from tests.support.waiting import wait
@@ -59,6 +63,79 @@ def test_a_signal_while_ray_starts_ends_it_at_once(tmp_path: Path, number: int, 
     assert not listens(kitserve.port)
 
 
+OPEN_RAY = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_AUTH_TOKEN": "known",
+    "RAY_AUTH_TOKEN_PATH": "/proc/version",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+}
+"""An environment in which Ray and Serve would take calls of anybody."""
+CALLS = (
+    "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
+    "/ray.rpc.InternalKVGcsService/InternalKVKeys",
+    "/ray.rpc.NodeManagerService/GetNodeStats",
+    "/ray.rpc.ObjectManagerService/Pull",
+    "/ray.rpc.ReporterService/GetTraceback",
+    "/ray.rpc.CoreWorkerService/KillActor",
+    "/ray.serve.ASGIService/HandleRequest",
+)
+"""gRPC calls of Ray's and Serve's, each of which some process answers to who has the token."""
+
+
+def check_that_nobody_else_reaches(kitserve: Running) -> None:
+    """Every socket is on loopback, no gRPC call is answered without the token, and no file is readable."""
+    assert kitserve.process is not None
+    family = [kitserve.process.pid, *descendants(kitserve.process.pid)]
+    sockets = listeners(family)
+    assert len(sockets) > 10
+    assert [str(listener) for listener in sockets if not listener.is_on_loopback] == []
+    answers = {
+        (call, answer)
+        for call in CALLS
+        for listener in sockets
+        for metadata in ((), (("authorization", "Bearer known"),))
+        if (answer := grpc_answer(listener.port, call, metadata)) is not None
+    }
+    assert answers == {(call, grpc.StatusCode.UNAUTHENTICATED) for call in CALLS}
+    titles = b" ".join(Path(f"/proc/{process}/cmdline").read_bytes() for process in family)
+    assert b"ray::ServeController" in titles
+    assert b"ray::Proxy" not in titles
+    umasks = {line for process in family for line in status_lines(process) if line.startswith("Umask:")}
+    assert umasks == {"Umask:\t0077"}
+    # The token is in the environment of Ray's processes, and in no file; the known one is in none of them.
+    (gcs,) = (process for process in family if Path(f"/proc/{process}/comm").read_text() == "gcs_server\n")
+    environment = Path(f"/proc/{gcs}/environ").read_bytes().split(b"\0")
+    (token,) = (
+        value[len(b"RAY_AUTH_TOKEN=") :] for value in environment if value.startswith(b"RAY_AUTH_TOKEN=")
+    )
+    assert len(token) == 64
+    assert b"RAY_AUTH_MODE=token" in environment
+    for directory in (kitserve.home, kitserve.edge().directory):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        assert [path for path in directory.rglob("*") if path.is_file() and token in path.read_bytes()] == []
+
+
+def grpc_answer(port: int, call: str, metadata: tuple[tuple[str, str], ...]) -> grpc.StatusCode | None:
+    """Return what a server says to a call; None where it is no server for that."""
+    options = [("grpc.enable_http_proxy", 0)]
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
+        try:
+            channel.unary_unary(call)(b"", timeout=2, metadata=metadata)
+        except grpc.RpcError as error:
+            code: grpc.StatusCode = error.code()
+            elsewhere = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
+            return None if code in elsewhere else code
+    return grpc.StatusCode.OK
+
+
+def status_lines(process: int) -> list[str]:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/status").read_text().splitlines()
+    return []
+
+
 def test_a_hostile_environment_keeps_nothing_from_being_ready(
     tmp_path: Path, layout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,7 +147,8 @@ def test_a_hostile_environment_keeps_nothing_from_being_ready(
     monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")
     monkeypatch.setenv("TMPDIR", str(long_path))
     monkeypatch.setenv("HOME", "/proc")
-    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    for name, value in OPEN_RAY.items():
+        monkeypatch.setenv(name, value)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
     try:
@@ -81,6 +159,8 @@ def test_a_hostile_environment_keeps_nothing_from_being_ready(
             kitserve.wait(lambda status: status["models"][0]["state"] == "ready")
             directory = kitserve.edge().directory
             assert directory.is_dir()
+            assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+            check_that_nobody_else_reaches(kitserve)
             kitserve.stop()
             assert not directory.exists()
     finally:
@@ -130,12 +210,19 @@ def test_from_its_cache_it_serves_what_it_served_before_without_the_registry(
 
 
 def test_killed_without_warning_it_leaves_no_edge_and_starts_again(tmp_path: Path, layout: Path) -> None:
-    with running(tmp_path) as kitserve:
+    with shared_directory() as place, running(tmp_path) as kitserve:
+        # As an earlier release made it, and so short that all sockets are in it.
+        kitserve.home = place / "home"
+        (kitserve.home / "cache").mkdir(parents=True)
+        kitserve.home.chmod(0o755)
+        (kitserve.home / "serve.lock").touch()
         kitserve.models = {"iris": {"kit": f"oci-layout:{layout}:samples/iris:v1"}}
         kitserve.start()
         kitserve.wait(lambda status: status["models"][0]["state"] == "ready")
         assert kitserve.process is not None
         leftover = kitserve.edge().directory
+        assert leftover.parent == kitserve.home
+        assert stat.S_IMODE(kitserve.home.stat().st_mode) == 0o700
         os.kill(kitserve.process.pid, signal.SIGKILL)
         kitserve.process.wait()
         deadline = time.monotonic() + 30
@@ -144,6 +231,9 @@ def test_killed_without_warning_it_leaves_no_edge_and_starts_again(tmp_path: Pat
             time.sleep(0.1)
         kitserve.start()
         assert not leftover.exists()
+        assert (
+            kitserve.log.read_text().count("could be entered by other users of this machine (mode 755)") == 1
+        )
         kitserve.wait(lambda status: status["models"][0]["state"] == "ready")
         assert kitserve.infer("iris").status_code == 200
 

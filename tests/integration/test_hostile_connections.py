@@ -194,6 +194,25 @@ def test_idle_connections_of_one_caller(attacked: Attacked, head: bytes) -> None
         close(connections)
 
 
+def test_a_caller_with_too_many_connections_is_told_so_and_then_refused(attacked: Attacked) -> None:
+    connections = attacked.idle(BOUNDS.caller_connections, ATTACKER, b"")
+    try:
+        wait(lambda: attacked.number("CurrConns") == BOUNDS.caller_connections)
+        status, body = attacked.call(ATTACKER)
+        assert (status, b"too many connections" in body) == (429, True)
+        assert connections[0].send(b"GET /v2/health/live HTTP/1.1\r\nHost: edge\r\n\r\n")
+        assert b"200 OK" in connections[0].recv(4096), "those that it had go on"
+        refused = BOUNDS.caller_refused_connections - BOUNDS.caller_connections
+        connections += attacked.idle(refused, ATTACKER, b"")
+        wait(lambda: attacked.number("CurrConns") >= BOUNDS.caller_refused_connections - 1)
+        connections += attacked.idle(5, ATTACKER, b"")
+        with pytest.raises(ConnectionError):
+            attacked.call(ATTACKER)
+        assert attacked.call()[0] == 200
+    finally:
+        close(connections)
+
+
 def test_every_connection_is_taken_by_many_callers(attacked: Attacked) -> None:
     """Nobody else can call then, but weights change and health is told."""
     connections: list[socket.socket] = []

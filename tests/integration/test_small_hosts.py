@@ -44,7 +44,7 @@ def full(directory: str, size: str = "1m", spare: str = "0") -> str:
     """Return commands that put a full disk at a directory, with so many bytes left."""
     fill = f"{directory}/fill"
     return (
-        f"mount -t tmpfs -o size={size} none {directory}; "
+        f"mount -t tmpfs -o size={size},mode=700 none {directory}; "
         f"dd if=/dev/zero of={fill} bs=1k 2>/dev/null || truncate -s -{spare} {fill}"
     )
 

@@ -11,8 +11,24 @@ OBJECT_STORE_BYTES = 100 * 1024 * 1024
 """The room for Ray's objects, of which Serve needs few: in /dev/shm, or else in the run directory."""
 
 
+# On one machine, whatever the user's environment says: who may reach Ray is not left to it.
+_ON_ONE_MACHINE = {
+    # Ray listens on loopback alone: no firewall is in the way, and the machine may change its address.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    # Neither servers of Serve's in each replica, nor an HAProxy of Serve's, which listen on every address.
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
+    "RAY_SERVE_ENABLE_HA_PROXY": "0",
+}
+# Other ways to a token: a file, which may be another's, and Kubernetes, which Ray would ask.
+_OTHER_TOKENS = ("RAY_AUTH_TOKEN_PATH", "RAY_ENABLE_K8S_TOKEN_AUTH")
+
+
 def prepare(address: str | None) -> None:
-    """Set what is not set yet, for this process and all that Ray starts from it, before Ray is imported."""
+    """Set the settings of this process, and of all that Ray starts from it, before Ray is imported.
+
+    Where Ray is started here (`address` is None), each call makes a new token, which is in no file.
+    """
     # Serve's replicas then run our code in their main loop, without a thread between.
     os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
     # Nobody calls workers through Serve; it would keep each for half a minute before it lets it go.
@@ -26,11 +42,9 @@ def prepare(address: str | None) -> None:
     # A call between Ray's own processes would not get through a proxy.
     bypass_proxies()
     if address is None:
-        # Nothing but loopback is needed: no firewall is in the way, and the machine may change its address.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        # Else Ray writes one into the user's home, which may not be there.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        for name in _OTHER_TOKENS:
+            os.environ.pop(name, None)
+        os.environ.update(_ON_ONE_MACHINE, RAY_AUTH_TOKEN=secrets.token_hex(32))
     else:
         # Clusters ask for a token since Ray 2.60; a client without this setting sends none.
         os.environ.setdefault("RAY_AUTH_MODE", "token")

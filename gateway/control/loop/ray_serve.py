@@ -1,6 +1,7 @@
 """Ray and Ray Serve, driven from here alone: start, deploy, wake, delete, list, stop.
 
-What of Ray is used that is not public and stable is here too, and a test fails when it changes:
+What of Ray is used that is not public and stable is here too (but for `ray_token`), and a test fails when it
+changes:
 
 - `serve.run_many` and `RunTarget`, which return before an application runs (developer API);
 - `serve.delete(_blocking=False)`, which returns before an application is gone;
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
 import threading
 from collections.abc import Mapping
@@ -31,6 +33,7 @@ from ray.serve.handle import DeploymentHandle
 from gateway.contract import AppName, WorkerSpec
 from gateway.control.loop.capacity import waiting_message
 from gateway.control.loop.environment import OBJECT_STORE_BYTES
+from gateway.control.loop.ray_token import require_token
 from gateway.control.state.versions import Version, is_version
 from gateway.errors import ControlError
 from gateway.serving import Scaling
@@ -63,10 +66,11 @@ _RUNNING = "RUNNING"
 def start_ray(address: str | None, directory: Path) -> None:
     """Start Ray on this machine, or join the cluster at `address`; then start Serve.
 
-    A Ray that is started here has its sockets and logs in `directory`, whose path must be short.
+    A Ray that is started here has its sockets and logs in `directory`, whose path must be short, and takes
+    calls only with the token in the environment (see `environment.prepare`).
 
     Raises:
-        ControlError: when Ray cannot be started or joined.
+        ControlError: when Ray cannot be started or joined, or would take calls without that token.
     """
     options: dict[str, Any] = {
         "namespace": GATEWAY_APP,
@@ -74,6 +78,7 @@ def start_ray(address: str | None, directory: Path) -> None:
         "logging_level": logging.ERROR,
     }
     if address is None:
+        require_token(os.environ["RAY_AUTH_TOKEN"])
         options |= {
             "address": "local",
             "include_dashboard": False,

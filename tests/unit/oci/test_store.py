@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import pytest
 from gateway.errors import DigestMismatch, NotFound, RegistryUnavailable, SizeMismatch, StoreError
 from gateway.oci.content import MAX_MANIFEST, BlobStream, Descriptor, Source
 from gateway.oci.files import replace_file
+from gateway.oci.leases import Lease, lock_holder
 from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import Digest, LayoutReference
 from gateway.oci.sources import open_source
@@ -277,3 +280,49 @@ def test_a_small_file_that_cannot_be_put_in_place_leaves_nothing(tmp_path: Path)
     with pytest.raises(OSError, match="taken"):
         replace_file(tmp_path / "taken", b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+HOLD = """
+import fcntl, sys, time
+file = open(sys.argv[1], "a")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_who_waits_for_a_lock_says_for_which_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gateway.oci.store._SILENT_WAIT", 0.1)
+    caplog.set_level("INFO")
+    waits: list[str] = []
+    store = Store(tmp_path / "store", waits.append)
+    with store.lock("free"):
+        pass
+    assert waits == []
+    lock = store.locks / "kit-1.lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    threading.Timer(0.5, holder.kill).start()
+    with store.lock("kit-1"):
+        assert holder.wait() != 0
+    holder.stdout.close()
+    (told,) = waits
+    assert told in (
+        f"waits for process {holder.pid}, which holds {lock}",
+        # Where the file system hides which file is locked, as overlayfs does.
+        f"waits for another process, which holds {lock}",
+    )
+    assert [record.message for record in caplog.records] == ["store.waiting"]
+
+
+def test_the_holder_of_a_lock_is_found_and_nobody_where_there_is_none(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    assert lock_holder(tmp_path / "lock") is None
+    assert lock_holder(tmp_path / "missing") is None
+    lease = Lease(tmp_path / "lock")
+    assert lock_holder(tmp_path / "lock") in (os.getpid(), None)
+    lease.release()
+    assert lock_holder(tmp_path / "lock") is None
