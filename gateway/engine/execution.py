@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -57,6 +58,8 @@ class Execution:
         job.queue_seconds, job.decode_seconds = now - job.arrived, 0.0
         limit = job.deadline - job.began
         self._tally.dropped("expired")
+        # Whoever shortens a deadline decides how many calls miss it.
+        job.is_blameless = job.timeout < math.inf
         self.fail(job, DeadlineExceeded(f"the call waited for the model for longer than its {limit:g} s"))
         job.body = ()
 

@@ -50,6 +50,8 @@ class Turn:
     is_running: bool = False
     source: bytes = b""
     """Who calls, see `shares`."""
+    is_placed: bool = False
+    """Whether chance alone decided which version answers, so that a rollout may be judged by the call."""
     alarm: asyncio.TimerHandle | None = None
     call: Call | None = None
     """None once the turn has ended."""

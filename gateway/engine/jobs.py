@@ -91,6 +91,10 @@ class Job:
     owner: Owner | None = None
     source: bytes = b""
     """Who calls, see `shares`."""
+    is_placed: bool = False
+    """Whether chance alone decided which version answers, so that a rollout may be judged by the call."""
+    is_blameless: bool = False
+    """Whether it failed by no fault of the version: a deadline of its caller, a full queue, a deadly body."""
     place: int = 0
     """Where it is written down that the model works on it, see `RunningBodies`."""
 

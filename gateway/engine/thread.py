@@ -215,6 +215,7 @@ class ComputeThread:
     def _fail_deadly(self, job: Job, refusal: RefusedBody) -> None:
         """Answer a call whose body ended several workers."""
         self._tally.dropped("deadly")
+        job.is_blameless = True
         self._execution.fail(job, refusal)
 
     def _refuse(self, job: Job) -> None:
@@ -228,6 +229,7 @@ class ComputeThread:
         # The queue takes about as long as its oldest has waited.
         job.retry_after = min(max(1, math.ceil(self._waiting.age(job.arrived))), _LONGEST_RETRY_SECONDS)
         self._tally.dropped("rejected")
+        job.is_blameless = True
         load = f"{len(self._waiting)} calls, {self._waiting.bytes} bytes"
         self._execution.fail(job, QueueFull(f"too many calls wait for the model: {load}; ask again later"))
 
@@ -434,3 +436,5 @@ class ComputeThread:
                 )
             else:
                 self._tally.refused(job.role, job.status)
+            if job.is_placed and not job.is_blameless:
+                self._tally.judged(job.source, job.status, time.perf_counter() - job.began, job.is_unfit)

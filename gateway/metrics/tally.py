@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gateway.metrics.counts import MAX_BATCH_ROWS, MIRRORED, CallTimes, Histogram, MirroredCalls, Runs
+from gateway.metrics.evidence import CallerShares, EvidenceCounts
 from gateway.metrics.pairs import AnswerPairs, Losses
 from gateway.metrics.tokens import Tokens
 
-_FAILURES = 400
+_FAILURES = _WRONG = 400
+_ERRORS = 500
 
 
 @dataclass(slots=True)
@@ -21,6 +23,8 @@ class Numbers:
 
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)
     """Answers by role and HTTP status."""
+    evidence: EvidenceCounts = field(default_factory=EvidenceCounts)
+    """What a rollout is judged by."""
     unfit: int = 0
     """Callers' calls whose inputs the model found unfit only while it ran; they are answered with 400."""
     request: Histogram = field(default_factory=Histogram)
@@ -60,6 +64,7 @@ class Numbers:
     def add(self, other: Numbers) -> None:
         """Add another's numbers to these."""
         self.requests.update(other.requests)
+        self.evidence.add(other.evidence)
         self.unfit += other.unfit
         self.request.add(other.request)
         self.queue.add(other.queue)
@@ -89,6 +94,7 @@ class Tally:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._numbers = Numbers()
+        self._shares = CallerShares()
         self.ongoing = 0
         self.generating = 0
         """Calls whose answers a language model makes now."""
@@ -130,6 +136,28 @@ class Tally:
             steps.decode += compute - infer - encode
             steps.infer += infer
             steps.encode += encode
+
+    def judged(
+        self, caller: bytes, status: int, seconds: float, is_unfit: bool = False, tokens: Tokens | None = None
+    ) -> None:
+        """Count one call as evidence, besides the call itself, as far as its caller has not had its share.
+
+        A wrong call (4xx) tells nothing of the version. What a model found unfit only while it ran does: the
+        other version may take it.
+        """
+        if _WRONG <= status < _ERRORS and not is_unfit:
+            return
+        with self._lock:
+            if not self._shares.take(caller, time.monotonic()):
+                return
+            evidence = self._numbers.evidence
+            evidence.calls += 1
+            evidence.errors += is_unfit or status >= _ERRORS
+            evidence.request.observe(seconds)
+            if tokens is not None:
+                evidence.first_token.add(tokens.first)
+                if tokens.output > 1 and tokens.between.total:
+                    evidence.per_token.observe(tokens.between.total / (tokens.output - 1))
 
     def refused(self, role: str, status: int) -> None:
         """Count one call that never reached the model."""

@@ -17,7 +17,7 @@ from gateway.codec.statuses import explain
 from gateway.engine.jobs import Codec, Job
 from gateway.wire.codings import chosen_coding, compress, decompress
 from gateway.wire.exchange import Exchange, lines
-from gateway.wire.texts import SOURCE
+from gateway.wire.texts import PLACED, SOURCE
 from gateway.worker.capabilities import TensorCapability
 from gateway.worker.protocol import JSON
 from gateway.worker.version import ServedVersion
@@ -72,6 +72,7 @@ class ComputeCalls:
                 math.inf if timeout is None else request_timeout(timeout),
                 began,
                 source=headers.get(SOURCE, b""),
+                is_placed=PLACED in headers,
             )
         except InputError as refusal:
             call.refuse(refusal)
@@ -132,10 +133,10 @@ class _ComputeCall:
         mirror = calls.tensors.mirror
         if not coding:
             exchange.respond(job.status, headers, job.answer)
-            if mirror is not None and job.status == _OK:
+            if mirror is not None and job.is_placed and job.status == _OK:
                 mirror.offer(calls.dialect.mirrored(job))
             return
-        if mirror is not None:
+        if mirror is not None and job.is_placed:
             mirror.offer(calls.dialect.mirrored(job))
 
         def respond(compressed: bytes | None) -> None:

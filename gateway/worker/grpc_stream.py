@@ -23,7 +23,7 @@ from gateway.wire.grpc_frames import Unframer, framed
 from gateway.wire.grpc_messages import message
 from gateway.wire.grpc_status import trailers
 from gateway.wire.protobuf import field
-from gateway.wire.texts import SOURCE
+from gateway.wire.texts import PLACED, SOURCE
 from gateway.worker.grpc_job import GrpcCodec
 from gateway.worker.version import ServedVersion
 from runtimes.base import Array
@@ -146,6 +146,7 @@ class GrpcStream:
             timeout=self._deadline - now,
             began=now,
             source=self._exchange.headers.get(SOURCE, b""),
+            is_placed=PLACED in self._exchange.headers,
         )
         self._inside.add(job)
         self._compute.submit(job, is_followed)

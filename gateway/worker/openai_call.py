@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,7 +24,7 @@ from gateway.codec.openai.whole import choices_of, whole_answer
 from gateway.codec.statuses import explain
 from gateway.engine.generation import Turn
 from gateway.engine.running_bodies import NOT_RECORDED
-from gateway.errors import Overload, RefusedBody
+from gateway.errors import DeadlineExceeded, Overload, RefusedBody
 from gateway.metrics.counts import MIRRORED
 from gateway.metrics.tokens import Tokens
 from gateway.wire.exchange import Exchange, lines
@@ -74,6 +75,7 @@ class RelayedCall:
         "_exchange",
         "_failing",
         "_first_seconds",
+        "_is_blameless",
         "_is_events",
         "_kept",
         "_last",
@@ -116,6 +118,8 @@ class RelayedCall:
         self._first_seconds = 0.0
         self._last = 0.0
         """When the last tokens came."""
+        self._is_blameless = False
+        """Whether it failed by no fault of the version: a deadline of its caller's, or a full queue."""
         self._place = NOT_RECORDED
         """Where it is written down that the engine works on it, see `RunningBodies`."""
         self._reasons = served.log.reasons()
@@ -144,6 +148,7 @@ class RelayedCall:
     def fail(self, failure: Overload, retry_after: int) -> None:
         """Answer a call that is too late or one too many; its turn has been left."""
         self._abort()
+        self._is_blameless = not isinstance(failure, DeadlineExceeded) or self._turn.timeout < math.inf
         status, text = explain(failure, request_id(self._exchange), self._served.names)
         self._end_badly(status, error_body(status, text), retry_after, has_left=True)
 
@@ -290,6 +295,8 @@ class RelayedCall:
             compute = max(0.0, seconds - turn.queue_seconds)
             tally.answered(role, status, seconds, turn.queue_seconds, compute, infer=compute)
             self._count_tokens()
+        if turn.is_placed and not self._is_blameless and role != MIRRORED:
+            tally.judged(turn.source, status, seconds, tokens=self._tokens)
         self._log(status, seconds)
         mirror = self._served.language.mirror
         if mirror is not None and self._asked is not None and self._call.endpoint.is_generating:

@@ -14,7 +14,7 @@ from gateway.codec.statuses import explain
 from gateway.engine.generation import Turn
 from gateway.wire.codings import decompress
 from gateway.wire.exchange import Exchange
-from gateway.wire.texts import SOURCE
+from gateway.wire.texts import PLACED, SOURCE
 from gateway.worker.language import ENDED, LanguageCapability
 from gateway.worker.openai_call import RelayedCall, Served, request_id
 from gateway.worker.protocol import OpenAIErrors
@@ -85,13 +85,16 @@ class Relay:
         except Exception as refusal:
             self._refuse(exchange, role, refusal)
             return
+        source, is_placed = exchange.headers.get(SOURCE, b""), PLACED in exchange.headers
         if not language.is_alive():
             served.tally.refused(role, _UNAVAILABLE)
+            if is_placed:
+                served.tally.judged(source, _UNAVAILABLE, time.perf_counter() - began)
             self._errors(exchange, role, _UNAVAILABLE, ENDED)
             return
-        asked = None if language.mirror is None else b"".join(body)
-        source = exchange.headers.get(SOURCE, b"")
-        turn = Turn(len(call.body), call.places, seconds, began, source=source)
+        # Only what chance placed is evidence, see `Tally.judged`.
+        asked = b"".join(body) if language.mirror is not None and is_placed else None
+        turn = Turn(len(call.body), call.places, seconds, began, source=source, is_placed=is_placed)
         RelayedCall(served, exchange, role, call, turn, asked).enter()
 
     def _refuse(self, exchange: Exchange, role: str, failure: Exception) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import numpy as np
 
 from gateway.metrics.counts import BUCKETS, MirroredCalls
+from gateway.metrics.evidence import CallerShares
 from gateway.rollout.events import CanaryReady, GatesPassed, Target, Tick
 from gateway.rollout.evidence import Evidence, Side
 from gateway.rollout.machine import advance
@@ -47,6 +48,27 @@ CANARIES: Mapping[str, tuple[Version, int]] = {
 
 
 @dataclass(frozen=True)
+class Attacker:
+    """A caller who sends many calls, beside all others. Each fails, or none, on either version."""
+
+    calls_per_second: int
+    errors: float
+
+
+NOBODY = Attacker(0, 0.0)
+ATTACKS: Mapping[str, tuple[Version, Attacker, int]] = {
+    "as good as the stable version, and one caller's every call fails": (Version(), Attacker(10, 1.0), 20),
+    "errors on 5 % of calls, and one caller sends 20 times as many that succeed": (
+        Version(errors=0.05),
+        Attacker(10_000, 0.0),
+        20,
+    ),
+}
+"""Each kind of canary that is attacked, and how many rollouts of it are simulated."""
+_CALLERS = 20
+
+
+@dataclass(frozen=True)
 class End:
     """How a rollout ended, and how many calls the canary had answered by then."""
 
@@ -56,8 +78,9 @@ class End:
     seconds: int
 
 
-def simulate(version: Version, random: np.random.Generator) -> End:
+def simulate(version: Version, random: np.random.Generator, attacker: Attacker = NOBODY) -> End:
     """Simulate one rollout by the state machine."""
+    attack = Attack(attacker)
     state = Rollout(stable="v1", declared="v1", plan=PLAN)
     for event in (Target("v2", PLAN), CanaryReady(), GatesPassed()):
         state, _ = advance(state, event, 0.0)
@@ -65,10 +88,40 @@ def simulate(version: Version, random: np.random.Generator) -> End:
     for second in range(1, MAX_SECONDS):
         new = one_second(version, state.weight, state.mirror, random)
         calls += new.canary.calls
+        if attacker is not NOBODY:
+            new = attack.one_second(new, state.weight, second, random)
         state, _ = advance(state, Tick(new), float(second))
         if state.stage in (Stage.HEALTHY, Stage.DEGRADED):
             break
     return End(state.stage is Stage.HEALTHY, state.stage is Stage.DEGRADED, calls, second)
+
+
+class Attack:
+    """What an attacker's calls add to the evidence, beside those of so many callers who send as many each."""
+
+    def __init__(self, attacker: Attacker) -> None:
+        self._attacker = attacker
+        self._shares = (CallerShares(), CallerShares())
+
+    def one_second(self, new: Evidence, weight: int, second: int, random: np.random.Generator) -> Evidence:
+        """Return the evidence with what counts of the attacker's calls; of the mirrored, all do."""
+        sent = self._attacker.calls_per_second
+        canary = int(random.binomial(sent, weight / 100))
+        stable, trial = self._shares
+        return replace(
+            new,
+            stable=self._with(new.stable, sent - canary, stable, second, random),
+            canary=self._with(new.canary, canary, trial, second, random),
+        )
+
+    def _with(
+        self, side: Side, sent: int, shares: CallerShares, second: int, random: np.random.Generator
+    ) -> Side:
+        for caller in range(_CALLERS):
+            shares.take(b"caller %d" % caller, second, side.calls // _CALLERS)
+        return side + _side(
+            Version(errors=self._attacker.errors), shares.take(b"attacker", second, sent), random
+        )
 
 
 def simulate_thresholds(version: Version, random: np.random.Generator) -> End:
@@ -152,7 +205,7 @@ def simulate_all() -> list[Row]:
         "sequential tests": simulate,
         "bare thresholds": simulate_thresholds,
     }
-    return [
+    rows = [
         _row(
             kind,
             judged,
@@ -161,6 +214,15 @@ def simulate_all() -> list[Row]:
         for kind, (version, rollouts) in CANARIES.items()
         for judged, method in methods.items()
     ]
+    rows += [
+        _row(
+            kind,
+            "sequential tests",
+            [simulate(version, np.random.default_rng([SEED, n]), attacker) for n in range(rollouts)],
+        )
+        for kind, (version, attacker, rollouts) in ATTACKS.items()
+    ]
+    return rows
 
 
 def _row(kind: str, judged: str, ends: list[End]) -> Row:

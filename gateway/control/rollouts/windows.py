@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gateway.contract import Announcement, AppName
-from gateway.metrics.counts import MIRRORED, MirroredCalls
+from gateway.metrics.counts import MirroredCalls
 from gateway.metrics.pairs import AnswerPairs
 from gateway.metrics.tally import Numbers
 from gateway.rollout.evidence import Side
-
-_ERRORS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +55,12 @@ class Windows:
 
 
 def _counted(numbers: Numbers) -> Activity:
-    statuses: Counter[int] = Counter()
-    for (role, status), count in numbers.requests.items():
-        if role != MIRRORED:
-            statuses[status] += count
-    tokens = numbers.tokens
+    evidence = numbers.evidence
     side = Side(
-        calls=statuses.total(),
-        # What a model cannot take is its version's error too: the other version may take it.
-        errors=numbers.unfit + sum(count for status, count in statuses.items() if status >= _ERRORS),
-        latency=tuple(numbers.request.counts),
-        first_token=tuple(tokens.first.counts),
-        per_token=tuple(tokens.per_token.counts),
+        calls=evidence.calls,
+        errors=evidence.errors,
+        latency=tuple(evidence.request.counts),
+        first_token=tuple(evidence.first_token.counts),
+        per_token=tuple(evidence.per_token.counts),
     )
     return Activity(side, numbers.mirrored, numbers.pairs)
