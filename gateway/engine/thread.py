@@ -235,6 +235,7 @@ class ComputeThread:
 
     def _fail_replaced(self, job: Job) -> None:
         job.retry_after = 1
+        job.is_blameless = True
         self._tally.dropped("rejected")
         reason = "the worker is replaced, as its model does not end a call; ask again"
         self._execution.fail(job, Replaced(reason))

@@ -157,7 +157,7 @@ class World:
 
     def call(self, tag: str, count: int, status: int = 200) -> None:
         for _ in range(count):
-            self.workers[self.app(tag)].answered("", status, request=0.002, queue=0.0, compute=0.001)
+            self.workers[self.app(tag)].judged(b"", status, 0.002)
 
     def serve(self, tag: str) -> None:
         self.apply(tag)

@@ -10,6 +10,7 @@ from gateway.metrics.counts import MIRRORED, MirroredCalls
 from gateway.metrics.pairs import AnswerPairs, FaultyAnswers, Losses
 from gateway.metrics.tally import Tally
 from gateway.metrics.tokens import Tokens
+from gateway.rollout.evidence import Side
 
 V1, V2 = AppName("v1"), AppName("v2")
 
@@ -20,7 +21,7 @@ def announcement(
     tally = Tally()
     for status, count in answers.items():
         for _ in range(count):
-            tally.answered("canary", status, request=0.002, queue=0.0, compute=0.001)
+            tally.judged(b"", status, 0.002)
     return Announcement(name, app, state, numbers=tally.numbers())
 
 
@@ -32,16 +33,27 @@ def test_the_first_look_at_a_worker_sees_nothing() -> None:
     assert (side.calls, side.errors, side.latencies.total) == (5, 2, 5)
     workers = [announcement("b", V1, {200: 4, 400: 1}), announcement("c", V2, {})]
     side = windows.look(workers)[V1].side
-    assert (side.calls, side.errors) == (4, 0), "what callers did wrong is not the model's error"
+    assert (side.calls, side.errors) == (3, 0), "what callers did wrong tells nothing of the model"
 
 
 def test_what_a_version_finds_unfit_while_it_runs_counts_as_its_error() -> None:
     tally, windows = Tally(), Windows()
     windows.look([Announcement("a", V1, WorkerState.READY, numbers=tally.numbers())])
-    for role, is_unfit in (("canary", True), ("canary", False), ("", True), (MIRRORED, True)):
-        tally.answered(role, 400, request=0.002, queue=0.0, compute=0.001, is_unfit=is_unfit)
+    for is_unfit in (True, False, True):
+        tally.judged(b"", 400, 0.002, is_unfit)
+    tally.answered(MIRRORED, 400, request=0.002, queue=0.0, compute=0.001, is_unfit=True)
     side = windows.look([Announcement("a", V1, WorkerState.READY, numbers=tally.numbers())])[V1].side
-    assert (side.calls, side.errors) == (3, 2)
+    assert (side.calls, side.errors) == (2, 2)
+
+
+def test_calls_that_are_no_evidence_are_seen_in_no_window() -> None:
+    tally, windows = Tally(), Windows()
+    windows.look([Announcement("a", V1, WorkerState.READY, numbers=tally.numbers())])
+    for role in ("canary", "stable", ""):
+        tally.answered(role, 500, request=0.002, queue=0.0, compute=0.001)
+        tally.refused(role, 503)
+    side = windows.look([Announcement("a", V1, WorkerState.READY, numbers=tally.numbers())])[V1].side
+    assert side == Side()
 
 
 def test_mirrored_calls_are_those_since_the_last_look() -> None:
@@ -76,6 +88,8 @@ def test_the_times_of_tokens_are_those_of_callers_since_the_last_look() -> None:
         for gap in gaps:
             tokens.between.observe(gap)
         tally.generated(role, tokens)
+        if role != MIRRORED:
+            tally.judged(b"", 200, first + sum(gaps), tokens=tokens)
 
     generate("stable", 9.0, 9.0)
     windows.look([Announcement("a", V1, WorkerState.READY, numbers=tally.numbers())])
