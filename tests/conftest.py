@@ -1,11 +1,13 @@
-"""How long a test may take, and real parts for all: the sample kits, and a registry that has them."""
+"""How long a test may take, which run side by side, and real parts for all: sample kits, and a registry."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.registry import Registry, run_registry
 
@@ -14,8 +16,25 @@ E2E_SECONDS = 300
 SOAK_SECONDS = 3600
 
 
+ALONE = tuple(f"tests/{directory}/" for directory in ("component", "integration", "e2e"))
+"""Where tests start servers and watch the clock: they run one after the other, when all others are done."""
+
+
+class Scheduler(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """Gives each process a file of tests at a time, and one of them all that run alone."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return ALONE[0] if nodeid.startswith(ALONE) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
+    """Have the processes share the tests as `Scheduler` says."""
+    return Scheduler(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Set longer timeouts than the one in pyproject.toml where they are needed."""
+    """Put those that run alone last, and set longer timeouts than the one in pyproject.toml."""
+    items.sort(key=lambda item: item.nodeid.startswith(ALONE))
     whole_kitserves = Path(__file__).parent / "e2e"
     for item in items:
         if item.get_closest_marker("timeout") is not None:
