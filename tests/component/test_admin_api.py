@@ -92,6 +92,7 @@ def test_status_has_the_generation_that_is_wanted(api: Api) -> None:
         "runtime": "onnx",
         "note": "",
         "generation": None,
+        "workers": [],
     }
     iris = {
         "name": "iris",

@@ -20,6 +20,7 @@ from gateway.metrics.tally import Tally
 from gateway.rollout.plan import Agreement
 from gateway.serving import Batching, QueueLimits
 from gateway.wire.server import HttpServer
+from gateway.wire.texts import PLACED_HEADER
 from gateway.worker.assembly import build_app
 from gateway.worker.version import AppOptions, Identity
 from runtimes.base import Array, LoadedModel, Resources
@@ -315,8 +316,10 @@ def test_calls_are_mirrored(serving: Serving, directory: Path) -> None:
     address = (canary.server.host, canary.server.port)
     serving.app.mirror(Mirroring(1.0, (address,), Agreement()))
     try:
-        serving.client.embeddings.create(model="minds", input=list(TEXTS))
-        serving.ask("/v1/embeddings", {"input": "a cat", "prompt_name": "query"}, Accept_Encoding="gzip")
+        placed = {PLACED_HEADER: "1"}
+        serving.client.embeddings.create(model="minds", input=list(TEXTS), extra_headers=placed)
+        body = {"input": "a cat", "prompt_name": "query"}
+        serving.ask("/v1/embeddings", body, Accept_Encoding="gzip", **placed)
         wait(lambda: canary.tally.numbers().mirrored.compared == 2)
         assert canary.tally.numbers().mirrored.agreeing == pytest.approx(2)
     finally:

@@ -23,6 +23,7 @@ from gateway.metrics.tally import Tally
 from gateway.oci.reference import parse_reference
 from gateway.rollout.plan import Agreement, Metric
 from gateway.wire.server import HttpServer
+from gateway.wire.texts import PLACED_HEADER
 from gateway.worker.assembly import build_app
 from gateway.worker.version import AppOptions, Identity
 from runtimes.base import Array, Datatype, LoadedModel, Resources, Signature, TensorSpec
@@ -56,7 +57,7 @@ class Serving:
     def post(self, path: str, body: bytes, **headers: str) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(*self.address, timeout=SECONDS)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request("POST", path, body, {"Kitserve-Edge": KEY, **names})
+        connection.request("POST", path, body, {"Kitserve-Edge": KEY, PLACED_HEADER: "1", **names})
         answer = connection.getresponse()
         result = answer.status, answer.read()
         connection.close()

@@ -20,6 +20,7 @@ from gateway.rollout.answers import Fault
 from gateway.rollout.plan import Agreement, AnswerChecks
 from gateway.serving import Generation, QueueLimits
 from gateway.wire.server import HttpServer
+from gateway.wire.texts import PLACED_HEADER
 from gateway.worker.assembly import build_app
 from gateway.worker.mirror_sender import MIRROR_PATH
 from gateway.worker.mirror_text import SCORE_PATH
@@ -100,7 +101,7 @@ class Serving:
 
     def call(self, path: str = CHAT, body: Any = ASK, **members: Any) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(*self.address, timeout=20)
-        headers = {"Kitserve-Edge": KEY, "ModelKit-Role": "stable"}
+        headers = {"Kitserve-Edge": KEY, "ModelKit-Role": "stable", PLACED_HEADER: "1"}
         connection.request("POST", path, json.dumps({**body, **members}), headers)
         response = connection.getresponse()
         result = response.status, response.read()

@@ -23,6 +23,7 @@ from gateway.metrics.tally import Tally
 from gateway.rollout.plan import Agreement
 from gateway.serving import Batching
 from gateway.wire.server import HttpServer
+from gateway.wire.texts import PLACED_HEADER
 from gateway.worker.assembly import build_app
 from gateway.worker.version import AppOptions, Identity
 from runtimes.base import Array, Datatype, Signature, TensorSpec
@@ -222,12 +223,14 @@ def test_calls_are_counted_and_mirrored_as_those_of_infer() -> None:
         canary, _ = serving(stack, canary_tally)
         app.mirror(Mirroring(1.0, ((canary.host, canary.port),), Agreement()))
         url = f"http://{server.host}:{server.port}"
-        assert requests.post(url + PREDICT, json={"rows": PEOPLE}, timeout=10).status_code == 200
+        placed = {PLACED_HEADER: "1"}
+        body = {"rows": PEOPLE}
+        assert requests.post(url + PREDICT, json=body, headers=placed, timeout=10).status_code == 200
         assert (
             requests.post(
                 f"{url}/invocations",
                 b"age,city\n3,x",
-                headers={"Content-Type": "text/csv", "Accept": "text/csv"},
+                headers={"Content-Type": "text/csv", "Accept": "text/csv", **placed},
                 timeout=10,
             ).text
             == "child\n"

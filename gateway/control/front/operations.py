@@ -17,17 +17,19 @@ FAULTS: Mapping[int, str] = {
     408: "The request took too long to arrive.",
     413: "The body is too large, as it is or once decompressed.",
     415: "The body is of an unknown type, or compressed in an unknown way.",
+    429: "The caller has too many calls at a time, or more than its key allows; ask again later.",
     500: "The model failed, or its worker did; the node's log says why, under the request's id.",
     501: "Models are loaded and unloaded by Kitserve's config.",
     502: "The worker's answer was not valid HTTP.",
     503: "The model is not ready, its queue full, or no worker up; `Retry-After` says how long to wait.",
     504: "No answer came within the time that the caller, or the edge, allows.",
+    507: "The call needs more memory than the model's worker may take.",
 }
 """What each status of an error means."""
 OF_EDGE = (400, 408)
 OF_GATEWAY = (400, 404, 405, 408, 413, 502, 503, 504)
 OF_WORKER = (400, 404, 405, 408, 500, 502, 503, 504)
-OF_CALL = (400, 404, 405, 408, 413, 415, 500, 502, 503, 504)
+OF_CALL = (400, 404, 405, 408, 413, 415, 429, 500, 502, 503, 504, 507)
 VERSION_HEADERS = ("ModelKit-Digest", "ModelKit-Version", "ModelKit-Role")
 
 
