@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gateway.control.body_router.named_model import ModelNotNamed, named_model
 from gateway.control.body_router.routed_call import RefusedCall, RoutedCall
-from gateway.wire.budget import BodyBudget, BudgetFull
+from gateway.wire.budget import BodyBudget, BudgetFull, Reservation
 from gateway.wire.limits import BODY_BYTES
 from gateway.wire.local_server import LocalServer, finish, tie
 
@@ -68,28 +68,33 @@ class BodyRouter:
     async def _route(self, client: socket.socket) -> None:
         """Pass one call on, or answer why not."""
         loop = asyncio.get_running_loop()
+        # Where the model sleeps, the body waits here until a worker takes it.
+        reservation = self._budget.reserve(0)
         try:
-            request = await self._read_in_time(client)
+            request = await self._read_in_time(client, reservation)
             if request is None:
                 return
             edge = socket.socket(socket.AF_UNIX)
             with edge:
                 edge.setblocking(False)
                 await loop.sock_connect(edge, self._edge)
-                await tie(client, edge, request)
+                await tie(client, edge, request, reservation.release)
         except RefusedCall as refusal:
+            reservation.release()
             await loop.sock_sendall(client, refusal.answer())
             await finish(client)
+        finally:
+            reservation.release()
 
-    async def _read_in_time(self, client: socket.socket) -> list[bytes] | None:
+    async def _read_in_time(self, client: socket.socket, reservation: Reservation) -> list[bytes] | None:
         """Return what `_read` does; a slow sender must not keep others out for ever."""
         try:
             async with asyncio.timeout(READ_SECONDS):
-                return await self._read(client)
+                return await self._read(client, reservation)
         except TimeoutError:
             raise RefusedCall(408, "the request took too long to arrive") from None
 
-    async def _read(self, client: socket.socket) -> list[bytes] | None:
+    async def _read(self, client: socket.socket, reservation: Reservation) -> list[bytes] | None:
         """Return a call as the edge is to get it, head and body; None when its caller has hung up.
 
         Raises:
@@ -98,7 +103,6 @@ class BodyRouter:
         if self._server.connections > MAX_CALLS:
             raise RefusedCall(503, _AGAIN)
         loop, call = asyncio.get_running_loop(), RoutedCall()
-        reservation = self._budget.reserve(0)
         try:
             while not call.is_complete:
                 piece = await loop.sock_recv(client, _PIECE_BYTES)
@@ -114,6 +118,4 @@ class BodyRouter:
             raise RefusedCall(400, str(error), None, "model") from None
         except BudgetFull:
             raise RefusedCall(503, _AGAIN) from None
-        finally:
-            reservation.release()
         return [call.head_for(model), body]
