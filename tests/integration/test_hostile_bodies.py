@@ -17,11 +17,15 @@ from pathlib import Path
 import grpc
 import pytest
 
+from gateway.control.front.grpc import GrpcServices
+from gateway.control.front.grpc_reflection import PATHS
 from gateway.edge.routes import Route, RoutingTable, Server
 from gateway.wire.protobuf import field
+from gateway.wire.server import HttpServer
 from gateway.worker.mirror_sender import MIRROR_PATH
 from tests.support.edge import RunningEdge, backend
 from tests.support.limited_worker import LimitedWorker, limited_worker
+from tests.support.overview import FixedOverview
 from tests.support.waiting import wait
 
 MIB = 1024 * 1024
@@ -221,3 +225,25 @@ def test_fixed_shapes_bound_the_body_of_a_call_but_not_of_a_mirrored_one() -> No
         connection.close()
         assert worker.is_alive
         wait(lambda: worker.resident < 500 * MIB)
+
+
+def test_answers_of_reflection_are_made_as_they_are_taken() -> None:
+    """Each is 200 times as long as its request, and a client may take none of them."""
+    request, calls = b"\x22\x1einference.GRPCInferenceService", 1500
+    body = (struct.pack(">BI", 0, len(request)) + request) * calls
+    head = f"POST {next(iter(PATHS))} HTTP/1.1\r\nContent-Type: application/grpc\r\nConnection: close\r\n"
+    server = HttpServer(GrpcServices(FixedOverview()), "127.0.0.1")
+    server.start()
+    try:
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.settimeout(_SECONDS)
+            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            client.recv(1)
+            time.sleep(0.2)
+            (connection,) = server._shared.connections
+            assert connection._transport.get_write_buffer_size() < MIB
+            answers = b"".join(iter(lambda: client.recv(MIB), b""))
+        assert answers.count(request) == calls
+        assert b"grpc-status: 0\r\n" in answers[-64:]
+    finally:
+        server.stop()
