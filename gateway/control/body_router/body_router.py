@@ -14,6 +14,7 @@ import asyncio
 import logging
 import socket
 import time
+from collections import Counter
 from pathlib import Path
 
 from gateway.control.body_router.named_model import ModelNotNamed, named_model
@@ -24,6 +25,8 @@ from gateway.wire.local_server import LocalServer, finish, tie
 
 MAX_CALLS = 400
 """How many calls may be here at a time, those whose answers are passed on among them."""
+MAX_READ_CALLS = MAX_CALLS // 4
+"""How many of them may be one caller's whose bodies are coming."""
 HELD_BYTES = 4 * BODY_BYTES
 """How many bytes of bodies may be here at a time, until they go on."""
 READ_SECONDS = 300.0
@@ -43,6 +46,8 @@ class BodyRouter:
         self._edge = str(edge)
         self._server = LocalServer(path, "body_router", self._serve, MAX_CALLS)
         self._budget = BodyBudget(HELD_BYTES)
+        # By caller, how many bodies are coming.
+        self._reading: Counter[bytes] = Counter()
 
     def start(self) -> None:
         """Listen, in place of an earlier one.
@@ -103,12 +108,18 @@ class BodyRouter:
         if self._server.connections > MAX_CALLS:
             raise RefusedCall(503, _AGAIN)
         loop, call = asyncio.get_running_loop(), RoutedCall()
+        source: bytes | None = None
         try:
             while not call.is_complete:
                 piece = await loop.sock_recv(client, _PIECE_BYTES)
                 if not piece:
                     return None
                 call.feed(piece)
+                if source is None and call.has_head:
+                    source = call.source
+                    self._reading[source] += 1
+                    if self._reading[source] > MAX_READ_CALLS:
+                        raise RefusedCall(503, _AGAIN)
                 reservation.resize(max(call.size, call.announced))
                 if reservation.is_slow(call.size, time.monotonic()):
                     raise RefusedCall(408, "the body comes too slowly")
@@ -118,4 +129,9 @@ class BodyRouter:
             raise RefusedCall(400, str(error), None, "model") from None
         except BudgetFull:
             raise RefusedCall(503, _AGAIN) from None
+        finally:
+            if source is not None:
+                self._reading[source] -= 1
+                if not self._reading[source]:
+                    del self._reading[source]
         return [call.head_for(model), body]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from gateway.control.body_router.body_router import BodyRouter
+from gateway.control.body_router.body_router import MAX_READ_CALLS, BodyRouter
 from gateway.control.body_router.named_model import MAX_NAME_BYTES, MAX_PARTS, ModelNotNamed, named_model
 from gateway.control.body_router.routed_call import RefusedCall, RoutedCall
 from gateway.wire.limits import BODY_BYTES
@@ -155,3 +156,30 @@ def test_a_body_counts_until_the_edge_has_taken_it(tmp_path: Path) -> None:
                 wait(lambda: router._budget.used == 0)
         finally:
             router.stop()
+
+
+def test_one_caller_does_not_take_all_places_with_bodies_that_come_slowly(tmp_path: Path) -> None:
+    def call(stack: ExitStack, source: str) -> socket.socket:
+        client = stack.enter_context(socket.socket(socket.AF_UNIX))
+        client.settimeout(10)
+        client.connect(str(tmp_path / "router"))
+        head = (
+            f"POST /v1/completions HTTP/1.1\r\nKitserve-Source: {source}\r\nContent-Length: 1000000\r\n\r\n"
+        )
+        client.sendall(head.encode() + b"{")
+        return client
+
+    router = BodyRouter(tmp_path / "router", tmp_path / "edge")
+    router.start()
+    try:
+        with ExitStack() as stack:
+            for _ in range(MAX_READ_CALLS):
+                call(stack, "10.0.0.1")
+            assert call(stack, "10.0.0.1").recv(100).startswith(b"HTTP/1.1 503 ")
+            other = call(stack, "10.0.0.2")
+            other.sendall(b"x" * 999_999)
+            assert other.recv(100).startswith(b"HTTP/1.1 400 "), "it was read, and is no JSON"
+        wait(lambda: not router._reading)
+        assert router._budget.used == 0
+    finally:
+        router.stop()
