@@ -99,14 +99,20 @@ class LocalServer:
             task.add_done_callback(self._connections.discard)
 
 
-async def tie(client: socket.socket, server: socket.socket, first: list[bytes]) -> None:
+async def tie(
+    client: socket.socket,
+    server: socket.socket,
+    first: list[bytes],
+    sent: Callable[[], None] = lambda: None,
+) -> None:
     """Send pieces to the server, then copy bytes both ways until it has answered, or the client hung up.
 
-    The pieces are taken out of the list as they are sent, as their memory is not needed any more.
+    The pieces are taken out of the list as they are sent, as their memory is not needed any more; `sent` is
+    called once all are.
     """
     loop = asyncio.get_running_loop()
     answer = loop.create_task(_copy(server, client))
-    rest = loop.create_task(_send_and_copy(first, client, server))
+    rest = loop.create_task(_send_and_copy(first, client, server, sent))
     try:
         await asyncio.wait((answer, rest), return_when=asyncio.FIRST_COMPLETED)
         # A server may answer without having read all, and close; the rest then has nowhere to go.
@@ -130,12 +136,15 @@ async def finish(client: socket.socket) -> None:
                 pass
 
 
-async def _send_and_copy(first: list[bytes], source: socket.socket, target: socket.socket) -> bool:
+async def _send_and_copy(
+    first: list[bytes], source: socket.socket, target: socket.socket, sent: Callable[[], None]
+) -> bool:
     try:
         while first:
             await asyncio.get_running_loop().sock_sendall(target, first.pop(0))
     except OSError:
         return False
+    sent()
     return await _copy(source, target)
 
 

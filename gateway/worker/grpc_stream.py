@@ -103,6 +103,7 @@ class GrpcStream:
         exchange.on_piece = self._feed
         exchange.on_end = self._close
         exchange.on_abandoned = self._abandon
+        exchange.on_writable = self._submit_waiting
         exchange.begin(200, headers)
 
     def _feed(self, piece: bytes | memoryview) -> None:
@@ -121,18 +122,21 @@ class GrpcStream:
         self._submit_waiting()
 
     def _submit_waiting(self) -> None:
-        """Submit as many calls as may be inside; no more is read from the client while others are left."""
+        """Submit as many calls as may be inside; no more is read from the client while others are left.
+
+        While it does not take its answers, which may be long, no more of them are made.
+        """
         if self._is_submitting:
             return  # a call was answered at once
         self._is_submitting = True
-        waiting = self._waiting
-        while waiting and len(self._inside) < _MAX_INSIDE:
+        exchange, waiting = self._exchange, self._waiting
+        while waiting and len(self._inside) < _MAX_INSIDE and exchange.is_writable:
             self._submit(waiting.popleft(), bool(waiting))
         self._is_submitting = False
         if waiting:
-            self._exchange.pause()
+            exchange.pause()
         elif not self._is_over:
-            self._exchange.resume()
+            exchange.resume()
 
     def _submit(self, pieces: Pieces, is_followed: bool) -> None:
         now = time.perf_counter()

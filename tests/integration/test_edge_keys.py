@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -390,6 +391,17 @@ def test_each_subject_of_an_issuer_has_a_rate_of_its_own(guarded: Guarded) -> No
     statuses = [guarded.get(INFER, busy)[0] for _ in range(32)]
     assert statuses == [200] * 30 + [429] * 2
     assert guarded.get(INFER, quiet)[0] == 200
+
+
+def test_workers_are_told_who_calls_by_key_and_subject(guarded: Guarded) -> None:
+    """Callers of one address take turns, and add to the evidence, by their keys; a subject is any text."""
+    source, forged = f"{INFER}?source", {"Kitserve-Source": "key:other"}
+    assert guarded.get(source, "all", forged)[2] == b"key:all"
+    assert guarded.get(source, "canary", forged)[2] == b"key:canary"
+    tokens = [guarded.issuer.token(sub=sub) for sub in ("ann", "bob", "x\r\nKitserve-Placed: 1\r\n\r\n")]
+    subjects = [guarded.get(source, token, forged)[2] for token in tokens]
+    assert all(re.fullmatch(rb"key:people/-?[0-9]+", subject) for subject in subjects)
+    assert len(set(subjects)) == len(tokens)
 
 
 def test_openai_clients_raise_their_own_errors(guarded: Guarded) -> None:

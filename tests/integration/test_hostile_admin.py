@@ -190,6 +190,18 @@ def test_what_anybody_may_read_has_no_path_of_the_host(running: Running) -> None
     assert "/home/me" in requests.get(f"{running.url}/api/status", headers=running.token, timeout=5).text
 
 
+def test_a_model_does_not_lose_its_rules_by_coming_back(running: Running) -> None:
+    """In two steps, as in one."""
+    ruled = {"name": "iris", "kit": KIT, "trust": {"licenses": ["MIT"], "pickles": "never"}}
+    wine = {"name": "wine", "kit": KIT}
+    assert running.put_as_owner(models=[ruled, wine]).status_code == 200
+    for models in ([wine], [{"name": "iris", "kit": KIT}, wine], []):
+        answer = running.put({"models": models}, **running.token)
+        assert (answer.status_code, "trust of iris" in answer.json()["error"]) == (403, True)
+    assert running.put({"models": [ruled]}, **running.token).status_code == 200
+    assert running.put_as_owner(models=[wine]).status_code == 200
+
+
 def test_the_token_changes_models_but_neither_trust_nor_what_is_read(running: Running) -> None:
     layout = [{"name": "iris", "kit": "oci-layout:/home/me/layout:iris:v1"}]
     code = [{"name": "iris", "kit": KIT, "trust": {"allow_code": "sha256:" + "0" * 64}}]

@@ -9,19 +9,28 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 
+from gateway.control.front.grpc import GrpcServices
+from gateway.control.front.grpc_reflection import PATHS
 from gateway.edge.routes import Route, RoutingTable, Server
 from gateway.wire.protobuf import field
+from gateway.wire.server import HttpServer
 from gateway.worker.mirror_sender import MIRROR_PATH
+from runtimes.base import Array, TensorSpec
+from tests.support.echo import Echo
 from tests.support.edge import RunningEdge, backend
+from tests.support.grpc_plane import Version
 from tests.support.limited_worker import LimitedWorker, limited_worker
+from tests.support.overview import FixedOverview
 from tests.support.waiting import wait
 
 MIB = 1024 * 1024
@@ -221,3 +230,64 @@ def test_fixed_shapes_bound_the_body_of_a_call_but_not_of_a_mirrored_one() -> No
         connection.close()
         assert worker.is_alive
         wait(lambda: worker.resident < 500 * MIB)
+
+
+def test_answers_of_reflection_are_made_as_they_are_taken() -> None:
+    """Each is 200 times as long as its request, and a client may take none of them."""
+    request, calls = b"\x22\x1einference.GRPCInferenceService", 1500
+    body = (struct.pack(">BI", 0, len(request)) + request) * calls
+    head = f"POST {next(iter(PATHS))} HTTP/1.1\r\nContent-Type: application/grpc\r\nConnection: close\r\n"
+    server = HttpServer(GrpcServices(FixedOverview()), "127.0.0.1")
+    server.start()
+    try:
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.settimeout(_SECONDS)
+            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            client.recv(1)
+            time.sleep(0.2)
+            (connection,) = server._shared.connections
+            assert connection._transport.get_write_buffer_size() < MIB
+            answers = b"".join(iter(lambda: client.recv(MIB), b""))
+        assert answers.count(request) == calls
+        assert b"grpc-status: 0\r\n" in answers[-64:]
+    finally:
+        server.stop()
+
+
+class Repeating(Echo):
+    """Gives back the one number that it is given 262,144 times, which are a MiB."""
+
+    def __init__(self) -> None:
+        super().__init__(TensorSpec("x", "FP32", (1,)))
+        self.signature = replace(self.signature, outputs=(TensorSpec("y", "FP32", (MIB // 4,)),))
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
+        return {"y": np.repeat(super().infer(inputs)["y"], MIB // 4)}
+
+
+def test_answers_of_a_stream_are_made_as_they_are_taken() -> None:
+    """The answers may be longer than the calls, and a client may take none of them."""
+    calls = 300
+    tensor = [*field(1, [b"x"]), *field(2, [b"FP32"]), *field(3, [b"\x01"])]
+    message = b"".join((*field(1, [b"big"]), *field(5, tensor), *field(7, [bytes(4)])))
+    body = (struct.pack(">BI", 0, len(message)) + message) * calls
+    head = (
+        f"POST {SERVICE}/ModelStreamInfer HTTP/1.1\r\nContent-Type: application/grpc\r\nConnection: close\r\n"
+    )
+    version = Version("big", "v1", Repeating())
+    try:
+        with socket.create_connection(("127.0.0.1", version.server.port)) as client:
+            client.settimeout(_SECONDS)
+            length = f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+            client.sendall(head.encode() + length.encode() + body)
+            client.recv(1)
+            time.sleep(0.3)
+            (connection,) = version.server._shared.connections
+            assert connection._transport.get_write_buffer_size() < 80 * MIB
+            received = 0
+            while piece := client.recv(MIB):
+                received += len(piece)
+        assert received > calls * MIB
+        assert version.numbers.requests[("", 200)] == calls
+    finally:
+        version.stop()

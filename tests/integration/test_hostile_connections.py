@@ -272,3 +272,5 @@ def test_who_calls_is_what_the_edge_says(attacked: Attacked) -> None:
     assert attacked.call(NEIGHBOUR, echo, headers=forged)[1] == NEIGHBOUR.encode()
     assert attacked.call(PROXY, echo, headers={"X-Forwarded-For": "10.0.0.3, 10.0.0.2"})[1] == b"10.0.0.2"
     assert attacked.call(PROXY, echo, headers={"X-Forwarded-For": "nobody"})[1] == PROXY.encode()
+    # Who has an address of IPv6 has as many as there are in its network.
+    assert attacked.call(PROXY, echo, headers={"X-Forwarded-For": "2001:db8::1:2:3:4"})[1] == b"2001:db8::"

@@ -43,6 +43,11 @@ def relative_paths(config: Mapping[str, Any]) -> list[str]:
 def _model_changes(
     before: Mapping[str, Mapping[str, Any]], kits: set[str], after: Mapping[str, Any]
 ) -> Iterator[str]:
+    kept = {model["name"] for model in after.get("models", ())}
+    for name, model in before.items():
+        # Else it could come back without its rules.
+        if name not in kept and _rules(model.get("trust")):
+            yield f"trust of {name}, which ends with the model"
     for model in after.get("models", ()):
         name = model["name"]
         trust_before = before[name].get("trust") if name in before else None

@@ -14,16 +14,19 @@ import asyncio
 import logging
 import socket
 import time
+from collections import Counter
 from pathlib import Path
 
 from gateway.control.body_router.named_model import ModelNotNamed, named_model
 from gateway.control.body_router.routed_call import RefusedCall, RoutedCall
-from gateway.wire.budget import BodyBudget, BudgetFull
+from gateway.wire.budget import BodyBudget, BudgetFull, Reservation
 from gateway.wire.limits import BODY_BYTES
 from gateway.wire.local_server import LocalServer, finish, tie
 
 MAX_CALLS = 400
 """How many calls may be here at a time, those whose answers are passed on among them."""
+MAX_READ_CALLS = MAX_CALLS // 4
+"""How many of them may be one caller's whose bodies are coming."""
 HELD_BYTES = 4 * BODY_BYTES
 """How many bytes of bodies may be here at a time, until they go on."""
 READ_SECONDS = 300.0
@@ -43,6 +46,8 @@ class BodyRouter:
         self._edge = str(edge)
         self._server = LocalServer(path, "body_router", self._serve, MAX_CALLS)
         self._budget = BodyBudget(HELD_BYTES)
+        # By caller, how many bodies are coming.
+        self._reading: Counter[bytes] = Counter()
 
     def start(self) -> None:
         """Listen, in place of an earlier one.
@@ -68,28 +73,33 @@ class BodyRouter:
     async def _route(self, client: socket.socket) -> None:
         """Pass one call on, or answer why not."""
         loop = asyncio.get_running_loop()
+        # Where the model sleeps, the body waits here until a worker takes it.
+        reservation = self._budget.reserve(0)
         try:
-            request = await self._read_in_time(client)
+            request = await self._read_in_time(client, reservation)
             if request is None:
                 return
             edge = socket.socket(socket.AF_UNIX)
             with edge:
                 edge.setblocking(False)
                 await loop.sock_connect(edge, self._edge)
-                await tie(client, edge, request)
+                await tie(client, edge, request, reservation.release)
         except RefusedCall as refusal:
+            reservation.release()
             await loop.sock_sendall(client, refusal.answer())
             await finish(client)
+        finally:
+            reservation.release()
 
-    async def _read_in_time(self, client: socket.socket) -> list[bytes] | None:
+    async def _read_in_time(self, client: socket.socket, reservation: Reservation) -> list[bytes] | None:
         """Return what `_read` does; a slow sender must not keep others out for ever."""
         try:
             async with asyncio.timeout(READ_SECONDS):
-                return await self._read(client)
+                return await self._read(client, reservation)
         except TimeoutError:
             raise RefusedCall(408, "the request took too long to arrive") from None
 
-    async def _read(self, client: socket.socket) -> list[bytes] | None:
+    async def _read(self, client: socket.socket, reservation: Reservation) -> list[bytes] | None:
         """Return a call as the edge is to get it, head and body; None when its caller has hung up.
 
         Raises:
@@ -98,13 +108,18 @@ class BodyRouter:
         if self._server.connections > MAX_CALLS:
             raise RefusedCall(503, _AGAIN)
         loop, call = asyncio.get_running_loop(), RoutedCall()
-        reservation = self._budget.reserve(0)
+        source: bytes | None = None
         try:
             while not call.is_complete:
                 piece = await loop.sock_recv(client, _PIECE_BYTES)
                 if not piece:
                     return None
                 call.feed(piece)
+                if source is None and call.has_head:
+                    source = call.source
+                    self._reading[source] += 1
+                    if self._reading[source] > MAX_READ_CALLS:
+                        raise RefusedCall(503, _AGAIN)
                 reservation.resize(max(call.size, call.announced))
                 if reservation.is_slow(call.size, time.monotonic()):
                     raise RefusedCall(408, "the body comes too slowly")
@@ -115,5 +130,8 @@ class BodyRouter:
         except BudgetFull:
             raise RefusedCall(503, _AGAIN) from None
         finally:
-            reservation.release()
+            if source is not None:
+                self._reading[source] -= 1
+                if not self._reading[source]:
+                    del self._reading[source]
         return [call.head_for(model), body]

@@ -9,7 +9,7 @@ import httptools
 from gateway.codec.openai.errors import error_body
 from gateway.edge.openai import MODEL_HEADERS, SHOWN_BYTES
 from gateway.wire.limits import BODY_BYTES
-from gateway.wire.texts import unknown_model
+from gateway.wire.texts import SOURCE, unknown_model
 
 # Of one connection alone, or written anew; `expect` was answered by the edge.
 _DROPPED = {
@@ -44,7 +44,7 @@ class RefusedCall(Exception):
 
 
 class RoutedCall:
-    """Takes a request piece by piece, in any form of HTTP/1.1; `is_complete` once it is here."""
+    """Takes a request piece by piece, in any form of HTTP/1.1: first it `has_head`, then it `is_complete`."""
 
     def __init__(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
@@ -53,6 +53,7 @@ class RoutedCall:
         self._pieces: list[bytes] = []
         self.size = 0
         """How many bytes of the body are here."""
+        self.has_head = False
         self.is_complete = False
 
     def feed(self, data: bytes) -> None:
@@ -72,6 +73,11 @@ class RoutedCall:
     def announced(self) -> int:
         """How many bytes the head says that the body has; 0 where it does not."""
         return int(next((value for name, value in self._headers if name.lower() == b"content-length"), b"0"))
+
+    @property
+    def source(self) -> bytes:
+        """Who calls, as the edge says it in the head."""
+        return next((value for name, value in self._headers if name.lower() == SOURCE), b"")
 
     def take_body(self) -> bytes:
         """Return the whole body, and keep nothing of it."""
@@ -104,8 +110,11 @@ class RoutedCall:
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.size:  # else a trailer
+        if not self.has_head:  # else a trailer
             self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.has_head = True
 
     def on_body(self, body: bytes) -> None:
         self._pieces.append(body)

@@ -5,6 +5,7 @@ They are the Open Inference Protocol's methods that are not of one model, health
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from gateway.control.front import grpc_reflection
 from gateway.control.front.grpc_health import Watch, are_ready, health
 from gateway.control.front.repository import Repository
 from gateway.control.state.overview import Overview
+from gateway.wire.body import Pieces
 from gateway.wire.exchange import Exchange
 from gateway.wire.grpc_calls import CONTENT, OK, fail, is_grpc, parse
 from gateway.wire.grpc_frames import Unframer, framed
@@ -132,29 +134,54 @@ class GrpcServices:
 
 
 class _Reflection:
-    """One stream of the reflection service."""
+    """One stream of the reflection service; an answer may be 200 times as long as what it is asked with."""
 
     def __init__(self, exchange: Exchange, service: str) -> None:
         self._exchange = exchange
         self._service = service
         self._unframer = Unframer(SMALL_BODY_BYTES)
+        self._waiting: deque[Pieces] = deque()
+        self._is_closing = False
         self._has_ended = False
 
     def begin(self) -> None:
         self._exchange.on_piece = self._feed
-        self._exchange.on_end = self._end
+        self._exchange.on_end = self._close
+        self._exchange.on_writable = self._answer
         self._exchange.begin(200, CONTENT)
 
     def _feed(self, piece: bytes | memoryview) -> None:
         if self._has_ended:
             return
         try:
-            for pieces in self._unframer.feed(piece):
-                self._exchange.send(framed([grpc_reflection.answer(self._service, b"".join(pieces))]))
-        except DecodeError as error:
-            self._end(400, f"the message is no ServerReflectionRequest: {error}")
+            self._waiting += self._unframer.feed(piece)
         except InputError as refusal:
             self._end(*explain(refusal, "", {}))
+            return
+        self._answer()
+
+    def _answer(self) -> None:
+        """Answer as many requests as the client takes answers; no more are read while others wait."""
+        exchange, waiting = self._exchange, self._waiting
+        try:
+            while waiting and exchange.is_writable and not self._has_ended:
+                request = b"".join(waiting.popleft())
+                exchange.send(framed([grpc_reflection.answer(self._service, request)]))
+        except DecodeError as error:
+            self._end(400, f"the message is no ServerReflectionRequest: {error}")
+        if self._has_ended:
+            return
+        if waiting:
+            exchange.pause()
+        elif self._is_closing:
+            self._end()
+        else:
+            exchange.resume()
+
+    def _close(self) -> None:
+        self._is_closing = True
+        if not self._waiting:
+            self._end()
 
     def _end(self, status: int = 200, text: str = "") -> None:
         if not self._has_ended:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from gateway.control.body_router.body_router import MAX_READ_CALLS, BodyRouter
 from gateway.control.body_router.named_model import MAX_NAME_BYTES, MAX_PARTS, ModelNotNamed, named_model
 from gateway.control.body_router.routed_call import RefusedCall, RoutedCall
 from gateway.wire.limits import BODY_BYTES
+from tests.support.waiting import wait
 
 
 @pytest.mark.parametrize(
@@ -123,3 +128,58 @@ def test_a_call_that_cannot_go_on_is_refused() -> None:
             read(b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n").head_for(name)
         assert b'"code":"model_not_found"' in refused.value.answer()
     assert b"retry-after: 1" in RefusedCall(503, "later").answer()
+
+
+def test_a_body_counts_until_the_edge_has_taken_it(tmp_path: Path) -> None:
+    """The edge takes none of a model that sleeps, so bodies wait here, and no more than there is room for."""
+    body = b'{"p":"%s","model":"chat"}' % (b"x" * 4 * 2**20)
+    call = b"POST /v1/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    with socket.socket(socket.AF_UNIX) as edge:
+        edge.bind(str(tmp_path / "edge"))
+        edge.listen()
+        router = BodyRouter(tmp_path / "router", tmp_path / "edge")
+        router.start()
+        try:
+            for takes_it in (True, False):
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(str(tmp_path / "router"))
+                    client.sendall(call)
+                    connection, _ = edge.accept()
+                    with connection:
+                        connection.recv(1)
+                        assert router._budget.used == len(body)
+                        received = 0
+                        while takes_it and received < len(body):
+                            received += len(connection.recv(2**20))
+                        if takes_it:
+                            wait(lambda: router._budget.used == 0)
+                wait(lambda: router._budget.used == 0)
+        finally:
+            router.stop()
+
+
+def test_one_caller_does_not_take_all_places_with_bodies_that_come_slowly(tmp_path: Path) -> None:
+    def call(stack: ExitStack, source: str) -> socket.socket:
+        client = stack.enter_context(socket.socket(socket.AF_UNIX))
+        client.settimeout(10)
+        client.connect(str(tmp_path / "router"))
+        head = (
+            f"POST /v1/completions HTTP/1.1\r\nKitserve-Source: {source}\r\nContent-Length: 1000000\r\n\r\n"
+        )
+        client.sendall(head.encode() + b"{")
+        return client
+
+    router = BodyRouter(tmp_path / "router", tmp_path / "edge")
+    router.start()
+    try:
+        with ExitStack() as stack:
+            for _ in range(MAX_READ_CALLS):
+                call(stack, "10.0.0.1")
+            assert call(stack, "10.0.0.1").recv(100).startswith(b"HTTP/1.1 503 ")
+            other = call(stack, "10.0.0.2")
+            other.sendall(b"x" * 999_999)
+            assert other.recv(100).startswith(b"HTTP/1.1 400 "), "it was read, and is no JSON"
+        wait(lambda: not router._reading)
+        assert router._budget.used == 0
+    finally:
+        router.stop()
