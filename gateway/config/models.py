@@ -28,6 +28,7 @@ _MAX_REPLICAS = 256
 _LEAST_MEMORY = 256 * 1024 * 1024
 AUTO = "auto"
 """Stands in place of a runtime's name: the files decide."""
+_STATISTICS = "stats"
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -201,6 +202,8 @@ class Model(Strict):
     def _name(cls, value: str) -> str:
         if not MODEL_NAME.fullmatch(value):
             raise ValueError(f"{value!r} is not a model name: letters, digits, '.', '_' and '-', at most 64")
+        if value == _STATISTICS:
+            raise ValueError(f"{value!r} is the path of the statistics of all models; choose another name")
         return value
 
     @model_validator(mode="after")

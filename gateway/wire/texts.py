@@ -26,6 +26,7 @@ PLACED = PLACED_HEADER.lower().encode()
 TOO_MANY_OF_ONE = "too many connections or calls of this caller at a time; ask again when some have ended"
 TOO_MANY_OF_ALL = "too many calls at a time; ask again"
 TOO_MANY_STREAMS = "too many streams of health and reflection of this caller; end some"
+NUL_IN_PATH = "the path has a NUL in it (%00), which is in no name"
 GATEWAY_STARTS = "the gateway is being started; ask again"
 MODEL_FAILED = "model_failed"
 """The code of a call to a model that could not be loaded."""

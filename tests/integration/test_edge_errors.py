@@ -74,3 +74,11 @@ def test_what_is_no_http_is_answered_with_nothing_of_it_and_the_connection_ends(
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"script" not in answer
+
+
+def test_a_nul_in_a_path_is_in_no_name(edge: RunningEdge) -> None:
+    edge.control.apply(RoutingTable((Route("iris"),)))
+    for path in ("/v2/models/iris%00x/infer", "/v2/models/iris/versions/v1%00/infer", "/v1/models?a=%00"):
+        status, headers, body = edge.get(path)
+        assert (status, headers["Content-Type"]) == (400, "application/json")
+        assert "NUL" in json.loads(body)["error"]

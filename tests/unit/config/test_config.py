@@ -247,6 +247,10 @@ NO_FILE = "name a file by its path within the kit"
             "letters, digits, '.', '_' and '-', at most 64",
         ),
         (
+            "models:\n  - kit: r.io/iris\n    name: stats",
+            "line 3: models[0].name: 'stats' is the path of the statistics of all models; choose another name",
+        ),
+        (
             IRIS + "  - kit: r.io/other:v1\n    name: iris",
             "line 5: models[1].name: a model 'iris' is written above",
         ),
