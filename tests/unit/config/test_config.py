@@ -248,7 +248,8 @@ NO_FILE = "name a file by its path within the kit"
         ),
         (
             "models:\n  - kit: r.io/iris\n    name: stats",
-            "line 3: models[0].name: 'stats' is the path of the statistics of all models; choose another name",
+            "line 3: models[0].name: 'stats' is the path of the statistics of all models; "
+            "choose another name",
         ),
         (
             IRIS + "  - kit: r.io/other:v1\n    name: iris",
