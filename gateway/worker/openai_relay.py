@@ -14,7 +14,7 @@ from gateway.codec.statuses import explain
 from gateway.engine.generation import Turn
 from gateway.wire.codings import decompress
 from gateway.wire.exchange import Exchange
-from gateway.wire.texts import PLACED, SOURCE
+from gateway.wire.headers import PLACED, SOURCE
 from gateway.worker.language import ENDED, LanguageCapability
 from gateway.worker.openai_call import RelayedCall, Served, request_id
 from gateway.worker.protocol import OpenAIErrors
