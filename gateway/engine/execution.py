@@ -200,4 +200,5 @@ def _out_of_memory(failure: Exception) -> OutOfMemory:
 
 def limit_wait(job: Job, timeout_us: int) -> None:
     """Have a call wait no longer than its own parameter `timeout` says."""
-    job.deadline = min(job.deadline, job.began + timeout_us / _MICROSECONDS)
+    job.timeout = min(job.timeout, timeout_us / _MICROSECONDS)
+    job.deadline = min(job.deadline, job.began + job.timeout)
