@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.oci.regular_file import read_regular
+from gateway.files import read_regular
 
 
 def test_a_file_and_a_link_to_one_are_read(tmp_path: Path) -> None:
