@@ -8,7 +8,6 @@ Linux only: from /proc/net/tcp and /proc/PID/fd (proc(5)).
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import re
 import socket
@@ -20,6 +19,8 @@ from pathlib import Path
 
 from gateway.cli.processes import descendants
 from gateway.config.config import Address
+from gateway.control.admin.callers import is_loopback
+from gateway.foreign_text import foreign_text
 
 _LISTENING = "0A"
 _SOCKET = re.compile(r"socket:\[([0-9]+)\]")
@@ -42,9 +43,7 @@ class Listener:
     @property
     def is_on_loopback(self) -> bool:
         """Whether only this machine can reach it."""
-        address = ipaddress.ip_address(self.host)
-        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-        return (mapped or address).is_loopback
+        return is_loopback(self.host)
 
     def __str__(self) -> str:
         return f"process {self.process} ({self.name}) listens on {self.host} port {self.port}"
@@ -146,8 +145,7 @@ def _name(process: int) -> str:
     name = _last_part(words[0]) if words else ""
     if name.startswith("python"):
         name = " ".join([name, *(_last_part(word) for word in words[1:] if word.endswith(".py"))][:2])
-    printable = "".join(letter if letter.isprintable() else "?" for letter in name)
-    return printable[:_NAME_CHARACTERS] or "unknown"
+    return foreign_text(name, _NAME_CHARACTERS) or "unknown"
 
 
 def _last_part(word: str) -> str:

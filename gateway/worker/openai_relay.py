@@ -93,9 +93,9 @@ class Relay:
             self._errors(exchange, role, _UNAVAILABLE, ENDED)
             return
         # Only what chance placed is evidence, see `Tally.judged`.
-        asked = b"".join(body) if language.mirror is not None and is_placed else None
+        mirrored_body = b"".join(body) if language.mirror is not None and is_placed else None
         turn = Turn(len(call.body), call.places, seconds, began, source=source, is_placed=is_placed)
-        RelayedCall(served, exchange, role, call, turn, asked).enter()
+        RelayedCall(served, exchange, role, call, turn, mirrored_body).enter()
 
     def _refuse(self, exchange: Exchange, role: str, failure: Exception) -> None:
         """Answer a call that does not get to the engine."""
