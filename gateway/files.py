@@ -53,7 +53,7 @@ def open_regular(path: Path, *, follows_link: bool = True) -> int:
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, f"it is {_kind(mode)}, not a regular file")
+        raise OSError(f"it is {_kind(mode)}, not a regular file")
     return handle
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from gateway.cli.processes import descendants
 from gateway.config.config import Address
 from gateway.control.admin.callers import is_loopback
-from gateway.foreign_text import foreign_text
 
 _LISTENING = "0A"
 _SOCKET = re.compile(r"socket:\[([0-9]+)\]")
@@ -145,7 +144,8 @@ def _name(process: int) -> str:
     name = _last_part(words[0]) if words else ""
     if name.startswith("python"):
         name = " ".join([name, *(_last_part(word) for word in words[1:] if word.endswith(".py"))][:2])
-    return foreign_text(name, _NAME_CHARACTERS) or "unknown"
+    printable = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return printable[:_NAME_CHARACTERS] or "unknown"
 
 
 def _last_part(word: str) -> str:
