@@ -155,7 +155,8 @@ class LayoutContent:
             return self._files.open(f"blobs/{digest.algorithm}/{digest.hex}")
         except OSError as error:
             raise _error_type(error)(
-                f"{self._label}: {self._location} lacks blob {digest} ({error.strerror or error}); {self._advice}"
+                f"{self._label}: {self._location} lacks blob {digest} ({error.strerror or error}); "
+                f"{self._advice}"
             ) from error
 
 
