@@ -35,6 +35,7 @@ from gateway.edge.sticky import sticky_key
 from gateway.errors import ControlError, EdgeError, StoreError
 from gateway.home import make_private, unusable
 from gateway.wire.server import reserve_port
+from gateway.worker.containment import remove_directories
 
 _START_SECONDS = 60
 _STOP_SECONDS = 5.0
@@ -117,6 +118,7 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     routes = tuple(Route(model.name, state=RouteState.STARTING) for model in config.models)
     EdgeControl(settings, files).write_first(RoutingTable(routes))
     stack.callback((home / SOCKET_FILE).unlink, missing_ok=True)
+    stack.callback(remove_directories)
     control_plane = ControlPlane(address, home, config, files, settings)
     stack.callback(control_plane.stop)
     edge = EdgeProcess(files, kitserve.lose_edge)

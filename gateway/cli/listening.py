@@ -8,7 +8,6 @@ Linux only: from /proc/net/tcp and /proc/PID/fd (proc(5)).
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import re
 import socket
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from gateway.cli.processes import descendants
 from gateway.config.config import Address
+from gateway.control.admin.callers import is_loopback
 
 _LISTENING = "0A"
 _SOCKET = re.compile(r"socket:\[([0-9]+)\]")
@@ -42,9 +42,7 @@ class Listener:
     @property
     def is_on_loopback(self) -> bool:
         """Whether only this machine can reach it."""
-        address = ipaddress.ip_address(self.host)
-        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-        return (mapped or address).is_loopback
+        return is_loopback(self.host)
 
     def __str__(self) -> str:
         return f"process {self.process} ({self.name}) listens on {self.host} port {self.port}"

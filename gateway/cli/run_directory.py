@@ -8,7 +8,6 @@ after some days.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from gateway.cli.disk import shortage
 from gateway.errors import StoreError
+from gateway.files import lock_directory, remove_leftovers
 
 # HAProxy's configuration and the command lines of Ray's workers take such a path without quotes.
 _PLAIN = re.compile(r"/[A-Za-z0-9._/+-]*")
@@ -81,7 +81,8 @@ def _make(places: list[_Place], bytes_needed: int) -> tuple[Path, int]:
     """Return a new directory, and the open file that locks it."""
     reasons = []
     for place in places:
-        _remove_leftovers(place)
+        with contextlib.suppress(OSError):
+            remove_leftovers(place.path, place.prefix)
         reason = place.objection() or shortage(place.path, bytes_needed)
         if not reason:
             try:
@@ -120,7 +121,7 @@ def _make_in(place: _Place) -> tuple[Path, int]:
         directory = place.new_directory()
         try:
             _try_socket(directory)
-            lock = _lock(directory)
+            lock = lock_directory(directory)
         except OSError:
             shutil.rmtree(directory, ignore_errors=True)
             raise
@@ -135,32 +136,3 @@ def _try_socket(directory: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
     path.unlink()
-
-
-def _remove_leftovers(place: _Place) -> None:
-    """Remove the directories of this user's starts that were killed."""
-    with contextlib.suppress(OSError):
-        for directory in place.path.glob(f"{place.prefix}*"):
-            if directory.is_symlink() or directory.stat().st_uid != os.getuid():
-                continue
-            lock = _lock(directory)
-            if lock is not None:
-                shutil.rmtree(directory, ignore_errors=True)
-                os.close(lock)
-
-
-def _lock(directory: Path) -> int | None:
-    """Lock a directory; returns the open file, None where another process has locked it, or it is gone."""
-    try:
-        file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        return None
-    except OSError:
-        os.close(file)
-        raise
-    return file

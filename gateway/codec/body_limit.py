@@ -13,15 +13,15 @@ _BYTES_PER_ELEMENT = 128
 _BESIDE_BYTES = 1024 * 1024
 
 
-def body_limit(signature: Signature, most: int) -> int:
-    """Return how many bytes a body may have, at most `most`.
+def body_limit(signature: Signature, maximum: int) -> int:
+    """Return how many bytes a body may have, at most `maximum`.
 
     An input with a dimension of any length may have any number of rows, and strings may be of any length.
     """
     elements = [_elements(spec) for spec in signature.all_inputs]
     if not elements or math.inf in elements:
-        return most
-    return int(min(most, _BESIDE_BYTES + sum(elements) * _BYTES_PER_ELEMENT))
+        return maximum
+    return int(min(maximum, _BESIDE_BYTES + sum(elements) * _BYTES_PER_ELEMENT))
 
 
 def _elements(spec: TensorSpec) -> float:

@@ -24,12 +24,12 @@ from gateway.config.kits import READS_FILES, REGISTRY_FILES, Cache, Registry, St
 from gateway.config.models import AUTO, Model
 from gateway.config.yaml_file import FieldPath, dotted, read_yaml, shown
 from gateway.errors import ConfigError, InvalidReference, NotTrusted
+from gateway.files import read_regular
 from gateway.kits.trust import Policy, judge_registry
 from gateway.logs.limits import Logged
 from gateway.oci.kit_storage import kit_home
 from gateway.oci.options import SourceOptions
 from gateway.oci.reference import LayoutReference, RegistryReference, parse_reference
-from gateway.oci.regular_file import read_regular
 
 
 class Address(Strict):

@@ -21,11 +21,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from gateway.errors import InvalidReference
+from gateway.files import read_regular
 from gateway.kits.trust import Policy, PublicKey
 from gateway.oci.mirrors import mirror_reference
 from gateway.oci.options import RegistryOptions
 from gateway.oci.reference import Digest, RegistryReference
-from gateway.oci.regular_file import read_regular
 from runtimes.python.requirements import Sources
 
 READS_FILES = "reads_files"

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,9 +25,9 @@ from gateway.edge.haproxy import HAProxy, ask
 from gateway.edge.haproxy_map import read_entries, write_entries
 from gateway.edge.keys import key_entries
 from gateway.errors import EdgeError, KitserveError
+from gateway.files import read_regular
 
 _LOOK_SECONDS = 1.0
-_MAX_BYTES = 1024 * 1024
 
 log = logging.getLogger(__name__)
 
@@ -250,21 +248,11 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _read(path: Path) -> bytes:
-    """Return what is in a file of the user; a device or a pipe is not waited for.
-
-    Raises:
-        EdgeError: when it cannot be read, is no regular file, or is too large.
-    """
+    """Return what is in a file of the user. Raises EdgeError, see `read_regular`."""
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise EdgeError(f"{path} is no regular file")
-            content = file.read(_MAX_BYTES + 1)
+        return read_regular(path)
     except OSError as error:
-        raise EdgeError(f"{path} cannot be read: {error.strerror}") from error
-    if len(content) > _MAX_BYTES:
-        raise EdgeError(f"{path} is larger than {_MAX_BYTES} bytes")
-    return content
+        raise EdgeError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _stamp(paths: Sequence[Path]) -> _Stamp:

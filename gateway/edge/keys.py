@@ -24,10 +24,6 @@ from pathlib import Path
 from gateway.config.access import ANY_MODEL, MAX_KEYS, KeyRights
 from gateway.config.keys import Key
 
-CALLER_HEADER = "Kitserve-Caller"
-"""The header that tells workers, and the edge behind the body router, whose call it is; callers cannot."""
-MODELS_HEADER = "Kitserve-Models"
-"""The header that tells the gateway which models a caller may see, with commas between; absent, all."""
 LEEWAY_SECONDS = 60
 """How much later than said a token may begin: clocks differ."""
 AUDIENCES = 4

@@ -9,8 +9,6 @@ from gateway.codec.openai.errors import error_body
 
 MODEL_HEADERS = ("ModelKit-Model", "X-Gateway-Model-Name")
 """The headers that name a model; the second is what gateways in front of Kitserve send (Gateway API)."""
-CLIENT_HEADER = "Kitserve-Client"
-"""The header by which the body router gives back to the edge whose call it is; nobody else can send it."""
 SESSION_HEADER = "X-Session-Id"
 """The header by which calls of one conversation find the worker that has its beginning in its cache."""
 BASE_URL = r"^/models/[^/]+(/versions/[^/]+)?(/v1(/.*)?)$"

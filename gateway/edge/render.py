@@ -16,7 +16,7 @@ from gateway.edge.bounds import ALL_STREAMS, CALLER_STREAMS, HEALTH_CONNECTIONS
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.placement import ACTIVATOR, Placement, Pool, backend_name, prefix_backend_name, server_name
 from gateway.edge.routes import RouteState, Server
-from gateway.wire import limits, texts
+from gateway.wire import headers, limits, texts
 
 _MODEL_METHODS = ("ModelInfer", "ModelStreamInfer", "ModelReady", "ModelMetadata", "ModelConfig")
 # Whoever has an IPv6 network has at least this one whole.
@@ -55,7 +55,7 @@ def render(
         version=gateway.__version__,
         limits=limits,
         source=_SOURCE,
-        SOURCE_HEADER=texts.SOURCE_HEADER,
+        headers=headers,
         HEALTH_CONNECTIONS=HEALTH_CONNECTIONS,
         CALLER_STREAMS=CALLER_STREAMS,
         ALL_STREAMS=ALL_STREAMS,

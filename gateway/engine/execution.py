@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 
 from gateway.codec.call import Call
-from gateway.codec.statuses import explain
+from gateway.engine.answers import OVERRAN, Answers
 from gateway.engine.batching import Item, NotRowWise, join_inputs, rows_of, split_outputs
 from gateway.engine.beat import Beat
 from gateway.engine.jobs import Job
-from gateway.errors import DeadlineExceeded, Overrun
+from gateway.errors import Overrun
 from gateway.metrics.tally import Tally
 from runtimes.base import Array, TensorModel
-from runtimes.errors import ExecutionError, Interrupted, OutOfMemory, UnfitInput
-from runtimes.memory_errors import is_out_of_memory
+from runtimes.errors import ExecutionError, Interrupted
 from runtimes.unfit import unfit_input
 
 _MICROSECONDS = 1_000_000
 _OK = 200
-_OVERRAN = "the model computed the call for longer than it may, and was ended"
 
 log = logging.getLogger(__name__)
 
@@ -33,35 +30,19 @@ class Execution:
     """
 
     def __init__(
-        self, model: TensorModel, tally: Tally, names: Mapping[str, str], counts_runs: bool = False
+        self,
+        model: TensorModel,
+        tally: Tally,
+        answers: Answers,
+        names: Mapping[str, str],
+        counts_runs: bool = False,
     ) -> None:
         self._model = model
         self._tally = tally
+        self._answers = answers
         self._names = names
         self._counts_runs = counts_runs
         self.beat = Beat()
-
-    def fail(self, job: Job, failure: Exception) -> None:
-        """Answer a call with an error."""
-        if is_out_of_memory(failure):
-            failure = _out_of_memory(failure)
-        job.is_unfit = isinstance(failure, UnfitInput)
-        job.status, message = explain(failure, job.request_id, self._names)
-        job.codec.error(job, job.status, message)
-
-    def fail_overrun(self, job: Job) -> None:
-        """Answer a call that the model computes and does not end."""
-        self.fail(job, Overrun(_OVERRAN))
-
-    def expire(self, job: Job, now: float) -> None:
-        """Answer a call whose time is over."""
-        job.queue_seconds, job.decode_seconds = now - job.arrived, 0.0
-        limit = job.deadline - job.began
-        self._tally.dropped("expired")
-        # Whoever shortens a deadline decides how many calls miss it.
-        job.is_blameless = job.timeout < math.inf
-        self.fail(job, DeadlineExceeded(f"the call waited for the model for longer than its {limit:g} s"))
-        job.body = ()
 
     def run_single(self, job: Job) -> float:
         """Answer one call; returns the time at the end."""
@@ -76,7 +57,7 @@ class Execution:
             if call.timeout_us:
                 limit_wait(job, call.timeout_us)
             if decoded > job.deadline:
-                self.expire(job, decoded)
+                self._answers.expire(job, decoded)
                 beat.since = 0.0
                 return decoded
             outputs = self._infer(call.inputs, call)
@@ -84,7 +65,7 @@ class Execution:
             job.codec.encode(job, call, outputs)
             job.status = _OK
         except Exception as failure:
-            self.fail(job, failure)
+            self._answers.fail(job, failure)
         beat.since = 0.0
         finished = time.perf_counter()
         # The step that failed lasted until now.
@@ -144,7 +125,7 @@ class Execution:
         """Answer the calls of a run that failed."""
         for item in items:
             job = item.job
-            self.fail(job, failure)
+            self._answers.fail(job, failure)
             job.queue_seconds = started - job.arrived - job.decode_seconds
             job.infer_seconds = time.perf_counter() - started
         self.beat.end()
@@ -157,7 +138,7 @@ class Execution:
             if not self.beat.is_overdue:
                 # It was meant for the call before this one.
                 return self._model.infer(inputs, tuple(call.outputs))
-            raise Overrun(_OVERRAN) from failure
+            raise Overrun(OVERRAN) from failure
         except ExecutionError as failure:
             unfit = unfit_input(failure, inputs, self._model.signature)
             if unfit is None:
@@ -182,7 +163,7 @@ class Execution:
                     job.codec.encode(job, item.call, outputs)
                     job.status = _OK
                 except Exception as failure:
-                    self.fail(job, failure)
+                    self._answers.fail(job, failure)
             now = time.perf_counter()
             job.queue_seconds = started - job.arrived - job.decode_seconds
             job.infer_seconds, job.encode_seconds = inferred - started, now - previous
@@ -192,12 +173,7 @@ class Execution:
         self._tally.executed(rows, decoding, inferred - started, previous - inferred)
 
 
-def _out_of_memory(failure: Exception) -> OutOfMemory:
-    error = OutOfMemory("the call needs more memory than the model may use; send less in one call")
-    error.__cause__ = failure
-    return error
-
-
 def limit_wait(job: Job, timeout_us: int) -> None:
     """Have a call wait no longer than its own parameter `timeout` says."""
-    job.deadline = min(job.deadline, job.began + timeout_us / _MICROSECONDS)
+    job.timeout = min(job.timeout, timeout_us / _MICROSECONDS)
+    job.deadline = min(job.deadline, job.began + job.timeout)

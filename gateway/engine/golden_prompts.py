@@ -28,6 +28,7 @@ from gateway.engine.golden_rows import MAX_ROWS, Score
 from gateway.errors import KitError
 from gateway.foreign_text import foreign_text
 from gateway.kits.datasets import Dataset
+from gateway.wire.headers import EDGE_HEADER
 
 CHAT_PATH = "/v1/chat/completions"
 
@@ -123,7 +124,7 @@ def score_prompts(rows: Sequence[PromptRow], model: str, address: tuple[str, int
     try:
         for number, row in enumerate(rows, 1):
             body = orjson.dumps({"model": model, **row.call})
-            headers = {"Kitserve-Edge": key, "Content-Type": "application/json"}
+            headers = {EDGE_HEADER: key, "Content-Type": "application/json"}
             connection.request("POST", CHAT_PATH, body, headers)
             answer = connection.getresponse()
             text = answer.read()

@@ -28,6 +28,7 @@ from gateway.foreign_text import foreign_text
 from gateway.kits.datasets import Dataset
 from gateway.rollout.agreement import compare
 from gateway.rollout.plan import Golden, Metric
+from gateway.wire.headers import EDGE_HEADER
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import InputError
 
@@ -227,7 +228,7 @@ def score(
         for first in range(0, len(rows), size):
             part = rows[first : first + size]
             request = _request(part, first + 1, signature)
-            connection.request("POST", path, request, {"Kitserve-Edge": key})
+            connection.request("POST", path, request, {EDGE_HEADER: key})
             answer = connection.getresponse()
             body = answer.read()
             if answer.status != http.HTTPStatus.OK:

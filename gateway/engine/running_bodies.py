@@ -37,7 +37,7 @@ import xxhash
 
 from gateway.errors import RefusedBody, StoreError
 
-MOST_ENDED = 2
+MAX_ENDED = 2
 """How many workers a body may end before it is refused."""
 REFUSED_SECONDS = 300
 """How long it is refused."""
@@ -136,7 +136,7 @@ class RunningBodies:
             ended = 0
         if ended and words[place] != key:
             return NOT_RECORDED
-        if ended >= MOST_ENDED:
+        if ended >= MAX_ENDED:
             raise RefusedBody(
                 f"{ended} workers of this version ended while they worked on this body; it is refused for "
                 f"{REFUSED_SECONDS // 60} minutes. Send another body, or tell who runs the model"
@@ -148,7 +148,7 @@ class RunningBodies:
     def _bury(self, place: int) -> int:
         """Note that the holder of an entry ended with its body; returns how many have."""
         words = self._words
-        ended = min((words[place + 1] >> _ENDED_SHIFT) + 1, MOST_ENDED)
+        ended = min((words[place + 1] >> _ENDED_SHIFT) + 1, MAX_ENDED)
         words[place + 2] = int(time.time())
         words[place + 1] = ended << _ENDED_SHIFT
         return ended
@@ -187,8 +187,8 @@ class RunningBodies:
     def _has_ended(self, holder: int) -> bool:
         if holder == self._holder:
             return False
-        asked = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, holder, 1, 0)
-        kind, *_ = _LOCK.unpack(fcntl.fcntl(self._file, fcntl.F_GETLK, asked))
+        query = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, holder, 1, 0)
+        kind, *_ = _LOCK.unpack(fcntl.fcntl(self._file, fcntl.F_GETLK, query))
         return bool(kind == fcntl.F_UNLCK)
 
 

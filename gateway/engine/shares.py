@@ -1,7 +1,7 @@
 """Fairness between callers: whose turn it is, and who goes when there is no room for all.
 
-A caller is what the edge says it is, in `texts.SOURCE_HEADER`: an address, or the name of a key. Calls that
-did not come through the edge are one caller, b"".
+A caller is what the edge says it is, in `wire.headers.SOURCE_HEADER`. Calls that did not come through the
+edge are one caller, b"".
 """
 
 from __future__ import annotations

@@ -8,30 +8,29 @@ takes all calls that wait in one go, and hands their answers back together, whic
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from queue import Empty
 
 import numpy as np
 
+from gateway.engine.answers import Answers
 from gateway.engine.batching import Batcher, Item, NotRowWise, item_of, obstacle
 from gateway.engine.execution import Execution, limit_wait
 from gateway.engine.jobs import Job, JobQueue
 from gateway.engine.overruns import Overruns
 from gateway.engine.pace import Pace
 from gateway.engine.running_bodies import RunningBodies
+from gateway.engine.running_jobs import RunningJobs
 from gateway.engine.shares import Rounds
-from gateway.errors import QueueFull, RefusedBody, Replaced
+from gateway.errors import RefusedBody
 from gateway.metrics.tally import Tally
 from gateway.serving import DEFAULT_LIMITS, Batching, QueueLimits
-from runtimes.base import ModelInChild, TensorModel
+from runtimes.base import TensorModel
 
 # Answers are handed back at the latest after this long, even while more calls wait.
 _HAND_BACK_SECONDS = 0.0005
-_LONGEST_RETRY_SECONDS = 30
 _NO_NAMES: Mapping[str, str] = {}
 
 log = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ class ComputeThread:
     3. The loop runs a job itself only if no other is inside, none follows, `Pace` expects it to be quick,
        and no batch is expected.
     4. Jobs that are done are handed back together, but none is kept longer than `_HAND_BACK_SECONDS`.
-    5. `tally.ongoing` goes up in `submit`, and down once for each job: in `_answer` or in `cancel`.
+    5. `tally.ongoing` goes up in `submit`, and down once for each job: in `Answers.send` or in `cancel`.
     6. A model that proves not to be row-wise is never batched again.
     7. Whoever runs the model says so in `Execution.beat`, which a thread of its own watches, see `Overruns`.
 
@@ -87,8 +86,7 @@ class ComputeThread:
         running: RunningBodies | None = None,
     ) -> None:
         self._tally = tally
-        self._running = running
-        self._child = model if isinstance(model, ModelInChild) else None
+        self._running = RunningJobs(model, running)
         self._names = names
         self._waiting = JobQueue(limits, self._expire)
         self.not_batched = ""
@@ -98,7 +96,8 @@ class ComputeThread:
             batching = None
         self.batching = batching
         """None where the model cannot be batched."""
-        self._execution = Execution(model, tally, names, counts_runs=batching is not None)
+        self._answers = Answers(tally, names)
+        self._execution = Execution(model, tally, self._answers, names, counts_runs=batching is not None)
         self._overruns = Overruns(self._execution.beat, model, limits.compute_seconds, names)
         self._batcher = None if batching is None else Batcher(batching)
         self._pace = Pace()
@@ -122,14 +121,14 @@ class ComputeThread:
         is_alone = not is_followed and not self._tally.ongoing
         self._tally.ongoing += 1
         if is_alone and self._run_on_loop(job):
-            self._answer([job])
+            self._answers.send([job])
         elif self._waiting.enter(job):
             self._submitted.put(job)
         elif others := self._waiting.displace(job):
             self._submitted.put(job)
             for other in others:
-                self._fail_for_room(other)
-            self._hand_back(others)
+                self._answers.fail_for_room(other, self._waiting)
+            self._answers.hand_back(others)
         else:
             self._refuse(job)
 
@@ -155,15 +154,15 @@ class ComputeThread:
         beat = self._execution.beat
         computed = beat.jobs() if beat.is_overdue else []
         for job in computed:
-            self._execution.fail_overrun(job)
+            self._answers.fail_overrun(job)
         waiting = self._waiting.close()
         for job in waiting:
-            self._fail_replaced(job)
+            self._answers.fail_replaced(job)
         if beat.is_on_loop:
             # The loop stands still within the model, so that this is the only thread that does its work.
-            self._answer([*computed, *waiting])
+            self._answers.send([*computed, *waiting])
         else:
-            self._hand_back([*computed, *waiting])
+            self._answers.hand_back([*computed, *waiting])
 
     def stop(self, seconds: float = 5.0) -> None:
         """Finish the calls that wait, then end the thread."""
@@ -195,56 +194,27 @@ class ComputeThread:
 
     def _run_single(self, job: Job) -> float:
         """Answer one call, which is written down meanwhile; returns the time at the end."""
-        running = self._running
-        if running is None:
-            return self._execution.run_single(job)
         try:
-            job.place = running.begin(job.body)
+            self._running.begin(job)
         except RefusedBody as refusal:
-            self._fail_deadly(job, refusal)
+            self._answers.fail_deadly(job, refusal)
             return time.perf_counter()
         finished = self._execution.run_single(job)
-        self._forget(job)
+        self._running.end(job)
         return finished
-
-    def _forget(self, job: Job) -> None:
-        """Erase a call that the model has survived, where it was written down."""
-        if job.place and self._running is not None and (self._child is None or self._child.is_alive()):
-            self._running.end(job.place)
-
-    def _fail_deadly(self, job: Job, refusal: RefusedBody) -> None:
-        """Answer a call whose body ended several workers."""
-        self._tally.dropped("deadly")
-        job.is_blameless = True
-        self._execution.fail(job, refusal)
 
     def _refuse(self, job: Job) -> None:
         if self._overruns.failure:
-            self._fail_replaced(job)
+            self._answers.fail_replaced(job)
         else:
-            self._fail_for_room(job)
-        self._answer([job])
-
-    def _fail_for_room(self, job: Job) -> None:
-        # The queue takes about as long as its oldest has waited.
-        job.retry_after = min(max(1, math.ceil(self._waiting.age(job.arrived))), _LONGEST_RETRY_SECONDS)
-        self._tally.dropped("rejected")
-        job.is_blameless = True
-        load = f"{len(self._waiting)} calls, {self._waiting.bytes} bytes"
-        self._execution.fail(job, QueueFull(f"too many calls wait for the model: {load}; ask again later"))
-
-    def _fail_replaced(self, job: Job) -> None:
-        job.retry_after = 1
-        job.is_blameless = True
-        self._tally.dropped("rejected")
-        reason = "the worker is replaced, as its model does not end a call; ask again"
-        self._execution.fail(job, Replaced(reason))
+            self._answers.fail_for_room(job, self._waiting)
+        self._answers.send([job])
 
     def _expire(self, late: list[Job]) -> None:
         now = time.perf_counter()
         for job in late:
-            self._execution.expire(job, now)
-        self._hand_back(late)
+            self._answers.expire(job, now)
+        self._answers.hand_back(late)
 
     def _stop_batching(self, reason: str) -> None:
         self.not_batched = reason
@@ -269,13 +239,13 @@ class ComputeThread:
                         self._pace.note(now - began)
                     done.append(more)
                     if now - handed_back > _HAND_BACK_SECONDS:
-                        self._hand_back(done)
+                        self._answers.hand_back(done)
                         done, handed_back = [], now
                 try:
                     more = self._submitted.get_nowait()
                 except Empty:
                     break
-            self._hand_back(done)
+            self._answers.hand_back(done)
             if more is None:
                 return
 
@@ -288,7 +258,7 @@ class ComputeThread:
                 ending = self._gather(batcher, done)
             self._work_batch(batcher, done)
             if done:
-                self._hand_back(done)
+                self._answers.hand_back(done)
             if self.not_batched and not batcher:
                 return not ending
         return False
@@ -322,29 +292,34 @@ class ComputeThread:
                 self._pace.note(self._run_single(job) - began)
             batcher.note_single(job.arrived, self._submitted.qsize(), job.infer_seconds)
             # Last: the event loop needs the interpreter at once, and gets it when this thread waits again.
-            self._hand_back([job])
+            self._answers.hand_back([job])
 
     def _next(self, done: list[Job], seconds: float | None = None) -> Job | None:
         """Hand back what is done, then wait for a job. Raises Empty."""
         if done:
-            self._hand_back(done)
+            self._answers.hand_back(done)
             done.clear()
         return self._submitted.get(timeout=seconds)
 
     def _admit(self, batcher: Batcher, job: Job) -> bool:
         """Decode a job and have it wait for its batch; False when it failed and is done."""
         started = time.perf_counter()
-        if self._running is not None:
-            is_answered = self._answer_suspect(self._running, job)
-            if is_answered is not None:
-                return not is_answered
+        try:
+            is_suspect = self._running.begin(job)
+        except RefusedBody as refusal:
+            if not self._waiting.claim(job):
+                return True
+            self._answers.fail_deadly(job, refusal)
+            return False
+        if is_suspect:
+            return not self._run_alone(job)
         try:
             call = job.codec.decode(job)
         except Exception as failure:
-            self._forget(job)
+            self._running.end(job)
             if not self._waiting.claim(job):
                 return True
-            self._execution.fail(job, failure)
+            self._answers.fail(job, failure)
             job.queue_seconds, job.decode_seconds = started - job.arrived, time.perf_counter() - started
             return False
         job.decode_seconds = time.perf_counter() - started
@@ -353,25 +328,13 @@ class ComputeThread:
         batcher.add(item_of(job, call))
         return True
 
-    def _answer_suspect(self, running: RunningBodies, job: Job) -> bool | None:
-        """Write a job down, and answer it alone where a worker ended with its body.
-
-        Returns whether it is answered: None where it may run with others, False where it was claimed before.
-        """
-        try:
-            job.place = running.begin(job.body)
-        except RefusedBody as refusal:
-            is_claimed = self._waiting.claim(job)
-            if is_claimed:
-                self._fail_deadly(job, refusal)
-            return is_claimed
-        if not running.is_suspect(job.place):
-            return None
+    def _run_alone(self, job: Job) -> bool:
+        """Answer a job with whose body a worker ended; False where it was claimed before."""
         is_claimed = self._waiting.claim(job)
         if is_claimed:
             with self._model_is_free:
                 self._execution.run_single(job)
-        self._forget(job)
+        self._running.end(job)
         return is_claimed
 
     def _work_batch(self, batcher: Batcher, done: list[Job]) -> None:
@@ -381,9 +344,8 @@ class ComputeThread:
         try:
             self._work_items(batcher, items, jobs, done)
         finally:
-            if self._running is not None:
-                for job in jobs:
-                    self._forget(job)
+            for job in jobs:
+                self._running.end(job)
 
     def _work_items(self, batcher: Batcher, items: list[Item], jobs: list[Job], done: list[Job]) -> None:
         claimed = self._waiting.claim_all(jobs)
@@ -392,7 +354,7 @@ class ComputeThread:
         if len(claimed) < len(jobs) or any(job.deadline < now for job in claimed):
             late = {job for job in claimed if job.deadline < now}
             for job in late:
-                self._execution.expire(job, now)
+                self._answers.expire(job, now)
             in_time = set(claimed) - late
             items = [item for item in items if item.job in in_time]
         if not items:
@@ -404,38 +366,3 @@ class ComputeThread:
             self._stop_batching(str(error))
             batcher.stop_batching()
         batcher.note_run(len(items), len(batcher) + self._submitted.qsize(), items[0].job.infer_seconds)
-
-    def _hand_back(self, jobs: list[Job]) -> None:
-        loops = {job.loop for job in jobs}
-        for loop in loops:
-            own = list(jobs) if len(loops) == 1 else [job for job in jobs if job.loop is loop]
-            # A loop that was closed meanwhile takes nothing.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._answer, own)
-
-    def _answer(self, jobs: list[Job]) -> None:
-        for job in jobs:
-            if job.owner is None:
-                continue  # cancelled, or given up before
-            job.owner = None
-            try:
-                job.done(job)
-            except Exception:
-                log.exception("answer.failed", extra={"request_id": job.request_id, **self._names})
-            job.body = ()  # an idle thread still refers to its last job
-            self._tally.ongoing -= 1
-            if job.decode_seconds:
-                self._tally.answered(
-                    job.role,
-                    job.status,
-                    request=time.perf_counter() - job.began,
-                    queue=job.queue_seconds,
-                    compute=job.decode_seconds + job.infer_seconds + job.encode_seconds,
-                    infer=job.infer_seconds,
-                    encode=job.encode_seconds,
-                    is_unfit=job.is_unfit,
-                )
-            else:
-                self._tally.refused(job.role, job.status)
-            if job.is_placed and not job.is_blameless:
-                self._tally.judged(job.source, job.status, time.perf_counter() - job.began, job.is_unfit)

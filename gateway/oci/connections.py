@@ -22,8 +22,8 @@ import urllib3
 import urllib3.connection
 
 from gateway.errors import RegistryUnavailable
+from gateway.files import read_regular
 from gateway.oci.options import RegistryOptions
-from gateway.oci.regular_file import read_regular
 
 _MIN_SPEED = 1024  # bytes per second
 _MAX_HEAD = 256 * 1024  # bytes of status line and headers; Python itself takes 100 headers of 64 KiB

@@ -73,7 +73,7 @@ class LayoutContent:
                 return extent.read()
         except OSError as error:
             raise _error_type(error)(
-                f"{self._label}: {self._location} is no OCI image layout: {name}: {error.strerror}"
+                f"{self._label}: {self._location} is no OCI image layout: {name}: {error.strerror or error}"
             ) from error
 
     def unusable_error(self, reason: object) -> RegistryError:
@@ -155,7 +155,8 @@ class LayoutContent:
             return self._files.open(f"blobs/{digest.algorithm}/{digest.hex}")
         except OSError as error:
             raise _error_type(error)(
-                f"{self._label}: {self._location} lacks blob {digest} ({error.strerror}); {self._advice}"
+                f"{self._label}: {self._location} lacks blob {digest} ({error.strerror or error}); "
+                f"{self._advice}"
             ) from error
 
 

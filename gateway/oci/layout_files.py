@@ -3,7 +3,6 @@
 import errno
 import os
 import re
-import stat
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from gateway.errors import RegistryError, UnsafeArchive
+from gateway.files import open_regular
 from gateway.oci.content import CHUNK
 from gateway.oci.tar import read_tar
 
@@ -72,7 +72,7 @@ class DirectoryFiles:
 
     def open(self, name: str) -> Extent:
         """Open a file. Raises OSError."""
-        file = _open_regular(self._root / name)
+        file = FileIO(open_regular(self._root / name, follows_link=False))
         return Extent(file, 0, os.fstat(file.fileno()).st_size)
 
 
@@ -88,8 +88,9 @@ class ArchiveFiles:
 
     def open(self, name: str) -> Extent:
         """Open a member. Raises OSError, and RegistryError for an archive that cannot be used."""
+        path = Path(os.path.realpath(self._path))
         with ExitStack() as stack:
-            file = stack.enter_context(_open_regular(Path(os.path.realpath(self._path))))
+            file = stack.enter_context(FileIO(open_regular(path, follows_link=False)))
             extent = self._members(file).get(name)
             if extent is None:
                 raise FileNotFoundError(errno.ENOENT, "not in the archive")
@@ -148,17 +149,3 @@ def _scan_members(file: FileIO) -> dict[str, tuple[int, int]]:
             raise UnsafeArchive(f"it has {match[1]} twice")
         members[match[1]] = (file.tell(), entry.size)
     return members
-
-
-def _open_regular(path: Path) -> FileIO:
-    try:
-        # Without O_NONBLOCK, opening a pipe would wait for its writer.
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed") from None
-        raise
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(errno.EINVAL, "it is no regular file")
-    return FileIO(handle)

@@ -32,7 +32,8 @@ _EMPTY_COUNT = 0.5
 def judge(plan: Plan, step: int, evidence: Evidence) -> tuple[Verdict, ...]:
     """Judge the evidence of one step. Which checks are made depends on what the step can show."""
     checks = plan.checks
-    is_live = plan.steps[step].weight > 0 or bool(plan.steps[step].match)
+    # Calls that a header leads to the canary are no evidence: their callers chose it.
+    is_live = plan.steps[step].weight > 0
     # With every call at the canary and no step before, there is nothing to compare with.
     is_alone = plan.steps[step].weight == _ALL and not evidence.stable.calls
     is_mirrored = plan.mirror(step, evidence.is_text) > 0 and plan.steps[step].weight < _ALL

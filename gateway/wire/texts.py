@@ -17,12 +17,6 @@ EXTENSIONS = (
 """The extensions of the Open Inference Protocol that are served, by the names that Triton gives them."""
 
 COMPRESSED_MESSAGE = "compressed messages are not read here; send them uncompressed (identity)"
-SOURCE_HEADER = "Kitserve-Source"
-"""The header by which the edge tells a worker whose call it is; the edge overwrites what a caller sends."""
-SOURCE = SOURCE_HEADER.lower().encode()
-PLACED_HEADER = "Kitserve-Placed"
-"""The header of a call whose version the edge chose by chance alone."""
-PLACED = PLACED_HEADER.lower().encode()
 TOO_MANY_OF_ONE = "too many connections or calls of this caller at a time; ask again when some have ended"
 TOO_MANY_OF_ALL = "too many calls at a time; ask again"
 TOO_MANY_STREAMS = "too many streams of health and reflection of this caller; end some"

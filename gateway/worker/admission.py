@@ -22,6 +22,8 @@ from gateway.metrics.machine import MachineMemory, is_mapped, usable_memory
 from runtimes.base import Resources
 from runtimes.select import Choice
 
+MEMORY_DIRECTORY = "memory"
+"""Where in a home the reservations are."""
 _PAUSE = 0.25
 _LOCK = "lock"
 

@@ -31,6 +31,7 @@ from functools import lru_cache
 
 from gateway.contract import Mirroring
 from gateway.wire.exchange import Exchange
+from gateway.wire.headers import EDGE
 from gateway.wire.texts import unknown_path, wrong_method
 from gateway.worker.capabilities import Capability
 from gateway.worker.protocol import Answer, OpenInferenceErrors, ProtocolHandler, Route
@@ -102,7 +103,7 @@ class WorkerApp:
     def head(self, exchange: Exchange) -> None:
         """Turn away who comes around the edge, before the body comes; offer streams to their handlers."""
         key = self._edge_key
-        if key and not hmac.compare_digest(exchange.headers.get(b"kitserve-edge", b""), key):
+        if key and not hmac.compare_digest(exchange.headers.get(EDGE, b""), key):
             exchange.keep_alive = False
             self._route_of(exchange).errors(exchange, "", 403, "call the edge, not its workers")
             return

@@ -17,7 +17,7 @@ from gateway.codec.statuses import explain
 from gateway.engine.jobs import Codec, Job
 from gateway.wire.codings import chosen_coding, compress, decompress
 from gateway.wire.exchange import Exchange, lines
-from gateway.wire.texts import PLACED, SOURCE
+from gateway.wire.headers import PLACED, SOURCE
 from gateway.worker.capabilities import TensorCapability
 from gateway.worker.protocol import JSON
 from gateway.worker.version import ServedVersion

@@ -9,19 +9,19 @@ load, compute and answer calls.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import logging
 import os
 import shutil
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from gateway.contract import WorkerSpec
+from gateway.files import lock_directory, remove_leftovers
 from gateway.oci.options import SourceOptions
+from gateway.worker.admission import MEMORY_DIRECTORY
+from gateway.worker.hang import HUNG_DIRECTORY
 from runtimes.containment import containment, environment, places
 from runtimes.containment.containment import Rules
 from runtimes.containment.landlock import Files
@@ -34,9 +34,8 @@ ALL = (*containment.ALL, ENVIRONMENT)
 """All that a worker gives up."""
 
 _DIRECTORY = "kitserve-worker-"
-# Below the home: where memory is reserved, and where a worker that hangs leaves its traces.
-_WRITTEN = ("memory", "hung")
-_SWEEP_AFTER = 30.0  # seconds: between making and locking one passes less
+_WRITTEN = (MEMORY_DIRECTORY, HUNG_DIRECTORY)  # below the home
+_MIN_AGE = 30.0  # seconds: between making and locking one passes less
 # What the libraries in a worker read, besides what its children get. Ray's token is known to Ray by then.
 _PREFIXES = ("RAY_", "SERVE_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "ORT_", "TF_", "PYTHON", "MALLOC_")
 _VARIABLES = ("USER", "LOGNAME", "SHELL", "PWD", "KERAS_BACKEND", "TOKENIZERS_PARALLELISM")
@@ -61,9 +60,9 @@ class WorkerContainment:
         for name in _WRITTEN:
             (home / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         parent = Path(tempfile.gettempdir())
-        _sweep(parent)
+        remove_leftovers(parent, _DIRECTORY, _MIN_AGE)
         self._directory = Path(tempfile.mkdtemp(prefix=_DIRECTORY, dir=parent))
-        self._lock = _locked(self._directory)
+        self._lock = lock_directory(self._directory)
 
     def contain(self, *, has_child: bool, tries_first: bool = False) -> None:
         """Contain the process, and this thread with all that it starts from now on.
@@ -94,9 +93,10 @@ class WorkerContainment:
         containment.contain(Rules(None, Sockets.STREAMS, may_signal=True))
 
     def close(self) -> None:
-        """Remove the directory for temporary files."""
+        """Remove what is in the directory for temporary files; see `remove_directories`."""
         shutil.rmtree(self._directory, ignore_errors=True)
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
 
     def _files(self) -> Files:
         # Without semaphores, which are files there, joblib computes in one thread.
@@ -114,6 +114,11 @@ class WorkerContainment:
             devices=places.devices(),
             programs=places.python(),
         )
+
+
+def remove_directories() -> None:
+    """Remove the directories of workers that have ended: who is contained may empty its own, and no more."""
+    remove_leftovers(Path(tempfile.gettempdir()), _DIRECTORY, 0.0)
 
 
 def use_contained_threads() -> None:
@@ -135,26 +140,3 @@ def _logs() -> set[Path]:
     loggers = [logging.getLogger(), *map(logging.getLogger, tuple(logging.root.manager.loggerDict))]
     handlers = [handler for logger in loggers for handler in logger.handlers]
     return {Path(file.baseFilename).parent for file in handlers if isinstance(file, logging.FileHandler)}
-
-
-def _sweep(parent: Path) -> None:
-    """Remove the directories of this user's workers that were killed: nobody holds their locks."""
-    for directory in parent.glob(f"{_DIRECTORY}*"):
-        with contextlib.suppress(OSError):
-            status = directory.stat()
-            if status.st_uid != os.getuid() or time.time() - status.st_ctime < _SWEEP_AFTER:
-                continue
-            lock = _locked(directory)
-            shutil.rmtree(directory, ignore_errors=True)
-            os.close(lock)
-
-
-def _locked(directory: Path) -> int:
-    """Lock a directory for as long as this process lives. Raises OSError where another one has it."""
-    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(file)
-        raise
-    return file

@@ -22,7 +22,8 @@ from gateway.wire.exchange import Exchange
 from gateway.wire.grpc_calls import CONTENT, OK, is_grpc, is_grpc_type, parse
 from gateway.wire.grpc_frames import framed, single_message
 from gateway.wire.grpc_messages import message
-from gateway.wire.texts import INFERENCE, PLACED, SOURCE, unknown_method
+from gateway.wire.headers import PLACED, SOURCE
+from gateway.wire.texts import INFERENCE, unknown_method
 from gateway.worker.capabilities import TensorCapability
 from gateway.worker.grpc_job import GrpcCodec
 from gateway.worker.grpc_stream import GrpcStream

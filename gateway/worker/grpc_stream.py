@@ -22,8 +22,8 @@ from gateway.wire.exchange import Exchange
 from gateway.wire.grpc_frames import Unframer, framed
 from gateway.wire.grpc_messages import message
 from gateway.wire.grpc_status import trailers
+from gateway.wire.headers import PLACED, SOURCE
 from gateway.wire.protobuf import field
-from gateway.wire.texts import PLACED, SOURCE
 from gateway.worker.grpc_job import GrpcCodec
 from gateway.worker.version import ServedVersion
 from runtimes.base import Array

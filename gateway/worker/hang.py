@@ -11,6 +11,8 @@ import os
 import threading
 from pathlib import Path
 
+HUNG_DIRECTORY = "hung"
+"""Where in a home the files are."""
 _TEXT_BYTES = 4096
 
 
@@ -18,7 +20,7 @@ class HangTimer:
     """The process's only such timer; a file below `home` for each process of `name` has what it wrote."""
 
     def __init__(self, home: Path, name: str) -> None:
-        directory = home / "hung"
+        directory = home / HUNG_DIRECTORY
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = directory
         self._name = name

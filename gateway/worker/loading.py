@@ -28,7 +28,7 @@ from gateway.kits.stated import stated_signature, with_stated_signature
 from gateway.metrics.tally import Tally
 from gateway.oci.leases import Lease
 from gateway.serving import NOTHING_STATED, Generation
-from gateway.worker.admission import Admission
+from gateway.worker.admission import MEMORY_DIRECTORY, Admission
 from gateway.worker.containment import without_credentials
 from gateway.worker.describe import describe
 from gateway.worker.example import KitExample
@@ -161,7 +161,7 @@ class Loader:
         """Load the model once there is memory for it, where its need is known."""
         spec = self._spec
         resources = spec.serving.resources
-        admission = Admission(spec.node.home / "memory", waits=self._wait_for_memory)
+        admission = Admission(spec.node.home / MEMORY_DIRECTORY, waits=self._wait_for_memory)
         with admission.admitted(kit, choice, language, resources):
             self._note(detail="")
             started = time.perf_counter()

@@ -20,6 +20,7 @@ import httptools
 
 from gateway.contract import Mirroring
 from gateway.metrics.tally import Tally
+from gateway.wire.headers import EDGE
 
 MIRROR_PATH = "/kitserve/mirror"
 
@@ -29,7 +30,7 @@ _RETRY_SECONDS = 0.1
 # The rate: so many calls a second at most, and so many bytes.
 _CALLS_PER_SECOND = 50
 _BYTES_PER_SECOND = 20_000_000
-_HEAD = b"POST %s HTTP/1.1\r\nhost: canary\r\nkitserve-edge: %s\r\n%scontent-length: %d\r\n\r\n"
+_HEAD = b"POST %s HTTP/1.1\r\nhost: canary\r\n" + EDGE + b": %s\r\n%scontent-length: %d\r\n\r\n"
 
 log = logging.getLogger(__name__)
 

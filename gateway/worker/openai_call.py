@@ -69,7 +69,6 @@ class RelayedCall:
     """One call, see `Turn` and `upstream.Receiver`, by which it gets to the engine and its answer back."""
 
     __slots__ = (
-        "_asked",
         "_call",
         "_events",
         "_exchange",
@@ -79,6 +78,7 @@ class RelayedCall:
         "_is_events",
         "_kept",
         "_last",
+        "_mirrored_body",
         "_place",
         "_reasons",
         "_role",
@@ -96,14 +96,14 @@ class RelayedCall:
         role: str,
         call: EngineCall,
         turn: Turn,
-        asked: bytes | None,
+        mirrored_body: bytes | None,
     ) -> None:
         self._served = served
         self._exchange = exchange
         self._role = role
         self._call = call
         self._turn = turn
-        self._asked = asked
+        self._mirrored_body = mirrored_body
         """The body as it came, where the answer may be mirrored."""
         model = call.model or served.version.identity.model
         self._events = AnswerEvents(call, model, served.fingerprint)
@@ -158,7 +158,7 @@ class RelayedCall:
         """Take the head of the engine's answer."""
         self._status = status
         self._is_events = status == _OK and headers.get(b"content-type", b"").startswith(b"text/event-stream")
-        is_mirrored = self._asked is not None and self._call.endpoint.is_generating
+        is_mirrored = self._mirrored_body is not None and self._call.endpoint.is_generating
         if not is_mirrored:
             self._call = replace(self._call, body=b"")  # it may be large, and has been sent
         if is_mirrored or not (self._is_events and self._call.is_streamed):
@@ -299,9 +299,9 @@ class RelayedCall:
             tally.judged(turn.source, status, seconds, tokens=self._tokens)
         self._log(status, seconds)
         mirror = self._served.language.mirror
-        if mirror is not None and self._asked is not None and self._call.endpoint.is_generating:
+        if mirror is not None and self._mirrored_body is not None and self._call.endpoint.is_generating:
             with suppress(*_UNREADABLE):
-                mirror.offer(self._generated(self._asked, status, seconds))
+                mirror.offer(self._generated(self._mirrored_body, status, seconds))
 
     def _log(self, status: int, seconds: float) -> None:
         turn, call = self._turn, {"role": self._role, "path": self._call.endpoint.value}
@@ -312,14 +312,14 @@ class RelayedCall:
         }
         self._served.log.write(request_id(self._exchange), call, status, self._tokens, times, self._reasons)
 
-    def _generated(self, asked: bytes, status: int, seconds: float) -> GeneratedAnswer:
+    def _generated(self, mirrored_body: bytes, status: int, seconds: float) -> GeneratedAnswer:
         call = self._call
         usage, first = self._events.usage, self._first_seconds
         choices: tuple[Choice, ...] = ()
         if status == _OK:
             choices = choices_of(call.endpoint, whole_answer(call.endpoint, self._kept or (), usage))
         path, role = call.endpoint.value, self._role
-        return GeneratedAnswer(path, role, asked, call.body, status, choices, usage, first, seconds)
+        return GeneratedAnswer(path, role, mirrored_body, call.body, status, choices, usage, first, seconds)
 
     # On the way.
 

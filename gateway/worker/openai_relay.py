@@ -14,7 +14,7 @@ from gateway.codec.statuses import explain
 from gateway.engine.generation import Turn
 from gateway.wire.codings import decompress
 from gateway.wire.exchange import Exchange
-from gateway.wire.texts import PLACED, SOURCE
+from gateway.wire.headers import PLACED, SOURCE
 from gateway.worker.language import ENDED, LanguageCapability
 from gateway.worker.openai_call import RelayedCall, Served, request_id
 from gateway.worker.protocol import OpenAIErrors
@@ -93,9 +93,9 @@ class Relay:
             self._errors(exchange, role, _UNAVAILABLE, ENDED)
             return
         # Only what chance placed is evidence, see `Tally.judged`.
-        asked = b"".join(body) if language.mirror is not None and is_placed else None
+        mirrored_body = b"".join(body) if language.mirror is not None and is_placed else None
         turn = Turn(len(call.body), call.places, seconds, began, source=source, is_placed=is_placed)
-        RelayedCall(served, exchange, role, call, turn, asked).enter()
+        RelayedCall(served, exchange, role, call, turn, mirrored_body).enter()
 
     def _refuse(self, exchange: Exchange, role: str, failure: Exception) -> None:
         """Answer a call that does not get to the engine."""

@@ -11,7 +11,7 @@ from runtimes.containment import kernel
 # linux/prctl.h, linux/capability.h
 _CAPBSET_DROP, _CAP_AMBIENT, _CLEAR_ALL = 24, 47, 4
 _VERSION_3 = 0x2008_0522
-_MOST = 64
+_MAX_CAPABILITIES = 64
 
 
 def give_up() -> None:
@@ -22,7 +22,7 @@ def give_up() -> None:
     Raises:
         OSError: where the kernel refuses.
     """
-    for capability in range(_MOST):
+    for capability in range(_MAX_CAPABILITIES):
         try:
             kernel.control(_CAPBSET_DROP, capability)
         except OSError as error:

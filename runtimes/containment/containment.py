@@ -20,7 +20,7 @@ PRIVILEGES, CAPABILITIES, CALLS, FILES, LIMITS = (
 """What can be given up: new privileges, root's capabilities, calls, files, core dumps and large files."""
 ALL = (PRIVILEGES, CAPABILITIES, CALLS, FILES, LIMITS)
 
-LONGEST_FILE = 4 << 30
+MAX_FILE_BYTES = 4 << 30
 """How many bytes a file may have that a contained process writes."""
 
 
@@ -57,7 +57,7 @@ def contain(rules: Rules) -> tuple[str, ...]:
 def limit_files() -> None:
     """Have no crash write a core file, which has all of the memory, and no file grow for ever."""
     _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_FSIZE, LONGEST_FILE)
+    _lower(resource.RLIMIT_FSIZE, MAX_FILE_BYTES)
 
 
 def lacking(on: Iterable[str] | None = None) -> tuple[str, ...]:
@@ -99,6 +99,6 @@ def _done(steps: dict[str, Callable[[], None]]) -> list[str]:
 
 
 def _lower(limit: int, value: int) -> None:
-    _, most = resource.getrlimit(limit)
-    value = value if most == resource.RLIM_INFINITY else min(value, most)
+    _, hard = resource.getrlimit(limit)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(limit, (value, value))

@@ -97,7 +97,7 @@ def call(name: str, *arguments: object) -> int:
     number = number_of(name)
     assert number is not None
     # Each is as wide as a register: ctypes would pass 32 bits of a number.
-    wide = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
+    wide = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
     result = int(_library().syscall(ctypes.c_long(number), *wide))
     if result < 0:
         raise _error(name)
@@ -107,7 +107,7 @@ def call(name: str, *arguments: object) -> int:
 def control(option: int, *arguments: int) -> int:
     """Call prctl(2). Raises OSError."""
     padded = [*arguments, 0, 0, 0, 0][:4]
-    result = int(_library().prctl(option, *(ctypes.c_ulong(each) for each in padded)))
+    result = int(_library().prctl(option, *(ctypes.c_ulong(argument) for argument in padded)))
     if result < 0:
         raise _error("prctl")
     return result

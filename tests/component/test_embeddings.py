@@ -19,8 +19,8 @@ from gateway.contract import Mirroring
 from gateway.metrics.tally import Tally
 from gateway.rollout.plan import Agreement
 from gateway.serving import Batching, QueueLimits
+from gateway.wire.headers import PLACED_HEADER
 from gateway.wire.server import HttpServer
-from gateway.wire.texts import PLACED_HEADER
 from gateway.worker.assembly import build_app
 from gateway.worker.version import AppOptions, Identity
 from runtimes.base import Array, LoadedModel, Resources

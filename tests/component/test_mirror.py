@@ -22,8 +22,8 @@ from gateway.metrics.counts import MirroredCalls
 from gateway.metrics.tally import Tally
 from gateway.oci.reference import parse_reference
 from gateway.rollout.plan import Agreement, Metric
+from gateway.wire.headers import PLACED_HEADER
 from gateway.wire.server import HttpServer
-from gateway.wire.texts import PLACED_HEADER
 from gateway.worker.assembly import build_app
 from gateway.worker.version import AppOptions, Identity
 from runtimes.base import Array, Datatype, LoadedModel, Resources, Signature, TensorSpec

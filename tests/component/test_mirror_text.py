@@ -19,8 +19,8 @@ from gateway.metrics.tally import Tally
 from gateway.rollout.answers import Fault
 from gateway.rollout.plan import Agreement, AnswerChecks
 from gateway.serving import Generation, QueueLimits
+from gateway.wire.headers import PLACED_HEADER
 from gateway.wire.server import HttpServer
-from gateway.wire.texts import PLACED_HEADER
 from gateway.worker.assembly import build_app
 from gateway.worker.mirror_sender import MIRROR_PATH
 from gateway.worker.mirror_text import SCORE_PATH

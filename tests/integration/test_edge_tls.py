@@ -244,8 +244,8 @@ def test_files_that_are_wrong_are_told_before_anything_starts(tmp_path: Path) ->
     for cert_file, key_file, reason in [
         (server.cert_file, client.key_file, "do not belong together"),
         (tmp_path / "none.pem", server.key_file, "cannot be read: No such file"),
-        (server.cert_file, tmp_path, "no regular file|cannot be read"),
-        (fifo, server.key_file, "no regular file"),
+        (server.cert_file, tmp_path, "cannot be read: it is a directory, not a regular file"),
+        (fifo, server.key_file, "cannot be read: it is a pipe, not a regular file"),
         (server.cert_file, server.cert_file, "private key cannot be read"),
     ]:
         config = GatewayConfig.model_validate({"tls": {"cert_file": cert_file, "key_file": key_file}})

@@ -96,7 +96,7 @@ class Attacked:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(5)
             connection.connect(str(self.edge.files.health_socket))
-            connection.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: edge\r\n\r\n")
+            connection.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answer = b""
             while piece := connection.recv(4096):
                 answer += piece
@@ -178,7 +178,9 @@ def test_a_caller_with_too_many_calls_is_told_so(attacked: Attacked) -> None:
     assert attacked.call(ATTACKER)[0] == 200
 
 
-@pytest.mark.parametrize("head", [b"GET /v2/health/live HTTP/1.1\r\nHost: edge\r\n\r\n", b"", b"GET / HT"])
+@pytest.mark.parametrize(
+    "head", [b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n", b"", b"GET / HT"]
+)
 def test_idle_connections_of_one_caller(attacked: Attacked, head: bytes) -> None:
     """Kept after a call, never used, and stuck in the head of a call; then the same of HTTP/2."""
     connections = attacked.idle(2 * BOUNDS.connections, ATTACKER, head)
@@ -200,7 +202,7 @@ def test_a_caller_with_too_many_connections_is_told_so_and_then_refused(attacked
         wait(lambda: attacked.number("CurrConns") == BOUNDS.caller_connections)
         status, body = attacked.call(ATTACKER)
         assert (status, b"too many connections" in body) == (429, True)
-        assert connections[0].send(b"GET /v2/health/live HTTP/1.1\r\nHost: edge\r\n\r\n")
+        assert connections[0].send(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"200 OK" in connections[0].recv(4096), "those that it had go on"
         refused = BOUNDS.caller_refused_connections - BOUNDS.caller_connections
         connections += attacked.idle(refused, ATTACKER, b"")
@@ -231,7 +233,7 @@ def test_every_connection_is_taken_by_many_callers(attacked: Attacked) -> None:
 
 
 def test_the_more_are_connected_the_less_is_kept(attacked: Attacked) -> None:
-    head = b"GET /v2/health/live HTTP/1.1\r\nHost: edge\r\n\r\n"
+    head = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
     connections = attacked.idle(BOUNDS.connections, ATTACKER, head)
     try:
         wait(lambda: attacked.number("CurrConns") <= BOUNDS.caller_crowded)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gateway.edge.routes import Backend, Route, RoutingTable, Rules, Server
-from gateway.wire.texts import PLACED_HEADER
+from gateway.wire.headers import PLACED_HEADER
 from gateway.worker.mirror_sender import MIRROR_PATH
 from tests.support.edge import RunningEdge
 

@@ -24,7 +24,13 @@ def _field(name: bytes, value: bytes) -> bytes:
 
 def request(stream: int, path: str, headers: Sequence[tuple[str, str]] = (), has_body: bool = False) -> bytes:
     """Return the HEADERS frame of a POST; one that has a body stays open."""
-    fields = [(":method", "POST"), (":path", path), (":scheme", "http"), (":authority", "edge"), *headers]
+    fields = [
+        (":method", "POST"),
+        (":path", path),
+        (":scheme", "http"),
+        (":authority", "localhost"),
+        *headers,
+    ]
     block = b"".join(_field(name.encode(), value.encode()) for name, value in fields)
     return frame(HEADERS, _END_HEADERS | (0 if has_body else _END_STREAM), stream, block)
 

@@ -43,8 +43,8 @@ def test_an_older_home_is_narrowed_and_that_is_told_once(place: Path, sign: str)
     (home / sign).touch()
     (home / "other").touch()
     home.chmod(0o755)
-    told = make_private(home)
-    assert told.startswith(f"{home} could be entered by other users of this machine (mode 755)")
+    change = make_private(home)
+    assert change.startswith(f"{home} could be entered by other users of this machine (mode 755)")
     assert mode(home) == 0o700
     assert make_private(home) == ""
 
@@ -88,13 +88,13 @@ def test_another_users_home_is_refused_by_root_and_by_others(place: Path) -> Non
         with pytest.raises(StoreError, match=rf"belongs to another user \({NOBODY}\)"):
             make_private(home)
 
-    def told_to_nobody() -> str:
+    def make_roots() -> str:
         try:
             return make_private(place / "roots")
         except StoreError as error:
             return str(error)
 
-    assert "belongs to another user (0)" in str(as_nobody(told_to_nobody))
+    assert "belongs to another user (0)" in str(as_nobody(make_roots))
     assert "mode 755" in str(as_nobody(lambda: make_private(place / "nobodys")))
     assert mode(place / "nobodys") == 0o700
 

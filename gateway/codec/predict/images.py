@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gateway.codec.predict.image_settings import CHANNELS, ImageSettings
+from gateway.foreign_text import foreign_text
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import InputError
 
@@ -202,7 +203,7 @@ def _decoded(body: bytes | memoryview, channels: str, max_pixels: int) -> Image:
     except UnidentifiedImageError:
         raise InputError("the body is no PNG or JPEG") from None
     except Exception as error:  # each format of Pillow has errors of its own
-        raise InputError(f"the body is no PNG or JPEG that can be read: {str(error)[:200]}") from None
+        raise InputError(f"the body is no PNG or JPEG that can be read: {foreign_text(error)}") from None
 
 
 def _check_size(image: Image, max_pixels: int) -> None:

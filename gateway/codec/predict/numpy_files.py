@@ -16,6 +16,7 @@ import numpy as np
 
 from gateway.codec.predict.layout import Layout, check_lengths, listed
 from gateway.codec.predict.values import shaped
+from gateway.foreign_text import foreign_text
 from gateway.wire.codings import MAX_RATIO, is_inflated
 from runtimes.base import Array, Datatype, TensorSpec
 from runtimes.errors import InputError
@@ -81,7 +82,7 @@ def read_npz(body: bytes | memoryview, layout: Layout, max_bytes: int) -> dict[s
     except InputError:
         raise
     except Exception as error:  # a damaged ZIP file has errors of many kinds
-        raise InputError(f"the body is no .npz file: {str(error)[:200]}") from None
+        raise InputError(f"the body is no .npz file: {foreign_text(error)}") from None
     if not arrays:
         raise InputError("the file has no arrays")
     check_lengths((name, len(array) if array.ndim else 1) for name, array in arrays.items())
@@ -120,7 +121,7 @@ def _array(data: bytes | memoryview, where: str) -> Array:
     except KeyError as error:
         raise InputError(f"{where}: version {error} of .npy is not read") from None
     except Exception as error:  # Python's own parser reads the header, and has errors of many kinds
-        raise InputError(f"{where} is no .npy file: {str(error)[:200]}") from None
+        raise InputError(f"{where} is no .npy file: {foreign_text(error)}") from None
     shape, is_fortran, dtype = header
     fields = [dtype[name] for name in dtype.names] if dtype.names else [dtype]
     if dtype.hasobject or dtype.subdtype or any(field.kind not in _KINDS for field in fields):

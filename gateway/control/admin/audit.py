@@ -9,13 +9,13 @@ from typing import Any
 
 from gateway.control.admin.callers import Caller
 from gateway.control.state.desired import Desired
+from gateway.foreign_text import foreign_text
 from gateway.oci.reference import Digest, Reference
 
 log = logging.getLogger(__name__)
 
 _NAMED = 50
 _DONE = "done"
-_REASON_LENGTH = 300
 
 
 def log_change(caller: Caller, change: str, fields: Mapping[str, Any], refusal: str = "") -> None:
@@ -28,7 +28,7 @@ def log_change(caller: Caller, change: str, fields: Mapping[str, Any], refusal: 
         refusal: why it was refused.
     """
     level = logging.WARNING if refusal else logging.INFO
-    result = f"refused: {refusal[:_REASON_LENGTH]}" if refusal else _DONE
+    result = f"refused: {foreign_text(refusal)}" if refusal else _DONE
     extra = {"caller": caller.name, "role": caller.role.value, "change": change, **fields, "result": result}
     log.log(level, "admin.changed" if not refusal else "admin.refused", extra=extra)
 

@@ -19,6 +19,7 @@ from gateway.control.admin.host_paths import without_paths
 from gateway.control.admin.tls import name_in
 from gateway.control.web.errors import error_response
 from gateway.control.web.server import CERTIFICATE, PEER
+from gateway.foreign_text import foreign_text
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,6 @@ NEEDS_MORE = (
 _WRONG_TOKEN = "the token is wrong; `kitserve token` prints the one that holds"  # noqa: S105 - a message
 _CALLER = "kitserve.caller"
 _BEARER = "bearer"
-_PATH_LENGTH = 200
 _JSON = "application/json"
 
 TokenCheck = Callable[[str], bool]
@@ -70,7 +70,7 @@ class Gate:
         is_wrong = bool(scheme) and not has_token and not is_known
         if is_wrong or not may(caller, method, path):
             if method not in ("GET", "HEAD"):
-                fields = {"caller": caller.name, "method": method, "path": path[:_PATH_LENGTH]}
+                fields = {"caller": caller.name, "method": method, "path": foreign_text(path)}
                 log.warning("admin.refused", extra=fields)
             refused = error_response(path, 401, _WRONG_TOKEN if is_wrong else NEEDS_MORE)
             refused.headers["WWW-Authenticate"] = "Bearer"

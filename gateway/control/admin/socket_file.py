@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from gateway.errors import StoreError
+from gateway.home import make_private
 from gateway.wire.unix_sockets import peer_user, short_path
 
 SOCKET_FILE = "admin.sock"
@@ -21,16 +22,14 @@ class ForeignListener(PermissionError):
 
 
 def bind_socket(home: Path) -> socket.socket:
-    """Listen on the socket of a home, in place of one that a killed gateway left; the home becomes private.
+    """Listen on the socket of a home, which becomes private, in place of one that a killed gateway left.
 
     Raises:
         StoreError: when the home cannot be used for that.
     """
+    make_private(home)
     path = home / SOCKET_FILE
     try:
-        # A home may be a volume of somebody else's; who connects is checked all the same.
-        with contextlib.suppress(PermissionError):
-            home.chmod(0o700)
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(path.lstat().st_mode):
                 raise StoreError(f"{path} is no socket; remove it")

@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.config.admin_tls import AdminTls
 from gateway.errors import ControlError
-from gateway.oci.regular_file import read_regular
+from gateway.files import read_regular
 
 
 def server_context(tls: AdminTls) -> ssl.SSLContext:

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from gateway.errors import StoreError
-from gateway.oci.regular_file import read_regular
+from gateway.files import read_regular
 
 TOKEN_FILE = "admin.token"  # noqa: S105 - a name
 """The name of the file in a home."""

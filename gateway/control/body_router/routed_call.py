@@ -8,8 +8,9 @@ import httptools
 
 from gateway.codec.openai.errors import error_body
 from gateway.edge.openai import MODEL_HEADERS, SHOWN_BYTES
+from gateway.wire.headers import SOURCE
 from gateway.wire.limits import BODY_BYTES
-from gateway.wire.texts import SOURCE, unknown_model
+from gateway.wire.texts import unknown_model
 
 # Of one connection alone, or written anew; `expect` was answered by the edge.
 _DROPPED = {

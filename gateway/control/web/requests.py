@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from gateway.edge.keys import MODELS_HEADER
+from gateway.wire.headers import MODELS_HEADER
 
 
 async def read_body(request: Request, limit: int) -> bytes:

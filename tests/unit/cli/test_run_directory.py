@@ -16,6 +16,7 @@ import pytest
 from gateway.cli import run_directory as module
 from gateway.cli.run_directory import run_directory
 from gateway.errors import StoreError
+from gateway.files import lock_directory
 from tests.support.other_user import NOBODY, as_nobody, needs_root
 
 PREFIX = f"kitserve-{os.getuid()}-"
@@ -175,13 +176,13 @@ def test_where_the_home_will_not_do_it_is_elsewhere(
     if kind == "without sockets":
         monkeypatch.setattr(module, "_try_socket", refused)
     elif kind == "without locks":
-        lock = module._lock
+        lock = lock_directory
 
         def try_lock(directory: Path) -> int | None:
             refused(directory)
             return lock(directory)
 
-        monkeypatch.setattr(module, "_lock", try_lock)
+        monkeypatch.setattr(module, "lock_directory", try_lock)
     with run_directory(1, home) as directory:
         assert directory.parent == place
         assert list(home.iterdir()) == []

@@ -121,6 +121,23 @@ def limited(**limits: Any) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("compute", [QueueLimits(**limits)], indirect=True)
 
 
+@pytest.mark.parametrize(("body", "more"), [("1", {"timeout": 1e-6}), ("late 1", {})])
+def test_a_deadline_that_a_caller_shortened_is_no_evidence(
+    compute: Calls, model: Held, body: str, more: dict[str, float]
+) -> None:
+    async def main() -> None:
+        busy = await compute.busy()
+        _, late = compute.submit(body, is_placed=True, **more)
+        model.gate.set()
+        await busy
+        assert (await late).status == 504
+        assert (await compute(2, is_placed=True)).status == 200
+
+    run(main())
+    evidence = compute.tally.numbers().evidence
+    assert (evidence.calls, evidence.errors) == (1, 0)
+
+
 def test_calls_are_answered_in_the_order_they_came(compute: Calls, model: Held) -> None:
     async def main() -> list[int]:
         answered: list[int] = []

@@ -51,13 +51,13 @@ def is_new(repeats: Repeats, **fields: object) -> bool:
 
 def test_a_registry_that_fails_each_second_is_a_line_and_one_a_minute_with_a_count(clock: Clock) -> None:
     repeats = Repeats(60.0, clock)
-    told = []
+    written = []
     for second in range(300):
         reason = f"https://r.io answered 503 (id {second:032x}, at 06:{second:02}), {second} time(s)"
-        told += ["new"] if is_new(repeats, kit="r.io/team/iris:v1", reason=reason) else []
-        told += [str(count) for _, count in repeats.take_due()]
+        written += ["new"] if is_new(repeats, kit="r.io/team/iris:v1", reason=reason) else []
+        written += [str(count) for _, count in repeats.take_due()]
         clock.now += 1
-    assert told == ["new", "60", "60", "60", "60"]
+    assert written == ["new", "60", "60", "60", "60"]
     assert [count for _, count in repeats.take_due(is_over=True)] == [59]
 
 

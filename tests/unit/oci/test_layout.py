@@ -280,7 +280,11 @@ def _folder(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [(_link, "is a symbolic link"), (_pipe, "no regular file"), (_folder, "no regular file")],
+    [
+        (_link, "is a symbolic link"),
+        (_pipe, "a pipe, not a regular file"),
+        (_folder, "a directory, not a regular file"),
+    ],
 )
 def test_what_is_no_regular_file_is_not_read(
     own: LayoutBuilder, change: Callable[[Path], None], reason: str

@@ -8,7 +8,7 @@ import pytest
 from gateway.metrics.counts import BUCKETS, MirroredCalls
 from gateway.rollout.analysis import FALSE_ALARM, judge, stability_index
 from gateway.rollout.evidence import Evidence, Side
-from gateway.rollout.plan import Agreement, Checks, Metric, Plan, Step
+from gateway.rollout.plan import Agreement, Checks, Match, Metric, Plan, Step
 from gateway.rollout.verdict import Outcome, Verdict, duration, overall, times
 
 ALL = Checks(max_latency_ratio=1.5, min_requests=50, agreement=Agreement())
@@ -79,7 +79,16 @@ def test_broken_measuring_is_an_error_unless_it_had_seen_enough() -> None:
 
 
 def test_a_shadow_step_is_judged_by_mirrored_calls_alone() -> None:
-    plan = Plan(steps=(Step(0, mirror=1.0),), checks=ALL)
+    _assert_judged_by_mirrored_calls(Step(0, mirror=1.0))
+
+
+def test_a_step_that_only_headers_lead_to_is_judged_by_mirrored_calls_too() -> None:
+    _assert_judged_by_mirrored_calls(Step(0, mirror=1.0, match=(Match("x-staff"),)))
+    assert judge(Plan(steps=(Step(0, match=(Match("x-staff"),)),)), 0, Evidence(side(900))) == ()
+
+
+def _assert_judged_by_mirrored_calls(step: Step) -> None:
+    plan = Plan(steps=(step,), checks=ALL)
     judged = verdicts(Evidence(side(900), Side(), MirroredCalls(400, 400)), plan)
     assert set(judged) == {"requests", "agreement"}
     assert judged["requests"].message == "canary was mirrored 400 of at least 50 calls"

@@ -1,0 +1,122 @@
+"""How calls are answered: what those are told that the model does not answer, and how all reach their loops.
+
+Every call ends here, once: it is counted, and counts as evidence where its version is to blame for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from gateway.codec.statuses import explain
+from gateway.engine.jobs import Job, JobQueue
+from gateway.errors import DeadlineExceeded, Overrun, QueueFull, RefusedBody, Replaced
+from gateway.metrics.tally import Tally
+from runtimes.errors import OutOfMemory, UnfitInput
+from runtimes.memory_errors import is_out_of_memory
+
+OVERRAN = "the model computed the call for longer than it may, and was ended"
+_LONGEST_RETRY_SECONDS = 30
+
+log = logging.getLogger(__name__)
+
+
+class Answers:
+    """The answers of one version's calls; `names` are what the log calls the version.
+
+    What fails a call writes the answer only: `hand_back` sends it.
+    """
+
+    def __init__(self, tally: Tally, names: Mapping[str, str]) -> None:
+        self._tally = tally
+        self._names = names
+
+    def fail(self, job: Job, failure: Exception) -> None:
+        """Fail a call with an error."""
+        if is_out_of_memory(failure):
+            failure = _out_of_memory(failure)
+        job.is_unfit = isinstance(failure, UnfitInput)
+        job.status, message = explain(failure, job.request_id, self._names)
+        job.codec.error(job, job.status, message)
+
+    def fail_overrun(self, job: Job) -> None:
+        """Fail a call that the model computes and does not end."""
+        self.fail(job, Overrun(OVERRAN))
+
+    def fail_deadly(self, job: Job, refusal: RefusedBody) -> None:
+        """Fail a call whose body ended several workers."""
+        self._tally.dropped("deadly")
+        job.is_blameless = True
+        self.fail(job, refusal)
+
+    def fail_for_room(self, job: Job, waiting: JobQueue) -> None:
+        """Fail a call for which there is no room among those that wait."""
+        # The queue takes about as long as its oldest has waited.
+        job.retry_after = min(max(1, math.ceil(waiting.age(job.arrived))), _LONGEST_RETRY_SECONDS)
+        self._tally.dropped("rejected")
+        job.is_blameless = True
+        load = f"{len(waiting)} calls, {waiting.bytes} bytes"
+        self.fail(job, QueueFull(f"too many calls wait for the model: {load}; ask again later"))
+
+    def fail_replaced(self, job: Job) -> None:
+        """Fail a call that waits for a model which takes no more."""
+        job.retry_after = 1
+        job.is_blameless = True
+        self._tally.dropped("rejected")
+        self.fail(job, Replaced("the worker is replaced, as its model does not end a call; ask again"))
+
+    def expire(self, job: Job, now: float) -> None:
+        """Fail a call whose time is over."""
+        job.queue_seconds, job.decode_seconds = now - job.arrived, 0.0
+        limit = job.deadline - job.began
+        self._tally.dropped("expired")
+        # Whoever shortens a deadline decides how many calls miss it.
+        job.is_blameless = job.timeout < math.inf
+        self.fail(job, DeadlineExceeded(f"the call waited for the model for longer than its {limit:g} s"))
+        job.body = ()
+
+    def hand_back(self, jobs: Sequence[Job]) -> None:
+        """Have calls that are done answered, each on its loop. From any thread."""
+        loops = {job.loop for job in jobs}
+        for loop in loops:
+            own = list(jobs) if len(loops) == 1 else [job for job in jobs if job.loop is loop]
+            # A loop that was closed meanwhile takes nothing.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self.send, own)
+
+    def send(self, jobs: Sequence[Job]) -> None:
+        """Answer calls that are done, and count them. On their loop."""
+        for job in jobs:
+            if job.owner is None:
+                continue  # cancelled, or given up before
+            job.owner = None
+            try:
+                job.done(job)
+            except Exception:
+                log.exception("answer.failed", extra={"request_id": job.request_id, **self._names})
+            job.body = ()  # an idle thread still refers to its last job
+            self._tally.ongoing -= 1
+            if job.decode_seconds:
+                self._tally.answered(
+                    job.role,
+                    job.status,
+                    request=time.perf_counter() - job.began,
+                    queue=job.queue_seconds,
+                    compute=job.decode_seconds + job.infer_seconds + job.encode_seconds,
+                    infer=job.infer_seconds,
+                    encode=job.encode_seconds,
+                    is_unfit=job.is_unfit,
+                )
+            else:
+                self._tally.refused(job.role, job.status)
+            if job.is_placed and not job.is_blameless:
+                self._tally.judged(job.source, job.status, time.perf_counter() - job.began, job.is_unfit)
+
+
+def _out_of_memory(failure: Exception) -> OutOfMemory:
+    error = OutOfMemory("the call needs more memory than the model may use; send less in one call")
+    error.__cause__ = failure
+    return error

@@ -1,0 +1,108 @@
+"""Files and directories of this machine: only regular files are read, and a lock tells what is in use."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import time
+from pathlib import Path
+
+TEXT_BYTES = 1024 * 1024
+"""The most bytes of a file that holds a key, certificates, a password or a config."""
+
+
+def read_regular(path: Path, limit: int = TEXT_BYTES) -> bytes:
+    """Return the bytes of a regular file, or of one that a link leads to.
+
+    Nothing else is waited for or read: a pipe or a device may never end.
+
+    Raises:
+        OSError: when it cannot be opened, is no regular file, or is larger than `limit` bytes.
+    """
+    handle = open_regular(path)
+    try:
+        data = bytearray()
+        # One byte more shows a file that is too large.
+        while len(data) <= limit and (piece := os.read(handle, limit + 1 - len(data))):
+            data += piece
+    finally:
+        os.close(handle)
+    if len(data) > limit:
+        raise OSError(f"it is larger than {limit} bytes")
+    return bytes(data)
+
+
+def open_regular(path: Path, *, follows_link: bool = True) -> int:
+    """Open a regular file to read it; the caller closes it.
+
+    Raises:
+        OSError: when it cannot be opened, or is no regular file.
+    """
+    # Without O_NONBLOCK, opening a pipe waits for somebody who writes to it.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        handle = os.open(path, flags if follows_link else flags | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP and not follows_link:
+            raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed") from None
+        raise
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise OSError(f"it is {_kind(mode)}, not a regular file")
+    return handle
+
+
+def lock_directory(directory: Path) -> int | None:
+    """Lock a directory for as long as the file that is returned is open.
+
+    None where another process has locked it, or it is gone.
+
+    Raises:
+        OSError: when it cannot be locked at all.
+    """
+    try:
+        file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return None
+    except OSError:
+        os.close(file)
+        raise
+    return file
+
+
+def remove_leftovers(parent: Path, prefix: str, min_age: float = 0.0) -> None:
+    """Remove the directories of this user's processes that were killed: nobody holds their locks.
+
+    Args:
+        parent: where they are.
+        prefix: what their names begin with.
+        min_age: in seconds; younger ones may have been made and not yet locked.
+    """
+    for directory in parent.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            status = directory.lstat()
+            is_own = status.st_uid == os.getuid() and stat.S_ISDIR(status.st_mode)
+            if not is_own or time.time() - status.st_ctime < min_age:
+                continue
+            lock = lock_directory(directory)
+            if lock is not None:
+                shutil.rmtree(directory, ignore_errors=True)
+                os.close(lock)
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a directory"
+    if stat.S_ISFIFO(mode):
+        return "a pipe"
+    return "a device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "a special file"

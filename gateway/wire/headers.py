@@ -1,0 +1,24 @@
+"""The headers in which edge, gateway and workers tell each other of a call; nobody else can send them.
+
+The edge writes each of them anew, or removes it, on every call of a client (`edge/templates/`).
+"""
+
+from __future__ import annotations
+
+EDGE_HEADER = "Kitserve-Edge"
+"""The secret by which workers know that a call came through the edge, or from another of Kitserve's own."""
+SOURCE_HEADER = "Kitserve-Source"
+"""Whose turn a call takes in a worker: the caller's address, or `key:` and the name of its key."""
+PLACED_HEADER = "Kitserve-Placed"
+"""That the edge chose the call's version by chance alone, so that it counts as evidence."""
+CALLER_HEADER = "Kitserve-Caller"
+"""The name of the caller's key: for workers, and for the edge when a call comes back from the body router."""
+CLIENT_HEADER = "Kitserve-Client"
+"""The caller's address, for the edge, when a call comes back from the body router."""
+MODELS_HEADER = "Kitserve-Models"
+"""Which models the gateway may tell a caller of, with commas between; absent, all."""
+
+# As a server of ours has them in a request.
+EDGE = EDGE_HEADER.lower().encode()
+SOURCE = SOURCE_HEADER.lower().encode()
+PLACED = PLACED_HEADER.lower().encode()
