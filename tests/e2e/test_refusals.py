@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -14,6 +15,7 @@ import pytest
 import requests
 import torch
 
+from gateway.cli.processes import descendants
 from gateway.logs.events import log_path
 from gateway.wire.texts import MODEL_FAILED, not_loaded
 from tests.support.artifacts import MODELKIT, LayoutBuilder, digest_of, tar
@@ -211,6 +213,14 @@ def endless(tmp_path: Path) -> str:
     return f"oci-layout:{builder.directory}:test/endless"
 
 
+def loading(serving: Running, model: str) -> list[int]:
+    """Process ids of workers that load a model and run; each has a file for the case that it hangs."""
+    processes = [int(path.suffix[1:]) for path in (serving.home / "hung").glob(f"{model}.*.load.*")]
+    assert serving.process is not None
+    family = descendants(serving.process.pid)
+    return [process for process in processes if process in family]
+
+
 def test_calls_and_loads_that_do_not_end_are_ended(serving: Running, endless: str) -> None:
     def call(rounds: int) -> int:
         inputs = [
@@ -238,13 +248,17 @@ def test_calls_and_loads_that_do_not_end_are_ended(serving: Running, endless: st
 
     serving.models = {"good": serving.models["good"], "removed": {"kit": f"{endless}:load"}}
     serving.write()
-    apply = subprocess.Popen([*KITSERVE, "apply", str(serving.file)], stdout=subprocess.DEVNULL)
-    serving.wait(lambda _: serving.workers("removed"))
+    apply = subprocess.Popen(
+        [*KITSERVE, "apply", str(serving.file)],
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "KITSERVE_HOME": str(serving.home)},
+    )
+    serving.wait(lambda _: loading(serving, "removed"))
     serving.models.pop("removed")
     serving.apply()
     removed = time.monotonic()
     apply.wait(10)
-    while serving.workers("removed"):
+    while loading(serving, "removed"):
         assert time.monotonic() - removed < 15.0
         time.sleep(0.1)
     assert serving.infer("good").status_code == 200

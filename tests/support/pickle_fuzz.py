@@ -8,6 +8,7 @@ process, a socket.
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -17,6 +18,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +174,10 @@ def run(seconds: float, seed: int, limit: int | None = None) -> dict[str, int]:
         model.predict(ROWS)
     for data in written:
         _loaded(data)
+    # Some of them set variables as they are imported, and that is no deed of a pickle.
+    for package in sorted(_PACKAGES):
+        with suppress(ImportError):
+            importlib.import_module(package)
     watch, chance, counts = Watch(), random.Random(seed), Counter[str]()
     path = Path(f"/proc/self/fd/{os.memfd_create('pickle')}")
     end = time.monotonic() + seconds
