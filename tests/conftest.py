@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,22 @@ class Scheduler(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no type
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
     """Have the processes share the tests as `Scheduler` says."""
     return Scheduler(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Have reports cross between processes whatever was logged: execnet sends no lone surrogates."""
+    return _without_surrogates((yield))
+
+
+def _without_surrogates(data: Any) -> Any:
+    if isinstance(data, str):
+        return data.encode(errors="backslashreplace").decode()
+    if isinstance(data, dict):
+        return {key: _without_surrogates(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return type(data)(map(_without_surrogates, data))
+    return data
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
