@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from textwrap import dedent
 
@@ -66,8 +67,10 @@ def run(tmp_path: Path, user: int, text: str) -> dict[str, object]:
     for path in (own, kit, other):
         path.mkdir()
         (path / "file").write_text(path.name)
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
+    temporary = Path(tempfile.gettempdir())
+    for path in (tmp_path, *tmp_path.parents):
+        if path != temporary and path.is_relative_to(temporary):
+            path.chmod(0o755)
     for path in (own, kit, other):
         for each in (path, path / "file"):
             os.chown(each, user, user)

@@ -14,6 +14,7 @@ import pytest
 
 from gateway.codec.openai.answer import Choice, GeneratedAnswer, Usage
 from gateway.metrics.tally import Tally
+from gateway.wire.headers import PLACED_HEADER
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
 from gateway.worker.language import LanguageCapability
@@ -43,7 +44,7 @@ class Serving:
     def connect(self, **members: Any) -> http.client.HTTPConnection:
         body = json.dumps({"messages": [{"role": "user", "content": "hi"}], **members})
         connection = http.client.HTTPConnection(self.server.host, self.server.port, timeout=20)
-        connection.request("POST", CHAT, body)
+        connection.request("POST", CHAT, body, {PLACED_HEADER: "1"})
         return connection
 
 
