@@ -1,10 +1,12 @@
 """The headers in which edge, gateway and workers tell each other of a call; nobody else can send them.
 
-The edge writes each of them anew, or removes it, on every call of a client (`edge/templates/`).
+The edge removes them from every call of a client, and writes its own (`edge/templates/`).
 """
 
 from __future__ import annotations
 
+OWN_PREFIX = "Kitserve-"
+"""How all of them begin: the edge removes whatever else a client sends that begins so."""
 EDGE_HEADER = "Kitserve-Edge"
 """The secret by which workers know that a call came through the edge, or from another of Kitserve's own."""
 SOURCE_HEADER = "Kitserve-Source"
