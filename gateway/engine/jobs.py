@@ -10,6 +10,7 @@ import asyncio
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -115,7 +116,6 @@ class JobQueue:
         self._on_late = on_late
         self._lock = threading.Lock()
         self._jobs: dict[Job, int] = {}
-        self._of_sources: dict[bytes, int] = {}
         self._bytes = 0
         self._alarm = math.inf
         self._is_closed = False
@@ -169,7 +169,8 @@ class JobQueue:
         """
         limits, size = self._limits, sum(map(len, job.body))
         with self._lock:
-            if self._of_sources.get(job.source, 0) * len(self._of_sources) >= len(self._jobs):
+            held = Counter(other.source for other in self._jobs)
+            if held[job.source] * len(held) >= len(self._jobs):
                 return []
             if len(self._jobs) >= limits.max_requests:
                 others = displaced(((other, 1) for other in self._jobs), job.source, 1, 1)
@@ -202,22 +203,14 @@ class JobQueue:
         return 0.0 if oldest is None else now - oldest.arrived
 
     def _add(self, job: Job, size: int) -> None:
-        source = job.source
         self._jobs[job] = size
         self._bytes += size
-        self._of_sources[source] = self._of_sources.get(source, 0) + 1
 
     def _remove(self, job: Job) -> bool:
         size = self._jobs.pop(job, None)
         if size is None:
             return False
         self._bytes -= size
-        of_sources, source = self._of_sources, job.source
-        left = of_sources[source] - 1
-        if left:
-            of_sources[source] = left
-        else:
-            del of_sources[source]
         return True
 
     def _set_alarm(self, loop: asyncio.AbstractEventLoop, when: float, now: float) -> None:

@@ -14,17 +14,14 @@ class RunningJobs:
         self._bodies = bodies
         self._child = model if isinstance(model, ModelInChild) else None
 
-    def begin(self, job: Job) -> bool:
-        """Write a job down; returns whether a worker ended with its body, so that it is to be run alone.
+    def begin(self, job: Job) -> None:
+        """Write a job down. Raises RefusedBody when several workers ended with its body."""
+        if self._bodies is not None:
+            job.place = self._bodies.begin(job.body)
 
-        Raises:
-            RefusedBody: when several did.
-        """
-        bodies = self._bodies
-        if bodies is None:
-            return False
-        job.place = bodies.begin(job.body)
-        return bodies.is_suspect(job.place)
+    def is_suspect(self, job: Job) -> bool:
+        """Tell whether a worker ended with the body of a job that is written down: it is to be run alone."""
+        return self._bodies is not None and self._bodies.is_suspect(job.place)
 
     def end(self, job: Job) -> None:
         """Erase a job; one with which the model's own process ended stays."""

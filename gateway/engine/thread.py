@@ -305,13 +305,13 @@ class ComputeThread:
         """Decode a job and have it wait for its batch; False when it failed and is done."""
         started = time.perf_counter()
         try:
-            is_suspect = self._running.begin(job)
+            self._running.begin(job)
         except RefusedBody as refusal:
             if not self._waiting.claim(job):
                 return True
             self._answers.fail_deadly(job, refusal)
             return False
-        if is_suspect:
+        if self._running.is_suspect(job):
             return not self._run_alone(job)
         try:
             call = job.codec.decode(job)
