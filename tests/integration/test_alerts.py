@@ -24,7 +24,7 @@ from tests.support.ports import free_port
 from tests.support.waiting import wait
 
 ROOT = Path(__file__).parents[2]
-RULES = ROOT / "configs" / "alerts.yaml"
+RULES = ROOT / "configs" / "prometheus" / "alerts.yaml"
 
 
 def promtool(*arguments: str, text: str | None = None) -> str:
