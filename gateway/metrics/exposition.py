@@ -1,6 +1,7 @@
 """The metrics as Prometheus reads them, each declared once in `METRICS`.
 
-To add a metric of versions, count it in `tally` and declare it here; all else is in `system`. Names and units
+To add a metric of versions, count it in `tally` and declare it here; all else is in `system`,
+`rollouts` and `control_plane`. Names and units
 follow https://prometheus.io/docs/practices/naming/.
 """
 
@@ -10,20 +11,24 @@ import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed
+from itertools import islice
 
 from prometheus_client.core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 import gateway
+from gateway.metrics.control_plane import CONTROL_PLANE_METRICS, ControlPlaneSample, control_plane_families
 from gateway.metrics.counts import DROPPED, LOAD_STEPS, MAX_BATCH_ROWS, Histogram
 from gateway.metrics.declarations import Buckets, Kind, MetricDeclaration, Series, Summary, family
 from gateway.metrics.edge_numbers import ERRORS, SOURCES
+from gateway.metrics.rollouts import ROLLOUT_METRICS, rollout_families
 from gateway.metrics.system import SYSTEM_METRICS, SystemSample, system_families
 from gateway.metrics.tokens import Tokens
 from gateway.metrics.versions import VERSION_LABELS, VersionSample
 
 BATCH_BOUNDS = tuple(1 << power for power in range(MAX_BATCH_ROWS.bit_length()))
 """Upper bounds of the histogram of batches, in rows."""
+_MAX_EVENTS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,7 @@ class Scrape:
 
     versions: tuple[VersionSample, ...] = ()
     system: SystemSample = field(default_factory=SystemSample)
+    control_plane: ControlPlaneSample | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,11 @@ def _edge_responses(sample: VersionSample) -> Iterable[Series]:
     counted = sample.edge.responses
     always = [(source, "5xx") for source in SOURCES]
     return ((labels, counted[labels]) for labels in dict.fromkeys([*always, *sorted(counted)]))
+
+
+def _log_lines(sample: VersionSample) -> Iterable[Series]:
+    # Bounded here too: a worker may run code of a kit.
+    return islice(sorted(sample.numbers.log_lines.items()), _MAX_EVENTS)
 
 
 BUILD_INFO = MetricDeclaration("kitserve_build", Kind.INFO, "What runs here", ("version", "python", "ray"))
@@ -275,6 +286,32 @@ VERSION_METRICS = (
         "worker",
     ),
     _declare(
+        "kitserve_worker_memory_limit_bytes",
+        Kind.GAUGE,
+        "What each worker's processes may take; absent without `resources.memory`",
+        lambda sample: [] if sample.memory_limit_bytes is None else _single(sample.memory_limit_bytes),
+    ),
+    _declare(
+        "kitserve_uncontained_workers",
+        Kind.GAUGE,
+        "Workers that take calls and have not given up all that they should; the status says what",
+        lambda sample: _single(sample.uncontained),
+    ),
+    _declare(
+        "kitserve_refused_bodies",
+        Kind.COUNTER,
+        "Calls refused with 503, as the bodies of others took all the room",
+        lambda sample: _single(sample.numbers.refused_bodies),
+    ),
+    _declare(
+        "kitserve_worker_log_lines",
+        Kind.COUNTER,
+        "Warnings and errors of workers, by what they tell of; those that the log leaves out too",
+        _log_lines,
+        "level",
+        "event",
+    ),
+    _declare(
         "kitserve_edge_responses",
         Kind.COUNTER,
         "Answers as the edge gave them to clients, by who answered and by class of status",
@@ -308,7 +345,13 @@ VERSION_METRICS = (
         lambda sample: _single(sample.edge.queued),
     ),
 )
-METRICS: tuple[MetricDeclaration, ...] = (BUILD_INFO, *VERSION_METRICS, *SYSTEM_METRICS)
+METRICS: tuple[MetricDeclaration, ...] = (
+    BUILD_INFO,
+    *VERSION_METRICS,
+    *SYSTEM_METRICS,
+    *ROLLOUT_METRICS,
+    *CONTROL_PLANE_METRICS,
+)
 """Every metric, in the order of the exposition."""
 
 
@@ -323,6 +366,10 @@ class KitserveCollector(Collector):
         yield build_info()
         yield from families(scrape.versions)
         yield from system_families(scrape.system)
+        models = scrape.system.models
+        yield from rollout_families({model.model: model.rollout for model in models if model.rollout})
+        if scrape.control_plane is not None:
+            yield from control_plane_families(scrape.control_plane)
 
 
 def build_info() -> Metric:

@@ -72,6 +72,8 @@ class State:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self.errors = 0
+        """How often the file could not be read or written."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # A file of a newer release is not even opened for writing.
@@ -319,6 +321,7 @@ class State:
                         self._database.execute("ROLLBACK")
                     raise
             except sqlite3.Error as error:
+                self.errors += 1
                 is_full = getattr(error, "sqlite_errorcode", 0) & 0xFF in _FULL_CODES
                 raise StoreError(
                     f"{self._path}: {error}{'; is the disk full?' if is_full else ''}"
