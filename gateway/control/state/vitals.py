@@ -12,7 +12,7 @@ from typing import Protocol
 from gateway.control.state.database import State
 from gateway.control.state.status import Status
 from gateway.edge.certificates import first_end
-from gateway.errors import EdgeError, StoreError
+from gateway.errors import EdgeError
 from gateway.files import read_regular
 from gateway.logs.counts import LineCounts
 from gateway.metrics.control_plane import ControlPlaneSample
@@ -54,18 +54,15 @@ class Vitals:
         self._certificates = certificates
         self._gpus = GpuWatch()
         self._started = time.time()
-        self._generation = 0
 
     def sample(self) -> ControlPlaneSample:
-        """Return how all is now; what cannot be read is left out, or as it was."""
-        with suppress(StoreError):
-            self._generation, _ = self._state.document()
+        """Return how all is now; what cannot be read is left out."""
         return ControlPlaneSample(
             started=self._started,
             reconciled=self._loop.succeeded_at,
             failed_ticks=self._loop.failures,
             state_errors=self._state.errors,
-            generation=self._generation,
+            generation=self._state.generation,
             observed_generation=self._loop.status.generation,
             log_lines=self._lines.totals(),
             certificate_ends=dict(self._certificate_ends()),

@@ -6,10 +6,13 @@ import logging
 import time
 from pathlib import Path
 
+import pytest
+
 from gateway.control.state.database import State
 from gateway.control.state.desired import Desired
 from gateway.control.state.status import Status
 from gateway.control.state.vitals import Vitals
+from gateway.errors import StoreError
 from gateway.logs.counts import LineCounts
 from tests.support.certificates import make_certificates
 
@@ -43,5 +46,7 @@ def test_the_gateway_tells_of_itself_and_of_its_machine(tmp_path: Path) -> None:
     assert sample.memory.total > sample.memory.free > 0
     assert abs(sample.started - time.time()) < 60
     state.close()
+    with pytest.raises(StoreError):
+        state.desired()
     later = vitals.sample()
     assert (later.state_errors, later.generation) == (1, 2), "the last number that was read"
