@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -40,12 +40,14 @@ from gateway.control.state.database import STATE_FILE, State
 from gateway.control.state.descriptions import Descriptions
 from gateway.control.state.desired import Desired
 from gateway.control.state.overview import GatewayOverview
+from gateway.control.state.vitals import Vitals
 from gateway.control.state.workers import Workers
 from gateway.control.web.app import web_app
 from gateway.control.web.server import WebServer
 from gateway.edge.control import EdgeControl
 from gateway.edge.edge import Edge
 from gateway.edge.files import EdgeFiles, EdgeSettings
+from gateway.files import read_regular
 from gateway.home import keep_private
 from gateway.logs.events import configure_logging
 from gateway.metrics.exposition import KitserveCollector
@@ -82,7 +84,7 @@ class Gateway:
 
     def __init__(self, settings: GatewaySettings) -> None:
         keep_private()
-        configure_logging("gateway", settings.home)
+        lines = configure_logging("gateway", settings.home)
         bypass_proxies()
         if settings.worker_host:
             keep_on_loopback(settings.worker_host)
@@ -111,7 +113,8 @@ class Gateway:
             self._loop, self._state, self._workers, self._descriptions, self._activator, edge
         )
         metrics = CollectorRegistry()
-        metrics.register(KitserveCollector(overview.scrape))
+        vitals = Vitals(settings.home, self._loop, self._state, lines, _certificates(settings))
+        metrics.register(KitserveCollector(lambda: replace(overview.scrape(), control_plane=vitals.sample())))
         admin = (
             AdminApi(self._state, overview, metrics, _faults_of(settings), self._loop.wake),
             RolloutApi(self._rollouts, self._state, self._loop.wake),
@@ -164,6 +167,14 @@ class Gateway:
 
 def _routes(apis: Iterable[_Api]) -> list[Route]:
     return [route for api in apis for route in api.routes()]
+
+
+def _certificates(settings: GatewaySettings) -> Mapping[str, Path | bytes]:
+    """Return the certificates in use: the data port's changes with its file, the admin API's does not."""
+    certificates: dict[str, Path | bytes] = {"listen": settings.edge_files.certificate}
+    if settings.admin_tls is not None:
+        certificates["admin"] = read_regular(settings.admin_tls.cert_file)
+    return certificates
 
 
 def _faults_of(settings: GatewaySettings) -> Callable[[Desired], list[str]]:

@@ -68,6 +68,15 @@ def token_key_pem(key: bytes, algorithm: str) -> str:
     return _lines(key)
 
 
+def first_end(pem: bytes) -> datetime:
+    """Return when the first of some certificates ends: a server's is worth nothing without those between.
+
+    Raises:
+        EdgeError: when they are no PEM.
+    """
+    return min(certificate.not_valid_after_utc for certificate in _certificates(pem))
+
+
 def has_ended(end: datetime) -> bool:
     """Tell whether a certificate that ends then is valid no longer."""
     return end <= datetime.now(UTC)

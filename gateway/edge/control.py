@@ -52,6 +52,7 @@ import logging
 import threading
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 
 from gateway.edge.counters import EdgeCounters
 from gateway.edge.edge import EdgeStatistics
@@ -75,6 +76,7 @@ from gateway.edge.routes import RoutingTable
 from gateway.edge.stats import Processes
 from gateway.errors import EdgeError
 from gateway.metrics.memory import total_resident_bytes
+from gateway.metrics.system import EdgeSample
 
 log = logging.getLogger(__name__)
 
@@ -179,8 +181,11 @@ class EdgeControl:
                 memory = total_resident_bytes(self._count().all)
             except (EdgeError, OSError) as error:
                 log.warning("edge.silent", extra={"reason": str(error)})
-                return EdgeStatistics(self._counters.versions(), self._counters.edge(is_up=False))
-            return EdgeStatistics(self._counters.versions(), self._counters.edge(is_up=True), memory)
+                return EdgeStatistics(self._counters.versions(), self._sample(is_up=False))
+            return EdgeStatistics(self._counters.versions(), self._sample(is_up=True), memory)
+
+    def _sample(self, *, is_up: bool) -> EdgeSample:
+        return replace(self._counters.edge(is_up), max_connections=self._settings.bounds.connections)
 
     def _count_if_possible(self) -> None:
         """Add up what HAProxy has counted; calls must find their way also where that fails."""

@@ -30,6 +30,7 @@ from gateway.edge.stats import (
     QUEUED,
     REDISPATCHES,
     REFUSED,
+    REJECTED,
     RETRIES,
     WORKER,
     Counts,
@@ -39,7 +40,7 @@ from gateway.edge.stats import (
     model_of,
 )
 from gateway.metrics.edge_numbers import ERRORS, SOURCES, STATUS_CLASSES, EdgeNumbers
-from gateway.metrics.system import KEY_REASONS, EdgeSample, KeyNumbers
+from gateway.metrics.system import KEY_REASONS, REJECTED_KINDS, EdgeSample, KeyNumbers
 
 _NOW = (QUEUED, CONNECTIONS)
 # Versions that are gone are remembered: their labels may come again, and must go on from where they were.
@@ -110,6 +111,7 @@ class EdgeCounters:
                 for name in self._totals
                 if (key := key_of(name)) is not None
             },
+            {kind: self._totals.get(FRONTEND, Counter())[f"{REJECTED} {kind}"] for kind in REJECTED_KINDS},
         )
 
     def _add(self, process: _Process, place: str, counts: Counts) -> None:

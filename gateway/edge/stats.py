@@ -1,7 +1,8 @@
 """What one HAProxy process has counted since it started, read from its answers. Pure.
 
 Of `show stat` (management guide 2.8, section 9.1) these columns are used: `hrsp_1xx` to `hrsp_5xx`, `econ`,
-`eresp`, `cli_abrt`, `srv_abrt`, `wretr`, `wredis`, and, as they are now, `qcur` and `scur`.
+`eresp`, `cli_abrt`, `srv_abrt`, `wretr`, `wredis`, `dcon`, `dses`, `dreq`, and, as they are now, `qcur` and
+`scur`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ UNAVAILABLE = "answers"
 ALL, WORKER, OWN = "all", "worker", "edge"
 QUEUED, CONNECTIONS = "queued", "connections"
 """How many there are now; all else only grows."""
+REJECTED = "rejected"
+"""What was closed unanswered; followed by what it was."""
 ERROR = "error"
 RETRIES, REDISPATCHES = "retries", "redispatches"
 CALLS = "calls"
@@ -95,7 +98,7 @@ def read_stats(text: str) -> PlaceCounts:
             continue
         row = dict(zip(columns, values, strict=False))
         if not is_slot:
-            counts = {**_answers(row, ALL), CONNECTIONS: _number(row, "scur")}
+            counts = {**_answers(row, ALL), **_frontend(row)}
         elif server == "BACKEND":
             counts = {**_answers(row, ALL), **{name: _number(row, key) for name, key in _OF_BACKEND.items()}}
         else:
@@ -153,6 +156,14 @@ def model_of(place: str) -> str | None:
 
 def _answers(row: Mapping[str, str], source: str) -> dict[str, int]:
     return {f"{source} {status}": _number(row, f"hrsp_{status}") for status in STATUS_CLASSES}
+
+
+def _frontend(row: Mapping[str, str]) -> dict[str, int]:
+    return {
+        CONNECTIONS: _number(row, "scur"),
+        f"{REJECTED} connection": _number(row, "dcon") + _number(row, "dses"),
+        f"{REJECTED} call": _number(row, "dreq"),
+    }
 
 
 def _number(row: Mapping[str, str], column: str) -> int:

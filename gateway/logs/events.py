@@ -16,6 +16,7 @@ import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gateway.logs.counts import LineCounts
 from gateway.logs.files import SharedFile
 from gateway.logs.limits import LineLimiter
 from gateway.logs.repeats import REPEAT_SECONDS, REPEATS, Repeats
@@ -57,10 +58,13 @@ class NodeHandler(logging.Handler):
         self._file = file
         self._limiter = limiter
         self._repeats = Repeats(REPEAT_SECONDS)
+        self.counts = LineCounts()
+        """What came here, written or not."""
         self._is_timed = self._is_counting = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record; `handle` holds this handler's lock meanwhile."""
+        self.counts.count(record)
         # By the text before its arguments are put in, which callers may choose.
         is_trouble = record.levelno >= logging.WARNING
         if is_trouble and not self._repeats.is_new(record, fields_of(record)):
@@ -148,8 +152,11 @@ def log_path(home: Path) -> Path:
     return home / "logs" / "kitserve.log"
 
 
-def configure_logging(process: str, home: Path) -> None:
-    """Send the logs of this process to the node's file. Calling it again changes nothing."""
+def configure_logging(process: str, home: Path) -> LineCounts:
+    """Send the logs of this process to the node's file. Calling it again changes nothing.
+
+    Returns what counts this process's lines of trouble.
+    """
     path = log_path(home)
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = NodeHandler(SharedFile(path), LineLimiter())
@@ -157,8 +164,11 @@ def configure_logging(process: str, home: Path) -> None:
     handler.setFormatter(JsonFormatter(process))
     for name in _PACKAGES:
         logger = logging.getLogger(name)
-        if any(existing.get_name() == str(path) for existing in logger.handlers):
+        present = next((other for other in logger.handlers if other.get_name() == str(path)), None)
+        if isinstance(present, NodeHandler):
+            handler = present
             continue
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
+    return handler.counts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -42,6 +42,11 @@ class Summary(NamedTuple):
 
 Series = tuple[tuple[str, ...], float | Buckets | Summary]
 """The values of a metric's own labels, and the value."""
+
+
+def one_hot(choices: Mapping[str, bool]) -> Iterator[Series]:
+    """Yield one series for each choice: 1 for the one that holds, 0 for the others."""
+    return (((choice,), float(holds)) for choice, holds in choices.items())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What is measured beside versions: models, rollouts, the edge as a whole, processes; declared once each."""
+"""What is measured beside versions: models, the edge as a whole, processes; each metric is declared once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from prometheus_client.core import Metric
 
-from gateway.metrics.declarations import Kind, MetricDeclaration, Series, family
+from gateway.metrics.declarations import Kind, MetricDeclaration, Series, family, one_hot
+from gateway.metrics.rollouts import RolloutSample
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +18,18 @@ class ModelSample:
     model: str
     states: Mapping[str, bool]
     """All states, and which of them it is in."""
-    phases: Mapping[str, bool] = field(default_factory=dict)
-    """All phases of a rollout, and which of them its rollout is in; empty where it has none."""
+    rollout: RolloutSample | None = None
+    """Its rollout; None where it has none."""
+    tries: int = 0
+    """How often it was tried again to bring and load what the config asks for; 0 once that is done."""
 
 
 KEY_REASONS = ("unknown", "rate", "rights")
 """Why a call is turned away: its caller has no valid key, calls too often, or may not call this."""
+
+
+REJECTED_KINDS = ("connection", "call")
+"""What the edge closes unanswered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,10 @@ class EdgeSample:
     """Connections of clients now."""
     keys: Mapping[str, KeyNumbers] = field(default_factory=dict)
     """Calls by the name of their key, "" for those without a valid one; empty where none is asked for."""
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    """What it closed unanswered, as its caller opens too much, by one of `REJECTED_KINDS`."""
+    max_connections: int = 0
+    """How many connections it takes at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +79,10 @@ class SystemMetric(MetricDeclaration):
     """Gives the series of a sample."""
 
 
-def _one_hot(name: str, choices: Mapping[str, bool]) -> Iterator[Series]:
-    """Yield one series for each choice: 1 for the one that holds, 0 for the others."""
-    return (((name, choice), float(holds)) for choice, holds in choices.items())
-
-
 def _states(sample: SystemSample) -> Iterator[Series]:
-    return (series for model in sample.models for series in _one_hot(model.model, model.states))
-
-
-def _phases(sample: SystemSample) -> Iterator[Series]:
-    return (series for model in sample.models for series in _one_hot(model.model, model.phases))
+    for model in sample.models:
+        for state, value in one_hot(model.states):
+            yield (model.model, *state), value
 
 
 def _counts(counts: Mapping[str, int]) -> Iterator[Series]:
@@ -99,11 +103,11 @@ SYSTEM_METRICS = (
         _states,
     ),
     SystemMetric(
-        "kitserve_rollout_phase",
+        "kitserve_model_retries",
         Kind.GAUGE,
-        "1 for the phase that the rollout of a model is in, 0 for the others",
-        ("model", "phase"),
-        _phases,
+        "How often a model's kit was tried in vain, as where its registry is away; 0 where nothing is amiss",
+        ("model",),
+        lambda sample: [((model.model,), model.tries) for model in sample.models],
     ),
     SystemMetric(
         "kitserve_edge_up",
@@ -118,6 +122,20 @@ SYSTEM_METRICS = (
         "Connections of clients now",
         (),
         _of_edge(lambda edge: [((), edge.connections)]),
+    ),
+    SystemMetric(
+        "kitserve_edge_max_connections",
+        Kind.GAUGE,
+        "How many connections of clients are taken at a time",
+        (),
+        _of_edge(lambda edge: [((), edge.max_connections)]),
+    ),
+    SystemMetric(
+        "kitserve_edge_rejected",
+        Kind.COUNTER,
+        "Connections and calls that were closed unanswered, as their caller opens too much",
+        ("kind",),
+        _of_edge(lambda edge: _counts(edge.rejected)),
     ),
     SystemMetric(
         "kitserve_edge_unavailable_responses",

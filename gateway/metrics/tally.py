@@ -51,6 +51,10 @@ class Numbers:
     """Runs by the rows of their batch; empty where calls are not batched."""
     tokens_by_role: dict[str, Tokens] = field(default_factory=dict)
     """Of calls whose answers are made of tokens; those of `MIRRORED` calls, too."""
+    refused_bodies: int = 0
+    """Calls for whose bodies there was no room."""
+    log_lines: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Warnings and errors in the log, by level and event."""
 
     @property
     def tokens(self) -> Tokens:
@@ -86,6 +90,8 @@ class Numbers:
             self.batches.setdefault(rows, Runs()).add(runs)
         for role, tokens in other.tokens_by_role.items():
             self.tokens_by_role.setdefault(role, Tokens()).add(tokens)
+        self.refused_bodies += other.refused_bodies
+        self.log_lines.update(other.log_lines)
 
 
 class Tally:

@@ -46,6 +46,10 @@ class VersionSample:
     """Calls whose answers a language model makes."""
     kv_cache_usage: Mapping[str, float] = field(default_factory=dict)
     """The part of the key-value cache in use by worker, where its engine says it."""
+    memory_limit_bytes: int | None = None
+    """How much memory each worker may take; None where nothing is said."""
+    uncontained: int = 0
+    """Workers that can be called and have not given up all that a worker gives up."""
 
     def plus(self, other: VersionSample) -> VersionSample:
         """Return both as one; their labels are equal."""
@@ -69,4 +73,6 @@ class VersionSample:
             {**self.memory_bytes, **other.memory_bytes},
             self.generating + other.generating,
             {**self.kv_cache_usage, **other.kv_cache_usage},
+            self.memory_limit_bytes if other.memory_limit_bytes is None else other.memory_limit_bytes,
+            self.uncontained + other.uncontained,
         )

@@ -32,6 +32,8 @@ class BodyBudget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._used = 0
+        self.refusals = 0
+        """How often there was no room."""
         self._lock = threading.Lock()
         # A reservation may be given back by the garbage collector, within any line here: it takes no lock.
         self._returned: deque[int] = deque()
@@ -63,6 +65,7 @@ class BodyBudget:
         with self._lock:
             self._settle()
             if self._used + size > room:
+                self.refusals += 1
                 raise BudgetFull(f"the bodies of other calls take {self._used} bytes now; ask again")
             self._used += size
 

@@ -60,6 +60,11 @@ class HttpServer:
             raise RuntimeError("the HTTP server has ended")
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop.result()))
 
+    @property
+    def refused_bodies(self) -> int:
+        """How many calls found no room for their bodies."""
+        return self._shared.budget.refusals
+
     def write_at_once(self) -> None:
         """Have what is written from now on sent at once, as the loop stands still; from any thread."""
         for connection in list(self._shared.connections):

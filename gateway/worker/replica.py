@@ -62,7 +62,7 @@ class Worker:
 
     async def __init__(self, spec: WorkerSpec) -> None:  # type: ignore[misc]  # Serve awaits it
         keep_private()
-        configure_logging("worker", spec.node.home)
+        self._log_counts = configure_logging("worker", spec.node.home)
         # On a cluster, the environment is that of the node's own Ray.
         bypass_proxies()
         if spec.node.host:
@@ -259,16 +259,19 @@ class Worker:
         await self._announce()
 
     async def _announce(self) -> None:
-        numbers, generating = self._engine_numbers, self._tally.generating
+        engine, generating = self._engine_numbers, self._tally.generating
+        numbers = self._tally.numbers()
+        numbers.log_lines = self._log_counts.totals()
+        numbers.refused_bodies = self._server.refused_bodies if self._announcement.port else 0
         announcement = replace(
             self._announcement,
             ongoing=self._tally.ongoing,
             generating=generating,
-            kv_cache_usage=None if numbers is None else numbers.kv_cache_usage(generating),
+            kv_cache_usage=None if engine is None else engine.kv_cache_usage(generating),
             queued=self._app.queued if self._announcement.port else 0,
             not_batched=self._app.not_batched if self._announcement.port else "",
             memory_bytes=family_resident_bytes() if self._loader.has_child else resident_bytes(),
-            numbers=self._tally.numbers(),
+            numbers=numbers,
             description=self._description if self._must_describe else None,
             number=next(self._numbers),
         )

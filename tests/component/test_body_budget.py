@@ -107,6 +107,7 @@ def test_a_body_that_finds_no_room_is_refused_at_its_head(served: Served) -> Non
         first.sendall(bytes(4 * MB))
         assert status_of(first) == 200
         wait(lambda: served.budget.used == 0)
+        assert served.server.refused_bodies == 1
 
 
 def test_a_chunked_body_takes_what_has_come_of_it(served: Served) -> None:

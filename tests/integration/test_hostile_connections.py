@@ -107,6 +107,10 @@ class Attacked:
         shown = ask(self.edge.files.runtime_socket, "show info")
         return int(next(line.split(": ")[1] for line in shown.splitlines() if line.startswith(f"{name}: ")))
 
+    def rejected(self, kind: str) -> int:
+        """Return how many connections or calls the metrics say were closed unanswered."""
+        return self.edge.control.statistics().whole.rejected[kind]
+
     def memory(self) -> int:
         """Return how much memory HAProxy has, in bytes."""
         return total_resident_bytes([self.number("Pid")])
@@ -197,6 +201,7 @@ def test_idle_connections_of_one_caller(attacked: Attacked, head: bytes) -> None
 
 
 def test_a_caller_with_too_many_connections_is_told_so_and_then_refused(attacked: Attacked) -> None:
+    rejected = attacked.rejected("connection")
     connections = attacked.idle(BOUNDS.caller_connections, ATTACKER, b"")
     try:
         wait(lambda: attacked.number("CurrConns") == BOUNDS.caller_connections)
@@ -211,6 +216,7 @@ def test_a_caller_with_too_many_connections_is_told_so_and_then_refused(attacked
         with pytest.raises(ConnectionError):
             attacked.call(ATTACKER)
         assert attacked.call()[0] == 200
+        assert attacked.rejected("connection") - rejected in range(5, 20)
     finally:
         close(connections)
 

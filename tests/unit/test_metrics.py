@@ -3,18 +3,22 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.metrics.control_plane import ControlPlaneSample
 from gateway.metrics.counts import BUCKETS, MAX_LABELS, MIRRORED, Histogram, MirroredCalls, Runs
 from gateway.metrics.declarations import Kind
 from gateway.metrics.edge_numbers import EdgeNumbers
 from gateway.metrics.exposition import METRICS, KitserveCollector, Scrape
+from gateway.metrics.gpus import Gpu
+from gateway.metrics.machine import MachineMemory
 from gateway.metrics.pairs import AnswerPairs
+from gateway.metrics.rollouts import RolloutSample
 from gateway.metrics.system import EdgeSample, KeyNumbers, ModelSample, SystemSample
 from gateway.metrics.tally import Numbers, Tally
 from gateway.metrics.tokens import Tokens
@@ -22,9 +26,33 @@ from gateway.metrics.versions import VersionLabels, VersionSample
 
 AT = {"model": "iris", "version": "v1", "digest": "0123456789ab", "runtime": "onnx"}
 EDGE = EdgeNumbers(Counter({("worker", "2xx"): 9, ("edge", "5xx"): 3}), Counter(connect=4), 2, 1, 5)
+ROLLOUT = RolloutSample(
+    {"Healthy": False, "Degraded": True},
+    "AnalysisFailed",
+    number=2,
+    step=1,
+    steps=3,
+    held_seconds=12.5,
+    mirrored_ratio=0.25,
+    verdicts={"errors": {"Successful": False, "Failed": True}},
+)
+GIB = 1 << 30
+CONTROL_PLANE = ControlPlaneSample(
+    started=1000.0,
+    reconciled=2000.0,
+    failed_ticks=1,
+    state_errors=2,
+    generation=7,
+    observed_generation=6,
+    log_lines={("warning", "webhook.failed"): 4},
+    certificate_ends={"listen": 3000.0},
+    disk=(100 * GIB, 40 * GIB),
+    memory=MachineMemory(16 * GIB, 4 * GIB),
+    gpus=(Gpu("0", "GPU-1", 80 * GIB, 8 * GIB, 0.5), Gpu("1", "GPU-2", None, None, None)),
+)
 SYSTEM = SystemSample(
     (
-        ModelSample("iris", {"ready": True, "failed": False}, {"Healthy": False, "Degraded": True}),
+        ModelSample("iris", {"ready": True, "failed": False}, ROLLOUT, 3),
         ModelSample("wine", {"ready": False, "failed": True}),
     ),
     EdgeSample(
@@ -33,6 +61,8 @@ SYSTEM = SystemSample(
         {"wine": 6},
         4,
         {"ci": KeyNumbers(7, {"rate": 2}), "": KeyNumbers(3, {"unknown": 3})},
+        {"connection": 5, "call": 0},
+        8192,
     ),
     {"gateway": 100, "edge": 50},
 )
@@ -149,9 +179,13 @@ def test_numbers_travel_between_processes(tally: Tally) -> None:
     assert there.unpack_seconds == 1.5
 
 
-def scrape(*samples: VersionSample, system: SystemSample | None = None) -> dict[str, Metric]:
+def scrape(
+    *samples: VersionSample,
+    system: SystemSample | None = None,
+    control_plane: ControlPlaneSample | None = None,
+) -> dict[str, Metric]:
     registry = CollectorRegistry()
-    registry.register(KitserveCollector(lambda: Scrape(samples, system or SystemSample())))
+    registry.register(KitserveCollector(lambda: Scrape(samples, system or SystemSample(), control_plane)))
     text = generate_latest(registry).decode()
     families = list(text_string_to_metric_families(text))
     series = [
@@ -244,15 +278,29 @@ def test_what_prometheus_reads(tally: Tally) -> None:
         "kitserve_edge_retries": "counter",
         "kitserve_edge_redispatches": "counter",
         "kitserve_edge_queue_length": "gauge",
+        "kitserve_worker_memory_limit_bytes": "gauge",
+        "kitserve_uncontained_workers": "gauge",
+        "kitserve_refused_bodies": "counter",
+        "kitserve_worker_log_lines": "counter",
         "kitserve_model_state": "gauge",
-        "kitserve_rollout_phase": "gauge",
+        "kitserve_model_retries": "gauge",
         "kitserve_edge_up": "gauge",
         "kitserve_edge_connections": "gauge",
+        "kitserve_edge_max_connections": "gauge",
+        "kitserve_edge_rejected": "counter",
         "kitserve_edge_unavailable_responses": "counter",
         "kitserve_edge_client_responses": "counter",
         "kitserve_key_calls": "counter",
         "kitserve_key_refused_calls": "counter",
         "kitserve_process_resident_memory_bytes": "gauge",
+        "kitserve_rollout_phase": "gauge",
+        "kitserve_rollout_reason": "gauge",
+        "kitserve_rollouts": "counter",
+        "kitserve_rollout_step": "gauge",
+        "kitserve_rollout_steps": "gauge",
+        "kitserve_rollout_held_seconds": "gauge",
+        "kitserve_rollout_mirrored_ratio": "gauge",
+        "kitserve_rollout_verdict": "gauge",
     }
     assert all(family.documentation for family in families.values())
     assert list(values(families["kitserve_requests"], "kitserve_requests_total")) == [
@@ -390,17 +438,20 @@ def test_versions_have_series_of_their_own(tally: Tally) -> None:
 
 def test_what_is_declared_is_what_prometheus_reads(tally: Tally) -> None:
     replicas, weights = {"ready": 1}, {"stable": 100}
+    numbers = tally.numbers()
+    numbers.log_lines["error", "call.failed"] = 2
     sample = VersionSample(
         VersionLabels(**AT),
-        tally.numbers(),
+        numbers,
         1,
         replicas,
         weights,
         edge=EDGE,
         memory_bytes={"w1": 7},
         kv_cache_usage={"w1": 0.5},
+        memory_limit_bytes=9,
     )
-    families = scrape(sample, system=SYSTEM)
+    families = scrape(sample, system=SYSTEM, control_plane=CONTROL_PLANE)
     assert all(family.samples for family in families.values())
     assert len({metric.name for metric in METRICS}) == len(METRICS)
     # An info is a gauge to who reads the text, and its name has an ending.
@@ -419,6 +470,8 @@ def test_every_number_adds_up_over_workers(tally: Tally) -> None:
     tally.compared_answers(AnswerPairs(1), is_worse=False, failed=False)
     tally.answered("canary", 400, request=0.1, queue=0.0, compute=0.1, is_unfit=True)
     one = tally.numbers()
+    one.refused_bodies = 1
+    one.log_lines["warning", "body.refused"] = 1
     for field in fields(Numbers):
         total = Numbers()
         total.add(one)
@@ -487,3 +540,41 @@ def test_a_model_has_a_series_for_each_state_and_each_phase_of_its_rollout() -> 
         ({"process": "gateway"}, 100),
         ({"process": "edge"}, 50),
     ]
+
+
+def test_a_rollout_tells_of_its_step_its_reason_and_its_verdicts() -> None:
+    families = scrape(system=SYSTEM)
+
+    def shown(name: str) -> list[tuple[dict[str, str], float]]:
+        samples = families[f"kitserve_rollout_{name}"].samples
+        return [
+            ({key: text for key, text in sample.labels.items() if key != "model"}, sample.value)
+            for sample in samples
+        ]
+
+    assert shown("reason") == [({"reason": "AnalysisFailed"}, 1)]
+    assert shown("verdict") == [
+        ({"check": "errors", "outcome": "Successful"}, 0),
+        ({"check": "errors", "outcome": "Failed"}, 1),
+    ]
+    for name, value in (("step", 1), ("steps", 3), ("held_seconds", 12.5), ("mirrored_ratio", 0.25)):
+        assert shown(name) == [({}, value)], name
+    (total,) = families["kitserve_rollouts"].samples
+    assert (total.name, total.labels, total.value) == ("kitserve_rollouts_total", {"model": "iris"}, 2)
+
+
+def test_a_gpu_that_does_not_tell_has_no_series() -> None:
+    families = scrape(control_plane=CONTROL_PLANE)
+    for name, value in (("memory_size_bytes", 80 * GIB), ("memory_used_bytes", 8 * GIB)):
+        (sample,) = families[f"kitserve_gpu_{name}"].samples
+        assert (sample.labels, sample.value) == ({"gpu": "0", "uuid": "GPU-1"}, value)
+    without = scrape(control_plane=replace(CONTROL_PLANE, gpus=(), disk=None, memory=None))
+    for name in ("gpu_utilization_ratio", "home_size_bytes", "memory_available_bytes"):
+        assert not without[f"kitserve_{name}"].samples
+
+
+def test_a_worker_cannot_make_series_without_end() -> None:
+    numbers = Tally().numbers()
+    numbers.log_lines.update({("error", f"event.{number}"): 1 for number in range(10_000)})
+    families = scrape(VersionSample(VersionLabels(**AT), numbers))
+    assert 0 < len(families["kitserve_worker_log_lines"].samples) < 1000

@@ -124,6 +124,10 @@ class ReconcileLoop:
         """All models, as of the last tick."""
         self.beat = time.monotonic()
         """When the last tick began."""
+        self.succeeded_at = 0.0
+        """When the last tick came through, in seconds since 1970; 0 before."""
+        self.failures = 0
+        """How many ticks did not."""
         self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
 
     def start(self, has_workers: bool) -> None:
@@ -171,7 +175,9 @@ class ReconcileLoop:
             self._wake.clear()
             try:
                 self.tick()
+                self.succeeded_at = time.time()
             except Exception as error:
+                self.failures += 1
                 log.exception("tick.failed")
                 self.status = replace(self.status, trouble=foreign_text(error) or type(error).__name__)
             self._wake.wait(_TICK_SECONDS)

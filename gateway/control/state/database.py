@@ -72,6 +72,10 @@ class State:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self.errors = 0
+        """How often the file could not be read or written."""
+        self.generation = 0
+        """That of the config in force, as of the last time that it was read or written."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # A file of a newer release is not even opened for writing.
@@ -125,6 +129,7 @@ class State:
             database.execute("DELETE FROM kit_failures")
             database.execute("DELETE FROM version_failures")
             self._set_about("configured", self._about("instance") or "")
+        self.generation = generation
         return generation
 
     def is_configured(self) -> bool:
@@ -136,7 +141,10 @@ class State:
         """Return what the config in force asks for."""
         with self._transaction() as database:
             row = database.execute("SELECT generation, desired FROM config").fetchone()
-        return Desired() if row is None else desired_from_json(row[1], row[0])
+        if row is None:
+            return Desired()
+        self.generation = row[0]
+        return desired_from_json(row[1], row[0])
 
     def document(self) -> tuple[int, str]:
         """Return the generation of the config in force, and the config as its user wrote it, in JSON."""
@@ -319,6 +327,7 @@ class State:
                         self._database.execute("ROLLBACK")
                     raise
             except sqlite3.Error as error:
+                self.errors += 1
                 is_full = getattr(error, "sqlite_errorcode", 0) & 0xFF in _FULL_CODES
                 raise StoreError(
                     f"{self._path}: {error}{'; is the disk full?' if is_full else ''}"

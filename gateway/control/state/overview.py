@@ -9,15 +9,22 @@ from typing import Protocol
 from gateway.contract import AppName, Description, WorkerState
 from gateway.control.state.database import State
 from gateway.control.state.descriptions import Descriptions
+from gateway.control.state.rollout_status import RolloutStatus
 from gateway.control.state.status import ModelState, ModelStatus, Status
 from gateway.control.state.workers import AppNumbers, Workers
 from gateway.edge.edge import Edge
+from gateway.errors import StoreError
 from gateway.metrics.edge_numbers import EdgeNumbers
 from gateway.metrics.exposition import Scrape
 from gateway.metrics.memory import resident_bytes
+from gateway.metrics.rollouts import RolloutSample
 from gateway.metrics.system import ModelSample, SystemSample
 from gateway.metrics.versions import VersionLabels, VersionSample
 from gateway.rollout.state import Phase
+from gateway.rollout.verdict import Outcome
+
+# Of versions that are gone, too.
+_MAX_LABELS = 4000
 
 
 class Overview(Protocol):
@@ -79,17 +86,25 @@ class GatewayOverview:
         """Return all that Prometheus reads."""
         edge = self._edge.statistics()
         models = tuple(_model_sample(model) for model in self.status.models)
-        # From the start, so that the first increase is seen as one.
-        unavailable = {**dict.fromkeys((model.model for model in models), 0), **edge.whole.unavailable}
+        names = [model.model for model in models]
+        # From the start, so that the first increase is seen as one; and no model that is removed.
+        unavailable = {name: edge.whole.unavailable.get(name, 0) for name in names}
         system = SystemSample(
             models,
             replace(edge.whole, unavailable=unavailable),
             {"gateway": resident_bytes(), "edge": edge.memory_bytes},
         )
-        return Scrape(tuple(self._samples(edge.versions)), system)
+        return Scrape(self._version_samples(edge.versions), system)
 
     def version_samples(self) -> Iterator[VersionSample]:
         return self._samples({})
+
+    def _version_samples(self, edge_numbers: Mapping[str, EdgeNumbers]) -> tuple[VersionSample, ...]:
+        try:
+            return tuple(self._samples(edge_numbers))
+        except StoreError:
+            # The rest of a scrape is wanted most when the state cannot be read.
+            return ()
 
     def _samples(self, edge_numbers: Mapping[str, EdgeNumbers]) -> Iterator[VersionSample]:
         """Yield a sample for each version that is known and called, those of equal labels added up."""
@@ -99,8 +114,10 @@ class GatewayOverview:
         samples: dict[VersionLabels, VersionSample] = {}
         shown: set[VersionLabels] = set()
         versions = self._state.versions()
-        for app in dict.fromkeys((*numbers, *weights, *edge_numbers)):
-            app = AppName(app)
+        apps = dict.fromkeys(map(AppName, (*numbers, *weights, *edge_numbers)))
+        if len(self._labels) > _MAX_LABELS:
+            self._labels = {app: labels for app, labels in self._labels.items() if app in apps}
+        for app in apps:
             app_numbers = numbers.get(app, AppNumbers())
             version = versions.get(app)
             if version is not None:
@@ -124,6 +141,8 @@ class GatewayOverview:
                 edge=edge_numbers.get(app, EdgeNumbers()),
                 restarts=app_numbers.restarts,
                 memory_bytes=app_numbers.memory_bytes,
+                memory_limit_bytes=None if version is None else version.serving.resources.memory,
+                uncontained=app_numbers.uncontained,
             )
             earlier = samples.get(labels)
             samples[labels] = sample if earlier is None else earlier.plus(sample)
@@ -147,6 +166,21 @@ class GatewayOverview:
 
 def _model_sample(model: ModelStatus) -> ModelSample:
     states = {state.value: state is model.state for state in ModelState}
-    rollout = model.rollout
-    phases = {} if rollout is None else {phase.value: phase.value == rollout.phase for phase in Phase}
-    return ModelSample(model.name, states, phases)
+    rollout = None if model.rollout is None else _rollout_sample(model.rollout)
+    return ModelSample(model.name, states, rollout, 0 if model.retry is None else model.retry.tries)
+
+
+def _rollout_sample(rollout: RolloutStatus) -> RolloutSample:
+    return RolloutSample(
+        phases={phase.value: phase.value == rollout.phase for phase in Phase},
+        reason=rollout.reason,
+        number=rollout.number,
+        step=rollout.step,
+        steps=len(rollout.steps),
+        held_seconds=rollout.held,
+        mirrored_ratio=rollout.mirror,
+        verdicts={
+            verdict.check: {outcome.value: outcome is verdict.outcome for outcome in Outcome}
+            for verdict in rollout.verdicts
+        },
+    )

@@ -15,6 +15,8 @@ SILENCE_SECONDS = 10.0
 """A worker that says nothing for so long is gone; the edge's own checks notice it sooner."""
 _LATE_SECONDS = 2.5
 _REMEMBERED = 256
+_MAX_GONE = 1000
+"""So many versions that are gone are remembered: their labels may come again, and must go on from there."""
 
 
 @dataclass(slots=True)
@@ -39,6 +41,8 @@ class AppNumbers:
     """Workers that ended by themselves."""
     memory_bytes: dict[str, int] = field(default_factory=dict)
     """Resident memory by worker."""
+    uncontained: int = 0
+    """Workers that can be called and have not given up all that a worker gives up."""
 
 
 class Workers:
@@ -50,7 +54,7 @@ class Workers:
         self._heard: dict[str, _Heard] = {}
         # Who is gone, for the case that they were only silent; the oldest are added up by app.
         self._left: OrderedDict[str, Announcement] = OrderedDict()
-        self._gone: dict[AppName, Numbers] = defaultdict(Numbers)
+        self._gone: OrderedDict[AppName, Numbers] = OrderedDict()
         self._restarts: Counter[AppName] = Counter()
 
     def hear(self, announcement: Announcement) -> bool:
@@ -117,6 +121,7 @@ class Workers:
             replicas: dict[AppName, Counter[str]] = defaultdict(Counter)
             memory: dict[AppName, dict[str, int]] = defaultdict(dict)
             runtimes: dict[AppName, str] = {}
+            uncontained: Counter[AppName] = Counter()
             for left in self._left.values():
                 totals.setdefault(left.app, Numbers()).add(left.numbers)
                 # One that has no worker now goes on under the same labels.
@@ -132,6 +137,8 @@ class Workers:
                 replicas[announcement.app][announcement.state.value] += 1
                 memory[announcement.app][announcement.worker] = announcement.memory_bytes
                 runtimes[announcement.app] = announcement.runtime or runtimes.get(announcement.app, "")
+                is_ready = announcement.state is WorkerState.READY
+                uncontained[announcement.app] += is_ready and bool(announcement.not_contained)
             return {
                 app: AppNumbers(
                     numbers,
@@ -143,6 +150,7 @@ class Workers:
                     dict(kv_cache[app]),
                     self._restarts[app],
                     dict(memory[app]),
+                    uncontained[app],
                 )
                 for app, numbers in totals.items()
             }
@@ -154,7 +162,12 @@ class Workers:
         self._restarts[announcement.app] += not is_expected
         if len(self._left) > _REMEMBERED:
             _, oldest = self._left.popitem(last=False)
-            self._gone[oldest.app].add(oldest.numbers)
+            self._gone.setdefault(oldest.app, Numbers()).add(oldest.numbers)
+            self._gone.move_to_end(oldest.app)
+            present = {heard.announcement.app for heard in self._heard.values()}
+            surplus = max(0, len(self._gone) - _MAX_GONE)
+            for app in [app for app in self._gone if app not in present][:surplus]:
+                del self._gone[app], self._restarts[app]
 
 
 def ready_workers(workers: Iterable[Announcement], app: str | None = None) -> list[Announcement]:

@@ -166,7 +166,7 @@ def test_the_states_of_models_and_of_processes_are_in_a_scrape(state: State) -> 
     system = overview.scrape().system
     (model,) = system.models
     assert model.states == {state.value: state is ModelState.FAILED for state in ModelState}
-    assert model.phases == {}
+    assert (model.rollout, model.tries) == (None, 0)
     assert system.edge == EdgeSample(is_up=True, unavailable={"iris": 0})
     assert system.memory_bytes["edge"] == 50
     assert system.memory_bytes["gateway"] > 10_000_000
@@ -211,3 +211,55 @@ def test_a_held_call_is_answered_by_the_version_that_it_names_or_may_wake(
 
     asyncio.run(main())
     assert woken == [answers.app]
+
+
+def test_a_model_that_is_removed_leaves_no_series(state: State) -> None:
+    class Loop:
+        status = Status(3, (ModelStatus("iris", ModelState.READY, "", ()),))
+
+    class Edge(CountingEdge):
+        def statistics(self) -> EdgeStatistics:
+            whole = EdgeSample(is_up=True, unavailable={"iris": 2, "removed": 9})
+            return replace(super().statistics(), whole=whole)
+
+    workers, edge = Workers(), Edge()
+    workers.hear(Announcement("w1", STABLE.app, WorkerState.READY, number=1))
+    edge.numbers = {STABLE.app: 5}
+    overview = GatewayOverview(Loop(), state, workers, Descriptions(state), Held(), edge)
+    assert "v1" in {sample.labels.version for sample in overview.scrape().versions}
+    state.save_routes({})
+    state.condemn_version(STABLE.app)
+    state.drop_version(STABLE.app)
+    scrape = overview.scrape()
+    assert "v1" not in {sample.labels.version for sample in scrape.versions}
+    assert scrape.system.edge is not None
+    assert scrape.system.edge.unavailable == {"iris": 2}
+
+
+def test_what_workers_of_versions_that_are_gone_counted_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_REMEMBERED", "_MAX_GONE"):
+        monkeypatch.setattr(f"gateway.control.state.workers.{name}", 3)
+    workers = Workers()
+    workers.hear(Announcement("stays", AppName("app0"), WorkerState.READY, number=1))
+    for number in range(20):
+        workers.hear(Announcement(f"w{number}", AppName(f"app{number}"), WorkerState.READY, number=1))
+        workers.drop(f"w{number}")
+    numbers = workers.numbers()
+    assert len(numbers) <= 7
+    assert numbers[AppName("app0")].restarts == 1, "a version that has workers is not forgotten"
+
+
+def test_workers_that_are_not_contained_are_counted(state: State) -> None:
+    workers = Workers()
+    for name, off in (("w1", ("files",)), ("w2", ())):
+        workers.hear(Announcement(name, STABLE.app, WorkerState.READY, not_contained=off, number=1))
+    workers.hear(Announcement("w3", STABLE.app, WorkerState.LOADING, not_contained=("files",), number=1))
+    assert workers.numbers()[STABLE.app].uncontained == 1
+
+
+def test_without_the_state_the_rest_is_told(state: State) -> None:
+    overview = GatewayOverview(Loop(), state, Workers(), Descriptions(state), Held(), CountingEdge())
+    state.close()
+    scrape = overview.scrape()
+    assert (scrape.versions, scrape.system.memory_bytes["edge"]) == ((), 50)
+    assert state.errors == 1

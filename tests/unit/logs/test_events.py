@@ -12,7 +12,7 @@ import pytest
 
 from gateway.logs.events import JsonFormatter, NodeHandler, configure_logging, fields_of, log_path
 from gateway.logs.files import SharedFile
-from gateway.logs.limits import LineLimiter
+from gateway.logs.limits import BURST, LineLimiter
 from tests.support.waiting import wait
 
 log = logging.getLogger("gateway.tests")
@@ -160,3 +160,11 @@ def test_a_log_is_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         handler.handle(logging.makeLogRecord({"levelno": logging.INFO, "msg": "event", "number": number}))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["log", "log.1", "log.2"]
     assert json.loads((tmp_path / "log").read_text().splitlines()[-1])["number"] == 99
+
+
+def test_lines_that_are_left_out_are_counted_too(tmp_path: Path) -> None:
+    counts = configure_logging("gateway", tmp_path)
+    assert configure_logging("gateway", tmp_path) is counts
+    for number in range(BURST * 2):
+        log.warning("call.failed", extra={"number": number})
+    assert counts.totals() == {("warning", "call.failed"): BURST * 2}
