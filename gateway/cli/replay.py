@@ -28,7 +28,7 @@ from gateway.cli.options import (
 )
 from gateway.config.config import GatewayConfig, load_config, parse_config
 from gateway.config.models import Model
-from gateway.errors import ControlError
+from gateway.errors import ConfigError, ControlError, InvalidReference, KitserveError
 from gateway.rollout.plan import Checks
 from gateway.rollout.verdict import Outcome, Verdict, overall
 
@@ -74,38 +74,54 @@ def replay(
     """Send recorded calls to a kit, and judge it as a rollout would.
 
     The kit is served by a process of its own, beside any running Kitserve. The exit code is 0 for Successful,
-    1 for Failed, 3 for Inconclusive and 4 for Error.
+    1 for Failed, 3 for Inconclusive, and 4 for Error: nothing could be found out.
     """
-    # Imported here, because the runtimes come with it.
-    from gateway.replay.candidate import Candidate, CandidateFailed
-    from gateway.replay.judgement import Judgement, ended
-    from gateway.replay.records import Reader
-
-    written = _written_model(config, model, kit)
-    spec = _worker_spec(written, model, private_home(home))
-    plan = written[1].rollout.plan() if written[1].rollout is not None else None
-    checks = Checks() if plan is None else plan.checks
-    reader = Reader(model)
-    judgement = Judgement(checks, is_text=False, is_timed=against is not None)
     try:
-        candidate = Candidate(spec, lambda detail: err.print(f"{kit}: {detail}", markup=False))
-        err.print(f"{kit}: loading", markup=False)
-        with candidate as address:
-            judgement = Judgement(checks, address.is_text, is_timed=against is not None)
-            reason = _send(records, reader, spec, (address.host, address.port), against, limit, judgement)
-            if reason:
-                reason += f"; its process ended ({candidate.ending})" if candidate.has_ended else ""
-    except CandidateFailed as error:
-        reason = str(error)
-    verdicts = (*((ended(reason),) if reason else ()), *judgement.verdicts())
-    outcome = overall(verdicts)
-    document = _document(spec, outcome, verdicts, reader, judgement)
+        document = _replay(records, _written_model(config, model, kit), model, home, against, limit)
+    except (ConfigError, InvalidReference):
+        raise
+    except KitserveError as error:
+        err.print(f"kitserve: {error}", style="red", markup=False)
+        raise typer.Exit(_EXIT_CODES[Outcome.ERROR]) from error
     if output is Output.JSON:
         print_json(document)
     else:
         for part in tables.replay_text(document):
             out.print(part)
-    raise typer.Exit(_EXIT_CODES[outcome])
+    raise typer.Exit(_EXIT_CODES[document["outcome"]])
+
+
+def _replay(
+    records: Path,
+    written: tuple[GatewayConfig, Model],
+    name: str,
+    home: Path,
+    against: str | None,
+    limit: int,
+) -> dict[str, Any]:
+    """Replay records; return how that ended. Raises KitserveError where it says nothing of the candidate."""
+    # Imported here, because the runtimes come with it.
+    from gateway.replay.candidate import Candidate, CandidateFailed
+    from gateway.replay.judgement import Judgement, ended
+    from gateway.replay.records import Reader
+
+    kit, rollout = written[1].kit, written[1].rollout
+    spec = _worker_spec(written, name, private_home(home))
+    checks = Checks() if rollout is None else rollout.plan().checks
+    reader = Reader(name)
+    judgement = Judgement(checks, is_text=False, is_timed=against is not None)
+    candidate = Candidate(spec, lambda detail: err.print(f"{kit}: {detail}", markup=False))
+    err.print(f"{kit}: loading", markup=False)
+    try:
+        with candidate as address:
+            judgement = Judgement(checks, address.is_text, is_timed=against is not None)
+            reason = _send(records, reader, spec, (address.host, address.port), against, limit, judgement)
+            if reason and candidate.has_ended:
+                reason += f"; its process ended ({candidate.ending})"
+    except CandidateFailed as error:
+        reason = str(error)
+    verdicts = (*((ended(reason),) if reason else ()), *judgement.verdicts())
+    return _document(spec, verdicts, reader, judgement)
 
 
 def _send(
@@ -200,12 +216,12 @@ def _worker_spec(written: tuple[GatewayConfig, Model], name: str, home: Path) ->
 
 
 def _document(
-    spec: WorkerSpec, outcome: Outcome, verdicts: tuple[Verdict, ...], reader: Reader, judgement: Judgement
+    spec: WorkerSpec, verdicts: tuple[Verdict, ...], reader: Reader, judgement: Judgement
 ) -> dict[str, Any]:
     return {
         "model": spec.model,
         "kit": str(spec.reference),
-        "outcome": outcome,
+        "outcome": overall(verdicts),
         "verdicts": [asdict(verdict) for verdict in verdicts],
         "compared": judgement.compared,
         "differing": judgement.differing,
