@@ -36,12 +36,12 @@ class PayloadDelivery:
 
     async def deliver(self) -> None:
         """Send what there is."""
-        lines, dropped = self._payloads.take()
+        lines, dropped = await asyncio.to_thread(self._payloads.take)
         if not lines and not dropped:
             return
         try:
             async with asyncio.timeout(_GATEWAY_SECONDS):
-                await self._send(PayloadBatch(self._app, lines, dropped))
+                await self._send(PayloadBatch(self._app, tuple(lines), dropped))
         except Exception as error:
             self._payloads.drop(len(lines) + dropped)
             log.debug("payloads.undelivered", extra={"app": self._app, "reason": type(error).__name__})

@@ -1,20 +1,18 @@
 """A version's half of the payload log: a share of its calls, chosen at random, becomes records.
 
-A call that is picked is noted on the server's loop, once its caller has the answer. In another thread its
-bodies are read, what is never to be recorded is taken out, and a line is made of the rest. Lines wait here
-until the worker brings them to the gateway (see `payload_delivery`). All of it is bounded, in memory and in
-calls per second, and what does not fit is dropped and counted: no call waits for its record.
+A call that is picked is only noted on the server's loop, once its caller has the answer. Each second, when
+the worker brings records to the gateway (see `payload_delivery`), another thread reads the bodies, takes out
+what is never to be recorded, and makes a line of the rest. All of it is bounded, in memory and in calls per
+second, and what does not fit is dropped and counted: no call waits for its record.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import re
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -31,9 +29,10 @@ from gateway.worker.payload_bodies import Body, Omitted, TensorBody
 
 MAX_PER_SECOND = 100
 """A worker records at most so many calls a second: to read bodies takes time from the calls."""
-_MAX_WAITING = 64
+_MAX_WAITING = 2 * MAX_PER_SECOND
 _MAX_WAITING_BYTES = 8 * 1024 * 1024
-_MAX_LINES_BYTES = 4 * 1024 * 1024
+_MAX_LINES_BYTES = 8 * 1024 * 1024
+_YIELD_SECONDS = 0.0002
 _TEXT_LENGTH = 128
 _TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 _OK = 200
@@ -69,17 +68,13 @@ class SampledCall:
 
 
 class PayloadSampler:
-    """Picks calls and makes records of them by rules that do not change; `store` gets the lines."""
+    """Picks calls and makes records of them by rules that do not change; `queue` is where they wait."""
 
-    def __init__(self, rules: PayloadRules, store: PayloadStore) -> None:
+    def __init__(self, rules: PayloadRules, queue: PayloadQueue) -> None:
         self.rules = rules
         self._share = rules.sample
         self._redactions = {side: rules.redactions(side) for side in Side}
-        self._store = store
-        self._lock = threading.Lock()
-        self._waiting: deque[tuple[SampledCall, float]] = deque()
-        self._waiting_bytes = 0
-        self._is_busy = False
+        self._queue = queue
         self._second = 0
         self._in_second = 0
 
@@ -94,12 +89,10 @@ class PayloadSampler:
             call = replace(call, request=partial(_refuse_large, call.request_size, limit), request_size=0)
         if call.answer_size > limit:
             call = replace(call, answer=partial(_refuse_large, call.answer_size, limit), answer_size=0)
-        if not self._is_in_pace() or not self._has_entered(call):
-            self._store.drop()
-            return
-        if not self._is_busy:
-            self._is_busy = True
-            asyncio.get_running_loop().run_in_executor(None, self._write_waiting)
+        if self._is_in_pace():
+            self._queue.enter(call)
+        else:
+            self._queue.drop(1)
 
     def _is_in_pace(self) -> bool:
         second = int(time.monotonic())
@@ -108,32 +101,8 @@ class PayloadSampler:
         self._in_second += 1
         return self._in_second <= MAX_PER_SECOND
 
-    def _has_entered(self, call: SampledCall) -> bool:
-        with self._lock:
-            is_full = self._waiting_bytes + call.size > _MAX_WAITING_BYTES
-            if len(self._waiting) >= _MAX_WAITING or is_full:
-                return False
-            self._waiting.append((call, time.time()))
-            self._waiting_bytes += call.size
-        return True
-
-    def _write_waiting(self) -> None:
-        """Make lines of all calls that wait; in a thread of its own."""
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    self._is_busy = False
-                    return
-                call, moment = self._waiting.popleft()
-                self._waiting_bytes -= call.size
-            try:
-                self._store.add(self._line(call, moment))
-            except Exception as error:
-                # It must not end the thread: others wait. The text of an error may quote a body.
-                log.warning("payload.failed", extra={"reason": type(error).__name__})
-                self._store.drop()
-
-    def _line(self, call: SampledCall, moment: float) -> bytes:
+    def line(self, call: SampledCall, moment: float) -> bytes:
+        """Return the record of a call that was answered at `moment`, in seconds since 1970."""
         headers, omitted, redacted = call.headers, {}, []
         record: dict[str, Any] = {
             "schema": SCHEMA,
@@ -198,35 +167,35 @@ class PayloadSampler:
         return orjson.Fragment(text), redacted
 
 
-class PayloadStore:
-    """The lines that wait for the gateway; safe to use from several threads."""
+class PayloadQueue:
+    """The calls that wait to be recorded; safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._lines: list[bytes] = []
+        self._waiting: list[tuple[SampledCall, float]] = []
         self._bytes = 0
         self._dropped = 0
 
-    def add(self, line: bytes) -> None:
-        """Keep a line, if there is room."""
+    def enter(self, call: SampledCall) -> None:
+        """Have a call wait, if there is room."""
         with self._lock:
-            if self._bytes + len(line) > _MAX_LINES_BYTES and self._lines:
+            if len(self._waiting) >= _MAX_WAITING or self._bytes + call.size > _MAX_WAITING_BYTES:
                 self._dropped += 1
                 return
-            self._lines.append(line)
-            self._bytes += len(line)
+            self._waiting.append((call, time.time()))
+            self._bytes += call.size
 
-    def drop(self, count: int = 1) -> None:
+    def drop(self, count: int) -> None:
         """Count calls whose records are lost."""
         with self._lock:
             self._dropped += count
 
-    def take(self) -> tuple[tuple[bytes, ...], int]:
-        """Take the lines out, and how many calls were lost since the last time."""
+    def take(self) -> tuple[list[tuple[SampledCall, float]], int]:
+        """Take the calls out, and how many were lost since the last time."""
         with self._lock:
-            lines, dropped = tuple(self._lines), self._dropped
-            self._lines, self._bytes, self._dropped = [], 0, 0
-        return lines, dropped
+            waiting, dropped = self._waiting, self._dropped
+            self._waiting, self._bytes, self._dropped = [], 0, 0
+        return waiting, dropped
 
 
 class Payloads:
@@ -235,20 +204,42 @@ class Payloads:
     def __init__(self) -> None:
         self.sampler: PayloadSampler | None = None
         """Picks calls to be recorded; None where none are."""
-        self._store = PayloadStore()
+        self._queue = PayloadQueue()
 
     def set_rules(self, rules: PayloadRules | None) -> None:
         """Record calls by these rules from now on, or none; may be called from any thread."""
         if rules != (None if self.sampler is None else self.sampler.rules):
-            self.sampler = None if rules is None else PayloadSampler(rules, self._store)
+            self.sampler = None if rules is None else PayloadSampler(rules, self._queue)
 
-    def take(self) -> tuple[tuple[bytes, ...], int]:
-        """Take the lines that wait, and how many calls were lost; from any thread."""
-        return self._store.take()
+    def take(self) -> tuple[list[bytes], int]:
+        """Return the records of the calls that wait, and how many calls were lost.
+
+        It takes its time, as the loop is to have the interpreter in between: call it in a thread.
+        """
+        waiting, dropped = self._queue.take()
+        sampler = self.sampler
+        if sampler is None:
+            return [], 0
+        lines: list[bytes] = []
+        room = _MAX_LINES_BYTES
+        for call, moment in waiting:
+            try:
+                line = sampler.line(call, moment)
+            except Exception as error:
+                # The others are to be recorded all the same. The text of an error may quote a body.
+                log.warning("payload.failed", extra={"reason": type(error).__name__})
+                line = b""
+            room -= len(line)
+            if line and room >= 0:
+                lines.append(line)
+            else:
+                dropped += 1
+            time.sleep(_YIELD_SECONDS)
+        return lines, dropped
 
     def drop(self, count: int) -> None:
         """Count records that did not reach the gateway."""
-        self._store.drop(count)
+        self._queue.drop(count)
 
 
 def _refuse_large(size: int, limit: int) -> NoReturn:

@@ -187,13 +187,13 @@ def test_what_is_too_much_is_dropped_and_counted(echo: Serving, monkeypatch: pyt
     assert echo.dropped > 10
     echo.app.payloads.set_rules(None)
     assert echo.post(INFER, infer())[0] == 200
-    assert echo.app.payloads.take() == ((), 0)
+    assert echo.app.payloads.take() == ([], 0)
 
 
 def test_a_caller_cannot_choose_whether_a_call_is_recorded(echo: Serving) -> None:
     echo.record(sample=1e-9)
     assert echo.post(INFER, infer(), traceparent=HEADERS["traceparent"], Kitserve_Sample="1")[0] == 200
-    assert echo.app.payloads.take() == ((), 0)
+    assert echo.app.payloads.take() == ([], 0)
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
