@@ -10,6 +10,7 @@ from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
@@ -48,6 +49,18 @@ _MAX_RECORDS = 10_000
 _GRACE_SECONDS = 10.0
 
 
+def _check_url(url: str | None) -> str | None:
+    """Refuse what is no address of a server."""
+    try:
+        parts = None if url is None else urlsplit(url)
+        is_url = parts is None or (parts.scheme in ("http", "https") and parts.hostname and parts.port != 0)
+    except ValueError:
+        is_url = False
+    if not is_url:
+        raise typer.BadParameter(f"{url!r} is no address such as http://127.0.0.1:8080")
+    return url
+
+
 def replay(
     records: Annotated[
         Path, typer.Argument(help="A file of records, or a directory of such files.", metavar="FILE|DIR")
@@ -66,6 +79,7 @@ def replay(
         typer.Option(
             help=f"Compare with the stable version of a running Kitserve; ${_KEY_VARIABLE} has the key.",
             metavar="URL",
+            callback=_check_url,
         ),
     ] = None,
     limit: Annotated[int, typer.Option(help="How many records are replayed at most.", min=1)] = _MAX_RECORDS,

@@ -11,14 +11,17 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from gateway.codec.openai.members import Endpoint
 from gateway.codec.read_answers import read_answer
 from gateway.codec.tensor_documents import read_tensor_documents
 from gateway.codec.tensors import to_bytes
+from gateway.foreign_text import foreign_text
 from gateway.payloads.record import Record
 from runtimes.base import Array, Datatype
 from runtimes.errors import InputError
 
 OK = 200
+_GENERATING = frozenset(endpoint.value for endpoint in Endpoint if endpoint.is_generating)
 _JSON_SIZE = "Inference-Header-Content-Length"
 
 
@@ -56,6 +59,8 @@ def replayed_call(record: Record) -> ReplayedCall:
     request = record.request
     assert request is not None
     if record.path:
+        if record.path not in _GENERATING:
+            raise CannotReplay(f"answers of {foreign_text(record.path)} are not compared")
         call = {**request, "stream": False}
         call.pop("stream_options", None)
         return ReplayedCall(orjson.dumps(call), {"Content-Type": "application/json"}, True, record.path)

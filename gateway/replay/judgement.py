@@ -72,7 +72,7 @@ class Judgement:
 
     def __init__(self, checks: Checks, is_text: bool, is_timed: bool) -> None:
         self._checks = checks
-        self._is_text = is_text
+        self.is_text = is_text
         self._is_timed = is_timed
         self._agreement = checks.agreement or Agreement()
         self._answers = checks.answers or AnswerChecks()
@@ -117,9 +117,9 @@ class Judgement:
             ("first_token", checks.max_first_token_ratio),
             ("token_time", checks.max_token_time_ratio),
         ):
-            if self._is_text and limit is not None:
+            if self.is_text and limit is not None:
                 left_out.append(unknown(check, "a replay streams no answers, so it has no such times", {}))
-        if self._is_text and self._answers.max_loss is not None:
+        if self.is_text and self._answers.max_loss is not None:
             left_out.append(unknown("loss", "a replay has no likelihoods of answers", {}))
         answers = replace(self._answers, max_loss=None)
         plan = Plan(
@@ -141,12 +141,12 @@ class Judgement:
             self._canary.side(),
             numbers.mirrored,
             self.trouble,
-            numbers.pairs if self._is_text else None,
+            numbers.pairs if self.is_text else None,
         )
 
     def _compare(self, record: Record, stable: Reply, canary: Reply) -> bool:
         """Count a pair of answers; return whether they agree."""
-        if self._is_text:
+        if self.is_text:
             pairs = self._compare_texts(record, stable, canary)
             self._tally.compared_answers(pairs, is_worse(pairs), failed=canary.status != OK)
             return not is_worse(pairs)

@@ -13,6 +13,7 @@ from gateway.replay.judgement import Judgement
 
 ROLE, DIGEST = "ModelKit-Role", "ModelKit-Digest"
 _TRIES = 50
+_NO_TEXT = "it takes tensors, and the calls are for text"
 _FAILURES = (OSError, http.client.HTTPException)
 
 
@@ -76,6 +77,8 @@ def replay(
         except CannotReplay as error:
             judgement.not_compared[str(error)] += 1
             continue
+        if call.is_text != judgement.is_text:
+            return "it generates text, and the calls are on tensors" if judgement.is_text else _NO_TEXT
         try:
             # In turn, so that neither always finds caches warm.
             other = stable.call(call) if stable is not None and count % 2 else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from gateway.codec.tensor_documents import tensor_documents
 from gateway.metrics.tally import Tally
 from gateway.payloads.record import Protocol, Record
-from gateway.replay.calls import Target
+from gateway.replay.calls import Target, recorded_reply
 from gateway.replay.judgement import Judgement
 from gateway.replay.replay import AgainstFailed, Stable, find_stable, replay
 from gateway.rollout.plan import Agreement, AnswerChecks, Checks
@@ -139,12 +140,19 @@ def test_recorded_times_are_not_compared_and_times_of_the_same_moment_are() -> N
     _, verdicts = judged(echo(), records(), checks)
     assert verdicts["latency"].outcome is Outcome.INCONCLUSIVE
     assert "--against" in verdicts["latency"].message
-    with worker(echo()) as address:
-        stable = Stable(Target(f"http://{address}", "/v2/models/echo/infer", {}, 10), "sha256:12")
-        slow = Echo(TensorSpec("x", "FP32", (-1, 2)), seconds=0.02)
-        _, verdicts = judged(slow, records(), checks, stable)
-        assert verdicts["latency"].outcome is Outcome.FAILED
-        stable.target.close()
+    judgement = Judgement(checks, is_text=False, is_timed=True)
+    for record in records():
+        answer = recorded_reply(record)
+        assert answer is not None
+        judgement.add(record, answer, replace(answer, seconds=0.02))
+    verdicts = {verdict.check: verdict for verdict in judgement.verdicts()}
+    assert verdicts["latency"].outcome is Outcome.FAILED
+
+
+def test_a_candidate_of_another_kind_fails() -> None:
+    judgement = Judgement(CHECKS, is_text=True, is_timed=False)
+    target = Target(f"http://127.0.0.1:{free_port()}", "", {}, 2)
+    assert "it generates text" in replay(records(1), target, None, judgement, lambda _: None)
 
 
 def test_a_server_that_does_not_answer_is_an_error_and_not_the_candidates() -> None:
