@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import islice
@@ -47,6 +49,23 @@ _EXIT_CODES: Mapping[Outcome, int] = {
 _KEY_VARIABLE = "KITSERVE_KEY"
 _MAX_RECORDS = 10_000
 _GRACE_SECONDS = 10.0
+_REPEAT_SECONDS = 5.0
+_NUMBERS = re.compile(r"[0-9.]+")
+
+
+class _Said:
+    """Says what the candidate's process does; numbers that change are said again after a while."""
+
+    def __init__(self, kit: str) -> None:
+        self._kit = kit
+        self._words = ""
+        self._said_at = 0.0
+
+    def __call__(self, detail: str) -> None:
+        now, words = time.monotonic(), _NUMBERS.sub("", detail)
+        if words != self._words or now - self._said_at >= _REPEAT_SECONDS:
+            self._words, self._said_at = words, now
+            err.print(f"{self._kit}: {detail}", markup=False)
 
 
 def _check_url(url: str | None) -> str | None:
@@ -124,8 +143,9 @@ def _replay(
     checks = Checks() if rollout is None else rollout.plan().checks
     reader = Reader(name)
     judgement = Judgement(checks, is_text=False, is_timed=against is not None)
-    candidate = Candidate(spec, lambda detail: err.print(f"{kit}: {detail}", markup=False))
-    err.print(f"{kit}: loading", markup=False)
+    said = _Said(kit)
+    candidate = Candidate(spec, said)
+    said("loading")
     try:
         with candidate as address:
             judgement = Judgement(checks, address.is_text, is_timed=against is not None)
