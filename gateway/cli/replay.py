@@ -53,18 +53,18 @@ _REPEAT_SECONDS = 5.0
 _NUMBERS = re.compile(r"[0-9.]+")
 
 
-class _Said:
-    """Says what the candidate's process does; numbers that change are said again after a while."""
+class _LoadingProgress:
+    """Prints what the candidate's process does; where only numbers change, once in a while."""
 
     def __init__(self, kit: str) -> None:
         self._kit = kit
         self._words = ""
-        self._said_at = 0.0
+        self._printed_at = 0.0
 
     def __call__(self, detail: str) -> None:
         now, words = time.monotonic(), _NUMBERS.sub("", detail)
-        if words != self._words or now - self._said_at >= _REPEAT_SECONDS:
-            self._words, self._said_at = words, now
+        if words != self._words or now - self._printed_at >= _REPEAT_SECONDS:
+            self._words, self._printed_at = words, now
             err.print(f"{self._kit}: {detail}", markup=False)
 
 
@@ -143,9 +143,9 @@ def _replay(
     checks = Checks() if rollout is None else rollout.plan().checks
     reader = Reader(name)
     judgement = Judgement(checks, is_text=False, is_timed=against is not None)
-    said = _Said(kit)
-    candidate = Candidate(spec, said)
-    said("loading")
+    loading = _LoadingProgress(kit)
+    candidate = Candidate(spec, loading)
+    loading("loading")
     try:
         with candidate as address:
             judgement = Judgement(checks, address.is_text, is_timed=against is not None)

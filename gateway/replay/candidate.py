@@ -35,11 +35,11 @@ class Address:
 
 
 class Candidate:
-    """The process, while it is used as a context; `tell` takes what it does while it loads."""
+    """The process, while it is used as a context; `progress` takes what it does while it loads."""
 
-    def __init__(self, spec: WorkerSpec, tell: Callable[[str], None]) -> None:
+    def __init__(self, spec: WorkerSpec, progress: Callable[[str], None]) -> None:
         self._spec = spec
-        self._tell = tell
+        self._progress = progress
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Address:
@@ -65,7 +65,7 @@ class Candidate:
                 if "port" in message:
                     return Address(message["host"], message["port"], message["runtime"], message["is_text"])
                 _raise_failure(message)
-                self._tell(message["detail"])
+                self._progress(message["detail"])
         except BaseException:
             self.__exit__()
             raise

@@ -34,29 +34,29 @@ def main() -> None:
     bypass_proxies()
     # The sender is the `kitserve replay` that started this process.
     spec: WorkerSpec = pickle.load(sys.stdin.buffer)  # noqa: S301
-    # What libraries print must not get among what is said.
-    said = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    # What libraries print must not get among the messages.
+    messages = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
-    def say(**fields: Any) -> None:
-        said.write(json.dumps(fields) + "\n")
-        said.flush()
+    def send(**fields: Any) -> None:
+        messages.write(json.dumps(fields) + "\n")
+        messages.flush()
 
     configure_logging("replay", spec.node.home)
     try:
-        _serve(spec, say)
+        _serve(spec, send)
     except Exception as error:
-        say(error=reason_of(error), is_kits=isinstance(error, KitserveError))
+        send(error=reason_of(error), is_kits=isinstance(error, KitserveError))
         sys.exit(1)
 
 
-def _serve(spec: WorkerSpec, say: Any) -> None:
+def _serve(spec: WorkerSpec, send: Any) -> None:
     def note(**changes: object) -> None:
         if detail := changes.get("detail"):
-            say(detail=str(detail))
+            send(detail=str(detail))
 
     def give_up(failure: KitserveError) -> None:
-        say(error=str(failure), is_kits=True)
+        send(error=str(failure), is_kits=True)
         os._exit(1)
 
     tally = Tally()
@@ -72,7 +72,7 @@ def _serve(spec: WorkerSpec, say: Any) -> None:
         server = HttpServer(app, spec.node.host)
         server.start()
         is_tensors = isinstance(servable.model, TensorModel)
-        say(host=server.host, port=server.port, runtime=servable.runtime, is_text=not is_tensors)
+        send(host=server.host, port=server.port, runtime=servable.runtime, is_text=not is_tensors)
         sys.stdin.buffer.read()
         server.stop()
         app.stop()

@@ -64,9 +64,9 @@ def replay(
     candidate: Target,
     stable: Stable | None,
     judgement: Judgement,
-    told: Callable[[int], None],
+    progress: Callable[[int], None],
 ) -> str:
-    """Send records until there are no more; `told` gets how many were sent.
+    """Send records until there are no more; `progress` takes how many were sent.
 
     Returns:
         Why the candidate no longer answers; "" where it does.
@@ -92,5 +92,5 @@ def replay(
             reason = str(error) or type(error).__name__
             return f"it does not answer record {count:,} ({record.request_id}): {reason}"
         judgement.add(record, recorded_reply(record) if stable is None else other, reply)
-        told(count)
+        progress(count)
     return ""
