@@ -16,6 +16,7 @@ from gateway.logs.limits import Logged
 from gateway.metrics.tally import Numbers
 from gateway.oci.options import SourceOptions
 from gateway.oci.pinned import PinnedReference
+from gateway.payloads.rules import PayloadRules
 from gateway.rollout.plan import Agreement, AnswerChecks, Golden
 from gateway.serving import Serving
 from runtimes.base import Signature
@@ -123,6 +124,18 @@ class Instructions:
     describe: bool = False
     """Whether the next report is to describe the model."""
     mirroring: Mirroring | None = None
+    payloads: PayloadRules | None = None
+    """Which calls are recorded; None: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadBatch:
+    """Records of calls, each a line of JSON without its end, on their way from a worker to the gateway."""
+
+    app: AppName
+    lines: tuple[bytes, ...]
+    dropped: int = 0
+    """How many calls were to be recorded, and could not."""
 
 
 @dataclass(frozen=True, slots=True)

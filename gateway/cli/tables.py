@@ -149,6 +149,21 @@ def rollout_text(rollout: dict[str, Any]) -> RenderableType:
     return Group(*lines)
 
 
+def replay_text(replay: dict[str, Any]) -> Iterator[RenderableType]:
+    """Show how a replay ended: each check, what was answered otherwise, and what was passed over."""
+    yield Text.assemble(_coloured(replay["outcome"]), f" {replay['model']}: {replay['kit']}")
+    for verdict in replay["verdicts"]:
+        yield Text.assemble("  ", _coloured(verdict["outcome"]), f" {verdict['check']}: {verdict['message']}")
+    yield Text(f"{replay['compared']:,} answers compared, {replay['differing']:,} of them differ")
+    for difference in replay["differences"]:
+        yield Text(f"  {difference['request_id']}", "dim")
+        yield Text(f"    stable    {difference['stable']}")
+        yield Text(f"    candidate {difference['candidate']}")
+    for title, reasons in (("not compared", replay["not_compared"]), ("skipped", replay["skipped"])):
+        for reason, count in reasons.items():
+            yield Text(f"{title}: {count:,}: {reason}", "dim")
+
+
 def events_table(events: Iterable[dict[str, Any]]) -> Table:
     """The events of rollouts, one a row."""
     table = _table("TIME", "ROLLOUT", "PHASE", "REASON", "STABLE", "CANARY", "WEIGHT", "MESSAGE")

@@ -11,6 +11,7 @@ from gateway.config.calls import Batching, Queue, Timeout
 from gateway.config.faults import faults_at
 from gateway.config.kits import Seconds, Strict, Trust, fault
 from gateway.config.language import Engine, Generation
+from gateway.config.payloads import Payloads
 from gateway.config.rollout import Rollout
 from gateway.config.tensors import Tensor, check_names
 from gateway.config.variants import WrittenVariant, reference_of
@@ -183,6 +184,8 @@ class Model(Strict):
     """How long a model may take to load, once its kit is on the machine; then its version has failed."""
     rollout: Rollout | None = None
     """How another kit takes over; absent, at once, as soon as its workers are ready."""
+    payloads: Payloads | None = None
+    """Which calls are recorded; absent, none."""
     track: Annotated[Seconds, Field(ge=1)] | None = None
     """How often to look whether the tag of `kit` has moved; absent, only when a config is applied."""
     trust: Trust = Trust()

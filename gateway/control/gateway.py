@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from gateway.config.admin_tls import AdminTls
-from gateway.contract import Announcement, Instructions, NodeSettings
+from gateway.contract import Announcement, Instructions, NodeSettings, PayloadBatch
 from gateway.control.activator.activator import Activator
 from gateway.control.activator.sleepers import GatewaySleepers
 from gateway.control.admin.api import AdminApi
@@ -33,6 +33,7 @@ from gateway.control.loop.capacity import gpu_faults
 from gateway.control.loop.deployer import DeploySettings
 from gateway.control.loop.library import open_library
 from gateway.control.loop.loop import ReconcileLoop
+from gateway.control.payload_log.payload_log import PayloadLog, recorded_versions
 from gateway.control.rollouts.driver import Rollouts
 from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.rollouts.webhooks import Webhooks
@@ -109,8 +110,16 @@ class Gateway:
             DeploySettings(_node_settings(settings), settings.reserve_cpus, ray_serve.parallel_starts()),
             self._activator.holds_calls,
         )
+        self._payload_log = PayloadLog(settings.home, lambda: recorded_versions(self._state))
+        self._payload_log.start()
         overview = GatewayOverview(
-            self._loop, self._state, self._workers, self._descriptions, self._activator, edge
+            self._loop,
+            self._state,
+            self._workers,
+            self._descriptions,
+            self._activator,
+            edge,
+            self._payload_log.numbers,
         )
         metrics = CollectorRegistry()
         vitals = Vitals(settings.home, self._loop, self._state, lines, _certificates(settings))
@@ -143,7 +152,14 @@ class Gateway:
         if self._workers.hear(announcement):
             self._activator.hear(announcement)
             self._loop.wake()
-        return Instructions(self._descriptions.hear(announcement), self._rollouts.mirroring(announcement.app))
+        app = announcement.app
+        return Instructions(
+            self._descriptions.hear(announcement), self._rollouts.mirroring(app), self._payload_log.rules(app)
+        )
+
+    async def record(self, batch: PayloadBatch) -> None:
+        """Take records of a worker's calls."""
+        self._payload_log.take(batch)
 
     async def check_health(self) -> None:
         """Raise an error when a part of the gateway does not work; Serve then starts another gateway."""
@@ -162,6 +178,7 @@ class Gateway:
         self._services.stop()
         self._body_router.stop()
         self._webhooks.stop()
+        self._payload_log.stop()
         self._state.close()
 
 

@@ -62,6 +62,15 @@ class EdgeSample:
 
 
 @dataclass(frozen=True, slots=True)
+class PayloadNumbers:
+    """The records of a model's calls."""
+
+    written: int = 0
+    dropped: int = 0
+    """Those that could not be made or written."""
+
+
+@dataclass(frozen=True, slots=True)
 class SystemSample:
     """All that is measured beside versions, at one moment."""
 
@@ -69,6 +78,8 @@ class SystemSample:
     edge: EdgeSample | None = None
     memory_bytes: Mapping[str, int] = field(default_factory=dict)
     """Resident memory by process."""
+    payloads: Mapping[str, PayloadNumbers] = field(default_factory=dict)
+    """By model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +180,17 @@ SYSTEM_METRICS = (
                 for key, numbers in edge.keys.items()
                 for reason, count in numbers.refused.items()
             )
+        ),
+    ),
+    SystemMetric(
+        "kitserve_payload_records",
+        Kind.COUNTER,
+        "Records of calls in the payload log: written, or dropped as there was no room or time for them",
+        ("model", "outcome"),
+        lambda sample: (
+            ((model, outcome), count)
+            for model, numbers in sample.payloads.items()
+            for outcome, count in (("written", numbers.written), ("dropped", numbers.dropped))
         ),
     ),
     SystemMetric(

@@ -24,3 +24,4 @@ MODELS_HEADER = "Kitserve-Models"
 EDGE = EDGE_HEADER.lower().encode()
 SOURCE = SOURCE_HEADER.lower().encode()
 PLACED = PLACED_HEADER.lower().encode()
+CALLER = CALLER_HEADER.lower().encode()

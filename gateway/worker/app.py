@@ -58,6 +58,8 @@ class WorkerApp:
         self.max_body = version.options.max_body
         self._edge_key = version.options.edge_key.encode()
         self._tally = version.tally
+        self.payloads = version.payloads
+        """Which calls are recorded, and the records."""
         self._capabilities = capabilities
         self._handlers = handlers
         self._streams: Mapping[str, Answer] = {

@@ -15,10 +15,12 @@ from typing import TypeVar
 from gateway.codec.deadlines import request_timeout
 from gateway.codec.statuses import explain
 from gateway.engine.jobs import Codec, Job
+from gateway.payloads.record import Protocol
 from gateway.wire.codings import chosen_coding, compress, decompress
 from gateway.wire.exchange import Exchange, lines
 from gateway.wire.headers import PLACED, SOURCE
 from gateway.worker.capabilities import TensorCapability
+from gateway.worker.payload_calls import tensor_call
 from gateway.worker.protocol import JSON
 from gateway.worker.version import ServedVersion
 from runtimes.errors import InputError
@@ -38,6 +40,7 @@ class Dialect:
     """Writes the body of an error; the number is HTTP's status."""
     mirrored: Callable[[Job], Job]
     """Returns an answered call as the Open Inference Protocol has it, which is how calls are mirrored."""
+    protocol: Protocol = Protocol.REST
 
 
 class ComputeCalls:
@@ -47,6 +50,7 @@ class ComputeCalls:
         self.dialect = dialect
         self.tensors = tensors
         self.compute = tensors.compute
+        self.payloads = version.payloads
         self.tally = version.tally
         self.max_body = version.options.max_body
         self.names = version.headers
@@ -130,7 +134,12 @@ class _ComputeCall:
             headers += b"retry-after: %d\r\n" % job.retry_after
         accepted = exchange.headers.get(b"accept-encoding")
         coding = chosen_coding(accepted.decode("latin-1")) if accepted and job.status == _OK else ""
-        mirror = calls.tensors.mirror
+        mirror, sampler = calls.tensors.mirror, calls.payloads.sampler
+        if sampler is not None and sampler.is_picked():
+            dialect = calls.dialect
+            sampler.offer(
+                tensor_call(exchange.headers, job, dialect.protocol, dialect.mirrored, calls.tensors.decode)
+            )
         if not coding:
             exchange.respond(job.status, headers, job.answer)
             if mirror is not None and job.is_placed and job.status == _OK:

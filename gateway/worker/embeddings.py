@@ -18,8 +18,8 @@ from gateway.codec.openai.errors import RefusedCall, error_body
 from gateway.codec.openai.members import Endpoint
 from gateway.codec.openai.rerank import read_rerank, write_rerank
 from gateway.engine.jobs import Job
-from gateway.metrics.tally import Tally
 from gateway.metrics.tokens import Tokens
+from gateway.payloads.record import Protocol
 from gateway.worker.calls import ComputeCalls, Dialect
 from gateway.worker.capabilities import TensorCapability
 from gateway.worker.openai_documents import model_documents, not_served
@@ -61,7 +61,10 @@ class TextHandler:
             path, read, output, does = Endpoint.RERANK, rerank, SCORE, "ranks documents"
         encode = Encoder(identity.model, identity.version, {})
         dialect = Dialect(
-            lambda _headers: _TextCodec(read, output, tensors, encode, version.tally), error_body, _mirrored
+            lambda _headers: _TextCodec(read, output, tensors, encode, version),
+            error_body,
+            _mirrored,
+            Protocol.OPENAI,
         )
         self._routes: Mapping[str, Route] = {
             **{other.value: not_served(self._errors, other, f"it {does} ({path})") for other in Endpoint},
@@ -79,13 +82,14 @@ class _TextCodec:
     """Reads one call and writes its answer, see `jobs.Codec`; one is made for each call."""
 
     def __init__(
-        self, read: Read, output: str, tensors: TensorCapability, encode: Encoder, tally: Tally
+        self, read: Read, output: str, tensors: TensorCapability, encode: Encoder, version: ServedVersion
     ) -> None:
         self._read = read
         self._output = output
         self._tensors = tensors
         self._encode = encode
-        self._tally = tally
+        self._tally = version.tally
+        self._payloads = version.payloads
         self._write: Write | None = None
         self._param: str | None = None
         self._code: str | None = None
@@ -103,7 +107,7 @@ class _TextCodec:
         assert self._write is not None
         job.answer = self._write(outputs)
         self._tally.generated(job.role, Tokens(input=int(outputs[TOKENS].sum())))
-        if self._tensors.mirror is not None:
+        if self._tensors.mirror is not None or self._payloads.sampler is not None:
             self._answered = call, outputs[self._output]
 
     def error(self, job: Job, status: int, message: str) -> None:

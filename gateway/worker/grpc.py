@@ -27,6 +27,7 @@ from gateway.wire.texts import INFERENCE, unknown_method
 from gateway.worker.capabilities import TensorCapability
 from gateway.worker.grpc_job import GrpcCodec
 from gateway.worker.grpc_stream import GrpcStream
+from gateway.worker.payload_calls import grpc_call
 from gateway.worker.protocol import Answer, GrpcErrors, Route
 from gateway.worker.version import ServedVersion
 from runtimes.errors import InputError
@@ -70,6 +71,9 @@ class OpenInferenceGrpc:
         began = time.perf_counter()
 
         def done(job: Job) -> None:
+            sampler = self._version.payloads.sampler
+            if sampler is not None and sampler.is_picked():
+                sampler.offer(grpc_call(exchange.headers, job, self._codec))
             if job.status == _OK_STATUS:
                 exchange.respond(job.status, self._headers[role], job.answer, OK)
                 return

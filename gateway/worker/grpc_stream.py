@@ -25,6 +25,7 @@ from gateway.wire.grpc_status import trailers
 from gateway.wire.headers import PLACED, SOURCE
 from gateway.wire.protobuf import field
 from gateway.worker.grpc_job import GrpcCodec
+from gateway.worker.payload_calls import grpc_call
 from gateway.worker.version import ServedVersion
 from runtimes.base import Array
 from runtimes.errors import InputError
@@ -85,6 +86,7 @@ class GrpcStream:
         self._codec = codec
         self._compute = compute
         self._tally = version.tally
+        self._payloads = version.payloads
         self._exchange = exchange
         self._role = role
         self._deadline = time.perf_counter() + timeout
@@ -156,6 +158,9 @@ class GrpcStream:
         self._compute.submit(job, is_followed)
 
     def _done(self, job: Job) -> None:
+        sampler = self._payloads.sampler
+        if sampler is not None and sampler.is_picked():
+            sampler.offer(grpc_call(self._exchange.headers, job, self._codec, is_of_stream=True))
         self._exchange.send(job.answer)
         self._inside.discard(job)
         if self._waiting:

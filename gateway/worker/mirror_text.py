@@ -111,7 +111,7 @@ class _Pair:
         canary = None
         if status == _OK:
             try:
-                canary = _read(self._stable.path, orjson.loads(body))
+                canary = read_generated(self._stable.path, orjson.loads(body))
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 return f"its answer cannot be read: {error!r}"
         # With the defaults of the kit: they may ask for a form, or leave nothing to chance.
@@ -155,7 +155,7 @@ def _answer(generated: GeneratedAnswer) -> Answer | None:
     return _first(generated.choices, generated.usage.output) if generated.status == _OK else None
 
 
-def _read(path: str, document: Mapping[str, Any]) -> Answer:
+def read_generated(path: str, document: Mapping[str, Any]) -> Answer:
     """Return what is compared of an answer of the OpenAI API."""
     usage = document.get("usage") or {}
     tokens = usage.get("completion_tokens") or usage.get("output_tokens") or 0

@@ -32,6 +32,7 @@ from gateway.wire.sse import DATA, END
 from gateway.wire.upstream import Request, UpstreamCall
 from gateway.worker.generated_log import HUNG_UP, GeneratedLog
 from gateway.worker.language import ENDED, LanguageCapability
+from gateway.worker.payload_text import EngineAnswer, openai_call
 from gateway.worker.protocol import JSON
 from gateway.worker.version import ServedVersion
 
@@ -76,9 +77,10 @@ class RelayedCall:
         "_first_seconds",
         "_is_blameless",
         "_is_events",
+        "_is_recorded",
         "_kept",
+        "_kept_body",
         "_last",
-        "_mirrored_body",
         "_place",
         "_reasons",
         "_role",
@@ -96,15 +98,17 @@ class RelayedCall:
         role: str,
         call: EngineCall,
         turn: Turn,
-        mirrored_body: bytes | None,
+        kept_body: bytes | None,
+        is_recorded: bool = False,
     ) -> None:
         self._served = served
         self._exchange = exchange
         self._role = role
         self._call = call
         self._turn = turn
-        self._mirrored_body = mirrored_body
-        """The body as it came, where the answer may be mirrored."""
+        self._kept_body = kept_body
+        """The body as it came, where the answer may be mirrored or recorded."""
+        self._is_recorded = is_recorded
         model = call.model or served.version.identity.model
         self._events = AnswerEvents(call, model, served.fingerprint)
         self._upstream: UpstreamCall | None = None
@@ -158,10 +162,10 @@ class RelayedCall:
         """Take the head of the engine's answer."""
         self._status = status
         self._is_events = status == _OK and headers.get(b"content-type", b"").startswith(b"text/event-stream")
-        is_mirrored = self._mirrored_body is not None and self._call.endpoint.is_generating
-        if not is_mirrored:
+        is_kept = self._kept_body is not None and self._call.endpoint.is_generating
+        if not is_kept:
             self._call = replace(self._call, body=b"")  # it may be large, and has been sent
-        if is_mirrored or not (self._is_events and self._call.is_streamed):
+        if is_kept or not (self._is_events and self._call.is_streamed):
             self._kept = []
 
     def piece(self, data: bytes) -> None:
@@ -299,9 +303,22 @@ class RelayedCall:
             tally.judged(turn.source, status, seconds, tokens=self._tokens)
         self._log(status, seconds)
         mirror = self._served.language.mirror
-        if mirror is not None and self._mirrored_body is not None and self._call.endpoint.is_generating:
+        if self._kept_body is None:
+            return
+        if mirror is not None and turn.is_placed and self._call.endpoint.is_generating:
             with suppress(*_UNREADABLE):
-                mirror.offer(self._generated(self._mirrored_body, status, seconds))
+                mirror.offer(self._generated(self._kept_body, status, seconds))
+        if self._is_recorded:
+            self._record(self._kept_body, status, seconds)
+
+    def _record(self, request: bytes, status: int, seconds: float) -> None:
+        """Have the call recorded."""
+        sampler = self._served.version.payloads.sampler
+        if sampler is not None:
+            endpoint, usage = self._call.endpoint, self._events.usage
+            answer = EngineAnswer(endpoint, self._kept or (), usage, self._is_events)
+            headers = self._exchange.headers
+            sampler.offer(openai_call(headers, self._role, status, seconds, request, answer))
 
     def _log(self, status: int, seconds: float) -> None:
         turn, call = self._turn, {"role": self._role, "path": self._call.endpoint.value}
@@ -312,14 +329,14 @@ class RelayedCall:
         }
         self._served.log.write(request_id(self._exchange), call, status, self._tokens, times, self._reasons)
 
-    def _generated(self, mirrored_body: bytes, status: int, seconds: float) -> GeneratedAnswer:
+    def _generated(self, kept_body: bytes, status: int, seconds: float) -> GeneratedAnswer:
         call = self._call
         usage, first = self._events.usage, self._first_seconds
         choices: tuple[Choice, ...] = ()
         if status == _OK:
             choices = choices_of(call.endpoint, whole_answer(call.endpoint, self._kept or (), usage))
         path, role = call.endpoint.value, self._role
-        return GeneratedAnswer(path, role, mirrored_body, call.body, status, choices, usage, first, seconds)
+        return GeneratedAnswer(path, role, kept_body, call.body, status, choices, usage, first, seconds)
 
     # On the way.
 

@@ -12,6 +12,7 @@ from gateway.codec.openai.members import Endpoint
 from gateway.codec.openai.request import EngineCall, read_call
 from gateway.codec.statuses import explain
 from gateway.engine.generation import Turn
+from gateway.metrics.counts import MIRRORED
 from gateway.wire.codings import decompress
 from gateway.wire.exchange import Exchange
 from gateway.wire.headers import PLACED, SOURCE
@@ -92,10 +93,13 @@ class Relay:
                 served.tally.judged(source, _UNAVAILABLE, time.perf_counter() - began)
             self._errors(exchange, role, _UNAVAILABLE, ENDED)
             return
+        sampler = served.version.payloads.sampler
+        is_recorded = sampler is not None and role != MIRRORED and sampler.is_picked()
         # Only what chance placed is evidence, see `Tally.judged`.
-        mirrored_body = b"".join(body) if language.mirror is not None and is_placed else None
+        is_kept = is_recorded or (language.mirror is not None and is_placed)
+        kept_body = b"".join(body) if is_kept else None
         turn = Turn(len(call.body), call.places, seconds, began, source=source, is_placed=is_placed)
-        RelayedCall(served, exchange, role, call, turn, mirrored_body).enter()
+        RelayedCall(served, exchange, role, call, turn, kept_body, is_recorded).enter()
 
     def _refuse(self, exchange: Exchange, role: str, failure: Exception) -> None:
         """Answer a call that does not get to the engine."""

@@ -16,6 +16,7 @@ from gateway.codec.predict.class_names import ClassNames
 from gateway.codec.predict.paths import Style, style_of
 from gateway.codec.predict.request import Reader, Request
 from gateway.engine.jobs import Job
+from gateway.payloads.record import Protocol
 from gateway.worker.calls import ComputeCalls, Dialect
 from gateway.worker.capabilities import TensorCapability
 from gateway.worker.labels import Labels
@@ -35,6 +36,7 @@ class PredictHandler:
     def __init__(self, version: ServedVersion, tensors: TensorCapability, own: Labels) -> None:
         identity, options = version.identity, version.options
         self._tensors = tensors
+        self._payloads = version.payloads
         self.reader = Reader(tensors.signature, options.image, options.max_body)
         names = ClassNames(options.labels, own)
         self.writer = PredictionWriter(identity.model, identity.version, names)
@@ -56,12 +58,12 @@ class PredictHandler:
             is_csv = wants_csv(headers.get(b"accept", b"").decode("latin-1"))
             return _PredictCodec(self, style, content_type, is_csv)
 
-        return Dialect(codec, lambda _status, text: error(text), self._mirrored)
+        return Dialect(codec, lambda _status, text: error(text), self._mirrored, Protocol.PREDICT)
 
     @property
     def keeps_outputs(self) -> bool:
-        """Whether outputs are kept until the call is answered, as it may be mirrored."""
-        return self._tensors.mirror is not None
+        """Whether outputs are kept until the call is answered, as it may be mirrored or recorded."""
+        return self._tensors.mirror is not None or self._payloads.sampler is not None
 
     def _mirrored(self, job: Job) -> Job:
         """Return an answered call as the Open Inference Protocol has it."""

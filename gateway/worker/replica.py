@@ -38,6 +38,7 @@ from gateway.worker.hang import HangTimer
 from gateway.worker.load_limit import LoadLimit
 from gateway.worker.loading import Loader, OpenedKit, ServableModel, closed_on_failure
 from gateway.worker.memory_limit import MemoryLimit
+from gateway.worker.payload_delivery import PayloadDelivery
 from gateway.worker.scaling import IDLE, ONGOING
 from gateway.worker.stuck import stuck
 from gateway.worker.version import Identity
@@ -119,6 +120,8 @@ class Worker:
             runtime=servable.runtime,
             device=self._model.device,
         )
+        self._payload_delivery = PayloadDelivery(spec.app, self._app.payloads, self._gateway.record.remote)
+        self._watching.append(asyncio.create_task(self._payload_delivery.run()))
         self._ready_at = time.time()
         if isinstance(self._model, OpenAIModel):
             self._engine_numbers = EngineNumbers(self._model.socket)
@@ -191,6 +194,7 @@ class Worker:
         self._announcing.cancel()
         for task in self._watching:
             task.cancel()
+        await self._payload_delivery.deliver()
         self._hang.stop()
         await asyncio.to_thread(self._close)
         log.info("worker.stopped", extra=self._spec.names)
@@ -287,3 +291,4 @@ class Worker:
         self._must_describe = instructions.describe
         if announcement.port:
             self._app.mirror(instructions.mirroring)
+            self._app.payloads.set_rules(instructions.payloads)

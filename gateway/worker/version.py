@@ -12,6 +12,7 @@ from gateway.metrics.tally import Tally
 from gateway.serving import DEFAULT_LIMITS, NO_GENERATION, Batching, Generation, QueueLimits
 from gateway.wire.exchange import lines
 from gateway.wire.limits import BODY_BYTES
+from gateway.worker.payloads import Payloads
 
 ROLES = ("stable", "canary")
 
@@ -56,6 +57,8 @@ class ServedVersion:
         self.identity = identity
         self.tally = tally
         self.options = options
+        self.payloads = Payloads()
+        """Which of its calls are recorded."""
         names = [
             (b"modelkit-digest", identity.digest.encode()),
             (b"modelkit-version", identity.version.encode()),

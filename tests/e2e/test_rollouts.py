@@ -342,3 +342,33 @@ def test_what_cannot_be_loaded_or_takes_something_else_gets_no_call(kitserve: Ru
     assert set(load.versions) == {"v1"}
     digests = {version["digest"] for version in kitserve.model("gate")["versions"] if version["role"]}
     assert len(digests) == 1
+
+
+def test_recorded_calls_tell_a_good_candidate_from_a_bad_one(kitserve: Running, layout: Path) -> None:
+    rules = {"sample": 1.0, "redact": ["inputs.age?"]}
+    kitserve.models = {"diary": {"kit": kit(layout, "v1"), "payloads": rules, "rollout": QUICK}}
+    kitserve.apply()
+    kitserve.wait_for_rollout("diary")
+    directory = kitserve.home / "payloads" / "diary"
+    with Load(f"{kitserve.url}/v2/models/diary/infer", pause=0.05) as load:
+        # Workers hear of it within two seconds.
+        kitserve.wait(
+            lambda _: sum(len(path.read_bytes().splitlines()) for path in directory.glob("*")) > 150
+        )
+    assert load.failures == {}
+    before = set(kitserve.workers("diary"))
+    outcomes = {}
+    for tag, against in (("bad", ()), ("v2", ("--against", kitserve.url))):
+        command = ("replay", str(directory), "--model", "diary", "--kit", kit(layout, tag), "-o", "json")
+        done = kitserve.run(*command, "--config", str(kitserve.file), *against, check=False)
+        document = json.loads(done.stdout)
+        outcomes[tag, bool(against)] = (done.returncode, document["outcome"], bool(document["differences"]))
+        assert document["compared"] > 150, done.stderr
+    assert outcomes == {
+        ("bad", False): (1, "Failed", True),
+        ("v2", True): (0, "Successful", False),
+    }
+    assert (rollout(kitserve, "diary")["phase"], set(kitserve.workers("diary"))) == ("Healthy", before)
+    kitserve.models["diary"].pop("payloads")
+    kitserve.apply()
+    assert set(kitserve.workers("diary")) == before, "workers hear of it, and are not replaced"

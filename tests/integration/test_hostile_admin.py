@@ -209,6 +209,7 @@ def test_the_token_changes_models_but_neither_trust_nor_what_is_read(running: Ru
         {"trust": {"allow_code": ["sha256:" + "0" * 64]}},
         {"trust": {"keys": [{"name": "a.pub", "pem": PEM}]}},
         {"models": code},
+        {"models": [{"name": "iris", "kit": KIT, "payloads": {"sample": 1.0}}]},
         {"registries": {"registry.test": {"username": "ci", "password_file": "/root/secret"}}},
         {"registries": {"registry.test": {"token_env": "AWS_SECRET_ACCESS_KEY"}}},
         {"registries": {"registry.test": {"proxy": "http://evil.test:3128"}}},

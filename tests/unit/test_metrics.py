@@ -19,7 +19,7 @@ from gateway.metrics.gpus import Gpu
 from gateway.metrics.machine import MachineMemory
 from gateway.metrics.pairs import AnswerPairs
 from gateway.metrics.rollouts import RolloutSample
-from gateway.metrics.system import EdgeSample, KeyNumbers, ModelSample, SystemSample
+from gateway.metrics.system import EdgeSample, KeyNumbers, ModelSample, PayloadNumbers, SystemSample
 from gateway.metrics.tally import Numbers, Tally
 from gateway.metrics.tokens import Tokens
 from gateway.metrics.versions import VersionLabels, VersionSample
@@ -65,6 +65,7 @@ SYSTEM = SystemSample(
         8192,
     ),
     {"gateway": 100, "edge": 50},
+    {"iris": PayloadNumbers(8, 2)},
 )
 
 
@@ -292,6 +293,7 @@ def test_what_prometheus_reads(tally: Tally) -> None:
         "kitserve_edge_client_responses": "counter",
         "kitserve_key_calls": "counter",
         "kitserve_key_refused_calls": "counter",
+        "kitserve_payload_records": "counter",
         "kitserve_process_resident_memory_bytes": "gauge",
         "kitserve_rollout_phase": "gauge",
         "kitserve_rollout_reason": "gauge",
@@ -535,6 +537,10 @@ def test_a_model_has_a_series_for_each_state_and_each_phase_of_its_rollout() -> 
     assert shown("kitserve_key_refused_calls") == [
         ({"key": "ci", "reason": "rate"}, 2),
         ({"key": "", "reason": "unknown"}, 3),
+    ]
+    assert shown("kitserve_payload_records") == [
+        ({"model": "iris", "outcome": "written"}, 8),
+        ({"model": "iris", "outcome": "dropped"}, 2),
     ]
     assert shown("kitserve_process_resident_memory_bytes") == [
         ({"process": "gateway"}, 100),

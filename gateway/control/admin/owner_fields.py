@@ -53,6 +53,9 @@ def _model_changes(
         trust_before = before[name].get("trust") if name in before else None
         if _rules(model.get("trust")) != _rules(trust_before):
             yield f"trust of {name}"
+        # What callers send is written to this machine's disk.
+        if model.get("payloads") != (before[name].get("payloads") if name in before else None):
+            yield f"payloads of {name}"
         for kit in _kits(model):
             if kit not in kits and not isinstance(parse_reference(kit), RegistryReference):
                 yield f"kit {kit} of {name}, which is on this machine"

@@ -14,6 +14,7 @@ from gateway.kits.trust import ANYTHING, Policy
 from gateway.oci.options import SourceOptions
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Reference
+from gateway.payloads.rules import PayloadRules
 from gateway.rollout.plan import Plan
 from gateway.serving import Serving
 
@@ -45,6 +46,8 @@ class DesiredModel:
     track: float | None = None
     """How often to look whether the kit's tag has moved, in seconds; None: never."""
     policy: Policy = ANYTHING
+    payloads: PayloadRules | None = None
+    """Which calls are recorded; None: none."""
 
     @property
     def kits(self) -> tuple[Reference, ...]:
@@ -147,4 +150,5 @@ def _model(config: GatewayConfig, model: Model) -> DesiredModel:
         plan=None if model.rollout is None else model.rollout.plan(),
         track=model.track,
         policy=config.policy(model),
+        payloads=None if model.payloads is None else model.payloads.rules(),
     )

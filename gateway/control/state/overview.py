@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from gateway.metrics.edge_numbers import EdgeNumbers
 from gateway.metrics.exposition import Scrape
 from gateway.metrics.memory import resident_bytes
 from gateway.metrics.rollouts import RolloutSample
-from gateway.metrics.system import ModelSample, SystemSample
+from gateway.metrics.system import ModelSample, PayloadNumbers, SystemSample
 from gateway.metrics.versions import VersionLabels, VersionSample
 from gateway.rollout.state import Phase
 from gateway.rollout.verdict import Outcome
@@ -65,6 +65,7 @@ class GatewayOverview:
         descriptions: Descriptions,
         held_calls: HeldCalls,
         edge: Edge,
+        payloads: Callable[[], Mapping[str, PayloadNumbers]] = dict,
     ) -> None:
         self._loop = loop
         self._state = state
@@ -72,6 +73,7 @@ class GatewayOverview:
         self._descriptions = descriptions
         self._held_calls = held_calls
         self._edge = edge
+        self._payloads = payloads
         # Of apps that are forgotten too: another app may go on under their labels, and must not begin at 0.
         self._labels: dict[AppName, VersionLabels] = {}
 
@@ -93,6 +95,7 @@ class GatewayOverview:
             models,
             replace(edge.whole, unavailable=unavailable),
             {"gateway": resident_bytes(), "edge": edge.memory_bytes},
+            self._payloads(),
         )
         return Scrape(self._version_samples(edge.versions), system)
 

@@ -19,6 +19,7 @@ from gateway.kits.trust import Policy, PublicKey
 from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest, parse_reference
+from gateway.payloads.rules import PayloadRules
 from gateway.rollout.documents import reading
 from gateway.rollout.plan import Plan
 from gateway.serving import Serving
@@ -26,6 +27,7 @@ from runtimes.python.requirements import Sources
 
 _SERVING = TypeAdapter(Serving)
 _PLAN = TypeAdapter(Plan)
+_PAYLOADS = TypeAdapter(PayloadRules)
 _REGISTRY = TypeAdapter(RegistryOptions)
 _FIXED = TypeAdapter(FixedSettings)
 _DESCRIPTION = TypeAdapter(Description)
@@ -122,11 +124,12 @@ def _model_to_document(model: DesiredModel) -> dict[str, Any]:
         "plan": None if model.plan is None else _PLAN.dump_python(model.plan, mode="json"),
         "track": model.track,
         "policy": _policy_to_document(model.policy),
+        "payloads": None if model.payloads is None else _PAYLOADS.dump_python(model.payloads, mode="json"),
     }
 
 
 def _model_from_document(document: dict[str, Any]) -> DesiredModel:
-    canary, plan = document.get("canary"), document.get("plan")
+    canary, plan, payloads = document.get("canary"), document.get("plan"), document.get("payloads")
     return DesiredModel(
         name=document["name"],
         kit=parse_reference(document["kit"]),
@@ -141,6 +144,7 @@ def _model_from_document(document: dict[str, Any]) -> DesiredModel:
         plan=None if plan is None else _PLAN.validate_json(json.dumps(plan)),
         track=document.get("track"),
         policy=_policy_from_document(document.get("policy", {})),
+        payloads=None if payloads is None else _PAYLOADS.validate_json(json.dumps(payloads)),
     )
 
 

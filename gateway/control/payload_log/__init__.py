@@ -1,0 +1,1 @@
+"""The payload log: records of calls, from workers to files."""
