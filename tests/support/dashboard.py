@@ -20,6 +20,7 @@ CONDITIONAL: Mapping[str, str] = {
     "Mirrored share": "only where a model has `rollout`",
     "Time at a step": "only where a model has `rollout`",
     "Rollouts begun": "only where a model has `rollout`",
+    "Recorded calls": "only where a model has `payloads`",
     "Tokens": "only of language models",
     "Time to first token": "only of language models",
     "Time between tokens": "only of language models",
