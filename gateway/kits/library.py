@@ -136,15 +136,21 @@ class Library:
         self._unpacker = KitUnpacker(self._store, self._directories, self.cache.make_room)
 
     def describe(
-        self, reference: Reference, policy: Policy = ANYTHING, room: Callable[[], Room] = Room.here
+        self,
+        reference: Reference,
+        policy: Policy = ANYTHING,
+        room: Callable[[], Room] = Room.here,
+        parents: Sequence[Reference] = (),
     ) -> Kit:
         """Return the kit that a reference names, its layers not fetched.
+
+        `parents` are as for `open`.
 
         An index is followed to the one kit in it, or to that of the reference's variant; `room` returns what
         decides where that is `auto`. Raises NotAKit, InvalidKitfile or KitError for what cannot
         be served, and NotTrusted, before any request, for a registry that the policy does not allow.
         """
-        return self._lookup(room).kit(reference, policy)
+        return self._lookup(room).kit(reference, policy, parents)
 
     def has(self, kit: Kit) -> bool:
         """Tell whether a kit is on this node, with all that serving needs; nothing of it is read."""
@@ -175,14 +181,21 @@ class Library:
             kit.check_servable(with_code=True)
             return self._open(kit, verdict, lookup, progress)
 
-    def dataset(self, reference: Reference, name: str, policy: Policy = ANYTHING) -> Dataset:
+    def dataset(
+        self,
+        reference: Reference,
+        name: str,
+        policy: Policy = ANYTHING,
+        parents: Sequence[Reference] = (),
+    ) -> Dataset:
         """Return a dataset of a kit, by its name in the Kitfile or its path; fetch only its layer.
 
-        Raises what `describe` and `judge` raise, and KitError where the kit has no such file.
+        `parents` are as for `open`. Raises what `describe` and `judge` raise, and KitError where the kit has
+        no such file.
         """
         lookup = self._lookup()
         with self.cache.pulling():
-            kit = lookup.kit(reference, policy)
+            kit = lookup.kit(reference, policy, parents)
             self._judge(kit, policy, lookup)
             layer = find_dataset(kit, name)
             blob, _ = self._store.fetch(layer.descriptor, lookup.source(kit.reference))

@@ -14,7 +14,7 @@ from gateway.kits.indexes import choose_kit, is_index
 from gateway.kits.kit import Kit
 from gateway.kits.layer import Role
 from gateway.kits.manifest import Format, parse_manifest
-from gateway.kits.parents import attach_parents, check_parent, local_references, with_parents
+from gateway.kits.parents import attach_parents, check_chain, check_parent, local_references, with_parents
 from gateway.kits.trust import Policy, judge_registry
 from gateway.kits.variants import Room
 from gateway.oci.content import Descriptor, Source
@@ -74,7 +74,9 @@ class Lookup:
         if pinned:
             for parent in pinned:
                 check_parent(kit.reference, parent)
-            return attach_parents(kit, tuple(self._without_parents(parent, policy) for parent in pinned))
+            kit = attach_parents(kit, tuple(self._without_parents(parent, policy) for parent in pinned))
+            check_chain(kit)
+            return kit
         kit = with_parents(kit, lambda parent, child: self._parent(parent, child.reference, policy))
         with self._store.disk_errors():
             replace_file(pins, json.dumps([str(parent.reference) for parent in kit.parents]).encode())

@@ -91,7 +91,7 @@ def check_version(
         KitError: where it cannot be served.
         KitserveError: where that cannot be found out, as `Library.open` raises it.
     """
-    kit = library.describe(version.reference.reference, policy)
+    kit = library.describe(version.reference.reference, policy, parents=version.parent_references)
     if is_small(library, kit):
         examined = examine(
             library, kit, policy, runtime=version.runtime, file=version.file, serving=version.serving
