@@ -9,7 +9,6 @@ import typer
 
 from gateway.cli import tables
 from gateway.cli.admin_client import AdminClient
-from gateway.cli.changes import config_changes
 from gateway.cli.config_files import read_file
 from gateway.cli.options import (
     ADMIN_VARIABLE,
@@ -30,6 +29,7 @@ from gateway.cli.options import (
 from gateway.cli.outcomes import outcome
 from gateway.cli.progress import Reporter
 from gateway.cli.waiting import RESTART_SECONDS, statuses
+from gateway.config.changes import config_changes
 from gateway.config.secrets import without_secrets
 from gateway.errors import ControlError
 
