@@ -13,6 +13,7 @@ from gateway.cli.kits import inspect, pull
 from gateway.cli.lock import lock
 from gateway.cli.models import apply, status
 from gateway.cli.options import FAILED, MISUSED, err, out
+from gateway.cli.plan import PlanCommand, plan
 from gateway.cli.serve import serve
 from gateway.cli.token import token
 from gateway.errors import ConfigError, InvalidReference, KitserveError
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 for command in (serve, apply, lock, status, inspect, pull, token):
     app.command()(command)
+app.command(cls=PlanCommand)(plan)
 app.add_typer(cache.app, name="cache")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(key.app, name="key")

@@ -32,12 +32,19 @@ class Lookup:
 
     `pins` is a directory with the digests that the parents of a kit had when it was first looked up: a
     version must not change when the tag of a parent moves. `room` returns what decides between the kits of an
-    index where its variant is `auto`.
+    index where its variant is `auto`. Without `notes_parents`, nothing is written there.
     """
 
     def __init__(
-        self, store: Store, options: SourceOptions, pins: Path, room: Callable[[], Room] = Room.here
+        self,
+        store: Store,
+        options: SourceOptions,
+        pins: Path,
+        room: Callable[[], Room] = Room.here,
+        *,
+        notes_parents: bool = True,
     ) -> None:
+        self._notes_parents = notes_parents
         self._store = store
         self._room = room
         self._options = options
@@ -78,6 +85,8 @@ class Lookup:
             check_chain(kit)
             return kit
         kit = with_parents(kit, lambda parent, child: self._parent(parent, child.reference, policy))
+        if not self._notes_parents:
+            return kit
         with self._store.disk_errors():
             replace_file(pins, json.dumps([str(parent.reference) for parent in kit.parents]).encode())
         return kit
