@@ -16,6 +16,7 @@ from gateway.cli.options import FAILED, MISUSED, err, out
 from gateway.cli.plan import PlanCommand, plan
 from gateway.cli.serve import serve
 from gateway.cli.token import token
+from gateway.cli.validate import schema, validate
 from gateway.errors import ConfigError, InvalidReference, KitserveError
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, apply, lock, status, inspect, pull, token):
+for command in (serve, apply, validate, lock, status, inspect, pull, token, schema):
     app.command()(command)
 app.command(cls=PlanCommand)(plan)
 app.add_typer(cache.app, name="cache")
