@@ -118,3 +118,17 @@ def test_a_config_of_a_file_is_compared_as_if_it_were_served() -> None:
     told = rollout_plan(None, after.rollout("iris"))
     assert told is not None
     assert told.starts
+
+
+def test_a_changed_lock_begins_a_rollout_as_a_changed_tag_does(world: World) -> None:
+    def told(tag: str) -> Any:
+        pinned = kit("v1").pinned(digest(tag))
+        wanted = desired("v1", ROLLOUT)
+        wanted = replace(wanted, models=(replace(wanted.models[0], kit=pinned),))
+        after = with_config(*view(world), wanted, {pinned: digest(tag)}, {})
+        return rollout_plan(world.rollouts.get("iris"), after.rollout("iris")), after.plan.deploy
+
+    assert told("v1") == (None, ())
+    rollout, deployed = told("v2")
+    assert rollout.starts
+    assert [version.digest for version in deployed] == [digest("v2")]
