@@ -5,9 +5,7 @@ What a field means is said by the docstring below it in its model, and what a gr
 
 from __future__ import annotations
 
-import ast
 import inspect
-import textwrap
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
@@ -19,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ByteSize
 from pydantic.fields import FieldInfo
 
 from gateway.config.config import Address
+from gateway.config.field_docs import field_docs
 from gateway.config.kits import Key, read_seconds
 from gateway.oci.variant import Variant
 
@@ -67,7 +66,7 @@ def undescribed(root: type[BaseModel]) -> list[str]:
         f"{model.__name__}.{name}"
         for model in _places(root)
         for name in model.model_fields
-        if not _docstrings(model).get(name)
+        if not field_docs(model).get(name)
     ]
 
 
@@ -107,7 +106,7 @@ def _joined(path: str, name: str) -> str:
 
 def _row(model: type[BaseModel], name: str, field: FieldInfo, path: str) -> str:
     words = _words(field.annotation, field.metadata)
-    meaning = " ".join(_docstrings(model).get(name, "").split())
+    meaning = " ".join(field_docs(model).get(name, "").split())
     cells = (f"`{_joined(path, field.alias or name)}`", words, _default(field), meaning)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
@@ -205,26 +204,3 @@ def _number(value: Any, kind: type, is_duration: bool) -> str:
 
 def _listed(words: Sequence[str]) -> str:
     return f"{', '.join(f'`{word}`' for word in words[:-1])} or `{words[-1]}`"
-
-
-def _docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """Return the string below each field of a model, those that it inherits too.
-
-    Pydantic can do this too (`use_attribute_docstrings`), but would read the source at each start of each
-    process, which costs a command line a twentieth of a second.
-    """
-    found: dict[str, str] = {}
-    for base in reversed(model.__mro__[: model.__mro__.index(BaseModel)]):
-        found |= _docstrings_of(base)
-    return found
-
-
-def _docstrings_of(model: type) -> dict[str, str]:
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
-    assert isinstance(definition, ast.ClassDef)
-    found = {}
-    for statement, following in zip(definition.body, definition.body[1:], strict=False):
-        match statement, following:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                found[name] = text
-    return found

@@ -18,6 +18,8 @@ from gateway.oci.kit_storage import kit_home
 
 _TIMEOUT = 10
 """In seconds."""
+_PLAN_TIMEOUT = 3600
+"""In seconds: registries are asked for a plan, and models may be pulled."""
 _REFUSED = 401
 _SOCKET_URL = "http://localhost"
 TOKEN_VARIABLE = "KITSERVE_TOKEN"  # noqa: S105 - a name
@@ -30,6 +32,10 @@ CA_VARIABLE, CERTIFICATE_VARIABLE, KEY_VARIABLE = (
 """The environment variables with the PEM files for an admin API that is asked over TLS."""
 _FOREIGN_HOST = "Invalid host header"
 """What the gateway's HTTP server answers to a host name that is not its own."""
+
+
+class NotRunning(ControlError):
+    """Nobody listens where Kitserve is asked."""
 
 
 class AdminClient:
@@ -86,6 +92,15 @@ class AdminClient:
             return config
         return config.model_copy(update={"kitops_home": None})
 
+    def plan(self, config: GatewayConfig, may_pull: bool = False) -> dict[str, Any]:
+        """Return what a config would change, as `gateway.control.planning.documents` has it.
+
+        Raises:
+            ConfigError: when the gateway would refuse the config.
+        """
+        order = {"config": self.sent(config).model_dump(mode="json"), "pull": may_pull}
+        return self._call("POST", "/api/plan", order, _PLAN_TIMEOUT)
+
     def rollout(self, model: str) -> dict[str, Any]:
         """Return how far a model's rollout is."""
         return self._call("GET", f"/api/models/{quote(model, safe='')}/rollout")
@@ -99,8 +114,8 @@ class AdminClient:
         """Promote, abort, retry or roll back; returns how far the rollout is then."""
         return self._call("POST", f"/api/models/{quote(model, safe='')}/rollout/{order}", fields)
 
-    def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        answer = self._send(method, path, body)
+    def _call(self, method: str, path: str, body: Any = None, timeout: float = _TIMEOUT) -> dict[str, Any]:
+        answer = self._send(method, path, body, timeout)
         try:
             document = answer.json()
         except requests.exceptions.JSONDecodeError:
@@ -121,16 +136,16 @@ class AdminClient:
         if answer.ok:
             return document
         if answer.status_code == _REFUSED and (client := self._over_socket()):
-            return client._call(method, path, body)
+            return client._call(method, path, body, timeout)
         message = str(document.get("error", answer.status_code))
         if answer.status_code == 404 and message in ("Not Found", f"no such path: {path}"):
             raise self._no_admin_api(f"it does not know {path}")
         raise ControlError(message)
 
-    def _send(self, method: str, path: str, body: Any) -> requests.Response:
+    def _send(self, method: str, path: str, body: Any, timeout: float) -> requests.Response:
         try:
             return self._session.request(
-                method, f"{self._url}{path}", json=body, timeout=_TIMEOUT, allow_redirects=False
+                method, f"{self._url}{path}", json=body, timeout=timeout, allow_redirects=False
             )
         except requests.exceptions.SSLError as error:
             raise ControlError(
@@ -138,12 +153,12 @@ class AdminClient:
             ) from error
         except requests.exceptions.ReadTimeout as error:
             raise ControlError(
-                f"the server at {self._address} does not answer within {_TIMEOUT} s"
+                f"the server at {self._address} does not answer within {timeout:g} s"
             ) from error
         except requests.exceptions.ConnectionError as error:
             if refusal := _refusal(error):
                 raise ControlError(f"{self._address} is not asked: {refusal}") from error
-            raise ControlError(
+            raise NotRunning(
                 f"no Kitserve answers at {self._address}; start one with `kitserve serve`, "
                 "or give its address with --admin HOST:PORT"
             ) from error

@@ -10,11 +10,14 @@ import typer
 import gateway
 from gateway.cli import cache, key, rollout
 from gateway.cli.kits import inspect, pull
+from gateway.cli.lock import lock
 from gateway.cli.models import apply, status
 from gateway.cli.options import FAILED, MISUSED, err, out
+from gateway.cli.plan import PlanCommand, plan
 from gateway.cli.replay import replay
 from gateway.cli.serve import serve
 from gateway.cli.token import token
+from gateway.cli.validate import schema, validate
 from gateway.errors import ConfigError, InvalidReference, KitserveError
 
 app = typer.Typer(
@@ -24,8 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, apply, status, inspect, pull, replay, token):
+for command in (serve, apply, validate, lock, status, inspect, pull, replay, token, schema):
     app.command()(command)
+app.command(cls=PlanCommand)(plan)
 app.add_typer(cache.app, name="cache")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(key.app, name="key")

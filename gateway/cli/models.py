@@ -9,13 +9,14 @@ import typer
 
 from gateway.cli import tables
 from gateway.cli.admin_client import AdminClient
-from gateway.cli.changes import config_changes
+from gateway.cli.config_files import read_file
 from gateway.cli.options import (
     ADMIN_VARIABLE,
     FAILED,
     WATCH_SECONDS,
     Admin,
     ConfigFile,
+    Locked,
     Output,
     OutputFormat,
     check_admin_address,
@@ -28,7 +29,7 @@ from gateway.cli.options import (
 from gateway.cli.outcomes import outcome
 from gateway.cli.progress import Reporter
 from gateway.cli.waiting import RESTART_SECONDS, statuses
-from gateway.config.config import load_config
+from gateway.config.changes import config_changes
 from gateway.config.secrets import without_secrets
 from gateway.errors import ControlError
 
@@ -59,9 +60,10 @@ def apply(
         float | None,
         timeout_option("10m; with --wait, no limit"),
     ] = None,
+    locked: Locked = False,
 ) -> None:
     """Apply FILE to a running Kitserve."""
-    config = load_config(file, needs_models=True)
+    config = read_file(file, locked)
     client = AdminClient(admin or default_admin(str(config.admin)))
     before, numbers = client.config(), _rollout_numbers(client.status())
     generation = client.apply(config)

@@ -106,6 +106,10 @@ Home = Annotated[
     ),
 ]
 ConfigFile = Annotated[Path, typer.Argument(help="The config file (YAML or JSON).", metavar="FILE")]
+Locked = Annotated[
+    bool,
+    typer.Option("--locked", help="Take the digests of FILE's kits from its lock, see `kitserve lock`."),
+]
 Admin = Annotated[
     str,
     typer.Option(

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import gateway
-from gateway.cli.options import WATCH_SECONDS, ConfigFile, Home, Output, out, read_output
+from gateway.cli.config_files import read_file
+from gateway.cli.options import WATCH_SECONDS, ConfigFile, Home, Locked, Output, out, read_output
 from gateway.cli.progress import Reporter
 from gateway.cli.signals import Stopped, catch_signals
 from gateway.cli.stream import one_stream
 from gateway.cli.terminal import TerminalFormatter
 from gateway.cli.user import containment_warnings
-from gateway.config.config import load_config
 from gateway.errors import ControlError, EdgeError, StoreError
 from gateway.home import keep_private, make_private
 from gateway.logs.events import configure_logging
@@ -42,6 +42,7 @@ def serve(
         Output,
         typer.Option(help="Format of the messages.", parser=read_output, metavar="text|json"),
     ] = _FORMAT,
+    locked: Locked = False,
 ) -> None:
     """Serve the models of FILE until Ctrl-C."""
     catch_signals()
@@ -53,7 +54,7 @@ def serve(
         # Imported here, because it takes as long to load as all other commands together.
         from gateway.cli.lifecycle import running
 
-        config = load_config(file, needs_models=True, runtimes=runtimes.names())
+        config = read_file(file, locked, runtimes.names())
         with _logging(home, as_json, reporter):
             try:
                 reporter.say(

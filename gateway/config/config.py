@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +21,7 @@ from gateway.config.admin_tls import AdminTls
 from gateway.config.callers import Callers
 from gateway.config.faults import describe_faults, faults_at
 from gateway.config.kits import READS_FILES, REGISTRY_FILES, Cache, Registry, Strict, Trust, fault
-from gateway.config.models import AUTO, Model
+from gateway.config.models import AUTO, Canary, Model
 from gateway.config.yaml_file import FieldPath, dotted, read_yaml, shown
 from gateway.errors import ConfigError, InvalidReference, NotTrusted
 from gateway.files import read_regular
@@ -192,12 +192,8 @@ class GatewayConfig(Strict):
     def rooted(self, directory: Path) -> GatewayConfig:
         """Return the config with its relative paths made absolute from `directory`."""
         models = [
-            model.model_copy(
-                update={
-                    "kit": _rooted_kit(model.kit, directory),
-                    "canary": model.canary
-                    and model.canary.model_copy(update={"kit": _rooted_kit(model.canary.kit, directory)}),
-                }
+            _rooted(model, directory).model_copy(
+                update={"canary": model.canary and _rooted(model.canary, directory)}
             )
             for model in self.models
         ]
@@ -237,11 +233,22 @@ def load_config(
     Raises:
         ConfigError: with one line for each fault in the file.
     """
+    return read_config(path, needs_models, runtimes).rooted(Path.cwd())
+
+
+def read_config(
+    path: Path, needs_models: bool = False, runtimes: Sequence[str] | None = None
+) -> GatewayConfig:
+    """Read a config file as `load_config` does, but leave relative paths as they are written.
+
+    Raises:
+        ConfigError: with one line for each fault in the file.
+    """
     try:
         text = read_regular(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
-    return parse_config(text, str(path), needs_models, runtimes).rooted(Path.cwd())
+    return parse_config(text, str(path), needs_models, runtimes)
 
 
 def parse_config(
@@ -307,6 +314,15 @@ def _unknown_runtimes(
                 f"line {lines.get(path, 1)}: {dotted(path)}: there is no runtime {model.runtime!r}{advice} "
                 f"Installed are {', '.join(runtimes)}"
             )
+
+
+_Kit = TypeVar("_Kit", Model, Canary)
+
+
+def _rooted(kit: _Kit, directory: Path) -> _Kit:
+    """Return a model or canary with absolute paths in the references of its kit."""
+    parents = tuple(_rooted_kit(parent, directory) for parent in kit.parents)
+    return kit.model_copy(update={"kit": _rooted_kit(kit.kit, directory), "parents": parents})
 
 
 def _rooted_kit(kit: str, directory: Path) -> str:

@@ -30,6 +30,10 @@ from runtimes.python.requirements import Sources
 
 READS_FILES = "reads_files"
 """In the context of a validation: whether files may be read that the config names; absent, they may."""
+DURATION_PATTERN = r"^[0-9]+(\.[0-9]+)?(us|ms|s|m|h)$"
+"""A duration with its unit, as a regular expression of ECMA-262 too."""
+SIZE_PATTERN = r"^\s*[0-9]*\.?[0-9]+\s*([kKmMgGtTpPeE][iI]?)?([bB]([iI][tT])?)?\s*$"
+"""A size with or without its unit, as pydantic reads it."""
 _UNITS = {"us": 0.000001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 

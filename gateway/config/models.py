@@ -16,7 +16,9 @@ from gateway.config.rollout import Rollout
 from gateway.config.tensors import Tensor, check_names
 from gateway.config.variants import WrittenVariant, reference_of
 from gateway.errors import InvalidReference, UnsafeArchive
+from gateway.kits.parents import MAX_PARENTS
 from gateway.kits.paths import safe_path
+from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Reference, parse_reference
 from gateway.serving import DEFAULT_LIMITS, LOAD_SECONDS, Scaling, Serving
 from gateway.wire.limits import WAKE_SECONDS
@@ -112,6 +114,17 @@ def _check_kit(value: str) -> str:
     return value
 
 
+def _check_parents(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(value) > MAX_PARENTS:
+        raise ValueError(f"a kit has at most {MAX_PARENTS} parents, not {len(value)}")
+    for parent in value:
+        try:
+            PinnedReference.parse(parent)
+        except InvalidReference as error:
+            raise ValueError(str(error)) from None
+    return value
+
+
 def _check_file(value: str | None) -> str | None:
     if value is None:
         return None
@@ -135,9 +148,12 @@ class Canary(Strict):
     """Which file of the second kit is the model; absent, that of the model's `file`, if it has one."""
     variant: WrittenVariant | None = None
     """Which kit is meant where the second `kit` is an index; absent, as the model's `variant` says."""
+    parents: tuple[str, ...] = ()
+    """The parents of the second kit, as the model's `parents`."""
 
     _kit = field_validator("kit")(_check_kit)
     _file = field_validator("file")(_check_file)
+    _parents = field_validator("parents")(_check_parents)
 
 
 class Model(Strict):
@@ -154,6 +170,9 @@ class Model(Strict):
     """Which kit is meant where `kit` is an index of several: by labels that only one of them has, such as
     `{quantization: q4_0}`, or `auto`, the largest that fits the memory that is free on the gateway's machine.
     Another variant is another version. Absent, the index's only kit."""
+    parents: tuple[str, ...] = ()
+    """The kit's parents, each with its digest, the nearest first: what `--locked` writes here from the lock.
+    Absent, what the tags in the Kitfiles meant when the kit was first looked up."""
     canary: Canary | None = None
     """A second version that gets a fixed share of the calls. Not together with `rollout`."""
     runtime: str = AUTO
@@ -193,6 +212,7 @@ class Model(Strict):
 
     _kit = field_validator("kit")(_check_kit)
     _file = field_validator("file")(_check_file)
+    _parents = field_validator("parents")(_check_parents)
 
     @field_validator("inputs", "outputs")
     @classmethod
@@ -214,6 +234,10 @@ class Model(Strict):
         if self.canary is not None and self.canary_reference() == self.reference():
             message = f"the canary is the same kit as the stable version ({self.kit})"
             raise faults_at({("canary", "kit"): message})
+        for place, kit in (("", self), ("canary", self.canary)):
+            if kit is not None and kit.parents and parse_reference(kit.kit).digest is None:
+                message = f"the parents of {kit.kit} are written, and its own digest is not"
+                raise faults_at({(place, "kit") if place else ("kit",): message})
         if self.track is not None and parse_reference(self.kit).digest is not None:
             raise faults_at({("track",): f"{self.kit} is pinned to a digest, which never moves"})
         if self.canary is not None and self.rollout is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import field_validator
 
 from gateway.config.faults import faults_at
-from gateway.config.kits import Strict
+from gateway.config.kits import Strict, fault
 from runtimes.base import Datatype, TensorSpec
 
 _MAX_RANK = 16
@@ -22,6 +22,14 @@ class Tensor(Strict):
     """Its datatype in the Open Inference Protocol."""
     shape: tuple[int, ...] | None = None
     """Its axes, with the batch axis if it has one; -1 stands for any length. Absent: any shape."""
+
+    @field_validator("shape", mode="before")
+    @classmethod
+    def _no_flags(cls, value: object) -> object:
+        """Refuse true and false for numbers, as pydantic takes them for 1 and 0."""
+        if isinstance(value, list | tuple) and any(isinstance(size, bool) for size in value):
+            raise fault("the axes of a shape are whole numbers, and -1 for any length")
+        return value
 
     @field_validator("shape")
     @classmethod

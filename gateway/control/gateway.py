@@ -34,6 +34,7 @@ from gateway.control.loop.deployer import DeploySettings
 from gateway.control.loop.library import open_library
 from gateway.control.loop.loop import ReconcileLoop
 from gateway.control.payload_log.payload_log import PayloadLog, recorded_versions
+from gateway.control.planning.api import PlanApi
 from gateway.control.rollouts.driver import Rollouts
 from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.rollouts.webhooks import Webhooks
@@ -52,6 +53,7 @@ from gateway.files import read_regular
 from gateway.home import keep_private
 from gateway.logs.events import configure_logging
 from gateway.metrics.exposition import KitserveCollector
+from gateway.metrics.machine import usable_memory
 from gateway.proxies import bypass_proxies
 from gateway.wire.limits import ARRIVING_SMALL_BYTES, DRAIN_SECONDS
 from gateway.wire.server import HttpServer, local_socket, tcp_socket
@@ -127,6 +129,14 @@ class Gateway:
         admin = (
             AdminApi(self._state, overview, metrics, _faults_of(settings), self._loop.wake),
             RolloutApi(self._rollouts, self._state, self._loop.wake),
+            PlanApi(
+                self._state,
+                self._loop,
+                self._descriptions.of,
+                settings.home,
+                _faults_of(settings),
+                usable_memory if settings.worker_host else lambda: None,
+            ),
         )
         front = (Repository(overview), OpenAIModels(overview), Docs(overview, settings.edge.listen))
         gate = Middleware(Gate, is_token=TokenCheck(settings.home), owner=os.geteuid())

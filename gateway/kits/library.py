@@ -111,9 +111,10 @@ class Library:
     """The kits of this node under `root`; `sources` says how their sources are reached.
 
     `limit` is how many bytes all of it may take; None for as many as the disk has. `on_wait` is told what is
-    waited for, where another process holds a lock for long. Every method raises the
-    RegistryError family where a source fails, the ContentError family for bytes that are not what their
-    descriptor states, and StoreError where this node's disk fails.
+    waited for, where another process holds a lock for long. With `is_preview`, nothing is noted of kits that
+    are looked at, neither their parents nor verdicts nor names. Every method raises the RegistryError family
+    where a source fails, the ContentError family for bytes that are not what their descriptor states, and
+    StoreError where this node's disk fails.
     """
 
     def __init__(
@@ -122,7 +123,10 @@ class Library:
         sources: SourceOptions = _DEFAULT_SOURCES,
         limit: int | None = None,
         on_wait: Callable[[str], None] = lambda _: None,
+        *,
+        is_preview: bool = False,
     ) -> None:
+        self._is_preview = is_preview
         self._store = Store(root, on_wait)
         self._sources = sources
         self._parents = root / "parents"
@@ -136,19 +140,51 @@ class Library:
         self._unpacker = KitUnpacker(self._store, self._directories, self.cache.make_room)
 
     def describe(
-        self, reference: Reference, policy: Policy = ANYTHING, room: Callable[[], Room] = Room.here
+        self,
+        reference: Reference,
+        policy: Policy = ANYTHING,
+        room: Callable[[], Room] = Room.here,
+        parents: Sequence[Reference] = (),
     ) -> Kit:
         """Return the kit that a reference names, its layers not fetched.
+
+        `parents` are as for `open`.
 
         An index is followed to the one kit in it, or to that of the reference's variant; `room` returns what
         decides where that is `auto`. Raises NotAKit, InvalidKitfile or KitError for what cannot
         be served, and NotTrusted, before any request, for a registry that the policy does not allow.
         """
-        return self._lookup(room).kit(reference, policy)
+        return self._lookup(room).kit(reference, policy, parents)
 
     def has(self, kit: Kit) -> bool:
         """Tell whether a kit is on this node, with all that serving needs; nothing of it is read."""
         return all(self._store.has(digest) for digest in kit.needed_blobs)
+
+    def has_unpacked(self, kit: Kit, verdict: Verdict) -> bool:
+        """Tell whether a kit that was judged is unpacked on this node, so that to open it pulls nothing."""
+        with self._store.disk_errors():
+            inventory = self._directories.read(kit.key)
+        has_all = inventory is not None and inventory.has_companions
+        return has_all and inventory is not None and not is_incomplete(kit, inventory, verdict.code)
+
+    def missing(self, kit: Kit, verdict: Verdict) -> dict[Digest, int]:
+        """Return the layers that are to be fetched for a kit, and how many bytes of each are not here yet.
+
+        The code of a kit counts where it may run. What its model names from other layers is not known before.
+        """
+        links = [(link, verdict.code and link is kit) for link in kit.chain]
+        layers = [layer for link, with_code in links for layer in link.needed_layers(with_code)]
+        partials = self._store.partials()
+        return {
+            layer.descriptor.digest: max(0, layer.descriptor.size - partials.get(layer.descriptor.digest, 0))
+            for layer in layers
+            if not self._store.has(layer.descriptor.digest)
+        }
+
+    @property
+    def free(self) -> int:
+        """The bytes that the disk has free."""
+        return self._store.free
 
     def judge(self, kit: Kit, policy: Policy) -> Verdict:
         """Return why the policy allows a kit. Raises NotTrusted for one that it does not allow."""
@@ -175,14 +211,21 @@ class Library:
             kit.check_servable(with_code=True)
             return self._open(kit, verdict, lookup, progress)
 
-    def dataset(self, reference: Reference, name: str, policy: Policy = ANYTHING) -> Dataset:
+    def dataset(
+        self,
+        reference: Reference,
+        name: str,
+        policy: Policy = ANYTHING,
+        parents: Sequence[Reference] = (),
+    ) -> Dataset:
         """Return a dataset of a kit, by its name in the Kitfile or its path; fetch only its layer.
 
-        Raises what `describe` and `judge` raise, and KitError where the kit has no such file.
+        `parents` are as for `open`. Raises what `describe` and `judge` raise, and KitError where the kit has
+        no such file.
         """
         lookup = self._lookup()
         with self.cache.pulling():
-            kit = lookup.kit(reference, policy)
+            kit = lookup.kit(reference, policy, parents)
             self._judge(kit, policy, lookup)
             layer = find_dataset(kit, name)
             blob, _ = self._store.fetch(layer.descriptor, lookup.source(kit.reference))
@@ -236,7 +279,7 @@ class Library:
         return None
 
     def _lookup(self, room: Callable[[], Room] = Room.here) -> Lookup:
-        return Lookup(self._store, self._sources, self._parents, room)
+        return Lookup(self._store, self._sources, self._parents, room, notes_parents=not self._is_preview)
 
     def _judge(self, kit: Kit, policy: Policy, lookup: Lookup) -> Verdict:
         """Judge a kit and its parents; store verdicts that took requests, as the source may be down later."""
@@ -248,7 +291,7 @@ class Library:
         verdict = combined_verdict(
             [judge(link, policy, partial(lookup.source, link.reference)) for link in kit.chain]
         )
-        if policy.keys:
+        if policy.keys and not self._is_preview:
             with self._store.disk_errors():
                 replace_file(path, verdict_to_json(verdict).encode())
         return verdict
@@ -283,7 +326,7 @@ class Library:
         if inventory is None:
             return frozenset(), stated_entry(kit)
         name = _name_in_index(kit.reference)
-        if name and name not in inventory.names:
+        if name and name not in inventory.names and not self._is_preview:
             inventory.names.append(name)
             self._directories.write(kit.key, inventory)
             self.cache.write_index()

@@ -14,7 +14,7 @@ from gateway.kits.indexes import choose_kit, is_index
 from gateway.kits.kit import Kit
 from gateway.kits.layer import Role
 from gateway.kits.manifest import Format, parse_manifest
-from gateway.kits.parents import attach_parents, check_parent, local_references, with_parents
+from gateway.kits.parents import attach_parents, check_chain, check_parent, local_references, with_parents
 from gateway.kits.trust import Policy, judge_registry
 from gateway.kits.variants import Room
 from gateway.oci.content import Descriptor, Source
@@ -32,12 +32,19 @@ class Lookup:
 
     `pins` is a directory with the digests that the parents of a kit had when it was first looked up: a
     version must not change when the tag of a parent moves. `room` returns what decides between the kits of an
-    index where its variant is `auto`.
+    index where its variant is `auto`. Without `notes_parents`, nothing is written there.
     """
 
     def __init__(
-        self, store: Store, options: SourceOptions, pins: Path, room: Callable[[], Room] = Room.here
+        self,
+        store: Store,
+        options: SourceOptions,
+        pins: Path,
+        room: Callable[[], Room] = Room.here,
+        *,
+        notes_parents: bool = True,
     ) -> None:
+        self._notes_parents = notes_parents
         self._store = store
         self._room = room
         self._options = options
@@ -74,8 +81,12 @@ class Lookup:
         if pinned:
             for parent in pinned:
                 check_parent(kit.reference, parent)
-            return attach_parents(kit, tuple(self._without_parents(parent, policy) for parent in pinned))
+            kit = attach_parents(kit, tuple(self._without_parents(parent, policy) for parent in pinned))
+            check_chain(kit)
+            return kit
         kit = with_parents(kit, lambda parent, child: self._parent(parent, child.reference, policy))
+        if not self._notes_parents:
+            return kit
         with self._store.disk_errors():
             replace_file(pins, json.dumps([str(parent.reference) for parent in kit.parents]).encode())
         return kit

@@ -6,11 +6,13 @@ As in `kit unpack`, only the model and its parts come from a parent. The Kitfile
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import zip_longest
 
 from gateway.errors import InvalidKitfile
 from gateway.kits.kit import Kit
 from gateway.kits.kitfile import Model
 from gateway.oci.reference import (
+    Digest,
     LayoutReference,
     LocalReference,
     Reference,
@@ -20,6 +22,7 @@ from gateway.oci.reference import (
 
 MAX_PARENTS = 10
 """How many parents a kit may have in a chain (KitOps: MaxModelRefChain)."""
+_ANY_DIGEST = Digest.of(b"")
 
 
 def with_parents(kit: Kit, describe: Callable[[Reference, Kit], Kit]) -> Kit:
@@ -56,6 +59,35 @@ def check_parent(kit: Reference, parent: Reference) -> None:
             f"{kit}: its parent {parent} is on this machine, and a kit of a registry has its parents in "
             "registries; push the parent, and pack the kit again with that reference"
         )
+
+
+def check_chain(kit: Kit) -> None:
+    """Check that the parents of a kit are those that the Kitfiles name, whatever digests these have.
+
+    Raises:
+        InvalidKitfile: where somebody else chose them, or a Kitfile names another one by now.
+    """
+    for child, parent in zip_longest(kit.chain, kit.parents):
+        stated = None if child.kitfile.parent is None else parse_reference(child.kitfile.parent)
+        if stated is None and parent is None:
+            continue
+        if stated is None or parent is None or not _is_named(parent, stated, child):
+            raise InvalidKitfile(
+                f"{kit.reference}: by its Kitfile, {child.reference} has the parent {stated or 'none'}, and "
+                f"by the config or its lock {parent.reference if parent else 'none'}; `kitserve lock "
+                "--upgrade` looks it up again"
+            )
+
+
+def _is_named(parent: Kit, stated: Reference, child: Kit) -> bool:
+    """Tell whether a parent is what a child's Kitfile names, in a registry or beside the child."""
+    names = {_name(reference) for reference in (stated, *local_references(child.reference, stated))}
+    return _name(parent.reference) in names and stated.digest in (None, parent.digest)
+
+
+def _name(reference: Reference) -> Reference:
+    """Return a reference as it is without its tag and variant, for any digest."""
+    return replace(reference, tag=None, variant=None, digest=_ANY_DIGEST)
 
 
 def local_references(child: Reference, parent: Reference) -> tuple[Reference, ...]:

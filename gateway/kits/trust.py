@@ -30,6 +30,7 @@ __all__ = [
     "combined_verdict",
     "judge",
     "judge_registry",
+    "licenses_of",
 ]
 
 PICKLE_ADVICE = "let the policy allow pickles of known libraries with `pickles: known`"
@@ -171,7 +172,7 @@ def _is_in(reference: Reference, entry: str) -> bool:
 
 def _judge_license(kit: Kit, policy: Policy) -> str:
     # Of what is in a directory of code, nothing is known yet.
-    stated = _licenses(kit, _judge_code(kit, policy)[0] and stated_entry(kit) is not None)
+    stated = licenses_of(kit, _judge_code(kit, policy)[0] and stated_entry(kit) is not None)
     if not policy.licenses:
         return f"any license is allowed; the kit states {', '.join(stated) or 'none'}"
     allowed = frozenset(license_.lower() for license_ in policy.licenses)
@@ -185,7 +186,7 @@ def _judge_license(kit: Kit, policy: Policy) -> str:
     )
 
 
-def _licenses(kit: Kit, with_code: bool) -> tuple[str, ...]:
+def licenses_of(kit: Kit, with_code: bool) -> tuple[str, ...]:
     """Return the licenses that the Kitfile states for the kit and for what serving needs, each once."""
     kitfile = kit.kitfile
     stated = [kitfile.package.license]

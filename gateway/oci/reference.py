@@ -37,6 +37,13 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)")
 _ALGORITHMS = ("sha256", "sha384", "sha512")
 _DIGESTS = tuple(f"{algorithm}:" for algorithm in _ALGORITHMS)
+REFERENCE_PATTERN = (
+    r"^(oci-layout:[^:]+:|kit:)?"
+    rf"(((?:[a-zA-Z0-9.-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]{{1,5}})?/)?(?:{_REPOSITORY.pattern})"
+    rf"(:{_TAG.pattern}|(:[^@]*)?@sha256:[0-9a-f]{{64}})?|sha256:[0-9a-f]{{64}})$"
+)
+"""What every reference without a variant looks like, as a regular expression of ECMA-262 too, for editors;
+`parse_reference` refuses more."""
 # Many clients limit host and name together to 255 characters (OCI distribution spec).
 _MAX_NAME = 255
 _MAX_TEXT = 8192

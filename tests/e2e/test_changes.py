@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from tests.support.kitserve import Running
 from tests.support.load import Load
@@ -127,3 +129,38 @@ def test_a_successor_that_fails_leaves_the_last_good_version(kitserve: Running, 
         time.sleep(0.5)
         assert set(load.versions) == {"v2"}
     assert load.failures == {}
+
+
+def test_a_plan_says_what_an_apply_then_does_and_a_lock_what_it_serves(
+    kitserve: Running, layout: Path
+) -> None:
+    lock = kitserve.file.with_suffix(".lock")
+    kitserve.models = {"planned": {"kit": kit(layout, "v1")}}
+    kitserve.apply()
+
+    def plan(*options: str) -> tuple[int, dict[str, Any]]:
+        kitserve.write()
+        process = kitserve.run("plan", str(kitserve.file), "-o", "json", *options, check=False)
+        return process.returncode, json.loads(process.stdout)["models"][0]
+
+    code, model = plan()
+    assert (code, model["action"]) == (0, "unchanged")
+    assert model["memory"][0]["source"] == "measured"
+    generation = kitserve.status()["generation"]
+    kitserve.run("lock", str(kitserve.file))
+    kitserve.run("apply", str(kitserve.file), "--locked")
+    workers = kitserve.workers("planned")
+    assert (plan("--locked")[0], kitserve.workers("planned")) == (0, workers)
+    assert kitserve.model("planned")["versions"][0]["tag"] == "v1"
+
+    kitserve.models["planned"]["kit"] = kit(layout, "v2")
+    code, model = plan()
+    assert (code, model["action"], model["workers"]) == (2, "changed", "new")
+    assert kitserve.status()["generation"] == generation + 1
+    refused = kitserve.run("apply", str(kitserve.file), "--locked", check=False)
+    assert refused.returncode == 2
+    assert f"bring it up to date with `kitserve lock {kitserve.file}`" in refused.stderr
+    kitserve.run("lock", str(kitserve.file))
+    kitserve.run("apply", str(kitserve.file), "--locked")
+    assert kitserve.model("planned")["versions"][0]["digest"] == model["kits"][0]["after"]["digest"]
+    lock.unlink()

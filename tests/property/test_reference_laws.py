@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import InvalidReference
 from gateway.oci.reference import (
+    REFERENCE_PATTERN,
     Digest,
     LayoutReference,
     LocalReference,
@@ -85,6 +87,20 @@ def test_what_is_written_is_read_back(reference: Reference) -> None:
 
 
 @settings(max_examples=150, deadline=None)
+@given(_plain)
+def test_what_can_be_written_matches_the_pattern_for_editors(reference: Reference) -> None:
+    assert re.search(REFERENCE_PATTERN, str(reference))
+
+
+@given(_text)
+def test_any_text_that_is_read_matches_the_pattern_for_editors(text: str) -> None:
+    try:
+        reference = parse_reference(text)
+    except InvalidReference:
+        return
+    assert reference.variant is not None or re.search(REFERENCE_PATTERN, text)
+
+
 @given(_reference, _digest)
 def test_pinning_keeps_all_but_the_digest(reference: Reference, digest: Digest) -> None:
     pinned = reference.pinned(digest)

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -15,26 +14,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway.config.config import GatewayConfig, parse_config
+from gateway.config.config import GatewayConfig
 from gateway.config.secrets import without_secrets
 from gateway.control.admin.audit import config_fields, log_change
-from gateway.control.admin.callers import Caller, Role
+from gateway.control.admin.callers import Caller
 from gateway.control.admin.errors import no_such_model
 from gateway.control.admin.gate import caller_of
-from gateway.control.admin.owner_fields import owner_changes, relative_paths
-from gateway.control.state.database import NO_CONFIG, State
-from gateway.control.state.desired import Desired, desired_from
+from gateway.control.admin.proposal import MAX_CONFIG_BYTES, read_proposal
+from gateway.control.state.database import State
+from gateway.control.state.desired import Desired
 from gateway.control.state.overview import Overview
 from gateway.control.web.errors import current_status
 from gateway.control.web.requests import read_change
 from gateway.errors import ConfigError, KitserveError
-from runtimes import select as runtimes
-
-_MAX_CONFIG_BYTES = 1024 * 1024
-_OWNERS = (
-    "only the user of Kitserve may change this, on its machine, with `kitserve apply` over the socket of the "
-    "admin API: {}"
-)
 
 
 class AdminApi:
@@ -93,7 +85,7 @@ class AdminApi:
         return JSONResponse(asdict(models[name]))
 
     async def _apply_config(self, request: Request) -> Response:
-        body = await read_change(request, _MAX_CONFIG_BYTES)
+        body = await read_change(request, MAX_CONFIG_BYTES)
         caller = caller_of(request)
         # What a caller may change depends on what is in force: nothing may change that meanwhile.
         async with self._applying:
@@ -111,18 +103,8 @@ class AdminApi:
 
     async def _apply(self, caller: Caller, text: str, document: str, fields: dict[str, Any]) -> int:
         """Put a config in force, and return its generation; adds to `fields` what the log says of it."""
-        config = parse_config(text, needs_models=True, runtimes=runtimes.names(), may_read_files=False)
-        in_force = json.loads(document) if document != NO_CONFIG else GatewayConfig().model_dump(mode="json")
-        wanted = config.model_dump(mode="json")
-        if caller.role is not Role.OWNER:
-            if config.kitops_home is None:
-                config = config.model_copy(update={"kitops_home": _path(in_force.get("kitops_home"))})
-                wanted = config.model_dump(mode="json")
-            if changes := owner_changes(in_force, wanted):
-                raise HTTPException(403, _OWNERS.format(", ".join(changes)))
-        if paths := relative_paths(wanted):
-            raise ConfigError("config", [f"{path}: write an absolute path" for path in paths])
-        desired, before = desired_from(config), self._state.desired()
+        proposal = read_proposal(caller, text, document)
+        config, desired, before = proposal.config, proposal.desired, self._state.desired()
         new_document = config.model_dump_json()
         pins = self._state.pins(before.generation)
         fields.update(config_fields(before, pins, document, desired, new_document))
@@ -134,7 +116,3 @@ class AdminApi:
         if faults := await asyncio.to_thread(self._faults, desired):
             raise ConfigError("the config", faults)
         return self._state.apply(desired, new_document)
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)

@@ -66,6 +66,7 @@ def _rules(trust: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _kits(model: Mapping[str, Any]) -> Iterator[str]:
-    yield model["kit"]
-    if model.get("canary"):
-        yield model["canary"]["kit"]
+    for kit in (model, model.get("canary")):
+        if kit:
+            yield kit["kit"]
+            yield from kit.get("parents", ())

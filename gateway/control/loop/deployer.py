@@ -136,12 +136,12 @@ class Deployer:
 
 
 def worker_spec(version: Version, model: DesiredModel, desired: Desired, node: NodeSettings) -> WorkerSpec:
-    """Return what a worker of a model's version needs to know, but for the kit's parents."""
+    """Return what a worker of a model's version needs to know, but for parents that no config says."""
     return WorkerSpec(
         app=version.app,
         model=version.model,
         reference=version.reference,
-        parents=(),
+        parents=version.parents,
         runtime=version.runtime,
         file=version.file,
         serving=version.serving,
@@ -157,9 +157,10 @@ def _parents(spec: WorkerSpec) -> tuple[PinnedReference, ...]:
     """Return a kit's parents as they were when it was resolved, so that all its workers use the same ones."""
     library = Library(cache_directory(spec.node.home), spec.sources, spec.cache_limit)
     try:
-        kit = library.describe(spec.reference.reference, spec.policy)
+        pinned = [parent.reference for parent in spec.parents]
+        kit = library.describe(spec.reference.reference, spec.policy, parents=pinned)
     except KitserveError as error:
         # The workers find out for themselves, and say what is wrong.
         log.warning("parents.unknown", extra={"app": spec.app, "reason": str(error)})
-        return ()
+        return spec.parents
     return tuple(PinnedReference(parent.reference) for parent in kit.parents)

@@ -12,7 +12,8 @@ from gateway.control.loop.tasks import Tasks
 from gateway.control.state.database import State
 from gateway.control.state.versions import Kind, Version
 from gateway.errors import KitError, KitserveError
-from gateway.kits.examination import examine, is_small
+from gateway.kits.examination import Examined, examine, is_small
+from gateway.kits.kit import Kit
 from gateway.kits.library import Library
 from gateway.kits.memory import check_total
 from gateway.kits.trust import Policy
@@ -91,13 +92,21 @@ def check_version(
         KitError: where it cannot be served.
         KitserveError: where that cannot be found out, as `Library.open` raises it.
     """
-    kit = library.describe(version.reference.reference, policy)
+    kit = library.describe(version.reference.reference, policy, parents=version.parent_references)
     if is_small(library, kit):
-        examined = examine(
-            library, kit, policy, runtime=version.runtime, file=version.file, serving=version.serving
-        )
-        examined.unpacked.lease.release()
-        if machine is not None and examined.need is not None and version.serving.resources.gpus == 0:
-            check_total(examined.unpacked, examined.need, machine)
+        examine_version(library, kit, version, policy, machine)
     else:
         library.judge(kit, policy)
+
+
+def examine_version(
+    library: Library, kit: Kit, version: Version, policy: Policy, machine: MachineMemory | None = None
+) -> Examined:
+    """Bring a version's kit to this node and check it, see `check_version`; the kit is not kept leased."""
+    examined = examine(
+        library, kit, policy, runtime=version.runtime, file=version.file, serving=version.serving
+    )
+    examined.unpacked.lease.release()
+    if machine is not None and examined.need is not None and version.serving.resources.gpus == 0:
+        check_total(examined.unpacked, examined.need, machine)
+    return examined

@@ -122,6 +122,8 @@ class ReconcileLoop:
         self._stopping = threading.Event()
         self.status = Status()
         """All models, as of the last tick."""
+        self.view: tuple[Recorded, Observed] | None = None
+        """What the last tick that acted went by; None before the first one."""
         self.beat = time.monotonic()
         """When the last tick began."""
         self.succeeded_at = 0.0
@@ -163,6 +165,7 @@ class ReconcileLoop:
             return
         late = frozenset(worker.app for worker in self._workers.late())
         recorded = replace(recorded, rollouts=self._rollouts.tick(recorded, observed, late))
+        self.view = (recorded, observed)
         plan = reconcile(recorded, observed)
         if plan.routes != recorded.routes:
             self._state.save_routes(plan.routes)

@@ -18,6 +18,8 @@ from gateway.control.state.database import State
 from gateway.control.state.desired import Desired
 from gateway.control.state.snapshot import Recorded
 from gateway.errors import KitError, NotTrusted, RegistryUnavailable, reason_of
+from gateway.kits.kit import Kit
+from gateway.kits.library import Library
 from gateway.kits.variants import Room
 from gateway.oci.reference import Digest, Reference
 
@@ -158,18 +160,22 @@ def resolve(reference: Reference, home: Path, desired: Desired, earlier: Digest 
     Raises:
         KitserveError: when its registry does not answer, it is not a kit, or no model may use it.
     """
-    library = open_library(home, desired)
+    kit = find_kit(open_library(home, desired), reference, desired, earlier)
+    return Meaning(kit.digest, kit.choice.reason if kit.choice is not None else "")
+
+
+def find_kit(library: Library, reference: Reference, desired: Desired, earlier: Digest | None = None) -> Kit:
+    """Return the kit that a reference names, as `resolve` finds it; for what is raised, see there."""
     gpus = max(
         (model.serving.resources.gpus for model in desired.models if reference in model.kits), default=0
     )
     refusal: NotTrusted | None = None
-    for policy in desired.policies(reference):
+    for use in desired.uses(reference):
         try:
-            kit = library.describe(reference, policy, partial(Room.here, gpus, earlier))
+            room = partial(Room.here, gpus, earlier)
+            return library.describe(reference, use.policy, room, use.parent_references)
         except NotTrusted as error:
             refusal = error
-        else:
-            return Meaning(kit.digest, kit.choice.reason if kit.choice is not None else "")
     raise refusal or KitError(f"{reference}: no model uses it any more")
 
 

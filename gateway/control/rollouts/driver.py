@@ -15,7 +15,7 @@ from gateway.contract import AppName, Description, Mirroring
 from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.rollouts.journal import Journal
 from gateway.control.rollouts.mirroring import mirroring_by_app
-from gateway.control.rollouts.observation import Observation, Observer, config_events
+from gateway.control.rollouts.observation import Observation, Observer, config_events, first_rollout
 from gateway.control.rollouts.orders import Order, earlier_revision
 from gateway.control.rollouts.windows import Windows
 from gateway.control.state.database import State
@@ -125,13 +125,12 @@ class Rollouts:
 
     def _start(self, model: DesiredModel, plan: Plan, recorded: Recorded) -> bool:
         """Begin to watch a model of which a version serves already; return whether there is one."""
-        app = recorded.routes[model.name].stable if model.name in recorded.routes else None
-        if app is None or app not in recorded.versions:
-            return False
-        revision = str(recorded.versions[app].reference)
         # Numbers go on where a model had rollouts before, so that its history tells them apart.
         number = max((event.number for event in self.history(model.name)), default=0)
-        rollout = Rollout(stable=revision, declared=revision, plan=plan, number=number, clock=self._clock())
+        rollout = first_rollout(model, plan, recorded, number)
+        if rollout is None:
+            return False
+        rollout = replace(rollout, clock=self._clock())
         self._journal.save(model.name, None, rollout)
         self._rollouts[model.name] = rollout
         return True

@@ -70,7 +70,9 @@ class GoldenGate:
         """Run a gate; None where it could not be run, for a reason that may pass."""
         try:
             reference = canary.reference.reference
-            dataset = self._library().dataset(reference, golden.dataset, model.policy)
+            dataset = self._library().dataset(
+                reference, golden.dataset, model.policy, canary.parent_references
+            )
             address = (worker.host, worker.port)
             if has_prompts(dataset):
                 result = score_prompts(read_prompts(dataset), model.name, address, self._edge_key)

@@ -73,6 +73,15 @@ def stable_and_canary(
     return stable, canary
 
 
+def first_rollout(model: DesiredModel, plan: Plan, recorded: Recorded, number: int = 0) -> Rollout | None:
+    """Return where rollouts of a model begin, of which a version serves already; None where none does."""
+    app = recorded.routes.get(model.name, AppRoute()).stable
+    if app is None or app not in recorded.versions:
+        return None
+    revision = str(recorded.versions[app].reference)
+    return Rollout(stable=revision, declared=revision, plan=plan, number=number)
+
+
 def config_events(model: DesiredModel, plan: Plan, rollout: Rollout, recorded: Recorded) -> Iterator[Event]:
     """Yield what the config asks for now; nothing before its kit is resolved."""
     digest = recorded.pins.get(model.kit)

@@ -27,6 +27,8 @@ class FixedCanary:
     weight: int
     file: str | None = None
     """The model's path within the kit; None: as the model has it."""
+    parents: tuple[PinnedReference, ...] = ()
+    """The kit's parents, nearest first, where the config says which; else what the Kitfiles' tags mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class DesiredModel:
     policy: Policy = ANYTHING
     payloads: PayloadRules | None = None
     """Which calls are recorded; None: none."""
+    parents: tuple[PinnedReference, ...] = ()
+    """The kit's parents, nearest first, where the config says which; else what the Kitfiles' tags mean."""
 
     @property
     def kits(self) -> tuple[Reference, ...]:
@@ -60,6 +64,26 @@ class DesiredModel:
         if canary is not None and reference == PinnedReference.of(canary.kit, reference.digest):
             return canary.file or self.file
         return self.file
+
+    def parents_of(self, reference: PinnedReference) -> tuple[PinnedReference, ...]:
+        """Return the parents that the config gives to a kit; none to one that the model named before."""
+        for kit in (self.canary, self):
+            if kit is not None and kit.kit.digest is not None and reference.reference == kit.kit:
+                return kit.parents
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class KitUse:
+    """By which policy a kit is judged, and which parents the config gives to it."""
+
+    policy: Policy
+    parents: tuple[PinnedReference, ...] = ()
+
+    @property
+    def parent_references(self) -> tuple[Reference, ...]:
+        """The parents as references."""
+        return tuple(parent.reference for parent in self.parents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +126,15 @@ class Desired:
         """Return the model of that name."""
         return next((model for model in self.models if model.name == name), None)
 
-    def policies(self, kit: Reference) -> tuple[Policy, ...]:
-        """Return the policies of the models that name a kit, each once."""
-        return tuple(dict.fromkeys(model.policy for model in self.models if kit in model.kits))
+    def uses(self, kit: Reference) -> tuple[KitUse, ...]:
+        """Return how the models that name a kit use it, each way once."""
+        uses = []
+        for model in self.models:
+            if model.kit == kit:
+                uses.append(KitUse(model.policy, model.parents))
+            elif model.canary is not None and model.canary.kit == kit:
+                uses.append(KitUse(model.policy, model.canary.parents))
+        return tuple(dict.fromkeys(uses))
 
 
 def desired_from(config: GatewayConfig) -> Desired:
@@ -145,10 +175,15 @@ def _model(config: GatewayConfig, model: Model) -> DesiredModel:
         canary=(
             None
             if canary is None or canary_kit is None
-            else FixedCanary(canary_kit, canary.weight, canary.file)
+            else FixedCanary(canary_kit, canary.weight, canary.file, _pinned(canary.parents))
         ),
         plan=None if model.rollout is None else model.rollout.plan(),
         track=model.track,
         policy=config.policy(model),
         payloads=None if model.payloads is None else model.payloads.rules(),
+        parents=_pinned(model.parents),
     )
+
+
+def _pinned(references: tuple[str, ...]) -> tuple[PinnedReference, ...]:
+    return tuple(map(PinnedReference.parse, references))

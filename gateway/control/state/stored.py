@@ -43,6 +43,7 @@ def version_to_json(version: Version) -> str:
             "runtime": version.runtime,
             "policy": version.policy,
             "file": version.file,
+            "parents": [str(parent) for parent in version.parents],
             "serving": _SERVING.dump_python(version.serving, mode="json"),
         }
     )
@@ -60,6 +61,7 @@ def version_from_json(text: str) -> Version:
             policy=document.get("policy", ""),
             serving=_SERVING.validate_python(document.get("serving", {})),
             file=document.get("file"),
+            parents=_parents(document),
         )
 
 
@@ -119,12 +121,20 @@ def _model_to_document(model: DesiredModel) -> dict[str, Any]:
         "runtime": model.runtime,
         "file": model.file,
         "canary": (
-            None if canary is None else {"kit": str(canary.kit), "weight": canary.weight, "file": canary.file}
+            None
+            if canary is None
+            else {
+                "kit": str(canary.kit),
+                "weight": canary.weight,
+                "file": canary.file,
+                "parents": [str(parent) for parent in canary.parents],
+            }
         ),
         "plan": None if model.plan is None else _PLAN.dump_python(model.plan, mode="json"),
         "track": model.track,
         "policy": _policy_to_document(model.policy),
         "payloads": None if model.payloads is None else _PAYLOADS.dump_python(model.payloads, mode="json"),
+        "parents": [str(parent) for parent in model.parents],
     }
 
 
@@ -139,13 +149,20 @@ def _model_from_document(document: dict[str, Any]) -> DesiredModel:
         canary=(
             None
             if canary is None
-            else FixedCanary(parse_reference(canary["kit"]), canary["weight"], canary.get("file"))
+            else FixedCanary(
+                parse_reference(canary["kit"]), canary["weight"], canary.get("file"), _parents(canary)
+            )
         ),
         plan=None if plan is None else _PLAN.validate_json(json.dumps(plan)),
         track=document.get("track"),
         policy=_policy_from_document(document.get("policy", {})),
         payloads=None if payloads is None else _PAYLOADS.validate_json(json.dumps(payloads)),
+        parents=_parents(document),
     )
+
+
+def _parents(document: dict[str, Any]) -> tuple[PinnedReference, ...]:
+    return tuple(map(PinnedReference.parse, document.get("parents", ())))
 
 
 def _policy_to_document(policy: Policy) -> dict[str, Any]:

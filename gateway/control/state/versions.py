@@ -12,7 +12,7 @@ from gateway.contract import AppName
 from gateway.control.state.desired import DesiredModel
 from gateway.kits.trust import ANYTHING
 from gateway.oci.pinned import PinnedReference
-from gateway.oci.reference import Digest
+from gateway.oci.reference import Digest, Reference
 from gateway.serving import (
     LOAD_SECONDS,
     NO_ENGINE,
@@ -56,6 +56,8 @@ class Version:
     serving: Serving
     file: str | None = None
     """The model's path within the kit; None: as the Kitfile has it."""
+    parents: tuple[PinnedReference, ...] = ()
+    """The kit's parents, where the config says which; else those that the Kitfiles' tags meant first."""
     kind: Kind = field(init=False)
     """Changes with anything that needs other workers."""
 
@@ -73,6 +75,11 @@ class Version:
         """The kit's digest."""
         return self.reference.digest
 
+    @property
+    def parent_references(self) -> tuple[Reference, ...]:
+        """The parents that the config gives to the kit."""
+        return tuple(parent.reference for parent in self.parents)
+
 
 def version_of(model: DesiredModel, reference: PinnedReference, number: int) -> Version:
     """Return the version that a pinned reference means for a model, as application `number` of its kind."""
@@ -85,6 +92,7 @@ def version_of(model: DesiredModel, reference: PinnedReference, number: int) -> 
         policy,
         model.serving,
         model.file_of(reference),
+        model.parents_of(reference),
     )
     return replace(version, app=AppName(f"{version.kind}.{number}"))
 
@@ -120,6 +128,9 @@ def _fingerprint(version: Version) -> str:
     if version.file is not None:
         # Only then, so that versions of before there were files keep their names.
         facts.append({"file": version.file})
+    if version.parents:
+        # Only then, as those of a kit do not change otherwise.
+        facts.append({"parents": [str(parent) for parent in version.parents]})
     if serving.engine != NO_ENGINE:
         # Only what is said, so that an option of a later release changes no name.
         facts.append({"engine": _stated(serving.engine)})

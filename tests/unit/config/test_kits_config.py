@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config.config import GatewayConfig, load_config, parse_config
-from gateway.control.state.desired import desired_from
+from gateway.control.state.desired import KitUse, desired_from
 from gateway.control.state.stored import desired_from_json, desired_to_json
 from gateway.errors import ConfigError, NotTrusted
 from gateway.kits.trust import ANYTHING, Policy, judge_registry
@@ -131,7 +131,7 @@ models:
     b = config.policy(config.model("b"))
     assert b == Policy(registries=("r.io",))
     assert config.policy().code_if_signed
-    assert desired_from(config).policies(parse_reference("r.io/a:v1")) == (a,)
+    assert desired_from(config).uses(parse_reference("r.io/a:v1")) == (KitUse(a),)
 
 
 def test_pickles_of_known_libraries_are_allowed_unless_the_config_says_never() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.cli.changes import config_changes
+from gateway.config.changes import config_changes
 from gateway.config.config import parse_config
 
 BASE: dict[str, Any] = {

@@ -1,0 +1,1 @@
+"""What a config would change, found out without a change."""
