@@ -25,7 +25,7 @@ from gateway.control.admin.socket_file import SOCKET_FILE
 from gateway.control.admin.tls import server_context
 from gateway.control.admin.token import keep_token
 from gateway.control.state.database import STATE_FILE, State
-from gateway.edge.access import Access, is_loopback
+from gateway.edge.access import Access
 from gateway.edge.access_files import AccessFiles
 from gateway.edge.bounds import EdgeBounds
 from gateway.edge.control import EdgeControl
@@ -36,6 +36,7 @@ from gateway.edge.sticky import sticky_key
 from gateway.edge.worker_authority import new_worker_tls
 from gateway.errors import ControlError, EdgeError, StoreError
 from gateway.home import make_private, unusable
+from gateway.loopback import is_loopback_host
 from gateway.wire.server import reserve_port
 from gateway.worker.containment import remove_directories
 
@@ -131,7 +132,7 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     access_files.start()
     stack.callback(access_files.stop)
     say(f"edge listens on {'http' if config.tls is None else 'https'}://{config.listen}, by {edge.version}")
-    if config.keys is not None and config.tls is None and not is_loopback(settings.listen):
+    if config.keys is not None and config.tls is None and not is_loopback_host(settings.listen):
         say("keys go over the network as they are: write `tls:` into the config, or have a proxy do TLS")
     has_worker_tls, is_cluster = settings.worker_tls is not None, address is not None
     log.info("workers.called", extra={"tls": has_worker_tls})
