@@ -143,8 +143,7 @@ def test_a_server_that_is_no_worker_of_this_start_gets_no_call(
 ) -> None:
     strangers = Workers(stranger)
     edge.control.apply(RoutingTable((Route("iris", backend("v1", strangers.start("v1"))),)))
-    status, _, body = edge.get(INFER)
-    assert (status, json.loads(body)) == (503, json.loads(body)), body
+    assert edge.get(INFER)[0] == 503
     strangers.stop()
 
 
