@@ -27,6 +27,6 @@ USER 10001
 WORKDIR /var/lib/kitserve
 EXPOSE 8080
 VOLUME /var/lib/kitserve
-HEALTHCHECK --interval=10s --start-period=60s CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/v2/health/live', timeout=3)"]
+HEALTHCHECK --interval=10s --start-period=60s CMD ["python", "-m", "gateway.cli.healthcheck"]
 ENTRYPOINT ["kitserve"]
 CMD ["serve", "/etc/kitserve.yaml"]

@@ -19,6 +19,7 @@ from gateway.oci.pinned import PinnedReference
 from gateway.payloads.rules import PayloadRules
 from gateway.rollout.plan import Agreement, AnswerChecks, Golden
 from gateway.serving import Serving
+from gateway.wire.worker_tls import WorkerTls
 from runtimes.base import Signature
 
 _PORTS = 65_536
@@ -69,11 +70,13 @@ class NodeSettings:
     """The address to listen on; "" for the node's own."""
     gateway: str
     """The Serve application to report to."""
-    edge_key: str
+    edge_key: str = field(repr=False)
     """What every call must carry, so that nobody gets around the edge; "" where nobody else can call."""
     drain_seconds: float
     access_log: Logged = "off"
     """Which calls are logged with their tokens."""
+    tls: WorkerTls | None = None
+    """With what workers speak TLS, with the edge and with each other; None: HTTP in clear."""
 
 
 class WorkerState(StrEnum):

@@ -12,8 +12,8 @@ import requests
 from gateway.cli.admin_address import admin_url, home_socket, socket_path
 from gateway.cli.unix_adapter import UnixAdapter
 from gateway.config.config import GatewayConfig
-from gateway.control.admin.callers import is_loopback_host
 from gateway.errors import ConfigError, ControlError
+from gateway.loopback import is_loopback_host
 from gateway.oci.kit_storage import kit_home
 
 _TIMEOUT = 10

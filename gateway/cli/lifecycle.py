@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 import socket
@@ -24,7 +25,7 @@ from gateway.control.admin.socket_file import SOCKET_FILE
 from gateway.control.admin.tls import server_context
 from gateway.control.admin.token import keep_token
 from gateway.control.state.database import STATE_FILE, State
-from gateway.edge.access import Access, is_loopback
+from gateway.edge.access import Access
 from gateway.edge.access_files import AccessFiles
 from gateway.edge.bounds import EdgeBounds
 from gateway.edge.control import EdgeControl
@@ -32,13 +33,17 @@ from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Route, RouteState, RoutingTable
 from gateway.edge.sticky import sticky_key
+from gateway.edge.worker_authority import new_worker_tls
 from gateway.errors import ControlError, EdgeError, StoreError
 from gateway.home import make_private, unusable
+from gateway.loopback import is_loopback_host
 from gateway.wire.server import reserve_port
 from gateway.worker.containment import remove_directories
 
 _START_SECONDS = 60
 _STOP_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 
@@ -114,7 +119,7 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     stack.enter_context(_reserve("admin", config.admin))
     files = EdgeFiles(stack.enter_context(run_directory(run_bytes(), home)))
     access_files = AccessFiles(config, files)
-    settings = edge_settings(config, access_files.access, files, bounds, home)
+    settings = edge_settings(config, access_files.access, files, bounds, home, is_cluster=address is not None)
     routes = tuple(Route(model.name, state=RouteState.STARTING) for model in config.models)
     EdgeControl(settings, files).write_first(RoutingTable(routes))
     stack.callback((home / SOCKET_FILE).unlink, missing_ok=True)
@@ -127,8 +132,12 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     access_files.start()
     stack.callback(access_files.stop)
     say(f"edge listens on {'http' if config.tls is None else 'https'}://{config.listen}, by {edge.version}")
-    if config.keys is not None and config.tls is None and not is_loopback(settings.listen):
+    if config.keys is not None and config.tls is None and not is_loopback_host(settings.listen):
         say("keys go over the network as they are: write `tls:` into the config, or have a proxy do TLS")
+    has_worker_tls, is_cluster = settings.worker_tls is not None, address is not None
+    log.info("workers.called", extra={"tls": has_worker_tls})
+    if about := _about_workers(has_worker_tls, is_cluster):
+        say(about)
     say("starting Ray and the gateway" if address is None else _joining(address))
     control_plane.start()
     _wait_for_gateway(kitserve)
@@ -138,15 +147,28 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     return edge, control_plane
 
 
+def _about_workers(has_tls: bool, is_cluster: bool) -> str:
+    """Return what is said of how workers are called; "" where it is as always on one machine."""
+    if has_tls:
+        return "workers are called over TLS, by a certificate authority of this start's own"
+    return "workers are called over the network in clear (`worker_tls: never`)" if is_cluster else ""
+
+
 def _joining(address: str) -> str:
     """Return what is said of a Ray that is another's, before it is joined."""
     return f"joining Ray at {address}; see to it who may reach its ports (docs/security.md, Ray)"
 
 
 def edge_settings(
-    config: GatewayConfig, access: Access, files: EdgeFiles, bounds: EdgeBounds, home: Path
+    config: GatewayConfig,
+    access: Access,
+    files: EdgeFiles,
+    bounds: EdgeBounds,
+    home: Path,
+    is_cluster: bool = False,
 ) -> EdgeSettings:
-    """Return the settings of the edge for one start."""
+    """Return the settings of the edge for one start; on a cluster, workers are on other machines too."""
+    has_worker_tls = is_cluster if config.worker_tls == "auto" else config.worker_tls == "always"
     return EdgeSettings(
         str(config.listen),
         config.access_log,
@@ -158,6 +180,7 @@ def edge_settings(
         "" if config.health is None else str(config.health),
         access,
         sticky_key(home),
+        new_worker_tls() if has_worker_tls else None,
     )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from gateway.cli.processes import descendants
 from gateway.config.config import Address
-from gateway.control.admin.callers import is_loopback
+from gateway.loopback import is_loopback
 
 _LISTENING = "0A"
 _SOCKET = re.compile(r"socket:\[([0-9]+)\]")

@@ -77,6 +77,16 @@ def run_directory(bytes_needed: int, home: Path) -> Iterator[Path]:
         os.close(lock)
 
 
+def run_directories(home: Path) -> list[Path]:
+    """Return this user's directories that a start from a home may have made; killed ones leave theirs.
+
+    Those in other places than the home may be of other homes; they are returned where the home has none.
+    """
+    first, *others = ([*place.path.glob(f"{place.prefix}*")] for place in _places(home))
+    directories = first or [directory for place in others for directory in place]
+    return [directory for directory in directories if directory.lstat().st_uid == os.geteuid()]
+
+
 def _make(places: list[_Place], bytes_needed: int) -> tuple[Path, int]:
     """Return a new directory, and the open file that locks it."""
     reasons = []

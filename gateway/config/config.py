@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -98,6 +98,9 @@ class GatewayConfig(Strict):
     allowed_origins: tuple[AllowedOrigin, ...] = ()
     """The web pages that may call models from a browser, as `https://HOST`, or `'*'`. Empty, none where
     `listen` is on loopback. It changes only with a restart."""
+    worker_tls: Literal["auto", "always", "never"] = "auto"
+    """When workers are called over TLS, by an authority of each start's own; `auto`: on a Ray cluster alone.
+    It changes only with a restart."""
     models: tuple[Model, ...] = ()
     """The models to serve, each under a name of its own."""
     registries: dict[str, Registry] = Field(default_factory=dict)

@@ -97,9 +97,12 @@ class Gateway:
         self._descriptions = Descriptions(self._state)
         edge: Edge = EdgeControl(settings.edge, settings.edge_files)
         sleepers = GatewaySleepers(self._state, self._workers, edge, ray_serve.wake)
-        self._activator = Activator(settings.edge_files.activator_socket, sleepers)
+        tls = None if settings.edge.worker_tls is None else settings.edge.worker_tls.client_context()
+        self._activator = Activator(settings.edge_files.activator_socket, sleepers, tls)
         self._activator.start()
-        golden = GoldenGate(lambda: open_library(settings.home, self._state.desired()), settings.edge.key)
+        golden = GoldenGate(
+            lambda: open_library(settings.home, self._state.desired()), settings.edge.key, tls
+        )
         self._webhooks = Webhooks(lambda: self._state.desired().webhooks)
         self._rollouts = Rollouts(
             self._state, self._descriptions.of, golden, self._webhooks.send, is_new_start=is_fresh
@@ -141,9 +144,9 @@ class Gateway:
         front = (Repository(overview), OpenAIModels(overview), Docs(overview, settings.edge.listen))
         gate = Middleware(Gate, is_token=TokenCheck(settings.home), owner=os.geteuid())
         admin_app = web_app(_routes(admin), gate)
-        tls = None if settings.admin_tls is None else server_context(settings.admin_tls)
+        admin_tls = None if settings.admin_tls is None else server_context(settings.admin_tls)
         self._servers = (
-            WebServer(admin_app, tcp_socket(settings.admin_host, settings.admin_port), tls=tls),
+            WebServer(admin_app, tcp_socket(settings.admin_host, settings.admin_port), tls=admin_tls),
             WebServer(admin_app, bind_socket(settings.home)),
             WebServer(web_app(_routes(front)), local_socket(str(settings.edge_files.front_socket))),
         )
@@ -218,4 +221,5 @@ def _node_settings(settings: GatewaySettings) -> NodeSettings:
         edge_key=settings.edge.key,
         drain_seconds=DRAIN_SECONDS,
         access_log=settings.edge.access_log,
+        tls=settings.edge.worker_tls,
     )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gateway.loopback import is_loopback_host
+
 _LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 ANY = "*"
 """The word that allows any origin."""
@@ -49,14 +51,8 @@ class Access:
 
     def checks_hosts(self, listen: str) -> bool:
         """Tell whether the Host header is checked of calls to an edge that listens on `listen`."""
-        return bool(self.hosts) or is_loopback(listen)
+        return bool(self.hosts) or is_loopback_host(listen)
 
     def checks_origins(self, listen: str) -> bool:
         """Tell whether the Origin header is checked of calls to an edge that listens on `listen`."""
-        return bool(self.origins) or is_loopback(listen)
-
-
-def is_loopback(listen: str) -> bool:
-    """Tell whether nobody on another machine reaches `HOST:PORT`."""
-    host = listen.rpartition(":")[0]
-    return host in _LOOPBACK_HOSTS or host == "::1" or host.startswith("127.")
+        return bool(self.origins) or is_loopback_host(listen)

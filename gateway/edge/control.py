@@ -95,6 +95,8 @@ class EdgeControl:
     def write_first(self, table: RoutingTable) -> None:
         """Write the files for a first start, where no worker runs yet."""
         self._files.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self._settings.worker_tls is not None:
+            write_file(self._files.worker_authority, self._settings.worker_tls.authority)
         self._write_files(table, {}, Pool(), Placement({}))
 
     def apply(self, table: RoutingTable) -> None:

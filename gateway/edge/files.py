@@ -9,6 +9,7 @@ from pathlib import Path
 from gateway.edge.access import Access
 from gateway.edge.bounds import EdgeBounds, edge_bounds
 from gateway.logs.limits import Logged
+from gateway.wire.worker_tls import WorkerTls
 
 # For as many open files as a process has on most machines, where none are counted.
 _DEFAULT_BOUNDS = edge_bounds(16384)
@@ -49,6 +50,11 @@ class EdgeFiles:
     def client_ca(self) -> Path:
         """Who signs certificates of clients."""
         return self.directory / "clients.pem"
+
+    @property
+    def worker_authority(self) -> Path:
+        """Who signs the certificate of workers, where they speak TLS."""
+        return self.directory / "workers.pem"
 
     def token_key(self, number: int) -> Path:
         """The public key of an issuer of tokens, by its place in the config."""
@@ -117,7 +123,7 @@ class EdgeSettings:
     listen: str
     """`HOST:PORT` for clients."""
     access_log: Logged = "errors"
-    key: str = ""
+    key: str = field(default="", repr=False)
     """The secret by which workers know that a call came through the edge; "" for none."""
     front: str = ""
     """Where the gateway answers calls that are about the whole server, as HAProxy has it: `unix@PATH` or
@@ -130,8 +136,10 @@ class EdgeSettings:
     """`HOST:PORT` where it tells of its health whatever else it does; "" for none but its socket."""
     access: Access = field(default_factory=Access)
     """Who may call."""
-    sticky_key: str = field(default_factory=lambda: secrets.token_hex(32))
+    sticky_key: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
     """The secret by which sticky callers are divided, in hexadecimal digits; see `sticky`."""
+    worker_tls: WorkerTls | None = None
+    """With what workers speak TLS; None: HTTP in clear."""
 
 
 def write_file(path: Path, text: str) -> None:

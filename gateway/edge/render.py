@@ -17,6 +17,7 @@ from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.placement import ACTIVATOR, Placement, Pool, backend_name, prefix_backend_name, server_name
 from gateway.edge.routes import RouteState, Server
 from gateway.wire import headers, limits, texts
+from gateway.wire.worker_tls import WORKER_NAME
 
 _MODEL_METHODS = ("ModelInfer", "ModelStreamInfer", "ModelReady", "ModelMetadata", "ModelConfig")
 # Whoever has an IPv6 network has at least this one whole.
@@ -60,6 +61,7 @@ def render(
         CALLER_STREAMS=CALLER_STREAMS,
         ALL_STREAMS=ALL_STREAMS,
         texts=texts,
+        worker_name=WORKER_NAME,
     )
 
 

@@ -15,6 +15,7 @@ them, and what is expected of the answer. All that is given must hold:
 from __future__ import annotations
 
 import http.client
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,7 @@ from gateway.errors import KitError
 from gateway.foreign_text import foreign_text
 from gateway.kits.datasets import Dataset
 from gateway.wire.headers import EDGE_HEADER
+from gateway.wire.worker_tls import worker_connection
 
 CHAT_PATH = "/v1/chat/completions"
 
@@ -112,15 +114,23 @@ def _row(row: Any) -> PromptRow:
     return PromptRow(call, expected)
 
 
-def score_prompts(rows: Sequence[PromptRow], model: str, address: tuple[str, int], key: str) -> Score:
+def score_prompts(
+    rows: Sequence[PromptRow],
+    model: str,
+    address: tuple[str, int],
+    key: str,
+    tls: ssl.SSLContext | None = None,
+) -> Score:
     """Send all rows to the worker at `address`, one by one; `key` is the edge's.
+
+    With `tls`, it is called over TLS, see `worker_connection`.
 
     Raises:
         KitError: when the worker refuses a row.
         OSError: when the worker does not answer; it may do so later.
     """
     right = 0
-    connection = http.client.HTTPConnection(*address, timeout=_SECONDS)
+    connection = worker_connection(address, _SECONDS, tls)
     try:
         for number, row in enumerate(rows, 1):
             body = orjson.dumps({"model": model, **row.call})

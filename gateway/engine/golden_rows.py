@@ -14,6 +14,7 @@ import csv
 import http.client
 import io
 import math
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ from gateway.kits.datasets import Dataset
 from gateway.rollout.agreement import compare
 from gateway.rollout.plan import Golden, Metric
 from gateway.wire.headers import EDGE_HEADER
+from gateway.wire.worker_tls import worker_connection
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import InputError
 
@@ -213,16 +215,24 @@ def first_inputs(rows: Sequence[Row], signature: Signature) -> dict[str, Array]:
 
 
 def score(
-    rows: Sequence[Row], golden: Golden, signature: Signature, address: tuple[str, int], path: str, key: str
+    rows: Sequence[Row],
+    golden: Golden,
+    signature: Signature,
+    address: tuple[str, int],
+    path: str,
+    key: str,
+    tls: ssl.SSLContext | None = None,
 ) -> Score:
     """Send all rows to the worker at `address`, as calls of `path`; `key` is the edge's.
+
+    With `tls`, it is called over TLS, see `worker_connection`.
 
     Raises:
         KitError: when the worker refuses a row, or answers without an expected output.
         OSError: when the worker does not answer; it may do so later.
     """
     right = 0.0
-    connection = http.client.HTTPConnection(*address, timeout=_SECONDS)
+    connection = worker_connection(address, _SECONDS, tls)
     size = _ROWS_PER_CALL if all(_is_batch(spec) for spec in signature.inputs) else 1
     try:
         for first in range(0, len(rows), size):

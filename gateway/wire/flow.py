@@ -40,6 +40,8 @@ class FlowControl(asyncio.BufferedProtocol):
         self._shared = shared
         self.budget = shared.budget
         self._transport = cast(asyncio.Transport, None)
+        self._beneath = self._transport
+        """What writes to the socket: the same, but with TLS what is below that."""
         self._waiting: deque[Exchange] = deque()
         """Calls in their order; the first is being handled."""
         self._is_dropping = False
@@ -54,8 +56,11 @@ class FlowControl(asyncio.BufferedProtocol):
         self._unread = 0
         """How many bytes of the answers the client had not taken at the last look."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(
+        self, transport: asyncio.BaseTransport, beneath: asyncio.Transport | None = None
+    ) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._beneath = beneath or self._transport
         self._shared.connections.add(self)
 
     def pause_writing(self) -> None:
@@ -70,6 +75,8 @@ class FlowControl(asyncio.BufferedProtocol):
     def is_quiet_since(self, tick: int) -> bool:
         """Whether it has been the client's turn for longer than that, and it neither sent nor read."""
         unread = self._transport.get_write_buffer_size()
+        if self._beneath is not self._transport:
+            unread += self._beneath.get_write_buffer_size()
         if unread != self._unread:
             self._unread = unread
             self._active_tick = self._shared.tick
@@ -92,7 +99,7 @@ class FlowControl(asyncio.BufferedProtocol):
     def write_at_once(self) -> None:
         """Have writes go to the socket at once: uvloop does so with what is over the limit of its buffer."""
         if not self._transport.is_closing():
-            self._transport.set_write_buffer_limits(high=0)
+            self._beneath.set_write_buffer_limits(high=0)
 
     def abort(self) -> None:
         """Close at once."""
@@ -105,8 +112,12 @@ class FlowControl(asyncio.BufferedProtocol):
         if is_request_complete:
             self._transport.close()
         else:
-            self._transport.write_eof()
             self._flow()
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+            else:
+                # With TLS, it says that it closes, and drops what comes until the client does so too.
+                self._transport.close()
             asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._transport.abort)
 
     def _flow(self) -> None:

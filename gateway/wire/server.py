@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from gateway.wire.connection import Connection
 from gateway.wire.exchange import Handler
 from gateway.wire.flow import Shared
 from gateway.wire.limits import ARRIVING_BYTES
+from gateway.wire.tls_connection import TlsOpening
 
 _START_SECONDS = 10
 _BACKLOG = 4096
@@ -30,15 +32,22 @@ class HttpServer:
     """Serves what `handler` answers until it is stopped, on `port` of `host`; 0 takes a free one.
 
     Where `host` is a path, the server is on a Unix socket there, and has no port. The bodies that it holds
-    take at most `body_bytes`.
+    take at most `body_bytes`. With `tls` it speaks nothing else.
     """
 
     def __init__(
-        self, handler: Handler, host: str, port: int = 0, *, body_bytes: int = ARRIVING_BYTES
+        self,
+        handler: Handler,
+        host: str,
+        port: int = 0,
+        *,
+        body_bytes: int = ARRIVING_BYTES,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._socket = local_socket(host) if host.startswith("/") else tcp_socket(host, port)
         self.host = host
         self.port: int = 0 if host.startswith("/") else self._socket.getsockname()[1]
+        self._tls = tls
         self._shared = Shared(handler, BodyBudget(body_bytes))
         self._grace = 0.0
         self._loop: Future[asyncio.AbstractEventLoop] = Future()
@@ -85,7 +94,7 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(_ASIDE, "aside"))
         create = loop.create_unix_server if self._socket.family == socket.AF_UNIX else loop.create_server
-        server = await create(lambda: Connection(self._shared), sock=self._socket, backlog=_BACKLOG)
+        server = await create(self._protocol, sock=self._socket, backlog=_BACKLOG)
         self._loop.set_result(loop)
         while not self._stopped.is_set():
             try:
@@ -94,6 +103,10 @@ class HttpServer:
                 self._tick()
         server.close()
         await self._finish()
+
+    def _protocol(self) -> asyncio.BaseProtocol:
+        """Return what takes a new connection."""
+        return Connection(self._shared) if self._tls is None else TlsOpening(self._shared, self._tls)
 
     def _tick(self) -> None:
         """Close the connections whose client has been quiet for long, or sends a body too slowly."""

@@ -79,9 +79,9 @@ class TensorCapability:
         previous = self.mirror
         if mirroring == (None if previous is None else previous.mirroring):
             return
-        version = self._version
-        edge_key = version.options.edge_key.encode()
-        self.mirror = None if mirroring is None else Mirror(mirroring, version.tally, edge_key)
+        version, options = self._version, self._version.options
+        key, tls = options.edge_key.encode(), options.tls
+        self.mirror = None if mirroring is None else Mirror(mirroring, version.tally, key, tls)
         if previous is not None:
             previous.stop()
 

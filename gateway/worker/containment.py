@@ -131,6 +131,12 @@ def without_credentials(spec: WorkerSpec) -> WorkerSpec:
     return replace(spec, sources=SourceOptions())
 
 
+def without_tls_key(spec: WorkerSpec) -> WorkerSpec:
+    """Return what a worker needs to know once its server has the key."""
+    tls = spec.node.tls
+    return replace(spec, node=replace(spec.node, tls=None if tls is None else tls.without_key()))
+
+
 def _may_stay(name: str) -> bool:
     return is_passed(name) or name.startswith(_PREFIXES) or name in _VARIABLES
 

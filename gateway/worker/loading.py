@@ -227,8 +227,10 @@ class Loader:
             example,
             takes_images(signature, image),
         )
+        tls = spec.node.tls
         options = AppOptions(
             spec.node.edge_key,
+            None if tls is None else tls.client_context(),
             labels,
             spec.serving.queue,
             spec.serving.batching,

@@ -5,6 +5,7 @@ The canary's worker answers them anew and compares, see `mirrored`.
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import asdict
 
 import orjson
@@ -23,9 +24,11 @@ _OK = 200
 class Mirror:
     """Sends a share of calls to the canary's workers until it is stopped. `offer` is for the loop alone."""
 
-    def __init__(self, mirroring: Mirroring, tally: Tally, edge_key: bytes) -> None:
+    def __init__(
+        self, mirroring: Mirroring, tally: Tally, edge_key: bytes, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.mirroring = mirroring
-        self._sender = MirrorSender(mirroring, tally, edge_key, _TIMEOUT_SECONDS)
+        self._sender = MirrorSender(mirroring, tally, edge_key, _TIMEOUT_SECONDS, tls)
         self._agreement = asdict(mirroring.agreement)
 
     def offer(self, job: Job) -> None:

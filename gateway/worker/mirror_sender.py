@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import logging
 import random
+import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import httptools
 from gateway.contract import Mirroring
 from gateway.metrics.tally import Tally
 from gateway.wire.headers import EDGE
+from gateway.wire.worker_tls import WORKER_NAME
 
 MIRROR_PATH = "/kitserve/mirror"
 
@@ -53,14 +55,22 @@ class Copy:
 
 
 class MirrorSender:
-    """Sends copies until it is stopped. All but `stop` is for one loop alone."""
+    """Sends copies until it is stopped, with `tls` over TLS. All but `stop` is for one loop alone."""
 
-    def __init__(self, mirroring: Mirroring, tally: Tally, edge_key: bytes, timeout: float) -> None:
+    def __init__(
+        self,
+        mirroring: Mirroring,
+        tally: Tally,
+        edge_key: bytes,
+        timeout: float,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.mirroring = mirroring
         self.timeout = timeout
         self._share = mirroring.share
         self._tally = tally
         self._edge_key = edge_key
+        self._tls = tls
         self._targets = itertools.cycle(mirroring.targets)
         self._waiting: deque[Copy] = deque()
         self._is_busy = False
@@ -133,9 +143,12 @@ class MirrorSender:
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         host, port = next(self._targets)
+        name = None if self._tls is None else WORKER_NAME
         try:
             async with asyncio.timeout(self.timeout):
-                _, self._peer = await loop.create_connection(lambda: _Peer(self), host, port)
+                _, self._peer = await loop.create_connection(
+                    lambda: _Peer(self), host, port, ssl=self._tls, server_hostname=name
+                )
         except OSError as error:
             # A call that waits for a worker that never comes is not worth keeping.
             self._waiting.popleft()

@@ -44,8 +44,10 @@ class TextMirror:
         self.mirroring = mirroring
         self._scorer = scorer
         self._tally = version.tally
-        edge_key = version.options.edge_key.encode()
-        self._sender = MirrorSender(mirroring, version.tally, edge_key, _TIMEOUT_SECONDS)
+        options = version.options
+        self._sender = MirrorSender(
+            mirroring, version.tally, options.edge_key.encode(), _TIMEOUT_SECONDS, options.tls
+        )
 
     def offer(self, answer: GeneratedAnswer) -> None:
         """Copy an answered call to the queue, if chance picks it and there is room.

@@ -29,7 +29,12 @@ from gateway.metrics.tally import Tally
 from gateway.proxies import bypass_proxies
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
-from gateway.worker.containment import WorkerContainment, use_contained_threads, without_credentials
+from gateway.worker.containment import (
+    WorkerContainment,
+    use_contained_threads,
+    without_credentials,
+    without_tls_key,
+)
 from gateway.worker.delivery import Delivery
 from gateway.worker.engine_numbers import EngineNumbers
 from gateway.worker.engine_watch import end_of, ended
@@ -68,7 +73,9 @@ class Worker:
         bypass_proxies()
         if spec.node.host:
             keep_on_loopback(spec.node.host)
-        self._spec = spec
+        # Before it is contained, and without its key from then on.
+        self._tls = None if spec.node.tls is None else spec.node.tls.server_context()
+        self._spec = spec = without_tls_key(spec)
         self._tally = Tally()
         self._gateway = serve.get_app_handle(spec.node.gateway)
         self._announcement = Announcement(
@@ -112,7 +119,7 @@ class Worker:
                 # The thread that loads cannot be ended otherwise.
                 os._exit(1)
             raise
-        self._server = HttpServer(self._app, spec.node.host or node_address)
+        self._server = HttpServer(self._app, spec.node.host or node_address, tls=self._tls)
         self._server.start()
         self._note(
             host=self._server.host,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,6 +33,8 @@ class AppOptions:
 
     edge_key: str = ""
     """What every call must carry, so that nobody gets around the edge; "" lets everybody call."""
+    tls: ssl.SSLContext | None = None
+    """How the canary's workers are called, see `WorkerTls.client_context`; None: in clear."""
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The names of the classes that outputs have, by output; those under "" are of every other output."""
     limits: QueueLimits = DEFAULT_LIMITS

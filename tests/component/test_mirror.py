@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import socket
 import threading
@@ -16,6 +15,7 @@ import pytest
 
 from gateway.codec.read_answers import read_answer
 from gateway.contract import Mirroring
+from gateway.edge.worker_authority import new_worker_tls
 from gateway.kits.library import Library
 from gateway.kits.model import choose_runtime, load
 from gateway.metrics.counts import MirroredCalls
@@ -24,6 +24,7 @@ from gateway.oci.reference import parse_reference
 from gateway.rollout.plan import Agreement, Metric
 from gateway.wire.headers import PLACED_HEADER
 from gateway.wire.server import HttpServer
+from gateway.wire.worker_tls import WorkerTls, worker_connection
 from gateway.worker.assembly import build_app
 from gateway.worker.version import AppOptions, Identity
 from runtimes.base import Array, Datatype, LoadedModel, Resources, Signature, TensorSpec
@@ -40,10 +41,13 @@ FLOWERS = [[5.1, 3.5, 1.4, 0.2], [6.2, 2.9, 4.3, 1.3], [6.9, 3.1, 5.8, 2.1]]
 class Serving:
     """A worker's server around a model."""
 
-    def __init__(self, model: LoadedModel) -> None:
+    def __init__(self, model: LoadedModel, tls: WorkerTls | None = None) -> None:
         self.tally = Tally()
-        self.app = build_app(Identity("iris", "v1", "sha256:12"), model, self.tally, AppOptions(edge_key=KEY))
-        self.server = HttpServer(self.app, "127.0.0.1")
+        self._client = None if tls is None else tls.client_context()
+        options = AppOptions(edge_key=KEY, tls=self._client)
+        self.app = build_app(Identity("iris", "v1", "sha256:12"), model, self.tally, options)
+        server = None if tls is None else tls.server_context()
+        self.server = HttpServer(self.app, "127.0.0.1", tls=server)
         self.server.start()
 
     @property
@@ -55,7 +59,7 @@ class Serving:
         return self.tally.numbers().mirrored
 
     def post(self, path: str, body: bytes, **headers: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(*self.address, timeout=SECONDS)
+        connection = worker_connection(self.address, SECONDS, self._client)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request("POST", path, body, {"Kitserve-Edge": KEY, PLACED_HEADER: "1", **names})
         answer = connection.getresponse()
@@ -107,13 +111,13 @@ def serve(library: Library, layout: Path) -> Iterator[Callable[[Any], Serving]]:
     """Serves a sample by its tag, or what a function answers."""
     running: list[Serving] = []
 
-    def start(what: Any) -> Serving:
+    def start(what: Any, tls: WorkerTls | None = None) -> Serving:
         if isinstance(what, str):
             kit = library.open(parse_reference(f"oci-layout:{layout}:samples/iris:{what}"))
             model: LoadedModel = load(kit, choose_runtime(kit, None), Resources())
         else:
             model = Doing(what)
-        running.append(Serving(model))
+        running.append(Serving(model, tls))
         return running[-1]
 
     yield start
@@ -233,6 +237,22 @@ def test_no_caller_waits_for_a_canary_that_hangs_or_is_gone(serve: Callable[[Any
     stable.mirror(("127.0.0.1", free_port()))
     stable.call()
     wait(lambda: stable.mirrored.dropped > before)
+
+
+def test_workers_mirror_to_each_other_over_tls(serve: Callable[..., Serving]) -> None:
+    tls = new_worker_tls()
+    stable, canary = serve("v1", tls), serve("v2", tls)
+    stable.mirror(canary.address)
+    for number in range(6):
+        stable.call(number)
+    canary.wait_for(6)
+    # No worker of another start is sent anything, and none that speaks HTTP in clear.
+    for stranger in (serve("v2", new_worker_tls()), serve("v2")):
+        before = stable.mirrored.dropped
+        stable.mirror(stranger.address)
+        stable.call()
+        wait(lambda before=before: stable.mirrored.dropped > before)  # type: ignore[misc]
+        assert stranger.tally.numbers().mirrored == MirroredCalls()
 
 
 def test_a_share_of_the_calls_is_mirrored(serve: Callable[[Any], Serving]) -> None:

@@ -23,8 +23,11 @@ def process(kitserve: Running, name: str) -> int:
 
 def test_a_dead_raylet_is_noticed_and_every_model_comes_back(tmp_path: Path, layout: Path) -> None:
     with running(tmp_path) as kitserve:
+        # Workers of the Ray that comes after speak TLS by the same authority.
+        kitserve.settings = {"worker_tls": "always"}
         kitserve.models = {"first": {"kit": f"oci-layout:{layout}:samples/iris:v1"}}
         kitserve.start()
+        assert "workers are called over TLS" in kitserve.log.read_text()
         kitserve.wait(lambda status: status["models"][0]["state"] == "ready")
         # What was applied last comes back, and not what Kitserve was started with.
         kitserve.models = {"second": {"kit": f"oci-layout:{layout}:samples/iris:v2"}}

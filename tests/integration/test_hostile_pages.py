@@ -158,6 +158,13 @@ def test_beyond_loopback_any_name_leads_here() -> None:
         assert not Access().checks_hosts(listen)
         assert not Access().checks_origins(listen)
         assert Access(hosts=("a.example.com",)).checks_hosts(listen)
-    for listen in ("127.0.0.1:8080", "localhost:8080", "[::1]:8080", "127.0.0.2:8080"):
+    for listen in (
+        "127.0.0.1:8080",
+        "localhost:8080",
+        "[::1]:8080",
+        "127.0.0.2:8080",
+        "127.1:8080",
+        "[::ffff:127.0.0.1]:8080",
+    ):
         assert Access().checks_hosts(listen)
         assert Access().checks_origins(listen)

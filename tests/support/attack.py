@@ -18,6 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 from tests.support.raw_http2 import connect, open_streams, request
 
@@ -112,7 +113,7 @@ class Attack:
         parts = (b"{},", b"[],")
         bombs = [gzip.compress(part * (50 * MIB // len(part)), 9) for part in parts]
         headers = {"Content-Encoding": "gzip"}
-        self._at_once([lambda bomb=bomb: self._post(INFER, bomb, headers) for bomb in bombs * 4])
+        self._at_once([partial(self._post, INFER, bomb, headers) for bomb in bombs * 4])
 
     def tiny_values(self) -> None:
         """Send large bodies of very many small values, as JSON and as protobuf."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -95,10 +96,10 @@ def _event(delta: dict[str, str]) -> bytes:
 
 
 @contextmanager
-def chat_worker(version: str) -> Iterator[tuple[ChatWorker, Server]]:
+def chat_worker(version: str, tls: ssl.SSLContext | None = None) -> Iterator[tuple[ChatWorker, Server]]:
     """Serve one version; yield what it is, and where."""
     worker = ChatWorker(version)
-    server = HttpServer(worker, "127.0.0.1")
+    server = HttpServer(worker, "127.0.0.1", tls=tls)
     server.start()
     try:
         yield worker, Server(f"{version}-{server.port}", "127.0.0.1", server.port)

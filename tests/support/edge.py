@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from dataclasses import replace
+from dataclasses import asdict, replace
 from email.message import Message
 from pathlib import Path
 
@@ -19,11 +20,13 @@ from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from gateway.errors import EdgeError
 from gateway.logs.limits import Logged
+from gateway.wire.worker_tls import WorkerTls
 from tests.support.ports import free_port
 
 WORKER = """
-import sys, threading
+import json, sys, threading
 from gateway.wire.server import HttpServer
+from gateway.wire.worker_tls import WorkerTls
 class Version:
     max_body = 2**26
     inside = 0
@@ -46,7 +49,8 @@ class Version:
         exchange.respond(200, [(b"modelkit-version", sys.argv[1].encode())], role)
     def refuse(self, exchange, status, text):
         exchange.respond(status, [], text.encode())
-server = HttpServer(Version(), "127.0.0.1")
+tls = json.loads(sys.stdin.readline())
+server = HttpServer(Version(), "127.0.0.1", tls=WorkerTls(**tls).server_context() if tls else None)
 server.start()
 print(server.port, flush=True)
 threading.Event().wait()
@@ -56,13 +60,16 @@ threading.Event().wait()
 class Workers:
     """Small HTTP servers that say which version they are."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: WorkerTls | None = None) -> None:
+        self._tls = json.dumps(None if tls is None else asdict(tls))
         self._processes: dict[int, subprocess.Popen[str]] = {}
 
     def start(self, version: str) -> Server:
         command = [sys.executable, "-c", WORKER, version]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdin is not None
         assert process.stdout is not None
+        print(self._tls, file=process.stdin, flush=True)
         port = int(process.stdout.readline())
         self._processes[port] = process
         return Server(f"{version}-{port}", "127.0.0.1", port)
@@ -92,11 +99,18 @@ class RunningEdge:
         bounds: EdgeBounds | None = None,
         trusted_proxies: tuple[str, ...] = (),
         access: Access = ANYBODY,
+        worker_tls: WorkerTls | None = None,
     ) -> None:
         self.port = free_port()
         self.files = EdgeFiles(directory)
         self.settings = EdgeSettings(
-            f"127.0.0.1:{self.port}", access_log, key, admin, trusted_proxies=trusted_proxies, access=access
+            f"127.0.0.1:{self.port}",
+            access_log,
+            key,
+            admin,
+            trusted_proxies=trusted_proxies,
+            access=access,
+            worker_tls=worker_tls,
         )
         if bounds is not None:
             self.settings = replace(self.settings, bounds=bounds)

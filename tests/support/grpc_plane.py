@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,12 +33,13 @@ class Version:
         loaded: LoadedModel,
         labels: Mapping[str, Sequence[str]] | None = None,
         limits: QueueLimits = DEFAULT_LIMITS,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.tally = Tally()
         self.digest = f"sha256:{tag.encode().hex():0<64}"
         identity = Identity(model, tag, self.digest)
         self.app = build_app(identity, loaded, self.tally, AppOptions(labels=labels or {}, limits=limits))
-        self.server = HttpServer(self.app, "127.0.0.1")
+        self.server = HttpServer(self.app, "127.0.0.1", tls=tls)
         self.server.start()
         server = Server(f"{model}-{tag}", "127.0.0.1", self.server.port)
         self.backend = Backend(f"{model}.{tag}", (tag, self.digest, self.digest[:19]), (server,))

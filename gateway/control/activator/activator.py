@@ -17,6 +17,7 @@ import contextlib
 import logging
 import select
 import socket
+import ssl
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ from gateway.control.activator.sleepers import Sleeper, Sleepers
 from gateway.errors import CannotWake, EdgeError, reason_of
 from gateway.wire.local_server import LocalServer, finish, tie
 from gateway.wire.texts import not_loaded
+from gateway.wire.tls_tunnel import open_tunnel
 
 MAX_CALLS = 400
 """How many calls to one model may wait or pass at a time, while none to others does."""
@@ -44,11 +46,13 @@ log = logging.getLogger(__name__)
 class Activator:
     """Listens for the edge in a thread of its own.
 
-    `hear` is to be called with what workers report, from any thread.
+    `hear` is to be called with what workers report, from any thread. Workers are called over TLS where there
+    is `tls`.
     """
 
-    def __init__(self, path: Path, sleepers: Sleepers) -> None:
+    def __init__(self, path: Path, sleepers: Sleepers, tls: ssl.SSLContext | None = None) -> None:
         self._sleepers = sleepers
+        self._tls = tls
         self._server = LocalServer(path, "activator", self._serve, ALL_CALLS)
         self._loop = self._server.loop
         self._waiting: Counter[AppName] = Counter()
@@ -177,6 +181,9 @@ class Activator:
         return workers[first:] + workers[:first]
 
     async def _connect(self, worker: Announcement) -> socket.socket:
+        if self._tls is not None:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                return await open_tunnel((worker.host, worker.port), self._tls)
         family = socket.AF_INET6 if ":" in worker.host else socket.AF_INET
         connection = socket.socket(family)
         try:

@@ -8,16 +8,15 @@ NOBODY    from another machine, without either: nothing
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gateway.loopback import is_loopback
+
 _READ_METHODS = ("GET", "HEAD")
 _OPEN = re.compile(r"/metrics|/healthz|/api/status|/api/models/[^/]+(/rollout(/history)?)?")
-_HOST = re.compile(r"(?:\[(?P<bracketed>[0-9A-Fa-f:.]+)\]|(?P<plain>[^:\[\]]+))(?::[0-9]*)?")
-_LOOPBACK_NAME = "localhost"
 
 
 class Role(StrEnum):
@@ -42,25 +41,6 @@ def may(caller: Caller, method: str, path: str) -> bool:
     if caller.role in (Role.OWNER, Role.HOLDER):
         return True
     return caller.role is Role.READER and method in _READ_METHODS and _OPEN.fullmatch(path) is not None
-
-
-def is_loopback(address: str) -> bool:
-    """Tell whether an IP address is a loopback address of any kind; a text that is none is not."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return bool((mapped or parsed).is_loopback)
-
-
-def is_loopback_host(host: str) -> bool:
-    """Tell whether a Host header names loopback, which no other name may lead a browser to."""
-    match = _HOST.fullmatch(host)
-    if match is None:
-        return False
-    name = match["bracketed"] or match["plain"]
-    return name.lower() == _LOOPBACK_NAME or is_loopback(name)
 
 
 def is_from_this_machine(addresses: Iterable[str]) -> bool:

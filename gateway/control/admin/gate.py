@@ -14,12 +14,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.control.admin.callers import Caller, Role, is_from_this_machine, is_loopback_host, may
+from gateway.control.admin.callers import Caller, Role, is_from_this_machine, may
 from gateway.control.admin.host_paths import without_paths
 from gateway.control.admin.tls import name_in
 from gateway.control.web.errors import error_response
 from gateway.control.web.server import CERTIFICATE, PEER
 from gateway.foreign_text import foreign_text
+from gateway.loopback import is_loopback_host
 
 log = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,11 +29,17 @@ GateOutcome = GatesPassed | GateFailed | None
 
 
 class GoldenGate:
-    """The gates of all rollouts, each run once; `library` opens the node's library of kits."""
+    """The gates of all rollouts, each run once; `library` opens the node's library of kits.
 
-    def __init__(self, library: Callable[[], Library], edge_key: str) -> None:
+    Workers are called with the edge's key, and over TLS where there is `tls`.
+    """
+
+    def __init__(
+        self, library: Callable[[], Library], edge_key: str, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._library = library
         self._edge_key = edge_key
+        self._tls = tls
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="golden")
         self._running: dict[tuple[str, int, str, Golden], Future[GateOutcome]] = {}
 
@@ -75,10 +82,11 @@ class GoldenGate:
             )
             address = (worker.host, worker.port)
             if has_prompts(dataset):
-                result = score_prompts(read_prompts(dataset), model.name, address, self._edge_key)
+                prompts = read_prompts(dataset)
+                result = score_prompts(prompts, model.name, address, self._edge_key, self._tls)
             else:
                 rows, path = read_rows(dataset, golden, signature), f"/v2/models/{model.name}/infer"
-                result = score(rows, golden, signature, address, path, self._edge_key)
+                result = score(rows, golden, signature, address, path, self._edge_key, self._tls)
         except Exception as error:
             if Passing.of(error) is not None:
                 log.warning("golden.retried", extra={"app": canary.app, "reason": reason_of(error)})

@@ -102,6 +102,7 @@ class FixedSettings:
     keys: str = ""
     allowed_hosts: str = ""
     allowed_origins: str = ""
+    worker_tls: str = "auto"
 
     def changes(self, other: FixedSettings) -> list[str]:
         """Return the names of the settings that are different in another value."""
@@ -154,6 +155,7 @@ def desired_from(config: GatewayConfig) -> Desired:
             "" if config.keys is None else config.keys.model_dump_json(),
             ",".join(config.allowed_hosts),
             ",".join(config.allowed_origins),
+            config.worker_tls,
         ),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from gateway.control.rollouts import golden_gate
 from gateway.control.rollouts.golden_gate import GateOutcome, GoldenGate
 from gateway.control.state.desired import DesiredModel
 from gateway.control.state.versions import version_of
+from gateway.edge.worker_authority import new_worker_tls
 from gateway.engine import golden_rows
 from gateway.engine.golden_rows import Row, first_inputs, read_rows, score
 from gateway.errors import KitError, KitserveError, RegistryUnavailable, StoreError, Unauthorized
@@ -50,7 +52,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
 
 
 class Worker:
-    def __init__(self, library: Library, layout: Path, tag: str) -> None:
+    def __init__(self, library: Library, layout: Path, tag: str, tls: ssl.SSLContext | None = None) -> None:
         reference = parse_reference(f"oci-layout:{layout}:samples/iris:{tag}")
         kit = library.open(reference)
         model = load(kit, choose_runtime(kit, None), Resources())
@@ -60,7 +62,7 @@ class Worker:
         self.version = version_of(self.served, PinnedReference.of(reference, kit.kit.digest), 1)
         identity = Identity("iris", tag, str(kit.kit.digest))
         self.app = build_app(identity, model, Tally(), AppOptions(edge_key=KEY))
-        self.server = HttpServer(self.app, "127.0.0.1")
+        self.server = HttpServer(self.app, "127.0.0.1", tls=tls)
         self.server.start()
 
     @property
@@ -112,6 +114,26 @@ def test_a_version_that_answers_wrongly_is_stopped_before_any_call(
     assert isinstance(outcome, GateFailed)
     assert outcome.reason is Reason.GOLDEN_FAILED
     assert outcome.message.endswith("%, at least 90 % are required)")
+
+
+def test_a_worker_is_asked_over_tls_and_only_one_of_this_start(
+    library: Library, layout: Path, workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(golden_gate, "_AGAIN_SECONDS", 0.01)
+    tls = new_worker_tls()
+    worker = Worker(library, layout, "v1", tls.server_context())
+    gate = GoldenGate(lambda: library, KEY, tls.client_context())
+    assert isinstance(check(library, worker, IRIS, gate=gate), GatesPassed)
+    # What these answer is never known: another start's worker, one in clear, and this one asked in clear.
+    rows = read_rows(library.dataset(worker.served.kit, "iris", ANYTHING), IRIS, SIGNATURE)
+    for asked, context in (
+        (worker, new_worker_tls().client_context()),
+        (workers["v1"], tls.client_context()),
+        (worker, None),
+    ):
+        with pytest.raises(OSError, match=r"certificate verify failed|WRONG_VERSION|broke off|reset"):
+            score(rows, IRIS, SIGNATURE, asked.address, PATH, KEY, context)
+    worker.stop()
 
 
 def test_what_came_of_another_canary_or_dataset_is_not_taken_for_this_ones(
