@@ -2,7 +2,7 @@
 
 OWNER     the user of the gateway, or root, over the socket: everything
 HOLDER    of the token, or of a certificate: all but what widens trust or names what is on this machine
-READER    anybody on this machine: how models are, without secrets, paths of this machine and the config
+READER    anybody on this machine: the page, and how models are, without secrets, paths and the config
 NOBODY    from another machine, without either: nothing
 """
 
@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 _READ_METHODS = ("GET", "HEAD")
-_OPEN = re.compile(r"/metrics|/healthz|/api/status|/api/models/[^/]+(/rollout(/history)?)?")
+_OPEN = re.compile(
+    r"/|/page/[a-z_.]+|/metrics|/healthz|/api/status|/api/events|/api/models/[^/]+(/rollout(/history)?)?"
+)
 _HOST = re.compile(r"(?:\[(?P<bracketed>[0-9A-Fa-f:.]+)\]|(?P<plain>[^:\[\]]+))(?::[0-9]*)?")
 _LOOPBACK_NAME = "localhost"
 
