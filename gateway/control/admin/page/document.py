@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gateway.contract import AppName, Description
@@ -39,8 +39,12 @@ def page_document(status: Status, wanted_generation: int, facts: Facts) -> dict[
 
 
 def _model(model: ModelStatus, facts: Facts) -> dict[str, Any]:
+    rollout = model.rollout
+    if rollout is not None and not rollout.step:
+        # It grows for ever, and nobody asks for it: where nothing happens, the document stays the same.
+        rollout = replace(rollout, held=0.0)
     return {
-        **asdict(model),
+        **asdict(replace(model, rollout=rollout)),
         "versions": [_version(model.name, version, facts) for version in model.versions],
         "orders": facts.orders(model.name),
     }

@@ -1,6 +1,6 @@
 """`/api/events`: what the page shows as server-sent events, each time it changes.
 
-The format is that of "Server-sent events" in the HTML standard. First comes the event `hello`, and `status` with
+The format is that of "Server-sent events" in the HTML standard. First comes `hello`, and then `status` with
 each document. Where nothing has changed for a while, a comment comes: so both sides notice a dead connection.
 """
 

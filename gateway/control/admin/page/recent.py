@@ -30,9 +30,10 @@ class Calls:
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """What a version did in the last `seconds`; durations in seconds, None where no call was answered."""
+    """What a version did of late; durations in seconds, None where no call was answered."""
 
-    seconds: float
+    rate: float
+    """Calls per second, to three digits: what hardly changes is not told anew."""
     calls: int
     errors: int
     median: float | None
@@ -71,9 +72,10 @@ class RecentNumbers:
         # A version that was not there yet had no calls.
         before, after = earlier.get(app, _NOTHING), now[app]
         latencies = _difference(before.latencies, after.latencies)
+        calls = max(0, after.calls.all - before.calls.all)
         return Recent(
-            seconds=last - first,
-            calls=max(0, after.calls.all - before.calls.all),
+            rate=float(f"{calls / (last - first):.3g}"),
+            calls=calls,
             errors=max(0, after.calls.errors - before.calls.errors),
             median=latencies.quantile(0.5) if latencies.total else None,
             p95=latencies.quantile(0.95) if latencies.total else None,

@@ -3,10 +3,14 @@
 import { element, unseen } from "./dom.js";
 
 const COUNT = new Intl.NumberFormat("en");
-const SHORT = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+const SHORT = new Intl.NumberFormat("en", { maximumSignificantDigits: 2 });
+const WHOLE = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const MOMENT = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" });
 const CLOCK = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const SPACE = "\u202f";
+
+/** Two digits, or all before the point. */
+const short = (number) => (number < 100 ? SHORT : WHOLE).format(number);
 
 export const count = (number) => COUNT.format(number);
 
@@ -15,14 +19,14 @@ export function plural(number, word) {
 }
 
 export function bytes(number) {
-  if (number < 1024 ** 2) return `${SHORT.format(number / 1024)}${SPACE}KiB`;
-  if (number < 1024 ** 3) return `${SHORT.format(number / 1024 ** 2)}${SPACE}MiB`;
-  return `${SHORT.format(number / 1024 ** 3)}${SPACE}GiB`;
+  if (number < 1024 ** 2) return `${short(number / 1024)}${SPACE}KiB`;
+  if (number < 1024 ** 3) return `${short(number / 1024 ** 2)}${SPACE}MiB`;
+  return `${short(number / 1024 ** 3)}${SPACE}GiB`;
 }
 
 export function duration(seconds) {
-  if (seconds < 0.9995) return `${SHORT.format(seconds * 1000)}${SPACE}ms`;
-  if (seconds < 100) return `${SHORT.format(seconds)}${SPACE}s`;
+  if (seconds < 0.9995) return `${short(seconds * 1000)}${SPACE}ms`;
+  if (seconds < 100) return `${short(seconds)}${SPACE}s`;
   if (seconds < 5400) return `${Math.round(seconds / 60)}${SPACE}min`;
   if (seconds < 36 * 3600) return `${Math.round(seconds / 3600)}${SPACE}h`;
   return plural(Math.round(seconds / 86400), "day");
@@ -33,7 +37,7 @@ export function percent(share) {
   return `${share < 0.1 ? SHORT.format(Math.round(share * 1000) / 10) : Math.round(share * 100)}${SPACE}%`;
 }
 
-export const perSecond = (rate) => `${SHORT.format(rate)}/s`;
+export const perSecond = (rate) => `${short(rate)}/s`;
 
 export const clock = (milliseconds) => CLOCK.format(milliseconds);
 

@@ -57,11 +57,13 @@ function summary(models) {
   if (!models.length) return [];
   const versions = models.flatMap((model) => model.versions);
   const recent = recentOf(versions);
+  const memory = sum(versions, (version) => version.memory_bytes);
+  const workers = sum(versions, (version) => version.replicas);
   const answering = models.filter(answers).length;
   return [
     figure(`${count(answering)} of ${count(models.length)}`, models.length === 1 ? "model answers" : "models answer"),
-    figure(count(sum(versions, (version) => version.replicas)), "workers"),
-    figure(bytes(sum(versions, (version) => version.memory_bytes)), "in workers"),
+    figure(count(workers), workers === 1 ? "worker" : "workers"),
+    figure(memory ? bytes(memory) : "–", "in workers"),
     figure(recent ? perSecond(recent.rate) : "–", "calls, last minute"),
   ];
 }

@@ -37,9 +37,9 @@ export function recentOf(versions) {
   const known = versions.map((version) => version.recent).filter(Boolean);
   if (!known.length) return null;
   return {
-    rate: known.reduce((sum, recent) => sum + recent.calls / recent.seconds, 0),
-    calls: known.reduce((sum, recent) => sum + recent.calls, 0),
-    errors: known.reduce((sum, recent) => sum + recent.errors, 0),
+    rate: sum(known, (recent) => recent.rate),
+    calls: sum(known, (recent) => recent.calls),
+    errors: sum(known, (recent) => recent.errors),
   };
 }
 

@@ -15,8 +15,9 @@ const SIGNS = { Successful: "✓", Failed: "✕", Inconclusive: "…", Error: "!
 /** A rollout in a few words, for the line of its model; nothing where none is on its way. */
 export function rolloutLine(rollout) {
   if (rollout.phase === "Healthy") return null;
-  const place = rollout.step ? `, step ${rollout.step} of ${rollout.steps.length}` : "";
-  return element("span", { class: `phase ${rollout.phase}` }, `rollout ${rollout.phase.toLowerCase()}${place}`);
+  const place = `step ${rollout.step} of ${rollout.steps.length}`;
+  const words = !rollout.step ? `rollout ${rollout.phase.toLowerCase()}` : rollout.phase === "Paused" ? `paused at ${place}` : place;
+  return element("span", { class: `phase ${rollout.phase}` }, words);
 }
 
 /** All of a rollout. */
@@ -75,7 +76,7 @@ function step(text, number, present) {
 function progress(rollout) {
   if (!rollout.step) return null;
   const held = rollout.held < 60 ? `${rollout.held.toFixed(0)}\u202fs` : duration(rollout.held);
-  const words = rollout.hold ? `${held} of ${duration(rollout.hold)} at this step` : `${held} at this step, which a person ends`;
+  const words = rollout.hold ? `${held} at this step, of at least ${duration(rollout.hold)}` : `${held} at this step, which a person ends`;
   const mirrored = rollout.mirror ? `; ${percent(rollout.mirror)} of the stable version's calls are mirrored` : "";
   return element(
     "p",
@@ -103,7 +104,7 @@ function checkRow(verdict, view) {
     { "data-key": `check ${verdict.check}` },
     element("th", { scope: "row" }, verdict.check.replaceAll("_", " ")),
     element("td", { "data-label": "Verdict" }, outcome(verdict.outcome)),
-    element("td", { "data-label": "Measured" }, foreign(verdict.message), numbers(verdict.numbers)),
+    element("td", { "data-label": "Measured" }, element("div", { class: "measured" }, foreign(verdict.message), numbers(verdict.numbers))),
     element("td", { "data-label": "Evidence" }, evidence(verdict.numbers, view.miss)),
   );
 }
@@ -136,7 +137,7 @@ function evidence(values, miss) {
   const [failing, passing] = [share(worse, alarm), share(within, miss)];
   const words = `${percent(passing)} of what passing takes, ${percent(failing)} of what failing takes`;
   return [
-    element("small", { "aria-hidden": "true" }, failing > passing ? `${percent(failing)} to failed` : `${percent(passing)} to passed`),
+    element("small", { "aria-hidden": "true" }, nearest(failing, passing)),
     shape(
       "svg",
       { class: "evidence", role: "img", "aria-label": words },
@@ -146,6 +147,12 @@ function evidence(values, miss) {
       shape("rect", { class: "middle", x: "49.6%", y: 0, width: "0.8%", height: "100%" }),
     ),
   ];
+}
+
+function nearest(failing, passing) {
+  if (failing >= 1) return "enough to fail";
+  if (passing >= 1) return "enough to pass";
+  return failing > passing ? `${percent(failing)} to failed` : `${percent(passing)} to passed`;
 }
 
 function orderButtons(model, view) {
