@@ -232,6 +232,7 @@ def test_without_models_and_without_a_connection_it_says_so(
     served.server.stop()
     expect(page.locator("#banner")).to_contain_text("What is below is of")
     expect(page.locator("#connection")).to_have_text("Not connected")
+    expect(page.locator("#announcer")).to_contain_text("what is shown is of before")
     looking.order("rollback").click(force=True)
     expect(page.locator(".refusal")).to_have_text("Not now: there is no connection to Kitserve.")
     (tmp_path / "other").mkdir()

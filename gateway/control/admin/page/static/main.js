@@ -119,6 +119,9 @@ setInterval(() => {
 
 function connectionChanged(state, reason = "", retryAt = 0) {
   const hasChanged = connection.state !== state;
+  // Said once: the banner counts seconds.
+  if (hasChanged && state === "lost") news.push(`${reason}: what is shown is of before`);
+  if (hasChanged && connection.state === "lost") news.push("Connected again");
   connection = { state, reason, retryAt };
   if (hasChanged) document.body.dataset.connection = state;
   showConnection();
