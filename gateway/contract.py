@@ -106,6 +106,8 @@ class Description:
     """The kit's example of a call, as the JSON of the Open Inference Protocol; "" where it has none."""
     takes_images: bool = False
     """Whether a call may be an image."""
+    trust: str = ""
+    """What the policy's rule on signatures found, such as the key; "" where nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)

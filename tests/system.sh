@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the programs that tests run beside Kitserve: a registry, a copier of images, a load generator, a client, and Prometheus.
+# Installs the programs that tests run beside Kitserve: a registry, a copier of images, a load generator, a client, Prometheus, and a browser.
 set -eu
 missing=""
 command -v docker-registry >/dev/null || missing="$missing docker-registry"
@@ -7,6 +7,7 @@ command -v skopeo >/dev/null || missing="$missing skopeo"
 command -v wrk >/dev/null || missing="$missing wrk"
 command -v curl >/dev/null || missing="$missing curl"
 command -v promtool >/dev/null || missing="$missing prometheus"
+command -v chromium >/dev/null || missing="$missing chromium"
 [ -z "$missing" ] && exit 0
 if ! command -v apt-get >/dev/null; then
     echo "tests need:$missing (names of Debian's packages); install them and try again" >&2

@@ -19,6 +19,7 @@ from gateway.control.activator.activator import Activator
 from gateway.control.activator.sleepers import GatewaySleepers
 from gateway.control.admin.api import AdminApi
 from gateway.control.admin.gate import Gate
+from gateway.control.admin.page.page import Page
 from gateway.control.admin.rollout_api import RolloutApi
 from gateway.control.admin.socket_file import bind_socket
 from gateway.control.admin.tls import server_context
@@ -141,9 +142,10 @@ class Gateway:
                 usable_memory if settings.worker_host else lambda: None,
             ),
         )
+        self._page = Page(overview, self._state, self._rollouts)
         front = (Repository(overview), OpenAIModels(overview), Docs(overview, settings.edge.listen))
         gate = Middleware(Gate, is_token=TokenCheck(settings.home), owner=os.geteuid())
-        admin_app = web_app(_routes(admin), gate)
+        admin_app = web_app(_routes((*admin, self._page)), gate)
         admin_tls = None if settings.admin_tls is None else server_context(settings.admin_tls)
         self._servers = (
             WebServer(admin_app, tcp_socket(settings.admin_host, settings.admin_port), tls=admin_tls),
@@ -152,6 +154,7 @@ class Gateway:
         )
         for server in self._servers:
             server.start()
+        self._page.start()
         services_socket = str(settings.edge_files.services_socket)
         self._services = HttpServer(GrpcServices(overview), services_socket, body_bytes=ARRIVING_SMALL_BYTES)
         self._services.start()
@@ -186,6 +189,8 @@ class Gateway:
         """Stop, at Serve's shutdown."""
         self._loop.stop()
         self._activator.stop()
+        # First: a server waits for the answers that have no end.
+        self._page.stop()
         for server in self._servers:
             server.stop()
         self._services.stop()

@@ -17,6 +17,7 @@ from gateway.contract import Description, WorkerSpec, WorkerState
 from gateway.engine.first_call import answer_first_call
 from gateway.engine.running_bodies import RunningBodies, open_running_bodies
 from gateway.errors import UnusableModel
+from gateway.foreign_text import foreign_text
 from gateway.home import make_private
 from gateway.kits.declared import check_declared
 from gateway.kits.kit import Kit
@@ -228,6 +229,7 @@ class Loader:
             takes_images(signature, image),
         )
         tls = spec.node.tls
+        description = replace(description, trust=foreign_text(kit.verdict.signature))
         options = AppOptions(
             spec.node.edge_key,
             None if tls is None else tls.client_context(),

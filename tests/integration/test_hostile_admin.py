@@ -110,7 +110,13 @@ def test_without_the_token_loopback_only_reads(running: Running) -> None:
         answer = requests.request(method, running.url + path, json=config(), timeout=5)
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer"), path
         assert "kitserve token" in answer.json()["error"]
-    for path in ("/api/config", "/", "/api/models/iris/secrets", "/v2", "/api/status/"):
+    for path in (
+        "/api/config",
+        "/page/",
+        "/api/models/iris/secrets",
+        "/v2",
+        "/api/status/",
+    ):
         assert requests.get(running.url + path, timeout=5).status_code == 401, path
     wrong = {"Authorization": "Bearer " + "x" * 43}
     assert requests.get(f"{running.url}/api/status", headers=wrong, timeout=5).status_code == 401

@@ -2,7 +2,7 @@
 
 OWNER     the user of the gateway, or root, over the socket: everything
 HOLDER    of the token, or of a certificate: all but what widens trust or names what is on this machine
-READER    anybody on this machine: how models are, without secrets, paths of this machine and the config
+READER    anybody on this machine: the page, and how models are, without secrets, paths and the config
 NOBODY    from another machine, without either: nothing
 """
 
@@ -16,7 +16,9 @@ from enum import StrEnum
 from gateway.loopback import is_loopback
 
 _READ_METHODS = ("GET", "HEAD")
-_OPEN = re.compile(r"/metrics|/healthz|/api/status|/api/models/[^/]+(/rollout(/history)?)?")
+_OPEN = re.compile(
+    r"/|/page/[a-z_.]+|/metrics|/healthz|/api/status|/api/events|/api/models/[^/]+(/rollout(/history)?)?"
+)
 
 
 class Role(StrEnum):

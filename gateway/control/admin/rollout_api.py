@@ -55,7 +55,8 @@ class RolloutApi:
 
     async def _order(self, request: Request) -> Response:
         name, order = request.path_params["name"], request.path_params["order"]
-        event = _event(order, _fields(await read_change(request, SMALL_BODY_BYTES)))
+        body = await read_change(request, SMALL_BODY_BYTES, may_be_own_page=True)
+        event = _event(order, _fields(body))
         before = self._rollouts.get(name)
         if before is None:
             raise self._no_rollout(name, 409)

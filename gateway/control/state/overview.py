@@ -37,6 +37,9 @@ class Overview(Protocol):
     def version_samples(self) -> Iterable[VersionSample]:
         """The numbers of each version that workers report."""
 
+    def numbers(self) -> Mapping[AppName, AppNumbers]:
+        """What the workers of each version counted, and do and have now."""
+
     def description(self, app: AppName) -> Description | None:
         """What a version's model takes and gives; None before it was ready for the first time."""
 
@@ -83,6 +86,9 @@ class GatewayOverview:
 
     def description(self, app: AppName) -> Description | None:
         return self._descriptions.of(app)
+
+    def numbers(self) -> Mapping[AppName, AppNumbers]:
+        return self._workers.numbers()
 
     def scrape(self) -> Scrape:
         """Return all that Prometheus reads."""

@@ -39,6 +39,8 @@ class RolloutStatus:
     step: int
     steps: tuple[str, ...]
     held: float
+    hold: float
+    """How long the present step lasts at least; 0 where a person ends it, and outside of steps."""
     restarts: int
     verdicts: tuple[Verdict, ...]
 
@@ -77,6 +79,7 @@ def rollout_status(rollout: Rollout) -> RolloutStatus:
         step=rollout.step + 1 if rollout.stage in LIVE else 0,
         steps=tuple(describe(step) for step in rollout.plan.steps),
         held=round(rollout.held, 1),
+        hold=rollout.plan.steps[rollout.step].hold if rollout.stage in LIVE else 0.0,
         restarts=rollout.restarts,
         verdicts=rollout.verdicts,
     )

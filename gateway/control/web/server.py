@@ -23,6 +23,8 @@ PEER = "kitserve.peer"
 
 CERTIFICATE = "kitserve.certificate"
 """In the scope of a request over TLS: the client's certificate, which was verified, as `ssl` tells of it."""
+ABORT = "kitserve.abort"
+"""In the scope of each request: what ends its connection at once, with all that was not sent yet."""
 
 
 class _Protocol(HttpToolsProtocol):
@@ -30,6 +32,7 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._add({ABORT: transport.abort})
         connected = transport.get_extra_info("socket")
         if connected.family == socket.AF_UNIX:
             self._add({PEER: peer_user(connected)})
