@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,11 +14,13 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from gateway.config.admin_tls import AdminTls
+from gateway.config.config import Address
 from gateway.contract import Announcement, Instructions, NodeSettings
 from gateway.control.activator.activator import Activator
 from gateway.control.activator.sleepers import GatewaySleepers
 from gateway.control.admin.api import AdminApi
 from gateway.control.admin.gate import Gate
+from gateway.control.admin.live import LiveSettings
 from gateway.control.admin.rollout_api import RolloutApi
 from gateway.control.admin.socket_file import bind_socket
 from gateway.control.admin.tls import server_context
@@ -42,6 +44,7 @@ from gateway.control.state.desired import Desired
 from gateway.control.state.overview import GatewayOverview
 from gateway.control.state.workers import Workers
 from gateway.control.web.app import web_app
+from gateway.control.web.movable import MovableServer
 from gateway.control.web.server import WebServer
 from gateway.edge.control import EdgeControl
 from gateway.edge.edge import Edge
@@ -51,7 +54,7 @@ from gateway.logs.events import configure_logging
 from gateway.metrics.exposition import KitserveCollector
 from gateway.proxies import bypass_proxies
 from gateway.wire.limits import ARRIVING_SMALL_BYTES, DRAIN_SECONDS
-from gateway.wire.server import HttpServer, local_socket, tcp_socket
+from gateway.wire.server import HttpServer, local_socket
 from gateway.worker.handle_port import keep_on_loopback
 
 _STUCK_SECONDS = 60.0
@@ -90,6 +93,7 @@ class Gateway:
         is_fresh = self._state.begin(settings.instance)
         self._workers = Workers()
         self._descriptions = Descriptions(self._state)
+        settings = _in_force(settings, self._state, is_fresh)
         edge: Edge = EdgeControl(settings.edge, settings.edge_files)
         sleepers = GatewaySleepers(self._state, self._workers, edge, ray_serve.wake)
         self._activator = Activator(settings.edge_files.activator_socket, sleepers)
@@ -112,16 +116,32 @@ class Gateway:
         )
         metrics = CollectorRegistry()
         metrics.register(KitserveCollector(overview.scrape))
+        gate = Middleware(Gate, is_token=TokenCheck(settings.home), owner=os.geteuid())
+        tls = None if settings.admin_tls is None else server_context(settings.admin_tls)
         admin = (
-            AdminApi(self._state, overview, metrics, _faults_of(settings), self._loop.wake),
+            AdminApi(
+                self._state,
+                overview,
+                metrics,
+                _faults_of(settings),
+                self._loop.wake,
+                LiveSettings(edge, lambda: on_tcp),
+            ),
             RolloutApi(self._rollouts, self._state, self._loop.wake),
         )
-        front = (Repository(overview), OpenAIModels(overview), Docs(overview, settings.edge.listen))
-        gate = Middleware(Gate, is_token=TokenCheck(settings.home), owner=os.geteuid())
         admin_app = web_app(_routes(admin), gate)
-        tls = None if settings.admin_tls is None else server_context(settings.admin_tls)
+        on_tcp = MovableServer(
+            lambda listening: WebServer(admin_app, listening, tls=tls),
+            settings.admin_host,
+            settings.admin_port,
+        )
+        front = (
+            Repository(overview),
+            OpenAIModels(overview),
+            Docs(overview, lambda: self._state.desired().fixed.listen or settings.edge.listen),
+        )
         self._servers = (
-            WebServer(admin_app, tcp_socket(settings.admin_host, settings.admin_port), tls=tls),
+            on_tcp,
             WebServer(admin_app, bind_socket(settings.home)),
             WebServer(web_app(_routes(front)), local_socket(str(settings.edge_files.front_socket))),
         )
@@ -160,6 +180,16 @@ class Gateway:
         self._body_router.stop()
         self._webhooks.stop()
         self._state.close()
+
+
+def _in_force(settings: GatewaySettings, state: State, is_fresh: bool) -> GatewaySettings:
+    """Return the settings as a config has changed them since Kitserve was started."""
+    fixed = state.desired().fixed
+    if is_fresh or not state.is_configured():
+        return settings
+    admin = Address.model_validate(fixed.admin)
+    edge = replace(settings.edge, listen=fixed.listen, access_log=fixed.logged)
+    return replace(settings, edge=edge, admin_host=admin.host, admin_port=admin.port)
 
 
 def _routes(apis: Iterable[_Api]) -> list[Route]:

@@ -21,13 +21,14 @@ from gateway.control.admin.audit import config_fields, log_change
 from gateway.control.admin.callers import Caller, Role
 from gateway.control.admin.errors import no_such_model
 from gateway.control.admin.gate import caller_of
+from gateway.control.admin.live import LiveSettings
 from gateway.control.admin.owner_fields import owner_changes, relative_paths
 from gateway.control.state.database import NO_CONFIG, State
-from gateway.control.state.desired import Desired, desired_from
+from gateway.control.state.desired import LIVE, Desired, FixedSettings, desired_from
 from gateway.control.state.overview import Overview
 from gateway.control.web.errors import current_status
 from gateway.control.web.requests import read_change
-from gateway.errors import ConfigError, KitserveError
+from gateway.errors import ConfigError, ControlError, KitserveError, StoreError
 from runtimes import select as runtimes
 
 _MAX_CONFIG_BYTES = 1024 * 1024
@@ -40,7 +41,8 @@ _OWNERS = (
 class AdminApi:
     """Answers what is asked of all models; `on_change` is called after a config was applied.
 
-    `faults` tells why a config cannot run on what there is, a line for each fault.
+    `faults` tells why a config cannot run on what there is, a line for each fault. `live` changes the
+    settings that change while Kitserve runs; without it, none does.
     """
 
     def __init__(
@@ -50,12 +52,14 @@ class AdminApi:
         metrics: CollectorRegistry,
         faults: Callable[[Desired], list[str]],
         on_change: Callable[[], None],
+        live: LiveSettings | None = None,
     ) -> None:
         self._state = state
         self._overview = overview
         self._metrics = metrics
         self._faults = faults
         self._on_change = on_change
+        self._live = live
         self._applying = asyncio.Lock()
 
     def routes(self) -> list[Route]:
@@ -127,13 +131,29 @@ class AdminApi:
         pins = self._state.pins(before.generation)
         fields.update(config_fields(before, pins, document, desired, new_document))
         # The first config of a start is what this start was made with.
-        fixed = before.fixed.changes(desired.fixed) if self._state.is_configured() else []
+        changes = before.fixed.changes(desired.fixed) if self._state.is_configured() else []
+        fixed = [name for name in changes if name not in LIVE or self._live is None]
         if fixed:
             names = " and ".join(fixed)
             raise HTTPException(409, f"{names} can only change with a restart of `kitserve serve`")
         if faults := await asyncio.to_thread(self._faults, desired):
             raise ConfigError("the config", faults)
-        return self._state.apply(desired, new_document)
+        if not changes or self._live is None:
+            return self._state.apply(desired, new_document)
+        return await asyncio.to_thread(self._apply_live, self._live, before.fixed, desired, new_document)
+
+    def _apply_live(
+        self, live: LiveSettings, before: FixedSettings, desired: Desired, new_document: str
+    ) -> int:
+        try:
+            live.change(before, desired.fixed)
+        except ControlError as error:
+            raise HTTPException(409, str(error)) from error
+        try:
+            return self._state.apply(desired, new_document)
+        except StoreError:
+            live.change(desired.fixed, before)
+            raise
 
 
 def _path(text: str | None) -> Path | None:
