@@ -9,7 +9,7 @@ import typer
 
 from gateway.cli import tables
 from gateway.cli.admin_client import AdminClient
-from gateway.cli.changes import config_changes
+from gateway.cli.applying import apply_config
 from gateway.cli.options import (
     ADMIN_VARIABLE,
     FAILED,
@@ -29,11 +29,9 @@ from gateway.cli.outcomes import outcome
 from gateway.cli.progress import Reporter
 from gateway.cli.waiting import RESTART_SECONDS, statuses
 from gateway.config.config import load_config
-from gateway.config.secrets import without_secrets
 from gateway.errors import ControlError
 
 _APPLY_SECONDS = 600.0
-_UNCHANGED = "the config is as before; what failed is tried again, and tags are resolved again"
 
 
 def apply(
@@ -60,14 +58,12 @@ def apply(
         timeout_option("10m; with --wait, no limit"),
     ] = None,
 ) -> None:
-    """Apply FILE to a running Kitserve."""
+    """Apply FILE to a running Kitserve; `-` is standard input."""
     config = load_config(file, needs_models=True)
     client = AdminClient(admin or default_admin(str(config.admin)))
-    before, numbers = client.config(), _rollout_numbers(client.status())
-    generation = client.apply(config)
-    after = without_secrets(client.sent(config).model_dump(mode="json"))
-    after["kitops_home"] = after["kitops_home"] or before.get("kitops_home")
-    for line in config_changes(before, after) or [_UNCHANGED]:
+    numbers = _rollout_numbers(client.status())
+    generation, changes = apply_config(client, config)
+    for line in changes:
         out.print(line, markup=False)
     if wait is False:
         return

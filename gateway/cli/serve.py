@@ -15,11 +15,12 @@ import typer
 import gateway
 from gateway.cli.options import WATCH_SECONDS, ConfigFile, Home, Output, out, read_output
 from gateway.cli.progress import Reporter
-from gateway.cli.signals import Stopped, catch_signals
+from gateway.cli.reload import ConfigSource, Reload
+from gateway.cli.signals import Stopped, catch_hangup, catch_signals
 from gateway.cli.stream import one_stream
 from gateway.cli.terminal import TerminalFormatter
 from gateway.cli.user import containment_warnings
-from gateway.config.config import load_config
+from gateway.config.config import GatewayConfig, load_config
 from gateway.errors import ControlError, EdgeError, StoreError
 from gateway.home import keep_private, make_private
 from gateway.logs.events import configure_logging
@@ -38,6 +39,9 @@ def serve(
     address: Annotated[
         str | None, typer.Option(help="Join the Ray cluster at this address.", show_default="start Ray here")
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Apply FILE whenever it changes, as SIGHUP does.")
+    ] = False,
     log_format: Annotated[
         Output,
         typer.Option(help="Format of the messages.", parser=read_output, metavar="text|json"),
@@ -53,7 +57,9 @@ def serve(
         # Imported here, because it takes as long to load as all other commands together.
         from gateway.cli.lifecycle import running
 
-        config = load_config(file, needs_models=True, runtimes=runtimes.names())
+        reload = Reload(ConfigSource(file, _load), watch)
+        catch_hangup(reload.ask)
+        config = _load(file)
         with _logging(home, as_json, reporter):
             try:
                 reporter.say(
@@ -62,7 +68,7 @@ def serve(
                 for warning in containment_warnings():
                     reporter.say(f"warning: {warning}")
                 with running(config, home, address, reporter.say) as kitserve, reporter:
-                    raise _report_until_edge_is_lost(kitserve, reporter)
+                    raise _report_until_edge_is_lost(kitserve, reporter, reload)
             except Stopped:
                 reporter.say("stopped")
     except Stopped:
@@ -93,8 +99,12 @@ def _logging(home: Path, as_json: bool, reporter: Reporter) -> Iterator[None]:
     yield
 
 
-def _report_until_edge_is_lost(kitserve: Kitserve, reporter: Reporter) -> EdgeError:
-    """Report what changes, look after Ray and at what listens; returns why the edge is gone.
+def _load(file: Path) -> GatewayConfig:
+    return load_config(file, needs_models=True, runtimes=runtimes.names())
+
+
+def _report_until_edge_is_lost(kitserve: Kitserve, reporter: Reporter, reload: Reload) -> EdgeError:
+    """Report what changes, look after Ray, the config file and what listens; returns why the edge is gone.
 
     Raises:
         ControlError: when Ray is gone for good.
@@ -102,10 +112,14 @@ def _report_until_edge_is_lost(kitserve: Kitserve, reporter: Reporter) -> EdgeEr
     while kitserve.edge_error is None:
         # Serve starts a gateway that is gone again, and calls do not need it.
         with contextlib.suppress(ControlError):
-            reporter.report_models(kitserve.client.status())
+            status = kitserve.client.status()
+            reporter.report_models(status)
+            if kitserve.addresses is not None:
+                kitserve.addresses.follow(kitserve.client, status)
         if kitserve.supervision is not None:
             kitserve.supervision.check()
         if kitserve.listening is not None:
             kitserve.listening.check()
+        reload.check(kitserve.client, reporter.say)
         kitserve.ended.wait(WATCH_SECONDS)
     return kitserve.edge_error

@@ -47,6 +47,11 @@ def read_source(path: Path) -> Source:
         raise ConfigError(name, [f"cannot be read: {error}"]) from error
 
 
+def may_read_again(path: Path) -> bool:
+    """Tell whether what a path of a command line names can be read a second time: a pipe cannot."""
+    return _given(path) is None
+
+
 def _given(path: Path) -> int | None:
     """Return the open file that a path names, unless it is one that can be opened again."""
     if path == STANDARD_INPUT:
