@@ -123,6 +123,8 @@ class Instructions:
     describe: bool = False
     """Whether the next report is to describe the model."""
     mirroring: Mirroring | None = None
+    must_end: bool = False
+    """Whether another worker takes its place: it is to answer the calls that it has, and end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,14 @@ class AdminClient:
         """Promote, abort, retry or roll back; returns how far the rollout is then."""
         return self._call("POST", f"/api/models/{quote(model, safe='')}/rollout/{order}", fields)
 
+    def restart(self, model: str, version: str) -> dict[str, Any]:
+        """Have the workers of a model's versions replaced, or of one; returns how far that is."""
+        return self._call("POST", f"/api/models/{quote(model, safe='')}/restart", {"version": version})
+
+    def restarts(self, model: str) -> dict[str, Any]:
+        """Return how far the last restart of each version of a model is."""
+        return self._call("GET", f"/api/models/{quote(model, safe='')}/restart")
+
     def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         answer = self._send(method, path, body)
         try:

@@ -21,6 +21,7 @@ from gateway.control.activator.sleepers import GatewaySleepers
 from gateway.control.admin.api import AdminApi
 from gateway.control.admin.gate import Gate
 from gateway.control.admin.live import LiveSettings
+from gateway.control.admin.restart_api import RestartApi
 from gateway.control.admin.rollout_api import RolloutApi
 from gateway.control.admin.socket_file import bind_socket
 from gateway.control.admin.tls import server_context
@@ -42,6 +43,7 @@ from gateway.control.state.database import STATE_FILE, State
 from gateway.control.state.descriptions import Descriptions
 from gateway.control.state.desired import Desired
 from gateway.control.state.overview import GatewayOverview
+from gateway.control.state.restarts import Restarts
 from gateway.control.state.workers import Workers
 from gateway.control.web.app import web_app
 from gateway.control.web.movable import MovableServer
@@ -92,6 +94,7 @@ class Gateway:
         self._state = State(settings.home / STATE_FILE)
         is_fresh = self._state.begin(settings.instance)
         self._workers = Workers()
+        self._restarts = Restarts()
         self._descriptions = Descriptions(self._state)
         settings = _in_force(settings, self._state, is_fresh)
         edge: Edge = EdgeControl(settings.edge, settings.edge_files)
@@ -110,6 +113,7 @@ class Gateway:
             self._rollouts,
             DeploySettings(_node_settings(settings), settings.reserve_cpus, ray_serve.parallel_starts()),
             self._activator.holds_calls,
+            self._restarts,
         )
         overview = GatewayOverview(
             self._loop, self._state, self._workers, self._descriptions, self._activator, edge
@@ -128,6 +132,7 @@ class Gateway:
                 LiveSettings(edge, lambda: on_tcp),
             ),
             RolloutApi(self._rollouts, self._state, self._loop.wake),
+            RestartApi(self._restarts, self._state, self._workers, self._loop.wake),
         )
         admin_app = web_app(_routes(admin), gate)
         on_tcp = MovableServer(
@@ -160,7 +165,11 @@ class Gateway:
         if self._workers.hear(announcement):
             self._activator.hear(announcement)
             self._loop.wake()
-        return Instructions(self._descriptions.hear(announcement), self._rollouts.mirroring(announcement.app))
+        return Instructions(
+            self._descriptions.hear(announcement),
+            self._rollouts.mirroring(announcement.app),
+            self._restarts.must_end(announcement.worker),
+        )
 
     async def check_health(self) -> None:
         """Raise an error when a part of the gateway does not work; Serve then starts another gateway."""
