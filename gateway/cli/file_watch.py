@@ -37,6 +37,10 @@ class FileWatch:
         self._settled = stamp
         return True
 
+    def settle(self) -> None:
+        """Take the file as it is for one whose change was told."""
+        self._settled = self._candidate = _stamp(self._path)
+
 
 def foreign_writer(path: Path) -> str:
     """Return who else may change a file than this user and root; "" for nobody.

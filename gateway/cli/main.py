@@ -10,6 +10,7 @@ import typer
 import gateway
 from gateway.cli import cache, key, rollout
 from gateway.cli.kits import inspect, pull
+from gateway.cli.logs import logs
 from gateway.cli.models import apply, status
 from gateway.cli.options import FAILED, MISUSED, err, out
 from gateway.cli.restart import restart
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, apply, status, restart, inspect, pull, token):
+for command in (serve, apply, status, logs, restart, inspect, pull, token):
     app.command()(command)
 app.add_typer(cache.app, name="cache")
 app.add_typer(rollout.app, name="rollout")

@@ -65,6 +65,8 @@ class Reload:
         try:
             if reason != _SIGNAL:
                 self._check_watchable()
+            elif self._watch is not None:
+                self._watch.settle()
             lines = self._apply(client)
         except _Silent as error:
             self._reason = reason

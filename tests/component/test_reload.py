@@ -108,6 +108,10 @@ def test_a_watched_file_is_applied_once_it_has_changed(
     assert check(reload) == ""
     write(file, "v2")
     assert check(reload).startswith(f"{file} (it has changed): applied\n")
+    write(file, "v3")
+    reload.ask()
+    assert "(SIGHUP): applied" in check(reload)
+    assert check(reload) == "", "it is not applied again as one that has changed"
     file.unlink()
     assert "not applied, and what was in force stays" in check(reload)
     assert check(reload) == "", "what is wrong is told once"
