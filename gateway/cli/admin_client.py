@@ -16,7 +16,7 @@ from gateway.control.admin.callers import is_loopback_host
 from gateway.errors import ConfigError, ControlError
 from gateway.oci.kit_storage import kit_home
 
-_TIMEOUT = 10
+_TIMEOUT = 10.0
 """In seconds."""
 _REFUSED = 401
 _SOCKET_URL = "http://localhost"
@@ -37,14 +37,15 @@ class AdminClient:
 
     Over TCP it is asked with the token in the environment, $KITSERVE_TOKEN. Where there is none, and the
     address is loopback's, what needs more than reading is asked over the socket in the home, if the same
-    Kitserve listens there.
+    Kitserve listens there. No answer is waited for longer than `seconds`.
 
     Raises:
         ControlError: from every method, when no gateway answers, or it answers with an error.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, seconds: float = _TIMEOUT) -> None:
         self._address = address
+        self._seconds = seconds
         self._socket = socket_path(address)
         self._url = _SOCKET_URL if self._socket else admin_url(address)
         self._session = requests.Session()
@@ -138,7 +139,7 @@ class AdminClient:
     def _send(self, method: str, path: str, body: Any) -> requests.Response:
         try:
             return self._session.request(
-                method, f"{self._url}{path}", json=body, timeout=_TIMEOUT, allow_redirects=False
+                method, f"{self._url}{path}", json=body, timeout=self._seconds, allow_redirects=False
             )
         except requests.exceptions.SSLError as error:
             raise ControlError(
@@ -146,7 +147,7 @@ class AdminClient:
             ) from error
         except requests.exceptions.ReadTimeout as error:
             raise ControlError(
-                f"the server at {self._address} does not answer within {_TIMEOUT} s"
+                f"the server at {self._address} does not answer within {self._seconds:g} s"
             ) from error
         except requests.exceptions.ConnectionError as error:
             if refusal := _refusal(error):
@@ -167,7 +168,7 @@ class AdminClient:
             or "Authorization" in self._session.headers
         ):
             return None
-        client = AdminClient(str(home_socket()))
+        client = AdminClient(str(home_socket()), self._seconds)
         try:
             admin = client.config()["admin"]
         except (ControlError, KeyError):

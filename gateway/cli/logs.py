@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from gateway.cli.admin_address import default_home, socket_path
+from gateway.cli.completion import model_names
 from gateway.cli.log_lines import LEVELS, Wanted, read_line, shown_line
 from gateway.cli.options import (
     ADMIN_VARIABLE,
@@ -84,6 +85,7 @@ def logs(
             metavar="MODEL",
             show_default="all",
             callback=check_model_name,
+            autocompletion=model_names,
         ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
@@ -123,6 +125,8 @@ def logs(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         pass
+    finally:
+        history.close()
 
 
 def _follow(path: Path, history: History, printer: _Printer) -> None:

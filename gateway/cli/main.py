@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 import gateway
 from gateway.cli import cache, key, rollout
+from gateway.cli.completion import words_of_bash
 from gateway.cli.kits import inspect, pull
 from gateway.cli.logs import logs
 from gateway.cli.models import apply, status
@@ -21,7 +23,6 @@ from gateway.errors import ConfigError, InvalidReference, KitserveError
 app = typer.Typer(
     help="Serve ModelKits by reference.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -35,7 +36,8 @@ app.add_typer(key.app, name="key")
 def main() -> None:
     """Run the command line; errors raised on purpose become one message and an exit code."""
     try:
-        app(prog_name="kitserve")
+        with words_of_bash(os.environ):
+            app(prog_name="kitserve")
     except (ConfigError, InvalidReference) as error:
         err.print(f"kitserve: {error}", style="red", markup=False)
         sys.exit(MISUSED)

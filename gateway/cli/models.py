@@ -10,6 +10,7 @@ import typer
 from gateway.cli import tables
 from gateway.cli.admin_client import AdminClient
 from gateway.cli.applying import apply_config
+from gateway.cli.completion import model_names
 from gateway.cli.options import (
     ADMIN_VARIABLE,
     FAILED,
@@ -83,7 +84,11 @@ def status(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="Only this model.", metavar="NAME", show_default="all", callback=check_model_name
+            help="Only this model.",
+            metavar="NAME",
+            show_default="all",
+            callback=check_model_name,
+            autocompletion=model_names,
         ),
     ] = None,
     output: OutputFormat = Output.TEXT,

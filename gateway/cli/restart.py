@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.admin_client import AdminClient
+from gateway.cli.completion import model_versions
 from gateway.cli.options import FAILED, WATCH_SECONDS, Admin, check_model_name, out, timeout_option
 from gateway.cli.waiting import RESTART_SECONDS
 from gateway.errors import ControlError
@@ -26,7 +27,10 @@ def restart(
     model: Annotated[
         str,
         typer.Argument(
-            help="The model, or one version of it by tag or digest.", metavar="MODEL[:TAG]", callback=_check
+            help="The model, or one version of it by tag or digest.",
+            metavar="MODEL[:TAG]",
+            callback=_check,
+            autocompletion=model_versions,
         ),
     ],
     admin: Admin,

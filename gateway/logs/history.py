@@ -37,6 +37,12 @@ class History:
                 self.rest = file
         self._files = list(reversed(opened.values()))
 
+    def close(self) -> None:
+        """Close what is still open. Safe to call twice."""
+        self._stack.close()
+        if self.rest is not None:
+            self.rest.close()
+
     def lines(self) -> Iterator[bytes]:
         """Yield each whole line; of one that is being written, the beginning is left in `rest`."""
         with self._stack:

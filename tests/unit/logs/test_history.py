@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from gateway.logs.files import SharedFile, backup
@@ -22,10 +23,12 @@ def test_lines_come_in_their_order_and_go_on_after_the_last(tmp_path: Path) -> N
         file.write(line)
     assert b"".join(history.lines()) == b"".join([*lines, b"later 1\n", b"later 2\n"])
     follower = Follower(path, seen.extend, history.rest)
-    added = [f"added {number:03}\n".encode() for number in range(40)]
-    for line in added:
-        file.write(line)
-        wait(lambda line=line: seen.endswith(line))
+    added = [f"added {number:03}\n".encode() for number in range(24)]
+    for start in (0, 8, 16):
+        # A few at a time: a file that is renamed twice before it was looked at is read no more.
+        for line in added[start : start + 8]:
+            file.write(line)
+        wait(partial(seen.endswith, added[start + 7]))
     follower.stop()
     assert seen == b"".join(added)
 
@@ -36,8 +39,7 @@ def test_a_file_that_is_renamed_meanwhile_is_read_once(tmp_path: Path) -> None:
     (tmp_path / "log.1").hardlink_to(path)
     history = History(path)
     assert list(history.lines()) == [b"one\n"]
-    assert history.rest is not None
-    history.rest.close()
+    history.close()
 
 
 def test_a_line_that_is_being_written_is_left(tmp_path: Path) -> None:
