@@ -13,7 +13,8 @@ from gateway.cli.admin_address import admin_url, home_socket, socket_path
 from gateway.cli.unix_adapter import UnixAdapter
 from gateway.config.config import GatewayConfig
 from gateway.control.admin.callers import is_loopback_host
-from gateway.errors import ConfigError, ControlError
+from gateway.control.admin.token import token_in
+from gateway.errors import ConfigError, ControlError, StoreError
 from gateway.oci.kit_storage import kit_home
 
 _TIMEOUT = 10.0
@@ -22,6 +23,8 @@ _REFUSED = 401
 _SOCKET_URL = "http://localhost"
 TOKEN_VARIABLE = "KITSERVE_TOKEN"  # noqa: S105 - a name
 """The environment variable with the token, for an admin API that is asked over TCP."""
+TOKEN_FILE_VARIABLE = "KITSERVE_TOKEN_FILE"  # noqa: S105 - a name
+"""The environment variable with the path of a file that holds it."""
 CA_VARIABLE, CERTIFICATE_VARIABLE, KEY_VARIABLE = (
     "KITSERVE_ADMIN_CA_FILE",
     "KITSERVE_ADMIN_CERT_FILE",
@@ -35,7 +38,8 @@ _FOREIGN_HOST = "Invalid host header"
 class AdminClient:
     """Calls the admin API at an address: the path of a socket, `HOST:PORT`, or a URL.
 
-    Over TCP it is asked with the token in the environment, $KITSERVE_TOKEN. Where there is none, and the
+    Over TCP it is asked with the token in the environment, $KITSERVE_TOKEN, or in the file that
+    $KITSERVE_TOKEN_FILE names. Where there is none, and the
     address is loopback's, what needs more than reading is asked over the socket in the home, if the same
     Kitserve listens there. No answer is waited for longer than `seconds`.
 
@@ -52,8 +56,8 @@ class AdminClient:
         self._session.trust_env = False
         if self._socket is not None:
             self._session.mount(_SOCKET_URL, UnixAdapter(self._socket))
-        elif token := os.environ.get(TOKEN_VARIABLE):
-            self._session.headers["Authorization"] = f"Bearer {token.strip()}"
+        elif token := _token():
+            self._session.headers["Authorization"] = f"Bearer {token}"
         self._session.verify = os.environ.get(CA_VARIABLE) or True
         if certificate := os.environ.get(CERTIFICATE_VARIABLE):
             self._session.cert = (certificate, os.environ.get(KEY_VARIABLE) or certificate)
@@ -180,6 +184,23 @@ class AdminClient:
             f"the server at {self._address} is no Kitserve's admin API: {reason}; give the address that "
             "the config has as `admin`"
         )
+
+
+def _token() -> str:
+    """Return the token that the environment has, or names a file of; "" where there is none.
+
+    Raises:
+        ControlError: when that file cannot be used.
+    """
+    if token := os.environ.get(TOKEN_VARIABLE):
+        return token.strip()
+    path = os.environ.get(TOKEN_FILE_VARIABLE)
+    if not path:
+        return ""
+    try:
+        return token_in(Path(path), "have it be this user's, with mode 0600 and a token in it")
+    except StoreError as error:
+        raise ControlError(f"${TOKEN_FILE_VARIABLE}: {error}") from error
 
 
 def _refusal(error: BaseException | None) -> str:

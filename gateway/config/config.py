@@ -76,15 +76,15 @@ class GatewayConfig(Strict):
     """The whole config file."""
 
     listen: Address = Address(host="127.0.0.1", port=8080)
-    """Where models are called, over HTTP and gRPC. It changes only with a restart."""
+    """Where models are called, over HTTP and gRPC."""
     admin: Address = Address(host="127.0.0.1", port=8081)
     """Where status and metrics are read over TCP; changes need the socket in the home, or the token. Beyond
-    loopback, so does reading. It changes only with a restart."""
+    loopback, so does reading."""
     admin_tls: AdminTls | None = None
     """TLS at `admin`; absent, it speaks HTTP in clear. It changes only with a restart."""
     access_log: Logged = "errors"
-    """Which calls the edge logs, as JSON lines among what `kitserve serve` prints. It changes only with a
-    restart."""
+    """Which calls the edge logs, as JSON lines among what `kitserve serve` prints; of language models, also
+    which are in the log. Their workers that run keep what they started with until they are replaced."""
     health: Address | None = None
     """Where `/v2/health/live` and `/v2/health/ready` are answered as well, also while clients have all
     connections of `listen`. It changes only with a restart."""
