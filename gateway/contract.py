@@ -131,6 +131,8 @@ class Instructions:
     mirroring: Mirroring | None = None
     payloads: PayloadRules | None = None
     """Which calls are recorded; None: none."""
+    must_end: bool = False
+    """Whether another worker takes its place: it is to answer the calls that it has, and end."""
 
 
 @dataclass(frozen=True, slots=True)

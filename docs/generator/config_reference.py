@@ -19,12 +19,15 @@ from pydantic.fields import FieldInfo
 from gateway.config.config import Address
 from gateway.config.field_docs import field_docs
 from gateway.config.kits import Key, read_seconds
+from gateway.config.models import ModelSettings
 from gateway.oci.variant import Variant
 
 # What people write in a form of its own.
 _WORDS: Mapping[type, str] = {
     Address: "`HOST:PORT`",
     Key: "path of a PEM file",
+    # What it may have is said of each model.
+    ModelSettings: "mapping with the fields of a model, without `name`, `kit` and `canary`",
     Variant: "mapping of labels, or `auto`",
 }
 _SIMPLE: Mapping[type, str] = {

@@ -12,11 +12,12 @@ import requests
 from gateway.cli.admin_address import admin_url, home_socket, socket_path
 from gateway.cli.unix_adapter import UnixAdapter
 from gateway.config.config import GatewayConfig
-from gateway.errors import ConfigError, ControlError
+from gateway.control.admin.token import token_in
+from gateway.errors import ConfigError, ControlError, StoreError
 from gateway.loopback import is_loopback_host
 from gateway.oci.kit_storage import kit_home
 
-_TIMEOUT = 10
+_TIMEOUT = 10.0
 """In seconds."""
 _PLAN_TIMEOUT = 3600
 """In seconds: registries are asked for a plan, and models may be pulled."""
@@ -24,6 +25,8 @@ _REFUSED = 401
 _SOCKET_URL = "http://localhost"
 TOKEN_VARIABLE = "KITSERVE_TOKEN"  # noqa: S105 - a name
 """The environment variable with the token, for an admin API that is asked over TCP."""
+TOKEN_FILE_VARIABLE = "KITSERVE_TOKEN_FILE"  # noqa: S105 - a name
+"""The environment variable with the path of a file that holds it."""
 CA_VARIABLE, CERTIFICATE_VARIABLE, KEY_VARIABLE = (
     "KITSERVE_ADMIN_CA_FILE",
     "KITSERVE_ADMIN_CERT_FILE",
@@ -41,24 +44,26 @@ class NotRunning(ControlError):
 class AdminClient:
     """Calls the admin API at an address: the path of a socket, `HOST:PORT`, or a URL.
 
-    Over TCP it is asked with the token in the environment, $KITSERVE_TOKEN. Where there is none, and the
+    Over TCP it is asked with the token in the environment, $KITSERVE_TOKEN, or in the file that
+    $KITSERVE_TOKEN_FILE names. Where there is none, and the
     address is loopback's, what needs more than reading is asked over the socket in the home, if the same
-    Kitserve listens there.
+    Kitserve listens there. No answer is waited for longer than `seconds`.
 
     Raises:
         ControlError: from every method, when no gateway answers, or it answers with an error.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, seconds: float = _TIMEOUT) -> None:
         self._address = address
+        self._seconds = seconds
         self._socket = socket_path(address)
         self._url = _SOCKET_URL if self._socket else admin_url(address)
         self._session = requests.Session()
         self._session.trust_env = False
         if self._socket is not None:
             self._session.mount(_SOCKET_URL, UnixAdapter(self._socket))
-        elif token := os.environ.get(TOKEN_VARIABLE):
-            self._session.headers["Authorization"] = f"Bearer {token.strip()}"
+        elif token := _token():
+            self._session.headers["Authorization"] = f"Bearer {token}"
         self._session.verify = os.environ.get(CA_VARIABLE) or True
         if certificate := os.environ.get(CERTIFICATE_VARIABLE):
             self._session.cert = (certificate, os.environ.get(KEY_VARIABLE) or certificate)
@@ -114,8 +119,16 @@ class AdminClient:
         """Promote, abort, retry or roll back; returns how far the rollout is then."""
         return self._call("POST", f"/api/models/{quote(model, safe='')}/rollout/{order}", fields)
 
-    def _call(self, method: str, path: str, body: Any = None, timeout: float = _TIMEOUT) -> dict[str, Any]:
-        answer = self._send(method, path, body, timeout)
+    def restart(self, model: str, version: str) -> dict[str, Any]:
+        """Have the workers of a model's versions replaced, or of one; returns how far that is."""
+        return self._call("POST", f"/api/models/{quote(model, safe='')}/restart", {"version": version})
+
+    def restarts(self, model: str) -> dict[str, Any]:
+        """Return how far the last restart of each version of a model is."""
+        return self._call("GET", f"/api/models/{quote(model, safe='')}/restart")
+
+    def _call(self, method: str, path: str, body: Any = None, seconds: float | None = None) -> dict[str, Any]:
+        answer = self._send(method, path, body, self._seconds if seconds is None else seconds)
         try:
             document = answer.json()
         except requests.exceptions.JSONDecodeError:
@@ -136,16 +149,16 @@ class AdminClient:
         if answer.ok:
             return document
         if answer.status_code == _REFUSED and (client := self._over_socket()):
-            return client._call(method, path, body, timeout)
+            return client._call(method, path, body, seconds)
         message = str(document.get("error", answer.status_code))
         if answer.status_code == 404 and message in ("Not Found", f"no such path: {path}"):
             raise self._no_admin_api(f"it does not know {path}")
         raise ControlError(message)
 
-    def _send(self, method: str, path: str, body: Any, timeout: float) -> requests.Response:
+    def _send(self, method: str, path: str, body: Any, seconds: float) -> requests.Response:
         try:
             return self._session.request(
-                method, f"{self._url}{path}", json=body, timeout=timeout, allow_redirects=False
+                method, f"{self._url}{path}", json=body, timeout=seconds, allow_redirects=False
             )
         except requests.exceptions.SSLError as error:
             raise ControlError(
@@ -153,7 +166,7 @@ class AdminClient:
             ) from error
         except requests.exceptions.ReadTimeout as error:
             raise ControlError(
-                f"the server at {self._address} does not answer within {timeout:g} s"
+                f"the server at {self._address} does not answer within {seconds:g} s"
             ) from error
         except requests.exceptions.ConnectionError as error:
             if refusal := _refusal(error):
@@ -174,7 +187,7 @@ class AdminClient:
             or "Authorization" in self._session.headers
         ):
             return None
-        client = AdminClient(str(home_socket()))
+        client = AdminClient(str(home_socket()), self._seconds)
         try:
             admin = client.config()["admin"]
         except (ControlError, KeyError):
@@ -186,6 +199,23 @@ class AdminClient:
             f"the server at {self._address} is no Kitserve's admin API: {reason}; give the address that "
             "the config has as `admin`"
         )
+
+
+def _token() -> str:
+    """Return the token that the environment has, or names a file of; "" where there is none.
+
+    Raises:
+        ControlError: when that file cannot be used.
+    """
+    if token := os.environ.get(TOKEN_VARIABLE):
+        return token.strip()
+    path = os.environ.get(TOKEN_FILE_VARIABLE)
+    if not path:
+        return ""
+    try:
+        return token_in(Path(path), "have it be this user's, with mode 0600 and a token in it")
+    except StoreError as error:
+        raise ControlError(f"${TOKEN_FILE_VARIABLE}: {error}") from error
 
 
 def _refusal(error: BaseException | None) -> str:

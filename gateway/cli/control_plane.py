@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from concurrent.futures import Future, wait
+from dataclasses import replace
 from pathlib import Path
 
 from gateway.cli.processes import descendants, end_descendants
@@ -45,6 +46,11 @@ class ControlPlane:
         self._ended = threading.Event()
         self._hang = ""
         """Why a start did not end; "" where all did."""
+
+    def use(self, config: GatewayConfig) -> None:
+        """Have the next start listen, and log, as a config says that was applied since the last one."""
+        self._config = config
+        self._settings = replace(self._settings, listen=str(config.listen), access_log=config.access_log)
 
     def start(self) -> None:
         """Start Ray and the gateway; returns once Serve runs that.

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from gateway.cli import tables
+from gateway.cli.completion import references
 from gateway.cli.options import FAILED, Home, Output, OutputFormat, err, out, print_json, private_home
 from gateway.cli.progress import PullProgress
 from gateway.config.config import GatewayConfig, load_config
@@ -17,7 +18,9 @@ from gateway.kits.trust import Policy
 from gateway.oci.reference import Reference, RegistryReference, parse_reference
 from gateway.oci.variant import Variant
 
-KitReference = Annotated[str, typer.Argument(help="The kit's reference.", metavar="REF")]
+KitReference = Annotated[
+    str, typer.Argument(help="The kit's reference.", metavar="REF", autocompletion=references)
+]
 Settings = Annotated[
     Path | None,
     typer.Option("--config", help="Use the registries, trust and cache of this config.", metavar="FILE"),

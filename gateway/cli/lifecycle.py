@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from gateway.cli.addresses import Addresses
 from gateway.cli.admin_client import AdminClient
 from gateway.cli.control_plane import ControlPlane
 from gateway.cli.host import callers_bounds, check_disks, raise_open_files, run_bytes
@@ -63,6 +65,8 @@ class Kitserve:
         """Looks after Ray; None on a cluster, whose Ray is another's."""
         self.listening: ListeningCheck | None = None
         """Looks at the sockets of all processes; None on a cluster, whose nodes call each other."""
+        self.addresses: Addresses | None = None
+        """Where it listens; None before all parts have started."""
 
     def lose_edge(self, error: EdgeError) -> None:
         """Note that the edge is gone for good; this ends `serve`."""
@@ -80,10 +84,11 @@ def running(config: GatewayConfig, home: Path, address: str | None, say: Say) ->
     kitserve = Kitserve(config, home, address)
     with ExitStack() as stack:
         with _naming_full_disks(home):
-            edge, control_plane = _start(kitserve, stack, say)
+            edge, control_plane, holder = _start(kitserve, stack, say)
         if address is None:
 
             def start_again() -> None:
+                control_plane.use(config_in_force(home, config))
                 control_plane.start()
                 _wait_for_gateway(kitserve)
                 # Read only now: somebody may have applied another one to the gateway that died.
@@ -93,6 +98,9 @@ def running(config: GatewayConfig, home: Path, address: str | None, say: Say) ->
             kitserve.listening = ListeningCheck(
                 filter(None, (config.listen, config.admin, config.health)), say
             )
+        kitserve.addresses = stack.enter_context(
+            contextlib.closing(Addresses(config, holder, kitserve.listening, say))
+        )
         try:
             yield kitserve
         finally:
@@ -100,7 +108,8 @@ def running(config: GatewayConfig, home: Path, address: str | None, say: Say) ->
             edge.stop(_STOP_SECONDS)
 
 
-def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess, ControlPlane]:
+def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess, ControlPlane, socket.socket]:
+    """Start all parts; returns two of them, and what holds the port of `admin`."""
     config, home, address = kitserve.config, kitserve.home, kitserve.address
     # First: no worker may get away when a raylet dies.
     adopt_orphans()
@@ -116,7 +125,7 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     if config.health is not None:
         _reserve("health", config.health).close()
     # Held for good: else another program may get it while no gateway runs.
-    stack.enter_context(_reserve("admin", config.admin))
+    holder = stack.enter_context(_reserve("admin", config.admin))
     files = EdgeFiles(stack.enter_context(run_directory(run_bytes(), home)))
     access_files = AccessFiles(config, files)
     settings = edge_settings(config, access_files.access, files, bounds, home, is_cluster=address is not None)
@@ -144,7 +153,7 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     scheme = "http" if config.admin_tls is None else "https"
     say(f"gateway listens on {scheme}://{config.admin}")
     kitserve.client.apply(config)
-    return edge, control_plane
+    return edge, control_plane, holder
 
 
 def _about_workers(has_tls: bool, is_cluster: bool) -> str:

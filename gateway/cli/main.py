@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -9,12 +10,15 @@ import typer
 
 import gateway
 from gateway.cli import cache, key, rollout
+from gateway.cli.completion import words_of_bash
 from gateway.cli.kits import inspect, pull
 from gateway.cli.lock import lock
+from gateway.cli.logs import logs
 from gateway.cli.models import apply, status
 from gateway.cli.options import FAILED, MISUSED, err, out
 from gateway.cli.plan import PlanCommand, plan
 from gateway.cli.replay import replay
+from gateway.cli.restart import restart
 from gateway.cli.serve import serve
 from gateway.cli.token import token
 from gateway.cli.validate import schema, validate
@@ -23,11 +27,10 @@ from gateway.errors import ConfigError, InvalidReference, KitserveError
 app = typer.Typer(
     help="Serve ModelKits by reference.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, apply, validate, lock, status, inspect, pull, replay, token, schema):
+for command in (serve, apply, validate, lock, status, logs, restart, inspect, pull, replay, token, schema):
     app.command()(command)
 app.command(cls=PlanCommand)(plan)
 app.add_typer(cache.app, name="cache")
@@ -38,7 +41,8 @@ app.add_typer(key.app, name="key")
 def main() -> None:
     """Run the command line; errors raised on purpose become one message and an exit code."""
     try:
-        app(prog_name="kitserve")
+        with words_of_bash(os.environ):
+            app(prog_name="kitserve")
     except (ConfigError, InvalidReference) as error:
         err.print(f"kitserve: {error}", style="red", markup=False)
         sys.exit(MISUSED)

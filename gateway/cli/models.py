@@ -9,6 +9,8 @@ import typer
 
 from gateway.cli import tables
 from gateway.cli.admin_client import AdminClient
+from gateway.cli.applying import apply_config
+from gateway.cli.completion import model_names
 from gateway.cli.config_files import read_file
 from gateway.cli.options import (
     ADMIN_VARIABLE,
@@ -29,12 +31,9 @@ from gateway.cli.options import (
 from gateway.cli.outcomes import outcome
 from gateway.cli.progress import Reporter
 from gateway.cli.waiting import RESTART_SECONDS, statuses
-from gateway.config.changes import config_changes
-from gateway.config.secrets import without_secrets
 from gateway.errors import ControlError
 
 _APPLY_SECONDS = 600.0
-_UNCHANGED = "the config is as before; what failed is tried again, and tags are resolved again"
 
 
 def apply(
@@ -62,14 +61,12 @@ def apply(
     ] = None,
     locked: Locked = False,
 ) -> None:
-    """Apply FILE to a running Kitserve."""
+    """Apply FILE to a running Kitserve; `-` is standard input."""
     config = read_file(file, locked)
     client = AdminClient(admin or default_admin(str(config.admin)))
-    before, numbers = client.config(), _rollout_numbers(client.status())
-    generation = client.apply(config)
-    after = without_secrets(client.sent(config).model_dump(mode="json"))
-    after["kitops_home"] = after["kitops_home"] or before.get("kitops_home")
-    for line in config_changes(before, after) or [_UNCHANGED]:
+    numbers = _rollout_numbers(client.status())
+    generation, changes = apply_config(client, config)
+    for line in changes:
         out.print(line, markup=False)
     if wait is False:
         return
@@ -89,7 +86,11 @@ def status(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="Only this model.", metavar="NAME", show_default="all", callback=check_model_name
+            help="Only this model.",
+            metavar="NAME",
+            show_default="all",
+            callback=check_model_name,
+            autocompletion=model_names,
         ),
     ] = None,
     output: OutputFormat = Output.TEXT,

@@ -121,9 +121,6 @@ Admin = Annotated[
         show_default="admin.sock in the home",
     ),
 ]
-ModelName = Annotated[
-    str, typer.Argument(help="The model's name.", metavar="NAME", callback=check_model_name)
-]
 OutputFormat = Annotated[
     Output,
     typer.Option(

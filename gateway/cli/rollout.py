@@ -10,10 +10,10 @@ from rich.live import Live
 from rich.text import Text
 
 from gateway.cli.admin_client import AdminClient
+from gateway.cli.completion import ModelName
 from gateway.cli.options import (
     FAILED,
     Admin,
-    ModelName,
     Output,
     OutputFormat,
     out,

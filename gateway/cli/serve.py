@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,8 @@ import gateway
 from gateway.cli.config_files import read_file
 from gateway.cli.options import WATCH_SECONDS, ConfigFile, Home, Locked, Output, out, read_output
 from gateway.cli.progress import Reporter
-from gateway.cli.signals import Stopped, catch_signals
+from gateway.cli.reload import ConfigSource, Reload
+from gateway.cli.signals import Stopped, catch_hangup, catch_signals
 from gateway.cli.stream import one_stream
 from gateway.cli.terminal import TerminalFormatter
 from gateway.cli.user import containment_warnings
@@ -38,6 +40,9 @@ def serve(
     address: Annotated[
         str | None, typer.Option(help="Join the Ray cluster at this address.", show_default="start Ray here")
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Apply FILE whenever it changes, as SIGHUP does.")
+    ] = False,
     log_format: Annotated[
         Output,
         typer.Option(help="Format of the messages.", parser=read_output, metavar="text|json"),
@@ -54,7 +59,10 @@ def serve(
         # Imported here, because it takes as long to load as all other commands together.
         from gateway.cli.lifecycle import running
 
-        config = read_file(file, locked, runtimes.names())
+        load = partial(read_file, is_locked=locked, runtimes=runtimes.names())
+        reload = Reload(ConfigSource(file, load), watch)
+        catch_hangup(reload.ask)
+        config = load(file)
         with _logging(home, as_json, reporter):
             try:
                 reporter.say(
@@ -63,7 +71,7 @@ def serve(
                 for warning in containment_warnings():
                     reporter.say(f"warning: {warning}")
                 with running(config, home, address, reporter.say) as kitserve, reporter:
-                    raise _report_until_edge_is_lost(kitserve, reporter)
+                    raise _report_until_edge_is_lost(kitserve, reporter, reload)
             except Stopped:
                 reporter.say("stopped")
     except Stopped:
@@ -94,8 +102,8 @@ def _logging(home: Path, as_json: bool, reporter: Reporter) -> Iterator[None]:
     yield
 
 
-def _report_until_edge_is_lost(kitserve: Kitserve, reporter: Reporter) -> EdgeError:
-    """Report what changes, look after Ray and at what listens; returns why the edge is gone.
+def _report_until_edge_is_lost(kitserve: Kitserve, reporter: Reporter, reload: Reload) -> EdgeError:
+    """Report what changes, look after Ray, the config file and what listens; returns why the edge is gone.
 
     Raises:
         ControlError: when Ray is gone for good.
@@ -103,10 +111,14 @@ def _report_until_edge_is_lost(kitserve: Kitserve, reporter: Reporter) -> EdgeEr
     while kitserve.edge_error is None:
         # Serve starts a gateway that is gone again, and calls do not need it.
         with contextlib.suppress(ControlError):
-            reporter.report_models(kitserve.client.status())
+            status = kitserve.client.status()
+            reporter.report_models(status)
+            if kitserve.addresses is not None:
+                kitserve.addresses.follow(kitserve.client, status)
         if kitserve.supervision is not None:
             kitserve.supervision.check()
         if kitserve.listening is not None:
             kitserve.listening.check()
+        reload.check(kitserve.client, reporter.say)
         kitserve.ended.wait(WATCH_SECONDS)
     return kitserve.edge_error

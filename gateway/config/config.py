@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +20,14 @@ from pydantic import (
 from gateway.config.access import AllowedHost, AllowedOrigin, Keys, Tls
 from gateway.config.admin_tls import AdminTls
 from gateway.config.callers import Callers
-from gateway.config.faults import describe_faults, faults_at
+from gateway.config.defaults import DEFAULTS, with_defaults
+from gateway.config.faults import describe_faults, faults_at, name_written
 from gateway.config.kits import READS_FILES, REGISTRY_FILES, Cache, Registry, Strict, Trust, fault
-from gateway.config.models import AUTO, Canary, Model
+from gateway.config.models import AUTO, Canary, Model, ModelSettings
+from gateway.config.source import read_source
+from gateway.config.variables import Variables
 from gateway.config.yaml_file import FieldPath, dotted, read_yaml, shown
 from gateway.errors import ConfigError, InvalidReference, NotTrusted
-from gateway.files import read_regular
 from gateway.kits.trust import Policy, judge_registry
 from gateway.logs.limits import Logged
 from gateway.oci.kit_storage import kit_home
@@ -73,15 +76,15 @@ class GatewayConfig(Strict):
     """The whole config file."""
 
     listen: Address = Address(host="127.0.0.1", port=8080)
-    """Where models are called, over HTTP and gRPC. It changes only with a restart."""
+    """Where models are called, over HTTP and gRPC."""
     admin: Address = Address(host="127.0.0.1", port=8081)
     """Where status and metrics are read over TCP; changes need the socket in the home, or the token. Beyond
-    loopback, so does reading. It changes only with a restart."""
+    loopback, so does reading."""
     admin_tls: AdminTls | None = None
     """TLS at `admin`; absent, it speaks HTTP in clear. It changes only with a restart."""
     access_log: Logged = "errors"
-    """Which calls the edge logs, as JSON lines among what `kitserve serve` prints. It changes only with a
-    restart."""
+    """Which calls the edge logs, as JSON lines among what `kitserve serve` prints; of language models, also
+    which are in the log. Their workers that run keep what they started with until they are replaced."""
     health: Address | None = None
     """Where `/v2/health/live` and `/v2/health/ready` are answered as well, also while clients have all
     connections of `listen`. It changes only with a restart."""
@@ -101,6 +104,9 @@ class GatewayConfig(Strict):
     worker_tls: Literal["auto", "always", "never"] = "auto"
     """When workers are called over TLS, by an authority of each start's own; `auto`: on a Ray cluster alone.
     It changes only with a restart."""
+    defaults: Annotated[ModelSettings | None, Field(exclude=True)] = None
+    """What every model has that does not say otherwise. It is for config files: what `apply` sends says it of
+    each model."""
     models: tuple[Model, ...] = ()
     """The models to serve, each under a name of its own."""
     registries: dict[str, Registry] = Field(default_factory=dict)
@@ -228,8 +234,10 @@ def load_config(
 ) -> GatewayConfig:
     """Read a config file; relative paths in it count from the working directory.
 
+    Variables are read into it (see `variables`), but not where it comes over a pipe.
+
     Args:
-        path: the file.
+        path: the file, or `-` for standard input.
         needs_models: as for `parse_config`.
         runtimes: as for `parse_config`.
 
@@ -247,11 +255,9 @@ def read_config(
     Raises:
         ConfigError: with one line for each fault in the file.
     """
-    try:
-        text = read_regular(path).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
-    return parse_config(text, str(path), needs_models, runtimes)
+    source = read_source(path)
+    variables = Variables(os.environ if source.is_file else None)
+    return parse_config(source.text, source.name, needs_models, runtimes, variables=variables)
 
 
 def parse_config(
@@ -260,8 +266,9 @@ def parse_config(
     needs_models: bool = False,
     runtimes: Sequence[str] | None = None,
     may_read_files: bool = True,
+    variables: Variables | None = None,
 ) -> GatewayConfig:
-    """Parse YAML (or JSON, which is YAML too) into a config.
+    """Parse YAML (or JSON, which is YAML too) into a config; its models have its `defaults` then.
 
     Args:
         text: the config.
@@ -270,23 +277,37 @@ def parse_config(
             unfinished file would stop all models.
         runtimes: the names of the runtimes that there are; None where that is not known, as on a machine
             from which a config is only sent.
-        may_read_files: whether the files are read that hold keys; else these must be in the text.
+        may_read_files: whether the text is of a config file, so that files are read that hold keys, and there
+            may be `defaults`; else all must be in the text, and written out.
+        variables: fills in variables of the environment; None where what looks like one is text.
 
     Raises:
         ConfigError: with one line for each fault in the text.
     """
-    value, lines, faults = read_yaml(text, source)
+    value, lines, faults = read_yaml(text, source, None if variables is None else variables.fill)
     if not isinstance(value, dict):
         raise ConfigError(source, ["line 1: a config is a mapping that starts with `models:`"])
+    if DEFAULTS in value and not may_read_files:
+        raise ConfigError(source, [f"{DEFAULTS}: only a config file has it; write it out for each model"])
+    unfilled = {} if variables is None else variables.faults
+    faults += [f"line {lines.get(path, 1)}: {dotted(path)}: {reason}" for path, reason in unfilled.items()]
+    try:
+        value, written = with_defaults(value, lines)
+    except ValueError as error:
+        raise ConfigError(source, [f"line {lines[DEFAULTS,]}: {error}"]) from None
     try:
         config = GatewayConfig.model_validate(value, context={READS_FILES: may_read_files})
     except ValidationError as error:
-        faults += describe_faults(error.errors(), lines, GatewayConfig)
+        # What could not be filled in is told once, and not again as a wrong value.
+        details = [
+            detail for detail in error.errors() if written.get(detail["loc"], detail["loc"]) not in unfilled
+        ]
+        faults += describe_faults(details, lines, GatewayConfig, written)
     else:
         if needs_models and "models" not in config.model_fields_set:
             faults.append("line 1: models: is missing; write the models to serve, or `models: []` for none")
         if runtimes is not None:
-            faults += _unknown_runtimes(config, runtimes, lines)
+            faults += dict.fromkeys(_unknown_runtimes(config, runtimes, lines, written))
     if faults:
         raise ConfigError(source, faults)
     return config
@@ -303,18 +324,21 @@ _KNOWN_ENGINES: Mapping[str, str] = {
 
 
 def _unknown_runtimes(
-    config: GatewayConfig, runtimes: Sequence[str], lines: Mapping[FieldPath, int]
+    config: GatewayConfig,
+    runtimes: Sequence[str],
+    lines: Mapping[FieldPath, int],
+    written: Mapping[FieldPath, FieldPath],
 ) -> Iterator[str]:
     names = [AUTO, *runtimes]
     for index, model in enumerate(config.models):
         if model.runtime not in names:
-            path = ("models", index, "runtime")
-            written = model.runtime.lower()
-            meant = [name for name in (_KNOWN_ENGINES.get(written),) if name in names]
-            close = meant or difflib.get_close_matches(written, names, n=1)
+            field, line = name_written(("models", index, "runtime"), lines, written)
+            word = model.runtime.lower()
+            meant = [name for name in (_KNOWN_ENGINES.get(word),) if name in names]
+            close = meant or difflib.get_close_matches(word, names, n=1)
             advice = f"; did you mean {close[0]!r}?" if close else "."
             yield (
-                f"line {lines.get(path, 1)}: {dotted(path)}: there is no runtime {model.runtime!r}{advice} "
+                f"line {line}: {field}: there is no runtime {model.runtime!r}{advice} "
                 f"Installed are {', '.join(runtimes)}"
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -47,22 +48,41 @@ def faults_at(messages: Mapping[FieldPath, str]) -> ValidationError:
     return ValidationError.from_exception_data("config", details)
 
 
+AS_IT_STANDS: Mapping[FieldPath, FieldPath] = MappingProxyType({})
+"""Where fields are written, of a config in which each stands where it is written."""
+
+
 def describe_faults(
-    details: Sequence[ErrorDetails], lines: Mapping[FieldPath, int], root: type[BaseModel]
+    details: Sequence[ErrorDetails],
+    lines: Mapping[FieldPath, int],
+    root: type[BaseModel],
+    written: Mapping[FieldPath, FieldPath] = AS_IT_STANDS,
 ) -> list[str]:
-    """Write the faults that pydantic found in a config, in plain words.
+    """Write the faults that pydantic found in a config, in plain words, each once.
 
     Args:
         details: what pydantic says of them.
         lines: the line of each field in the file, from 1.
         root: the model of the whole config.
+        written: where fields are written that are written elsewhere, see `defaults`.
     """
     paths = [detail["loc"] for detail in details]
-    return [
-        _describe(detail, lines, root)
+    faults = (
+        _describe(detail, lines, root, written)
         for detail in details
         if not (detail["type"] == _TOO_SHORT and _has_fault_below(detail["loc"], paths))
-    ]
+    )
+    return list(dict.fromkeys(faults))
+
+
+def name_written(
+    path: FieldPath, lines: Mapping[FieldPath, int], written: Mapping[FieldPath, FieldPath] = AS_IT_STANDS
+) -> tuple[str, int]:
+    """Return the name of a field as it is written, and its line, or the line of what it is missing in."""
+    in_file = path
+    while in_file not in lines and in_file:
+        in_file = in_file[:-1]
+    return dotted((*written.get(in_file, in_file), *path[len(in_file) :])), lines.get(in_file, 1)
 
 
 def _has_fault_below(path: FieldPath, paths: Iterable[FieldPath]) -> bool:
@@ -70,19 +90,19 @@ def _has_fault_below(path: FieldPath, paths: Iterable[FieldPath]) -> bool:
     return any(len(other) > len(path) and other[: len(path)] == path for other in paths)
 
 
-def _describe(detail: ErrorDetails, lines: Mapping[FieldPath, int], root: type[BaseModel]) -> str:
+def _describe(
+    detail: ErrorDetails,
+    lines: Mapping[FieldPath, int],
+    root: type[BaseModel],
+    written: Mapping[FieldPath, FieldPath],
+) -> str:
     path = detail["loc"]
     if path and path[-1] == _KEY:
         path = path[:-1]
-    in_file = path
-    while in_file not in lines and in_file:
-        in_file = in_file[:-1]
-    name = dotted(path)
+    name, line = name_written(path, lines, written)
     words = f"{name + ': ' if name else ''}{_words(detail, path, root)}"
     # What a user wrote may be quoted in it: a fault stays one line, and controls no terminal.
-    return f"line {lines.get(in_file, 1)}: " + "".join(
-        sign if sign.isprintable() else repr(sign)[1:-1] for sign in words
-    )
+    return f"line {line}: " + "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in words)
 
 
 def _words(detail: ErrorDetails, path: FieldPath, root: type[BaseModel]) -> str:

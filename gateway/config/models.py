@@ -156,13 +156,33 @@ class Canary(Strict):
     _parents = field_validator("parents")(_check_parents)
 
 
-class Model(Strict):
-    """A name that clients call, and the kit that answers."""
+class Served(Strict):
+    """What each model says for itself: the name that clients call, and the kit that answers."""
 
     name: str
     """What clients call the model: letters, digits, `.`, `_` and `-`, at most 64, a letter or digit first."""
     kit: str
     """The reference of the kit."""
+    parents: tuple[str, ...] = ()
+    """The kit's parents, each with its digest, the nearest first: what `--locked` writes here from the lock.
+    Absent, what the tags in the Kitfiles meant when the kit was first looked up."""
+
+    _kit = field_validator("kit")(_check_kit)
+    _parents = field_validator("parents")(_check_parents)
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not MODEL_NAME.fullmatch(value):
+            raise ValueError(f"{value!r} is not a model name: letters, digits, '.', '_' and '-', at most 64")
+        if value == _STATISTICS:
+            raise ValueError(f"{value!r} is the path of the statistics of all models; choose another name")
+        return value
+
+
+class ModelSettings(Strict):
+    """How a model is run; `defaults` says it for every model."""
+
     file: str | None = None
     """Which file of the kit is the model, as a path within the kit, such as `onnx/model_int8.onnx`. Absent,
     what the Kitfile's `model.path` names."""
@@ -170,11 +190,6 @@ class Model(Strict):
     """Which kit is meant where `kit` is an index of several: by labels that only one of them has, such as
     `{quantization: q4_0}`, or `auto`, the largest that fits the memory that is free on the gateway's machine.
     Another variant is another version. Absent, the index's only kit."""
-    parents: tuple[str, ...] = ()
-    """The kit's parents, each with its digest, the nearest first: what `--locked` writes here from the lock.
-    Absent, what the tags in the Kitfiles meant when the kit was first looked up."""
-    canary: Canary | None = None
-    """A second version that gets a fixed share of the calls. Not together with `rollout`."""
     runtime: str = AUTO
     """The name of the runtime that loads the model, such as `onnx`. `auto` chooses by the files' content."""
     resources: Resources = Resources()
@@ -210,9 +225,7 @@ class Model(Strict):
     trust: Trust = Trust()
     """Which kits this model may be; a rule that is written here replaces the file's rule of that name."""
 
-    _kit = field_validator("kit")(_check_kit)
     _file = field_validator("file")(_check_file)
-    _parents = field_validator("parents")(_check_parents)
 
     @field_validator("inputs", "outputs")
     @classmethod
@@ -220,14 +233,12 @@ class Model(Strict):
         check_names(value)
         return value
 
-    @field_validator("name")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        if not MODEL_NAME.fullmatch(value):
-            raise ValueError(f"{value!r} is not a model name: letters, digits, '.', '_' and '-', at most 64")
-        if value == _STATISTICS:
-            raise ValueError(f"{value!r} is the path of the statistics of all models; choose another name")
-        return value
+
+class Model(ModelSettings, Served):
+    """A name that clients call, and the kit that answers."""
+
+    canary: Canary | None = None
+    """A second version that gets a fixed share of the calls. Not together with `rollout`."""
 
     @model_validator(mode="after")
     def _two_kits(self) -> Model:

@@ -14,12 +14,15 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from gateway.config.admin_tls import AdminTls
+from gateway.config.config import Address
 from gateway.contract import Announcement, Instructions, NodeSettings, PayloadBatch
 from gateway.control.activator.activator import Activator
 from gateway.control.activator.sleepers import GatewaySleepers
 from gateway.control.admin.api import AdminApi
 from gateway.control.admin.gate import Gate
+from gateway.control.admin.live import LiveSettings
 from gateway.control.admin.page.page import Page
+from gateway.control.admin.restart_api import RestartApi
 from gateway.control.admin.rollout_api import RolloutApi
 from gateway.control.admin.socket_file import bind_socket
 from gateway.control.admin.tls import server_context
@@ -43,9 +46,11 @@ from gateway.control.state.database import STATE_FILE, State
 from gateway.control.state.descriptions import Descriptions
 from gateway.control.state.desired import Desired
 from gateway.control.state.overview import GatewayOverview
+from gateway.control.state.restarts import Restarts
 from gateway.control.state.vitals import Vitals
 from gateway.control.state.workers import Workers
 from gateway.control.web.app import web_app
+from gateway.control.web.movable import MovableServer
 from gateway.control.web.server import WebServer
 from gateway.edge.control import EdgeControl
 from gateway.edge.edge import Edge
@@ -57,7 +62,7 @@ from gateway.metrics.exposition import KitserveCollector
 from gateway.metrics.machine import usable_memory
 from gateway.proxies import bypass_proxies
 from gateway.wire.limits import ARRIVING_SMALL_BYTES, DRAIN_SECONDS
-from gateway.wire.server import HttpServer, local_socket, tcp_socket
+from gateway.wire.server import HttpServer, local_socket
 from gateway.worker.handle_port import keep_on_loopback
 
 _STUCK_SECONDS = 60.0
@@ -95,7 +100,9 @@ class Gateway:
         self._state = State(settings.home / STATE_FILE)
         is_fresh = self._state.begin(settings.instance)
         self._workers = Workers()
+        self._restarts = Restarts()
         self._descriptions = Descriptions(self._state)
+        settings = _in_force(settings, self._state, is_fresh)
         edge: Edge = EdgeControl(settings.edge, settings.edge_files)
         sleepers = GatewaySleepers(self._state, self._workers, edge, ray_serve.wake)
         tls = None if settings.edge.worker_tls is None else settings.edge.worker_tls.client_context()
@@ -115,6 +122,7 @@ class Gateway:
             self._rollouts,
             DeploySettings(_node_settings(settings), settings.reserve_cpus, ray_serve.parallel_starts()),
             self._activator.holds_calls,
+            self._restarts,
         )
         self._payload_log = PayloadLog(settings.home, lambda: recorded_versions(self._state))
         self._payload_log.start()
@@ -130,9 +138,19 @@ class Gateway:
         metrics = CollectorRegistry()
         vitals = Vitals(settings.home, self._loop, self._state, lines, _certificates(settings))
         metrics.register(KitserveCollector(lambda: replace(overview.scrape(), control_plane=vitals.sample())))
+        gate = Middleware(Gate, is_token=TokenCheck(settings.home), owner=os.geteuid())
+        admin_tls = None if settings.admin_tls is None else server_context(settings.admin_tls)
         admin = (
-            AdminApi(self._state, overview, metrics, _faults_of(settings), self._loop.wake),
+            AdminApi(
+                self._state,
+                overview,
+                metrics,
+                _faults_of(settings),
+                self._loop.wake,
+                LiveSettings(edge, lambda: on_tcp),
+            ),
             RolloutApi(self._rollouts, self._state, self._loop.wake),
+            RestartApi(self._restarts, self._state, self._workers, self._loop.wake),
             PlanApi(
                 self._state,
                 self._loop,
@@ -143,12 +161,19 @@ class Gateway:
             ),
         )
         self._page = Page(overview, self._state, self._rollouts)
-        front = (Repository(overview), OpenAIModels(overview), Docs(overview, settings.edge.listen))
-        gate = Middleware(Gate, is_token=TokenCheck(settings.home), owner=os.geteuid())
         admin_app = web_app(_routes((*admin, self._page)), gate)
-        admin_tls = None if settings.admin_tls is None else server_context(settings.admin_tls)
+        on_tcp = MovableServer(
+            lambda listening: WebServer(admin_app, listening, tls=admin_tls),
+            settings.admin_host,
+            settings.admin_port,
+        )
+        front = (
+            Repository(overview),
+            OpenAIModels(overview),
+            Docs(overview, lambda: self._state.desired().fixed.listen or settings.edge.listen),
+        )
         self._servers = (
-            WebServer(admin_app, tcp_socket(settings.admin_host, settings.admin_port), tls=admin_tls),
+            on_tcp,
             WebServer(admin_app, bind_socket(settings.home)),
             WebServer(web_app(_routes(front)), local_socket(str(settings.edge_files.front_socket))),
         )
@@ -170,7 +195,10 @@ class Gateway:
             self._loop.wake()
         app = announcement.app
         return Instructions(
-            self._descriptions.hear(announcement), self._rollouts.mirroring(app), self._payload_log.rules(app)
+            self._descriptions.hear(announcement),
+            self._rollouts.mirroring(app),
+            self._payload_log.rules(app),
+            self._restarts.must_end(announcement.worker),
         )
 
     async def record(self, batch: PayloadBatch) -> None:
@@ -198,6 +226,16 @@ class Gateway:
         self._webhooks.stop()
         self._payload_log.stop()
         self._state.close()
+
+
+def _in_force(settings: GatewaySettings, state: State, is_fresh: bool) -> GatewaySettings:
+    """Return the settings as a config has changed them since Kitserve was started."""
+    fixed = state.desired().fixed
+    if is_fresh or not state.is_configured():
+        return settings
+    admin = Address.model_validate(fixed.admin)
+    edge = replace(settings.edge, listen=fixed.listen, access_log=fixed.logged)
+    return replace(settings, edge=edge, admin_host=admin.host, admin_port=admin.port)
 
 
 def _routes(apis: Iterable[_Api]) -> list[Route]:

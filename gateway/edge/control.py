@@ -30,9 +30,9 @@ Rules:
 3. Without a reload, the order is: new workers come up, then the map leads to them, then old workers go
    down. The map is replaced in one step. No call is sent where nobody is, and a worker finishes the calls
    that it has.
-4. A reload is only for what cannot change while HAProxy runs: a pool that is too small, and what its rules
-   look at of a call. It brings the whole change. The pool doubles and never shrinks, and what a rollout's
-   later steps look at is there from its start, so no step reloads.
+4. A reload is only for what cannot change while HAProxy runs: a pool that is too small, what its rules look
+   at of a call, where it listens and what it logs. It brings the whole change. The pool doubles and never
+   shrinks, and what a rollout's later steps look at is there from its start, so no step reloads.
 5. While a version is in the table it keeps its slot, and each of its workers its server, and so their
    connections and health. A version in no table loses its slot.
 6. Each answer of HAProxy is read, and so is what it has after a change. Where that is not what it was told,
@@ -75,8 +75,10 @@ from gateway.edge.route_map import WATCHED, Key, map_entries, map_key, watched, 
 from gateway.edge.routes import RoutingTable
 from gateway.edge.stats import Processes
 from gateway.errors import EdgeError
+from gateway.logs.limits import Logged
 from gateway.metrics.memory import total_resident_bytes
 from gateway.metrics.system import EdgeSample
+from gateway.wire.server import check_free, listen_fault
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +93,10 @@ class EdgeControl:
         self._counters = EdgeCounters(files.counters)
         self._counting = threading.Lock()
         """Held while HAProxy is read and added up, and while backends change their versions."""
+        self._changing = threading.Lock()
+        """Held while HAProxy is changed."""
+        self._table: RoutingTable | None = None
+        """The last table, for a change of the settings: the next `apply` brings it again in any case."""
 
     def write_first(self, table: RoutingTable) -> None:
         """Write the files for a first start, where no worker runs yet."""
@@ -105,13 +111,56 @@ class EdgeControl:
         Raises:
             EdgeError: when HAProxy does not answer or refuses; the files are right even then.
         """
+        with self._changing:
+            self._table = table
+            self._apply(table, must_reload=False)
+
+    def configure(self, listen: str, access_log: Logged) -> None:
+        """Take calls at another address, and log others, by a reload.
+
+        Calls that came in at the address before are answered. Where the reload fails, HAProxy goes on as it
+        was, and so do its files.
+
+        Raises:
+            EdgeError: when somebody has that address, or HAProxy does not answer or refuses.
+        """
+        with self._changing:
+            before = self._settings
+            if (listen, access_log) == (before.listen, before.access_log):
+                return
+            if self._table is None:
+                raise EdgeError("the edge has no routes yet; try again in a moment")
+            self._check_address(listen)
+            self._settings = replace(before, listen=listen, access_log=access_log)
+            try:
+                self._apply(self._table, must_reload=True)
+            except EdgeError:
+                self._settings = before
+                # The files alone: HAProxy still runs by what they were.
+                with suppress(EdgeError):
+                    self._apply(self._table, must_reload=False)
+                raise
+            log.info("edge.configured", extra={"listen": listen, "access_log": access_log})
+
+    def _check_address(self, listen: str) -> None:
+        """Raise EdgeError where another program has an address; HAProxy would share it with some."""
+        host, _, port = listen.rpartition(":")
+        if port == self._settings.listen.rpartition(":")[2]:
+            # This edge has it, on another interface perhaps.
+            return
+        try:
+            check_free(host.strip("[]"), int(port))
+        except OSError as error:
+            raise EdgeError(f"cannot listen on {listen} ({listen_fault(error)})") from error
+
+    def _apply(self, table: RoutingTable, must_reload: bool) -> None:
         before = self._slots()
         slots = assign_slots([backend.version for backend in table.backends()], before)
         live, live_pool = self._haproxy.servers()
         placement = Placement(place(table, slots, live.workers), slots_with_activator(table, slots))
         pool = live_pool.grown_for(placement.workers)
         entries, live_entries = map_entries(table, slots), self._haproxy.routes()
-        must_reload = pool != live_pool or live_entries.get(WATCHED) != entries[WATCHED]
+        must_reload = must_reload or pool != live_pool or live_entries.get(WATCHED) != entries[WATCHED]
         with self._counting:
             if must_reload or slots != before:
                 # While each backend still belongs to whom its calls were for.
@@ -146,6 +195,10 @@ class EdgeControl:
         Raises:
             EdgeError: when HAProxy does not answer.
         """
+        with self._changing:
+            self._end_canary(model)
+
+    def _end_canary(self, model: str) -> None:
         before = read_entries(self._files.routes.read_text())
         after = without_canary(before, model)
         weight = map_key(model, Key.WEIGHT)

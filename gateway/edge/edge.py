@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.edge.routes import RoutingTable
+from gateway.logs.limits import Logged
 from gateway.metrics.edge_numbers import EdgeNumbers
 from gateway.metrics.system import EdgeSample
 
@@ -31,6 +32,9 @@ class Edge(Protocol):
 
     def apply(self, table: RoutingTable) -> None:
         """Route by this table; when it returns, new calls do. The same table again changes nothing."""
+
+    def configure(self, listen: str, access_log: Logged) -> None:
+        """Take calls at `listen`, `HOST:PORT`, and log these; where that cannot be, all stays as it was."""
 
     def end_canary(self, model: str) -> None:
         """Give a model's canary no more unversioned calls, and leave all else as it is."""

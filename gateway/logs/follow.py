@@ -13,16 +13,20 @@ _STOP_SECONDS = 2.0
 
 
 class Follower:
-    """Hands each line that is written from now on to `write`, in a thread of its own."""
+    """Hands each line that is written from now on to `write`, in a thread of its own.
 
-    def __init__(self, path: Path, write: Callable[[bytes], None]) -> None:
+    Where an open `file` is given, the log as it was or is, its lines come first from where it is read to.
+    """
+
+    def __init__(self, path: Path, write: Callable[[bytes], None], file: BinaryIO | None = None) -> None:
         self._path = path
         self._write = write
         self._rest = b""
         self._stopping = threading.Event()
-        self._file = self._open()
-        if self._file is not None:
-            self._file.seek(0, os.SEEK_END)
+        self._file = file
+        if file is None and (opened := self._open()) is not None:
+            opened.seek(0, os.SEEK_END)
+            self._file = opened
         self._thread = threading.Thread(target=self._run, name="log-follower", daemon=True)
         self._thread.start()
 

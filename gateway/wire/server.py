@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import threading
@@ -147,9 +148,28 @@ def reserve_port(host: str, port: int) -> socket.socket:
     Raises:
         OSError: when somebody has it.
     """
-    family = _family(host)
+    check_free(host, port)
+    return hold_port(host, port)
+
+
+def check_free(host: str, port: int) -> None:
+    """Raise OSError where somebody has a port, or it cannot be listened on."""
     # Without SO_REUSEPORT: it would be shared with somebody who listens with it.
-    socket.create_server((host, port), family=family).close()
+    socket.create_server((host, port), family=_family(host)).close()
+
+
+def listen_fault(error: OSError) -> str:
+    """Return in a few words why a port cannot be listened on."""
+    return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
+
+
+def hold_port(host: str, port: int) -> socket.socket:
+    """Hold a port as `reserve_port` does, also where this user's `tcp_socket` listens on it already.
+
+    Raises:
+        OSError: when somebody else has it.
+    """
+    family = _family(host)
     holder = socket.socket(family, socket.SOCK_STREAM)
     try:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

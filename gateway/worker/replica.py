@@ -264,6 +264,21 @@ class Worker:
             await asyncio.sleep(0.02)
         os._exit(1)
 
+    async def _end_replaced(self) -> None:
+        """End this process as another worker takes its place, after the calls that it has."""
+        log.info("worker.replaced", extra=self._spec.names)
+        await self._report(WorkerState.DRAINING)
+        deadline = time.monotonic() + self._spec.node.drain_seconds
+        await asyncio.sleep(_EDGE_SECONDS)
+        while self._tally.ongoing and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        if self._tally.ongoing:
+            log.warning("worker.abandoned", extra={**self._spec.names, "calls": self._tally.ongoing})
+        # What it counted last is the gateway's by now or never.
+        await self._report(WorkerState.DRAINING)
+        await asyncio.to_thread(self._close)
+        os._exit(0)
+
     async def _report(self, state: WorkerState, detail: str = "") -> None:
         """Change this worker's state and report it at once."""
         self._note(state=state, detail=detail)
@@ -296,6 +311,9 @@ class Worker:
             return
         self._delivery.succeeded()
         self._must_describe = instructions.describe
+        if instructions.must_end and self._announcement.state is WorkerState.READY:
+            self._note(state=WorkerState.DRAINING)
+            self._watching.append(asyncio.create_task(self._end_replaced()))
         if announcement.port:
             self._app.mirror(instructions.mirroring)
             self._app.payloads.set_rules(instructions.payloads)

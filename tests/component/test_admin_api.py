@@ -228,12 +228,12 @@ def test_a_config_without_end_is_refused_before_its_end(api: Api) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"listen": "127.0.0.1:9"}, "listen"),
-        ({"access_log": "all"}, "access_log"),
-        ({"listen": "127.0.0.1:9", "admin": "127.0.0.1:10"}, "listen and admin"),
+        ({"health": "127.0.0.1:9"}, "health"),
+        ({"allowed_hosts": ["models.test"]}, "allowed_hosts"),
+        ({"health": "127.0.0.1:9", "callers": {"max_requests_each": 9}}, "health and callers"),
     ],
 )
-def test_what_only_a_restart_can_change_is_refused(api: Api, change: dict[str, str], named: str) -> None:
+def test_what_only_a_restart_can_change_is_refused(api: Api, change: dict[str, Any], named: str) -> None:
     assert api.put(models("iris") | change).status_code == 200, "at the start anything may be set"
     assert api.put(models("iris") | change).status_code == 200
     answer = api.put(models("iris"))
@@ -245,7 +245,7 @@ def test_what_only_a_restart_can_change_is_refused(api: Api, change: dict[str, s
 def test_the_first_config_of_another_start_may_change_that(api: Api) -> None:
     assert api.put(models("iris")).status_code == 200
     assert api.state.begin("tuesday")
-    other = models("iris") | {"listen": "127.0.0.1:9"}
+    other = models("iris") | {"health": "127.0.0.1:9"}
     assert api.put(other).status_code == 200
     assert api.put(models("iris")).status_code == 409
 

@@ -14,6 +14,7 @@ from tests.support.admin import Admin, running_admin
 from tests.support.answers import Answers
 from tests.support.cli import Cli
 from tests.support.faults import LEAKED
+from tests.support.gate import TOKEN
 from tests.support.rollouts import ROLLOUT, kit
 
 
@@ -188,3 +189,21 @@ def test_the_token_is_printed_and_made_anew(cli: Cli, tmp_path: Path) -> None:
     assert cli("token", "--home", str(home)) == (first, "")
     assert len(first.strip()) == 43
     assert cli("token", "--new", "--home", str(home))[0] != first
+
+
+def test_the_token_may_be_in_a_file_that_is_its_users_alone(
+    cli: Cli, admin: Admin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KITSERVE_TOKEN")
+    monkeypatch.setenv("KITSERVE_ADMIN", f"http://{admin.address}")
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    file.chmod(0o600)
+    monkeypatch.setenv("KITSERVE_TOKEN_FILE", str(file))
+    assert "iris" in cli("apply", str(write(tmp_path, "v2")), "--no-wait")[0]
+    file.chmod(0o640)
+    _, error = cli("status", code=1)
+    assert "$KITSERVE_TOKEN_FILE: " in error
+    assert "may be read by others, or is another user's; have it be this user's, with mode 0600" in error
+    monkeypatch.setenv("KITSERVE_TOKEN_FILE", str(tmp_path / "absent"))
+    assert "no such file" in cli("status", code=1)[1]

@@ -76,7 +76,7 @@ def api() -> Iterator[Api]:
             "camera.v1": Description("onnxruntime_onnx", OTHER),
         },
     )
-    docs = Docs(api, LISTEN)
+    docs = Docs(api, lambda: LISTEN)
     server = WebServer(web_app(docs.routes()), tcp_socket("127.0.0.1", 0))
     server.start()
     api.address = f"127.0.0.1:{server.address[1]}"

@@ -13,6 +13,7 @@ from typing import Any
 from tests.support.kitserve import Running
 from tests.support.load import Load
 from tests.support.pickles import code_kit
+from tests.support.ports import free_port
 
 
 def kit(layout: Path, tag: str) -> str:
@@ -164,3 +165,60 @@ def test_a_plan_says_what_an_apply_then_does_and_a_lock_what_it_serves(
     kitserve.run("apply", str(kitserve.file), "--locked")
     assert kitserve.model("planned")["versions"][0]["digest"] == model["kits"][0]["after"]["digest"]
     lock.unlink()
+
+
+def test_a_restart_replaces_each_worker_and_no_call_fails(kitserve: Running, layout: Path) -> None:
+    kitserve.models = {"renewed": {"kit": kit(layout, "v1")}}
+    kitserve.apply()
+    before = kitserve.workers("renewed")
+    with Load(f"{kitserve.url}/v2/models/renewed/infer") as load:
+        load.wait_for("v1")
+        done = kitserve.run("restart", "renewed:v1")
+        load.forget()
+        load.wait_for("v1")
+    assert "renewed v1: 1 of 1 workers replaced" in done.stdout
+    kitserve.wait(lambda _: len(kitserve.workers("renewed")) == 1, 30)
+    assert not set(kitserve.workers("renewed")) & set(before)
+    assert load.failures == {}
+
+
+def test_a_signal_applies_the_config_file_again(kitserve: Running, layout: Path) -> None:
+    assert kitserve.process is not None
+    kitserve.models = {"signalled": {"kit": kit(layout, "v1")}}
+    kitserve.apply()
+    with Load(f"{kitserve.url}/v2/models/signalled/infer") as load:
+        load.wait_for("v1")
+        kitserve.file.write_text("models: [")
+        kitserve.process.send_signal(signal.SIGHUP)
+        kitserve.wait(lambda _: "what was in force stays" in kitserve.log.read_text(), 30)
+        kitserve.models["signalled"]["kit"] = kit(layout, "v2")
+        kitserve.write()
+        kitserve.process.send_signal(signal.SIGHUP)
+        load.wait_for("v2")
+    assert load.failures == {}
+
+
+def test_where_it_listens_changes_while_calls_run(kitserve: Running, layout: Path) -> None:
+    kitserve.models = {"moving": {"kit": kit(layout, "v1")}}
+    kitserve.apply()
+    port, other = kitserve.port, free_port()
+    with Load(f"{kitserve.url}/v2/models/moving/infer") as load:
+        load.wait_for("v1")
+        for settings in ({"listen": f"0.0.0.0:{port}"}, {"access_log": "all"}, {}):
+            kitserve.settings = settings
+            kitserve.apply()
+            load.forget()
+            load.wait_for("v1")
+    assert load.failures == {}
+    kitserve.port = other
+    try:
+        kitserve.apply()
+        assert kitserve.infer("moving").status_code == 200
+        # Another gateway goes by what is in force, and not by what Kitserve was started with.
+        os.kill(kitserve.gateway()[0], signal.SIGKILL)
+        kitserve.wait(lambda status: status["generation"] and not status["trouble"])
+        assert kitserve.infer("moving").status_code == 200
+    finally:
+        kitserve.port = port
+        kitserve.apply()
+    assert kitserve.infer("moving").status_code == 200

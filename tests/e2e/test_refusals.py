@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -185,14 +186,28 @@ def test_gpus_that_are_not_there_are_refused_with_the_arithmetic(serving: Runnin
     assert serving.status() == before
 
 
-def test_a_new_port_needs_a_restart_and_says_so(serving: Running) -> None:
-    port, serving.port = serving.port, serving.port + 1
+def test_what_needs_a_restart_is_named(serving: Running) -> None:
+    serving.settings = {"health": "127.0.0.1:9"}
     try:
         done = serving.apply(check=False)
     finally:
-        serving.port = port
+        serving.settings = {}
     assert done.returncode == 1
-    assert "listen can only change with a restart" in done.stderr
+    assert "health can only change with a restart" in done.stderr
+
+
+def test_a_port_of_another_program_is_named_and_nothing_changes(serving: Running) -> None:
+    before = serving.status()
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
+        serving.settings = {"listen": f"127.0.0.1:{taken.getsockname()[1]}"}
+        try:
+            done = serving.apply(check=False)
+        finally:
+            serving.settings = {}
+    assert done.returncode == 1
+    assert f"Address already in use); it stays at 127.0.0.1:{serving.port}" in done.stderr
+    assert serving.status() == before
+    assert serving.infer("good").status_code == 200
 
 
 def test_web_pages_cannot_change_anything(serving: Running) -> None:

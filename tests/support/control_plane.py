@@ -15,6 +15,7 @@ from gateway.control.state.versions import Version
 from gateway.edge.edge import EdgeStatistics
 from gateway.edge.routes import RoutingTable
 from gateway.errors import EdgeError
+from gateway.logs.limits import Logged
 from gateway.rollout.state import Rollout, Stage
 from tests.support.waiting import wait
 
@@ -71,6 +72,7 @@ class FakeEdge:
     def __init__(self) -> None:
         self.tables: list[RoutingTable] = []
         self.ended_canaries: list[str] = []
+        self.configured: list[tuple[str, str]] = []
         self.earlier_processes = 0
         self.error: EdgeError | None = None
 
@@ -78,6 +80,11 @@ class FakeEdge:
         if self.error is not None:
             raise self.error
         self.tables.append(table)
+
+    def configure(self, listen: str, access_log: Logged) -> None:
+        if self.error is not None:
+            raise self.error
+        self.configured.append((listen, access_log))
 
     def end_canary(self, model: str) -> None:
         self.ended_canaries.append(model)

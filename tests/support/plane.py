@@ -34,7 +34,7 @@ def data_plane(directory: Path, models: Mapping[str, TensorModel]) -> Iterator[s
     }
     overview = FixedOverview(Status(1, tuple(map(_status, models))), descriptions=descriptions)
     with ExitStack() as stack:
-        routes = [*Docs(overview, f"127.0.0.1:{port}").routes(), *Repository(overview).routes()]
+        routes = [*Docs(overview, lambda: f"127.0.0.1:{port}").routes(), *Repository(overview).routes()]
         server = WebServer(web_app(routes), tcp_socket("127.0.0.1", 0))
         server.start()
         stack.callback(server.stop)

@@ -20,19 +20,21 @@ from gateway.control.admin.audit import config_fields, log_change
 from gateway.control.admin.callers import Caller
 from gateway.control.admin.errors import no_such_model
 from gateway.control.admin.gate import caller_of
+from gateway.control.admin.live import LiveSettings
 from gateway.control.admin.proposal import MAX_CONFIG_BYTES, read_proposal
 from gateway.control.state.database import State
-from gateway.control.state.desired import Desired
+from gateway.control.state.desired import LIVE, Desired, FixedSettings
 from gateway.control.state.overview import Overview
 from gateway.control.web.errors import current_status
 from gateway.control.web.requests import read_change
-from gateway.errors import ConfigError, KitserveError
+from gateway.errors import ConfigError, ControlError, KitserveError, StoreError
 
 
 class AdminApi:
     """Answers what is asked of all models; `on_change` is called after a config was applied.
 
-    `faults` tells why a config cannot run on what there is, a line for each fault.
+    `faults` tells why a config cannot run on what there is, a line for each fault. `live` changes the
+    settings that change while Kitserve runs; without it, none does.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class AdminApi:
         metrics: CollectorRegistry,
         faults: Callable[[Desired], list[str]],
         on_change: Callable[[], None],
+        live: LiveSettings | None = None,
     ) -> None:
         self._state = state
         self._overview = overview
         self._metrics = metrics
         self._faults = faults
         self._on_change = on_change
+        self._live = live
         self._applying = asyncio.Lock()
 
     def routes(self) -> list[Route]:
@@ -109,10 +113,26 @@ class AdminApi:
         pins = self._state.pins(before.generation)
         fields.update(config_fields(before, pins, document, desired, new_document))
         # The first config of a start is what this start was made with.
-        fixed = before.fixed.changes(desired.fixed) if self._state.is_configured() else []
+        changes = before.fixed.changes(desired.fixed) if self._state.is_configured() else []
+        fixed = [name for name in changes if name not in LIVE or self._live is None]
         if fixed:
             names = " and ".join(fixed)
             raise HTTPException(409, f"{names} can only change with a restart of `kitserve serve`")
         if faults := await asyncio.to_thread(self._faults, desired):
             raise ConfigError("the config", faults)
-        return self._state.apply(desired, new_document)
+        if not changes or self._live is None:
+            return self._state.apply(desired, new_document)
+        return await asyncio.to_thread(self._apply_live, self._live, before.fixed, desired, new_document)
+
+    def _apply_live(
+        self, live: LiveSettings, before: FixedSettings, desired: Desired, new_document: str
+    ) -> int:
+        try:
+            live.change(before, desired.fixed)
+        except ControlError as error:
+            raise HTTPException(409, str(error)) from error
+        try:
+            return self._state.apply(desired, new_document)
+        except StoreError:
+            live.change(desired.fixed, before)
+            raise

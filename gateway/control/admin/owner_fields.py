@@ -1,5 +1,7 @@
 """What of a config only the owner may set: what widens trust, and what names secrets or this machine's files.
 
+So is where Kitserve listens, which decides who reaches it, and what it logs of calls.
+
 The token may change which kits are served, how, and their rollouts, within that. Pure.
 """
 
@@ -12,7 +14,7 @@ from typing import Any
 from gateway.config.kits import REGISTRY_FILES
 from gateway.oci.reference import LayoutReference, RegistryReference, parse_reference
 
-_WHOLE = ("admin_tls", "trust", "registries", "webhooks", "kitops_home")
+_WHOLE = ("listen", "admin", "access_log", "admin_tls", "trust", "registries", "webhooks", "kitops_home")
 
 
 def owner_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -26,7 +26,15 @@ def read_token(home: Path) -> str:
     Raises:
         StoreError: when there is none, or others than its user may read it.
     """
-    path = home / TOKEN_FILE
+    return token_in(home / TOKEN_FILE, "remove it and start again")
+
+
+def token_in(path: Path, advice: str) -> str:
+    """Return the token in a file that only its user, or root, may read; `advice` is for where it is not so.
+
+    Raises:
+        StoreError: when there is none, or others may read it.
+    """
     try:
         text = read_regular(path, _FILE_BYTES).decode().strip()
         status = path.stat()
@@ -35,9 +43,9 @@ def read_token(home: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
     if status.st_mode & 0o077 or status.st_uid not in (os.geteuid(), 0):
-        raise StoreError(f"{path} may be read by others, or is another user's; remove it and start again")
+        raise StoreError(f"{path} may be read by others, or is another user's; {advice}")
     if not _TOKEN.fullmatch(text):
-        raise StoreError(f"{path} holds no token; remove it and start again")
+        raise StoreError(f"{path} holds no token; {advice}")
     return text
 
 

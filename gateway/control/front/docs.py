@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
@@ -46,10 +47,10 @@ _PAGE_HEADERS = {
 class Docs:
     """Answers from the status of all models, and the description of each version.
 
-    `listen` is the address of the edge, for commands where a caller does not say which host it called.
+    `listen` returns the address of the edge, for commands where a caller does not say which host it called.
     """
 
-    def __init__(self, overview: Overview, listen: str) -> None:
+    def __init__(self, overview: Overview, listen: Callable[[], str]) -> None:
         self._overview = overview
         self._listen = listen
         self._rendered = Rendered()
@@ -131,7 +132,7 @@ class Docs:
     def _host(self, request: Request) -> str:
         """Return the host that the caller called, and its port; the edge says which that was."""
         host = request.headers.get("x-forwarded-host", "")
-        return host if _HOST.fullmatch(host) else self._listen
+        return host if _HOST.fullmatch(host) else self._listen()
 
 
 def _scheme(request: Request) -> str:

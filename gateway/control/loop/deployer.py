@@ -149,7 +149,8 @@ def worker_spec(version: Version, model: DesiredModel, desired: Desired, node: N
         policy=model.policy,
         sources=desired.sources,
         cache_limit=desired.cache_limit,
-        node=node,
+        # Which calls are logged may have changed since the gateway was started.
+        node=replace(node, access_log=desired.fixed.logged if desired.fixed.access_log else node.access_log),
     )
 
 

@@ -65,6 +65,7 @@ from gateway.control.loop.situation import routed_apps
 from gateway.control.loop.watch import Watch
 from gateway.control.rollouts.driver import Rollouts
 from gateway.control.state.database import State
+from gateway.control.state.restarts import Restarts
 from gateway.control.state.snapshot import Observed, Recorded
 from gateway.control.state.status import Status
 from gateway.control.state.versions import Kind, Version
@@ -97,8 +98,10 @@ class ReconcileLoop:
         rollouts: Rollouts,
         settings: DeploySettings,
         is_awaited: Callable[[AppName], bool],
+        restarts: Restarts,
     ) -> None:
         self._state = state
+        self._restarts = restarts
         self._workers = workers
         self._edge = edge
         self._rollouts = rollouts
@@ -170,6 +173,7 @@ class ReconcileLoop:
         if plan.routes != recorded.routes:
             self._state.save_routes(plan.routes)
         edge_trouble = self._route(plan.table)
+        self._restarts.advance(observed.workers, recorded.versions, observed.apps)
         self._begin(plan, recorded)
         self.status = Status(recorded.desired.generation, plan.models, edge_trouble)
 
@@ -303,7 +307,8 @@ class ReconcileLoop:
         self._resolver.resolve(plan.resolve, recorded.desired.generation)
         self._resolver.follow(recorded)
         self._try_again(plan.retry)
-        self._deployer.deploy(self._judge.admitted(plan.deploy, recorded.versions))
+        admitted = self._judge.admitted(plan.deploy, recorded.versions)
+        self._deployer.deploy(self._restarts.scaled(admitted, recorded.versions))
         self._deployer.remove(plan.surplus, recorded.condemned, is_off_edge=self._applied == plan.table)
 
     def _try_again(self, versions: Sequence[Version]) -> None:

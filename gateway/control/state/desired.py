@@ -7,10 +7,12 @@ state, it is this value, which another release can read.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import cast
 
 from gateway.config.config import GatewayConfig
 from gateway.config.models import AUTO, Model
 from gateway.kits.trust import ANYTHING, Policy
+from gateway.logs.limits import Logged
 from gateway.oci.options import SourceOptions
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Reference
@@ -86,9 +88,13 @@ class KitUse:
         return tuple(parent.reference for parent in self.parents)
 
 
+LIVE = ("listen", "admin", "access_log")
+"""Those of `FixedSettings` that change while Kitserve runs."""
+
+
 @dataclass(frozen=True, slots=True)
 class FixedSettings:
-    """What changes only with a new start of Kitserve."""
+    """What Kitserve is started with: most of it changes only with a new start, `LIVE` without one."""
 
     listen: str = ""
     admin: str = ""
@@ -103,6 +109,11 @@ class FixedSettings:
     allowed_hosts: str = ""
     allowed_origins: str = ""
     worker_tls: str = "auto"
+
+    @property
+    def logged(self) -> Logged:
+        """Which calls are logged."""
+        return cast("Logged", self.access_log or "errors")
 
     def changes(self, other: FixedSettings) -> list[str]:
         """Return the names of the settings that are different in another value."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -24,6 +27,7 @@ start.main()
 """
 WORKING = """
 import sys
+import termios
 from gateway.cli.signals import Stopped, catch_signals
 catch_signals()
 try:
@@ -86,3 +90,49 @@ def test_nothing_of_the_commands_is_imported_before_signals_are_caught() -> None
     code = "import sys, gateway.cli.__main__; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"typer", "rich", "requests", "gateway.cli.main"} & set(done.stdout.split())
+
+
+HANGING_UP = """
+import sys, time
+from gateway.cli.signals import Stopped, catch_hangup, catch_signals
+catch_signals()
+catch_hangup(lambda: print("reloading", flush=True))
+try:
+    print("working", flush=True)
+    time.sleep(30)
+except Stopped:
+    print("stopped", flush=True)
+"""
+
+
+def test_a_hangup_reloads_and_ends_what_has_lost_its_terminal() -> None:
+    control, terminal = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", HANGING_UP],
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as process:
+        os.close(terminal)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "working\n"
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.readline() == "reloading\n"
+        os.close(control)
+        assert process.stdout.read() == "stopped\n"
+
+
+def test_a_hangup_without_a_terminal_reloads_and_nohup_ignores_it() -> None:
+    process = begin(HANGING_UP, "working")
+    process.send_signal(signal.SIGHUP)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "reloading\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=10)[0] == "stopped\n"
+    ignoring = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN){HANGING_UP}"
+    process = begin(ignoring, "working")
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=10)[0] == "stopped\n"

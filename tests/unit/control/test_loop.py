@@ -24,6 +24,7 @@ from gateway.control.loop.loop import ReconcileLoop
 from gateway.control.loop.resolver import Meaning
 from gateway.control.state.database import AppRoute, State
 from gateway.control.state.desired import desired_from
+from gateway.control.state.restarts import Restarts, RestartState
 from gateway.control.state.status import ModelState
 from gateway.control.state.workers import Workers
 from gateway.edge.routes import RoutingTable, Server
@@ -43,13 +44,16 @@ class Plane:
         self.state.begin("this start")
         self.workers = Workers()
         self.serve = serve
+        self.restarts = Restarts()
         self.edge = FakeEdge()
         self.rollouts = FakeRollouts()
         edge: Any = self.edge
         rollouts: Any = self.rollouts
         node = NodeSettings(home, "127.0.0.1", gateway="kitserve", edge_key="", drain_seconds=1.0)
         settings = DeploySettings(node, reserve_cpus=False)
-        self.loop = ReconcileLoop(self.state, self.workers, edge, rollouts, settings, lambda _: False)
+        self.loop = ReconcileLoop(
+            self.state, self.workers, edge, rollouts, settings, lambda _: False, self.restarts
+        )
 
     def start(self, replicas: dict[str, int] | None = None) -> AppName:
         """Apply a config and start the loop; returns the app once Serve runs it."""
@@ -411,3 +415,21 @@ def test_a_reference_that_could_not_be_resolved_is_asked_for_until_it_can(
     assert answers == []
     assert set(shown[1:]) == {(ModelState.FAILED, "no such tag")}
     assert plane.state.failures() == {}
+
+
+def test_a_version_that_is_restarted_has_one_worker_more_until_all_are_replaced(plane: Plane) -> None:
+    app = plane.start_and_serve({"min": 1, "max": 1})
+    version = plane.state.versions()[app]
+    old = report(app)
+    plane.restarts.begin(version, plane.workers.present())
+    wait(lambda: plane.state.versions()[app].serving.scaling.min == 2)
+    assert not plane.restarts.must_end(old.worker), "nobody could take its calls"
+    new = replace(old, worker="new", port=old.port + 1)
+    plane.workers.hear(new)
+    wait(lambda: plane.restarts.must_end(old.worker))
+    assert not plane.restarts.must_end("new")
+    assert plane.serve.deployments[-1][0].serving.scaling.max == 2
+    plane.workers.drop(old.worker)
+    wait(lambda: plane.state.versions()[app].serving.scaling == version.serving.scaling)
+    assert [restart.state for restart in plane.restarts.of("iris")] == [RestartState.DONE]
+    assert set(plane.serve.running) == {app}, "no other application was deployed"

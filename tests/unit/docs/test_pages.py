@@ -13,6 +13,7 @@ import typer
 
 from gateway.cli.main import app
 from gateway.config.config import parse_config
+from gateway.config.variables import Variables
 
 ROOT = Path(__file__).parents[3]
 PAGES = [
@@ -92,7 +93,8 @@ def test_names_of_code_that_are_given_exist(page: Path) -> None:
 def test_configs_can_be_used_as_they_are(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(KEYS)
     for block in re.findall(r"^```yaml\n(.*?)^```$", page.read_text(), re.DOTALL | re.M):
-        assert parse_config(block, named(page)).model_fields_set
+        variables = Variables({"REGISTRY": "registry.example.com"})
+        assert parse_config(block, named(page), variables=variables).model_fields_set
 
 
 def commands(command: Any, name: str) -> Iterator[str]:
