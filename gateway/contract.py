@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +19,8 @@ from gateway.oci.options import SourceOptions
 from gateway.oci.pinned import PinnedReference
 from gateway.rollout.plan import Agreement, AnswerChecks, Golden
 from gateway.serving import Serving
+from gateway.tracing.recorder import MAX_SPANS
+from gateway.tracing.span import InvalidSpan, Span
 from runtimes.base import Signature
 
 _PORTS = 65_536
@@ -73,6 +76,8 @@ class NodeSettings:
     drain_seconds: float
     access_log: Logged = "off"
     """Which calls are logged with their tokens."""
+    is_traced: bool = False
+    """Whether workers tell of calls that are traced."""
 
 
 class WorkerState(StrEnum):
@@ -180,6 +185,10 @@ class Announcement:
     """Counts a worker's reports: a later one may arrive first."""
     passing: Passing | None = None
     """Set where it failed for a reason that may pass."""
+    spans: tuple[Span, ...] = ()
+    """Of the calls that are traced, since the last report."""
+    dropped_spans: int = 0
+    """How many spans were lost so far."""
 
     def checked(self) -> Announcement:
         """Return the report with its texts cut and printable, as its worker may run code of a kit.
@@ -202,4 +211,12 @@ class Announcement:
             device=foreign_text(self.device),
             not_batched=foreign_text(self.not_batched),
             first_call=foreign_text(self.first_call),
+            spans=tuple(_checked(self.spans[:MAX_SPANS])),
         )
+
+
+def _checked(spans: Iterable[Span]) -> Iterator[Span]:
+    """Yield the spans that are such, checked."""
+    for span in spans:
+        with suppress(InvalidSpan, TypeError, AttributeError):
+            yield span.checked()

@@ -18,6 +18,7 @@ from gateway.config.config import GatewayConfig
 from gateway.control.loop.environment import prepare
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.errors import ControlError
+from gateway.tracing.settings import OtlpSettings
 
 _HANDLERS_SECONDS = 0.05
 _LOOK_SECONDS = 1.0
@@ -34,13 +35,20 @@ class ControlPlane:
     """
 
     def __init__(
-        self, address: str | None, home: Path, config: GatewayConfig, files: EdgeFiles, settings: EdgeSettings
+        self,
+        address: str | None,
+        home: Path,
+        config: GatewayConfig,
+        files: EdgeFiles,
+        settings: EdgeSettings,
+        otlp: OtlpSettings | None = None,
     ) -> None:
         self._address = address
         self._home = home
         self._config = config
         self._files = files
         self._settings = settings
+        self._otlp = otlp
         self._started: Future[None] = Future()
         self._ended = threading.Event()
         self._hang = ""
@@ -127,5 +135,6 @@ class ControlPlane:
                 worker_host=_LOOPBACK if self._address is None else "",
                 reserve_cpus=self._address is not None,
                 instance=uuid.uuid4().hex,
+                otlp=self._otlp,
             ),
         )

@@ -22,6 +22,7 @@ from gateway.config.callers import Callers
 from gateway.config.faults import describe_faults, faults_at
 from gateway.config.kits import READS_FILES, REGISTRY_FILES, Cache, Registry, Strict, Trust, fault
 from gateway.config.models import AUTO, Model
+from gateway.config.tracing import Tracing
 from gateway.config.yaml_file import FieldPath, dotted, read_yaml, shown
 from gateway.errors import ConfigError, InvalidReference, NotTrusted
 from gateway.files import read_regular
@@ -82,6 +83,8 @@ class GatewayConfig(Strict):
     access_log: Logged = "errors"
     """Which calls the edge logs, as JSON lines among what `kitserve serve` prints. It changes only with a
     restart."""
+    tracing: Tracing | None = None
+    """Which calls are traced; absent, none. It changes only with a restart."""
     health: Address | None = None
     """Where `/v2/health/live` and `/v2/health/ready` are answered as well, also while clients have all
     connections of `listen`. It changes only with a restart."""
@@ -220,6 +223,7 @@ class GatewayConfig(Strict):
                 "admin_tls": self.admin_tls and self.admin_tls.rooted(directory),
                 "tls": self.tls and self.tls.rooted(directory),
                 "keys": self.keys and self.keys.rooted(directory),
+                "tracing": self.tracing and self.tracing.rooted(directory),
             }
         )
 

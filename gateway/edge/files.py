@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gateway.edge.access import Access
 from gateway.edge.bounds import EdgeBounds, edge_bounds
+from gateway.edge.tracing import EdgeTracing
 from gateway.logs.limits import Logged
 
 # For as many open files as a process has on most machines, where none are counted.
@@ -95,6 +96,11 @@ class EdgeFiles:
         return self.directory / "health.sock"
 
     @property
+    def trace_socket(self) -> Path:
+        """Where the gateway takes what the edge tells of traced calls."""
+        return self.directory / "traces.sock"
+
+    @property
     def runtime_socket(self) -> Path:
         """Where the HAProxy process that takes new calls is asked and changed."""
         return self.directory / "runtime.sock"
@@ -132,6 +138,8 @@ class EdgeSettings:
     """Who may call."""
     sticky_key: str = field(default_factory=lambda: secrets.token_hex(32))
     """The secret by which sticky callers are divided, in hexadecimal digits; see `sticky`."""
+    tracing: EdgeTracing | None = None
+    """Which calls are traced; None: none, and nothing is done for it."""
 
 
 def write_file(path: Path, text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from prometheus_client.core import Metric
 
@@ -51,6 +51,17 @@ class EdgeSample:
 
 
 @dataclass(frozen=True, slots=True)
+class SpanNumbers:
+    """What became of the spans of traced calls."""
+
+    sent: int = 0
+    failed: int = 0
+    """The collector did not take them."""
+    dropped: int = 0
+    """There was no room for them, here or on the way."""
+
+
+@dataclass(frozen=True, slots=True)
 class SystemSample:
     """All that is measured beside versions, at one moment."""
 
@@ -58,6 +69,8 @@ class SystemSample:
     edge: EdgeSample | None = None
     memory_bytes: Mapping[str, int] = field(default_factory=dict)
     """Resident memory by process."""
+    spans: SpanNumbers | None = None
+    """None where no calls are traced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +165,13 @@ SYSTEM_METRICS = (
                 for reason, count in numbers.refused.items()
             )
         ),
+    ),
+    SystemMetric(
+        "kitserve_trace_spans",
+        Kind.COUNTER,
+        "Spans of traced calls: the collector took them (sent) or not (failed), or no room was left (dropped)",
+        ("outcome",),
+        lambda sample: () if sample.spans is None else _counts(asdict(sample.spans)),
     ),
     SystemMetric(
         "kitserve_process_resident_memory_bytes",

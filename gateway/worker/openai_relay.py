@@ -12,6 +12,7 @@ from gateway.codec.openai.members import Endpoint
 from gateway.codec.openai.request import EngineCall, read_call
 from gateway.codec.statuses import explain
 from gateway.engine.generation import Turn
+from gateway.metrics.counts import MIRRORED
 from gateway.wire.codings import decompress
 from gateway.wire.exchange import Exchange
 from gateway.wire.headers import PLACED, SOURCE
@@ -95,7 +96,9 @@ class Relay:
         # Only what chance placed is evidence, see `Tally.judged`.
         mirrored_body = b"".join(body) if language.mirror is not None and is_placed else None
         turn = Turn(len(call.body), call.places, seconds, began, source=source, is_placed=is_placed)
-        RelayedCall(served, exchange, role, call, turn, mirrored_body).enter()
+        tracer = served.version.options.tracer
+        trace = None if tracer is None else tracer.of(exchange.headers, is_mirrored=role == MIRRORED)
+        RelayedCall(served, exchange, role, call, turn, mirrored_body, trace).enter()
 
     def _refuse(self, exchange: Exchange, role: str, failure: Exception) -> None:
         """Answer a call that does not get to the engine."""

@@ -75,6 +75,8 @@ class FixedSettings:
     keys: str = ""
     allowed_hosts: str = ""
     allowed_origins: str = ""
+    tracing: str = ""
+    """As JSON; "" where the config has none."""
 
     def changes(self, other: FixedSettings) -> list[str]:
         """Return the names of the settings that are different in another value."""
@@ -121,6 +123,7 @@ def desired_from(config: GatewayConfig) -> Desired:
             "" if config.keys is None else config.keys.model_dump_json(),
             ",".join(config.allowed_hosts),
             ",".join(config.allowed_origins),
+            "" if config.tracing is None else config.tracing.model_dump_json(),
         ),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from gateway.edge.edge import Edge
 from gateway.metrics.edge_numbers import EdgeNumbers
 from gateway.metrics.exposition import Scrape
 from gateway.metrics.memory import resident_bytes
-from gateway.metrics.system import ModelSample, SystemSample
+from gateway.metrics.system import ModelSample, SpanNumbers, SystemSample
 from gateway.metrics.versions import VersionLabels, VersionSample
 from gateway.rollout.state import Phase
 
@@ -65,8 +65,13 @@ class GatewayOverview:
         self._descriptions = descriptions
         self._held_calls = held_calls
         self._edge = edge
+        self._span_numbers: Callable[[], SpanNumbers] | None = None
         # Of apps that are forgotten too: another app may go on under their labels, and must not begin at 0.
         self._labels: dict[AppName, VersionLabels] = {}
+
+    def count_spans(self, numbers: Callable[[], SpanNumbers]) -> None:
+        """Have told what became of spans."""
+        self._span_numbers = numbers
 
     @property
     def status(self) -> Status:
@@ -85,6 +90,7 @@ class GatewayOverview:
             models,
             replace(edge.whole, unavailable=unavailable),
             {"gateway": resident_bytes(), "edge": edge.memory_bytes},
+            None if self._span_numbers is None else self._span_numbers(),
         )
         return Scrape(tuple(self._samples(edge.versions)), system)
 
