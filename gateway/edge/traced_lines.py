@@ -1,7 +1,7 @@
 """Which lines of HAProxy's access log are of traced calls: they go to the gateway, which makes spans of them.
 
 While calls are traced, HAProxy logs each traced one, whatever `access_log` says, and each line ends with
-what a span is made of (`templates/access_log.cfg.j2`). Here the lines become what `access_log` asks for again.
+what a span is made of (`templates/access_log.cfg.j2`). Here the lines become what `access_log` asks for.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ SYSTEM_METRICS = (
     SystemMetric(
         "kitserve_trace_spans",
         Kind.COUNTER,
-        "Spans of traced calls: the collector took them (sent) or not (failed), or no room was left (dropped)",
+        "Spans of traced calls: sent to the collector, not taken by it (failed), or dropped for want of room",
         ("outcome",),
         lambda sample: () if sample.spans is None else _counts(asdict(sample.spans)),
     ),

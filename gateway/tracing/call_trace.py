@@ -26,6 +26,7 @@ class CallTrace:
         "_edge_began",
         "_is_mirrored",
         "_recorder",
+        "_shift",
         "_state",
         "attributes",
         "batch",
@@ -46,6 +47,7 @@ class CallTrace:
         self._edge_began = edge_began
         self._state = state
         self._is_mirrored = is_mirrored
+        self._shift = time.time_ns() - time.perf_counter_ns()
         self.own = SpanName(trace_id, new_span_id())
         """The span of the worker's whole work on the call."""
         self.parent_id = parent_id
@@ -71,10 +73,9 @@ class CallTrace:
     ) -> Span:
         """Return the span of a part of the work on the call."""
         own = SpanName(self.own.trace_id, new_span_id())
-        shift = _shift()
-        begin = _nanoseconds(start, shift)
+        begin = self._nanoseconds(start)
         return Span(
-            name, own, self.own.span_id, begin, max(begin, _nanoseconds(end, shift)), attributes, tuple(links)
+            name, own, self.own.span_id, begin, max(begin, self._nanoseconds(end)), attributes, tuple(links)
         )
 
     def end(
@@ -86,15 +87,14 @@ class CallTrace:
         error: str = "",
     ) -> None:
         """Record the call, which ends now: its own span, its wait at the edge, and its parts."""
-        shift = _shift()
-        start = _nanoseconds(began, shift)
+        start = self._nanoseconds(began)
         mirrored = {"kitserve.mirrored": True} if self._is_mirrored else {}
         whole = Span(
             name,
             self.own,
             self.parent_id,
             start,
-            max(start, _nanoseconds(time.perf_counter(), shift)),
+            max(start, self._nanoseconds(time.perf_counter())),
             {**mirrored, **self.attributes, **attributes},
             error=error,
         )
@@ -108,6 +108,10 @@ class CallTrace:
     def record(self, span: Span) -> None:
         """Record a span besides, such as a batch's."""
         self._recorder.add([span])
+
+    def _nanoseconds(self, moment: float) -> int:
+        """Return a moment of `time.perf_counter` as nanoseconds since 1970."""
+        return int(moment * _NANOSECONDS) + self._shift
 
     def forget_edge(self) -> None:
         """Leave out the wait at the edge: another call of the same stream has it."""
@@ -130,12 +134,3 @@ class Tracer:
         state = headers.get(TRACESTATE, _NO_STATE)
         edge_began = int(began) * 1000 if began.isdigit() else 0
         return CallTrace(self.recorder, trace_id, parent_id, edge_began, state, is_mirrored)
-
-
-def _shift() -> int:
-    """Return what `time.perf_counter` lacks to nanoseconds since 1970."""
-    return time.time_ns() - time.perf_counter_ns()
-
-
-def _nanoseconds(moment: float, shift: int) -> int:
-    return int(moment * _NANOSECONDS) + shift

@@ -59,9 +59,11 @@ def edge_span(line: bytes) -> Span:
     }
     if status > 0:
         attributes["http.response.status_code"] = status
-    for name in ("model", "version", "digest", "role", "key", "worker"):
+    for name in ("model", "version", "digest", "role", "key"):
         if call.get(name, _NOTHING) not in (_NOTHING, ""):
             attributes[f"kitserve.{name}"] = str(call[name])
+    if "worker" in call:
+        attributes["kitserve.edge.server"] = str(call["worker"])
     if (weight := str(call.get("weight", ""))).isdigit() and int(weight):
         attributes["kitserve.rollout.weight"] = int(weight)
     retries = str(call.get("retries", "0")).lstrip("+")

@@ -24,7 +24,7 @@ from gateway.tracing.span import Span, SpanName
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _SCOPE = InstrumentationScope("kitserve", gateway.__version__)
 _BUSY = (429, 503)
-_ERROR = 400
+_REDIRECT, _ERROR = 300, 400
 
 
 class OtlpExporter:
@@ -32,8 +32,7 @@ class OtlpExporter:
 
     def __init__(self, settings: OtlpSettings) -> None:
         # It logs each failure of each try.
-        logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
-        logging.getLogger("opentelemetry").propagate = False
+        logging.getLogger(OTLPSpanExporter.__module__).setLevel(logging.CRITICAL)
         self._session = _Session()
         self._exporter = OTLPSpanExporter(
             settings.endpoint,
@@ -93,6 +92,10 @@ class _Session(requests.Session):
         except requests.RequestException as error:
             self.reason = foreign_text(error)
             raise
+        if _REDIRECT <= response.status_code < _ERROR:
+            # Followed, it would lead the headers elsewhere; and it is no success.
+            self.reason = f"the collector answers with {response.status_code}, which is not followed"
+            raise requests.TooManyRedirects(self.reason, response=response)
         if response.status_code >= _ERROR:
             self.reason = (
                 f"the collector answers with {response.status_code}: {foreign_text(response.text, 100)}"
