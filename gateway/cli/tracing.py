@@ -21,7 +21,7 @@ _PATH = "/v1/traces"
 _PREFIX = "OTEL_EXPORTER_OTLP_"
 _COMPRESSIONS = ("gzip", "deflate", "none")
 _SECONDS, _LONGEST_SECONDS = 10.0, 60.0
-_LIBRARY = "opentelemetry.exporter.otlp.proto.http"
+_LIBRARY = "opentelemetry.proto"
 
 
 def otlp_settings(tracing: Tracing, environment: Mapping[str, str]) -> OtlpSettings:
@@ -130,7 +130,7 @@ def _timeout(variables: _Variables) -> float:
 
 
 def _compression(variables: _Variables) -> str:
-    value = variables.get("COMPRESSION").lower() or "gzip"
+    value = variables.get("COMPRESSION").lower() or "none"
     if value not in _COMPRESSIONS:
         raise ControlError(
             f"${variables.name_of('COMPRESSION')} is {value!r}, and not one of {_COMPRESSIONS}"

@@ -28,6 +28,8 @@ _TELL_SECONDS = 2.0
 _STOP_SECONDS = 2.0
 _READ_BYTES = 256 * 1024
 _PIPE_BYTES = 1024 * 1024
+_FEW_BYTES = 32 * 1024
+_GATHER_SECONDS = 0.05
 # Of lines: see templates/access_log.cfg.j2.
 _WARNING = b'"level":"warning"'
 _KIND = re.compile(rb'"status":(-?\d+),"model":"((?:[^"\\]|\\.)*)"')
@@ -80,6 +82,9 @@ class AccessLog:
                     break
                 if piece:
                     self._take(piece)
+                    if self._traced is not None and len(piece) < _FEW_BYTES:
+                        # To wake up for each line of its own would take longer than all that is done with it.
+                        time.sleep(_GATHER_SECONDS)
                 self._tell_omitted(is_due=time.monotonic() - self._told_at >= _TELL_SECONDS)
             self._tell_omitted(is_due=True)
         except OSError as error:

@@ -9,7 +9,6 @@ from gateway.tracing.span import SpanName, Value
 
 _FIRST_FAILURE = 500
 CANCELLED = "the caller hung up"
-_MODEL = "kitserve.model"
 
 
 def record_job(job: Job, model: str, *, is_cancelled: bool = False) -> None:
@@ -18,11 +17,13 @@ def record_job(job: Job, model: str, *, is_cancelled: bool = False) -> None:
     if trace is None:
         return
     parts = []
+    role: dict[str, Value] = {"kitserve.role": job.role}
     began = job.arrived + max(0.0, job.queue_seconds)
     if job.arrived:
-        parts.append(trace.part("queue", job.arrived, began))
+        parts.append(trace.part("queue", job.arrived, began, role))
     if job.decode_seconds or job.infer_seconds:
         steps: dict[str, Value] = {
+            **role,
             "kitserve.decode_seconds": job.decode_seconds,
             "kitserve.infer_seconds": job.infer_seconds,
             "kitserve.encode_seconds": job.encode_seconds,
@@ -31,8 +32,7 @@ def record_job(job: Job, model: str, *, is_cancelled: bool = False) -> None:
         links = () if trace.batch is None else (trace.batch,)
         parts.append(trace.part("compute", began, end, steps, links))
     attributes: dict[str, Value] = {
-        _MODEL: model,
-        "kitserve.role": job.role,
+        **role,
         "kitserve.request_id": job.request_id,
     }
     error = ""
@@ -52,7 +52,11 @@ def record_batch(jobs: Sequence[Job], rows: int, started: float, finished: float
     if not traces:
         return
     links: list[SpanName] = [trace.own for trace in traces]
-    size: dict[str, Value] = {"kitserve.batch.calls": len(jobs), "kitserve.batch.rows": rows}
+    size: dict[str, Value] = {
+        "kitserve.role": next(job.role for job in jobs if job.trace is not None),
+        "kitserve.batch.calls": len(jobs),
+        "kitserve.batch.rows": rows,
+    }
     span = traces[0].part("batch", started, finished, size, links)
     traces[0].record(span)
     for trace in traces:

@@ -16,7 +16,7 @@ class OtlpSettings:
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     timeout: float = 10.0
     """How long a batch of spans may take, in seconds, with all tries."""
-    compression: str = "gzip"
+    compression: str = "none"
     certificate_file: str | None = None
     """Who signs the collector's certificate (PEM); None: the authorities that Python knows."""
     client_certificate_file: str | None = None

@@ -62,7 +62,6 @@ def record_generated(
         REQUEST_MODEL: call.requested or model,
         "gen_ai.response.model": model,
         "gen_ai.request.stream": call.is_streamed,
-        "kitserve.model": model,
         "kitserve.role": call.role,
         "kitserve.request_id": call.request_id,
     }
@@ -83,7 +82,8 @@ def record_generated(
         if status >= _FIRST_FAILURE:
             error = attributes["error.type"] = str(status)
     started = call.began + call.queue_seconds
-    parts = [trace.part("queue", call.began, started)]
+    role: dict[str, Value] = {"kitserve.role": call.role}
+    parts = [trace.part("queue", call.began, started, role)]
     if call.seconds > call.queue_seconds:
-        parts.append(trace.part("compute", started, call.began + call.seconds))
+        parts.append(trace.part("compute", started, call.began + call.seconds, role))
     trace.end(f"{operation} {model}", call.began, attributes, parts, error)

@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 
 from tests.support.waiting import wait
 
@@ -42,6 +45,7 @@ class Collector:
     headers: list[Mapping[str, str]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     requests: int = 0
+    rejected: int = 0
 
     def __post_init__(self) -> None:
         collector = self
@@ -62,8 +66,12 @@ class Collector:
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
-                self.send_header("content-length", "0")
+                answer = ExportTraceServiceResponse()
+                answer.partial_success.rejected_spans = collector.rejected
+                text = answer.SerializeToString() if status == 200 else b"as told"
+                self.send_header("content-length", str(len(text)))
                 self.end_headers()
+                self.wfile.write(text)
 
             def log_message(self, *arguments: object) -> None:
                 pass

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
+
+import orjson
 
 from gateway.tracing.span import InvalidSpan, Span, SpanName, Value
 from gateway.wire.texts import INFERENCE
@@ -43,7 +44,7 @@ def edge_span(line: bytes) -> Span:
         InvalidSpan: when it is no line of a traced call.
     """
     try:
-        call = json.loads(line)
+        call = orjson.loads(line)
         span_id, parent_id, began, ended = call["span"].split("/")
         own = SpanName(call["trace_id"], span_id)
         start, end = int(began) * 1000, int(ended) * 1000

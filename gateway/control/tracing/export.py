@@ -15,6 +15,7 @@ from gateway.tracing.span import Span
 
 MAX_WAITING = 16384
 _BATCH = 512
+_TRIES = 5
 _GATHER_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -31,6 +32,10 @@ class Outcome:
     """Why it did not; "" where it did."""
     retry_after: float = 0.0
     """In how many seconds it wants to be asked again; 0 where it does not say."""
+    may_pass: bool = False
+    """Whether the same batch is worth another try."""
+    rejected: int = 0
+    """How many spans of a batch that it took it does not want."""
 
 
 class Exporter(Protocol):
@@ -56,6 +61,9 @@ class SpanQueue:
         self._lock = threading.Lock()
         self._sent = self._failed = self._dropped = 0
         self._is_failing = False
+        self._again: tuple[Span, ...] = ()
+        """The batch that is tried again."""
+        self._tries = 0
         self._pause = _FIRST_PAUSE_SECONDS
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
@@ -92,19 +100,23 @@ class SpanQueue:
 
     def _send(self) -> float:
         """Send a batch; returns for how many seconds to send no other."""
-        spans = self._waiting.take(_BATCH)
+        spans = self._again or self._waiting.take(_BATCH)
         if not spans:
             return 0.0
+        self._tries += 1
         try:
             outcome = self._exporter.export(spans)
         except Exception as error:
             log.debug("traces.failed", exc_info=True)
             outcome = Outcome(repr(error))
+        if outcome.failure and outcome.may_pass and self._tries < _TRIES:
+            self._again = spans
+            return self._note(outcome)
+        self._again, self._tries = (), 0
+        failed = len(spans) if outcome.failure else min(outcome.rejected, len(spans))
         with self._lock:
-            if outcome.failure:
-                self._failed += len(spans)
-            else:
-                self._sent += len(spans)
+            self._failed += failed
+            self._sent += len(spans) - failed
         return self._note(outcome)
 
     def _note(self, outcome: Outcome) -> float:

@@ -57,16 +57,21 @@ class Traces:
             _trim(self._dropped)
         if not announcement.spans:
             return announcement
-        names: dict[str, Value] = {"kitserve.worker": announcement.worker}
+        process = [("service.instance.id", announcement.worker)]
+        rollout: dict[str, Value] = {}
         version = self._version_of(announcement.app)
         if version is not None:
-            names |= {
-                "kitserve.model": version.model,
-                "kitserve.version": version.label,
-                "kitserve.digest": str(version.digest),
-                **self._rollout(version.model),
-            }
-        self._queue.add(replace(span, attributes={**span.attributes, **names}) for span in announcement.spans)
+            process += [
+                ("kitserve.model", version.model),
+                ("kitserve.version", version.label),
+                ("kitserve.digest", str(version.digest)),
+            ]
+            rollout = self._rollout(version.model)
+        of_process = tuple(process)
+        self._queue.add(
+            replace(span, attributes={**span.attributes, **rollout}, process=of_process)
+            for span in announcement.spans
+        )
         return replace(announcement, spans=())
 
     def numbers(self) -> SpanNumbers:

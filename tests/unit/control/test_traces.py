@@ -166,7 +166,7 @@ def test_spans_of_edge_and_workers_get_their_names_and_the_step(tmp_path: Path) 
         wait(lambda: traces.numbers().sent == 3)
     traces.stop()
     of_worker, of_edge = exporter.spans[0], exporter.spans[-1]
-    assert of_worker.attributes["kitserve.worker"] == "worker-1"
+    assert of_worker.process == (("service.instance.id", "worker-1"),)
     assert of_edge.attributes["kitserve.rollout.step"] == 2
     assert of_edge.attributes["kitserve.rollout.weight"] == 5
     numbers = traces.numbers()
