@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.engine.jobs import Job
+from gateway.tracing.call_trace import ROLE
 from gateway.tracing.span import SpanName, Value
 
 _FIRST_FAILURE = 500
@@ -17,7 +18,7 @@ def record_job(job: Job, model: str, *, is_cancelled: bool = False) -> None:
     if trace is None:
         return
     parts = []
-    role: dict[str, Value] = {"kitserve.role": job.role}
+    role: dict[str, Value] = {ROLE: job.role}
     began = job.arrived + max(0.0, job.queue_seconds)
     if job.arrived:
         parts.append(trace.part("queue", job.arrived, began, role))
@@ -53,7 +54,7 @@ def record_batch(jobs: Sequence[Job], rows: int, started: float, finished: float
         return
     links: list[SpanName] = [trace.own for trace in traces]
     size: dict[str, Value] = {
-        "kitserve.role": next(job.role for job in jobs if job.trace is not None),
+        ROLE: next(job.role for job in jobs if job.trace is not None),
         "kitserve.batch.calls": len(jobs),
         "kitserve.batch.rows": rows,
     }

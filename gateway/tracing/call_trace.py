@@ -12,6 +12,8 @@ from gateway.tracing.recorder import SpanRecorder
 from gateway.tracing.span import Span, SpanName, Value, new_span_id
 from gateway.wire.headers import TRACED, TRACEPARENT, TRACESTATE
 
+ROLE = "kitserve.role"
+"""The attribute that each span of a call has."""
 _LENGTH = 55
 _SAMPLED = b"-01"
 _NANOSECONDS = 1_000_000_000
@@ -102,7 +104,8 @@ class CallTrace:
         if self._edge_began:
             # Clocks of two nodes differ.
             own = SpanName(self.own.trace_id, new_span_id())
-            waited = [Span("edge wait", own, self.parent_id, min(self._edge_began, start), start)]
+            role = {name: attributes[name] for name in (ROLE,) if name in attributes}
+            waited = [Span("edge wait", own, self.parent_id, min(self._edge_began, start), start, role)]
         self._recorder.add([whole, *waited, *parts])
 
     def record(self, span: Span) -> None:

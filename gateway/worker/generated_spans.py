@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from gateway.codec.openai.members import Endpoint
 from gateway.engine.job_spans import CANCELLED
 from gateway.metrics.tokens import Tokens
-from gateway.tracing.call_trace import CallTrace
+from gateway.tracing.call_trace import ROLE, CallTrace
 from gateway.tracing.span import Value
 from gateway.worker.generated_log import HUNG_UP
 
@@ -62,7 +62,7 @@ def record_generated(
         REQUEST_MODEL: call.requested or model,
         "gen_ai.response.model": model,
         "gen_ai.request.stream": call.is_streamed,
-        "kitserve.role": call.role,
+        ROLE: call.role,
         "kitserve.request_id": call.request_id,
     }
     if tokens.input:
@@ -82,7 +82,7 @@ def record_generated(
         if status >= _FIRST_FAILURE:
             error = attributes["error.type"] = str(status)
     started = call.began + call.queue_seconds
-    role: dict[str, Value] = {"kitserve.role": call.role}
+    role: dict[str, Value] = {ROLE: call.role}
     parts = [trace.part("queue", call.began, started, role)]
     if call.seconds > call.queue_seconds:
         parts.append(trace.part("compute", started, call.began + call.seconds, role))
