@@ -25,7 +25,7 @@ from gateway.rollout.plan import Agreement
 from gateway.serving import Batching
 from gateway.tracing.call_trace import Tracer
 from gateway.tracing.settings import OtlpSettings
-from gateway.tracing.span import Span, SpanName
+from gateway.tracing.span import Span, SpanName, Value
 from gateway.wire.grpc_frames import framed
 from gateway.wire.grpc_messages import message
 from gateway.wire.headers import PLACED_HEADER
@@ -264,7 +264,13 @@ def chat(behave: Behaviour) -> Worker:
 
 
 def some_spans(count: int) -> list[Span]:
-    attributes = {"text": "é", "number": 2**63 - 1, "share": 0.5, "is": True, "texts": ("a", "b")}
+    attributes: dict[str, Value] = {
+        "text": "é",
+        "number": 2**63 - 1,
+        "share": 0.5,
+        "is": True,
+        "texts": ("a", "b"),
+    }
     return [
         Span(
             "POST /v2",

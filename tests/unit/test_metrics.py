@@ -15,7 +15,7 @@ from gateway.metrics.declarations import Kind
 from gateway.metrics.edge_numbers import EdgeNumbers
 from gateway.metrics.exposition import METRICS, KitserveCollector, Scrape
 from gateway.metrics.pairs import AnswerPairs
-from gateway.metrics.system import EdgeSample, KeyNumbers, ModelSample, SystemSample
+from gateway.metrics.system import EdgeSample, KeyNumbers, ModelSample, SpanNumbers, SystemSample
 from gateway.metrics.tally import Numbers, Tally
 from gateway.metrics.tokens import Tokens
 from gateway.metrics.versions import VersionLabels, VersionSample
@@ -35,6 +35,7 @@ SYSTEM = SystemSample(
         {"ci": KeyNumbers(7, {"rate": 2}), "": KeyNumbers(3, {"unknown": 3})},
     ),
     {"gateway": 100, "edge": 50},
+    SpanNumbers(sent=9, failed=2, dropped=1),
 )
 
 
@@ -253,6 +254,7 @@ def test_what_prometheus_reads(tally: Tally) -> None:
         "kitserve_key_calls": "counter",
         "kitserve_key_refused_calls": "counter",
         "kitserve_process_resident_memory_bytes": "gauge",
+        "kitserve_trace_spans": "counter",
     }
     assert all(family.documentation for family in families.values())
     assert list(values(families["kitserve_requests"], "kitserve_requests_total")) == [
@@ -486,4 +488,9 @@ def test_a_model_has_a_series_for_each_state_and_each_phase_of_its_rollout() -> 
     assert shown("kitserve_process_resident_memory_bytes") == [
         ({"process": "gateway"}, 100),
         ({"process": "edge"}, 50),
+    ]
+    assert shown("kitserve_trace_spans") == [
+        ({"outcome": "sent"}, 9),
+        ({"outcome": "failed"}, 2),
+        ({"outcome": "dropped"}, 1),
     ]
