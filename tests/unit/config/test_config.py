@@ -182,8 +182,8 @@ NO_FILE = "name a file by its path within the kit"
         (
             "zzz: 1",
             "line 1: zzz: unknown field; known here: listen, admin, admin_tls, access_log, tracing, health, "
-            "callers, tls, keys, allowed_hosts, allowed_origins, models, registries, kitops_home, cache, trust, "
-            "webhooks",
+            "callers, tls, keys, allowed_hosts, allowed_origins, models, registries, kitops_home, cache, "
+            "trust, webhooks",
         ),
         (IRIS + "    kits: 1", "line 4: models[0].kits: unknown field; did you mean 'kit'?"),
         (
