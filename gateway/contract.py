@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +20,8 @@ from gateway.oci.pinned import PinnedReference
 from gateway.payloads.rules import PayloadRules
 from gateway.rollout.plan import Agreement, AnswerChecks, Golden
 from gateway.serving import Serving
+from gateway.tracing.recorder import MAX_SPANS
+from gateway.tracing.span import InvalidSpan, Span
 from gateway.wire.worker_tls import WorkerTls
 from runtimes.base import Signature
 
@@ -77,6 +80,8 @@ class NodeSettings:
     """Which calls are logged with their tokens."""
     tls: WorkerTls | None = None
     """With what workers speak TLS, with the edge and with each other; None: HTTP in clear."""
+    is_traced: bool = False
+    """Whether workers tell of calls that are traced."""
 
 
 class WorkerState(StrEnum):
@@ -200,6 +205,10 @@ class Announcement:
     """Counts a worker's reports: a later one may arrive first."""
     passing: Passing | None = None
     """Set where it failed for a reason that may pass."""
+    spans: tuple[Span, ...] = ()
+    """Of the calls that are traced, since the last report."""
+    dropped_spans: int = 0
+    """How many spans were lost so far."""
 
     def checked(self) -> Announcement:
         """Return the report with its texts cut and printable, as its worker may run code of a kit.
@@ -222,4 +231,12 @@ class Announcement:
             device=foreign_text(self.device),
             not_batched=foreign_text(self.not_batched),
             first_call=foreign_text(self.first_call),
+            spans=tuple(_checked(self.spans[:MAX_SPANS])),
         )
+
+
+def _checked(spans: Iterable[Span]) -> Iterator[Span]:
+    """Yield the spans that are such, checked."""
+    for span in spans:
+        with suppress(InvalidSpan, TypeError, AttributeError):
+            yield span.checked()

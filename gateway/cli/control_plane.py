@@ -19,6 +19,7 @@ from gateway.config.config import GatewayConfig
 from gateway.control.loop.environment import prepare
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.errors import ControlError
+from gateway.tracing.settings import OtlpSettings
 
 _HANDLERS_SECONDS = 0.05
 _LOOK_SECONDS = 1.0
@@ -35,13 +36,20 @@ class ControlPlane:
     """
 
     def __init__(
-        self, address: str | None, home: Path, config: GatewayConfig, files: EdgeFiles, settings: EdgeSettings
+        self,
+        address: str | None,
+        home: Path,
+        config: GatewayConfig,
+        files: EdgeFiles,
+        settings: EdgeSettings,
+        otlp: OtlpSettings | None = None,
     ) -> None:
         self._address = address
         self._home = home
         self._config = config
         self._files = files
         self._settings = settings
+        self._otlp = otlp
         self._started: Future[None] = Future()
         self._ended = threading.Event()
         self._hang = ""
@@ -133,5 +141,6 @@ class ControlPlane:
                 worker_host=_LOOPBACK if self._address is None else "",
                 reserve_cpus=self._address is not None,
                 instance=uuid.uuid4().hex,
+                otlp=self._otlp,
             ),
         )

@@ -22,6 +22,7 @@ from gateway.cli.listening import ListeningCheck
 from gateway.cli.processes import adopt_orphans
 from gateway.cli.run_directory import run_directory
 from gateway.cli.supervision import Supervision, config_in_force
+from gateway.cli.tracing import otlp_settings, shown_endpoint
 from gateway.config.config import Address, GatewayConfig
 from gateway.control.admin.socket_file import SOCKET_FILE
 from gateway.control.admin.tls import server_context
@@ -35,6 +36,8 @@ from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Route, RouteState, RoutingTable
 from gateway.edge.sticky import sticky_key
+from gateway.edge.traced_lines import TracedLines, TraceSender
+from gateway.edge.tracing import EdgeTracing
 from gateway.edge.worker_authority import new_worker_tls
 from gateway.errors import ControlError, EdgeError, StoreError
 from gateway.home import make_private, unusable
@@ -126,6 +129,7 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
         _reserve("health", config.health).close()
     # Held for good: else another program may get it while no gateway runs.
     holder = stack.enter_context(_reserve("admin", config.admin))
+    otlp = None if config.tracing is None else otlp_settings(config.tracing, os.environ)
     files = EdgeFiles(stack.enter_context(run_directory(run_bytes(), home)))
     access_files = AccessFiles(config, files)
     settings = edge_settings(config, access_files.access, files, bounds, home, is_cluster=address is not None)
@@ -133,9 +137,13 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     EdgeControl(settings, files).write_first(RoutingTable(routes))
     stack.callback((home / SOCKET_FILE).unlink, missing_ok=True)
     stack.callback(remove_directories)
-    control_plane = ControlPlane(address, home, config, files, settings)
+    control_plane = ControlPlane(address, home, config, files, settings, otlp)
     stack.callback(control_plane.stop)
-    edge = EdgeProcess(files, kitserve.lose_edge)
+    traced = None
+    if otlp is not None:
+        traced = TracedLines(config.access_log, TraceSender(files.trace_socket).send)
+        say(f"traces go to {shown_endpoint(otlp)}")
+    edge = EdgeProcess(files, kitserve.lose_edge, traced)
     edge.start()
     stack.callback(edge.stop)
     access_files.start()
@@ -190,6 +198,7 @@ def edge_settings(
         access,
         sticky_key(home),
         new_worker_tls() if has_worker_tls else None,
+        None if config.tracing is None else EdgeTracing(config.tracing.sample, config.tracing.caller_rate),
     )
 
 

@@ -25,6 +25,7 @@ from gateway.config.faults import describe_faults, faults_at, name_written
 from gateway.config.kits import READS_FILES, REGISTRY_FILES, Cache, Registry, Strict, Trust, fault
 from gateway.config.models import AUTO, Canary, Model, ModelSettings
 from gateway.config.source import read_source
+from gateway.config.tracing import Tracing
 from gateway.config.variables import Variables
 from gateway.config.yaml_file import FieldPath, dotted, read_yaml, shown
 from gateway.errors import ConfigError, InvalidReference, NotTrusted
@@ -85,6 +86,8 @@ class GatewayConfig(Strict):
     access_log: Logged = "errors"
     """Which calls the edge logs, as JSON lines among what `kitserve serve` prints; of language models, also
     which are in the log. Their workers that run keep what they started with until they are replaced."""
+    tracing: Tracing | None = None
+    """Which calls are traced; absent, none. It changes only with a restart."""
     health: Address | None = None
     """Where `/v2/health/live` and `/v2/health/ready` are answered as well, also while clients have all
     connections of `listen`. It changes only with a restart."""
@@ -225,6 +228,7 @@ class GatewayConfig(Strict):
                 "admin_tls": self.admin_tls and self.admin_tls.rooted(directory),
                 "tls": self.tls and self.tls.rooted(directory),
                 "keys": self.keys and self.keys.rooted(directory),
+                "tracing": self.tracing and self.tracing.rooted(directory),
             }
         )
 

@@ -49,6 +49,7 @@ from gateway.control.state.overview import GatewayOverview
 from gateway.control.state.restarts import Restarts
 from gateway.control.state.vitals import Vitals
 from gateway.control.state.workers import Workers
+from gateway.control.tracing.traces import Traces
 from gateway.control.web.app import web_app
 from gateway.control.web.movable import MovableServer
 from gateway.control.web.server import WebServer
@@ -61,6 +62,7 @@ from gateway.logs.events import configure_logging
 from gateway.metrics.exposition import KitserveCollector
 from gateway.metrics.machine import usable_memory
 from gateway.proxies import bypass_proxies
+from gateway.tracing.settings import OtlpSettings
 from gateway.wire.limits import ARRIVING_SMALL_BYTES, DRAIN_SECONDS
 from gateway.wire.server import HttpServer, local_socket
 from gateway.worker.handle_port import keep_on_loopback
@@ -82,6 +84,8 @@ class GatewaySettings:
     reserve_cpus: bool
     instance: str
     """The name of one start of Kitserve; a gateway that Serve starts again finds its workers by it."""
+    otlp: OtlpSettings | None = None
+    """Where the spans of traced calls are sent to; None where none are traced."""
 
 
 class _Api(Protocol):
@@ -135,6 +139,9 @@ class Gateway:
             edge,
             self._payload_log.numbers,
         )
+        self._traces = None if settings.otlp is None else self._trace(settings.otlp, settings.edge_files)
+        if self._traces is not None:
+            overview.count_spans(self._traces.numbers)
         metrics = CollectorRegistry()
         vitals = Vitals(settings.home, self._loop, self._state, lines, _certificates(settings))
         metrics.register(KitserveCollector(lambda: replace(overview.scrape(), control_plane=vitals.sample())))
@@ -185,11 +192,15 @@ class Gateway:
         self._services.start()
         self._body_router = BodyRouter(settings.edge_files.router_socket, settings.edge_files.routed_socket)
         self._body_router.start()
+        if self._traces is not None:
+            self._traces.start()
         self._loop.start(has_workers=not is_fresh)
 
     async def announce(self, announcement: Announcement) -> Instructions:
         """Take a worker's report; returns what it is to do."""
         announcement = announcement.checked()
+        if self._traces is not None:
+            announcement = self._traces.hear(announcement)
         if self._workers.hear(announcement):
             self._activator.hear(announcement)
             self._loop.wake()
@@ -225,7 +236,21 @@ class Gateway:
         self._body_router.stop()
         self._webhooks.stop()
         self._payload_log.stop()
+        if self._traces is not None:
+            self._traces.stop()
         self._state.close()
+
+    def _trace(self, otlp: OtlpSettings, files: EdgeFiles) -> Traces:
+        # OpenTelemetry takes memory and time that nobody pays who traces nothing.
+        from gateway.control.tracing.otlp import OtlpExporter
+
+        exporter = OtlpExporter(otlp)
+        return Traces(
+            exporter,
+            files.trace_socket,
+            lambda app: self._state.versions().get(app),
+            lambda: self._loop.status,
+        )
 
 
 def _in_force(settings: GatewaySettings, state: State, is_fresh: bool) -> GatewaySettings:
@@ -265,4 +290,5 @@ def _node_settings(settings: GatewaySettings) -> NodeSettings:
         drain_seconds=DRAIN_SECONDS,
         access_log=settings.edge.access_log,
         tls=settings.edge.worker_tls,
+        is_traced=settings.otlp is not None,
     )

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
 
+from gateway.edge.traced_lines import TracedLines
 from gateway.logs.limits import LineLimiter
 
 OMITTED = "access.omitted"
@@ -27,6 +28,8 @@ _TELL_SECONDS = 2.0
 _STOP_SECONDS = 2.0
 _READ_BYTES = 256 * 1024
 _PIPE_BYTES = 1024 * 1024
+_FEW_BYTES = 32 * 1024
+_GATHER_SECONDS = 0.05
 # Of lines: see templates/access_log.cfg.j2.
 _WARNING = b'"level":"warning"'
 _KIND = re.compile(rb'"status":(-?\d+),"model":"((?:[^"\\]|\\.)*)"')
@@ -35,11 +38,20 @@ log = logging.getLogger(__name__)
 
 
 class AccessLog:
-    """The pipe and the thread; `write` is given whole lines, one or more at a time."""
+    """The pipe and the thread; `write` is given whole lines, one or more at a time.
 
-    def __init__(self, write: Callable[[bytes], None], limiter: LineLimiter | None = None) -> None:
+    `traced` takes its part of the lines first, where calls are traced.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[bytes], None],
+        limiter: LineLimiter | None = None,
+        traced: TracedLines | None = None,
+    ) -> None:
         self._write = write
         self._limiter = limiter or LineLimiter()
+        self._traced = traced
         self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC)
         with contextlib.suppress(OSError):
             fcntl.fcntl(self._write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
@@ -70,6 +82,9 @@ class AccessLog:
                     break
                 if piece:
                     self._take(piece)
+                    if self._traced is not None and len(piece) < _FEW_BYTES:
+                        # To wake up for each line of its own would take longer than all that is done with it.
+                        time.sleep(_GATHER_SECONDS)
                 self._tell_omitted(is_due=time.monotonic() - self._told_at >= _TELL_SECONDS)
             self._tell_omitted(is_due=True)
         except OSError as error:
@@ -82,7 +97,10 @@ class AccessLog:
         *lines, self._rest = (self._rest + piece).split(b"\n")
         # Bounded, should HAProxy ever write without end.
         self._rest = self._rest[-_READ_BYTES:]
-        lines = [line if line.startswith(b"{") else _as_event(line) for line in lines if line]
+        lines = [line for line in lines if line]
+        if self._traced is not None:
+            lines = self._traced.take(lines)
+        lines = [line if line.startswith(b"{") else _as_event(line) for line in lines]
         lines = [line for line in lines if _WARNING not in line or self._limiter.allows(_kind(line))]
         if lines:
             self._write(b"\n".join(lines) + b"\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gateway.edge.access import Access
 from gateway.edge.bounds import EdgeBounds, edge_bounds
+from gateway.edge.tracing import EdgeTracing
 from gateway.logs.limits import Logged
 from gateway.wire.worker_tls import WorkerTls
 
@@ -101,6 +102,11 @@ class EdgeFiles:
         return self.directory / "health.sock"
 
     @property
+    def trace_socket(self) -> Path:
+        """Where the gateway takes what the edge tells of traced calls."""
+        return self.directory / "traces.sock"
+
+    @property
     def runtime_socket(self) -> Path:
         """Where the HAProxy process that takes new calls is asked and changed."""
         return self.directory / "runtime.sock"
@@ -140,6 +146,8 @@ class EdgeSettings:
     """The secret by which sticky callers are divided, in hexadecimal digits; see `sticky`."""
     worker_tls: WorkerTls | None = None
     """With what workers speak TLS; None: HTTP in clear."""
+    tracing: EdgeTracing | None = None
+    """Which calls are traced; None: none, and nothing is done for it."""
 
 
 def write_file(path: Path, text: str) -> None:

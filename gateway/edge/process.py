@@ -22,6 +22,7 @@ from gateway.edge.access_log import AccessLog
 from gateway.edge.files import EdgeFiles
 from gateway.edge.haproxy import ask
 from gateway.edge.haproxy_program import find_haproxy
+from gateway.edge.traced_lines import TracedLines
 from gateway.errors import EdgeError
 from gateway.foreign_text import foreign_text, printable_lines
 from gateway.logs.files import backup
@@ -43,20 +44,25 @@ class EdgeProcess:
     """The HAProxy process of this node: started, watched, started again when it dies, stopped.
 
     When it dies again and again it is given up, and the watcher's thread calls `on_lost` with the reason. Its
-    access log goes to `sys.stderr` of this process.
+    access log goes to `sys.stderr` of this process, less what `traced` takes.
 
     Raises:
         EdgeError: when there is no HAProxy on this machine.
     """
 
-    def __init__(self, files: EdgeFiles, on_lost: Callable[[EdgeError], None]) -> None:
+    def __init__(
+        self,
+        files: EdgeFiles,
+        on_lost: Callable[[EdgeError], None],
+        traced: TracedLines | None = None,
+    ) -> None:
         self._files = files
         self._on_lost = on_lost
         self._program = find_haproxy()
         self._stopping = threading.Event()
         self._spawning = threading.Lock()  # so that no HAProxy is started beside one that is being stopped
         self._process: subprocess.Popen[bytes] | None = None
-        self._access_log = AccessLog(_write_stderr)
+        self._access_log = AccessLog(_write_stderr, traced=traced)
         self._watcher = threading.Thread(target=self._watch, name="edge-watcher", daemon=True)
 
     def start(self) -> None:

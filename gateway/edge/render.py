@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 import gateway
-from gateway.edge import error_map, keys, openai, predict, refusals, route_map
+from gateway.edge import error_map, keys, openai, predict, refusals, route_map, traced_lines, tracing
 from gateway.edge.bounds import ALL_STREAMS, CALLER_STREAMS, HEALTH_CONNECTIONS
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.placement import ACTIVATOR, Placement, Pool, backend_name, prefix_backend_name, server_name
@@ -51,6 +51,8 @@ def render(
         predict=predict,
         refusals=refusals,
         keys=keys,
+        tracing=tracing,
+        traced_lines=traced_lines,
         sticky_key=base64.b64encode(bytes.fromhex(settings.sticky_key)).decode(),
         model_methods=_MODEL_METHODS,
         version=gateway.__version__,

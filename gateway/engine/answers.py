@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from gateway.codec.statuses import explain
+from gateway.engine.job_spans import record_job
 from gateway.engine.jobs import Job, JobQueue
 from gateway.errors import DeadlineExceeded, Overrun, QueueFull, RefusedBody, Replaced
 from gateway.metrics.tally import Tally
@@ -39,7 +40,7 @@ class Answers:
         if is_out_of_memory(failure):
             failure = _out_of_memory(failure)
         job.is_unfit = isinstance(failure, UnfitInput)
-        job.status, message = explain(failure, job.request_id, self._names)
+        job.status, message = explain(failure, job.request_id, self._names_of(job))
         job.codec.error(job, job.status, message)
 
     def fail_overrun(self, job: Job) -> None:
@@ -96,7 +97,7 @@ class Answers:
             try:
                 job.done(job)
             except Exception:
-                log.exception("answer.failed", extra={"request_id": job.request_id, **self._names})
+                log.exception("answer.failed", extra={"request_id": job.request_id, **self._names_of(job)})
             job.body = ()  # an idle thread still refers to its last job
             self._tally.ongoing -= 1
             if job.decode_seconds:
@@ -114,6 +115,20 @@ class Answers:
                 self._tally.refused(job.role, job.status)
             if job.is_placed and not job.is_blameless:
                 self._tally.judged(job.source, job.status, time.perf_counter() - job.began, job.is_unfit)
+            if job.trace is not None:
+                record_job(job, self._names.get("model", ""))
+
+    def cancel(self, job: Job) -> None:
+        """Count a call whose caller hung up; it is not answered."""
+        job.owner = None
+        job.is_cancelled = True
+        self._tally.ongoing -= 1
+        self._tally.dropped("cancelled")
+        record_job(job, self._names.get("model", ""), is_cancelled=True)
+
+    def _names_of(self, job: Job) -> Mapping[str, str]:
+        """Return what the log calls the version, and the trace where there is one."""
+        return self._names if job.trace is None else {**self._names, "trace_id": job.trace.own.trace_id}
 
 
 def _out_of_memory(failure: Exception) -> OutOfMemory:

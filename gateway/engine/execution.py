@@ -10,6 +10,7 @@ from gateway.codec.call import Call
 from gateway.engine.answers import OVERRAN, Answers
 from gateway.engine.batching import Item, NotRowWise, join_inputs, rows_of, split_outputs
 from gateway.engine.beat import Beat
+from gateway.engine.job_spans import record_batch
 from gateway.engine.jobs import Job
 from gateway.errors import Overrun
 from gateway.metrics.tally import Tally
@@ -156,6 +157,7 @@ class Execution:
         previous = inferred
         decoding = 0.0
         rows = 0
+        is_traced = False
         for item, outputs in zip(items, parts, strict=True):
             job = item.job
             if not job.is_cancelled:
@@ -170,7 +172,10 @@ class Execution:
             previous = now
             decoding += job.decode_seconds
             rows += item.rows
+            is_traced = is_traced or job.trace is not None
         self._tally.executed(rows, decoding, inferred - started, previous - inferred)
+        if is_traced and len(items) > 1:
+            record_batch([item.job for item in items], rows, started, inferred)
 
 
 def limit_wait(job: Job, timeout_us: int) -> None:

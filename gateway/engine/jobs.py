@@ -18,6 +18,7 @@ from typing import Protocol
 from gateway.codec.call import Call
 from gateway.engine.shares import displaced
 from gateway.serving import QueueLimits
+from gateway.tracing.call_trace import CallTrace
 from runtimes.base import Array
 
 # Event loops keep time in milliseconds: a timer may be early or late by one.
@@ -98,6 +99,8 @@ class Job:
     """Whether it failed by no fault of the version: a deadline of its caller, a full queue, a deadly body."""
     place: int = 0
     """Where it is written down that the model works on it, see `RunningBodies`."""
+    trace: CallTrace | None = None
+    """None where the call is not traced."""
 
     def cancel(self) -> None:
         """End the job without an answer, as its caller hung up; `done` is not called. For the job's loop."""

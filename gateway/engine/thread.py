@@ -136,10 +136,7 @@ class ComputeThread:
         """Forget a call whose caller hung up, see `Job.cancel`."""
         if self._waiting.claim(job):
             job.body = ()  # the thread passes over the job only when its turn comes
-        job.owner = None
-        job.is_cancelled = True
-        self._tally.ongoing -= 1
-        self._tally.dropped("cancelled")
+        self._answers.cancel(job)
 
     def is_alive(self) -> bool:
         """Whether the thread still takes calls."""

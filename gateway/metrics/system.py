@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from prometheus_client.core import Metric
 
@@ -71,6 +71,17 @@ class PayloadNumbers:
 
 
 @dataclass(frozen=True, slots=True)
+class SpanNumbers:
+    """What became of the spans of traced calls."""
+
+    sent: int = 0
+    failed: int = 0
+    """The collector did not take them."""
+    dropped: int = 0
+    """There was no room for them, here or on the way."""
+
+
+@dataclass(frozen=True, slots=True)
 class SystemSample:
     """All that is measured beside versions, at one moment."""
 
@@ -80,6 +91,8 @@ class SystemSample:
     """Resident memory by process."""
     payloads: Mapping[str, PayloadNumbers] = field(default_factory=dict)
     """By model."""
+    spans: SpanNumbers | None = None
+    """None where no calls are traced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +205,13 @@ SYSTEM_METRICS = (
             for model, numbers in sample.payloads.items()
             for outcome, count in (("written", numbers.written), ("dropped", numbers.dropped))
         ),
+    ),
+    SystemMetric(
+        "kitserve_trace_spans",
+        Kind.COUNTER,
+        "Spans of traced calls: sent to the collector, not taken by it (failed), or dropped for want of room",
+        ("outcome",),
+        lambda sample: () if sample.spans is None else _counts(asdict(sample.spans)),
     ),
     SystemMetric(
         "kitserve_process_resident_memory_bytes",

@@ -19,9 +19,16 @@ CLIENT_HEADER = "Kitserve-Client"
 """The caller's address, for the edge, when a call comes back from the body router."""
 MODELS_HEADER = "Kitserve-Models"
 """Which models the gateway may tell a caller of, with commas between; absent, all."""
+TRACED_HEADER = "Kitserve-Traced"
+"""Of a call that is traced: when the edge began, in microseconds, a `-`, and the caller's span. It counts
+only beside a `traceparent` that is sampled, which the edge lets nobody else write."""
+TRACEPARENT_HEADER = "traceparent"
 
 # As a server of ours has them in a request.
 EDGE = EDGE_HEADER.lower().encode()
 SOURCE = SOURCE_HEADER.lower().encode()
 PLACED = PLACED_HEADER.lower().encode()
 CALLER = CALLER_HEADER.lower().encode()
+TRACED = TRACED_HEADER.lower().encode()
+TRACEPARENT = TRACEPARENT_HEADER.encode()
+TRACESTATE = b"tracestate"

@@ -53,6 +53,7 @@ class ComputeCalls:
         self.payloads = version.payloads
         self.tally = version.tally
         self.max_body = version.options.max_body
+        self.tracer = version.options.tracer
         self.names = version.headers
         self.json = {role: JSON + names for role, names in version.headers.items()}
         self.binary = {role: _BINARY + names for role, names in version.headers.items()}
@@ -77,6 +78,7 @@ class ComputeCalls:
                 began,
                 source=headers.get(SOURCE, b""),
                 is_placed=PLACED in headers,
+                trace=None if self.tracer is None else self.tracer.of(headers),
             )
         except InputError as refusal:
             call.refuse(refusal)
@@ -143,10 +145,10 @@ class _ComputeCall:
         if not coding:
             exchange.respond(job.status, headers, job.answer)
             if mirror is not None and job.is_placed and job.status == _OK:
-                mirror.offer(calls.dialect.mirrored(job))
+                mirror.offer(calls.dialect.mirrored(job), job.trace)
             return
         if mirror is not None and job.is_placed:
-            mirror.offer(calls.dialect.mirrored(job))
+            mirror.offer(calls.dialect.mirrored(job), job.trace)
 
         def respond(compressed: bytes | None) -> None:
             if compressed is None:

@@ -106,7 +106,15 @@ class _TextCodec:
     def encode(self, job: Job, call: Call, outputs: Mapping[str, Array]) -> None:
         assert self._write is not None
         job.answer = self._write(outputs)
-        self._tally.generated(job.role, Tokens(input=int(outputs[TOKENS].sum())))
+        tokens = int(outputs[TOKENS].sum())
+        self._tally.generated(job.role, Tokens(input=tokens))
+        if job.trace is not None:
+            operation = "embeddings" if self._output == EMBEDDING else "rerank"
+            job.trace.attributes |= {
+                "gen_ai.operation.name": operation,
+                "gen_ai.provider.name": "kitserve",
+                "gen_ai.usage.input_tokens": tokens,
+            }
         if self._tensors.mirror is not None or self._payloads.sampler is not None:
             self._answered = call, outputs[self._output]
 

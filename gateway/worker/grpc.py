@@ -47,6 +47,7 @@ class OpenInferenceGrpc:
         self._codec = GrpcCodec(identity.model, identity.version, version.options.labels)
         self._compute = tensors.compute
         self._tally = version.tally
+        self._tracer = version.options.tracer
         self._headers = {role: CONTENT + names for role, names in version.headers.items()}
         self._errors = GrpcErrors(version.headers)
         self.streams: Mapping[str, Answer] = {STREAM_INFER: self._begin_stream}
@@ -92,6 +93,7 @@ class OpenInferenceGrpc:
                 began=began,
                 source=exchange.headers.get(SOURCE, b""),
                 is_placed=PLACED in exchange.headers,
+                trace=None if self._tracer is None else self._tracer.of(exchange.headers),
             )
         except InputError as refusal:
             self._refuse(exchange, refusal, role)

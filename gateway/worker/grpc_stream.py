@@ -16,6 +16,7 @@ from gateway.codec.grpc import decode, read
 from gateway.codec.statuses import explain
 from gateway.engine.jobs import Job
 from gateway.engine.thread import ComputeThread
+from gateway.tracing.call_trace import CallTrace
 from gateway.wire.body import Pieces
 from gateway.wire.budget import BudgetFull
 from gateway.wire.exchange import Exchange
@@ -98,6 +99,9 @@ class GrpcStream:
         self._version: str | None = None
         self._is_closing = False
         self._is_over = False
+        self._tracer = version.options.tracer
+        self._is_under_way = False
+        """Whether a call of it was traced, or could have been."""
 
     def begin(self, headers: bytes) -> None:
         """Begin to answer."""
@@ -153,9 +157,18 @@ class GrpcStream:
             began=now,
             source=self._exchange.headers.get(SOURCE, b""),
             is_placed=PLACED in self._exchange.headers,
+            trace=self._next_trace(),
         )
         self._inside.add(job)
         self._compute.submit(job, is_followed)
+
+    def _next_trace(self) -> CallTrace | None:
+        """Return the trace of the stream's next call; only the first has waited at the edge."""
+        trace = None if self._tracer is None else self._tracer.of(self._exchange.headers)
+        if trace is not None and self._is_under_way:
+            trace.forget_edge()
+        self._is_under_way = True
+        return trace
 
     def _done(self, job: Job) -> None:
         sampler = self._payloads.sampler

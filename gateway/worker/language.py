@@ -14,6 +14,7 @@ from gateway.codec.openai.members import Engine
 from gateway.contract import Mirroring
 from gateway.engine.generation import Slots
 from gateway.errors import UnusableModel
+from gateway.tracing.call_trace import CallTrace
 from gateway.wire.upstream import Upstream
 from gateway.worker.engine_socket import ask_engine
 from gateway.worker.version import ServedVersion
@@ -35,8 +36,8 @@ class AnswerMirror(Protocol):
         """What is mirrored, and to whom."""
         ...
 
-    def offer(self, answer: GeneratedAnswer) -> None:
-        """Take an answer whose caller has it; on the server's loop."""
+    def offer(self, answer: GeneratedAnswer, trace: CallTrace | None = None) -> None:
+        """Take an answer whose caller has it, and its trace; on the server's loop."""
 
     def stop(self) -> None:
         """Send no more; from any thread."""

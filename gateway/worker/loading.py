@@ -29,6 +29,7 @@ from gateway.kits.stated import stated_signature, with_stated_signature
 from gateway.metrics.tally import Tally
 from gateway.oci.leases import Lease
 from gateway.serving import NOTHING_STATED, Generation
+from gateway.tracing.call_trace import Tracer
 from gateway.worker.admission import MEMORY_DIRECTORY, Admission
 from gateway.worker.containment import without_credentials
 from gateway.worker.describe import describe
@@ -241,6 +242,7 @@ class Loader:
             access_log=spec.node.access_log,
             image=image,
             running=opened.running,
+            tracer=Tracer() if spec.node.is_traced else None,
         )
         return ServableModel(model, choice.runtime.name, child, options, description, kit.lease)
 

@@ -13,6 +13,8 @@ import orjson
 from gateway.contract import Mirroring
 from gateway.engine.jobs import Job
 from gateway.metrics.tally import Tally
+from gateway.tracing.call_trace import CallTrace
+from gateway.wire.exchange import lines
 from gateway.worker.mirror_sender import MIRROR_PATH, Copy, MirrorSender
 
 MIRROR_HEADER = b"kitserve-mirror"
@@ -31,8 +33,8 @@ class Mirror:
         self._sender = MirrorSender(mirroring, tally, edge_key, _TIMEOUT_SECONDS, tls)
         self._agreement = asdict(mirroring.agreement)
 
-    def offer(self, job: Job) -> None:
-        """Copy an answered call to the queue, if chance picks it and there is room."""
+    def offer(self, job: Job, trace: CallTrace | None = None) -> None:
+        """Copy an answered call, and its trace, to the queue if chance picks it and there is room."""
         if not self._sender.is_picked():
             return
         request = sum(map(len, job.body))
@@ -46,6 +48,8 @@ class Mirror:
             "agreement": self._agreement,
         }
         headers = b"%s: %s\r\n" % (MIRROR_HEADER, orjson.dumps(header))
+        if trace is not None:
+            headers += lines(trace.headers)
         self._sender.send(Copy(MIRROR_PATH, headers, [*job.body, job.answer], held, _refusal), job.loop)
 
     def stop(self) -> None:

@@ -22,6 +22,8 @@ from gateway.errors import DeadlineExceeded, QueueFull
 from gateway.metrics.counts import MIRRORED
 from gateway.metrics.pairs import Losses
 from gateway.rollout.answers import Answer, ToolCall, Wishes, compare_answers, is_worse, read_wishes
+from gateway.tracing.call_trace import CallTrace
+from gateway.wire.exchange import lines
 from gateway.worker.mirror_scores import Score, Scorer, read_score, score_call
 from gateway.worker.mirror_sender import MIRROR_PATH, Copy, MirrorSender
 from gateway.worker.version import ServedVersion
@@ -49,7 +51,7 @@ class TextMirror:
             mirroring, version.tally, options.edge_key.encode(), _TIMEOUT_SECONDS, options.tls
         )
 
-    def offer(self, answer: GeneratedAnswer) -> None:
+    def offer(self, answer: GeneratedAnswer, trace: CallTrace | None = None) -> None:
         """Copy an answered call to the queue, if chance picks it and there is room.
 
         What a caller did wrong, or what came of too many calls, says nothing of a version.
@@ -63,11 +65,19 @@ class TextMirror:
         call["stream"] = False
         call.pop("stream_options", None)
         body = orjson.dumps(call)
-        self.send(MIRROR_PATH + answer.path, body, len(answer.request), _Pair(self, answer).answered)
+        headers = _HEADERS if trace is None else _HEADERS + lines(trace.headers)
+        self.send(MIRROR_PATH + answer.path, body, len(answer.request), _Pair(self, answer).answered, headers)
 
-    def send(self, path: str, body: bytes, held: int, answered: Callable[[int, bytes], str]) -> None:
+    def send(
+        self,
+        path: str,
+        body: bytes,
+        held: int,
+        answered: Callable[[int, bytes], str],
+        headers: bytes = _HEADERS,
+    ) -> None:
         """Send a call to the canary once it is its turn; `held` are the bytes that are kept besides."""
-        copy = Copy(path, _HEADERS, [body], len(body) + held, answered)
+        copy = Copy(path, headers, [body], len(body) + held, answered)
         self._sender.send(copy, asyncio.get_running_loop())
 
     def compare(self, stable: GeneratedAnswer, canary: Answer | None, wishes: Wishes) -> None:

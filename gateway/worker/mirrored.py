@@ -43,6 +43,7 @@ class MirrorHandler:
         self._decode = tensors.decode
         self._compute = tensors.compute
         self._tally = version.tally
+        self._tracer = version.options.tracer
         self._route = Route(OpenInferenceErrors(version.headers), {"POST": self._answer})
 
     def route(self, path: str, _content_type: bytes) -> Route | None:
@@ -67,6 +68,8 @@ class MirrorHandler:
 
         loop = asyncio.get_running_loop()
         job = Job([body[:size]], codec, loop, done, MIRRORED, json_size=json_size, timeout=_TIMEOUT_SECONDS)
+        if self._tracer is not None:
+            job.trace = self._tracer.of(exchange.headers, is_mirrored=True)
         exchange.on_abandoned = job.cancel
         self._compute.submit(job)
 

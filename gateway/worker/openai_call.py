@@ -27,10 +27,12 @@ from gateway.engine.running_bodies import NOT_RECORDED
 from gateway.errors import DeadlineExceeded, Overload, RefusedBody
 from gateway.metrics.counts import MIRRORED
 from gateway.metrics.tokens import Tokens
+from gateway.tracing.call_trace import CallTrace
 from gateway.wire.exchange import Exchange, lines
 from gateway.wire.sse import DATA, END
 from gateway.wire.upstream import Request, UpstreamCall
-from gateway.worker.generated_log import HUNG_UP, GeneratedLog
+from gateway.worker.generated_log import HUNG_UP, FinishReasons, GeneratedLog
+from gateway.worker.generated_spans import GeneratedCall, record_generated
 from gateway.worker.language import ENDED, LanguageCapability
 from gateway.worker.payload_text import EngineAnswer, openai_call
 from gateway.worker.protocol import JSON
@@ -87,6 +89,7 @@ class RelayedCall:
         "_served",
         "_status",
         "_tokens",
+        "_trace",
         "_turn",
         "_upstream",
     )
@@ -100,6 +103,7 @@ class RelayedCall:
         turn: Turn,
         kept_body: bytes | None,
         is_recorded: bool = False,
+        trace: CallTrace | None = None,
     ) -> None:
         self._served = served
         self._exchange = exchange
@@ -126,7 +130,8 @@ class RelayedCall:
         """Whether it failed by no fault of the version: a deadline of its caller's, or a full queue."""
         self._place = NOT_RECORDED
         """Where it is written down that the engine works on it, see `RunningBodies`."""
-        self._reasons = served.log.reasons()
+        self._trace = trace
+        self._reasons = served.log.reasons() if trace is None else FinishReasons()
 
     def enter(self) -> None:
         """Let the call wait for its turn."""
@@ -146,14 +151,15 @@ class RelayedCall:
                 language.slots.leave(self._turn)
                 self.fail(refusal, 0)
                 return
-        request = Request("POST", call.endpoint.value, call.body, _REQUEST_HEADERS)
+        headers = _REQUEST_HEADERS if self._trace is None else (*_REQUEST_HEADERS, *self._trace.headers)
+        request = Request("POST", call.endpoint.value, call.body, headers)
         self._upstream = language.upstream.send(request, self)
 
     def fail(self, failure: Overload, retry_after: int) -> None:
         """Answer a call that is too late or one too many; its turn has been left."""
         self._abort()
         self._is_blameless = not isinstance(failure, DeadlineExceeded) or self._turn.timeout < math.inf
-        status, text = explain(failure, request_id(self._exchange), self._served.names)
+        status, text = explain(failure, request_id(self._exchange), self._names())
         self._end_badly(status, error_body(status, text), retry_after, has_left=True)
 
     # What the connection to the engine calls.
@@ -307,11 +313,11 @@ class RelayedCall:
             return
         if mirror is not None and turn.is_placed and self._call.endpoint.is_generating:
             with suppress(*_UNREADABLE):
-                mirror.offer(self._generated(self._kept_body, status, seconds))
+                mirror.offer(self._generated(self._kept_body, status, seconds), self._trace)
         if self._is_recorded:
-            self._record(self._kept_body, status, seconds)
+            self._keep(self._kept_body, status, seconds)
 
-    def _record(self, request: bytes, status: int, seconds: float) -> None:
+    def _keep(self, request: bytes, status: int, seconds: float) -> None:
         """Have the call recorded."""
         sampler = self._served.version.payloads.sampler
         if sampler is not None:
@@ -320,14 +326,38 @@ class RelayedCall:
             headers = self._exchange.headers
             sampler.offer(openai_call(headers, self._role, status, seconds, request, answer))
 
+    def _names(self) -> Mapping[str, str]:
+        """Return what the log calls the version, and the trace where there is one."""
+        names, trace = self._served.names, self._trace
+        return names if trace is None else {**names, "trace_id": trace.own.trace_id}
+
     def _log(self, status: int, seconds: float) -> None:
+        """Write the call into the log and into its trace."""
         turn, call = self._turn, {"role": self._role, "path": self._call.endpoint.value}
+        if self._trace is not None:
+            call["trace_id"] = self._trace.own.trace_id
+            self._record(self._trace, status, seconds)
         times = {
             "queue_seconds": turn.queue_seconds,
             "first_token_seconds": self._first_seconds,
             "seconds": seconds,
         }
         self._served.log.write(request_id(self._exchange), call, status, self._tokens, times, self._reasons)
+
+    def _record(self, trace: CallTrace, status: int, seconds: float) -> None:
+        turn, reasons = self._turn, () if self._reasons is None else tuple(self._reasons.names())
+        ended = GeneratedCall(
+            self._call.endpoint,
+            self._call.model,
+            self._role,
+            request_id(self._exchange),
+            turn.began,
+            turn.queue_seconds,
+            seconds,
+            self._call.is_streamed,
+        )
+        model = self._served.version.identity.model
+        record_generated(trace, ended, status, self._tokens, self._first_seconds, reasons, model)
 
     def _generated(self, kept_body: bytes, status: int, seconds: float) -> GeneratedAnswer:
         call = self._call

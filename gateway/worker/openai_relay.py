@@ -99,7 +99,9 @@ class Relay:
         is_kept = is_recorded or (language.mirror is not None and is_placed)
         kept_body = b"".join(body) if is_kept else None
         turn = Turn(len(call.body), call.places, seconds, began, source=source, is_placed=is_placed)
-        RelayedCall(served, exchange, role, call, turn, kept_body, is_recorded).enter()
+        tracer = served.version.options.tracer
+        trace = None if tracer is None else tracer.of(exchange.headers, is_mirrored=role == MIRRORED)
+        RelayedCall(served, exchange, role, call, turn, kept_body, is_recorded, trace).enter()
 
     def _refuse(self, exchange: Exchange, role: str, failure: Exception) -> None:
         """Answer a call that does not get to the engine."""

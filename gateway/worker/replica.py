@@ -27,6 +27,7 @@ from gateway.logs.events import configure_logging
 from gateway.metrics.memory import family_resident_bytes, resident_bytes
 from gateway.metrics.tally import Tally
 from gateway.proxies import bypass_proxies
+from gateway.tracing.call_trace import Tracer
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
 from gateway.worker.containment import (
@@ -91,6 +92,7 @@ class Worker:
         self._description: Description | None = None
         self._must_describe = False
         self._engine_numbers: EngineNumbers | None = None
+        self._tracer: Tracer | None = None
         self._watching: list[asyncio.Task[None]] = []
         self._announcing = asyncio.create_task(self._announce_for_ever())
         # It asks by UDP, which is refused once the worker is contained.
@@ -102,6 +104,7 @@ class Worker:
             with closed_on_failure(self._model):
                 if self._memory is not None:
                     self._memory.check_loaded(spec.reference)
+                self._tracer = servable.options.tracer
                 self._app = build_app(identity, self._model, self._tally, servable.options)
         except Exception as error:
             is_expected, reason = isinstance(error, KitserveError), reason_of(error)
@@ -301,6 +304,9 @@ class Worker:
             description=self._description if self._must_describe else None,
             number=next(self._numbers),
         )
+        if self._tracer is not None:
+            recorder = self._tracer.recorder
+            announcement = replace(announcement, spans=recorder.take(), dropped_spans=recorder.dropped)
         try:
             instructions: Instructions = await asyncio.wait_for(
                 self._gateway.announce.remote(announcement), _GATEWAY_SECONDS
@@ -308,6 +314,8 @@ class Worker:
         except Exception as error:
             # A gateway that is being restarted gets the next announcement.
             self._delivery.failed(error)
+            if self._tracer is not None:
+                self._tracer.recorder.drop(len(announcement.spans))
             return
         self._delivery.succeeded()
         self._must_describe = instructions.describe

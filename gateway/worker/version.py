@@ -11,6 +11,7 @@ from gateway.engine.running_bodies import RunningBodies
 from gateway.logs.limits import Logged
 from gateway.metrics.tally import Tally
 from gateway.serving import DEFAULT_LIMITS, NO_GENERATION, Batching, Generation, QueueLimits
+from gateway.tracing.call_trace import Tracer
 from gateway.wire.exchange import lines
 from gateway.wire.limits import BODY_BYTES
 from gateway.worker.payloads import Payloads
@@ -51,6 +52,8 @@ class AppOptions:
     """Where it is written down what the model works on; None: nowhere."""
     is_proven: bool = False
     """Whether the model answered its first call, which had the likely datatypes where its file says none."""
+    tracer: Tracer | None = None
+    """Finds the calls that are traced; None: none are."""
 
 
 class ServedVersion:

@@ -14,6 +14,7 @@ import pytest
 
 from gateway.codec.openai.answer import Choice, GeneratedAnswer, Usage
 from gateway.metrics.tally import Tally
+from gateway.tracing.call_trace import CallTrace
 from gateway.wire.headers import PLACED_HEADER
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
@@ -211,7 +212,7 @@ class Mirror:
         self.mirroring: Any = None
         self.answers: list[GeneratedAnswer] = []
 
-    def offer(self, answer: GeneratedAnswer) -> None:
+    def offer(self, answer: GeneratedAnswer, trace: CallTrace | None = None) -> None:
         self.answers.append(answer)
 
     def stop(self) -> None:

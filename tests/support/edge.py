@@ -18,6 +18,8 @@ from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.haproxy import ask
 from gateway.edge.process import EdgeProcess
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
+from gateway.edge.traced_lines import TracedLines
+from gateway.edge.tracing import EdgeTracing
 from gateway.errors import EdgeError
 from gateway.logs.limits import Logged
 from gateway.wire.worker_tls import WorkerTls
@@ -44,6 +46,10 @@ class Version:
             return
         if exchange.query == "source":
             exchange.respond(200, [], exchange.headers[b"kitserve-source"])
+            return
+        if exchange.query == "traced":
+            names = (b"traceparent", b"tracestate", b"kitserve-traced")
+            exchange.respond(200, [], b" ".join(exchange.headers.get(name, b"-") for name in names))
             return
         role = exchange.headers.get(b"modelkit-role", b"-")
         exchange.respond(200, [(b"modelkit-version", sys.argv[1].encode())], role)
@@ -100,6 +106,7 @@ class RunningEdge:
         trusted_proxies: tuple[str, ...] = (),
         access: Access = ANYBODY,
         worker_tls: WorkerTls | None = None,
+        tracing: EdgeTracing | None = None,
     ) -> None:
         self.port = free_port()
         self.files = EdgeFiles(directory)
@@ -114,10 +121,14 @@ class RunningEdge:
         )
         if bounds is not None:
             self.settings = replace(self.settings, bounds=bounds)
+        self.settings = replace(self.settings, tracing=tracing)
+        self.traced: list[bytes] = []
+        """The lines of traced calls."""
         self.control = EdgeControl(self.settings, self.files)
         self.control.write_first(RoutingTable((Route("iris"),)))
         self.lost: list[EdgeError] = []
-        self.process = EdgeProcess(self.files, self.lost.append)
+        lines = None if tracing is None else TracedLines(access_log, self.traced.extend)
+        self.process = EdgeProcess(self.files, self.lost.append, lines)
         self.process.start()
 
     def stop(self) -> None:

@@ -36,12 +36,18 @@ IRIS = [5.1, 3.5, 1.4, 0.2]
 class Running:
     """One `kitserve serve`, its ports, its files and its models."""
 
-    def __init__(self, directory: Path, registries: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        registries: Mapping[str, Any] | None = None,
+        tracing: Mapping[str, Any] | None = None,
+    ) -> None:
         self.directory = directory
         self.home = directory / "home"
         self.port, self.admin_port = free_port(), free_port()
         self.file = directory / "kitserve.yaml"
         self.registries = dict(registries or {})
+        self.tracing = tracing
         self.models: dict[str, dict[str, Any]] = {}
         self.settings: dict[str, Any] = {}
         self.process: subprocess.Popen[str] | None = None
@@ -91,6 +97,7 @@ class Running:
             "admin": self.admin,
             "models": [{"name": name, **model} for name, model in self.models.items()],
             "registries": self.registries,
+            **({} if self.tracing is None else {"tracing": dict(self.tracing)}),
             **self.settings,
         }
         self.file.write_text(yaml.safe_dump(document))
@@ -217,9 +224,11 @@ def _title(process: int) -> str:
 
 
 @contextmanager
-def running(directory: Path, registries: Mapping[str, Any] | None = None) -> Iterator[Running]:
+def running(
+    directory: Path, registries: Mapping[str, Any] | None = None, tracing: Mapping[str, Any] | None = None
+) -> Iterator[Running]:
     """A Kitserve that is stopped at the end; start it with `start`."""
-    kitserve = Running(directory, registries)
+    kitserve = Running(directory, registries, tracing)
     try:
         yield kitserve
     finally:

@@ -19,7 +19,14 @@ from gateway.metrics.gpus import Gpu
 from gateway.metrics.machine import MachineMemory
 from gateway.metrics.pairs import AnswerPairs
 from gateway.metrics.rollouts import RolloutSample
-from gateway.metrics.system import EdgeSample, KeyNumbers, ModelSample, PayloadNumbers, SystemSample
+from gateway.metrics.system import (
+    EdgeSample,
+    KeyNumbers,
+    ModelSample,
+    PayloadNumbers,
+    SpanNumbers,
+    SystemSample,
+)
 from gateway.metrics.tally import Numbers, Tally
 from gateway.metrics.tokens import Tokens
 from gateway.metrics.versions import VersionLabels, VersionSample
@@ -66,6 +73,7 @@ SYSTEM = SystemSample(
     ),
     {"gateway": 100, "edge": 50},
     {"iris": PayloadNumbers(8, 2)},
+    SpanNumbers(sent=9, failed=2, dropped=1),
 )
 
 
@@ -303,6 +311,7 @@ def test_what_prometheus_reads(tally: Tally) -> None:
         "kitserve_rollout_held_seconds": "gauge",
         "kitserve_rollout_mirrored_ratio": "gauge",
         "kitserve_rollout_verdict": "gauge",
+        "kitserve_trace_spans": "counter",
     }
     assert all(family.documentation for family in families.values())
     assert list(values(families["kitserve_requests"], "kitserve_requests_total")) == [
@@ -545,6 +554,11 @@ def test_a_model_has_a_series_for_each_state_and_each_phase_of_its_rollout() -> 
     assert shown("kitserve_process_resident_memory_bytes") == [
         ({"process": "gateway"}, 100),
         ({"process": "edge"}, 50),
+    ]
+    assert shown("kitserve_trace_spans") == [
+        ({"outcome": "sent"}, 9),
+        ({"outcome": "failed"}, 2),
+        ({"outcome": "dropped"}, 1),
     ]
 
 

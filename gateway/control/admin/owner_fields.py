@@ -14,7 +14,17 @@ from typing import Any
 from gateway.config.kits import REGISTRY_FILES
 from gateway.oci.reference import LayoutReference, RegistryReference, parse_reference
 
-_WHOLE = ("listen", "admin", "access_log", "admin_tls", "trust", "registries", "webhooks", "kitops_home")
+_WHOLE = (
+    "listen",
+    "admin",
+    "access_log",
+    "admin_tls",
+    "trust",
+    "registries",
+    "webhooks",
+    "kitops_home",
+    "tracing",
+)
 
 
 def owner_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -39,7 +49,8 @@ def relative_paths(config: Mapping[str, Any]) -> list[str]:
     layouts = [str(reference.path) for reference in references if isinstance(reference, LayoutReference)]
     homes = [config["kitops_home"]] if config.get("kitops_home") else []
     tls = [path for path in (config.get("admin_tls") or {}).values() if path]
-    return [path for path in (*files, *layouts, *homes, *tls) if not Path(path).is_absolute()]
+    headers = [path for path in [(config.get("tracing") or {}).get("headers_file")] if path]
+    return [path for path in (*files, *layouts, *homes, *tls, *headers) if not Path(path).is_absolute()]
 
 
 def _model_changes(

@@ -109,6 +109,8 @@ class FixedSettings:
     allowed_hosts: str = ""
     allowed_origins: str = ""
     worker_tls: str = "auto"
+    tracing: str = ""
+    """As JSON; "" where the config has none."""
 
     @property
     def logged(self) -> Logged:
@@ -167,6 +169,7 @@ def desired_from(config: GatewayConfig) -> Desired:
             ",".join(config.allowed_hosts),
             ",".join(config.allowed_origins),
             config.worker_tls,
+            "" if config.tracing is None else config.tracing.model_dump_json(),
         ),
     )
 

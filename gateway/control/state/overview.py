@@ -18,7 +18,7 @@ from gateway.metrics.edge_numbers import EdgeNumbers
 from gateway.metrics.exposition import Scrape
 from gateway.metrics.memory import resident_bytes
 from gateway.metrics.rollouts import RolloutSample
-from gateway.metrics.system import ModelSample, PayloadNumbers, SystemSample
+from gateway.metrics.system import ModelSample, PayloadNumbers, SpanNumbers, SystemSample
 from gateway.metrics.versions import VersionLabels, VersionSample
 from gateway.rollout.state import Phase
 from gateway.rollout.verdict import Outcome
@@ -77,8 +77,13 @@ class GatewayOverview:
         self._held_calls = held_calls
         self._edge = edge
         self._payloads = payloads
+        self._span_numbers: Callable[[], SpanNumbers] | None = None
         # Of apps that are forgotten too: another app may go on under their labels, and must not begin at 0.
         self._labels: dict[AppName, VersionLabels] = {}
+
+    def count_spans(self, numbers: Callable[[], SpanNumbers]) -> None:
+        """Have told what became of spans."""
+        self._span_numbers = numbers
 
     @property
     def status(self) -> Status:
@@ -102,6 +107,7 @@ class GatewayOverview:
             replace(edge.whole, unavailable=unavailable),
             {"gateway": resident_bytes(), "edge": edge.memory_bytes},
             self._payloads(),
+            None if self._span_numbers is None else self._span_numbers(),
         )
         return Scrape(self._version_samples(edge.versions), system)
 

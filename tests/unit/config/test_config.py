@@ -181,8 +181,8 @@ NO_FILE = "name a file by its path within the kit"
         ("modles: []", "line 1: modles: unknown field; did you mean 'models'?"),
         (
             "zzz: 1",
-            "line 1: zzz: unknown field; known here: listen, admin, admin_tls, access_log, health, callers, "
-            "tls, keys, allowed_hosts, allowed_origins, worker_tls, defaults, models, registries, "
+            "line 1: zzz: unknown field; known here: listen, admin, admin_tls, access_log, tracing, health, "
+            "callers, tls, keys, allowed_hosts, allowed_origins, worker_tls, defaults, models, registries, "
             "kitops_home, cache, trust, webhooks",
         ),
         (IRIS + "    kits: 1", "line 4: models[0].kits: unknown field; did you mean 'kit'?"),

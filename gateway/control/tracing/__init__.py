@@ -1,0 +1,1 @@
+"""Spans of edge and workers on their way to a collector."""
