@@ -12,6 +12,7 @@ from gateway.cli import cache, key, rollout
 from gateway.cli.kits import inspect, pull
 from gateway.cli.models import apply, status
 from gateway.cli.options import FAILED, MISUSED, err, out
+from gateway.cli.run import run
 from gateway.cli.serve import serve
 from gateway.cli.token import token
 from gateway.errors import ConfigError, InvalidReference, KitserveError
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, apply, status, inspect, pull, token):
+for command in (run, serve, apply, status, inspect, pull, token):
     app.command()(command)
 app.add_typer(cache.app, name="cache")
 app.add_typer(rollout.app, name="rollout")
