@@ -1,9 +1,10 @@
-"""What an installation costs: packages, bytes to download, bytes on disk, and seconds.
+"""What an installation costs: packages, bytes to download, bytes on disk, and seconds of computing.
 
 `make costs` measures that for the base and each extra, and prints the table that README has. All is
 installed anew, without a cache, into environments in a directory for temporary files, which are removed. An
-extra counts what it adds to the base. PyTorch comes from where pip is configured to look, here a build for
-CPUs; what it is on PyPI, with CUDA's libraries, is only looked up.
+extra counts what it adds to the base. pip mostly computes: its seconds are those of an idle machine with a
+fast network, whatever else runs on this one. PyTorch comes from where pip is configured to look, here a
+build for CPUs; what it is on PyPI, with CUDA's libraries, is only looked up.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def main() -> int:
     parser.add_argument("extras", nargs="*", help="the extras to measure; all, where none is named")
     extras = parser.parse_args().extras or _extras()
     with tempfile.TemporaryDirectory(prefix="kitserve-costs-") as directory:
-        print("| | packages | download | on disk | time |\n| --- | --- | --- | --- | --- |", flush=True)
+        print("| | packages | download | on disk | computing |\n| --- | --- | --- | --- | --- |", flush=True)
         for cost in _costs(Path(directory), extras):
             print(cost.row(), flush=True)
     return 0
@@ -110,12 +111,18 @@ def _environment(path: Path, beside: Path | None = None) -> Path:
 def _installed(name: str, environment: Path, requirement: str) -> Cost:
     report = environment / "report.json"
     before = _bytes_in(environment)
-    started = time.monotonic()
+    started = _computed()
     _pip(environment, requirement, "--report", str(report), "--no-cache-dir")
-    seconds = time.monotonic() - started
+    seconds = _computed() - started
     urls = _urls(report)
     report.unlink()
     return Cost(name, len(urls), sum(map(_download_size, urls)), _bytes_in(environment) - before, seconds)
+
+
+def _computed() -> float:
+    """Return how many seconds the programs that this one started, and that have ended, have computed."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _cuda() -> Cost:
@@ -135,8 +142,10 @@ def _wheel_size(name: str, version: str) -> int:
     answer = requests.get(f"https://pypi.org/simple/{name}/", headers=headers, timeout=_SECONDS)
     answer.raise_for_status()
     python = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    tags = rf"(?:{python}-{python}|(?:py2\.)?py3-none)-\S*(?:x86_64|any)"
-    wheel = re.compile(rf"{name.replace('-', '_')}-{re.escape(version)}-{tags}\.whl", re.IGNORECASE)
+    tags = rf"(?:{python}-{python}|cp3[0-9]+-abi3|(?:py2\.)?py3-none)-\S*(?:x86_64|any)"
+    wheel = re.compile(
+        rf"{name.replace('-', '_')}-{re.escape(version)}(?:-[0-9]+)?-{tags}\.whl", re.IGNORECASE
+    )
     return max(int(file["size"]) for file in answer.json()["files"] if wheel.fullmatch(file["filename"]))
 
 

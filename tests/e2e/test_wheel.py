@@ -149,6 +149,9 @@ def test_one_command_pulls_serves_and_says_how_it_is_called(
         assert "flowers" in requests.get(docs, timeout=10).text
         assert "kitserve_" in requests.get(first.address_of("metrics"), timeout=10).text
         port = str(urlsplit(docs).port)
+        check = [str(command.with_name("python")), "-m", "gateway.cli.health"]
+        run_home = {"KITSERVE_HOME": str(tmp_path / "home" / "runs" / port)}
+        subprocess.run(check, env=run_home, cwd=tmp_path, check=True)
         with run(command, tmp_path, f"{registry.host}/samples/iris:v1", "--port", port) as second:
             assert second.process.wait(30) == 1
             assert second.text == (
