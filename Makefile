@@ -10,7 +10,7 @@ PROTOS := gateway/wire/protos
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check lint format unit soak bench docs protos clean
+.PHONY: help install serve test check lint format unit soak bench docs protos wheel lock costs clean
 
 help: ## list these targets
 	@awk -F ': .*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,25 @@ docs: $(VENV)/.installed-dev ## write the generated parts of docs/ anew
 protos: $(VENV)/.installed-dev ## compile the .proto files into services.binpb
 	$(BIN)/python -m grpc_tools.protoc -I$(PROTOS) --descriptor_set_out=$(PROTOS)/services.binpb \
 		$(sort $(shell find $(PROTOS) -name '*.proto'))
+
+wheel: $(VENV)/.installed-dev ## build the wheel, and the source distribution, into dist/
+	$(PIP) install -c constraints.txt build
+	$(BIN)/python -m build
+
+# What the images install, each package by its hash. CPUs have PyTorch from an index of its own; elsewhere, such as where
+# that cannot be reached: make lock TORCH_FOR_CPUS='--find-links DIR'.
+LOCK = $(BIN)/uv pip compile --quiet --no-config --generate-hashes --no-annotate --no-header --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_28 --default-index https://pypi.org/simple
+TORCH_FOR_CPUS ?= --torch-backend cpu
+
+lock: $(INSTALLED) ## look up the hashes of all packages of the images, by constraints.txt
+	$(PIP) install -c constraints.txt uv
+	$(LOCK) -c constraints.txt --extra all $(TORCH_FOR_CPUS) pyproject.toml -o configs/image/cpu.txt
+	$(LOCK) -c constraints.txt --extra all pyproject.toml -o configs/image/cuda.txt
+	printf '%s\n' uv setuptools wheel | $(LOCK) -c constraints.txt - -o configs/image/build.txt
+
+costs: $(INSTALLED) ## measure what the base and each extra take to download and install
+	$(BIN)/python -m loadtests.install_costs
 
 clean: ## remove .venv, builds and caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

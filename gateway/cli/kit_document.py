@@ -20,9 +20,6 @@ from gateway.metrics.machine import usable_memory
 from gateway.oci.reference import Digest, Reference, RegistryReference
 from runtimes.base import TensorSpec
 from runtimes.engines.base import EngineRuntime
-from runtimes.extras import missing_extras
-from runtimes.formats import Hazard
-from runtimes.pickles.dry_run import dry_run
 from runtimes.pickles.scan import scan
 
 
@@ -68,12 +65,10 @@ def kit_document(
     document["runtime"] = choice.runtime.name
     document["file"] = str(choice.path.relative_to(unpacked.path))
     document["hazard"] = choice.format.hazard.value
-    imports: tuple[str, ...] = ()
-    if choice.format.hazard in (Hazard.KNOWN_PICKLE, Hazard.CODE):
-        run = dry_run(choice.path)
-        document["pickle"] = {"imports": str(scan([choice.path])), "scikit_learn": list(run.versions)}
-        imports = run.imports
-    document["missing_extras"] = list(missing_extras(choice.runtime.name, imports))
+    pickle = examined.pickle()
+    if pickle is not None:
+        document["pickle"] = {"imports": str(scan([choice.path])), "scikit_learn": list(pickle.versions)}
+    document["missing_extras"] = list(examined.missing_extras(pickle))
     for layer in document["layers"]:
         layer["served"] = Digest.parse(layer["digest"]) in unpacked.blobs
     if examined.need is not None and isinstance(choice.runtime, EngineRuntime):

@@ -58,7 +58,7 @@ def inspect(
     library, policy = _library(reference, home, config, plain_http)
     with PullProgress(err, reference) as progress:
         document = kit_document(
-            library, _reference(reference, variant), policy, pull, progress, runtime=runtime, file=file
+            library, wanted_reference(reference, variant), policy, pull, progress, runtime=runtime, file=file
         )
     if output is Output.JSON:
         print_json(document)
@@ -79,7 +79,7 @@ def pull(
     """Pull, verify and unpack a kit, so that it can be served offline."""
     library, policy = _library(reference, home, config, plain_http)
     with PullProgress(err, reference) as progress:
-        unpacked = library.open(_reference(reference, variant), progress, policy=policy)
+        unpacked = library.open(wanted_reference(reference, variant), progress, policy=policy)
     out.print(f"{unpacked.kit.reference}", markup=False)
     if unpacked.kit.choice is not None:
         out.print(unpacked.kit.choice.reason or f"variant {unpacked.kit.choice.labels}", markup=False)
@@ -87,7 +87,8 @@ def pull(
     out.print(f"{unpacked.path}  {origin}", markup=False)
 
 
-def _reference(text: str, variant: list[str] | None) -> Reference:
+def wanted_reference(text: str, variant: list[str] | None) -> Reference:
+    """Read a reference, with the variant that the option names."""
     reference = parse_reference(text)
     return replace(reference, variant=Variant.of_arguments(variant)) if variant else reference
 
@@ -101,8 +102,9 @@ def _library(reference: str, home: Path, file: Path | None, plain_http: bool) ->
         registry = replace(sources.registry(parsed.host), plain_http=True)
         sources = replace(sources, registries={**sources.registries, parsed.host: registry})
     cache = cache_directory(private_home(home))
-    return Library(cache, sources, config.cache.max_size, _say_wait), config.policy()
+    return Library(cache, sources, config.cache.max_size, say_wait), config.policy()
 
 
-def _say_wait(what: str) -> None:
+def say_wait(what: str) -> None:
+    """Tell what a library waits for."""
     err.print(what, markup=False)

@@ -17,6 +17,7 @@ from pathlib import Path
 from gateway.cli.addresses import Addresses
 from gateway.cli.admin_client import AdminClient
 from gateway.cli.control_plane import ControlPlane
+from gateway.cli.health import health_link
 from gateway.cli.host import callers_bounds, check_disks, raise_open_files, run_bytes
 from gateway.cli.listening import ListeningCheck
 from gateway.cli.processes import adopt_orphans
@@ -131,6 +132,7 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     holder = stack.enter_context(_reserve("admin", config.admin))
     otlp = None if config.tracing is None else otlp_settings(config.tracing, os.environ)
     files = EdgeFiles(stack.enter_context(run_directory(run_bytes(), home)))
+    stack.enter_context(health_link(home, files.health_socket))
     access_files = AccessFiles(config, files)
     settings = edge_settings(config, access_files.access, files, bounds, home, is_cluster=address is not None)
     routes = tuple(Route(model.name, state=RouteState.STARTING) for model in config.models)

@@ -19,6 +19,7 @@ from gateway.cli.options import FAILED, MISUSED, err, out
 from gateway.cli.plan import PlanCommand, plan
 from gateway.cli.replay import replay
 from gateway.cli.restart import restart
+from gateway.cli.run import run
 from gateway.cli.serve import serve
 from gateway.cli.token import token
 from gateway.cli.validate import schema, validate
@@ -30,7 +31,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, apply, validate, lock, status, logs, restart, inspect, pull, replay, token, schema):
+for command in (
+    run,
+    serve,
+    apply,
+    validate,
+    lock,
+    status,
+    logs,
+    restart,
+    inspect,
+    pull,
+    replay,
+    token,
+    schema,
+):
     app.command()(command)
 app.command(cls=PlanCommand)(plan)
 app.add_typer(cache.app, name="cache")

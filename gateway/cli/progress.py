@@ -29,7 +29,8 @@ class Reporter:
 
     def __init__(self, console: Console, as_json: bool = False) -> None:
         self._console = console
-        self._as_json = as_json
+        self.is_json = as_json
+        """Whether it prints lines of JSON."""
         self._live = Live(console=console, transient=True) if console.is_terminal and not as_json else None
         self._printed: dict[str, tuple[str, float]] = {}
 
@@ -44,8 +45,15 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Print a message."""
-        if self._as_json:
+        if self.is_json:
             _print_json_line({"event": "said", "text": text})
+        else:
+            self._console.print(text, markup=False)
+
+    def announce(self, event: str, fields: dict[str, Any], text: str) -> None:
+        """Print what is ready, as an event with these fields or as a text of several lines."""
+        if self.is_json:
+            _print_json_line({"event": event, **fields})
         else:
             self._console.print(text, markup=False)
 
@@ -59,7 +67,7 @@ class Reporter:
                 live_lines.append(line)
                 self._printed.pop(model["name"], None)
             elif self._is_new(model["name"], line, is_settled):
-                if self._as_json:
+                if self.is_json:
                     _print_json_line({"event": "model.changed", **model})
                 else:
                     self._console.print(line, markup=False)

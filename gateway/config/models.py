@@ -31,7 +31,8 @@ _MAX_REPLICAS = 256
 _LEAST_MEMORY = 256 * 1024 * 1024
 AUTO = "auto"
 """Stands in place of a runtime's name: the files decide."""
-_STATISTICS = "stats"
+STATISTICS = "stats"
+"""No model can be called so: it is in the path of the statistics of all models."""
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -175,7 +176,7 @@ class Served(Strict):
     def _name(cls, value: str) -> str:
         if not MODEL_NAME.fullmatch(value):
             raise ValueError(f"{value!r} is not a model name: letters, digits, '.', '_' and '-', at most 64")
-        if value == _STATISTICS:
+        if value == STATISTICS:
             raise ValueError(f"{value!r} is the path of the statistics of all models; choose another name")
         return value
 

@@ -19,6 +19,9 @@ from gateway.kits.trust import Policy
 from gateway.serving import DEFAULT_SERVING, Serving
 from runtimes.base import Signature
 from runtimes.engines.base import EngineRuntime
+from runtimes.extras import missing_extras
+from runtimes.formats import Hazard
+from runtimes.pickles.dry_run import DryRun, dry_run
 from runtimes.select import Choice
 
 PULL_LIMIT_BYTES = 100 * 1024 * 1024
@@ -41,6 +44,15 @@ class Examined:
     """What its directory of MLflow says of it; None where it is in none."""
     notes: tuple[str, ...] = ()
     """What of MLflow's signature is passed over, as far as is known before the model is loaded."""
+
+    def pickle(self) -> DryRun | None:
+        """Return what its pickle does, of which nothing is run; None where its model is none."""
+        is_pickle = self.choice.format.hazard in (Hazard.KNOWN_PICKLE, Hazard.CODE)
+        return dry_run(self.choice.path) if is_pickle else None
+
+    def missing_extras(self, pickle: DryRun | None) -> tuple[str, ...]:
+        """Return the extras of Kitserve that the model needs, and that are not installed here."""
+        return missing_extras(self.choice.runtime.name, () if pickle is None else pickle.imports)
 
 
 def examine(

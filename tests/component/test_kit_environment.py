@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import runtimes
 from runtimes.base import Resources
 from runtimes.errors import LoadError
 from runtimes.python import environment
@@ -83,6 +86,23 @@ def test_a_class_runs_in_its_environment(requirements: Callable[[str], Requireme
     assert isinstance(model, PythonModel)
     assert model.infer({"x": np.array([1.0])})["output"].tolist() == [b"1.5"]
     model.close()
+
+
+def test_the_kit_gets_no_library_that_lies_beside_kitserve(tmp_path: Path) -> None:
+    """A wheel of Kitserve is installed beside its libraries, of which the kit may have other versions."""
+    installed = tmp_path / "site-packages"
+    shutil.copytree(Path(runtimes.__file__).parent, installed / "runtimes")
+    (installed / "numpy.py").write_text("raise SystemExit('the numpy of Kitserve was imported')")
+    launcher = installed / "runtimes" / "python" / "launcher.py"
+    done = subprocess.run(
+        [sys.executable, "-I", launcher],
+        input=f'{{"parent": {os.getpid()}}}\n',
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "the numpy of Kitserve" not in done.stderr
+    assert "KeyError" in done.stderr, "it got as far as its options, which are missing"
 
 
 def test_another_wheel_of_the_same_name_is_another_environment(
