@@ -76,7 +76,7 @@ class Answers:
         self._tally.dropped("expired")
         # Whoever shortens a deadline decides how many calls miss it.
         job.is_blameless = job.timeout < math.inf
-        self.fail(job, DeadlineExceeded(f"the call waited for the model for longer than its {limit:g} s"))
+        self.fail(job, DeadlineExceeded(f"the call waited for the model for longer than its {limit:.3g} s"))
         job.body = ()
 
     def hand_back(self, jobs: Sequence[Job]) -> None:
