@@ -1,7 +1,8 @@
 """The JSON Schema of the config file (2020-12), made of the pydantic models, for editors and other tools.
 
-It takes every config that the strict check takes, but for numbers and flags that are written as text. What is
-wrong between fields, such as `canary` beside `rollout`, only the strict check finds.
+It takes every config that the strict check takes, but for numbers and flags that are written as text. A value
+may hold variables (see `variables`), and a model's field may be null, which takes a default away (see
+`defaults`). What is wrong between fields, such as `canary` beside `rollout`, only the strict check finds.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import inspect
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -20,7 +22,7 @@ from pydantic.fields import FieldInfo
 from gateway.config.config import Address, GatewayConfig
 from gateway.config.field_docs import field_docs
 from gateway.config.kits import DURATION_PATTERN, SIZE_PATTERN, Key, Trust, read_seconds
-from gateway.config.models import MODEL_NAME, Canary, Model, Replicas
+from gateway.config.models import MODEL_NAME, Canary, Model, ModelSettings, Replicas
 from gateway.config.rollout import Agreement, Golden, Step
 from gateway.oci.reference import REFERENCE_PATTERN
 from gateway.oci.variant import Variant
@@ -31,6 +33,7 @@ Schema = dict[str, Any]
 _TEXT: Schema = {"type": "string"}
 _REFERENCE: Schema = {"type": "string", "pattern": REFERENCE_PATTERN}
 _NULL: Schema = {"type": "null"}
+_VARIABLE: Schema = {"type": "string", "pattern": r"\$\{"}
 _SIMPLE: Mapping[Any, Schema] = {
     str: _TEXT,
     Path: _TEXT,
@@ -110,11 +113,36 @@ def _field(model: type[BaseModel], name: str, field: FieldInfo, about: str) -> S
     schema = _FIELDS.get(place) or _type(field.annotation, field.metadata)
     if place in _FIELD_FORMS:
         schema = _any_of(_FIELD_FORMS[place], schema)
-    described = {"description": " ".join(about.split()), **schema}
+    if not field.is_required() and model in _with_defaults():
+        schema = _any_of(schema, _NULL)
+    described = {"description": " ".join(about.split()), **_or_variable(schema)}
     default = field.get_default(call_default_factory=True) if not field.is_required() else None
     if isinstance(default, Enum):
         default = default.value
     return {**described, "default": default} if isinstance(default, str | int | float) else described
+
+
+@cache
+def _with_defaults() -> frozenset[type[BaseModel]]:
+    """Return the mappings whose fields may come from `defaults`."""
+    return frozenset((Model, *_reached(ModelSettings)))
+
+
+def _or_variable(schema: Schema) -> Schema:
+    """Return a schema that takes a variable wherever it takes a value that is not any text."""
+    if "anyOf" in schema:
+        parts = schema["anyOf"]
+        return {**schema, "anyOf": parts + [_VARIABLE] * (_TEXT not in parts and any(map(_is_value, parts)))}
+    if "items" in schema:
+        return {**schema, "items": _or_variable(schema["items"])}
+    if isinstance(schema.get("additionalProperties"), dict):
+        return {**schema, "additionalProperties": _or_variable(schema["additionalProperties"])}
+    return _any_of(schema, _VARIABLE) if _is_value(schema) else schema
+
+
+def _is_value(schema: Schema) -> bool:
+    """Tell whether a schema is of one value, and not of any text."""
+    return "enum" in schema or "pattern" in schema or schema.get("type") in ("integer", "number", "boolean")
 
 
 def _type(annotation: Any, metadata: Sequence[Any] = ()) -> Schema:

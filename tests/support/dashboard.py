@@ -21,6 +21,7 @@ CONDITIONAL: Mapping[str, str] = {
     "Time at a step": "only where a model has `rollout`",
     "Rollouts begun": "only where a model has `rollout`",
     "Recorded calls": "only where a model has `payloads`",
+    "Spans of traced calls": "only with `tracing`",
     "Tokens": "only of language models",
     "Time to first token": "only of language models",
     "Time between tokens": "only of language models",

@@ -237,7 +237,10 @@ def test_true_is_no_number_and_no_text(path: Path) -> None:
             "models: [{name: 1.10, kit: r.io/a:v1}]",
             "line 1: models[0].name: must be text, not 1.1; put it in quotes if it is meant as text",
         ),
-        ("models: [a]", "line 1: models[0]: must be a mapping, not 'a'; known in it: name, kit, file, "),
+        (
+            "models: [a]",
+            "line 1: models[0]: must be a mapping, not 'a'; known in it: name, kit, parents, file, ",
+        ),
         ("cache: 5GiB", "line 1: cache: must be a mapping, not '5GiB'; known in it: max_size"),
         (
             "cache: {max_size: true}",
