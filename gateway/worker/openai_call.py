@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import orjson
 
@@ -28,18 +28,16 @@ from gateway.errors import DeadlineExceeded, Overload, RefusedBody
 from gateway.metrics.counts import MIRRORED
 from gateway.metrics.tokens import Tokens
 from gateway.tracing.call_trace import CallTrace
-from gateway.wire.exchange import Exchange, lines
+from gateway.wire.exchange import Exchange
 from gateway.wire.sse import DATA, END
 from gateway.wire.upstream import Request, UpstreamCall
-from gateway.worker.generated_log import HUNG_UP, FinishReasons, GeneratedLog
+from gateway.worker.generated_log import HUNG_UP, FinishReasons
 from gateway.worker.generated_spans import GeneratedCall, record_generated
-from gateway.worker.language import ENDED, LanguageCapability
+from gateway.worker.language import ENDED
+from gateway.worker.openai_version import Served, request_id
 from gateway.worker.payload_text import EngineAnswer, openai_call
-from gateway.worker.protocol import JSON
-from gateway.worker.version import ServedVersion
 
 _OK = 200
-_EVENTS = lines([(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")])
 _REQUEST_HEADERS = ((b"content-type", b"application/json"),)
 # A process that is ending closes its connections a moment before it is known to have ended.
 _ENDING_SECONDS = 0.1
@@ -49,23 +47,6 @@ _FAILED = "the worker failed on this call; its log says why"
 _BROKEN_OFF = "the engine broke off its answer"
 
 log = logging.getLogger(__name__)
-
-
-class Served:
-    """What all calls of a version have together."""
-
-    def __init__(self, version: ServedVersion, language: LanguageCapability) -> None:
-        self.version = version
-        self.language = language
-        self.tally = version.tally
-        self.headers = {**version.headers, MIRRORED: version.headers[""]}
-        self.json = {role: JSON + names for role, names in self.headers.items()}
-        self.events = {role: _EVENTS + names for role, names in self.headers.items()}
-        self.fingerprint = version.identity.digest.partition(":")[2][:12]
-        """What callers read as `system_fingerprint`: the short digest of the kit."""
-        self.names = asdict(version.identity)
-        """What the log calls the version."""
-        self.log = GeneratedLog(self.names, version.options.access_log)
 
 
 class RelayedCall:
@@ -418,8 +399,3 @@ class RelayedCall:
         if self._failing is not None:
             self._failing.cancel()
             self._failing = None
-
-
-def request_id(exchange: Exchange) -> str:
-    """Return what the log calls a call."""
-    return exchange.headers.get(b"x-request-id", b"").decode("latin-1")

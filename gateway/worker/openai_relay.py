@@ -17,7 +17,8 @@ from gateway.wire.codings import decompress
 from gateway.wire.exchange import Exchange
 from gateway.wire.headers import PLACED, SOURCE
 from gateway.worker.language import ENDED, LanguageCapability
-from gateway.worker.openai_call import RelayedCall, Served, request_id
+from gateway.worker.openai_call import RelayedCall
+from gateway.worker.openai_version import Served, request_id
 from gateway.worker.protocol import OpenAIErrors
 from gateway.worker.version import ServedVersion
 
