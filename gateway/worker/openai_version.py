@@ -14,7 +14,7 @@ from gateway.worker.version import ServedVersion
 _EVENTS = lines([(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")])
 
 
-class Served:
+class RelayedVersion:
     """What all calls of a version have together."""
 
     def __init__(self, version: ServedVersion, language: LanguageCapability) -> None:
