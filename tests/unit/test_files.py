@@ -69,8 +69,12 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
 def test_a_private_file_is_its_owners_alone_whatever_was_there(tmp_path: Path) -> None:
     path, other = tmp_path / "keys.map", tmp_path / "other"
     other.write_text("of another")
-    for prepare in (lambda: None, lambda: path.chmod(0o644), lambda: (path.unlink(), path.symlink_to(other))):
-        prepare()
+    for mode in (None, 0o644, "link"):
+        if mode == "link":
+            path.unlink()
+            path.symlink_to(other)
+        elif isinstance(mode, int):
+            path.chmod(mode)
         replace_private(path, "a secret")
         assert path.read_text() == "a secret"
         assert stat.S_IMODE(path.lstat().st_mode) == 0o600
