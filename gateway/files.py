@@ -1,4 +1,4 @@
-"""Files and directories of this machine: only regular files are read, and a lock tells what is in use."""
+"""Files of this machine: regular ones to read, private ones to write, and locks of directories in use."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import fcntl
 import os
 import shutil
 import stat
+import threading
 import time
 from pathlib import Path
 
@@ -55,6 +56,35 @@ def open_regular(path: Path, *, follows_link: bool = True) -> int:
         os.close(handle)
         raise OSError(f"it is {_kind(mode)}, not a regular file")
     return handle
+
+
+def create_private(path: Path, text: str) -> None:
+    """Write a new file that only its owner may read.
+
+    Raises:
+        FileExistsError: when there is a file, or a link.
+        OSError: when it cannot be written.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, stat.S_IRUSR | stat.S_IWUSR), "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def replace_private(path: Path, text: str) -> None:
+    """Replace a file in one step, so that no reader sees half of it; only its owner may read it.
+
+    Raises:
+        OSError: when it cannot be written; what was there stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        create_private(temporary, text)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def lock_directory(directory: Path) -> int | None:

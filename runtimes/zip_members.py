@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from runtimes.errors import LoadError, UnsafeFormat
+from runtimes.formats import zip_names
+
+DAMAGE = (OSError, ValueError, LookupError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged zip raises; NotImplementedError, for a method of compression, is among these."""
 
 # How much larger than the file its content may be; those who write these files do not compress by default.
 _MAX_RATIO = 20
@@ -29,6 +36,23 @@ def check_members(path: Path, archive: zipfile.ZipFile, names: Sequence[str]) ->
             )
     if sum(member.file_size for member in archive.infolist()) > limit(path):
         raise LoadError(f"{path} is {_MAX_RATIO} times as large when it is unpacked; save the model again")
+
+
+def read_json(path: Path, name: str, max_bytes: int) -> Any:
+    """Read the JSON member `name` of the zip at `path`, once all its members are checked.
+
+    Raises:
+        UnsafeFormat: as for `check_members`.
+        LoadError: as for `check_members`, or where the member has more than `max_bytes`.
+        DAMAGE: any of these, where the zip or the JSON cannot be read.
+    """
+    with path.open("rb") as file:
+        names = zip_names(file)
+        with zipfile.ZipFile(file) as archive:
+            check_members(path, archive, names)
+            if archive.getinfo(name).file_size > max_bytes:
+                raise LoadError(f"{path} has a {name} of over {max_bytes >> 20} MiB; save the model again")
+            return json.loads(archive.read(name))
 
 
 def limit(path: Path) -> int:

@@ -142,12 +142,12 @@ def _in_layouts(incomplete: str) -> Iterator[str]:
 
 def _offered(incomplete: str, words: Callable[[], Iterable[str]]) -> list[str]:
     """Return those of some words that go on as what is written."""
-    found: list[str] = []
+    matches: list[str] = []
     # Whatever is wrong, a person who types is not told: the command itself will.
     with contextlib.suppress(Exception):
         for word in words():
-            if word.startswith(incomplete) and _WORD.fullmatch(word) and word not in found:
-                found.append(word)
-            if len(found) >= _MOST:
+            if word.startswith(incomplete) and _WORD.fullmatch(word) and word not in matches:
+                matches.append(word)
+            if len(matches) >= _MOST:
                 break
-    return found
+    return matches

@@ -84,8 +84,8 @@ def _locked(config: GatewayConfig, kept: Lock) -> Lock:
         library = Library(Path(directory), desired.sources)
         with ThreadPoolExecutor(_THREADS) as pool:
             kits = list(pool.map(lambda kit: find_kit(library, absolute[kit], desired), missing))
-    found = {reference: _entry(reference, kit) for reference, kit in zip(missing, kits, strict=True)}
-    return Lock({reference: kept.kits.get(reference) or found[reference] for reference in absolute})
+    resolved = {reference: _entry(reference, kit) for reference, kit in zip(missing, kits, strict=True)}
+    return Lock({reference: kept.kits.get(reference) or resolved[reference] for reference in absolute})
 
 
 def _entry(reference: Reference, kit: Kit) -> LockedKit:

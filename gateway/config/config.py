@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -21,9 +20,10 @@ from gateway.config.access import AllowedHost, AllowedOrigin, Keys, Tls
 from gateway.config.admin_tls import AdminTls
 from gateway.config.callers import Callers
 from gateway.config.defaults import DEFAULTS, with_defaults
-from gateway.config.faults import describe_faults, faults_at, name_written
+from gateway.config.faults import describe_faults, faults_at
 from gateway.config.kits import READS_FILES, REGISTRY_FILES, Cache, Registry, Strict, Trust, fault
-from gateway.config.models import AUTO, Canary, Model, ModelSettings
+from gateway.config.models import Canary, Model, ModelSettings
+from gateway.config.runtime_names import unknown_runtimes
 from gateway.config.source import read_source
 from gateway.config.tracing import Tracing
 from gateway.config.variables import Variables
@@ -311,40 +311,10 @@ def parse_config(
         if needs_models and "models" not in config.model_fields_set:
             faults.append("line 1: models: is missing; write the models to serve, or `models: []` for none")
         if runtimes is not None:
-            faults += dict.fromkeys(_unknown_runtimes(config, runtimes, lines, written))
+            faults += dict.fromkeys(unknown_runtimes(config.models, runtimes, lines, written))
     if faults:
         raise ConfigError(source, faults)
     return config
-
-
-_KNOWN_ENGINES: Mapping[str, str] = {
-    **dict.fromkeys(("llama.cpp", "llamacpp", "llama-cpp", "llama_cpp", "llama-server", "ollama"), "gguf"),
-    **dict.fromkeys(("huggingface", "hugging-face", "hf", "sentence-transformers"), "transformers"),
-    **dict.fromkeys(("onnxruntime", "ort"), "onnx"),
-    **dict.fromkeys(("pytorch", "torch"), "torchscript"),
-    **dict.fromkeys(("scikit-learn", "joblib"), "sklearn"),
-}
-"""What people write for a runtime whose name they do not know."""
-
-
-def _unknown_runtimes(
-    config: GatewayConfig,
-    runtimes: Sequence[str],
-    lines: Mapping[FieldPath, int],
-    written: Mapping[FieldPath, FieldPath],
-) -> Iterator[str]:
-    names = [AUTO, *runtimes]
-    for index, model in enumerate(config.models):
-        if model.runtime not in names:
-            field, line = name_written(("models", index, "runtime"), lines, written)
-            word = model.runtime.lower()
-            meant = [name for name in (_KNOWN_ENGINES.get(word),) if name in names]
-            close = meant or difflib.get_close_matches(word, names, n=1)
-            advice = f"; did you mean {close[0]!r}?" if close else "."
-            yield (
-                f"line {line}: {field}: there is no runtime {model.runtime!r}{advice} "
-                f"Installed are {', '.join(runtimes)}"
-            )
 
 
 _Kit = TypeVar("_Kit", Model, Canary)

@@ -58,6 +58,7 @@ from gateway.edge.edge import Edge
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.files import read_regular
 from gateway.home import keep_private
+from gateway.logs.counts import LineCounts
 from gateway.logs.events import configure_logging
 from gateway.metrics.exposition import KitserveCollector
 from gateway.metrics.machine import usable_memory
@@ -130,59 +131,12 @@ class Gateway:
         )
         self._payload_log = PayloadLog(settings.home, lambda: recorded_versions(self._state))
         self._payload_log.start()
-        overview = GatewayOverview(
-            self._loop,
-            self._state,
-            self._workers,
-            self._descriptions,
-            self._activator,
-            edge,
-            self._payload_log.numbers,
-        )
         self._traces = None if settings.otlp is None else self._trace(settings.otlp, settings.edge_files)
-        if self._traces is not None:
-            overview.count_spans(self._traces.numbers)
-        metrics = CollectorRegistry()
-        vitals = Vitals(settings.home, self._loop, self._state, lines, _certificates(settings))
-        metrics.register(KitserveCollector(lambda: replace(overview.scrape(), control_plane=vitals.sample())))
-        gate = Middleware(Gate, is_token=TokenCheck(settings.home), owner=os.geteuid())
-        admin_tls = None if settings.admin_tls is None else server_context(settings.admin_tls)
-        admin = (
-            AdminApi(
-                self._state,
-                overview,
-                metrics,
-                _faults_of(settings),
-                self._loop.wake,
-                LiveSettings(edge, lambda: on_tcp),
-            ),
-            RolloutApi(self._rollouts, self._state, self._loop.wake),
-            RestartApi(self._restarts, self._state, self._workers, self._loop.wake),
-            PlanApi(
-                self._state,
-                self._loop,
-                self._descriptions.of,
-                settings.home,
-                _faults_of(settings),
-                usable_memory if settings.worker_host else lambda: None,
-            ),
-        )
+        overview = self._overview(edge)
         self._page = Page(overview, self._state, self._rollouts)
-        admin_app = web_app(_routes((*admin, self._page)), gate)
-        on_tcp = MovableServer(
-            lambda listening: WebServer(admin_app, listening, tls=admin_tls),
-            settings.admin_host,
-            settings.admin_port,
-        )
-        front = (
-            Repository(overview),
-            OpenAIModels(overview),
-            Docs(overview, lambda: self._state.desired().fixed.listen or settings.edge.listen),
-        )
         self._servers = (
-            on_tcp,
-            WebServer(admin_app, bind_socket(settings.home)),
-            WebServer(web_app(_routes(front)), local_socket(str(settings.edge_files.front_socket))),
+            *self._admin_servers(settings, edge, overview, lines),
+            self._front_server(settings, overview),
         )
         for server in self._servers:
             server.start()
@@ -239,6 +193,54 @@ class Gateway:
         if self._traces is not None:
             self._traces.stop()
         self._state.close()
+
+    def _overview(self, edge: Edge) -> GatewayOverview:
+        overview = GatewayOverview(
+            self._loop,
+            self._state,
+            self._workers,
+            self._descriptions,
+            self._activator,
+            edge,
+            self._payload_log.numbers,
+        )
+        if self._traces is not None:
+            overview.count_spans(self._traces.numbers)
+        return overview
+
+    def _admin_servers(
+        self, settings: GatewaySettings, edge: Edge, overview: GatewayOverview, lines: LineCounts
+    ) -> tuple[MovableServer, WebServer]:
+        """Return the servers of the admin API and its page: over TCP, and at the socket in the home."""
+        vitals = Vitals(settings.home, self._loop, self._state, lines, _certificates(settings))
+        metrics = CollectorRegistry()
+        metrics.register(KitserveCollector(lambda: replace(overview.scrape(), control_plane=vitals.sample())))
+        live_settings = LiveSettings(edge, lambda: on_tcp)
+        faults_of, wake = _faults_of(settings), self._loop.wake
+        free_memory = usable_memory if settings.worker_host else lambda: None
+        apis = (
+            AdminApi(self._state, overview, metrics, faults_of, wake, live_settings),
+            RolloutApi(self._rollouts, self._state, wake),
+            RestartApi(self._restarts, self._state, self._workers, wake),
+            PlanApi(self._state, self._loop, self._descriptions.of, settings.home, faults_of, free_memory),
+            self._page,
+        )
+        gate = Middleware(Gate, is_token=TokenCheck(settings.home), owner=os.geteuid())
+        app = web_app(_routes(apis), gate)
+        tls = None if settings.admin_tls is None else server_context(settings.admin_tls)
+        on_tcp = MovableServer(
+            lambda listening: WebServer(app, listening, tls=tls), settings.admin_host, settings.admin_port
+        )
+        return on_tcp, WebServer(app, bind_socket(settings.home))
+
+    def _front_server(self, settings: GatewaySettings, overview: GatewayOverview) -> WebServer:
+        """Return the server of what the edge asks of the gateway."""
+        front = (
+            Repository(overview),
+            OpenAIModels(overview),
+            Docs(overview, lambda: self._state.desired().fixed.listen or settings.edge.listen),
+        )
+        return WebServer(web_app(_routes(front)), local_socket(str(settings.edge_files.front_socket)))
 
     def _trace(self, otlp: OtlpSettings, files: EdgeFiles) -> Traces:
         # OpenTelemetry takes memory and time that nobody pays who traces nothing.

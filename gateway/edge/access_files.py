@@ -20,12 +20,12 @@ from gateway.config.config import GatewayConfig
 from gateway.config.keys import Key, parse_keys
 from gateway.edge import access
 from gateway.edge.certificates import authorities_pem, certificate_pem, has_ended, token_key_pem
-from gateway.edge.files import EdgeFiles, write_file
+from gateway.edge.files import EdgeFiles
 from gateway.edge.haproxy import HAProxy, ask
 from gateway.edge.haproxy_map import read_entries, write_entries
 from gateway.edge.keys import key_entries
 from gateway.errors import EdgeError, KitserveError
-from gateway.files import read_regular
+from gateway.files import read_regular, replace_private
 
 _LOOK_SECONDS = 1.0
 
@@ -83,7 +83,7 @@ class AccessFiles:
         for copy in self._copies:
             copy.stamp = _stamp(copy.sources)
             copy.current = copy.read()
-            write_file(copy.target, copy.current)
+            replace_private(copy.target, copy.current)
 
     def start(self) -> None:
         """Look after the files from now on, in a thread."""
@@ -135,7 +135,7 @@ class AccessFiles:
 
     def _bring_keys(self, text: str) -> None:
         # First the file: a key that was withdrawn must not come back with a reload.
-        write_file(self._files.keys, text)
+        replace_private(self._files.keys, text)
         self._haproxy.replace_map(self._files.keys, read_entries(text))
 
     def _bring_pem(self, kind: str, target: Path, text: str) -> None:
@@ -146,19 +146,19 @@ class AccessFiles:
             with contextlib.suppress(EdgeError):
                 ask(path, f"abort ssl {kind} {target}")
             raise _Refused(f"HAProxy refuses it: {' '.join(answer.split())}")
-        write_file(target, text)
+        replace_private(target, text)
         answer = ask(path, f"commit ssl {kind} {target}")
         if "Success" not in answer:
             raise EdgeError(f"HAProxy did not take it: {' '.join(answer.split())}")
 
     def _bring_token_key(self, target: Path, text: str) -> None:
         before = target.read_text()
-        write_file(target, text)
+        replace_private(target, text)
         try:
             # HAProxy reads keys of tokens only as it starts.
             self._haproxy.reload()
         except EdgeError:
-            write_file(target, before)
+            replace_private(target, before)
             raise
 
 

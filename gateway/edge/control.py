@@ -57,7 +57,7 @@ from dataclasses import replace
 from gateway.edge.counters import EdgeCounters
 from gateway.edge.edge import EdgeStatistics
 from gateway.edge.error_map import error_entries
-from gateway.edge.files import EdgeFiles, EdgeSettings, write_file
+from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.haproxy import ChangeRefused, HAProxy, differs
 from gateway.edge.haproxy_map import read_entries, write_entries
 from gateway.edge.placement import (
@@ -75,6 +75,7 @@ from gateway.edge.route_map import WATCHED, Key, map_entries, map_key, watched, 
 from gateway.edge.routes import RoutingTable
 from gateway.edge.stats import Processes
 from gateway.errors import EdgeError
+from gateway.files import replace_private
 from gateway.logs.limits import Logged
 from gateway.metrics.memory import total_resident_bytes
 from gateway.metrics.system import EdgeSample
@@ -102,7 +103,7 @@ class EdgeControl:
         """Write the files for a first start, where no worker runs yet."""
         self._files.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self._settings.worker_tls is not None:
-            write_file(self._files.worker_authority, self._settings.worker_tls.authority)
+            replace_private(self._files.worker_authority, self._settings.worker_tls.authority)
         self._write_files(table, {}, Pool(), Placement({}))
 
     def apply(self, table: RoutingTable) -> None:
@@ -184,10 +185,12 @@ class EdgeControl:
         self, table: RoutingTable, slots: Mapping[str, int], pool: Pool, placement: Placement
     ) -> None:
         """Write the files from which an HAProxy would start with this table."""
-        write_file(self._files.slots, json.dumps(slots))
-        write_file(self._files.routes, "".join(write_entries(map_entries(table, slots))))
-        write_file(self._files.errors, "".join(write_entries(error_entries() | refusal_entries())))
-        write_file(self._files.config, render(self._settings, self._files, pool, placement, watched(table)))
+        replace_private(self._files.slots, json.dumps(slots))
+        replace_private(self._files.routes, "".join(write_entries(map_entries(table, slots))))
+        replace_private(self._files.errors, "".join(write_entries(error_entries() | refusal_entries())))
+        replace_private(
+            self._files.config, render(self._settings, self._files, pool, placement, watched(table))
+        )
 
     def end_canary(self, model: str) -> None:
         """Give a model's canary no more unversioned calls, and leave all else as it is.
@@ -205,11 +208,11 @@ class EdgeControl:
         try:
             self._haproxy.edit_routes({weight: "0"}, removed=before.keys() - after.keys())
         except ChangeRefused as error:
-            write_file(self._files.routes, "".join(write_entries(after)))
+            replace_private(self._files.routes, "".join(write_entries(after)))
             self._reload(error)
             return
         if after != before:
-            write_file(self._files.routes, "".join(write_entries(after)))
+            replace_private(self._files.routes, "".join(write_entries(after)))
 
     def _reload(self, refused: ChangeRefused) -> None:
         """Bring the files, which are right, to an HAProxy that did not take a change."""

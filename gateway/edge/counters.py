@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateway.edge.files import write_file
 from gateway.edge.placement import ACTIVATOR, slot_of
 from gateway.edge.stats import (
     ALL,
@@ -39,6 +38,7 @@ from gateway.edge.stats import (
     key_of,
     model_of,
 )
+from gateway.files import replace_private
 from gateway.metrics.edge_numbers import ERRORS, SOURCES, STATUS_CLASSES, EdgeNumbers
 from gateway.metrics.system import KEY_REASONS, REJECTED_KINDS, EdgeSample, KeyNumbers
 
@@ -171,7 +171,7 @@ class EdgeCounters:
                 for pid, process in self._processes.items()
             },
         }
-        write_file(self._path, json.dumps(document, separators=(",", ":")))
+        replace_private(self._path, json.dumps(document, separators=(",", ":")))
 
 
 def _key_numbers(totals: Mapping[str, int]) -> KeyNumbers:

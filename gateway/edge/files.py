@@ -148,11 +148,3 @@ class EdgeSettings:
     """With what workers speak TLS; None: HTTP in clear."""
     tracing: EdgeTracing | None = None
     """Which calls are traced; None: none, and nothing is done for it."""
-
-
-def write_file(path: Path, text: str) -> None:
-    """Replace a file in one step, so that no reader sees half of it; only its owner may read it."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.touch(mode=0o600)
-    temporary.write_text(text)
-    temporary.replace(path)

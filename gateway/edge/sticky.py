@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 from contextlib import suppress
 from pathlib import Path
 
 from gateway.errors import StoreError
+from gateway.files import create_private
 
 _FILE = "sticky.key"
 
@@ -24,9 +24,7 @@ def sticky_key(home: Path) -> str:
     path = home / _FILE
     try:
         with suppress(FileExistsError):
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with os.fdopen(handle, "w") as file:
-                file.write(secrets.token_hex(32))
+            create_private(path, secrets.token_hex(32))
         key = path.read_text().strip()
     except OSError as error:
         raise StoreError(f"{path} cannot be used: {error.strerror}") from error

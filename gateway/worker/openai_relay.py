@@ -17,7 +17,9 @@ from gateway.wire.codings import decompress
 from gateway.wire.exchange import Exchange
 from gateway.wire.headers import PLACED, SOURCE
 from gateway.worker.language import ENDED, LanguageCapability
-from gateway.worker.openai_call import RelayedCall, Served, request_id
+from gateway.worker.openai_account import AdmittedCall
+from gateway.worker.openai_call import RelayedCall
+from gateway.worker.openai_version import RelayedVersion, request_id
 from gateway.worker.protocol import OpenAIErrors
 from gateway.worker.version import ServedVersion
 
@@ -33,7 +35,7 @@ class Relay:
 
     def __init__(self, endpoint: Endpoint, version: ServedVersion, language: LanguageCapability) -> None:
         self._endpoint = endpoint
-        self._served = Served(version, language)
+        self._served = RelayedVersion(version, language)
         self._errors = OpenAIErrors(self._served.headers)
 
     def __call__(self, exchange: Exchange, role: str) -> None:
@@ -101,7 +103,8 @@ class Relay:
         turn = Turn(len(call.body), call.places, seconds, began, source=source, is_placed=is_placed)
         tracer = served.version.options.tracer
         trace = None if tracer is None else tracer.of(exchange.headers, is_mirrored=role == MIRRORED)
-        RelayedCall(served, exchange, role, call, turn, kept_body, is_recorded, trace).enter()
+        admitted = AdmittedCall(exchange, role, call, turn, kept_body, is_recorded, trace)
+        RelayedCall(served, admitted).enter()
 
     def _refuse(self, exchange: Exchange, role: str, failure: Exception) -> None:
         """Answer a call that does not get to the engine."""

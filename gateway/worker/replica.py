@@ -107,22 +107,31 @@ class Worker:
                 self._tracer = servable.options.tracer
                 self._app = build_app(identity, self._model, self._tally, servable.options)
         except Exception as error:
-            is_expected, reason = isinstance(error, KitserveError), reason_of(error)
-            self._note(passing=Passing.of(error))
-            self._tally.failed_to("pull" if self._announcement.state is WorkerState.PULLING else "load")
-            await self._report(WorkerState.FAILED, reason)
-            log.log(
-                logging.WARNING if is_expected else logging.ERROR,
-                "worker.failed",
-                exc_info=not is_expected,
-                extra={**spec.names, "reason": reason},
-            )
+            await self._tell_failure(error)
             self._announcing.cancel()
             if self._overdue.done():
                 # The thread that loads cannot be ended otherwise.
                 os._exit(1)
             raise
-        self._server = HttpServer(self._app, spec.node.host or node_address, tls=self._tls)
+        await self._serve(servable, spec.node.host or node_address)
+
+    async def _tell_failure(self, error: Exception) -> None:
+        """Tell the gateway and the log why the model cannot answer."""
+        is_expected, reason = isinstance(error, KitserveError), reason_of(error)
+        self._note(passing=Passing.of(error))
+        self._tally.failed_to("pull" if self._announcement.state is WorkerState.PULLING else "load")
+        await self._report(WorkerState.FAILED, reason)
+        log.log(
+            logging.WARNING if is_expected else logging.ERROR,
+            "worker.failed",
+            exc_info=None if is_expected else error,
+            extra={**self._spec.names, "reason": reason},
+        )
+
+    async def _serve(self, servable: ServableModel, host: str) -> None:
+        """Take calls at an address of this node, and watch what may end meanwhile."""
+        spec = self._spec
+        self._server = HttpServer(self._app, host, tls=self._tls)
         self._server.start()
         self._note(
             host=self._server.host,

@@ -8,16 +8,13 @@ an attribute of an object or call an operator are refused, whatever they name.
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from runtimes.errors import LoadError, UnsafeFormat
-from runtimes.formats import zip_names
 from runtimes.pickles.known import is_known
-from runtimes.zip_members import check_members
+from runtimes.zip_members import DAMAGE, read_json
 
 SCHEMA = "schema.json"
 
@@ -59,25 +56,9 @@ def check(path: Path) -> list[str]:
         LoadError: where it is damaged.
     """
     try:
-        with path.open("rb") as file:
-            members = zip_names(file)
-            with zipfile.ZipFile(file) as archive:
-                check_members(path, archive, members)
-                if archive.getinfo(SCHEMA).file_size > _MAX_SCHEMA:
-                    raise LoadError(f"{path} has a {SCHEMA} of over {_MAX_SCHEMA >> 20} MiB; save it again")
-                schema = json.loads(archive.read(SCHEMA))
+        schema = read_json(path, SCHEMA, _MAX_SCHEMA)
         names = [_checked(path, node) for node in _nodes(schema)]
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except (*DAMAGE, TypeError, AttributeError) as error:
         raise LoadError(
             f"{path} is no whole skops file: {str(error) or repr(error)}; save the model again"
         ) from error

@@ -6,17 +6,14 @@ Keras makes instances of what the configuration names, so each class and functio
 
 from __future__ import annotations
 
-import json
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from runtimes.errors import LoadError, UnsafeFormat
-from runtimes.formats import zip_names
 from runtimes.tensorflow.keras_names import CLASSES, FUNCTIONS
-from runtimes.zip_members import check_members, limit
+from runtimes.zip_members import DAMAGE, limit, read_json
 
 CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
@@ -35,25 +32,8 @@ def check(path: Path) -> None:
         LoadError: where it is damaged.
     """
     try:
-        with path.open("rb") as file:
-            names = zip_names(file)
-            with zipfile.ZipFile(file) as archive:
-                check_members(path, archive, names)
-                if archive.getinfo(CONFIG).file_size > _MAX_CONFIG:
-                    raise LoadError(
-                        f"{path} has a {CONFIG} of over {_MAX_CONFIG >> 20} MiB, which none needs"
-                    )
-                config = json.loads(archive.read(CONFIG))
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        zipfile.BadZipFile,
-        NotImplementedError,
-        RuntimeError,
-        EOFError,
-        zlib.error,
-    ) as error:
+        config = read_json(path, CONFIG, _MAX_CONFIG)
+    except DAMAGE as error:
         raise _damaged(path, error) from error
     if not isinstance(config, dict):
         raise _damaged(path, ValueError(f"{CONFIG} is no object"))
@@ -72,7 +52,7 @@ def check_weights(path: Path) -> None:
             h5py.File(member, "r") as weights,
         ):
             size = sum(_dataset_bytes(path, weights, h5py))
-    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except DAMAGE as error:
         raise _damaged(path, error) from error
     if size > limit(path):
         raise LoadError(

@@ -259,9 +259,9 @@ def test_settings_rules_and_what_needs_a_restart_are_told(running: Running) -> N
     running.push("settings/iris:v1")
     running.apply({"iris": kit, "rose": kit})
     plan = running.plan(
-        {"iris": {"kit": kit, "replicas": 3}, "rose": kit}, listen="127.0.0.1:9", cache={"max_size": 10**9}
+        {"iris": {"kit": kit, "replicas": 3}, "rose": kit}, worker_tls="always", cache={"max_size": 10**9}
     )
-    assert plan["restart"] == ["listen"]
+    assert plan["restart"] == ["worker_tls"]
     assert {"field": "cache.max_size", "before": None, "after": 10**9} in plan["settings"]
     first, second = plan["models"]
     assert (first["action"], first["workers"]) == ("changed", "scaled")
@@ -275,7 +275,7 @@ def test_settings_rules_and_what_needs_a_restart_are_told(running: Running) -> N
         "is_new": False,
     }
     assert second["action"] == "unchanged"
-    assert "listen: needs a restart" in running.text()
+    assert "worker_tls: needs a restart" in running.text()
     text, error = running.cli("plan", str(running.file), "--admin", "127.0.0.1:1", code=1)
     assert "no Kitserve answers" in text + error
 
@@ -291,7 +291,8 @@ def test_readers_plan_nothing_and_holders_no_more_than_they_may_apply(
     assert requests.post(url, json=order, timeout=5).status_code == 401
     assert requests.post(url, json=order, headers=HOLDER, timeout=5).json()["has_changes"] is False
     secret = {running.registry.host: {"username": "me", "password_file": "/etc/shadow", "plain_http": True}}
-    for changes in ({"registries": secret}, {"trust": {"allow_code": [f"sha256:{'0' * 64}"]}}):
+    trust = {"allow_code": [f"sha256:{'0' * 64}"]}
+    for changes in ({"registries": secret}, {"trust": trust}, {"listen": "127.0.0.1:9"}):
         order = {"config": {**running.config({"iris": kit}), **changes}}
         assert requests.post(url, json=order, headers=HOLDER, timeout=5).status_code == 403
     # Nor does the token choose a kit of this machine as a parent.

@@ -23,7 +23,7 @@ from gateway.control.admin.gate import caller_of
 from gateway.control.admin.live import LiveSettings
 from gateway.control.admin.proposal import MAX_CONFIG_BYTES, read_proposal
 from gateway.control.state.database import State
-from gateway.control.state.desired import LIVE, Desired, FixedSettings
+from gateway.control.state.desired import Desired, FixedSettings
 from gateway.control.state.overview import Overview
 from gateway.control.web.errors import current_status
 from gateway.control.web.requests import read_change
@@ -113,10 +113,11 @@ class AdminApi:
         pins = self._state.pins(before.generation)
         fields.update(config_fields(before, pins, document, desired, new_document))
         # The first config of a start is what this start was made with.
-        changes = before.fixed.changes(desired.fixed) if self._state.is_configured() else []
-        fixed = [name for name in changes if name not in LIVE or self._live is None]
-        if fixed:
-            names = " and ".join(fixed)
+        is_first = not self._state.is_configured()
+        changes = [] if is_first else before.fixed.changes(desired.fixed)
+        refused = changes if self._live is None else before.fixed.restart_changes(desired.fixed)
+        if refused and not is_first:
+            names = " and ".join(refused)
             raise HTTPException(409, f"{names} can only change with a restart of `kitserve serve`")
         if faults := await asyncio.to_thread(self._faults, desired):
             raise ConfigError("the config", faults)

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from gateway.errors import StoreError
-from gateway.files import read_regular
+from gateway.files import read_regular, replace_private
 
 TOKEN_FILE = "admin.token"  # noqa: S105 - a name
 """The name of the file in a home."""
@@ -57,16 +57,8 @@ def make_token(home: Path) -> str:
     """
     token = secrets.token_urlsafe(_BYTES)
     path = home / TOKEN_FILE
-    temporary = path.with_name(f".{TOKEN_FILE}.{os.getpid()}.tmp")
     try:
-        temporary.unlink(missing_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        handle = os.open(temporary, flags, 0o600)
-        try:
-            os.write(handle, f"{token}\n".encode())
-        finally:
-            os.close(handle)
-        temporary.replace(path)
+        replace_private(path, f"{token}\n")
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error}") from error
     return token

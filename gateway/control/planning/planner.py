@@ -18,7 +18,7 @@ from gateway.control.planning.hypothesis import with_config
 from gateway.control.planning.memory import memory_plan
 from gateway.control.planning.model_plan import ModelPlanner, Planned
 from gateway.control.planning.present import Present
-from gateway.control.state.desired import LIVE, Desired
+from gateway.control.state.desired import Desired
 from gateway.control.state.versions import Kind
 from gateway.errors import KitserveError, RegistryUnavailable
 from gateway.kits.library import Library
@@ -71,8 +71,7 @@ def make_plan(present: Present, wanted: Wanted, library: Library, *, may_pull: b
         planner.removed(model) for model in recorded.desired.models if desired.model(model.name) is None
     ]
     settings = tuple(setting_changes(present.document, wanted.document)) if present.document else ()
-    fixed = recorded.desired.fixed.changes(desired.fixed) if present.document else []
-    restart = tuple(name for name in fixed if name not in LIVE)
+    restart = tuple(recorded.desired.fixed.restart_changes(desired.fixed)) if present.document else ()
     pull = _pull_plan(planned, library, desired.cache_limit)
     faults = wanted.faults
     if not pull.is_enough:

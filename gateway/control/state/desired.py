@@ -88,13 +88,13 @@ class KitUse:
         return tuple(parent.reference for parent in self.parents)
 
 
-LIVE = ("listen", "admin", "access_log")
-"""Those of `FixedSettings` that change while Kitserve runs."""
+# Those of `FixedSettings` that change while Kitserve runs.
+_LIVE = ("listen", "admin", "access_log")
 
 
 @dataclass(frozen=True, slots=True)
 class FixedSettings:
-    """What Kitserve is started with: most of it changes only with a new start, `LIVE` without one."""
+    """What Kitserve is started with: most of it changes only with a new start."""
 
     listen: str = ""
     admin: str = ""
@@ -122,6 +122,10 @@ class FixedSettings:
         return [
             field.name for field in fields(self) if getattr(self, field.name) != getattr(other, field.name)
         ]
+
+    def restart_changes(self, other: FixedSettings) -> list[str]:
+        """Return those of `changes` that need a restart of Kitserve."""
+        return [name for name in self.changes(other) if name not in _LIVE]
 
 
 @dataclass(frozen=True, slots=True)

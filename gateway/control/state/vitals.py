@@ -82,10 +82,10 @@ class Vitals:
 def _disk(directory: Path) -> tuple[int, int] | None:
     """Return the size of a directory's file system, and what its user may fill of it, in bytes."""
     try:
-        told = os.statvfs(directory)
+        status = os.statvfs(directory)
     except OSError:
         return None
-    return told.f_blocks * told.f_frsize, told.f_bavail * told.f_frsize
+    return status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
 
 
 def _memory() -> MachineMemory | None:

@@ -199,6 +199,7 @@ def test_a_process_that_dies_while_ray_starts_ends_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.cli.control_plane.prepare", lambda _address: None)
+    monkeypatch.setattr("gateway.cli.control_plane._LOOK_SECONDS", 0.1)
     sleep = shutil.which("sleep")
     assert sleep is not None
     shutil.copy(sleep, tmp_path / "raylet")
@@ -206,7 +207,7 @@ def test_a_process_that_dies_while_ray_starts_ends_the_start(
 
     class HangingStart(ControlPlane):
         def _start(self) -> None:
-            with subprocess.Popen([tmp_path / "raylet", "1.5"]):
+            with subprocess.Popen([tmp_path / "raylet", "0.6"]):
                 ended.wait()
 
     plane: Any = HangingStart("cluster", tmp_path, None, None, None)  # type: ignore[arg-type]  # not used

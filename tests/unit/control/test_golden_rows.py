@@ -37,6 +37,7 @@ from gateway.worker.golden import golden_inputs
 from gateway.worker.version import AppOptions, Identity
 from runtimes.base import ANY, Array, Resources, Signature, TensorModel, TensorSpec
 from tests.support.ports import free_port
+from tests.support.waiting import wait
 
 IRIS = Golden("iris", 0.9)
 PATH = "/v2/models/iris/infer"
@@ -170,17 +171,24 @@ def test_a_dataset_that_does_not_fit_is_told(
     assert any(word in outcome.message for word in words.split("|")), outcome.message
 
 
-def test_a_worker_that_does_not_answer_yet_is_asked_again(
-    library: Library, workers: dict[str, Worker]
+def test_a_worker_that_does_not_answer_yet_is_asked_again_until_it_does(
+    library: Library,
+    workers: dict[str, Worker],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr(golden_gate, "_AGAIN_SECONDS", 0.01)
     worker = workers["v1"]
     gate = GoldenGate(lambda: library, KEY)
     canary = worker.version
     gone = Announcement("w", canary.app, WorkerState.READY, "", "127.0.0.1", free_port())
-    deadline = time.monotonic() + 4
-    while time.monotonic() < deadline:
+
+    def is_asked_thrice() -> bool:
         assert gate.check(1, IRIS, worker.served, canary, worker.signature, gone) is None
-        time.sleep(0.05)
+        return caplog.text.count("golden.retried") >= 3
+
+    wait(is_asked_thrice)
+    assert isinstance(check(library, worker, IRIS, gate=gate), GatesPassed)
 
 
 @pytest.mark.parametrize(

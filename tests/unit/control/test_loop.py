@@ -417,6 +417,7 @@ def test_a_reference_that_could_not_be_resolved_is_asked_for_until_it_can(
     assert plane.state.failures() == {}
 
 
+@pytest.mark.usefixtures("soon")
 def test_a_version_that_is_restarted_has_one_worker_more_until_all_are_replaced(plane: Plane) -> None:
     app = plane.start_and_serve({"min": 1, "max": 1})
     version = plane.state.versions()[app]

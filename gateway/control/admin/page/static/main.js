@@ -20,7 +20,7 @@ let ahead = 0;
 const histories = new Map();
 const opened = new Set();
 const refusals = new Map();
-const news = [];
+const announcements = [];
 
 const now = () => Date.now() / 1000 + ahead;
 
@@ -103,16 +103,16 @@ function announceChanges(before, after) {
   const earlier = new Map(before.models.map((model) => [model.name, model]));
   for (const model of after.models) {
     const old = earlier.get(model.name);
-    if (!old) news.push(`${model.name} is new`);
-    else if (old.state !== model.state) news.push(`${model.name} is ${model.state}`);
+    if (!old) announcements.push(`${model.name} is new`);
+    else if (old.state !== model.state) announcements.push(`${model.name} is ${model.state}`);
     if (old?.rollout && model.rollout && (old.rollout.phase !== model.rollout.phase || old.rollout.step !== model.rollout.step)) {
-      news.push(`${model.name}: ${model.rollout.message || model.rollout.phase}`);
+      announcements.push(`${model.name}: ${model.rollout.message || model.rollout.phase}`);
     }
   }
 }
 
 setInterval(() => {
-  if (news.length) part("announcer").textContent = news.splice(0).slice(-5).join(". ");
+  if (announcements.length) part("announcer").textContent = announcements.splice(0).slice(-5).join(". ");
 }, ANNOUNCE_EVERY);
 
 // The connection.
@@ -120,8 +120,8 @@ setInterval(() => {
 function connectionChanged(state, reason = "", retryAt = 0) {
   const hasChanged = connection.state !== state;
   // Said once: the banner counts seconds.
-  if (hasChanged && state === "lost") news.push(`${reason}: what is shown is of before`);
-  if (hasChanged && connection.state === "lost") news.push("Connected again");
+  if (hasChanged && state === "lost") announcements.push(`${reason}: what is shown is of before`);
+  if (hasChanged && connection.state === "lost") announcements.push("Connected again");
   connection = { state, reason, retryAt };
   if (hasChanged) document.body.dataset.connection = state;
   showConnection();
@@ -223,7 +223,7 @@ part("forget").addEventListener("click", () => {
   forgetToken();
   showToken();
 });
-prepareOrders((name, words, rollout) => news.push(`${words}: ${name}. ${rollout.message}`), showToken);
+prepareOrders((name, words, rollout) => announcements.push(`${words}: ${name}. ${rollout.message}`), showToken);
 
 const again = follow("/api/events", hear, connectionChanged);
 part("again").addEventListener("click", again);

@@ -34,12 +34,12 @@ export function noModels(status) {
 
 /** Sum up what versions did in the last minute; null where nobody knows yet. */
 export function recentOf(versions) {
-  const known = versions.map((version) => version.recent).filter(Boolean);
-  if (!known.length) return null;
+  const measured = versions.map((version) => version.recent).filter(Boolean);
+  if (!measured.length) return null;
   return {
-    rate: sum(known, (recent) => recent.rate),
-    calls: sum(known, (recent) => recent.calls),
-    errors: sum(known, (recent) => recent.errors),
+    rate: sum(measured, (recent) => recent.rate),
+    calls: sum(measured, (recent) => recent.calls),
+    errors: sum(measured, (recent) => recent.errors),
   };
 }
 
