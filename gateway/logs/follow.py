@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from gateway.files import open_regular
+
 _LOOK_SECONDS = 0.25
 _STOP_SECONDS = 2.0
 
@@ -62,7 +64,7 @@ class Follower:
     def _is_renamed(self, file: BinaryIO) -> bool:
         opened = os.fstat(file.fileno())
         try:
-            named = self._path.stat()
+            named = self._path.lstat()
         except OSError:
             # No other process has begun a new one yet.
             return False
@@ -70,6 +72,6 @@ class Follower:
 
     def _open(self) -> BinaryIO | None:
         try:
-            return self._path.open("rb")
+            return os.fdopen(open_regular(self._path, follows_link=False), "rb")
         except OSError:
             return None

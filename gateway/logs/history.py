@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
+from gateway.files import open_regular
 from gateway.logs.files import BACKUPS, backup
 
 
@@ -24,9 +25,13 @@ class History:
         # The newest first: one that is renamed meanwhile is met a second time, and none is missed.
         for number in range(backups + 1):
             try:
-                file = (backup(path, number) if number else path).open("rb")
-            except FileNotFoundError:
+                handle = open_regular(backup(path, number) if number else path, follows_link=False)
+            except PermissionError:
+                raise
+            except OSError:
+                # It is not there, or no log: workers, which write to the directory, may run code of kits.
                 continue
+            file = os.fdopen(handle, "rb")
             status = os.fstat(file.fileno())
             if opened.setdefault((status.st_dev, status.st_ino), file) is not file:
                 file.close()
