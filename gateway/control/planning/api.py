@@ -82,7 +82,8 @@ class PlanApi:
         async with self._planning:
             recorded, observed = await self._view()
             _, document = self._state.document()
-            proposal = read_proposal(caller, text, document)
+            # A large one takes longer to read than this loop may be silent.
+            proposal = await asyncio.to_thread(read_proposal, caller, text, document)
             plan = await asyncio.to_thread(self._make, proposal, document, (recorded, observed), may_pull)
         fields = {"caller": caller.name, "has_changes": plan.has_changes, "is_refused": plan.is_refused}
         log.info("config.planned", extra=fields)
