@@ -11,6 +11,9 @@ from typing import BinaryIO
 from gateway.files import open_regular
 from gateway.logs.files import BACKUPS, backup
 
+# No line of Kitserve's is so long; a kit that runs code may write one without end, which comes in parts.
+_MAX_LINE_BYTES = 1024 * 1024
+
 
 class History:
     """The log's files as they are now, open: what is renamed or removed from now on is read all the same.
@@ -52,8 +55,8 @@ class History:
         """Yield each whole line; of one that is being written, the beginning is left in `rest`."""
         with self._stack:
             for file in self._files:
-                for line in file:
-                    if line.endswith(b"\n"):
+                while line := file.readline(_MAX_LINE_BYTES):
+                    if line.endswith(b"\n") or len(line) == _MAX_LINE_BYTES:
                         yield line
                     elif file is self.rest:
                         file.seek(-len(line), os.SEEK_CUR)

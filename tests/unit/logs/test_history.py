@@ -73,3 +73,13 @@ def test_links_and_pipes_in_the_place_of_logs_are_not_read(tmp_path: Path) -> No
     SharedFile(path).write(b"new\n")
     wait(lambda: seen == b"new\n")
     follower.stop()
+
+
+def test_a_line_without_end_comes_in_parts(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"x" * 3 * 1024 * 1024 + b"\nlast\n")
+    history = History(path)
+    lines = list(history.lines())
+    assert [len(line) for line in lines[:3]] == [1024 * 1024] * 3
+    assert lines[-1] == b"last\n"
+    history.close()
