@@ -160,6 +160,13 @@ def test_others_are_answered_while_a_large_config_is_read(
         assert digest in planning.result().text
 
 
+@pytest.mark.parametrize("body", ["[" * 100_000, '{"config":' * 50_000, '{"config":[]}', "{", "1" * 5000])
+def test_what_is_no_order_is_refused(running: Running, body: str) -> None:
+    headers = {**HOLDER, "Content-Type": "application/json"}
+    answer = requests.post(f"http://{running.address}/api/plan", body, headers=headers, timeout=20)
+    assert (answer.status_code, "send {config: {…}, pull: false}" in answer.text) == (400, True)
+
+
 def files(directory: Path) -> dict[str, bytes]:
     """Return every file but documents of kits and locks, with its content."""
     return {

@@ -136,7 +136,7 @@ def _order(body: bytes) -> tuple[str, bool]:
     try:
         order: Any = json.loads(body)
         config, may_pull = order["config"], order.get("pull", False)
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         config, may_pull = None, False
     if not isinstance(config, dict) or not isinstance(may_pull, bool):
         raise ConfigError("the order", ["send {config: {…}, pull: false}"])
