@@ -14,6 +14,7 @@ from pathlib import Path
 
 TEXT_BYTES = 1024 * 1024
 """The most bytes of a file that holds a key, certificates, a password or a config."""
+_TRIES = 3
 
 
 def read_regular(path: Path, limit: int = TEXT_BYTES) -> bytes:
@@ -85,6 +86,29 @@ def replace_private(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def open_in_shared(path: Path, flags: int, mode: int = 0o600) -> int:
+    """Open a regular file to write it, in a directory that workers write to; the caller closes it.
+
+    Their kits may have put a link, a pipe or the like there: it is removed, and never followed.
+
+    Raises:
+        OSError: when it cannot be opened.
+    """
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    for _ in range(_TRIES):
+        try:
+            handle = os.open(path, flags, mode)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENXIO):
+                raise
+        else:
+            if stat.S_ISREG(os.fstat(handle).st_mode):
+                return handle
+            os.close(handle)
+        path.unlink(missing_ok=True)
+    raise OSError(errno.ELOOP, "it is no regular file, and comes again", str(path))
 
 
 def lock_directory(directory: Path) -> int | None:

@@ -51,7 +51,21 @@ def foreign_writer(path: Path) -> str:
     status = path.stat()
     if status.st_uid not in (os.geteuid(), 0):
         return f"it is another user's (uid {status.st_uid})"
-    return "every user may write to it" if status.st_mode & stat.S_IWOTH else ""
+    if status.st_mode & stat.S_IWOTH:
+        return "every user may write to it"
+    # Also that of a link: who may replace either decides what is read a moment after this look.
+    for directory in dict.fromkeys((path.absolute().parent, path.resolve().parent)):
+        if _is_everybodys(directory):
+            return f"every user may replace it in {directory}"
+    return ""
+
+
+def _is_everybodys(directory: Path) -> bool:
+    mode = directory.stat().st_mode
+    if not mode & stat.S_IWOTH or mode & stat.S_ISVTX:
+        return False
+    # A ConfigMap of Kubernetes has such a mode, and is mounted so that nobody writes.
+    return not os.statvfs(directory).f_flag & os.ST_RDONLY
 
 
 def _stamp(path: Path) -> _Stamp | None:

@@ -19,6 +19,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from gateway.files import open_in_shared
+
 MAX_BYTES = 20 * 1024 * 1024
 """A file is rotated before it is larger than this."""
 BACKUPS = 4
@@ -67,7 +69,7 @@ class SharedFile:
 
     def _size(self) -> int:
         try:
-            return self._path.stat().st_size
+            return self._path.lstat().st_size
         except FileNotFoundError:
             return 0
 
@@ -75,14 +77,14 @@ class SharedFile:
         """Return the file that the name leads to now, open to append."""
         if self._file is not None:
             try:
-                named, opened = self._path.stat(), os.fstat(self._file)
+                named, opened = self._path.lstat(), os.fstat(self._file)
                 if (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino):
                     return self._file
             except FileNotFoundError:
                 pass
             os.close(self._file)
             self._file = None
-        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._file = open_in_shared(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         return self._file
 
     def _rotate(self, more_bytes: int) -> None:

@@ -8,8 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from gateway.files import open_regular
+
 _LOOK_SECONDS = 0.25
 _STOP_SECONDS = 2.0
+_PIECE_BYTES = 256 * 1024
+# No line of Kitserve's is so long; a kit that runs code may write one without end, which comes in parts.
+_MAX_LINE_BYTES = 1024 * 1024
 
 
 class Follower:
@@ -55,14 +60,18 @@ class Follower:
             self._file = self._open()
 
     def _hand_on(self, file: BinaryIO) -> None:
-        *lines, self._rest = (self._rest + file.read()).split(b"\n")
-        if lines:
-            self._write(b"\n".join(lines) + b"\n")
+        while piece := file.read(_PIECE_BYTES):
+            *lines, self._rest = (self._rest + piece).split(b"\n")
+            if len(self._rest) > _MAX_LINE_BYTES:
+                lines.append(self._rest)
+                self._rest = b""
+            if lines:
+                self._write(b"\n".join(lines) + b"\n")
 
     def _is_renamed(self, file: BinaryIO) -> bool:
         opened = os.fstat(file.fileno())
         try:
-            named = self._path.stat()
+            named = self._path.lstat()
         except OSError:
             # No other process has begun a new one yet.
             return False
@@ -70,6 +79,6 @@ class Follower:
 
     def _open(self) -> BinaryIO | None:
         try:
-            return self._path.open("rb")
+            return os.fdopen(open_regular(self._path, follows_link=False), "rb")
         except OSError:
             return None

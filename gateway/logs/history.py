@@ -8,7 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
+from gateway.files import open_regular
 from gateway.logs.files import BACKUPS, backup
+
+# No line of Kitserve's is so long; a kit that runs code may write one without end, which comes in parts.
+_MAX_LINE_BYTES = 1024 * 1024
 
 
 class History:
@@ -24,9 +28,13 @@ class History:
         # The newest first: one that is renamed meanwhile is met a second time, and none is missed.
         for number in range(backups + 1):
             try:
-                file = (backup(path, number) if number else path).open("rb")
-            except FileNotFoundError:
+                handle = open_regular(backup(path, number) if number else path, follows_link=False)
+            except PermissionError:
+                raise
+            except OSError:
+                # It is not there, or no log: workers, which write to the directory, may run code of kits.
                 continue
+            file = os.fdopen(handle, "rb")
             status = os.fstat(file.fileno())
             if opened.setdefault((status.st_dev, status.st_ino), file) is not file:
                 file.close()
@@ -47,8 +55,8 @@ class History:
         """Yield each whole line; of one that is being written, the beginning is left in `rest`."""
         with self._stack:
             for file in self._files:
-                for line in file:
-                    if line.endswith(b"\n"):
+                while line := file.readline(_MAX_LINE_BYTES):
+                    if line.endswith(b"\n") or len(line) == _MAX_LINE_BYTES:
                         yield line
                     elif file is self.rest:
                         file.seek(-len(line), os.SEEK_CUR)

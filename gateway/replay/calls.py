@@ -63,7 +63,11 @@ def replayed_call(record: Record) -> ReplayedCall:
             raise CannotReplay(f"answers of {foreign_text(record.path)} are not compared")
         call = {**request, "stream": False}
         call.pop("stream_options", None)
-        return ReplayedCall(orjson.dumps(call), {"Content-Type": "application/json"}, True, record.path)
+        try:
+            body = orjson.dumps(call)
+        except TypeError as error:
+            raise CannotReplay("its request is nested too deep") from error
+        return ReplayedCall(body, {"Content-Type": "application/json"}, True, record.path)
     try:
         inputs = read_tensor_documents(request["inputs"])
         names = [_plain_name(output) for output in request.get("outputs", ())]

@@ -10,12 +10,16 @@ from pathlib import Path
 
 from gateway.errors import KitserveError
 from gateway.files import open_regular
+from gateway.foreign_text import foreign_text
 from gateway.payloads.record import MAX_LINE, NoRecord, Record, read_record
 
 _OK = 200
 _ERROR = 500
 # Of too many calls, or too little time, which says nothing of a version.
 _BUSY = (503, 504, 507)
+_REASON_LENGTH = 80
+_MAX_REASONS = 100
+_OTHER_REASONS = "for other reasons"
 
 
 class NoRecords(KitserveError):
@@ -63,7 +67,8 @@ class Reader:
         except NoRecord as error:
             reason = str(error)
         if reason:
-            self.skipped[reason] += 1
+            is_counted = reason in self.skipped or len(self.skipped) < _MAX_REASONS
+            self.skipped[reason if is_counted else _OTHER_REASONS] += 1
             return None
         return record
 
@@ -74,8 +79,8 @@ class Reader:
         if record.status != _OK and (record.status < _ERROR or record.status in _BUSY):
             return f"the call was refused ({record.status})"
         if record.request is None:
-            omission = record.omitted.get("request", "")
-            return f"its request was left out ({omission.partition(':')[0] or 'no reason given'})"
+            omission = foreign_text(record.omitted.get("request", "").partition(":")[0], _REASON_LENGTH)
+            return f"its request was left out ({omission or 'no reason given'})"
         if any(rule.startswith(("inputs.", "request")) for rule in record.redacted):
             return "its request is redacted"
         return ""

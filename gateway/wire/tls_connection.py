@@ -56,8 +56,9 @@ class TlsOpening(asyncio.Protocol):
                 self._connection.connection_made(transport, self._transport)
         except ssl.SSLError as error:
             # Such as HTTP in clear, or a caller that knows another authority.
-            peer = self._transport.get_extra_info("peername")
-            log.warning("tls.refused", extra={"peer": str(peer), "reason": str(error.reason or error)})
+            # Without the port: else none of many lines were like another, and could be counted with it.
+            peer = self._transport.get_extra_info("peername") or ("unknown",)
+            log.warning("tls.refused", extra={"peer": str(peer[0]), "reason": str(error.reason or error)})
         except OSError:
             # It hung up, as the gateway does that only tries whether anybody listens, or took too long.
             self._transport.abort()

@@ -12,9 +12,10 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from gateway.files import open_in_shared, open_regular
 from gateway.kits.language import LanguageModel
 from gateway.kits.library import UnpackedKit
 from gateway.kits.memory import check_total, need_of, no_memory
@@ -26,6 +27,7 @@ MEMORY_DIRECTORY = "memory"
 """Where in a home the reservations are."""
 _PAUSE = 0.25
 _LOCK = "lock"
+_MAX_DIGITS = 20
 
 
 class Admission:
@@ -83,7 +85,7 @@ class Admission:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        lock = os.open(self._directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = open_in_shared(self._directory / _LOCK, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -103,11 +105,29 @@ class Admission:
         for path in self._directory.iterdir():
             if path.name == _LOCK:
                 continue
-            with suppress(FileNotFoundError), path.open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    total += int(file.read())
-                else:
-                    path.unlink(missing_ok=True)
+            try:
+                total += _reservation(path)
+            except ValueError:
+                # A worker's kit may have put anything there.
+                path.unlink(missing_ok=True)
         return total
+
+
+def _reservation(path: Path) -> int:
+    """Return how many bytes a reservation is for; 0 where it is gone.
+
+    Raises:
+        ValueError: when nobody holds it, or it is none.
+    """
+    try:
+        file = os.fdopen(open_regular(path, follows_link=False), "rb")
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise ValueError("no regular file") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int(file.read(_MAX_DIGITS))
+    raise ValueError("held by nobody")

@@ -105,12 +105,8 @@ class WorkerContainment:
         return Files(
             # What is told of other processes' memory and variables, the kernel keeps from who is contained.
             readable=(*places.readable(), Path("/proc"), self._kit),
-            writable=(
-                self._directory,
-                *(self._home / name for name in _WRITTEN),
-                shared_memory,
-                *logs,
-            ),
+            writable=(self._directory, shared_memory),
+            shared=(*(self._home / name for name in _WRITTEN), *logs),
             devices=places.devices(),
             programs=places.python(),
         )

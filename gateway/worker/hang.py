@@ -9,7 +9,10 @@ from __future__ import annotations
 import faulthandler
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
+
+from gateway.files import open_in_shared, open_regular
 
 HUNG_DIRECTORY = "hung"
 """Where in a home the files are."""
@@ -25,7 +28,7 @@ class HangTimer:
         self._directory = directory
         self._name = name
         self._path = directory / f"{name}.{os.getpid()}"
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._file = open_in_shared(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         self._kept: threading.Event | None = None
 
     def earlier(self) -> str:
@@ -33,9 +36,11 @@ class HangTimer:
         text = ""
         for path in self._directory.glob(f"{self._name}.*"):
             if path != self._path and not _runs(path.suffix[1:]):
-                with path.open("rb") as file:
+                # Of a link, what it leads to would be logged.
+                with suppress(OSError), os.fdopen(open_regular(path, follows_link=False), "rb") as file:
                     text = text or file.read(_TEXT_BYTES).decode(errors="replace")
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink()
         return text
 
     def set(self, seconds: float) -> None:

@@ -18,6 +18,7 @@ from runtimes.containment import kernel
 
 # linux/landlock.h: what may be done with a file, and with what is below a directory.
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_MAKE_SOCK, _MAKE_FIFO, _MAKE_SYM = 1 << 9, 1 << 10, 1 << 12
 _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 _OF_ABI_1 = (1 << 13) - 1
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
@@ -41,6 +42,8 @@ class Files:
     """May be read, written and told what to do (ioctl)."""
     programs: tuple[Path, ...] = ()
     """May be started."""
+    shared: tuple[Path, ...] = ()
+    """Others use them as well: as `writable`, but no links, pipes and sockets are made there."""
 
 
 def abi() -> int:
@@ -78,7 +81,9 @@ def restrict(files: Files, *, may_use_tcp: bool, may_signal: bool) -> None:
     ruleset = kernel.call("landlock_create_ruleset", ctypes.byref(attributes), ctypes.sizeof(attributes), 0)
     try:
         _allow(ruleset, files.readable, _READING)
-        _allow(ruleset, files.writable, handled & ~(_EXECUTE | _IOCTL_DEV))
+        writing = handled & ~(_EXECUTE | _IOCTL_DEV)
+        _allow(ruleset, files.writable, writing)
+        _allow(ruleset, files.shared, writing & ~(_MAKE_SOCK | _MAKE_FIFO | _MAKE_SYM))
         _allow(ruleset, files.devices, handled & (_READING | _WRITE_FILE | _IOCTL_DEV))
         _allow(ruleset, files.programs, _READ_FILE | _EXECUTE)
         kernel.give_up_new_privileges()

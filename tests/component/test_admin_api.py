@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 from gateway.config.config import GatewayConfig
 from gateway.contract import AppName
 from gateway.control.admin.api import AdminApi
+from gateway.control.admin.proposal import read_proposal
 from gateway.control.state.database import State
 from gateway.control.state.desired import Desired
 from gateway.control.state.status import ModelState, ModelStatus, Status, VersionStatus
@@ -132,6 +134,26 @@ def test_a_config_is_applied_and_shown(api: Api) -> None:
     assert [model["name"] for model in document["config"]["models"]] == ["iris"]
     assert api.put(document["config"]).json() == {"generation": 2}
     assert api.get("/api/config").json()["config"] == document["config"]
+
+
+def test_others_are_answered_while_a_large_config_is_read(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A megabyte of YAML takes 20 s, and a gateway that is silent for 10 s is replaced.
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        begun.set()
+        assert may_go_on.wait(20)
+        return read_proposal(*arguments)
+
+    monkeypatch.setattr("gateway.control.admin.api.read_proposal", slow)
+    with ThreadPoolExecutor(1) as pool:
+        applying = pool.submit(api.put, models("iris"))
+        assert begun.wait(10)
+        try:
+            assert api.get("/healthz").status_code == 200
+        finally:
+            may_go_on.set()
+        assert applying.result().json() == {"generation": 1}
 
 
 def test_a_config_that_cannot_run_on_what_there_is_changes_nothing(api: Api) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -225,6 +226,22 @@ class TestWhatKeepsTheInterpreter:
         assert timer.earlier() == ""
         assert HangTimer(tmp_path, "app.load").earlier() == ""
         timer.stop()
+
+    def test_what_another_kit_put_in_the_place_of_its_file_is_neither_told_nor_written(
+        self, tmp_path: Path
+    ) -> None:
+        secret, pid, hung = tmp_path / "secret", os.getpid(), tmp_path / "hung"
+        secret.write_bytes(b"token")
+        hung.mkdir()
+        (hung / f"app.call.{pid}").symlink_to(secret)
+        (hung / "app.call.999999999").symlink_to(secret)
+        os.mkfifo(hung / "app.call.999999998")
+        timer = HangTimer(tmp_path, "app.call")
+        assert timer.earlier() == ""
+        assert [path.name for path in hung.iterdir()] == [f"app.call.{pid}"]
+        assert not (hung / f"app.call.{pid}").is_symlink()
+        timer.stop()
+        assert secret.read_bytes() == b"token"
 
     def test_an_endless_load_of_torchscript_ends_and_is_not_tried_again(self, tmp_path: Path) -> None:
         path = endless_load(tmp_path)

@@ -138,7 +138,8 @@ def test_errors_of_the_kit_are_short_and_its_traceback_is_in_the_log_alone(
     start: Callable[..., PythonModel], caplog: pytest.LogCaptureFixture
 ) -> None:
     model = start(predict("raise ValueError('no\\x1b[31m\\n' + 'y' * 1000)"))
-    with caplog.at_level(logging.INFO), pytest.raises(ExecutionError) as caught:
+    caplog.set_level(logging.INFO)
+    with pytest.raises(ExecutionError) as caught:
         model.infer({"x": X})
     text = str(caught.value)
     assert text.startswith("ValueError: no [31m yyy")

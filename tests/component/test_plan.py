@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import requests
 from gateway.cli.admin_client import TOKEN_VARIABLE
 from gateway.config.config import parse_config
 from gateway.contract import Announcement, AppName, Description, WorkerState
+from gateway.control.admin.proposal import read_proposal
 from gateway.control.planning import planner
 from gateway.control.planning.api import PlanApi
 from gateway.control.planning.hypothesis import serving
@@ -130,6 +133,38 @@ def running(
     yield running
     running.server.stop()
     running.state.close()
+
+
+def test_others_are_answered_while_a_large_config_is_read(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = running.push("iris:v1")
+    kit, begun, may_go_on = f"{running.registry.host}/iris:v1", threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        begun.set()
+        assert may_go_on.wait(20)
+        return read_proposal(*arguments)
+
+    monkeypatch.setattr("gateway.control.planning.api.read_proposal", slow)
+    order = {"config": running.config({"iris": kit})}
+    url = f"http://{running.address}"
+    with ThreadPoolExecutor(1) as pool:
+        running.apply({"iris": kit})
+        planning = pool.submit(requests.post, f"{url}/api/plan", json=order, headers=HOLDER, timeout=20)
+        assert begun.wait(10)
+        try:
+            assert requests.get(f"{url}/unknown", headers=HOLDER, timeout=5).status_code == 404
+        finally:
+            may_go_on.set()
+        assert digest in planning.result().text
+
+
+@pytest.mark.parametrize("body", ["[" * 100_000, '{"config":' * 50_000, '{"config":[]}', "{", "1" * 5000])
+def test_what_is_no_order_is_refused(running: Running, body: str) -> None:
+    headers = {**HOLDER, "Content-Type": "application/json"}
+    answer = requests.post(f"http://{running.address}/api/plan", body, headers=headers, timeout=20)
+    assert (answer.status_code, "send {config: {…}, pull: false}" in answer.text) == (400, True)
 
 
 def files(directory: Path) -> dict[str, bytes]:

@@ -25,12 +25,20 @@ def attempt(action):
         return action() and "done"
     except OSError as error:
         return type(error).__name__
+moved = Path(tempfile.mkdtemp()) / "link"
 print(json.dumps({
     "on": contained.on,
     "kit": attempt((kit / "model").read_text),
     "other kit": attempt((home / "cache" / "other").read_text),
     "state": attempt((home / "state.db").read_text),
     "log": attempt(lambda: (home / "logs" / "kitserve.log").open("a").write("line")),
+    "traps": [
+        attempt(lambda: os.symlink(home / "state.db", home / "logs" / "link") or True),
+        attempt(lambda: os.mkfifo(home / "memory" / "pipe") or True),
+        attempt(lambda: os.symlink(home, moved) or os.rename(moved, home / "hung" / "link") or True),
+    ],
+    "own link": attempt(lambda: moved.is_symlink()),
+    "renamed": attempt(lambda: (home / "logs" / "kitserve.log").rename(home / "logs" / "kitserve.log.1")),
     "home": os.environ["HOME"],
     "temporary": tempfile.mkdtemp(),
     "secret": os.environ.get("REGISTRY_PASSWORD"),
@@ -63,6 +71,9 @@ def test_a_worker_reads_its_kit_and_writes_the_log(tmp_path: Path) -> None:
     assert set(results["on"]) == set(ALL)
     assert (results["kit"], results["log"], results["secret"]) == ("done", "done", None)
     assert (results["other kit"], results["state"]) == ("PermissionError", "PermissionError")
+    # What others read or write there is no link to what the worker may not read, and nothing that waits.
+    assert results["traps"] == ["PermissionError"] * 3
+    assert (results["own link"], results["renamed"]) == ("done", "done")
     assert results["temporary"].startswith(results["home"])
     assert results["home"].startswith(str(temporary))
     # It may be of a worker that has made it just now.

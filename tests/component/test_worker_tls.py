@@ -197,6 +197,7 @@ def test_http_in_clear_and_callers_of_another_start_are_refused_and_told(
         assert not plain.recv(100).startswith(b"HTTP")
     wait(lambda: len(caplog.records) == 1)
     assert (caplog.records[0].message, vars(caplog.records[0])["reason"]) == ("tls.refused", "HTTP_REQUEST")
+    assert vars(caplog.records[0])["peer"] == "127.0.0.1"
     with pytest.raises(ssl.SSLCertVerificationError):
         call(server, "GET", "/", tls=new_worker_tls().client_context())
     wait(lambda: len(caplog.records) == 2)

@@ -107,7 +107,8 @@ class AdminApi:
 
     async def _apply(self, caller: Caller, text: str, document: str, fields: dict[str, Any]) -> int:
         """Put a config in force, and return its generation; adds to `fields` what the log says of it."""
-        proposal = read_proposal(caller, text, document)
+        # A large one takes longer to read than this loop may be silent.
+        proposal = await asyncio.to_thread(read_proposal, caller, text, document)
         config, desired, before = proposal.config, proposal.desired, self._state.desired()
         new_document = config.model_dump_json()
         pins = self._state.pins(before.generation)

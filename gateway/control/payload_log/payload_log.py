@@ -121,7 +121,13 @@ class PayloadLog:
                     continue
                 recorded, batch = self._waiting.popleft()
                 self._waiting_bytes -= sum(map(len, batch.lines))
-            self._write(recorded, batch)
+            try:
+                self._write(recorded, batch)
+            except Exception:
+                # One worker's records must not end this thread, which writes those of all.
+                log.exception("payloads.failed", extra={"model": recorded.version.model})
+                with self._condition:
+                    self._dropped[recorded.version.model] += len(batch.lines)
         for files in self._files.values():
             files.close()
 
@@ -185,4 +191,8 @@ def _line(version: Version, line: bytes) -> bytes:
     if not isinstance(record, dict):
         return b""
     names = {"model": version.model, "version": version.label, "digest": str(version.digest)}
-    return orjson.dumps({**record, **names})
+    try:
+        return orjson.dumps({**record, **names})
+    except TypeError:
+        # orjson reads what is nested deeper than what it writes.
+        return b""

@@ -82,7 +82,8 @@ class PlanApi:
         async with self._planning:
             recorded, observed = await self._view()
             _, document = self._state.document()
-            proposal = read_proposal(caller, text, document)
+            # A large one takes longer to read than this loop may be silent.
+            proposal = await asyncio.to_thread(read_proposal, caller, text, document)
             plan = await asyncio.to_thread(self._make, proposal, document, (recorded, observed), may_pull)
         fields = {"caller": caller.name, "has_changes": plan.has_changes, "is_refused": plan.is_refused}
         log.info("config.planned", extra=fields)
@@ -135,7 +136,7 @@ def _order(body: bytes) -> tuple[str, bool]:
     try:
         order: Any = json.loads(body)
         config, may_pull = order["config"], order.get("pull", False)
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         config, may_pull = None, False
     if not isinstance(config, dict) or not isinstance(may_pull, bool):
         raise ConfigError("the order", ["send {config: {…}, pull: false}"])

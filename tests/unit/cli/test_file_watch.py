@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -84,3 +85,25 @@ def test_who_else_may_write_a_file(file: Path) -> None:
     assert foreign_writer(file) == "every user may write to it"
     with pytest.raises(OSError, match="No such file"):
         foreign_writer(file.with_suffix(".absent"))
+
+
+@pytest.mark.parametrize("place", ["file", "link", "target"])
+def test_who_else_may_replace_a_file(file: Path, tmp_path: Path, place: str) -> None:
+    link = tmp_path / "links" / "config"
+    link.parent.mkdir()
+    link.symlink_to(file)
+    shared = {"file": file, "link": link, "target": file}[place].parent
+    watched = file if place == "file" else link
+    shared.chmod(0o775)
+    assert foreign_writer(watched) == ""
+    shared.chmod(0o777)
+    assert foreign_writer(watched) == f"every user may replace it in {shared}"
+    shared.chmod(0o1777)
+    assert foreign_writer(watched) == ""
+
+
+def test_where_nobody_may_write_nobody_replaces(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.parent.chmod(0o777)
+    flags = SimpleNamespace(f_flag=os.ST_RDONLY)
+    monkeypatch.setattr("gateway.cli.file_watch.os.statvfs", lambda _: flags)
+    assert foreign_writer(file) == ""

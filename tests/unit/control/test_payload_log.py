@@ -58,6 +58,30 @@ def test_records_are_written_under_the_names_of_their_version(log: PayloadLog, t
     wait(lambda: log.numbers()["iris"] == PayloadNumbers(2, 5))
 
 
+@pytest.mark.parametrize("depth", [254, 255, 1000])
+def test_a_record_that_is_nested_too_deep_is_lost_and_the_next_is_written(
+    log: PayloadLog, tmp_path: Path, depth: int
+) -> None:
+    # A caller chooses how deep a body is, and orjson reads what is deeper than what it writes.
+    deep = b'{"schema":1,"request":%s}' % (b"[" * depth + b"]" * depth)
+    log.take(PayloadBatch(APP, (deep,)))
+    log.take(PayloadBatch(APP, (LINE,)))
+    wait(lambda: log.numbers()["iris"] == PayloadNumbers(1, 1))
+    assert len(lines(tmp_path)) == 1
+
+
+def test_records_that_cannot_be_written_for_any_reason_end_no_others(
+    log: PayloadLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(PayloadFiles, "write", lambda *_: 1 / 0)
+        log.take(PayloadBatch(APP, (LINE, LINE)))
+        wait(lambda: log.numbers()["iris"] == PayloadNumbers(0, 2))
+    log.take(PayloadBatch(APP, (LINE,)))
+    wait(lambda: log.numbers()["iris"] == PayloadNumbers(1, 2))
+    assert len(lines(tmp_path)) == 1
+
+
 def test_a_full_disk_loses_records_and_nothing_else(
     log: PayloadLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -110,3 +110,24 @@ def test_a_process_that_stopped_with_the_lock_stops_nobody(tmp_path: Path, kind:
     os.close(stopped)
     file.write(b"third line\n")
     assert path.read_text() == "third line\n"
+
+
+@pytest.mark.parametrize("trap", ["link", "dangling link", "pipe"])
+def test_what_a_kit_put_in_the_place_of_the_log_is_removed_and_not_followed(
+    tmp_path: Path, trap: str
+) -> None:
+    path, other = tmp_path / "log", tmp_path / "other"
+    file = SharedFile(path)
+    file.write(b"before\n")
+    path.unlink()
+    if trap == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(other)
+        if trap == "link":
+            other.write_bytes(b"of its owner\n")
+    file.write(b"after\n")
+    assert not path.is_symlink()
+    assert path.read_bytes() == b"after\n"
+    assert other.exists() == (trap == "link")
+    assert trap != "link" or other.read_bytes() == b"of its owner\n"

@@ -55,3 +55,15 @@ def test_other_processes_write_and_rotate(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", WRITER, str(path), "a", "200"], check=True, timeout=60)
     wait(lambda: seen.count(b"\n") == 200)
     follower.stop()
+
+
+def test_a_line_without_end_comes_in_parts(tmp_path: Path) -> None:
+    path, parts = tmp_path / "log", list[int]()
+    SharedFile(path).write(b"first\n")
+    follower = Follower(path, lambda lines: parts.append(len(lines)))
+    with path.open("ab") as log:
+        for _ in range(40):
+            log.write(b"x" * 256 * 1024)
+    wait(lambda: sum(parts) > 9 * 1024 * 1024)
+    follower.stop()
+    assert max(parts) < 2 * 1024 * 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -57,3 +58,28 @@ def test_a_line_that_is_being_written_is_left(tmp_path: Path) -> None:
 def test_where_there_is_no_log_there_are_no_lines(tmp_path: Path) -> None:
     history = History(tmp_path / "log")
     assert (list(history.lines()), history.rest) == ([], None)
+
+
+def test_links_and_pipes_in_the_place_of_logs_are_not_read(tmp_path: Path) -> None:
+    path, secret, seen = tmp_path / "log", tmp_path / "secret", bytearray()
+    secret.write_bytes(b"secret\n")
+    path.symlink_to(secret)
+    backup(path, 1).symlink_to(secret)
+    os.mkfifo(backup(path, 2))
+    backup(path, 3).write_bytes(b"old\n")
+    history = History(path)
+    assert (list(history.lines()), history.rest) == ([b"old\n"], None)
+    follower = Follower(path, seen.extend)
+    SharedFile(path).write(b"new\n")
+    wait(lambda: seen == b"new\n")
+    follower.stop()
+
+
+def test_a_line_without_end_comes_in_parts(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"x" * 3 * 1024 * 1024 + b"\nlast\n")
+    history = History(path)
+    lines = list(history.lines())
+    assert [len(line) for line in lines[:3]] == [1024 * 1024] * 3
+    assert lines[-1] == b"last\n"
+    history.close()

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.payloads.record import SCHEMA
 from gateway.replay import records
+from gateway.replay.calls import CannotReplay, replayed_call
 from gateway.replay.records import NoRecords, Reader
 
 RECORD: dict[str, Any] = {
@@ -85,3 +86,22 @@ def test_what_is_no_file_of_records_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.jsonl", tmp_path / "pipe", tmp_path):
         with pytest.raises(NoRecords):
             read(path)
+
+
+@pytest.mark.parametrize("depth", [254, 255, 1000])
+def test_a_request_that_is_nested_too_deep_is_not_replayed(tmp_path: Path, depth: int) -> None:
+    path = tmp_path / "a.jsonl"
+    deep = b'{"metadata":%s}' % (b"[" * depth + b"]" * depth)
+    path.write_bytes(line(path="/v1/chat/completions", protocol="openai", request=orjson.Fragment(deep)))
+    (record,) = Reader("iris").read(path)
+    with pytest.raises(CannotReplay, match="nested too deep"):
+        replayed_call(record)
+
+
+def test_reasons_of_a_file_of_strangers_are_few_and_short(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    omissions = ["x" * 100_000, *(f"\x1b[2Jreason {number}" for number in range(300))]
+    path.write_bytes(b"".join(line(request=None, omitted={"request": text}) for text in omissions))
+    _, skipped = read(path)
+    assert (len(skipped), sum(skipped.values())) == (101, 301)
+    assert all(len(reason) < 120 and reason.isprintable() for reason in skipped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -158,3 +159,18 @@ def test_the_reservation_of_a_worker_that_died_counts_for_nothing(kit: UnpackedK
     (node.directory / "left").write_text(str(100 * GIB))
     with node.admission.admitted(kit, choice(kit, 4), LANGUAGE, CPUS):
         wait(lambda: not (node.directory / "left").exists())
+
+
+def test_what_a_kit_put_among_the_reservations_is_removed_and_not_followed(
+    kit: UnpackedKit, node: Node, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("1" * 12)
+    node.directory.mkdir()
+    (node.directory / "lock").symlink_to(tmp_path / "made")
+    (node.directory / "link").symlink_to(secret)
+    os.mkfifo(node.directory / "pipe")
+    with node.admission.admitted(kit, choice(kit, 4), LANGUAGE, CPUS):
+        assert [path.read_text() for path in node.reservations] == [str(4 * GIB)]
+    assert secret.read_text() == "1" * 12
+    assert not (tmp_path / "made").exists()
