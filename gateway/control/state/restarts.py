@@ -5,7 +5,7 @@
     growing    there is a worker more than before                  a worker of before is told to end
                or, of several, none came for half a minute         the same, with one worker less
     ending     that worker is gone, and there is one more again    the next is told to end
-    settling   there is a worker more again, in place of the last  the version is scaled as it was
+    settling   there is one more again, in place of the last one   the version is scaled as it was
                or none came for half a minute                      the same
     done
 
@@ -87,7 +87,7 @@ def next_step(restart: Restart, workers: Sequence[Announcement], now: float, tro
     restart = replace(restart, left=left, moved_at=moved_at)
     ready, waited = ready_workers(workers), now - moved_at
     if not left:
-        has_settled = len(workers) > restart.workers or waited > _NO_ROOM_SECONDS
+        has_settled = len(ready) > restart.workers or waited > _NO_ROOM_SECONDS
         return replace(restart, state=RestartState.DONE) if has_settled else restart
     if restart.ending in left:
         return restart

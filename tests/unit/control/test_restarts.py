@@ -45,7 +45,8 @@ def test_one_worker_gets_its_successor_first() -> None:
     settling = next_step(ending, workers("b"), 4.0)
     assert (settling.left, settling.state) == (frozenset(), RestartState.UNDER_WAY)
     starting = [*workers("b"), *workers("c", state=WorkerState.LOADING)]
-    assert next_step(settling, starting, 5.0).state is RestartState.DONE
+    assert next_step(settling, starting, 5.0) == settling, "Serve kills what it has not seen ready"
+    assert next_step(settling, workers("b", "c"), 5.0).state is RestartState.DONE
 
 
 def test_it_is_scaled_down_once_serve_knows_that_the_last_one_ended() -> None:
