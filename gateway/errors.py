@@ -51,15 +51,20 @@ class KitserveError(Exception):
 
 
 class ConfigError(KitserveError):
-    """A config that cannot be used; `faults` has a line for each thing that is wrong in it."""
+    """A config that cannot be used; `faults` has a line for each thing that is wrong in it.
 
-    def __init__(self, source: str, faults: list[str]) -> None:
-        super().__init__(source, faults)
+    `advice` is one line more on what to do about all of them.
+    """
+
+    def __init__(self, source: str, faults: list[str], advice: str = "") -> None:
+        super().__init__(source, faults, advice)
         self.source = source
         self.faults = faults
+        self.advice = advice
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.source}: {len(self.faults)} fault(s)", *(f"  {f}" for f in self.faults)])
+        lines = [*self.faults, *([self.advice] if self.advice else [])]
+        return "\n".join([f"{self.source}: {len(self.faults)} fault(s)", *(f"  {line}" for line in lines)])
 
 
 class InvalidReference(KitserveError):

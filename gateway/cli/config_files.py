@@ -26,5 +26,5 @@ def read_file(path: Path, is_locked: bool, runtimes: Sequence[str] | None = None
     config = load_config(path, needs_models=True, runtimes=runtimes)
     location = lock_path(path)
     if location.exists():
-        err.print(f"{location} is not used: it is with --locked", style="dim", markup=False)
+        err.print(f"{location} is not used without --locked", style="dim", markup=False)
     return config

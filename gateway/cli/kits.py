@@ -47,10 +47,10 @@ def inspect(
     file: Annotated[str | None, typer.Option(help="The model's `file` in the config.")] = None,
     variant: WantedVariant = None,
 ) -> None:
-    """Show what a kit is: its Kitfile, layers, runtime, inputs and outputs, and whether it can be served.
+    """Show what a kit is, and whether it can be served.
 
-    It is judged as it would be for serving, up to the model's engine. Where it cannot be served, the exit
-    code is 1.
+    Its Kitfile, layers, runtime, inputs and outputs are shown. It is judged as it would be for serving, up to
+    the model's engine. Where it cannot be served, the exit code is 1.
     """
     # Imported here, because the runtimes come with it.
     from gateway.cli.kit_document import kit_document

@@ -36,7 +36,7 @@ def lock(
         ),
     ] = False,
 ) -> None:
-    """Write the digests of FILE's kits into a lock beside it, for --locked.
+    """Write the digests of FILE's kits into a lock beside it.
 
     What is locked already stays as it is, unless --upgrade is given. Kits that are no longer in FILE are
     left out. The lock of kitserve.yaml is kitserve.lock.

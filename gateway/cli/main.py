@@ -31,26 +31,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
-    run,
-    serve,
-    apply,
-    validate,
-    lock,
-    status,
-    logs,
-    restart,
-    inspect,
-    pull,
-    replay,
-    token,
-    schema,
-):
-    app.command()(command)
-app.command(cls=PlanCommand)(plan)
-app.add_typer(cache.app, name="cache")
-app.add_typer(rollout.app, name="rollout")
-app.add_typer(key.app, name="key")
+_SERVE, _CONFIG, _RUNNING, _KITS, _ACCESS = "Serve", "Configs", "What runs", "Kits", "Access"
+
+# `--help` shows the commands in this order; within a panel, Typer puts those with commands of their own last.
+for panel, commands in {
+    _SERVE: (run, serve),
+    _CONFIG: (validate, plan, lock, apply, schema),
+    _RUNNING: (status, restart, logs),
+    _KITS: (inspect, pull, replay),
+    _ACCESS: (token,),
+}.items():
+    for command in commands:
+        app.command(cls=PlanCommand if command is plan else None, rich_help_panel=panel)(command)
+app.add_typer(rollout.app, name="rollout", rich_help_panel=_RUNNING)
+app.add_typer(cache.app, name="cache", rich_help_panel=_KITS)
+app.add_typer(key.app, name="key", rich_help_panel=_ACCESS)
 
 
 def main() -> None:

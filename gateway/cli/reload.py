@@ -22,10 +22,11 @@ _SIGNAL = "SIGHUP"
 
 @dataclass(frozen=True, slots=True)
 class ConfigSource:
-    """The config file, and what reads it."""
+    """The config file, what reads it, and the lock that is read with it, if one is."""
 
     path: Path
     load: Callable[[Path], GatewayConfig]
+    lock: Path | None = None
 
 
 class Reload:
@@ -33,7 +34,7 @@ class Reload:
 
     Args:
         source: the config file, as it was when `serve` read it.
-        is_watched: whether it is applied whenever it changes.
+        is_watched: whether it is applied whenever it changes, or its lock does.
 
     Raises:
         ConfigError: when it is to be watched, and cannot be, or others may change it: what they write would
@@ -46,10 +47,13 @@ class Reload:
         """Why it is to be applied; "" where it is not."""
         self._is_waiting = False
         """Whether the gateway did not answer, and is asked again."""
-        self._watch: FileWatch | None = None
+        self._watches: dict[str, FileWatch] = {}
+        """What is watched, by the reason that a change of it is."""
         if is_watched:
             self._check_watchable()
-            self._watch = FileWatch(source.path)
+            self._watches["it has changed"] = FileWatch(source.path)
+            if source.lock is not None:
+                self._watches["its lock has changed"] = FileWatch(source.lock)
 
     def ask(self) -> None:
         """Have the file applied; a signal's handler may call this at any moment."""
@@ -57,16 +61,17 @@ class Reload:
 
     def check(self, client: AdminClient, say: Callable[[str], None]) -> None:
         """Apply the file if that was asked for, or it has changed; `say` tells a person what came of it."""
-        is_changed = self._watch is not None and self._watch.has_changed()
-        reason, self._reason = self._reason or ("it has changed" if is_changed else ""), ""
+        changes = [change for change, watch in self._watches.items() if watch.has_changed()]
+        reason, self._reason = self._reason or next(iter(changes), ""), ""
         if not reason:
             return
         path = self._source.path
         try:
             if reason != _SIGNAL:
                 self._check_watchable()
-            elif self._watch is not None:
-                self._watch.settle()
+            else:
+                for watch in self._watches.values():
+                    watch.settle()
             lines = self._apply(client)
         except _Silent as error:
             self._reason = reason
@@ -92,21 +97,25 @@ class Reload:
         return apply_config(client, config)[1]
 
     def _check_watchable(self) -> None:
-        path = self._source.path
-        if not may_read_again(path):
-            raise ConfigError(str(path), ["a pipe cannot be watched; name a file"])
-        try:
-            writer = foreign_writer(path)
-        except OSError as error:
-            raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
-        if writer:
-            raise ConfigError(
-                str(path),
-                [
-                    f"{writer}, and what others write must not be in force unasked: so it is not watched; "
-                    "have it be this user's or root's alone, or send SIGHUP"
-                ],
-            )
+        for path in filter(None, (self._source.path, self._source.lock)):
+            _check_watchable(path)
+
+
+def _check_watchable(path: Path) -> None:
+    if not may_read_again(path):
+        raise ConfigError(str(path), ["a pipe cannot be watched; name a file"])
+    try:
+        writer = foreign_writer(path)
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
+    if writer:
+        raise ConfigError(
+            str(path),
+            [
+                f"{writer}, and what others write must not be in force unasked: so it is not watched; "
+                "have it be this user's or root's alone, or send SIGHUP"
+            ],
+        )
 
 
 class _Silent(ControlError):

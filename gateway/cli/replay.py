@@ -18,6 +18,7 @@ import typer
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from gateway.cli import tables
+from gateway.cli.completion import model_names, references
 from gateway.cli.options import (
     FAILED,
     Home,
@@ -85,9 +86,18 @@ def replay(
         Path, typer.Argument(help="A file of records, or a directory of such files.", metavar="FILE|DIR")
     ],
     model: Annotated[
-        str, typer.Option("--model", help="The model whose calls are replayed.", callback=check_model_name)
+        str,
+        typer.Option(
+            "--model",
+            help="The model whose calls are replayed.",
+            callback=check_model_name,
+            autocompletion=model_names,
+        ),
     ],
-    kit: Annotated[str, typer.Option("--kit", help="The candidate's reference.", metavar="REF")],
+    kit: Annotated[
+        str,
+        typer.Option("--kit", help="The candidate's reference.", metavar="REF", autocompletion=references),
+    ],
     home: Home,
     config: Annotated[
         Path | None,

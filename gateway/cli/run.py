@@ -57,9 +57,10 @@ def run(
     plain_http: PlainHttp = False,
     log_format: LogFormat = Output.TEXT,
 ) -> None:
-    """Pull a kit and serve it until Ctrl-C, with no config; says how it is called.
+    """Pull a kit and serve it until Ctrl-C, with no config.
 
-    It listens on 127.0.0.1 alone. Several runs go on beside each other, each at ports of its own.
+    Once it is ready, it says how it is called. It listens on 127.0.0.1 alone. Several runs go on beside
+    each other, each at ports of its own.
     """
 
     def work(reporter: Reporter) -> None:

@@ -25,6 +25,7 @@ from gateway.cli.stream import one_stream
 from gateway.cli.terminal import TerminalFormatter
 from gateway.cli.user import containment_warnings
 from gateway.config.config import GatewayConfig
+from gateway.config.lock import lock_path
 from gateway.errors import ControlError, EdgeError, StoreError
 from gateway.home import keep_private, make_private
 from gateway.logs.events import configure_logging
@@ -49,7 +50,7 @@ def serve(
         str | None, typer.Option(help="Join the Ray cluster at this address.", show_default="start Ray here")
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Apply FILE whenever it changes, as SIGHUP does.")
+        bool, typer.Option("--watch", help="Apply FILE whenever it, or with --locked its lock, changes.")
     ] = False,
     log_format: LogFormat = _FORMAT,
     locked: Locked = False,
@@ -59,7 +60,7 @@ def serve(
 
     def work(reporter: Reporter) -> None:
         load = partial(read_file, is_locked=locked, runtimes=runtimes.names())
-        reload = Reload(ConfigSource(file, load), watch)
+        reload = Reload(ConfigSource(file, load, lock_path(file) if locked else None), watch)
         catch_hangup(reload.ask)
         config = load(file)
         title = f"Kitserve {gateway.__version__}: {len(config.models)} model(s) from {file}, home {home}"

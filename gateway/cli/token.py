@@ -16,8 +16,9 @@ def token(
         bool, typer.Option("--new", help="Make another one; the old one holds no longer.")
     ] = False,
 ) -> None:
-    """Print the token that opens the admin API over TCP, for `Authorization: Bearer` and $KITSERVE_TOKEN.
+    """Print the token of the admin API, or make another.
 
-    It may change which kits are served, and their rollouts, but not what is trusted.
+    Over TCP it is sent as `Authorization: Bearer`; the commands take it from $KITSERVE_TOKEN. It
+    may change which kits are served, and their rollouts, but not what is trusted.
     """
     out.print(make_token(home) if new else read_token(home), markup=False)

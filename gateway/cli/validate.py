@@ -30,9 +30,9 @@ def validate(
         bool, typer.Option("--locked", help="Check that the lock of each FILE fits it, too.")
     ] = False,
 ) -> None:
-    """Check config files, and name every fault with its line. No registry and no Kitserve is asked.
+    """Check config files, and name every fault with its line.
 
-    The exit code is 2 where there is a fault.
+    No registry and no Kitserve is asked. The exit code is 2 where there is a fault.
     """
     documents = []
     for file in files:
@@ -56,7 +56,7 @@ def validate(
 
 
 def schema() -> None:
-    """Print the JSON Schema of the config file, for editors and other tools."""
+    """Print the JSON Schema of the config file, for editors."""
     from gateway.config.schema import config_schema
 
     sys.stdout.write(json.dumps(config_schema(), indent=2, ensure_ascii=False) + "\n")

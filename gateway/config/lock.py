@@ -159,7 +159,7 @@ def load_locked(
     location = lock_path(path)
     lock = read_lock(location, path)
     if differences := lock.differences(config):
-        raise ConfigError(str(location), [*differences, f"bring it up to date with `kitserve lock {path}`"])
+        raise ConfigError(str(location), differences, f"bring it up to date with `kitserve lock {path}`")
     return locked(config, lock).rooted(Path.cwd())
 
 

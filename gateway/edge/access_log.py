@@ -30,6 +30,8 @@ _READ_BYTES = 256 * 1024
 _PIPE_BYTES = 1024 * 1024
 _FEW_BYTES = 32 * 1024
 _GATHER_SECONDS = 0.05
+# Of each proxy of a process that ends, as at each reload; `serve` itself says that it stops or moves.
+_ORDERLY = re.compile(rb"Proxy \S+ stopped \(cumulated conns: ")
 # Of lines: see templates/access_log.cfg.j2.
 _WARNING = b'"level":"warning"'
 _KIND = re.compile(rb'"status":(-?\d+),"model":"((?:[^"\\]|\\.)*)"')
@@ -97,7 +99,7 @@ class AccessLog:
         *lines, self._rest = (self._rest + piece).split(b"\n")
         # Bounded, should HAProxy ever write without end.
         self._rest = self._rest[-_READ_BYTES:]
-        lines = [line for line in lines if line]
+        lines = [line for line in lines if line and not _ORDERLY.match(line)]
         if self._traced is not None:
             lines = self._traced.take(lines)
         lines = [line if line.startswith(b"{") else _as_event(line) for line in lines]

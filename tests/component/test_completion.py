@@ -44,6 +44,7 @@ def test_commands_and_the_names_of_models_that_run(
     assert offer("status", "") == ["iris", "wine"][: len(offer("status", ""))]
     assert offer("status", "ir") == ["iris"]
     assert offer("logs", "ir") == ["iris"]
+    assert offer("replay", "--model", "ir") == ["iris"]
     assert offer("rollout", "abort", "ir") == ["iris"]
     assert offer("restart", "iris") == ["iris", "iris:v1"]
     # As bash takes it apart: it replaces what follows the colon alone.
@@ -75,6 +76,7 @@ def test_references_of_layouts(offer: Offer, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "kits" / "plain").mkdir()
     monkeypatch.chdir(tmp_path)
     assert offer("inspect", "oci") == ["oci-layout:"]
+    assert offer("replay", "--kit", "oci") == ["oci-layout:"]
     assert offer("inspect", "oci-layout", ":", "kits/") == ["kits/plain/", "kits/samples:"]
     assert offer("pull", "oci-layout", ":", "kits/samples", ":", "iris") == ["iris:v1", "iris:v2"]
     assert offer("pull", "oci-layout", ":", "kits/samples", ":", "iris", ":", "v2") == ["v2"]

@@ -11,7 +11,9 @@ import pytest
 from gateway.cli.admin_client import AdminClient
 from gateway.cli.reload import ConfigSource, Reload
 from gateway.config.config import load_config
+from gateway.config.lock import Lock, LockedKit, load_locked, lock_path, lock_text
 from gateway.errors import ConfigError
+from gateway.oci.reference import Digest
 from tests.support.admin import Admin, running_admin
 from tests.support.gate import TOKEN
 from tests.support.rollouts import kit
@@ -115,6 +117,28 @@ def test_a_watched_file_is_applied_once_it_has_changed(
     file.unlink()
     assert "not applied, and what was in force stays" in check(reload)
     assert check(reload) == "", "what is wrong is told once"
+
+
+def test_a_lock_is_watched_with_its_file(
+    file: Path, check: Check, monkeypatch: pytest.MonkeyPatch, admin: Admin
+) -> None:
+    monkeypatch.setattr("gateway.cli.file_watch._QUIET_SECONDS", 0.0)
+    lock, digest = lock_path(file), Digest.of(b"v2")
+    write_lock(file, Digest.of(b"v1"), "v1")
+    reload = Reload(ConfigSource(file, load_locked, lock), is_watched=True)
+    write(file, "v2")
+    assert "bring it up to date with `kitserve lock" in check(reload)
+    assert check(reload) == ""
+    write_lock(file, digest, "v2")
+    assert check(reload).startswith(f"{file} (its lock has changed): applied\n")
+    assert str(admin.world.state.desired().models[0].kit).endswith(str(digest))
+    lock.chmod(0o666)
+    write_lock(file, Digest.of(b"v3"), "v2")
+    assert f"not applied, and what was in force stays: {lock}: 1 fault(s)\n  every user may" in check(reload)
+
+
+def write_lock(file: Path, digest: Digest, tag: str) -> None:
+    lock_path(file).write_text(lock_text(Lock({kit(tag): LockedKit(digest)}), file))
 
 
 def test_a_file_that_others_may_write_is_not_watched(

@@ -97,6 +97,8 @@ class PayloadLog:
                 is_slow = False
         if is_slow:
             self._warn(model, "the disk is too slow for them")
+        elif batch.dropped:
+            self._warn(model, "a worker had no room or time for all of them")
 
     def numbers(self) -> dict[str, PayloadNumbers]:
         """Return what was written and dropped since the start, by model."""

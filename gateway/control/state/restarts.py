@@ -5,11 +5,15 @@
     growing    there is a worker more than before                  a worker of before is told to end
                or, of several, none came for half a minute         the same, with one worker less
     ending     that worker is gone, and there is one more again    the next is told to end
-    done       none of before is left                              the version is scaled as it was
+    settling   there is one more again, in place of the last one   the version is scaled as it was
+               or none came for half a minute                      the same
+    done
 
 A worker that is told to end leaves the edge, answers the calls that it has, and goes; Serve starts another in
-its place. So the calls of a version with one worker go to the new one before the old one ends. A restart is
-not kept on disk: a gateway that is started again forgets it, and scales the version as the config says.
+its place. So the calls of a version with one worker go to the new one before the old one ends. That Serve has
+started another is the sign that it knows of the end: scaled down before, it counts the worker that ended as
+one that runs, and may stop the new one in its place. A restart is not kept on disk: a gateway that is started
+again forgets it, and scales the version as the config says.
 """
 
 from __future__ import annotations
@@ -81,11 +85,12 @@ def next_step(restart: Restart, workers: Sequence[Announcement], now: float, tro
     left = restart.left & present
     moved_at = restart.moved_at if left == restart.left else now
     restart = replace(restart, left=left, moved_at=moved_at)
+    ready, waited = ready_workers(workers), now - moved_at
     if not left:
-        return replace(restart, state=RestartState.DONE)
+        has_settled = len(ready) > restart.workers or waited > _NO_ROOM_SECONDS
+        return replace(restart, state=RestartState.DONE) if has_settled else restart
     if restart.ending in left:
         return restart
-    ready, waited = ready_workers(workers), now - moved_at
     may_do_with_less = restart.workers > 1 and waited > _NO_ROOM_SECONDS
     candidates = sorted(worker.worker for worker in ready if worker.worker in left)
     if candidates and len(ready) > restart.workers - may_do_with_less:

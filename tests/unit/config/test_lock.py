@@ -141,5 +141,8 @@ def test_a_locked_file_has_absolute_paths_and_a_lock_relative_ones(
     assert model.kit == f"oci-layout:{tmp_path}/kits:iris:v1@{FIRST}"
     assert model.parents == (f"oci-layout:{tmp_path}/kits:base:v1@{BASE}",)
     file.write_text("models: [{name: iris, kit: 'oci-layout:kits:iris:v2'}]\n")
-    with pytest.raises(ConfigError, match=r"bring it up to date with `kitserve lock kitserve.yaml`"):
+    with pytest.raises(
+        ConfigError, match=r"bring it up to date with `kitserve lock kitserve.yaml`"
+    ) as caught:
         load_locked(file)
+    assert str(caught.value).startswith("kitserve.lock: 2 fault(s)"), "what to do is no fault"

@@ -431,6 +431,7 @@ def test_a_version_that_is_restarted_has_one_worker_more_until_all_are_replaced(
     assert not plane.restarts.must_end("new")
     assert plane.serve.deployments[-1][0].serving.scaling.max == 2
     plane.workers.drop(old.worker)
+    plane.workers.hear(replace(new, worker="newer", port=new.port + 1))
     wait(lambda: plane.state.versions()[app].serving.scaling == version.serving.scaling)
     assert [restart.state for restart in plane.restarts.of("iris")] == [RestartState.DONE]
     assert set(plane.serve.running) == {app}, "no other application was deployed"

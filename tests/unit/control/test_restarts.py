@@ -42,7 +42,29 @@ def test_one_worker_gets_its_successor_first() -> None:
     assert ending.ending == "a"
     draining = [*workers("a", state=WorkerState.DRAINING), *workers("b")]
     assert next_step(ending, draining, 3.0) == ending, "it answers the calls that it has"
-    assert next_step(ending, workers("b"), 4.0).state is RestartState.DONE
+    settling = next_step(ending, workers("b"), 4.0)
+    assert (settling.left, settling.state) == (frozenset(), RestartState.UNDER_WAY)
+    starting = [*workers("b"), *workers("c", state=WorkerState.LOADING)]
+    assert next_step(settling, starting, 5.0) == settling, "Serve kills what it has not seen ready"
+    assert next_step(settling, workers("b", "c"), 5.0).state is RestartState.DONE
+
+
+def test_it_is_scaled_down_once_serve_knows_that_the_last_one_ended() -> None:
+    """Before, Serve counts two that run, and may stop the new one: the version would have none."""
+    restarts = Restarts(clock := Clock())
+    begun = restarts.begin(VERSION, workers("a"))
+    running = {APP: replace(VERSION, serving=replace(VERSION.serving, scaling=begun.surge))}
+    restarts.advance(workers("a", "b"), running, {})
+    restarts.advance(workers("b"), running, {})
+    assert restarts.scaled([VERSION], running) == [], "Serve has not started another in its place"
+    clock.now += 29
+    restarts.advance(workers("b"), running, {})
+    assert restarts.scaled([VERSION], running) == []
+    clock.now += 2
+    restarts.advance(workers("b"), running, {})
+    assert restarts.scaled([VERSION], running) == [VERSION], (
+        "there is no room for another; Serve knows by now"
+    )
 
 
 def test_several_are_replaced_one_after_another() -> None:
@@ -52,7 +74,7 @@ def test_several_are_replaced_one_after_another() -> None:
     assert (set(step.left), step.ending) == ({"b"}, "a"), "the next waits for the one in its place"
     step = next_step(step, workers("b", "c", "d"), 3.0)
     assert step.ending == "b"
-    assert next_step(step, workers("c", "d"), 4.0).state is RestartState.DONE
+    assert next_step(step, workers("c", "d", "e"), 4.0).state is RestartState.DONE
 
 
 def test_where_there_is_no_room_for_one_more_several_do_with_one_less() -> None:
@@ -71,7 +93,7 @@ def test_a_worker_that_never_comes_is_given_up_and_why_is_told() -> None:
 
 
 def test_workers_that_ended_by_themselves_are_replaced_too() -> None:
-    assert next_step(restart("a"), workers("b"), 1.0).state is RestartState.DONE
+    assert next_step(restart("a"), workers("b", "c"), 1.0).state is RestartState.DONE
     # One that leaves by itself is waited for.
     leaving = [*workers("a", state=WorkerState.DRAINING), *workers("b", "c")]
     assert next_step(restart("a"), leaving, 1.0).ending == ""
@@ -87,7 +109,7 @@ def test_meanwhile_the_version_has_one_worker_more() -> None:
     running = {APP: deployed}
     # The config still wants what it wanted: it is not deployed to and fro.
     assert restarts.scaled([VERSION], running) == []
-    restarts.advance(workers("b"), running, {})
+    restarts.advance(workers("b", "c"), running, {})
     assert restarts.scaled([VERSION], running) == [VERSION]
 
 
@@ -98,7 +120,7 @@ def test_what_cannot_be_restarted_is_said() -> None:
     restarts.begin(VERSION, workers("a"))
     with pytest.raises(ControlError, match="iris v1 is being restarted already"):
         restarts.begin(VERSION, workers("a"))
-    restarts.advance(workers("b"), VERSIONS, {})
+    restarts.advance(workers("b", "c"), VERSIONS, {})
     assert restarts.begin(VERSION, workers("b")).left == {"b"}
 
 

@@ -100,12 +100,19 @@ def test_models_that_callers_invent_are_told_apart_only_so_far(sink: Sink, log: 
 
 
 def test_what_haproxy_says_of_itself_is_an_event(sink: Sink, log: AccessLog) -> None:
-    os.write(log.file, b"Proxy data stopped (cumulated conns: FE: 6).\n\xff\n")
+    os.write(log.file, b"Proxy data reached process FD limit (maxsock=6).\n\xff\n")
     log.stop()
     assert [line["text"] for line in sink.of("haproxy")] == [
-        "Proxy data stopped (cumulated conns: FE: 6).",
+        "Proxy data reached process FD limit (maxsock=6).",
         "\N{REPLACEMENT CHARACTER}",
     ]
+
+
+def test_that_the_proxies_of_a_process_that_ends_stop_is_no_warning(sink: Sink, log: AccessLog) -> None:
+    os.write(log.file, b"Proxy data stopped (cumulated conns: FE: 2, BE: 0).\n" + access(503))
+    log.stop()
+    assert sink.of("haproxy") == []
+    assert len(sink.of("access")) == 1
 
 
 def test_an_output_that_is_gone_stops_nobody() -> None:
