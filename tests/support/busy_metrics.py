@@ -13,7 +13,14 @@ from gateway.metrics.exposition import Scrape
 from gateway.metrics.gpus import Gpu
 from gateway.metrics.machine import MachineMemory
 from gateway.metrics.rollouts import RolloutSample
-from gateway.metrics.system import EdgeSample, KeyNumbers, ModelSample, SystemSample
+from gateway.metrics.system import (
+    EdgeSample,
+    KeyNumbers,
+    ModelSample,
+    PayloadNumbers,
+    SpanNumbers,
+    SystemSample,
+)
 from gateway.metrics.tally import Tally
 from gateway.metrics.tokens import Tokens
 from gateway.metrics.versions import VersionLabels, VersionSample
@@ -82,7 +89,14 @@ def busy_metrics(certificate_end: float, now: Callable[[], float]) -> Callable[[
             memory=MachineMemory(16 * GIB, GIB),
             gpus=(Gpu("0", "GPU-1", 80 * GIB, 8 * GIB, 0.5),),
         )
-        return Scrape((version,), SystemSample(models, whole, {"gateway": GIB, "edge": GIB}), control_plane)
+        system = SystemSample(
+            models,
+            whole,
+            {"gateway": GIB, "edge": GIB},
+            payloads={"iris": PayloadNumbers(10 * count, count)},
+            spans=SpanNumbers(10 * count, count, count),
+        )
+        return Scrape((version,), system, control_plane)
 
     return measure
 
