@@ -22,6 +22,8 @@ from tests.support.load import IRIS_CALL
 NEIGHBOUR = "127.0.0.2"
 SECONDS = float(os.environ.get("KITSERVE_ATTACK_SECONDS", "300"))
 MIB = 1024 * 1024
+SHARED_CORES_SECONDS = 0.1
+"""What the attack may cost the neighbour where its gigabytes are written and copied on the same two cores."""
 
 
 class Neighbour:
@@ -117,7 +119,7 @@ def test_a_neighbour_of_an_attacker_is_served(kitserve: Running, layout: Path) -
     assert all(said["rounds"].values()), said
     assert neighbour.failures == []
     assert after.failures == []
-    assert attacked < 10 * quiet, (quiet, attacked)
+    assert attacked < max(10 * quiet, SHARED_CORES_SECONDS), (quiet, attacked)
     assert afterwards < 2 * quiet, (quiet, afterwards)
     for name, (_, limit) in watched.items():
         assert growth[name] < limit, (name, growth[name] // MIB)
