@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,13 @@ def asking(tmp_path: Path, workers: Workers) -> Iterator[TracingEdge]:
     running = TracingEdge(tmp_path / "asked", workers, 0.0, rate=3)
     yield running
     running.edge.stop()
+
+
+def test_haproxy_takes_the_configuration_without_a_warning(sampling: TracingEdge) -> None:
+    edge = sampling.edge
+    command = [str(edge.process._program.path), "-c", "-f", str(edge.files.config)]
+    checked = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "WARNING" not in checked.stderr.upper()
 
 
 def test_a_call_gets_a_trace_or_goes_on_with_its_own(sampling: TracingEdge) -> None:
