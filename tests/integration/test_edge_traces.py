@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,13 @@ def test_what_is_no_traceparent_is_replaced(sampling: TracingEdge, parents: list
     assert made is not None
     assert made[1] != TRACE
     assert (state, sampling.spans(1)[0].parent_id) == ("-", "")
+
+
+def test_a_call_that_is_not_traced_waits_for_nothing(asking: TracingEdge) -> None:
+    began = time.monotonic()
+    for _ in range(5):
+        asking.call()
+    assert time.monotonic() - began < 2.5
 
 
 def test_a_later_version_is_read_as_far_as_it_is_known(sampling: TracingEdge) -> None:
