@@ -32,7 +32,7 @@ def test_a_collector_gets_the_spans_of_edge_and_worker(
     kitserve.apply()
     assert kitserve.infer("traced").status_code == 200
     # What is told before the gateway listens is dropped, and counted.
-    wait(lambda: _call(kitserve, WARM_UP) and collector.spans, 30)
+    wait(lambda: _call(kitserve, WARM_UP) and bool(collector.spans), 30)
     # Only so many calls of one caller are traced in a second.
     time.sleep(2)
     for trace, path in ((TRACE, "traced/infer"), (TRACE.replace("0", "1"), "nothing/infer")):
