@@ -13,15 +13,14 @@ from gateway.cli.applying import apply_config
 from gateway.cli.completion import model_names
 from gateway.cli.config_files import read_file
 from gateway.cli.options import (
-    ADMIN_VARIABLE,
     FAILED,
     WATCH_SECONDS,
     Admin,
+    AdminOfFile,
     ConfigFile,
     Locked,
     Output,
     OutputFormat,
-    check_admin_address,
     check_model_name,
     default_admin,
     out,
@@ -38,16 +37,7 @@ _APPLY_SECONDS = 600.0
 
 def apply(
     file: ConfigFile,
-    admin: Annotated[
-        str | None,
-        typer.Option(
-            help="Admin address of the running Kitserve.",
-            metavar="SOCKET|HOST:PORT|URL",
-            show_default="admin.sock in the home, else `admin` in FILE",
-            callback=check_admin_address,
-            envvar=ADMIN_VARIABLE,
-        ),
-    ] = None,
+    admin: AdminOfFile = None,
     wait: Annotated[
         bool | None,
         typer.Option(

@@ -77,6 +77,19 @@ def check_admin_address(address: str | None) -> str | None:
     return address
 
 
+AdminOfFile = Annotated[
+    str | None,
+    typer.Option(
+        help="Admin address of the running Kitserve.",
+        metavar="SOCKET|HOST:PORT|URL",
+        show_default="admin.sock in the home, else `admin` in FILE",
+        callback=check_admin_address,
+        envvar=ADMIN_VARIABLE,
+    ),
+]
+"""Which Kitserve a command asks that has a config."""
+
+
 def check_model_name(name: str | None) -> str | None:
     """Refuse a name that no model can have."""
     if name is not None and not MODEL_NAME.fullmatch(name):

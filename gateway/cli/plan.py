@@ -12,15 +12,14 @@ from typer.core import TyperCommand
 from gateway.cli.admin_client import AdminClient, NotRunning
 from gateway.cli.config_files import read_file
 from gateway.cli.options import (
-    ADMIN_VARIABLE,
     FAILED,
     MISUSED,
+    AdminOfFile,
     ConfigFile,
     Home,
     Locked,
     Output,
     OutputFormat,
-    check_admin_address,
     default_admin,
     err,
     out,
@@ -50,16 +49,7 @@ class PlanCommand(TyperCommand):
 def plan(
     file: ConfigFile,
     home: Home,
-    admin: Annotated[
-        str | None,
-        typer.Option(
-            help="Admin address of the running Kitserve.",
-            metavar="SOCKET|HOST:PORT|URL",
-            show_default="admin.sock in the home, else `admin` in FILE",
-            callback=check_admin_address,
-            envvar=ADMIN_VARIABLE,
-        ),
-    ] = None,
+    admin: AdminOfFile = None,
     against: Annotated[
         Path | None,
         typer.Option(
