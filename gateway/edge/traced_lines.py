@@ -22,7 +22,8 @@ LEVELS: Mapping[Logged, str] = {"all": "info", "errors": "warning", "off": "debu
 """The level that lines have, by what `access_log` was when HAProxy wrote them."""
 _LOGGED: Mapping[bytes, Logged] = {level.encode(): logged for logged, level in LEVELS.items()}
 _LEVEL = re.compile(rb'"level":"(\w+)"')
-_NONE = b"-"
+# Of a call that is not traced: the span of one that has no trace at all, and of one that goes on with its caller's.
+_NONE = (b"-", b"/")
 _STATUS = re.compile(rb'"status":(-?\d+)')
 _FIRST_ERROR = 500
 # As HAProxy has it: no retry; and that the call's end was its own, or ours.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from gateway.tracing.recorder import SpanRecorder
-from gateway.tracing.span import Span, SpanName, Value, new_span_id
+from gateway.tracing.span import NO_ATTRIBUTES, Span, SpanName, Value, new_span_id
 from gateway.wire.headers import TRACED, TRACEPARENT, TRACESTATE
 
 ROLE = "kitserve.role"
@@ -18,7 +18,6 @@ _LENGTH = 55
 _SAMPLED = b"-01"
 _NANOSECONDS = 1_000_000_000
 _NO_STATE = b""
-_NO_ATTRIBUTES: Mapping[str, Value] = {}
 
 
 class CallTrace:
@@ -70,7 +69,7 @@ class CallTrace:
         name: str,
         start: float,
         end: float,
-        attributes: Mapping[str, Value] = _NO_ATTRIBUTES,
+        attributes: Mapping[str, Value] = NO_ATTRIBUTES,
         links: Sequence[SpanName] = (),
     ) -> Span:
         """Return the span of a part of the work on the call."""

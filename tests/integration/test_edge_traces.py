@@ -93,7 +93,7 @@ def test_a_call_gets_a_trace_or_goes_on_with_its_own(sampling: TracingEdge) -> N
     parent, state, began = sampling.call(SAMPLED, state="a=b")
     made = MADE.fullmatch(parent)
     assert made is not None
-    assert (made[1], state, began.partition("-")[2]) == (TRACE, "a=b", PARENT)
+    assert (made[1], state, began.partition("-")[2]) == (TRACE, "a=b", f"{TRACE}-{PARENT}")
     (span,) = sampling.spans(1)
     assert (span.own.trace_id, span.own.span_id, span.parent_id) == (TRACE, made[2], PARENT)
     _, headers, _ = sampling.edge.get(PATH, {"traceparent": SAMPLED})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -31,6 +32,7 @@ _OK = 200
 _PASSING = (429, 502, 503, 504)
 """What the specification has sent again."""
 _ANSWER_BYTES = 64 * 1024
+_REMEMBERED = 1024
 # Sampled; that it is known whether the parent is another server's; and that it is.
 _FLAGS, _CALLED_FLAGS = 0x101, 0x301
 _COMPRESS: Mapping[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
@@ -99,7 +101,7 @@ def _write_span(add: Callable[..., Any], span: Span) -> None:
         end_time_unix_nano=span.end,
         flags=_CALLED_FLAGS if span.is_server and span.parent_id else _FLAGS,
     )
-    _write(message.attributes, span.attributes)
+    message.MergeFromString(b"".join(_attribute(name, value) for name, value in span.attributes.items()))
     for link in span.links:
         message.links.add(trace_id=bytes.fromhex(link.trace_id), span_id=bytes.fromhex(link.span_id))
     if span.error:
@@ -109,6 +111,19 @@ def _write_span(add: Callable[..., Any], span: Span) -> None:
 def _write(attributes: Any, values: Mapping[str, Value]) -> None:
     for name, value in values.items():
         _write_value(attributes.add(key=name).value, value)
+
+
+@lru_cache(_REMEMBERED, typed=True)
+def _attribute(name: str, value: Value) -> bytes:
+    """Return an attribute as the bytes of a span that has no more: many spans have the same.
+
+    Bytes of messages one behind the other are those of the messages merged
+    (https://protobuf.dev/programming-guides/encoding/#last-one-wins), which takes a third of the time.
+    """
+    message = Message()
+    _write_value(message.attributes.add(key=name).value, value)
+    serialized: bytes = message.SerializeToString()
+    return serialized
 
 
 def _write_value(message: Any, value: Value) -> None:

@@ -69,7 +69,7 @@ class Traces:
             rollout = self._rollout(version.model)
         of_process = tuple(process)
         self._queue.add(
-            replace(span, attributes={**span.attributes, **rollout}, process=of_process)
+            span._replace(attributes={**span.attributes, **rollout}, process=of_process)
             for span in announcement.spans
         )
         return replace(announcement, spans=())
@@ -96,7 +96,7 @@ class Traces:
                 self._ended[span.own.span_id] = None
                 _trim(self._ended)
                 rollout = self._rollout(str(span.attributes.get("kitserve.model", "")))
-                yield replace(span, attributes={**span.attributes, **rollout})
+                yield span._replace(attributes={**span.attributes, **rollout}) if rollout else span
 
     def _rollout(self, model: str) -> dict[str, Value]:
         """Return how far a model's rollout is; nothing where it has none at a step."""
