@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,7 @@ def callers_bounds(callers: Callers, files: int, say: Callable[[str], None]) -> 
         EdgeError: when the config wants more than they are enough for.
     """
     limits = CallerLimits(**callers.model_dump(exclude={"trusted_proxies"}))
-    bounds = edge_bounds(files, limits)
+    bounds = edge_bounds(files, limits, len(os.sched_getaffinity(0)))
     if limits.max_connections is None and bounds.connections < MAX_CONNECTIONS:
         say(
             f"the edge takes {bounds.connections} connections at a time and not {MAX_CONNECTIONS}, as this "

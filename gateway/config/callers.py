@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ByteSize, Field
 
 from gateway.config.kits import Strict
 from gateway.wire.limits import CONNECTION_STREAMS
@@ -34,6 +34,9 @@ class Callers(Strict):
     all may have together where that is less."""
     max_streams_per_connection: Annotated[int, Field(ge=1, le=1000)] = CONNECTION_STREAMS
     """How many calls one HTTP/2 connection may have at a time; its client keeps others back."""
+    max_upload_each: Annotated[ByteSize, Field(ge=1024 * 1024)] | None = None
+    """How many bytes of large bodies (1 MiB and more) are taken of one caller in a second, while it has more
+    than 4 calls at a time, such as `500MiB`. Absent: 64 MiB for each core of the machine."""
     trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
     """The addresses and networks of proxies in front of Kitserve: what they send is counted for the last
     address in X-Forwarded-For, and their connections are not."""

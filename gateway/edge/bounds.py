@@ -26,6 +26,12 @@ CALLER_REQUESTS = 1024
 """How many calls one caller may have at a time, where nothing else is said."""
 CALLER_STREAMS = 64
 """How many streams of health and reflection one caller may have at a time."""
+LARGE_BYTES = 1024 * 1024
+"""From how many bytes on the body of a call is a large one."""
+UPLOADS = 4
+"""With more calls at a time than this, what a caller's large bodies take is bounded."""
+UPLOAD_BYTES = 64 * 1024 * 1024
+"""How many bytes of them are taken in a second for each core, where nothing else is said."""
 ALL_STREAMS = 512
 """How many calls, these streams among them, the gateway's gRPC services answer at a time."""
 RAISE_THE_LIMIT = (
@@ -45,6 +51,7 @@ class CallerLimits:
     max_connections_each: int | None = None
     max_requests_each: int | None = None
     max_streams_per_connection: int = CONNECTION_STREAMS
+    max_upload_each: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,8 @@ class EdgeBounds:
     """How many connections one caller may have."""
     caller_requests: int
     """How many calls one caller may have in work."""
+    caller_upload: int
+    """How many bytes of one caller's large bodies are taken in a second, while it has many calls."""
 
     @property
     def crowded(self) -> int:
@@ -93,8 +102,8 @@ class EdgeBounds:
         return 2 * self.caller_requests
 
 
-def edge_bounds(files: int, limits: CallerLimits | None = None) -> EdgeBounds:
-    """Return what the edge may take, when it may have so many files open.
+def edge_bounds(files: int, limits: CallerLimits | None = None, cores: int = 2) -> EdgeBounds:
+    """Return what the edge may take, when it may have so many files open, and runs on so many cores.
 
     Raises:
         EdgeError: when a limit of the config needs more files, or more than there is of all callers.
@@ -130,6 +139,7 @@ def edge_bounds(files: int, limits: CallerLimits | None = None) -> EdgeBounds:
         caller_requests=_of_one(
             "max_requests_each", limits.max_requests_each, min(CALLER_REQUESTS, requests // 2), requests
         ),
+        caller_upload=limits.max_upload_each or UPLOAD_BYTES * cores,
     )
 
 

@@ -26,6 +26,7 @@ from gateway.edge.traced_lines import TracedLines
 from gateway.errors import EdgeError
 from gateway.foreign_text import foreign_text, printable_lines
 from gateway.logs.files import backup
+from gateway.wire.limits import HEAD_BYTES
 
 _START_SECONDS = 10
 _RESTARTS_ALLOWED = 10
@@ -36,6 +37,9 @@ _PR_SET_PDEATHSIG = 1
 _TRIM_SECONDS = 10.0
 _MAX_LOG_BYTES = 1024 * 1024
 _LAST_BYTES = 4096
+# Of glibc: each buffer is memory of its own, which goes back to the system once HAProxy frees it. Between other
+# things that stay, it would be kept for good (https://man7.org/linux/man-pages/man3/mallopt.3.html).
+_GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": str(HEAD_BYTES)}
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +140,7 @@ class EdgeProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=self._access_log.file,
                 stderr=log_file,
+                env={**os.environ, **_GIVEN_BACK},
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )

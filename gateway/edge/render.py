@@ -11,8 +11,7 @@ from typing import Any
 import jinja2
 
 import gateway
-from gateway.edge import error_map, keys, openai, predict, refusals, route_map, traced_lines, tracing
-from gateway.edge.bounds import ALL_STREAMS, CALLER_STREAMS, HEALTH_CONNECTIONS
+from gateway.edge import bounds, error_map, keys, openai, predict, refusals, route_map, traced_lines, tracing
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.placement import ACTIVATOR, Placement, Pool, backend_name, prefix_backend_name, server_name
 from gateway.edge.routes import RouteState, Server
@@ -59,9 +58,7 @@ def render(
         limits=limits,
         source=_SOURCE,
         headers=headers,
-        HEALTH_CONNECTIONS=HEALTH_CONNECTIONS,
-        CALLER_STREAMS=CALLER_STREAMS,
-        ALL_STREAMS=ALL_STREAMS,
+        bounds=bounds,
         texts=texts,
         worker_name=WORKER_NAME,
     )

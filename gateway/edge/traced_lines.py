@@ -22,7 +22,7 @@ LEVELS: Mapping[Logged, str] = {"all": "info", "errors": "warning", "off": "debu
 """The level that lines have, by what `access_log` was when HAProxy wrote them."""
 _LOGGED: Mapping[bytes, Logged] = {level.encode(): logged for logged, level in LEVELS.items()}
 _LEVEL = re.compile(rb'"level":"(\w+)"')
-# Of a call that is not traced: the span of one that has no trace at all, and of one that goes on with its caller's.
+# How the span begins of a call that is not traced: one with no trace at all, and one with its caller's.
 _NONE = (b"-", b"/")
 _STATUS = re.compile(rb'"status":(-?\d+)')
 _FIRST_ERROR = 500

@@ -12,11 +12,12 @@ import resource
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
 
-from gateway.edge.bounds import CALLER_STREAMS, CallerLimits, edge_bounds
+from gateway.edge.bounds import CALLER_STREAMS, LARGE_BYTES, UPLOADS, CallerLimits, edge_bounds
 from gateway.edge.haproxy import ask
 from gateway.edge.routes import Backend, Route, RoutingTable
 from gateway.metrics.memory import total_resident_bytes
@@ -32,7 +33,7 @@ from tests.support.raw_http2 import (
 )
 from tests.support.waiting import wait
 
-BOUNDS = edge_bounds(1600, CallerLimits(max_requests_each=80))
+BOUNDS = edge_bounds(1600, CallerLimits(max_requests_each=80, max_upload_each=2 * LARGE_BYTES))
 ATTACKER, NEIGHBOUR, PROXY = "127.0.0.1", "127.0.0.2", "127.0.0.9"
 HOLD = "/v2/models/iris/infer?hold"
 GRPC = [("content-type", "application/grpc"), ("te", "trailers")]
@@ -74,13 +75,22 @@ class Attacked:
         path: str = "/v2/models/iris/infer",
         seconds: float = 5,
         headers: Mapping[str, str] = NONE,
+        body: bytes = b"{}",
     ) -> tuple[int, bytes]:
         """Make one call from an address on a connection of its own."""
         connection = http.client.HTTPConnection("127.0.0.1", self.edge.port, seconds, (source, 0))
         with contextlib.closing(connection):
-            connection.request("POST", path, b"{}", dict(headers))
+            connection.request("POST", path, body, dict(headers))
             answer = connection.getresponse()
             return answer.status, answer.read()
+
+    def call_in_chunks(self, source: str, body: bytes) -> int:
+        """Make one call whose length is not told before; returns the status."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.edge.port, 60, (source, 0))
+        with contextlib.closing(connection):
+            pieces = (body[start : start + 65536] for start in range(0, len(body), 65536))
+            connection.request("POST", "/v2/models/iris/infer", pieces, encode_chunked=True)
+            return connection.getresponse().status
 
     def change_weight(self) -> None:
         """Give the canary more calls; what HAProxy has then is what was told."""
@@ -159,6 +169,31 @@ def test_many_streams_on_many_connections(attacked: Attacked, has_body: bool) ->
         assert max_concurrent_streams(settings) == BOUNDS.streams < 100
     finally:
         close(connections)
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_many_large_bodies_of_one_caller_share_what_is_taken_in_a_second(
+    attacked: Attacked, sized: bool
+) -> None:
+    body = b" " * (2 * LARGE_BYTES)
+
+    def upload(source: str) -> float:
+        began = time.monotonic()
+        if sized:
+            assert attacked.call(source, body=body, seconds=60)[0] == 200
+        else:
+            assert attacked.call_in_chunks(source, body) == 200
+        return time.monotonic() - began
+
+    with ThreadPoolExecutor(2 * UPLOADS) as pool:
+        few = max(pool.map(upload, [ATTACKER] * (UPLOADS // 2)))
+        many = [pool.submit(upload, ATTACKER) for _ in range(2 * UPLOADS)]
+        time.sleep(0.5)
+        neighbour = upload(NEIGHBOUR)
+        slowest = max(upload.result() for upload in many)
+    # Sixteen large bodies' bytes at two in a second, less what came before there were many calls.
+    assert slowest > 2
+    assert max(few, neighbour) < slowest
 
 
 def test_a_caller_with_too_many_calls_is_told_so(attacked: Attacked) -> None:
