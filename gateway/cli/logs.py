@@ -120,6 +120,8 @@ def logs(
         printer.print_all(history.lines(), tail)
         if follow:
             _follow(path, history, printer)
+        elif wanted.model and not printer.has_lines:
+            typer.echo(f"{path} has no such line about {wanted.model}", err=True)
     except BrokenPipeError:
         # Who read it has seen enough; nothing is left to be flushed at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -154,6 +156,7 @@ class _Printer:
     def __init__(self, wanted: Wanted, output: Output) -> None:
         self._wanted = wanted
         self._output = output
+        self.has_lines = False
 
     def print_all(self, lines: Iterator[bytes] | list[bytes], tail: int | None = None) -> None:
         """Print lines, or so many of the last ones."""
@@ -166,5 +169,6 @@ class _Printer:
         for line in lines:
             fields = read_line(line)
             if self._wanted.has(fields):
+                self.has_lines = True
                 text = json.dumps(fields) if self._output is Output.JSON else shown_line(fields)
                 yield printable_lines(text) + "\n"

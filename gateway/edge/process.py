@@ -37,8 +37,8 @@ _PR_SET_PDEATHSIG = 1
 _TRIM_SECONDS = 10.0
 _MAX_LOG_BYTES = 1024 * 1024
 _LAST_BYTES = 4096
-# Of glibc: each buffer is memory of its own, which goes back to the system once HAProxy frees it. Between things
-# that stay, it would be kept for good (https://man7.org/linux/man-pages/man3/mallopt.3.html).
+# Of glibc: each buffer is memory of its own, which goes back to the system once HAProxy frees it. Between
+# things that stay, it would be kept for good (https://man7.org/linux/man-pages/man3/mallopt.3.html).
 _GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": str(HEAD_BYTES)}
 
 log = logging.getLogger(__name__)

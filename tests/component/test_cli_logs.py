@@ -62,7 +62,9 @@ def test_what_cannot_be_shown_is_said(
     assert "no Kitserve has run from" in cli("logs", code=1)[1]
     assert "neither a time" in cli("logs", "--since", "yesterday", code=2)[1]
     assert "none of debug, info" in cli("logs", "--level", "loud", code=2)[1]
-    write(home, "said")
+    write(home, "said", model="iris")
+    assert "no such line about wine" in cli("logs", "wine")[1]
+    assert cli("logs", "iris", "--tail", "0") == ("", "")
     monkeypatch.delenv("KITSERVE_HOME")
     monkeypatch.setenv("KITSERVE_ADMIN", str(home / "admin.sock"))
     assert events(cli("logs")[0]) == ["said"], "the home of the socket that commands ask"
