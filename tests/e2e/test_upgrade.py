@@ -90,7 +90,7 @@ def test_a_home_of_a_later_release_is_refused_and_left_as_it_is(tmp_path: Path, 
     before = state.read_bytes()
     configure(kitserve, layout)
     kitserve.write()
-    done = kitserve.run("serve", str(kitserve.file), "--home", str(kitserve.home), check=False)
+    done = kitserve.run_anew("serve", str(kitserve.file), "--home", str(kitserve.home), check=False)
     assert done.returncode == 1
     message = " ".join(done.stderr.split())
     assert "was written by a newer Kitserve (schema 99" in message
