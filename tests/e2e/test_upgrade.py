@@ -65,7 +65,7 @@ def test_the_same_rollout_goes_on_and_ends(tmp_path: Path, layout: Path) -> None
                 kitserve.home.joinpath("state.db.schema-1").rename(kitserve.home / "copy.db")
                 assert kitserve.stop()[0] == 0
         assert not kitserve.home.joinpath("state.db.schema-1").exists(), "it is migrated once"
-        with Load(f"{kitserve.url}/v2/models/iris/infer", clients=2) as load:
+        with Load(f"{kitserve.url}/v2/models/iris/infer", clients=2, pause=0.005) as load:
             kitserve.run("rollout", "promote", "iris", "--admin", kitserve.admin)
             kitserve.wait(lambda _: kitserve.model("iris")["rollout"]["reason"] == "RolloutCompleted", 60)
         assert load.failures == {}
