@@ -16,15 +16,22 @@ E2E_SECONDS = 300
 SOAK_SECONDS = 3600
 
 
-ALONE = tuple(f"tests/{directory}/" for directory in ("component", "integration", "e2e"))
-"""Where tests start servers and watch the clock: they run one after the other, when all others are done."""
+LANES = (("tests/e2e/",), ("tests/component/", "tests/integration/"))
+"""Where tests start servers and watch the clock: those of a lane run one after the other, when all that share
+nothing are done. The lanes run side by side, as they wait more than they compute, the longest one first."""
+
+
+def lane(nodeid: str) -> int:
+    """Return the number of the lane that a test is in; 0 where it shares nothing with others."""
+    return next((number for number, places in enumerate(LANES, 1) if nodeid.startswith(places)), 0)
 
 
 class Scheduler(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Gives each process a file of tests at a time, and one of them all that run alone."""
+    """Gives each process a file of tests at a time, or a whole lane."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return ALONE[0] if nodeid.startswith(ALONE) else nodeid.partition("::")[0]
+        number = lane(nodeid)
+        return f"lane {number}" if number else nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
@@ -49,8 +56,8 @@ def _without_surrogates(data: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put those that run alone last, and set longer timeouts than the one in pyproject.toml."""
-    items.sort(key=lambda item: item.nodeid.startswith(ALONE))
+    """Put the lanes last, and set longer timeouts than the one in pyproject.toml."""
+    items.sort(key=lambda item: lane(item.nodeid))
     whole_kitserves = Path(__file__).parent / "e2e"
     for item in items:
         if item.get_closest_marker("timeout") is not None:

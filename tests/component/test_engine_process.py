@@ -190,11 +190,12 @@ thread.join()
 def test_it_dies_with_its_parent_and_not_with_the_thread_that_started_it(
     tmp_path: Path, is_busy: bool
 ) -> None:
-    # A busy engine holds the lock of its interpreter, as llama.cpp does while it loads.
+    # A busy engine holds the lock of its interpreter, as llama.cpp does while it loads; first, it answers.
     busy = "threading.Timer(0.3, lambda: __import__('re').match('(a+)+b', 'a' * 99)).start()"
     engine = _ENGINE.format(before="") + "\n"
     if is_busy:
-        engine = engine.replace("child.wait_for_parent()", f"{busy}\nchild.wait_for_parent()")
+        answered = "self.wfile.write"
+        engine = engine.replace(answered, f"{busy}\n        {answered}")
     command = [sys.executable, "-c", _PARENT.format(after="time.sleep(600)"), engine]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         try:

@@ -23,7 +23,7 @@ def kit(layout: Path, tag: str) -> str:
 def test_another_tag_moves_the_traffic(kitserve: Running, layout: Path) -> None:
     kitserve.models = {"moved": {"kit": kit(layout, "v1")}}
     kitserve.apply()
-    with Load(f"{kitserve.url}/v2/models/moved/infer") as load:
+    with Load(f"{kitserve.url}/v2/models/moved/infer", pause=0.005) as load:
         for tag in ("v2", "v1", "v2"):
             kitserve.models["moved"]["kit"] = kit(layout, tag)
             kitserve.apply()
@@ -40,7 +40,7 @@ def test_another_tag_moves_the_traffic(kitserve: Running, layout: Path) -> None:
 def test_a_canary_takes_its_share_and_both_tags_answer(kitserve: Running, layout: Path) -> None:
     kitserve.models = {"split": {"kit": kit(layout, "v1")}}
     kitserve.apply()
-    with Load(f"{kitserve.url}/v2/models/split/infer") as load:
+    with Load(f"{kitserve.url}/v2/models/split/infer", pause=0.002) as load:
         workers: set[int] = set()
         for weight in (20, 60, 5):
             kitserve.models["split"]["canary"] = {"kit": kit(layout, "v2"), "weight": weight}
@@ -78,7 +78,7 @@ def test_a_killed_worker_is_replaced_and_no_call_fails(kitserve: Running, layout
     kitserve.models = {"two": {"kit": kit(layout, "v1"), "replicas": 2}}
     kitserve.apply()
     kitserve.wait(lambda _: replicas(kitserve) == 2)
-    with Load(f"{kitserve.url}/v2/models/two/infer", clients=8) as load:
+    with Load(f"{kitserve.url}/v2/models/two/infer", clients=8, pause=0.005) as load:
         load.wait_for("v1")
         for _ in range(2):
             events = Counter(kitserve.events())
@@ -98,7 +98,7 @@ def test_a_killed_gateway_comes_back_to_the_same_state(kitserve: Running, layout
     kitserve.apply()
     before = kitserve.model("steady")
     workers = set(kitserve.workers("steady"))
-    with Load(f"{kitserve.url}/v2/models/steady/infer") as load:
+    with Load(f"{kitserve.url}/v2/models/steady/infer", pause=0.005) as load:
         (gateway,) = kitserve.gateway()
         os.kill(gateway, signal.SIGKILL)
         kitserve.wait(lambda status: kitserve.gateway() != [gateway] and status["generation"] > 0, 60)
@@ -115,7 +115,7 @@ def test_a_killed_gateway_comes_back_to_the_same_state(kitserve: Running, layout
 def test_a_successor_that_fails_leaves_the_last_good_version(kitserve: Running, layout: Path) -> None:
     kitserve.models = {"kept": {"kit": kit(layout, "v1")}}
     kitserve.apply()
-    with Load(f"{kitserve.url}/v2/models/kept/infer", clients=2) as load:
+    with Load(f"{kitserve.url}/v2/models/kept/infer", clients=2, pause=0.005) as load:
         kitserve.models["kept"]["kit"] = code_kit(kitserve.directory / "code")
         assert kitserve.apply(check=False).returncode == 1
         shown = kitserve.model("kept")
@@ -171,7 +171,7 @@ def test_a_restart_replaces_each_worker_and_no_call_fails(kitserve: Running, lay
     kitserve.models = {"renewed": {"kit": kit(layout, "v1")}}
     kitserve.apply()
     before = kitserve.workers("renewed")
-    with Load(f"{kitserve.url}/v2/models/renewed/infer") as load:
+    with Load(f"{kitserve.url}/v2/models/renewed/infer", pause=0.005) as load:
         load.wait_for("v1")
         done = kitserve.run("restart", "renewed:v1")
         load.forget()
@@ -186,7 +186,7 @@ def test_a_signal_applies_the_config_file_again(kitserve: Running, layout: Path)
     assert kitserve.process is not None
     kitserve.models = {"signalled": {"kit": kit(layout, "v1")}}
     kitserve.apply()
-    with Load(f"{kitserve.url}/v2/models/signalled/infer") as load:
+    with Load(f"{kitserve.url}/v2/models/signalled/infer", pause=0.005) as load:
         load.wait_for("v1")
         kitserve.file.write_text("models: [")
         kitserve.process.send_signal(signal.SIGHUP)
@@ -202,7 +202,7 @@ def test_where_it_listens_changes_while_calls_run(kitserve: Running, layout: Pat
     kitserve.models = {"moving": {"kit": kit(layout, "v1")}}
     kitserve.apply()
     port, other = kitserve.port, free_port()
-    with Load(f"{kitserve.url}/v2/models/moving/infer") as load:
+    with Load(f"{kitserve.url}/v2/models/moving/infer", pause=0.005) as load:
         load.wait_for("v1")
         for settings in ({"listen": f"0.0.0.0:{port}"}, {"access_log": "all"}, {}):
             kitserve.settings = settings

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,12 +33,24 @@ def kits(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Regist
     return registry
 
 
-@pytest.fixture
-def chat(kitserve: Running, kits: Registry) -> Running:
+@pytest.fixture(scope="module")
+def loaded(shared: Running, kits: Registry) -> Iterator[Running]:
     """A Kitserve with `smollm2`, ready."""
-    kitserve.models = {"smollm2": {"kit": f"{kits.host}/chat/smollm2:v1", "engine": ENGINE}}
-    kitserve.apply()
-    return kitserve
+    shared.models = {"smollm2": {"kit": f"{kits.host}/chat/smollm2:v1", "engine": ENGINE}}
+    shared.apply()
+    yield shared
+    shared.models = {}
+    shared.apply()
+
+
+@pytest.fixture
+def chat(loaded: Running) -> Iterator[Running]:
+    """The same; what a test adds to the model is taken away after it."""
+    model = dict(loaded.models["smollm2"])
+    yield loaded
+    if loaded.models != {"smollm2": model}:
+        loaded.models = {"smollm2": model}
+        loaded.apply()
 
 
 def client(kitserve: Running, path: str = "/v1") -> Any:
@@ -160,12 +173,10 @@ def test_a_canary_with_another_prompt_and_a_damaged_file(chat: Running, kits: Re
     assert "Paris" in ask(chat).parse().choices[0].message.content
 
 
-def test_embeddings(kitserve: Running, kits: Registry) -> None:
-    kitserve.models = {"minilm": {"kit": f"{kits.host}/embed/minilm:v1"}}
-    kitserve.apply()
+def test_embeddings(chat: Running, kits: Registry) -> None:
+    chat.models["minilm"] = {"kit": f"{kits.host}/embed/minilm:v1"}
+    chat.apply()
     texts = ["A cat sits on the mat.", "A kitten is on the rug.", "Interest rates rose."]
-    vectors = [
-        item.embedding for item in client(kitserve).embeddings.create(model="minilm", input=texts).data
-    ]
+    vectors = [item.embedding for item in client(chat).embeddings.create(model="minilm", input=texts).data]
     near, far = (sum(a * b for a, b in zip(vectors[0], other, strict=True)) for other in vectors[1:])
     assert near > 0.5 > far

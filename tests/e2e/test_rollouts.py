@@ -39,7 +39,7 @@ def test_a_good_version_is_promoted_by_itself(kitserve: Running, layout: Path) -
     kitserve.models = {"walk": {"kit": kit(layout, "v1"), "rollout": QUICK}}
     kitserve.apply()
     assert kitserve.wait_for_rollout("walk")["phase"] == "Healthy"
-    with Load(f"{kitserve.url}/v2/models/walk/infer") as load:
+    with Load(f"{kitserve.url}/v2/models/walk/infer", pause=0.005) as load:
         load.wait_for("v1")
         kitserve.models["walk"]["kit"] = kit(layout, "v2")
         kitserve.apply()
@@ -285,7 +285,7 @@ def test_no_call_fails_while_a_canary_dies_again_and_again(kitserve: Running, la
     kitserve.apply()
     kitserve.wait_for_rollout("frail")
     stable = set(kitserve.workers("frail"))
-    with Load(f"{kitserve.url}/v2/models/frail/infer", clients=6) as load:
+    with Load(f"{kitserve.url}/v2/models/frail/infer", clients=6, pause=0.005) as load:
         kitserve.models["frail"]["kit"] = kit(layout, "v2")
         kitserve.apply()
         kitserve.wait_for_rollout("frail", phase="Paused")

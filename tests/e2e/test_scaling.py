@@ -122,7 +122,7 @@ def test_other_bounds_and_delays_keep_the_workers(kitserve: Running, layout: Pat
     kitserve.apply()
     app = kitserve.model("bounds")["versions"][0]["app"]
     first = set(kitserve.workers("bounds"))
-    with Load(f"{kitserve.url}/v2/models/bounds/infer", clients=2) as load:
+    with Load(f"{kitserve.url}/v2/models/bounds/infer", clients=2, pause=0.002) as load:
         for bounds, expected in (
             ({"min": 1, "max": 2, "target_ongoing_requests": 0.2, "upscale_delay": "1s"}, 2),
             (2, 2),

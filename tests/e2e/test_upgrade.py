@@ -65,7 +65,7 @@ def test_the_same_rollout_goes_on_and_ends(tmp_path: Path, layout: Path) -> None
                 kitserve.home.joinpath("state.db.schema-1").rename(kitserve.home / "copy.db")
                 assert kitserve.stop()[0] == 0
         assert not kitserve.home.joinpath("state.db.schema-1").exists(), "it is migrated once"
-        with Load(f"{kitserve.url}/v2/models/iris/infer", clients=2) as load:
+        with Load(f"{kitserve.url}/v2/models/iris/infer", clients=2, pause=0.005) as load:
             kitserve.run("rollout", "promote", "iris", "--admin", kitserve.admin)
             kitserve.wait(lambda _: kitserve.model("iris")["rollout"]["reason"] == "RolloutCompleted", 60)
         assert load.failures == {}
@@ -90,7 +90,7 @@ def test_a_home_of_a_later_release_is_refused_and_left_as_it_is(tmp_path: Path, 
     before = state.read_bytes()
     configure(kitserve, layout)
     kitserve.write()
-    done = kitserve.run("serve", str(kitserve.file), "--home", str(kitserve.home), check=False)
+    done = kitserve.run_anew("serve", str(kitserve.file), "--home", str(kitserve.home), check=False)
     assert done.returncode == 1
     message = " ".join(done.stderr.split())
     assert "was written by a newer Kitserve (schema 99" in message

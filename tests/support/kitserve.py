@@ -25,6 +25,7 @@ from gateway.control.admin.token import read_token
 from gateway.edge.files import EdgeFiles
 from gateway.logs.events import log_path
 from tests.support.ports import free_port
+from tests.support.warm_commands import run_warm
 
 KITSERVE = [sys.executable, "-m", "gateway.cli"]
 READY_SECONDS = 90
@@ -103,14 +104,26 @@ class Running:
         self.file.write_text(yaml.safe_dump(document))
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command, which saves a second each time over `run_anew`."""
+        return self._checked(run_warm(arguments, self._environment()), check)
+
+    def run_anew(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command in a Python of its own, as `serve` needs it."""
         done = subprocess.run(
             [*KITSERVE, *arguments],
             capture_output=True,
             text=True,
             timeout=120,
             check=False,
-            env={**os.environ, "KITSERVE_HOME": str(self.home)},
+            env=self._environment(),
         )
+        return self._checked(done, check)
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "KITSERVE_HOME": str(self.home)}
+
+    @staticmethod
+    def _checked(done: subprocess.CompletedProcess[str], check: bool) -> subprocess.CompletedProcess[str]:
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 

@@ -92,8 +92,15 @@ class Collector:
 
     def trace(self, trace_id: str, count: int, seconds: float = 15) -> dict[str, TakenSpan]:
         """Wait for so many spans of a trace; returns them by name."""
-        wait(lambda: sum(span.trace_id == trace_id for span in self.spans) >= count, seconds)
+        try:
+            wait(lambda: sum(span.trace_id == trace_id for span in self.spans) >= count, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"of {count} spans came {sorted(self.names(trace_id))}") from error
         return {span.name: span for span in self.spans if span.trace_id == trace_id}
+
+    def names(self, trace_id: str) -> set[str]:
+        """Return the names of the spans of a trace that came so far."""
+        return {span.name for span in self.spans if span.trace_id == trace_id}
 
 
 def decoded(body: bytes) -> list[TakenSpan]:
