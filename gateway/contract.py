@@ -12,7 +12,7 @@ from typing import NewType
 
 from gateway.errors import ControlError, KitserveError, RegistryUnavailable
 from gateway.foreign_text import foreign_text, message_text
-from gateway.kits.trust import Policy
+from gateway.kits.policy import Policy
 from gateway.logs.limits import Logged
 from gateway.metrics.tally import Numbers
 from gateway.oci.options import SourceOptions

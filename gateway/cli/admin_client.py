@@ -15,7 +15,7 @@ from gateway.config.config import GatewayConfig
 from gateway.control.admin.token import token_in
 from gateway.errors import ConfigError, ControlError, StoreError
 from gateway.loopback import is_loopback_host
-from gateway.oci.kit_storage import kit_home
+from gateway.oci.options import kit_home
 
 _TIMEOUT = 10.0
 """In seconds."""

@@ -14,8 +14,8 @@ from gateway.kits.library import Library, Progress, UnpackedKit
 from gateway.kits.memory import Need, need_of
 from gateway.kits.mlflow import MLflowModel, mlflow_model
 from gateway.kits.model import check, choose_runtime
+from gateway.kits.policy import Policy
 from gateway.kits.stated import stated_signature
-from gateway.kits.trust import Policy
 from gateway.serving import DEFAULT_SERVING, Serving
 from runtimes.base import Signature
 from runtimes.engines.base import EngineRuntime

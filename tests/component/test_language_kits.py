@@ -14,7 +14,7 @@ from gateway.errors import UnusableModel
 from gateway.kits.examination import Examined, examine
 from gateway.kits.library import Library
 from gateway.kits.model import load
-from gateway.kits.trust import ANYTHING
+from gateway.kits.policy import ANYTHING
 from gateway.metrics.machine import is_mapped, machine_memory
 from gateway.metrics.memory import family_resident_bytes
 from gateway.oci.reference import parse_reference
