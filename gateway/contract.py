@@ -23,7 +23,7 @@ from gateway.serving import Serving
 from gateway.tracing.recorder import MAX_SPANS
 from gateway.tracing.span import InvalidSpan, Span
 from gateway.wire.worker_tls import WorkerTls
-from runtimes.base import Signature
+from runtimes.signature import Signature
 
 _PORTS = 65_536
 AppName = NewType("AppName", str)

@@ -232,6 +232,10 @@ class GatewayConfig(Strict):
         )
 
 
+# Not at its first use, which may be in several threads at once.
+GatewayConfig.model_rebuild()
+
+
 def load_config(
     path: Path, needs_models: bool = False, runtimes: Sequence[str] | None = None
 ) -> GatewayConfig:

@@ -22,8 +22,8 @@ from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Reference, parse_reference
 from gateway.serving import DEFAULT_LIMITS, LOAD_SECONDS, Scaling, Serving
 from gateway.wire.limits import WAKE_SECONDS
-from runtimes.base import Resources as ModelResources
-from runtimes.base import Signature
+from runtimes.signature import Resources as ModelResources
+from runtimes.signature import Signature
 
 _RESOURCES = ModelResources()
 _SCALING = Scaling()

@@ -22,7 +22,8 @@ from gateway.serving import Engine, Serving
 from gateway.worker.admission import Admission
 from runtimes.base import Resources
 from runtimes.engines import sockets
-from runtimes.engines.base import OpenAIModel, Task
+from runtimes.engines.base import OpenAIModel
+from runtimes.engines.task import Task
 from tests.support.artifacts import MODELKIT, LayoutBuilder, tar
 from tests.support.gguf_files import tiny_adapter, tiny_llama
 from tests.support.models import smollm2
