@@ -12,7 +12,7 @@ from typing import NewType
 
 from gateway.errors import ControlError, KitserveError, RegistryUnavailable
 from gateway.foreign_text import foreign_text, message_text
-from gateway.kits.trust import Policy
+from gateway.kits.policy import Policy
 from gateway.logs.limits import Logged
 from gateway.metrics.tally import Numbers
 from gateway.oci.options import SourceOptions
@@ -23,7 +23,7 @@ from gateway.serving import Serving
 from gateway.tracing.recorder import MAX_SPANS
 from gateway.tracing.span import InvalidSpan, Span
 from gateway.wire.worker_tls import WorkerTls
-from runtimes.base import Signature
+from runtimes.signature import Signature
 
 _PORTS = 65_536
 AppName = NewType("AppName", str)

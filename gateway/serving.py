@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from runtimes.base import Resources, Signature
-from runtimes.engines.base import Task
+from runtimes.engines.task import Task
+from runtimes.signature import Resources, Signature
 
 
 @dataclass(frozen=True, slots=True)

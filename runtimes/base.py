@@ -1,147 +1,38 @@
-"""The interfaces of a runtime: it loads a file as a model, which has one capability or more.
-
-Datatypes carry the names of the Open Inference Protocol, version 2
-(https://github.com/open-inference/open-inference-protocol).
-"""
+"""The interfaces of a runtime: it loads a file as a model, which has one capability or more."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-import ml_dtypes
-import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.errors import InputError
 from runtimes.formats import Format
+from runtimes.signature import ANY, MAX_TENSORS, Datatype, Resources, Signature, TensorSpec
+
+__all__ = [
+    "ANY",
+    "MAX_TENSORS",
+    "Array",
+    "BatchedModel",
+    "CheckingRuntime",
+    "CodeRuntime",
+    "Datatype",
+    "DelegatingRuntime",
+    "ExemplaryModel",
+    "InterruptibleModel",
+    "LabelledModel",
+    "LoadedModel",
+    "ModelInChild",
+    "Resources",
+    "Runtime",
+    "Signature",
+    "TensorModel",
+    "TensorSpec",
+]
 
 Array = NDArray[Any]
-
-
-class Datatype(StrEnum):
-    """The datatypes of the protocol."""
-
-    BOOL = "BOOL"
-    UINT8 = "UINT8"
-    UINT16 = "UINT16"
-    UINT32 = "UINT32"
-    UINT64 = "UINT64"
-    INT8 = "INT8"
-    INT16 = "INT16"
-    INT32 = "INT32"
-    INT64 = "INT64"
-    FP16 = "FP16"
-    BF16 = "BF16"
-    FP32 = "FP32"
-    FP64 = "FP64"
-    BYTES = "BYTES"
-
-    @property
-    def numpy(self) -> np.dtype[Any]:
-        """The numpy dtype, little-endian; that of ml_dtypes for BF16, `object` (of `bytes`) for BYTES."""
-        return _NUMPY[self]
-
-    @classmethod
-    def of(cls, dtype: np.dtype[Any]) -> Datatype:
-        """Return the datatype of a numpy dtype; strings of any kind are BYTES. Raises InputError."""
-        if dtype.kind in "OSU":
-            return cls.BYTES
-        for datatype, numpy_dtype in _NUMPY.items():
-            if numpy_dtype == dtype:
-                return datatype
-        raise InputError(f"dtype {dtype} has no datatype in the Open Inference Protocol; cast it first")
-
-
-_NUMPY: Mapping[Datatype, np.dtype[Any]] = {
-    Datatype.BOOL: np.dtype(np.bool_),
-    Datatype.UINT8: np.dtype("<u1"),
-    Datatype.UINT16: np.dtype("<u2"),
-    Datatype.UINT32: np.dtype("<u4"),
-    Datatype.UINT64: np.dtype("<u8"),
-    Datatype.INT8: np.dtype("<i1"),
-    Datatype.INT16: np.dtype("<i2"),
-    Datatype.INT32: np.dtype("<i4"),
-    Datatype.INT64: np.dtype("<i8"),
-    Datatype.FP16: np.dtype("<f2"),
-    Datatype.BF16: np.dtype(ml_dtypes.bfloat16),
-    Datatype.FP32: np.dtype("<f4"),
-    Datatype.FP64: np.dtype("<f8"),
-    Datatype.BYTES: np.dtype(object),
-}
-
-
-MAX_TENSORS = 4096
-"""How many inputs a model may have, and how many outputs: all are kept, and written into documents."""
-ANY = "ANY"
-"""Stands for a datatype of numbers where a model's file does not say which: the caller's is taken."""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """One tensor of a signature."""
-
-    name: str
-    datatype: str
-    """The value of a `Datatype`, or `ANY`."""
-    shape: tuple[int, ...] | None = None
-    """-1 stands for any length; None for any rank."""
-    likely: str = ""
-    """The value of the `Datatype` that is most likely meant where `datatype` is `ANY`; "" where none is."""
-    likely_shape: tuple[int, ...] | None = None
-    """The shape that is most likely meant where `shape` is None, as far as that can be told."""
-    may_be_missing: bool = False
-    """Whether an element of a BYTES tensor may be None, a missing value; one of floats may always be NaN."""
-
-    @property
-    def usual(self) -> Datatype:
-        """The datatype to make values of: the tensor's own, else the most likely one, else FP32."""
-        if self.datatype == ANY:
-            return Datatype(self.likely) if self.likely else Datatype.FP32
-        return Datatype(self.datatype)
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """The inputs and outputs of a model, in the order of its file."""
-
-    inputs: tuple[TensorSpec, ...]
-    """Those that every call must have."""
-    outputs: tuple[TensorSpec, ...]
-    """Empty where their names are known only after a run."""
-    optional: tuple[TensorSpec, ...] = ()
-    """The inputs that callers may leave out."""
-    on_request: tuple[TensorSpec, ...] = ()
-    """Further outputs, which are computed only for calls that name them."""
-
-    @property
-    def all_inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs of both kinds, those that every call must have first."""
-        return self.inputs + self.optional
-
-    @property
-    def all_outputs(self) -> tuple[TensorSpec, ...]:
-        """The outputs of both kinds, those of a call that names none first."""
-        return self.outputs + self.on_request
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What one loaded model may use: CPU cores and GPUs, both may be fractions, and bytes of memory."""
-
-    cpus: float = 1.0
-    gpus: float = 0.0
-    memory: int | None = None
-    """Of each of its processes; None: no bound."""
-
-    @property
-    def threads(self) -> int:
-        """The number of threads that compute: the cores rounded up, at least 1."""
-        return max(1, math.ceil(self.cpus))
 
 
 @runtime_checkable

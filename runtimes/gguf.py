@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 from runtimes import gguf_file, gguf_kinds, gguf_memory
 from runtimes.base import Resources, Signature
 from runtimes.engines import sockets
-from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, Memory, Outline, Task
+from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, Memory, Outline
 from runtimes.engines.llama_server import DEVICE, EMBEDDING, GENERATION, RERANK
 from runtimes.engines.process import EngineProcess, python_module
+from runtimes.engines.task import Task
 from runtimes.errors import LoadError
 from runtimes.formats import Format
 from runtimes.gguf_file import GgufFile

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from runtimes import gguf_file
-from runtimes.engines.base import Task
+from runtimes.engines.task import Task
 from runtimes.errors import LoadError
 from runtimes.gguf_file import GgufFile, Length
 

@@ -15,8 +15,6 @@ from runtimes.formats import Format, Hazard, identify
 from runtimes.gguf_kinds import candidates
 from runtimes.hugging_face import directory as hugging_face
 from runtimes.mlflow import flavors as mlflow
-from runtimes.pickles.dry_run import dry_run
-from runtimes.pickles.scan import scan
 from runtimes.refusals import DAMAGED, OTHERS, sentence
 
 GROUP = "kitserve.runtimes"
@@ -170,7 +168,12 @@ def check(choice: Choice) -> None:
 def _identify(path: Path) -> Format:
     """Return the format of a file; of a pickle, whether it is one of known libraries alone."""
     format_ = identify(path)
-    return Format.KNOWN_PICKLE if format_ is Format.PICKLE and dry_run(path).is_known else format_
+    if format_ is not Format.PICKLE:
+        return format_
+    # Imported here, as few kits have a pickle.
+    from runtimes.pickles.dry_run import dry_run
+
+    return Format.KNOWN_PICKLE if dry_run(path).is_known else format_
 
 
 def _least_hazardous(choices: list[Choice]) -> list[Choice]:
@@ -271,6 +274,9 @@ def _refusal(
 
 def _code_refusal(paths: Sequence[Path], format_: Format) -> UnsafeFormat:
     """Return the error for files that run code, with their imports; the first has this format."""
+    from runtimes.pickles.dry_run import dry_run
+    from runtimes.pickles.scan import scan
+
     path, *others = paths
     also = f" (as do {len(others)} more, such as {others[0].name})" if others else ""
     reason = (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from runtimes.base import TensorModel
-from runtimes.engines.base import Task
+from runtimes.engines.task import Task
 
 TEXT = "text"
 QUERY = "query"

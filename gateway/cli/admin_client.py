@@ -4,41 +4,32 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-import requests
-
 from gateway.cli.admin_address import admin_url, home_socket, socket_path
-from gateway.cli.unix_adapter import UnixAdapter
-from gateway.config.config import GatewayConfig
+from gateway.cli.admin_connection import AdminServer, NotRunning
 from gateway.control.admin.token import token_in
 from gateway.errors import ConfigError, ControlError, StoreError
 from gateway.loopback import is_loopback_host
-from gateway.oci.kit_storage import kit_home
+from gateway.oci.options import kit_home
+
+if TYPE_CHECKING:
+    from gateway.config.config import GatewayConfig
+
+__all__ = ["TOKEN_FILE_VARIABLE", "TOKEN_VARIABLE", "AdminClient", "NotRunning"]
 
 _TIMEOUT = 10.0
 """In seconds."""
 _PLAN_TIMEOUT = 3600
 """In seconds: registries are asked for a plan, and models may be pulled."""
 _REFUSED = 401
-_SOCKET_URL = "http://localhost"
 TOKEN_VARIABLE = "KITSERVE_TOKEN"  # noqa: S105 - a name
 """The environment variable with the token, for an admin API that is asked over TCP."""
 TOKEN_FILE_VARIABLE = "KITSERVE_TOKEN_FILE"  # noqa: S105 - a name
 """The environment variable with the path of a file that holds it."""
-CA_VARIABLE, CERTIFICATE_VARIABLE, KEY_VARIABLE = (
-    "KITSERVE_ADMIN_CA_FILE",
-    "KITSERVE_ADMIN_CERT_FILE",
-    "KITSERVE_ADMIN_KEY_FILE",
-)
-"""The environment variables with the PEM files for an admin API that is asked over TLS."""
-_FOREIGN_HOST = "Invalid host header"
+_FOREIGN_HOST = b"Invalid host header"
 """What the gateway's HTTP server answers to a host name that is not its own."""
-
-
-class NotRunning(ControlError):
-    """Nobody listens where Kitserve is asked."""
 
 
 class AdminClient:
@@ -57,16 +48,11 @@ class AdminClient:
         self._address = address
         self._seconds = seconds
         self._socket = socket_path(address)
-        self._url = _SOCKET_URL if self._socket else admin_url(address)
-        self._session = requests.Session()
-        self._session.trust_env = False
-        if self._socket is not None:
-            self._session.mount(_SOCKET_URL, UnixAdapter(self._socket))
-        elif token := _token():
-            self._session.headers["Authorization"] = f"Bearer {token}"
-        self._session.verify = os.environ.get(CA_VARIABLE) or True
-        if certificate := os.environ.get(CERTIFICATE_VARIABLE):
-            self._session.cert = (certificate, os.environ.get(KEY_VARIABLE) or certificate)
+        self._url = "" if self._socket else admin_url(address)
+        token = _token() if self._socket is None else ""
+        self._has_token = bool(token)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._server = AdminServer(address, self._socket or self._url, headers)
 
     def status(self) -> dict[str, Any]:
         """Return the status of all models."""
@@ -128,64 +114,32 @@ class AdminClient:
         return self._call("GET", f"/api/models/{quote(model, safe='')}/restart")
 
     def _call(self, method: str, path: str, body: Any = None, seconds: float | None = None) -> dict[str, Any]:
-        answer = self._send(method, path, body, self._seconds if seconds is None else seconds)
-        try:
-            document = answer.json()
-        except requests.exceptions.JSONDecodeError:
-            document = None
-        if not isinstance(document, dict):
-            if answer.text == _FOREIGN_HOST:
+        answer = self._server.send(method, path, body, self._seconds if seconds is None else seconds)
+        document = answer.document()
+        if document is None:
+            if answer.body == _FOREIGN_HOST:
                 raise ControlError(
                     f"the gateway at {self._address} listens on loopback, and answers to 127.0.0.1 and "
                     "localhost only; give one of these with --admin"
                 )
-            raise self._no_admin_api(
-                f"it answers {method} {path} with {answer.status_code} and no JSON object"
-            )
-        if answer.status_code == 400 and "faults" in document:
+            raise self._no_admin_api(f"it answers {method} {path} with {answer.status} and no JSON object")
+        if answer.status == 400 and "faults" in document:
             # The client sends a config in one line of its own.
             faults = [str(fault).removeprefix("line 1: ") for fault in document["faults"]]
             raise ConfigError("the gateway", faults)
-        if answer.ok:
+        if answer.is_ok:
             return document
-        if answer.status_code == _REFUSED and (client := self._over_socket()):
+        if answer.status == _REFUSED and (client := self._over_socket()):
             return client._call(method, path, body, seconds)
-        message = str(document.get("error", answer.status_code))
-        if answer.status_code == 404 and message in ("Not Found", f"no such path: {path}"):
+        message = str(document.get("error", answer.status))
+        if answer.status == 404 and message in ("Not Found", f"no such path: {path}"):
             raise self._no_admin_api(f"it does not know {path}")
         raise ControlError(message)
-
-    def _send(self, method: str, path: str, body: Any, seconds: float) -> requests.Response:
-        try:
-            return self._session.request(
-                method, f"{self._url}{path}", json=body, timeout=seconds, allow_redirects=False
-            )
-        except requests.exceptions.SSLError as error:
-            raise ControlError(
-                f"no TLS with {self._address}: {error}; without `admin_tls`, the admin API speaks http://"
-            ) from error
-        except requests.exceptions.ReadTimeout as error:
-            raise ControlError(
-                f"the server at {self._address} does not answer within {seconds:g} s"
-            ) from error
-        except requests.exceptions.ConnectionError as error:
-            if refusal := _refusal(error):
-                raise ControlError(f"{self._address} is not asked: {refusal}") from error
-            raise NotRunning(
-                f"no Kitserve answers at {self._address}; start one with `kitserve serve`, "
-                "or give its address with --admin HOST:PORT"
-            ) from error
-        except requests.exceptions.RequestException as error:
-            raise ControlError(f"the server at {self._address} cannot be asked: {error}") from error
 
     def _over_socket(self) -> AdminClient | None:
         """Return a client of the same Kitserve over the socket in the home; None where that is not there."""
         parts = urlsplit(self._url)
-        if (
-            self._socket is not None
-            or not is_loopback_host(parts.netloc)
-            or "Authorization" in self._session.headers
-        ):
+        if self._socket is not None or not is_loopback_host(parts.netloc) or self._has_token:
             return None
         client = AdminClient(str(home_socket()), self._seconds)
         try:
@@ -216,10 +170,3 @@ def _token() -> str:
         return token_in(Path(path), "have it be this user's, with mode 0600 and a token in it")
     except StoreError as error:
         raise ControlError(f"${TOKEN_FILE_VARIABLE}: {error}") from error
-
-
-def _refusal(error: BaseException | None) -> str:
-    """Return why a socket may not be used; "" where something else is the matter with it."""
-    while error is not None and not isinstance(error, PermissionError):
-        error = error.__context__
-    return "" if error is None else str(error)

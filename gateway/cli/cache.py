@@ -16,7 +16,9 @@ from gateway.cli.tables import cache_table
 from gateway.kits.cache import CachedKit, Freed
 from gateway.kits.library import Library, cache_directory
 
-app = typer.Typer(help="List, prune and verify the kits on this machine.", no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False, help="List, prune and verify the kits on this machine.", no_args_is_help=True
+)
 
 _SIZE = TypeAdapter(ByteSize)
 

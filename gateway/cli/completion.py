@@ -7,12 +7,10 @@ nothing to a shell, whatever a registry, a kit or a directory is called. Nothing
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +20,6 @@ from gateway.cli.admin_address import default_home
 from gateway.cli.admin_client import AdminClient
 from gateway.cli.options import ADMIN_VARIABLE, check_model_name, default_admin
 from gateway.files import read_regular
-from gateway.kits.library import Library, cache_directory
 
 _WORD = re.compile(r"[A-Za-z0-9._/:@+-]+")
 _SECONDS = 1.0
@@ -31,11 +28,6 @@ _LAYOUT = "oci-layout:"
 _INDEX = "index.json"
 _INDEX_BYTES = 4 * 1024 * 1024
 _NAME = "org.opencontainers.image.ref.name"
-_BASH = "complete_bash"
-# At these, bash ends a word, and completes what is behind the last of them (COMP_WORDBREAKS, bash(1)).
-_BREAKS = re.compile(r"[:=@]+")
-COMPLETE_VARIABLE = "_KITSERVE_COMPLETE"
-"""The environment variable by which a shell asks for what it offers."""
 
 
 def model_names(context: typer.Context, incomplete: str) -> list[str]:
@@ -60,6 +52,9 @@ def references(context: typer.Context, incomplete: str) -> list[str]:
 
     def words() -> Iterator[str]:
         yield from _in_layouts(incomplete)
+        # Imported here, as the names of models need nothing of kits.
+        from gateway.kits.library import Library, cache_directory
+
         home = context.params.get("home") or default_home()
         cache = cache_directory(Path(home))
         if cache.is_dir():
@@ -75,44 +70,6 @@ ModelName = Annotated[
         help="The model's name.", metavar="NAME", callback=check_model_name, autocompletion=model_names
     ),
 ]
-
-
-@contextlib.contextmanager
-def words_of_bash(environment: MutableMapping[str, str]) -> Iterator[None]:
-    """Put together what bash took apart at `:`, `=` and `@`, and answer with what follows the last of them.
-
-    So a reference is one word within the block. Elsewhere, and for other shells, nothing is done.
-    """
-    prefix = _join_words(environment) if environment.get(COMPLETE_VARIABLE) == _BASH else ""
-    if not prefix:
-        yield
-        return
-    answer = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(answer):
-            yield
-    finally:
-        for line in answer.getvalue().splitlines():
-            sys.stdout.write(f"{line.removeprefix(prefix)}\n")
-
-
-def _join_words(environment: MutableMapping[str, str]) -> str:
-    """Put the words of bash together; returns what of the last one bash does not replace."""
-    last = int(environment.get("COMP_CWORD", "0"))
-    words = [*environment.get("COMP_WORDS", "").split("\n"), ""][: last + 1]
-    joined: list[str] = []
-    is_open = False
-    for word in words:
-        is_break = _BREAKS.fullmatch(word) is not None
-        if joined and (is_open or is_break):
-            joined[-1] += word
-        else:
-            joined.append(word)
-        is_open = is_break
-    environment["COMP_WORDS"] = "\n".join(joined)
-    environment["COMP_CWORD"] = str(len(joined) - 1)
-    breaks = list(_BREAKS.finditer(joined[-1]))
-    return joined[-1][: breaks[-1].end()] if breaks else ""
 
 
 def _models(context: typer.Context) -> list[dict[str, Any]]:

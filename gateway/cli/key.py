@@ -14,7 +14,7 @@ from gateway.config.keys import parse_keys
 from gateway.edge.keys import hash_of, new_key
 from gateway.errors import ConfigError
 
-app = typer.Typer(help="Make keys for those who call models.", no_args_is_help=True)
+app = typer.Typer(add_completion=False, help="Make keys for those who call models.", no_args_is_help=True)
 
 
 @app.callback()

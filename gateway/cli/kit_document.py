@@ -15,7 +15,7 @@ from gateway.kits.library import Kit, Library, Progress
 from gateway.kits.memory import Need, free
 from gateway.kits.mlflow import MLflowModel
 from gateway.kits.parents import model_of
-from gateway.kits.trust import Policy
+from gateway.kits.policy import Policy
 from gateway.metrics.machine import usable_memory
 from gateway.oci.reference import Digest, Reference, RegistryReference
 from runtimes.base import TensorSpec

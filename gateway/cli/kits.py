@@ -14,7 +14,7 @@ from gateway.cli.options import FAILED, Home, Output, OutputFormat, err, out, pr
 from gateway.cli.progress import PullProgress
 from gateway.config.config import GatewayConfig, load_config
 from gateway.kits.library import Library, cache_directory
-from gateway.kits.trust import Policy
+from gateway.kits.policy import Policy
 from gateway.oci.reference import Reference, RegistryReference, parse_reference
 from gateway.oci.variant import Variant
 

@@ -9,43 +9,58 @@ from typing import Annotated
 import typer
 
 import gateway
-from gateway.cli import cache, key, rollout
-from gateway.cli.completion import words_of_bash
-from gateway.cli.kits import inspect, pull
-from gateway.cli.lock import lock
-from gateway.cli.logs import logs
-from gateway.cli.models import apply, status
+from gateway.cli.bash_words import words_of_bash
+from gateway.cli.lazy import LazyCommand, LazyGroup
 from gateway.cli.options import FAILED, MISUSED, err, out
-from gateway.cli.plan import PlanCommand, plan
-from gateway.cli.replay import replay
-from gateway.cli.restart import restart
-from gateway.cli.run import run
-from gateway.cli.serve import serve
-from gateway.cli.token import token
-from gateway.cli.validate import schema, validate
 from gateway.errors import ConfigError, InvalidReference, KitserveError
 
+# By panel, in the order of the help: the name of each, where it is, and the first line of its own help.
+_COMMANDS = {
+    "Serve": (
+        ("run", "run:run", "Pull a kit and serve it until Ctrl-C, with no config."),
+        ("serve", "serve:serve", "Serve the models of FILE until Ctrl-C."),
+    ),
+    "Configs": (
+        ("validate", "validate:validate", "Check config files, and name every fault with its line."),
+        ("plan", "plan:app", "Show what applying FILE would change, and change nothing."),
+        ("lock", "lock:lock", "Write the digests of FILE's kits into a lock beside it."),
+        ("apply", "apply:apply", "Apply FILE to a running Kitserve; `-` is standard input."),
+        ("schema", "validate:schema", "Print the JSON Schema of the config file, for editors."),
+    ),
+    "What runs": (
+        ("status", "status:status", "Show the models of a running Kitserve, and their versions."),
+        ("restart", "restart:restart", "Replace the workers of a model that runs, without a lost call."),
+        ("logs", "logs:logs", "Show the log of a Kitserve on this machine."),
+        ("rollout", "rollout:app", "Show and control the rollout of a model."),
+    ),
+    "Kits": (
+        ("inspect", "kits:inspect", "Show what a kit is, and whether it can be served."),
+        ("pull", "kits:pull", "Pull, verify and unpack a kit, so that it can be served offline."),
+        ("replay", "replay:replay", "Send recorded calls to a kit, and judge it as a rollout would."),
+        ("cache", "cache:app", "List, prune and verify the kits on this machine."),
+    ),
+    "Access": (
+        ("token", "token:token", "Print the token of the admin API, or make another."),
+        ("key", "key:app", "Make keys for those who call models."),
+    ),
+}
+
+
+class _Commands(LazyGroup):
+    lazy_commands = tuple(
+        LazyCommand(name, f"gateway.cli.{location}", help=line, panel=panel)
+        for panel, commands in _COMMANDS.items()
+        for name, location, line in commands
+    )
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Serve ModelKits by reference.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_SERVE, _CONFIG, _RUNNING, _KITS, _ACCESS = "Serve", "Configs", "What runs", "Kits", "Access"
-
-# `--help` shows the commands in this order; within a panel, Typer puts those with commands of their own last.
-for panel, commands in {
-    _SERVE: (run, serve),
-    _CONFIG: (validate, plan, lock, apply, schema),
-    _RUNNING: (status, restart, logs),
-    _KITS: (inspect, pull, replay),
-    _ACCESS: (token,),
-}.items():
-    for command in commands:
-        app.command(cls=PlanCommand if command is plan else None, rich_help_panel=panel)(command)
-app.add_typer(rollout.app, name="rollout", rich_help_panel=_RUNNING)
-app.add_typer(cache.app, name="cache", rich_help_panel=_KITS)
-app.add_typer(key.app, name="key", rich_help_panel=_ACCESS)
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ import typer
 
 from gateway.cli.admin_address import admin_url, default_home, home_socket, socket_path
 from gateway.cli.terminal import terminal
-from gateway.config.kits import read_seconds
-from gateway.config.models import MODEL_NAME
+from gateway.config.durations import seconds_of
+from gateway.config.names import MODEL_NAME
 from gateway.control.admin.socket_file import ForeignListener, connect_socket
 from gateway.home import make_private
 
@@ -52,10 +52,10 @@ def read_output(text: str) -> Output:
 def read_duration(text: str) -> float:
     """Read a duration, in seconds, as the config has it."""
     try:
-        seconds = read_seconds(text if text[-1:].isalpha() else f"{text}s")
+        seconds = seconds_of(text if text[-1:].isalpha() else f"{text}s")
     except ValueError:
-        seconds = None
-    if not isinstance(seconds, float) or seconds <= 0:
+        seconds = 0.0
+    if seconds <= 0:
         raise typer.BadParameter(f"{text!r} is not a time to wait, such as 90s, 10m or 2h")
     return seconds
 

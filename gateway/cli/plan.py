@@ -46,6 +46,10 @@ class PlanCommand(TyperCommand):
             raise
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command(cls=PlanCommand)
 def plan(
     file: ConfigFile,
     home: Home,

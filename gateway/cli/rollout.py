@@ -25,7 +25,7 @@ from gateway.cli.tables import events_table, model_line, rollout_text
 from gateway.cli.waiting import statuses
 from gateway.errors import ControlError
 
-app = typer.Typer(help="Show and control the rollout of a model.", no_args_is_help=True)
+app = typer.Typer(add_completion=False, help="Show and control the rollout of a model.", no_args_is_help=True)
 
 _REFRESH_SECONDS = 1.0
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from gateway.cli.kits import say_wait, wanted_reference
 from gateway.cli.options import err
 from gateway.cli.progress import PullProgress
-from gateway.config.models import MODEL_NAME, STATISTICS
+from gateway.config.names import MODEL_NAME, STATISTICS
 from gateway.errors import InvalidReference, KitError, NotFound, Unauthorized, UnusableModel
 from gateway.kits.library import Kit, Library, cache_directory
-from gateway.kits.trust import ANYTHING, Policy, code_advice
+from gateway.kits.policy import ANYTHING, Policy
+from gateway.kits.trust import code_advice
 from gateway.oci.options import SourceOptions
 from gateway.oci.reference import Digest, LayoutReference, Reference, RegistryReference
 from runtimes.extras import install_command

@@ -17,13 +17,13 @@ import gateway
 from gateway.cli import systemd
 from gateway.cli.admin_client import AdminClient
 from gateway.cli.config_files import read_file
+from gateway.cli.containment import containment_warnings
 from gateway.cli.options import WATCH_SECONDS, ConfigFile, Home, Locked, Output, out, read_output
 from gateway.cli.progress import Reporter
 from gateway.cli.reload import ConfigSource, Reload
 from gateway.cli.signals import Stopped, catch_hangup, catch_signals
 from gateway.cli.stream import one_stream
 from gateway.cli.terminal import TerminalFormatter
-from gateway.cli.user import containment_warnings
 from gateway.config.config import GatewayConfig
 from gateway.config.lock import lock_path
 from gateway.errors import ControlError, EdgeError, StoreError

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from gateway.kits.cache import CachedKit
 from runtimes.extras import install_command
+
+if TYPE_CHECKING:
+    from gateway.kits.cache import CachedKit
 
 _COLOURS = {
     "ready": "green",

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from gateway.config.kits import Strict
-from gateway.config.models import MODEL_NAME
+from gateway.config.names import MODEL_NAME
 
 ANY_MODEL = "*"
 """What stands for every model."""

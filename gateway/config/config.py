@@ -29,10 +29,9 @@ from gateway.config.tracing import Tracing
 from gateway.config.variables import Variables
 from gateway.config.yaml_file import FieldPath, dotted, read_yaml, shown
 from gateway.errors import ConfigError, InvalidReference, NotTrusted
-from gateway.kits.trust import Policy, judge_registry
+from gateway.kits.policy import Policy, judge_registry
 from gateway.logs.limits import Logged
-from gateway.oci.kit_storage import kit_home
-from gateway.oci.options import SourceOptions
+from gateway.oci.options import SourceOptions, kit_home
 from gateway.oci.reference import LayoutReference, RegistryReference, parse_reference
 
 
@@ -231,6 +230,10 @@ class GatewayConfig(Strict):
                 "tracing": self.tracing and self.tracing.rooted(directory),
             }
         )
+
+
+# Not at its first use, which may be in several threads at once.
+GatewayConfig.model_rebuild()
 
 
 def load_config(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -20,21 +19,19 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from gateway.config.durations import seconds_of
 from gateway.errors import InvalidReference
 from gateway.files import read_regular
-from gateway.kits.trust import Policy, PublicKey
-from gateway.oci.mirrors import mirror_reference
-from gateway.oci.options import RegistryOptions
+from gateway.kits.policy import Policy
+from gateway.kits.public_keys import PublicKey
+from gateway.oci.options import RegistryOptions, mirror_reference
 from gateway.oci.reference import Digest, RegistryReference
 from runtimes.python.requirements import Sources
 
 READS_FILES = "reads_files"
 """In the context of a validation: whether files may be read that the config names; absent, they may."""
-DURATION_PATTERN = r"^[0-9]+(\.[0-9]+)?(us|ms|s|m|h)$"
-"""A duration with its unit, as a regular expression of ECMA-262 too."""
 SIZE_PATTERN = r"^\s*[0-9]*\.?[0-9]+\s*([kKmMgGtTpPeE][iI]?)?([bB]([iI][tT])?)?\s*$"
 """A size with or without its unit, as pydantic reads it."""
-_UNITS = {"us": 0.000001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def fault(text: str) -> PydanticCustomError:
@@ -46,12 +43,7 @@ def read_seconds(value: object) -> object:
     """Read a number with its unit into seconds; leave a plain number to the next validator."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise PydanticCustomError("duration_type", "not a duration")
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h)", value)
-    if match is None:
-        raise ValueError(f"{value!r} is not a duration, such as 500ms, 30s, 5m or 2h")
-    return float(match[1]) * _UNITS[match[2]]
+    return seconds_of(value) if isinstance(value, str) else value
 
 
 _NUMBERS: Mapping[Any, LiteralString] = {int: "int_type", float: "float_type", ByteSize: "byte_size"}
@@ -64,7 +56,8 @@ Seconds = Annotated[float, BeforeValidator(read_seconds), Field(gt=0)]
 class Strict(BaseModel):
     """Something that a user writes: an unknown field in it is a fault."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Most are parts of others, and built with these: built on their own as well, they would take 50 ms.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -115,7 +108,7 @@ class Key(Strict):
         return self
 
     def public_key(self) -> PublicKey:
-        """Return the key as `gateway.kits.trust` takes it."""
+        """Return the key as `gateway.kits.policy` takes it."""
         return PublicKey.parse(self.name, self.pem)
 
 
@@ -168,7 +161,7 @@ class Trust(Strict):
         return other.model_copy(update={name: value for name, value in self if value is not None})
 
     def policy(self) -> Policy:
-        """Return the rules as `gateway.kits.trust` takes them."""
+        """Return the rules as `gateway.kits.policy` takes them."""
         code = self.allow_code or ()
         return Policy(
             registries=self.registries or (),

@@ -17,7 +17,7 @@ from gateway.serving import (
 )
 from gateway.serving import Engine as EngineValue
 from gateway.serving import Generation as GenerationValue
-from runtimes.engines.base import Task
+from runtimes.engines.task import Task
 
 
 def _text(longest: int) -> AfterValidator:

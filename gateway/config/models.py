@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from pydantic import ByteSize, Field, field_validator, model_validator
@@ -11,19 +10,20 @@ from gateway.config.calls import Batching, Queue, Timeout
 from gateway.config.faults import faults_at
 from gateway.config.kits import Seconds, Strict, Trust, fault
 from gateway.config.language import Engine, Generation
+from gateway.config.names import MODEL_NAME, STATISTICS
 from gateway.config.payloads import Payloads
 from gateway.config.rollout import Rollout
 from gateway.config.tensors import Tensor, check_names
 from gateway.config.variants import WrittenVariant, reference_of
 from gateway.errors import InvalidReference, UnsafeArchive
-from gateway.kits.parents import MAX_PARENTS
+from gateway.kits.limits import MAX_PARENTS
 from gateway.kits.paths import safe_path
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Reference, parse_reference
 from gateway.serving import DEFAULT_LIMITS, LOAD_SECONDS, Scaling, Serving
 from gateway.wire.limits import WAKE_SECONDS
-from runtimes.base import Resources as ModelResources
-from runtimes.base import Signature
+from runtimes.signature import Resources as ModelResources
+from runtimes.signature import Signature
 
 _RESOURCES = ModelResources()
 _SCALING = Scaling()
@@ -31,9 +31,6 @@ _MAX_REPLICAS = 256
 _LEAST_MEMORY = 256 * 1024 * 1024
 AUTO = "auto"
 """Stands in place of a runtime's name: the files decide."""
-STATISTICS = "stats"
-"""No model can be called so: it is in the path of the statistics of all models."""
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Resources(Strict):

@@ -20,9 +20,11 @@ from pydantic import BaseModel, BeforeValidator, ByteSize
 from pydantic.fields import FieldInfo
 
 from gateway.config.config import Address, GatewayConfig
+from gateway.config.durations import DURATION_PATTERN
 from gateway.config.field_docs import field_docs
-from gateway.config.kits import DURATION_PATTERN, SIZE_PATTERN, Key, Trust, read_seconds
-from gateway.config.models import MODEL_NAME, Canary, Model, ModelSettings, Replicas
+from gateway.config.kits import SIZE_PATTERN, Key, Trust, read_seconds
+from gateway.config.models import Canary, Model, ModelSettings, Replicas
+from gateway.config.names import MODEL_NAME
 from gateway.config.rollout import Agreement, Golden, Step
 from gateway.oci.reference import REFERENCE_PATTERN
 from gateway.oci.variant import Variant

@@ -8,7 +8,7 @@ from pydantic import field_validator
 
 from gateway.config.faults import faults_at
 from gateway.config.kits import Strict, fault
-from runtimes.base import Datatype, TensorSpec
+from runtimes.signature import Datatype, TensorSpec
 
 _MAX_RANK = 16
 

@@ -6,6 +6,7 @@ The gateway refuses a kit by the same before it starts a worker, and a worker lo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gateway.kits.declared import check_declared, check_labels
 from gateway.kits.kit import Kit
@@ -14,15 +15,17 @@ from gateway.kits.library import Library, Progress, UnpackedKit
 from gateway.kits.memory import Need, need_of
 from gateway.kits.mlflow import MLflowModel, mlflow_model
 from gateway.kits.model import check, choose_runtime
+from gateway.kits.policy import Policy
 from gateway.kits.stated import stated_signature
-from gateway.kits.trust import Policy
 from gateway.serving import DEFAULT_SERVING, Serving
 from runtimes.base import Signature
 from runtimes.engines.base import EngineRuntime
 from runtimes.extras import missing_extras
 from runtimes.formats import Hazard
-from runtimes.pickles.dry_run import DryRun, dry_run
 from runtimes.select import Choice
+
+if TYPE_CHECKING:
+    from runtimes.pickles.dry_run import DryRun
 
 PULL_LIMIT_BYTES = 100 * 1024 * 1024
 """The largest kit that is pulled to be examined where nobody asks for it."""
@@ -48,7 +51,12 @@ class Examined:
     def pickle(self) -> DryRun | None:
         """Return what its pickle does, of which nothing is run; None where its model is none."""
         is_pickle = self.choice.format.hazard in (Hazard.KNOWN_PICKLE, Hazard.CODE)
-        return dry_run(self.choice.path) if is_pickle else None
+        if not is_pickle:
+            return None
+        # Imported here, as few kits have a pickle.
+        from runtimes.pickles.dry_run import dry_run
+
+        return dry_run(self.choice.path)
 
     def missing_extras(self, pickle: DryRun | None) -> tuple[str, ...]:
         """Return the extras of Kitserve that the model needs, and that are not installed here."""

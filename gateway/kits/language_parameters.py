@@ -21,7 +21,7 @@ from gateway.serving import (
     SAMPLING_BOUNDS,
     Bounds,
 )
-from runtimes.engines.base import Task
+from runtimes.engines.task import Task
 
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "context": (

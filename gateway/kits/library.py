@@ -54,18 +54,10 @@ from gateway.kits.entry import (
 from gateway.kits.kit import Kit
 from gateway.kits.layer import Layer, Role
 from gateway.kits.lookup import Lookup
+from gateway.kits.policy import ANYTHING, Policy, judge_registry
 from gateway.kits.pull import Progress, Pull
 from gateway.kits.shared_layers import SharedLayers
-from gateway.kits.trust import (
-    ANYTHING,
-    Policy,
-    Verdict,
-    combined_verdict,
-    judge,
-    judge_registry,
-    verdict_from_json,
-    verdict_to_json,
-)
+from gateway.kits.trust import Verdict, combined_verdict, judge, verdict_from_json, verdict_to_json
 from gateway.kits.unpack_kit import KitUnpacker, is_incomplete
 from gateway.kits.variants import Room
 from gateway.oci.files import replace_file

@@ -15,7 +15,7 @@ from gateway.kits.kit import Kit
 from gateway.kits.layer import Role
 from gateway.kits.manifest import Format, parse_manifest
 from gateway.kits.parents import attach_parents, check_chain, check_parent, local_references, with_parents
-from gateway.kits.trust import Policy, judge_registry
+from gateway.kits.policy import Policy, judge_registry
 from gateway.kits.variants import Room
 from gateway.oci.content import Descriptor, Source
 from gateway.oci.files import replace_file

@@ -9,7 +9,8 @@ from gateway.kits.language import LanguageModel
 from gateway.kits.library import UnpackedKit
 from gateway.kits.model import naming
 from gateway.metrics.machine import MachineMemory
-from runtimes.engines.base import EngineRuntime, MeasuringRuntime, Memory, OutliningRuntime, Task
+from runtimes.engines.base import EngineRuntime, MeasuringRuntime, Memory, OutliningRuntime
+from runtimes.engines.task import Task
 from runtimes.select import Choice
 
 _GIB, _MIB = 1024**3, 1024**2

@@ -17,7 +17,6 @@ from runtimes.base import CodeRuntime, LoadedModel, Resources, Signature
 from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, EngineRuntime
 from runtimes.errors import LoadError, ModelError, UnsafeFormat
 from runtimes.formats import Hazard
-from runtimes.pickles.scan import scan
 from runtimes.python.runtime import DEFAULT_OPTIONS as PYTHON_OPTIONS
 from runtimes.python.runtime import NAME as PYTHON
 from runtimes.python.runtime import PythonOptions, PythonRuntime
@@ -62,6 +61,8 @@ def choose_runtime(
             raise
         if choice.format.hazard is Hazard.CODE:
             path = str(choice.path.relative_to(kit.path))
+            from runtimes.pickles.scan import scan
+
             imports = scan([choice.path])
             log.warning(
                 "code allowed", extra={"kit": str(kit.kit.reference), "path": path, "imports": str(imports)}

@@ -11,6 +11,7 @@ from itertools import zip_longest
 from gateway.errors import InvalidKitfile
 from gateway.kits.kit import Kit
 from gateway.kits.kitfile import Model
+from gateway.kits.limits import MAX_PARENTS
 from gateway.oci.reference import (
     Digest,
     LayoutReference,
@@ -20,8 +21,6 @@ from gateway.oci.reference import (
     parse_reference,
 )
 
-MAX_PARENTS = 10
-"""How many parents a kit may have in a chain (KitOps: MaxModelRefChain)."""
 _ANY_DIGEST = Digest.of(b"")
 
 

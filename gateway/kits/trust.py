@@ -1,9 +1,8 @@
-"""The policy of what may be served, and the verdict on a kit.
+"""The verdict on a kit by the policy of what may be served.
 
 Every rule must hold. Rules that the kit's own documents decide are judged before those that need requests.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -14,73 +13,13 @@ from pydantic import TypeAdapter
 from gateway.errors import NotTrusted
 from gateway.kits.entry import stated_entry
 from gateway.kits.kit import Kit
-from gateway.kits.public_keys import PublicKey
+from gateway.kits.policy import Policy, judge_registry
 from gateway.kits.signatures import find_signature
 from gateway.oci.content import Source
-from gateway.oci.reference import Digest, Reference, RegistryReference
 from runtimes.python.requirements import Sources
-
-__all__ = [
-    "ANYTHING",
-    "PICKLE_ADVICE",
-    "Policy",
-    "PublicKey",
-    "Verdict",
-    "code_advice",
-    "combined_verdict",
-    "judge",
-    "judge_registry",
-    "licenses_of",
-]
 
 PICKLE_ADVICE = "let the policy allow pickles of known libraries with `pickles: known`"
 _REASONS_SHOWN = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What may be served; a rule that is empty allows every kit, but no kit to run code.
-
-    `registries` are HOST[:PORT][/PATH], where a path includes all below it, and the words "oci-layout" and
-    "kit" for kits on disk. `licenses` are SPDX identifiers. With `keys`, a kit must be signed by one of them.
-    Formats that run code when they are loaded are allowed to the kits in `code_digests`, and with
-    `code_if_signed` to every signed kit. `known_pickles` allows pickles of known libraries. Raises ValueError
-    for `code_if_signed` without keys.
-    """
-
-    registries: tuple[str, ...] = ()
-    licenses: tuple[str, ...] = ()
-    keys: tuple[PublicKey, ...] = ()
-    code_digests: tuple[Digest, ...] = ()
-    code_if_signed: bool = False
-    requirements: Sources = Sources.KIT
-    """Where the packages may come from that the Python of a kit asks for, which is allowed to run code."""
-    known_pickles: bool = True
-
-    def __post_init__(self) -> None:
-        if self.code_if_signed and not self.keys:
-            raise ValueError("code is to be allowed if signed, and no keys are given; name at least one")
-
-    @property
-    def fingerprint(self) -> str:
-        """16 hex digits that are the same for equal policies in every process."""
-        fields = [
-            self.registries,
-            self.licenses,
-            [(key.name, key.pem) for key in self.keys],
-            [str(digest) for digest in self.code_digests],
-            self.code_if_signed,
-        ]
-        if self.requirements is not Sources.KIT:
-            fields.append(self.requirements)
-        if not self.known_pickles:
-            # Only then: policies of earlier releases keep their fingerprint.
-            fields.append(self.known_pickles)
-        return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
-
-
-ANYTHING = Policy()
-"""The policy that allows every kit, and no kit to run code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,19 +79,6 @@ def verdict_from_json(text: bytes) -> Verdict:
     return _verdict.validate_json(text)
 
 
-def judge_registry(reference: Reference, policy: Policy) -> str:
-    """Return why the policy allows a reference's registry. Raises NotTrusted where it does not."""
-    if not policy.registries:
-        return "any registry is allowed"
-    for entry in policy.registries:
-        if _is_in(reference, entry):
-            return f"{entry} is an allowed registry"
-    raise NotTrusted(
-        f"{reference}: the policy allows kits from {', '.join(policy.registries)} only; "
-        "add its registry to the policy's `registries`, or copy the kit to one of them"
-    )
-
-
 def code_advice(kit: Kit) -> str:
     """Return how the policy is made to allow a kit to run code, as the rest of a sentence."""
     digests = " and ".join(str(link.digest) for link in kit.chain)
@@ -160,14 +86,6 @@ def code_advice(kit: Kit) -> str:
         "let the policy allow this kit to run code: sign it and set `allow_code: signed`, or list its digest "
         f"there, {digests}"
     )
-
-
-def _is_in(reference: Reference, entry: str) -> bool:
-    if not isinstance(reference, RegistryReference):
-        return entry == str(reference).partition(":")[0]
-    host, _, path = entry.rstrip("/").partition("/")
-    repository = reference.repository
-    return host.lower() == reference.host and (not path or f"{repository}/".startswith(f"{path}/"))
 
 
 def _judge_license(kit: Kit, policy: Policy) -> str:

@@ -18,8 +18,7 @@ from gateway.errors import NotFound, Unauthorized
 from gateway.files import read_regular
 from gateway.oci.credential_helpers import ask_helper
 from gateway.oci.documents import read_json
-from gateway.oci.kit_storage import kit_home
-from gateway.oci.options import RegistryOptions
+from gateway.oci.options import RegistryOptions, kit_home
 
 # The username that a helper returns with an identity token (docker-credential-helpers, "Usage").
 _TOKEN_USER = "<token>"  # noqa: S105 - a name

@@ -10,7 +10,6 @@ A tag may name a kit and an index too: a reference with a variant means the inde
 """
 
 import base64
-import os
 from contextlib import AbstractContextManager
 from itertools import chain, islice
 from pathlib import Path
@@ -24,6 +23,7 @@ from gateway.oci.documents import DescriptorDocument, read_json
 from gateway.oci.layout import join_names
 from gateway.oci.layout_content import MAX_ENTRIES, LayoutContent
 from gateway.oci.layout_files import DirectoryFiles
+from gateway.oci.options import kit_home
 from gateway.oci.reference import LOCAL, Digest, LocalReference
 
 _TAGS = "-tags.json"
@@ -32,18 +32,6 @@ _MAX_FILES_SEARCHED = 1000
 _tags: TypeAdapter[dict[str, DescriptorDocument]] = TypeAdapter(
     Annotated[dict[str, DescriptorDocument], Field(max_length=MAX_ENTRIES)]
 )
-
-
-def kit_home() -> Path:
-    """Return the directory of kit's storage and credentials on Linux. Raises NotFound."""
-    if home := os.environ.get("KITOPS_HOME"):
-        return Path(home)
-    if data := os.environ.get("XDG_DATA_HOME"):
-        return Path(data) / "kitops"
-    try:
-        return Path.home() / ".local" / "share" / "kitops"
-    except RuntimeError as error:
-        raise NotFound("kit's local storage: this user has no home directory; set $KITOPS_HOME") from error
 
 
 class KitStorageSource:

@@ -19,7 +19,7 @@ from functools import partial
 
 from gateway.errors import ContentError, NotFound, RegistryError, RegistryUnavailable
 from gateway.oci.content import BlobStream, Descriptor, Source
-from gateway.oci.options import SourceOptions
+from gateway.oci.options import SourceOptions, mirror_reference
 from gateway.oci.reference import Digest, RegistryReference
 from gateway.oci.registry import RegistrySource
 
@@ -48,13 +48,6 @@ def open_registry(reference: RegistryReference, options: SourceOptions) -> Sourc
             )
         )
     return MirroredSource(registry, mirrors) if mirrors else registry
-
-
-def mirror_reference(mirror: str, reference: RegistryReference) -> RegistryReference:
-    """Return where a mirror, written HOST[:PORT][/PREFIX], has a reference. Raises InvalidReference."""
-    host, _, prefix = mirror.rstrip("/").partition("/")
-    repository = f"{prefix}/{reference.repository}" if prefix else reference.repository
-    return replace(reference, host=host.lower(), repository=repository)
 
 
 class MirroredSource:

@@ -1,9 +1,13 @@
 """How the sources of kits are reached, as the user configures it."""
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+
+from gateway.errors import NotFound
+from gateway.oci.reference import RegistryReference
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +58,22 @@ class SourceOptions:
     def registry(self, host: str) -> RegistryOptions:
         """Return the options of a registry, by its host as references have it."""
         return self.registries.get(host, RegistryOptions())
+
+
+def mirror_reference(mirror: str, reference: RegistryReference) -> RegistryReference:
+    """Return where a mirror, written HOST[:PORT][/PREFIX], has a reference. Raises InvalidReference."""
+    host, _, prefix = mirror.rstrip("/").partition("/")
+    repository = f"{prefix}/{reference.repository}" if prefix else reference.repository
+    return replace(reference, host=host.lower(), repository=repository)
+
+
+def kit_home() -> Path:
+    """Return the directory of kit's storage and credentials on Linux. Raises NotFound."""
+    if home := os.environ.get("KITOPS_HOME"):
+        return Path(home)
+    if data := os.environ.get("XDG_DATA_HOME"):
+        return Path(data) / "kitops"
+    try:
+        return Path.home() / ".local" / "share" / "kitops"
+    except RuntimeError as error:
+        raise NotFound("kit's local storage: this user has no home directory; set $KITOPS_HOME") from error

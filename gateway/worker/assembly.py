@@ -10,7 +10,6 @@ from gateway.errors import UnusableModel
 from gateway.metrics.tally import Tally
 from gateway.worker.app import WorkerApp
 from gateway.worker.capabilities import Capability, TensorCapability
-from gateway.worker.embeddings import TextHandler
 from gateway.worker.grpc import OpenInferenceGrpc
 from gateway.worker.labels import combined, own_labels
 from gateway.worker.mirrored import MirrorHandler
@@ -46,6 +45,9 @@ def build_app(
         capabilities.append(tensors)
         handlers.append(PredictHandler(version, tensors, own))
         if isinstance(model, TextModel):
+            # Workers of other models do not need it.
+            from gateway.worker.embeddings import TextHandler
+
             handlers.append(TextHandler(version, tensors, model))
         handlers += [
             OpenInferenceRest(version, tensors),

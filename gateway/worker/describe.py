@@ -15,7 +15,7 @@ from gateway.kits.parents import model_of
 from gateway.serving import Batching
 from gateway.worker.labels import Labels
 from runtimes.base import ANY, Datatype, Signature, TensorSpec
-from runtimes.engines.base import Task
+from runtimes.engines.task import Task
 
 _MAX_LABELS = 100
 _MAX_NAME = 200

@@ -26,7 +26,7 @@ from gateway.worker.openai_documents import model_documents, not_served
 from gateway.worker.protocol import OPENAI, Answer, OpenAIErrors, Route
 from gateway.worker.version import ServedVersion
 from runtimes.base import Array
-from runtimes.engines.base import Task
+from runtimes.engines.task import Task
 from runtimes.text_model import EMBEDDING, SCORE, TOKENS, TextModel
 
 _EMBEDDINGS, _RERANK = "/v1/embeddings", "/v1/rerank"

@@ -22,8 +22,9 @@ from gateway.engine.first_call import SECONDS
 from gateway.foreign_text import foreign_text
 from gateway.serving import Generation
 from gateway.worker.language import describe_engine
-from runtimes.engines.base import OpenAIModel, Task
+from runtimes.engines.base import OpenAIModel
 from runtimes.engines.sockets import UnixConnection
+from runtimes.engines.task import Task
 from runtimes.errors import InputError
 
 _MAX_TOKENS = 4

@@ -10,7 +10,7 @@ from gateway.engine.golden_prompts import read_prompts
 from gateway.engine.golden_rows import first_inputs, read_rows
 from gateway.errors import KitError, KitserveError
 from gateway.kits.datasets import Dataset
-from gateway.kits.trust import ANYTHING, Policy
+from gateway.kits.policy import ANYTHING, Policy
 from gateway.oci.reference import Reference
 from gateway.rollout.plan import Golden
 from runtimes.base import Array, Signature

@@ -34,7 +34,6 @@ from gateway.worker.admission import MEMORY_DIRECTORY, Admission
 from gateway.worker.containment import without_credentials
 from gateway.worker.describe import describe
 from gateway.worker.example import KitExample
-from gateway.worker.first_prompt import answer_first_prompt
 from gateway.worker.golden import FetchedDataset, golden_inputs, golden_prompt
 from gateway.worker.image_settings import read_image_settings
 from gateway.worker.labels import Labels, UnusableLabels, combined, own_labels, read_labels
@@ -277,6 +276,9 @@ class Loader:
         self, model: OpenAIModel, generation: Generation, datasets: FetchedDataset
     ) -> str:
         """Return why a language model's first call failed, "" where it did not. Raises UnusableModel."""
+        # Workers of other models do not need it.
+        from gateway.worker.first_prompt import answer_first_prompt
+
         spec, prompt = self._spec, None
         if spec.golden is not None:
             prompt = golden_prompt(datasets, spec.reference.reference, spec.golden, spec.policy)

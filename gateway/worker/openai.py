@@ -26,7 +26,7 @@ from gateway.worker.protocol import (
     document,
 )
 from gateway.worker.version import ServedVersion
-from runtimes.engines.base import Task
+from runtimes.engines.task import Task
 
 _TASKS: Mapping[Endpoint, Task] = {
     Endpoint.CHAT: Task.CHAT,

@@ -10,7 +10,7 @@ import orjson
 from gateway.wire.exchange import Exchange
 from gateway.worker.protocol import JSON, OpenAIErrors, Route, document
 from gateway.worker.version import ServedVersion
-from runtimes.engines.base import Task
+from runtimes.engines.task import Task
 
 
 def model_documents(

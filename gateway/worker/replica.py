@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import ray
 from ray import serve
@@ -64,10 +64,17 @@ _HANG_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
 
-class Worker:
-    """The deployment class. Its construction ends when the model can answer, or raises why it cannot."""
+class Replica:
+    """What a deployment of `gateway.worker.deployment` runs."""
 
-    async def __init__(self, spec: WorkerSpec) -> None:  # type: ignore[misc]  # Serve awaits it
+    @classmethod
+    async def start(cls, spec: WorkerSpec) -> Self:
+        """Return one whose model can answer; raises why it cannot."""
+        replica = cls(spec)
+        await replica._open()
+        return replica
+
+    def __init__(self, spec: WorkerSpec) -> None:
         keep_private()
         self._log_counts = configure_logging("worker", spec.node.home)
         # On a cluster, the environment is that of the node's own Ray.
@@ -95,6 +102,10 @@ class Worker:
         self._tracer: Tracer | None = None
         self._watching: list[asyncio.Task[None]] = []
         self._announcing = asyncio.create_task(self._announce_for_ever())
+
+    async def _open(self) -> None:
+        """Load the model, and take calls."""
+        spec = self._spec
         # It asks by UDP, which is refused once the worker is contained.
         node_address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         try:
@@ -181,27 +192,21 @@ class Worker:
         return servable
 
     async def check_health(self) -> None:
-        """Raise if this worker cannot answer; Serve calls this."""
+        """Raise if this worker cannot answer."""
         await asyncio.wait_for(self._server.check(), _HEALTH_SECONDS)
         if not self._app.is_alive():
             raise RuntimeError(self._app.failure())
         # A kit that is served is in use, however long ago it was loaded.
         self._lease.touch()
 
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """Return how many calls are inside, and for how long there were none; for Serve's autoscaling."""
+    def autoscaling_stats(self) -> dict[str, float]:
+        """Return how many calls are inside, and for how long there were none."""
         ongoing = self._tally.ongoing
         idle_seconds = 0.0 if ongoing else time.time() - max(self._ready_at, self._tally.last_call)
         return {ONGOING: float(ongoing), IDLE: idle_seconds}
 
-    async def is_awake(self) -> bool:
-        """Answer through Serve: a call that waits for this is what starts the first worker."""
-        return True
-
-    async def __del__(self) -> None:
-        """Leave the edge, answer the calls inside, close. Serve calls this once, at its shutdown."""
-        if not hasattr(self, "_server"):
-            return
+    async def stop(self) -> None:
+        """Leave the edge, answer the calls inside, close."""
         await self._report(WorkerState.DRAINING)
         await asyncio.sleep(_EDGE_SECONDS)
         deadline = time.monotonic() + self._spec.node.drain_seconds

@@ -18,7 +18,7 @@ from runtimes.encoders.loading import load_module, load_tokenizer
 from runtimes.encoders.model import TransformersTextModel
 from runtimes.encoders.pooling import load_steps, pool
 from runtimes.encoders.texts import TextReader, decode_texts, max_length_of, require_as_many
-from runtimes.engines.base import Task
+from runtimes.engines.task import Task
 from runtimes.errors import InputError, LoadError
 from runtimes.hugging_face.directory import HuggingFaceModel
 from runtimes.hugging_face.files import read_object

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from runtimes.base import Array, Signature
-from runtimes.engines.base import Task
+from runtimes.engines.task import Task
 from runtimes.errors import ExecutionError, ModelError
 from runtimes.input_check import InputCheck, unknown_output
 from runtimes.torch_tensors import failure

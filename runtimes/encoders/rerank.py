@@ -15,7 +15,7 @@ from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.encoders.model import TransformersTextModel
 from runtimes.encoders.sequence_classifier import SequenceClassifier
 from runtimes.encoders.texts import decode_texts, require_as_many
-from runtimes.engines.base import Task
+from runtimes.engines.task import Task
 from runtimes.hugging_face.directory import HuggingFaceModel
 from runtimes.hugging_face.modules import activation_of
 from runtimes.text_model import QUERY, SCORE, TEXT, TOKENS

@@ -6,20 +6,11 @@ The engine speaks HTTP/1.1 on a Unix socket, by the OpenAI API (https://platform
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from runtimes.base import LoadedModel, Resources, Runtime
-
-
-class Task(StrEnum):
-    """What a language model does; the value of each is its name in a config and in a Kitfile."""
-
-    CHAT = "chat"
-    COMPLETION = "completion"
-    EMBEDDING = "embedding"
-    RERANK = "rerank"
+from runtimes.engines.task import Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtimes.engines.base import Task
 from runtimes.engines.process import EngineProcess
+from runtimes.engines.task import Task
 
 
 @dataclass(frozen=True, slots=True)

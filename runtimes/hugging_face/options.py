@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from runtimes.engines.base import EngineOptions, Task
+from runtimes.engines.base import EngineOptions
+from runtimes.engines.task import Task
 from runtimes.errors import LoadError
 from runtimes.hugging_face.directory import HuggingFaceModel
 from runtimes.hugging_face.files import read_object, read_text

@@ -14,7 +14,8 @@ from gateway.errors import UnusableModel
 from gateway.serving import NO_GENERATION, Generation
 from gateway.worker.first_prompt import answer_first_prompt
 from runtimes.base import Resources
-from runtimes.engines.base import EngineOptions, Task
+from runtimes.engines.base import EngineOptions
+from runtimes.engines.task import Task
 from runtimes.gguf import GgufRuntime
 from tests.support import gguf_files
 from tests.support.engines import DONE, STREAM, USAGE, FaultyEngine, answer, chunk, delta, event

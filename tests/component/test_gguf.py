@@ -23,8 +23,8 @@ from runtimes.engines.base import (
     OpenAIModel,
     Outline,
     OutliningRuntime,
-    Task,
 )
+from runtimes.engines.task import Task
 from runtimes.errors import LoadError
 from runtimes.gguf import GgufRuntime, LlamaModel
 from tests.support import gguf_files

@@ -14,7 +14,7 @@ from gateway.errors import UnusableModel
 from gateway.kits.examination import Examined, examine
 from gateway.kits.library import Library
 from gateway.kits.model import load
-from gateway.kits.trust import ANYTHING
+from gateway.kits.policy import ANYTHING
 from gateway.metrics.machine import is_mapped, machine_memory
 from gateway.metrics.memory import family_resident_bytes
 from gateway.oci.reference import parse_reference
@@ -22,7 +22,8 @@ from gateway.serving import Engine, Serving
 from gateway.worker.admission import Admission
 from runtimes.base import Resources
 from runtimes.engines import sockets
-from runtimes.engines.base import OpenAIModel, Task
+from runtimes.engines.base import OpenAIModel
+from runtimes.engines.task import Task
 from tests.support.artifacts import MODELKIT, LayoutBuilder, tar
 from tests.support.gguf_files import tiny_adapter, tiny_llama
 from tests.support.models import smollm2

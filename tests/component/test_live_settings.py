@@ -12,7 +12,6 @@ import pytest
 import requests
 from prometheus_client import CollectorRegistry
 
-from gateway.cli.unix_adapter import UnixAdapter
 from gateway.config.config import parse_config
 from gateway.control.admin.api import AdminApi
 from gateway.control.admin.live import LiveSettings
@@ -26,6 +25,7 @@ from tests.support.control_plane import FakeEdge
 from tests.support.gate import HOLDER, gate
 from tests.support.overview import FixedOverview
 from tests.support.ports import free_port
+from tests.support.unix_adapter import UnixAdapter
 from tests.support.waiting import wait
 
 

@@ -12,8 +12,8 @@ import pytest
 from gateway.errors import UnusableModel
 from gateway.kits.library import Library, UnpackedKit
 from gateway.kits.model import check, choose_runtime, load
+from gateway.kits.policy import Policy
 from gateway.kits.stated import stated_signature, with_stated_signature
-from gateway.kits.trust import Policy
 from gateway.oci.reference import Digest, LayoutReference
 from gateway.serving import NOTHING_STATED
 from runtimes.base import LoadedModel, ModelInChild, Resources, TensorModel, TensorSpec

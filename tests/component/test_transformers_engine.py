@@ -19,7 +19,8 @@ import torch
 from runtimes import transformers_generation
 from runtimes.base import Resources
 from runtimes.engines import sockets
-from runtimes.engines.base import Adapter, EngineOptions, OpenAIModel, OutliningRuntime, Task
+from runtimes.engines.base import Adapter, EngineOptions, OpenAIModel, OutliningRuntime
+from runtimes.engines.task import Task
 from runtimes.errors import LoadError
 from runtimes.transformers_generation import TransformersGenerationRuntime
 from tests.support.language_models import save_llama, tokenizer

@@ -12,7 +12,8 @@ import pytest
 
 from runtimes.base import Resources
 from runtimes.engines import sockets, vllm
-from runtimes.engines.base import EngineOptions, EngineRuntime, OpenAIModel, Task
+from runtimes.engines.base import EngineOptions, EngineRuntime, OpenAIModel
+from runtimes.engines.task import Task
 from runtimes.errors import LoadError
 from runtimes.select import choose
 from runtimes.transformers_generation import TransformersGenerationRuntime, VllmRuntime

@@ -15,7 +15,7 @@ import transformers
 from runtimes.base import Array, Resources, TensorModel
 from runtimes.encoders.model import TransformersModel, TransformersTextModel
 from runtimes.encoders.texts import TextReader
-from runtimes.engines.base import Task
+from runtimes.engines.task import Task
 from runtimes.errors import InputError, LoadError
 from runtimes.select import choose
 from runtimes.testing import ProcessContract, TensorContract

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.cli.kit_document import kit_document
 from gateway.kits.library import Library
-from gateway.kits.trust import ANYTHING
+from gateway.kits.policy import ANYTHING
 from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import parse_reference
 from tests.support.artifacts import LayoutBuilder

@@ -20,7 +20,6 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 
 from gateway.cli.admin_client import AdminClient
-from gateway.cli.unix_adapter import UnixAdapter
 from gateway.config.admin_tls import AdminTls
 from gateway.control.admin.api import AdminApi
 from gateway.control.admin.gate import Gate
@@ -37,6 +36,7 @@ from tests.support.admin import running_admin
 from tests.support.certificates import KeyPair, make_certificates
 from tests.support.gate import HOLDER, call, gate
 from tests.support.overview import FixedOverview
+from tests.support.unix_adapter import UnixAdapter
 
 NOBODY = 65534
 KIT = "registry.test/team/iris:v1"

@@ -12,7 +12,7 @@ import pytest
 from gateway.kits.examination import Examined, examine
 from gateway.kits.library import Library
 from gateway.kits.model import load
-from gateway.kits.trust import ANYTHING
+from gateway.kits.policy import ANYTHING
 from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import parse_reference
 from gateway.serving import Serving

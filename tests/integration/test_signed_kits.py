@@ -12,7 +12,8 @@ import pytest
 from gateway.errors import NotTrusted
 from gateway.kits.kit import Kit
 from gateway.kits.library import Library
-from gateway.kits.trust import Policy, Verdict, judge
+from gateway.kits.policy import Policy
+from gateway.kits.trust import Verdict, judge
 from gateway.oci.content import OCI_INDEX, OCI_MANIFEST, REF_NAME, Descriptor, Source
 from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.reference import Digest, Reference, parse_reference

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runtimes.engines.base import Task
 from runtimes.engines.sockets import UnixConnection
+from runtimes.engines.task import Task
 from tests.support.waiting import wait
 
 _START = """

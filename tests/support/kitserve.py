@@ -19,12 +19,12 @@ import requests
 import yaml
 
 from gateway.cli.processes import descendants
-from gateway.cli.unix_adapter import UnixAdapter
 from gateway.control.admin.socket_file import SOCKET_FILE
 from gateway.control.admin.token import read_token
 from gateway.edge.files import EdgeFiles
 from gateway.logs.events import log_path
 from tests.support.ports import free_port
+from tests.support.unix_adapter import UnixAdapter
 from tests.support.warm_commands import run_warm
 
 KITSERVE = [sys.executable, "-m", "gateway.cli"]

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from runtimes.base import Resources, Signature
-from runtimes.engines.base import EngineOptions, Memory, OpenAIModel, Outline, Task
+from runtimes.engines.base import EngineOptions, Memory, OpenAIModel, Outline
+from runtimes.engines.task import Task
 from runtimes.errors import LoadError
 from runtimes.formats import Format
 

@@ -13,6 +13,10 @@ from pathlib import Path
 
 _FORKS = multiprocessing.get_context("forkserver")
 _SECONDS = 120
+_IMPORTED = [
+    f"gateway.cli.{name}"
+    for name in ("main", "status", "apply", "plan", "rollout", "kits", "restart", "validate")
+]
 
 
 def run_warm(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
@@ -42,7 +46,7 @@ def _start_server() -> None:
     terminal = os.environ.get("TERM")
     os.environ["TERM"] = "dumb"
     try:
-        _FORKS.set_forkserver_preload(["gateway.cli.main", __name__])
+        _FORKS.set_forkserver_preload([*_IMPORTED, __name__])
         multiprocessing.forkserver.ensure_running()
     finally:
         if terminal is None:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import orjson
 
 from gateway.control.front.schemas import ref
-from runtimes.engines.base import Task
+from runtimes.engines.task import Task
 
 _QUESTION = "What is a ModelKit?"
 _CALLS: Mapping[str, tuple[str, Mapping[str, Any]]] = {

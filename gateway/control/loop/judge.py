@@ -16,7 +16,7 @@ from gateway.kits.examination import Examined, examine, is_small
 from gateway.kits.kit import Kit
 from gateway.kits.library import Library
 from gateway.kits.memory import check_total
-from gateway.kits.trust import Policy
+from gateway.kits.policy import Policy
 from gateway.metrics.machine import MachineMemory, usable_memory
 
 # A large file takes a core while it is read, and a registry that is slow holds a thread.

@@ -39,7 +39,7 @@ from gateway.control.state.versions import Version, is_version
 from gateway.errors import ControlError
 from gateway.foreign_text import foreign_text
 from gateway.serving import Scaling
-from gateway.worker.replica import Worker
+from gateway.worker.deployment import Worker
 from gateway.worker.scaling import LOOK_BACK_SECONDS, ByOngoingCalls
 
 GATEWAY_APP = "kitserve"

@@ -19,7 +19,8 @@ from gateway.kits.entry import stated_entry
 from gateway.kits.kit import Kit
 from gateway.kits.library import Library
 from gateway.kits.parents import model_of
-from gateway.kits.trust import Policy, Verdict, licenses_of
+from gateway.kits.policy import Policy
+from gateway.kits.trust import Verdict, licenses_of
 from gateway.metrics.machine import MachineMemory
 from gateway.oci.reference import Digest, Reference
 from runtimes.base import Signature

@@ -35,7 +35,7 @@ from gateway.rollout.events import (
 from gateway.rollout.evidence import Evidence
 from gateway.rollout.plan import Plan
 from gateway.rollout.state import Reason, Rollout, Stage
-from runtimes.engines.base import Task
+from runtimes.engines.task import Task
 
 GENERATING = frozenset({Task.CHAT, Task.COMPLETION})
 """What models are asked for whose answers are text."""

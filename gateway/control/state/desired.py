@@ -11,7 +11,7 @@ from typing import cast
 
 from gateway.config.config import GatewayConfig
 from gateway.config.models import AUTO, Model
-from gateway.kits.trust import ANYTHING, Policy
+from gateway.kits.policy import ANYTHING, Policy
 from gateway.logs.limits import Logged
 from gateway.oci.options import SourceOptions
 from gateway.oci.pinned import PinnedReference

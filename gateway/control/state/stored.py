@@ -15,7 +15,8 @@ from pydantic import TypeAdapter
 from gateway.contract import AppName, Description
 from gateway.control.state.desired import Desired, DesiredModel, FixedCanary, FixedSettings
 from gateway.control.state.versions import Version
-from gateway.kits.trust import Policy, PublicKey
+from gateway.kits.policy import Policy
+from gateway.kits.public_keys import PublicKey
 from gateway.oci.options import RegistryOptions, SourceOptions
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest, parse_reference

@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.contract import AppName
 from gateway.control.state.desired import DesiredModel
-from gateway.kits.trust import ANYTHING
+from gateway.kits.policy import ANYTHING
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest, Reference
 from gateway.serving import (

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from gateway.control.state.database import State
 from gateway.control.state.status import Status
-from gateway.edge.certificates import first_end
 from gateway.errors import EdgeError
 from gateway.files import read_regular
 from gateway.logs.counts import LineCounts
@@ -72,6 +71,11 @@ class Vitals:
         )
 
     def _certificate_ends(self) -> dict[str, float]:
+        if not self._certificates:
+            return {}
+        # Imported here: without TLS, nothing reads certificates.
+        from gateway.edge.certificates import first_end
+
         ends = {}
         for port, pem in self._certificates.items():
             with suppress(OSError, EdgeError):

@@ -12,7 +12,7 @@ from gateway.cli.kit_document import kit_document
 from gateway.cli.tables import kit_text
 from gateway.kits import examination
 from gateway.kits.library import Library, UnpackedKit
-from gateway.kits.trust import ANYTHING
+from gateway.kits.policy import ANYTHING
 from gateway.oci.reference import parse_reference
 from runtimes.engines.base import Memory
 from runtimes.formats import Format

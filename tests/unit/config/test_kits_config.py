@@ -12,7 +12,7 @@ from gateway.config.config import GatewayConfig, load_config, parse_config
 from gateway.control.state.desired import KitUse, desired_from
 from gateway.control.state.stored import desired_from_json, desired_to_json
 from gateway.errors import ConfigError, NotTrusted
-from gateway.kits.trust import ANYTHING, Policy, judge_registry
+from gateway.kits.policy import ANYTHING, Policy, judge_registry
 from gateway.oci.options import RegistryOptions
 from gateway.oci.reference import Digest, parse_reference
 from runtimes.python.requirements import Sources

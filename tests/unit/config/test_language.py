@@ -8,7 +8,7 @@ from gateway.config.config import parse_config
 from gateway.config.models import Model
 from gateway.errors import ConfigError
 from gateway.serving import NO_ENGINE, NO_GENERATION, SAMPLING_BOUNDS, Engine, Generation
-from runtimes.engines.base import Task
+from runtimes.engines.task import Task
 
 CHAT = "models:\n  - name: chat\n    kit: registry.test/team/chat:v1\n"
 

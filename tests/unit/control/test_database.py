@@ -17,7 +17,7 @@ from gateway.control.state.desired import Desired, DesiredModel
 from gateway.control.state.migrations import SCHEMA
 from gateway.control.state.versions import Kind, Version, version_of
 from gateway.errors import StoreError
-from gateway.kits.trust import Policy
+from gateway.kits.policy import Policy
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest, parse_reference
 from runtimes.python.requirements import Sources

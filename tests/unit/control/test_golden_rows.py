@@ -24,7 +24,7 @@ from gateway.errors import KitError, KitserveError, RegistryUnavailable, StoreEr
 from gateway.kits.datasets import Dataset
 from gateway.kits.library import Library
 from gateway.kits.model import choose_runtime, load
-from gateway.kits.trust import ANYTHING
+from gateway.kits.policy import ANYTHING
 from gateway.metrics.tally import Tally
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import parse_reference

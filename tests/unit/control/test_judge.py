@@ -17,7 +17,7 @@ from gateway.control.state.versions import Version, version_of
 from gateway.errors import RegistryUnavailable, UnusableModel
 from gateway.kits import examination
 from gateway.kits.library import Library, UnpackedKit, cache_directory
-from gateway.kits.trust import ANYTHING
+from gateway.kits.policy import ANYTHING
 from gateway.metrics.machine import MachineMemory
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest, parse_reference

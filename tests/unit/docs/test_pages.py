@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import typer
 
+from gateway.cli.lazy import LazyCommand
 from gateway.cli.main import app
 from gateway.config.config import parse_config
 from gateway.config.variables import Variables
@@ -99,7 +100,7 @@ def test_configs_can_be_used_as_they_are(page: Path, monkeypatch: pytest.MonkeyP
 
 def commands(command: Any, name: str) -> Iterator[str]:
     """The names of a command's own commands, or its own name where it has none."""
-    own = getattr(command, "commands", {})
+    own = getattr(command.loaded if isinstance(command, LazyCommand) else command, "commands", {})
     for word, inner in own.items():
         yield from commands(inner, f"{name} {word}")
     if not own:

@@ -25,7 +25,7 @@ from gateway.engine.golden_prompts import (
 from gateway.engine.golden_rows import MAX_ROWS
 from gateway.errors import KitError
 from gateway.kits.datasets import Dataset
-from gateway.kits.trust import ANYTHING
+from gateway.kits.policy import ANYTHING
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import parse_reference
 from gateway.rollout.events import GateFailed, GatesPassed

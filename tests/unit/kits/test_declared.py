@@ -12,7 +12,7 @@ from gateway.kits.declared import check_declared, labels_fault
 from gateway.kits.examination import examine
 from gateway.kits.kitfile import Model, ModelPart
 from gateway.kits.library import Library
-from gateway.kits.trust import ANYTHING
+from gateway.kits.policy import ANYTHING
 from gateway.oci.reference import parse_reference
 from gateway.worker.labels import UnusableLabels, labels_of
 from runtimes.base import Signature, TensorSpec

@@ -12,7 +12,7 @@ from gateway.errors import InvalidKitfile, KitError, NotTrusted, UnusableModel
 from gateway.kits.entry import PythonEntry
 from gateway.kits.library import Library, UnpackedKit
 from gateway.kits.model import choose_runtime
-from gateway.kits.trust import ANYTHING, Policy
+from gateway.kits.policy import ANYTHING, Policy
 from gateway.oci.reference import Digest, LayoutReference
 from runtimes.formats import Format
 from tests.support.artifacts import LayoutBuilder

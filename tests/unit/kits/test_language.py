@@ -16,7 +16,8 @@ from gateway.kits.model import choose_runtime, load
 from gateway.oci.reference import parse_reference
 from gateway.serving import NO_ENGINE, NO_GENERATION, Engine, Generation, Serving
 from runtimes.base import Resources
-from runtimes.engines.base import DEFAULT_OPTIONS, Adapter, EngineOptions, Task
+from runtimes.engines.base import DEFAULT_OPTIONS, Adapter, EngineOptions
+from runtimes.engines.task import Task
 from runtimes.formats import Format
 from runtimes.onnx import OnnxRuntime
 from runtimes.select import Choice

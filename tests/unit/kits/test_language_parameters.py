@@ -8,7 +8,7 @@ import pytest
 
 from gateway.kits.language_parameters import SPELLINGS, language_parameters
 from gateway.serving import ENGINE_BOUNDS, SAMPLING_BOUNDS
-from runtimes.engines.base import Task
+from runtimes.engines.task import Task
 
 NUMBERS = {name: bounds for name, bounds in {**ENGINE_BOUNDS, **SAMPLING_BOUNDS}.items() if name != "seed"}
 """A seed in a Kitfile is most often that of the training."""

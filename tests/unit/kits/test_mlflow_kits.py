@@ -18,8 +18,8 @@ from gateway.kits.examples import read_example
 from gateway.kits.library import Library, UnpackedKit
 from gateway.kits.mlflow import MLflowModel, mlflow_model
 from gateway.kits.model import choose_runtime, load
+from gateway.kits.policy import Policy
 from gateway.kits.stated import with_stated_signature
-from gateway.kits.trust import Policy
 from gateway.oci.reference import LayoutReference
 from runtimes import select
 from runtimes.base import Array, Resources, Signature, TensorModel

@@ -9,8 +9,9 @@ import pytest
 
 from gateway.errors import InvalidKitfile, KitError, NotTrusted, UnsafeArchive
 from gateway.kits.library import Library
-from gateway.kits.parents import MAX_PARENTS, model_of
-from gateway.kits.trust import Policy
+from gateway.kits.limits import MAX_PARENTS
+from gateway.kits.parents import model_of
+from gateway.kits.policy import Policy
 from gateway.oci.reference import Digest, LayoutReference, parse_reference
 from tests.support.artifacts import MODELKIT, LayoutBuilder, tar
 from tests.support.signing import Signer, claim, tag_manifest

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import RegistryUnavailable, Unauthorized
-from gateway.kits import public_keys
+from gateway.kits import key_schemes
 from gateway.kits.public_keys import PublicKey
 from gateway.kits.signatures import MAX_CANDIDATES, SearchResult, find_signature
 from gateway.oci.content import OCI_MANIFEST, BlobStream, Descriptor
@@ -325,13 +325,13 @@ def test_a_manifest_that_cannot_be_used_does_not_hide_others(shelf: Shelf) -> No
 
 def test_only_the_policys_keys_ever_verify(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
-    load = public_keys._load
+    load = key_schemes.load_key
 
     def recorded(pem: str) -> Any:
         loaded.append(pem)
         return load(pem)
 
-    monkeypatch.setattr(public_keys, "_load", recorded)
+    monkeypatch.setattr(key_schemes, "load_key", recorded)
     for bundle, _ in bundle_cases(shelf).values():
         shelf.refer_bundle(bundle)
     shelf.tag_signatures(*(layer for layer, _ in simple_cases(shelf).values()))

@@ -14,7 +14,9 @@ from gateway.errors import KitError, NotTrusted, RegistryUnavailable
 from gateway.kits.kit import Kit
 from gateway.kits.kitfile import Kitfile
 from gateway.kits.manifest import parse_manifest
-from gateway.kits.trust import Policy, PublicKey, Verdict, judge
+from gateway.kits.policy import Policy
+from gateway.kits.public_keys import PublicKey
+from gateway.kits.trust import Verdict, judge
 from gateway.oci.reference import Digest, parse_reference
 from runtimes.python.requirements import Sources
 from tests.support.artifacts import MODELKIT
@@ -298,7 +300,7 @@ def test_the_fingerprint_tells_policies_apart() -> None:
 
 
 def test_the_fingerprint_is_the_same_in_every_process() -> None:
-    program = "from gateway.kits.trust import Policy; print(Policy(('a',), ('b',)).fingerprint)"
+    program = "from gateway.kits.policy import Policy; print(Policy(('a',), ('b',)).fingerprint)"
     fingerprints = {
         subprocess.run(
             [sys.executable, "-c", program],

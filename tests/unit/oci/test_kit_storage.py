@@ -9,8 +9,8 @@ import pytest
 from gateway.errors import DigestMismatch, NotFound, RegistryError
 from gateway.kits.library import Library
 from gateway.oci.content import Descriptor
-from gateway.oci.kit_storage import KitStorageSource, kit_home
-from gateway.oci.options import SourceOptions
+from gateway.oci.kit_storage import KitStorageSource
+from gateway.oci.options import SourceOptions, kit_home
 from gateway.oci.reference import Digest, LocalReference, parse_reference
 from gateway.oci.sources import open_source
 from tests.support.artifacts import LayoutBuilder, tar

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from runtimes import gguf_file, gguf_kinds
-from runtimes.engines.base import Task
+from runtimes.engines.task import Task
 from runtimes.errors import LoadError
 from runtimes.gguf import GgufRuntime
 from runtimes.gguf_file import Length

@@ -11,7 +11,8 @@ import pytest
 
 from runtimes import gguf
 from runtimes.base import Resources
-from runtimes.engines.base import Adapter, EngineOptions, Memory, Task
+from runtimes.engines.base import Adapter, EngineOptions, Memory
+from runtimes.engines.task import Task
 from runtimes.errors import LoadError
 from runtimes.gguf import GgufRuntime
 from tests.support import gguf_files

@@ -10,7 +10,8 @@ import pytest
 
 from runtimes.base import Resources
 from runtimes.engines import vllm
-from runtimes.engines.base import Adapter, EngineOptions, Task
+from runtimes.engines.base import Adapter, EngineOptions
+from runtimes.engines.task import Task
 from runtimes.engines.vllm_launcher import SOCKET
 from runtimes.errors import LoadError
 from runtimes.hugging_face.directory import HuggingFaceModel, read_directory
