@@ -1,8 +1,8 @@
 """Makes records of calls out of lines of the edge's access log.
 
-What the log does not hold, records lack: which calls were mirrored, and what the canary made of them. A call
-counts as placed by chance where the line says so (`placed`); lines of earlier releases do not, and of these
-the calls do whose path names no version.
+What the log does not hold, records lack: which calls were mirrored, what the canary made of them, and what a
+caller stuck by. Callers are told apart by the names of their keys, or else by their addresses.
+Lines of earlier releases have no `placed`: of these, calls count whose path names no version.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Converter:
 
 def _record(fields: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
-        time = datetime.fromisoformat(str(fields["time"])).timestamp()
+        time = _time(fields)
         status, total = int(fields["status"]), float(fields["total_ms"])
     except (KeyError, TypeError, ValueError):
         return None
@@ -82,6 +82,13 @@ def _record(fields: Mapping[str, Any]) -> dict[str, Any] | None:
         "weighted": is_placed,
         "pair": None,
     }
+
+
+def _time(fields: Mapping[str, Any]) -> float:
+    """Return when a call ended, in seconds; lines of earlier releases say it in whole seconds."""
+    if "ended_us" in fields:
+        return int(fields["ended_us"]) / 1e6
+    return datetime.fromisoformat(str(fields["time"])).timestamp()
 
 
 def _caller(fields: Mapping[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ from gateway.cli.options import FAILED, Output, OutputFormat, check_model_name, 
 from gateway.errors import ConfigError, KitserveError
 
 if TYPE_CHECKING:
-    from gateway.call_records.trial import Judgement
+    from gateway.call_records.replay import Judgement
     from gateway.rollout.plan import Plan
 
 _EXIT_CODES: Mapping[str, int] = {"Successful": 0, "Failed": FAILED, "Inconclusive": 3, "Error": 4}
@@ -44,12 +44,12 @@ def replay(
     """
     from gateway.call_records.lines import read_records
     from gateway.call_records.plan_file import read_plan
-    from gateway.call_records.trial import Trial
+    from gateway.call_records.replay import Replay
 
     read = read_plan(plan)
     try:
         with _opened(records) as file:
-            judgement = Trial(read).judge(read_records(_lines(file), str(records)))
+            judgement = Replay(read).judge(read_records(_lines(file), str(records)))
     except ConfigError:
         raise
     except KitserveError as error:

@@ -131,7 +131,11 @@ class Traffic:
         """Draw when calls come, in order, and who sends them."""
         world, random = self._world, self.random
         swing = world.moments.swing
-        time = begin + (end - begin) * random.random(random.poisson(world.rate * (1 + swing) * (end - begin)))
+        # The gaps of a Poisson process, scaled to the stretch: in order without being sorted.
+        gaps = np.cumsum(
+            random.standard_exponential(random.poisson(world.rate * (1 + swing) * (end - begin)) + 1)
+        )
+        time = begin + (end - begin) * gaps[:-1] / gaps[-1]
         if swing:
             time = time[random.random(len(time)) * (1 + swing) < 1 + swing * self._tide(time)]
         caller = random.integers(0, world.callers.number, len(time))
@@ -141,8 +145,9 @@ class Traffic:
             more = random.poisson(self._attacker.calls_per_second * (end - begin))
             time = np.concatenate([time, begin + (end - begin) * random.random(more)])
             caller = np.concatenate([caller, np.full(more, world.callers.number)])
-        order = np.argsort(time)
-        return time[order], caller[order]
+            order = np.argsort(time)
+            time, caller = time[order], caller[order]
+        return time, caller
 
     def _factor(self, time: Floats, worker: Numbers, weight: int) -> Floats:
         """Return by how much each call is slower for its version, worker and moment."""

@@ -64,7 +64,7 @@ class WorldFold:
 
     def _windows(self, calls: Calls, index: Numbers, bucket: Numbers) -> tuple[list[Window], list[Window]]:
         """Return the windows of the stable version's workers, and of the canary's, in order."""
-        places, numbers = np.unique(index * (CANARY_WORKER + 1) + calls.worker, return_inverse=True)
+        places, numbers = _numbered(index * (CANARY_WORKER + 1) + calls.worker)
         latencies = _histograms(numbers, bucket, len(places))
         failures = np.bincount(numbers[calls.failed], minlength=len(places)).tolist()
         sides: tuple[list[Window], list[Window]] = ([], [])
@@ -81,7 +81,7 @@ class WorldFold:
         if not mask.any():
             return [], MirroredCalls()
         failed, differing = calls.pair_failed[mask], ~calls.agrees[mask] | calls.pair_failed[mask]
-        places, numbers = np.unique(index[mask], return_inverse=True)
+        places, numbers = _numbered(index[mask])
         size = len(places)
         rows = zip(
             places.tolist(),
@@ -98,6 +98,17 @@ class WorldFold:
         ]
         total = int(mask.sum())
         return windows, MirroredCalls(total, total - int(differing.sum()), int(failed.sum()))
+
+
+def _numbered(places: Numbers) -> tuple[Numbers, Numbers]:
+    """Return the places that there are, in order, and for each call the position of its own among them."""
+    if not len(places):
+        return places, places
+    lowest = int(places.min())
+    counts = np.bincount(places - lowest)
+    present = np.flatnonzero(counts)
+    positions = np.cumsum(counts > 0) - 1
+    return present + lowest, positions[places - lowest]
 
 
 def _histograms(numbers: Numbers, bucket: Numbers, size: int) -> list[list[int]]:

@@ -22,8 +22,9 @@ class Version:
 
 
 STABLE = Version()
+GOOD = "as good"
 CANARIES: Mapping[str, Version] = {
-    "as good": STABLE,
+    GOOD: STABLE,
     "errors on 5 %": Version(errors=0.05),
     "3 times slower": Version(slower=3.0),
     "20 % other answers": Version(differing=0.2),

@@ -40,6 +40,11 @@ def test_a_call_becomes_a_record_that_can_be_read() -> None:
     assert not skipped
 
 
+def test_the_time_is_as_fine_as_the_line_has_it() -> None:
+    (record,), _ = _convert({**_LINE, "ended_us": 1795953601250000})
+    assert record["time"] == 1795953601.25
+
+
 def test_callers_are_told_apart_by_a_hash_of_key_or_address_and_not_by_port() -> None:
     records, _ = _convert(
         _LINE,

@@ -1,4 +1,4 @@
-"""Made-up worlds: their calls are counted as those of a live Kitserve are, and are what they say."""
+"""Made-up worlds: their calls are counted as those of a live Kitserve are, and verdicts hold in all of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 
 from gateway.rollout.records import CallRecord, Fold, Pair, Role
 from gateway.rollout.units import CallerCounts, Units
+from loadtests.verdicts import ROLLOUTS, UNITS, Row, simulate
 from tests.support.world_calls import Calls, Traffic
 from tests.support.world_units import WorldFold
 from tests.support.worlds import CANARIES, WORLDS, World
@@ -57,3 +58,30 @@ def test_calls_are_counted_as_records_are(name: str) -> None:
         assert {caller: _exact(counts) for caller, counts in ours.items()} == {
             caller: (counts.calls, counts.failures, counts.log_seconds) for caller, counts in theirs.items()
         }
+
+
+_FEW = 3
+_TODAY = {"errors on 5 %": 345, "3 times slower": 33, "20 % other answers": 53}
+"""How many calls bad canaries answered, on average, when calls were the unit, where calls are independent."""
+_WORLD_NAMES = [world.name for world in WORLDS]
+
+
+def _rows(name: str, rollouts: int) -> dict[str, Row]:
+    return {canary: simulate(_BY_NAME[name], canary, UNITS, rollouts) for canary in CANARIES}
+
+
+@pytest.mark.parametrize("name", _WORLD_NAMES)
+def test_verdicts_hold_in_a_few_rollouts(name: str) -> None:
+    for row in _rows(name, _FEW).values():
+        assert row.wrong == 0, row
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", _WORLD_NAMES)
+def test_verdicts_hold_in_a_thousand_rollouts(name: str) -> None:
+    rows = _rows(name, ROLLOUTS)
+    for row in rows.values():
+        assert row.wrong <= 0.01 * ROLLOUTS, row
+    if name == "independent calls":
+        for canary, calls in _TODAY.items():
+            assert rows[canary].calls <= 3 * calls, rows[canary]

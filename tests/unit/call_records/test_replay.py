@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.call_records.trial import Judgement, Trial
+from gateway.call_records.replay import Judgement, Replay
 from gateway.rollout.plan import Agreement, Checks, Plan, Step, Sticky
 from gateway.rollout.records import CallRecord, Pair, Role
 from gateway.rollout.verdict import Outcome
@@ -42,7 +42,7 @@ def _calls(
 
 
 def _judge(records: Iterable[CallRecord], plan: Plan = _PLAN) -> Judgement:
-    return Trial(plan).judge(records)
+    return Replay(plan).judge(records)
 
 
 def _outcomes(judgement: Judgement) -> dict[str, Outcome]:

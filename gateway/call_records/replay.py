@@ -51,7 +51,7 @@ class Judgement:
     """Calls that are no evidence: not placed by chance, wrong (4xx), or one caller's beyond its share."""
 
 
-class Trial:
+class Replay:
     """The first step of a rollout by a plan. Times of records, in seconds, must not go back."""
 
     def __init__(self, plan: Plan) -> None:
