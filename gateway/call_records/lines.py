@@ -16,6 +16,7 @@ MAX_LINE = 64 * 1024
 SLACK_SECONDS = 60.0
 """A record may come so long, by its time, after one that is later."""
 _MAX_WAITING = 1_000_000
+_LARGEST = 1e15
 _STATUSES = range(100, 600)
 
 
@@ -109,9 +110,9 @@ def _version(value: object) -> Role:
     return Role(str(value))
 
 
-def _number(fields: Mapping[str, Any], name: str, minimum: float = -math.inf) -> float:
-    value = fields.get(name)
-    if type(value) not in (int, float) or not math.isfinite(value) or value < minimum:
+def _number(fields: Mapping[str, Any], name: str, minimum: float = -_LARGEST) -> float:
+    value: Any = fields.get(name)
+    if type(value) not in (int, float) or not minimum <= value <= _LARGEST:
         what = "a number of seconds" if minimum < 0 else "a number of seconds from 0"
         raise NoRecord(f"{name}: {_shown(value)} is not {what}")
     return float(value)

@@ -52,6 +52,8 @@ def test_what_may_be_left_out_is_a_call_placed_by_chance_of_nobody_in_particular
         (_line(time="12"), 'time: "12" is not a number of seconds'),
         (_line(time=True), "time: true is not a number of seconds"),
         (_line(time=float("nan")), "time: NaN is not"),
+        (_line(time=10**400), "time: 1000"),
+        (_line(seconds=float("inf")), "seconds: Infinity is not"),
         (_line(seconds=-1), "seconds: -1 is not a number of seconds from 0"),
         (_line(version="other"), 'version: "other" is neither "stable" nor "canary"'),
         (_line(version=[1]), "version: [1] is neither"),

@@ -1,4 +1,4 @@
-"""Made-up worlds: their calls are counted as those of a live Kitserve are, and verdicts hold in all of them."""
+"""Made-up worlds: their calls are counted as a live Kitserve's are, and verdicts hold in all of them."""
 
 from __future__ import annotations
 
