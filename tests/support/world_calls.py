@@ -110,9 +110,11 @@ class Traffic:
         else:
             is_canary = random.random(total) < weight / 100
         worker = np.where(is_canary, CANARY_WORKER, random.integers(0, STABLE_WORKERS, total))
-        base_errors = self._errors[caller] + self._burst_errors(time)
+        # What a caller sends fails on either version alike; a burst hits each version's calls by themselves.
+        is_unfit = random.random(total) < self._errors[caller]
+        burst = np.zeros(total) + self._burst_errors(time)
         own_errors = np.where(is_canary, self._version.errors, STABLE.errors)
-        failed = random.random(total) < base_errors + own_errors
+        failed = is_unfit | (random.random(total) < burst + own_errors)
         base_seconds = _MEDIAN_SECONDS * self._size[caller] * self._daily(time)
         seconds = base_seconds * self._factor(time, worker, weight) * self._noise(total)
         is_mirrored = ~is_canary & ~failed & (random.random(total) < mirror)
@@ -121,7 +123,7 @@ class Traffic:
         pairs = np.flatnonzero(is_mirrored)
         if len(pairs):
             at_canary = np.full(len(pairs), CANARY_WORKER)
-            pair_failed[pairs] = random.random(len(pairs)) < base_errors[pairs] + self._version.errors
+            pair_failed[pairs] = random.random(len(pairs)) < burst[pairs] + self._version.errors
             agrees[pairs] = ~pair_failed[pairs] & (random.random(len(pairs)) >= self._version.differing)
             factor = self._factor(time[pairs], at_canary, weight)
             pair_seconds[pairs] = base_seconds[pairs] * factor * self._noise(len(pairs))
