@@ -59,14 +59,14 @@ class Calls:
         """Yield the calls as `kitserve rollout replay` reads them."""
         rows = zip(*(getattr(self, field.name).tolist() for field in fields(self)), strict=True)
         for time, worker, caller, failed, seconds, is_mirrored, agrees, pair_failed, pair_seconds in rows:
-            pair = {"agrees": agrees, "failed": pair_failed, "seconds": round(pair_seconds, 6)}
+            pair = {"agrees": agrees, "failed": pair_failed, "seconds": round(pair_seconds, 9)}
             yield {
-                "time": round(time, 6),
+                "time": round(time, 9),
                 "version": "canary" if worker >= CANARY_WORKER else "stable",
                 "worker": f"w{worker}",
                 "caller": f"caller-{caller}",
                 "status": _FAILED if failed else _OK,
-                "seconds": round(seconds, 6),
+                "seconds": round(seconds, 9),
                 "weighted": True,
                 "pair": pair if is_mirrored else None,
             }
