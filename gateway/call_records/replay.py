@@ -18,8 +18,8 @@ from gateway.rollout.records import CallRecord, Fold, Role
 from gateway.rollout.state import Rollout, Stage
 from gateway.rollout.verdict import Outcome, Verdict, overall
 
-TICK_SECONDS = 1.0
-"""A rollout looks at its evidence so often."""
+TICK_SECONDS = 0.5
+"""A running Kitserve looks at its evidence so often."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ class World:
     steps: Plan = PLAN
     history: float = 300.0
     """For how many seconds the stable version has served before."""
-    tick: float = 1.0
+    tick: float = 0.5
     """How many seconds pass between two looks at the evidence."""
 
     @property
