@@ -121,7 +121,7 @@ def test_one_caller_does_not_outweigh_the_others() -> None:
                 for _ in range(20):
                     yield replace(call, caller="attacker")
 
-    judgement = _judge(attacked(_calls(300, failing=2)))
+    judgement = _judge(attacked(_calls(300, failing=4)))
     assert judgement.outcome is Outcome.FAILED
     assert judgement.not_counted > 0
 
