@@ -111,7 +111,7 @@ def table(rows: Sequence[Row]) -> str:
                 continue
             known = [row for row in others if row is not None]
             cells = [
-                world.name if judged == UNITS else "",
+                world.name,
                 judged,
                 _share(good, lambda row: row.aborted),
                 _share(good, _paused),

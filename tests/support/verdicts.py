@@ -42,17 +42,17 @@ def judge_by_units(world: World, version: Version, seed: tuple[int, ...]) -> End
     _, units = fold.take(traffic.calls(-world.history, 0.0, 0))
     recent.add(units.stable, units.stable_callers)
     state = Rollout(stable="v1", declared="v1", plan=plan)
-    for event in (Target("v2", plan), CanaryReady(), GatesPassed()):
-        state, _ = advance(state, event, 0.0)
+    for begun in (Target("v2", plan), CanaryReady(), GatesPassed()):
+        state, _ = advance(state, begun, 0.0)
     calls, now = 0, 0.0
     while state.stage is Stage.STEPPING:
         sent = traffic.calls(now, now + tick, state.weight, state.mirror)
         now += tick
         calls += int(sent.is_canary.sum())
         evidence, units = fold.take(sent)
-        event = Tick(evidence, workers=("w3",), units=units, history=recent.history())
+        look = Tick(evidence, workers=("w3",), units=units, history=recent.history())
         recent.add(units.stable, units.stable_callers)
-        state, _ = advance(state, event, now)
+        state, _ = advance(state, look, now)
     return End(state.stage is Stage.HEALTHY, state.stage is Stage.DEGRADED, calls, now, state.message)
 
 
