@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from gateway.rollout.evidence import Evidence
 from gateway.rollout.plan import Plan
 from gateway.rollout.state import Reason
+from gateway.rollout.units import History, Units
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,10 @@ class Tick:
     """Whether nothing may be concluded: the stable version is away, or the config's kit not resolved yet."""
     workers: tuple[str, ...] = ()
     """The canary's workers that take calls."""
+    units: Units | None = None
+    """The same evidence in units that are independent; None where it is counted by call alone."""
+    history: History = field(default_factory=History)
+    """What the stable version did before; it matters at the first tick of a step."""
 
 
 @dataclass(frozen=True, slots=True)
