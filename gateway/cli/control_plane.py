@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from gateway.tracing.settings import OtlpSettings
 _HANDLERS_SECONDS = 0.05
 _LOOK_SECONDS = 1.0
 _LEFTOVER_SECONDS = 1.0
+_ANSWER_SECONDS = 60.0
+_POLL_SECONDS = 0.02
 _LOOPBACK = "127.0.0.1"
 _RAY = "gateway.control.loop.ray_serve"
 
@@ -42,13 +45,16 @@ class ControlPlane:
         config: GatewayConfig,
         files: EdgeFiles,
         settings: EdgeSettings,
+        is_answering: Callable[[], bool],
         otlp: OtlpSettings | None = None,
     ) -> None:
+        """`is_answering` tells whether the gateway answers at its socket."""
         self._address = address
         self._home = home
         self._config = config
         self._files = files
         self._settings = settings
+        self._is_answering = is_answering
         self._otlp = otlp
         self._started: Future[None] = Future()
         self._ended = threading.Event()
@@ -61,7 +67,7 @@ class ControlPlane:
         self._settings = replace(self._settings, listen=str(config.listen), access_log=config.access_log)
 
     def start(self) -> None:
-        """Start Ray and the gateway; returns once Serve runs that.
+        """Start Ray and the gateway; returns once that answers.
 
         Raises:
             ControlError: when they cannot be started; also when Ray hangs, as a process that it needs died.
@@ -143,4 +149,21 @@ class ControlPlane:
                 instance=uuid.uuid4().hex,
                 otlp=self._otlp,
             ),
+            waits=self._address is not None,
         )
+        self._wait_for_answer(ray_serve.gateway_failure)
+
+    def _wait_for_answer(self, failure_of_gateway: Callable[[], str]) -> None:
+        """Wait until the gateway answers: it does before Serve says that it runs."""
+        started = looked = time.monotonic()
+        while not self._is_answering():
+            now = time.monotonic()
+            if now - looked >= _LOOK_SECONDS:
+                looked = now
+                if failure := failure_of_gateway():
+                    raise ControlError(f"the gateway could not be started: {failure}")
+            if now - started > _ANSWER_SECONDS:
+                raise ControlError(
+                    f"the gateway does not answer on {self._config.admin} after {_ANSWER_SECONDS:g} s"
+                )
+            time.sleep(_POLL_SECONDS)

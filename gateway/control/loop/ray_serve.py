@@ -43,6 +43,7 @@ from gateway.worker.replica import Worker
 from gateway.worker.scaling import LOOK_BACK_SECONDS, ByOngoingCalls
 
 GATEWAY_APP = "kitserve"
+_GATEWAY_ROUTE = "/kitserve"
 _WORKER = "worker"
 _MAX_ONGOING = 1024
 _HEALTH_PERIOD_SECONDS = 5
@@ -115,8 +116,14 @@ def parallel_starts() -> int:
     return int(_resources().get("CPU", 1)) + 1
 
 
-def deploy_gateway(deployment: Any, settings: Any) -> None:
-    """Run the gateway as one replica on this node, started again by Serve when it dies.
+def deploy_gateway(deployment: Any, settings: Any, waits: bool) -> None:
+    """Have Serve run the gateway as one replica on this node, and start it again when it dies.
+
+    Args:
+        deployment: the class.
+        settings: what it is made with.
+        waits: whether to wait until it runs, as another one may still answer. Where nothing is waited for,
+            `gateway_failure` tells when it never will.
 
     Raises:
         ControlError: when it cannot be started.
@@ -133,10 +140,24 @@ def deploy_gateway(deployment: Any, settings: Any) -> None:
         ray_actor_options={"num_cpus": 0, "resources": {node_resource(): 0.001}},
     ).bind(settings)
     try:
-        serve.run(application, name=GATEWAY_APP, route_prefix="/kitserve")
+        if waits:
+            serve.run(application, name=GATEWAY_APP, route_prefix=_GATEWAY_ROUTE)
+        else:
+            _run(application, GATEWAY_APP, _GATEWAY_ROUTE)
     except Exception as error:
-        reason = _last_trouble(GATEWAY_APP) or error
-        raise ControlError(f"the gateway could not be started: {foreign_text(reason)}") from error
+        reason = gateway_failure() or foreign_text(error)
+        raise ControlError(f"the gateway could not be started: {reason}") from error
+
+
+def gateway_failure() -> str:
+    """Return why Serve starts the gateway no more; "" while it does."""
+    overview = serve.status().applications.get(GATEWAY_APP)
+    if overview is None or overview.status != _GAVE_UP:
+        return ""
+    messages = [deployment.message.strip() for deployment in overview.deployments.values()]
+    # The last line of a traceback.
+    reason = next((message.splitlines()[-1] for message in messages if message), overview.message)
+    return foreign_text(reason) or "it could not be started"
 
 
 def deploy(version: Version, spec: WorkerSpec, reserve_cpus: bool, is_running: bool) -> None:
@@ -161,8 +182,7 @@ def deploy(version: Version, spec: WorkerSpec, reserve_cpus: bool, is_running: b
         )
         # Serve starts other workers for another version alone; without one, it takes each call for a new one.
         application = deployment.options(version=str(version.kind), _internal=True).bind(spec)
-    target = RunTarget(target=application, name=version.app, route_prefix=f"/{version.app}")
-    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    _run(application, version.app, f"/{version.app}")
 
 
 def autoscaling(scaling: Scaling, is_running: bool = False) -> dict[str, Any]:
@@ -290,11 +310,10 @@ def _deployment(target: Any, **options: Any) -> Any:
     return serve.deployment(target, logging_config=_LOGGING, **options)
 
 
-def _last_trouble(app: str) -> str:
-    """Return why Serve could not start an application: the last line of a traceback, or ""."""
-    overview = serve.status().applications.get(app)
-    messages = [deployment.message for deployment in overview.deployments.values()] if overview else []
-    return messages[0].strip().splitlines()[-1] if messages and messages[0].strip() else ""
+def _run(application: Any, name: str, route_prefix: str) -> None:
+    """Have Serve run an application; returns before it runs."""
+    target = RunTarget(target=application, name=name, route_prefix=route_prefix)
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
 def _trouble(overview: Any) -> str:
