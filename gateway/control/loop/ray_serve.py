@@ -1,7 +1,7 @@
 """Ray and Ray Serve, driven from here alone: start, deploy, wake, delete, list, stop.
 
-What of Ray is used that is not public and stable is here too (but for `ray_token`), and a test fails when it
-changes:
+What of Ray is used that is not public and stable is here too (but for `ray_token` and `lean_ray`), and a test
+fails when it changes:
 
 - `serve.run_many` and `RunTarget`, which return before an application runs (developer API);
 - `serve.delete(_blocking=False)`, which returns before an application is gone;
@@ -34,6 +34,7 @@ from ray.serve.handle import DeploymentHandle
 from gateway.contract import AppName, WorkerSpec
 from gateway.control.loop.capacity import waiting_message
 from gateway.control.loop.environment import OBJECT_STORE_BYTES
+from gateway.control.loop.lean_ray import lean
 from gateway.control.loop.ray_token import require_token
 from gateway.control.state.versions import Version, is_version
 from gateway.errors import ControlError
@@ -96,8 +97,10 @@ def start_ray(address: str | None, directory: Path) -> None:
         options["address"] = address
     # It warns of a thread that is not the main one, before it has read `logging_level`.
     logging.getLogger("ray").setLevel(logging.ERROR)
+    is_local = address is None
     try:
-        ray.init(**options)
+        with lean(directory) if is_local else contextlib.nullcontext():
+            ray.init(**options)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         # Calls come from the edge: Serve's own proxies would take a port on each node for nothing.
         serve.start(proxy_location="Disabled", logging_config=_LOGGING)
