@@ -58,6 +58,7 @@ class ControlPlane:
         self._otlp = otlp
         self._started: Future[None] = Future()
         self._ended = threading.Event()
+        self._has_ray = threading.Event()
         self._hang = ""
         """Why a start did not end; "" where all did."""
 
@@ -66,8 +67,8 @@ class ControlPlane:
         self._config = config
         self._settings = replace(self._settings, listen=str(config.listen), access_log=config.access_log)
 
-    def start(self) -> None:
-        """Start Ray and the gateway; returns once that answers.
+    def start(self, say: Callable[[str], None]) -> None:
+        """Start Ray and the gateway, and say when Ray runs; returns once the gateway answers.
 
         Raises:
             ControlError: when they cannot be started; also when Ray hangs, as a process that it needs died.
@@ -80,11 +81,16 @@ class ControlPlane:
         started: Future[None] = Future()
         ended = threading.Event()
         self._started, self._ended = started, ended
+        self._has_ray.clear()
+        began, has_said = time.monotonic(), False
         threading.Thread(target=self._run, args=(started, ended), name="control-plane", daemon=True).start()
         ray, looked = RayProcesses(earlier=earlier), time.monotonic()
         while not wait([started], _HANDLERS_SECONDS).done:
             # Ray's core puts a handler of its own in their place, which prints the stack of every thread.
             catch_signals()
+            if not has_said and self._has_ray.is_set():
+                has_said = True
+                say(f"Ray runs, after {time.monotonic() - began:.1f} s")
             if time.monotonic() - looked >= _LOOK_SECONDS:
                 if failure := ray.failure():
                     self._hang = f"{failure} while Ray was being started; start Kitserve again"
@@ -135,6 +141,7 @@ class ControlPlane:
         from gateway.control.loop import ray_serve
 
         ray_serve.start_ray(self._address, self._files.directory)
+        self._has_ray.set()
         ray_serve.deploy_gateway(
             Gateway,
             GatewaySettings(

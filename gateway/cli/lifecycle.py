@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from gateway.cli.control_plane import ControlPlane
 from gateway.cli.health import health_link
 from gateway.cli.host import callers_bounds, check_disks, raise_open_files, run_bytes
 from gateway.cli.listening import ListeningCheck
+from gateway.cli.prefetch import Prefetch
 from gateway.cli.processes import adopt_orphans
 from gateway.cli.run_directory import run_directory
 from gateway.cli.supervision import Supervision, config_in_force
@@ -99,7 +101,7 @@ def running(config: GatewayConfig, home: Path, address: str | None, say: Say) ->
 
             def start_again() -> None:
                 control_plane.use(config_in_force(home, config))
-                control_plane.start()
+                control_plane.start(say)
                 # Read only now: somebody may have applied another one to the gateway that died.
                 kitserve.client.apply(config_in_force(home, config))
 
@@ -163,9 +165,14 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     if about := _about_workers(has_worker_tls, is_cluster):
         say(about)
     say("starting Ray and the gateway" if address is None else _joining(address))
-    control_plane.start()
+    prefetch = Prefetch(config, home)
+    stack.callback(prefetch.stop)
+    prefetch.start()
+    started = time.monotonic()
+    control_plane.start(say)
     scheme = "http" if config.admin_tls is None else "https"
-    say(f"gateway listens on {scheme}://{config.admin}")
+    prefetch.stop()
+    say(f"gateway listens on {scheme}://{config.admin}, after {time.monotonic() - started:.1f} s")
     kitserve.client.apply(config)
     return edge, control_plane, holder
 
