@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 from gateway.cli.processes import descendants, end_descendants
@@ -18,6 +19,7 @@ from gateway.cli.signals import catch_signals
 from gateway.cli.supervision import RayProcesses
 from gateway.config.config import GatewayConfig
 from gateway.control.loop.environment import prepare
+from gateway.control.loop.fork_server_process import ForkServer, is_wanted
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.errors import ControlError
 from gateway.tracing.settings import OtlpSettings
@@ -28,7 +30,8 @@ _LEFTOVER_SECONDS = 1.0
 _ANSWER_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 _LOOPBACK = "127.0.0.1"
-_RAY = "gateway.control.loop.ray_serve"
+_GATEWAY = "gateway.control.gateway"
+_RAY, _SERVE = "gateway.control.loop.ray_start", "gateway.control.loop.ray_serve"
 
 
 class ControlPlane:
@@ -118,13 +121,12 @@ class ControlPlane:
         self._ended.set()
 
     def _leave_ray(self, is_local: bool) -> None:
-        # Where the import has not ended, there is nothing to leave.
-        ray_serve = sys.modules.get(_RAY)
-        if ray_serve is None or not hasattr(ray_serve, "stop_ray"):
-            return
-        if not is_local:
+        # Where the imports have not ended, there is nothing to leave.
+        ray_start, ray_serve = sys.modules.get(_RAY), sys.modules.get(_SERVE)
+        if not is_local and hasattr(ray_serve, "delete_all"):
             ray_serve.delete_all()
-        ray_serve.stop_ray()
+        if hasattr(ray_start, "stop_ray"):
+            ray_start.stop_ray()
 
     def _run(self, started: Future[None], ended: threading.Event) -> None:
         try:
@@ -136,12 +138,24 @@ class ControlPlane:
         ended.wait()
 
     def _start(self) -> None:
-        # Ray takes seconds to import: only commands that need it wait for it.
+        is_forked = self._address is None and is_wanted()
+        # Before all else: it imports meanwhile what the first processes of Ray need.
+        fork_server = ForkServer(self._files.directory) if is_forked else None
+        try:
+            # Ray takes long to import: only commands that need it wait for it.
+            from gateway.control.loop.ray_start import start_ray
+
+            # While Ray's programs start.
+            threading.Thread(target=import_module, args=(_GATEWAY,), name="import", daemon=True).start()
+            start_ray(self._address, self._files.directory, fork_server)
+        finally:
+            if fork_server is not None:
+                fork_server.close()
+        self._has_ray.set()
         from gateway.control.gateway import Gateway, GatewaySettings
         from gateway.control.loop import ray_serve
 
-        ray_serve.start_ray(self._address, self._files.directory)
-        self._has_ray.set()
+        ray_serve.start_serve()
         ray_serve.deploy_gateway(
             Gateway,
             GatewaySettings(

@@ -8,8 +8,12 @@ listens, and is told the process id of the raylet on its standard input: Ray rea
 when it is imported. It ends with the process that started it, and takes requests with Ray's token alone, of
 its own user (`fork_request.py` sends them).
 
-What is forked is as if it had been started: it has the environment, the arguments and the process group that
-Ray gave it. Nothing may run beside the main thread before, as a fork copies no other thread.
+What is forked is as if it had been started: it has the environment, the arguments and the process group
+that Ray gave it. Two things would be wrong with it, and are looked for before the first fork; where one of
+them is, this process ends, and Ray starts its processes itself:
+
+- another thread runs, of which a fork copies the locks, and not the thread;
+- Ray's generator of random ids has been used: all that are forked would make the same ids of calls.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gateway.control.loop.fork_request import FORKED, TOKEN
 
@@ -46,6 +51,7 @@ WITHOUT_RAY = (
 """What takes long to import and does not import Ray: it is imported while Ray's own programs start."""
 WITH_RAY = ("gateway.worker.replica", "gateway.control.gateway", "ray.serve._private.controller")
 """What the processes of Serve's controller, of the gateway and of workers import."""
+_ACTOR_CLASS_ID = "ActorClassID"
 _REQUEST_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
 _OOM_VARIABLE, _OOM_SCORE = "RAY_worker_oom_score_adjustment", "1000"
@@ -91,14 +97,61 @@ def main(listener: socket.socket) -> None:
     with Path(os.devnull).open() as nothing:
         os.dup2(nothing.fileno(), 0)
     os.environ |= {RAYLET: raylet, JOB: NO_JOB}
-    _import(WITH_RAY)
-    if len(list(Path("/proc/self/task").iterdir())) > 1:
-        # A lock that another thread holds would be held for ever in what is forked.
+    import_ray()
+    if has_threads() or not have_ids_of_their_own():
         return
     # The objects there are stay for good: the collector shall not write to their memory.
     gc.collect()
     gc.freeze()
     serve(listener, os.environ.get(TOKEN, ""))
+
+
+def import_ray() -> None:
+    """Import Ray, and what imports it, without a use of Ray's random ids."""
+    from ray import actor
+
+    class FromSystem:
+        """Makes ids of actor classes, one for each that a module defines, of the system's random bytes."""
+
+        @staticmethod
+        def from_random() -> object:
+            return kept(os.urandom(kept.size()))
+
+    kept: Any = getattr(actor, _ACTOR_CLASS_ID)
+    setattr(actor, _ACTOR_CLASS_ID, FromSystem)
+    try:
+        _import(WITH_RAY)
+    finally:
+        setattr(actor, _ACTOR_CLASS_ID, kept)
+
+
+def has_threads() -> bool:
+    """Tell whether anything runs here beside the main thread."""
+    return len(list(Path("/proc/self/task").iterdir())) > 1
+
+
+def have_ids_of_their_own() -> bool:
+    """Tell whether two processes that are forked make different random ids."""
+    ids = []
+    for _ in range(2):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                os.write(writer, _random_id())
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.close(writer)
+        ids.append(os.read(reader, 1024))
+        os.close(reader)
+    return bool(ids[0]) and ids[0] != ids[1]
+
+
+def _random_id() -> bytes:
+    from ray._raylet import JobID, TaskID  # type: ignore[attr-defined]
+
+    made: bytes = TaskID.for_fake_task(JobID.from_int(1)).binary()
+    return made
 
 
 def serve(listener: socket.socket, token: str) -> None:

@@ -10,7 +10,7 @@ each node. `lean` replaces, while `ray.init` runs, what starts them:
 
 Without them Ray has no dashboard, no state API (`ray list`), no metrics of its own and no runtime
 environments. All of this is private to Ray, and used in this module alone; a test fails where Ray changes it.
-Where it is not as expected, or KITSERVE_PLAIN_RAY is set, Ray starts as it is.
+Where it is not as expected, Ray starts as it is.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -30,9 +28,8 @@ from ray import _raylet
 from ray._private import node, services
 
 from gateway.control.loop import fork_request
+from gateway.control.loop.fork_server_process import ForkServer
 
-PLAIN_VARIABLE = "KITSERVE_PLAIN_RAY"
-"""The environment variable by which Ray starts as it is: any value but "" and "0"."""
 _RAYLET = "raylet"
 # The methods of `ray._private.node.Node` that are replaced, and the parameters that they are called with.
 _STARTS: Mapping[str, tuple[str, ...]] = {
@@ -58,11 +55,6 @@ _NO_AGENT = "sh -c cat"
 log = logging.getLogger(__name__)
 
 
-def is_wanted() -> bool:
-    """Tell whether the environment allows it."""
-    return os.environ.get(PLAIN_VARIABLE, "") in ("", "0")
-
-
 def unexpected() -> str:
     """Return what of Ray is not as this module expects it; "" where all is."""
     for name, parameters in _STARTS.items():
@@ -76,20 +68,13 @@ def unexpected() -> str:
 
 
 @contextlib.contextmanager
-def lean(directory: Path) -> Iterator[None]:
-    """Have `ray.init` leave out what is not used, within the block.
-
-    Args:
-        directory: where the fork server's socket and its log are made; its path must be short.
-    """
-    if not is_wanted():
-        yield
-        return
+def lean(fork_server: ForkServer) -> Iterator[None]:
+    """Have `ray.init` leave out what is not used, and have processes forked, within the block."""
     if name := unexpected():
         log.warning("ray.unexpected", extra={"reason": f"{name} is not as expected, so Ray starts as it is"})
         yield
         return
-    with ForkServer(directory) as fork_server, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         for start in ("start_monitor", "start_log_monitor"):
             _replace(stack, node.Node, start, lambda _node: None)
         _replace(stack, node.Node, "start_api_server", _start_no_api_server)
@@ -127,43 +112,6 @@ def raylet_command(command: list[str], fork_server: Path) -> list[str]:
         next((prefix + value for prefix, value in replaced.items() if word.startswith(prefix)), word)
         for word in command
     ]
-
-
-class ForkServer:
-    """The fork server of one start of Ray; it lasts as long as the thread that makes it."""
-
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.path = directory / "fork.sock"
-        """Its socket."""
-        self.path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(str(self.path))
-            listener.listen(128)
-            with (directory / "fork.log").open("w") as log_file:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "gateway.control.loop.fork_server", str(listener.fileno())],
-                    stdin=subprocess.PIPE,
-                    stdout=log_file,
-                    stderr=log_file,
-                    pass_fds=[listener.fileno()],
-                )
-
-    def __enter__(self) -> ForkServer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Have it end if no raylet was started."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-
-    def serve(self, raylet: int) -> None:
-        """Have it fork processes for the raylet with this process id."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.write(f"{raylet}\n".encode())
-            self._process.stdin.flush()
 
 
 def _start_no_api_server(started: Any, **_options: Any) -> None:

@@ -1,14 +1,14 @@
-"""Ray and Ray Serve, driven from here alone: start, deploy, wake, delete, list, stop.
+"""Ray Serve, driven from here alone: start, deploy, wake, delete, list.
 
-What of Ray is used that is not public and stable is here too (but for `ray_token` and `lean_ray`), and a test
-fails when it changes:
+What of Ray is used that is not public and stable is here too (but for `ray_start`, `ray_token` and
+`lean_ray`), and a test fails when it changes:
 
 - `serve.run_many` and `RunTarget`, which return before an application runs (developer API);
 - `serve.delete(_blocking=False)`, which returns before an application is gone;
 - a `DeploymentHandle` made by its constructor, as `serve.get_app_handle` keeps each that it gives out, and
   its `shutdown_async`;
 - the names of replicas' actors, `SERVE_REPLICA::<application>#<deployment>#<id>`;
-- `ray.util.get_node_ip_address`, and `_temp_dir` of `ray.init`;
+- `ray.util.get_node_ip_address`;
 - what Serve says of a replica that cannot be scheduled, or takes long to start: it is put into our own words;
 - `Deployment.options(version=…, _internal=True)`, so that an application that is run again keeps its workers.
 """
@@ -18,12 +18,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import re
 import threading
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -33,9 +31,6 @@ from ray.serve.handle import DeploymentHandle
 
 from gateway.contract import AppName, WorkerSpec
 from gateway.control.loop.capacity import waiting_message
-from gateway.control.loop.environment import OBJECT_STORE_BYTES
-from gateway.control.loop.lean_ray import lean
-from gateway.control.loop.ray_token import require_token
 from gateway.control.state.versions import Version, is_version
 from gateway.errors import ControlError
 from gateway.foreign_text import foreign_text
@@ -71,42 +66,18 @@ _REPLICAS = "SERVE_REPLICA::"
 _RUNNING = "RUNNING"
 
 
-def start_ray(address: str | None, directory: Path) -> None:
-    """Start Ray on this machine, or join the cluster at `address`; then start Serve.
-
-    A Ray that is started here has its sockets and logs in `directory`, whose path must be short, and takes
-    calls only with the token in the environment (see `environment.prepare`).
+def start_serve() -> None:
+    """Start Serve on the Ray that this process has started or joined.
 
     Raises:
-        ControlError: when Ray cannot be started or joined, or would take calls without that token.
+        ControlError: when it cannot be started.
     """
-    options: dict[str, Any] = {
-        "namespace": GATEWAY_APP,
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-    }
-    if address is None:
-        require_token(os.environ["RAY_AUTH_TOKEN"])
-        options |= {
-            "address": "local",
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "_temp_dir": str(directory / "ray"),
-        }
-    else:
-        options["address"] = address
-    # It warns of a thread that is not the main one, before it has read `logging_level`.
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    is_local = address is None
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
-        with lean(directory) if is_local else contextlib.nullcontext():
-            ray.init(**options)
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         # Calls come from the edge: Serve's own proxies would take a port on each node for nothing.
         serve.start(proxy_location="Disabled", logging_config=_LOGGING)
     except Exception as error:
-        where = "on this machine" if address is None else f"at {address}"
-        raise ControlError(f"Ray could not be started {where}: {foreign_text(error)}") from error
+        raise ControlError(f"Ray Serve could not be started: {foreign_text(error)}") from error
 
 
 def node_resource() -> str:
@@ -295,11 +266,6 @@ def delete_all() -> None:
     with contextlib.suppress(Exception):
         for name in (GATEWAY_APP, *applications()):
             serve.delete(name, _blocking=False)
-
-
-def stop_ray() -> None:
-    """Leave Ray; a Ray that this process started ends."""
-    ray.shutdown()
 
 
 def _resources() -> dict[str, float]:

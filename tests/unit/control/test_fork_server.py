@@ -22,7 +22,8 @@ from tests.support.waiting import wait
 SERVER = """
 import socket, sys
 from gateway.control.loop import fork_server
-fork_server.WITHOUT_RAY, fork_server.WITH_RAY = ("json",), ("{with_ray}",)
+fork_server.WITHOUT_RAY, fork_server.import_ray = ("json",), lambda: None
+fork_server._random_id = lambda: __import__("os").urandom(8)
 {before}
 fork_server.main(socket.socket(fileno=int(sys.argv[1])))
 """
@@ -45,7 +46,7 @@ sys.exit(3)
 class Server:
     """A fork server with its socket."""
 
-    def __init__(self, directory: Path, with_ray: str = "string", before: str = "") -> None:
+    def __init__(self, directory: Path, before: str = "") -> None:
         self.path = str(directory / "fork.sock")
         environment = {**os.environ, TOKEN: "secret"}
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -55,7 +56,7 @@ class Server:
                 [
                     sys.executable,
                     "-c",
-                    SERVER.format(with_ray=with_ray, before=before),
+                    SERVER.format(before=before),
                     str(listener.fileno()),
                 ],
                 stdin=subprocess.PIPE,
@@ -159,10 +160,13 @@ def test_a_request_that_waits_is_taken_once_the_raylet_is_known(script: Path, tm
     server.end()
 
 
+SAME_IDS = "fork_server._random_id = lambda: b'1'"
 THREAD = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"
 
 
-@pytest.mark.parametrize("before", ["fork_server.os.fork = None", THREAD])
+@pytest.mark.parametrize(
+    "before", ["fork_server.serve = None", THREAD, "fork_server._random_id = lambda: b'1'"]
+)
 def test_where_there_is_no_fork_server_the_command_itself_runs(
     before: str, script: Path, tmp_path: Path
 ) -> None:
@@ -199,26 +203,21 @@ from gateway.control.loop import fork_server
 fork_server._import(fork_server.WITHOUT_RAY)
 assert "ray" not in sys.modules, "it would have no raylet"
 assert all(name in sys.modules for name in fork_server.WITHOUT_RAY)
-fork_server._import(fork_server.WITH_RAY)
+fork_server.import_ray()
 assert all(name in sys.modules for name in fork_server.WITH_RAY)
-import os
-assert len(os.listdir("/proc/self/task")) == 1, "a fork would copy no other thread"
-from ray import _raylet
-children = []
-for _ in range(2):
-    read, write = os.pipe()
-    if os.fork() == 0:
-        os.write(write, _raylet.WorkerID.from_random().binary())
-        os._exit(0)
-    os.wait()
-    children.append(os.read(read, 100))
-assert children[0] != children[1], "two processes would have the same name"
-unused = {"torch", "sklearn", "scipy", "pandas", "onnxruntime", "xgboost", "transformers"} & set(sys.modules)
+assert not fork_server.has_threads()
+assert fork_server.have_ids_of_their_own()
+unused = {"torch", "sklearn", "scipy", "onnxruntime", "xgboost", "transformers"} & set(sys.modules)
 assert not unused, unused
+# It finds out where ids were made before the fork.
+fork_server._random_id()
+assert not fork_server.have_ids_of_their_own()
+from ray import ActorClassID, actor
+assert actor.ActorClassID is ActorClassID
 """
 
 
-def test_what_is_imported_before_a_fork_starts_no_thread_and_no_ray() -> None:
+def test_what_is_imported_before_a_fork_starts_no_thread_and_makes_no_ids() -> None:
     threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     environment = {**os.environ, **threads, fork_server.RAYLET: "1", "RAY_JOB_ID": "ffffffff"}
     subprocess.run([sys.executable, "-c", IMPORTS], check=True, env=environment)

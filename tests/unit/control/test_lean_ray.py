@@ -12,41 +12,28 @@ from ray import _raylet
 from ray._private import node, services
 
 from gateway.control.loop import lean_ray
-from gateway.control.loop.lean_ray import PLAIN_VARIABLE, lean, raylet_command, unexpected
+from gateway.control.loop.fork_server_process import PLAIN_VARIABLE, ForkServer, is_wanted
+from gateway.control.loop.lean_ray import lean, raylet_command, unexpected
 
 WORKER = "python /ray/setup_worker.py /ray/default_worker.py --a RAY_WORKER_DYNAMIC_OPTION_PLACEHOLDER"
 COMMAND = [
     "raylet",
-    "--node_id=ab12",
+    f"--node_id={'ab' * 28}",
     f"--python_worker_command={WORKER}",
     "--dashboard_agent_command=python agent.py",
     "--runtime_env_agent_command=python main.py",
 ]
 
 
-class Started:
-    """A fork server that is not started."""
+class Told:
+    """A fork server that is not started, and what it is told."""
 
-    raylets: list[int]
-
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / "fork.sock"
-        self.raylets = []
-
-    def __enter__(self) -> Started:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
+    def __init__(self) -> None:
+        self.path = Path("/run/fork.sock")
+        self.raylets: list[int] = []
 
     def serve(self, raylet: int) -> None:
         self.raylets.append(raylet)
-
-
-@pytest.fixture(autouse=True)
-def _no_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lean_ray, "ForkServer", Started)
-    monkeypatch.delenv(PLAIN_VARIABLE, raising=False)
 
 
 def test_what_is_private_of_ray_is_as_expected() -> None:
@@ -72,7 +59,7 @@ def test_what_is_private_of_ray_is_as_expected() -> None:
 def test_the_raylet_gets_no_agents_and_asks_for_its_processes(tmp_path: Path) -> None:
     command = [*COMMAND, f"--session_dir={tmp_path}"]
     changed = raylet_command(command, Path("/run/fork.sock"))
-    assert [word for word in changed if "agent" in word] == [
+    assert [word for word in changed if "_agent_command=" in word] == [
         "--dashboard_agent_command=sh -c cat",
         "--runtime_env_agent_command=sh -c cat",
     ]
@@ -92,6 +79,7 @@ def test_parts_of_ray_are_replaced_within_the_block_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[list[str], str]] = []
+    fork_server: Any = Told()
 
     def start_ray_process(command: list[str], process_type: str, **_options: Any) -> Any:
         calls.append((command, process_type))
@@ -99,7 +87,7 @@ def test_parts_of_ray_are_replaced_within_the_block_alone(
 
     monkeypatch.setattr(services, "start_ray_process", start_ray_process)
     before = {name: getattr(node.Node, name) for name in lean_ray._STARTS}
-    with lean(tmp_path):
+    with lean(fork_server):
         head: Any = node.Node.__new__(node.Node)
         head.start_monitor()
         head.start_log_monitor()
@@ -107,29 +95,37 @@ def test_parts_of_ray_are_replaced_within_the_block_alone(
         assert head.webui_url == ""
         services.start_ray_process(["gcs"], "gcs_server", fate_share=True)
         services.start_ray_process([*COMMAND, f"--session_dir={tmp_path}"], "raylet", fate_share=True)
+    assert fork_server.raylets == [7]
     assert [process_type for _, process_type in calls] == ["gcs_server", "raylet"]
     assert "--dashboard_agent_command=sh -c cat" in calls[1][0]
     assert {name: getattr(node.Node, name) for name in before} == before
     assert services.start_ray_process is start_ray_process
 
 
-@pytest.mark.parametrize("value", ["1", "yes"])
-def test_the_environment_has_ray_start_as_it_is(
-    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(PLAIN_VARIABLE, value)
-    before = node.Node.start_monitor
-    with lean(tmp_path):
-        assert node.Node.start_monitor is before
+def test_the_environment_has_ray_start_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(PLAIN_VARIABLE, raising=False)
+    assert is_wanted()
+    for value, wanted in (("", True), ("0", True), ("1", False), ("yes", False)):
+        monkeypatch.setenv(PLAIN_VARIABLE, value)
+        assert is_wanted() is wanted
+
+
+def test_a_fork_server_without_a_raylet_ends(tmp_path: Path) -> None:
+    fork_server = ForkServer(tmp_path)
+    assert fork_server.path.is_socket()
+    fork_server.close()
+    assert fork_server._process.wait(30) == 0
+    assert (tmp_path / "fork.log").read_text() == ""
 
 
 def test_where_ray_is_not_as_expected_it_starts_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    fork_server: Any = Told()
     monkeypatch.setattr(node.Node, "start_monitor", lambda self, address: None)
     assert unexpected() == "ray._private.node.Node.start_monitor"
     before = node.Node.start_log_monitor
-    with lean(tmp_path):
+    with lean(fork_server):
         assert node.Node.start_log_monitor is before
     assert caplog.messages == ["ray.unexpected"]
     monkeypatch.undo()

@@ -1,0 +1,52 @@
+"""The process of a fork server (`fork_server.py`), as it is started and told what it needs to know."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+PLAIN_VARIABLE = "KITSERVE_PLAIN_RAY"
+"""The environment variable by which Ray starts as it is: any value but "" and "0"."""
+
+
+def is_wanted() -> bool:
+    """Tell whether the environment allows a fork server, and a Ray without what is not used."""
+    return os.environ.get(PLAIN_VARIABLE, "") in ("", "0")
+
+
+class ForkServer:
+    """The fork server of one start of Ray; it lasts as long as the thread that makes it."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.path = directory / "fork.sock"
+        """Its socket."""
+        self.path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(str(self.path))
+            listener.listen(128)
+            with (directory / "fork.log").open("w") as log_file:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "gateway.control.loop.fork_server", str(listener.fileno())],
+                    stdin=subprocess.PIPE,
+                    stdout=log_file,
+                    stderr=log_file,
+                    pass_fds=[listener.fileno()],
+                )
+
+    def close(self) -> None:
+        """Have it end, unless it serves a raylet."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+
+    def serve(self, raylet: int) -> None:
+        """Have it fork processes for the raylet with this process id."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(f"{raylet}\n".encode())
+            self._process.stdin.flush()
