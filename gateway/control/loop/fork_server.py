@@ -148,7 +148,7 @@ def have_ids_of_their_own() -> bool:
 
 
 def _random_id() -> bytes:
-    from ray._raylet import JobID, TaskID  # type: ignore[attr-defined]
+    from ray._raylet import JobID, TaskID
 
     made: bytes = TaskID.for_fake_task(JobID.from_int(1)).binary()
     return made
