@@ -123,9 +123,9 @@ class ControlPlane:
     def _leave_ray(self, is_local: bool) -> None:
         # Where the imports have not ended, there is nothing to leave.
         ray_start, ray_serve = sys.modules.get(_RAY), sys.modules.get(_SERVE)
-        if not is_local and hasattr(ray_serve, "delete_all"):
+        if not is_local and ray_serve is not None and hasattr(ray_serve, "delete_all"):
             ray_serve.delete_all()
-        if hasattr(ray_start, "stop_ray"):
+        if ray_start is not None and hasattr(ray_start, "stop_ray"):
             ray_start.stop_ray()
 
     def _run(self, started: Future[None], ended: threading.Event) -> None:
