@@ -83,7 +83,6 @@ class Request:
 
 def main(listener: socket.socket) -> None:
     """Import what is needed, and fork processes as asked, until whoever started this ends."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     # Else numpy starts threads. Ray has its processes compute with one, where the user asks for no more.

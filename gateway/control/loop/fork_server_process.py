@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 PLAIN_VARIABLE = "KITSERVE_PLAIN_RAY"
@@ -29,7 +31,7 @@ class ForkServer:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(str(self.path))
             listener.listen(128)
-            with (directory / "fork.log").open("w") as log_file:
+            with (directory / "fork.log").open("w") as log_file, _without_interrupts():
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "gateway.control.loop.fork_server", str(listener.fileno())],
                     stdin=subprocess.PIPE,
@@ -50,3 +52,16 @@ class ForkServer:
         with contextlib.suppress(OSError):
             self._process.stdin.write(f"{raylet}\n".encode())
             self._process.stdin.flush()
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Have processes that are started in the block, and their children, get no SIGINT of a terminal.
+
+    It is for `kitserve serve`, which ends them; Ray starts its own processes in the same way.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,10 @@ def test_the_environment_has_ray_start_as_it_is(monkeypatch: pytest.MonkeyPatch)
 def test_a_fork_server_without_a_raylet_ends(tmp_path: Path) -> None:
     fork_server = ForkServer(tmp_path)
     assert fork_server.path.is_socket()
+    # SIGINT at a terminal is for `kitserve serve` alone, also while Python starts.
+    status = Path(f"/proc/{fork_server._process.pid}/status").read_text()
+    assert int(status.partition("SigBlk:")[2].split()[0], 16) & 1 << (signal.SIGINT - 1)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     fork_server.close()
     assert fork_server._process.wait(30) == 0
     assert (tmp_path / "fork.log").read_text() == ""
