@@ -184,7 +184,7 @@ def become(request: Request) -> None:
             Path("/proc/self/oom_score_adj").write_text(os.environ.get(_OOM_VARIABLE, _OOM_SCORE))
         script = request.command[1]
         sys.argv = list(request.command[1:])
-        sys.path[0] = str(Path(script).parent)
+        sys.path.insert(0, str(Path(script).parent))
         runpy.run_path(script, run_name="__main__")
         code = 0
     except SystemExit as ending:

@@ -33,7 +33,9 @@ class ForkServer:
             listener.listen(128)
             with (directory / "fork.log").open("w") as log_file, _without_interrupts():
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "gateway.control.loop.fork_server", str(listener.fileno())],
+                    [sys.executable, "-P", "-m", "gateway.control.loop.fork_server", str(listener.fileno())],
+                    # What this process imports, and from nowhere else: not from where it was started.
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                     stdin=subprocess.PIPE,
                     stdout=log_file,
                     stderr=log_file,

@@ -111,7 +111,10 @@ def test_the_environment_has_ray_start_as_it_is(monkeypatch: pytest.MonkeyPatch)
         assert is_wanted() is wanted
 
 
-def test_a_fork_server_without_a_raylet_ends(tmp_path: Path) -> None:
+def test_a_fork_server_without_a_raylet_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It imports nothing from where it was started.
+    (tmp_path / "fastapi.py").write_text("print('hostile', flush=True)")
+    monkeypatch.chdir(tmp_path)
     fork_server = ForkServer(tmp_path)
     assert fork_server.path.is_socket()
     # SIGINT at a terminal is for `kitserve serve` alone, also while Python starts.
