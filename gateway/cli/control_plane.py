@@ -8,8 +8,10 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 from gateway.cli.processes import descendants, end_descendants
@@ -17,6 +19,7 @@ from gateway.cli.signals import catch_signals
 from gateway.cli.supervision import RayProcesses
 from gateway.config.config import GatewayConfig
 from gateway.control.loop.environment import prepare
+from gateway.control.loop.fork_server_process import ForkServer, is_wanted
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.errors import ControlError
 from gateway.tracing.settings import OtlpSettings
@@ -24,8 +27,11 @@ from gateway.tracing.settings import OtlpSettings
 _HANDLERS_SECONDS = 0.05
 _LOOK_SECONDS = 1.0
 _LEFTOVER_SECONDS = 1.0
+_ANSWER_SECONDS = 60.0
+_POLL_SECONDS = 0.02
 _LOOPBACK = "127.0.0.1"
-_RAY = "gateway.control.loop.ray_serve"
+_GATEWAY = "gateway.control.gateway"
+_RAY, _SERVE = "gateway.control.loop.ray_start", "gateway.control.loop.ray_serve"
 
 
 class ControlPlane:
@@ -42,16 +48,20 @@ class ControlPlane:
         config: GatewayConfig,
         files: EdgeFiles,
         settings: EdgeSettings,
+        is_answering: Callable[[], bool],
         otlp: OtlpSettings | None = None,
     ) -> None:
+        """`is_answering` tells whether the gateway answers at its socket."""
         self._address = address
         self._home = home
         self._config = config
         self._files = files
         self._settings = settings
+        self._is_answering = is_answering
         self._otlp = otlp
         self._started: Future[None] = Future()
         self._ended = threading.Event()
+        self._has_ray = threading.Event()
         self._hang = ""
         """Why a start did not end; "" where all did."""
 
@@ -60,8 +70,8 @@ class ControlPlane:
         self._config = config
         self._settings = replace(self._settings, listen=str(config.listen), access_log=config.access_log)
 
-    def start(self) -> None:
-        """Start Ray and the gateway; returns once Serve runs that.
+    def start(self, say: Callable[[str], None]) -> None:
+        """Start Ray and the gateway, and say when Ray runs; returns once the gateway answers.
 
         Raises:
             ControlError: when they cannot be started; also when Ray hangs, as a process that it needs died.
@@ -74,11 +84,16 @@ class ControlPlane:
         started: Future[None] = Future()
         ended = threading.Event()
         self._started, self._ended = started, ended
+        self._has_ray.clear()
+        began, has_said = time.monotonic(), False
         threading.Thread(target=self._run, args=(started, ended), name="control-plane", daemon=True).start()
         ray, looked = RayProcesses(earlier=earlier), time.monotonic()
         while not wait([started], _HANDLERS_SECONDS).done:
             # Ray's core puts a handler of its own in their place, which prints the stack of every thread.
             catch_signals()
+            if not has_said and self._has_ray.is_set():
+                has_said = True
+                say(f"Ray runs, after {time.monotonic() - began:.1f} s")
             if time.monotonic() - looked >= _LOOK_SECONDS:
                 if failure := ray.failure():
                     self._hang = f"{failure} while Ray was being started; start Kitserve again"
@@ -106,13 +121,12 @@ class ControlPlane:
         self._ended.set()
 
     def _leave_ray(self, is_local: bool) -> None:
-        # Where the import has not ended, there is nothing to leave.
-        ray_serve = sys.modules.get(_RAY)
-        if ray_serve is None or not hasattr(ray_serve, "stop_ray"):
-            return
-        if not is_local:
+        # Where the imports have not ended, there is nothing to leave.
+        ray_start, ray_serve = sys.modules.get(_RAY), sys.modules.get(_SERVE)
+        if not is_local and ray_serve is not None and hasattr(ray_serve, "delete_all"):
             ray_serve.delete_all()
-        ray_serve.stop_ray()
+        if ray_start is not None and hasattr(ray_start, "stop_ray"):
+            ray_start.stop_ray()
 
     def _run(self, started: Future[None], ended: threading.Event) -> None:
         try:
@@ -124,11 +138,24 @@ class ControlPlane:
         ended.wait()
 
     def _start(self) -> None:
-        # Ray takes seconds to import: only commands that need it wait for it.
+        is_forked = self._address is None and is_wanted()
+        # Before all else: it imports meanwhile what the first processes of Ray need.
+        fork_server = ForkServer(self._files.directory) if is_forked else None
+        try:
+            # Ray takes long to import: only commands that need it wait for it.
+            from gateway.control.loop.ray_start import start_ray
+
+            # While Ray's programs start.
+            threading.Thread(target=import_module, args=(_GATEWAY,), name="import", daemon=True).start()
+            start_ray(self._address, self._files.directory, fork_server)
+        finally:
+            if fork_server is not None:
+                fork_server.close()
+        self._has_ray.set()
         from gateway.control.gateway import Gateway, GatewaySettings
         from gateway.control.loop import ray_serve
 
-        ray_serve.start_ray(self._address, self._files.directory)
+        ray_serve.start_serve()
         ray_serve.deploy_gateway(
             Gateway,
             GatewaySettings(
@@ -143,4 +170,21 @@ class ControlPlane:
                 instance=uuid.uuid4().hex,
                 otlp=self._otlp,
             ),
+            waits=self._address is not None,
         )
+        self._wait_for_answer(ray_serve.gateway_failure)
+
+    def _wait_for_answer(self, failure_of_gateway: Callable[[], str]) -> None:
+        """Wait until the gateway answers: it does before Serve says that it runs."""
+        started = looked = time.monotonic()
+        while not self._is_answering():
+            now = time.monotonic()
+            if now - looked >= _LOOK_SECONDS:
+                looked = now
+                if failure := failure_of_gateway():
+                    raise ControlError(f"the gateway could not be started: {failure}")
+            if now - started > _ANSWER_SECONDS:
+                raise ControlError(
+                    f"the gateway does not answer on {self._config.admin} after {_ANSWER_SECONDS:g} s"
+                )
+            time.sleep(_POLL_SECONDS)

@@ -20,6 +20,7 @@ from gateway.cli.control_plane import ControlPlane
 from gateway.cli.health import health_link
 from gateway.cli.host import callers_bounds, check_disks, raise_open_files, run_bytes
 from gateway.cli.listening import ListeningCheck
+from gateway.cli.prefetch import Prefetch
 from gateway.cli.processes import adopt_orphans
 from gateway.cli.run_directory import run_directory
 from gateway.cli.supervision import Supervision, config_in_force
@@ -46,7 +47,6 @@ from gateway.loopback import is_loopback_host
 from gateway.wire.server import reserve_port
 from gateway.worker.containment import remove_directories
 
-_START_SECONDS = 60
 _STOP_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,14 @@ class Kitserve:
         self.addresses: Addresses | None = None
         """Where it listens; None before all parts have started."""
 
+    def is_answering(self) -> bool:
+        """Tell whether the gateway answers."""
+        try:
+            self.client.status()
+        except ControlError:
+            return False
+        return True
+
     def lose_edge(self, error: EdgeError) -> None:
         """Note that the edge is gone for good; this ends `serve`."""
         self.edge_error = error
@@ -93,8 +101,7 @@ def running(config: GatewayConfig, home: Path, address: str | None, say: Say) ->
 
             def start_again() -> None:
                 control_plane.use(config_in_force(home, config))
-                control_plane.start()
-                _wait_for_gateway(kitserve)
+                control_plane.start(say)
                 # Read only now: somebody may have applied another one to the gateway that died.
                 kitserve.client.apply(config_in_force(home, config))
 
@@ -139,7 +146,7 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     EdgeControl(settings, files).write_first(RoutingTable(routes))
     stack.callback((home / SOCKET_FILE).unlink, missing_ok=True)
     stack.callback(remove_directories)
-    control_plane = ControlPlane(address, home, config, files, settings, otlp)
+    control_plane = ControlPlane(address, home, config, files, settings, kitserve.is_answering, otlp)
     stack.callback(control_plane.stop)
     traced = None
     if otlp is not None:
@@ -158,10 +165,14 @@ def _start(kitserve: Kitserve, stack: ExitStack, say: Say) -> tuple[EdgeProcess,
     if about := _about_workers(has_worker_tls, is_cluster):
         say(about)
     say("starting Ray and the gateway" if address is None else _joining(address))
-    control_plane.start()
-    _wait_for_gateway(kitserve)
+    prefetch = Prefetch(config, home)
+    stack.callback(prefetch.stop)
+    prefetch.start()
+    started = time.monotonic()
+    control_plane.start(say)
     scheme = "http" if config.admin_tls is None else "https"
-    say(f"gateway listens on {scheme}://{config.admin}")
+    prefetch.stop()
+    say(f"gateway listens on {scheme}://{config.admin}, after {time.monotonic() - started:.1f} s")
     kitserve.client.apply(config)
     return edge, control_plane, holder
 
@@ -202,20 +213,6 @@ def edge_settings(
         new_worker_tls() if has_worker_tls else None,
         None if config.tracing is None else EdgeTracing(config.tracing.sample, config.tracing.caller_rate),
     )
-
-
-def _wait_for_gateway(kitserve: Kitserve) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            kitserve.client.status()
-            break
-        except ControlError:
-            if time.monotonic() > deadline:
-                raise ControlError(
-                    f"the gateway does not answer on {kitserve.config.admin} after {_START_SECONDS} s"
-                ) from None
-            time.sleep(0.1)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from gateway.cli.admin_client import AdminClient
 from gateway.cli.config_files import read_file
 from gateway.cli.containment import containment_warnings
 from gateway.cli.options import WATCH_SECONDS, ConfigFile, Home, Locked, Output, out, read_output
+from gateway.cli.outcomes import SETTLED
 from gateway.cli.progress import Reporter
 from gateway.cli.reload import ConfigSource, Reload
 from gateway.cli.signals import Stopped, catch_hangup, catch_signals
@@ -34,6 +36,8 @@ from runtimes import select as runtimes
 if TYPE_CHECKING:
     from gateway.cli.lifecycle import Kitserve
 
+_SETTLED_SECONDS = 2.0
+"""How often the gateway is asked for its status where no model is on its way."""
 _FORMAT = Output.TEXT if sys.stdout.isatty() else Output.JSON
 """Text for people at a terminal; for programs, what can be searched."""
 Look = Callable[[AdminClient, dict[str, Any] | None], None]
@@ -147,13 +151,18 @@ def _report_until_edge_is_lost(kitserve: Kitserve, reporter: Reporter, look: Loo
     Raises:
         ControlError: when Ray is gone for good.
     """
+    asked = float("-inf")
+    is_settled = False
     while kitserve.edge_error is None:
         status = None
-        # Serve starts a gateway that is gone again, and calls do not need it.
-        with contextlib.suppress(ControlError):
-            status = kitserve.client.status()
+        if not is_settled or time.monotonic() - asked >= _SETTLED_SECONDS:
+            asked = time.monotonic()
+            # Serve starts a gateway that is gone again, and calls do not need it.
+            with contextlib.suppress(ControlError):
+                status = kitserve.client.status()
         if status is not None:
             reporter.report_models(status)
+            is_settled = all(model["state"] in SETTLED for model in status["models"])
             if kitserve.addresses is not None:
                 # What cannot be followed now can in the next round.
                 with contextlib.suppress(ControlError):

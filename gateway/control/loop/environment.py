@@ -23,6 +23,22 @@ _ON_ONE_MACHINE = {
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
     "RAY_SERVE_ENABLE_HA_PROXY": "0",
 }
+# On one machine, where nothing else is set.
+_UNLESS_SET = {
+    # Ray's object manager connects to a socket that may not be there yet, and waits a whole second before it
+    # tries again: so it tries every 50 ms, for 20 s.
+    "RAY_raylet_client_connect_timeout_milliseconds": "50",
+    "RAY_raylet_client_num_connect_attempts": "400",
+    # Ray's processes wake up so often for what nobody reads: Serve's metrics (every 100 ms in each replica),
+    # events of each call for the dashboard, dumps of their state, and how much of the only node is in use.
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "10000",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_debug_dump_period_milliseconds": "0",
+    "RAY_raylet_report_resources_period_milliseconds": "1000",
+    "RAY_gcs_pull_resource_loads_period_milliseconds": "5000",
+    # Ten times a second, Serve's controller looks at all replicas: it is the busiest of all while nothing is.
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
+}
 # Other ways to a token: a file, which may be another's, and Kubernetes, which Ray would ask.
 _OTHER_TOKENS = ("RAY_AUTH_TOKEN_PATH", "RAY_ENABLE_K8S_TOKEN_AUTH")
 
@@ -50,6 +66,8 @@ def prepare(address: str | None) -> None:
     if address is None:
         for name in _OTHER_TOKENS:
             os.environ.pop(name, None)
+        for name, value in _UNLESS_SET.items():
+            os.environ.setdefault(name, value)
         os.environ.update(_ON_ONE_MACHINE, RAY_AUTH_TOKEN=secrets.token_hex(32))
     else:
         # Clusters ask for a token since Ray 2.60; a client without this setting sends none.

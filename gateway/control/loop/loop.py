@@ -1,6 +1,7 @@
 """The reconcile loop: it makes what runs here what the config asks for.
 
-A tick comes every half second, and at once when something has changed. Its steps:
+A tick comes every half second, or every second where nothing is under way, and at once when something has
+changed. Its steps:
 
     observe    what Serve runs, and which workers report; versions that failed are given up
     remember   the config in force, what its references mean, the versions and the routes, from the state
@@ -67,7 +68,7 @@ from gateway.control.rollouts.driver import Rollouts
 from gateway.control.state.database import State
 from gateway.control.state.restarts import Restarts
 from gateway.control.state.snapshot import Observed, Recorded
-from gateway.control.state.status import Status
+from gateway.control.state.status import ModelState, Status
 from gateway.control.state.versions import Kind, Version
 from gateway.control.state.workers import Workers, ready_workers
 from gateway.edge.edge import Edge
@@ -77,6 +78,8 @@ from gateway.foreign_text import foreign_text
 from gateway.rollout.state import Phase
 
 _TICK_SECONDS = 0.5
+_QUIET_TICK_SECONDS = 1.0
+_AT_REST = (ModelState.READY, ModelState.ASLEEP, ModelState.FAILED)
 # The edge is given its table again now and then: HAProxy may have been started again.
 _EDGE_SECONDS = 5.0
 # After a restart the workers report within a second or two; one that died meanwhile never does.
@@ -176,6 +179,7 @@ class ReconcileLoop:
         self._restarts.advance(observed.workers, recorded.versions, observed.apps)
         self._begin(plan, recorded)
         self.status = Status(recorded.desired.generation, plan.models, edge_trouble)
+        self._watch.is_quiet = not edge_trouble and _is_quiet(plan, recorded)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -185,9 +189,10 @@ class ReconcileLoop:
                 self.succeeded_at = time.time()
             except Exception as error:
                 self.failures += 1
+                self._watch.is_quiet = False
                 log.exception("tick.failed")
                 self.status = replace(self.status, trouble=foreign_text(error) or type(error).__name__)
-            self._wake.wait(_TICK_SECONDS)
+            self._wake.wait(_QUIET_TICK_SECONDS if self._watch.is_quiet else _TICK_SECONDS)
 
     def _observe(
         self, applications: Mapping[AppName, Application], reports: Mapping[AppName, Announcement]
@@ -319,6 +324,13 @@ class ReconcileLoop:
             if self._retries.begin(version.kind, host_of(version.reference.reference)):
                 log.info("version.retried", extra={"app": version.app})
                 self.wake()
+
+
+def _is_quiet(plan: Plan, recorded: Recorded) -> bool:
+    """Tell whether nothing is under way: no rollout, whose windows are ticks, and nothing that was begun."""
+    begun = (plan.resolve, plan.deploy, plan.surplus, plan.retry, recorded.condemned, recorded.retries)
+    has_rollout = any(rollout.phase is not Phase.HEALTHY for rollout in recorded.rollouts.values())
+    return not has_rollout and not any(begun) and all(model.state in _AT_REST for model in plan.models)
 
 
 def _weights(table: RoutingTable) -> dict[str, dict[str, int]]:

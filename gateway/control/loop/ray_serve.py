@@ -1,14 +1,14 @@
-"""Ray and Ray Serve, driven from here alone: start, deploy, wake, delete, list, stop.
+"""Ray Serve, driven from here alone: start, deploy, wake, delete, list.
 
-What of Ray is used that is not public and stable is here too (but for `ray_token`), and a test fails when it
-changes:
+What of Ray is used that is not public and stable is here too (but for `ray_start`, `ray_token` and
+`lean_ray`), and a test fails when it changes:
 
 - `serve.run_many` and `RunTarget`, which return before an application runs (developer API);
 - `serve.delete(_blocking=False)`, which returns before an application is gone;
 - a `DeploymentHandle` made by its constructor, as `serve.get_app_handle` keeps each that it gives out, and
   its `shutdown_async`;
 - the names of replicas' actors, `SERVE_REPLICA::<application>#<deployment>#<id>`;
-- `ray.util.get_node_ip_address`, and `_temp_dir` of `ray.init`;
+- `ray.util.get_node_ip_address`;
 - what Serve says of a replica that cannot be scheduled, or takes long to start: it is put into our own words;
 - `Deployment.options(version=…, _internal=True)`, so that an application that is run again keeps its workers.
 """
@@ -18,12 +18,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import re
 import threading
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -33,8 +31,6 @@ from ray.serve.handle import DeploymentHandle
 
 from gateway.contract import AppName, WorkerSpec
 from gateway.control.loop.capacity import waiting_message
-from gateway.control.loop.environment import OBJECT_STORE_BYTES
-from gateway.control.loop.ray_token import require_token
 from gateway.control.state.versions import Version, is_version
 from gateway.errors import ControlError
 from gateway.foreign_text import foreign_text
@@ -43,6 +39,7 @@ from gateway.worker.deployment import Worker
 from gateway.worker.scaling import LOOK_BACK_SECONDS, ByOngoingCalls
 
 GATEWAY_APP = "kitserve"
+_GATEWAY_ROUTE = "/kitserve"
 _WORKER = "worker"
 _MAX_ONGOING = 1024
 _HEALTH_PERIOD_SECONDS = 5
@@ -69,40 +66,18 @@ _REPLICAS = "SERVE_REPLICA::"
 _RUNNING = "RUNNING"
 
 
-def start_ray(address: str | None, directory: Path) -> None:
-    """Start Ray on this machine, or join the cluster at `address`; then start Serve.
-
-    A Ray that is started here has its sockets and logs in `directory`, whose path must be short, and takes
-    calls only with the token in the environment (see `environment.prepare`).
+def start_serve() -> None:
+    """Start Serve on the Ray that this process has started or joined.
 
     Raises:
-        ControlError: when Ray cannot be started or joined, or would take calls without that token.
+        ControlError: when it cannot be started.
     """
-    options: dict[str, Any] = {
-        "namespace": GATEWAY_APP,
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-    }
-    if address is None:
-        require_token(os.environ["RAY_AUTH_TOKEN"])
-        options |= {
-            "address": "local",
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "_temp_dir": str(directory / "ray"),
-        }
-    else:
-        options["address"] = address
-    # It warns of a thread that is not the main one, before it has read `logging_level`.
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
-        ray.init(**options)
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         # Calls come from the edge: Serve's own proxies would take a port on each node for nothing.
         serve.start(proxy_location="Disabled", logging_config=_LOGGING)
     except Exception as error:
-        where = "on this machine" if address is None else f"at {address}"
-        raise ControlError(f"Ray could not be started {where}: {foreign_text(error)}") from error
+        raise ControlError(f"Ray Serve could not be started: {foreign_text(error)}") from error
 
 
 def node_resource() -> str:
@@ -115,8 +90,14 @@ def parallel_starts() -> int:
     return int(_resources().get("CPU", 1)) + 1
 
 
-def deploy_gateway(deployment: Any, settings: Any) -> None:
-    """Run the gateway as one replica on this node, started again by Serve when it dies.
+def deploy_gateway(deployment: Any, settings: Any, waits: bool) -> None:
+    """Have Serve run the gateway as one replica on this node, and start it again when it dies.
+
+    Args:
+        deployment: the class.
+        settings: what it is made with.
+        waits: whether to wait until it runs, as another one may still answer. Where nothing is waited for,
+            `gateway_failure` tells when it never will.
 
     Raises:
         ControlError: when it cannot be started.
@@ -133,10 +114,24 @@ def deploy_gateway(deployment: Any, settings: Any) -> None:
         ray_actor_options={"num_cpus": 0, "resources": {node_resource(): 0.001}},
     ).bind(settings)
     try:
-        serve.run(application, name=GATEWAY_APP, route_prefix="/kitserve")
+        if waits:
+            serve.run(application, name=GATEWAY_APP, route_prefix=_GATEWAY_ROUTE)
+        else:
+            _run(application, GATEWAY_APP, _GATEWAY_ROUTE)
     except Exception as error:
-        reason = _last_trouble(GATEWAY_APP) or error
-        raise ControlError(f"the gateway could not be started: {foreign_text(reason)}") from error
+        reason = gateway_failure() or foreign_text(error)
+        raise ControlError(f"the gateway could not be started: {reason}") from error
+
+
+def gateway_failure() -> str:
+    """Return why Serve starts the gateway no more; "" while it does."""
+    overview = serve.status().applications.get(GATEWAY_APP)
+    if overview is None or overview.status != _GAVE_UP:
+        return ""
+    messages = [deployment.message.strip() for deployment in overview.deployments.values()]
+    # The last line of a traceback.
+    reason = next((message.splitlines()[-1] for message in messages if message), overview.message)
+    return foreign_text(reason) or "it could not be started"
 
 
 def deploy(version: Version, spec: WorkerSpec, reserve_cpus: bool, is_running: bool) -> None:
@@ -161,8 +156,7 @@ def deploy(version: Version, spec: WorkerSpec, reserve_cpus: bool, is_running: b
         )
         # Serve starts other workers for another version alone; without one, it takes each call for a new one.
         application = deployment.options(version=str(version.kind), _internal=True).bind(spec)
-    target = RunTarget(target=application, name=version.app, route_prefix=f"/{version.app}")
-    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    _run(application, version.app, f"/{version.app}")
 
 
 def autoscaling(scaling: Scaling, is_running: bool = False) -> dict[str, Any]:
@@ -274,11 +268,6 @@ def delete_all() -> None:
             serve.delete(name, _blocking=False)
 
 
-def stop_ray() -> None:
-    """Leave Ray; a Ray that this process started ends."""
-    ray.shutdown()
-
-
 def _resources() -> dict[str, float]:
     """Return what all nodes have together, used or free, by Ray's names."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -290,11 +279,10 @@ def _deployment(target: Any, **options: Any) -> Any:
     return serve.deployment(target, logging_config=_LOGGING, **options)
 
 
-def _last_trouble(app: str) -> str:
-    """Return why Serve could not start an application: the last line of a traceback, or ""."""
-    overview = serve.status().applications.get(app)
-    messages = [deployment.message for deployment in overview.deployments.values()] if overview else []
-    return messages[0].strip().splitlines()[-1] if messages and messages[0].strip() else ""
+def _run(application: Any, name: str, route_prefix: str) -> None:
+    """Have Serve run an application; returns before it runs."""
+    target = RunTarget(target=application, name=name, route_prefix=route_prefix)
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
 def _trouble(overview: Any) -> str:

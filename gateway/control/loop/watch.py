@@ -17,6 +17,7 @@ from gateway.control.state.workers import Workers
 from gateway.errors import reason_of
 
 _LOOK_SECONDS = 1.0
+_QUIET_LOOK_SECONDS = 3.0
 _PROBE_SECONDS = 0.25
 _CONNECT_SECONDS = 0.2
 
@@ -41,11 +42,13 @@ class Watch:
         self._looking = threading.Lock()
         self._applications: Mapping[AppName, Application] | None = None
         self._stopping = threading.Event()
+        self.is_quiet = False
+        """Whether nothing is under way in Serve, so that it is asked less often."""
 
     def start(self) -> None:
         """Begin to look."""
-        for work, seconds in ((self._look_again, _LOOK_SECONDS), (self._probe, _PROBE_SECONDS)):
-            threading.Thread(target=self._repeat, args=(work, seconds), name="watch", daemon=True).start()
+        for work, pause in ((self._look_again, self._look_pause), (self._probe, lambda: _PROBE_SECONDS)):
+            threading.Thread(target=self._repeat, args=(work, pause), name="watch", daemon=True).start()
 
     def stop(self) -> None:
         """Look no more."""
@@ -93,8 +96,11 @@ class Watch:
                 self._workers.drop(worker.worker)
                 self._changed()
 
-    def _repeat(self, work: Callable[[], None], seconds: float) -> None:
-        while not self._stopping.wait(seconds):
+    def _look_pause(self) -> float:
+        return _QUIET_LOOK_SECONDS if self.is_quiet else _LOOK_SECONDS
+
+    def _repeat(self, work: Callable[[], None], pause: Callable[[], float]) -> None:
+        while not self._stopping.wait(pause()):
             work()
 
 

@@ -1,4 +1,6 @@
-"""MLServer with a model class of its own, in its process: `server.py PORT MODEL`.
+"""MLServer with a model class of its own, in its process: `server.py PORT MODEL [COUNT]`.
+
+With COUNT, so many models are made of the file: m0, m1, and so on.
 
 `parallel_workers` 0 is quicker here than its default, a process for the model; no log of calls.
 """
@@ -36,7 +38,7 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-async def main(port: int, model: str) -> None:
+async def main(port: int, model: str, names: list[str]) -> None:
     settings = Settings(
         host="127.0.0.1",
         http_port=port,
@@ -47,9 +49,10 @@ async def main(port: int, model: str) -> None:
     )
     parameters = ModelParameters(uri=model)
     await MLServer(settings).start(
-        [ModelSettings(name="model", implementation=OnnxModel, parameters=parameters)]
+        [ModelSettings(name=name, implementation=OnnxModel, parameters=parameters) for name in names]
     )
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), sys.argv[2]))
+    names = [f"m{number}" for number in range(int(sys.argv[3]))] if len(sys.argv) > 3 else ["model"]
+    asyncio.run(main(int(sys.argv[1]), sys.argv[2], names))

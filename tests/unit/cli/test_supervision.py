@@ -210,14 +210,14 @@ def test_a_process_that_dies_while_ray_starts_ends_the_start(
             with subprocess.Popen([tmp_path / "raylet", "0.6"]):
                 ended.wait()
 
-    plane: Any = HangingStart("cluster", tmp_path, None, None, None)  # type: ignore[arg-type]  # not used
+    plane: Any = HangingStart("cluster", tmp_path, None, None, None, bool)  # type: ignore[arg-type]  # not used
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     message = r"raylet \(process \d+\) died while Ray was being started"
     try:
         for _ in range(2):
             # Another start would hang beside the first.
             with pytest.raises(ControlError, match=message):
-                plane.start()
+                plane.start(print)
     finally:
         ended.set()
         for number, handler in before.items():

@@ -111,3 +111,12 @@ def test_no_log_of_rays_grows_without_end(address: str | None) -> None:
     prepare(address)
     assert int(os.environ["RAY_ROTATION_MAX_BYTES"]) == LOG_BYTES
     assert os.environ["RAY_ROTATION_BACKUP_COUNT"] == "1"
+
+
+def test_rays_object_manager_waits_no_second_for_its_socket() -> None:
+    attempts, pause = (
+        f"RAY_raylet_client_{name}" for name in ("num_connect_attempts", "connect_timeout_milliseconds")
+    )
+    os.environ[attempts] = "7"
+    prepare(None)
+    assert (os.environ[attempts], os.environ[pause]) == ("7", "50"), "what a user has set stays"

@@ -97,8 +97,10 @@ class Plane:
 @pytest.fixture
 def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plane]:
     monkeypatch.setattr(resolver_module, "resolve", lambda *_: Meaning(Digest.of(b"v1")))
-    monkeypatch.setattr(loop_module, "_TICK_SECONDS", 0.02)
-    monkeypatch.setattr(watch_module, "_LOOK_SECONDS", 0.02)
+    for name in ("_TICK_SECONDS", "_QUIET_TICK_SECONDS"):
+        monkeypatch.setattr(loop_module, name, 0.02)
+    for name in ("_LOOK_SECONDS", "_QUIET_LOOK_SECONDS"):
+        monkeypatch.setattr(watch_module, name, 0.02)
     plane = Plane(tmp_path, FakeServe(monkeypatch))
     yield plane
     plane.loop.stop()
@@ -114,6 +116,19 @@ def test_from_a_config_to_routes(plane: Plane) -> None:
     wait(lambda: plane.shown() == (ModelState.READY, ""))
     assert plane.state.routes() == {"iris": AppRoute(app)}
     assert plane.servers() == (Server(f"{app}#1", "10.0.0.1", 1),)
+
+
+def test_it_looks_less_often_while_nothing_is_under_way(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "_EDGE_SECONDS", 0.0)
+    app = plane.start()
+    wait(lambda: plane.shown() == (ModelState.LOADING, "deploying"))
+    assert not plane.loop._watch.is_quiet
+    plane.workers.hear(report(app))
+    wait(lambda: plane.loop._watch.is_quiet)
+    plane.edge.error = EdgeError("it is gone")
+    wait(lambda: not plane.loop._watch.is_quiet)
 
 
 def test_routes_are_logged_where_weights_change_and_not_for_each_worker(
@@ -138,7 +153,8 @@ def test_what_a_worker_that_answers_has_to_tell_is_shown(plane: Plane) -> None:
 
 
 def test_a_change_is_seen_at_once(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_module, "_TICK_SECONDS", 60.0)
+    for name in ("_TICK_SECONDS", "_QUIET_TICK_SECONDS"):
+        monkeypatch.setattr(loop_module, name, 60.0)
     app = plane.start()
     wait(lambda: plane.shown() == (ModelState.LOADING, "deploying"))
     plane.workers.hear(report(app))

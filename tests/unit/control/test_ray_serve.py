@@ -89,6 +89,28 @@ def test_each_status_of_an_application(
     assert ray_serve.applications() == {APP: application}
 
 
+@pytest.mark.parametrize(
+    ("shown", "failure"),
+    [
+        (overview("DEPLOYING", "", "Traceback:\nValueError: a"), ""),
+        (overview("RUNNING"), ""),
+        (overview("DEPLOY_FAILED", "b", "Traceback:\nValueError: a\n"), "ValueError: a"),
+        (overview("DEPLOY_FAILED", "b"), "b"),
+        (overview("DEPLOY_FAILED"), "it could not be started"),
+    ],
+)
+def test_why_the_gateway_never_runs(
+    shown: SimpleNamespace, failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications={ray_serve.GATEWAY_APP: shown}))
+    assert ray_serve.gateway_failure() == failure
+
+
+def test_a_gateway_that_serve_does_not_know_yet_has_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications={}))
+    assert ray_serve.gateway_failure() == ""
+
+
 def test_to_delete_all_starts_no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "status", lambda: pytest.fail("it would start one"))
     ray_serve.delete_all()

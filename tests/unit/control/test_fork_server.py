@@ -1,0 +1,220 @@
+"""Processes that are forked instead of started: they are as Ray's own would be."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.control.loop import fork_request, fork_server
+from gateway.control.loop.fork_request import TOKEN, ask
+from gateway.control.loop.fork_server import Request
+from tests.support.waiting import wait
+
+# A fork server that imports nothing first.
+SERVER = """
+import socket, sys
+from gateway.control.loop import fork_server
+fork_server.WITHOUT_RAY, fork_server.import_ray = ("json",), lambda: None
+fork_server._random_id = lambda: __import__("os").urandom(8)
+{before}
+fork_server.main(socket.socket(fileno=int(sys.argv[1])))
+"""
+SCRIPT = """
+import json, os, signal, sys
+from pathlib import Path
+Path(sys.argv[1]).write_text(json.dumps({
+    "arguments": sys.argv, "environment": dict(os.environ), "name": __name__, "group": os.getpgid(0),
+    "process": os.getpid(), "imported": "json" in sys.modules,
+    "ends": signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL, "umask": os.umask(0),
+    "score": Path("/proc/self/oom_score_adj").read_text(),
+}))
+os.rename(sys.argv[1], sys.argv[1] + ".done")
+sys.exit(3)
+"""
+
+
+class Server:
+    """A fork server with its socket."""
+
+    def __init__(self, directory: Path, before: str = "") -> None:
+        self.path = str(directory / "fork.sock")
+        environment = {**os.environ, TOKEN: "secret"}
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(self.path)
+            listener.listen()
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-c",
+                    SERVER.format(before=before),
+                    str(listener.fileno()),
+                ],
+                stdin=subprocess.PIPE,
+                pass_fds=[listener.fileno()],
+                env=environment,
+                text=True,
+                umask=0o077,
+            )
+
+    def serve(self) -> None:
+        """Tell it the raylet's process id."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("4711\n")
+        self.process.stdin.flush()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    server.serve()
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "worker.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def answer(file: Path) -> dict[str, object]:
+    done = file.with_name(file.name + ".done")
+    wait(done.exists)
+    answer: dict[str, object] = json.loads(done.read_text())
+    return answer
+
+
+def test_what_is_forked_is_as_if_it_was_started(server: Server, script: Path, tmp_path: Path) -> None:
+    file = tmp_path / "answer"
+    environment = {TOKEN: "secret", "RAY_JOB_ID": "01", "TEXT": "a=b\nc", "RAY_RAYLET_PID": "4711"}
+    assert ask(server.path, [sys.executable, str(script), str(file), "--x="], environment)
+    forked = answer(file)
+    assert forked["arguments"] == [str(script), str(file), "--x="]
+    assert forked["environment"] == {**environment, "RAY_JOB_ID": "ffffffff"}
+    assert forked["name"] == "__main__"
+    assert forked["group"] == forked["process"] != server.process.pid
+    assert forked["imported"]
+    assert forked["ends"]
+    assert forked["umask"] == 0o077
+    assert forked["score"] == "1000\n"
+    # Nothing is left of it, not even a zombie.
+    wait(lambda: not Path(f"/proc/{forked['process']}").exists())
+
+
+@pytest.mark.parametrize("token", ["", "another"])
+def test_who_has_not_rays_token_gets_nothing(
+    token: str, server: Server, script: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "answer"
+    assert not ask(server.path, [sys.executable, str(script), str(file)], {TOKEN: token})
+    assert not ask(server.path, [sys.executable, "-c", "1"], {TOKEN: "secret"})
+    assert ask(server.path, [sys.executable, str(script), str(tmp_path / "b")], {TOKEN: "secret"})
+    answer(tmp_path / "b")
+    assert not (tmp_path / "answer.done").exists()
+
+
+@pytest.mark.parametrize(
+    "message", [b"", b"t", b"t\0x", b"t\x009\0python\0a.py", b"t\x001\0python", b"u\x002\0python\0a.py"]
+)
+def test_what_is_no_request_is_none(message: bytes) -> None:
+    assert Request.parse(message, "t") is None
+    assert Request.parse(b"\x002\0python\0a.py", "") is None, "there is no token"
+
+
+def test_a_request_that_waits_is_taken_once_the_raylet_is_known(script: Path, tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            fork_request.__file__,
+            server.path,
+            sys.executable,
+            str(script),
+            str(tmp_path / "a"),
+        ],
+        env={TOKEN: "secret"},
+        cwd=tmp_path,
+    ) as request:
+        time.sleep(0.3)
+        assert request.poll() is None
+        server.serve()
+        assert request.wait(10) == 0
+    server.end()
+
+
+SAME_IDS = "fork_server._random_id = lambda: b'1'"
+THREAD = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"
+
+
+@pytest.mark.parametrize(
+    "before", ["fork_server.serve = None", THREAD, "fork_server._random_id = lambda: b'1'"]
+)
+def test_where_there_is_no_fork_server_the_command_itself_runs(
+    before: str, script: Path, tmp_path: Path
+) -> None:
+    server = Server(tmp_path, before=before)
+    server.serve()
+    command = [
+        sys.executable,
+        "/ray/setup_worker.py",
+        str(script),
+        str(tmp_path / "answer"),
+        "--language=PYTHON",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", fork_request.__file__, server.path, *command],
+        env={TOKEN: "secret"},
+        check=False,
+        timeout=30,
+    )
+    server.end()
+    assert done.returncode == 3
+    assert answer(tmp_path / "answer")["arguments"] == [str(script), str(tmp_path / "answer")]
+
+
+def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    assert server.process.stdin is not None
+    server.process.communicate(timeout=10)
+    assert server.process.returncode == 0, "no raylet was started"
+
+
+IMPORTS = """
+import sys
+from gateway.control.loop import fork_server
+fork_server._import(fork_server.WITHOUT_RAY)
+assert "ray" not in sys.modules, "it would have no raylet"
+assert all(name in sys.modules for name in fork_server.WITHOUT_RAY)
+fork_server.import_ray()
+assert all(name in sys.modules for name in fork_server.WITH_RAY)
+assert not fork_server.has_threads()
+assert fork_server.have_ids_of_their_own()
+unused = {"torch", "sklearn", "scipy", "onnxruntime", "xgboost", "transformers"} & set(sys.modules)
+assert not unused, unused
+# It finds out where ids were made before the fork.
+fork_server._random_id()
+assert not fork_server.have_ids_of_their_own()
+from ray import ActorClassID, actor
+assert actor.ActorClassID is ActorClassID
+"""
+
+
+def test_what_is_imported_before_a_fork_starts_no_thread_and_makes_no_ids() -> None:
+    threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **threads, fork_server.RAYLET: "1", "RAY_JOB_ID": "ffffffff"}
+    subprocess.run([sys.executable, "-c", IMPORTS], check=True, env=environment)
