@@ -11,6 +11,7 @@ from gateway.config.config import GatewayConfig
 from gateway.contract import Announcement, AppName, Description, WorkerState
 from gateway.control.loop.reconcile import Plan, reconcile
 from gateway.control.loop.retries import failures_among
+from gateway.control.rollouts.collection import EvidenceCollection
 from gateway.control.rollouts.driver import Rollouts
 from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.state.database import State
@@ -52,6 +53,10 @@ class World:
 
     def __init__(self, path: Path) -> None:
         self.path, self.now = path, 100.0
+        self.wall = 1_000_000.0
+        """Seconds since 1970, by which workers count."""
+        self.told: dict[str, int] = {}
+        self.ready_since: dict[AppName, float] = {}
         self.state = State(path)
         self.descriptions: dict[AppName, Description] = {}
         self.workers: dict[AppName, Tally] = {}
@@ -79,12 +84,14 @@ class World:
             self.announced.append,
             is_new_start,
             lambda: self.now,
+            EvidenceCollection(lambda: self.wall),
         )
 
     def die(self, is_new_start: bool = False) -> None:
         """The gateway is killed, or all of Kitserve, and comes back on a machine whose clock began anew."""
         self.state.close()
         self.state, self.now = State(self.path), 3.0
+        self.wall += 1.0
         self.begin(is_new_start)
 
     def apply(self, tag: str, rollout: dict[str, Any] | None = ROLLOUT, **fields: Any) -> None:
@@ -103,6 +110,7 @@ class World:
 
     def tick(self, seconds: float = 1.0, ready: bool = True) -> Plan:
         self.now += seconds
+        self.wall += seconds
         recorded = Recorded(
             desired=self.state.desired(),
             pins=self.pins,
@@ -122,9 +130,13 @@ class World:
                 "10.0.0.1",
                 1,
                 numbers=tally.numbers(),
+                evidence=tally.told_windows(self.told.get(f"{app}#{self.starts}", 0)),
+                ready_since=self.ready_since.get(app, 0.0),
             )
             for app, tally in self.workers.items()
         ]
+        for worker in workers:
+            self.told[worker.worker] = self.rollouts.hear(worker)
         self.proven |= self.workers.keys()
         apps = dict.fromkeys(recorded.versions, "")
         observed = Observed(apps, workers, frozenset(self.proven), failing=self.failing)
@@ -170,7 +182,7 @@ class World:
 
     def load_app(self, app: AppName) -> None:
         """Have the worker of an app be ready."""
-        self.workers.setdefault(app, Tally())
+        self.workers.setdefault(app, Tally(lambda: self.wall, lambda: self.wall))
         self.descriptions[app] = DESCRIPTION
 
     def lose(self, tag: str) -> None:

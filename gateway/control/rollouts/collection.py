@@ -1,0 +1,162 @@
+"""The evidence that workers tell of, gathered by version: each window once, and with all workers' together.
+
+A worker tells of its windows until it hears that they are here, see `Instructions.told_until`. So none is
+lost while a gateway is away or a tick takes long, and a new gateway learns what happened before.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from gateway.contract import Announcement, AppName
+from gateway.control.rollouts.activity import NO_ACTIVITY, Activity, activity_of, add_callers, unit_of
+from gateway.control.state.workers import ready_workers
+from gateway.metrics.evidence_windows import EVIDENCE_SECONDS, EvidenceWindow, ToldWindows, window_number
+from gateway.metrics.sticky_callers import StickyCaller
+from gateway.rollout.history import Recent
+from gateway.rollout.units import CallerCounts, History
+
+# Evidence of a moment waits so long for the other workers' of the same moment.
+_PATIENCE_SECONDS = 3.0
+_WORKERS_KEPT = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """The model that an app serves, and for how many seconds of a worker's life calls are no evidence."""
+
+    model: str
+    warmup: float = 0.0
+
+
+@dataclass(slots=True)
+class _Told:
+    """What one worker has told of its windows up to `until`."""
+
+    app: AppName
+    ready_since: float = 0.0
+    until: int = 0
+    windows: list[EvidenceWindow] = field(default_factory=list)
+    """Those that nobody has looked at yet."""
+    callers: dict[bytes, StickyCaller] = field(default_factory=dict)
+    """All that it has told of callers."""
+    increments: Mapping[str, CallerCounts] = field(default_factory=dict)
+    """What callers were answered since somebody looked."""
+
+
+class EvidenceCollection:
+    """All workers' evidence; safe to use from several threads. `wall` gives seconds since 1970.
+
+    What workers did before the collection began is history and no evidence: another gateway has judged it.
+    """
+
+    def __init__(self, wall: Callable[[], float] = time.time) -> None:
+        self._wall = wall
+        self._began = window_number(wall())
+        self._lock = threading.Lock()
+        # The last one is the worker that was heard last.
+        self._workers: OrderedDict[str, _Told] = OrderedDict()
+        self._recent: dict[AppName, Recent] = {}
+        self._looked_at: Mapping[AppName, Activity] = {}
+
+    def hear(self, announcement: Announcement) -> int:
+        """Take what a report tells; return up to which window all of its worker's evidence is here."""
+        evidence = announcement.evidence
+        with self._lock:
+            told = self._workers.setdefault(announcement.worker, _Told(announcement.app))
+            self._workers.move_to_end(announcement.worker)
+            if len(self._workers) > _WORKERS_KEPT:
+                self._workers.popitem(last=False)
+            told.ready_since = announcement.ready_since
+            if evidence.after <= told.until < evidence.until:
+                self._take(told, evidence)
+            return told.until
+
+    def look(
+        self, workers: Iterable[Announcement], trials: Mapping[AppName, Trial]
+    ) -> Mapping[AppName, Activity]:
+        """Return what each app did since the last look, as far as it is evidence.
+
+        That of all versions of a model reaches up to the same moment, unless a worker lets the others wait.
+        """
+        with self._lock:
+            for app, activity in self._looked_at.items():
+                self._remember(app, activity)
+            for app in self._recent.keys() - trials.keys():
+                del self._recent[app]
+            limits = self._limits(workers, trials)
+            looked_at: dict[AppName, Activity] = {}
+            for worker, told in self._workers.items():
+                trial = trials.get(told.app)
+                if trial is None:
+                    told.windows, told.increments = [], {}
+                    continue
+                activity = self._release(worker, told, trial, limits.get(trial.model, 0))
+                looked_at[told.app] = looked_at.get(told.app, NO_ACTIVITY) + activity
+            self._looked_at = looked_at
+            return looked_at
+
+    def history(self, app: AppName) -> History:
+        """Return what an app did before what the last look returned."""
+        with self._lock:
+            recent = self._recent.get(app)
+            return History() if recent is None else recent.history()
+
+    def _take(self, told: _Told, evidence: ToldWindows) -> None:
+        told.windows += [window for window in evidence.windows if window.number > told.until]
+        increments = {}
+        for caller in evidence.callers:
+            before = told.callers.get(caller.caller)
+            told.callers[caller.caller] = caller
+            increment = _increment(before, caller)
+            if increment.calls:
+                increments[caller.caller.decode("latin-1")] = increment
+        is_of_before = told.until == 0 and window_number(told.ready_since) < self._began
+        told.until = evidence.until
+        if is_of_before and told.ready_since:
+            self._remember(told.app, Activity(callers=increments))
+        else:
+            told.increments = add_callers(told.increments, increments)
+
+    def _limits(self, workers: Iterable[Announcement], trials: Mapping[AppName, Trial]) -> Mapping[str, int]:
+        """Return up to which window all workers of a model have told."""
+        lowest = window_number(self._wall() - _PATIENCE_SECONDS)
+        limits: dict[str, int] = {}
+        for worker in ready_workers(workers):
+            trial, told = trials.get(worker.app), self._workers.get(worker.worker)
+            if trial is not None:
+                until = 0 if told is None else told.until
+                limits[trial.model] = max(lowest, min(limits.get(trial.model, until), until))
+        return {**dict.fromkeys((trial.model for trial in trials.values()), lowest), **limits}
+
+    def _release(self, worker: str, told: _Told, trial: Trial, limit: int) -> Activity:
+        """Return what a worker told and nobody has looked at, up to a window."""
+        due = [window for window in told.windows if window.number <= limit]
+        told.windows = [window for window in told.windows if window.number > limit]
+        warm = math.ceil((told.ready_since + trial.warmup) / EVIDENCE_SECONDS) if told.ready_since else 0
+        due = [window for window in due if window.number >= warm]
+        before = [window for window in due if window.number < self._began]
+        if before:
+            self._remember(told.app, Activity(windows=tuple(unit_of(worker, window) for window in before)))
+        increments, told.increments = told.increments, {}
+        is_warm = told.until > warm
+        return activity_of(worker, due[len(before) :], increments if is_warm else {})
+
+    def _remember(self, app: AppName, activity: Activity) -> None:
+        if activity.windows or activity.callers:
+            self._recent.setdefault(app, Recent()).add(activity.windows, activity.callers)
+
+
+def _increment(before: StickyCaller | None, now: StickyCaller) -> CallerCounts:
+    """Return what a caller was answered between two reports; a worker may have forgotten it meanwhile."""
+    counts = CallerCounts(now.calls, now.failures, now.log_seconds)
+    if before is None or before.birth != now.birth:
+        return counts
+    return CallerCounts(
+        now.calls - before.calls, now.failures - before.failures, now.log_seconds - before.log_seconds
+    )
