@@ -1,6 +1,6 @@
 """Kits of one model and of canaries of it: an equal one, and ones that are worse in one way each.
 
-The model gives back what it gets. All versions are sent the calls in `BODIES`, of which some make a difference.
+The model gives back what it gets. All versions are sent the calls in `BODIES`; some make a difference.
 """
 
 from __future__ import annotations
