@@ -5,17 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from gateway.config.kits import Seconds, Strict, fault, read_seconds
+from gateway.config.kits import Seconds, Strict, fault
 from gateway.metrics.pairs import MAX_LOSS
 from gateway.rollout import plan as plans
 from gateway.rollout.answers import Fault
@@ -313,8 +305,6 @@ class Rollout(Strict):
     """How long the version that lost keeps its workers."""
     max_restarts: Annotated[int, Field(ge=0)] = _PLAN.max_restarts
     """How many times workers of the canary may die; one more ends the rollout: weight 0, phase Degraded."""
-    warmup: Annotated[float, BeforeValidator(read_seconds), Field(ge=0)] = _PLAN.warmup
-    """For how long after its start a worker's calls are no evidence; one that dies begins anew."""
 
     @field_validator("steps")
     @classmethod
@@ -335,5 +325,4 @@ class Rollout(Strict):
             progress_deadline=self.progress_deadline,
             scale_down_delay=self.scale_down_delay,
             max_restarts=self.max_restarts,
-            warmup=self.warmup,
         )

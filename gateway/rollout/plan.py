@@ -143,8 +143,6 @@ class Plan:
     """How long the version that lost keeps its workers."""
     max_restarts: int = 2
     """How often the canary's workers may die before it is given up."""
-    warmup: float = 10.0
-    """For how long after its start a worker's calls are no evidence."""
 
     def mirror(self, step: int, is_text: bool = False) -> float:
         """The share of calls that is mirrored at a step; `is_text` tells that the model generates text."""

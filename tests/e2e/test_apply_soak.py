@@ -37,13 +37,7 @@ PAUSE_SECONDS = 4.0
 
 
 def rollout(steps: int) -> dict[str, Any]:
-    return {
-        "steps": STEPS[steps],
-        "checks": CHECKS,
-        "scale_down_delay": "1s",
-        "max_restarts": 5,
-        "warmup": "0s",
-    }
+    return {"steps": STEPS[steps], "checks": CHECKS, "scale_down_delay": "1s", "max_restarts": 5}
 
 
 class Person:

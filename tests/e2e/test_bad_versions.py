@@ -34,7 +34,6 @@ ROLLOUT: dict[str, Any] = {
     "checks": {"max_error_rate": 0.01, "max_latency_ratio": 1.5, "min_requests": 20},
     "allow_signature_change": True,
     "scale_down_delay": "2s",
-    "warmup": "0s",
     "max_restarts": 2,
 }
 

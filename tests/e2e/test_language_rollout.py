@@ -21,7 +21,6 @@ ROLLOUT: dict[str, Any] = {
         "answers": {"mirror": 1.0, "max_faults": 0.25, "max_shift": 0.3, "min_pairs": 20},
     },
     "scale_down_delay": "1s",
-    "warmup": "0s",
 }
 CALL = {"model": "talk", "messages": [{"role": "user", "content": "Say something."}], "max_tokens": 8}
 

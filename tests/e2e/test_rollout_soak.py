@@ -29,7 +29,6 @@ ROLLOUT: dict[str, Any] = {
     "steps": [{"weight": 20, "for": "2s"}, {"weight": 60, "for": "2s"}],
     "checks": {"max_error_rate": 0.1, "min_requests": 20, "agreement": {"min": 0.9, "mirror": 0.3}},
     "scale_down_delay": "1s",
-    "warmup": "0s",
     "progress_deadline": "120s",
     "max_restarts": 3,
 }

@@ -22,7 +22,6 @@ QUICK: dict[str, Any] = {
     "steps": STEPS,
     "checks": {"max_error_rate": 0.05, "min_requests": 20},
     "scale_down_delay": "2s",
-    "warmup": "0s",
 }
 
 

@@ -6,7 +6,6 @@ lost while a gateway is away or a tick takes long, and a new gateway learns what
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import OrderedDict
@@ -16,22 +15,16 @@ from dataclasses import dataclass, field
 from gateway.contract import Announcement, AppName
 from gateway.control.rollouts.activity import NO_ACTIVITY, Activity, activity_of, add_callers, unit_of
 from gateway.control.state.workers import ready_workers
-from gateway.metrics.evidence_windows import EVIDENCE_SECONDS, EvidenceWindow, ToldWindows, window_number
+from gateway.metrics.evidence_windows import EvidenceWindow, ToldWindows, window_number
 from gateway.metrics.sticky_callers import StickyCaller
 from gateway.rollout.history import Recent
 from gateway.rollout.units import CallerCounts, History
 
 # Evidence of a moment waits so long for the other workers' of the same moment.
 _PATIENCE_SECONDS = 3.0
+# What a worker does first says little of how it does later.
+_WARMUP_SECONDS = 10.0
 _WORKERS_KEPT = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """The model that an app serves, and for how many seconds of a worker's life calls are no evidence."""
-
-    model: str
-    warmup: float = 0.0
 
 
 @dataclass(slots=True)
@@ -78,25 +71,25 @@ class EvidenceCollection:
             return told.until
 
     def look(
-        self, workers: Iterable[Announcement], trials: Mapping[AppName, Trial]
+        self, workers: Iterable[Announcement], models: Mapping[AppName, str]
     ) -> Mapping[AppName, Activity]:
-        """Return what each app did since the last look, as far as it is evidence.
+        """Return what each app did since the last look; `models` are those of the apps that matter.
 
         That of all versions of a model reaches up to the same moment, unless a worker lets the others wait.
         """
         with self._lock:
             for app, activity in self._looked_at.items():
                 self._remember(app, activity)
-            for app in self._recent.keys() - trials.keys():
+            for app in self._recent.keys() - models.keys():
                 del self._recent[app]
-            limits = self._limits(workers, trials)
+            limits = self._limits(workers, models)
             looked_at: dict[AppName, Activity] = {}
             for worker, told in self._workers.items():
-                trial = trials.get(told.app)
-                if trial is None:
+                model = models.get(told.app)
+                if model is None:
                     told.windows, told.increments = [], {}
                     continue
-                activity = self._release(worker, told, trial, limits.get(trial.model, 0))
+                activity = self._release(worker, told, limits[model])
                 looked_at[told.app] = looked_at.get(told.app, NO_ACTIVITY) + activity
             self._looked_at = looked_at
             return looked_at
@@ -123,33 +116,36 @@ class EvidenceCollection:
         else:
             told.increments = add_callers(told.increments, increments)
 
-    def _limits(self, workers: Iterable[Announcement], trials: Mapping[AppName, Trial]) -> Mapping[str, int]:
+    def _limits(self, workers: Iterable[Announcement], models: Mapping[AppName, str]) -> Mapping[str, int]:
         """Return up to which window all workers of a model have told."""
         lowest = window_number(self._wall() - _PATIENCE_SECONDS)
         limits: dict[str, int] = {}
         for worker in ready_workers(workers):
-            trial, told = trials.get(worker.app), self._workers.get(worker.worker)
-            if trial is not None:
+            model, told = models.get(worker.app), self._workers.get(worker.worker)
+            if model is not None:
                 until = 0 if told is None else told.until
-                limits[trial.model] = max(lowest, min(limits.get(trial.model, until), until))
-        return {**dict.fromkeys((trial.model for trial in trials.values()), lowest), **limits}
+                limits[model] = max(lowest, min(limits.get(model, until), until))
+        return {**dict.fromkeys(models.values(), lowest), **limits}
 
-    def _release(self, worker: str, told: _Told, trial: Trial, limit: int) -> Activity:
+    def _release(self, worker: str, told: _Told, limit: int) -> Activity:
         """Return what a worker told and nobody has looked at, up to a window."""
         due = [window for window in told.windows if window.number <= limit]
         told.windows = [window for window in told.windows if window.number > limit]
-        warm = math.ceil((told.ready_since + trial.warmup) / EVIDENCE_SECONDS) if told.ready_since else 0
-        due = [window for window in due if window.number >= warm]
         before = [window for window in due if window.number < self._began]
         if before:
             self._remember(told.app, Activity(windows=tuple(unit_of(worker, window) for window in before)))
         increments, told.increments = told.increments, {}
-        is_warm = told.until > warm
-        return activity_of(worker, due[len(before) :], increments if is_warm else {})
+        return activity_of(worker, due[len(before) :], increments)
 
     def _remember(self, app: AppName, activity: Activity) -> None:
-        if activity.windows or activity.callers:
-            self._recent.setdefault(app, Recent()).add(activity.windows, activity.callers)
+        windows = [window for window in activity.windows if window.index >= self._warm(window.worker)]
+        if windows or activity.callers:
+            self._recent.setdefault(app, Recent()).add(windows, activity.callers)
+
+    def _warm(self, worker: str) -> int:
+        """Return the first window of a worker that is history."""
+        told = self._workers.get(worker)
+        return 0 if told is None else window_number(told.ready_since + _WARMUP_SECONDS)
 
 
 def _increment(before: StickyCaller | None, now: StickyCaller) -> CallerCounts:

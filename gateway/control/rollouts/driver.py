@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from gateway.contract import Announcement, AppName, Description, Mirroring
-from gateway.control.rollouts.collection import EvidenceCollection, Trial
+from gateway.control.rollouts.collection import EvidenceCollection
 from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.rollouts.journal import Journal
 from gateway.control.rollouts.mirroring import mirroring_by_app
@@ -76,7 +76,7 @@ class Rollouts:
         """
         with self._lock:
             planned = _planned(recorded)
-            activity = self._collection.look(observed.workers, _trials(planned, recorded))
+            activity = self._collection.look(observed.workers, _models(planned, recorded))
             for name in self._rollouts.keys() - planned.keys():
                 del self._rollouts[name]
                 self._journal.drop(name)
@@ -157,10 +157,7 @@ def _planned(recorded: Recorded) -> dict[str, tuple[DesiredModel, Plan]]:
     return {model.name: (model, model.plan) for model in recorded.desired.models if model.plan is not None}
 
 
-def _trials(planned: Mapping[str, tuple[DesiredModel, Plan]], recorded: Recorded) -> Mapping[AppName, Trial]:
-    """The apps that are, were or may yet be compared with others."""
-    return {
-        app: Trial(version.model, planned[version.model][1].warmup)
-        for app, version in recorded.versions.items()
-        if version.model in planned
-    }
+def _models(planned: Mapping[str, object], recorded: Recorded) -> Mapping[AppName, str]:
+    """The models of the apps that are, were or may yet be compared with others."""
+    versions = recorded.versions.values()
+    return {version.app: version.model for version in versions if version.model in planned}

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.contract import Announcement, AppName, WorkerState
 from gateway.control.rollouts.activity import NO_ACTIVITY, Activity
-from gateway.control.rollouts.collection import EvidenceCollection, Trial
+from gateway.control.rollouts.collection import EvidenceCollection
 from gateway.metrics.counts import MIRRORED, MirroredCalls
 from gateway.metrics.evidence import PairSeconds
 from gateway.metrics.evidence_windows import WINDOWS_KEPT, WINDOWS_TOLD, window_number
@@ -22,7 +22,6 @@ from gateway.rollout.units import CallerCounts, Window
 
 V1, V2 = AppName("v1"), AppName("v2")
 START = 1_000_000.0
-WARMUP = 10.0
 
 
 class Plane:
@@ -41,16 +40,16 @@ class Plane:
         worker = self.workers[name] = Worker(self, name, app, ready_since)
         return worker
 
-    def look(self, warmup: float = 0.0) -> Mapping[AppName, Activity]:
+    def look(self) -> Mapping[AppName, Activity]:
         reports = [worker.announcement() for worker in self.workers.values()]
-        return self.collection.look(reports, {app: Trial("iris", warmup) for app in (V1, V2)})
+        return self.collection.look(reports, {V1: "iris", V2: "iris"})
 
-    def after(self, seconds: float = 1.0, warmup: float = 0.0) -> Mapping[AppName, Activity]:
+    def after(self, seconds: float = 1.0) -> Mapping[AppName, Activity]:
         """Return what is seen once all workers have told what they did in a time."""
         self.now += seconds
         for worker in self.workers.values():
             worker.report()
-        return self.look(warmup)
+        return self.look()
 
 
 class Worker:
@@ -210,22 +209,39 @@ def test_a_worker_that_is_silent_does_not_let_the_others_wait_for_long(plane: Pl
     assert counted(plane.look()[V1]) == (1, 0)
 
 
-def test_a_worker_that_has_just_started_is_no_evidence(plane: Plane) -> None:
-    old, new = plane.worker("a", V1, START - 60), plane.worker("b", V2, START)
-    seen = [NO_ACTIVITY, NO_ACTIVITY]
+def test_the_first_seconds_of_a_worker_are_evidence_and_no_history(plane: Plane) -> None:
+    old, new = plane.worker("old", V1, START - 60), plane.worker("new", V1, START)
     for _ in range(12):
-        old.call({200: 1}, sticky=b"7")
-        new.call({200: 1}, sticky=b"8")
-        new.tally.compared(1.0, False, {}, {})
-        activity = plane.after(1.0, WARMUP)
-        seen = [before + activity[app] for before, app in zip(seen, (V1, V2), strict=True)]
-    assert [counted(activity) for activity in seen] == [(12, 0), (2, 0)]
-    assert seen[1].mirrored.compared == 2
-    assert seen[1].callers["8"].calls <= 2
+        old.call({200: 1})
+        new.call({200: 1})
+        assert counted(plane.after()[V1]) == (2, 0)
+    plane.after()
+    windows = plane.collection.history(V1).windows
+    assert sum(window.worker == "old" for window in windows) == 12
+    assert [window.index for window in windows if window.worker == "new"] == [
+        window_number(START) + 20,
+        window_number(START) + 22,
+    ]
     # Who takes the place of one that died begins anew.
-    restarted = plane.worker("c", V2, plane.now)
-    restarted.call({500: 1})
-    assert counted(plane.after(1.0, WARMUP)[V2]) == (0, 0)
+    plane.worker("newest", V1, plane.now).call({200: 1})
+    plane.after()
+    plane.after()
+    assert all(window.worker != "newest" for window in plane.collection.history(V1).windows)
+
+
+def test_apps_that_nobody_compares_are_forgotten(plane: Plane) -> None:
+    worker = plane.worker("a")
+    worker.call({200: 1})
+    plane.after()
+    worker.call({200: 1})
+    plane.after()
+    assert plane.collection.history(V1).windows
+    worker.call({200: 1})
+    plane.now += 1
+    worker.report()
+    assert plane.collection.look([worker.announcement()], {}) == {}
+    assert not plane.collection.history(V1).windows
+    assert counted(plane.after()[V1]) == (0, 0)
 
 
 def test_what_a_version_finds_unfit_while_it_runs_counts_as_its_error(plane: Plane) -> None:
