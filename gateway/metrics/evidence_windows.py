@@ -75,6 +75,8 @@ class ToldWindows:
 
     after: int = 0
     until: int = 0
+    present: int = 0
+    """The window in which it tells them."""
     windows: tuple[EvidenceWindow, ...] = ()
     callers: tuple[StickyCaller, ...] = ()
     """Who has called since, and sticks to the version, with all that is known of them."""
@@ -144,7 +146,7 @@ class WindowCutter:
         if len(windows) > WINDOWS_TOLD:
             windows = windows[:WINDOWS_TOLD]
             until = windows[-1].number
-        return ToldWindows(number, until, tuple(windows))
+        return ToldWindows(number, until, self.number, tuple(windows))
 
     def _begin(self, lowest: int) -> None:
         wall = self._wall()

@@ -10,36 +10,58 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gateway.contract import Announcement, AppName
 from gateway.control.rollouts.activity import NO_ACTIVITY, Activity, activity_of, add_callers, unit_of
 from gateway.control.state.workers import ready_workers
-from gateway.metrics.evidence_windows import EvidenceWindow, ToldWindows, window_number
-from gateway.metrics.sticky_callers import StickyCaller
+from gateway.metrics.evidence_windows import (
+    EVIDENCE_SECONDS,
+    EvidenceWindow,
+    ToldWindows,
+    window_number,
+)
+from gateway.metrics.sticky_callers import MAX_STICKY_CALLERS, StickyCaller
 from gateway.rollout.history import Recent
 from gateway.rollout.units import CallerCounts, History
 
 # Evidence of a moment waits so long for the other workers' of the same moment.
 _PATIENCE_SECONDS = 3.0
 # What a worker does first says little of how it does later.
-_WARMUP_SECONDS = 10.0
-_WORKERS_KEPT = 512
+_WARMUP = round(10.0 / EVIDENCE_SECONDS)
+# A clock that differs by less is not told from a report that came late.
+_MAX_SKEW = round(_PATIENCE_SECONDS / EVIDENCE_SECONDS)
+_WORKERS_KEPT = 4096
+
+
+_UNKNOWN = 1 << 40
 
 
 @dataclass(slots=True)
 class _Told:
-    """What one worker has told of its windows up to `until`."""
+    """What one worker has told of its windows up to `until`, which alone is by its own clock."""
 
     app: AppName
     ready_since: float = 0.0
     until: int = 0
     windows: list[EvidenceWindow] = field(default_factory=list)
     """Those that nobody has looked at yet."""
-    callers: dict[bytes, StickyCaller] = field(default_factory=dict)
-    """All that it has told of callers."""
+    callers: OrderedDict[bytes, StickyCaller] = field(default_factory=OrderedDict)
+    """All that it has told of callers; who called last is last."""
     increments: Mapping[str, CallerCounts] = field(default_factory=dict)
     """What callers were answered since somebody looked."""
+    lag: int = _UNKNOWN
+    """How many windows its clock is behind the gateway's, at most; a report that comes late seems so, too."""
+
+    @property
+    def shift(self) -> int:
+        """What is to be added to the numbers of its windows."""
+        return self.lag if abs(self.lag) > _MAX_SKEW else 0
+
+    @property
+    def ready(self) -> int:
+        """The window in which it began to take calls; 0 where it does not say."""
+        return window_number(self.ready_since) + self.shift if self.ready_since else 0
 
 
 class EvidenceCollection:
@@ -66,6 +88,7 @@ class EvidenceCollection:
             if len(self._workers) > _WORKERS_KEPT:
                 self._workers.popitem(last=False)
             told.ready_since = announcement.ready_since
+            told.lag = min(told.lag, window_number(self._wall()) - evidence.present)
             if evidence.after <= told.until < evidence.until:
                 self._take(told, evidence)
             return told.until
@@ -88,6 +111,7 @@ class EvidenceCollection:
                 model = models.get(told.app)
                 if model is None:
                     told.windows, told.increments = [], {}
+                    told.callers.clear()
                     continue
                 activity = self._release(worker, told, limits[model])
                 looked_at[told.app] = looked_at.get(told.app, NO_ACTIVITY) + activity
@@ -101,17 +125,22 @@ class EvidenceCollection:
             return History() if recent is None else recent.history()
 
     def _take(self, told: _Told, evidence: ToldWindows) -> None:
-        told.windows += [window for window in evidence.windows if window.number > told.until]
+        windows = [window for window in evidence.windows if window.number > told.until]
+        if shift := told.shift:
+            windows = [replace(window, number=window.number + shift) for window in windows]
+        told.windows += windows
         increments = {}
-        for caller in evidence.callers:
-            before = told.callers.get(caller.caller)
+        for caller in reversed(evidence.callers):
+            before = told.callers.pop(caller.caller, None)
             told.callers[caller.caller] = caller
+            if len(told.callers) > MAX_STICKY_CALLERS:
+                told.callers.popitem(last=False)
             increment = _increment(before, caller)
             if increment.calls:
                 increments[caller.caller.decode("latin-1")] = increment
-        is_of_before = told.until == 0 and window_number(told.ready_since) < self._began
+        is_of_before = told.until == 0 and 0 < told.ready < self._began
         told.until = evidence.until
-        if is_of_before and told.ready_since:
+        if is_of_before:
             self._remember(told.app, Activity(callers=increments))
         else:
             told.increments = add_callers(told.increments, increments)
@@ -123,7 +152,7 @@ class EvidenceCollection:
         for worker in ready_workers(workers):
             model, told = models.get(worker.app), self._workers.get(worker.worker)
             if model is not None:
-                until = 0 if told is None else told.until
+                until = 0 if told is None else told.until + told.shift
                 limits[model] = max(lowest, min(limits.get(model, until), until))
         return {**dict.fromkeys(models.values(), lowest), **limits}
 
@@ -145,7 +174,7 @@ class EvidenceCollection:
     def _warm(self, worker: str) -> int:
         """Return the first window of a worker that is history."""
         told = self._workers.get(worker)
-        return 0 if told is None else window_number(told.ready_since + _WARMUP_SECONDS)
+        return 0 if told is None else told.ready + _WARMUP
 
 
 def _increment(before: StickyCaller | None, now: StickyCaller) -> CallerCounts:

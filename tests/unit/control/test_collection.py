@@ -36,8 +36,9 @@ class Plane:
         """Have another gateway begin, which knows nothing."""
         self.collection = EvidenceCollection(lambda: self.now)
 
-    def worker(self, name: str, app: AppName = V1, ready_since: float = 0.0) -> Worker:
-        worker = self.workers[name] = Worker(self, name, app, ready_since)
+    def worker(self, name: str, app: AppName = V1, ready_since: float = 0.0, skew: float = 0.0) -> Worker:
+        """Add a worker; its wall clock is `skew` seconds ahead."""
+        worker = self.workers[name] = Worker(self, name, app, ready_since, skew)
         return worker
 
     def look(self) -> Mapping[AppName, Activity]:
@@ -55,11 +56,11 @@ class Plane:
 class Worker:
     """A worker that counts calls."""
 
-    def __init__(self, plane: Plane, name: str, app: AppName, ready_since: float) -> None:
+    def __init__(self, plane: Plane, name: str, app: AppName, ready_since: float, skew: float) -> None:
         self._plane = plane
         self._name, self._app, self._ready_since = name, app, ready_since
         self._until = 0
-        self.tally = Tally(lambda: plane.now, lambda: plane.now)
+        self.tally = Tally(lambda: plane.now, lambda: plane.now + skew)
 
     def call(self, answers: Mapping[int, int], sticky: bytes = b"") -> None:
         for status, count in answers.items():
@@ -207,6 +208,21 @@ def test_a_worker_that_is_silent_does_not_let_the_others_wait_for_long(plane: Pl
     plane.now += 4
     a.report()
     assert counted(plane.look()[V1]) == (1, 0)
+
+
+@pytest.mark.parametrize("skew", [-3600.0, -10.0, 10.0, 3600.0])
+def test_clocks_of_other_nodes_may_differ(plane: Plane, skew: float) -> None:
+    stable = plane.worker("stable", V1, START)
+    canary = plane.worker("canary", V2, START + skew, skew)
+    seen = {V1: NO_ACTIVITY, V2: NO_ACTIVITY}
+    for _ in range(30):
+        stable.call({200: 1})
+        canary.call({200: 1})
+        seen = {app: seen[app] + activity for app, activity in plane.after().items()}
+    assert counted(seen[V1]) == counted(seen[V2]) == (30, 0)
+    indices = [[window.index for window in activity.windows] for activity in seen.values()]
+    assert indices[0] == indices[1]
+    assert len(plane.collection.history(V2).windows) == len(plane.collection.history(V1).windows)
 
 
 def test_the_first_seconds_of_a_worker_are_evidence_and_no_history(plane: Plane) -> None:
