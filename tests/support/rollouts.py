@@ -21,6 +21,7 @@ from gateway.control.state.snapshot import Observed, Recorded
 from gateway.control.state.status import RetryStatus
 from gateway.control.state.versions import Kind
 from gateway.kits.library import Library
+from gateway.metrics.evidence_windows import EVIDENCE_SECONDS, WINDOWS_TOLD
 from gateway.metrics.tally import Tally
 from gateway.oci.reference import Digest, Reference, parse_reference
 from gateway.rollout.state import Reason, Stage
@@ -121,22 +122,7 @@ class World:
             condemned=self.state.condemned(),
             earlier=self.state.earlier_versions(),
         )
-        workers = [
-            Announcement(
-                f"{app}#{self.starts}",
-                app,
-                WorkerState.DRAINING if app in self.draining else WorkerState.READY,
-                "",
-                "10.0.0.1",
-                1,
-                numbers=tally.numbers(),
-                evidence=tally.told_windows(self.told.get(f"{app}#{self.starts}", 0)),
-                ready_since=self.ready_since.get(app, 0.0),
-            )
-            for app, tally in self.workers.items()
-        ]
-        for worker in workers:
-            self.told[worker.worker] = self.rollouts.hear(worker)
+        workers = self._reports()
         self.proven |= self.workers.keys()
         apps = dict.fromkeys(recorded.versions, "")
         observed = Observed(apps, workers, frozenset(self.proven), failing=self.failing)
@@ -160,6 +146,26 @@ class World:
         self.plan = plan
         return plan
 
+    def _reports(self) -> list[Announcement]:
+        """Have all workers report."""
+        workers = [
+            Announcement(
+                f"{app}#{self.starts}",
+                app,
+                WorkerState.DRAINING if app in self.draining else WorkerState.READY,
+                "",
+                "10.0.0.1",
+                1,
+                numbers=tally.numbers(),
+                evidence=tally.told_windows(self.told.get(f"{app}#{self.starts}", 0)),
+                ready_since=self.ready_since.get(app, 0.0),
+            )
+            for app, tally in self.workers.items()
+        ]
+        for worker in workers:
+            self.told[worker.worker] = self.rollouts.hear(worker)
+        return workers
+
     def app(self, tag: str) -> AppName:
         """The app of a tag that was deployed last."""
         return [app for app in self.state.versions() if f".{tag}." in app][-1]
@@ -170,6 +176,16 @@ class World:
     def call(self, tag: str, count: int, status: int = 200) -> None:
         for _ in range(count):
             self.workers[self.app(tag)].judged(b"", status, 0.002)
+
+    def call_for(self, seconds: float, *calls: tuple[str, int, int]) -> None:
+        """Have calls come evenly: by tag, how many in each half second, and the status of their answers."""
+        for number in range(round(seconds / EVIDENCE_SECONDS)):
+            for tag, count, status in calls:
+                self.call(tag, count, status)
+            self.wall += EVIDENCE_SECONDS
+            if number % WINDOWS_TOLD == WINDOWS_TOLD - 1:
+                self._reports()
+        self._reports()
 
     def serve(self, tag: str) -> None:
         self.apply(tag)

@@ -53,10 +53,9 @@ def test_another_kit_walks_the_steps_and_is_promoted_without_a_new_worker(world:
 
 
 def test_a_canary_with_errors_is_aborted_in_the_tick_that_sees_them(world: World) -> None:
+    world.call_for(600, ("v1", 2, 200))
     world.to_step()
-    world.call("v1", 900)
-    world.call("v2", 60)
-    world.call("v2", 40, status=500)
+    world.call_for(5, ("v1", 90, 200), ("v2", 6, 200), ("v2", 4, 500))
     plan = world.tick()
     assert world.position() == (Stage.DEGRADED, Reason.ANALYSIS_FAILED, 0)
     assert world.route() == ("v1", None, 0)
