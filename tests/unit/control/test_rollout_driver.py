@@ -348,7 +348,9 @@ def test_the_stable_version_is_told_whom_to_mirror_to_while_it_steps(world: Worl
     assert mirroring == Mirroring(0.3, (("10.0.0.1", 1),), Agreement(min=0.9, mirror=0.3))
     assert world.rollouts.mirroring(world.app("v2")) is None
     for _ in range(20):
-        world.workers[world.app("v2")].compared(0.0, False, {}, {})
+        for _ in range(5):
+            world.workers[world.app("v2")].compared(0.0, False, {}, {})
+        world.call_for(0.5)
     world.tick()
     assert world.position()[:2] == (Stage.DEGRADED, Reason.ANALYSIS_FAILED)
     assert world.rollouts.mirroring(world.app("v1")) is None
