@@ -68,11 +68,19 @@ def simulation_table() -> str:
     return table(simulate_all())
 
 
+def worlds_table() -> str:
+    """Write how often verdicts were wrong in made-up worlds, as `python -m loadtests.verdicts` found it."""
+    from loadtests.verdicts import load, table
+
+    return table(load())
+
+
 PARTS: Mapping[str, Part] = {
     "config": Part("docs/config.md", lambda: config_reference(GatewayConfig)),
     "metrics": Part("docs/operating.md", metrics_table),
     "rollout stages": Part("docs/rollouts.md", stages_table),
     "rollout simulation": Part("docs/rollouts.md", simulation_table, is_slow=True),
+    "rollout worlds": Part("docs/rollouts.md", worlds_table),
 }
 
 

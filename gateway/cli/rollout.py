@@ -21,6 +21,7 @@ from gateway.cli.options import (
     timeout_option,
 )
 from gateway.cli.outcomes import outcome
+from gateway.cli.rollout_records import records, replay
 from gateway.cli.tables import events_table, model_line, rollout_text
 from gateway.cli.waiting import statuses
 from gateway.errors import ControlError
@@ -112,6 +113,10 @@ def history(name: ModelName, admin: Admin, output: OutputFormat = Output.TEXT) -
         print_json(events)
     else:
         out.print(events_table(events))
+
+
+app.command()(replay)
+app.command()(records)
 
 
 def _order(admin: str, name: str, order: str, fields: dict[str, Any]) -> None:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from gateway.config.kits import Seconds, Strict, fault
+from gateway.config.kits import Seconds, Strict, fault, read_seconds
 from gateway.metrics.pairs import MAX_LOSS
 from gateway.rollout import plan as plans
 from gateway.rollout.answers import Fault
@@ -303,6 +311,10 @@ class Rollout(Strict):
     find enough evidence."""
     scale_down_delay: Seconds = _PLAN.scale_down_delay
     """How long the version that lost keeps its workers."""
+    warmup: Annotated[float, BeforeValidator(read_seconds), Field(ge=0)] | None = _PLAN.warmup
+    """How long each worker of the canary is stopped only by gross failure, from its first call on: where it
+    fails more than half of its calls, or takes three times as long as the limit allows. Absent, not at all
+    for the workers that a rollout begins with, and 10 s for those that come later, say after a restart."""
     max_restarts: Annotated[int, Field(ge=0)] = _PLAN.max_restarts
     """How many times workers of the canary may die; one more ends the rollout: weight 0, phase Degraded."""
 
@@ -325,4 +337,5 @@ class Rollout(Strict):
             progress_deadline=self.progress_deadline,
             scale_down_delay=self.scale_down_delay,
             max_restarts=self.max_restarts,
+            warmup=self.warmup,
         )

@@ -15,10 +15,12 @@ import math
 from collections.abc import Iterator, Mapping
 
 from gateway.metrics.counts import MirroredCalls
+from gateway.rollout.deciding import Judge
 from gateway.rollout.evidence import Durations, Evidence
 from gateway.rollout.pair_checks import count_pair_checks, judge_pairs
 from gateway.rollout.plan import Agreement, Checks, Metric, Plan
-from gateway.rollout.sequential import LogEvidence, Rate, weigh, weigh_difference
+from gateway.rollout.sequential import LogEvidence, Rate, weigh
+from gateway.rollout.trial import Trial
 from gateway.rollout.verdict import Outcome, Verdict, decide, duration, percent, times, unknown
 
 FALSE_ALARM = 0.01
@@ -29,26 +31,35 @@ _MIN_ANSWERS = 100
 _EMPTY_COUNT = 0.5
 
 
-def judge(plan: Plan, step: int, evidence: Evidence) -> tuple[Verdict, ...]:
-    """Judge the evidence of one step. Which checks are made depends on what the step can show."""
+def false_alarm(plan: Plan, is_text: bool) -> float:
+    """Return the chance of a false Failed, at most, of one check in one step."""
+    return FALSE_ALARM / (len(plan.steps) * max(1, _count(plan.checks, is_text)))
+
+
+def judge(plan: Plan, step: int, evidence: Evidence, trial: Trial | None = None) -> tuple[Verdict, ...]:
+    """Judge the evidence of one step. Which checks are made depends on what the step can show.
+
+    `trial` is the same evidence in independent units; without it, each call is taken for one.
+    """
     checks = plan.checks
     # Calls that a header leads to the canary are no evidence: their callers chose it.
     is_live = plan.steps[step].weight > 0
     # With every call at the canary and no step before, there is nothing to compare with.
     is_alone = plan.steps[step].weight == _ALL and not evidence.stable.calls
     is_mirrored = plan.mirror(step, evidence.is_text) > 0 and plan.steps[step].weight < _ALL
-    alarm = FALSE_ALARM / (len(plan.steps) * max(1, _count(checks, evidence.is_text)))
+    alarm = false_alarm(plan, evidence.is_text)
+    decider = Judge(alarm, trial, is_mirrored)
     verdicts = []
     if is_live or is_mirrored:
         verdicts.append(_requests(checks, evidence, is_live))
     if is_live and checks.max_error_rate is not None:
-        verdicts.append(_error_rate(checks.max_error_rate, evidence, alarm, is_alone))
+        verdicts.append(_error_rate(checks.max_error_rate, evidence, decider, is_alone))
     if is_live and not is_alone:
-        verdicts += _times(checks, evidence, alarm)
+        verdicts += _times(checks, evidence, decider)
     if is_mirrored and evidence.pairs is not None:
         verdicts += judge_pairs(checks.answers, evidence.pairs, alarm) if checks.answers else []
     elif is_mirrored and checks.agreement is not None:
-        verdicts.append(_agreement(checks.agreement, evidence.mirrored, alarm))
+        verdicts.append(_agreement(checks.agreement, evidence.mirrored, decider))
     if not evidence.trouble:
         return tuple(verdicts)
     # Evidence of before the measuring broke still counts, where it is clear.
@@ -86,10 +97,10 @@ def _requests(checks: Checks, evidence: Evidence, is_live: bool) -> Verdict:
     return Verdict("requests", outcome, message, numbers)
 
 
-def _error_rate(limit: float, evidence: Evidence, alarm: float, is_alone: bool) -> Verdict:
+def _error_rate(limit: float, evidence: Evidence, judge: Judge, is_alone: bool) -> Verdict:
     canary = Rate(evidence.canary.errors, evidence.canary.calls)
     stable = Rate(evidence.stable.errors, evidence.stable.calls)
-    log_evidence = weigh(canary, limit) if is_alone else weigh_difference(canary, stable, limit, limit)
+    log_evidence = weigh(canary, limit) if is_alone else judge.weigh_errors(evidence, limit)
     numbers = {
         "canary_calls": canary.trials,
         "canary_errors": canary.hits,
@@ -101,62 +112,60 @@ def _error_rate(limit: float, evidence: Evidence, alarm: float, is_alone: bool) 
         return unknown("error_rate", "canary has answered no call yet", numbers)
     if is_alone:
         fact = f"canary fails {percent(canary.share)} of {canary.trials:,} calls (limit {percent(limit)})"
-        return decide("error_rate", fact, log_evidence, alarm, numbers)
+        return judge.decide("error_rate", fact, log_evidence, numbers)
     if not stable.trials:
         return unknown("error_rate", "stable has answered no call to compare with", numbers)
     fact = (
         f"canary fails {percent(canary.share)} of {canary.trials:,} calls, stable "
         f"{percent(stable.share)} of {stable.trials:,} (limit {percent(limit)} more)"
     )
-    return decide("error_rate", fact, log_evidence, alarm, numbers)
+    return judge.decide("error_rate", fact, log_evidence, numbers)
 
 
-def _times(checks: Checks, evidence: Evidence, alarm: float) -> Iterator[Verdict]:
+def _times(checks: Checks, evidence: Evidence, judge: Judge) -> Iterator[Verdict]:
     """Judge how long callers wait; for tokens, only where the model generates text."""
     stable, canary, share = evidence.stable, evidence.canary, checks.latency_quantile
     limit = checks.max_latency_ratio
     if limit is not None:
-        yield _slower("latency", "", limit, share, stable.latencies, canary.latencies, alarm)
+        yield _slower("latency", "", limit, share, stable.latencies, canary.latencies, judge)
     limit = checks.max_first_token_ratio if evidence.is_text else None
     if limit is not None:
         subject = " to the first token"
-        yield _slower("first_token", subject, limit, share, stable.first_tokens, canary.first_tokens, alarm)
+        yield _slower("first_token", subject, limit, share, stable.first_tokens, canary.first_tokens, judge)
     limit = checks.max_token_time_ratio if evidence.is_text else None
     if limit is not None:
         subject = " for each further token"
-        yield _slower("token_time", subject, limit, share, stable.token_times, canary.token_times, alarm)
+        yield _slower("token_time", subject, limit, share, stable.token_times, canary.token_times, judge)
 
 
 def _slower(
-    check: str, subject: str, limit: float, share: float, stable: Durations, canary: Durations, alarm: float
+    check: str, subject: str, limit: float, share: float, stable: Durations, canary: Durations, judge: Judge
 ) -> Verdict:
     """Compare shares of slow calls: those that take more than `limit` times the stable version's quantile."""
     if not canary.total or not stable.total:
         role = "stable" if canary.total else "canary"
         return unknown(check, f"{role} has answered no call yet", {"limit": limit})
     base, seconds = stable.quantile(share), canary.quantile(share)
-    slow = Rate(canary.longer_than(limit * base), canary.total)
-    usual = Rate((1 - share) * stable.total, stable.total)
-    log_evidence = weigh_difference(slow, usual, 0.0, 1 - share)
+    log_evidence = judge.weigh_slow(check, canary, stable, limit, share)
     numbers = {
         "canary_seconds": seconds,
         "stable_seconds": base,
         "ratio": seconds / base,
         "limit": limit,
         "canary_calls": canary.total,
-        "canary_slow_calls": slow.hits,
+        "canary_slow_calls": canary.longer_than(limit * base),
         "stable_calls": stable.total,
     }
     fact = (
         f"canary's p{share * 100:g}{subject} is {duration(seconds)} over {canary.total:,} calls, "
         f"{times(seconds / base)} stable's {duration(base)} (limit {limit:g} times)"
     )
-    return decide(check, fact, log_evidence, alarm, numbers)
+    return judge.decide(check, fact, log_evidence, numbers)
 
 
-def _agreement(agreement: Agreement, mirrored: MirroredCalls, alarm: float) -> Verdict:
+def _agreement(agreement: Agreement, mirrored: MirroredCalls, judge: Judge) -> Verdict:
     if agreement.metric is Metric.PSI:
-        return _shift(agreement.max, mirrored, alarm)
+        return _shift(agreement.max, mirrored, judge.alarm)
     limit = 1 - agreement.min
     differing = Rate(mirrored.compared - mirrored.agreeing, mirrored.compared)
     numbers = {
@@ -176,7 +185,7 @@ def _agreement(agreement: Agreement, mirrored: MirroredCalls, alarm: float) -> V
         fact += f", {mirrored.failed:,} of which it could not answer"
     # A limit of 0 can be broken, but never be proved to be kept.
     bound = min(max(limit, 1 / (2 * _MIN_ANSWERS)), 1 - 1e-9)
-    return decide("agreement", fact, weigh(differing, bound), alarm, numbers)
+    return judge.decide("agreement", fact, weigh(differing, bound), numbers)
 
 
 def _shift(limit: float, mirrored: MirroredCalls, alarm: float) -> Verdict:

@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from gateway.rollout.analysis import judge
+from gateway.rollout.analysis import false_alarm, judge
 from gateway.rollout.events import (
     Abort,
     CanaryFailed,
@@ -50,9 +50,11 @@ from gateway.rollout.events import (
     Target,
     Tick,
 )
+from gateway.rollout.evidence import Evidence
 from gateway.rollout.plan import Plan
 from gateway.rollout.state import LIVE, ON_THE_WAY, Reason, Rollout, Stage
 from gateway.rollout.transitions import Next, begin, degrade, enter, go_to, promote
+from gateway.rollout.trial import Trial, begin_trial, observe
 from gateway.rollout.verdict import Outcome, overall
 
 
@@ -243,8 +245,21 @@ def _judge(state: Rollout, event: Event) -> tuple[Rollout, Outcome]:
     assert isinstance(event, Tick)
     # What a canary does that stands in for the stable version compares with nothing.
     evidence = state.evidence if event.is_waiting else state.evidence + event.evidence
-    verdicts = judge(state.plan, state.step, evidence)
-    return replace(state, evidence=evidence, verdicts=verdicts), overall(verdicts)
+    trial = state.trial if event.is_waiting else _observe(state, event, evidence)
+    verdicts = judge(state.plan, state.step, evidence, trial)
+    return replace(state, evidence=evidence, trial=trial, verdicts=verdicts), overall(verdicts)
+
+
+def _observe(state: Rollout, event: Tick, evidence: Evidence) -> Trial | None:
+    """Return the step's trial with what the tick tells; it begins with the first units."""
+    trial = state.trial
+    if event.units is None:
+        return trial
+    if trial is None:
+        alarm = false_alarm(state.plan, evidence.is_text)
+        workers = state.canary_workers
+        trial = begin_trial(state.plan, state.step, evidence.is_text, event.history, workers, alarm)
+    return observe(trial, state.plan, evidence, event.units)
 
 
 def _is_waiting(event: Event) -> bool:

@@ -143,6 +143,9 @@ class Plan:
     """How long the version that lost keeps its workers."""
     max_restarts: int = 2
     """How often the canary's workers may die before it is given up."""
+    warmup: float | None = None
+    """How long each of the canary's workers is judged by gross failure alone; None is not at all for those
+    that the rollout begins with, and 10 s for those that come later."""
 
     def mirror(self, step: int, is_text: bool = False) -> float:
         """The share of calls that is mirrored at a step; `is_text` tells that the model generates text."""

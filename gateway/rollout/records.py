@@ -41,8 +41,8 @@ class CallRecord:
     """One call: when it was answered (seconds), by which worker of which version, with what status, how fast.
 
     `caller` is who stays on one version, None where each call is placed by chance. `is_weighted` tells that
-    chance or stickiness placed the call, and not its caller. `pair` is what the canary answered besides, where
-    the stable version answered and the call was mirrored.
+    chance or stickiness placed the call, and not its caller. `pair` is what the canary answered besides, if
+    it was mirrored.
     """
 
     time: float

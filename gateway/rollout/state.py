@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from gateway.rollout.evidence import Evidence
 from gateway.rollout.plan import Match, Plan
+from gateway.rollout.trial import Trial
 from gateway.rollout.verdict import Verdict
 
 ALL_CALLS = 100
@@ -101,6 +102,10 @@ class Rollout:
     workers: tuple[str, ...] = ()
     """The canary's workers that took calls at the last tick: one that is gone without a report has died."""
     evidence: Evidence = field(default_factory=Evidence)
+    trial: Trial | None = None
+    """What is known of this step in units that are independent; None where calls are counted alone."""
+    canary_workers: Mapping[str, int] = field(default_factory=dict)
+    """The first window of each of the canary's workers, in this rollout."""
     verdicts: tuple[Verdict, ...] = ()
 
     @property

@@ -33,6 +33,8 @@ def begin(state: Rollout, revision: str, message: str, rollback: bool = False) -
         restarts=0,
         workers=(),
         evidence=Evidence(),
+        trial=None,
+        canary_workers={},
         verdicts=(),
     )
 
@@ -69,7 +71,18 @@ def go_to(state: Rollout, number: int, note: str = "") -> Next:
         f"; {note}" if note else ""
     )
     stage, reason = (Stage.PAUSED, Reason.PAUSE_STEP) if step.pause else (Stage.STEPPING, Reason.STEP_RUNNING)
-    return enter(state, stage, reason, message, step=number, evidence=evidence, verdicts=())
+    workers = state.trial.workers if state.trial else state.canary_workers
+    return enter(
+        state,
+        stage,
+        reason,
+        message,
+        step=number,
+        evidence=evidence,
+        trial=None,
+        canary_workers=workers,
+        verdicts=(),
+    )
 
 
 def describe(step: Step) -> str:

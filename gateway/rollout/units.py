@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import add
 
 from gateway.metrics.counts import BUCKETS
 from gateway.rollout.evidence import Durations, Side
@@ -38,6 +39,15 @@ class PairCounts:
     """Calls that the canary failed and the stable version answered."""
     stable_latency: tuple[int, ...] = _NO_LATENCIES
     canary_latency: tuple[int, ...] = _NO_LATENCIES
+
+    def __add__(self, other: PairCounts) -> PairCounts:
+        return PairCounts(
+            self.pairs + other.pairs,
+            self.differing + other.differing,
+            self.canary_failed + other.canary_failed,
+            tuple(map(add, self.stable_latency, other.stable_latency)),
+            tuple(map(add, self.canary_latency, other.canary_latency)),
+        )
 
     @property
     def stable_latencies(self) -> Durations:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import gateway
+from gateway.call_records.access_log import Converter
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.haproxy import ask
@@ -319,3 +320,24 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         EdgeControl(EdgeSettings(address), files).write_first(RoutingTable())
         with pytest.raises(EdgeError, match="in use"):
             EdgeProcess(files, lambda _: None).start()
+
+
+def test_the_access_log_says_which_calls_chance_placed(
+    tmp_path: Path, workers: Workers, capfd: pytest.CaptureFixture[str]
+) -> None:
+    edge = RunningEdge(tmp_path, access_log="all")
+    try:
+        stable, canary = (backend(version, workers.start(version)) for version in ("v1", "v2"))
+        edge.control.apply(RoutingTable((Route("iris", stable, canary, 50),)))
+        for path in ("/v2/models/iris/infer", "/v2/models/iris/versions/v2/infer"):
+            for _ in range(20):
+                assert edge.get(path)[0] == 200
+    finally:
+        edge.stop()
+    lines = [line for line in capfd.readouterr().err.splitlines() if '"event":"access"' in line]
+    records = list(Converter("iris").convert(line.encode() for line in lines))
+    assert sum(record["weighted"] for record in records) == 20
+    assert {record["version"] for record in records if record["weighted"]} == {"stable", "canary"}
+    assert {record["version"] for record in records if not record["weighted"]} == {"canary"}
+    assert all(abs(record["time"] - time.time()) < 60 for record in records)
+    assert len({record["time"] for record in records}) > 20, "times are finer than seconds"

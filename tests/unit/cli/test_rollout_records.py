@@ -1,0 +1,170 @@
+"""`kitserve rollout replay` and `records`: what people see, and the exit codes that scripts go by."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.support.cli import Cli
+from tests.support.world_calls import Traffic
+from tests.support.worlds import CANARIES, WORLDS
+
+_PLAN = """
+rollout:
+  steps: [{weight: 25, for: 20s}]
+  checks: {max_error_rate: 0.02, max_latency_ratio: 1.5, agreement: {min: 0.9}}
+"""
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(tmp_path, monkeypatch, capsys)
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Callable[[str], str]:
+    """Write a plan; return its path."""
+
+    def write(text: str = _PLAN) -> str:
+        path = tmp_path / "plan.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def _records(canary: str, seconds: float) -> list[dict[str, Any]]:
+    traffic = Traffic(replace(WORLDS[0], rate=200.0), CANARIES[canary], (3,), 100)
+    return [*traffic.calls(-20, 0, 0).records(), *traffic.calls(0, seconds, 25, 0.1).records()]
+
+
+def _written(path: Path, canary: str = "as good", seconds: float = 40) -> str:
+    path.write_text("".join(json.dumps(record) + "\n" for record in _records(canary, seconds)))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("canary", "seconds", "outcome", "code"),
+    [
+        ("as good", 40, "Successful", 0),
+        ("errors on 5 %", 40, "Failed", 1),
+        ("as good", 1, "Inconclusive", 3),
+    ],
+)
+def test_the_exit_code_is_that_of_the_outcome(
+    cli: Cli,
+    plan: Callable[[str], str],
+    tmp_path: Path,
+    canary: str,
+    seconds: float,
+    outcome: str,
+    code: int,
+) -> None:
+    file = _written(tmp_path / "calls.jsonl", canary, seconds)
+    text, _ = cli("rollout", "replay", file, "--plan", plan(_PLAN), code=code)
+    assert text.startswith(outcome)
+    assert "error_rate: canary fails" in text
+    document, _ = cli("rollout", "replay", file, "--plan", plan(_PLAN), "-o", "json", code=code)
+    judged = json.loads(document)
+    assert judged["outcome"] == outcome
+    checks = {verdict["check"]: verdict for verdict in judged["verdicts"]}
+    assert set(checks) == {"requests", "error_rate", "latency", "agreement"}
+    assert checks["error_rate"]["numbers"]["limit"] == 0.02
+    assert judged["calls"]["canary"] > 0
+    assert 0 <= judged["clear_at"] <= judged["seconds"] <= seconds
+
+
+def test_records_come_from_standard_input_too(
+    cli: Cli, plan: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Path(_written(tmp_path / "calls.jsonl")).read_bytes()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+    text, _ = cli("rollout", "replay", "-", "--plan", plan(_PLAN))
+    assert text.startswith("Successful")
+
+
+def test_the_fields_of_the_block_may_stand_alone(
+    cli: Cli, plan: Callable[[str], str], tmp_path: Path
+) -> None:
+    file = _written(tmp_path / "calls.jsonl", seconds=1)
+    cli("rollout", "replay", file, "--plan", plan("steps: [{weight: 5}]"), code=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "line 1: write `rollout:` with `steps:`"),
+        ("rollout:\n  steps: []\n", "line 2: rollout.steps"),
+        ("rollout:\n  steps: [{weight: 5}]\n  sticki: 1\n", "line 3: rollout.sticki"),
+        ("steps: [{weight: 5}]\nchecks:\n  agreement: {metric: psi}\n", "psi compares what answers hold"),
+        ("rollout: [", "this is no YAML"),
+    ],
+)
+def test_a_plan_with_a_fault_is_told_by_its_line(
+    cli: Cli, plan: Callable[[str], str], tmp_path: Path, text: str, fault: str
+) -> None:
+    file = _written(tmp_path / "calls.jsonl", seconds=1)
+    _, error = cli("rollout", "replay", file, "--plan", plan(text), code=2)
+    assert fault in " ".join(error.split())
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [('{"time": 1}\n', "calls.jsonl, line 1: status: nothing"), (None, "cannot be read: No such file")],
+)
+def test_records_that_cannot_be_read_are_an_error(
+    cli: Cli, plan: Callable[[str], str], tmp_path: Path, content: str | None, fault: str
+) -> None:
+    file = tmp_path / "calls.jsonl"
+    if content is not None:
+        file.write_text(content)
+    _, error = cli("rollout", "replay", str(file), "--plan", plan(_PLAN), code=4)
+    assert fault in " ".join(error.split())
+
+
+def test_an_access_log_becomes_records(cli: Cli, plan: Callable[[str], str], tmp_path: Path) -> None:
+    lines = [
+        json.dumps(
+            {
+                "time": f"2026-11-29T12:00:{record['time'] + 20:06.3f}+00:00",
+                "event": "access",
+                "client": f"192.0.2.{number % 200}:4000",
+                "path": "/v2/models/iris/infer",
+                "status": record["status"],
+                "model": "iris",
+                "role": record["version"],
+                "worker": record["worker"],
+                "total_ms": record["seconds"] * 1000,
+                "end": "--",
+                "placed": "1",
+            },
+            separators=(",", ":"),
+        )
+        for number, record in enumerate(_records("errors on 5 %", 39))
+    ]
+    log = tmp_path / "access.jsonl"
+    log.write_text("\n".join(['{"event":"routes.changed"}', *lines]) + "\n")
+    written, error = cli("rollout", "records", str(log), "--model", "iris")
+    assert len(written.splitlines()) == len(lines)
+    assert not error
+    file = tmp_path / "calls.jsonl"
+    file.write_text(written)
+    text, _ = cli("rollout", "replay", str(file), "--plan", plan(_PLAN), code=1)
+    assert "error_rate: canary fails" in text
+    assert "no call has been mirrored yet" in text
+
+
+def test_a_log_without_such_calls_says_what_is_needed(cli: Cli, tmp_path: Path) -> None:
+    log = tmp_path / "access.jsonl"
+    log.write_text('{"event":"access","model":"other"}\n')
+    _, error = cli("rollout", "records", str(log), "--model", "iris", code=1)
+    assert "skipped: 1: it is of another model" in error
+    assert "access_log: all" in error
