@@ -23,7 +23,7 @@ from gateway.metrics.evidence_windows import (
 )
 from gateway.metrics.sticky_callers import MAX_STICKY_CALLERS, StickyCaller
 from gateway.rollout.history import Recent
-from gateway.rollout.units import CallerCounts, History
+from gateway.rollout.units import HISTORY_WINDOWS, CallerCounts, History
 
 # Evidence of a moment waits so long for the other workers' of the same moment.
 _PATIENCE_SECONDS = 3.0
@@ -122,7 +122,11 @@ class EvidenceCollection:
         """Return what an app did before what the last look returned."""
         with self._lock:
             recent = self._recent.get(app)
-            return History() if recent is None else recent.history()
+            history = History() if recent is None else recent.history()
+        # What workers tell another gateway of the time before comes worker by worker.
+        windows = sorted(history.windows, key=lambda window: window.index)
+        first = windows[-1].index - HISTORY_WINDOWS + 1 if windows else 0
+        return replace(history, windows=tuple(window for window in windows if window.index >= first))
 
     def _take(self, told: _Told, evidence: ToldWindows) -> None:
         windows = [window for window in evidence.windows if window.number > told.until]

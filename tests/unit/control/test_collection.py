@@ -167,6 +167,22 @@ def test_another_gateway_learns_what_was_before_and_judges_none_of_it_again(plan
     assert history.callers["7"].calls == WINDOWS_TOLD + 50
 
 
+def test_the_history_of_before_is_in_order_whoever_tells_it_first(plane: Plane) -> None:
+    workers = [plane.worker(name, ready_since=START - 100) for name in ("a", "b")]
+    for _ in range(WINDOWS_KEPT):
+        for worker in workers:
+            worker.call({200: 1})
+        plane.now += 0.5
+    plane.begin()
+    for _ in range(8):
+        plane.after()
+    windows = plane.collection.history(V1).windows
+    assert len(windows) > 2 * WINDOWS_KEPT - 50
+    indices = [window.index for window in windows]
+    assert indices == sorted(indices)
+    assert indices[-1] - indices[0] < WINDOWS_KEPT
+
+
 def test_the_history_ends_where_what_is_judged_now_begins(plane: Plane) -> None:
     worker = plane.worker("a")
     worker.call({200: 2}, sticky=b"7")
