@@ -11,7 +11,9 @@ from gateway.metrics.pairs import AnswerPairs
 from gateway.rollout.evidence import Side
 from gateway.rollout.units import CallerCounts, PairCounts, Window
 
-_NONE = {bounds: (0,) * (len(bounds) + 1) for bounds in (BUCKETS, FIRST_TOKEN_BUCKETS, TOKEN_GAP_BUCKETS)}
+_NONE: Mapping[tuple[float, ...], Counts] = {
+    bounds: (0,) * (len(bounds) + 1) for bounds in (BUCKETS, FIRST_TOKEN_BUCKETS, TOKEN_GAP_BUCKETS)
+}
 _NO_SIDE = Side()
 _NO_PAIRS = PairCounts()
 
