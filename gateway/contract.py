@@ -14,6 +14,7 @@ from gateway.errors import ControlError, KitserveError, RegistryUnavailable
 from gateway.foreign_text import foreign_text, message_text
 from gateway.kits.policy import Policy
 from gateway.logs.limits import Logged
+from gateway.metrics.evidence_windows import ToldWindows
 from gateway.metrics.tally import Numbers
 from gateway.oci.options import SourceOptions
 from gateway.oci.pinned import PinnedReference
@@ -136,6 +137,8 @@ class Instructions:
     mirroring: Mirroring | None = None
     payloads: PayloadRules | None = None
     """Which calls are recorded; None: none."""
+    told_until: int = 0
+    """Up to which window the worker's evidence is here: the next report is to tell of those after it."""
     must_end: bool = False
     """Whether another worker takes its place: it is to answer the calls that it has, and end."""
 
@@ -199,6 +202,10 @@ class Announcement:
     memory_bytes: int = 0
     """The resident memory of its process."""
     numbers: Numbers = field(default_factory=Numbers)
+    evidence: ToldWindows = field(default_factory=ToldWindows)
+    """What rollouts are judged by, as far as the gateway has not said that it has it."""
+    ready_since: float = 0.0
+    """When the worker began to take calls, in seconds since 1970; 0 before."""
     description: Description | None = None
     """Sent only when the gateway asks for it."""
     number: int = 0
@@ -232,6 +239,7 @@ class Announcement:
             not_batched=foreign_text(self.not_batched),
             first_call=foreign_text(self.first_call),
             spans=tuple(_checked(self.spans[:MAX_SPANS])),
+            evidence=self.evidence.bounded(),
         )
 
 

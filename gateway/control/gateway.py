@@ -60,6 +60,7 @@ from gateway.files import read_regular
 from gateway.home import keep_private
 from gateway.logs.counts import LineCounts
 from gateway.logs.events import configure_logging
+from gateway.metrics.evidence_windows import ToldWindows
 from gateway.metrics.exposition import KitserveCollector
 from gateway.metrics.machine import usable_memory
 from gateway.proxies import bypass_proxies
@@ -155,6 +156,8 @@ class Gateway:
         announcement = announcement.checked()
         if self._traces is not None:
             announcement = self._traces.hear(announcement)
+        told_until = self._rollouts.hear(announcement)
+        announcement = replace(announcement, evidence=ToldWindows())
         if self._workers.hear(announcement):
             self._activator.hear(announcement)
             self._loop.wake()
@@ -163,6 +166,7 @@ class Gateway:
             self._descriptions.hear(announcement),
             self._rollouts.mirroring(app),
             self._payload_log.rules(app),
+            told_until,
             self._restarts.must_end(announcement.worker),
         )
 

@@ -8,7 +8,7 @@
     MODEL:state        why no version of the model answers, as a `RouteState`; for every model there is
     MODEL:stable       the backend of its stable version
     MODEL:canary       the backend of its canary
-    MODEL:weight       the canary's percent of the calls
+    MODEL:weight       the canary's percent of the calls; 0 also where calls are judged that all go to stable
     MODEL:sticky       `header:NAME` or `cookie:NAME`: callers with the same value get the same version
     MODEL:match:NAME   the value of the header NAME that leads to the canary: `=VALUE`, or `*` for any
     MODEL/NAME         the backend of the version with that tag, digest or 12-digit prefix
@@ -122,10 +122,11 @@ def _route_entries(route: Route, slots: Mapping[str, int]) -> dict[str, str]:
         entries[map_key(model, key)] = name
         # A name that both versions have is the stable one's, which comes last.
         entries |= {map_key(model, Key.VERSION, version): name for version in backend.names}
-    if route.canary is not None:
-        entries[map_key(model, Key.WEIGHT)] = str(route.weight)
+    if route.canary is not None or route.rules.is_judged:
+        entries[map_key(model, Key.WEIGHT)] = "0" if route.canary is None else str(route.weight)
         if route.rules.sticky is not None:
             entries[map_key(model, Key.STICKY)] = sticky_word(*route.rules.sticky)
+    if route.canary is not None:
         for header, value in route.rules.match:
             entries[map_key(model, Key.MATCH, header)] = f"{EXACT_VALUE}{value}" if value else ANY_VALUE
     return entries

@@ -47,12 +47,14 @@ class Rules:
     version, and while the weight only grows none goes back to stable. `match` are headers and their values:
     calls that have one go to the canary, with any value where it is "". HAProxy must know beforehand what
     to look at: `watched` are all such names, by kind ("header", "cookie" or "match"), those of later steps
-    included.
+    included. Where `is_judged`, calls are evidence of how good a version is, also while there is one alone:
+    its canary will be compared with that.
     """
 
     sticky: tuple[str, str] | None = None
     match: tuple[tuple[str, str], ...] = ()
     watched: tuple[tuple[str, str], ...] = ()
+    is_judged: bool = False
 
 
 class RouteState(StrEnum):

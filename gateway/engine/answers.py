@@ -114,7 +114,8 @@ class Answers:
             else:
                 self._tally.refused(job.role, job.status)
             if job.is_placed and not job.is_blameless:
-                self._tally.judged(job.source, job.status, time.perf_counter() - job.began, job.is_unfit)
+                seconds = time.perf_counter() - job.began
+                self._tally.judged(job.source, job.status, seconds, job.is_unfit, sticky=job.sticky)
             if job.trace is not None:
                 record_job(job, self._names.get("model", ""))
 

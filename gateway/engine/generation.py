@@ -52,6 +52,8 @@ class Turn:
     """Who calls, see `shares`."""
     is_placed: bool = False
     """Whether chance alone decided which version answers, so that a rollout may be judged by the call."""
+    sticky: bytes = b""
+    """A hash of what keeps its caller on the version; b"" where nothing does."""
     alarm: asyncio.TimerHandle | None = None
     call: Call | None = None
     """None once the turn has ended."""

@@ -95,6 +95,8 @@ class Job:
     """Who calls, see `shares`."""
     is_placed: bool = False
     """Whether chance alone decided which version answers, so that a rollout may be judged by the call."""
+    sticky: bytes = b""
+    """A hash of what keeps its caller on the version; b"" where nothing does."""
     is_blameless: bool = False
     """Whether it failed by no fault of the version: a deadline of its caller, a full queue, a deadly body."""
     place: int = 0

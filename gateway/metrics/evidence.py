@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gateway.metrics.counts import FIRST_TOKEN_BUCKETS, TOKEN_GAP_BUCKETS, Histogram
+from gateway.metrics.tokens import Tokens
 
 WINDOW_SECONDS = 60.0
 """How long a caller's calls are remembered."""
@@ -32,6 +33,20 @@ class EvidenceCounts:
     per_token: Histogram = field(default_factory=lambda: Histogram(TOKEN_GAP_BUCKETS))
     """How long each token after it took, as the mean over a call."""
 
+    def count(self, has_failed: bool, seconds: float, bucket: int) -> None:
+        """Count one call; `bucket` is that of its seconds. As fast as can be: it is done for each call."""
+        self.calls += 1
+        self.errors += has_failed
+        times = self.request
+        times.counts[bucket] += 1
+        times.total += seconds
+
+    def count_tokens(self, tokens: Tokens) -> None:
+        """Count how long the tokens of one call took, besides the call itself."""
+        self.first_token.add(tokens.first)
+        if tokens.output > 1 and tokens.between.total:
+            self.per_token.observe(tokens.between.total / (tokens.output - 1))
+
     def add(self, other: EvidenceCounts) -> None:
         """Add another's counts to these."""
         self.calls += other.calls
@@ -39,6 +54,44 @@ class EvidenceCounts:
         self.request.add(other.request)
         self.first_token.add(other.first_token)
         self.per_token.add(other.per_token)
+
+
+@dataclass(slots=True)
+class PairedCalls:
+    """Mirrored calls that the stable version answered: whether the canary did, and how long each took.
+
+    Of tensors it is the time of decoding and inference, without any wait; of text, of the whole answer.
+    """
+
+    calls: int = 0
+    failed: int = 0
+    """Those that the canary failed; they have no times."""
+    stable: Histogram = field(default_factory=Histogram)
+    canary: Histogram = field(default_factory=Histogram)
+
+    def count(self, seconds: PairSeconds) -> None:
+        """Count one call."""
+        self.calls += 1
+        if seconds.canary is None:
+            self.failed += 1
+        else:
+            self.stable.observe(seconds.stable)
+            self.canary.observe(seconds.canary)
+
+    def add(self, other: PairedCalls) -> None:
+        """Add another's counts to these."""
+        self.calls += other.calls
+        self.failed += other.failed
+        self.stable.add(other.stable)
+        self.canary.add(other.canary)
+
+
+@dataclass(frozen=True, slots=True)
+class PairSeconds:
+    """How long both versions took for the same call; `canary` is None where the canary failed it."""
+
+    stable: float
+    canary: float | None
 
 
 class CallerShares:

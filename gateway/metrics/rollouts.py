@@ -30,6 +30,8 @@ class RolloutSample:
     """The share of the stable version's calls that its canary answers too."""
     verdicts: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
     """By check, all outcomes, and which of them is the last verdict."""
+    units: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By check, how many units of each kind it was judged by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,16 @@ ROLLOUT_METRICS = (
         ],
         "check",
         "outcome",
+    ),
+    _declare(
+        "kitserve_rollout_units",
+        Kind.GAUGE,
+        "By how many callers, seconds of a worker (worker_seconds) and pairs of answers each check is judged",
+        lambda rollout: [
+            ((check, unit), count) for check, units in rollout.units.items() for unit, count in units.items()
+        ],
+        "check",
+        "unit",
     ),
 )
 

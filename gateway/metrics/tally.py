@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
-from gateway.metrics.counts import MAX_BATCH_ROWS, MIRRORED, CallTimes, Histogram, MirroredCalls, Runs
-from gateway.metrics.evidence import CallerShares, EvidenceCounts
+from gateway.metrics.counts import (
+    BUCKETS,
+    MAX_BATCH_ROWS,
+    MIRRORED,
+    CallTimes,
+    Histogram,
+    MirroredCalls,
+    Runs,
+)
+from gateway.metrics.evidence import CallerShares, EvidenceCounts, PairedCalls, PairSeconds
+from gateway.metrics.evidence_windows import ToldWindows, WindowCutter
 from gateway.metrics.pairs import AnswerPairs, Losses
+from gateway.metrics.sticky_callers import StickyCallers
 from gateway.metrics.tokens import Tokens
 
 _FAILURES = _WRONG = 400
@@ -25,6 +36,8 @@ class Numbers:
     """Answers by role and HTTP status."""
     evidence: EvidenceCounts = field(default_factory=EvidenceCounts)
     """What a rollout is judged by."""
+    bound: EvidenceCounts = field(default_factory=EvidenceCounts)
+    """Those of these calls whose callers stick to the version."""
     unfit: int = 0
     """Callers' calls whose inputs the model found unfit only while it ran; they are answered with 400."""
     request: Histogram = field(default_factory=Histogram)
@@ -37,6 +50,8 @@ class Numbers:
     mirrored: MirroredCalls = field(default_factory=MirroredCalls)
     pairs: AnswerPairs = field(default_factory=AnswerPairs)
     """Of the mirrored calls, those whose answers are generated."""
+    paired: PairedCalls = field(default_factory=PairedCalls)
+    """Of the mirrored calls, those that the stable version answered."""
     pulled_bytes: int = 0
     cache_hits: int = 0
     unpacks: int = 0
@@ -69,6 +84,7 @@ class Numbers:
         """Add another's numbers to these."""
         self.requests.update(other.requests)
         self.evidence.add(other.evidence)
+        self.bound.add(other.bound)
         self.unfit += other.unfit
         self.request.add(other.request)
         self.queue.add(other.queue)
@@ -78,6 +94,7 @@ class Numbers:
         self.last_call = max(self.last_call, other.last_call)
         self.mirrored = (self.mirrored + other.mirrored).with_few_labels()
         self.pairs = self.pairs + other.pairs
+        self.paired.add(other.paired)
         self.pulled_bytes += other.pulled_bytes
         self.cache_hits += other.cache_hits
         self.unpacks += other.unpacks
@@ -95,12 +112,20 @@ class Numbers:
 
 
 class Tally:
-    """The numbers of a running worker; safe to use from several threads."""
+    """The numbers of a running worker; safe to use from several threads.
 
-    def __init__(self) -> None:
+    `clock` is a monotonic clock, and `wall` gives seconds since 1970.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time
+    ) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._numbers = Numbers()
         self._shares = CallerShares()
+        self._windows = WindowCutter(self._numbers, clock, wall)
+        self._sticky = StickyCallers()
         self.ongoing = 0
         self.generating = 0
         """Calls whose answers a language model makes now."""
@@ -144,26 +169,38 @@ class Tally:
             steps.encode += encode
 
     def judged(
-        self, caller: bytes, status: int, seconds: float, is_unfit: bool = False, tokens: Tokens | None = None
+        self,
+        caller: bytes,
+        status: int,
+        seconds: float,
+        is_unfit: bool = False,
+        tokens: Tokens | None = None,
+        sticky: bytes = b"",
     ) -> None:
         """Count one call as evidence, besides the call itself, as far as its caller has not had its share.
 
         A wrong call (4xx) tells nothing of the version. What a model found unfit only while it ran does: the
-        other version may take it.
+        other version may take it. `sticky` is the hash of what keeps the caller on this version, if anything
+        does.
         """
         if _WRONG <= status < _ERRORS and not is_unfit:
             return
+        has_failed = is_unfit or status >= _ERRORS
         with self._lock:
-            if not self._shares.take(caller, time.monotonic()):
+            now = self._clock()
+            if not self._shares.take(caller, now):
                 return
-            evidence = self._numbers.evidence
-            evidence.calls += 1
-            evidence.errors += is_unfit or status >= _ERRORS
-            evidence.request.observe(seconds)
+            if now >= self._windows.end:
+                self._windows.cut()
+            numbers, bucket = self._numbers, bisect_left(BUCKETS, seconds)
+            numbers.evidence.count(has_failed, seconds, bucket)
             if tokens is not None:
-                evidence.first_token.add(tokens.first)
-                if tokens.output > 1 and tokens.between.total:
-                    evidence.per_token.observe(tokens.between.total / (tokens.output - 1))
+                numbers.evidence.count_tokens(tokens)
+            if sticky:
+                numbers.bound.count(has_failed, seconds, bucket)
+                if tokens is not None:
+                    numbers.bound.count_tokens(tokens)
+                self._sticky.count(sticky, self._windows.number, has_failed, seconds)
 
     def refused(self, role: str, status: int) -> None:
         """Count one call that never reached the model."""
@@ -177,21 +214,36 @@ class Tally:
             self._numbers.dropped[reason] += 1
 
     def compared(
-        self, agreeing: float, failed: bool, stable: Mapping[str, int], canary: Mapping[str, int]
+        self,
+        agreeing: float,
+        failed: bool,
+        stable: Mapping[str, int],
+        canary: Mapping[str, int],
+        seconds: PairSeconds | None = None,
     ) -> None:
-        """Count one mirrored call, see `MirroredCalls`."""
+        """Count one mirrored call, see `MirroredCalls`; `seconds` where the stable version answered it."""
         with self._lock:
             self._count(MirroredCalls(1, agreeing, int(failed), 0, stable, canary))
+            if seconds is not None:
+                self._numbers.paired.count(seconds)
 
-    def compared_answers(self, pairs: AnswerPairs, is_worse: bool, failed: bool) -> None:
-        """Count one mirrored call whose answers are generated; it agrees where the canary is no worse."""
+    def compared_answers(
+        self, pairs: AnswerPairs, is_worse: bool, failed: bool, seconds: PairSeconds | None = None
+    ) -> None:
+        """Count one mirrored call whose answers are generated; it agrees where the canary is no worse.
+
+        `seconds` only where the stable version answered.
+        """
         with self._lock:
             self._count(MirroredCalls(1, float(not is_worse), int(failed)))
             self._numbers.pairs = self._numbers.pairs + pairs
+            if seconds is not None:
+                self._numbers.paired.count(seconds)
 
     def scored(self, losses: Losses) -> None:
         """Count how likely two versions find an answer."""
         with self._lock:
+            self._cut()
             self._numbers.pairs = self._numbers.pairs + AnswerPairs(losses=losses)
 
     def not_mirrored(self) -> None:
@@ -199,7 +251,18 @@ class Tally:
         with self._lock:
             self._count(MirroredCalls(dropped=1))
 
+    def told_windows(self, after: int) -> ToldWindows:
+        """What was counted as evidence in each half second after the one with the number `after`."""
+        with self._lock:
+            self._cut()
+            return replace(self._windows.after(after), callers=tuple(self._sticky.after(after)))
+
+    def _cut(self) -> None:
+        if self._clock() >= self._windows.end:
+            self._windows.cut()
+
     def _count(self, calls: MirroredCalls) -> None:
+        self._cut()
         self._numbers.mirrored = (self._numbers.mirrored + calls).with_few_labels()
 
     def executed(self, rows: int, decode: float, infer: float, encode: float) -> None:

@@ -12,7 +12,9 @@ EDGE_HEADER = "Kitserve-Edge"
 SOURCE_HEADER = "Kitserve-Source"
 """Whose turn a call takes in a worker: the caller's address, or `key:` and the name of its key."""
 PLACED_HEADER = "Kitserve-Placed"
-"""That the edge chose the call's version by chance alone, so that it counts as evidence."""
+"""That the edge chose the call's version by chance alone, so that it counts as evidence: `1`, or for a caller
+that sticks to a version, a hash of what it sticks by. Calls are placed also where there is one version alone.
+"""
 CALLER_HEADER = "Kitserve-Caller"
 """The name of the caller's key: for workers, and for the edge when a call comes back from the body router."""
 CLIENT_HEADER = "Kitserve-Client"
@@ -32,3 +34,8 @@ CALLER = CALLER_HEADER.lower().encode()
 TRACED = TRACED_HEADER.lower().encode()
 TRACEPARENT = TRACEPARENT_HEADER.encode()
 TRACESTATE = b"tracestate"
+
+
+def sticky_caller(placed: bytes | None) -> bytes:
+    """Return the hash of a caller that sticks to a version, by its call's header `PLACED`; b"" for others."""
+    return b"" if placed is None or placed == b"1" else placed

@@ -18,7 +18,7 @@ from gateway.engine.jobs import Codec, Job
 from gateway.payloads.record import Protocol
 from gateway.wire.codings import chosen_coding, compress, decompress
 from gateway.wire.exchange import Exchange, lines
-from gateway.wire.headers import PLACED, SOURCE
+from gateway.wire.headers import PLACED, SOURCE, sticky_caller
 from gateway.worker.capabilities import TensorCapability
 from gateway.worker.payload_calls import tensor_call
 from gateway.worker.protocol import JSON
@@ -64,6 +64,7 @@ class ComputeCalls:
         headers = exchange.headers
         json_size = headers.get(b"inference-header-content-length")
         call = _ComputeCall(self, exchange, role)
+        placed = headers.get(PLACED)
         try:
             timeout = headers.get(b"x-request-timeout")
             job = Job(
@@ -77,7 +78,8 @@ class ComputeCalls:
                 math.inf if timeout is None else request_timeout(timeout),
                 began,
                 source=headers.get(SOURCE, b""),
-                is_placed=PLACED in headers,
+                is_placed=placed is not None,
+                sticky=sticky_caller(placed),
                 trace=None if self.tracer is None else self.tracer.of(headers),
             )
         except InputError as refusal:

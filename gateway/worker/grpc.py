@@ -22,7 +22,7 @@ from gateway.wire.exchange import Exchange
 from gateway.wire.grpc_calls import CONTENT, OK, is_grpc, is_grpc_type, parse
 from gateway.wire.grpc_frames import framed, single_message
 from gateway.wire.grpc_messages import message
-from gateway.wire.headers import PLACED, SOURCE
+from gateway.wire.headers import PLACED, SOURCE, sticky_caller
 from gateway.wire.texts import INFERENCE, unknown_method
 from gateway.worker.capabilities import TensorCapability
 from gateway.worker.grpc_job import GrpcCodec
@@ -93,6 +93,7 @@ class OpenInferenceGrpc:
                 began=began,
                 source=exchange.headers.get(SOURCE, b""),
                 is_placed=PLACED in exchange.headers,
+                sticky=sticky_caller(exchange.headers.get(PLACED)),
                 trace=None if self._tracer is None else self._tracer.of(exchange.headers),
             )
         except InputError as refusal:

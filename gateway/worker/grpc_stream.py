@@ -23,7 +23,7 @@ from gateway.wire.exchange import Exchange
 from gateway.wire.grpc_frames import Unframer, framed
 from gateway.wire.grpc_messages import message
 from gateway.wire.grpc_status import trailers
-from gateway.wire.headers import PLACED, SOURCE
+from gateway.wire.headers import PLACED, SOURCE, sticky_caller
 from gateway.wire.protobuf import field
 from gateway.worker.grpc_job import GrpcCodec
 from gateway.worker.payload_calls import grpc_call
@@ -157,6 +157,7 @@ class GrpcStream:
             began=now,
             source=self._exchange.headers.get(SOURCE, b""),
             is_placed=PLACED in self._exchange.headers,
+            sticky=sticky_caller(self._exchange.headers.get(PLACED)),
             trace=self._next_trace(),
         )
         self._inside.add(job)

@@ -46,6 +46,7 @@ class Mirror:
             "json_size": job.json_size.decode("latin-1"),
             "answer_json_size": job.answer_json_size,
             "agreement": self._agreement,
+            "seconds": job.decode_seconds + job.infer_seconds,
         }
         headers = b"%s: %s\r\n" % (MIRROR_HEADER, orjson.dumps(header))
         if trace is not None:
@@ -57,6 +58,6 @@ class Mirror:
         self._sender.stop()
 
 
-def _refusal(status: int, body: bytes) -> str:
+def _refusal(status: int, body: bytes, _seconds: float) -> str:
     """Return why the canary's worker did not compare; it counts what it did."""
     return "" if status == _OK else f"it answers with {status}: {body[:64]!r}"

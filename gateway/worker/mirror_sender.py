@@ -45,8 +45,11 @@ class Copy:
     headers: bytes
     body: Sequence[bytes | memoryview]
     held: int
-    answered: Callable[[int, bytes], str]
-    """Takes the status and the body of the answer; returns why it says nothing, "" where it was of use."""
+    answered: Callable[[int, bytes, float], str]
+    """Takes the answer's status and body, and how many seconds it took.
+
+    Returns why it says nothing, "" where it was of use.
+    """
 
     @property
     def size(self) -> int:
@@ -105,7 +108,7 @@ class MirrorSender:
 
     def answered(self, copy: Copy, status: int, body: bytes, seconds: float) -> None:
         """Go on after the canary's worker answered a copy in `seconds`."""
-        reason = copy.answered(status, body)
+        reason = copy.answered(status, body, seconds)
         if reason:
             self.failed(reason)
             return

@@ -20,6 +20,7 @@ from gateway.codec.statuses import STATUSES
 from gateway.contract import Mirroring
 from gateway.errors import DeadlineExceeded, QueueFull
 from gateway.metrics.counts import MIRRORED
+from gateway.metrics.evidence import PairSeconds
 from gateway.metrics.pairs import Losses
 from gateway.rollout.answers import Answer, ToolCall, Wishes, compare_answers, is_worse, read_wishes
 from gateway.tracing.call_trace import CallTrace
@@ -73,18 +74,23 @@ class TextMirror:
         path: str,
         body: bytes,
         held: int,
-        answered: Callable[[int, bytes], str],
+        answered: Callable[[int, bytes, float], str],
         headers: bytes = _HEADERS,
     ) -> None:
         """Send a call to the canary once it is its turn; `held` are the bytes that are kept besides."""
         copy = Copy(path, headers, [body], len(body) + held, answered)
         self._sender.send(copy, asyncio.get_running_loop())
 
-    def compare(self, stable: GeneratedAnswer, canary: Answer | None, wishes: Wishes) -> None:
+    def compare(
+        self, stable: GeneratedAnswer, canary: Answer | None, wishes: Wishes, canary_seconds: float
+    ) -> None:
         """Count a pair of answers."""
         ratio = self.mirroring.answers.max_length_ratio
         pairs = compare_answers(_answer(stable), canary, wishes, ratio)
-        self._tally.compared_answers(pairs, is_worse(pairs), failed=canary is None)
+        seconds = None
+        if stable.status == _OK:
+            seconds = PairSeconds(stable.seconds, None if canary is None else canary_seconds)
+        self._tally.compared_answers(pairs, is_worse(pairs), failed=canary is None, seconds=seconds)
 
     def score(self, stable: GeneratedAnswer) -> None:
         """Have both versions score an answer of the stable one, where there is a limit; callers go first."""
@@ -116,7 +122,7 @@ class _Pair:
         self._mirror = mirror
         self._stable = stable
 
-    def answered(self, status: int, body: bytes) -> str:
+    def answered(self, status: int, body: bytes, seconds: float) -> str:
         """Compare the answers; return why they cannot be compared, see `Copy`."""
         if status in (*_BUSY, *_NOWHERE):
             return f"it answers with {status}: {body[:64]!r}"
@@ -127,7 +133,7 @@ class _Pair:
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 return f"its answer cannot be read: {error!r}"
         # With the defaults of the kit: they may ask for a form, or leave nothing to chance.
-        self._mirror.compare(self._stable, canary, read_wishes(orjson.loads(self._stable.request)))
+        self._mirror.compare(self._stable, canary, read_wishes(orjson.loads(self._stable.request)), seconds)
         if canary is not None and self._stable.status == _OK:
             self._mirror.score(self._stable)
         return ""
@@ -144,7 +150,7 @@ class _Scores:
         self._request = request
         self._text = text
 
-    def scored(self, status: int, body: bytes) -> str:
+    def scored(self, status: int, body: bytes, _seconds: float) -> str:
         """Go on with the canary's score; return why there is none, see `Copy`.
 
         An engine that cannot score an answer, or not this one, is no reason to count anything.

@@ -16,6 +16,7 @@ from gateway.codec.statuses import STATUSES
 from gateway.engine.jobs import Job
 from gateway.errors import DeadlineExceeded, QueueFull
 from gateway.metrics.counts import MIRRORED
+from gateway.metrics.evidence import PairSeconds
 from gateway.rollout.agreement import Comparison, compare
 from gateway.rollout.plan import Agreement
 from gateway.wire.exchange import Exchange
@@ -55,7 +56,7 @@ class MirrorHandler:
             header = orjson.loads(exchange.headers.get(MIRROR_HEADER, b""))
             size, json_size = int(header["request"]), str(header["json_size"]).encode("latin-1")
             agreement = _read_agreement(orjson.dumps(header["agreement"]))
-            answer_json_size = header["answer_json_size"]
+            answer_json_size, seconds = header["answer_json_size"], float(header["seconds"])
         except (ValueError, KeyError, TypeError) as error:
             exchange.respond(400, _TEXT, f"this is no mirrored call: {error}".encode())
             return
@@ -63,7 +64,7 @@ class MirrorHandler:
         codec = _ComparingCodec(self._decode, agreement, body[size:], answer_json_size)
 
         def done(job: Job) -> None:
-            self._count(codec, job)
+            self._count(codec, job, seconds)
             exchange.respond(200, _TEXT)
 
         loop = asyncio.get_running_loop()
@@ -73,14 +74,17 @@ class MirrorHandler:
         exchange.on_abandoned = job.cancel
         self._compute.submit(job)
 
-    def _count(self, codec: _ComparingCodec, job: Job) -> None:
+    def _count(self, codec: _ComparingCodec, job: Job, stable_seconds: float) -> None:
+        """Count a pair; a call of which nothing is compared is none."""
         comparison = codec.comparison
         if comparison is not None:
-            self._tally.compared(comparison.agreeing, False, comparison.stable, comparison.canary)
+            # Without waits: the canary has another number of calls. The encoding is a comparison here.
+            seconds = PairSeconds(stable_seconds, job.decode_seconds + job.infer_seconds)
+            self._tally.compared(comparison.agreeing, False, comparison.stable, comparison.canary, seconds)
         elif job.status in _BUSY:
             self._tally.not_mirrored()
         elif job.status != _OK:
-            self._tally.compared(0.0, True, {}, {})
+            self._tally.compared(0.0, True, {}, {}, PairSeconds(stable_seconds, None))
 
 
 def _allow_answers(exchange: Exchange, _role: str) -> None:

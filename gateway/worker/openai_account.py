@@ -100,7 +100,7 @@ class CallAccount:
         else:
             tally.refused(role, status)
         if turn.is_placed and not is_blameless and role != MIRRORED:
-            tally.judged(turn.source, status, seconds, tokens=self.tokens)
+            tally.judged(turn.source, status, seconds, tokens=self.tokens, sticky=turn.sticky)
         self._log(status, seconds)
         mirror = self._version.language.mirror
         if call.kept_body is None:

@@ -15,7 +15,7 @@ from gateway.engine.generation import Turn
 from gateway.metrics.counts import MIRRORED
 from gateway.wire.codings import decompress
 from gateway.wire.exchange import Exchange
-from gateway.wire.headers import PLACED, SOURCE
+from gateway.wire.headers import PLACED, SOURCE, sticky_caller
 from gateway.worker.language import ENDED, LanguageCapability
 from gateway.worker.openai_account import AdmittedCall
 from gateway.worker.openai_call import RelayedCall
@@ -89,10 +89,11 @@ class Relay:
             self._refuse(exchange, role, refusal)
             return
         source, is_placed = exchange.headers.get(SOURCE, b""), PLACED in exchange.headers
+        sticky = sticky_caller(exchange.headers.get(PLACED))
         if not language.is_alive():
             served.tally.refused(role, _UNAVAILABLE)
             if is_placed:
-                served.tally.judged(source, _UNAVAILABLE, time.perf_counter() - began)
+                served.tally.judged(source, _UNAVAILABLE, time.perf_counter() - began, sticky=sticky)
             self._errors(exchange, role, _UNAVAILABLE, ENDED)
             return
         sampler = served.version.payloads.sampler
@@ -100,7 +101,8 @@ class Relay:
         # Only what chance placed is evidence, see `Tally.judged`.
         is_kept = is_recorded or (language.mirror is not None and is_placed)
         kept_body = b"".join(body) if is_kept else None
-        turn = Turn(len(call.body), call.places, seconds, began, source=source, is_placed=is_placed)
+        turn = Turn(len(call.body), call.places, seconds, began, source=source)
+        turn.is_placed, turn.sticky = is_placed, sticky
         tracer = served.version.options.tracer
         trace = None if tracer is None else tracer.of(exchange.headers, is_mirrored=role == MIRRORED)
         admitted = AdmittedCall(exchange, role, call, turn, kept_body, is_recorded, trace)

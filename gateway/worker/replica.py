@@ -90,6 +90,7 @@ class Replica:
             worker=serve.get_replica_context().replica_id.unique_id, app=spec.app, state=WorkerState.PULLING
         )
         self._numbers = itertools.count(1)
+        self._told_until = 0
         self._delivery = Delivery(spec.names)
         resources = spec.serving.resources
         self._memory = None if resources.memory is None else MemoryLimit(resources.memory, resources.gpus > 0)
@@ -153,6 +154,7 @@ class Replica:
         self._payload_delivery = PayloadDelivery(spec.app, self._app.payloads, self._gateway.record.remote)
         self._watching.append(asyncio.create_task(self._payload_delivery.run()))
         self._ready_at = time.time()
+        self._note(ready_since=self._ready_at)
         if isinstance(self._model, OpenAIModel):
             self._engine_numbers = EngineNumbers(self._model.socket)
         if servable.child is not None:
@@ -315,6 +317,7 @@ class Replica:
             not_batched=self._app.not_batched if self._announcement.port else "",
             memory_bytes=family_resident_bytes() if self._loader.has_child else resident_bytes(),
             numbers=numbers,
+            evidence=self._tally.told_windows(self._told_until),
             description=self._description if self._must_describe else None,
             number=next(self._numbers),
         )
@@ -333,6 +336,7 @@ class Replica:
             return
         self._delivery.succeeded()
         self._must_describe = instructions.describe
+        self._told_until = instructions.told_until
         if instructions.must_end and self._announcement.state is WorkerState.READY:
             self._note(state=WorkerState.DRAINING)
             self._watching.append(asyncio.create_task(self._end_replaced()))

@@ -141,6 +141,47 @@ def test_the_canary_compares_what_the_stable_version_answered(serve: Callable[[A
     assert bad.mirrored.compared == 12
 
 
+def test_the_times_of_both_versions_are_counted_without_any_wait(serve: Callable[[Any], Serving]) -> None:
+    def answer() -> dict[str, Array]:
+        return {"y": np.zeros((1, 1), np.float32)}
+
+    def slow_answer() -> dict[str, Array]:
+        time.sleep(0.06)
+        return answer()
+
+    stable, canary = serve(answer), serve(slow_answer)
+    stable.mirror(canary.address)
+    for _ in range(3):
+        stable.call()
+    canary.wait_for(3)
+    paired = canary.tally.numbers().paired
+    assert (paired.calls, paired.failed) == (3, 0)
+    assert paired.stable.total < 0.06
+    # The calls come while the first one is computed.
+    assert 0.18 <= paired.canary.total < 0.3
+
+    def fail() -> dict[str, Array]:
+        raise ExecutionError("no")
+
+    failing = serve(fail)
+    stable.mirror(failing.address)
+    stable.call()
+    failing.wait_for(1)
+    paired = failing.tally.numbers().paired
+    assert (paired.calls, paired.failed, paired.canary.observations) == (1, 1, 0)
+
+
+def test_callers_that_stick_to_a_version_are_told_apart(serve: Callable[[Any], Serving]) -> None:
+    stable = serve("v1")
+    tensor = {"name": "input", "datatype": "FP32", "shape": [1, 4], "data": FLOWERS[0]}
+    for mark in ("-7", "1", "-7", "8"):
+        assert stable.post(INFER, json.dumps({"inputs": [tensor]}).encode(), Kitserve_Placed=mark)[0] == 200
+    wait(lambda: stable.tally.numbers().evidence.calls == 4)
+    assert stable.tally.numbers().bound.calls == 3
+    callers = stable.tally.told_windows(0).callers
+    assert {caller.caller: caller.calls for caller in callers} == {b"-7": 2, b"8": 1}
+
+
 def test_raw_tensors_are_mirrored_too(serve: Callable[[Any], Serving]) -> None:
     stable, canary = serve("v1"), serve("v2")
     stable.mirror(canary.address, metric=Metric.PSI)

@@ -187,6 +187,9 @@ def test_the_faults_of_the_canary_are_counted(start: Start, script: dict[str, An
     assert faults(stable.pairs) == {fault.value: FaultyAnswers(1, canary=1)}
     is_error = fault is Fault.ERROR
     assert stable.mirrored == MirroredCalls(1, float(fault is Fault.LENGTH), failed=int(is_error))
+    paired = stable.tally.numbers().paired
+    assert (paired.calls, paired.failed) == (1, int(is_error))
+    assert paired.stable.observations == paired.canary.observations == int(not is_error)
 
 
 def test_errors_of_the_stable_version_are_mirrored_and_those_of_callers_are_not(start: Start) -> None:

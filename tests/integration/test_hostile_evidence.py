@@ -60,12 +60,22 @@ def echo(name: str) -> Iterator[Server]:
 class Placed:
     """An edge with a stable version v1 and a canary v2."""
 
-    def __init__(self, edge: RunningEdge, canary: Server) -> None:
+    def __init__(self, edge: RunningEdge, stable: Backend, canary: Backend) -> None:
         self.port = edge.port
-        self._canary = canary
+        self._edge = edge
+        self._stable, self._canary = stable, canary
+
+    def apply(self, rules: Rules, weight: int = 50, *, is_alone: bool = False) -> None:
+        canary = None if is_alone else self._canary
+        self._edge.control.apply(RoutingTable((Route("iris", self._stable, canary, weight, rules=rules),)))
 
     def call(self, path: str = INFER, **headers: str) -> tuple[bool, bool]:
         """Return whether the canary answered, and whether the call was marked as evidence."""
+        is_canary, mark = self.mark(path, **headers)
+        return is_canary, mark is not None
+
+    def mark(self, path: str = INFER, **headers: str) -> tuple[bool, str | None]:
+        """Return whether the canary answered, and what marked the call as evidence."""
         connection = http.client.HTTPConnection("localhost", self.port, timeout=10)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request("POST", path, b"{}", {"Content-Type": "application/json", **names})
@@ -73,7 +83,8 @@ class Placed:
         document = json.loads(answer.read())
         assert answer.status == 200, document
         connection.close()
-        return document["port"] == self._canary.port, PLACED_HEADER.lower() in document["headers"]
+        is_canary = document["port"] == self._canary.servers[0].port
+        return is_canary, document["headers"].get(PLACED_HEADER.lower())
 
 
 @pytest.fixture
@@ -82,10 +93,10 @@ def placed(tmp_path: Path) -> Iterator[Placed]:
         stable, canary = stack.enter_context(echo("v1")), stack.enter_context(echo("v2"))
         edge = RunningEdge(tmp_path)
         stack.callback(edge.stop)
-        rules = Rules(match=(("X-Beta", "1"),), watched=(("match", "X-Beta"),))
         v1, v2 = Backend("iris.v1", ("v1",), (stable,)), Backend("iris.v2", ("v2",), (canary,))
-        edge.control.apply(RoutingTable((Route("iris", v1, v2, 50, rules=rules),)))
-        yield Placed(edge, canary)
+        placed = Placed(edge, v1, v2)
+        placed.apply(Rules(match=(("X-Beta", "1"),), watched=(("match", "X-Beta"),)))
+        yield placed
 
 
 def test_chance_marks_and_nothing_else(placed: Placed) -> None:
@@ -101,6 +112,30 @@ def test_chance_marks_and_nothing_else(placed: Placed) -> None:
         assert forged == (version == "v2", False)
     assert placed.call(X_Beta="1") == (True, False)
     assert placed.call(X_Beta="1", **{PLACED_HEADER: "1"}) == (True, False)
+
+
+def test_who_sticks_to_a_version_is_marked_by_a_hash_that_nobody_else_can_write(placed: Placed) -> None:
+    rules = Rules(("header", "x-user"), watched=(("header", "x-user"),), is_judged=True)
+    placed.apply(rules)
+    marks = {user: placed.mark(X_User=user) for user in ("ada", "bob", "eve")}
+    assert {user: placed.mark(X_User=user) for user in marks} == marks
+    assert len({mark for _, mark in marks.values()}) == 3
+    assert not {"1", *marks} & {mark for _, mark in marks.values()}
+    assert placed.mark()[1] == "1", "nothing keeps this caller where it is"
+    assert placed.mark(X_User="ada", **{PLACED_HEADER: "-5"}) == marks["ada"]
+    assert placed.mark("/v2/models/iris/versions/v1/infer", X_User="ada") == (False, None)
+    # With the stable version alone they are the same callers.
+    placed.apply(rules, is_alone=True)
+    for user, (_, mark) in marks.items():
+        assert placed.mark(X_User=user) == (False, mark)
+
+
+def test_calls_to_a_version_that_is_alone_are_marked_where_its_canary_will_be_judged(placed: Placed) -> None:
+    placed.apply(Rules(is_judged=True), is_alone=True)
+    assert placed.mark() == (False, "1")
+    assert placed.mark("/v2/models/iris/versions/v1/infer") == (False, None)
+    placed.apply(Rules(), is_alone=True)
+    assert placed.mark() == (False, None)
 
 
 def test_mirrored_answers_do_not_come_through_the_edge(placed: Placed) -> None:

@@ -62,6 +62,7 @@ def busy_metrics(certificate_end: float, now: Callable[[], float]) -> Callable[[
             steps=2,
             held_seconds=count,
             verdicts={"errors": _one_of("Inconclusive", "Failed")},
+            units={"errors": {"worker_seconds": count, "pairs": count}},
         )
         models = (
             ModelSample("iris", _one_of("ready", "failed"), rollout),

@@ -11,6 +11,7 @@ from gateway.config.config import GatewayConfig
 from gateway.contract import Announcement, AppName, Description, WorkerState
 from gateway.control.loop.reconcile import Plan, reconcile
 from gateway.control.loop.retries import failures_among
+from gateway.control.rollouts.collection import EvidenceCollection
 from gateway.control.rollouts.driver import Rollouts
 from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.state.database import State
@@ -20,6 +21,7 @@ from gateway.control.state.snapshot import Observed, Recorded
 from gateway.control.state.status import RetryStatus
 from gateway.control.state.versions import Kind
 from gateway.kits.library import Library
+from gateway.metrics.evidence_windows import EVIDENCE_SECONDS, WINDOWS_TOLD
 from gateway.metrics.tally import Tally
 from gateway.oci.reference import Digest, Reference, parse_reference
 from gateway.rollout.state import Reason, Stage
@@ -52,6 +54,10 @@ class World:
 
     def __init__(self, path: Path) -> None:
         self.path, self.now = path, 100.0
+        self.wall = 1_000_000.0
+        """Seconds since 1970, by which workers count."""
+        self.told: dict[str, int] = {}
+        self.ready_since: dict[AppName, float] = {}
         self.state = State(path)
         self.descriptions: dict[AppName, Description] = {}
         self.workers: dict[AppName, Tally] = {}
@@ -79,12 +85,14 @@ class World:
             self.announced.append,
             is_new_start,
             lambda: self.now,
+            EvidenceCollection(lambda: self.wall),
         )
 
     def die(self, is_new_start: bool = False) -> None:
         """The gateway is killed, or all of Kitserve, and comes back on a machine whose clock began anew."""
         self.state.close()
         self.state, self.now = State(self.path), 3.0
+        self.wall += 1.0
         self.begin(is_new_start)
 
     def apply(self, tag: str, rollout: dict[str, Any] | None = ROLLOUT, **fields: Any) -> None:
@@ -103,6 +111,7 @@ class World:
 
     def tick(self, seconds: float = 1.0, ready: bool = True) -> Plan:
         self.now += seconds
+        self.wall += seconds
         recorded = Recorded(
             desired=self.state.desired(),
             pins=self.pins,
@@ -113,18 +122,7 @@ class World:
             condemned=self.state.condemned(),
             earlier=self.state.earlier_versions(),
         )
-        workers = [
-            Announcement(
-                f"{app}#{self.starts}",
-                app,
-                WorkerState.DRAINING if app in self.draining else WorkerState.READY,
-                "",
-                "10.0.0.1",
-                1,
-                numbers=tally.numbers(),
-            )
-            for app, tally in self.workers.items()
-        ]
+        workers = self._reports()
         self.proven |= self.workers.keys()
         apps = dict.fromkeys(recorded.versions, "")
         observed = Observed(apps, workers, frozenset(self.proven), failing=self.failing)
@@ -148,6 +146,26 @@ class World:
         self.plan = plan
         return plan
 
+    def _reports(self) -> list[Announcement]:
+        """Have all workers report."""
+        workers = [
+            Announcement(
+                f"{app}#{self.starts}",
+                app,
+                WorkerState.DRAINING if app in self.draining else WorkerState.READY,
+                "",
+                "10.0.0.1",
+                1,
+                numbers=tally.numbers(),
+                evidence=tally.told_windows(self.told.get(f"{app}#{self.starts}", 0)),
+                ready_since=self.ready_since.get(app, 0.0),
+            )
+            for app, tally in self.workers.items()
+        ]
+        for worker in workers:
+            self.told[worker.worker] = self.rollouts.hear(worker)
+        return workers
+
     def app(self, tag: str) -> AppName:
         """The app of a tag that was deployed last."""
         return [app for app in self.state.versions() if f".{tag}." in app][-1]
@@ -158,6 +176,16 @@ class World:
     def call(self, tag: str, count: int, status: int = 200) -> None:
         for _ in range(count):
             self.workers[self.app(tag)].judged(b"", status, 0.002)
+
+    def call_for(self, seconds: float, *calls: tuple[str, int, int]) -> None:
+        """Have calls come evenly: by tag, how many in each half second, and the status of their answers."""
+        for number in range(round(seconds / EVIDENCE_SECONDS)):
+            for tag, count, status in calls:
+                self.call(tag, count, status)
+            self.wall += EVIDENCE_SECONDS
+            if number % WINDOWS_TOLD == WINDOWS_TOLD - 1:
+                self._reports()
+        self._reports()
 
     def serve(self, tag: str) -> None:
         self.apply(tag)
@@ -170,7 +198,7 @@ class World:
 
     def load_app(self, app: AppName) -> None:
         """Have the worker of an app be ready."""
-        self.workers.setdefault(app, Tally())
+        self.workers.setdefault(app, Tally(lambda: self.wall, lambda: self.wall))
         self.descriptions[app] = DESCRIPTION
 
     def lose(self, tag: str) -> None:

@@ -42,6 +42,7 @@ ROLLOUT = RolloutSample(
     held_seconds=12.5,
     mirrored_ratio=0.25,
     verdicts={"errors": {"Successful": False, "Failed": True}},
+    units={"errors": {"callers": 41, "pairs": 96}},
 )
 GIB = 1 << 30
 CONTROL_PLANE = ControlPlaneSample(
@@ -311,6 +312,7 @@ def test_what_prometheus_reads(tally: Tally) -> None:
         "kitserve_rollout_held_seconds": "gauge",
         "kitserve_rollout_mirrored_ratio": "gauge",
         "kitserve_rollout_verdict": "gauge",
+        "kitserve_rollout_units": "gauge",
         "kitserve_trace_spans": "counter",
     }
     assert all(family.documentation for family in families.values())
@@ -576,6 +578,10 @@ def test_a_rollout_tells_of_its_step_its_reason_and_its_verdicts() -> None:
     assert shown("verdict") == [
         ({"check": "errors", "outcome": "Successful"}, 0),
         ({"check": "errors", "outcome": "Failed"}, 1),
+    ]
+    assert shown("units") == [
+        ({"check": "errors", "unit": "callers"}, 41),
+        ({"check": "errors", "unit": "pairs"}, 96),
     ]
     for name, value in (("step", 1), ("steps", 3), ("held_seconds", 12.5), ("mirrored_ratio", 0.25)):
         assert shown(name) == [({}, value)], name

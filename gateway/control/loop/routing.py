@@ -84,7 +84,7 @@ def _rules(rollout: Rollout | None) -> Rules:
         key = ("header", sticky.header) if sticky.header else ("cookie", sticky.cookie)
         watched.add(key)
     matches = {match.header: match.value for match in rollout.match}
-    return Rules(key, tuple(sorted(matches.items())), tuple(sorted(watched)))
+    return Rules(key, tuple(sorted(matches.items())), tuple(sorted(watched)), is_judged=True)
 
 
 def _state(role: Role) -> RouteState:

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from gateway.contract import AppName, Description, Mirroring
+from gateway.contract import Announcement, AppName, Description, Mirroring
+from gateway.control.rollouts.collection import EvidenceCollection
 from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.rollouts.journal import Journal
 from gateway.control.rollouts.mirroring import mirroring_by_app
 from gateway.control.rollouts.observation import Observation, Observer, config_events, first_rollout
 from gateway.control.rollouts.orders import Order, earlier_revision
-from gateway.control.rollouts.windows import Windows
 from gateway.control.state.database import State
 from gateway.control.state.desired import DesiredModel
 from gateway.control.state.rollout_status import RolloutEvent
@@ -41,6 +41,7 @@ class Rollouts:
         is_new_start: whether Kitserve itself was started, not the gateway alone: then no worker of before is
             left.
         clock: a monotonic clock, in seconds.
+        collection: what the workers tell, where they have told it before.
     """
 
     def __init__(
@@ -51,13 +52,14 @@ class Rollouts:
         announce: Callable[[RolloutEvent], None],
         is_new_start: bool,
         clock: Callable[[], float] = time.monotonic,
+        collection: EvidenceCollection | None = None,
     ) -> None:
         self._state = state
-        self._observer = Observer(describe, golden)
+        self._collection = collection or EvidenceCollection()
+        self._observer = Observer(describe, golden, self._collection.history)
         self._journal = Journal(state, announce, clock)
         self._clock = clock
         self._lock = threading.Lock()
-        self._windows = Windows()
         self._mirroring: Mapping[AppName, Mirroring] = {}
         self._rollouts: dict[str, Rollout] = {}
         for model, saved in self._journal.load().items():
@@ -73,8 +75,8 @@ class Rollouts:
         `late` are the apps of which a worker's report is overdue.
         """
         with self._lock:
-            activity = self._windows.look(observed.workers)
             planned = _planned(recorded)
+            activity = self._collection.look(observed.workers, _models(planned, recorded))
             for name in self._rollouts.keys() - planned.keys():
                 del self._rollouts[name]
                 self._journal.drop(name)
@@ -90,6 +92,10 @@ class Rollouts:
                     self._advance(name, event)
             self._mirroring = mirroring_by_app(self._rollouts, recorded, observed)
             return {name: self._rollouts[name] for name in planned if name in self._rollouts}
+
+    def hear(self, announcement: Announcement) -> int:
+        """Take the evidence in a worker's report; return up to which window all of it is here."""
+        return self._collection.hear(announcement)
 
     def mirroring(self, app: AppName) -> Mirroring | None:
         """Return which of an app's calls are to be mirrored, and where."""
@@ -149,3 +155,9 @@ class Rollouts:
 def _planned(recorded: Recorded) -> dict[str, tuple[DesiredModel, Plan]]:
     """The models that have a rollout, with its plan, by name."""
     return {model.name: (model, model.plan) for model in recorded.desired.models if model.plan is not None}
+
+
+def _models(planned: Mapping[str, object], recorded: Recorded) -> Mapping[AppName, str]:
+    """The models of the apps that are, were or may yet be compared with others."""
+    versions = recorded.versions.values()
+    return {version.app: version.model for version in versions if version.model in planned}

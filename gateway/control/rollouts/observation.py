@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from gateway.contract import Announcement, AppName, Description
+from gateway.control.rollouts.activity import NO_ACTIVITY, Activity
 from gateway.control.rollouts.golden_gate import GoldenGate
 from gateway.control.rollouts.signature_gate import signature_faults
-from gateway.control.rollouts.windows import NO_ACTIVITY, Activity
 from gateway.control.state.database import AppRoute
 from gateway.control.state.desired import DesiredModel
 from gateway.control.state.snapshot import Observed, Recorded, version_for
@@ -35,6 +35,7 @@ from gateway.rollout.events import (
 from gateway.rollout.evidence import Evidence
 from gateway.rollout.plan import Plan
 from gateway.rollout.state import Reason, Rollout, Stage
+from gateway.rollout.units import History, Units
 from runtimes.engines.task import Task
 
 GENERATING = frozenset({Task.CHAT, Task.COMPLETION})
@@ -108,12 +109,19 @@ def _is_of(revision: str, kit: Reference) -> bool:
 class Observer:
     """The source of events on a model's versions.
 
-    `describe` gives what a version's model takes and gives, None while nobody knows.
+    `describe` gives what a version's model takes and gives, None while nobody knows; `history` what an app
+    did before the last tick.
     """
 
-    def __init__(self, describe: Callable[[AppName], Description | None], golden: GoldenGate) -> None:
+    def __init__(
+        self,
+        describe: Callable[[AppName], Description | None],
+        golden: GoldenGate,
+        history: Callable[[AppName], History],
+    ) -> None:
         self._describe = describe
         self._golden = golden
+        self._history = history
 
     def events(self, model: DesiredModel, rollout: Rollout, observation: Observation) -> Iterator[Event]:
         """Yield what happened since the last tick, and then the tick itself."""
@@ -149,6 +157,8 @@ class Observer:
             is_up=is_up,
             is_waiting=is_undecided or bool(loss) or not observed.answers(stable),
             workers=tuple(sorted(worker.worker for worker in workers)),
+            units=_units(stable.app, canary.app, observation),
+            history=self._history(stable.app),
         )
 
     def _evidence(self, stable: AppName, canary: AppName, observation: Observation) -> Evidence:
@@ -201,6 +211,13 @@ class Observer:
             )
             if outcome is not None:
                 yield outcome
+
+
+def _units(stable: AppName, canary: AppName, observation: Observation) -> Units:
+    """Return what two apps did at the same time, in units of which each tells something by itself."""
+    base = observation.activity.get(stable, NO_ACTIVITY)
+    trial = observation.activity.get(canary, NO_ACTIVITY)
+    return Units(base.windows, trial.windows, base.callers, trial.callers)
 
 
 def _loss(stable: Version, recorded: Recorded, observed: Observed) -> str:

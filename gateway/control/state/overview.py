@@ -25,6 +25,8 @@ from gateway.rollout.verdict import Outcome
 
 # Of versions that are gone, too.
 _MAX_LABELS = 4000
+# Of the numbers of a verdict, those of what it was judged by.
+_UNITS = ("callers", "worker_seconds", "pairs")
 
 
 class Overview(Protocol):
@@ -196,6 +198,10 @@ def _rollout_sample(rollout: RolloutStatus) -> RolloutSample:
         mirrored_ratio=rollout.mirror,
         verdicts={
             verdict.check: {outcome.value: outcome is verdict.outcome for outcome in Outcome}
+            for verdict in rollout.verdicts
+        },
+        units={
+            verdict.check: {unit: verdict.numbers[unit] for unit in _UNITS if unit in verdict.numbers}
             for verdict in rollout.verdicts
         },
     )

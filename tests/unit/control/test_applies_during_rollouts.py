@@ -29,6 +29,8 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def to_stage(world: World, stage: Stage) -> None:
     """Bring a rollout of v2 to a stage."""
+    if stage is Stage.DEGRADED:
+        world.call_for(600, ("v1", 2, 200))
     world.apply("v2", PAUSING if stage is Stage.PAUSED else ROLLOUT)
     world.tick(ready=stage is not Stage.LOADING)
     world.tick(ready=stage is not Stage.LOADING)
@@ -38,8 +40,7 @@ def to_stage(world: World, stage: Stage) -> None:
     if stage not in (Stage.LOADING, Stage.GATING):
         world.tick()
     if stage is Stage.DEGRADED:
-        world.call("v1", 900)
-        world.call("v2", 60, status=500)
+        world.call_for(5, ("v1", 90, 200), ("v2", 6, 500))
         world.tick()
     assert world.position()[0] is stage
 

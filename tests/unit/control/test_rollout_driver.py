@@ -53,10 +53,9 @@ def test_another_kit_walks_the_steps_and_is_promoted_without_a_new_worker(world:
 
 
 def test_a_canary_with_errors_is_aborted_in_the_tick_that_sees_them(world: World) -> None:
+    world.call_for(600, ("v1", 2, 200))
     world.to_step()
-    world.call("v1", 900)
-    world.call("v2", 60)
-    world.call("v2", 40, status=500)
+    world.call_for(5, ("v1", 90, 200), ("v2", 6, 200), ("v2", 4, 500))
     plan = world.tick()
     assert world.position() == (Stage.DEGRADED, Reason.ANALYSIS_FAILED, 0)
     assert world.route() == ("v1", None, 0)
@@ -349,7 +348,9 @@ def test_the_stable_version_is_told_whom_to_mirror_to_while_it_steps(world: Worl
     assert mirroring == Mirroring(0.3, (("10.0.0.1", 1),), Agreement(min=0.9, mirror=0.3))
     assert world.rollouts.mirroring(world.app("v2")) is None
     for _ in range(20):
-        world.workers[world.app("v2")].compared(0.0, False, {}, {})
+        for _ in range(5):
+            world.workers[world.app("v2")].compared(0.0, False, {}, {})
+        world.call_for(0.5)
     world.tick()
     assert world.position()[:2] == (Stage.DEGRADED, Reason.ANALYSIS_FAILED)
     assert world.rollouts.mirroring(world.app("v1")) is None

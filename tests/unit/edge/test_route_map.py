@@ -43,6 +43,16 @@ def test_a_version_with_several_workers_has_a_backend_where_they_are_chosen_by_p
     }
 
 
+def test_a_stable_version_has_weight_0_beside_it_where_its_canary_will_be_judged() -> None:
+    rules = Rules(("header", "x-user"), watched=(("header", "x-user"),), is_judged=True)
+    alone = map_entries(RoutingTable((Route("iris", backend("v1", 1)),)), {"v1": 3})
+    judged = map_entries(RoutingTable((Route("iris", backend("v1", 1), rules=rules),)), {"v1": 3})
+    assert judged | {":watched": alone[":watched"]} == alone | {
+        "iris:weight": "0",
+        "iris:sticky": "header:x-user",
+    }
+
+
 @pytest.mark.parametrize("weight", [0, 30, 100])
 def test_a_canary_adds_its_names_and_its_weight(weight: int) -> None:
     stable_alone = RoutingTable((Route("iris", backend("v1", 1)),))
