@@ -137,6 +137,10 @@ class Resources:
     gpus: float = 0.0
     memory: int | None = None
     """Of each of its processes; None: no bound."""
+    gpu_memory: int | None = None
+    """Bytes of its GPU's memory; None: no bound."""
+    engine_cache: Path | None = None
+    """A directory for what an engine compiles for its GPU, which later loads of the same kit read."""
 
     @property
     def threads(self) -> int:
