@@ -41,8 +41,9 @@ from gateway.worker.labels import Labels, UnusableLabels, combined, own_labels, 
 from gateway.worker.load_limit import LoadLimit
 from gateway.worker.version import AppOptions
 from runtimes.base import LoadedModel, ModelInChild, Signature, TensorModel
+from runtimes.device_errors import device_failure
 from runtimes.engines.base import EngineRuntime, OpenAIModel
-from runtimes.errors import Unsupported
+from runtimes.errors import DeviceOutOfMemory, Unsupported
 from runtimes.memory_errors import is_out_of_memory
 from runtimes.python.runtime import PythonOptions, PythonRuntime
 from runtimes.select import Choice
@@ -174,6 +175,11 @@ class Loader:
                         kit, choice, resources, engine_options, self._python_options(kit, before_model)
                     )
                 except Exception as error:
+                    if isinstance(device_failure(error), DeviceOutOfMemory):
+                        raise UnusableModel(
+                            f"{spec.reference}: to load, it needs more of the GPU's memory than it gets; "
+                            f"give it more, or a GPU with more free ({type(error).__name__}: {error})"
+                        ) from error
                     if resources.memory is None or not is_out_of_memory(error):
                         raise
                     raise UnusableModel(
