@@ -6,11 +6,11 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
 
+from gateway.gpus.devices import Gpu, Gpus
 from gateway.metrics.control_plane import ControlPlaneSample
 from gateway.metrics.counts import MIRRORED
 from gateway.metrics.edge_numbers import EdgeNumbers
 from gateway.metrics.exposition import Scrape
-from gateway.metrics.gpus import Gpu
 from gateway.metrics.machine import MachineMemory
 from gateway.metrics.rollouts import RolloutSample
 from gateway.metrics.system import (
@@ -87,7 +87,7 @@ def busy_metrics(certificate_end: float, now: Callable[[], float]) -> Callable[[
             certificate_ends={"listen": certificate_end},
             disk=(100 * GIB, GIB),
             memory=MachineMemory(16 * GIB, GIB),
-            gpus=(Gpu("0", "GPU-1", 80 * GIB, 8 * GIB, 0.5),),
+            gpus=Gpus((Gpu(0, "GPU-1", "", 80 * GIB, 72 * GIB, 0.5),)),
         )
         system = SystemSample(
             models,

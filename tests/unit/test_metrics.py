@@ -10,12 +10,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.gpus.devices import Gpu, Gpus
 from gateway.metrics.control_plane import ControlPlaneSample
 from gateway.metrics.counts import BUCKETS, MAX_LABELS, MIRRORED, Histogram, MirroredCalls, Runs
 from gateway.metrics.declarations import Kind
 from gateway.metrics.edge_numbers import EdgeNumbers
 from gateway.metrics.exposition import METRICS, KitserveCollector, Scrape
-from gateway.metrics.gpus import Gpu
 from gateway.metrics.machine import MachineMemory
 from gateway.metrics.pairs import AnswerPairs
 from gateway.metrics.rollouts import RolloutSample
@@ -55,7 +55,7 @@ CONTROL_PLANE = ControlPlaneSample(
     certificate_ends={"listen": 3000.0},
     disk=(100 * GIB, 40 * GIB),
     memory=MachineMemory(16 * GIB, 4 * GIB),
-    gpus=(Gpu("0", "GPU-1", 80 * GIB, 8 * GIB, 0.5), Gpu("1", "GPU-2", None, None, None)),
+    gpus=Gpus((Gpu(0, "GPU-1", "", 80 * GIB, 72 * GIB, 0.5), Gpu(1, "GPU-2"))),
 )
 SYSTEM = SystemSample(
     (
@@ -588,7 +588,7 @@ def test_a_gpu_that_does_not_tell_has_no_series() -> None:
     for name, value in (("memory_size_bytes", 80 * GIB), ("memory_used_bytes", 8 * GIB)):
         (sample,) = families[f"kitserve_gpu_{name}"].samples
         assert (sample.labels, sample.value) == ({"gpu": "0", "uuid": "GPU-1"}, value)
-    without = scrape(control_plane=replace(CONTROL_PLANE, gpus=(), disk=None, memory=None))
+    without = scrape(control_plane=replace(CONTROL_PLANE, gpus=Gpus(), disk=None, memory=None))
     for name in ("gpu_utilization_ratio", "home_size_bytes", "memory_available_bytes"):
         assert not without[f"kitserve_{name}"].samples
 

@@ -14,9 +14,9 @@ from gateway.control.state.status import Status
 from gateway.edge.certificates import first_end
 from gateway.errors import EdgeError
 from gateway.files import read_regular
+from gateway.gpus.watch import GpuWatch
 from gateway.logs.counts import LineCounts
 from gateway.metrics.control_plane import ControlPlaneSample
-from gateway.metrics.gpus import GpuWatch
 from gateway.metrics.machine import MachineMemory, machine_memory
 
 
