@@ -198,6 +198,8 @@ class Announcement:
     """The part of the engine's key-value cache in use, from 0 to 1; None where the engine does not say it."""
     memory_bytes: int = 0
     """The resident memory of its process."""
+    gpu_memory_bytes: int | None = None
+    """What its processes have of the GPUs' memory; None where it has none, or NVML does not say it."""
     numbers: Numbers = field(default_factory=Numbers)
     description: Description | None = None
     """Sent only when the gateway asks for it."""

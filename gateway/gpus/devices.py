@@ -5,6 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+THROTTLE_REASONS = (
+    "applications_clocks_setting",
+    "sw_power_cap",
+    "hw_slowdown",
+    "sync_boost",
+    "sw_thermal_slowdown",
+    "hw_thermal_slowdown",
+    "hw_power_brake_slowdown",
+    "display_clock_setting",
+)
+"""Why clocks may be lower than they could be, in the order of the bits of nvml.h, nvmlClocksEventReasons."""
+
 
 @dataclass(frozen=True, slots=True)
 class MigSlice:

@@ -11,23 +11,14 @@ from functools import partial
 from types import ModuleType
 from typing import Any, TypeVar
 
-from gateway.gpus.devices import Gpu, Gpus, MigSlice
+from gateway.gpus.devices import THROTTLE_REASONS, Gpu, Gpus, MigSlice
 
 _T = TypeVar("_T")
 _PERCENT = 100.0
 _MILLI = 1000.0  # NVML counts milliwatts
 _NO_DRIVER = "no driver of NVIDIA's is installed"
-# The bits of nvml.h, nvmlClocksEventReasons; 1 is an idle GPU, which nothing slows down.
-_REASONS = {
-    0x002: "applications_clocks_setting",
-    0x004: "sw_power_cap",
-    0x008: "hw_slowdown",
-    0x010: "sync_boost",
-    0x020: "sw_thermal_slowdown",
-    0x040: "hw_thermal_slowdown",
-    0x080: "hw_power_brake_slowdown",
-    0x100: "display_clock_setting",
-}
+# The bit of the first reason; 1 is an idle GPU, which nothing slows down.
+_FIRST_REASON = 0x002
 
 
 class Nvml:
@@ -130,7 +121,9 @@ class Nvml:
         reasons = self._tell(partial(self._library.nvmlDeviceGetCurrentClocksEventReasons, handle))
         if reasons is None:  # drivers before 535 have it under its earlier name alone
             reasons = self._tell(partial(self._library.nvmlDeviceGetCurrentClocksThrottleReasons, handle))
-        return tuple(name for bit, name in _REASONS.items() if (reasons or 0) & bit)
+        return tuple(
+            name for place, name in enumerate(THROTTLE_REASONS) if (reasons or 0) & (_FIRST_REASON << place)
+        )
 
     def _processes(self, handle: Any) -> Mapping[int, int]:
         running = self._tell(partial(self._library.nvmlDeviceGetComputeRunningProcesses, handle)) or []

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from prometheus_client.core import Metric
 
-from gateway.gpus.devices import Gpu, Gpus
-from gateway.metrics.declarations import Kind, MetricDeclaration, Series, family
+from gateway.gpus.devices import THROTTLE_REASONS, Gpu, Gpus
+from gateway.metrics.declarations import Kind, MetricDeclaration, Series, family, one_hot
 from gateway.metrics.machine import MachineMemory
 
 
@@ -163,6 +163,35 @@ CONTROL_PLANE_METRICS = (
         _of_gpus(lambda gpu: gpu.utilization),
         "gpu",
         "uuid",
+    ),
+    _declare(
+        "kitserve_gpu_power_watts",
+        Kind.GAUGE,
+        "What a GPU takes now",
+        _of_gpus(lambda gpu: gpu.power),
+        "gpu",
+        "uuid",
+    ),
+    _declare(
+        "kitserve_gpu_power_limit_watts",
+        Kind.GAUGE,
+        "What a GPU may take",
+        _of_gpus(lambda gpu: gpu.power_limit),
+        "gpu",
+        "uuid",
+    ),
+    _declare(
+        "kitserve_gpu_throttled",
+        Kind.GAUGE,
+        "Whether a GPU's clocks are lower than they could be for this reason",
+        lambda sample: [
+            ((str(gpu.index), gpu.uuid, reason), value)
+            for gpu in sample.gpus
+            for (reason,), value in one_hot({r: r in gpu.throttle_reasons for r in THROTTLE_REASONS})
+        ],
+        "gpu",
+        "uuid",
+        "reason",
     ),
 )
 

@@ -22,9 +22,10 @@ from ray import serve
 from gateway.contract import Announcement, Description, Instructions, Passing, WorkerSpec, WorkerState
 from gateway.errors import KitserveError, UnusableModel, reason_of
 from gateway.foreign_text import foreign_text
+from gateway.gpus.watch import GpuWatch
 from gateway.home import keep_private
 from gateway.logs.events import configure_logging
-from gateway.metrics.memory import family_resident_bytes, resident_bytes
+from gateway.metrics.memory import family_gpu_bytes, family_resident_bytes, resident_bytes
 from gateway.metrics.tally import Tally
 from gateway.proxies import bypass_proxies
 from gateway.tracing.call_trace import Tracer
@@ -86,6 +87,8 @@ class Worker:
         self._delivery = Delivery(spec.names)
         resources = spec.serving.resources
         self._memory = None if resources.memory is None else MemoryLimit(resources.memory, resources.gpus > 0)
+        is_on_gpu = resources.gpus > 0 or resources.gpu_memory is not None
+        self._gpus = GpuWatch() if is_on_gpu else None
         self._overdue = asyncio.get_running_loop().create_future()
         limit = LoadLimit(spec.node.home, spec.app, spec.serving.load_timeout, self._give_up_load)
         self._loader = Loader(spec, self._tally, self._note, limit)
@@ -309,6 +312,7 @@ class Worker:
             queued=self._app.queued if self._announcement.port else 0,
             not_batched=self._app.not_batched if self._announcement.port else "",
             memory_bytes=family_resident_bytes() if self._loader.has_child else resident_bytes(),
+            gpu_memory_bytes=None if self._gpus is None else family_gpu_bytes(self._gpus.latest()),
             numbers=numbers,
             description=self._description if self._must_describe else None,
             number=next(self._numbers),

@@ -53,6 +53,7 @@ def busy_metrics(certificate_end: float, now: Callable[[], float]) -> Callable[[
             memory_bytes={"w1": GIB},
             kv_cache_usage={"w1": 0.5},
             memory_limit_bytes=GIB,
+            gpu_memory_bytes={"w1": 2 * GIB},
         )
         rollout = RolloutSample(
             _one_of("Paused", "Healthy"),
@@ -87,7 +88,21 @@ def busy_metrics(certificate_end: float, now: Callable[[], float]) -> Callable[[
             certificate_ends={"listen": certificate_end},
             disk=(100 * GIB, GIB),
             memory=MachineMemory(16 * GIB, GIB),
-            gpus=Gpus((Gpu(0, "GPU-1", "", 80 * GIB, 72 * GIB, 0.5),)),
+            gpus=Gpus(
+                (
+                    Gpu(
+                        0,
+                        "GPU-1",
+                        "",
+                        80 * GIB,
+                        72 * GIB,
+                        0.5,
+                        power=350.0,
+                        power_limit=400.0,
+                        throttle_reasons=("hw_thermal_slowdown",),
+                    ),
+                )
+            ),
         )
         system = SystemSample(
             models,
