@@ -46,15 +46,17 @@ log = logging.getLogger(__name__)
 class WorkerContainment:
     """The containment of one worker; `on` is what is on of `ALL`, and `off` what is not, once that is so."""
 
-    def __init__(self, home: Path, kit: Path) -> None:
+    def __init__(self, home: Path, kit: Path, compiled: Path | None = None) -> None:
         """Make the worker's directory for temporary files.
 
         Args:
             home: the node's directory, of which the worker keeps the logs.
             kit: the directory of the unpacked kit.
+            compiled: where its engine keeps what it compiles; None: nowhere.
         """
         self._home = home
         self._kit = kit
+        self._compiled = () if compiled is None else (compiled,)
         self.on: tuple[str, ...] = ()
         self.off: tuple[str, ...] = ALL
         for name in _WRITTEN:
@@ -106,7 +108,7 @@ class WorkerContainment:
             # What is told of other processes' memory and variables, the kernel keeps from who is contained.
             readable=(*places.readable(), Path("/proc"), self._kit),
             writable=(self._directory, shared_memory),
-            shared=(*(self._home / name for name in _WRITTEN), *logs),
+            shared=(*(self._home / name for name in _WRITTEN), *self._compiled, *logs),
             devices=places.devices(),
             programs=places.python(),
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from rich.filesize import decimal
@@ -18,7 +20,9 @@ from gateway.engine.first_call import answer_first_call
 from gateway.engine.running_bodies import RunningBodies, open_running_bodies
 from gateway.errors import UnusableModel
 from gateway.foreign_text import foreign_text
+from gateway.gpus.nvml import read_gpus
 from gateway.home import make_private
+from gateway.kits.compiled import compiled_directory, directory_for, gpu_kind
 from gateway.kits.declared import check_declared
 from gateway.kits.kit import Kit
 from gateway.kits.language import LanguageModel, language_model
@@ -40,7 +44,7 @@ from gateway.worker.image_settings import read_image_settings
 from gateway.worker.labels import Labels, UnusableLabels, combined, own_labels, read_labels
 from gateway.worker.load_limit import LoadLimit
 from gateway.worker.version import AppOptions
-from runtimes.base import LoadedModel, ModelInChild, Signature, TensorModel
+from runtimes.base import LoadedModel, ModelInChild, Resources, Signature, TensorModel
 from runtimes.device_errors import device_failure
 from runtimes.engines.base import EngineRuntime, OpenAIModel
 from runtimes.errors import DeviceOutOfMemory, Unsupported
@@ -51,6 +55,8 @@ from runtimes.text_model import TextModel
 
 # The runtimes that use `runtimes.trial`.
 _TRYING = ("catboost", "skops", "sklearn")
+# Those whose engine may compile a model, see `Resources.engine_cache`.
+_COMPILING = ("onnx",)
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +85,8 @@ class OpenedKit:
     datasets: FetchedDataset
     running: RunningBodies | None
     """Where it is written down what the model works on; None: nowhere."""
+    compiled: Path | None = None
+    """Where its engine keeps what it compiles for GPUs; None: nowhere."""
 
     @property
     def has_child(self) -> bool:
@@ -108,6 +116,7 @@ class Loader:
         self._spec = spec
         self._tally = tally
         self._note = note
+        self._compiled: Path | None = None
         self.has_child = False
         """Whether the model runs in a process of its own; known before that is started."""
 
@@ -128,7 +137,11 @@ class Loader:
         self._note(state=WorkerState.LOADING, detail="", runtime=choice.runtime.name)
         datasets = FetchedDataset(library, spec.reference.reference, spec.golden, spec.policy)
         running = open_running_bodies(spec.node.home / "running", spec.app)
-        opened = OpenedKit(kit, choice, datasets, running)
+        resources = spec.serving.resources
+        is_on_gpu = resources.gpus > 0 or resources.gpu_memory is not None
+        if is_on_gpu and choice.runtime.name in _COMPILING:
+            self._compiled = compiled_directory(cache_directory(spec.node.home), kit.path.name)
+        opened = OpenedKit(kit, choice, datasets, running, self._compiled)
         self.has_child = opened.has_child
         self._spec = without_credentials(spec)
         return opened
@@ -172,7 +185,11 @@ class Loader:
             with self._limit.held():
                 try:
                     loaded = load(
-                        kit, choice, resources, engine_options, self._python_options(kit, before_model)
+                        kit,
+                        choice,
+                        self._with_engine_cache(resources),
+                        engine_options,
+                        self._python_options(kit, before_model),
                     )
                 except Exception as error:
                     if isinstance(device_failure(error), DeviceOutOfMemory):
@@ -188,6 +205,13 @@ class Loader:
                     ) from error
         self._tally.loaded(time.perf_counter() - started)
         return loaded
+
+    def _with_engine_cache(self, resources: Resources) -> Resources:
+        """Return the resources with the directory for what the engine compiles for the worker's GPU."""
+        if self._compiled is None:
+            return resources
+        kind = gpu_kind(read_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+        return replace(resources, engine_cache=directory_for(self._compiled, kind))
 
     def _wait_for_memory(self) -> None:
         """Note that other models are loaded first; the admission calls this."""

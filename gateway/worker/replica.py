@@ -166,7 +166,7 @@ class Worker:
         opened = await asyncio.to_thread(self._loader.open)
         # Nothing is asked of a registry from now on.
         self._spec = spec = without_credentials(self._spec)
-        contained = WorkerContainment(spec.node.home, opened.kit.path)
+        contained = WorkerContainment(spec.node.home, opened.kit.path, opened.compiled)
         contain = partial(contained.contain, has_child=opened.has_child)
         if opened.has_child:
             # The child contains itself before it reads the kit, and this process once the child has started.
