@@ -228,6 +228,16 @@ class ExemplaryModel(TensorModel, Protocol):
 
 
 @runtime_checkable
+class ConcurrentModel(TensorModel, Protocol):
+    """A model whose engine may run calls at once, each called by a thread of its own."""
+
+    @property
+    def runs_at_once(self) -> int:
+        """How many, if that pays; 1 where it never does."""
+        ...
+
+
+@runtime_checkable
 class InterruptibleModel(TensorModel, Protocol):
     """A model whose engine can end a call that it computes."""
 

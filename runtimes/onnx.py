@@ -12,12 +12,21 @@ import numpy as np
 
 from runtimes import cuda, onnx_advice, onnx_bf16, onnx_binding, onnx_file, onnx_providers
 from runtimes.base import Array, Datatype, Resources, Signature
-from runtimes.errors import ExecutionError, InputError, Interrupted, LoadError, ModelError
+from runtimes.device_errors import device_failure
+from runtimes.errors import (
+    DeviceOutOfMemory,
+    ExecutionError,
+    InputError,
+    Interrupted,
+    LoadError,
+    ModelError,
+)
 from runtimes.formats import Format
 from runtimes.input_check import InputCheck, unknown_output
 from runtimes.onnx_outputs import source_of
 
 _LOG_ERRORS = 3  # onnxruntime's severity "error"
+_RUNS_AT_ONCE = 2
 _INVALID = "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT"
 
 # The operator sets of ONNX Runtime; custom operators are a native library, which is never loaded.
@@ -69,6 +78,8 @@ class OnnxModel:
     def __init__(self, session: Any, file: onnx_file.OnnxFile) -> None:
         signature = self.signature = file.signature
         self.device = "cuda:0" if onnx_providers.CUDA in session.get_providers() else "cpu"
+        # On CPUs, one call has all the threads.
+        self.runs_at_once = 1 if self.device == "cpu" else _RUNS_AT_ONCE
         self._run: onnx_bf16.Run = session.run
         if _has_bf16(signature):
             self._run = onnx_bf16.runner(session)
@@ -76,6 +87,8 @@ class OnnxModel:
             self._bind(session)
         self._check = InputCheck(signature)
         self._run_options = _run_options()
+        # Those of runs that follow one without memory.
+        self._shrinking: Any = None
         self._outputs = list(file.output_names)
         self._composed = {output.name: output for output in file.composed}
         self._strings = _strings(signature) - self._composed.keys()
@@ -96,7 +109,11 @@ class OnnxModel:
         except Exception as error:
             if options.terminate:
                 raise Interrupted("the call was ended while the model computed it") from error
+            if self.device != "cpu" and isinstance(device_failure(error), DeviceOutOfMemory):
+                self._shrinking = self._run_options = onnx_providers.shrink_after(_run_options())
             raise _run_error(error) from error
+        if options is self._shrinking:
+            self._run_options = _run_options()
         for name in self._strings.intersection(names):
             results[name] = _to_bytes(results[name])
         if self._composed or any(value is None for value in results.values()):

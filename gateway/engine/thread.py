@@ -111,6 +111,11 @@ class ComputeThread:
         self._thread.start()
 
     @property
+    def inside(self) -> int:
+        """How many calls wait for the model or are computed."""
+        return len(self._waiting) + self._model_is_free.locked()
+
+    @property
     def queued(self) -> int:
         """How many calls wait for the model."""
         return len(self._waiting)

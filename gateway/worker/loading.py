@@ -16,7 +16,8 @@ from rich.filesize import decimal
 from gateway.codec.predict.image_settings import ImageSettings, UnusableImageSettings
 from gateway.codec.predict.images import takes_images
 from gateway.contract import Description, WorkerSpec, WorkerState
-from gateway.engine.first_call import answer_first_call
+from gateway.engine.first_call import answer_first_call, made_up
+from gateway.engine.lanes import lanes_that_pay
 from gateway.engine.running_bodies import RunningBodies, open_running_bodies
 from gateway.errors import UnusableModel
 from gateway.foreign_text import foreign_text
@@ -57,6 +58,8 @@ from runtimes.text_model import TextModel
 _TRYING = ("catboost", "skops", "sklearn")
 # Those whose engine may compile a model, see `Resources.engine_cache`.
 _COMPILING = ("onnx",)
+# The first axis and the others of a call by which it is measured whether to run several at once.
+_LANE_SIZES = (1, 32)
 
 log = logging.getLogger(__name__)
 
@@ -235,7 +238,7 @@ class Loader:
     def _prove(self, opened: OpenedKit, loaded: LoadedModel, generation: Generation) -> ServableModel:
         """Have a loaded model answer a first call, and describe it."""
         spec, kit, choice, datasets = self._spec, opened.kit, opened.choice, opened.datasets
-        mlflow, example, failure = mlflow_model(kit, choice), "", ""
+        mlflow, example, failure, lanes = mlflow_model(kit, choice), "", "", 1
         child = loaded if isinstance(loaded, ModelInChild) else None
         model = with_stated_signature(loaded, kit.kit, spec.serving.stated, mlflow)
         if isinstance(model, TensorModel):
@@ -244,6 +247,9 @@ class Loader:
             kit_example = KitExample.of(kit, mlflow, model.signature)
             failure = self._answer_first_call(model, child, datasets, kit_example)
             example = kit_example.text
+            if not failure:
+                inputs = kit_example.inputs or made_up(model.signature, _LANE_SIZES) or {}
+                lanes = lanes_that_pay(model, inputs)
         elif isinstance(model, OpenAIModel):
             failure = self._answer_first_prompt(model, generation, datasets)
         labels = self._labels(kit)
@@ -267,6 +273,7 @@ class Loader:
             labels,
             spec.serving.queue,
             spec.serving.batching,
+            lanes=lanes,
             is_proven=not failure,
             generation=generation,
             access_log=spec.node.access_log,

@@ -18,6 +18,7 @@ from runtimes.errors import ExecutionError, LoadError
 from runtimes.onnx import OnnxRuntime
 from runtimes.onnx_providers import CPU, CUDA, TENSORRT
 from tests.support.fake_cuda import FakeDriver, FakeRuntime, nowhere
+from tests.support.gpu_errors import ARENA_MEMORY
 from tests.support.model_files import node, onnx_model, value_info
 
 GIB = 1 << 30
@@ -118,6 +119,36 @@ def test_a_model_is_loaded_with_these_options_and_answers(
         model.infer({"x": x})
     gc.collect()
     assert not library.held
+
+
+def test_after_a_call_without_memory_the_arena_gives_back(
+    written: Callable[[bytes], Path],
+    library: FakeRuntime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shrinks: list[bool] = []
+
+    def run(session: GpuSession, binding: Any, options: Any) -> None:
+        try:
+            options.get_run_config_entry("memory.enable_memory_arena_shrinkage")
+            shrinks.append(True)
+        except Exception:
+            shrinks.append(False)
+        if len(shrinks) == 2:
+            raise RuntimeError(ARENA_MEMORY)
+        session._session.run_with_iobinding(binding)
+
+    monkeypatch.setattr(GpuSession, "run_with_iobinding", run, raising=False)
+    model = OnnxRuntime().load(written(doubling()), Resources(gpus=1))
+    x = {"x": np.ones((1, 3), np.float32)}
+    model.infer(x)
+    with pytest.raises(ExecutionError, match="Available memory of"):
+        model.infer(x)
+    for _ in range(2):
+        assert model.infer(x)["y"].tolist() == [[2.0] * 3]
+    assert shrinks == [False, False, True, False]
+    assert model.runs_at_once == 2
+    assert library.held
 
 
 @pytest.mark.parametrize("absent", [CUDA, TENSORRT])
