@@ -159,7 +159,10 @@ class TorchCuda:
         """Record what is launched within the block into a graph; it is not computed."""
         import torch
 
-        return torch.cuda.graph(graph, pool=self._pool, stream=self._stream)
+        # Other threads may go on to use the GPU meanwhile.
+        return torch.cuda.graph(
+            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        )
 
 
 def torch_device(name: str) -> TorchDevice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -244,3 +245,31 @@ def test_the_cpu_shares_memory_and_captures_nothing() -> None:
     array = np.arange(3, dtype=np.float32)
     assert cpu.upload(array).data_ptr() == array.ctypes.data
     assert torch_graphs.MAX_GRAPHS == MAX_GRAPHS
+
+
+def test_what_is_called_of_pytorch_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = inspect.signature(torch.cuda.graph.__init__).parameters
+    calls: dict[str, Any] = {}
+
+    class Stream:
+        def __init__(self, device: torch.device) -> None:
+            calls["device"] = device
+
+        def synchronize(self) -> None:
+            calls["synchronized"] = True
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **options: (graph, options))
+    own = torch_device.TorchCuda("cuda:0")
+    assert calls["device"] == torch.device("cuda:0")
+    own.synchronize()
+    assert calls["synchronized"]
+    captured: Any = own.capture("a graph")
+    graph, options = captured
+    assert graph == "a graph"
+    assert options["pool"] == "pool"
+    assert isinstance(options["stream"], Stream)
+    assert options["capture_error_mode"] == "thread_local"
+    assert options.keys() <= parameters.keys()
+    assert isinstance(torch_device.torch_device("cuda:0"), Gpu)
