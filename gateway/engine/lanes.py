@@ -25,8 +25,15 @@ _LEAST_RUNS = 4
 class Compute(Protocol):
     """What answers jobs with a model: a `ComputeThread`, or several."""
 
-    batching: Batching | None
-    not_batched: str
+    @property
+    def batching(self) -> Batching | None:
+        """Which calls run together; None where each runs alone."""
+        ...
+
+    @property
+    def not_batched(self) -> str:
+        """Why calls are answered one by one although they were to run together, "" where they are not."""
+        ...
 
     @property
     def queued(self) -> int:

@@ -35,7 +35,7 @@ def family_gpu_bytes(gpus: Gpus) -> int | None:
 
     NVML counts processes as the machine does: within a container of its own count, it tells of none.
     """
-    if not any(part.processes for gpu in gpus for part in (gpu, *gpu.slices)):
+    if not any(gpu.processes or any(part.processes for part in gpu.slices) for gpu in gpus):
         return None
     sizes = [gpus.process_bytes(process) for process in _family(os.getpid(), _parents())]
     known = [size for size in sizes if size is not None]
