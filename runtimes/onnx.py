@@ -66,6 +66,7 @@ class OnnxModel:
 
     def __init__(self, session: Any, file: onnx_file.OnnxFile) -> None:
         signature = self.signature = file.signature
+        self.provider: str = session.get_providers()[0]
         self.device = "cuda:0" if session.get_providers()[0].startswith("CUDA") else "cpu"
         self._run: onnx_bf16.Run = onnx_bf16.runner(session) if _has_bf16(signature) else session.run
         self._check = InputCheck(signature)
