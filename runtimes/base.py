@@ -129,6 +129,12 @@ class Signature:
         return self.outputs + self.on_request
 
 
+CPU = "cpu"
+PREFER_GPU = "prefer-gpu"
+DEVICE_WORDS = (CPU, "gpu", PREFER_GPU)
+"""What `Resources.device` may say besides the names of GPUs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Resources:
     """What one loaded model may use: CPU cores and GPUs, both may be fractions, and bytes of memory."""
@@ -139,8 +145,35 @@ class Resources:
     """Of each of its processes; None: no bound."""
     gpu_memory: int | None = None
     """Bytes of its GPU's memory; None: no bound."""
+    accelerator: str | None = None
+    """The kind of GPU, by Ray's label; None: any."""
+    device: str | None = None
+    """What computes: `cpu`, `gpu`, `prefer-gpu`, or GPUs by name; None: a GPU where one is asked for."""
     engine_cache: Path | None = None
     """A directory for what an engine compiles for its GPU, which later loads of the same kit read."""
+
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether a GPU is to compute, if there is one."""
+        return self.device != CPU and (
+            self.gpus > 0 or self.gpu_memory is not None or self.device is not None
+        )
+
+    @property
+    def may_use_cpu(self) -> bool:
+        """Whether the CPU may compute."""
+        return self.device == PREFER_GPU or not self.wants_gpu
+
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """The GPUs that it must have, by index or UUID; () for any."""
+        is_named = self.device is not None and self.device not in DEVICE_WORDS
+        return tuple(self.device.split(",")) if is_named and self.device else ()
+
+    @property
+    def reserved_gpus(self) -> float:
+        """How many GPUs Ray reserves; 0 also for a worker that is placed by memory."""
+        return 0.0 if self.pinned or self.may_use_cpu else self.gpus
 
     @property
     def threads(self) -> int:
@@ -171,6 +204,21 @@ class LoadedModel(Protocol):
     def close(self) -> None:
         """Free what the engine holds. Closing twice does no harm; a call after it is ExecutionError."""
         ...
+
+
+@runtime_checkable
+class ProvidedModel(LoadedModel, Protocol):
+    """A model whose engine has several ways to compute, and tells which one does."""
+
+    @property
+    def provider(self) -> str:
+        """The engine's own name for it: `CUDAExecutionProvider`."""
+        ...
+
+
+def provider_of(model: LoadedModel) -> str:
+    """Return what of its engine computes a model; the engine's own name where there is but one way."""
+    return model.provider if isinstance(model, ProvidedModel) else model.platform.partition("_")[0]
 
 
 @runtime_checkable

@@ -77,6 +77,7 @@ class OnnxModel:
 
     def __init__(self, session: Any, file: onnx_file.OnnxFile) -> None:
         signature = self.signature = file.signature
+        self.provider: str = session.get_providers()[0]
         self.device = "cuda:0" if onnx_providers.CUDA in session.get_providers() else "cpu"
         # On CPUs, one call has all the threads.
         self.runs_at_once = 1 if self.device == "cpu" else _RUNS_AT_ONCE

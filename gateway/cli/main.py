@@ -11,6 +11,7 @@ import typer
 import gateway
 from gateway.cli import cache, key, rollout
 from gateway.cli.completion import words_of_bash
+from gateway.cli.doctor import doctor
 from gateway.cli.kits import inspect, pull
 from gateway.cli.lock import lock
 from gateway.cli.logs import logs
@@ -37,7 +38,7 @@ _SERVE, _CONFIG, _RUNNING, _KITS, _ACCESS = "Serve", "Configs", "What runs", "Ki
 for panel, commands in {
     _SERVE: (run, serve),
     _CONFIG: (validate, plan, lock, apply, schema),
-    _RUNNING: (status, restart, logs),
+    _RUNNING: (status, restart, logs, doctor),
     _KITS: (inspect, pull, replay),
     _ACCESS: (token,),
 }.items():

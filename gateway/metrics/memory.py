@@ -27,7 +27,12 @@ def total_resident_bytes(processes: Iterable[int]) -> int:
 
 def family_resident_bytes() -> int:
     """Return the resident memory of this process and of all that it started, and they started."""
-    return total_resident_bytes(_family(os.getpid(), _parents()))
+    return total_resident_bytes(family())
+
+
+def family() -> Iterable[int]:
+    """Return this process and all that it started, and they started."""
+    return _family(os.getpid(), _parents())
 
 
 def family_gpu_bytes(gpus: Gpus) -> int | None:

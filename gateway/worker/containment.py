@@ -21,6 +21,7 @@ from gateway.contract import WorkerSpec
 from gateway.files import lock_directory, remove_leftovers
 from gateway.oci.options import SourceOptions
 from gateway.worker.admission import MEMORY_DIRECTORY
+from gateway.worker.gpu_admission import GPU_DIRECTORY
 from gateway.worker.hang import HUNG_DIRECTORY
 from runtimes.containment import containment, environment, places
 from runtimes.containment.containment import Rules
@@ -34,7 +35,7 @@ ALL = (*containment.ALL, ENVIRONMENT)
 """All that a worker gives up."""
 
 _DIRECTORY = "kitserve-worker-"
-_WRITTEN = (MEMORY_DIRECTORY, HUNG_DIRECTORY)  # below the home
+_WRITTEN = (MEMORY_DIRECTORY, GPU_DIRECTORY, HUNG_DIRECTORY)  # below the home
 _MIN_AGE = 30.0  # seconds: between making and locking one passes less
 # What the libraries in a worker read, besides what its children get. Ray's token is known to Ray by then.
 _PREFIXES = ("RAY_", "SERVE_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "ORT_", "TF_", "PYTHON", "MALLOC_")

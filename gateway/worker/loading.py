@@ -19,7 +19,7 @@ from gateway.contract import Description, WorkerSpec, WorkerState
 from gateway.engine.first_call import answer_first_call, made_up
 from gateway.engine.lanes import lanes_that_pay
 from gateway.engine.running_bodies import RunningBodies, open_running_bodies
-from gateway.errors import UnusableModel
+from gateway.errors import NoMemory, UnusableModel
 from gateway.foreign_text import foreign_text
 from gateway.gpus.nvml import read_gpus
 from gateway.home import make_private
@@ -31,6 +31,7 @@ from gateway.kits.library import Library, UnpackedKit, cache_directory
 from gateway.kits.mlflow import mlflow_model
 from gateway.kits.model import choose_runtime, load
 from gateway.kits.stated import stated_signature, with_stated_signature
+from gateway.metrics.memory import family
 from gateway.metrics.tally import Tally
 from gateway.oci.leases import Lease
 from gateway.serving import NOTHING_STATED, Generation
@@ -41,11 +42,13 @@ from gateway.worker.describe import describe
 from gateway.worker.example import KitExample
 from gateway.worker.first_prompt import answer_first_prompt
 from gateway.worker.golden import FetchedDataset, golden_inputs, golden_prompt
+from gateway.worker.gpu_admission import Placed
+from gateway.worker.gpu_loading import claim_gpus
 from gateway.worker.image_settings import read_image_settings
 from gateway.worker.labels import Labels, UnusableLabels, combined, own_labels, read_labels
 from gateway.worker.load_limit import LoadLimit
 from gateway.worker.version import AppOptions
-from runtimes.base import LoadedModel, ModelInChild, Resources, Signature, TensorModel
+from runtimes.base import CPU, LoadedModel, ModelInChild, Resources, Signature, TensorModel
 from runtimes.device_errors import device_failure
 from runtimes.engines.base import EngineRuntime, OpenAIModel
 from runtimes.errors import DeviceOutOfMemory, Unsupported
@@ -120,6 +123,7 @@ class Loader:
         self._tally = tally
         self._note = note
         self._compiled: Path | None = None
+        self._placed: Placed | None = None
         self.has_child = False
         """Whether the model runs in a process of its own; known before that is started."""
 
@@ -140,9 +144,7 @@ class Loader:
         self._note(state=WorkerState.LOADING, detail="", runtime=choice.runtime.name)
         datasets = FetchedDataset(library, spec.reference.reference, spec.golden, spec.policy)
         running = open_running_bodies(spec.node.home / "running", spec.app)
-        resources = spec.serving.resources
-        is_on_gpu = resources.gpus > 0 or resources.gpu_memory is not None
-        if is_on_gpu and choice.runtime.name in _COMPILING:
+        if spec.serving.resources.wants_gpu and choice.runtime.name in _COMPILING:
             self._compiled = compiled_directory(cache_directory(spec.node.home), kit.path.name)
         opened = OpenedKit(kit, choice, datasets, running, self._compiled)
         self.has_child = opened.has_child
@@ -164,7 +166,16 @@ class Loader:
         language = language_model(kit, choice, self._spec.serving)
         loaded = self._load_admitted(kit, choice, language, before_model)
         with closed_on_failure(loaded), self._limit.held():
-            return self._prove(opened, loaded, language.generation)
+            servable = self._prove(opened, loaded, language.generation)
+            self._measure()
+            return servable
+
+    def _measure(self) -> None:
+        """Note what the model has taken of its GPUs, after its first call."""
+        if self._placed is not None:
+            used = self._placed.used(family())
+            self._placed.loaded(used)
+            self._note(gpu_bytes=used)
 
     def pulling(self, done: int, total: int) -> None:
         """Note how many bytes were pulled; the library calls this."""
@@ -177,9 +188,49 @@ class Loader:
     def _load_admitted(
         self, kit: UnpackedKit, choice: Choice, language: LanguageModel, before_model: Callable[[], None]
     ) -> LoadedModel:
+        """Load the model on what is to compute it: a GPU, or the CPU where that may."""
+        resources = self._spec.serving.resources
+        if resources.wants_gpu:
+            try:
+                return self._load_on_gpu(kit, choice, language, before_model)
+            except (UnusableModel, NoMemory) as error:
+                if not resources.may_use_cpu:
+                    raise
+                log.warning("worker.on_cpu", extra={**self._spec.names, "reason": str(error)})
+                self._note(gpu_trouble=str(error), gpu_wait="")
+        on_cpu = replace(resources, gpus=0.0, gpu_memory=None, accelerator=None, device=CPU)
+        return self._load_on(on_cpu, kit, choice, language, before_model)
+
+    def _load_on_gpu(
+        self, kit: UnpackedKit, choice: Choice, language: LanguageModel, before_model: Callable[[], None]
+    ) -> LoadedModel:
+        """Load the model on the GPUs that it gets by their memory, or that Ray has given it."""
+        resources = self._spec.serving.resources
+        placed = claim_gpus(self._spec, kit, choice, language, self._wait_for_gpu)
+        self._note(detail="", gpu_wait="")
+        if placed is None:
+            return self._load_on(resources, kit, choice, language, before_model)
+        number = resources.gpus or float(len(placed.devices))
+        on_gpu = replace(resources, gpus=number, accelerator=None, device=None)
+        try:
+            loaded = self._load_on(on_gpu, kit, choice, language, before_model)
+        except BaseException:
+            placed.release()
+            raise
+        self._placed = placed
+        self._note(gpus=placed.names)
+        return loaded
+
+    def _load_on(
+        self,
+        resources: Resources,
+        kit: UnpackedKit,
+        choice: Choice,
+        language: LanguageModel,
+        before_model: Callable[[], None],
+    ) -> LoadedModel:
         """Load the model once there is memory for it, where its need is known."""
         spec = self._spec
-        resources = spec.serving.resources
         admission = Admission(spec.node.home / MEMORY_DIRECTORY, waits=self._wait_for_memory)
         with admission.admitted(kit, choice, language, resources):
             self._note(detail="")
@@ -211,10 +262,14 @@ class Loader:
 
     def _with_engine_cache(self, resources: Resources) -> Resources:
         """Return the resources with the directory for what the engine compiles for the worker's GPU."""
-        if self._compiled is None:
+        if self._compiled is None or resources.gpus <= 0:
             return resources
         kind = gpu_kind(read_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
         return replace(resources, engine_cache=directory_for(self._compiled, kind))
+
+    def _wait_for_gpu(self, reason: str) -> None:
+        """Note what there is no room for; the admission calls this."""
+        self._note(detail=f"waits for a GPU: {reason}", gpu_wait=reason)
 
     def _wait_for_memory(self) -> None:
         """Note that other models are loaded first; the admission calls this."""

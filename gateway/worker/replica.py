@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -49,7 +50,7 @@ from gateway.worker.payload_delivery import PayloadDelivery
 from gateway.worker.scaling import IDLE, ONGOING
 from gateway.worker.stuck import stuck
 from gateway.worker.version import Identity
-from runtimes.base import ModelInChild, TensorModel
+from runtimes.base import ModelInChild, TensorModel, provider_of
 from runtimes.engines.base import OpenAIModel
 
 ANNOUNCE_SECONDS = 1.0
@@ -86,14 +87,16 @@ class Worker:
         self._numbers = itertools.count(1)
         self._delivery = Delivery(spec.names)
         resources = spec.serving.resources
-        self._memory = None if resources.memory is None else MemoryLimit(resources.memory, resources.gpus > 0)
-        is_on_gpu = resources.gpus > 0 or resources.gpu_memory is not None
-        self._gpus = GpuWatch() if is_on_gpu else None
+        self._memory = (
+            None if resources.memory is None else MemoryLimit(resources.memory, resources.wants_gpu)
+        )
+        self._gpus = GpuWatch() if resources.wants_gpu else None
         self._overdue = asyncio.get_running_loop().create_future()
         limit = LoadLimit(spec.node.home, spec.app, spec.serving.load_timeout, self._give_up_load)
         self._loader = Loader(spec, self._tally, self._note, limit)
         self._description: Description | None = None
         self._must_describe = False
+        self._must_sleep = False
         self._engine_numbers: EngineNumbers | None = None
         self._tracer: Tracer | None = None
         self._watching: list[asyncio.Task[None]] = []
@@ -141,6 +144,7 @@ class Worker:
             port=self._server.port,
             runtime=servable.runtime,
             device=self._model.device,
+            provider=provider_of(self._model),
         )
         self._payload_delivery = PayloadDelivery(spec.app, self._app.payloads, self._gateway.record.remote)
         self._watching.append(asyncio.create_task(self._payload_delivery.run()))
@@ -194,8 +198,15 @@ class Worker:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Return how many calls are inside, and for how long there were none; for Serve's autoscaling."""
         ongoing = self._tally.ongoing
-        idle_seconds = 0.0 if ongoing else time.time() - max(self._ready_at, self._tally.last_call)
+        idle_seconds = self._idle_seconds()
+        if self._must_sleep and not ongoing:
+            # However long it would have been kept: another model needs its place.
+            idle_seconds = math.inf
         return {ONGOING: float(ongoing), IDLE: idle_seconds}
+
+    def _idle_seconds(self) -> float:
+        """Return for how long this worker has had no call."""
+        return 0.0 if self._tally.ongoing else time.time() - max(self._ready_at, self._tally.last_call)
 
     async def is_awake(self) -> bool:
         """Answer through Serve: a call that waits for this is what starts the first worker."""
@@ -309,6 +320,7 @@ class Worker:
             ongoing=self._tally.ongoing,
             generating=generating,
             kv_cache_usage=None if engine is None else engine.kv_cache_usage(generating),
+            idle_seconds=self._idle_seconds() if self._announcement.port else 0.0,
             queued=self._app.queued if self._announcement.port else 0,
             not_batched=self._app.not_batched if self._announcement.port else "",
             memory_bytes=family_resident_bytes() if self._loader.has_child else resident_bytes(),
@@ -332,6 +344,7 @@ class Worker:
             return
         self._delivery.succeeded()
         self._must_describe = instructions.describe
+        self._must_sleep = instructions.must_sleep
         if instructions.must_end and self._announcement.state is WorkerState.READY:
             self._note(state=WorkerState.DRAINING)
             self._watching.append(asyncio.create_task(self._end_replaced()))
