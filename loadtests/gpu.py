@@ -247,16 +247,20 @@ def _rolled_out(serve: Running, layout: Path, model: GpuModel, scale: Scale) -> 
 
 
 def _refused(serve: Running, layout: Path, scale: Scale) -> str:
-    """Apply a model that no device here has room for; return how it is refused."""
+    """Apply a model that no device here has room for; return how it is refused, at once or by its worker."""
     share = {"gpu_memory": _FAR_TOO_MUCH} if scale.has_gpu else {"gpus": 64}
     serve.models["giant"] = _entry(layout, onnx_model(is_small=scale.is_small), scale, **share)
     try:
         done = serve.apply(check=False)
+        if done.returncode:
+            return " ".join((done.stdout + done.stderr).split())[-600:]
+        status = serve.wait(lambda status: _model(status, "giant")["state"] in ("failed", "ready"))
+        giant = _model(status, "giant")
+        if giant["state"] == "ready":
+            raise Failed("it was served")
+        return str(giant["message"])[-600:]
     finally:
         del serve.models["giant"]
-    if not done.returncode:
-        raise Failed(f"it was applied: {done.stdout}")
-    return " ".join((done.stdout + done.stderr).split())[-600:]
 
 
 def _starved(serve: Running, layout: Path, scale: Scale) -> list[str]:
@@ -284,9 +288,13 @@ def _is_ready(status: dict[str, Any]) -> bool:
 
 
 def _stable_tag(status: dict[str, Any], name: str) -> str:
-    model = next(model for model in status["models"] if model["name"] == name)
+    model = _model(status, name)
     tags = [version["tag"] for version in model["versions"] if version["role"] == "stable"]
     return tags[0] if len(model["versions"]) == 1 and tags else ""
+
+
+def _model(status: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(model for model in status["models"] if model["name"] == name)
 
 
 def _workers(model: dict[str, Any]) -> str:
