@@ -59,20 +59,20 @@ class Failed(Exception):
 
 @dataclass(slots=True)
 class Steps:
-    """The steps of a run: each has its time and what it found; one that fails is a fault of the run."""
+    """The steps of a run: each has its time and its findings; one that fails is a fault of the run."""
 
     run: Run
     names: list[str] = field(default_factory=list)
 
     @contextmanager
     def step(self, name: str) -> Iterator[list[str]]:
-        """Make one step; what it found is appended to what is yielded."""
-        found: list[str] = []
+        """Make one step; its findings are appended to what is yielded."""
+        findings: list[str] = []
         began = time.monotonic()
         self.names.append(name)
         print(f"gpu: {name} …", file=sys.stderr, flush=True)
         try:
-            yield found
+            yield findings
         except (
             Failed,
             AssertionError,
@@ -82,7 +82,7 @@ class Steps:
             wrk.WrkFailed,
         ) as error:
             self.run.faults.append(f"{name}: {' '.join(str(error).split())[:1000]}")
-        self.run.steps[name] = {"seconds": round(time.monotonic() - began, 1), "found": found}
+        self.run.steps[name] = {"seconds": round(time.monotonic() - began, 1), "findings": findings}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,8 +110,8 @@ def measured(scale: Scale) -> Run:
     """Make all steps of a run."""
     run = Run({**conditions(), **_devices()})
     steps = Steps(run)
-    with steps.step("doctor") as found:
-        found += _doctor()
+    with steps.step("doctor") as findings:
+        findings += _doctor()
     # Ray's sockets lie below it, and their paths may not be long.
     with tempfile.TemporaryDirectory(prefix="ksg-") as directory:
         place = Path(directory)
@@ -129,11 +129,11 @@ def measured(scale: Scale) -> Run:
 def _serve(serve: Running, layout: Path, models: Sequence[GpuModel], scale: Scale, steps: Steps) -> None:
     for model in models:
         serve.models[model.name] = _entry(layout, model, scale)
-    with steps.step("two workers share the device") as found:
+    with steps.step("two workers share the device") as findings:
         serve.start()
         status = serve.wait(_is_ready)
-        found += [f"{model['name']}: {_workers(model)}" for model in status["models"]]
-        found.append(f"memory of GPUs in use: {_used()} MiB")
+        findings += [f"{model['name']}: {_workers(model)}" for model in status["models"]]
+        findings.append(f"memory of GPUs in use: {_used()} MiB")
     for model in models:
         with steps.step(f"{model.name} through Kitserve"):
             for connections in scale.loads:
@@ -141,12 +141,12 @@ def _serve(serve: Running, layout: Path, models: Sequence[GpuModel], scale: Scal
                 steps.run.cells.append(Cell(model.name, KITSERVE, connections, load, _used()))
                 if load.errors:
                     raise Failed(f"{load.errors} of {load.requests} calls failed")
-    with steps.step("a rollout under load") as found:
-        found += _rolled_out(serve, layout, models[1], scale)
-    with steps.step("one that does not fit is refused") as found:
-        found.append(_refused(serve, layout, scale))
-    with steps.step("a call without memory") as found:
-        found += _starved(serve, layout, scale)
+    with steps.step("a rollout under load") as findings:
+        findings += _rolled_out(serve, layout, models[1], scale)
+    with steps.step("one that does not fit is refused") as findings:
+        findings.append(_refused(serve, layout, scale))
+    with steps.step("a call without memory") as findings:
+        findings += _starved(serve, layout, scale)
 
 
 def _entry(layout: Path, model: GpuModel, scale: Scale, tag: str = "v1", **resources: Any) -> dict[str, Any]:
@@ -271,16 +271,16 @@ def _starved(serve: Running, layout: Path, scale: Scale) -> list[str]:
     serve.wait(_is_ready)
     row = hungry_model().inputs["input"]
     url = f"{serve.url}/v2/models/hungry/infer"
-    found = []
+    findings = []
     wanted = HTTPStatus.SERVICE_UNAVAILABLE if scale.has_gpu else HTTPStatus.INSUFFICIENT_STORAGE
     for rows, expected in ((1, HTTPStatus.OK), (_HUNGRY_ROWS, wanted), (1, HTTPStatus.OK)):
         call = OIP_BINARY.call(np.repeat(row, rows, axis=0))
         answer = requests.post(url, call.body, headers=dict(call.headers), timeout=60)
         retry = answer.headers.get("retry-after", "")
-        found.append(f"{rows} rows: {answer.status_code}" + (f", Retry-After {retry}" if retry else ""))
+        findings.append(f"{rows} rows: {answer.status_code}" + (f", Retry-After {retry}" if retry else ""))
         if answer.status_code != expected:
-            raise Failed(f"{found[-1]} in place of {expected}: {answer.text[:300]}")
-    return found
+            raise Failed(f"{findings[-1]} in place of {expected}: {answer.text[:300]}")
+    return findings
 
 
 def _is_ready(status: dict[str, Any]) -> bool:
@@ -294,7 +294,8 @@ def _stable_tag(status: dict[str, Any], name: str) -> str:
 
 
 def _model(status: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(model for model in status["models"] if model["name"] == name)
+    model: dict[str, Any] = next(model for model in status["models"] if model["name"] == name)
+    return model
 
 
 def _workers(model: dict[str, Any]) -> str:

@@ -62,7 +62,7 @@ def report(run: Run) -> str:
     notes += [_verdict(cell, run.cells) for cell in run.cells if _is_judged(cell)]
     for name, step in run.steps.items():
         notes.append(f"{name}: {step['seconds']} s")
-        notes += [f"{name}: {line}" for line in step["found"]]
+        notes += [f"{name}: {line}" for line in step["findings"]]
     notes += [f"{name}: {value}" for name, value in run.conditions.items()]
     return "\n\n".join((markdown(lines, columns), "\n".join(f"- {note}" for note in notes))) + "\n"
 

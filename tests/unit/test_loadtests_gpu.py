@@ -18,7 +18,7 @@ def test_the_table_compares_with_the_engine() -> None:
         Cell("onnx", "directly", 16, Load(1000, 1.0, 1.5, 3.0, 0), 500),
         Cell("torch", "Kitserve", 16, Load(10, 1.0, 2.0, 4.0, 0), 0),
     ]
-    steps = {"doctor": {"seconds": 1.5, "found": ["all is well"]}}
+    steps = {"doctor": {"seconds": 1.5, "findings": ["all is well"]}}
     text = report(Run({"GPUs": "one"}, cells, steps, ["rollout: it failed"]))
     assert "| onnx, Kitserve | 16 | 950 (10 failed) | 2.00 | 4.00 | 700 | 0.95 |" in text
     assert "| onnx, directly | 16 | 1,000 | 1.50 | 3.00 | 500 |  |" in text
