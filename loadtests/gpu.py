@@ -51,6 +51,7 @@ class Scale:
     is_small: bool
     loads: tuple[int, ...]
     seconds: float
+    has_doctor: bool = True
 
 
 class Failed(Exception):
@@ -89,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make the run and report it. Return 1 when a step failed, else 0."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.gpu", description=__doc__)
     parser.add_argument("--small", action="store_true", help="tiny models and short loads; so on CPUs")
+    parser.add_argument("--no-doctor", action="store_true", help="do not ask `kitserve doctor`")
     parser.add_argument("--seconds", type=float, help="length of a cell")
     parser.add_argument("--connections", default="", help="such as 1,16,64")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="where the files of a run go")
@@ -96,7 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     has_gpu = bool(read_gpus())
     is_small = options.small or not has_gpu
     loads = tuple(int(count) for count in options.connections.split(",") if count)
-    scale = Scale(has_gpu, is_small, loads or (1, 16, 64), options.seconds or (1.0 if is_small else 4.0))
+    scale = Scale(
+        has_gpu,
+        is_small,
+        loads or (1, 16, 64),
+        options.seconds or (1.0 if is_small else 4.0),
+        not options.no_doctor,
+    )
     run = measured(scale)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "gpu.json").write_text(json.dumps(asdict(run), indent=1))
@@ -110,8 +118,9 @@ def measured(scale: Scale) -> Run:
     """Make all steps of a run."""
     run = Run({**conditions(), **_devices()})
     steps = Steps(run)
-    with steps.step("doctor") as findings:
-        findings += _doctor()
+    if scale.has_doctor:
+        with steps.step("doctor") as findings:
+            findings += _doctor()
     # Ray's sockets lie below it, and their paths may not be long.
     with tempfile.TemporaryDirectory(prefix="ksg-") as directory:
         place = Path(directory)
@@ -129,7 +138,9 @@ def measured(scale: Scale) -> Run:
 def _serve(serve: Running, layout: Path, models: Sequence[GpuModel], scale: Scale, steps: Steps) -> None:
     for model in models:
         serve.models[model.name] = _entry(layout, model, scale)
-    with steps.step("two workers share the device") as findings:
+    bound = {"gpus": 0.1, "gpu_memory": _HUNGRY_SHARE} if scale.has_gpu else {"memory": _CPU_MEMORY}
+    serve.models["hungry"] = _entry(layout, hungry_model(), scale, **bound)
+    with steps.step("workers share the device") as findings:
         serve.start()
         status = serve.wait(_is_ready)
         findings += [f"{model['name']}: {_workers(model)}" for model in status["models"]]
@@ -146,7 +157,7 @@ def _serve(serve: Running, layout: Path, models: Sequence[GpuModel], scale: Scal
     with steps.step("one that does not fit is refused") as findings:
         findings.append(_refused(serve, layout, scale))
     with steps.step("a call without memory") as findings:
-        findings += _starved(serve, layout, scale)
+        findings += _starved(serve, scale)
 
 
 def _entry(layout: Path, model: GpuModel, scale: Scale, tag: str = "v1", **resources: Any) -> dict[str, Any]:
@@ -263,12 +274,8 @@ def _refused(serve: Running, layout: Path, scale: Scale) -> str:
         del serve.models["giant"]
 
 
-def _starved(serve: Running, layout: Path, scale: Scale) -> list[str]:
+def _starved(serve: Running, scale: Scale) -> list[str]:
     """Have a call need more memory than its worker may use, and others be answered before and after."""
-    bound = {"gpus": 0.1, "gpu_memory": _HUNGRY_SHARE} if scale.has_gpu else {"memory": _CPU_MEMORY}
-    serve.models["hungry"] = _entry(layout, hungry_model(), scale, **bound)
-    serve.apply()
-    serve.wait(_is_ready)
     row = hungry_model().inputs["input"]
     url = f"{serve.url}/v2/models/hungry/infer"
     findings = []
