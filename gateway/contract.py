@@ -55,6 +55,8 @@ class WorkerSpec:
     cache_limit: int | None
     """How many bytes kits may take on a node."""
     node: NodeSettings
+    gpu_bytes: int | None = None
+    """What a worker with the same kit and settings took of GPUs' memory; None where none was measured."""
 
     @property
     def names(self) -> dict[str, str]:
@@ -83,6 +85,8 @@ class NodeSettings:
     """With what workers speak TLS, with the edge and with each other; None: HTTP in clear."""
     is_traced: bool = False
     """Whether workers tell of calls that are traced."""
+    visible_gpus: str | None = None
+    """The GPUs that workers may use, as CUDA_VISIBLE_DEVICES names them; None: all."""
 
 
 class WorkerState(StrEnum):
@@ -141,6 +145,8 @@ class Instructions:
     """Up to which window the worker's evidence is here: the next report is to tell of those after it."""
     must_end: bool = False
     """Whether another worker takes its place: it is to answer the calls that it has, and end."""
+    must_sleep: bool = False
+    """Whether it is to make room for another model, as it may sleep and nobody calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +190,18 @@ class Announcement:
     port: int = 0
     runtime: str = ""
     device: str = ""
+    provider: str = ""
+    """What of its engine computes, such as an execution provider of ONNX Runtime."""
+    gpus: str = ""
+    """The GPUs that it was given; "" for none."""
+    gpu_bytes: int | None = None
+    """What it took of their memory, once it was loaded; None where that is not known."""
+    gpu_trouble: str = ""
+    """Why the CPU computes although a GPU was preferred; "" where that is not so."""
+    gpu_wait: str = ""
+    """What it waits for on GPUs, with what each of them has free; "" for nothing."""
+    idle_seconds: float = 0.0
+    """For how long it has had no call."""
     ongoing: int = 0
     queued: int = 0
     """Those of the calls inside that wait for the model."""
@@ -201,6 +219,8 @@ class Announcement:
     """The part of the engine's key-value cache in use, from 0 to 1; None where the engine does not say it."""
     memory_bytes: int = 0
     """The resident memory of its process."""
+    gpu_memory_bytes: int | None = None
+    """What its processes have of the GPUs' memory; None where it has none, or NVML does not say it."""
     numbers: Numbers = field(default_factory=Numbers)
     evidence: ToldWindows = field(default_factory=ToldWindows)
     """What rollouts are judged by, as far as the gateway has not said that it has it."""
@@ -236,6 +256,10 @@ class Announcement:
             detail=message_text(self.detail),
             runtime=foreign_text(self.runtime),
             device=foreign_text(self.device),
+            provider=foreign_text(self.provider),
+            gpus=foreign_text(self.gpus),
+            gpu_trouble=message_text(self.gpu_trouble),
+            gpu_wait=message_text(self.gpu_wait),
             not_batched=foreign_text(self.not_batched),
             first_call=foreign_text(self.first_call),
             spans=tuple(_checked(self.spans[:MAX_SPANS])),

@@ -52,6 +52,9 @@ def _package(name: str) -> str:
 
 
 def _version(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return "absent"
     match = re.search(r"\d+\.\d+[\w.+-]*", done.stdout + done.stderr)
     return match.group(0) if match else "unknown"

@@ -61,6 +61,21 @@ class LoadedModel(Protocol):
 
 
 @runtime_checkable
+class ProvidedModel(LoadedModel, Protocol):
+    """A model whose engine has several ways to compute, and tells which one does."""
+
+    @property
+    def provider(self) -> str:
+        """The engine's own name for it: `CUDAExecutionProvider`."""
+        ...
+
+
+def provider_of(model: LoadedModel) -> str:
+    """Return what of its engine computes a model; the engine's own name where there is but one way."""
+    return model.provider if isinstance(model, ProvidedModel) else model.platform.partition("_")[0]
+
+
+@runtime_checkable
 class TensorModel(LoadedModel, Protocol):
     """The capability to make tensors of tensors.
 
@@ -111,6 +126,16 @@ class ExemplaryModel(TensorModel, Protocol):
     @property
     def example(self) -> Mapping[str, Array]:
         """Inputs of one row that were answered; empty where none are known."""
+        ...
+
+
+@runtime_checkable
+class ConcurrentModel(TensorModel, Protocol):
+    """A model whose engine may run calls at once, each called by a thread of its own."""
+
+    @property
+    def runs_at_once(self) -> int:
+        """How many, if that pays; 1 where it never does."""
         ...
 
 

@@ -10,6 +10,8 @@
     └── ExecutionError  the model failed on inputs that looked right
         ├── Unsupported  it would fail on any: an output has no form, or the engine lacks an operator
         ├── OutOfMemory  it needed more memory than it may have, or than there is
+        │   └── DeviceOutOfMemory  of a GPU, which others use as well
+        ├── DeviceLost   its GPU answers nothing more in this process
         └── Interrupted  it was told to end the call
 
 Each message says what happened, to which file or tensor, and what to do.
@@ -58,6 +60,14 @@ class Unsupported(ExecutionError):
 
 class OutOfMemory(ExecutionError):
     """The model needed more memory for the call than it may have, or than there is."""
+
+
+class DeviceOutOfMemory(OutOfMemory):
+    """The GPU had too little memory free for the call; later it may have more."""
+
+
+class DeviceLost(ExecutionError):
+    """After this error, every call on the GPU fails in this process."""
 
 
 class Interrupted(ExecutionError):

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from runtimes import onnx_advice, onnx_bf16, onnx_file
+from runtimes import cuda, onnx_advice, onnx_bf16, onnx_binding, onnx_file, onnx_providers
 from runtimes.base import Array, Datatype, Resources, Signature
-from runtimes.errors import ExecutionError, InputError, Interrupted, LoadError, ModelError
+from runtimes.device_errors import device_failure
+from runtimes.errors import (
+    DeviceOutOfMemory,
+    ExecutionError,
+    InputError,
+    Interrupted,
+    LoadError,
+    ModelError,
+)
 from runtimes.formats import Format
 from runtimes.input_check import InputCheck, unknown_output
 from runtimes.onnx_outputs import source_of
 
-_CUDA = "CUDAExecutionProvider"
 _LOG_ERRORS = 3  # onnxruntime's severity "error"
+_RUNS_AT_ONCE = 2
+_INVALID = "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT"
 
 # The operator sets of ONNX Runtime; custom operators are a native library, which is never loaded.
 _DOMAINS = ("", "ai.onnx", "com.microsoft", "com.ms")
@@ -66,10 +77,19 @@ class OnnxModel:
 
     def __init__(self, session: Any, file: onnx_file.OnnxFile) -> None:
         signature = self.signature = file.signature
-        self.device = "cuda:0" if session.get_providers()[0].startswith("CUDA") else "cpu"
-        self._run: onnx_bf16.Run = onnx_bf16.runner(session) if _has_bf16(signature) else session.run
+        self.provider: str = session.get_providers()[0]
+        self.device = "cuda:0" if onnx_providers.CUDA in session.get_providers() else "cpu"
+        # On CPUs, one call has all the threads.
+        self.runs_at_once = 1 if self.device == "cpu" else _RUNS_AT_ONCE
+        self._run: onnx_bf16.Run = session.run
+        if _has_bf16(signature):
+            self._run = onnx_bf16.runner(session)
+        elif self.device != "cpu":
+            self._bind(session)
         self._check = InputCheck(signature)
         self._run_options = _run_options()
+        # Those of runs that follow one without memory.
+        self._shrinking: Any = None
         self._outputs = list(file.output_names)
         self._composed = {output.name: output for output in file.composed}
         self._strings = _strings(signature) - self._composed.keys()
@@ -90,7 +110,11 @@ class OnnxModel:
         except Exception as error:
             if options.terminate:
                 raise Interrupted("the call was ended while the model computed it") from error
+            if self.device != "cpu" and isinstance(device_failure(error), DeviceOutOfMemory):
+                self._shrinking = self._run_options = onnx_providers.shrink_after(_run_options())
             raise _run_error(error) from error
+        if options is self._shrinking:
+            self._run_options = _run_options()
         for name in self._strings.intersection(names):
             results[name] = _to_bytes(results[name])
         if self._composed or any(value is None for value in results.values()):
@@ -106,6 +130,11 @@ class OnnxModel:
     def close(self) -> None:
         """Free the session."""
         self._run = _closed
+
+    def _bind(self, session: Any) -> None:
+        """Run with page-locked buffers from now on, where there is CUDA's runtime library."""
+        with contextlib.suppress(OSError):
+            self._run = onnx_binding.bound(session, cuda.PinnedMemory().allocate)
 
     def _sources(self, outputs: Sequence[str]) -> list[str]:
         """Return the file's outputs that the tensors called `outputs` are made of."""
@@ -134,13 +163,6 @@ def _session(path: Path, resources: Resources) -> Any:
         import onnxruntime as ort
     except ImportError as error:
         raise LoadError(f"{path} needs ONNX Runtime: pip install onnxruntime ({error})") from error
-    providers = ["CPUExecutionProvider"]
-    if resources.gpus > 0:
-        if _CUDA not in ort.get_available_providers():
-            trouble = f"ONNX Runtime {ort.__version__} is built without CUDA"
-            raise _without_gpu(path, trouble, "onnxruntime-gpu")
-        providers.insert(0, _CUDA)
-        ort.preload_dlls()
     options = ort.SessionOptions()
     options.intra_op_num_threads = resources.threads
     options.inter_op_num_threads = 1
@@ -149,18 +171,32 @@ def _session(path: Path, resources: Resources) -> Any:
     options.enable_cpu_mem_arena = resources.memory is None
     # idle threads that spin would take the cores of the other replicas
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if resources.gpus <= 0:
+        return _open(ort, path, options, [(onnx_providers.CPU, {})])
+    if onnx_providers.CUDA not in ort.get_available_providers():
+        trouble = f"ONNX Runtime {ort.__version__} is built without CUDA"
+        raise _without_gpu(path, trouble, "onnxruntime-gpu")
+    messages = io.StringIO()
+    with contextlib.redirect_stdout(messages):
+        # Those of NVIDIA's wheels, which PyTorch brings; what it cannot load it prints.
+        ort.preload_dlls()
+    providers = onnx_providers.providers(ort.get_available_providers(), resources)
+    session = _open(ort, path, options, providers)
+    if onnx_providers.missing(providers, session.get_providers()):
+        # It falls back to others by itself, and writes the reason to standard error.
+        trouble = onnx_providers.trouble(ort, messages.getvalue())
+        raise _without_gpu(path, trouble, "the driver, CUDA and cuDNN that it needs")
+    return session
+
+
+def _open(ort: Any, path: Path, options: Any, providers: list[onnx_providers.Provider]) -> Any:
     try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
+        return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
         text = str(error).strip()
         if (advice := onnx_advice.advice(text)) is not None:
             raise LoadError(f"{path} {advice} (ONNX Runtime {ort.__version__}: {text})") from error
         raise LoadError(f"ONNX Runtime {ort.__version__} refuses {path}: {text}") from error
-    if resources.gpus > 0 and session.get_providers()[0] != _CUDA:
-        # It falls back to the CPU by itself, and writes the reason to standard error.
-        trouble = f"ONNX Runtime {ort.__version__} could not load its CUDA provider"
-        raise _without_gpu(path, trouble, "the driver, CUDA and cuDNN that it needs")
-    return session
 
 
 def _run_options() -> Any:
@@ -191,8 +227,11 @@ def _run_error(error: Exception) -> Exception:
     """Return InputError for a tensor that the session refused, ExecutionError for a node that failed."""
     if isinstance(error, ModelError):
         return error
-    is_refusal = type(error).__name__ == "InvalidArgument" and "while running" not in str(error)
-    return InputError(str(error)) if is_refusal else ExecutionError(f"the model failed: {error}")
+    text = str(error)
+    # With bound tensors, all errors are of one type.
+    is_invalid = type(error).__name__ == "InvalidArgument" or _INVALID in text
+    is_refusal = is_invalid and "while running" not in text
+    return InputError(text) if is_refusal else ExecutionError(f"the model failed: {error}")
 
 
 def _to_text(name: str, array: Array) -> Array:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtimes.errors import InputError
@@ -110,6 +111,12 @@ class Signature:
         return self.outputs + self.on_request
 
 
+CPU = "cpu"
+PREFER_GPU = "prefer-gpu"
+DEVICE_WORDS = (CPU, "gpu", PREFER_GPU)
+"""What `Resources.device` may say besides the names of GPUs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Resources:
     """What one loaded model may use: CPU cores and GPUs, both may be fractions, and bytes of memory."""
@@ -118,8 +125,41 @@ class Resources:
     gpus: float = 0.0
     memory: int | None = None
     """Of each of its processes; None: no bound."""
+    gpu_memory: int | None = None
+    """Bytes of its GPU's memory; None: no bound."""
+    accelerator: str | None = None
+    """The kind of GPU, by Ray's label; None: any."""
+    device: str | None = None
+    """What computes: `cpu`, `gpu`, `prefer-gpu`, or GPUs by name; None: a GPU where one is asked for."""
+    engine_cache: Path | None = None
+    """A directory for what an engine compiles for its GPU, which later loads of the same kit read."""
+
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether a GPU is to compute, if there is one."""
+        return self.device != CPU and (
+            self.gpus > 0 or self.gpu_memory is not None or self.device is not None
+        )
+
+    @property
+    def may_use_cpu(self) -> bool:
+        """Whether the CPU may compute."""
+        return self.device == PREFER_GPU or not self.wants_gpu
+
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """The GPUs that it must have, by index or UUID; () for any."""
+        is_named = self.device is not None and self.device not in DEVICE_WORDS
+        return tuple(self.device.split(",")) if is_named and self.device else ()
+
+    @property
+    def reserved_gpus(self) -> float:
+        """How many GPUs Ray reserves; 0 also for a worker that is placed by memory."""
+        return 0.0 if self.pinned or self.may_use_cpu else self.gpus
 
     @property
     def threads(self) -> int:
         """The number of threads that compute: the cores rounded up, at least 1."""
         return max(1, math.ceil(self.cpus))
+
+

@@ -13,7 +13,8 @@ from runtimes.base import Array, Resources, Signature
 from runtimes.errors import ExecutionError, InputError, LoadError, ModelError, UnsafeFormat
 from runtimes.formats import Format, zip_names
 from runtimes.input_check import InputCheck
-from runtimes.torch_tensors import choose_outputs, failure, prepare, to_torch
+from runtimes.torch_device import torch_device
+from runtimes.torch_tensors import choose_outputs, failure, prepare
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -71,14 +72,15 @@ class TorchExportModel:
 
         self.signature = signature
         self.device = device
+        self._device = torch_device(device)
         # Guards are Python text in the file; the module's own hook checks sizes and ranges without them.
         module = program.module(check_guards=False)
-        self._checked_forward: Callable[..., Any] = module
-        self._forward: Callable[..., Any] = module.forward
+        self._checked_module: Callable[..., Any] = module
+        self._module: Callable[..., Any] = module.forward
+        self._forward = self._device.repeated(self._run)
         self._accepted_shapes: set[tuple[tuple[int, ...], ...]] = set()
         self._tree = program.call_spec.in_spec
         self._check = InputCheck(signature)
-        self._inputs = [spec.name for spec in signature.inputs]
         out_spec = program.call_spec.out_spec
         tree = json.loads(pytree.treespec_dumps(out_spec))[1]
         self._outputs = pt2_file.output_names(tree, out_spec.num_leaves)
@@ -86,25 +88,17 @@ class TorchExportModel:
         self._leaves = [
             (s.arg.name, getattr(s.arg, "value", None)) for s in specs if s.kind is InputKind.USER_INPUT
         ]
+        names = {spec.name for spec in signature.inputs}
+        self._tensors = [index for index, (name, _) in enumerate(self._leaves) if name in names]
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         """Run the model; see `TensorModel.infer`."""
-        import torch
-        from torch.utils import _pytree as pytree
-
         self._check(inputs)
-        device = self.device
+        device = self._device
         try:
-            with torch.inference_mode():
-                leaves = [to_torch(inputs[n], device) if n in inputs else value for n, value in self._leaves]
-                args, kwargs = pytree.tree_unflatten(leaves, self._tree)
-                # The hook takes longer than a small model, and depends only on the shapes.
-                shapes = tuple(inputs[name].shape for name in self._inputs)
-                forward = self._forward if shapes in self._accepted_shapes else self._checked_forward
-                results = pytree.tree_leaves(forward(*args, **kwargs))
-                if len(self._accepted_shapes) < _MAX_SHAPES:
-                    self._accepted_shapes.add(shapes)
-                return choose_outputs(dict(zip(self._outputs, results, strict=True)), outputs)
+            with device.running():
+                leaves = [device.upload(inputs[n]) if n in inputs else value for n, value in self._leaves]
+                return choose_outputs(device.download(self._forward(leaves)), outputs)
         except ModelError:
             raise
         except Exception as error:
@@ -114,7 +108,20 @@ class TorchExportModel:
 
     def close(self) -> None:
         """Free the module."""
-        self._checked_forward = self._forward = _closed
+        self._checked_module = self._module = self._forward = _closed
+
+    def _run(self, leaves: Sequence[Any]) -> Mapping[str, Any]:
+        """Run the module on its inputs, tensors and other values, in the order of the program."""
+        from torch.utils import _pytree as pytree
+
+        args, kwargs = pytree.tree_unflatten(leaves, self._tree)
+        # The hook takes longer than a small model, and depends only on the shapes.
+        shapes = tuple(leaves[index].shape for index in self._tensors)
+        module = self._module if shapes in self._accepted_shapes else self._checked_module
+        results = pytree.tree_leaves(module(*args, **kwargs))
+        if len(self._accepted_shapes) < _MAX_SHAPES:
+            self._accepted_shapes.add(shapes)
+        return dict(zip(self._outputs, results, strict=True))
 
 
 def _check(path: Path, *, any_operator: bool) -> Signature:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runtimes import cuda
 from runtimes.base import Array, Datatype, Resources
 from runtimes.errors import ExecutionError, InputError, LoadError, Unsupported
 from runtimes.input_check import unknown_output
@@ -36,8 +37,8 @@ _SENTENCE = re.compile(r"^[\w.]*(?:Error|Exception): ", re.MULTILINE)
 def prepare(resources: Resources) -> str:
     """Set the number of PyTorch's threads; return the device: `cuda:0` where a GPU is asked for, else `cpu`.
 
-    The number of threads is one for the process, so the model that is loaded last decides it. Raises
-    LoadError where a GPU is asked for and cannot be used.
+    The number of threads is one for the process, so the model that is loaded last decides it; likewise the
+    bound of a GPU's memory. Raises LoadError where a GPU is asked for and cannot be used.
     """
     import torch
 
@@ -49,7 +50,20 @@ def prepare(resources: Resources) -> str:
             f"the model is to run on a GPU, and PyTorch {torch.__version__} can use none "
             f"({_cuda_trouble()}); mend that, or set `gpus: 0`"
         )
+    _bound_memory(resources)
     return "cuda:0"
+
+
+def _bound_memory(resources: Resources) -> None:
+    """Have PyTorch refuse what is beyond the worker's share of the GPU; of a whole one, nothing."""
+    import torch
+
+    share = resources.gpu_memory
+    total = torch.cuda.get_device_properties(0).total_memory
+    if share is None and resources.gpus < 1:
+        share = int(total * resources.gpus)
+    if share is not None:
+        torch.cuda.set_per_process_memory_fraction(min(1.0, cuda.engine_bytes(share) / total), 0)
 
 
 def _cuda_trouble() -> str:

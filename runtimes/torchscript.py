@@ -12,7 +12,8 @@ from runtimes.base import Array, Resources, Signature
 from runtimes.errors import ExecutionError, LoadError, ModelError
 from runtimes.formats import Format, identify, zip_names
 from runtimes.input_check import InputCheck
-from runtimes.torch_tensors import choose_outputs, failure, prepare, to_torch
+from runtimes.torch_device import torch_device
+from runtimes.torch_tensors import choose_outputs, failure, prepare
 from runtimes.torchscript_code import check_code
 from runtimes.torchscript_data import check_pickle
 from runtimes.torchscript_graph import check_functions
@@ -24,6 +25,8 @@ from runtimes.zip_members import check_members
 _PICKLES = ("constants.pkl", "data.pkl")
 # PyTorch reads the older layout, of 1.2 and before, by other code.
 _OLD_LAYOUT = "model.json"
+# In place of an argument that a call leaves out.
+_DEFAULT = object()
 
 
 class TorchScriptRuntime:
@@ -84,11 +87,14 @@ class TorchScriptModel:
     def __init__(self, module: Any, signature: Signature, device: str) -> None:
         self.signature = signature
         self.device = device
-        self._forward: Callable[..., Any] = module
+        self._device = torch_device(device)
+        self._module: Callable[..., Any] = module
+        self._forward = self._device.repeated(self._run)
         self._check = InputCheck(signature)
         schema = module.forward.schema
         self._returned = schema.returns[0].type
         self._numbers = frozenset(a.name for a in schema.arguments if _is_number(a.type))
+        self._arguments = [argument.name for argument in schema.arguments[1:]]
         self._left_out: dict[str, Any] = {
             argument.name: None
             for argument in schema.arguments[1:]
@@ -97,19 +103,17 @@ class TorchScriptModel:
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         """Run the model; see `TensorModel.infer`."""
-        import torch
-
         self._check(inputs)
-        device = self.device
+        device = self._device
         numbers = self._numbers
         try:
-            with torch.inference_mode():
+            with device.running():
                 arguments = {
-                    name: array.item() if name in numbers else to_torch(array, device)
+                    name: array.item() if name in numbers else device.upload(array)
                     for name, array in inputs.items()
                 }
-                result = self._forward(**{**self._left_out, **arguments})
-                return choose_outputs(name_outputs(result, self._returned), outputs)
+                results = self._forward([arguments.get(name, _DEFAULT) for name in self._arguments])
+                return choose_outputs(device.download(results), outputs)
         except ModelError:
             raise
         except Exception as error:
@@ -117,7 +121,14 @@ class TorchScriptModel:
 
     def close(self) -> None:
         """Free the module."""
-        self._forward = _closed
+        self._module = self._forward = _closed
+
+    def _run(self, values: Sequence[Any]) -> Mapping[str, Any]:
+        """Run the module on the values of its arguments, in their order."""
+        given = {
+            name: value for name, value in zip(self._arguments, values, strict=True) if value is not _DEFAULT
+        }
+        return name_outputs(self._module(**{**self._left_out, **given}), self._returned)
 
 
 def _check_format(path: Path) -> None:
@@ -166,5 +177,5 @@ def _is_number(kind: Any) -> bool:
     return (kind.getElementType() if kind.kind() == "OptionalType" else kind).kind() in NUMBERS
 
 
-def _closed(**_tensors: object) -> Any:
+def _closed(*_values: object, **_tensors: object) -> Any:
     raise ExecutionError("the model is closed")

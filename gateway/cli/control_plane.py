@@ -167,6 +167,8 @@ class ControlPlane:
                 admin_tls=self._config.admin_tls,
                 worker_host=_LOOPBACK if self._address is None else "",
                 reserve_cpus=self._address is not None,
+                # Those of another machine of a cluster have other numbers.
+                visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES") if self._address is None else None,
                 instance=uuid.uuid4().hex,
                 otlp=self._otlp,
             ),

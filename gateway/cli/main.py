@@ -31,6 +31,7 @@ _COMMANDS = {
         ("status", "status:status", "Show the models of a running Kitserve, and their versions."),
         ("restart", "restart:restart", "Replace the workers of a model that runs, without a lost call."),
         ("logs", "logs:logs", "Show the log of a Kitserve on this machine."),
+        ("doctor", "doctor:doctor", "Say what GPUs are here, and what keeps models off them."),
         ("rollout", "rollout:app", "Show and control the rollout of a model."),
     ),
     "Kits": (

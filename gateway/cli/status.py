@@ -45,6 +45,8 @@ def status(
     out.print(tables.models_table(document["models"]))
     for line in tables.containment_lines(document["models"]):
         out.print(line, style="dim", markup=False)
+    for line in tables.device_lines(document["models"]):
+        out.print(line, style="dim", markup=False)
     for model in document["models"]:
         if model["message"]:
             out.print(tables.message_line(model), markup=False)

@@ -120,6 +120,18 @@ def containment_lines(models: Iterable[dict[str, Any]]) -> Iterator[str]:
         yield f"workers are contained{of}: {on or 'nothing'}" + (f"; not contained: {off}" if off else "")
 
 
+def device_lines(models: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """What computes the models that are on GPUs: the device, its provider, and the memory that it took."""
+    for model in models:
+        for version in model["versions"]:
+            for worker in version.get("workers", ()):
+                if worker.get("device", "cpu") not in ("", "cpu"):
+                    size = worker["gpu_bytes"]
+                    taken = "memory not known" if size is None else f"{decimal(size)} of its memory"
+                    place = f"{worker['device']}, {worker['provider']}, {taken}"
+                    yield f"{model['name']} ({_named(version)}) is on {place}"
+
+
 def message_line(model: dict[str, Any]) -> str:
     """What a person should know of a model, and when what failed is tried again."""
     line, retry = f"{model['name']}: {model['message']}", model.get("retry")

@@ -10,7 +10,7 @@ from gateway.errors import DeadlineExceeded, Overrun, QueueFull, RefusedBody, Re
 from gateway.foreign_text import message_text
 from gateway.wire.budget import BudgetFull
 from gateway.wire.codings import BodyTooLarge, UnknownCoding
-from runtimes.errors import ExecutionError, InputError, ModelError, OutOfMemory
+from runtimes.errors import DeviceOutOfMemory, ExecutionError, InputError, ModelError, OutOfMemory
 
 STATUSES: Mapping[type[Exception], int] = {
     BodyTooLarge: 413,
@@ -19,6 +19,7 @@ STATUSES: Mapping[type[Exception], int] = {
     InputError: 400,
     ExecutionError: 500,
     OutOfMemory: 507,
+    DeviceOutOfMemory: 503,
     ModelError: 500,
     QueueFull: 503,
     RefusedBody: 500,

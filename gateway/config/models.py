@@ -22,13 +22,14 @@ from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Reference, parse_reference
 from gateway.serving import DEFAULT_LIMITS, LOAD_SECONDS, Scaling, Serving
 from gateway.wire.limits import WAKE_SECONDS
+from runtimes.signature import DEVICE_WORDS, Signature
 from runtimes.signature import Resources as ModelResources
-from runtimes.signature import Signature
 
 _RESOURCES = ModelResources()
 _SCALING = Scaling()
 _MAX_REPLICAS = 256
 _LEAST_MEMORY = 256 * 1024 * 1024
+_DEVICE_NAME = re.compile(r"[0-9]{1,3}|(?:GPU|MIG)-[0-9A-Za-z/-]{1,80}")
 AUTO = "auto"
 """Stands in place of a runtime's name: the files decide."""
 
@@ -47,6 +48,52 @@ class Resources(Strict):
     """How much memory the worker's process may take, and a process of the model's beside it, such as `2GiB`;
     absent, as much as there is. A call that needs more is answered with 507, and a worker that has used up
     almost all of it is replaced."""
+
+    gpu_memory: Annotated[ByteSize, Field(ge=_LEAST_MEMORY)] | None = None
+    """How much memory of a GPU the worker may use, such as `6GiB`, of each where it has several. Without
+    `gpus`, it shares a GPU that has so much free. Absent, what its files tell or what was measured counts."""
+    accelerator: str | None = None
+    """The kind of GPU, by Ray's label of its nodes, such as `A100` or `H100`; absent, any."""
+    device: str | None = None
+    """What computes. `cpu`; `gpu`: one that has the memory; `prefer-gpu`: the same, or the CPU where none can
+    be used; or the GPUs that it must have, by index or UUID: `"1"`, `GPU-…`, `MIG-…`, `0,1`. Absent, a GPU
+    where `gpus` or `gpu_memory` is written."""
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _device(cls, value: object) -> object:
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str):
+            return value
+        value = ",".join(name.strip() for name in value.split(","))
+        if value in DEVICE_WORDS or (
+            all(map(_DEVICE_NAME.fullmatch, names := value.split(","))) and len({*names}) == len(names)
+        ):
+            return value
+        raise ValueError(f"{value!r} is no device: {', '.join(DEVICE_WORDS)}, or GPUs by index or UUID")
+
+    @field_validator("accelerator")
+    @classmethod
+    def _accelerator(cls, value: str | None) -> str | None:
+        if value is not None and not MODEL_NAME.fullmatch(value):
+            raise ValueError(f"{value!r} is no label of Ray's, such as A100 or H100")
+        return value
+
+    @model_validator(mode="after")
+    def _one_device(self) -> Resources:
+        asked = next((name for name in ("gpus", "gpu_memory", "accelerator") if getattr(self, name)), None)
+        if self.device == "cpu" and asked is not None:
+            raise faults_at({("device",): f"cpu, although `{asked}` asks for a GPU; write one of the two"})
+        named = ModelResources(device=self.device).pinned
+        if named and self.gpus not in (0, len(named)):
+            message = f"names {len(named)} and `gpus` says {self.gpus:g}; leave out `gpus`"
+            raise faults_at({("device",): message})
+        if self.accelerator is not None and not ModelResources(**dict(self)).wants_gpu:
+            raise faults_at(
+                {("accelerator",): "says of what kind a GPU is, and none is asked for: add `gpus`"}
+            )
+        return self
 
     @field_validator("gpus")
     @classmethod

@@ -45,6 +45,7 @@ from gateway.control.rollouts.webhooks import Webhooks
 from gateway.control.state.database import STATE_FILE, State
 from gateway.control.state.descriptions import Descriptions
 from gateway.control.state.desired import Desired
+from gateway.control.state.measured import MeasuredGpus
 from gateway.control.state.overview import GatewayOverview
 from gateway.control.state.restarts import Restarts
 from gateway.control.state.vitals import Vitals
@@ -86,6 +87,8 @@ class GatewaySettings:
     reserve_cpus: bool
     instance: str
     """The name of one start of Kitserve; a gateway that Serve starts again finds its workers by it."""
+    visible_gpus: str | None = None
+    """The GPUs that workers may use, as CUDA_VISIBLE_DEVICES names them; None: all."""
     otlp: OtlpSettings | None = None
     """Where the spans of traced calls are sent to; None where none are traced."""
 
@@ -108,6 +111,7 @@ class Gateway:
         self._workers = Workers()
         self._restarts = Restarts()
         self._descriptions = Descriptions(self._state)
+        self._measured = MeasuredGpus(self._state)
         settings = _in_force(settings, self._state, is_fresh)
         edge: Edge = EdgeControl(settings.edge, settings.edge_files)
         sleepers = GatewaySleepers(self._state, self._workers, edge, ray_serve.wake)
@@ -161,6 +165,7 @@ class Gateway:
         if self._workers.hear(announcement):
             self._activator.hear(announcement)
             self._loop.wake()
+            self._measured.hear(announcement)
         app = announcement.app
         return Instructions(
             self._descriptions.hear(announcement),
@@ -168,6 +173,7 @@ class Gateway:
             self._payload_log.rules(app),
             told_until,
             self._restarts.must_end(announcement.worker),
+            must_sleep=app == self._loop.making_room,
         )
 
     async def record(self, batch: PayloadBatch) -> None:
@@ -297,4 +303,5 @@ def _node_settings(settings: GatewaySettings) -> NodeSettings:
         access_log=settings.edge.access_log,
         tls=settings.edge.worker_tls,
         is_traced=settings.otlp is not None,
+        visible_gpus=settings.visible_gpus,
     )

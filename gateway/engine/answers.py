@@ -16,11 +16,12 @@ from gateway.engine.job_spans import record_job
 from gateway.engine.jobs import Job, JobQueue
 from gateway.errors import DeadlineExceeded, Overrun, QueueFull, RefusedBody, Replaced
 from gateway.metrics.tally import Tally
-from runtimes.errors import OutOfMemory, UnfitInput
+from runtimes.errors import DeviceLost, DeviceOutOfMemory, OutOfMemory, UnfitInput
 from runtimes.memory_errors import is_out_of_memory
 
 OVERRAN = "the model computed the call for longer than it may, and was ended"
 _LONGEST_RETRY_SECONDS = 30
+_MEMORY_RETRY_SECONDS = 2
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,13 @@ class Answers:
 
     def fail(self, job: Job, failure: Exception) -> None:
         """Fail a call with an error."""
-        if is_out_of_memory(failure):
+        if isinstance(failure, Replaced):
+            job.retry_after = 1
+            job.is_blameless = True
+            self._tally.dropped("rejected")
+        elif isinstance(failure, DeviceOutOfMemory):
+            job.retry_after = _MEMORY_RETRY_SECONDS
+        elif is_out_of_memory(failure) and not isinstance(failure, DeviceLost):
             failure = _out_of_memory(failure)
         job.is_unfit = isinstance(failure, UnfitInput)
         job.status, message = explain(failure, job.request_id, self._names_of(job))
@@ -62,12 +69,9 @@ class Answers:
         load = f"{len(waiting)} calls, {waiting.bytes} bytes"
         self.fail(job, QueueFull(f"too many calls wait for the model: {load}; ask again later"))
 
-    def fail_replaced(self, job: Job) -> None:
+    def fail_replaced(self, job: Job, reason: str) -> None:
         """Fail a call that waits for a model which takes no more."""
-        job.retry_after = 1
-        job.is_blameless = True
-        self._tally.dropped("rejected")
-        self.fail(job, Replaced("the worker is replaced, as its model does not end a call; ask again"))
+        self.fail(job, Replaced(f"the worker is replaced: {reason}; ask again"))
 
     def expire(self, job: Job, now: float) -> None:
         """Fail a call whose time is over."""

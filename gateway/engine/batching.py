@@ -112,7 +112,8 @@ class Batcher:
     """The calls that wait for a batch. It keeps no clock: times are given, in seconds."""
 
     def __init__(self, batching: Batching) -> None:
-        self._max_rows = batching.max_batch_size
+        self.max_rows = batching.max_batch_size
+        """How many rows a batch may have."""
         self._delay = batching.max_delay
         self._groups: dict[Key, deque[Item]] = {}
         self._rows: dict[Key, int] = {}
@@ -148,7 +149,7 @@ class Batcher:
     def is_full(self) -> bool:
         """Whether the next batch has all the rows that it may have, or takes no other call."""
         key = self._next
-        return key is not None and (self._rows[key] >= self._max_rows or self._groups[key][0].key is None)
+        return key is not None and (self._rows[key] >= self.max_rows or self._groups[key][0].key is None)
 
     def pause(self, now: float) -> float:
         """Return how long to wait for another call, in seconds; 0: run the next batch now."""
@@ -164,7 +165,7 @@ class Batcher:
         key = self._next
         if key is None:
             return []
-        group, max_rows = self._groups[key], self._max_rows
+        group, max_rows = self._groups[key], self.max_rows
         if self._rows[key] <= max_rows:
             batch = list(group)
             del self._groups[key], self._rows[key]
@@ -194,7 +195,7 @@ class Batcher:
 
     def stop_batching(self) -> None:
         """Have every call run alone from now on, and at once."""
-        self._max_rows = 1
+        self.max_rows = 1
         self._delay = 0.0
 
     def note_run(self, calls: int, waiting: int, seconds: float) -> None:

@@ -10,12 +10,13 @@ from gateway.codec.call import Call
 from gateway.engine.answers import OVERRAN, Answers
 from gateway.engine.batching import Item, NotRowWise, join_inputs, rows_of, split_outputs
 from gateway.engine.beat import Beat
+from gateway.engine.device import DeviceHealth
 from gateway.engine.job_spans import record_batch
 from gateway.engine.jobs import Job
-from gateway.errors import Overrun
+from gateway.errors import Overrun, Replaced
 from gateway.metrics.tally import Tally
 from runtimes.base import Array, TensorModel
-from runtimes.errors import ExecutionError, Interrupted
+from runtimes.errors import DeviceLost, DeviceOutOfMemory, ExecutionError, Interrupted
 from runtimes.unfit import unfit_input
 
 _MICROSECONDS = 1_000_000
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 class Execution:
     """Runs one model on calls. `names` are what the log calls the version.
 
-    Runs are counted by their rows where the model is one that may be batched.
+    Runs are counted by their rows where the model is one that may be batched. `device` is told what the runs
+    say of the model's GPU; None where it computes on the CPU.
     """
 
     def __init__(
@@ -37,12 +39,14 @@ class Execution:
         answers: Answers,
         names: Mapping[str, str],
         counts_runs: bool = False,
+        device: DeviceHealth | None = None,
     ) -> None:
         self._model = model
         self._tally = tally
         self._answers = answers
         self._names = names
         self._counts_runs = counts_runs
+        self._device = device
         self.beat = Beat()
 
     def run_single(self, job: Job) -> float:
@@ -91,13 +95,20 @@ class Execution:
         not_row_wise: NotRowWise | None = None
         self.beat.work, self.beat.since = items, started
         try:
-            outputs = self._infer(join_inputs(items), items[0].call)
+            outputs = self._infer(join_inputs(items), items[0].call, is_alone=False)
             parts = split_outputs(outputs, items)
         except NotRowWise as error:
             not_row_wise = error
         except Overrun as failure:
             # Each has waited longer than it may, whichever of them it was.
             self._fail_all(items, failure, started)
+            return
+        except DeviceLost as failure:
+            # One of them may be to blame; the others are answered by another worker.
+            self._fail_all(items, Replaced(f"{failure}; ask again"), started)
+            return
+        except DeviceOutOfMemory:
+            self._run_halves(items)
             return
         except Exception:
             # When each is run alone, it shows which of them fails.
@@ -108,6 +119,18 @@ class Execution:
             return
         for item in items:
             self._run_item(item)
+        if not_row_wise is not None:
+            raise not_row_wise
+
+    def _run_halves(self, items: Sequence[Item]) -> None:
+        """Answer the calls of a batch that was too large with two runs. Raises NotRowWise."""
+        middle = len(items) // 2
+        not_row_wise: NotRowWise | None = None
+        for half in (items[:middle], items[middle:]):
+            try:
+                self.run_batch(half)
+            except NotRowWise as error:
+                not_row_wise = error
         if not_row_wise is not None:
             raise not_row_wise
 
@@ -131,7 +154,27 @@ class Execution:
             job.infer_seconds = time.perf_counter() - started
         self.beat.end()
 
-    def _infer(self, inputs: Mapping[str, Array], call: Call) -> dict[str, Array]:
+    def _infer(self, inputs: Mapping[str, Array], call: Call, *, is_alone: bool = True) -> dict[str, Array]:
+        """Run the model, and note what that says of its GPU, where it has one.
+
+        `is_alone` says that it is one call's run.
+        """
+        device = self._device
+        if device is None:
+            return self._compute(inputs, call)
+        if device.failure:
+            raise Replaced(f"the worker is replaced: {device.failure}; ask again")
+        try:
+            outputs = self._compute(inputs, call)
+        except Exception as failure:
+            explained = device.explained(failure, inputs, is_alone=is_alone)
+            if explained is None:
+                raise
+            raise explained from failure
+        device.answered(inputs)
+        return outputs
+
+    def _compute(self, inputs: Mapping[str, Array], call: Call) -> dict[str, Array]:
         """Run the model; whatever it raises becomes an Exception, which ends a call and not the thread."""
         try:
             return self._model.infer(inputs, tuple(call.outputs))

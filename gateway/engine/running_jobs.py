@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from gateway.engine.device import DeviceHealth
 from gateway.engine.jobs import Job
 from gateway.engine.running_bodies import RunningBodies
 from runtimes.base import ModelInChild, TensorModel
 
 
 class RunningJobs:
-    """Writes down in `bodies` what one model works on; with None, nowhere."""
+    """Writes down in `bodies` what one model works on; with None, nowhere.
 
-    def __init__(self, model: TensorModel, bodies: RunningBodies | None) -> None:
+    `device` is what its runs say of its GPU; None where it has none.
+    """
+
+    def __init__(
+        self, model: TensorModel, bodies: RunningBodies | None, device: DeviceHealth | None = None
+    ) -> None:
         self._bodies = bodies
+        self._device = device
         self._child = model if isinstance(model, ModelInChild) else None
 
     def begin(self, job: Job) -> None:
@@ -24,6 +31,8 @@ class RunningJobs:
         return self._bodies is not None and self._bodies.is_suspect(job.place)
 
     def end(self, job: Job) -> None:
-        """Erase a job; one with which the model's own process ended stays."""
+        """Erase a job; one with which the model's own process ended stays, or with which its GPU was lost."""
+        if self._device is not None and self._device.is_lost:
+            return
         if job.place and self._bodies is not None and (self._child is None or self._child.is_alive()):
             self._bodies.end(job.place)

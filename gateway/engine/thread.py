@@ -17,6 +17,7 @@ import numpy as np
 
 from gateway.engine.answers import Answers
 from gateway.engine.batching import Batcher, Item, NotRowWise, item_of, obstacle
+from gateway.engine.device import DeviceHealth
 from gateway.engine.execution import Execution, limit_wait
 from gateway.engine.jobs import Job, JobQueue
 from gateway.engine.overruns import Overruns
@@ -86,7 +87,8 @@ class ComputeThread:
         running: RunningBodies | None = None,
     ) -> None:
         self._tally = tally
-        self._running = RunningJobs(model, running)
+        self._device = None if model.device == "cpu" else DeviceHealth()
+        self._running = RunningJobs(model, running, self._device)
         self._names = names
         self._waiting = JobQueue(limits, self._expire)
         self.not_batched = ""
@@ -97,7 +99,9 @@ class ComputeThread:
         self.batching = batching
         """None where the model cannot be batched."""
         self._answers = Answers(tally, names)
-        self._execution = Execution(model, tally, self._answers, names, counts_runs=batching is not None)
+        self._execution = Execution(
+            model, tally, self._answers, names, counts_runs=batching is not None, device=self._device
+        )
         self._overruns = Overruns(self._execution.beat, model, limits.compute_seconds, names)
         self._batcher = None if batching is None else Batcher(batching)
         self._pace = Pace()
@@ -105,6 +109,11 @@ class ComputeThread:
         self._submitted: Rounds[Job] = Rounds()
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
         self._thread.start()
+
+    @property
+    def inside(self) -> int:
+        """How many calls wait for the model or are computed."""
+        return len(self._waiting) + self._model_is_free.locked()
 
     @property
     def queued(self) -> int:
@@ -140,11 +149,16 @@ class ComputeThread:
 
     def is_alive(self) -> bool:
         """Whether the thread still takes calls."""
-        return not self._overruns.failure and self._thread.is_alive()
+        return not self._reason and self._thread.is_alive()
 
     def failure(self) -> str:
         """Return why it takes no more calls, once it does not."""
-        return self._overruns.failure or "the model's thread has ended"
+        return self._reason or "the model's thread has ended"
+
+    @property
+    def _reason(self) -> str:
+        """Why the model takes no more calls, "" while it does."""
+        return self._overruns.failure or ("" if self._device is None else self._device.failure)
 
     def give_up(self) -> None:
         """Answer all calls inside with errors, as the model will not; it takes no more. From any thread."""
@@ -154,7 +168,7 @@ class ComputeThread:
             self._answers.fail_overrun(job)
         waiting = self._waiting.close()
         for job in waiting:
-            self._answers.fail_replaced(job)
+            self._answers.fail_replaced(job, self.failure())
         if beat.is_on_loop:
             # The loop stands still within the model, so that this is the only thread that does its work.
             self._answers.send([*computed, *waiting])
@@ -201,8 +215,8 @@ class ComputeThread:
         return finished
 
     def _refuse(self, job: Job) -> None:
-        if self._overruns.failure:
-            self._answers.fail_replaced(job)
+        if self._reason:
+            self._answers.fail_replaced(job, self._reason)
         else:
             self._answers.fail_for_room(job, self._waiting)
         self._answers.send([job])
@@ -362,4 +376,6 @@ class ComputeThread:
         except NotRowWise as error:
             self._stop_batching(str(error))
             batcher.stop_batching()
+        if self._device is not None and self.batching is not None and not self.not_batched:
+            batcher.max_rows = self._device.max_rows(self.batching.max_batch_size)
         batcher.note_run(len(items), len(batcher) + self._submitted.qsize(), items[0].job.infer_seconds)

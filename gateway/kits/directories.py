@@ -20,6 +20,8 @@ from gateway.oci.documents import DigestField
 from gateway.oci.files import replace_file
 from gateway.oci.reference import Digest
 
+COMPILED = "compiled"
+"""Where engines keep what they compile of kits, beside the directory of the kits."""
 _INVENTORY = ".seal.json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -146,9 +148,10 @@ class KitDirectories:
         return inventory.model_copy(update={"boot": boot, "files": files})
 
     def remove(self, key: str) -> None:
-        """Remove a kit, its inventory first."""
+        """Remove a kit, its inventory first, and what engines compiled of it."""
         self._inventory_path(key).unlink(missing_ok=True)
         remove_tree(self.path(key))
+        remove_tree(self._root.parent / COMPILED / key)
 
     def inventories(self) -> dict[str, Inventory]:
         """Return the inventory of every kit by its key."""

@@ -3,7 +3,7 @@
 Labels match as `kit unpack --label` matches them: every one that is asked for is there, with the same text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Self
@@ -12,7 +12,8 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.filesize import decimal
 
 from gateway.errors import KitError, NotAKit
-from gateway.metrics.gpus import gpu_memory
+from gateway.gpus.devices import Gpus
+from gateway.gpus.nvml import read_gpus
 from gateway.metrics.machine import usable_memory
 from gateway.oci.content import Descriptor
 from gateway.oci.reference import Digest
@@ -79,8 +80,12 @@ class Room:
     chosen: Digest | None = None
 
     @classmethod
-    def here(cls, gpus: float = 0.0, chosen: Digest | None = None) -> Self:
+    def here(
+        cls, gpus: float = 0.0, chosen: Digest | None = None, read: Callable[[], Gpus] = read_gpus
+    ) -> Self:
         """Return the room that there is on this machine now, for a worker that has so many GPUs.
+
+        `read` tells of the GPUs.
 
         Raises KitError where it cannot be read.
         """
@@ -89,9 +94,11 @@ class Room:
                 return cls(usable_memory().free, chosen=chosen)
             except (OSError, KeyError) as error:
                 raise KitError(f"how much memory is free cannot be read ({error}); {_ADVICE}") from error
-        free = sorted(gpu_memory(), reverse=True)
+        devices = read()
+        free = sorted((gpu.free for gpu in devices.devices if gpu.free is not None), reverse=True)
         if not free:
-            raise KitError(f"nvidia-smi tells of no GPU how much memory is free; {_ADVICE}")
+            trouble = devices.trouble or "NVML tells of no GPU"
+            raise KitError(f"how much memory is free on GPUs is not known ({trouble}); {_ADVICE}")
         if gpus < 1:
             return cls(int(free[0] * gpus), f"on {gpus:g} of a GPU", chosen)
         return cls(sum(free[: int(gpus)]), "on one GPU" if gpus == 1 else f"on {gpus:g} GPUs", chosen)

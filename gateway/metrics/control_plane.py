@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from prometheus_client.core import Metric
 
-from gateway.metrics.declarations import Kind, MetricDeclaration, Series, family
-from gateway.metrics.gpus import Gpu
+from gateway.gpus.devices import THROTTLE_REASONS, Gpu, Gpus
+from gateway.metrics.declarations import Kind, MetricDeclaration, Series, family, one_hot
 from gateway.metrics.machine import MachineMemory
 
 
@@ -36,7 +36,7 @@ class ControlPlaneSample:
     """Bytes of the disk at home: all, and those that may be used; None where it does not say."""
     memory: MachineMemory | None = None
     """The memory of the machine, or of the container; None where it does not say."""
-    gpus: tuple[Gpu, ...] = ()
+    gpus: Gpus = field(default_factory=Gpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def _single(read: Callable[[ControlPlaneSample], float]) -> Callable[[ControlPla
 def _of_gpus(read: Callable[[Gpu], float | None]) -> Callable[[ControlPlaneSample], Iterable[Series]]:
     """Return what reads one number of each GPU that tells it."""
     return lambda sample: [
-        ((gpu.index, gpu.uuid), value) for gpu in sample.gpus if (value := read(gpu)) is not None
+        ((str(gpu.index), gpu.uuid), value) for gpu in sample.gpus if (value := read(gpu)) is not None
     ]
 
 
@@ -144,7 +144,7 @@ CONTROL_PLANE_METRICS = (
         "kitserve_gpu_memory_size_bytes",
         Kind.GAUGE,
         "Memory of each GPU of the gateway's machine; absent where it has none",
-        _of_gpus(lambda gpu: gpu.memory_bytes),
+        _of_gpus(lambda gpu: gpu.total),
         "gpu",
         "uuid",
     ),
@@ -152,7 +152,7 @@ CONTROL_PLANE_METRICS = (
         "kitserve_gpu_memory_used_bytes",
         Kind.GAUGE,
         "What of that memory is in use, by whomever",
-        _of_gpus(lambda gpu: gpu.used_bytes),
+        _of_gpus(lambda gpu: gpu.used),
         "gpu",
         "uuid",
     ),
@@ -163,6 +163,35 @@ CONTROL_PLANE_METRICS = (
         _of_gpus(lambda gpu: gpu.utilization),
         "gpu",
         "uuid",
+    ),
+    _declare(
+        "kitserve_gpu_power_watts",
+        Kind.GAUGE,
+        "What a GPU takes now",
+        _of_gpus(lambda gpu: gpu.power),
+        "gpu",
+        "uuid",
+    ),
+    _declare(
+        "kitserve_gpu_power_limit_watts",
+        Kind.GAUGE,
+        "What a GPU may take",
+        _of_gpus(lambda gpu: gpu.power_limit),
+        "gpu",
+        "uuid",
+    ),
+    _declare(
+        "kitserve_gpu_throttled",
+        Kind.GAUGE,
+        "Whether a GPU's clocks are lower than they could be for this reason",
+        lambda sample: [
+            ((str(gpu.index), gpu.uuid, reason), value)
+            for gpu in sample.gpus
+            for (reason,), value in one_hot({r: r in gpu.throttle_reasons for r in THROTTLE_REASONS})
+        ],
+        "gpu",
+        "uuid",
+        "reason",
     ),
 )
 

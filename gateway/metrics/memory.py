@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from gateway.gpus.devices import Gpus
+
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -25,7 +27,24 @@ def total_resident_bytes(processes: Iterable[int]) -> int:
 
 def family_resident_bytes() -> int:
     """Return the resident memory of this process and of all that it started, and they started."""
-    return total_resident_bytes(_family(os.getpid(), _parents()))
+    return total_resident_bytes(family())
+
+
+def family() -> Iterable[int]:
+    """Return this process and all that it started, and they started."""
+    return _family(os.getpid(), _parents())
+
+
+def family_gpu_bytes(gpus: Gpus) -> int | None:
+    """Return what this process, and all that it started, have of the GPUs' memory; None where it is not told.
+
+    NVML counts processes as the machine does: within a container of its own count, it tells of none.
+    """
+    if not any(gpu.processes or any(part.processes for part in gpu.slices) for gpu in gpus):
+        return None
+    sizes = [gpus.process_bytes(process) for process in _family(os.getpid(), _parents())]
+    known = [size for size in sizes if size is not None]
+    return sum(known) if known else None
 
 
 def _family(process: int, parents: Mapping[int, int]) -> Iterable[int]:

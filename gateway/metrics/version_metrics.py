@@ -267,6 +267,13 @@ VERSION_METRICS = (
         "worker",
     ),
     _declare(
+        "kitserve_worker_gpu_memory_used_bytes",
+        Kind.GAUGE,
+        "What each worker's processes have of the GPUs' memory; absent where NVML does not say it",
+        lambda sample: [((worker,), size) for worker, size in sample.gpu_memory_bytes.items()],
+        "worker",
+    ),
+    _declare(
         "kitserve_worker_memory_limit_bytes",
         Kind.GAUGE,
         "What each worker's processes may take; absent without `resources.memory`",

@@ -50,6 +50,8 @@ class VersionSample:
     """How much memory each worker may take; None where nothing is said."""
     uncontained: int = 0
     """Workers that can be called and have not given up all that a worker gives up."""
+    gpu_memory_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Memory of GPUs by worker, where NVML says it."""
 
     def plus(self, other: VersionSample) -> VersionSample:
         """Return both as one; their labels are equal."""
@@ -75,4 +77,5 @@ class VersionSample:
             {**self.kv_cache_usage, **other.kv_cache_usage},
             self.memory_limit_bytes if other.memory_limit_bytes is None else other.memory_limit_bytes,
             self.uncontained + other.uncontained,
+            {**self.gpu_memory_bytes, **other.gpu_memory_bytes},
         )

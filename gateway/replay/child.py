@@ -63,7 +63,7 @@ def _serve(spec: WorkerSpec, send: Any) -> None:
     limit = LoadLimit(spec.node.home, spec.app, spec.serving.load_timeout, give_up)
     loader = Loader(spec, tally, note, limit)
     opened = loader.open()
-    contained = WorkerContainment(spec.node.home, opened.kit.path)
+    contained = WorkerContainment(spec.node.home, opened.kit.path, opened.compiled)
     try:
         servable = _load(loader, opened, contained)
         identity = Identity(spec.model, spec.reference.label, str(spec.reference.digest))

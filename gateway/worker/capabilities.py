@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Protocol
 
 from gateway.codec.json_request import Decoder
 from gateway.contract import Mirroring
+from gateway.engine.lanes import Compute, ComputeLanes, share_of
 from gateway.engine.thread import ComputeThread
 from gateway.serving import Batching
 from gateway.worker.describe import configuration, metadata, proven
@@ -56,9 +57,7 @@ class TensorCapability:
         batching = options.batching
         if batching is None and isinstance(model, BatchedModel) and model.pays_to_batch:
             batching = Batching()
-        self.compute = ComputeThread(
-            model, version.tally, options.limits, asdict(identity), batching, options.running
-        )
+        self.compute = _compute(model, version, batching)
         self.decode = Decoder(model.signature)
         """Reads the JSON and binary requests of the Open Inference Protocol."""
         shown = proven(model.signature) if options.is_proven else model.signature
@@ -97,3 +96,19 @@ class TensorCapability:
     def stop(self) -> None:
         self.set_mirroring(None)
         self.compute.stop()
+
+
+def _compute(model: TensorModel, version: ServedVersion, batching: Batching | None) -> Compute:
+    """Start the threads that run a model."""
+    options, limits, lanes = version.options, version.options.limits, version.options.lanes
+    if lanes > 1:
+        limits = replace(
+            limits,
+            max_requests=share_of(limits.max_requests, lanes),
+            max_bytes=share_of(limits.max_bytes, lanes),
+        )
+    threads = [
+        ComputeThread(model, version.tally, limits, asdict(version.identity), batching, options.running)
+        for _ in range(lanes)
+    ]
+    return threads[0] if lanes == 1 else ComputeLanes(threads)

@@ -21,6 +21,7 @@ from gateway.contract import WorkerSpec
 from gateway.files import lock_directory, remove_leftovers
 from gateway.oci.options import SourceOptions
 from gateway.worker.admission import MEMORY_DIRECTORY
+from gateway.worker.gpu_admission import GPU_DIRECTORY
 from gateway.worker.hang import HUNG_DIRECTORY
 from runtimes.containment import containment, environment, places
 from runtimes.containment.containment import Rules
@@ -34,7 +35,7 @@ ALL = (*containment.ALL, ENVIRONMENT)
 """All that a worker gives up."""
 
 _DIRECTORY = "kitserve-worker-"
-_WRITTEN = (MEMORY_DIRECTORY, HUNG_DIRECTORY)  # below the home
+_WRITTEN = (MEMORY_DIRECTORY, GPU_DIRECTORY, HUNG_DIRECTORY)  # below the home
 _MIN_AGE = 30.0  # seconds: between making and locking one passes less
 # What the libraries in a worker read, besides what its children get. Ray's token is known to Ray by then.
 _PREFIXES = ("RAY_", "SERVE_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "ORT_", "TF_", "PYTHON", "MALLOC_")
@@ -46,15 +47,17 @@ log = logging.getLogger(__name__)
 class WorkerContainment:
     """The containment of one worker; `on` is what is on of `ALL`, and `off` what is not, once that is so."""
 
-    def __init__(self, home: Path, kit: Path) -> None:
+    def __init__(self, home: Path, kit: Path, compiled: Path | None = None) -> None:
         """Make the worker's directory for temporary files.
 
         Args:
             home: the node's directory, of which the worker keeps the logs.
             kit: the directory of the unpacked kit.
+            compiled: where its engine keeps what it compiles; None: nowhere.
         """
         self._home = home
         self._kit = kit
+        self._compiled = () if compiled is None else (compiled,)
         self.on: tuple[str, ...] = ()
         self.off: tuple[str, ...] = ALL
         for name in _WRITTEN:
@@ -106,7 +109,7 @@ class WorkerContainment:
             # What is told of other processes' memory and variables, the kernel keeps from who is contained.
             readable=(*places.readable(), Path("/proc"), self._kit),
             writable=(self._directory, shared_memory),
-            shared=(*(self._home / name for name in _WRITTEN), *logs),
+            shared=(*(self._home / name for name in _WRITTEN), *self._compiled, *logs),
             devices=places.devices(),
             programs=places.python(),
         )

@@ -15,7 +15,7 @@ from gateway.codec.call import Call
 from gateway.codec.grpc import decode, read
 from gateway.codec.statuses import explain
 from gateway.engine.jobs import Job
-from gateway.engine.thread import ComputeThread
+from gateway.engine.lanes import Compute
 from gateway.tracing.call_trace import CallTrace
 from gateway.wire.body import Pieces
 from gateway.wire.budget import BudgetFull
@@ -79,7 +79,7 @@ class GrpcStream:
         self,
         version: ServedVersion,
         codec: GrpcCodec,
-        compute: ComputeThread,
+        compute: Compute,
         exchange: Exchange,
         role: str,
         timeout: float,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from rich.filesize import decimal
@@ -14,11 +16,14 @@ from rich.filesize import decimal
 from gateway.codec.predict.image_settings import ImageSettings, UnusableImageSettings
 from gateway.codec.predict.images import takes_images
 from gateway.contract import Description, WorkerSpec, WorkerState
-from gateway.engine.first_call import answer_first_call
+from gateway.engine.first_call import answer_first_call, made_up
+from gateway.engine.lanes import lanes_that_pay
 from gateway.engine.running_bodies import RunningBodies, open_running_bodies
-from gateway.errors import UnusableModel
+from gateway.errors import NoMemory, UnusableModel
 from gateway.foreign_text import foreign_text
+from gateway.gpus.nvml import read_gpus
 from gateway.home import make_private
+from gateway.kits.compiled import compiled_directory, directory_for, gpu_kind
 from gateway.kits.declared import check_declared
 from gateway.kits.kit import Kit
 from gateway.kits.language import LanguageModel, language_model
@@ -26,6 +31,7 @@ from gateway.kits.library import Library, UnpackedKit, cache_directory
 from gateway.kits.mlflow import mlflow_model
 from gateway.kits.model import choose_runtime, load
 from gateway.kits.stated import stated_signature, with_stated_signature
+from gateway.metrics.memory import family
 from gateway.metrics.tally import Tally
 from gateway.oci.leases import Lease
 from gateway.serving import NOTHING_STATED, Generation
@@ -35,13 +41,16 @@ from gateway.worker.containment import without_credentials
 from gateway.worker.describe import describe
 from gateway.worker.example import KitExample
 from gateway.worker.golden import FetchedDataset, golden_inputs, golden_prompt
+from gateway.worker.gpu_admission import Placed
+from gateway.worker.gpu_loading import claim_gpus
 from gateway.worker.image_settings import read_image_settings
 from gateway.worker.labels import Labels, UnusableLabels, combined, own_labels, read_labels
 from gateway.worker.load_limit import LoadLimit
 from gateway.worker.version import AppOptions
-from runtimes.base import LoadedModel, ModelInChild, Signature, TensorModel
+from runtimes.base import CPU, LoadedModel, ModelInChild, Resources, Signature, TensorModel
+from runtimes.device_errors import device_failure
 from runtimes.engines.base import EngineRuntime, OpenAIModel
-from runtimes.errors import Unsupported
+from runtimes.errors import DeviceOutOfMemory, Unsupported
 from runtimes.memory_errors import is_out_of_memory
 from runtimes.python.runtime import PythonOptions, PythonRuntime
 from runtimes.select import Choice
@@ -49,6 +58,10 @@ from runtimes.text_model import TextModel
 
 # The runtimes that use `runtimes.trial`.
 _TRYING = ("catboost", "skops", "sklearn")
+# Those whose engine may compile a model, see `Resources.engine_cache`.
+_COMPILING = ("onnx",)
+# The first axis and the others of a call by which it is measured whether to run several at once.
+_LANE_SIZES = (1, 32)
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +90,8 @@ class OpenedKit:
     datasets: FetchedDataset
     running: RunningBodies | None
     """Where it is written down what the model works on; None: nowhere."""
+    compiled: Path | None = None
+    """Where its engine keeps what it compiles for GPUs; None: nowhere."""
 
     @property
     def has_child(self) -> bool:
@@ -106,6 +121,8 @@ class Loader:
         self._spec = spec
         self._tally = tally
         self._note = note
+        self._compiled: Path | None = None
+        self._placed: Placed | None = None
         self.has_child = False
         """Whether the model runs in a process of its own; known before that is started."""
 
@@ -126,7 +143,9 @@ class Loader:
         self._note(state=WorkerState.LOADING, detail="", runtime=choice.runtime.name)
         datasets = FetchedDataset(library, spec.reference.reference, spec.golden, spec.policy)
         running = open_running_bodies(spec.node.home / "running", spec.app)
-        opened = OpenedKit(kit, choice, datasets, running)
+        if spec.serving.resources.wants_gpu and choice.runtime.name in _COMPILING:
+            self._compiled = compiled_directory(cache_directory(spec.node.home), kit.path.name)
+        opened = OpenedKit(kit, choice, datasets, running, self._compiled)
         self.has_child = opened.has_child
         self._spec = without_credentials(spec)
         return opened
@@ -146,7 +165,16 @@ class Loader:
         language = language_model(kit, choice, self._spec.serving)
         loaded = self._load_admitted(kit, choice, language, before_model)
         with closed_on_failure(loaded), self._limit.held():
-            return self._prove(opened, loaded, language.generation)
+            servable = self._prove(opened, loaded, language.generation)
+            self._measure()
+            return servable
+
+    def _measure(self) -> None:
+        """Note what the model has taken of its GPUs, after its first call."""
+        if self._placed is not None:
+            used = self._placed.used(family())
+            self._placed.loaded(used)
+            self._note(gpu_bytes=used)
 
     def pulling(self, done: int, total: int) -> None:
         """Note how many bytes were pulled; the library calls this."""
@@ -159,9 +187,49 @@ class Loader:
     def _load_admitted(
         self, kit: UnpackedKit, choice: Choice, language: LanguageModel, before_model: Callable[[], None]
     ) -> LoadedModel:
+        """Load the model on what is to compute it: a GPU, or the CPU where that may."""
+        resources = self._spec.serving.resources
+        if resources.wants_gpu:
+            try:
+                return self._load_on_gpu(kit, choice, language, before_model)
+            except (UnusableModel, NoMemory) as error:
+                if not resources.may_use_cpu:
+                    raise
+                log.warning("worker.on_cpu", extra={**self._spec.names, "reason": str(error)})
+                self._note(gpu_trouble=str(error), gpu_wait="")
+        on_cpu = replace(resources, gpus=0.0, gpu_memory=None, accelerator=None, device=CPU)
+        return self._load_on(on_cpu, kit, choice, language, before_model)
+
+    def _load_on_gpu(
+        self, kit: UnpackedKit, choice: Choice, language: LanguageModel, before_model: Callable[[], None]
+    ) -> LoadedModel:
+        """Load the model on the GPUs that it gets by their memory, or that Ray has given it."""
+        resources = self._spec.serving.resources
+        placed = claim_gpus(self._spec, kit, choice, language, self._wait_for_gpu)
+        self._note(detail="", gpu_wait="")
+        if placed is None:
+            return self._load_on(resources, kit, choice, language, before_model)
+        number = resources.gpus or float(len(placed.devices))
+        on_gpu = replace(resources, gpus=number, accelerator=None, device=None)
+        try:
+            loaded = self._load_on(on_gpu, kit, choice, language, before_model)
+        except BaseException:
+            placed.release()
+            raise
+        self._placed = placed
+        self._note(gpus=placed.names)
+        return loaded
+
+    def _load_on(
+        self,
+        resources: Resources,
+        kit: UnpackedKit,
+        choice: Choice,
+        language: LanguageModel,
+        before_model: Callable[[], None],
+    ) -> LoadedModel:
         """Load the model once there is memory for it, where its need is known."""
         spec = self._spec
-        resources = spec.serving.resources
         admission = Admission(spec.node.home / MEMORY_DIRECTORY, waits=self._wait_for_memory)
         with admission.admitted(kit, choice, language, resources):
             self._note(detail="")
@@ -170,9 +238,18 @@ class Loader:
             with self._limit.held():
                 try:
                     loaded = load(
-                        kit, choice, resources, engine_options, self._python_options(kit, before_model)
+                        kit,
+                        choice,
+                        self._with_engine_cache(resources),
+                        engine_options,
+                        self._python_options(kit, before_model),
                     )
                 except Exception as error:
+                    if isinstance(device_failure(error), DeviceOutOfMemory):
+                        raise UnusableModel(
+                            f"{spec.reference}: to load, it needs more of the GPU's memory than it gets; "
+                            f"give it more, or a GPU with more free ({type(error).__name__}: {error})"
+                        ) from error
                     if resources.memory is None or not is_out_of_memory(error):
                         raise
                     raise UnusableModel(
@@ -181,6 +258,17 @@ class Loader:
                     ) from error
         self._tally.loaded(time.perf_counter() - started)
         return loaded
+
+    def _with_engine_cache(self, resources: Resources) -> Resources:
+        """Return the resources with the directory for what the engine compiles for the worker's GPU."""
+        if self._compiled is None or resources.gpus <= 0:
+            return resources
+        kind = gpu_kind(read_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+        return replace(resources, engine_cache=directory_for(self._compiled, kind))
+
+    def _wait_for_gpu(self, reason: str) -> None:
+        """Note what there is no room for; the admission calls this."""
+        self._note(detail=f"waits for a GPU: {reason}", gpu_wait=reason)
 
     def _wait_for_memory(self) -> None:
         """Note that other models are loaded first; the admission calls this."""
@@ -204,7 +292,7 @@ class Loader:
     def _prove(self, opened: OpenedKit, loaded: LoadedModel, generation: Generation) -> ServableModel:
         """Have a loaded model answer a first call, and describe it."""
         spec, kit, choice, datasets = self._spec, opened.kit, opened.choice, opened.datasets
-        mlflow, example, failure = mlflow_model(kit, choice), "", ""
+        mlflow, example, failure, lanes = mlflow_model(kit, choice), "", "", 1
         child = loaded if isinstance(loaded, ModelInChild) else None
         model = with_stated_signature(loaded, kit.kit, spec.serving.stated, mlflow)
         if isinstance(model, TensorModel):
@@ -213,6 +301,9 @@ class Loader:
             kit_example = KitExample.of(kit, mlflow, model.signature)
             failure = self._answer_first_call(model, child, datasets, kit_example)
             example = kit_example.text
+            if not failure:
+                inputs = kit_example.inputs or made_up(model.signature, _LANE_SIZES) or {}
+                lanes = lanes_that_pay(model, inputs)
         elif isinstance(model, OpenAIModel):
             failure = self._answer_first_prompt(model, generation, datasets)
         labels = self._labels(kit)
@@ -236,6 +327,7 @@ class Loader:
             labels,
             spec.serving.queue,
             spec.serving.batching,
+            lanes=lanes,
             is_proven=not failure,
             generation=generation,
             access_log=spec.node.access_log,

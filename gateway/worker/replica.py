@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -22,9 +23,10 @@ from ray import serve
 from gateway.contract import Announcement, Description, Instructions, Passing, WorkerSpec, WorkerState
 from gateway.errors import KitserveError, UnusableModel, reason_of
 from gateway.foreign_text import foreign_text
+from gateway.gpus.watch import GpuWatch
 from gateway.home import keep_private
 from gateway.logs.events import configure_logging
-from gateway.metrics.memory import family_resident_bytes, resident_bytes
+from gateway.metrics.memory import family_gpu_bytes, family_resident_bytes, resident_bytes
 from gateway.metrics.tally import Tally
 from gateway.proxies import bypass_proxies
 from gateway.tracing.call_trace import Tracer
@@ -48,7 +50,7 @@ from gateway.worker.payload_delivery import PayloadDelivery
 from gateway.worker.scaling import IDLE, ONGOING
 from gateway.worker.stuck import stuck
 from gateway.worker.version import Identity
-from runtimes.base import ModelInChild, TensorModel
+from runtimes.base import ModelInChild, TensorModel, provider_of
 from runtimes.engines.base import OpenAIModel
 
 ANNOUNCE_SECONDS = 1.0
@@ -93,12 +95,16 @@ class Replica:
         self._told_until = 0
         self._delivery = Delivery(spec.names)
         resources = spec.serving.resources
-        self._memory = None if resources.memory is None else MemoryLimit(resources.memory, resources.gpus > 0)
+        self._memory = (
+            None if resources.memory is None else MemoryLimit(resources.memory, resources.wants_gpu)
+        )
+        self._gpus = GpuWatch() if resources.wants_gpu else None
         self._overdue = asyncio.get_running_loop().create_future()
         limit = LoadLimit(spec.node.home, spec.app, spec.serving.load_timeout, self._give_up_load)
         self._loader = Loader(spec, self._tally, self._note, limit)
         self._description: Description | None = None
         self._must_describe = False
+        self._must_sleep = False
         self._engine_numbers: EngineNumbers | None = None
         self._tracer: Tracer | None = None
         self._watching: list[asyncio.Task[None]] = []
@@ -150,6 +156,7 @@ class Replica:
             port=self._server.port,
             runtime=servable.runtime,
             device=self._model.device,
+            provider=provider_of(self._model),
         )
         self._payload_delivery = PayloadDelivery(spec.app, self._app.payloads, self._gateway.record.remote)
         self._watching.append(asyncio.create_task(self._payload_delivery.run()))
@@ -176,7 +183,7 @@ class Replica:
         opened = await asyncio.to_thread(self._loader.open)
         # Nothing is asked of a registry from now on.
         self._spec = spec = without_credentials(self._spec)
-        contained = WorkerContainment(spec.node.home, opened.kit.path)
+        contained = WorkerContainment(spec.node.home, opened.kit.path, opened.compiled)
         contain = partial(contained.contain, has_child=opened.has_child)
         if opened.has_child:
             # The child contains itself before it reads the kit, and this process once the child has started.
@@ -204,8 +211,15 @@ class Replica:
     def autoscaling_stats(self) -> dict[str, float]:
         """Return how many calls are inside, and for how long there were none."""
         ongoing = self._tally.ongoing
-        idle_seconds = 0.0 if ongoing else time.time() - max(self._ready_at, self._tally.last_call)
+        idle_seconds = self._idle_seconds()
+        if self._must_sleep and not ongoing:
+            # However long it would have been kept: another model needs its place.
+            idle_seconds = math.inf
         return {ONGOING: float(ongoing), IDLE: idle_seconds}
+
+    def _idle_seconds(self) -> float:
+        """Return for how long this worker has had no call."""
+        return 0.0 if self._tally.ongoing else time.time() - max(self._ready_at, self._tally.last_call)
 
     async def stop(self) -> None:
         """Leave the edge, answer the calls inside, close."""
@@ -313,9 +327,11 @@ class Replica:
             ongoing=self._tally.ongoing,
             generating=generating,
             kv_cache_usage=None if engine is None else engine.kv_cache_usage(generating),
+            idle_seconds=self._idle_seconds() if self._announcement.port else 0.0,
             queued=self._app.queued if self._announcement.port else 0,
             not_batched=self._app.not_batched if self._announcement.port else "",
             memory_bytes=family_resident_bytes() if self._loader.has_child else resident_bytes(),
+            gpu_memory_bytes=None if self._gpus is None else family_gpu_bytes(self._gpus.latest()),
             numbers=numbers,
             evidence=self._tally.told_windows(self._told_until),
             description=self._description if self._must_describe else None,
@@ -337,6 +353,7 @@ class Replica:
         self._delivery.succeeded()
         self._must_describe = instructions.describe
         self._told_until = instructions.told_until
+        self._must_sleep = instructions.must_sleep
         if instructions.must_end and self._announcement.state is WorkerState.READY:
             self._note(state=WorkerState.DRAINING)
             self._watching.append(asyncio.create_task(self._end_replaced()))

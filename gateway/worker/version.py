@@ -48,6 +48,8 @@ class AppOptions:
     """What calls on a language model have that do not say it themselves: the kit's and the config's."""
     access_log: Logged = "off"
     """Which calls on a language model are logged: see `generated_log`."""
+    lanes: int = 1
+    """How many calls the model runs at once."""
     running: RunningBodies | None = None
     """Where it is written down what the model works on; None: nowhere."""
     is_proven: bool = False

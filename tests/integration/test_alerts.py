@@ -168,6 +168,7 @@ def test_a_kitserve_that_has_everything_fills_every_panel_and_raises_its_alarms(
         ("", "KitserveGatewayLogErrors"),
         ("", "KitserveCertificateEnds"),
         ("", "KitserveMemoryLow"),
+        ("", "KitserveGpuThrottled"),
         ("", "KitserveDiskLow"),
     }
     with (

@@ -6,11 +6,11 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
 
+from gateway.gpus.devices import Gpu, Gpus
 from gateway.metrics.control_plane import ControlPlaneSample
 from gateway.metrics.counts import MIRRORED
 from gateway.metrics.edge_numbers import EdgeNumbers
 from gateway.metrics.exposition import Scrape
-from gateway.metrics.gpus import Gpu
 from gateway.metrics.machine import MachineMemory
 from gateway.metrics.rollouts import RolloutSample
 from gateway.metrics.system import (
@@ -53,6 +53,7 @@ def busy_metrics(certificate_end: float, now: Callable[[], float]) -> Callable[[
             memory_bytes={"w1": GIB},
             kv_cache_usage={"w1": 0.5},
             memory_limit_bytes=GIB,
+            gpu_memory_bytes={"w1": 2 * GIB},
         )
         rollout = RolloutSample(
             _one_of("Paused", "Healthy"),
@@ -88,7 +89,21 @@ def busy_metrics(certificate_end: float, now: Callable[[], float]) -> Callable[[
             certificate_ends={"listen": certificate_end},
             disk=(100 * GIB, GIB),
             memory=MachineMemory(16 * GIB, GIB),
-            gpus=(Gpu("0", "GPU-1", 80 * GIB, 8 * GIB, 0.5),),
+            gpus=Gpus(
+                (
+                    Gpu(
+                        0,
+                        "GPU-1",
+                        "",
+                        80 * GIB,
+                        72 * GIB,
+                        0.5,
+                        power=350.0,
+                        power_limit=400.0,
+                        throttle_reasons=("hw_thermal_slowdown",),
+                    ),
+                )
+            ),
         )
         system = SystemSample(
             models,

@@ -31,6 +31,9 @@ CONDITIONAL: Mapping[str, str] = {
     "Turned away": "only with keys",
     "Memory of GPUs": "only with GPUs",
     "Use of GPUs": "only with GPUs",
+    "GPU memory of workers": "only with GPUs",
+    "Power of GPUs": "only with GPUs",
+    "Throttling of GPUs": "only while one is throttled",
 }
 """The panels that may be empty while a Kitserve answers calls, and why."""
 

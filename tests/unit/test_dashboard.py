@@ -15,7 +15,7 @@ from tests.support.dashboard import CONDITIONAL, dashboard, expressions, rows
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = 24
-UNITS = {"short", "s", "bytes", "reqps", "percentunit"}
+UNITS = {"short", "s", "bytes", "reqps", "percentunit", "watt"}
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 ENDINGS = {Kind.HISTOGRAM: ("_bucket", "_sum", "_count"), Kind.SUMMARY: ("_sum", "_count")}
 NAMES = {

@@ -10,12 +10,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.gpus.devices import THROTTLE_REASONS, Gpu, Gpus
 from gateway.metrics.control_plane import ControlPlaneSample
 from gateway.metrics.counts import BUCKETS, MAX_LABELS, MIRRORED, Histogram, MirroredCalls, Runs
 from gateway.metrics.declarations import Kind
 from gateway.metrics.edge_numbers import EdgeNumbers
 from gateway.metrics.exposition import METRICS, KitserveCollector, Scrape
-from gateway.metrics.gpus import Gpu
 from gateway.metrics.machine import MachineMemory
 from gateway.metrics.pairs import AnswerPairs
 from gateway.metrics.rollouts import RolloutSample
@@ -56,7 +56,22 @@ CONTROL_PLANE = ControlPlaneSample(
     certificate_ends={"listen": 3000.0},
     disk=(100 * GIB, 40 * GIB),
     memory=MachineMemory(16 * GIB, 4 * GIB),
-    gpus=(Gpu("0", "GPU-1", 80 * GIB, 8 * GIB, 0.5), Gpu("1", "GPU-2", None, None, None)),
+    gpus=Gpus(
+        (
+            Gpu(
+                0,
+                "GPU-1",
+                "",
+                80 * GIB,
+                72 * GIB,
+                0.5,
+                power=350.0,
+                power_limit=400.0,
+                throttle_reasons=("sw_power_cap",),
+            ),
+            Gpu(1, "GPU-2"),
+        )
+    ),
 )
 SYSTEM = SystemSample(
     (
@@ -283,6 +298,7 @@ def test_what_prometheus_reads(tally: Tally) -> None:
         "kitserve_load_failures": "counter",
         "kitserve_worker_restarts": "counter",
         "kitserve_worker_resident_memory_bytes": "gauge",
+        "kitserve_worker_gpu_memory_used_bytes": "gauge",
         "kitserve_edge_responses": "counter",
         "kitserve_edge_errors": "counter",
         "kitserve_edge_retries": "counter",
@@ -463,6 +479,7 @@ def test_what_is_declared_is_what_prometheus_reads(tally: Tally) -> None:
         memory_bytes={"w1": 7},
         kv_cache_usage={"w1": 0.5},
         memory_limit_bytes=9,
+        gpu_memory_bytes={"w1": 11},
     )
     families = scrape(sample, system=SYSTEM, control_plane=CONTROL_PLANE)
     assert all(family.samples for family in families.values())
@@ -589,12 +606,24 @@ def test_a_rollout_tells_of_its_step_its_reason_and_its_verdicts() -> None:
     assert (total.name, total.labels, total.value) == ("kitserve_rollouts_total", {"model": "iris"}, 2)
 
 
+def test_a_gpu_says_why_it_is_slowed_down() -> None:
+    samples = scrape(control_plane=CONTROL_PLANE)["kitserve_gpu_throttled"].samples
+    slowed = [(sample.labels["gpu"], sample.labels["reason"]) for sample in samples if sample.value]
+    assert slowed == [("0", "sw_power_cap")]
+    assert len(samples) == 2 * len(THROTTLE_REASONS)
+
+
 def test_a_gpu_that_does_not_tell_has_no_series() -> None:
     families = scrape(control_plane=CONTROL_PLANE)
-    for name, value in (("memory_size_bytes", 80 * GIB), ("memory_used_bytes", 8 * GIB)):
+    for name, value in (
+        ("memory_size_bytes", 80 * GIB),
+        ("memory_used_bytes", 8 * GIB),
+        ("power_watts", 350.0),
+        ("power_limit_watts", 400.0),
+    ):
         (sample,) = families[f"kitserve_gpu_{name}"].samples
         assert (sample.labels, sample.value) == ({"gpu": "0", "uuid": "GPU-1"}, value)
-    without = scrape(control_plane=replace(CONTROL_PLANE, gpus=(), disk=None, memory=None))
+    without = scrape(control_plane=replace(CONTROL_PLANE, gpus=Gpus(), disk=None, memory=None))
     for name in ("gpu_utilization_ratio", "home_size_bytes", "memory_available_bytes"):
         assert not without[f"kitserve_{name}"].samples
 

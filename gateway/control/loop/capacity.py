@@ -19,10 +19,9 @@ def gpu_faults(desired: Desired, gpus: float) -> list[str]:
     Models that may sleep can have a GPU in turn, so each of them must find one, and no more.
     """
     faults = [
-        f"models: {model.name} asks for {_amount(model.serving.resources.gpus, 'GPU')} for each worker; "
-        f"this machine has {gpus:g}"
+        f"models: {model.name} asks for {_amount(number, 'GPU')} for each worker; this machine has {gpus:g}"
         for model in desired.models
-        if model.serving.resources.gpus > gpus
+        if (number := model.serving.resources.reserved_gpus) > gpus
     ]
     sums = {model.name: _gpus_at_once(model) for model in desired.models}
     total = sum(sums.values())
@@ -45,7 +44,7 @@ def waiting_message(
 
 def _gpus_at_once(model: DesiredModel) -> float:
     scaling = model.serving.scaling
-    return model.serving.resources.gpus * scaling.min * len(model.kits)
+    return model.serving.resources.reserved_gpus * scaling.min * len(model.kits)
 
 
 def _amount(number: float, unit: str) -> str:

@@ -15,7 +15,7 @@ from gateway.control.loop.tasks import Tasks
 from gateway.control.loop.watch import Watch
 from gateway.control.state.database import State
 from gateway.control.state.desired import Desired, DesiredModel
-from gateway.control.state.versions import Version
+from gateway.control.state.versions import Version, memory_key
 from gateway.edge.edge import Edge
 from gateway.errors import EdgeError, KitserveError
 from gateway.kits.library import Library, cache_directory
@@ -114,7 +114,8 @@ class Deployer:
         if not is_running:
             self._state.keep_version(version)
         spec = worker_spec(version, model, desired, self._settings.node)
-        spec = replace(spec, parents=_parents(spec))
+        measured = self._state.gpu_memory().get(memory_key(version))
+        spec = replace(spec, parents=_parents(spec), gpu_bytes=measured)
         log.info("version.deployed", extra={"app": version.app, "kit": str(version.reference)})
         ray_serve.deploy(version, spec, self._settings.reserve_cpus, is_running)
         if is_running:

@@ -107,6 +107,6 @@ def examine_version(
         library, kit, policy, runtime=version.runtime, file=version.file, serving=version.serving
     )
     examined.unpacked.lease.release()
-    if machine is not None and examined.need is not None and version.serving.resources.gpus == 0:
+    if machine is not None and examined.need is not None and not version.serving.resources.wants_gpu:
         check_total(examined.unpacked, examined.need, machine)
     return examined

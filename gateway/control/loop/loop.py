@@ -61,6 +61,7 @@ from gateway.control.loop.ray_serve import Application
 from gateway.control.loop.reconcile import Plan, reconcile
 from gateway.control.loop.resolver import Resolver
 from gateway.control.loop.retries import Retries, failures_among, host_of
+from gateway.control.loop.room import making_room
 from gateway.control.loop.silence import Silence
 from gateway.control.loop.situation import routed_apps
 from gateway.control.loop.watch import Watch
@@ -116,6 +117,8 @@ class ReconcileLoop:
         self._judge = Judge(state, settings.node.home, self.wake, is_workers_machine=is_single)
         self._deployer = Deployer(state, edge, self._watch, settings, is_awaited, self.wake)
         self._silence = Silence()
+        self.making_room: AppName | None = None
+        """The version that is to sleep, as another one waits for room on a GPU."""
         self._started = time.monotonic()
         self._has_heard_workers = False
         self._failure_reports: Mapping[AppName, Announcement] = {}
@@ -177,6 +180,7 @@ class ReconcileLoop:
             self._state.save_routes(plan.routes)
         edge_trouble = self._route(plan.table)
         self._restarts.advance(observed.workers, recorded.versions, observed.apps)
+        self._make_room(recorded, observed)
         self._begin(plan, recorded)
         self.status = Status(recorded.desired.generation, plan.models, edge_trouble)
         self._watch.is_quiet = not edge_trouble and _is_quiet(plan, recorded)
@@ -315,6 +319,13 @@ class ReconcileLoop:
         admitted = self._judge.admitted(plan.deploy, recorded.versions)
         self._deployer.deploy(self._restarts.scaled(admitted, recorded.versions))
         self._deployer.remove(plan.surplus, recorded.condemned, is_off_edge=self._applied == plan.table)
+
+    def _make_room(self, recorded: Recorded, observed: Observed) -> None:
+        """Choose the version that is to sleep, where a worker waits for a GPU."""
+        sleeper = making_room(observed.workers, recorded.versions)
+        if sleeper is not None and sleeper != self.making_room:
+            log.info("version.makes_room", extra={"app": sleeper})
+        self.making_room = sleeper
 
     def _try_again(self, versions: Sequence[Version]) -> None:
         """Have versions that failed be deployed anew, once they are due; they count as failed no longer."""

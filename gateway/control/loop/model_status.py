@@ -102,7 +102,15 @@ def _version_status(version: Version, route: AppRoute, situation: Situation) -> 
 
 
 def _worker(worker: Announcement) -> WorkerStatus:
-    return WorkerStatus(worker.worker, worker.contained, worker.not_contained)
+    return WorkerStatus(
+        worker.worker,
+        worker.contained,
+        worker.not_contained,
+        worker.gpus or worker.device,
+        worker.provider,
+        worker.memory_bytes,
+        worker.gpu_bytes,
+    )
 
 
 def _generation(workers: Iterable[Announcement]) -> GenerationStatus | None:
@@ -129,7 +137,8 @@ def _note(worker: Announcement) -> str:
     """Return what is worth knowing of a worker that answers calls all the same."""
     batching = f"not batched: {worker.not_batched}" if worker.not_batched else ""
     first_call = f"unproven, as its first call failed: {worker.first_call}" if worker.first_call else ""
-    return "; ".join(filter(None, (batching, first_call)))
+    on_cpu = f"on the CPU, as `prefer-gpu` allows: {worker.gpu_trouble}" if worker.gpu_trouble else ""
+    return "; ".join(filter(None, (batching, first_call, on_cpu)))
 
 
 def _version_state(version: Version, situation: Situation) -> ModelState:

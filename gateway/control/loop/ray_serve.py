@@ -37,6 +37,7 @@ from gateway.foreign_text import foreign_text
 from gateway.serving import Scaling
 from gateway.worker.deployment import Worker
 from gateway.worker.scaling import LOOK_BACK_SECONDS, ByOngoingCalls
+from runtimes.base import Resources
 
 GATEWAY_APP = "kitserve"
 _GATEWAY_ROUTE = "/kitserve"
@@ -150,13 +151,24 @@ def deploy(version: Version, spec: WorkerSpec, reserve_cpus: bool, is_running: b
             health_check_timeout_s=_HEALTH_TIMEOUT_SECONDS,
             graceful_shutdown_timeout_s=spec.node.drain_seconds + 5,
             graceful_shutdown_wait_loop_s=0.1,
-            ray_actor_options={"num_cpus": resources.cpus if reserve_cpus else 0, "num_gpus": resources.gpus},
+            ray_actor_options=actor_options(resources, reserve_cpus),
             # For a fixed number too: a worker that starts without this never reports its calls to Serve.
             autoscaling_config=autoscaling(scaling, is_running),
         )
         # Serve starts other workers for another version alone; without one, it takes each call for a new one.
         application = deployment.options(version=str(version.kind), _internal=True).bind(spec)
     _run(application, version.app, f"/{version.app}")
+
+
+def actor_options(resources: Resources, reserve_cpus: bool) -> dict[str, Any]:
+    """Return what Ray reserves for a worker; one that is placed by memory finds its GPU itself."""
+    options: dict[str, Any] = {
+        "num_cpus": resources.cpus if reserve_cpus else 0,
+        "num_gpus": resources.reserved_gpus,
+    }
+    if resources.accelerator is not None:
+        options["accelerator_type"] = resources.accelerator
+    return options
 
 
 def autoscaling(scaling: Scaling, is_running: bool = False) -> dict[str, Any]:

@@ -166,9 +166,8 @@ def resolve(reference: Reference, home: Path, desired: Desired, earlier: Digest 
 
 def find_kit(library: Library, reference: Reference, desired: Desired, earlier: Digest | None = None) -> Kit:
     """Return the kit that a reference names, as `resolve` finds it; for what is raised, see there."""
-    gpus = max(
-        (model.serving.resources.gpus for model in desired.models if reference in model.kits), default=0
-    )
+    resources = (model.serving.resources for model in desired.models if reference in model.kits)
+    gpus = max((each.gpus or float(not each.may_use_cpu) for each in resources), default=0.0)
     refusal: NotTrusted | None = None
     for use in desired.uses(reference):
         try:

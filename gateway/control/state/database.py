@@ -269,6 +269,16 @@ class State:
             rows = database.execute("SELECT app, document FROM descriptions").fetchall()
         return {AppName(app): description_from_json(document) for app, document in rows}
 
+    def measure_gpu(self, kit: str, size: int) -> None:
+        """Note how many bytes of GPUs' memory a kit took, by its `memory_key`; the last one counts."""
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO gpu_memory VALUES (?, ?)", (kit, size))
+
+    def gpu_memory(self) -> dict[str, int]:
+        """How many bytes of GPUs' memory kits took, by their `memory_key`."""
+        with self._transaction() as database:
+            return dict(database.execute("SELECT kit, bytes FROM gpu_memory").fetchall())
+
     def save_routes(self, routes: Mapping[str, AppRoute]) -> None:
         """Replace all routes, by model."""
         with self._transaction() as database:

@@ -160,6 +160,7 @@ class GatewayOverview:
                 memory_bytes=app_numbers.memory_bytes,
                 memory_limit_bytes=None if version is None else version.serving.resources.memory,
                 uncontained=app_numbers.uncontained,
+                gpu_memory_bytes=app_numbers.gpu_memory_bytes,
             )
             earlier = samples.get(labels)
             samples[labels] = sample if earlier is None else earlier.plus(sample)

@@ -58,6 +58,14 @@ class WorkerStatus:
     worker: str
     contained: tuple[str, ...]
     not_contained: tuple[str, ...]
+    device: str = ""
+    """What computes: "cpu", or its GPUs."""
+    provider: str = ""
+    """What of its engine computes: "CUDAExecutionProvider"."""
+    memory_bytes: int = 0
+    """The resident memory of its process."""
+    gpu_bytes: int | None = None
+    """What it took of its GPUs' memory once it was loaded; None where it has none, or NVML does not tell."""
 
 
 @dataclass(frozen=True, slots=True)

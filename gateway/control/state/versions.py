@@ -97,6 +97,20 @@ def version_of(model: DesiredModel, reference: PinnedReference, number: int) -> 
     return replace(version, app=AppName(f"{version.kind}.{number}"))
 
 
+def memory_key(version: Version) -> str:
+    """Return what is equal for versions whose workers take the same memory, whatever model they are of."""
+    serving = version.serving
+    facts = [
+        version.runtime,
+        version.file,
+        _stated(serving.engine),
+        None if serving.batching is None else serving.batching.max_batch_size,
+        [str(parent) for parent in version.parents],
+    ]
+    settings = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{version.digest} {settings}"
+
+
 def is_version(name: str) -> bool:
     """Tell whether a Serve application has the name of a version; others may share the cluster."""
     return _APP_NAME.fullmatch(name) is not None

@@ -13,9 +13,9 @@ from gateway.control.state.database import State
 from gateway.control.state.status import Status
 from gateway.errors import EdgeError
 from gateway.files import read_regular
+from gateway.gpus.watch import GpuWatch
 from gateway.logs.counts import LineCounts
 from gateway.metrics.control_plane import ControlPlaneSample
-from gateway.metrics.gpus import GpuWatch
 from gateway.metrics.machine import MachineMemory, machine_memory
 
 

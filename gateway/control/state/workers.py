@@ -43,6 +43,8 @@ class AppNumbers:
     """Resident memory by worker."""
     uncontained: int = 0
     """Workers that can be called and have not given up all that a worker gives up."""
+    gpu_memory_bytes: dict[str, int] = field(default_factory=dict)
+    """Memory of GPUs by worker, where NVML says it."""
 
 
 class Workers:
@@ -120,6 +122,7 @@ class Workers:
             kv_cache: dict[AppName, dict[str, float]] = defaultdict(dict)
             replicas: dict[AppName, Counter[str]] = defaultdict(Counter)
             memory: dict[AppName, dict[str, int]] = defaultdict(dict)
+            gpu_memory: dict[AppName, dict[str, int]] = defaultdict(dict)
             runtimes: dict[AppName, str] = {}
             uncontained: Counter[AppName] = Counter()
             for left in self._left.values():
@@ -136,6 +139,8 @@ class Workers:
                     kv_cache[announcement.app][announcement.worker] = announcement.kv_cache_usage
                 replicas[announcement.app][announcement.state.value] += 1
                 memory[announcement.app][announcement.worker] = announcement.memory_bytes
+                if announcement.gpu_memory_bytes is not None:
+                    gpu_memory[announcement.app][announcement.worker] = announcement.gpu_memory_bytes
                 runtimes[announcement.app] = announcement.runtime or runtimes.get(announcement.app, "")
                 is_ready = announcement.state is WorkerState.READY
                 uncontained[announcement.app] += is_ready and bool(announcement.not_contained)
@@ -151,6 +156,7 @@ class Workers:
                     self._restarts[app],
                     dict(memory[app]),
                     uncontained[app],
+                    dict(gpu_memory[app]),
                 )
                 for app, numbers in totals.items()
             }

@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 from gateway.cli.tables import (
     cache_table,
     containment_lines,
+    device_lines,
     events_table,
     kit_text,
     message_line,
@@ -206,3 +207,13 @@ def test_what_workers_gave_up_is_said_once_for_all_that_are_alike() -> None:
         "workers are contained (lilac): system calls; not contained: files",
     ]
     assert [*containment_lines([IRIS, LILAC])] == []
+
+
+def test_what_computes_is_told_of_models_on_gpus() -> None:
+    iris = version("v1", V1, "stable", 100)
+    on_gpu = {"device": "GPU 0 (L4)", "provider": "CUDAExecutionProvider", "gpu_bytes": 3_000_000_000}
+    iris["workers"] = [on_gpu, {**on_gpu, "gpu_bytes": None}, {"device": "cpu", "provider": "CPU"}]
+    first, second = device_lines([{**IRIS, "versions": [iris]}])
+    assert first.startswith("iris (v1")
+    assert first.endswith(" is on GPU 0 (L4), CUDAExecutionProvider, 3.0 GB of its memory")
+    assert second.endswith(" is on GPU 0 (L4), CUDAExecutionProvider, memory not known")

@@ -74,6 +74,7 @@ def test_each_version_that_is_routed_or_has_workers_has_a_sample(state: State) -
             queued=1,
             generating=2,
             kv_cache_usage=0.5,
+            gpu_memory_bytes=7,
             number=1,
         )
     )
@@ -89,6 +90,7 @@ def test_each_version_that_is_routed_or_has_workers_has_a_sample(state: State) -
     assert stable.labels.digest == STABLE.digest.hex[:12]
     assert (stable.ongoing, stable.queued, stable.held) == (3, 1, 2)
     assert (stable.generating, stable.kv_cache_usage) == (2, {"w1": 0.5})
+    assert (stable.gpu_memory_bytes, samples["v0"].gpu_memory_bytes) == ({"w1": 7}, {})
     assert stable.replicas == {"ready": 1}
     assert samples["v0"].replicas == {"ready": 0, "loading": 1}
     assert [samples[tag].weights for tag in ("v1", "v2", "v0")] == [{"stable": 80}, {"canary": 20}, {}]

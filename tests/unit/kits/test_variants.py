@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 
 from gateway.errors import KitError, NotAKit
+from gateway.gpus.nvml import Nvml
 from gateway.kits.library import Library
 from gateway.kits.variants import Candidate, IndexEntry, Room
-from gateway.metrics import gpus, machine
+from gateway.metrics import machine
 from gateway.metrics.machine import MachineMemory
 from gateway.oci.content import Descriptor
 from gateway.oci.reference import Digest, Reference, parse_reference
 from tests.support.artifacts import LayoutBuilder
 from tests.support.dialects import gguf, modelkit, modelkit_index
+from tests.support.fake_nvml import gpu, library, write_gpus
 
 MB = 1_000_000
 LABELS: dict[str, dict[str, Any]] = {
@@ -163,15 +165,14 @@ def test_the_room_on_a_machine_is_what_workers_may_use(monkeypatch: pytest.Monke
     assert Room.here() == Room(2 * 10**9)
 
 
-def test_the_room_on_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpus.gpu_memory() == []
-    with pytest.raises(KitError, match="nvidia-smi tells of no GPU"):
-        Room.here(1)
+def test_the_room_on_gpus(tmp_path: Path) -> None:
+    nvml = Nvml(library(tmp_path / "gpus.json"))
+    with pytest.raises(KitError, match="on GPUs is not known \\(no driver of NVIDIA's is installed\\)"):
+        Room.here(1, read=nvml.read)
     assert Room.here().free > 0
-    command = tmp_path / "nvidia-smi"
-    command.write_text("#!/bin/sh\necho 1024\necho [N/A]\necho 4096\n")
-    command.chmod(0o755)
-    assert Room.here(1) == Room(4096 * 1024**2, "on one GPU")
-    assert Room.here(0.5) == Room(2048 * 1024**2, "on 0.5 of a GPU")
-    assert Room.here(2) == Room(5120 * 1024**2, "on 2 GPUs")
+    free = (1024, None, 4096)
+    gpus = [{**gpu(f"GPU-{mib}"), "free": mib and mib * 1024**2} for mib in free]
+    write_gpus(tmp_path / "gpus.json", gpus)
+    assert Room.here(1, read=nvml.read) == Room(4096 * 1024**2, "on one GPU")
+    assert Room.here(0.5, read=nvml.read) == Room(2048 * 1024**2, "on 0.5 of a GPU")
+    assert Room.here(2, read=nvml.read) == Room(5120 * 1024**2, "on 2 GPUs")

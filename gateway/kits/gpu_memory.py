@@ -1,0 +1,105 @@
+"""What a kit's model takes of a GPU's memory, by its files, before it is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from gateway.gpus.placement import Demand
+from gateway.kits.language import LanguageModel
+from gateway.kits.library import UnpackedKit
+from gateway.kits.memory import Need, need_of, size
+from gateway.kits.model import naming
+from gateway.serving import Serving
+from runtimes.base import Datatype, Resources, Signature, TensorSpec
+from runtimes.engines.base import EngineRuntime, Memory
+from runtimes.select import Choice
+
+_CONTEXT_BYTES = 512 * 1024 * 1024
+"""What CUDA's context, cuBLAS and cuDNN take in each process, about."""
+_ALIVE = 4
+"""How many tensors of the size of a call's are alive at a time, about."""
+_LENGTH = 128  # of an axis whose length only calls tell, but for that of the batch
+_TEXT_BYTES = 64  # of a text
+_WIDE = 8  # bytes of a number whose datatype is the caller's
+
+
+def gpu_need(kit: UnpackedKit, choice: Choice, language: LanguageModel, serving: Serving) -> Need:
+    """Return what a model takes on a GPU, with CUDA's own part.
+
+    Raises:
+        UnusableModel: where the file's header cannot be read.
+    """
+    if isinstance(choice.runtime, EngineRuntime):
+        need = need_of(kit, choice, language)
+        if need is not None and need.memory.weights:
+            memory = need.memory
+            own = Memory(memory.weights, memory.cache, memory.other + _CONTEXT_BYTES)
+            return Need(own, need.slots, need.context, need.tasks)
+    with naming(kit):
+        signature = choice.runtime.signature(choice.path)
+    rows = 1 if serving.batching is None else serving.batching.max_batch_size
+    activations = 0 if signature is None else activation_bytes(signature, rows)
+    return Need(Memory(weight_bytes(choice.path), 0, activations + _CONTEXT_BYTES))
+
+
+def gpu_demand(resources: Resources, need: Need | None, measured: int | None) -> Demand:
+    """Return what a worker is to get: what its config says, or what was measured, or what its files tell.
+
+    Args:
+        resources: as the config has them.
+        need: what its files tell; None where they do not.
+        measured: what a worker with the same kit and settings took, in bytes, on all its GPUs.
+    """
+    number = max(1, len(resources.pinned), math.ceil(resources.reserved_gpus))
+    whole = resources.gpus >= 1 and resources.gpu_memory is None
+    if resources.gpu_memory is not None:
+        terms = f"{size(resources.gpu_memory)} (`gpu_memory`)"
+        return Demand(resources.gpu_memory, terms, resources.pinned)
+    if measured is not None:
+        terms = f"{size(measured)} (as measured)"
+        return Demand(measured // number, terms, resources.pinned, whole)
+    if need is None:
+        return Demand(None, "a GPU of its own, as nobody knows its need", resources.pinned, whole)
+    return Demand(need.memory.total // number, str(need), resources.pinned, whole)
+
+
+def weight_bytes(path: Path) -> int:
+    """Return the bytes of a model's weights, as its files have them: a file's with the data beside it.
+
+    Weights are on the GPU in the datatype of the file.
+    """
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    beside = (file for file in path.parent.iterdir() if _is_data(file, path))
+    return path.stat().st_size + sum(file.stat().st_size for file in beside)
+
+
+def activation_bytes(signature: Signature, rows: int) -> int:
+    """Return the bytes of what a call of so many rows has computed at a time, about."""
+    return _ALIVE * (_total(signature.inputs, rows) + _total(signature.outputs, rows))
+
+
+def _is_data(file: Path, model: Path) -> bool:
+    """Whether a file is external data of an ONNX model, or another part of its weights."""
+    if file == model or not file.is_file():
+        return False
+    if model.suffix == ".safetensors" or model.name.endswith(".safetensors.index.json"):
+        return file.suffix == ".safetensors"
+    return file.name.startswith(f"{model.name}") or file.suffix == ".data"
+
+
+def _total(tensors: Iterable[TensorSpec], rows: int) -> int:
+    return sum(_bytes(spec, rows) for spec in tensors)
+
+
+def _bytes(spec: TensorSpec, rows: int) -> int:
+    shape = spec.shape if spec.shape is not None else spec.likely_shape
+    if shape is None:
+        shape = (-1, _LENGTH)
+    first, others = (shape[0], shape[1:]) if shape else (1, ())
+    count = (rows if first < 0 else max(first, 1)) * math.prod(_LENGTH if n < 0 else n for n in others)
+    usual = spec.usual
+    width = _TEXT_BYTES if usual is Datatype.BYTES else usual.numpy.itemsize or _WIDE
+    return count * width

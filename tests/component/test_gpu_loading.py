@@ -1,0 +1,123 @@
+"""A worker loads its model on a GPU, or says why it cannot; NVML is made up, and no GPU is here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.contract import AppName, NodeSettings, WorkerSpec
+from gateway.errors import KitserveError, UnusableModel
+from gateway.gpus import nvml
+from gateway.gpus.nvml import Nvml
+from gateway.kits.model import load
+from gateway.kits.trust import ANYTHING
+from gateway.metrics.tally import Tally
+from gateway.oci.options import SourceOptions
+from gateway.oci.pinned import PinnedReference
+from gateway.oci.reference import parse_reference
+from gateway.serving import Serving
+from gateway.worker import loading
+from gateway.worker.load_limit import LoadLimit
+from gateway.worker.loading import Loader
+from runtimes.base import CPU, Resources
+from tests.support.fake_nvml import GIB, gpu, library, write_gpus
+
+IRIS = "oci-layout:configs/samples:samples/iris:v1"
+
+
+class Node:
+    """A node that loads the iris sample; `notes` is what its worker tells."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.directory = directory
+        self.file = directory / "gpus.json"
+        self.notes: dict[str, Any] = {}
+        monkeypatch.setattr(nvml, "_NVML", Nvml(library(self.file)))
+        for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+            monkeypatch.setenv(name, "")
+
+    def load(self, resources: Resources, measured: int | None = None) -> None:
+        from gateway.kits.library import Library, cache_directory
+
+        home = self.directory / "home"
+        reference = parse_reference(IRIS)
+        kit = Library(cache_directory(home)).describe(reference)
+        spec = WorkerSpec(
+            app=AppName("iris.v1.1"),
+            model="iris",
+            reference=PinnedReference.of(reference, kit.digest),
+            parents=(),
+            runtime=None,
+            file=None,
+            serving=Serving(resources=resources),
+            golden=None,
+            policy=ANYTHING,
+            sources=SourceOptions(),
+            cache_limit=None,
+            node=NodeSettings(home, "127.0.0.1", "", "", drain_seconds=0.0),
+            gpu_bytes=measured,
+        )
+        limit = LoadLimit(home, spec.app, 60, lambda _: None)
+        loader = Loader(spec, Tally(), lambda **changes: self.notes.update(changes), limit)
+        opened = loader.open()
+        servable = loader.load(opened, lambda: None)
+        servable.model.close()
+        servable.lease.release()
+
+    @property
+    def claims(self) -> list[Path]:
+        return [path for path in (self.directory / "home" / "gpus").glob("*") if path.name != "lock"]
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    return Node(tmp_path, monkeypatch)
+
+
+def test_a_gpu_that_is_not_there_is_an_error_and_never_the_cpu(node: Node) -> None:
+    with pytest.raises(UnusableModel, match="needs a GPU, and there is none: no driver of NVIDIA's"):
+        node.load(Resources(device="gpu"))
+
+
+def test_the_cpu_computes_where_the_config_prefers_a_gpu(node: Node) -> None:
+    node.load(Resources(device="prefer-gpu"))
+    assert "there is none: no driver of NVIDIA's is installed" in node.notes["gpu_trouble"]
+    assert "gpus" not in node.notes
+
+
+def test_an_engine_that_cannot_use_the_gpu_says_why_and_gives_it_back(node: Node) -> None:
+    write_gpus(node.file, [gpu("GPU-0", 24 * GIB)])
+    with pytest.raises(KitserveError, match="ONNX Runtime"):
+        node.load(Resources(gpu_memory=GIB))
+    node.load(Resources(gpu_memory=24 * GIB, device="prefer-gpu"))
+    assert "ONNX Runtime" in node.notes["gpu_trouble"]
+
+
+def test_what_does_not_fit_is_refused_with_the_sum(node: Node) -> None:
+    write_gpus(node.file, [gpu("GPU-0", GIB // 4)])
+    with pytest.raises(
+        UnusableModel,
+        match=r"iris:v1.*: needs 512 MiB: .* \+ 512 MiB buffers; GPU 0 has 256 MiB free of 256 MiB$",
+    ):
+        node.load(Resources(device="gpu"))
+    with pytest.raises(UnusableModel, match=r"needs 2\.0 GiB \(as measured\)"):
+        node.load(Resources(device="gpu"), measured=2 * GIB)
+
+
+def test_a_model_on_a_gpu_is_told_with_what_it_took(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gpus(node.file, [gpu("GPU-0"), gpu("GPU-1", name="L4")])
+    loaded_with: list[Resources] = []
+
+    def load_there(kit: Any, choice: Any, resources: Resources, *others: Any) -> Any:
+        loaded_with.append(resources)
+        write_gpus(node.file, [gpu("GPU-0"), gpu("GPU-1", free=21 * GIB, name="L4")])
+        return load(kit, choice, Resources(device=CPU), *others)
+
+    monkeypatch.setattr(loading, "load", load_there)
+    node.load(Resources(gpu_memory=6 * GIB, device="1"))
+    assert [(each.gpus, each.gpu_memory) for each in loaded_with] == [(1.0, 6 * GIB)]
+    assert (node.notes["gpus"], node.notes["gpu_bytes"]) == ("GPU 1 (L4)", 3 * GIB)
+    (claim,) = node.claims
+    assert f'"size": {3 * GIB}' in claim.read_text()
