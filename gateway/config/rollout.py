@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from gateway.config.faults import faults_at
 from gateway.config.kits import Seconds, Strict, fault
 from gateway.metrics.pairs import MAX_LOSS
 from gateway.rollout import plan as plans
@@ -288,8 +289,11 @@ class Sticky(Strict):
 class Rollout(Strict):
     """How another kit takes over: as a canary, step by step, and only while its checks hold."""
 
-    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=64)]
+    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=64)] = ()
     """The steps, from 1 to 64. After the last one the canary becomes the stable version."""
+    surge: Annotated[int, Field(ge=0, le=1)] = 1
+    """How many versions run beside the stable one. With 0, which has no steps, the version that there is ends
+    before the next one loads, as where a GPU has no room for both; until that is ready, nothing answers."""
     checks: Checks = Checks()
     """What the canary is judged by at each step."""
     golden: Golden | None = None
@@ -314,8 +318,19 @@ class Rollout(Strict):
             raise ValueError(f"weights only grow from step to step, not {weights}")
         return steps
 
-    def plan(self) -> plans.Plan:
-        """Return all of it as a rollout takes it."""
+    @model_validator(mode="after")
+    def _steps_or_swap(self) -> Rollout:
+        if self.surge and not self.steps:
+            raise faults_at({("steps",): "is missing, and must be written"})
+        if not self.surge and (others := self.model_fields_set - {"surge"}):
+            message = f"with 0, no version is tried beside another; leave out `{min(others)}`"
+            raise faults_at({("surge",): message})
+        return self
+
+    def plan(self) -> plans.Plan | None:
+        """Return all of it as a rollout takes it; None where one version ends before the next one loads."""
+        if not self.surge:
+            return None
         return plans.Plan(
             steps=tuple(step.plan() for step in self.steps),
             checks=self.checks.plan(),

@@ -23,7 +23,7 @@ from gateway.config.config import Address, GatewayConfig
 from gateway.config.field_docs import field_docs
 from gateway.config.kits import DURATION_PATTERN, SIZE_PATTERN, Key, Trust, read_seconds
 from gateway.config.models import MODEL_NAME, Canary, Model, ModelSettings, Replicas
-from gateway.config.rollout import Agreement, Golden, Step
+from gateway.config.rollout import Agreement, Golden, Rollout, Step
 from gateway.oci.reference import REFERENCE_PATTERN
 from gateway.oci.variant import Variant
 
@@ -64,6 +64,12 @@ _FIELDS: Mapping[tuple[type[BaseModel], str], Schema] = {
     (Canary, "parents"): {"type": "array", "items": _REFERENCE},
 }
 """Fields of text that has a form."""
+_RULES: Mapping[type[BaseModel], Schema] = {
+    Rollout: {
+        "anyOf": [{"required": ["steps"]}, {"required": ["surge"], "properties": {"surge": {"const": 0}}}]
+    }
+}
+"""What a mapping must have besides."""
 
 
 def config_schema() -> Schema:
@@ -98,6 +104,7 @@ def _object(model: type[BaseModel]) -> Schema:
         field.alias or name: _field(model, name, field, docs.get(name, ""))
         for name, field in model.model_fields.items()
     }
+    rules = _RULES.get(model, {})
     required = [field.alias or name for name, field in model.model_fields.items() if field.is_required()]
     return {
         "description": " ".join((inspect.getdoc(model) or "").split()),
@@ -105,6 +112,7 @@ def _object(model: type[BaseModel]) -> Schema:
         "properties": properties,
         "additionalProperties": False,
         **({"required": required} if required else {}),
+        **rules,
     }
 
 

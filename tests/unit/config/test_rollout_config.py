@@ -135,3 +135,13 @@ def test_faults_of_a_rollout_are_reported_with_their_place() -> None:
     assert "is pinned to a digest, which never moves" in fault
     (fault,) = faults(track="10ms")
     assert "must be at least 1, not" in fault
+
+
+def test_a_swap_has_no_steps_and_no_plan() -> None:
+    swap = Rollout.model_validate({"surge": 0})
+    assert (swap.surge, swap.plan()) == (0, None)
+    assert read().surge == 1
+    with pytest.raises(ValidationError, match="leave out `steps`"):
+        read(surge=0)
+    with pytest.raises(ValidationError, match="is missing, and must be written"):
+        Rollout.model_validate({})
