@@ -7,7 +7,6 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from gateway.config.faults import faults_at
 from gateway.config.kits import Seconds, Strict, fault
 from gateway.metrics.pairs import MAX_LOSS
 from gateway.rollout import plan as plans
@@ -321,16 +320,15 @@ class Rollout(Strict):
     @model_validator(mode="after")
     def _steps_or_swap(self) -> Rollout:
         if self.surge and not self.steps:
-            raise faults_at({("steps",): "is missing, and must be written"})
+            raise ValueError("`steps` is missing, and must be written")
         if not self.surge and (others := self.model_fields_set - {"surge"}):
-            message = f"with 0, no version is tried beside another; leave out `{min(others)}`"
-            raise faults_at({("surge",): message})
+            raise ValueError(
+                f"with `surge: 0`, no version is tried beside another; leave out `{min(others)}`"
+            )
         return self
 
-    def plan(self) -> plans.Plan | None:
-        """Return all of it as a rollout takes it; None where one version ends before the next one loads."""
-        if not self.surge:
-            return None
+    def plan(self) -> plans.Plan:
+        """Return all of it as a rollout takes it."""
         return plans.Plan(
             steps=tuple(step.plan() for step in self.steps),
             checks=self.checks.plan(),

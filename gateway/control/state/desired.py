@@ -199,7 +199,8 @@ def _model(config: GatewayConfig, model: Model) -> DesiredModel:
             if canary is None or canary_kit is None
             else FixedCanary(canary_kit, canary.weight, canary.file, _pinned(canary.parents))
         ),
-        plan=None if model.rollout is None else model.rollout.plan(),
+        # A version that ends before the next one loads is in no trial.
+        plan=None if model.rollout is None or not model.rollout.surge else model.rollout.plan(),
         surge=1 if model.rollout is None else model.rollout.surge,
         track=model.track,
         policy=config.policy(model),
