@@ -296,8 +296,11 @@ class Sticky(Strict):
 class Rollout(Strict):
     """How another kit takes over: as a canary, step by step, and only while its checks hold."""
 
-    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=64)]
+    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=64)] = ()
     """The steps, from 1 to 64. After the last one the canary becomes the stable version."""
+    surge: Annotated[int, Field(ge=0, le=1)] = 1
+    """How many versions run beside the stable one. With 0, which has no steps, the version that there is ends
+    before the next one loads, as where a GPU has no room for both; until that is ready, nothing answers."""
     checks: Checks = Checks()
     """What the canary is judged by at each step."""
     golden: Golden | None = None
@@ -325,6 +328,16 @@ class Rollout(Strict):
         if weights != sorted(weights):
             raise ValueError(f"weights only grow from step to step, not {weights}")
         return steps
+
+    @model_validator(mode="after")
+    def _steps_or_swap(self) -> Rollout:
+        if self.surge and not self.steps:
+            raise ValueError("`steps` is missing, and must be written")
+        if not self.surge and (others := self.model_fields_set - {"surge"}):
+            raise ValueError(
+                f"with `surge: 0`, no version is tried beside another; leave out `{min(others)}`"
+            )
+        return self
 
     def plan(self) -> plans.Plan:
         """Return all of it as a rollout takes it."""

@@ -25,7 +25,7 @@ from gateway.config.field_docs import field_docs
 from gateway.config.kits import SIZE_PATTERN, Key, Trust, read_seconds
 from gateway.config.models import Canary, Model, ModelSettings, Replicas
 from gateway.config.names import MODEL_NAME
-from gateway.config.rollout import Agreement, Golden, Step
+from gateway.config.rollout import Agreement, Golden, Rollout, Step
 from gateway.oci.reference import REFERENCE_PATTERN
 from gateway.oci.variant import Variant
 
@@ -66,6 +66,12 @@ _FIELDS: Mapping[tuple[type[BaseModel], str], Schema] = {
     (Canary, "parents"): {"type": "array", "items": _REFERENCE},
 }
 """Fields of text that has a form."""
+_RULES: Mapping[type[BaseModel], Schema] = {
+    Rollout: {
+        "anyOf": [{"required": ["steps"]}, {"required": ["surge"], "properties": {"surge": {"const": 0}}}]
+    }
+}
+"""What a mapping must have besides."""
 
 
 def config_schema() -> Schema:
@@ -100,6 +106,7 @@ def _object(model: type[BaseModel]) -> Schema:
         field.alias or name: _field(model, name, field, docs.get(name, ""))
         for name, field in model.model_fields.items()
     }
+    rules = _RULES.get(model, {})
     required = [field.alias or name for name, field in model.model_fields.items() if field.is_required()]
     return {
         "description": " ".join((inspect.getdoc(model) or "").split()),
@@ -107,6 +114,7 @@ def _object(model: type[BaseModel]) -> Schema:
         "properties": properties,
         "additionalProperties": False,
         **({"required": required} if required else {}),
+        **rules,
     }
 
 

@@ -47,7 +47,8 @@ from gateway.worker.image_settings import read_image_settings
 from gateway.worker.labels import Labels, UnusableLabels, combined, own_labels, read_labels
 from gateway.worker.load_limit import LoadLimit
 from gateway.worker.version import AppOptions
-from runtimes.base import CPU, LoadedModel, ModelInChild, Resources, Signature, TensorModel
+from runtimes.base import LoadedModel, ModelInChild, Resources, Signature, TensorModel
+from runtimes.signature import CPU
 from runtimes.device_errors import device_failure
 from runtimes.engines.base import EngineRuntime, OpenAIModel
 from runtimes.errors import DeviceOutOfMemory, Unsupported

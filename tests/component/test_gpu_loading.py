@@ -21,7 +21,7 @@ from gateway.serving import Serving
 from gateway.worker import loading
 from gateway.worker.load_limit import LoadLimit
 from gateway.worker.loading import Loader
-from runtimes.base import CPU, Resources
+from runtimes.signature import CPU, Resources
 from tests.support.fake_nvml import GIB, gpu, library, write_gpus
 
 IRIS = "oci-layout:configs/samples:samples/iris:v1"

@@ -316,9 +316,20 @@ class ReconcileLoop:
         self._resolver.resolve(plan.resolve, recorded.desired.generation)
         self._resolver.follow(recorded)
         self._try_again(plan.retry)
-        admitted = self._judge.admitted(plan.deploy, recorded.versions)
-        self._deployer.deploy(self._restarts.scaled(admitted, recorded.versions))
+        admitted = self._judge.admitted((*plan.deploy, *plan.swaps), recorded.versions)
+        self._end_for([version for version in admitted if version in plan.swaps], recorded)
+        deployed = [version for version in admitted if version not in plan.swaps]
+        self._deployer.deploy(self._restarts.scaled(deployed, recorded.versions))
         self._deployer.remove(plan.surplus, recorded.condemned, is_off_edge=self._applied == plan.table)
+
+    def _end_for(self, successors: Sequence[Version], recorded: Recorded) -> None:
+        """Condemn the stable versions whose place others are to take, as there is room for one alone."""
+        for successor in successors:
+            app = recorded.routes[successor.model].stable
+            if app is not None:
+                names = {"model": successor.model, "app": app, "successor": successor.app}
+                log.warning("version.swapped", extra=names)
+                self._state.condemn_version(app)
 
     def _make_room(self, recorded: Recorded, observed: Observed) -> None:
         """Choose the version that is to sleep, where a worker waits for a GPU."""

@@ -10,6 +10,7 @@ and follows the role only when that harms no caller:
     another                has all the workers it begins with                   the role's
     one without workers    has a ready worker                                   the role's
     any                    loads, or has failed                                 the same
+    another, surge is 0    is known to be servable                              none, until that is ready (8)
     condemned, forgotten   as if there were none                                the role's, or none
 
     the canary app         the canary role's version                            the next canary app
@@ -34,6 +35,8 @@ Rules, which the tests hold a plan to:
 6. Nothing is deployed under the name of an app that Serve still runs, and nothing is routed to what is
    condemned: where it is wanted again, the same version comes under a new number.
 7. With nothing left to resolve, to load or to remove, a plan is empty and changes no route.
+8. Where the config says `surge: 0`, rule 2 does not hold: a version loads once no other of its model is
+   left. The loop condemns the stable one when the next is known to be servable.
 """
 
 from __future__ import annotations
@@ -72,6 +75,8 @@ class Plan:
     models: tuple[ModelStatus, ...]
     retry: tuple[Version, ...] = ()
     """Versions that were given up for a reason that may pass."""
+    swaps: tuple[Version, ...] = ()
+    """Versions that wait until the stable one has ended, which may go once these are known to be servable."""
 
 
 def reconcile(recorded: Recorded, observed: Observed) -> Plan:
@@ -90,14 +95,20 @@ def reconcile(recorded: Recorded, observed: Observed) -> Plan:
         for app, version in sorted(after.recorded.versions.items())
         if app in in_use and after.may_run(version)
     }
+    swaps = _swaps(roles, situation)
     surplus = tuple(sorted({*observed.apps, *recorded.versions} - wanted.keys()))
     return Plan(
         resolve=_unresolved(roles.values(), situation),
-        deploy=tuple(version for version in wanted.values() if _must_deploy(version, situation)),
+        deploy=tuple(
+            version
+            for version in wanted.values()
+            if _must_deploy(version, situation) and not _waits(version, situation)
+        ),
         surplus=surplus,
         routes=routes,
         table=routing_table(roles, routes, surplus, lingering, after),
         retry=tuple(version for version in named.values() if version.kind in recorded.retries),
+        swaps=swaps,
         models=tuple(model_status(model, roles[model], routes[model], after) for model in roles),
     )
 
@@ -108,6 +119,30 @@ def _must_deploy(version: Version, situation: Situation) -> bool:
     return version.app not in situation.observed.apps or (
         current is not None and current.serving.scaling != version.serving.scaling
     )
+
+
+def _waits(version: Version, situation: Situation) -> bool:
+    """Tell whether another version of the model must be gone first, as there is room for one alone."""
+    model = situation.recorded.desired.model(version.model)
+    if model is None or model.surge or version.app in situation.observed.apps:
+        return False
+    return any(
+        other.model == version.model and other.app != version.app
+        for app, other in situation.recorded.versions.items()
+        if app in situation.observed.apps
+    )
+
+
+def _swaps(roles: Mapping[str, Roles], situation: Situation) -> tuple[Version, ...]:
+    """Return the versions that wait for the stable one of their model."""
+    waiting = []
+    for name, its_roles in roles.items():
+        version, current = its_roles.stable.version, situation.route(name).stable
+        if version is None or its_roles.stable.has_failed or not situation.may_be_routed(current):
+            continue
+        if current != version.app and _waits(version, situation):
+            waiting.append(version)
+    return tuple(waiting)
 
 
 def _named_versions(models: Iterable[Roles]) -> dict[AppName, Version]:

@@ -26,6 +26,8 @@ from gateway.control.state.desired import Desired
 from gateway.control.state.snapshot import Observed, Recorded
 from gateway.control.web.requests import read_change
 from gateway.errors import ConfigError
+from gateway.gpus.devices import Gpus
+from gateway.gpus.nvml import read_gpus
 from gateway.kits.library import Library, cache_directory
 from gateway.metrics.machine import MachineMemory
 
@@ -120,7 +122,8 @@ class PlanApi:
             document=without_secrets(in_force_from(document)),
             describe=self._describe,
             last_pin=self._state.last_pin,
-            machine=self._machine(),
+            gpus=Gpus() if (machine := self._machine()) is None else read_gpus(),
+            machine=machine,
         )
         wanted = Wanted(
             desired,

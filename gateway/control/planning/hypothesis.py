@@ -38,7 +38,7 @@ class Hypothesis:
 
     def deployed(self, model: str) -> list[Version]:
         """Return the versions of a model that Serve is to be told of."""
-        return [version for version in self.plan.deploy if version.model == model]
+        return [version for version in (*self.plan.deploy, *self.plan.swaps) if version.model == model]
 
 
 def with_config(

@@ -16,8 +16,10 @@ from gateway.errors import KitError, KitserveError
 from gateway.foreign_text import foreign_text
 from gateway.kits.datasets import find_dataset
 from gateway.kits.entry import stated_entry
+from gateway.kits.gpu_memory import gpu_need
 from gateway.kits.kit import Kit
 from gateway.kits.library import Library
+from gateway.kits.memory import Need
 from gateway.kits.parents import model_of
 from gateway.kits.policy import Policy
 from gateway.kits.trust import Verdict, licenses_of
@@ -42,6 +44,8 @@ class Judged:
     """What the model takes, where its files tell it."""
     signature: Signature | None = None
     """What it takes and gives, where its files tell it."""
+    gpu: Need | None = None
+    """What it takes of GPUs, where it wants one and its files are here."""
 
 
 def judge_kit(
@@ -72,7 +76,11 @@ def judge_kit(
     need = examined.need
     choice = examined.choice
     facts = replace(facts, hazard=choice.format.hazard.value, runtime=choice.runtime.name)
-    return Judged(facts, missing, "", None if need is None else need.memory.total, examined.signature)
+    gpu = None
+    if version.serving.resources.wants_gpu:
+        gpu = gpu_need(examined.unpacked, choice, examined.language, version.serving)
+    total = None if need is None else need.memory.total
+    return Judged(facts, missing, "", total, examined.signature, gpu)
 
 
 def facts_of(

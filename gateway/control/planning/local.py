@@ -18,6 +18,7 @@ from gateway.control.planning.planner import Wanted, make_plan, resolve
 from gateway.control.planning.present import Against, Present
 from gateway.control.state.desired import Desired, desired_from
 from gateway.control.state.snapshot import Observed, Recorded
+from gateway.gpus.nvml import read_gpus
 from gateway.kits.library import Library, cache_directory
 from gateway.metrics.machine import usable_memory
 
@@ -40,7 +41,14 @@ def local_plan(
             with ThreadPoolExecutor() as pool:
                 pins = resolve(present, desired_before, library, pool).pins
             recorded, observed = serving(desired_before, pins)
-            present = Present(Against.FILE, recorded, observed, _document(before), machine=present.machine)
+            present = Present(
+                Against.FILE,
+                recorded,
+                observed,
+                _document(before),
+                gpus=read_gpus(),
+                machine=present.machine,
+            )
         return make_plan(present, Wanted(desired, _document(config)), library, may_pull=may_pull)
 
 

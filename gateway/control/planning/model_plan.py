@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gateway.config.changes import FieldChange
 from gateway.control.planning.documents import Action, KitFacts, KitPlan, ModelPlan, Workers
+from gateway.control.planning.gpu_room import room_note
 from gateway.control.planning.hypothesis import Hypothesis
 from gateway.control.planning.kit_facts import Judged, fact_changes, facts_of, gate_fault, judge_kit
 from gateway.control.planning.memory import memory_use
@@ -17,6 +18,7 @@ from gateway.control.state.desired import DesiredModel
 from gateway.control.state.snapshot import version_for
 from gateway.control.state.versions import Version
 from gateway.errors import KitserveError
+from gateway.kits.gpu_memory import gpu_demand
 from gateway.kits.library import Library
 from gateway.oci.reference import Digest, Reference
 
@@ -108,10 +110,21 @@ class ModelPlanner:
                 refused="; ".join(refusals),
                 note="it does not run as the config in force asks for; apply tries it again"
                 if is_late
-                else "",
+                else self._room_note(model, started, kits),
             ),
             {digest: size for kit in kits for digest, size in kit.judged.missing.items()},
         )
+
+    def _room_note(self, model: DesiredModel, started: Sequence[Version], kits: Sequence[_Kit]) -> str:
+        """Return what is known of the room on GPUs for the versions of a model that are to start."""
+        new = next((kit for kit in kits if kit.new in started), None)
+        if new is None:
+            return ""
+        resources, need = model.serving.resources, new.judged.gpu
+        is_known = resources.wants_gpu and (resources.gpu_memory is not None or need is not None)
+        demand = gpu_demand(resources, need, None) if is_known else None
+        stable = self._present.recorded.routes.get(model.name, AppRoute()).stable
+        return room_note(model, demand, self._present.gpus, has_earlier=stable is not None)
 
     def removed(self, model: DesiredModel) -> ModelPlan:
         """Return what happens to a model that is no longer wanted."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from gateway.contract import AppName, Description
 from gateway.control.state.snapshot import Observed, Recorded
+from gateway.gpus.devices import Gpus
 from gateway.metrics.machine import MachineMemory
 from gateway.oci.reference import Digest, Reference
 
@@ -34,5 +35,7 @@ class Present:
     """What a version's model takes and gives; None where nobody knows."""
     last_pin: Callable[[Reference], Digest | None] = lambda _: None
     """What a reference last meant, under whatever config."""
+    gpus: Gpus = field(default_factory=Gpus)
+    """The GPUs that workers have; none where that is not known here."""
     machine: MachineMemory | None = None
     """The memory that workers have; None where that is not known here."""

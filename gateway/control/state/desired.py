@@ -47,6 +47,8 @@ class DesiredModel:
     canary: FixedCanary | None = None
     plan: Plan | None = None
     """How another kit takes over; None: at once, when it is ready."""
+    surge: int = 1
+    """How many versions may run beside the stable one; 0: it ends before the next one loads."""
     track: float | None = None
     """How often to look whether the kit's tag has moved, in seconds; None: never."""
     policy: Policy = ANYTHING
@@ -197,7 +199,9 @@ def _model(config: GatewayConfig, model: Model) -> DesiredModel:
             if canary is None or canary_kit is None
             else FixedCanary(canary_kit, canary.weight, canary.file, _pinned(canary.parents))
         ),
-        plan=None if model.rollout is None else model.rollout.plan(),
+        # A version that ends before the next one loads is in no trial.
+        plan=None if model.rollout is None or not model.rollout.surge else model.rollout.plan(),
+        surge=1 if model.rollout is None else model.rollout.surge,
         track=model.track,
         policy=config.policy(model),
         payloads=None if model.payloads is None else model.payloads.rules(),

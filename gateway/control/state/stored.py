@@ -132,6 +132,7 @@ def _model_to_document(model: DesiredModel) -> dict[str, Any]:
             }
         ),
         "plan": None if model.plan is None else _PLAN.dump_python(model.plan, mode="json"),
+        "surge": model.surge,
         "track": model.track,
         "policy": _policy_to_document(model.policy),
         "payloads": None if model.payloads is None else _PAYLOADS.dump_python(model.payloads, mode="json"),
@@ -155,6 +156,7 @@ def _model_from_document(document: dict[str, Any]) -> DesiredModel:
             )
         ),
         plan=None if plan is None else _PLAN.validate_json(json.dumps(plan)),
+        surge=document.get("surge", 1),
         track=document.get("track"),
         policy=_policy_from_document(document.get("policy", {})),
         payloads=None if payloads is None else _PAYLOADS.validate_json(json.dumps(payloads)),

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from gateway.config.config import parse_config
 from gateway.config.rollout import Rollout
+from gateway.control.state.desired import desired_from
 from gateway.errors import ConfigError
 from gateway.rollout.plan import Agreement, AnswerChecks, Checks, Golden, Match, Metric, Plan, Step, Sticky
 
@@ -135,3 +136,16 @@ def test_faults_of_a_rollout_are_reported_with_their_place() -> None:
     assert "is pinned to a digest, which never moves" in fault
     (fault,) = faults(track="10ms")
     assert "must be at least 1, not" in fault
+
+
+def test_a_swap_has_no_steps_and_no_trial() -> None:
+    swap = Rollout.model_validate({"surge": 0})
+    assert (swap.surge, swap.steps) == (0, ())
+    model = {"name": "iris", "kit": "r.io/iris:v1", "rollout": {"surge": 0}}
+    (desired,) = desired_from(parse_config(json.dumps({"models": [model]}), "test")).models
+    assert (desired.surge, desired.plan) == (0, None)
+    assert read().surge == 1
+    with pytest.raises(ValidationError, match="leave out `steps`"):
+        read(surge=0)
+    with pytest.raises(ValidationError, match="`steps` is missing, and must be written"):
+        Rollout.model_validate({})
