@@ -161,5 +161,3 @@ class Resources:
     def threads(self) -> int:
         """The number of threads that compute: the cores rounded up, at least 1."""
         return max(1, math.ceil(self.cpus))
-
-

@@ -48,13 +48,13 @@ from gateway.worker.labels import Labels, UnusableLabels, combined, own_labels, 
 from gateway.worker.load_limit import LoadLimit
 from gateway.worker.version import AppOptions
 from runtimes.base import LoadedModel, ModelInChild, Resources, Signature, TensorModel
-from runtimes.signature import CPU
 from runtimes.device_errors import device_failure
 from runtimes.engines.base import EngineRuntime, OpenAIModel
 from runtimes.errors import DeviceOutOfMemory, Unsupported
 from runtimes.memory_errors import is_out_of_memory
 from runtimes.python.runtime import PythonOptions, PythonRuntime
 from runtimes.select import Choice
+from runtimes.signature import CPU
 from runtimes.text_model import TextModel
 
 # The runtimes that use `runtimes.trial`.

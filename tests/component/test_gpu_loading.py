@@ -12,7 +12,7 @@ from gateway.errors import KitserveError, UnusableModel
 from gateway.gpus import nvml
 from gateway.gpus.nvml import Nvml
 from gateway.kits.model import load
-from gateway.kits.trust import ANYTHING
+from gateway.kits.policy import ANYTHING
 from gateway.metrics.tally import Tally
 from gateway.oci.options import SourceOptions
 from gateway.oci.pinned import PinnedReference
