@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from gateway.rollout.records import CallRecord, Fold, Pair, Role
-from gateway.rollout.units import Units
+from gateway.rollout.units import WINDOW_SECONDS, Units
 from loadtests.verdicts import ROLLOUTS, UNITS, Row, simulate
 from tests.support.world_calls import Calls, Traffic
-from tests.support.world_units import WorldFold
+from tests.support.world_units import FIRST_WINDOW, WorldFold
 from tests.support.worlds import CANARIES, WORLDS, World
 
 _BY_NAME = {world.name: world for world in WORLDS}
@@ -22,7 +22,7 @@ def _folded(world: World, calls: Calls, end: float) -> tuple[object, Units]:
         caller = record["caller"] if world.callers.is_sticky else None
         fold.add(
             CallRecord(
-                record["time"],
+                record["time"] + FIRST_WINDOW * WINDOW_SECONDS,
                 Role(record["version"]),
                 record["worker"],
                 caller,
@@ -32,7 +32,7 @@ def _folded(world: World, calls: Calls, end: float) -> tuple[object, Units]:
                 None if pair is None else Pair(**pair),
             )
         )
-    return fold.take(end)
+    return fold.take(end + FIRST_WINDOW * WINDOW_SECONDS)
 
 
 @pytest.mark.parametrize(
