@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import mul
 
@@ -37,7 +37,8 @@ ERROR_CAP, OTHER_CAP = 5.0, 3.5
 _MIN_DURATIONS = 200
 _DEVIATIONS = 4.0
 _GAP_FACTOR = 1.5
-_FALSE_FAILURES = 2
+_STRETCH_UNITS = 6
+_MANY_STRETCHES = 20
 _STRETCH = 60
 
 
@@ -156,6 +157,9 @@ def _spaced(shares: Shares, spacing: Spacing) -> Spacing:
     """Return the spacing that the autocorrelation asks for."""
     known = ~np.isnan(shares)
     excess = np.where(known, shares - _mean_of_others(shares), 0.0)
+    # A worker that is always a little worse than the others has no spell.
+    calls = np.maximum(known.sum(axis=1, keepdims=True), 1)
+    excess = np.where(known, excess - excess.sum(axis=1, keepdims=True) / calls, 0.0)
     total = int(known.sum())
     longest = 0
     variance = float((excess**2).sum()) / max(1, total)
@@ -166,7 +170,10 @@ def _spaced(shares: Shares, spacing: Spacing) -> Spacing:
         if not pairs or products / pairs / variance < _DEVIATIONS / math.sqrt(pairs):
             break
         longest = lag
-    if longest:
+    if longest == LONGEST_BLOCK:
+        # Longer than blocks can be: what matters is whether a worker fails in it, see `_tried`.
+        spacing = replace(spacing, block=LONG_BLOCK, gap=LONG_GAP, cap=0.0)
+    elif longest:
         spacing = replace(spacing, block=longest, gap=math.ceil(_GAP_FACTOR * longest), cap=0.0)
     if total < ENOUGH_WINDOWS:
         block, gap = max(spacing.block, LONG_BLOCK), max(spacing.gap, LONG_GAP)
@@ -175,27 +182,37 @@ def _spaced(shares: Shares, spacing: Spacing) -> Spacing:
 
 
 def _tried(shares: Shares, bounds: Shares, spacing: Spacing, stretch: int, alarm: float) -> Spacing | None:
-    """Return a spacing by which the stable workers do not fail; None where there is none."""
-    while _false_failures(shares, bounds, spacing, stretch, alarm) >= _FALSE_FAILURES:
+    """Return a spacing by which the stable workers do not fail; None where there is none.
+
+    One failure of many stretches may be chance.
+    """
+    while True:
+        # Long blocks need longer stretches: a few units are never enough.
+        length = max(stretch, _STRETCH_UNITS * (spacing.block + spacing.gap))
+        stretches = list(_stretches(shares.shape, length))
+        allowed = 1 if len(stretches) > _MANY_STRETCHES else 0
+        if _false_failures(shares, bounds, spacing, stretches, alarm) <= allowed:
+            return spacing
         block, gap = 2 * spacing.block, max(LONG_GAP, 2 * spacing.gap)
         if block > LONGEST_BLOCK:
             return None
         spacing = replace(spacing, block=block, gap=gap)
-    return spacing
 
 
-def _false_failures(shares: Shares, bounds: Shares, spacing: Spacing, stretch: int, alarm: float) -> int:
+def _false_failures(
+    shares: Shares, bounds: Shares, spacing: Spacing, stretches: Iterable[tuple[int, range]], alarm: float
+) -> int:
     """Count the stretches in which a stable worker, taken for the canary, would fail."""
     failures = 0
     limit = math.log(1 / alarm)
     ratios = np.where(np.isnan(shares), 0.0, shares / bounds)
-    for row, first in _stretches(shares.shape, stretch):
-        excess = np.maximum(ratios[row, first : first + stretch] - 1, 0.0)
+    for row, indices in stretches:
+        excess = np.maximum(ratios[row, indices.start : indices.stop] - 1, 0.0)
         # No bet gains more than its excess: most stretches need no closer look.
         if excess.sum() < limit:
             continue
         capital = Capital()
-        for index in range(first, min(first + stretch, shares.shape[1])):
+        for index in indices:
             share = float(shares[row, index])
             if not math.isnan(share):
                 capital = capital.bet(spacing, index, share, float(bounds[row, index]), spacing.minimum)
@@ -205,6 +222,7 @@ def _false_failures(shares: Shares, bounds: Shares, spacing: Spacing, stretch: i
     return failures
 
 
-def _stretches(shape: tuple[int, ...], stretch: int) -> Iterator[tuple[int, int]]:
-    for row in range(shape[0]):
-        yield from ((row, first) for first in range(0, shape[1], stretch))
+def _stretches(shape: tuple[int, ...], length: int) -> Iterator[tuple[int, range]]:
+    rows, end = shape
+    for row in range(rows):
+        yield from ((row, range(first, min(first + length, end))) for first in range(0, end, length))

@@ -37,8 +37,8 @@ class Trial:
     """All that is kept of a step's units. Capitals are by check, and by worker."""
 
     calibration: Calibration = field(default_factory=Calibration)
-    first: int = 0
-    """The index of the step's first window, less than which none is judged."""
+    first: int | None = None
+    """The index of the step's first window; None before there is one."""
     last: int = 0
     """The index behind its last one."""
     workers: Mapping[str, int] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Trial:
     @property
     def seconds(self) -> float:
         """How long the step has been judged."""
-        return (self.last - self.first) * WINDOW_SECONDS
+        return 0.0 if self.first is None else (self.last - self.first) * WINDOW_SECONDS
 
     def evidence(self, check: str, is_mirrored: bool) -> float:
         """Return the logarithm of the evidence that the canary is over a check's limit.
@@ -91,10 +91,10 @@ def begin_trial(
 
 def observe(trial: Trial, plan: Plan, evidence: Evidence, units: Units) -> Trial:
     """Return the trial with what became known; `evidence` sums up the step with that included."""
-    windows = [window for window in (*units.stable, *units.canary) if window.index >= trial.first]
+    windows = (*units.stable, *units.canary)
     if not windows:
         return trial
-    first = trial.first or min(window.index for window in windows)
+    first = min(window.index for window in windows) if trial.first is None else trial.first
     workers = dict(trial.workers)
     for window in units.canary:
         if window.side.calls and len(workers) < 4 * MAX_WORKERS:

@@ -18,7 +18,7 @@ WINDOW_SECONDS = 0.5
 """How long a window is."""
 HISTORY_WINDOWS = 1200
 """So many windows of each stable worker are remembered: ten minutes."""
-MAX_CALLERS = 4096
+MAX_CALLERS = 2048
 """So many callers of each version are told apart in a step, and so many are remembered of the time before."""
 
 _NO_LATENCIES = (0,) * (len(BUCKETS) + 1)
