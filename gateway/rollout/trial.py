@@ -114,14 +114,23 @@ def observe(trial: Trial, plan: Plan, evidence: Evidence, units: Units) -> Trial
         spacing = trial.calibration.spacings.get(check, _AGREEMENT if check == "agreement" else Spacing())
         for window in units.canary:
             is_fresh = _is_fresh(trial, plan, window)
+            name = _capital_name(window, is_fresh)
             unbound = window.side if window.unbound is None else window.unbound
-            _bet(live, check, window, spacing, measure.of_calls(unbound, window.index, is_fresh))
+            _bet(live, check, name, window.index, spacing, measure.of_calls(unbound, window.index, is_fresh))
             if window.unbound is not None:
-                _bet(bound, check, window, spacing, measure.of_calls(window.side, window.index, is_fresh))
+                _bet(
+                    bound,
+                    check,
+                    name,
+                    window.index,
+                    spacing,
+                    measure.of_calls(window.side, window.index, is_fresh),
+                )
         for window in windows:
             if window.pairs.pairs:
-                share = measure.of_pairs(window.pairs, window.index, _is_fresh(trial, plan, window))
-                _bet(pairs, check, window, spacing, share)
+                is_fresh = _is_fresh(trial, plan, window)
+                share = measure.of_pairs(window.pairs, window.index, is_fresh)
+                _bet(pairs, check, _capital_name(window, is_fresh), window.index, spacing, share)
     checks = plan.checks
     ratio = checks.max_latency_ratio or checks.max_first_token_ratio or checks.max_token_time_ratio
     callers = trial.callers.look(trial.seconds, checks.max_error_rate, ratio)
@@ -139,10 +148,16 @@ def _is_fresh(trial: Trial, plan: Plan, window: Window) -> bool:
     return (window.index - begin) * WINDOW_SECONDS < warmup
 
 
+def _capital_name(window: Window, is_fresh: bool) -> str:
+    """Return which capital is bet on a window: what is not gross at first must not weigh against it later."""
+    return f"{window.worker} at first" if is_fresh else window.worker
+
+
 def _bet(
     capitals: dict[str, dict[str, Capital]],
     check: str,
-    window: Window,
+    name: str,
+    index: int,
     spacing: Spacing,
     share: Share,
 ) -> None:
@@ -150,9 +165,8 @@ def _bet(
     if not calls:
         return
     by_worker = capitals.setdefault(check, {})
-    if window.worker in by_worker or len(by_worker) < MAX_WORKERS:
-        capital = by_worker.get(window.worker, Capital())
-        by_worker[window.worker] = capital.bet(spacing, window.index, hits / calls, limit, calls)
+    if name in by_worker or len(by_worker) < MAX_WORKERS:
+        by_worker[name] = by_worker.get(name, Capital()).bet(spacing, index, hits / calls, limit, calls)
 
 
 def _log(capitals: Capitals) -> float:
