@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from gateway.rollout.records import CallRecord, Fold, Pair, Role
@@ -64,8 +66,8 @@ _TODAY = {"errors on 5 %": 345, "3 times slower": 33, "20 % other answers": 53}
 _WORLD_NAMES = [world.name for world in WORLDS]
 
 
-def _rows(name: str, rollouts: int) -> dict[str, Row]:
-    return {canary: simulate(_BY_NAME[name], canary, UNITS, rollouts) for canary in CANARIES}
+def _rows(name: str, rollouts: int, processes: int = 1) -> dict[str, Row]:
+    return {canary: simulate(_BY_NAME[name], canary, UNITS, rollouts, processes) for canary in CANARIES}
 
 
 @pytest.mark.parametrize("name", _WORLD_NAMES)
@@ -77,7 +79,7 @@ def test_verdicts_hold_in_a_few_rollouts(name: str) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("name", _WORLD_NAMES)
 def test_verdicts_hold_in_a_thousand_rollouts(name: str) -> None:
-    rows = _rows(name, ROLLOUTS)
+    rows = _rows(name, ROLLOUTS, os.cpu_count() or 1)
     for row in rows.values():
         assert row.wrong <= 0.01 * ROLLOUTS, row
     if name == "independent calls":
