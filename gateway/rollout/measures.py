@@ -83,17 +83,21 @@ class _Slow(Measure):
         return max(self._floor, slow_count(self._usual, counts) / total) if total else self._floor
 
 
-@dataclass(slots=True)
 class _Differing(Measure):
-    """Mirrored calls that both versions answer otherwise."""
+    """Mirrored calls that both versions answer otherwise.
 
-    limit: float
+    A call that the canary fails is one; as many may fail as the stable version fails at that moment.
+    """
+
+    def __init__(self, limit: float, usual: float, by_index: Mapping[int, Side]) -> None:
+        self._errors = _Errors(limit, usual, by_index)
 
     def of_calls(self, _side: Side, _index: int, _is_fresh: bool) -> Share:
         return _NOTHING
 
-    def of_pairs(self, pairs: PairCounts, _index: int, _is_fresh: bool) -> Share:
-        return pairs.differing, self.limit, pairs.pairs
+    def of_pairs(self, pairs: PairCounts, index: int, _is_fresh: bool) -> Share:
+        _, limit, total = self._errors.of_pairs(pairs, index, False)
+        return pairs.differing, limit, total
 
 
 def measures(
@@ -105,8 +109,8 @@ def measures(
     for window in windows:
         side = by_index.get(window.index)
         by_index[window.index] = window.side if side is None else side + window.side
+    usual = stable.errors / stable.calls if stable.calls else 0.0
     if checks.max_error_rate is not None:
-        usual = stable.errors / stable.calls if stable.calls else 0.0
         yield "error_rate", _Errors(checks.max_error_rate, usual, by_index)
     for timing in timings(checks, evidence.is_text):
         base = calibration.bases.get(timing.check)
@@ -116,4 +120,4 @@ def measures(
             yield timing.check, _Slow(timing, base, 1 - checks.latency_quantile, by_index)
     agreement = checks.agreement
     if agreement is not None and agreement.metric is not Metric.PSI and not evidence.is_text:
-        yield "agreement", _Differing(max(1 - agreement.min, _LOWEST_DIFFERENCE))
+        yield "agreement", _Differing(max(1 - agreement.min, _LOWEST_DIFFERENCE), usual, by_index)
