@@ -10,7 +10,7 @@ from gateway.rollout.evidence import Evidence
 from gateway.rollout.history import Recent
 from gateway.rollout.machine import advance
 from gateway.rollout.state import Rollout, Stage
-from tests.support.world_calls import Traffic
+from tests.support.world_calls import Stream, Traffic
 from tests.support.world_units import WorldFold
 from tests.support.worlds import Version, World
 
@@ -44,9 +44,9 @@ def judge_by_units(world: World, version: Version, seed: tuple[int, ...]) -> End
     state = Rollout(stable="v1", declared="v1", plan=plan)
     for begun in (Target("v2", plan), CanaryReady(), GatesPassed()):
         state, _ = advance(state, begun, 0.0)
-    calls, now = 0, 0.0
+    stream, calls, now = Stream(traffic, tick), 0, 0.0
     while state.stage is Stage.STEPPING:
-        sent = traffic.calls(now, now + tick, state.weight, state.mirror)
+        sent = stream.take(now, state.weight, state.mirror)
         now += tick
         calls += int(sent.is_canary.sum())
         evidence, units = fold.take(sent)
@@ -61,11 +61,11 @@ def judge_by_thresholds(world: World, version: Version, seed: tuple[int, ...]) -
     plan, tick = world.plan, world.tick
     limit = plan.checks
     traffic, fold = Traffic(world, version, seed, 10 * plan.progress_deadline), WorldFold(world)
-    calls, now = 0, 0.0
+    stream, calls, now = Stream(traffic, tick), 0, 0.0
     for number, step in enumerate(plan.steps):
         evidence, since = Evidence(), now
         while True:
-            sent = traffic.calls(now, now + tick, step.weight, plan.mirror(number))
+            sent = stream.take(now, step.weight, plan.mirror(number))
             now += tick
             calls += int(sent.is_canary.sum())
             evidence += fold.take(sent)[0]

@@ -24,6 +24,7 @@ CANARY_WORKER = STABLE_WORKERS
 """The number of the canary's worker; those below are the stable version's."""
 _MEDIAN_SECONDS, _SPREAD = 0.002, 0.4
 _OK, _FAILED = 200, 500
+_LOOKS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,11 @@ class Calls:
     def where(self, mask: Bools) -> Calls:
         """Return those calls alone for which an array is true."""
         return Calls(*(getattr(self, field.name)[mask] for field in fields(self)))
+
+    def between(self, begin: float, end: float) -> Calls:
+        """Return the calls between two moments."""
+        first, last = np.searchsorted(self.time, (begin, end)).tolist()
+        return Calls(*(getattr(self, field.name)[first:last] for field in fields(self)))
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield the calls as `kitserve rollout replay` reads them."""
@@ -211,3 +217,19 @@ class Traffic:
             begin + (end - begin) * self.random.random(self.random.poisson(rate * (end - begin)))
         )
         return moments
+
+
+class Stream:
+    """The calls of a rollout, look by look: drawn for several at once, and anew where weights change."""
+
+    def __init__(self, traffic: Traffic, tick: float) -> None:
+        self._traffic = traffic
+        self._tick = tick
+        self._drawn: tuple[Calls, float, int, float] | None = None
+
+    def take(self, begin: float, weight: int, mirror: float) -> Calls:
+        """Return the calls from a moment until the next look."""
+        if self._drawn is None or begin >= self._drawn[1] or (weight, mirror) != self._drawn[2:]:
+            end = begin + _LOOKS * self._tick
+            self._drawn = self._traffic.calls(begin, end, weight, mirror), end, weight, mirror
+        return self._drawn[0].between(begin, begin + self._tick)

@@ -18,6 +18,8 @@ from tests.support.worlds import World
 
 _WIDTH = len(BUCKETS) + 1
 _GROUPS = 20
+FIRST_WINDOW = 2_000_000
+"""The number of the window that begins at 0 s: clocks have run for long when a rollout begins."""
 
 
 class WorldFold:
@@ -30,7 +32,7 @@ class WorldFold:
     def take(self, calls: Calls) -> tuple[Evidence, Units]:
         """Return what the calls tell: sums, and the same as units."""
         calls = self._shared(calls)
-        index = np.floor(calls.time / WINDOW_SECONDS).astype(np.int64)
+        index = np.floor(calls.time / WINDOW_SECONDS).astype(np.int64) + FIRST_WINDOW
         bucket = np.searchsorted(BUCKETS, calls.seconds)
         pairs, pair_counts = self._pairs(calls, index, bucket)
         stable, canary = self._windows(calls, index, bucket)

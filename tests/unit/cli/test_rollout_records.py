@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.cli import Cli
 from tests.support.world_calls import Traffic
-from tests.support.worlds import CANARIES, WORLDS
+from tests.support.worlds import STABLE, WORLDS, Version
 
 _PLAN = """
 rollout:
@@ -41,12 +41,15 @@ def plan(tmp_path: Path) -> Callable[[str], str]:
     return write
 
 
-def _records(canary: str, seconds: float) -> list[dict[str, Any]]:
-    traffic = Traffic(replace(WORLDS[0], rate=200.0), CANARIES[canary], (3,), 100)
+_FAILING = Version(errors=0.5)
+
+
+def _records(canary: Version, seconds: float) -> list[dict[str, Any]]:
+    traffic = Traffic(replace(WORLDS[0], rate=200.0), canary, (3,), 100)
     return [*traffic.calls(-20, 0, 0).records(), *traffic.calls(0, seconds, 25, 0.1).records()]
 
 
-def _written(path: Path, canary: str = "as good", seconds: float = 40) -> str:
+def _written(path: Path, canary: Version = STABLE, seconds: float = 40) -> str:
     path.write_text("".join(json.dumps(record) + "\n" for record in _records(canary, seconds)))
     return str(path)
 
@@ -54,16 +57,16 @@ def _written(path: Path, canary: str = "as good", seconds: float = 40) -> str:
 @pytest.mark.parametrize(
     ("canary", "seconds", "outcome", "code"),
     [
-        ("as good", 40, "Successful", 0),
-        ("errors on 5 %", 40, "Failed", 1),
-        ("as good", 1, "Inconclusive", 3),
+        (STABLE, 40, "Successful", 0),
+        (_FAILING, 40, "Failed", 1),
+        (STABLE, 1, "Inconclusive", 3),
     ],
 )
 def test_the_exit_code_is_that_of_the_outcome(
     cli: Cli,
     plan: Callable[[str], str],
     tmp_path: Path,
-    canary: str,
+    canary: Version,
     seconds: float,
     outcome: str,
     code: int,
@@ -148,7 +151,7 @@ def test_an_access_log_becomes_records(cli: Cli, plan: Callable[[str], str], tmp
             },
             separators=(",", ":"),
         )
-        for number, record in enumerate(_records("errors on 5 %", 39))
+        for number, record in enumerate(_records(_FAILING, 39))
     ]
     log = tmp_path / "access.jsonl"
     log.write_text("\n".join(['{"event":"routes.changed"}', *lines]) + "\n")

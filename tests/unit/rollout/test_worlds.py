@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from gateway.rollout.records import CallRecord, Fold, Pair, Role
-from gateway.rollout.units import Units
+from gateway.rollout.units import WINDOW_SECONDS, Units
 from loadtests.verdicts import ROLLOUTS, UNITS, Row, simulate
 from tests.support.world_calls import Calls, Traffic
-from tests.support.world_units import WorldFold
+from tests.support.world_units import FIRST_WINDOW, WorldFold
 from tests.support.worlds import CANARIES, WORLDS, World
 
 _BY_NAME = {world.name: world for world in WORLDS}
@@ -22,7 +24,7 @@ def _folded(world: World, calls: Calls, end: float) -> tuple[object, Units]:
         caller = record["caller"] if world.callers.is_sticky else None
         fold.add(
             CallRecord(
-                record["time"],
+                record["time"] + FIRST_WINDOW * WINDOW_SECONDS,
                 Role(record["version"]),
                 record["worker"],
                 caller,
@@ -32,7 +34,7 @@ def _folded(world: World, calls: Calls, end: float) -> tuple[object, Units]:
                 None if pair is None else Pair(**pair),
             )
         )
-    return fold.take(end)
+    return fold.take(end + FIRST_WINDOW * WINDOW_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -64,8 +66,8 @@ _TODAY = {"errors on 5 %": 345, "3 times slower": 33, "20 % other answers": 53}
 _WORLD_NAMES = [world.name for world in WORLDS]
 
 
-def _rows(name: str, rollouts: int) -> dict[str, Row]:
-    return {canary: simulate(_BY_NAME[name], canary, UNITS, rollouts) for canary in CANARIES}
+def _rows(name: str, rollouts: int, processes: int = 1) -> dict[str, Row]:
+    return {canary: simulate(_BY_NAME[name], canary, UNITS, rollouts, processes) for canary in CANARIES}
 
 
 @pytest.mark.parametrize("name", _WORLD_NAMES)
@@ -77,7 +79,7 @@ def test_verdicts_hold_in_a_few_rollouts(name: str) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("name", _WORLD_NAMES)
 def test_verdicts_hold_in_a_thousand_rollouts(name: str) -> None:
-    rows = _rows(name, ROLLOUTS)
+    rows = _rows(name, ROLLOUTS, os.cpu_count() or 1)
     for row in rows.values():
         assert row.wrong <= 0.01 * ROLLOUTS, row
     if name == "independent calls":
