@@ -10,8 +10,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -338,6 +340,12 @@ class Rollout(Strict):
                 f"with `surge: 0`, no version is tried beside another; leave out `{min(others)}`"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _readable(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out the defaults that a swap refuses: what is sent to a gateway, or kept by it, is read again."""
+        document: dict[str, object] = write(self)
+        return document if self.surge else {"surge": 0}
 
     def plan(self) -> plans.Plan:
         """Return all of it as a rollout takes it."""
