@@ -343,7 +343,7 @@ class Rollout(Strict):
 
     @model_serializer(mode="wrap")
     def _readable(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave out the defaults that a swap refuses: what is sent to a gateway, or kept by it, is read again."""
+        """Leave out what a swap refuses: a config that is sent to a gateway, or kept by it, is read again."""
         document: dict[str, object] = write(self)
         return document if self.surge else {"surge": 0}
 
