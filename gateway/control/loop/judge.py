@@ -118,7 +118,7 @@ def check_gpus(version: Version, gpus: Gpus) -> None:
         place(gpu_demand(resources, None, None), gpus, ())
     except Unplaced as error:
         if not error.may_pass:
-            raise UnusableModel(str(version.reference), str(error)) from error
+            raise UnusableModel(f"{version.reference}: {error}") from error
 
 
 def examine_version(
