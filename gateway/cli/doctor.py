@@ -87,6 +87,8 @@ def _lines(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"note: {note}", "dim"
     for fault in document["faults"]:
         yield f"to mend: {fault}", "red"
+    if document["faults"] and not document["gpus"] and not document["models"]:
+        yield "without a GPU, models are served on the CPU, but for those that must have one", "dim"
     if not document["faults"]:
         yield "nothing to mend", "green"
 

@@ -11,6 +11,8 @@ _ABSENT = object()
 _NOTHING: tuple[Any, ...] = (None, [], {})
 """What a field has that is not written, and has no other default."""
 
+_MIB = 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class FieldChange:
@@ -96,4 +98,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= _MIB and not value % _MIB:
+        # Only sizes in bytes are that large and round.
+        return f"{value // _MIB // 1024}GiB" if not value % (_MIB * 1024) else f"{value // _MIB}MiB"
     return value if isinstance(value, str) else json.dumps(value)

@@ -16,6 +16,7 @@ from gateway.config.yaml_file import FieldPath, dotted, shown
 _KEY = "[key]"
 """How pydantic ends the path of a mapping's key."""
 _TOO_SHORT = "too_short"
+_MIB = 1024 * 1024
 _OWN = ("fault", "value_error")
 """The types of faults whose text Kitserve writes itself."""
 _MODEL = ("model_type", "model_attributes_type")
@@ -33,9 +34,9 @@ _EXPECTED: Mapping[str, str] = {
     "path_type": "a path",
     "finite_number": "a finite number",
     "greater_than": "more than {gt:.15g}",
-    "greater_than_equal": "at least {ge:.15g}",
+    "greater_than_equal": "at least {ge}",
     "less_than": "less than {lt:.15g}",
-    "less_than_equal": "at most {le:.15g}",
+    "less_than_equal": "at most {le}",
     _TOO_SHORT: "a list of at least {min_length}",
     "too_long": "a list of at most {max_length}",
 }
@@ -117,7 +118,8 @@ def _words(detail: ErrorDetails, path: FieldPath, root: type[BaseModel]) -> str:
         return detail["msg"].removeprefix("Value error, ")
     if kind == "missing":
         return "is missing, and must be written"
-    expected = _EXPECTED.get(kind, "another value").format_map(context)
+    bounds = {name: _as_size(bound) for name, bound in context.items() if name in ("ge", "le")}
+    expected = _EXPECTED.get(kind, "another value").format_map({**context, **bounds})
     if kind in _MODEL:
         expected += f"; known in it: {', '.join(field_names(root, path))}"
     if value is None:
@@ -126,6 +128,11 @@ def _words(detail: ErrorDetails, path: FieldPath, root: type[BaseModel]) -> str:
         expected += f"; write [{value}]"
     wanted, separator, note = expected.partition("; ")
     return f"must be {wanted}, not {shown(value)}{separator}{note}"
+
+
+def _as_size(bound: float) -> str:
+    """Write a bound as people do; only sizes in bytes have bounds of whole MiB."""
+    return f"{bound:.15g}" if bound < _MIB or bound % _MIB else f"{bound // _MIB:.0f}MiB"
 
 
 def field_names(root: type[BaseModel], path: FieldPath) -> list[str]:

@@ -10,8 +10,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -333,11 +335,21 @@ class Rollout(Strict):
     def _steps_or_swap(self) -> Rollout:
         if self.surge and not self.steps:
             raise ValueError("`steps` is missing, and must be written")
-        if not self.surge and (others := self.model_fields_set - {"surge"}):
+        others = {name for name in self.model_fields_set - {"surge"} if self._is_changed(name)}
+        if not self.surge and others:
             raise ValueError(
                 f"with `surge: 0`, no version is tried beside another; leave out `{min(others)}`"
             )
         return self
+
+    def _is_changed(self, name: str) -> bool:
+        """Tell whether a field says something else than its default, as which a gateway writes it."""
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
+
+    @model_serializer(mode="wrap")
+    def _without_empty_steps(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out steps where there are none: a config that is sent to a gateway is read again."""
+        return {name: value for name, value in write(self).items() if name != "steps" or self.steps}
 
     def plan(self) -> plans.Plan:
         """Return all of it as a rollout takes it."""

@@ -44,7 +44,8 @@ def read_source(path: Path) -> Source:
         data = read_regular(path) if given is None else _read_given(given)
         return Source(data.decode(), name, is_file=given is None)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(name, [f"cannot be read: {error}"]) from error
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise ConfigError(name, [f"cannot be read: {reason or error}"]) from error
 
 
 def may_read_again(path: Path) -> bool:

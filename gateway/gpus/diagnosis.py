@@ -59,10 +59,12 @@ def verdicts(models: Sequence[ModelDemand], gpus: Gpus, visible: str | None = No
         if not model.wants_gpu:
             needs = model.demand.terms if model.demand is not None else model.reason
             yield ModelVerdict(model.model, model.version, needs, ("cpu",) * model.workers)
-        elif model.demand is None:
+        elif model.demand is None and gpus.devices:
             yield ModelVerdict(model.model, model.version, model.reason, ())
         else:
-            yield _verdict(model, model.demand, gpus, claims, visible)
+            # Where there is no GPU at all, it does not matter how much memory is needed.
+            demand = model.demand or Demand(None, model.reason)
+            yield _verdict(model, demand, gpus, claims, visible)
 
 
 def _verdict(

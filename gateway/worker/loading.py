@@ -197,7 +197,9 @@ class Loader:
                 if not resources.may_use_cpu:
                     raise
                 log.warning("worker.on_cpu", extra={**self._spec.names, "reason": str(error)})
-                self._note(gpu_trouble=str(error), gpu_wait="")
+                # The status names the version beside it.
+                trouble = str(error).removeprefix(f"{kit.kit.reference}: ")
+                self._note(gpu_trouble=trouble, gpu_wait="")
         on_cpu = replace(resources, gpus=0.0, gpu_memory=None, accelerator=None, device=CPU)
         return self._load_on(on_cpu, kit, choice, language, before_model)
 

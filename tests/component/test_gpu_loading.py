@@ -83,7 +83,8 @@ def test_a_gpu_that_is_not_there_is_an_error_and_never_the_cpu(node: Node) -> No
 
 def test_the_cpu_computes_where_the_config_prefers_a_gpu(node: Node) -> None:
     node.load(Resources(device="prefer-gpu"))
-    assert "there is none: no driver of NVIDIA's is installed" in node.notes["gpu_trouble"]
+    trouble = "it needs a GPU, and there is none: no driver of NVIDIA's is installed"
+    assert node.notes["gpu_trouble"] == trouble
     assert "gpus" not in node.notes
 
 

@@ -11,8 +11,12 @@ from gateway.control.loop.library import open_library
 from gateway.control.loop.tasks import Tasks
 from gateway.control.state.database import State
 from gateway.control.state.versions import Kind, Version
-from gateway.errors import KitError, KitserveError
+from gateway.errors import KitError, KitserveError, UnusableModel
+from gateway.gpus.devices import Gpus
+from gateway.gpus.nvml import read_gpus
+from gateway.gpus.placement import Unplaced, place
 from gateway.kits.examination import Examined, examine, is_small
+from gateway.kits.gpu_memory import gpu_demand
 from gateway.kits.kit import Kit
 from gateway.kits.library import Library
 from gateway.kits.memory import check_total
@@ -67,6 +71,8 @@ class Judge:
             return
         try:
             machine = self._machine() if self._machine is not None else None
+            if machine is not None and not model.surge:
+                check_gpus(version, read_gpus())
             check_version(open_library(self._home, desired), version, model.policy, machine)
         except KitError as error:
             names = {"app": version.app, "kit": str(version.reference)}
@@ -97,6 +103,22 @@ def check_version(
         examine_version(library, kit, version, policy, machine)
     else:
         library.judge(kit, policy)
+
+
+def check_gpus(version: Version, gpus: Gpus) -> None:
+    """Check that a version could have a GPU if all were empty, before the one that it follows is stopped.
+
+    Raises:
+        UnusableModel: where there is no such GPU.
+    """
+    resources = version.serving.resources
+    if not resources.wants_gpu or resources.may_use_cpu or resources.reserved_gpus:
+        return
+    try:
+        place(gpu_demand(resources, None, None), gpus, ())
+    except Unplaced as error:
+        if not error.may_pass:
+            raise UnusableModel(f"{version.reference}: {error}") from error
 
 
 def examine_version(

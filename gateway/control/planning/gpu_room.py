@@ -16,6 +16,10 @@ def room_note(model: DesiredModel, demand: Demand | None, gpus: Gpus, *, has_ear
         gpus: those of the machine that its workers run on, as they are now; none where that is not known.
         has_earlier: whether another version of it serves.
     """
+    resources = model.serving.resources
+    has_choice = resources.may_use_cpu or resources.reserved_gpus
+    if resources.wants_gpu and not has_choice and gpus.trouble:
+        return f"it needs a GPU, and there is none: {gpus.trouble}"
     if not has_earlier:
         return ""
     if not model.surge:

@@ -45,6 +45,7 @@ def test_a_machine_without_a_driver_has_something_to_mend(cli: Cli, gpus: Path, 
     text, _ = cli("doctor", code=1)
     assert "driver: none" in text
     assert "to mend: no driver of NVIDIA's is installed; install NVIDIA's driver" in text
+    assert text.endswith("without a GPU, models are served on the CPU, but for those that must have one\n")
     text, _ = cli("doctor", config(tmp_path, "{}"))
     assert "iris" in text
     assert "note: no driver" in text

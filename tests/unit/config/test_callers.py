@@ -24,7 +24,7 @@ def test_networks_are_read_as_they_are_meant() -> None:
         ("callers: {trusted_proxies: [proxy.example.com]}", "no address and no network, such as 10.0.0.0/8"),
         ("callers: {max_connections: 1}", "16"),
         ("callers: {max_streams_per_connection: 0}", "1"),
-        ("callers: {max_upload_each: 1kB}", "1048576"),
+        ("callers: {max_upload_each: 1kB}", "must be at least 1MiB, not "),
         ("health: 127.0.0.1:8080", "health: listen or admin wants port 8080, too"),
     ],
 )

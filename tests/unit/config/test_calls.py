@@ -62,7 +62,7 @@ def test_queue_and_timeout() -> None:
         ("batching: {max_dely: 1}", "batching.max_dely: unknown field; did you mean 'max_delay'?"),
         ("batching: true", "batching: write {max_batch_size: 32, max_delay: 2ms}, or leave it out"),
         ("queue: {max_requests: 0}", "queue.max_requests: must be at least 1, not 0"),
-        ("queue: {max_bytes: 1KiB}", "queue.max_bytes: must be at least 1048576, not "),
+        ("queue: {max_bytes: 1KiB}", "queue.max_bytes: must be at least 1MiB, not "),
         ("queue: {max_size: 1}", "queue.max_size: unknown field; known here: max_requests, max_bytes"),
         ("timeout: 0", "timeout: must be more than 0, not 0"),
         ("timeout: 2m", "timeout: the edge gives up a call after 75 s; no call can wait longer"),

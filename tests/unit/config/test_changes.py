@@ -39,7 +39,7 @@ def iris(**fields: Any) -> dict[str, Any]:
         (iris(batching={}), ["iris: changed, batching added"]),
         (
             config(registries={"r.io": {"plain_http": True}}, cache={"max_size": "1GiB"}),
-            ["registries.r.io added", "cache.max_size 1073741824"],
+            ["registries.r.io added", "cache.max_size 1GiB"],
         ),
         (config(webhooks=["http://x"]), ["webhooks changed"]),
     ],

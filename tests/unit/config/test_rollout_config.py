@@ -144,6 +144,8 @@ def test_a_swap_has_no_steps_and_no_trial() -> None:
     model = {"name": "iris", "kit": "r.io/iris:v1", "rollout": {"surge": 0}}
     (desired,) = desired_from(parse_config(json.dumps({"models": [model]}), "test")).models
     assert (desired.surge, desired.plan) == (0, None)
+    config = parse_config(json.dumps({"models": [model]}), "test")
+    assert parse_config(config.model_dump_json(), "what the gateway keeps") == config
     assert read().surge == 1
     with pytest.raises(ValidationError, match="leave out `steps`"):
         read(surge=0)

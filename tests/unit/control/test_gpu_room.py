@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gateway.control.planning.gpu_room import room_note
 from gateway.control.state.desired import DesiredModel
 from gateway.gpus.devices import Gpu, Gpus
 from gateway.gpus.placement import Demand
 from gateway.oci.reference import parse_reference
+from gateway.serving import Serving
+from runtimes.signature import Resources
 from tests.support.fake_nvml import GIB
 
 KIT = parse_reference("registry.test/iris:v2")
@@ -36,3 +40,13 @@ def test_nothing_is_said_where_there_is_room_or_nothing_is_known() -> None:
     assert note(NEED, Gpus()) == ""
     assert note(NEED, has_earlier=False) == ""
     assert note(NEED, surge=0, has_earlier=False) == ""
+
+
+def test_a_machine_without_gpus_is_told_of_by_the_first_plan() -> None:
+    none = Gpus(trouble="no driver")
+    model = DesiredModel("iris", KIT, serving=Serving(resources=Resources(gpu_memory=2 * GIB)))
+    text = "it needs a GPU, and there is none: no driver"
+    assert room_note(model, NEED, none, has_earlier=False) == text
+    assert room_note(replace(model, surge=0), None, none, has_earlier=True) == text
+    may_use_cpu = Serving(resources=Resources(gpu_memory=2 * GIB, device="prefer-gpu"))
+    assert room_note(replace(model, serving=may_use_cpu), NEED, none, has_earlier=False) == ""

@@ -15,6 +15,7 @@ from gateway.control.state.database import State
 from gateway.control.state.desired import desired_from
 from gateway.control.state.versions import Version, version_of
 from gateway.errors import RegistryUnavailable, UnusableModel
+from gateway.gpus.devices import Gpu, Gpus
 from gateway.kits import examination
 from gateway.kits.library import Library, UnpackedKit, cache_directory
 from gateway.kits.policy import ANYTHING
@@ -197,3 +198,19 @@ def test_a_language_model_that_the_machine_can_never_hold_is_refused(
     check_version(library, version, ANYTHING, MachineMemory(16 * GIB, 0))
     check_version(library, version, ANYTHING)
     check_version(library, gpus, ANYTHING, MachineMemory(8 * GIB, 8 * GIB))
+
+
+def test_a_version_that_no_gpu_could_hold_is_refused_before_the_one_that_it_swaps_with_is_stopped(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Gpu(0, "GPU-0", "L4", 24 * GIB, GIB)
+    resources, swap = {"gpu_memory": "16GiB"}, {"surge": 0}
+    monkeypatch.setattr(judge_module, "read_gpus", lambda: Gpus(trouble="no driver"))
+    without = plane.judged(plane.version("without", identity_onnx(), resources=resources, rollout=swap))
+    assert (without or "").endswith(": it needs a GPU, and there is none: no driver")
+    may_use_cpu = {**resources, "device": "prefer-gpu"}
+    assert plane.judged(plane.version("cpu", identity_onnx(), resources=may_use_cpu, rollout=swap)) is None
+    monkeypatch.setattr(judge_module, "read_gpus", lambda: Gpus((small,)))
+    assert plane.judged(plane.version("full", identity_onnx(), resources=resources, rollout=swap)) is None
+    larger = plane.version("larger", identity_onnx(), resources={"gpu_memory": "32GiB"}, rollout=swap)
+    assert "needs 32.0 GiB (`gpu_memory`)" in (plane.judged(larger) or "")

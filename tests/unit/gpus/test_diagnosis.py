@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gateway.gpus.devices import Gpu, Gpus
@@ -77,3 +79,16 @@ def test_the_engines_here_tell_what_they_were_built_for() -> None:
     names = {engine.name: engine for engine in engines()}
     assert names["ONNX Runtime"].version
     assert names["PyTorch"].version
+
+
+def test_without_any_gpu_a_model_that_must_have_one_fails_whatever_it_needs() -> None:
+    unknown = replace(model("chat", None), demand=None, reason="its kit is not here")
+    (verdict,) = verdicts([unknown], Gpus(trouble="no driver"))
+    assert (verdict.needs, verdict.fault) == (
+        "its kit is not here",
+        "chat: it needs a GPU, and there is none: no driver",
+    )
+    (verdict,) = verdicts([replace(unknown, may_use_cpu=True)], Gpus(trouble="no driver"))
+    assert (verdict.devices, verdict.fault) == (("cpu",), "")
+    (verdict,) = verdicts([unknown], L4)
+    assert (verdict.devices, verdict.fault) == ((), "")
