@@ -10,12 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from gateway.metrics.evidence import CallerShares
+from gateway.rollout.analysis import false_alarm
 from gateway.rollout.events import CanaryReady, GatesPassed, Target, Tick
 from gateway.rollout.history import Recent
 from gateway.rollout.machine import advance
 from gateway.rollout.plan import Plan
 from gateway.rollout.records import CallRecord, Fold, Role
 from gateway.rollout.state import Rollout, Stage
+from gateway.rollout.trial import begin_trial
 from gateway.rollout.verdict import Outcome, Verdict, overall
 
 TICK_SECONDS = 0.5
@@ -56,6 +58,7 @@ class Replay:
 
     def __init__(self, plan: Plan) -> None:
         first = plan.steps[0]
+        self._planned = plan
         # The step ends here, where its verdicts can still be seen.
         self._hold = math.inf if first.pause else first.hold
         self._is_sticky = plan.sticky is not None
@@ -132,6 +135,11 @@ class Replay:
         self._recent.add(units.stable, units.stable_callers)
         if self._begin is None:
             return False
+        if self._state.trial is None:
+            # By the step's own length, which is not that of the plan that is replayed.
+            alarm = false_alarm(self._planned, evidence.is_text)
+            trial = begin_trial(self._planned, 0, evidence.is_text, history, {}, alarm)
+            self._state = replace(self._state, trial=trial)
         tick = Tick(evidence, workers=tuple(sorted(self._workers)), units=units, history=history)
         self._state, _ = advance(self._state, tick, now)
         self._passed = now - math.floor(self._begin)
