@@ -78,12 +78,12 @@ class Replay:
     def judge(self, records: Iterable[CallRecord]) -> Judgement:
         """Take records until the outcome is clear, or there are no more."""
         for record in records:
-            if record.time >= self._due and self._is_over_at(record.time):
+            if record.time >= self._due and self._look(record.time):
                 break
             self._add(record)
         else:
             if self._first is not None:
-                self._is_over_at(self._due)
+                self._look(self._due)
         first, begin = self._first, self._begin
         history = 0.0 if first is None or begin is None else begin - first
         return Judgement(
@@ -105,13 +105,13 @@ class Replay:
                 self._start(record.time)
             self._workers.add(record.worker)
         self._calls[record.version.value] += 1
-        if not record.is_evidence or not self._has_share(record):
+        if not record.is_evidence or not self._take_share(record):
             self._not_counted += 1
             return
         self._fold.add(record if self._is_sticky else replace(record, caller=None))
 
-    def _has_share(self, record: CallRecord) -> bool:
-        """Tell whether a call counts, as its worker would: of one caller no more than of all others."""
+    def _take_share(self, record: CallRecord) -> bool:
+        """Count a call for its caller; return whether it counts, as its worker would: see `CallerShares`."""
         if record.caller is None:
             return True
         key = (record.version, record.worker)
@@ -125,8 +125,8 @@ class Replay:
         for event in (Target("canary", self._plan), CanaryReady(), GatesPassed()):
             self._state, _ = advance(self._state, event, math.floor(time))
 
-    def _is_over_at(self, time: float) -> bool:
-        """Look at what has been over since the last look; tell whether the outcome is final."""
+    def _look(self, time: float) -> bool:
+        """Look at what has been over since the last look; return whether the outcome is final."""
         now, self._due = self._due, math.floor(time / TICK_SECONDS) * TICK_SECONDS + TICK_SECONDS
         if now == -math.inf:
             return False
