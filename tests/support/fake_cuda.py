@@ -45,6 +45,10 @@ class FakeDriver:
         count._obj.value = self.devices
         return 0
 
+    def cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802
+        version._obj.value = 13020
+        return self.status
+
     def cuGetErrorString(self, _status: int, text: Any) -> int:  # noqa: N802
         text._obj.value = b"no CUDA-capable device is detected"
         return 0
