@@ -1,4 +1,4 @@
-"""Judges records of calls as a rollout's first step does, by the same state machine and tests.
+"""Judges records of calls as a rollout's first step does, by the same tests, looked at as often.
 
 Calls before the canary's first one are history: how the stable version's calls vary when nothing is wrong.
 """
@@ -10,14 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from gateway.metrics.evidence import CallerShares
-from gateway.rollout.analysis import false_alarm
-from gateway.rollout.events import CanaryReady, GatesPassed, Target, Tick
+from gateway.rollout.analysis import false_alarm, judge
+from gateway.rollout.evidence import Evidence
 from gateway.rollout.history import Recent
-from gateway.rollout.machine import advance
 from gateway.rollout.plan import Plan
 from gateway.rollout.records import CallRecord, Fold, Role
-from gateway.rollout.state import Rollout, Stage
-from gateway.rollout.trial import begin_trial
+from gateway.rollout.trial import Trial, begin_trial, observe
 from gateway.rollout.verdict import Outcome, Verdict, overall
 
 TICK_SECONDS = 0.5
@@ -58,15 +56,13 @@ class Replay:
 
     def __init__(self, plan: Plan) -> None:
         first = plan.steps[0]
-        self._planned = plan
-        # The step ends here, where its verdicts can still be seen.
+        self._plan = plan
         self._hold = math.inf if first.pause else first.hold
         self._is_sticky = plan.sticky is not None
-        self._plan = replace(plan, steps=(replace(first, hold=math.inf, pause=False), *plan.steps[1:]))
-        self._state = Rollout(stable="stable", declared="stable", plan=self._plan)
+        self._evidence = Evidence()
+        self._trial: Trial | None = None
         self._fold, self._recent = Fold(), Recent()
         self._shares: dict[tuple[Role, str], CallerShares] = {}
-        self._workers: set[str] = set()
         self._begin: float | None = None
         self._first: float | None = None
         self._due = -math.inf
@@ -78,12 +74,12 @@ class Replay:
     def judge(self, records: Iterable[CallRecord]) -> Judgement:
         """Take records until the outcome is clear, or there are no more."""
         for record in records:
-            if record.time >= self._due and self._look(record.time):
+            if record.time >= self._due and self._is_over_at(record.time):
                 break
             self._add(record)
         else:
             if self._first is not None:
-                self._look(self._due)
+                self._is_over_at(self._due)
         first, begin = self._first, self._begin
         history = 0.0 if first is None or begin is None else begin - first
         return Judgement(
@@ -101,17 +97,15 @@ class Replay:
         if self._first is None:
             self._first = record.time
         if record.version is Role.CANARY:
-            if self._begin is None:
-                self._start(record.time)
-            self._workers.add(record.worker)
+            self._begin = record.time if self._begin is None else self._begin
         self._calls[record.version.value] += 1
-        if not record.is_evidence or not self._take_share(record):
+        if not record.is_evidence or not self._has_share(record):
             self._not_counted += 1
             return
         self._fold.add(record if self._is_sticky else replace(record, caller=None))
 
-    def _take_share(self, record: CallRecord) -> bool:
-        """Count a call for its caller; return whether it counts, as its worker would: see `CallerShares`."""
+    def _has_share(self, record: CallRecord) -> bool:
+        """Tell whether a call counts, as its worker would: of one caller no more than of all others."""
         if record.caller is None:
             return True
         key = (record.version, record.worker)
@@ -119,14 +113,8 @@ class Replay:
             self._shares[key] = CallerShares()
         return bool(self._shares[key].take(record.caller.encode(), record.time))
 
-    def _start(self, time: float) -> None:
-        """Begin the step, with the canary's first call."""
-        self._begin = time
-        for event in (Target("canary", self._plan), CanaryReady(), GatesPassed()):
-            self._state, _ = advance(self._state, event, math.floor(time))
-
-    def _look(self, time: float) -> bool:
-        """Look at what has been over since the last look; return whether the outcome is final."""
+    def _is_over_at(self, time: float) -> bool:
+        """Look at what has been over since the last look; tell whether the outcome is final."""
         now, self._due = self._due, math.floor(time / TICK_SECONDS) * TICK_SECONDS + TICK_SECONDS
         if now == -math.inf:
             return False
@@ -135,21 +123,21 @@ class Replay:
         self._recent.add(units.stable, units.stable_callers)
         if self._begin is None:
             return False
-        if self._state.trial is None:
-            # By the step's own length, which is not that of the plan that is replayed.
-            alarm = false_alarm(self._planned, evidence.is_text)
-            trial = begin_trial(self._planned, 0, evidence.is_text, history, {}, alarm)
-            self._state = replace(self._state, trial=trial)
-        tick = Tick(evidence, workers=tuple(sorted(self._workers)), units=units, history=history)
-        self._state, _ = advance(self._state, tick, now)
+        self._evidence += evidence
+        trial = self._trial
+        if trial is None:
+            trial = begin_trial(self._plan, 0, False, history, {}, false_alarm(self._plan, False))
+        self._trial = observe(trial, self._plan, self._evidence, units)
+        verdicts = judge(self._plan, 0, self._evidence, self._trial)
         self._passed = now - math.floor(self._begin)
-        self._note(overall(self._state.verdicts), self._passed)
-        if self._state.stage is not Stage.STEPPING:
-            return True
-        return self._outcome is Outcome.SUCCESSFUL and self._passed >= self._hold
+        self._note(verdicts)
+        return self._outcome is Outcome.FAILED or (
+            self._outcome is Outcome.SUCCESSFUL and self._passed >= self._hold
+        )
 
-    def _note(self, outcome: Outcome, passed: float) -> None:
-        """Keep when the outcome, and each check's, became what it is."""
+    def _note(self, verdicts: tuple[Verdict, ...]) -> None:
+        """Keep the verdicts, and when the outcome and each of them became what they are."""
+        outcome, passed = overall(verdicts), self._passed
         if outcome is not self._outcome:
             self._outcome, self._since = outcome, passed
         before = {finding.verdict.check: finding for finding in self._findings}
@@ -157,5 +145,5 @@ class Replay:
             replace(before[verdict.check], verdict=verdict)
             if verdict.check in before and before[verdict.check].verdict.outcome is verdict.outcome
             else Finding(verdict, passed)
-            for verdict in self._state.verdicts
+            for verdict in verdicts
         )
