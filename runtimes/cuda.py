@@ -53,6 +53,18 @@ def driver_trouble(load: Load = ctypes.CDLL) -> str:
     return "" if count.value else "no CUDA-capable device is visible"
 
 
+def driver_version(load: Load = ctypes.CDLL) -> str:
+    """Return the newest CUDA that the driver supports, such as "13.0"; "" where there is no driver."""
+    try:
+        driver = load(_DRIVER)
+    except OSError:
+        return ""
+    version = ctypes.c_int()
+    if driver.cuDriverGetVersion(ctypes.byref(version)):
+        return ""
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
 class PinnedMemory:
     """Page-locked memory of this machine, which a GPU copies from and to without a detour.
 

@@ -183,6 +183,8 @@ def test_what_the_driver_says() -> None:
     refused = cuda.driver_trouble(lambda _name: FakeDriver(status=100))
     assert refused == "cuInit: no CUDA-capable device is detected (100)"
     assert cuda.driver_trouble(nowhere) == "no driver: libcuda.so.1: cannot open shared object file"
+    assert cuda.driver_version(lambda _name: FakeDriver()) == "13.2"
+    assert cuda.driver_version(nowhere) == cuda.driver_version(lambda _name: FakeDriver(status=1)) == ""
 
 
 def test_page_locked_memory_is_freed_with_its_last_array() -> None:
