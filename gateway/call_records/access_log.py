@@ -57,7 +57,7 @@ class Converter:
             return "it is of another model"
         if fields.get("role") not in _ROLES:
             return "it was of no rollout, or the edge refused it"
-        if str(fields.get("end")).startswith(_HANG_UPS):
+        if str(fields.get("end", ""))[:1] in _HANG_UPS and str(fields.get("end")) != "--":
             return "its caller hung up"
         return ""
 
