@@ -34,10 +34,6 @@ class GpuModel:
         tensor = {"datatype": "FP32", "shape": shape}
         return {"inputs": [{"name": "input", **tensor}], "outputs": [{"name": self.output, **tensor}]}
 
-    def rows(self, count: int) -> dict[str, Array]:
-        """Return inputs of so many rows."""
-        return {name: np.repeat(array, count, axis=0) for name, array in self.inputs.items()}
-
 
 class Layers(torch.nn.Module):
     """Layers of equal width, as in the middle of a language model."""

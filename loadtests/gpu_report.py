@@ -9,6 +9,8 @@ from typing import Any
 from loadtests.table import markdown, number, ratio
 from loadtests.wrk import Load
 
+DIRECTLY = "directly"
+"""The way of a cell in which the engine was called without Kitserve."""
 JUDGED = 16
 """The connections at which Kitserve is judged."""
 GOAL = 0.95
@@ -68,7 +70,7 @@ def report(run: Run) -> str:
 
 
 def _is_judged(cell: Cell) -> bool:
-    return cell.way != "directly" and cell.connections == JUDGED
+    return cell.way != DIRECTLY and cell.connections == JUDGED
 
 
 def _verdict(cell: Cell, cells: Sequence[Cell]) -> str:
@@ -85,6 +87,6 @@ def _ratio(cell: Cell, cells: Sequence[Cell]) -> str:
     engine = [
         other
         for other in cells
-        if (other.model, other.connections) == (cell.model, cell.connections) and other.way == "directly"
+        if (other.model, other.connections) == (cell.model, cell.connections) and other.way == DIRECTLY
     ]
-    return number(ratio(cell.rate, engine[0].rate)) if engine and cell.way != "directly" else ""
+    return number(ratio(cell.rate, engine[0].rate)) if engine and cell.way != DIRECTLY else ""

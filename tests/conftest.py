@@ -15,7 +15,6 @@ E2E_SECONDS = 300
 """For a test of a whole Kitserve: Ray starts processes, which takes long on a busy machine."""
 SOAK_SECONDS = 3600
 
-
 LANES = (("tests/e2e/",), ("tests/component/", "tests/integration/"))
 """Where tests start servers and watch the clock: those of a lane run one after the other, when all that share
 nothing are done. The lanes run side by side, as they wait more than they compute, the longest one first."""

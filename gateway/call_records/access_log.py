@@ -19,8 +19,8 @@ from typing import Any
 _EVENT = b'"event":"access"'
 _ROLES = ("stable", "canary")
 _NAMES_VERSION = re.compile(r"/versions/")
-_HANG_UPS = "Cc"
-"""HAProxy's codes, of which the first letter says who ended a call, for a caller that hung up."""
+_HANG_UPS = ("C", "c")
+"""How HAProxy's codes begin where the caller ended the call."""
 _HASH_CHARACTERS = 16
 _UNKNOWN = ("", "-")
 

@@ -172,7 +172,7 @@ class ControlPlane:
                 instance=uuid.uuid4().hex,
                 otlp=self._otlp,
             ),
-            waits=self._address is not None,
+            is_awaited=self._address is not None,
         )
         self._wait_for_answer(ray_serve.gateway_failure)
 

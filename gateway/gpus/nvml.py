@@ -42,8 +42,8 @@ class Nvml:
             except OSError as error:
                 return Gpus(trouble=f"NVML cannot be loaded: {error}")
             except self._library.NVMLError as error:
-                missing = (self._library.NVML_ERROR_LIBRARY_NOT_FOUND,)
-                return Gpus(trouble=_NO_DRIVER if error.value in missing else f"NVML says: {error}")
+                is_missing = error.value == self._library.NVML_ERROR_LIBRARY_NOT_FOUND
+                return Gpus(trouble=_NO_DRIVER if is_missing else f"NVML says: {error}")
             return self._read()
 
     def _open(self) -> None:

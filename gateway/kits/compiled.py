@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def compiled_directory(cache: Path, key: str) -> Path:
     directory = root / key
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.utime(directory)
-    _prune(root)
+    # Other workers compile, and remove, at the same time.
+    with suppress(FileNotFoundError):
+        _prune(root)
     return directory
 
 

@@ -74,7 +74,7 @@ CONTROL_PLANE_METRICS = (
     _declare(
         "kitserve_reconcile_last_success_timestamp_seconds",
         Kind.GAUGE,
-        "When the reconcile loop last came through, in seconds since 1970; it does so each half second",
+        "When the reconcile loop last came through, in seconds since 1970; it does so at least each second",
         _single(lambda sample: sample.reconciled),
     ),
     _declare(

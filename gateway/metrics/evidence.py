@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from gateway.metrics.counts import FIRST_TOKEN_BUCKETS, TOKEN_GAP_BUCKETS, Histogram
 from gateway.metrics.tokens import Tokens
 
-WINDOW_SECONDS = 60.0
+SHARE_SECONDS = 60.0
 """How long a caller's calls are remembered."""
 FREE_CALLS = 100
 """So many calls of each caller count in a window, whatever others send."""
@@ -109,7 +109,7 @@ class CallerShares:
 
     def take(self, caller: bytes, now: float, calls: int = 1) -> int:
         """Return how many of a caller's calls count; `now` in seconds, of any clock that goes on."""
-        if now - self._began > WINDOW_SECONDS:
+        if now - self._began > SHARE_SECONDS:
             self._was_shared = len(self._counted) > 1
             self._began, self._counted, self._total = now, {}, 0
         counted = self._counted

@@ -42,7 +42,7 @@ def family_gpu_bytes(gpus: Gpus) -> int | None:
     """
     if not any(gpu.processes or any(part.processes for part in gpu.slices) for gpu in gpus):
         return None
-    sizes = [gpus.process_bytes(process) for process in _family(os.getpid(), _parents())]
+    sizes = [gpus.process_bytes(process) for process in family()]
     known = [size for size in sizes if size is not None]
     return sum(known) if known else None
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 MAX_STICKY_CALLERS = 4096
 """So many callers are told apart; who has not called for the longest time is forgotten for another."""
-_LOWEST_SECONDS = 1e-6
+LOWEST_SECONDS = 1e-6
+"""What takes less counts as this, so that it has a logarithm."""
 
 
 class StickyCaller(NamedTuple):
@@ -60,7 +61,7 @@ class StickyCallers:
         sums.window = window
         sums.calls += 1
         sums.failures += has_failed
-        sums.log_seconds += log(seconds if seconds > _LOWEST_SECONDS else _LOWEST_SECONDS)
+        sums.log_seconds += log(seconds if seconds > LOWEST_SECONDS else LOWEST_SECONDS)
 
     def after(self, window: int) -> Iterator[StickyCaller]:
         """Yield who has called in a window after the one with this number."""

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from gateway.metrics.counts import MirroredCalls
-from gateway.rollout.deciding import Judge
+from gateway.rollout.deciding import Decider
 from gateway.rollout.evidence import Durations, Evidence
 from gateway.rollout.pair_checks import count_pair_checks, judge_pairs
 from gateway.rollout.plan import Agreement, Checks, Metric, Plan
@@ -48,7 +48,7 @@ def judge(plan: Plan, step: int, evidence: Evidence, trial: Trial | None = None)
     is_alone = plan.steps[step].weight == _ALL and not evidence.stable.calls
     is_mirrored = plan.mirror(step, evidence.is_text) > 0 and plan.steps[step].weight < _ALL
     alarm = false_alarm(plan, evidence.is_text)
-    decider = Judge(alarm, trial, is_mirrored)
+    decider = Decider(alarm, trial, is_mirrored)
     verdicts = []
     if is_live or is_mirrored:
         verdicts.append(_requests(checks, evidence, is_live))
@@ -97,10 +97,10 @@ def _requests(checks: Checks, evidence: Evidence, is_live: bool) -> Verdict:
     return Verdict("requests", outcome, message, numbers)
 
 
-def _error_rate(limit: float, evidence: Evidence, judge: Judge, is_alone: bool) -> Verdict:
+def _error_rate(limit: float, evidence: Evidence, decider: Decider, is_alone: bool) -> Verdict:
     canary = Rate(evidence.canary.errors, evidence.canary.calls)
     stable = Rate(evidence.stable.errors, evidence.stable.calls)
-    log_evidence = weigh(canary, limit) if is_alone else judge.weigh_errors(evidence, limit)
+    log_evidence = weigh(canary, limit) if is_alone else decider.weigh_errors(evidence, limit)
     numbers = {
         "canary_calls": canary.trials,
         "canary_errors": canary.hits,
@@ -112,41 +112,47 @@ def _error_rate(limit: float, evidence: Evidence, judge: Judge, is_alone: bool) 
         return unknown("error_rate", "canary has answered no call yet", numbers)
     if is_alone:
         fact = f"canary fails {percent(canary.share)} of {canary.trials:,} calls (limit {percent(limit)})"
-        return judge.decide("error_rate", fact, log_evidence, numbers)
+        return decider.decide("error_rate", fact, log_evidence, numbers)
     if not stable.trials:
         return unknown("error_rate", "stable has answered no call to compare with", numbers)
     fact = (
         f"canary fails {percent(canary.share)} of {canary.trials:,} calls, stable "
         f"{percent(stable.share)} of {stable.trials:,} (limit {percent(limit)} more)"
     )
-    return judge.decide("error_rate", fact, log_evidence, numbers)
+    return decider.decide("error_rate", fact, log_evidence, numbers)
 
 
-def _times(checks: Checks, evidence: Evidence, judge: Judge) -> Iterator[Verdict]:
+def _times(checks: Checks, evidence: Evidence, decider: Decider) -> Iterator[Verdict]:
     """Judge how long callers wait; for tokens, only where the model generates text."""
     stable, canary, share = evidence.stable, evidence.canary, checks.latency_quantile
     limit = checks.max_latency_ratio
     if limit is not None:
-        yield _slower("latency", "", limit, share, stable.latencies, canary.latencies, judge)
+        yield _slower("latency", "", limit, share, stable.latencies, canary.latencies, decider)
     limit = checks.max_first_token_ratio if evidence.is_text else None
     if limit is not None:
         subject = " to the first token"
-        yield _slower("first_token", subject, limit, share, stable.first_tokens, canary.first_tokens, judge)
+        yield _slower("first_token", subject, limit, share, stable.first_tokens, canary.first_tokens, decider)
     limit = checks.max_token_time_ratio if evidence.is_text else None
     if limit is not None:
         subject = " for each further token"
-        yield _slower("token_time", subject, limit, share, stable.token_times, canary.token_times, judge)
+        yield _slower("token_time", subject, limit, share, stable.token_times, canary.token_times, decider)
 
 
 def _slower(
-    check: str, subject: str, limit: float, share: float, stable: Durations, canary: Durations, judge: Judge
+    check: str,
+    subject: str,
+    limit: float,
+    share: float,
+    stable: Durations,
+    canary: Durations,
+    decider: Decider,
 ) -> Verdict:
     """Compare shares of slow calls: those that take more than `limit` times the stable version's quantile."""
     if not canary.total or not stable.total:
         role = "stable" if canary.total else "canary"
         return unknown(check, f"{role} has answered no call yet", {"limit": limit})
     base, seconds = stable.quantile(share), canary.quantile(share)
-    log_evidence = judge.weigh_slow(check, canary, stable, limit, share)
+    log_evidence = decider.weigh_slow(check, canary, stable, limit, share)
     numbers = {
         "canary_seconds": seconds,
         "stable_seconds": base,
@@ -160,12 +166,12 @@ def _slower(
         f"canary's p{share * 100:g}{subject} is {duration(seconds)} over {canary.total:,} calls, "
         f"{times(seconds / base)} stable's {duration(base)} (limit {limit:g} times)"
     )
-    return judge.decide(check, fact, log_evidence, numbers)
+    return decider.decide(check, fact, log_evidence, numbers)
 
 
-def _agreement(agreement: Agreement, mirrored: MirroredCalls, judge: Judge) -> Verdict:
+def _agreement(agreement: Agreement, mirrored: MirroredCalls, decider: Decider) -> Verdict:
     if agreement.metric is Metric.PSI:
-        return _shift(agreement.max, mirrored, judge.alarm)
+        return _shift(agreement.max, mirrored, decider.alarm)
     limit = 1 - agreement.min
     differing = Rate(mirrored.compared - mirrored.agreeing, mirrored.compared)
     numbers = {
@@ -185,7 +191,7 @@ def _agreement(agreement: Agreement, mirrored: MirroredCalls, judge: Judge) -> V
         fact += f", {mirrored.failed:,} of which it could not answer"
     # A limit of 0 can be broken, but never be proved to be kept.
     bound = min(max(limit, 1 / (2 * _MIN_ANSWERS)), 1 - 1e-9)
-    return judge.decide("agreement", fact, weigh(differing, bound), numbers)
+    return decider.decide("agreement", fact, weigh(differing, bound), numbers)
 
 
 def _shift(limit: float, mirrored: MirroredCalls, alarm: float) -> Verdict:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gateway.rollout.callers import Callers, Table
 from gateway.rollout.evidence import Durations, Evidence
 from gateway.rollout.sequential import LogEvidence, Rate, weigh, weigh_difference
 from gateway.rollout.trial import Trial
@@ -17,7 +18,7 @@ from gateway.rollout.verdict import Outcome, Verdict, decide
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class Decider:
     """Decides checks; `alarm` is the chance of a false Failed, at most, for each.
 
     Without a trial each call is taken for a unit.
@@ -39,21 +40,19 @@ class Judge:
         evidence = LogEvidence(trial.evidence(check, self.is_mirrored), calls.below)
         counts = ", ".join(f"{count:,.0f} {_name(unit, count)}" for unit, count in units.items())
         fact = f"{fact}; judged by {counts}" if counts else fact
-        numbers = {**numbers, **{unit.replace("-", "_"): count for unit, count in units.items()}}
-        return decide(check, fact, evidence, self.alarm, numbers)
+        return decide(check, fact, evidence, self.alarm, {**numbers, **units})
 
     def weigh_errors(self, evidence: Evidence, limit: float) -> LogEvidence:
         """Weigh failures against the stable version's."""
-        canary = Rate(evidence.canary.errors, evidence.canary.calls)
-        stable = Rate(evidence.stable.errors, evidence.stable.calls)
-        if self.trial is not None and self.trial.callers.canary:
-            if self.is_mirrored and self.trial.paired.pairs:
-                return weigh(Rate(self.trial.paired.canary_failed, self.trial.paired.pairs), limit)
-            canary, stable = (
-                Rate(callers.failures_beyond_own(table), sum(counts.calls for counts in table.values()))
-                for callers in (self.trial.callers,)
-                for table in (callers.canary, callers.stable)
-            )
+        trial = self.trial
+        if trial is None or not trial.callers.canary:
+            canary = Rate(evidence.canary.errors, evidence.canary.calls)
+            stable = Rate(evidence.stable.errors, evidence.stable.calls)
+        elif self.is_mirrored and trial.paired.pairs:
+            return weigh(Rate(trial.paired.canary_failed, trial.paired.pairs), limit)
+        else:
+            canary = _failures(trial.callers, trial.callers.canary)
+            stable = _failures(trial.callers, trial.callers.stable)
         return weigh_difference(canary, stable, limit, limit)
 
     def weigh_slow(
@@ -69,5 +68,12 @@ class Judge:
         return weigh_difference(slow, Rate((1 - share) * stable.total, stable.total), 0.0, 1 - share)
 
 
+def _failures(callers: Callers, table: Table) -> Rate:
+    """Return how many calls of a table failed, beyond what its callers met before."""
+    return Rate(callers.failures_beyond_own(table), sum(counts.calls for counts in table.values()))
+
+
 def _name(unit: str, count: float) -> str:
-    return unit.removesuffix("s") if count == 1 else unit
+    """Return how people call so many units: "worker-seconds", and of one "pair"."""
+    name = unit.replace("_", "-")
+    return name.removesuffix("s") if count == 1 else name

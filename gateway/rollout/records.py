@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gateway.metrics.counts import BUCKETS, MirroredCalls
+from gateway.metrics.sticky_callers import LOWEST_SECONDS
 from gateway.rollout.evidence import Evidence, Side
 from gateway.rollout.units import WINDOW_SECONDS, CallerCounts, PairCounts, Units, Window
 
 _FAILED = 500
 _WRONG = 400
-_LOWEST_SECONDS = 1e-6
 
 
 class Role(StrEnum):
@@ -123,7 +123,7 @@ class Fold:
             sums = self._callers[record.version].setdefault(record.caller, [0, 0, 0.0])
             sums[0] += 1
             sums[1] += has_failed
-            sums[2] += math.log(max(record.seconds, _LOWEST_SECONDS))
+            sums[2] += math.log(max(record.seconds, LOWEST_SECONDS))
         if record.pair is not None and not has_failed:
             pair, window = record.pair, self._window(Role.CANARY, index, "")
             window.pairs += 1

@@ -25,6 +25,9 @@ MAX_WORKERS = 16
 RESTART_SECONDS = 10.0
 """How long a worker that began while the canary took calls is not judged, where the plan does not say."""
 
+UNITS = ("callers", "worker_seconds", "pairs")
+"""The kinds of units, as the numbers of verdicts call them."""
+
 _BEGIN_SECONDS = 2.0
 _AGREEMENT = Spacing(1, 0, OTHER_CAP, OTHER_CALLS)
 
@@ -73,12 +76,12 @@ class Trial:
         return max(sources) - math.log(len(sources))
 
     def units(self, check: str) -> Mapping[str, float]:
-        """Return how many units of each kind a check was judged by, by the kind's name."""
+        """Return how many units a check was judged by, by the kinds in `UNITS`, as far as there are any."""
         live = sum(capital.counted for capital in self.live.get(check, {}).values())
         pairs = sum(capital.calls for capital in self.pairs.get(check, {}).values())
         callers = 0 if check == "agreement" else len(self.callers.canary)
-        counts = {"callers": callers, "worker-seconds": live * WINDOW_SECONDS, "pairs": pairs}
-        return {unit: count for unit, count in counts.items() if count}
+        counts = (callers, live * WINDOW_SECONDS, pairs)
+        return {unit: count for unit, count in zip(UNITS, counts, strict=True) if count}
 
 
 def begin_trial(

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from operator import add
 
 from gateway.metrics.counts import BUCKETS
+from gateway.metrics.evidence_windows import EVIDENCE_SECONDS
 from gateway.rollout.evidence import Durations, Side
 
-WINDOW_SECONDS = 0.5
-"""How long a window is."""
+WINDOW_SECONDS = EVIDENCE_SECONDS
+"""How long a window is: as workers count."""
 HISTORY_WINDOWS = 1200
 """So many windows of each stable worker are remembered: ten minutes."""
 MAX_CALLERS = 2048

@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,8 +158,9 @@ class GpuAdmission:
             try:
                 claim = _read_claim(path)
             except ValueError:
-                # A worker's kit may have put anything there.
-                path.unlink(missing_ok=True)
+                # A worker's kit may have put anything there, a directory too, which is left.
+                with suppress(OSError):
+                    path.unlink()
             else:
                 if claim is not None:
                     yield claim
@@ -190,11 +191,11 @@ def _read_claim(path: Path) -> Claim | None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            document = json.loads(file.read(_MAX_BYTES))
             try:
+                document = json.loads(file.read(_MAX_BYTES))
                 return Claim(
                     tuple(map(str, document["devices"])), int(document["size"]), bool(document["whole"])
                 )
-            except (KeyError, TypeError) as error:
+            except (KeyError, TypeError, RecursionError) as error:
                 raise ValueError("no claim") from error
     raise ValueError("held by nobody")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from loadtests import gpu
-from loadtests.gpu import DIRECTLY, KITSERVE
+from loadtests.gpu import KITSERVE
+from loadtests.gpu_report import DIRECTLY
 
 
 def test_all_steps_end_as_they_should(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Judges made-up canaries in made-up worlds, rollout by rollout: `python -m tests.support.verdicts`."""
+"""Judges made-up canaries in made-up worlds, rollout by rollout (many: `python -m loadtests.verdicts`)."""
 
 from __future__ import annotations
 

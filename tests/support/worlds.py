@@ -108,7 +108,7 @@ class World:
     moments: Moments = Moments()
     attacker: Attacker | None = None
     flood: Attacker | None = None
-    steps: Plan = PLAN
+    base_plan: Plan = PLAN
     history: float = 300.0
     """For how many seconds the stable version has served before."""
     tick: float = 0.5
@@ -117,7 +117,8 @@ class World:
     @property
     def plan(self) -> Plan:
         """What a rollout in this world is judged by."""
-        return replace(self.steps, sticky=Sticky(header="x-user")) if self.callers.is_sticky else self.steps
+        plan = self.base_plan
+        return replace(plan, sticky=Sticky(header="x-user")) if self.callers.is_sticky else plan
 
 
 WORLDS = (
@@ -146,7 +147,7 @@ WORLDS = (
         "few calls: 1 a minute",
         rate=1 / 60,
         callers=Callers(number=20),
-        steps=PATIENT_PLAN,
+        base_plan=PATIENT_PLAN,
         history=86_400,
         tick=60.0,
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.metrics.evidence import FREE_CALLS, MAX_CALLERS, WINDOW_SECONDS, CallerShares
+from gateway.metrics.evidence import FREE_CALLS, MAX_CALLERS, SHARE_SECONDS, CallerShares
 from gateway.metrics.tally import Tally
 from gateway.metrics.tokens import Tokens
 
@@ -30,8 +30,8 @@ def test_whoever_was_alone_first_drowns_nobody_later() -> None:
     shares.take(b"quiet", 1.0)
     assert shares.take(b"loud", 2.0, 1000) == 0
     # In the next window it is not alone either, until one has passed in which it was.
-    assert shares.take(b"loud", 3.0 + WINDOW_SECONDS, 1000) == FREE_CALLS
-    assert shares.take(b"loud", 4.0 + 2 * WINDOW_SECONDS, 1000) == 1000
+    assert shares.take(b"loud", 3.0 + SHARE_SECONDS, 1000) == FREE_CALLS
+    assert shares.take(b"loud", 4.0 + 2 * SHARE_SECONDS, 1000) == 1000
 
 
 def test_names_without_end_are_one_caller() -> None:

@@ -1,7 +1,7 @@
 """A Ray on this machine without the parts that Kitserve does not use; its processes are forked.
 
-Ray's own start takes two seconds longer, and 300 MiB more: it waits for its dashboard and for two agents of
-each node. `lean` replaces, while `ray.init` runs, what starts them:
+Ray's own start takes longer, and more memory (docs/speed.md): it waits for its dashboard and for two agents
+of each node. `lean` replaces, while `ray.init` runs, what starts them:
 
 - the dashboard, the monitor of its autoscaler and the monitor of its logs are not started;
 - in place of the agents for metrics and for runtime environments, programs run that do nothing, and the ports

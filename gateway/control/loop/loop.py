@@ -317,12 +317,12 @@ class ReconcileLoop:
         self._resolver.follow(recorded)
         self._try_again(plan.retry)
         admitted = self._judge.admitted((*plan.deploy, *plan.swaps), recorded.versions)
-        self._end_for([version for version in admitted if version in plan.swaps], recorded)
+        self._condemn_predecessors([version for version in admitted if version in plan.swaps], recorded)
         deployed = [version for version in admitted if version not in plan.swaps]
         self._deployer.deploy(self._restarts.scaled(deployed, recorded.versions))
         self._deployer.remove(plan.surplus, recorded.condemned, is_off_edge=self._applied == plan.table)
 
-    def _end_for(self, successors: Sequence[Version], recorded: Recorded) -> None:
+    def _condemn_predecessors(self, successors: Sequence[Version], recorded: Recorded) -> None:
         """Condemn the stable versions whose place others are to take, as there is room for one alone."""
         for successor in successors:
             app = recorded.routes[successor.model].stable

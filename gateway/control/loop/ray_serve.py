@@ -91,13 +91,13 @@ def parallel_starts() -> int:
     return int(_resources().get("CPU", 1)) + 1
 
 
-def deploy_gateway(deployment: Any, settings: Any, waits: bool) -> None:
+def deploy_gateway(deployment: Any, settings: Any, is_awaited: bool) -> None:
     """Have Serve run the gateway as one replica on this node, and start it again when it dies.
 
     Args:
         deployment: the class.
         settings: what it is made with.
-        waits: whether to wait until it runs, as another one may still answer. Where nothing is waited for,
+        is_awaited: whether to wait until it runs, as another one may still answer. Where it is not awaited,
             `gateway_failure` tells when it never will.
 
     Raises:
@@ -115,7 +115,7 @@ def deploy_gateway(deployment: Any, settings: Any, waits: bool) -> None:
         ray_actor_options={"num_cpus": 0, "resources": {node_resource(): 0.001}},
     ).bind(settings)
     try:
-        if waits:
+        if is_awaited:
             serve.run(application, name=GATEWAY_APP, route_prefix=_GATEWAY_ROUTE)
         else:
             _run(application, GATEWAY_APP, _GATEWAY_ROUTE)

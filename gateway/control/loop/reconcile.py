@@ -102,7 +102,7 @@ def reconcile(recorded: Recorded, observed: Observed) -> Plan:
         deploy=tuple(
             version
             for version in wanted.values()
-            if _must_deploy(version, situation) and not _waits(version, situation)
+            if _must_deploy(version, situation) and not situation.must_wait(version)
         ),
         surplus=surplus,
         routes=routes,
@@ -121,18 +121,6 @@ def _must_deploy(version: Version, situation: Situation) -> bool:
     )
 
 
-def _waits(version: Version, situation: Situation) -> bool:
-    """Tell whether another version of the model must be gone first, as there is room for one alone."""
-    model = situation.recorded.desired.model(version.model)
-    if model is None or model.surge or version.app in situation.observed.apps:
-        return False
-    return any(
-        other.model == version.model and other.app != version.app
-        for app, other in situation.recorded.versions.items()
-        if app in situation.observed.apps
-    )
-
-
 def _swaps(roles: Mapping[str, Roles], situation: Situation) -> tuple[Version, ...]:
     """Return the versions that wait for the stable one of their model."""
     waiting = []
@@ -140,7 +128,7 @@ def _swaps(roles: Mapping[str, Roles], situation: Situation) -> tuple[Version, .
         version, current = its_roles.stable.version, situation.route(name).stable
         if version is None or its_roles.stable.has_failed or not situation.may_be_routed(current):
             continue
-        if current != version.app and _waits(version, situation):
+        if current != version.app and situation.must_wait(version):
             waiting.append(version)
     return tuple(waiting)
 

@@ -123,7 +123,7 @@ def _role(model: DesiredModel, kit: Reference, situation: Situation) -> Role:
     if starting is not None:
         return Role(kit, version, ModelState(starting.state.value), starting.detail)
     trouble = situation.observed.apps.get(version.app, "")
-    if not model.surge and version.app not in situation.observed.apps:
+    if situation.must_wait(version):
         trouble = trouble or "loads once the version before it has ended (`surge: 0`)"
     return Role(kit, version, ModelState.LOADING, trouble or "starting a worker")
 

@@ -53,6 +53,17 @@ class Situation:
         """Tell whether a version is neither being removed nor given up."""
         return version.app not in self.recorded.condemned and self.failure(version) is None
 
+    def must_wait(self, version: Version) -> bool:
+        """Tell whether another version of the model must be gone first, as there is room for one alone."""
+        model = self.recorded.desired.model(version.model)
+        if model is None or model.surge or version.app in self.observed.apps:
+            return False
+        return any(
+            other.model == version.model and app != version.app
+            for app, other in self.recorded.versions.items()
+            if app in self.observed.apps
+        )
+
     def workers(self, app: AppName) -> Sequence[Announcement]:
         """Return an app's workers, whatever their state."""
         return self._workers.get(app, ())

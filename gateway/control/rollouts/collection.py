@@ -140,7 +140,8 @@ class EvidenceCollection:
             if len(told.callers) > MAX_STICKY_CALLERS:
                 told.callers.popitem(last=False)
             increment = _increment(before, caller)
-            if increment.calls:
+            # Counts only grow; a worker may run code of a kit, and tell anything.
+            if increment.calls > 0:
                 increments[caller.caller.decode("latin-1")] = increment
         is_of_before = told.until == 0 and 0 < told.ready < self._began
         told.until = evidence.until

@@ -44,6 +44,7 @@ NO_CONFIG = "{}"
 """The document of generation 0, in which nothing was applied."""
 _EVENTS_KEPT = 500
 _EARLIER_KEPT = 5
+_MEASURED_KEPT = 1000
 _UNUSABLE = (sqlite3.Error, OSError, *FAULTS)
 _FULL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
@@ -270,9 +271,16 @@ class State:
         return {AppName(app): description_from_json(document) for app, document in rows}
 
     def measure_gpu(self, kit: str, size: int) -> None:
-        """Note how many bytes of GPUs' memory a kit took, by its `memory_key`; the last one counts."""
+        """Note how many bytes of GPUs' memory a kit took, by its `memory_key`; the last one counts.
+
+        Those that were measured last are kept, `_MEASURED_KEPT` at most.
+        """
         with self._transaction() as database:
             database.execute("INSERT OR REPLACE INTO gpu_memory VALUES (?, ?)", (kit, size))
+            database.execute(
+                "DELETE FROM gpu_memory WHERE rowid <= (SELECT max(rowid) FROM gpu_memory) - ?",
+                (_MEASURED_KEPT,),
+            )
 
     def gpu_memory(self) -> dict[str, int]:
         """How many bytes of GPUs' memory kits took, by their `memory_key`."""

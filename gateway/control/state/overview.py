@@ -21,12 +21,11 @@ from gateway.metrics.rollouts import RolloutSample
 from gateway.metrics.system import ModelSample, PayloadNumbers, SpanNumbers, SystemSample
 from gateway.metrics.versions import VersionLabels, VersionSample
 from gateway.rollout.state import Phase
+from gateway.rollout.trial import UNITS
 from gateway.rollout.verdict import Outcome
 
 # Of versions that are gone, too.
 _MAX_LABELS = 4000
-# Of the numbers of a verdict, those of what it was judged by.
-_UNITS = ("callers", "worker_seconds", "pairs")
 
 
 class Overview(Protocol):
@@ -202,7 +201,7 @@ def _rollout_sample(rollout: RolloutStatus) -> RolloutSample:
             for verdict in rollout.verdicts
         },
         units={
-            verdict.check: {unit: verdict.numbers[unit] for unit in _UNITS if unit in verdict.numbers}
+            verdict.check: {unit: verdict.numbers[unit] for unit in UNITS if unit in verdict.numbers}
             for verdict in rollout.verdicts
         },
     )

@@ -98,3 +98,9 @@ def test_a_damaged_line_is_counted() -> None:
     assert not list(converter.convert([b'{"event":"access","stat', b'["event":"access"]', b"\xff"]))
     assert not list(converter.convert([b'["a", {"event":"access"}]']))
     assert converter.skipped == {"the line is no JSON object": 3}
+
+
+def test_a_line_that_does_not_say_how_its_call_ended_is_taken() -> None:
+    records, skipped = _convert({name: value for name, value in _LINE.items() if name != "end"})
+    assert len(records) == 1
+    assert not skipped

@@ -15,6 +15,7 @@ from gateway.metrics.counts import MIRRORED, MirroredCalls
 from gateway.metrics.evidence import PairSeconds
 from gateway.metrics.evidence_windows import WINDOWS_KEPT, WINDOWS_TOLD, window_number
 from gateway.metrics.pairs import AnswerPairs, FaultyAnswers, Losses
+from gateway.metrics.sticky_callers import StickyCaller
 from gateway.metrics.tally import Tally
 from gateway.metrics.tokens import Tokens
 from gateway.rollout.evidence import Side
@@ -364,3 +365,15 @@ def test_the_times_of_tokens_are_those_of_callers_since_the_last_look(plane: Pla
     assert side.first_tokens.longer_than(0.1) == 1
     assert side.token_times.total == 1, "one for each call that has further tokens"
     assert 0.015 < side.token_times.quantile(0.5) <= 0.025
+
+
+def test_counts_of_a_caller_that_shrink_are_not_taken(plane: Plane) -> None:
+    worker = plane.worker("a")
+    worker.call({200: 5}, sticky=b"7")
+    assert plane.after()[V1].callers["7"].calls == 5
+    plane.now += 1
+    announcement = worker.announcement()
+    shrunk = (StickyCaller(b"7", 1, 2, 0, 0.0),)
+    plane.collection.hear(replace(announcement, evidence=replace(announcement.evidence, callers=shrunk)))
+    plane.now += 5
+    assert plane.look()[V1].callers == {}

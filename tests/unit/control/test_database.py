@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.contract import AppName
+from gateway.control.state import database
 from gateway.control.state.database import AppRoute, State
 from gateway.control.state.desired import Desired, DesiredModel
 from gateway.control.state.migrations import SCHEMA
@@ -159,6 +160,15 @@ def test_routes_are_replaced_as_a_whole(state: State) -> None:
     assert state.routes() == {"a": AppRoute(app("a.1"), app("a.2"), 20), "b": AppRoute()}
     state.save_routes({"b": AppRoute(app("b.1"))})
     assert state.routes() == {"b": AppRoute(app("b.1"))}
+
+
+def test_what_kits_took_of_gpus_is_kept_of_those_that_were_measured_last(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_MEASURED_KEPT", 3)
+    for size, kit in enumerate(("a", "b", "c", "a", "d")):
+        state.measure_gpu(kit, size)
+    assert state.gpu_memory() == {"c": 2, "a": 3, "d": 4}
 
 
 def test_one_start_of_kitserve_is_told_from_the_next(state: State) -> None:

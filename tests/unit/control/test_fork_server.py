@@ -157,13 +157,12 @@ def test_a_request_that_waits_is_taken_once_the_raylet_is_known(script: Path, tm
     server.end()
 
 
+CANNOT_SERVE = "fork_server.serve = None"
 SAME_IDS = "fork_server._random_id = lambda: b'1'"
 THREAD = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"
 
 
-@pytest.mark.parametrize(
-    "before", ["fork_server.serve = None", THREAD, "fork_server._random_id = lambda: b'1'"]
-)
+@pytest.mark.parametrize("before", [CANNOT_SERVE, THREAD, SAME_IDS])
 def test_where_there_is_no_fork_server_the_command_itself_runs(
     before: str, script: Path, tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ def test_the_next_version_loads_once_the_other_is_gone_and_takes_the_calls_when_
     gone = replace(BEFORE, versions={}, routes={"iris": AppRoute()})
     plan = reconcile(gone, Observed({}, ()))
     assert (plan.deploy, plan.swaps) == ((V2,), ())
+    assert plan.models[0].message == "starting a worker", "it waits for nobody"
     loaded = replace(gone, versions={V2.app: V2})
     plan = reconcile(loaded, Observed({V2.app: ""}, (NEW,)))
     assert plan.routes == {"iris": AppRoute(V2.app)}

@@ -115,5 +115,7 @@ def test_a_driver_that_hangs_holds_nobody_up() -> None:
 
     watch = GpuWatch(read)
     assert [watch.latest() for _ in range(5)] == [Gpus()] * 5
+    wait(lambda: asked != [])
+    assert watch.latest() == Gpus()
     release.set()
     assert len(asked) == 1, "it is not asked a second time beside"

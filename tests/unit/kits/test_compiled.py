@@ -46,3 +46,13 @@ def test_what_was_not_used_for_long_makes_room(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(compiled, "MAX_BYTES", 0)
     compiled_directory(tmp_path, "c")
     assert sorted(path.name for path in (tmp_path / "compiled").iterdir()) == ["c", "d"]
+
+
+def test_what_vanishes_meanwhile_keeps_no_model_from_loading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanished(_directory: Path) -> int:
+        raise FileNotFoundError("engine.partial")
+
+    monkeypatch.setattr(compiled, "_size", vanished)
+    assert compiled_directory(tmp_path, "a").is_dir()

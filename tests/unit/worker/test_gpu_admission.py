@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -120,5 +121,11 @@ def test_files_that_are_no_claims_are_removed(node: Node) -> None:
     node.has(24)
     node.claims.mkdir()
     (node.claims / "stray").write_text("what is this")
-    assert node.admit(24) is not None
+    (node.claims / "directory").mkdir()
+    nested = node.claims / "nested"
+    nested.write_text("[" * 4000)
+    with nested.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert node.admit(24) is not None
     assert not (node.claims / "stray").exists()
+    assert not nested.exists()
