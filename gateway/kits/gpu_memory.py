@@ -18,7 +18,7 @@ from runtimes.engines.base import EngineRuntime, Memory
 from runtimes.select import Choice
 
 _ALIVE = 14
-"""How many times the size of a call's tensors an arena takes beside weights, see loadtests/gpu_estimates.py."""
+"""How many times the size of a call's tensors an arena takes beside weights: loadtests/gpu_estimates.py."""
 _LENGTH = 128  # of an axis whose length only calls tell, but for that of the batch
 _TEXT_BYTES = 64  # of a text
 _WIDE = 8  # bytes of a number whose datatype is the caller's
