@@ -37,9 +37,10 @@ def providers(installed: Collection[str], resources: Resources) -> list[Provider
     `installed` are those of this ONNX Runtime. TensorRT is used where its libraries are here and the worker
     has a directory for engines, as one takes minutes to build.
     """
-    chosen = [(CUDA, cuda_options(resources.gpu_memory)), (CPU, {})]
+    share = cuda.share_bytes(resources, cuda.total_bytes)
+    chosen = [(CUDA, cuda_options(share)), (CPU, {})]
     if TENSORRT in installed and resources.engine_cache is not None and has_tensorrt():
-        chosen.insert(0, (TENSORRT, tensorrt_options(resources.engine_cache, resources.gpu_memory)))
+        chosen.insert(0, (TENSORRT, tensorrt_options(resources.engine_cache, share)))
     return chosen
 
 

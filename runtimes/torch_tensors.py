@@ -58,10 +58,8 @@ def _bound_memory(resources: Resources) -> None:
     """Have PyTorch refuse what is beyond the worker's share of the GPU; of a whole one, nothing."""
     import torch
 
-    share = resources.gpu_memory
-    total = torch.cuda.get_device_properties(0).total_memory
-    if share is None and resources.gpus < 1:
-        share = int(total * resources.gpus)
+    total: int = torch.cuda.get_device_properties(0).total_memory
+    share = cuda.share_bytes(resources, lambda: total)
     if share is not None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, cuda.engine_bytes(share) / total), 0)
 

@@ -86,6 +86,22 @@ def test_the_arena_is_bounded_by_the_share() -> None:
     assert all(isinstance(value, str) for value in bounded.values())
 
 
+def test_a_part_of_a_gpu_is_a_part_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cuda.total_bytes(lambda _name: FakeDriver(memory=8 * GIB)) == 8 * GIB
+    assert cuda.total_bytes(nowhere) is cuda.total_bytes(lambda _name: FakeDriver(status=100)) is None
+    monkeypatch.setattr(cuda, "total_bytes", lambda: 8 * GIB)
+    for resources, share in (
+        (Resources(gpus=0.5), 4 * GIB),
+        (Resources(gpus=0.5, gpu_memory=GIB), GIB),
+        (Resources(gpus=1), None),
+    ):
+        (_, options), *_ = onnx_providers.providers((CUDA, CPU), resources)
+        assert options == onnx_providers.cuda_options(share)
+    monkeypatch.setattr(cuda, "total_bytes", lambda: None)
+    (_, options), *_ = onnx_providers.providers((CUDA, CPU), Resources(gpus=0.5))
+    assert options == onnx_providers.cuda_options(None)
+
+
 def test_tensorrt_is_used_where_its_libraries_and_a_place_for_engines_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
