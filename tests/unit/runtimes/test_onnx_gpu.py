@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from runtimes import cuda, onnx_binding, onnx_providers
+from runtimes import cuda, gpu_libraries, onnx_binding, onnx_providers
 from runtimes.base import Array, Datatype, Resources
 from runtimes.errors import ExecutionError, LoadError
 from runtimes.onnx import OnnxRuntime
@@ -189,8 +189,13 @@ def test_without_a_driver_it_says_so(
 ) -> None:
     monkeypatch.setattr(cuda, "driver_trouble", lambda: "no driver: libcuda.so.1 is not here")
     monkeypatch.setattr(GpuSession, "loaded", (CPU,))
-    with pytest.raises(LoadError, match=r"finds no usable GPU \(no driver: libcuda"):
+    monkeypatch.setattr(gpu_libraries, "driver_version", lambda: "12.4")
+    monkeypatch.setattr(gpu_libraries, "libraries", lambda: {"CUDA": "12.8.90"})
+    monkeypatch.setattr(onnxruntime, "cuda_version", "13.0", raising=False)
+    with pytest.raises(LoadError, match=r"finds no usable GPU \(no driver: libcuda") as refusal:
         OnnxRuntime().load(written(doubling()), Resources(gpus=1))
+    versions = "a driver for CUDA 12.4, CUDA 12.8.90, no package of cuDNN"
+    assert f"; it wants CUDA 13.0 and cuDNN 9; found {versions}; install" in str(refusal.value)
 
 
 def test_what_the_driver_says() -> None:
