@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.base import Array
+from runtimes.base import Array, Resources
 
 _DRIVER = "libcuda.so.1"
 _RUNTIMES = ("libcudart.so.13", "libcudart.so.12")
@@ -35,6 +35,29 @@ def load_failure(name: str | Path, mode: int = ctypes.DEFAULT_MODE) -> str:
 def engine_bytes(share: int) -> int:
     """Return how many bytes an engine may allocate, where its process may use `share` bytes of the GPU."""
     return max(share - CONTEXT_BYTES, share // 2, _SMALLEST_BYTES)
+
+
+def share_bytes(resources: Resources, total: Callable[[], int | None]) -> int | None:
+    """Return how many bytes of its GPU a worker may use; None: all of them.
+
+    Args:
+        resources: what it may use; a part of a GPU is a part of its memory, where that is not given in bytes.
+        total: returns the bytes of the GPU, None where nobody knows.
+    """
+    if resources.gpu_memory is not None or resources.gpus >= 1:
+        return resources.gpu_memory
+    size = total()
+    return None if size is None else int(size * resources.gpus)
+
+
+def total_bytes(load: Load = ctypes.CDLL) -> int | None:
+    """Return the memory of the first GPU that this process sees; None where the driver does not tell."""
+    if driver_trouble(load):
+        return None
+    driver, device, size = load(_DRIVER), ctypes.c_int(), ctypes.c_size_t()
+    if driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceTotalMem_v2(ctypes.byref(size), device):
+        return None
+    return size.value
 
 
 def driver_trouble(load: Load = ctypes.CDLL) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from runtimes.cuda import driver_version
+
 _CUDA_PROVIDER = "CUDAExecutionProvider"
 # The packages on PyPI that carry CUDA's libraries, the newest first.
 _PACKAGES = {
@@ -43,6 +45,28 @@ def libraries() -> Mapping[str, str]:
     return {name: found for name, packages in _PACKAGES.items() if (found := _installed(packages))}
 
 
+def wanted_and_found(wanted: Mapping[str, str]) -> str:
+    """Return which versions an engine wants, by library, and which the driver and packages give.
+
+    As in "wants CUDA 13.0 and cuDNN 9; found a driver for CUDA 12.4, CUDA 12.8.90, no package of cuDNN".
+    """
+    names = " and ".join(f"{name} {number}" for name, number in wanted.items() if number)
+    driver, found = driver_version(), libraries()
+    packages = [f"{name} {found[name]}" if name in found else f"no package of {name}" for name in _PACKAGES]
+    supported = f"a driver for CUDA {driver}" if driver else "no driver"
+    return f"wants {names or 'CUDA'}; found {', '.join((supported, *packages))}"
+
+
+def cudnn_version() -> str:
+    """Return the cuDNN that PyTorch was built for, "" without CUDA."""
+    import torch
+
+    if torch.version.cuda is None or not torch.backends.cudnn.is_available():  # type: ignore[no-untyped-call]
+        return ""
+    number = torch.backends.cudnn.version() or 0  # type: ignore[no-untyped-call]
+    return f"{number // 10_000}.{number % 10_000 // 100}.{number % 100}"
+
+
 def _engines() -> Iterator[Engine]:
     try:
         import onnxruntime as ort
@@ -56,11 +80,7 @@ def _engines() -> Iterator[Engine]:
         import torch
     except ImportError:
         return
-    cudnn = ""
-    if torch.version.cuda is not None and torch.backends.cudnn.is_available():  # type: ignore[no-untyped-call]
-        number = torch.backends.cudnn.version() or 0  # type: ignore[no-untyped-call]
-        cudnn = f"{number // 10_000}.{number % 10_000 // 100}.{number % 100}"
-    yield Engine("PyTorch", torch.__version__, torch.version.cuda or "", cudnn=cudnn)
+    yield Engine("PyTorch", torch.__version__, torch.version.cuda or "", cudnn=cudnn_version())
 
 
 def _installed(packages: tuple[str, ...]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from runtimes import cuda
 from runtimes.base import Resources
+from runtimes.gpu_libraries import wanted_and_found
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -28,6 +29,8 @@ _WORKSPACE_PART = 4
 # The packages on PyPI that carry TensorRT's libraries, and the library where the system has it.
 _TENSORRT_PACKAGES = ("tensorrt_libs", "tensorrt_cu13_libs", "tensorrt_cu12_libs")
 _TENSORRT_LIBRARY = "libnvinfer.so.10"
+# ONNX Runtime does not tell it; by the table of requirements of its CUDA provider, since 1.18.1.
+_CUDNN = "9"
 _SHRINK = "memory.enable_memory_arena_shrinkage"
 
 
@@ -37,9 +40,10 @@ def providers(installed: Collection[str], resources: Resources) -> list[Provider
     `installed` are those of this ONNX Runtime. TensorRT is used where its libraries are here and the worker
     has a directory for engines, as one takes minutes to build.
     """
-    chosen = [(CUDA, cuda_options(resources.gpu_memory)), (CPU, {})]
+    share = cuda.share_bytes(resources, cuda.total_bytes)
+    chosen = [(CUDA, cuda_options(share)), (CPU, {})]
     if TENSORRT in installed and resources.engine_cache is not None and has_tensorrt():
-        chosen.insert(0, (TENSORRT, tensorrt_options(resources.engine_cache, resources.gpu_memory)))
+        chosen.insert(0, (TENSORRT, tensorrt_options(resources.engine_cache, share)))
     return chosen
 
 
@@ -89,10 +93,21 @@ def missing(requested: Iterable[Provider], loaded: Collection[str]) -> list[str]
 
 
 def trouble(ort: Any, messages: str = "") -> str:
-    """Return why the CUDA provider was not loaded.
+    """Return why the CUDA provider was not loaded, and which versions it wants and which were found.
 
     `messages` is what ONNX Runtime printed when it loaded CUDA's libraries.
     """
+    versions = wanted_and_found({"CUDA": getattr(ort, "cuda_version", "") or "", "cuDNN": _CUDNN})
+    return f"{_reason(ort, messages)}; it {versions}"
+
+
+def shrink_after(options: Any) -> Any:
+    """Have a run give back what it leaves unused of the arena, which otherwise keeps all."""
+    options.add_run_config_entry(_SHRINK, "gpu:0")
+    return options
+
+
+def _reason(ort: Any, messages: str) -> str:
     built_for = getattr(ort, "cuda_version", "")
     name = f"ONNX Runtime {ort.__version__}" + (f", built for CUDA {built_for}," if built_for else "")
     if reason := cuda.driver_trouble():
@@ -103,9 +118,3 @@ def trouble(ort: Any, messages: str = "") -> str:
         return f"{name} could not load its CUDA provider ({reason})"
     reason = " ".join(messages.split())
     return f"{name} could not load its CUDA provider ({reason or 'its message is in the log of the worker'})"
-
-
-def shrink_after(options: Any) -> Any:
-    """Have a run give back what it leaves unused of the arena, which otherwise keeps all."""
-    options.add_run_config_entry(_SHRINK, "gpu:0")
-    return options

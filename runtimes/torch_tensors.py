@@ -11,6 +11,7 @@ import numpy as np
 from runtimes import cuda
 from runtimes.base import Array, Datatype, Resources
 from runtimes.errors import ExecutionError, InputError, LoadError, Unsupported
+from runtimes.gpu_libraries import cudnn_version, wanted_and_found
 from runtimes.input_check import unknown_output
 
 if TYPE_CHECKING:
@@ -58,25 +59,25 @@ def _bound_memory(resources: Resources) -> None:
     """Have PyTorch refuse what is beyond the worker's share of the GPU; of a whole one, nothing."""
     import torch
 
-    share = resources.gpu_memory
-    total = torch.cuda.get_device_properties(0).total_memory
-    if share is None and resources.gpus < 1:
-        share = int(total * resources.gpus)
+    total: int = torch.cuda.get_device_properties(0).total_memory
+    share = cuda.share_bytes(resources, lambda: total)
     if share is not None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, cuda.engine_bytes(share) / total), 0)
 
 
 def _cuda_trouble() -> str:
-    """Return why PyTorch can use no GPU."""
+    """Return why PyTorch can use no GPU, and which versions it wants and which were found."""
     import torch
 
     if not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
         return "it is built without CUDA"
+    reason = "it finds no device"
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
-        return " ".join(str(error).split())
-    return "it finds no device"
+        reason = " ".join(str(error).split())
+    wanted = {"CUDA": torch.version.cuda or "", "cuDNN": cudnn_version()}
+    return f"{reason}; it {wanted_and_found(wanted)}"
 
 
 def to_torch(array: Array, device: str) -> torch.Tensor:

@@ -13,13 +13,12 @@ from gateway.kits.memory import Need, need_of, size
 from gateway.kits.model import naming
 from gateway.serving import Serving
 from runtimes.base import Datatype, Resources, Signature, TensorSpec
+from runtimes.cuda import CONTEXT_BYTES
 from runtimes.engines.base import EngineRuntime, Memory
 from runtimes.select import Choice
 
-_CONTEXT_BYTES = 512 * 1024 * 1024
-"""What CUDA's context, cuBLAS and cuDNN take in each process, about."""
-_ALIVE = 4
-"""How many tensors of the size of a call's are alive at a time, about."""
+_ALIVE = 14
+"""How many times the size of a call's tensors an arena takes beside weights: loadtests/gpu_estimates.py."""
 _LENGTH = 128  # of an axis whose length only calls tell, but for that of the batch
 _TEXT_BYTES = 64  # of a text
 _WIDE = 8  # bytes of a number whose datatype is the caller's
@@ -35,13 +34,13 @@ def gpu_need(kit: UnpackedKit, choice: Choice, language: LanguageModel, serving:
         need = need_of(kit, choice, language)
         if need is not None and need.memory.weights:
             memory = need.memory
-            own = Memory(memory.weights, memory.cache, memory.other + _CONTEXT_BYTES)
+            own = Memory(memory.weights, memory.cache, memory.other + CONTEXT_BYTES)
             return Need(own, need.slots, need.context, need.tasks)
     with naming(kit):
         signature = choice.runtime.signature(choice.path)
     rows = 1 if serving.batching is None else serving.batching.max_batch_size
     activations = 0 if signature is None else activation_bytes(signature, rows)
-    return Need(Memory(weight_bytes(choice.path), 0, activations + _CONTEXT_BYTES))
+    return Need(Memory(weight_bytes(choice.path), 0, activations + CONTEXT_BYTES))
 
 
 def gpu_demand(resources: Resources, need: Need | None, measured: int | None) -> Demand:
@@ -77,7 +76,7 @@ def weight_bytes(path: Path) -> int:
 
 
 def activation_bytes(signature: Signature, rows: int) -> int:
-    """Return the bytes of what a call of so many rows has computed at a time, about."""
+    """Return the bytes that an engine takes to compute a call of so many rows, about."""
     return _ALIVE * (_total(signature.inputs, rows) + _total(signature.outputs, rows))
 
 

@@ -55,6 +55,8 @@ class Reason(StrEnum):
     DEADLINE = "ProgressDeadlineExceeded"
     ABORTED = "RolloutAborted"
     STABLE_LOST = "StableLost"
+    SWAPPING = "Swapping"
+    SWAP_FAILED = "SwapFailed"
 
 
 _PHASES: Mapping[Stage, Phase] = {

@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from rich.filesize import decimal
 
-from gateway.codec.predict.image_settings import ImageSettings, UnusableImageSettings
 from gateway.codec.predict.images import takes_images
 from gateway.contract import Description, WorkerSpec, WorkerState
-from gateway.engine.first_call import answer_first_call, made_up
+from gateway.engine.first_call import made_up
 from gateway.engine.lanes import lanes_that_pay
 from gateway.engine.running_bodies import RunningBodies, open_running_bodies
 from gateway.errors import NoMemory, UnusableModel
@@ -25,7 +23,6 @@ from gateway.gpus.nvml import read_gpus
 from gateway.home import make_private
 from gateway.kits.compiled import compiled_directory, directory_for, gpu_kind
 from gateway.kits.declared import check_declared
-from gateway.kits.kit import Kit
 from gateway.kits.language import LanguageModel, language_model
 from gateway.kits.library import Library, UnpackedKit, cache_directory
 from gateway.kits.mlflow import mlflow_model
@@ -40,17 +37,18 @@ from gateway.worker.admission import MEMORY_DIRECTORY, Admission
 from gateway.worker.containment import without_credentials
 from gateway.worker.describe import describe
 from gateway.worker.example import KitExample
-from gateway.worker.golden import FetchedDataset, golden_inputs, golden_prompt
+from gateway.worker.first_call import FirstCall, Note
+from gateway.worker.golden import FetchedDataset
 from gateway.worker.gpu_admission import Placed
 from gateway.worker.gpu_loading import claim_gpus
-from gateway.worker.image_settings import read_image_settings
-from gateway.worker.labels import Labels, UnusableLabels, combined, own_labels, read_labels
+from gateway.worker.kit_settings import usable_image_settings, usable_labels
+from gateway.worker.labels import combined, own_labels
 from gateway.worker.load_limit import LoadLimit
 from gateway.worker.version import AppOptions
 from runtimes.base import LoadedModel, ModelInChild, Resources, Signature, TensorModel
 from runtimes.device_errors import device_failure
 from runtimes.engines.base import EngineRuntime, OpenAIModel
-from runtimes.errors import DeviceOutOfMemory, Unsupported
+from runtimes.errors import DeviceOutOfMemory
 from runtimes.memory_errors import is_out_of_memory
 from runtimes.python.runtime import PythonOptions, PythonRuntime
 from runtimes.select import Choice
@@ -103,12 +101,6 @@ class OpenedKit:
     def tries_first(self) -> bool:
         """Whether its file may be loaded by a child process first."""
         return self.choice.runtime.name in _TRYING
-
-
-class Note(Protocol):
-    """Changes fields of the worker's next `Announcement`; may be called from any thread."""
-
-    def __call__(self, **changes: object) -> None: ...
 
 
 class Loader:
@@ -295,6 +287,7 @@ class Loader:
     def _prove(self, opened: OpenedKit, loaded: LoadedModel, generation: Generation) -> ServableModel:
         """Have a loaded model answer a first call, and describe it."""
         spec, kit, choice, datasets = self._spec, opened.kit, opened.choice, opened.datasets
+        first_call = FirstCall(spec, self._note)
         mlflow, example, failure, lanes = mlflow_model(kit, choice), "", "", 1
         child = loaded if isinstance(loaded, ModelInChild) else None
         model = with_stated_signature(loaded, kit.kit, spec.serving.stated, mlflow)
@@ -302,15 +295,15 @@ class Loader:
             check_declared(kit.kit, model.signature)
         if isinstance(model, TensorModel):
             kit_example = KitExample.of(kit, mlflow, model.signature)
-            failure = self._answer_first_call(model, child, datasets, kit_example)
+            failure = first_call.answer_call(model, child, datasets, kit_example)
             example = kit_example.text
             if not failure:
                 inputs = kit_example.inputs or made_up(model.signature, _LANE_SIZES) or {}
                 lanes = lanes_that_pay(model, inputs)
         elif isinstance(model, OpenAIModel):
-            failure = self._answer_first_prompt(model, generation, datasets)
-        labels = self._labels(kit)
-        image = self._image_settings(kit.kit)
+            failure = first_call.answer_prompt(model, generation, datasets)
+        labels = usable_labels(kit, spec)
+        image = usable_image_settings(kit.kit, spec)
         signature = model.signature if isinstance(model, TensorModel) else Signature((), ())
         tasks = model.tasks if isinstance(model, OpenAIModel | TextModel) else ()
         description = describe(
@@ -339,70 +332,6 @@ class Loader:
             tracer=Tracer() if spec.node.is_traced else None,
         )
         return ServableModel(model, choice.runtime.name, child, options, description, kit.lease)
-
-    def _answer_first_call(
-        self,
-        model: TensorModel,
-        child: ModelInChild | None,
-        datasets: FetchedDataset,
-        example: KitExample,
-    ) -> str:
-        """Return why the first call failed, "" where it did not. Raises UnusableModel where all would."""
-        spec, inputs = self._spec, None
-        if spec.golden is not None:
-            reference = spec.reference.reference
-            inputs = golden_inputs(datasets, reference, spec.golden, spec.policy, model.signature)
-        started, end = time.perf_counter(), spec.serving.load_timeout
-        try:
-            if inputs is not None:
-                reason = answer_first_call(model, inputs, end_seconds=end)
-            else:
-                reason = answer_first_call(
-                    model, example.inputs, pass_over=example.pass_over, end_seconds=end
-                )
-        except Unsupported as error:
-            raise UnusableModel(f"{spec.reference}: no call can be answered: {error}") from error
-        if child is not None and not child.is_alive():
-            raise UnusableModel(f"{spec.reference}: its first call ended it: {child.failure()}")
-        self._note_first_call(reason, started)
-        return reason
-
-    def _answer_first_prompt(
-        self, model: OpenAIModel, generation: Generation, datasets: FetchedDataset
-    ) -> str:
-        """Return why a language model's first call failed, "" where it did not. Raises UnusableModel."""
-        # Workers of other models do not need it.
-        from gateway.worker.first_prompt import answer_first_prompt
-
-        spec, prompt = self._spec, None
-        if spec.golden is not None:
-            prompt = golden_prompt(datasets, spec.reference.reference, spec.golden, spec.policy)
-        started = time.perf_counter()
-        reason = answer_first_prompt(model, spec.model, generation, prompt)
-        self._note_first_call(reason, started)
-        return reason
-
-    def _note_first_call(self, reason: str, started: float) -> None:
-        self._note(first_call=reason)
-        seconds = round(time.perf_counter() - started, 3)
-        level = logging.WARNING if reason else logging.INFO
-        log.log(level, "worker.first_call", extra={**self._spec.names, "seconds": seconds, "reason": reason})
-
-    def _image_settings(self, kit: Kit) -> ImageSettings | None:
-        """Return what the kit says about images; a kit whose settings cannot be read is served without."""
-        try:
-            return read_image_settings(kit)
-        except UnusableImageSettings as error:
-            log.warning("image_settings.unusable", extra={**self._spec.names, "reason": str(error)})
-            return None
-
-    def _labels(self, kit: UnpackedKit) -> Labels:
-        """Return the kit's labels; a kit whose labels cannot be read is served without them."""
-        try:
-            return read_labels(kit)
-        except (UnusableLabels, OSError) as error:
-            log.warning("labels.unusable", extra={**self._spec.names, "reason": str(error)})
-            return {}
 
 
 @contextmanager

@@ -10,6 +10,9 @@ import pytest
 from gateway.contract import Announcement, AppName, WorkerSpec, WorkerState
 from gateway.control.loop import ray_serve
 from gateway.control.loop.ray_serve import Application
+from gateway.control.rollouts.swaps import Swaps
+from gateway.control.state.database import State
+from gateway.control.state.rollout_status import RolloutEvent
 from gateway.control.state.snapshot import Observed, Recorded
 from gateway.control.state.versions import Version
 from gateway.edge.edge import EdgeStatistics
@@ -104,8 +107,10 @@ class FakeEdge:
 class FakeRollouts:
     """Rollouts where no model has one; those of `degraded` are aborted."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: State) -> None:
         self.degraded: set[str] = set()
+        self.announced: list[RolloutEvent] = []
+        self.swaps = Swaps(state, self.announced.append)
 
     def tick(self, recorded: Recorded, observed: Observed, late: frozenset[AppName]) -> dict[str, Rollout]:
         return {}

@@ -32,9 +32,10 @@ class FakeRuntime:
 
 
 class FakeDriver:
-    """The driver; `status` is what it answers to all, and `devices` how many GPUs it has."""
+    """The driver; `status` is what it answers to all, `devices` how many GPUs it has, of `memory` bytes."""
 
-    def __init__(self, devices: int = 1, status: int = 0) -> None:
+    def __init__(self, devices: int = 1, status: int = 0, memory: int = 1 << 33) -> None:
+        self.memory = memory
         self.devices = devices
         self.status = status
 
@@ -44,6 +45,14 @@ class FakeDriver:
     def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
         count._obj.value = self.devices
         return 0
+
+    def cuDeviceGet(self, device: Any, number: int) -> int:  # noqa: N802
+        device._obj.value = number
+        return self.status
+
+    def cuDeviceTotalMem_v2(self, size: Any, _device: Any) -> int:  # noqa: N802
+        size._obj.value = self.memory
+        return self.status
 
     def cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802
         version._obj.value = 13020

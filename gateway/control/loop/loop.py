@@ -178,6 +178,7 @@ class ReconcileLoop:
         plan = reconcile(recorded, observed)
         if plan.routes != recorded.routes:
             self._state.save_routes(plan.routes)
+        self._rollouts.swaps.look(recorded, plan.routes)
         edge_trouble = self._route(plan.table)
         self._restarts.advance(observed.workers, recorded.versions, observed.apps)
         self._make_room(recorded, observed)
@@ -326,9 +327,10 @@ class ReconcileLoop:
         """Condemn the stable versions whose place others are to take, as there is room for one alone."""
         for successor in successors:
             app = recorded.routes[successor.model].stable
-            if app is not None:
+            if app is not None and app in recorded.versions:
                 names = {"model": successor.model, "app": app, "successor": successor.app}
                 log.warning("version.swapped", extra=names)
+                self._rollouts.swaps.begin(recorded.versions[app], successor)
                 self._state.condemn_version(app)
 
     def _make_room(self, recorded: Recorded, observed: Observed) -> None:

@@ -18,6 +18,7 @@ from gateway.control.rollouts.journal import Journal
 from gateway.control.rollouts.mirroring import mirroring_by_app
 from gateway.control.rollouts.observation import Observation, Observer, config_events, first_rollout
 from gateway.control.rollouts.orders import Order, earlier_revision
+from gateway.control.rollouts.swaps import Swaps
 from gateway.control.state.database import State
 from gateway.control.state.desired import DesiredModel
 from gateway.control.state.rollout_status import RolloutEvent
@@ -58,6 +59,8 @@ class Rollouts:
         self._collection = collection or EvidenceCollection()
         self._observer = Observer(describe, golden, self._collection.history)
         self._journal = Journal(state, announce, clock)
+        self.swaps = Swaps(state, announce)
+        """What happens to models that have `surge: 0`, and so no rollout; for the loop alone."""
         self._clock = clock
         self._lock = threading.Lock()
         self._mirroring: Mapping[AppName, Mirroring] = {}

@@ -58,7 +58,7 @@ class Journal:
     def announce(self, events: Sequence[RolloutEvent]) -> None:
         """Log events that are saved, and announce them."""
         for event in events:
-            log.info("rollout.changed", extra=_log_fields(event))
+            log_event(event)
             self._announce(event)
 
     def drop(self, model: str) -> None:
@@ -68,6 +68,11 @@ class Journal:
     def history(self, model: str) -> list[RolloutEvent]:
         """Return what happened to a model's rollouts, the latest first."""
         return [event_from_json(document) for document in self._state.rollout_events(model)]
+
+
+def log_event(event: RolloutEvent) -> None:
+    """Write an event to the log."""
+    log.info("rollout.changed", extra=_log_fields(event))
 
 
 def _event(model: str, rollout: Rollout, change: Changed) -> RolloutEvent:

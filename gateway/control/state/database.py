@@ -309,14 +309,12 @@ class State:
         """Replace a model's rollout, and note what happened to it; the last of a model's events are kept."""
         with self._transaction() as database:
             database.execute("INSERT OR REPLACE INTO rollouts VALUES (?, ?)", (model, document))
-            for event in events:
-                database.execute("INSERT INTO rollout_events (model, document) VALUES (?, ?)", (model, event))
-            if events:
-                database.execute(
-                    "DELETE FROM rollout_events WHERE model = ? AND id NOT IN"
-                    " (SELECT id FROM rollout_events WHERE model = ? ORDER BY id DESC LIMIT ?)",
-                    (model, model, _EVENTS_KEPT),
-                )
+            _add_events(database, model, events)
+
+    def add_rollout_events(self, model: str, events: Sequence[str]) -> None:
+        """Note what happened to a model that has no rollout; the last of a model's events are kept."""
+        with self._transaction() as database:
+            _add_events(database, model, events)
 
     def drop_rollout(self, model: str) -> None:
         """Forget a model's rollout, but not what happened."""
@@ -378,3 +376,14 @@ class State:
 
 def _unusable(path: Path, error: Exception) -> StoreError:
     return StoreError(f"{path} cannot be used as the gateway's state: {explain(error)}")
+
+
+def _add_events(database: sqlite3.Connection, model: str, events: Sequence[str]) -> None:
+    for event in events:
+        database.execute("INSERT INTO rollout_events (model, document) VALUES (?, ?)", (model, event))
+    if events:
+        database.execute(
+            "DELETE FROM rollout_events WHERE model = ? AND id NOT IN"
+            " (SELECT id FROM rollout_events WHERE model = ? ORDER BY id DESC LIMIT ?)",
+            (model, model, _EVENTS_KEPT),
+        )

@@ -46,7 +46,7 @@ class Plane:
         self.serve = serve
         self.restarts = Restarts()
         self.edge = FakeEdge()
-        self.rollouts = FakeRollouts()
+        self.rollouts = FakeRollouts(self.state)
         edge: Any = self.edge
         rollouts: Any = self.rollouts
         node = NodeSettings(home, "127.0.0.1", gateway="kitserve", edge_key="", drain_seconds=1.0)
@@ -451,3 +451,52 @@ def test_a_version_that_is_restarted_has_one_worker_more_until_all_are_replaced(
     wait(lambda: plane.state.versions()[app].serving.scaling == version.serving.scaling)
     assert [restart.state for restart in plane.restarts.of("iris")] == [RestartState.DONE]
     assert set(plane.serve.running) == {app}, "no other application was deployed"
+
+
+def swap(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> tuple[AppName, AppName]:
+    """Serve a version, and apply another with `surge: 0`; return their apps once Serve runs the second."""
+    meaning = {"v1": Digest.of(b"v1"), "v2": Digest.of(b"v2")}
+    monkeypatch.setattr(resolver_module, "resolve", lambda kit, *_: Meaning(meaning[kit.tag]))
+    old = plane.start_and_serve()
+    plane.serve.run(old)
+    model = {"name": "iris", "kit": KIT.replace("v1", "v2"), "rollout": {"surge": 0}}
+    plane.state.apply(desired_from(GatewayConfig.model_validate({"models": [model]})), "{}")
+    wait(lambda: old in plane.serve.deleted)
+    plane.workers.drop(f"{old}#1")
+    wait(lambda: len(plane.serve.running) == 1 and old not in plane.serve.running)
+    return old, next(iter(plane.serve.running))
+
+
+def events(plane: Plane) -> list[tuple[str, str]]:
+    return [(event.phase, event.reason) for event in plane.rollouts.announced]
+
+
+def test_the_gap_of_a_swap_is_told_from_its_beginning_to_its_end(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = swap(plane, monkeypatch)
+    assert events(plane) == [("Progressing", "Swapping")]
+    assert plane.state.routes()["iris"] == AppRoute(None)
+    assert [version.app for version, _ in plane.serve.deployments] == [old, new]
+    plane.workers.hear(report(new, port=2))
+    wait(lambda: len(plane.rollouts.announced) == 2)
+    assert events(plane)[1] == ("Healthy", "RolloutCompleted")
+    began, ended = plane.rollouts.announced
+    assert (began.stable[:27], ended.stable, ended.canary) == (KIT[:27], began.canary, "")
+    assert began.stable != began.canary
+    assert len(plane.state.rollout_events("iris")) == 2
+
+
+def test_a_swap_to_a_version_that_cannot_be_loaded_is_told(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, new = swap(plane, monkeypatch)
+    fail(plane, new, passing=None, port=2)
+    wait(lambda: len(plane.rollouts.announced) == 2)
+    assert events(plane)[1] == ("Degraded", "SwapFailed")
+    message = plane.rollouts.announced[1].message
+    assert message.startswith("nothing answers until it can be loaded, or another config is applied: ")
+    plane.apply()
+    wait(lambda: len(plane.serve.running) == 1 and new not in plane.serve.running)
+    plane.workers.hear(report(next(iter(plane.serve.running)), port=3))
+    wait(lambda: plane.shown() == (ModelState.READY, ""))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from gateway.kits.gpu_memory import activation_bytes, gpu_demand, weight_bytes
 from gateway.kits.memory import Need
+from loadtests.gpu_estimates import compare, write_network
 from runtimes.base import Resources, Signature, TensorSpec
 from runtimes.engines.base import Memory
 
@@ -29,7 +32,7 @@ def test_activations_grow_with_the_batch() -> None:
     image = TensorSpec("image", "FP32", (-1, 3, 8, 8))
     classes = TensorSpec("classes", "FP32", (-1, 10))
     one = activation_bytes(Signature((image,), (classes,)), 1)
-    assert one == 4 * 4 * (3 * 8 * 8 + 10)
+    assert one == 14 * 4 * (3 * 8 * 8 + 10)
     assert activation_bytes(Signature((image,), (classes,)), 32) == 32 * one
 
 
@@ -50,3 +53,11 @@ def test_several_gpus_share_a_model_and_whole_ones_are_nobody_elses() -> None:
     assert (pinned.size, pinned.names, pinned.is_whole) == (4.5 * GIB, ("0", "1"), False)
     whole = gpu_demand(Resources(gpus=2), NEED, None)
     assert (whole.size, whole.is_whole) == (4.5 * GIB, True)
+
+
+@pytest.mark.parametrize("name", ["shufflenet", "squeezenet"])
+def test_real_models_take_about_what_is_estimated(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    write_network(name, path)
+    comparison = compare(name, path)
+    assert abs(comparison.error) < 0.2, comparison

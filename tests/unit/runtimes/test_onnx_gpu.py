@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from runtimes import cuda, onnx_binding, onnx_providers
+from runtimes import cuda, gpu_libraries, onnx_binding, onnx_providers
 from runtimes.base import Array, Datatype, Resources
 from runtimes.errors import ExecutionError, LoadError
 from runtimes.onnx import OnnxRuntime
@@ -84,6 +84,22 @@ def test_the_arena_is_bounded_by_the_share() -> None:
     assert cuda.engine_bytes(GIB // 2) == GIB // 4
     # ONNX Runtime takes text alone.
     assert all(isinstance(value, str) for value in bounded.values())
+
+
+def test_a_part_of_a_gpu_is_a_part_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cuda.total_bytes(lambda _name: FakeDriver(memory=8 * GIB)) == 8 * GIB
+    assert cuda.total_bytes(nowhere) is cuda.total_bytes(lambda _name: FakeDriver(status=100)) is None
+    monkeypatch.setattr(cuda, "total_bytes", lambda: 8 * GIB)
+    for resources, share in (
+        (Resources(gpus=0.5), 4 * GIB),
+        (Resources(gpus=0.5, gpu_memory=GIB), GIB),
+        (Resources(gpus=1), None),
+    ):
+        (_, options), *_ = onnx_providers.providers((CUDA, CPU), resources)
+        assert options == onnx_providers.cuda_options(share)
+    monkeypatch.setattr(cuda, "total_bytes", lambda: None)
+    (_, options), *_ = onnx_providers.providers((CUDA, CPU), Resources(gpus=0.5))
+    assert options == onnx_providers.cuda_options(None)
 
 
 def test_tensorrt_is_used_where_its_libraries_and_a_place_for_engines_are(
@@ -173,8 +189,13 @@ def test_without_a_driver_it_says_so(
 ) -> None:
     monkeypatch.setattr(cuda, "driver_trouble", lambda: "no driver: libcuda.so.1 is not here")
     monkeypatch.setattr(GpuSession, "loaded", (CPU,))
-    with pytest.raises(LoadError, match=r"finds no usable GPU \(no driver: libcuda"):
+    monkeypatch.setattr(gpu_libraries, "driver_version", lambda: "12.4")
+    monkeypatch.setattr(gpu_libraries, "libraries", lambda: {"CUDA": "12.8.90"})
+    monkeypatch.setattr(onnxruntime, "cuda_version", "13.0", raising=False)
+    with pytest.raises(LoadError, match=r"finds no usable GPU \(no driver: libcuda") as refusal:
         OnnxRuntime().load(written(doubling()), Resources(gpus=1))
+    versions = "a driver for CUDA 12.4, CUDA 12.8.90, no package of cuDNN"
+    assert f"; it wants CUDA 13.0 and cuDNN 9; found {versions}; install" in str(refusal.value)
 
 
 def test_what_the_driver_says() -> None:

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from runtimes import cuda, torch_device, torch_graphs
+from runtimes import cuda, gpu_libraries, torch_device, torch_graphs, torch_tensors
 from runtimes.base import Resources
-from runtimes.errors import ExecutionError
+from runtimes.errors import ExecutionError, LoadError
 from runtimes.torch_device import Gpu
 from runtimes.torch_export import TorchExportRuntime
 from runtimes.torch_graphs import CAPTURED_AFTER, MAX_GRAPHS, GraphRuns
@@ -237,6 +237,22 @@ def test_the_memory_of_the_process_is_bounded(
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *bound: bounds.append(bound))
     assert prepare(resources) == "cuda:0"
     assert bounds == ([] if fraction is None else [(fraction, 0)])
+
+
+def test_a_gpu_that_cannot_be_used_is_an_error_with_the_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old")
+
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", refuse)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch_tensors, "cudnn_version", lambda: "9.20.0")
+    monkeypatch.setattr(gpu_libraries, "driver_version", lambda: "")
+    monkeypatch.setattr(gpu_libraries, "libraries", dict)
+    with pytest.raises(LoadError) as refusal:
+        prepare(Resources(gpus=1))
+    found = "no driver, no package of CUDA, no package of cuDNN"
+    assert f"is too old; it wants CUDA 13.0 and cuDNN 9.20.0; found {found})" in str(refusal.value)
 
 
 def test_the_cpu_shares_memory_and_captures_nothing() -> None:

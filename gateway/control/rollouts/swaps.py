@@ -1,0 +1,99 @@
+"""Swaps: with `surge: 0`, nothing answers between the end of one version and the start of the next.
+
+A swap has no rollout and no trial. What happens in it is told as events, in the model's history and to
+webhooks: that the gap began, and that it ended or that the next version failed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from gateway.control.rollouts.journal import log_event
+from gateway.control.state.database import AppRoute, State
+from gateway.control.state.rollout_status import RolloutEvent, event_from_json, event_to_json
+from gateway.control.state.snapshot import Recorded
+from gateway.control.state.versions import Kind, Version
+from gateway.oci.pinned import PinnedReference
+from gateway.rollout.state import Phase, Reason
+
+
+class Swaps:
+    """The swaps of all models, by the history in the gateway's database.
+
+    `announce` is called with each event, once it is saved.
+    """
+
+    def __init__(self, state: State, announce: Callable[[RolloutEvent], None]) -> None:
+        self._state = state
+        self._announce = announce
+        self._last: dict[str, RolloutEvent | None] = {}
+
+    def begin(self, stable: Version, successor: Version) -> None:
+        """Tell that a version is about to end so that another one may load.
+
+        Raises:
+            StoreError: when that cannot be saved; nothing must end then.
+        """
+        message = "`surge: 0`: nothing answers until the next version is ready"
+        last = self._last_event(stable.model)
+        event = RolloutEvent(
+            time.time(),
+            stable.model,
+            last.number + 1 if last is not None else 1,
+            Phase.PROGRESSING.value,
+            Reason.SWAPPING.value,
+            message,
+            str(stable.reference),
+            str(successor.reference),
+            0,
+        )
+        self._save(event)
+
+    def look(self, recorded: Recorded, routes: Mapping[str, AppRoute]) -> None:
+        """Tell of the gaps that have ended, and of those that last as the next version failed."""
+        for model in recorded.desired.models:
+            if model.surge:
+                continue
+            last = self._last_event(model.name)
+            if last is None or last.reason not in (Reason.SWAPPING, Reason.SWAP_FAILED):
+                continue
+            app = routes[model.name].stable if model.name in routes else None
+            version = None if app is None else recorded.versions.get(app)
+            if version is not None and app not in recorded.condemned:
+                self._end(last, version)
+            elif last.reason == Reason.SWAPPING and (failure := _failure(last, recorded)):
+                message = f"nothing answers until it can be loaded, or another config is applied: {failure}"
+                self._save(_next(last, Phase.DEGRADED, Reason.SWAP_FAILED, message))
+
+    def _end(self, last: RolloutEvent, version: Version) -> None:
+        event = _next(last, Phase.HEALTHY, Reason.COMPLETED, "the next version answers")
+        self._save(replace(event, stable=str(version.reference), canary=""))
+
+    def _last_event(self, model: str) -> RolloutEvent | None:
+        if model not in self._last:
+            documents = self._state.rollout_events(model)
+            self._last[model] = event_from_json(documents[0]) if documents else None
+        return self._last[model]
+
+    def _save(self, event: RolloutEvent) -> None:
+        self._state.add_rollout_events(event.model, [event_to_json(event)])
+        self._last[event.model] = event
+        log_event(event)
+        self._announce(event)
+
+
+def _next(last: RolloutEvent, phase: Phase, reason: Reason, message: str) -> RolloutEvent:
+    return replace(last, time=time.time(), phase=phase.value, reason=reason.value, message=message)
+
+
+def _failure(last: RolloutEvent, recorded: Recorded) -> str:
+    """Return why the next version of a swap was given up; "" where it was not."""
+    digest = PinnedReference.parse(last.canary).digest
+    reasons = [
+        reason
+        for kind, reason in recorded.failures.items()
+        if isinstance(kind, Kind) and (kind.model, kind.digest) == (last.model, digest)
+    ]
+    return reasons[0] if reasons else ""
