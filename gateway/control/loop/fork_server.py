@@ -58,7 +58,7 @@ _REQUEST_SECONDS = 5.0
 # More than Linux lets a command and its environment have by default.
 _REQUEST_BYTES = 4 * 1024 * 1024
 _COUNT_DIGITS = 6
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _OOM_VARIABLE, _OOM_SCORE = "RAY_worker_oom_score_adjustment", "1000"
 
 
@@ -90,7 +90,10 @@ class Request:
 def main(listener: socket.socket) -> None:
     """Import what is needed, and fork processes as asked, until whoever started this ends."""
     parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    kernel = ctypes.CDLL(None)
+    kernel.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # What a worker that dies leaves, such as the process of an engine, ends here without a zombie.
+    kernel.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     # Else numpy starts threads. Ray has its processes compute with one, where the user asks for no more.
     if "OMP_NUM_THREADS" not in os.environ:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

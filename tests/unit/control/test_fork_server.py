@@ -188,6 +188,29 @@ def test_nothing_is_forked_for_who_waits_no_more(script: Path, tmp_path: Path) -
     server.end()
 
 
+ORPHAN = """
+import os, sys, time
+parent = os.getpid()
+if os.fork() == 0:
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    with open(sys.argv[1], "w") as file:
+        file.write(f"[{os.getpid()}, {os.getppid()}]")
+    os.rename(sys.argv[1], sys.argv[1] + ".done")
+"""
+
+
+def test_a_process_that_outlives_its_worker_becomes_no_zombie(server: Server, tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(ORPHAN)
+    assert ask(server.path, [sys.executable, str(script), str(tmp_path / "a")], {TOKEN: "secret"})
+    done = tmp_path / "a.done"
+    wait(done.exists)
+    orphan, parent = json.loads(done.read_text())
+    assert parent == server.process.pid
+    wait(lambda: not Path(f"/proc/{orphan}").exists())
+
+
 @pytest.mark.parametrize("token", ["", "another"])
 def test_who_has_not_rays_token_gets_nothing(
     token: str, server: Server, script: Path, tmp_path: Path
