@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -131,10 +132,11 @@ def test_records_that_cannot_be_read_are_an_error(
 
 
 def test_an_access_log_becomes_records(cli: Cli, plan: Callable[[str], str], tmp_path: Path) -> None:
+    start = datetime(2026, 11, 29, 12, tzinfo=UTC)
     lines = [
         json.dumps(
             {
-                "time": f"2026-11-29T12:00:{record['time'] + 20:06.3f}+00:00",
+                "time": (start + timedelta(seconds=record["time"])).isoformat(timespec="milliseconds"),
                 "event": "access",
                 "client": f"192.0.2.{number % 200}:4000",
                 "path": "/v2/models/iris/infer",
@@ -148,7 +150,7 @@ def test_an_access_log_becomes_records(cli: Cli, plan: Callable[[str], str], tmp
             },
             separators=(",", ":"),
         )
-        for number, record in enumerate(_records("errors on 5 %", 39))
+        for number, record in enumerate(_records("errors on 5 %", 80))
     ]
     log = tmp_path / "access.jsonl"
     log.write_text("\n".join(['{"event":"routes.changed"}', *lines]) + "\n")
