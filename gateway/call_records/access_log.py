@@ -27,10 +27,17 @@ _UNKNOWN = ("", "-")
 
 @dataclass(slots=True)
 class Converter:
-    """Converts the lines of one model; `skipped` counts the others, by reason."""
+    """Converts the lines of one model; `skipped` counts the others, by reason.
+
+    `canary` is a tag or the beginning of a digest; without it, every canary's calls make records. Then
+    `canaries` tells which there were: a log of days may hold several rollouts.
+    """
 
     model: str
+    canary: str | None = None
     skipped: Counter[str] = field(default_factory=Counter)
+    canaries: dict[str, str] = field(default_factory=dict)
+    """The tags of the canaries whose calls made records, by digest."""
 
     def convert(self, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
         """Yield a record for each call that either version answered, in the order of the lines."""
@@ -49,6 +56,8 @@ class Converter:
             if record is None:
                 self.skipped[reason or "time, status or total_ms cannot be read"] += 1
             else:
+                if record["version"] == "canary":
+                    self.canaries[str(fields.get("digest"))] = str(fields.get("version"))
                 yield record
 
     def _reason(self, fields: Mapping[str, Any]) -> str:
@@ -57,9 +66,16 @@ class Converter:
             return "it is of another model"
         if fields.get("role") not in _ROLES:
             return "it was of no rollout, or the edge refused it"
+        if self.canary is not None and (fields["role"] == "canary") != _is_version(fields, self.canary):
+            return "another canary answered it, or this one when it had become the stable version"
         if str(fields.get("end", ""))[:1] in _HANG_UPS and str(fields.get("end")) != "--":
             return "its caller hung up"
         return ""
+
+
+def _is_version(fields: Mapping[str, Any], version: str) -> bool:
+    digest = str(fields.get("digest", ""))
+    return fields.get("version") == version or digest.startswith((version, f"sha256:{version}"))
 
 
 def _record(fields: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -31,6 +31,8 @@ _ANSWER_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 _LOOPBACK = "127.0.0.1"
 _GATEWAY = "gateway.control.gateway"
+# Read when Ray is imported (ray_internal_flag_def.h).
+_RAYLET_PID = "RAY_RAYLET_PID"
 _RAY, _SERVE = "gateway.control.loop.ray_start", "gateway.control.loop.ray_serve"
 
 
@@ -142,9 +144,7 @@ class ControlPlane:
         # Before all else: it imports meanwhile what the first processes of Ray need.
         fork_server = ForkServer(self._files.directory) if is_forked else None
         try:
-            # Ray takes long to import: only commands that need it wait for it.
-            from gateway.control.loop.ray_start import start_ray
-
+            start_ray = import_ray(is_local=self._address is None)
             # While Ray's programs start.
             threading.Thread(target=import_module, args=(_GATEWAY,), name="import", daemon=True).start()
             start_ray(self._address, self._files.directory, fork_server)
@@ -190,3 +190,20 @@ class ControlPlane:
                     f"the gateway does not answer on {self._config.admin} after {_ANSWER_SECONDS:g} s"
                 )
             time.sleep(_POLL_SECONDS)
+
+
+def import_ray(is_local: bool) -> Callable[..., None]:
+    """Import Ray, and return `start_ray`; it takes so long that only commands which need it wait for it.
+
+    Where its raylet is gone, Ray ends the process that calls it if the parent of that is process 1: so it
+    would end one that systemd started, which is to start Ray again. On this machine it is told to look at
+    this very process in place of the raylet.
+    """
+    if is_local:
+        os.environ[_RAYLET_PID] = str(os.getpid())
+    try:
+        from gateway.control.loop.ray_start import start_ray
+    finally:
+        if is_local:
+            del os.environ[_RAYLET_PID]
+    return start_ray

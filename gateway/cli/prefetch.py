@@ -14,8 +14,9 @@ from pathlib import Path
 from gateway.config.config import GatewayConfig
 from gateway.control.loop.library import open_library
 from gateway.control.loop.resolver import find_kit
+from gateway.control.loop.retries import host_of
 from gateway.control.state.desired import Desired, desired_from
-from gateway.errors import KitserveError, NotTrusted, reason_of
+from gateway.errors import KitserveError, NotFound, NotTrusted, RegistryError, reason_of
 from gateway.kits.examination import is_small
 from gateway.kits.library import Library
 from gateway.oci.reference import Reference
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 class Prefetch:
     """Resolves, judges and fetches small kits, one after the other, in a thread that nobody waits for.
 
-    Large kits are left to the workers, which show how far they are.
+    Large kits are left to the workers, which show how far they are. A registry that fails is asked no more.
     """
 
     def __init__(self, config: GatewayConfig, home: Path) -> None:
@@ -44,13 +45,24 @@ class Prefetch:
         self._stopping.set()
 
     def _run(self) -> None:
-        library = open_library(self._home, self._desired)
+        try:
+            library = open_library(self._home, self._desired)
+        except KitserveError as error:
+            log.debug("kit.not_prefetched", extra={"reason": reason_of(error)})
+            return
+        failed_hosts: set[str] = set()
         for reference in dict.fromkeys(kit for model in self._desired.models for kit in model.kits):
             if self._stopping.is_set():
                 return
+            host = host_of(reference)
+            if host in failed_hosts:
+                continue
             try:
                 fetch(library, reference, self._desired)
             except (KitserveError, OSError) as error:
+                # A wrong password, sent for each kit, locks accounts; a silent registry keeps others back.
+                if host and isinstance(error, RegistryError) and not isinstance(error, NotFound):
+                    failed_hosts.add(host)
                 log.debug("kit.not_prefetched", extra={"kit": str(reference), "reason": reason_of(error)})
 
 

@@ -70,6 +70,14 @@ def records(
     model: Annotated[
         str, typer.Option("--model", help="The model whose calls are wanted.", callback=check_model_name)
     ],
+    canary: Annotated[
+        str | None,
+        typer.Option(
+            "--canary",
+            help="The canary's tag or digest (or its first digits), where the log holds several rollouts.",
+            metavar="VERSION",
+        ),
+    ] = None,
 ) -> None:
     """Write the calls in an access log as records for `rollout replay`.
 
@@ -78,7 +86,7 @@ def records(
     """
     from gateway.call_records.access_log import Converter
 
-    converter, total = Converter(model), 0
+    converter, total = Converter(model, canary or None), 0
     with _opened(log) as file:
         for record in converter.convert(_lines(file)):
             sys.stdout.write(json.dumps(record, separators=(",", ":")) + "\n")
@@ -90,6 +98,14 @@ def records(
             f"{log} has no call to {model} in a rollout; it must be an access log of every call "
             "(access_log: all)"
         )
+    if len(converter.canaries) > 1:
+        canaries = ", ".join(f"{tag} ({digest[:19]})" for digest, tag in converter.canaries.items())
+        raise KitserveError(
+            f"{log} has calls to several canaries of {model}, which cannot be judged as one: {canaries}; "
+            "write those of one with --canary"
+        )
+    if canary and not converter.canaries:
+        raise KitserveError(f"{log} has no call to {model} that the canary {canary} answered")
 
 
 def _opened(path: Path) -> BinaryIO:

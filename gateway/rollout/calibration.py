@@ -34,6 +34,8 @@ LONGEST_BLOCK = 60
 ERROR_CALLS, OTHER_CALLS = 10, 5
 """How many calls a unit has at least, where it is shorter than a long block: few failures among many."""
 ERROR_CAP, OTHER_CAP = 5.0, 3.5
+UNKNOWN_ERRORS, UNKNOWN_OTHERS = Spacing(2, 6, minimum=ERROR_CALLS), Spacing(minimum=OTHER_CALLS)
+"""Where little is known and no spell shows. Failures do not wait as long: 1 s counts, and 3 s do not."""
 _MIN_DURATIONS = 200
 _DEVIATIONS = 4.0
 _GAP_FACTOR = 1.5
@@ -74,7 +76,8 @@ class Calibration:
 def calibrate(checks: Checks, is_text: bool, history: History, hold: float, alarm: float) -> Calibration:
     """Learn from the stable version's past; `hold` is the step's length in seconds."""
     spacings, bases, unsteady = {}, {}, []
-    stretch = max(_STRETCH, min(HISTORY_WINDOWS // 2, int(2 * hold)))
+    # A replay's step has no end.
+    stretch = max(_STRETCH, int(min(HISTORY_WINDOWS // 2, 2 * hold)))
     measured: list[tuple[str, Shares, Shares, float, Spacing]] = []
     if checks.max_error_rate is not None:
         shares = _matrix(history, lambda side: (side.errors, side.calls))
@@ -86,7 +89,7 @@ def calibrate(checks: Checks, is_text: bool, history: History, hold: float, alar
         counts = [timing.durations(window.side).counts for window in history.windows]
         sums = np.array(counts).sum(axis=0) if counts else np.zeros(1)
         if sums.sum() < _MIN_DURATIONS:
-            spacings[timing.check] = Spacing(minimum=OTHER_CALLS)
+            spacings[timing.check] = UNKNOWN_OTHERS
             continue
         bounds = timing.durations(Side()).bounds
         base = Durations(tuple(int(count) for count in sums), bounds).quantile(checks.latency_quantile)
@@ -97,7 +100,7 @@ def calibrate(checks: Checks, is_text: bool, history: History, hold: float, alar
         above = _matrix(history, _slow_share(timing, usual))
         measured.append((timing.check, shares, above, floor, spacing))
     for check, shares, others, floor, spacing in measured:
-        spacing = _spaced(shares, spacing)
+        spacing = _spaced(shares, spacing, UNKNOWN_ERRORS if check == "error_rate" else UNKNOWN_OTHERS)
         steady = _tried(shares, np.maximum(_mean_of_others(others), floor), spacing, stretch, alarm)
         spacings[check] = steady or spacing
         if steady is None:
@@ -153,8 +156,8 @@ def _mean_of_others(shares: Shares) -> Shares:
     return np.asarray(np.where(counts > 0, sums / np.maximum(counts, 1), overall))
 
 
-def _spaced(shares: Shares, spacing: Spacing) -> Spacing:
-    """Return the spacing that the autocorrelation asks for."""
+def _spaced(shares: Shares, spacing: Spacing, unknown: Spacing) -> Spacing:
+    """Return the spacing that the autocorrelation asks for; `unknown` where that says too little."""
     known = ~np.isnan(shares)
     excess = np.where(known, shares - _mean_of_others(shares), 0.0)
     # A worker that is always a little worse than the others has no spell.
@@ -175,6 +178,8 @@ def _spaced(shares: Shares, spacing: Spacing) -> Spacing:
         spacing = replace(spacing, block=LONG_BLOCK, gap=LONG_GAP, cap=0.0)
     elif longest:
         spacing = replace(spacing, block=longest, gap=math.ceil(_GAP_FACTOR * longest), cap=0.0)
+    if total < ENOUGH_WINDOWS and not longest:
+        return unknown
     if total < ENOUGH_WINDOWS:
         block, gap = max(spacing.block, LONG_BLOCK), max(spacing.gap, LONG_GAP)
         spacing = replace(spacing, block=block, gap=gap, cap=0.0)

@@ -6,7 +6,8 @@ version a caller came to is chance, so any order of callers is as likely as any 
 stable version's callers and the one that is bet on bounds its mean exactly.
 
 A later look sees the same callers again. So looks do not multiply: each begins afresh, at 10, 20, 40, ...
-seconds, and the k-th has a k(k+1)-th part of the chance of a false alarm.
+seconds, and the k-th of 20 has a k(k+1)-th part of the chance of a false alarm. The 21st part that is left is
+that of a look after 5 seconds, which is for canaries that fail nearly all of their callers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from dataclasses import dataclass, field, replace
 from gateway.rollout.blocks import STAKES, log_mean
 from gateway.rollout.units import MAX_CALLERS, CallerCounts
 
-FIRST_LOOK_SECONDS = 10.0
+FIRST_LOOK_SECONDS = 5.0
+MAX_LOOKS = 20
+"""Beside the first one; the last is after two months."""
 _CONTROL_CALLS = 5
 _SLOW_SHARE = 0.05
 
@@ -45,10 +48,14 @@ class Callers:
 
     def look(self, seconds: float, error_limit: float | None, ratio: float | None) -> Callers:
         """Return the same after a look, if one is due `seconds` after the step's begin."""
-        if not self.canary or not self.stable or seconds < FIRST_LOOK_SECONDS * 2**self.looks:
+        looks = self.looks
+        is_due = looks <= MAX_LOOKS and seconds >= FIRST_LOOK_SECONDS * 2**looks
+        if not is_due or not self.canary or not self.stable:
             return self
-        looks = self.looks + 1
-        cost = math.log(looks * (looks + 1))
+        while looks < MAX_LOOKS and seconds >= FIRST_LOOK_SECONDS * 2 ** (looks + 1):
+            # Of looks that are due together, one is made.
+            looks += 1
+        cost = math.log(looks * (looks + 1) if looks else MAX_LOOKS + 1)
         errors, latency = self.errors, self.latency
         if error_limit is not None:
             errors = max(errors, self._evidence(self._failing, error_limit, 0.0) - cost)
@@ -61,7 +68,7 @@ class Callers:
                 return float(counts.log_seconds / counts.calls > base + math.log(ratio))
 
             latency = max(latency, self._evidence(is_slow, 0.0, _SLOW_SHARE) - cost)
-        return replace(self, looks=looks, errors=errors, latency=latency)
+        return replace(self, looks=looks + 1, errors=errors, latency=latency)
 
     def failures_beyond_own(self, table: Table) -> float:
         """Return how many calls of a table failed, each as far as its caller's calls did not fail before."""

@@ -41,7 +41,7 @@ def test_a_noisy_neighbour_aborts_no_equal_canary_and_saves_no_bad_one(tmp_path:
     count = int(os.environ.get("KITSERVE_ROLLOUTS", "10"))
     kits = trial_kits(tmp_path / "layout")
     ends: Counter[tuple[str, str, str]] = Counter()
-    with running(tmp_path / "kitserve") as kitserve, Neighbour():
+    with running(tmp_path) as kitserve, Neighbour():
         kitserve.models = {"trial": {"kit": f"{kits}:even", "replicas": 2, "rollout": ROLLOUT}}
         kitserve.start()
         kitserve.wait_for_rollout("trial", phase="Healthy")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
 from gateway.cli.processes import descendants
 from tests.support.kitserve import Running, running
+from tests.support.waiting import wait
 
 RESTART_SECONDS = 180
 """On a busy machine, Ray may have to be started more than once."""
@@ -53,3 +57,34 @@ def test_a_dead_raylet_is_noticed_and_every_model_comes_back(tmp_path: Path, lay
         assert names == {"haproxy"}
         code, _ = kitserve.stop()
         assert code == 0
+
+
+# A process without a parent, as systemd starts one, whose raylet dies.
+ORPHAN = """
+import os, sys, time
+parent = os.getpid()
+if os.fork():
+    os._exit(0)
+while os.getppid() == parent:
+    time.sleep(0.01)
+from gateway.cli.control_plane import import_ray
+from gateway.control.loop.environment import prepare
+prepare(None)
+import_ray(is_local=True)
+assert "RAY_RAYLET_PID" not in os.environ
+import ray
+ray.init(address="local", include_dashboard=False, _temp_dir=sys.argv[2], object_store_memory=80_000_000)
+(raylet,) = ray._private.worker._global_node.all_processes["raylet"]
+raylet.process.kill()
+raylet.process.wait()
+ray.shutdown()
+open(sys.argv[1], "w").close()
+"""
+
+
+def test_it_outlives_its_raylet_also_where_it_has_no_parent(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    # Ray's sockets have long names.
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="ks", ignore_cleanup_errors=True) as directory:
+        subprocess.run([sys.executable, "-c", ORPHAN, str(done), directory], check=True)
+        wait(done.exists, 60)

@@ -25,13 +25,15 @@ import hmac
 import importlib
 import os
 import runpy
+import select
 import signal
 import socket
 import struct
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from gateway.control.loop.fork_request import FORKED, TOKEN
 
@@ -53,7 +55,10 @@ WITH_RAY = ("gateway.worker.replica", "gateway.control.gateway", "ray.serve._pri
 """What the processes of Serve's controller, of the gateway and of workers import."""
 _ACTOR_CLASS_ID = "ActorClassID"
 _REQUEST_SECONDS = 5.0
-_PR_SET_PDEATHSIG = 1
+# More than Linux lets a command and its environment have by default.
+_REQUEST_BYTES = 4 * 1024 * 1024
+_COUNT_DIGITS = 6
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _OOM_VARIABLE, _OOM_SCORE = "RAY_worker_oom_score_adjustment", "1000"
 
 
@@ -67,10 +72,11 @@ class Request:
     @staticmethod
     def parse(message: bytes, token: str) -> Request | None:
         """Return what was asked for; None where the token is another, or it is no request."""
-        sent, *fields = message.decode(errors="surrogateescape").split("\0")
-        if not token or not hmac.compare_digest(sent.encode(), token.encode()):
+        sent, *pieces = message.split(b"\0")
+        if not token or not hmac.compare_digest(sent, token.encode()):
             return None
-        if not fields or not fields[0].isdecimal():
+        fields = [piece.decode(errors="surrogateescape") for piece in pieces]
+        if not fields or not fields[0].isdecimal() or len(fields[0]) > _COUNT_DIGITS:
             return None
         length = int(fields[0])
         command, variables = fields[1 : length + 1], fields[length + 1 :]
@@ -84,7 +90,10 @@ class Request:
 def main(listener: socket.socket) -> None:
     """Import what is needed, and fork processes as asked, until whoever started this ends."""
     parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    kernel = ctypes.CDLL(None)
+    kernel.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # What a worker that dies leaves, such as the process of an engine, ends here without a zombie.
+    kernel.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     # Else numpy starts threads. Ray has its processes compute with one, where the user asks for no more.
     if "OMP_NUM_THREADS" not in os.environ:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -102,7 +111,7 @@ def main(listener: socket.socket) -> None:
     # The objects there are stay for good: the collector shall not write to their memory.
     gc.collect()
     gc.freeze()
-    serve(listener, os.environ.get(TOKEN, ""))
+    become(serve(listener, os.environ.get(TOKEN, "")))
 
 
 def import_ray() -> None:
@@ -153,25 +162,24 @@ def _random_id() -> bytes:
     return made
 
 
-def serve(listener: socket.socket, token: str) -> None:
-    """Fork a process for each request that comes with the token."""
+def serve(listener: socket.socket, token: str) -> Request:
+    """Fork a process for each request that comes with the token; returns in each of these alone."""
     # Nobody waits for what is forked: Ray sees by its connection that it has ended.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         connection, _ = listener.accept()
         with connection, contextlib.suppress(OSError):
-            connection.settimeout(_REQUEST_SECONDS)
             request = Request.parse(_received(connection), token) if _is_own_user(connection) else None
-            if request is None:
+            # Who has waited for too long has started the process itself.
+            if request is None or _is_gone(connection):
                 continue
             if os.fork() == 0:
-                connection.close()
                 listener.close()
-                become(request)
+                return request
             connection.sendall(FORKED)
 
 
-def become(request: Request) -> None:
+def become(request: Request) -> NoReturn:
     """Run the command in this process, which ends with it."""
     code = 1
     try:
@@ -179,13 +187,15 @@ def become(request: Request) -> None:
         os.setpgid(0, 0)
         os.environ.clear()
         os.environ.update({**request.environment, JOB: NO_JOB})
+        sys.argv = list(request.command[1:])
+        # A worker removes secrets from its environment before it loads a kit: none may be left here.
+        del request
         # As Ray does with the processes that it starts: they are to be killed before all others.
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text(os.environ.get(_OOM_VARIABLE, _OOM_SCORE))
-        script = request.command[1]
-        sys.argv = list(request.command[1:])
-        sys.path.insert(0, str(Path(script).parent))
-        runpy.run_path(script, run_name="__main__")
+        _seed()
+        sys.path.insert(0, str(Path(sys.argv[0]).parent))
+        runpy.run_path(sys.argv[0], run_name="__main__")
         code = 0
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
@@ -193,6 +203,12 @@ def become(request: Request) -> None:
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)
+
+
+def _seed() -> None:
+    """Have numpy give other random numbers than in all other processes, as Python does by itself."""
+    if (generators := sys.modules.get("numpy.random")) is not None:
+        generators.seed()
 
 
 def _import(modules: tuple[str, ...]) -> None:
@@ -203,10 +219,27 @@ def _import(modules: tuple[str, ...]) -> None:
 
 
 def _received(connection: socket.socket) -> bytes:
-    pieces = []
-    while piece := connection.recv(65536):
-        pieces.append(piece)
-    return b"".join(pieces)
+    """Return what was sent; b"" where it is too much.
+
+    Raises:
+        OSError: when it takes too long.
+    """
+    deadline = time.monotonic() + _REQUEST_SECONDS
+    message = bytearray()
+    while len(message) <= _REQUEST_BYTES:
+        # Not 0, with which it would not wait, and never less.
+        connection.settimeout(max(deadline - time.monotonic(), 0.001))
+        if not (piece := connection.recv(65536)):
+            return bytes(message)
+        message += piece
+    return b""
+
+
+def _is_gone(connection: socket.socket) -> bool:
+    """Tell whether the other end is closed, and not for sending alone."""
+    poll = select.poll()
+    poll.register(connection, 0)
+    return any(event & select.POLLHUP for _, event in poll.poll(0))
 
 
 def _is_own_user(connection: socket.socket) -> bool:

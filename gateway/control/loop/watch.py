@@ -17,7 +17,8 @@ from gateway.control.state.workers import Workers
 from gateway.errors import reason_of
 
 _LOOK_SECONDS = 1.0
-_QUIET_LOOK_SECONDS = 3.0
+# One look takes some 10 ms of CPU.
+_QUIET_LOOK_SECONDS = 6.0
 _PROBE_SECONDS = 0.25
 _CONNECT_SECONDS = 0.2
 
@@ -42,17 +43,29 @@ class Watch:
         self._looking = threading.Lock()
         self._applications: Mapping[AppName, Application] | None = None
         self._stopping = threading.Event()
-        self.is_quiet = False
-        """Whether nothing is under way in Serve, so that it is asked less often."""
+        self._is_quiet = False
+        self._ends_quiet = threading.Event()
 
     def start(self) -> None:
         """Begin to look."""
-        for work, pause in ((self._look_again, self._look_pause), (self._probe, lambda: _PROBE_SECONDS)):
-            threading.Thread(target=self._repeat, args=(work, pause), name="watch", daemon=True).start()
+        for target in (self._look_for_ever, self._probe_for_ever):
+            threading.Thread(target=target, name="watch", daemon=True).start()
 
     def stop(self) -> None:
         """Look no more."""
         self._stopping.set()
+        self._ends_quiet.set()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is under way in Serve, so that it is asked less often; once it ends, at once."""
+        return self._is_quiet
+
+    @is_quiet.setter
+    def is_quiet(self, is_quiet: bool) -> None:
+        if self._is_quiet and not is_quiet:
+            self._ends_quiet.set()
+        self._is_quiet = is_quiet
 
     def applications(self) -> Mapping[AppName, Application]:
         """Return what Serve ran at the last look; the first look is now, and raises what Serve raises."""
@@ -96,12 +109,17 @@ class Watch:
                 self._workers.drop(worker.worker)
                 self._changed()
 
-    def _look_pause(self) -> float:
-        return _QUIET_LOOK_SECONDS if self.is_quiet else _LOOK_SECONDS
+    def _look_for_ever(self) -> None:
+        while True:
+            self._ends_quiet.wait(_QUIET_LOOK_SECONDS if self._is_quiet else _LOOK_SECONDS)
+            self._ends_quiet.clear()
+            if self._stopping.is_set():
+                return
+            self._look_again()
 
-    def _repeat(self, work: Callable[[], None], pause: Callable[[], float]) -> None:
-        while not self._stopping.wait(pause()):
-            work()
+    def _probe_for_ever(self) -> None:
+        while not self._stopping.wait(_PROBE_SECONDS):
+            self._probe()
 
 
 def _is_refused(worker: Announcement) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import threading
@@ -50,8 +51,17 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ended = asyncio.Event()
+
     def install_signal_handlers(self) -> None:
         """Leave signals to the process: this server lives in a thread."""
+
+    async def main_loop(self) -> None:
+        """Wait for the end; uvicorn's own looks for it ten times a second, and writes dates."""
+        await self.on_tick(0)
+        await self.ended.wait()
 
 
 class WebServer:
@@ -97,6 +107,10 @@ class WebServer:
     def stop(self, grace: float = 1.0) -> None:
         """Close the port and all connections, and end the thread."""
         self._server.should_exit = True
+        if self._thread.is_alive():
+            # The loop may be closed just now.
+            with contextlib.suppress(RuntimeError):
+                self._loop.result(_START_SECONDS).call_soon_threadsafe(self._server.ended.set)
         self._thread.join(grace)
         self._server.force_exit = True
         self._thread.join(grace)

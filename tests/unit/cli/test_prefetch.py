@@ -12,8 +12,9 @@ from gateway.cli import prefetch as module
 from gateway.cli.prefetch import Prefetch, fetch
 from gateway.config.config import GatewayConfig
 from gateway.control.loop.library import open_library
+from gateway.control.loop.retries import host_of
 from gateway.control.state.desired import desired_from
-from gateway.errors import KitError
+from gateway.errors import KitError, NotFound, RegistryUnavailable, Unauthorized
 from gateway.oci.reference import Reference
 from tests.support.artifacts import LayoutBuilder, tar
 from tests.support.waiting import wait
@@ -88,3 +89,31 @@ def test_one_that_fails_does_not_keep_the_others_back_but_the_end_does(
     prefetch.start()
     prefetch._thread.join(10)
     assert asked == []
+
+
+def test_a_registry_that_fails_is_asked_for_no_other_kit(
+    layout: LayoutBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    errors = {"locked.io": Unauthorized("401"), "silent.io": RegistryUnavailable("silent")}
+
+    def fail(_library: object, reference: Reference, _desired: object) -> None:
+        asked.append(str(reference))
+        raise errors.get(host_of(reference), NotFound("no such tag"))
+
+    monkeypatch.setattr(module, "fetch", fail)
+    kits = [f"{host}/a:{tag}" for tag in ("v1", "v2") for host in ("locked.io", "silent.io", "empty.io")]
+    prefetch = Prefetch(config_of(layout, *({"kit": kit} for kit in kits)), tmp_path)
+    prefetch.start()
+    prefetch._thread.join(10)
+    assert asked == ["locked.io/a:v1", "silent.io/a:v1", "empty.io/a:v1", "empty.io/a:v2"]
+
+
+def test_a_cache_that_cannot_be_opened_is_told_by_who_needs_it(
+    layout: LayoutBuilder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "home").write_text("no directory")
+    prefetch = Prefetch(config_of(layout, {}), tmp_path / "home")
+    prefetch.start()
+    prefetch._thread.join(10)
+    assert capfd.readouterr().err == ""

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -101,6 +102,26 @@ def test_the_fields_of_the_block_may_stand_alone(
     cli("rollout", "replay", file, "--plan", plan("steps: [{weight: 5}]"), code=3)
 
 
+def test_of_a_log_of_several_rollouts_one_is_written_alone(cli: Cli, tmp_path: Path) -> None:
+    def line(role: str, tag: str) -> str:
+        digest = f"sha256:{tag}{'0' * 62}"
+        call = {"event": "access", "model": "iris", "role": role, "version": tag, "digest": digest}
+        call |= {"status": 200, "total_ms": 2, "end": "--", "placed": "1", "time": "2026-11-29T12:00:00Z"}
+        return json.dumps(call, separators=(",", ":")) + "\n"
+
+    log = tmp_path / "access.jsonl"
+    roles = (("stable", "a1"), ("canary", "b2"), ("canary", "c3"), ("stable", "c3"))
+    log.write_text("".join(line(role, tag) for role, tag in roles))
+    _, error = cli("rollout", "records", str(log), "--model", "iris", code=1)
+    assert "several canaries of iris" in " ".join(error.split())
+    for canary in ("c3", "sha256:c30", "c300"):
+        text, error = cli("rollout", "records", str(log), "--model", "iris", "--canary", canary)
+        assert [json.loads(row)["version"] for row in text.splitlines()] == ["stable", "canary"]
+        assert "skipped: 2: another canary answered it" in " ".join(error.split())
+    _, error = cli("rollout", "records", str(log), "--model", "iris", "--canary", "d4", code=1)
+    assert "that the canary d4 answered" in " ".join(error.split())
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
@@ -134,10 +155,11 @@ def test_records_that_cannot_be_read_are_an_error(
 
 
 def test_an_access_log_becomes_records(cli: Cli, plan: Callable[[str], str], tmp_path: Path) -> None:
+    start = datetime(2026, 11, 29, 12, tzinfo=UTC)
     lines = [
         json.dumps(
             {
-                "time": f"2026-11-29T12:00:{record['time'] + 20:06.3f}+00:00",
+                "time": (start + timedelta(seconds=record["time"])).isoformat(timespec="milliseconds"),
                 "event": "access",
                 "client": f"192.0.2.{number % 200}:4000",
                 "path": "/v2/models/iris/infer",
@@ -151,7 +173,7 @@ def test_an_access_log_becomes_records(cli: Cli, plan: Callable[[str], str], tmp
             },
             separators=(",", ":"),
         )
-        for number, record in enumerate(_records(_FAILING, 39))
+        for number, record in enumerate(_records(_FAILING, 80))
     ]
     log = tmp_path / "access.jsonl"
     log.write_text("\n".join(['{"event":"routes.changed"}', *lines]) + "\n")

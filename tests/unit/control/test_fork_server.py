@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -22,7 +23,7 @@ from tests.support.waiting import wait
 SERVER = """
 import socket, sys
 from gateway.control.loop import fork_server
-fork_server.WITHOUT_RAY, fork_server.import_ray = ("json",), lambda: None
+fork_server.WITHOUT_RAY, fork_server.import_ray = ("json", "numpy.random"), lambda: None
 fork_server._random_id = lambda: __import__("os").urandom(8)
 {before}
 fork_server.main(socket.socket(fileno=int(sys.argv[1])))
@@ -30,11 +31,22 @@ fork_server.main(socket.socket(fileno=int(sys.argv[1])))
 SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
+
+def kept():
+    os.environ.pop("PASSWORD", None)
+    frame = sys._getframe(1)
+    names = []
+    while frame := frame.f_back:
+        names += [name for name, value in list(frame.f_locals.items()) if "hunter2" in repr(value)]
+    return names
+
 Path(sys.argv[1]).write_text(json.dumps({
     "arguments": sys.argv, "environment": dict(os.environ), "name": __name__, "group": os.getpgid(0),
     "process": os.getpid(), "imported": "json" in sys.modules,
     "ends": signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL, "umask": os.umask(0),
     "score": Path("/proc/self/oom_score_adj").read_text(),
+    "descriptors": [int(file.name) for file in Path("/proc/self/fd").iterdir() if file.exists()],
+    "kept": kept(), "numbers": __import__("numpy").random.random(4).tolist(),
 }))
 os.rename(sys.argv[1], sys.argv[1] + ".done")
 sys.exit(3)
@@ -110,8 +122,93 @@ def test_what_is_forked_is_as_if_it_was_started(server: Server, script: Path, tm
     assert forked["ends"]
     assert forked["umask"] == 0o077
     assert forked["score"] == "1000\n"
+    assert forked["descriptors"] == [0, 1, 2]
     # Nothing is left of it, not even a zombie.
     wait(lambda: not Path(f"/proc/{forked['process']}").exists())
+
+
+def test_nothing_is_kept_of_the_environment_that_a_worker_empties_and_no_numbers_are_shared(
+    server: Server, script: Path, tmp_path: Path
+) -> None:
+    environment = {TOKEN: "secret", "PASSWORD": "hunter2"}
+    numbers = []
+    for name in ("a", "b"):
+        assert ask(server.path, [sys.executable, str(script), str(tmp_path / name)], environment)
+        forked = answer(tmp_path / name)
+        assert forked["kept"] == []
+        numbers.append(forked["numbers"])
+    assert numbers[0] != numbers[1]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b"\xff\xfe", b"secret\0\xd9\xa3\0python\0a.py", b"secret\0" + b"9" * 5000, b"x" * 5 * 1024 * 1024],
+    ids=["no text", "other digits", "a long number", "long"],
+)
+def test_no_message_ends_it(message: bytes, server: Server, script: Path, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, contextlib.suppress(OSError):
+        connection.connect(server.path)
+        connection.sendall(message)
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1) == b""
+    assert ask(server.path, [sys.executable, str(script), str(tmp_path / "a")], {TOKEN: "secret"})
+    answer(tmp_path / "a")
+
+
+def test_who_sends_slowly_keeps_others_waiting_for_a_moment_alone(script: Path, tmp_path: Path) -> None:
+    server = Server(tmp_path, before="fork_server._REQUEST_SECONDS = 0.5")
+    server.serve()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(server.path)
+        connection.settimeout(10)
+        with contextlib.suppress(OSError):
+            for _ in range(30):
+                connection.sendall(b"x")
+                time.sleep(0.1)
+            pytest.fail("it is still read from")
+    assert ask(server.path, [sys.executable, str(script), str(tmp_path / "a")], {TOKEN: "secret"})
+    answer(tmp_path / "a")
+    server.end()
+
+
+def test_nothing_is_forked_for_who_waits_no_more(script: Path, tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    for name in ("gone", "waits"):
+        fields = ["secret", "3", sys.executable, str(script), str(tmp_path / name)]
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.connect(server.path)
+        connection.sendall("\0".join(fields).encode())
+        connection.shutdown(socket.SHUT_WR)
+        if name == "gone":
+            connection.close()
+    server.serve()
+    answer(tmp_path / "waits")
+    connection.close()
+    assert not (tmp_path / "gone.done").exists()
+    server.end()
+
+
+ORPHAN = """
+import os, sys, time
+parent = os.getpid()
+if os.fork() == 0:
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    with open(sys.argv[1], "w") as file:
+        file.write(f"[{os.getpid()}, {os.getppid()}]")
+    os.rename(sys.argv[1], sys.argv[1] + ".done")
+"""
+
+
+def test_a_process_that_outlives_its_worker_becomes_no_zombie(server: Server, tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(ORPHAN)
+    assert ask(server.path, [sys.executable, str(script), str(tmp_path / "a")], {TOKEN: "secret"})
+    done = tmp_path / "a.done"
+    wait(done.exists)
+    orphan, parent = json.loads(done.read_text())
+    assert parent == server.process.pid
+    wait(lambda: not Path(f"/proc/{orphan}").exists())
 
 
 @pytest.mark.parametrize("token", ["", "another"])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from gateway.metrics.counts import BUCKETS
 from gateway.rollout.blocks import LONG_BLOCK, LONG_GAP
-from gateway.rollout.calibration import Calibration, calibrate, slow_count, slow_parts
+from gateway.rollout.calibration import UNKNOWN_ERRORS, Calibration, calibrate, slow_count, slow_parts
 from gateway.rollout.evidence import Durations, Side
 from gateway.rollout.plan import Checks
-from gateway.rollout.units import History, Window
+from gateway.rollout.units import WINDOW_SECONDS, History, Window
 
 CHECKS = Checks(max_latency_ratio=1.5)
 CALLS = 40
@@ -64,9 +66,24 @@ def test_with_little_history_blocks_are_long() -> None:
         assert (spacing.block, spacing.gap, spacing.cap) == (LONG_BLOCK, LONG_GAP, 0)
 
 
+def test_with_little_history_failures_are_judged_by_seconds_that_a_gap_keeps_apart() -> None:
+    for past in (History(), history([], windows=100)):
+        assert calibrated(past).spacings["error_rate"] == UNKNOWN_ERRORS
+    assert UNKNOWN_ERRORS.block < LONG_BLOCK
+    assert UNKNOWN_ERRORS.gap * WINDOW_SECONDS == 3
+    assert not UNKNOWN_ERRORS.cap
+    spells = calibrated(history([(20, 26), (60, 66)], windows=100)).spacings["error_rate"]
+    assert (spells.block, spells.gap) >= (LONG_BLOCK, LONG_GAP)
+
+
 def test_a_worker_that_is_worse_for_minutes_leaves_nothing_to_judge_by() -> None:
     calibration = calibrated(history([(100, 900)], windows=1200))
     assert calibration.unsteady == ("error_rate",), "its slow calls are many enough to be what is usual"
+
+
+def test_a_step_without_an_end_is_calibrated_as_a_long_one() -> None:
+    past = history([], windows=200)
+    assert calibrate(CHECKS, False, past, math.inf, 0.001) == calibrate(CHECKS, False, past, 3600.0, 0.001)
 
 
 def test_what_is_slow_comes_from_the_past() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from gateway.rollout.callers import Callers
+from gateway.rollout.callers import MAX_LOOKS, Callers
 from gateway.rollout.units import MAX_CALLERS, CallerCounts
 
 NUMBER = 60
@@ -44,11 +45,22 @@ def test_callers_who_fail_or_wait_since_they_are_at_the_canary_are_evidence() ->
 
 
 def test_looks_come_ever_more_seldom_and_each_costs_more() -> None:
-    callers = looked(table({40}, CANARY), seconds=9.5)
+    callers = looked(table({40}, CANARY), seconds=4.5)
     assert callers.looks == 0
-    for seconds, looks in ((10.0, 1), (15.0, 1), (20.0, 2), (39.5, 2), (40.0, 3)):
+    for seconds, looks in ((5.0, 1), (9.5, 1), (10.0, 2), (15.0, 2), (20.0, 3), (39.5, 3), (40.0, 4)):
         callers = callers.look(seconds, 0.01, 1.5)
         assert callers.looks == looks
+
+
+def test_callers_who_all_fail_are_clear_after_five_seconds_and_no_chance_is_spent_twice() -> None:
+    assert looked(table(set(CANARY), CANARY), seconds=5.0).errors > math.log(2000)
+    callers, spent, gain = Callers().with_counts(table(set(), STABLE), table(set(CANARY), CANARY)), 0.0, None
+    for look in range(MAX_LOOKS + 5):
+        seen = replace(callers, errors=-math.inf, looks=look).look(5.0 * 2**look, 0.01, None)
+        if seen.looks > look:
+            gain = gain or seen.errors + math.log(MAX_LOOKS + 1)
+            spent += math.exp(seen.errors - gain)
+    assert spent == pytest.approx(1.0)
 
 
 def test_callers_beyond_the_bound_are_not_kept() -> None:

@@ -43,14 +43,19 @@ NONE = PairCounts()
 
 
 def ticked(
-    rollout: Rollout, ticks: int, canary: Side, worker: str = "c0", pairs: PairCounts = NONE
+    rollout: Rollout,
+    ticks: int,
+    canary: Side,
+    worker: str = "c0",
+    pairs: PairCounts = NONE,
+    past: History = PAST,
 ) -> Rollout:
     """Let half seconds pass, in each of which one worker of each version answers."""
     for _ in range(ticks):
         index = 600 + round(rollout.clock * 2)
         units = Units((Window("s0", index, side()),), (Window(worker, index, canary, None, pairs),))
         mirrored = MirroredCalls(pairs.pairs, pairs.pairs - pairs.differing)
-        tick = Tick(Evidence(side(), canary, mirrored), units=units, history=PAST)
+        tick = Tick(Evidence(side(), canary, mirrored), units=units, history=past)
         rollout, _ = advance(rollout, tick, rollout.clock + 0.5)
         if rollout.stage is not Stage.STEPPING:
             break
@@ -71,6 +76,20 @@ def test_gross_failure_ends_a_rollout_within_seconds(canary: Side, pairs: PairCo
     assert rollout.clock <= 6
     verdict = next(verdict for verdict in rollout.verdicts if verdict.outcome is Outcome.FAILED)
     assert verdict.check == check
+
+
+@pytest.mark.parametrize("is_mirrored", [True, False])
+def test_a_canary_that_fails_all_calls_ends_within_five_seconds_without_history(is_mirrored: bool) -> None:
+    checks = Checks(max_latency_ratio=1.5, agreement=Agreement() if is_mirrored else None)
+    plan = Plan(steps=(Step(5, hold=30), Step(25, hold=30), Step(50, hold=30)), checks=checks)
+    rollout = ticked(begun(plan), 20, side(errors=CALLS), past=History())
+    assert rollout.stage is Stage.DEGRADED
+    assert rollout.clock <= 5
+
+
+def test_failures_of_three_seconds_end_none_without_history() -> None:
+    rollout = ticked(ticked(begun(), 6, side(errors=CALLS), past=History()), 60, side(), past=History())
+    assert rollout.stage is Stage.STEPPING
 
 
 def test_a_spell_of_three_seconds_ends_none() -> None:
@@ -128,6 +147,20 @@ def test_callers_who_stick_are_no_evidence_by_their_windows_alone() -> None:
     assert rollout.stage is Stage.STEPPING
     verdict = next(verdict for verdict in rollout.verdicts if verdict.check == "error_rate")
     assert "judged by 20 callers" in verdict.message
+
+
+def test_callers_who_stick_and_all_fail_end_a_rollout_within_five_seconds() -> None:
+    rollout = begun(Plan(steps=(Step(5, hold=30), Step(50, hold=30)), checks=Checks()))
+    for half in range(1, 11):
+        units = Units(
+            (Window("s0", 600 + half, side(), Side()),),
+            (Window("c0", 600 + half, side(errors=CALLS), Side()),),
+            {f"s{number}": CallerCounts(2, 0, -12.0) for number in range(95)},
+            {f"c{number}": CallerCounts(2, 2, -12.0) for number in range(5)},
+        )
+        tick = Tick(Evidence(side(), side(errors=CALLS)), units=units)
+        rollout, _ = advance(rollout, tick, half / 2)
+    assert rollout.stage is Stage.DEGRADED
 
 
 def test_what_varies_too_much_is_an_error_and_no_failure() -> None:
