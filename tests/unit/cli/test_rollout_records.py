@@ -105,7 +105,8 @@ def test_the_fields_of_the_block_may_stand_alone(
 def test_of_a_log_of_several_rollouts_one_is_written_alone(cli: Cli, tmp_path: Path) -> None:
     def line(role: str, tag: str) -> str:
         digest = f"sha256:{tag}{'0' * 62}"
-        call = {"event": "access", "model": "iris", "role": role, "version": tag, "digest": digest}
+        call: dict[str, object] = {"event": "access", "model": "iris", "role": role}
+        call |= {"version": tag, "digest": digest}
         call |= {"status": 200, "total_ms": 2, "end": "--", "placed": "1", "time": "2026-11-29T12:00:00Z"}
         return json.dumps(call, separators=(",", ":")) + "\n"
 
