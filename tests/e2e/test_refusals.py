@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.support.load import Load
 from tests.support.model_files import save_script
 from tests.support.pickles import code_kit
 from tests.support.registry import Registry, run_registry
+from tests.support.waiting import wait
 
 
 @pytest.fixture
@@ -61,6 +63,10 @@ def _mute(tmp_path: Path) -> str:
     return f"oci-layout:{builder.directory}:team/mute:v1"
 
 
+def _has_no_worker(serving: Running, name: str) -> bool:
+    return not serving.workers(name)
+
+
 def test_each_refusal_names_its_cause_and_the_rest_goes_on(
     serving: Running, registry: Registry, layout: Path, tmp_path: Path
 ) -> None:
@@ -92,7 +98,7 @@ def test_each_refusal_names_its_cause_and_the_rest_goes_on(
     with Load(f"{serving.url}/v2/models/good/infer", clients=1, pause=0.005) as load:
         assert serving.apply(check=False).returncode == 1
     assert load.failures == {}
-    for name, (model, text) in refused.items():
+    for name, (_, text) in refused.items():
         shown = serving.model(name)
         assert shown["state"] == "failed", name
         assert text in shown["message"], (name, shown["message"])
@@ -100,7 +106,7 @@ def test_each_refusal_names_its_cause_and_the_rest_goes_on(
         assert answer.status_code == 503
         # Why is told on the admin port alone.
         assert answer.json() == {"error": not_loaded(name), "code": MODEL_FAILED}
-        assert not serving.workers(name), model
+        wait(partial(_has_no_worker, serving, name))
     assert serving.model("good")["state"] == "ready"
     logged = [json.loads(line) for line in log_path(serving.home).read_text().splitlines()]
     failures = {line["model"]: line["reason"] for line in logged if line["event"] == "worker.failed"}

@@ -15,6 +15,7 @@ CONDITIONAL: Mapping[str, str] = {
     "Log of workers": "there is no series before something is logged",
     "Certificates": "only with TLS",
     "Verdicts": "only where a rollout is judged",
+    "Units of evidence": "only where a rollout is judged",
     "Phases": "only where a model has `rollout`",
     "Steps": "only where a model has `rollout`",
     "Mirrored share": "only where a model has `rollout`",
