@@ -45,7 +45,9 @@ def test_a_signal_ends_everything_within_ten_seconds(tmp_path: Path, layout: Pat
             requests.get(kitserve.url, timeout=2)
 
 
-@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGINT, 0.0), (signal.SIGTERM, 2.5)])
+@pytest.mark.parametrize(
+    ("number", "seconds"), [(signal.SIGINT, 0.0), (signal.SIGTERM, 1.5), (signal.SIGTERM, 2.5)]
+)
 def test_a_signal_while_ray_starts_ends_it_at_once(tmp_path: Path, number: int, seconds: float) -> None:
     kitserve = Running(tmp_path)
     kitserve.write()

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+_IMPORT_SECONDS = 30.0
 PLAIN_VARIABLE = "KITSERVE_PLAIN_RAY"
 """The environment variable by which Ray starts as it is: any value but "" and "0"."""
 
@@ -54,6 +55,14 @@ class ForkServer:
         with contextlib.suppress(OSError):
             self._process.stdin.write(f"{raylet}\n".encode())
             self._process.stdin.flush()
+
+    def wait(self, seconds: float = _IMPORT_SECONDS) -> None:
+        """Wait until it forks, or has ended: what asks for no process is hung up on then."""
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(seconds)
+            connection.connect(str(self.path))
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(1)
 
 
 @contextlib.contextmanager

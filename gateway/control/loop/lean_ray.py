@@ -85,6 +85,9 @@ def lean(fork_server: ForkServer) -> Iterator[None]:
                 return start_process(command, process_type, *rest, **options)
             started = start_process(raylet_command(command, fork_server.path), process_type, *rest, **options)
             fork_server.serve(started.process.pid)
+            # Ray's core waits for the first processes and lets no thread of Python run meanwhile, so that no
+            # signal would be heard.
+            fork_server.wait()
             return started
 
         _replace(stack, services, _START_PROCESS, start_ray_process)
