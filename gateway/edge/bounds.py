@@ -32,6 +32,8 @@ UPLOADS = 4
 """With more calls at a time than this, what a caller's large bodies take is bounded."""
 UPLOAD_BYTES = 64 * 1024 * 1024
 """How many bytes of them are taken in a second for each core, where nothing else is said."""
+UPLOAD_SHARES = 20
+"""In so many parts of a second, so that they do not come all at once and have other calls wait."""
 ALL_STREAMS = 512
 """How many calls, these streams among them, the gateway's gRPC services answer at a time."""
 RAISE_THE_LIMIT = (

@@ -36,6 +36,9 @@ class Told:
     def serve(self, raylet: int) -> None:
         self.raylets.append(raylet)
 
+    def wait(self) -> None:
+        self.raylets.append(0)
+
 
 def test_what_is_private_of_ray_is_as_expected() -> None:
     assert unexpected() == ""
@@ -96,7 +99,7 @@ def test_parts_of_ray_are_replaced_within_the_block_alone(
         assert head.webui_url == ""
         services.start_ray_process(["gcs"], "gcs_server", fate_share=True)
         services.start_ray_process([*COMMAND, f"--session_dir={tmp_path}"], "raylet", fate_share=True)
-    assert fork_server.raylets == [7]
+    assert fork_server.raylets == [7, 0], "told, and then waited for"
     assert [process_type for _, process_type in calls] == ["gcs_server", "raylet"]
     assert "--dashboard_agent_command=sh -c cat" in calls[1][0]
     assert {name: getattr(node.Node, name) for name in before} == before
