@@ -10,6 +10,7 @@ import shutil
 import stat
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 TEXT_BYTES = 1024 * 1024
@@ -109,6 +110,37 @@ def open_in_shared(path: Path, flags: int, mode: int = 0o600) -> int:
             os.close(handle)
         path.unlink(missing_ok=True)
     raise OSError(errno.ELOOP, "it is no regular file, and comes again", str(path))
+
+
+@contextlib.contextmanager
+def locked_in_shared(path: Path) -> Iterator[None]:
+    """Wait for the lock of a file in a directory that workers write to, and hold it in the block."""
+    handle = open_in_shared(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def read_held(path: Path, limit: int) -> bytes | None:
+    """Return at most `limit` bytes of a file that its living writer has locked; None where it is gone.
+
+    Raises:
+        ValueError: when nobody holds it, or it is no regular file.
+    """
+    try:
+        file = os.fdopen(open_regular(path, follows_link=False), "rb")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ValueError("no regular file") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read(limit)
+    raise ValueError("held by nobody")
 
 
 def lock_directory(directory: Path) -> int | None:

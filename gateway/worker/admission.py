@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gateway.files import open_in_shared, open_regular
+from gateway.files import locked_in_shared, read_held
 from gateway.kits.language import LanguageModel
 from gateway.kits.library import UnpackedKit
 from gateway.kits.memory import check_total, need_of, no_memory
@@ -68,7 +68,7 @@ class Admission:
         needed = need.memory.total - (need.memory.weights if is_shared else 0)
         self._directory.mkdir(parents=True, exist_ok=True)
         while True:
-            with self._locked():
+            with locked_in_shared(self._directory / _LOCK):
                 machine, reserved = self._machine(), self._reserved()
                 if needed <= machine.free - reserved:
                     file, path = self._reserve(needed)
@@ -82,15 +82,6 @@ class Admission:
         finally:
             Path(path).unlink(missing_ok=True)
             os.close(file)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = open_in_shared(self._directory / _LOCK, os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
 
     def _reserve(self, needed: int) -> tuple[int, str]:
         """Return the open file of a new reservation, which is locked until it is closed, and its path."""
@@ -119,15 +110,5 @@ def _reservation(path: Path) -> int:
     Raises:
         ValueError: when nobody holds it, or it is none.
     """
-    try:
-        file = os.fdopen(open_regular(path, follows_link=False), "rb")
-    except FileNotFoundError:
-        return 0
-    except OSError as error:
-        raise ValueError("no regular file") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return int(file.read(_MAX_DIGITS))
-    raise ValueError("held by nobody")
+    text = read_held(path, _MAX_DIGITS)
+    return 0 if text is None else int(text)

@@ -12,11 +12,11 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.files import open_in_shared, open_regular
+from gateway.files import locked_in_shared, read_held
 from gateway.gpus.devices import Gpus
 from gateway.gpus.nvml import read_gpus
 from gateway.gpus.placement import Claim, Demand, Device, Unplaced, cuda_environment, describe, place
@@ -130,7 +130,7 @@ class GpuAdmission:
 
     def _claim(self, demand: Demand) -> Placed:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._locked():
+        with locked_in_shared(self._directory / _LOCK):
             gpus = self._read()
             devices = place(demand, gpus, list(self._claims()), self._visible)
             file, _ = tempfile.mkstemp(dir=self._directory)
@@ -140,15 +140,6 @@ class GpuAdmission:
             _write(file, Claim(_uuids(devices), demand.size or 0, is_whole))
         self._environment.update(cuda_environment(devices, gpus))
         return Placed(devices, demand, file, self._read)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = open_in_shared(self._directory / _LOCK, os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
 
     def _claims(self) -> Iterator[Claim]:
         """Yield the claims of workers that live; remove the others."""
@@ -181,21 +172,11 @@ def _read_claim(path: Path) -> Claim | None:
     Raises:
         ValueError: when nobody holds it, or it is none.
     """
-    try:
-        file = os.fdopen(open_regular(path, follows_link=False), "rb")
-    except FileNotFoundError:
+    text = read_held(path, _MAX_BYTES)
+    if text is None:
         return None
-    except OSError as error:
-        raise ValueError("no regular file") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            try:
-                document = json.loads(file.read(_MAX_BYTES))
-                return Claim(
-                    tuple(map(str, document["devices"])), int(document["size"]), bool(document["whole"])
-                )
-            except (KeyError, TypeError, RecursionError) as error:
-                raise ValueError("no claim") from error
-    raise ValueError("held by nobody")
+    try:
+        document = json.loads(text)
+        return Claim(tuple(map(str, document["devices"])), int(document["size"]), bool(document["whole"]))
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError("no claim") from error
