@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -88,16 +90,15 @@ def records(
 
     converter, total = Converter(model, canary or None), 0
     with _opened(log) as file:
-        for record in converter.convert(_lines(file)):
+        lines = _lines(file)
+        first = next(lines, b"")
+        for record in converter.convert(chain((first,), lines)):
             sys.stdout.write(json.dumps(record, separators=(",", ":")) + "\n")
             total += 1
     for reason, count in converter.skipped.most_common():
         err.print(f"skipped: {count:,}: {reason}", style="dim", markup=False, highlight=False)
     if not total:
-        raise KitserveError(
-            f"{log} has no call to {model} in a rollout; it must be an access log of every call "
-            "(access_log: all)"
-        )
+        raise KitserveError(_why_none(log, model, first))
     if len(converter.canaries) > 1:
         canaries = ", ".join(f"{tag} ({digest[:19]})" for digest, tag in converter.canaries.items())
         raise KitserveError(
@@ -106,6 +107,24 @@ def records(
         )
     if canary and not converter.canaries:
         raise KitserveError(f"{log} has no call to {model} that the canary {canary} answered")
+
+
+def _why_none(log: Path, model: str, first: bytes) -> str:
+    """Say why a log, of which this is the first line, has given no record."""
+    from gateway.call_records.lines import NoRecord, read_record
+    from gateway.call_records.mistaken import not_json
+
+    if not first:
+        return f"{log} is empty"
+    with contextlib.suppress(NoRecord):
+        read_record(first)
+        return f"{log} has records already, which `kitserve rollout replay` judges"
+    reason = not_json(first)
+    told = f" (line 1: {reason})" if reason else ""
+    return (
+        f"{log} has no call to {model} in a rollout{told}; it must be an access log of every call "
+        "(access_log: all)"
+    )
 
 
 def _opened(path: Path) -> BinaryIO:
