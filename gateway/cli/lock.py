@@ -20,6 +20,7 @@ from gateway.kits.library import Library
 from gateway.oci.files import replace_file
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import LayoutReference, Reference
+from gateway.wording import counted
 
 _THREADS = 8
 
@@ -60,13 +61,13 @@ def lock(
         out.print(line, markup=False)
     text = lock_text(after, file)
     if path.exists() and path.read_text() == text:
-        out.print(f"{path} is up to date: {len(after.kits)} kit(s)", markup=False)
+        out.print(f"{path} is up to date: {counted(len(after.kits), 'kit')}", markup=False)
         return
     try:
         replace_file(path, text.encode())
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
-    out.print(f"{path} is written: {len(after.kits)} kit(s)", markup=False)
+    out.print(f"{path} is written: {counted(len(after.kits), 'kit')}", markup=False)
 
 
 def _locked(config: GatewayConfig, kept: Lock) -> Lock:

@@ -16,6 +16,7 @@ import typer
 
 from gateway.cli.options import FAILED, Output, OutputFormat, check_model_name, err, out, print_json
 from gateway.errors import ConfigError, KitserveError
+from gateway.wording import counted
 
 if TYPE_CHECKING:
     from gateway.call_records.replay import Judgement
@@ -158,7 +159,7 @@ def _text(judgement: Judgement, plan: Plan) -> Iterator[str]:
     """Write a judgement for people."""
     calls = judgement.calls
     if judgement.begin is None or judgement.clear_at is None:
-        yield f"{judgement.outcome}: the canary has answered none of {calls['stable']:,} calls"
+        yield f"{judgement.outcome}: the canary has answered none of {counted(calls['stable'], 'call')}"
         return
     length = f"after {judgement.seconds:g} s of calls to the canary, from {judgement.begin:.3f}"
     is_clear = judgement.outcome in ("Successful", "Failed")
@@ -167,7 +168,7 @@ def _text(judgement: Judgement, plan: Plan) -> Iterator[str]:
         verdict = finding.verdict
         yield f"  {verdict.outcome} since {finding.since:g} s: {verdict.check}: {verdict.message}"
     yield (
-        f"{calls['canary']:,} calls to the canary, {calls['stable']:,} to the stable version, "
+        f"{counted(calls['canary'], 'call')} to the canary, {calls['stable']:,} to the stable version, "
         f"{judgement.history_seconds:,.0f} s of them before; {judgement.not_counted:,} are no evidence"
     )
     first = plan.steps[0]

@@ -113,7 +113,7 @@ def test_a_version_has_several_names(world: World, cli: Cli, name: str) -> None:
     text, _ = cli("restart", f"iris:{name}" if name else "iris", "--no-wait")
     assert text == "iris v1: 0 of 1 workers replaced\n"
     _, error = cli("restart", "iris", code=1)
-    assert "iris v1 is being restarted already: 1 workers are left" in error
+    assert "iris v1 is being restarted already: 1 worker left" in error
 
 
 def test_what_cannot_be_restarted_is_said(world: World, cli: Cli) -> None:

@@ -65,7 +65,7 @@ def test_a_lock_keeps_what_tags_meant_until_it_is_upgraded(place: Workplace) -> 
     child = place.push("locked/child", "v1", f"{host}/locked/base:v1".encode())
     place.write(f"{host}/locked/child:v1")
     assert place.run("--check", code=1) == f"there is no {place.lock}; run `kitserve lock {place.file}`\n"
-    assert place.run().endswith(f"{place.lock} is written: 1 kit(s)\n")
+    assert place.run().endswith(f"{place.lock} is written: 1 kit\n")
     entry = f"    digest: {child}\n    parents:\n    - {host}/locked/base:v1@{base}\n"
     assert place.lock.read_text().endswith(f"kits:\n  {host}/locked/child:v1:\n{entry}")
 

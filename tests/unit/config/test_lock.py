@@ -145,4 +145,4 @@ def test_a_locked_file_has_absolute_paths_and_a_lock_relative_ones(
         ConfigError, match=r"bring it up to date with `kitserve lock kitserve.yaml`"
     ) as caught:
         load_locked(file)
-    assert str(caught.value).startswith("kitserve.lock: 2 fault(s)"), "what to do is no fault"
+    assert str(caught.value).startswith("kitserve.lock: 2 faults"), "what to do is no fault"
