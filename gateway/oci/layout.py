@@ -24,9 +24,10 @@ class LayoutSource:
 
     def __init__(self, reference: LayoutReference) -> None:
         self.reference = reference
+        self._label = reference.written
         self._content = LayoutContent(
-            LayoutFiles(reference.path, str(reference)),
-            str(reference),
+            LayoutFiles(reference.path, self._label),
+            self._label,
             str(reference.path),
             "export it again",
         )
@@ -39,9 +40,9 @@ class LayoutSource:
         tag = self.reference.label
         descriptor = self._find(entries, tag)
         if descriptor is None:
+            wanted = self.reference.name if tag == "latest" else f"{self.reference.name}:{tag}"
             raise NotFound(
-                f"{self.reference}: {self.reference.path} has no {self.reference.name}:{tag}; "
-                f"it has {join_names(_names(entries))}"
+                f"{self._label}: {self.reference.path} has no {wanted}; it has {join_names(_names(entries))}"
             )
         return descriptor
 
@@ -67,7 +68,7 @@ class LayoutSource:
             matches = {entry.digest: entry for entry in entries if candidate and _name(entry) == candidate}
             if len(matches) > 1:
                 raise RegistryError(
-                    f"{self.reference}: {self.reference.path} has the name {candidate} twice; use a digest"
+                    f"{self._label}: {self.reference.path} has the name {candidate} twice; use a digest"
                 )
             if matches:
                 return next(iter(matches.values())).descriptor()
