@@ -78,7 +78,8 @@ def _locked(config: GatewayConfig, kept: Lock) -> Lock:
 
     rooted = config.rooted(Path.cwd())
     absolute = dict(zip(references(config), references(rooted), strict=True))
-    missing = [reference for reference in absolute if reference not in kept.kits]
+    fitting = {reference: entry for reference, entry in kept.kits.items() if entry.is_of(reference)}
+    missing = [reference for reference in absolute if reference not in fitting]
     desired = desired_from(rooted)
     # A directory of its own: what this machine remembers of parents is of before.
     with TemporaryDirectory(prefix="kitserve-lock-") as directory:
@@ -86,7 +87,7 @@ def _locked(config: GatewayConfig, kept: Lock) -> Lock:
         with ThreadPoolExecutor(_THREADS) as pool:
             kits = list(pool.map(lambda kit: find_kit(library, absolute[kit], desired), missing))
     resolved = {reference: _entry(reference, kit) for reference, kit in zip(missing, kits, strict=True)}
-    return Lock({reference: kept.kits.get(reference) or resolved[reference] for reference in absolute})
+    return Lock({reference: fitting.get(reference) or resolved[reference] for reference in absolute})
 
 
 def _entry(reference: Reference, kit: Kit) -> LockedKit:
@@ -94,6 +95,7 @@ def _entry(reference: Reference, kit: Kit) -> LockedKit:
     return LockedKit(
         kit.digest,
         tuple(PinnedReference(_as_written(parent.reference, reference, kit)) for parent in kit.parents),
+        None if reference.digest in (None, kit.digest) else reference.digest,
     )
 
 

@@ -117,6 +117,20 @@ def test_parents_that_the_kitfile_does_not_name_are_refused(place: Workplace) ->
             library.describe(reference, parents=parents)
 
 
+def test_what_contradicts_a_digest_of_the_config_is_named_and_then_locked_anew(place: Workplace) -> None:
+    host = place.registry.host
+    digest = place.push("pinned/kit", "v1", b"one")
+    other = place.push("pinned/kit", "v2", b"two")
+    place.write(f"{host}/pinned/kit:v1@{digest}")
+    place.run()
+    place.lock.write_text(place.lock.read_text().replace(f"    digest: {digest}", f"    digest: {other}"))
+    said = place.run("--check", code=1)
+    assert f"{host}/pinned/kit:v1@{digest} is pinned by the config" in said
+    assert f"the lock has another digest for it: {other}" in said
+    assert f" -> {digest[7:19]}" in place.run()
+    assert "fits" in place.run("--check")
+
+
 def test_a_lock_that_cannot_be_made_leaves_the_one_before(place: Workplace) -> None:
     host = place.registry.host
     place.push("gone/kit", "v1", b"one")
