@@ -5,24 +5,19 @@ from __future__ import annotations
 import json
 from typing import Any
 
-_COMPRESSIONS = (
-    (b"\x1f\x8b", "gzip", "gunzip -c"),
-    (b"\x28\xb5\x2f\xfd", "Zstandard", "zstd -dc"),
-    (b"\xfd7zXZ\0", "xz", "xz -dc"),
-    (b"BZh", "bzip2", "bzip2 -dc"),
-    (b"PK\x03\x04", "zip", "unzip -p"),
-)
-"""How files begin that are compressed, by which program, and what prints their content."""
-_RECORDS_OF_LOG = "`kitserve rollout records LOG --model NAME` makes records of calls out of an access log"
+from gateway.files import compression_of
 
+_ZIP = b"PK\x03\x04"
+_RECORDS_OF_LOG = "`kitserve rollout records LOG --model NAME` makes records of calls out of an access log"
 _TEXT = "this is text, and no JSON"
 
 
 def not_json(line: bytes) -> str:
     """Return what a file is that has a line like this, and what to do; "" where it may be JSON lines."""
-    for magic, name, command in _COMPRESSIONS:
-        if line.startswith(magic):
-            return f"the file is compressed ({name}); read it by `{command} FILE | kitserve … -`"
+    if program := compression_of(line):
+        return f"the file is compressed ({program}); read it by `{program} -dc FILE | kitserve … -`"
+    if line.startswith(_ZIP):
+        return "the file is a zip archive; read it by `unzip -p FILE | kitserve … -`"
     if not _is_text(line):
         return "this is binary, and no JSON"
     # What begins as JSON does is a faulty line rather than one of another file.

@@ -171,7 +171,7 @@ _HAPROXY = b"<134>Nov 29 12:00:01 haproxy[7]: 192.0.2.7:4000 [29/Nov/2026:12:00:
         (_LOG % b"access", f"line 1: this is a line of the access log; {_HOW}"),
         (_HAPROXY, f"line 1: this is text, and no JSON; {_HOW} of JSON lines"),
         (b'{"schema":1,"digest":"sha256:12"}\n', "of the payload log, which `kitserve replay` sends"),
-        (gzip.compress(_LOG), "line 1: the file is compressed (gzip); read it by `gunzip -c FILE |"),
+        (gzip.compress(_LOG), "line 1: the file is compressed (gzip); read it by `gzip -dc FILE |"),
         (bz2.compress(_LOG), "line 1: the file is compressed (bzip2)"),
         (b"\x7fELF\x02\x01\x01\0\0", "line 1: this is binary"),
         (bytes(range(128, 256)) * 1000, "line 1: this is binary"),
