@@ -17,7 +17,7 @@ so in their digests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -39,36 +39,32 @@ _SUFFIX = ".lock"
 _VERSION = 1
 
 
-def _digest(value: str) -> str:
-    try:
-        return str(Digest.parse(value))
-    except InvalidReference as error:
-        raise ValueError(str(error)) from None
+def _read_by(parse: Callable[[str], object]) -> AfterValidator:
+    """Return a validator of text that can be parsed, which writes it as the parsed value does."""
+
+    def check(value: str) -> str:
+        try:
+            return str(parse(value))
+        except InvalidReference as error:
+            raise ValueError(str(error)) from None
+
+    return AfterValidator(check)
 
 
-def _pinned(value: str) -> str:
-    try:
-        return str(PinnedReference.parse(value))
-    except InvalidReference as error:
-        raise ValueError(str(error)) from None
-
-
-def _reference(value: str) -> str:
-    try:
-        return str(parse_reference(value))
-    except InvalidReference as error:
-        raise ValueError(str(error)) from None
+_DigestText = Annotated[str, _read_by(Digest.parse)]
+_PinnedText = Annotated[str, _read_by(PinnedReference.parse)]
+_ReferenceText = Annotated[str, _read_by(parse_reference)]
 
 
 class _WrittenKit(Strict):
-    digest: Annotated[str, AfterValidator(_digest)]
-    index: Annotated[str, AfterValidator(_digest)] | None = None
-    parents: tuple[Annotated[str, AfterValidator(_pinned)], ...] = ()
+    digest: _DigestText
+    index: _DigestText | None = None
+    parents: tuple[_PinnedText, ...] = ()
 
 
 class _WrittenLock(Strict):
     version: Literal[1]
-    kits: dict[Annotated[str, AfterValidator(_reference)], _WrittenKit] = Field(default_factory=dict)
+    kits: dict[_ReferenceText, _WrittenKit] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
