@@ -15,8 +15,10 @@ from gateway.oci.documents import DescriptorDocument
 from gateway.oci.layout_content import LayoutContent
 from gateway.oci.layout_files import LayoutFiles
 from gateway.oci.reference import Digest, LayoutReference
+from gateway.wording import listed
 
-_NAMES_SHOWN = 20
+NAMES_SHOWN = 20
+"""So many names that are there are told where one is not."""
 
 
 class LayoutSource:
@@ -41,9 +43,8 @@ class LayoutSource:
         descriptor = self._find(entries, tag)
         if descriptor is None:
             wanted = self.reference.name if tag == "latest" else f"{self.reference.name}:{tag}"
-            raise NotFound(
-                f"{self._label}: {self.reference.path} has no {wanted}; it has {join_names(_names(entries))}"
-            )
+            there = listed(_names(entries), NAMES_SHOWN)
+            raise NotFound(f"{self._label}: {self.reference.path} has no {wanted}; it has {there}")
         return descriptor
 
     def manifest(self, descriptor: Descriptor) -> bytes:
@@ -73,12 +74,6 @@ class LayoutSource:
             if matches:
                 return next(iter(matches.values())).descriptor()
         return None
-
-
-def join_names(names: list[str]) -> str:
-    """Join names for an error message, the first twenty of them."""
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return (", ".join(names[:_NAMES_SHOWN]) or "nothing") + more
 
 
 def _names(entries: list[DescriptorDocument]) -> list[str]:
