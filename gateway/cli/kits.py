@@ -17,7 +17,6 @@ from gateway.kits.library import Library, cache_directory
 from gateway.kits.policy import Policy
 from gateway.oci.reference import Reference, RegistryReference, parse_reference
 from gateway.oci.variant import Variant
-from gateway.wording import counted
 
 KitReference = Annotated[
     str, typer.Argument(help="The kit's reference.", metavar="REF", autocompletion=references)
@@ -84,9 +83,7 @@ def pull(
     out.print(f"{unpacked.kit.reference}", markup=False)
     if unpacked.kit.choice is not None:
         out.print(unpacked.kit.choice.reason or f"variant {unpacked.kit.choice.labels}", markup=False)
-    origin = (
-        "already in the cache" if unpacked.from_cache else f"{counted(unpacked.pulled_bytes, 'byte')} pulled"
-    )
+    origin = "already in the cache" if unpacked.from_cache else f"{unpacked.pulled_bytes} bytes pulled"
     out.print(f"{unpacked.path}  {origin}", markup=False)
 
 

@@ -77,7 +77,7 @@ def bounded(values: Sequence[Any], name: str) -> Sequence[Any]:
     """Return a list that is neither empty nor too long. Raises RefusedCall for another."""
     if not 1 <= len(values) <= MAX_TEXTS:
         raise RefusedCall(
-            f"{name} has {counted(len(values), 'entry', 'entries')}; it must have 1 to {MAX_TEXTS}", name
+            f"{name} has {counted(len(values), 'entry', 'entries')}; it must have 1 to {MAX_TEXTS:,}", name
         )
     return values
 
