@@ -54,6 +54,7 @@ from gateway.rollout.plan import Plan
 from gateway.rollout.state import LIVE, ON_THE_WAY, Reason, Rollout, Stage
 from gateway.rollout.ticks import check_deadline, is_waiting, tick_pause, tick_step
 from gateway.rollout.transitions import Next, begin, degrade, enter, go_to, promote
+from gateway.wording import counted
 
 
 def advance(state: Rollout, event: Event, now: float) -> Next:
@@ -179,7 +180,9 @@ def _canary_lost(state: Rollout, event: Event) -> Next:
     state = replace(state, restarts=state.restarts + 1)
     if state.restarts <= state.plan.max_restarts:
         return state, ()
-    return degrade(state, Reason.CANARY_LOST, f"{event.message}; its workers died {state.restarts} times")
+    return degrade(
+        state, Reason.CANARY_LOST, f"{event.message}; its workers died {counted(state.restarts, 'time')}"
+    )
 
 
 def _gates_passed(state: Rollout, event: Event) -> Next:
