@@ -39,6 +39,7 @@ a disk or the memory has room again. `may_pass` of the class says so; what raise
 from typing import ClassVar
 
 from gateway.foreign_text import foreign_text, message_text
+from gateway.wording import counted
 
 
 class KitserveError(Exception):
@@ -64,7 +65,9 @@ class ConfigError(KitserveError):
 
     def __str__(self) -> str:
         lines = [*self.faults, *([self.advice] if self.advice else [])]
-        return "\n".join([f"{self.source}: {len(self.faults)} fault(s)", *(f"  {line}" for line in lines)])
+        return "\n".join(
+            [f"{self.source}: {counted(len(self.faults), 'fault')}", *(f"  {line}" for line in lines)]
+        )
 
 
 class InvalidReference(KitserveError):

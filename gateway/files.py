@@ -16,6 +16,12 @@ from pathlib import Path
 TEXT_BYTES = 1024 * 1024
 """The most bytes of a file that holds a key, certificates, a password or a config."""
 _TRIES = 3
+_COMPRESSIONS = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
 
 
 def read_regular(path: Path, limit: int = TEXT_BYTES) -> bytes:
@@ -58,6 +64,11 @@ def open_regular(path: Path, *, follows_link: bool = True) -> int:
         os.close(handle)
         raise OSError(f"it is {_kind(mode)}, not a regular file")
     return handle
+
+
+def compression_of(beginning: bytes) -> str:
+    """Return the program by which a file is compressed that begins so; "" for no known one."""
+    return next((name for magic, name in _COMPRESSIONS.items() if beginning.startswith(magic)), "")
 
 
 def create_private(path: Path, text: str) -> None:

@@ -144,7 +144,7 @@ def _turn(
     def keep(cell: Cell) -> None:
         say(
             f"{workload.name}, pass {turn + 1}, {cell.connections:2} connections: "
-            f"{cell.contender} {cell.rate:,.1f}/s, p50 {cell.load.p50_ms:.2f} ms, {cell.pss_mib:.0f} MiB"
+            f"{cell.contender} {cell.load.rate:,.1f}/s, p50 {cell.load.p50_ms:.2f} ms, {cell.pss_mib:.0f} MiB"
             + (f", {cell.errors} FAILED" if cell.errors else "")
         )
         run.cells.append(cell)

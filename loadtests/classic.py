@@ -55,11 +55,6 @@ class Cell:
     connections: int
     load: wrk.Load
 
-    @property
-    def rate(self) -> float:
-        """The calls a second that were answered without an error."""
-        return max(0, self.load.requests - self.load.errors) / self.load.seconds
-
 
 @dataclass(frozen=True, slots=True)
 class _Server:
@@ -199,7 +194,7 @@ def _measure(
             for cell in cells:
                 console.print(
                     f"pass {index + 1}, {cell.model}, {cell.connections:2} connections: {cell.contender} "
-                    f"{cell.rate:,.0f}/s, p50 {cell.load.p50_ms:.3f} ms"
+                    f"{cell.load.rate:,.0f}/s, p50 {cell.load.p50_ms:.3f} ms"
                     + (f", {cell.load.errors} FAILED" if cell.load.errors else "")
                 )
                 yield cell
@@ -250,7 +245,7 @@ def report(cells: Sequence[Cell], facts: Mapping[str, str]) -> str:
 def verdicts(cells: Sequence[Cell], model: str) -> list[str]:
     """Return a line for each goal of a model; each pass is compared with itself."""
     peers, ours = (_group(cells, model, contender, LOADS[-1]) for contender in (MLSERVER, KITSERVE))
-    ratios = [own.rate / peer.rate for own, peer in zip(ours, peers, strict=True)]
+    ratios = [own.load.rate / peer.load.rate for own, peer in zip(ours, peers, strict=True)]
     alone, lone = _group(cells, model, LIBRARY, 0), _group(cells, model, KITSERVE, 1)
     added = [own.load.p50_ms - base.load.p50_ms for own, base in zip(lone, alone, strict=True)]
     return [
@@ -272,7 +267,7 @@ def _group(cells: Sequence[Cell], model: str, contender: str, connections: int) 
 
 def _figures(group: Sequence[Cell]) -> list[str]:
     return [
-        number(median(cell.rate for cell in group)),
+        number(median(cell.load.rate for cell in group)),
         number(median(cell.load.p50_ms for cell in group)),
         number(median(cell.load.p99_ms for cell in group)),
     ]

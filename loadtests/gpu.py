@@ -24,6 +24,7 @@ import numpy as np
 import requests
 
 from gateway.gpus.nvml import read_gpus
+from gateway.wording import counted
 from loadtests import closed_loop, wrk
 from loadtests.calls import OIP_BINARY
 from loadtests.conditions import conditions
@@ -252,7 +253,7 @@ def _rolled_out(serve: Running, layout: Path, model: GpuModel, scale: Scale) -> 
     calls, errors = sum(load.requests for load in loads), sum(load.errors for load in loads)
     if errors:
         raise Failed(f"{errors} of {calls} calls failed during a rollout")
-    return [f"{spent:.1f} s from apply to the end; {calls:,} calls meanwhile, none failed"]
+    return [f"{spent:.1f} s from apply to the end; {counted(calls, 'call')} meanwhile, none failed"]
 
 
 def _refused(serve: Running, layout: Path, scale: Scale) -> str:

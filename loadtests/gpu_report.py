@@ -28,11 +28,6 @@ class Cell:
     gpu_mib: int
     """What was in use of the GPUs' memory: by the process alone, or through Kitserve by all."""
 
-    @property
-    def rate(self) -> float:
-        """The calls a second that were answered without an error."""
-        return max(0, self.load.requests - self.load.errors) / self.load.seconds
-
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -52,7 +47,7 @@ def report(run: Run) -> str:
         [
             f"{cell.model}, {cell.way}",
             str(cell.connections),
-            number(cell.rate) + (f" ({cell.load.errors} failed)" if cell.load.errors else ""),
+            number(cell.load.rate) + (f" ({cell.load.errors} failed)" if cell.load.errors else ""),
             number(cell.load.p50_ms),
             number(cell.load.p99_ms),
             f"{cell.gpu_mib:,}",
@@ -89,4 +84,4 @@ def _ratio(cell: Cell, cells: Sequence[Cell]) -> str:
         for other in cells
         if (other.model, other.connections) == (cell.model, cell.connections) and other.way == DIRECTLY
     ]
-    return number(ratio(cell.rate, engine[0].rate)) if engine and cell.way != DIRECTLY else ""
+    return number(ratio(cell.load.rate, engine[0].load.rate)) if engine and cell.way != DIRECTLY else ""

@@ -24,6 +24,7 @@ import orjson
 import uvloop
 
 from gateway.cli.processes import descendants
+from gateway.wording import counted
 from loadtests import models, usage
 from loadtests.calls import OIP_BINARY, OIP_JSON, Dialect, same
 from loadtests.models import Array, Maker
@@ -115,7 +116,7 @@ def main() -> int:
     )
     settled = settle_seconds(options.minutes * 60)
     faults = verdict(ledger, samples, settled)
-    print(f"{ledger.answered:,} calls answered, {ledger.hung_up:,} hung up")
+    print(f"{counted(ledger.answered, 'call')} answered, {ledger.hung_up:,} hung up")
     for name, growth in growths(samples, settled).items():
         print(f"{name}: {samples[-1].rss_mib[name]:.1f} MiB, {growth:+.2%}")
     print("\n".join(f"FAILED: {fault}" for fault in faults) or "no failed call, memory flat")

@@ -26,11 +26,6 @@ class Cell:
     pss_mib: float
     errors: int
 
-    @property
-    def rate(self) -> float:
-        """The calls a second that were answered without an error."""
-        return max(0, self.load.requests - self.load.errors) / self.load.seconds
-
 
 @dataclass(frozen=True, slots=True)
 class Figures:
@@ -69,7 +64,7 @@ def results(title: str, cells: Sequence[Cell], absent: Mapping[str, str]) -> Res
 
 
 def _figures(cells: Sequence[Cell]) -> Figures:
-    rates = [cell.rate for cell in cells]
+    rates = [cell.load.rate for cell in cells]
     return Figures(
         rate=(rate := median(rates)),
         spread=ratio(max(rates) - min(rates), rate),

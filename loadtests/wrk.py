@@ -31,6 +31,11 @@ class Load:
     p99_ms: float
     errors: int
 
+    @property
+    def rate(self) -> float:
+        """The calls a second that were answered without an error."""
+        return max(0, self.requests - self.errors) / self.seconds
+
 
 def find() -> str:
     """Return the path of the program. Raises WrkFailed where it is not installed."""

@@ -26,14 +26,10 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A generated part: the file that it stands in, and what writes it.
-
-    `is_slow` says that it takes seconds to write, so that `--check` leaves it to the tests.
-    """
+    """A generated part: the file that it stands in, and what writes it."""
 
     file: str
     write: Callable[[], str]
-    is_slow: bool = False
 
     @property
     def path(self) -> Path:
@@ -60,14 +56,6 @@ def stages_table() -> str:
     return "\n".join(lines)
 
 
-def simulation_table() -> str:
-    """Write how a thousand simulated rollouts end."""
-    # Here, as it is the one part that needs what tests need.
-    from tests.support.simulation import simulate_all, table
-
-    return table(simulate_all())
-
-
 def worlds_table() -> str:
     """Write how often verdicts were wrong in made-up worlds, as `python -m loadtests.verdicts` found it."""
     from loadtests.verdicts import load, table
@@ -79,7 +67,6 @@ PARTS: Mapping[str, Part] = {
     "config": Part("docs/config.md", lambda: config_reference(GatewayConfig)),
     "metrics": Part("docs/operating.md", metrics_table),
     "rollout stages": Part("docs/rollouts.md", stages_table),
-    "rollout simulation": Part("docs/rollouts.md", simulation_table, is_slow=True),
     "rollout worlds": Part("docs/rollouts.md", worlds_table),
 }
 
@@ -120,8 +107,6 @@ def main(arguments: list[str] | None = None) -> int:
     is_check = parser.parse_args(arguments).check
     stale = 0
     for name, part in PARTS.items():
-        if is_check and part.is_slow:
-            continue
         before = part.path.read_text()
         after = replaced(before, name, part.write())
         if before == after:

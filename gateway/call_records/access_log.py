@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-_EVENT = b'"event":"access"'
+_EVENT = "access"
+_QUOTED_EVENT = b'"access"'
 _ROLES = ("stable", "canary")
 _NAMES_VERSION = re.compile(r"/versions/")
 _HANG_UPS = ("C", "c")
@@ -42,7 +43,8 @@ class Converter:
     def convert(self, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
         """Yield a record for each call that either version answered, in the order of the lines."""
         for line in lines:
-            if _EVENT not in line:
+            # Of days of a log, few lines are read as JSON that are none of calls.
+            if _QUOTED_EVENT not in line:
                 continue
             try:
                 fields = json.loads(line)
@@ -50,6 +52,8 @@ class Converter:
                 fields = None
             if not isinstance(fields, dict):
                 self.skipped["the line is no JSON object"] += 1
+                continue
+            if fields.get("event") != _EVENT:
                 continue
             reason = self._reason(fields)
             record = None if reason else _record(fields)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from gateway.call_records.mistaken import no_record
 from gateway.errors import KitserveError
 from gateway.rollout.records import CallRecord, Pair, Role
 
@@ -21,7 +22,7 @@ _STATUSES = range(100, 600)
 
 
 class BadRecord(KitserveError):
-    """A line that is no record of a call, or comes too late; it names the file and the line."""
+    """A line that is no record of a call, or comes too late, or a file without any; it says which."""
 
 
 class NoRecord(KitserveError):
@@ -36,17 +37,18 @@ def read_records(lines: Iterable[bytes], source: str) -> Iterator[CallRecord]:
         source: the file's name in errors.
 
     Raises:
-        BadRecord: at the first line that cannot be used.
+        BadRecord: at the first line that cannot be used, or at the end of a file that has none.
     """
     waiting: list[tuple[float, int, CallRecord]] = []
-    last = -math.inf
+    last, has_lines = -math.inf, False
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        has_lines = True
         try:
             record = read_record(line)
         except NoRecord as error:
-            raise BadRecord(f"{source}, line {number}: {error}") from None
+            raise BadRecord(f"{source}, line {number}: {no_record(line) or error}") from None
         if record.time < last:
             raise BadRecord(
                 f"{source}, line {number}: its time is {last - record.time:g} s before that of calls above, "
@@ -56,6 +58,8 @@ def read_records(lines: Iterable[bytes], source: str) -> Iterator[CallRecord]:
         while waiting[0][0] < record.time - SLACK_SECONDS or len(waiting) > _MAX_WAITING:
             last, _, earliest = heapq.heappop(waiting)
             yield earliest
+    if not has_lines:
+        raise BadRecord(f"{source} is empty: it has no record of a call")
     while waiting:
         yield heapq.heappop(waiting)[2]
 

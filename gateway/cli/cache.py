@@ -15,6 +15,7 @@ from gateway.cli.options import FAILED, Home, Output, OutputFormat, out, print_j
 from gateway.cli.tables import cache_table
 from gateway.kits.cache import CachedKit, Freed
 from gateway.kits.library import Library, cache_directory
+from gateway.wording import counted
 
 app = typer.Typer(
     add_completion=False, help="List, prune and verify the kits on this machine.", no_args_is_help=True
@@ -66,7 +67,8 @@ def verify(home: Home, output: OutputFormat = Output.TEXT) -> None:
     else:
         for name in (*(f"blob {digest}" for digest in damage.bad_blobs), *damage.bad_kits):
             out.print(f"damaged, removed: {name}", markup=False)
-        out.print(f"{damage.blobs} blob(s) and {damage.kits} unpacked kit(s) verified, {damaged} damaged")
+        looked_at = f"{counted(damage.blobs, 'blob')} and {counted(damage.kits, 'unpacked kit')}"
+        out.print(f"{looked_at} verified, {damaged} damaged")
     if damaged:
         raise typer.Exit(FAILED)
 
@@ -76,8 +78,8 @@ def _library(home: Path) -> Library:
 
 
 def _summary(freed: Freed) -> str:
-    rest = f"{freed.blobs} blob(s) of no kit, {freed.transfers} interrupted transfer(s)"
-    return f"{len(freed.kits)} kit(s), {rest}: {decimal(freed.size)} freed"
+    rest = f"{counted(freed.blobs, 'blob')} of no kit, {counted(freed.transfers, 'interrupted transfer')}"
+    return f"{counted(len(freed.kits), 'kit')}, {rest}: {decimal(freed.size)} freed"
 
 
 def _document(kit: CachedKit) -> dict[str, Any]:

@@ -6,6 +6,7 @@ whatever the command needs.
 
 from __future__ import annotations
 
+import inspect
 from functools import cached_property
 from importlib import import_module
 from typing import Any
@@ -36,7 +37,9 @@ class LazyCommand(TyperCommand):
         if not isinstance(command, typer.Typer):
             function, command = command, typer.Typer(add_completion=False)
             command.command(self.name)(function)
-        return typer.main.get_command(command)
+        loaded = typer.main.get_command(command)
+        _join_lines(loaded)
+        return loaded
 
 
 class LazyGroup(TyperGroup):
@@ -53,3 +56,15 @@ class LazyGroup(TyperGroup):
         """Return the name of the command that is called, the command itself, and what follows it."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, command.loaded if isinstance(command, LazyCommand) else command, rest
+
+
+def _join_lines(command: Any) -> None:
+    """Make one line of each paragraph of a command's help, and of those of its commands.
+
+    Typer shows the lines of all paragraphs but the first as they stand in the source, each wrapped by itself.
+    """
+    if command.help:
+        paragraphs = inspect.cleandoc(command.help).split("\n\n")
+        command.help = "\n\n".join(" ".join(paragraph.splitlines()) for paragraph in paragraphs)
+    for part in getattr(command, "commands", {}).values():
+        _join_lines(part)

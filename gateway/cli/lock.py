@@ -20,6 +20,7 @@ from gateway.kits.library import Library
 from gateway.oci.files import replace_file
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import LayoutReference, Reference
+from gateway.wording import counted
 
 _THREADS = 8
 
@@ -60,13 +61,13 @@ def lock(
         out.print(line, markup=False)
     text = lock_text(after, file)
     if path.exists() and path.read_text() == text:
-        out.print(f"{path} is up to date: {len(after.kits)} kit(s)", markup=False)
+        out.print(f"{path} is up to date: {counted(len(after.kits), 'kit')}", markup=False)
         return
     try:
         replace_file(path, text.encode())
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
-    out.print(f"{path} is written: {len(after.kits)} kit(s)", markup=False)
+    out.print(f"{path} is written: {counted(len(after.kits), 'kit')}", markup=False)
 
 
 def _locked(config: GatewayConfig, kept: Lock) -> Lock:
@@ -77,7 +78,8 @@ def _locked(config: GatewayConfig, kept: Lock) -> Lock:
 
     rooted = config.rooted(Path.cwd())
     absolute = dict(zip(references(config), references(rooted), strict=True))
-    missing = [reference for reference in absolute if reference not in kept.kits]
+    fitting = {reference: entry for reference, entry in kept.kits.items() if entry.is_of(reference)}
+    missing = [reference for reference in absolute if reference not in fitting]
     desired = desired_from(rooted)
     # A directory of its own: what this machine remembers of parents is of before.
     with TemporaryDirectory(prefix="kitserve-lock-") as directory:
@@ -85,7 +87,7 @@ def _locked(config: GatewayConfig, kept: Lock) -> Lock:
         with ThreadPoolExecutor(_THREADS) as pool:
             kits = list(pool.map(lambda kit: find_kit(library, absolute[kit], desired), missing))
     resolved = {reference: _entry(reference, kit) for reference, kit in zip(missing, kits, strict=True)}
-    return Lock({reference: kept.kits.get(reference) or resolved[reference] for reference in absolute})
+    return Lock({reference: fitting.get(reference) or resolved[reference] for reference in absolute})
 
 
 def _entry(reference: Reference, kit: Kit) -> LockedKit:
@@ -93,6 +95,7 @@ def _entry(reference: Reference, kit: Kit) -> LockedKit:
     return LockedKit(
         kit.digest,
         tuple(PinnedReference(_as_written(parent.reference, reference, kit)) for parent in kit.parents),
+        None if reference.digest in (None, kit.digest) else reference.digest,
     )
 
 

@@ -10,6 +10,7 @@ from rich.filesize import decimal
 
 from gateway.config.changes import FieldChange
 from gateway.oci.reference import Digest
+from gateway.wording import counted
 
 Line = tuple[str, str]
 _MARKS = {
@@ -140,7 +141,7 @@ def _sums(plan: Mapping[str, Any]) -> Iterator[Line]:
     pull, memory = plan["pull"], plan["memory"]
     if pull["bytes"]:
         size, free = decimal(pull["bytes"]), decimal(pull["disk_free"])
-        yield f"to pull: {size} in {pull['layers']} layer(s); {free} of the disk are free", ""
+        yield f"to pull: {size} in {counted(pull['layers'], 'layer')}; {free} of the disk are free", ""
     if plan["has_changes"]:
         yield from _memory_sums(memory)
     actions = Counter(model["action"] for model in plan["models"])

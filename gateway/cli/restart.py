@@ -12,6 +12,7 @@ from gateway.cli.completion import model_versions
 from gateway.cli.options import FAILED, WATCH_SECONDS, Admin, check_model_name, out, timeout_option
 from gateway.cli.waiting import RESTART_SECONDS
 from gateway.errors import ControlError
+from gateway.wording import counted
 
 _UNDER_WAY = "under way"
 _FAILED = "failed"
@@ -98,5 +99,5 @@ def _lines(document: dict[str, Any], apps: set[str]) -> list[str]:
 
 
 def _progress(restart: dict[str, Any]) -> str:
-    replaced = f"{restart['workers'] - restart['left']} of {restart['workers']} workers replaced"
+    replaced = f"{restart['workers'] - restart['left']} of {counted(restart['workers'], 'worker')} replaced"
     return f"{replaced}, then failed: {restart['message']}" if restart["state"] == _FAILED else replaced

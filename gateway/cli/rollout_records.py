@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -14,6 +16,7 @@ import typer
 
 from gateway.cli.options import FAILED, Output, OutputFormat, check_model_name, err, out, print_json
 from gateway.errors import ConfigError, KitserveError
+from gateway.wording import counted
 
 if TYPE_CHECKING:
     from gateway.call_records.replay import Judgement
@@ -88,16 +91,15 @@ def records(
 
     converter, total = Converter(model, canary or None), 0
     with _opened(log) as file:
-        for record in converter.convert(_lines(file)):
+        lines = _lines(file)
+        first = next(lines, b"")
+        for record in converter.convert(chain((first,), lines)):
             sys.stdout.write(json.dumps(record, separators=(",", ":")) + "\n")
             total += 1
     for reason, count in converter.skipped.most_common():
         err.print(f"skipped: {count:,}: {reason}", style="dim", markup=False, highlight=False)
     if not total:
-        raise KitserveError(
-            f"{log} has no call to {model} in a rollout; it must be an access log of every call "
-            "(access_log: all)"
-        )
+        raise KitserveError(_why_none(log, model, first))
     if len(converter.canaries) > 1:
         canaries = ", ".join(f"{tag} ({digest[:19]})" for digest, tag in converter.canaries.items())
         raise KitserveError(
@@ -106,6 +108,24 @@ def records(
         )
     if canary and not converter.canaries:
         raise KitserveError(f"{log} has no call to {model} that the canary {canary} answered")
+
+
+def _why_none(log: Path, model: str, first: bytes) -> str:
+    """Say why a log, of which this is the first line, has given no record."""
+    from gateway.call_records.lines import NoRecord, read_record
+    from gateway.call_records.mistaken import not_json
+
+    if not first:
+        return f"{log} is empty"
+    with contextlib.suppress(NoRecord):
+        read_record(first)
+        return f"{log} has records already, which `kitserve rollout replay` judges"
+    reason = not_json(first)
+    told = f" (line 1: {reason})" if reason else ""
+    return (
+        f"{log} has no call to {model} in a rollout{told}; it must be an access log of every call "
+        "(access_log: all)"
+    )
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -139,7 +159,7 @@ def _text(judgement: Judgement, plan: Plan) -> Iterator[str]:
     """Write a judgement for people."""
     calls = judgement.calls
     if judgement.begin is None or judgement.clear_at is None:
-        yield f"{judgement.outcome}: the canary has answered none of {calls['stable']:,} calls"
+        yield f"{judgement.outcome}: the canary has answered none of {counted(calls['stable'], 'call')}"
         return
     length = f"after {judgement.seconds:g} s of calls to the canary, from {judgement.begin:.3f}"
     is_clear = judgement.outcome in ("Successful", "Failed")
@@ -148,7 +168,7 @@ def _text(judgement: Judgement, plan: Plan) -> Iterator[str]:
         verdict = finding.verdict
         yield f"  {verdict.outcome} since {finding.since:g} s: {verdict.check}: {verdict.message}"
     yield (
-        f"{calls['canary']:,} calls to the canary, {calls['stable']:,} to the stable version, "
+        f"{counted(calls['canary'], 'call')} to the canary, {calls['stable']:,} to the stable version, "
         f"{judgement.history_seconds:,.0f} s of them before; {judgement.not_counted:,} are no evidence"
     )
     first = plan.steps[0]

@@ -31,6 +31,7 @@ from gateway.config.lock import lock_path
 from gateway.errors import ControlError, EdgeError, StoreError
 from gateway.home import keep_private, make_private
 from gateway.logs.events import configure_logging
+from gateway.wording import counted
 from runtimes import select as runtimes
 
 if TYPE_CHECKING:
@@ -67,7 +68,9 @@ def serve(
         reload = Reload(ConfigSource(file, load, lock_path(file) if locked else None), watch)
         catch_hangup(reload.ask)
         config = load(file)
-        title = f"Kitserve {gateway.__version__}: {len(config.models)} model(s) from {file}, home {home}"
+        title = (
+            f"Kitserve {gateway.__version__}: {counted(len(config.models), 'model')} from {file}, home {home}"
+        )
 
         def look(client: AdminClient, _status: dict[str, Any] | None) -> None:
             reload.check(client, reporter.say)

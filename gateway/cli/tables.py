@@ -12,6 +12,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from gateway.wording import counted
 from runtimes.extras import install_command
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def message_line(model: dict[str, Any]) -> str:
     if not retry:
         return line
     next_try = "tried now" if retry["is_trying"] else f"next try in {math.ceil(retry['seconds'])} s"
-    return f"{line} (tried {retry['tries']} time(s); {next_try})"
+    return f"{line} (tried {counted(retry['tries'], 'time')}; {next_try})"
 
 
 def rollout_text(rollout: dict[str, Any]) -> RenderableType:
@@ -168,7 +169,7 @@ def replay_text(replay: dict[str, Any]) -> Iterator[RenderableType]:
     yield Text.assemble(_coloured(replay["outcome"]), f" {replay['model']}: {replay['kit']}")
     for verdict in replay["verdicts"]:
         yield Text.assemble("  ", _coloured(verdict["outcome"]), f" {verdict['check']}: {verdict['message']}")
-    yield Text(f"{replay['compared']:,} answers compared, {replay['differing']:,} of them differ")
+    yield Text(f"{counted(replay['compared'], 'answer')} compared, of which {replay['differing']:,} differ")
     for difference in replay["differences"]:
         yield Text(f"  {difference['request_id']}", "dim")
         yield Text(f"    stable    {difference['stable']}")

@@ -14,6 +14,7 @@ from gateway.cli.options import MISUSED, Output, OutputFormat, err, out, print_j
 from gateway.config.config import read_config
 from gateway.config.lock import lock_path, read_lock
 from gateway.errors import ConfigError
+from gateway.wording import counted
 from runtimes import select as runtimes
 
 _LINE = re.compile(r"line ([0-9]+): (.*)", re.DOTALL)
@@ -50,7 +51,7 @@ def validate(
     if output is Output.JSON:
         print_json({"is_valid": not has_faults, "files": documents})
     elif not has_faults:
-        out.print(f"{len(files)} file(s) without a fault", markup=False)
+        out.print(f"{counted(len(files), 'file')} without a fault", markup=False)
     if has_faults:
         raise typer.Exit(MISUSED)
 

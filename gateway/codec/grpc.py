@@ -21,6 +21,7 @@ from gateway.codec.tensors import from_bytes, to_bytes
 from gateway.wire.body import BodyReader
 from gateway.wire.grpc_messages import message
 from gateway.wire.protobuf import Parts, field, plain_field, take_apart, varint
+from gateway.wording import counted
 from runtimes.base import Array, Datatype
 from runtimes.errors import ExecutionError, InputError
 
@@ -85,7 +86,8 @@ def decode(request: Any, raw: Sequence[memoryview], model: str) -> Call:
         raise InputError("`inputs` must have one tensor or more")
     if raw and len(raw) != len(tensors):
         raise InputError(
-            f"raw_input_contents must have an entry for each of the {len(tensors)} inputs, it has {len(raw)}"
+            "raw_input_contents must have an entry for each input: "
+            f"it has {len(raw)}, for {counted(len(tensors), 'input')}"
         )
     inputs: dict[str, Array] = {}
     for position, tensor in enumerate(tensors):
@@ -135,7 +137,9 @@ def _typed(tensor: Any, name: str, datatype: Datatype, shape: list[int]) -> Arra
         )
     values = getattr(contents, field_name)
     if len(values) != (count := math.prod(shape)):
-        raise InputError(f"input {name!r}: shape {shape} needs {count} elements, contents has {len(values)}")
+        raise InputError(
+            f"input {name!r}: shape {shape} needs {counted(count, 'element')}, contents has {len(values):,}"
+        )
     if datatype is Datatype.BYTES:
         elements = np.empty(len(values), dtype=object)
         elements[:] = list(values)

@@ -21,6 +21,7 @@ from gateway.codec.non_finite import TEXTS, are_numbers, parse_json, to_floats
 from gateway.codec.raw_request import RawInput
 from gateway.codec.tensors import from_bytes
 from gateway.wire.body import BodyReader
+from gateway.wording import counted
 from runtimes.base import Array, Signature
 from runtimes.errors import InputError
 
@@ -148,7 +149,9 @@ def _decode_tensor(
         else:
             raise InputError(f"input {name!r}: data must be a list, or parameters.binary_data_size be there")
         if array.size != count:
-            raise InputError(f"input {name!r}: shape {shape} needs {count} elements, data has {array.size}")
+            raise InputError(
+                f"input {name!r}: shape {shape} needs {counted(count, 'element')}, data has {array.size:,}"
+            )
     try:
         return name, array.reshape(shape)
     except ValueError:

@@ -8,6 +8,7 @@ import numpy as np
 
 from gateway.codec.tensors import from_bytes
 from gateway.wire.body import BodyReader
+from gateway.wording import counted
 from runtimes.base import ANY, Array, Datatype, Signature
 from runtimes.errors import InputError
 
@@ -24,7 +25,7 @@ class RawInput:
     def __init__(self, signature: Signature) -> None:
         self._fault = ""
         if len(signature.inputs) != 1:
-            self._fault = f"the model takes {len(signature.inputs)} inputs"
+            self._fault = f"the model takes {counted(len(signature.inputs), 'input')}"
             return
         (spec,) = signature.inputs
         if spec.datatype == ANY:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gateway.wording import counted
 from runtimes.base import Array, Datatype
 from runtimes.errors import InputError
 
@@ -29,9 +30,9 @@ def from_bytes(name: str, datatype: Datatype, shape: Sequence[int], data: memory
         return _split(name, shape, count, data)
     dtype = datatype.numpy
     if count * dtype.itemsize != len(data):
+        needed = counted(count * dtype.itemsize, "byte")
         raise InputError(
-            f"input {name!r}: shape {list(shape)} of {datatype} needs {count * dtype.itemsize} bytes, "
-            f"its data has {len(data)}"
+            f"input {name!r}: shape {list(shape)} of {datatype} needs {needed}, its data has {len(data):,}"
         )
     if datatype is Datatype.BOOL and count and np.frombuffer(data, np.uint8).max() > 1:
         raise InputError(f"input {name!r}: each byte of BOOL data must be 0 or 1")
@@ -43,8 +44,8 @@ def _split(name: str, shape: Sequence[int], count: int, data: memoryview) -> Arr
     size = len(data)
     if count * _LENGTH > size:
         raise InputError(
-            f"input {name!r}: shape {list(shape)} of BYTES needs {count * _LENGTH} bytes for lengths alone, "
-            f"its data has {size}"
+            f"input {name!r}: shape {list(shape)} of BYTES needs {count * _LENGTH:,} bytes for lengths "
+            f"alone, its data has {size:,}"
         )
     if count > MAX_STRINGS:
         raise InputError(f"input {name!r} has {count:,} elements of BYTES, more than {MAX_STRINGS:,}")
@@ -57,9 +58,8 @@ def _split(name: str, shape: Sequence[int], count: int, data: memoryview) -> Arr
             raise InputError(f"input {name!r}: element {position} of BYTES goes beyond the data")
         elements[position] = bytes(data[start:end])
     if end != size:
-        raise InputError(
-            f"input {name!r}: {size - end} bytes follow the last of the {count} elements of BYTES"
-        )
+        rest, all_elements = counted(size - end, "byte"), counted(count, "element")
+        raise InputError(f"input {name!r}: {rest} behind the last of {all_elements} of BYTES")
     return elements
 
 

@@ -9,13 +9,15 @@
         - registry.example.com/team/base:v3@sha256:…
 
 A kit is there by its reference as the config has it, with its variant: relative paths stay relative. A lock
-fits a config if it has each kit of it and no other. All else that a kit is made of, such as adapters and the
-files that a model names, is in the kit and its parents, and so in their digests.
+fits a config if it has each kit of it and no other, and contradicts no digest that the config pins itself. Of
+an index that the config pins, it has the digest as `index`, beside that of the kit which is meant. All else
+that a kit is made of, such as adapters and the files that a model names, is in the kit and its parents, and
+so in their digests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,35 +39,32 @@ _SUFFIX = ".lock"
 _VERSION = 1
 
 
-def _digest(value: str) -> str:
-    try:
-        return str(Digest.parse(value))
-    except InvalidReference as error:
-        raise ValueError(str(error)) from None
+def _read_by(parse: Callable[[str], object]) -> AfterValidator:
+    """Return a validator of text that can be parsed, which writes it as the parsed value does."""
+
+    def check(value: str) -> str:
+        try:
+            return str(parse(value))
+        except InvalidReference as error:
+            raise ValueError(str(error)) from None
+
+    return AfterValidator(check)
 
 
-def _pinned(value: str) -> str:
-    try:
-        return str(PinnedReference.parse(value))
-    except InvalidReference as error:
-        raise ValueError(str(error)) from None
-
-
-def _reference(value: str) -> str:
-    try:
-        return str(parse_reference(value))
-    except InvalidReference as error:
-        raise ValueError(str(error)) from None
+_DigestText = Annotated[str, _read_by(Digest.parse)]
+_PinnedText = Annotated[str, _read_by(PinnedReference.parse)]
+_ReferenceText = Annotated[str, _read_by(parse_reference)]
 
 
 class _WrittenKit(Strict):
-    digest: Annotated[str, AfterValidator(_digest)]
-    parents: tuple[Annotated[str, AfterValidator(_pinned)], ...] = ()
+    digest: _DigestText
+    index: _DigestText | None = None
+    parents: tuple[_PinnedText, ...] = ()
 
 
 class _WrittenLock(Strict):
     version: Literal[1]
-    kits: dict[Annotated[str, AfterValidator(_reference)], _WrittenKit] = Field(default_factory=dict)
+    kits: dict[_ReferenceText, _WrittenKit] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +73,12 @@ class LockedKit:
 
     digest: Digest
     parents: tuple[PinnedReference, ...] = ()
+    index: Digest | None = None
+    """The index that the reference pins, where the kit is an entry of it."""
+
+    def is_of(self, reference: Reference) -> bool:
+        """Tell whether it is what a reference pins, or the reference pins nothing."""
+        return reference.digest in (None, self.digest, self.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,17 @@ class Lock:
         kits = references(config)
         return [
             *(f"{kit} is in the config, and not in the lock" for kit in kits if kit not in self.kits),
+            *(
+                f"{kit} is pinned by the config, and the lock has another digest for it: {entry.digest}"
+                for kit in kits
+                if (entry := self.kits.get(kit)) is not None and not entry.is_of(kit)
+            ),
+            *(
+                f"{kit} has the parents {', '.join(parents)} in the config, and others in the lock"
+                for model in config.models
+                for kit, parents in _kits(model)
+                if parents and kit in self.kits and parents != tuple(map(str, self.kits[kit].parents))
+            ),
             *(f"{kit} is in the lock, and no longer in the config" for kit in self.kits if kit not in kits),
         ]
 
@@ -98,7 +114,7 @@ def lock_path(config: Path) -> Path:
 
 def references(config: GatewayConfig) -> tuple[Reference, ...]:
     """Return the references of all kits that a config names, each once."""
-    return tuple(dict.fromkeys(reference for model in config.models for reference in _references(model)))
+    return tuple(dict.fromkeys(reference for model in config.models for reference, _ in _kits(model)))
 
 
 def read_lock(path: Path, config: Path) -> Lock:
@@ -129,7 +145,9 @@ def read_lock(path: Path, config: Path) -> Lock:
     return Lock(
         {
             parse_reference(reference): LockedKit(
-                Digest.parse(kit.digest), tuple(map(PinnedReference.parse, kit.parents))
+                Digest.parse(kit.digest),
+                tuple(map(PinnedReference.parse, kit.parents)),
+                None if kit.index is None else Digest.parse(kit.index),
             )
             for reference, kit in written.kits.items()
         }
@@ -141,6 +159,8 @@ def lock_text(lock: Lock, config: Path) -> str:
     kits: dict[str, Any] = {}
     for reference, kit in sorted(lock.kits.items(), key=lambda item: str(item[0])):
         kits[str(reference)] = {"digest": str(kit.digest)}
+        if kit.index is not None:
+            kits[str(reference)]["index"] = str(kit.index)
         if kit.parents:
             kits[str(reference)]["parents"] = [str(parent) for parent in kit.parents]
     document = yaml.safe_dump({"version": _VERSION, "kits": kits}, sort_keys=False, width=4096)
@@ -187,8 +207,9 @@ def _pins(reference: Reference, lock: Lock) -> dict[str, Any]:
     }
 
 
-def _references(model: Model) -> Iterator[Reference]:
-    yield model.reference()
+def _kits(model: Model) -> Iterator[tuple[Reference, tuple[str, ...]]]:
+    """Yield the references of a model's kits, each with the parents that the config has of it."""
+    yield model.reference(), model.parents
     canary_kit = model.canary_reference()
-    if canary_kit is not None:
-        yield canary_kit
+    if model.canary is not None and canary_kit is not None:
+        yield canary_kit, model.canary.parents

@@ -19,13 +19,14 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import BaseModel, BeforeValidator, ByteSize
 from pydantic.fields import FieldInfo
 
+from gateway.config.checks import Agreement, Golden
 from gateway.config.config import Address, GatewayConfig
 from gateway.config.durations import DURATION_PATTERN
 from gateway.config.field_docs import field_docs
 from gateway.config.kits import SIZE_PATTERN, Key, Trust, read_seconds
 from gateway.config.models import Canary, Model, ModelSettings, Replicas
 from gateway.config.names import MODEL_NAME
-from gateway.config.rollout import Agreement, Golden, Rollout, Step
+from gateway.config.rollout import Rollout, Step
 from gateway.oci.reference import REFERENCE_PATTERN
 from gateway.oci.variant import Variant
 

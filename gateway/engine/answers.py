@@ -16,6 +16,7 @@ from gateway.engine.job_spans import record_job
 from gateway.engine.jobs import Job, JobQueue
 from gateway.errors import DeadlineExceeded, Overrun, QueueFull, RefusedBody, Replaced
 from gateway.metrics.tally import Tally
+from gateway.wording import counted
 from runtimes.errors import DeviceLost, DeviceOutOfMemory, OutOfMemory, UnfitInput
 from runtimes.memory_errors import is_out_of_memory
 
@@ -66,7 +67,7 @@ class Answers:
         job.retry_after = min(max(1, math.ceil(waiting.age(job.arrived))), _LONGEST_RETRY_SECONDS)
         self._tally.dropped("rejected")
         job.is_blameless = True
-        load = f"{len(waiting)} calls, {waiting.bytes} bytes"
+        load = f"{counted(len(waiting), 'call')}, {counted(waiting.bytes, 'byte')}"
         self.fail(job, QueueFull(f"too many calls wait for the model: {load}; ask again later"))
 
     def fail_replaced(self, job: Job, reason: str) -> None:

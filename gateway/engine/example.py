@@ -20,6 +20,7 @@ import orjson
 
 from gateway.codec.non_finite import is_float, to_floats, to_json
 from gateway.errors import KitError
+from gateway.wording import listed
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import InputError
 from runtimes.input_check import check_inputs
@@ -169,5 +170,4 @@ def _tensor(name: str, array: Array) -> dict[str, Any]:
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(map(repr, names[:_MAX_NAMES]))
-    return f"{shown} and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else shown
+    return listed([repr(name) for name in names], _MAX_NAMES)

@@ -17,6 +17,7 @@ from gateway.engine.shares import displaced
 from gateway.errors import DeadlineExceeded, Overload, QueueFull
 from gateway.metrics.tally import Tally
 from gateway.serving import DEFAULT_LIMITS, QueueLimits
+from gateway.wording import counted
 
 _LONGEST_RETRY_SECONDS = 30
 
@@ -160,7 +161,7 @@ class Slots:
         retry_after = min(max(1, math.ceil(age)), _LONGEST_RETRY_SECONDS)
         self._tally.ongoing -= 1
         self._tally.dropped("rejected")
-        load = f"{len(self._waiting)} calls, {self._bytes} bytes"
+        load = f"{counted(len(self._waiting), 'call')}, {counted(self._bytes, 'byte')}"
         call, turn.call = turn.call, None
         assert call is not None
         call.fail(QueueFull(f"too many calls wait for the model: {load}; ask again later"), retry_after)

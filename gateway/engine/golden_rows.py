@@ -31,6 +31,7 @@ from gateway.rollout.agreement import compare
 from gateway.rollout.plan import Golden, Metric
 from gateway.wire.headers import EDGE_HEADER
 from gateway.wire.worker_tls import worker_connection
+from gateway.wording import counted
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import InputError
 
@@ -109,7 +110,9 @@ def _csv_rows(text: str, golden: Golden, signature: Signature) -> Iterator[Row]:
         if not values:
             continue
         if len(values) != len(names):
-            raise ValueError(f"line {number} has {len(values)} values for {len(names)} columns")
+            raise ValueError(
+                f"line {number} has {counted(len(values), 'value')} for {counted(len(names), 'column')}"
+            )
         row = [
             _Cell(value.strip(), f"line {number}, column {name}")
             for name, value in zip(names, values, strict=True)

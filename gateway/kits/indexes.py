@@ -18,6 +18,7 @@ from gateway.oci.content import OCI_INDEX, OCI_MANIFEST, REF_NAME, Descriptor
 from gateway.oci.documents import DescriptorDocument, describe_errors, read_json
 from gateway.oci.reference import Digest
 from gateway.oci.variant import Variant
+from gateway.wording import counted
 
 MAX_ENTRIES = 64
 """How many entries of an index are read."""
@@ -136,7 +137,7 @@ def choose_kit(
         return ChosenKit(kits[0].entry.descriptor, kits[0].entry.described_labels)
     rest = [f"{kind} (×{count})" if count > 1 else kind for kind, count in others.items()]
     if unread > 0:
-        rest.append(f"{unread} entries that were not read")
+        rest.append(f"{counted(unread, 'entry', 'entries')} not read")
     if kits:
         listed = "; ".join(str(kit.entry) for kit in kits)
         besides = f"; besides, it has {', '.join(rest)}" if rest else ""

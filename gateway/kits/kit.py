@@ -18,6 +18,7 @@ from gateway.kits.paths import safe_path
 from gateway.kits.uses import use_of_file
 from gateway.kits.variants import ChosenKit
 from gateway.oci.reference import Digest, Reference
+from gateway.wording import counted
 
 _NEEDED = MODEL_ROLES | {Role.CODE}
 _MAX_SHOWN = 8  # errors of one kind
@@ -132,7 +133,9 @@ def _match_diff_ids(layers: tuple[Layer, ...], diff_ids: tuple[Digest, ...]) -> 
     if not diff_ids:
         return layers
     if len(diff_ids) != len(layers):
-        raise InvalidKitfile(f"modelfs.diffIds: {len(diff_ids)} digests for {len(layers)} layers")
+        raise InvalidKitfile(
+            f"modelfs.diffIds: {counted(len(diff_ids), 'digest')} for {counted(len(layers), 'layer')}"
+        )
     return tuple(replace(layer, diff_id=digest) for layer, digest in zip(layers, diff_ids, strict=True))
 
 

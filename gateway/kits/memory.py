@@ -9,6 +9,7 @@ from gateway.kits.language import LanguageModel
 from gateway.kits.library import UnpackedKit
 from gateway.kits.model import naming
 from gateway.metrics.machine import MachineMemory
+from gateway.wording import counted
 from runtimes.engines.base import EngineRuntime, MeasuringRuntime, Memory, OutliningRuntime
 from runtimes.engines.task import Task
 from runtimes.select import Choice
@@ -38,7 +39,7 @@ class Need:
 
     def __str__(self) -> str:
         """Write the sum: "3.0 GiB: 2.0 GiB weights + 1.0 GiB key-value cache (4 slots of 8192 tokens)"."""
-        slots = f"{self.slots} slot{'' if self.slots == 1 else 's'}"
+        slots = f"{counted(self.slots, 'slot')}"
         tokens = f" of {self.context} tokens" if self.context is not None else ""
         parts = [
             (self.memory.weights, "weights"),

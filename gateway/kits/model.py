@@ -12,6 +12,7 @@ from gateway.kits.library import UnpackedKit
 from gateway.kits.mlflow import mlflow_model
 from gateway.kits.model_file import choose_file, is_servable
 from gateway.kits.trust import PICKLE_ADVICE, code_advice
+from gateway.wording import counted
 from runtimes import select
 from runtimes.base import CodeRuntime, LoadedModel, Resources, Signature
 from runtimes.engines.base import DEFAULT_OPTIONS, EngineOptions, EngineRuntime
@@ -109,7 +110,7 @@ def load(
         if resources.gpus > 0 and model.device == "cpu":
             model.close()
             raise LoadError(
-                f"the model asks for {resources.gpus:g} {'GPU' if resources.gpus == 1 else 'GPUs'}, and the "
+                f"the model asks for {counted(resources.gpus, 'GPU')}, and the "
                 f"runtime {choice.runtime.name} computes on CPUs; set `gpus: 0`, or use a "
                 "format whose runtime takes GPUs"
             )

@@ -9,6 +9,7 @@ from gateway.kits.hints import hints_of
 from gateway.kits.library import UnpackedKit
 from gateway.kits.parents import model_of
 from gateway.kits.paths import safe_path
+from gateway.wording import listed
 from runtimes.errors import LoadError, ModelError, NoRuntime, SeveralModels
 from runtimes.formats import Format, identify
 from runtimes.select import Choice, choose
@@ -71,10 +72,7 @@ def _path_of(kit: UnpackedKit, file: str) -> Path:
     if path.is_file():
         return path
     paths = sorted(str(path.relative_to(kit.path)) for path in kit.path.rglob("*") if path.is_file())
-    others = f" and {len(paths) - _MAX_SHOWN} more" if len(paths) > _MAX_SHOWN else ""
-    raise LoadError(
-        f"there is no file {file!r} among the model's; there are {', '.join(paths[:_MAX_SHOWN])}{others}"
-    )
+    raise LoadError(f"there is no file {file!r} among the model's; there are {listed(paths, _MAX_SHOWN)}")
 
 
 def _main_file(kit: UnpackedKit, error: SeveralModels) -> Path | None:
@@ -87,9 +85,8 @@ def _main_file(kit: UnpackedKit, error: SeveralModels) -> Path | None:
 
 def _several(kit: UnpackedKit, error: SeveralModels) -> NoRuntime:
     names = [str(Path(path).relative_to(kit.path)) for path in error.paths]
-    others = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
     return NoRuntime(
-        f"the kit has several models: {', '.join(names[:_MAX_SHOWN])}{others}; choose one beside `kit` in "
+        f"the kit has several models: {listed(names, _MAX_SHOWN)}; choose one beside `kit` in "
         f"the config, such as `file: {names[0]}`, or as model.path in the Kitfile"
     )
 

@@ -25,6 +25,7 @@ from gateway.kits.public_keys import PublicKey
 from gateway.oci.content import MAX_REFERRERS, Descriptor, Source
 from gateway.oci.documents import DescriptorDocument, describe_errors, read_json
 from gateway.oci.reference import Digest
+from gateway.wording import counted
 
 MAX_CANDIDATES = MAX_REFERRERS
 """How many signatures of one place are read at most."""
@@ -224,7 +225,7 @@ def _verify_bundle(_layer: Descriptor, data: bytes, digest: Digest, keys: Sequen
     if envelope.payload_type != _IN_TOTO:
         raise _Refused(f"its payload is {_shown(envelope.payload_type)}")
     if len(envelope.signatures) != 1:
-        raise _Refused(f"its envelope has {len(envelope.signatures)} signatures; one is allowed")
+        raise _Refused(f"its envelope has {counted(len(envelope.signatures), 'signature')}; one is allowed")
     payload = _decode(envelope.payload, _MAX_BYTES * 2)
     encoded = b"DSSEv1 %d %b %d %b" % (len(_IN_TOTO), _IN_TOTO.encode(), len(payload), payload)
     key = _signer(_decode(envelope.signatures[0].sig), encoded, keys)

@@ -15,8 +15,11 @@ SHARE_SECONDS = 60.0
 """How long a caller's calls are remembered."""
 FREE_CALLS = 100
 """So many calls of each caller count in a window, whatever others send."""
-MAX_CALLERS = 10_000
-"""So many callers are told apart in a window; the others are taken for one."""
+MAX_SHARING_CALLERS = 10_000
+"""So many callers of a worker have a share of their own in a window of time; the others have one together.
+
+More than stick to a version (`sticky_callers`), as every caller counts here, and each takes one number alone.
+"""
 _OTHERS = b"*"
 
 
@@ -113,7 +116,7 @@ class CallerShares:
             self._was_shared = len(self._counted) > 1
             self._began, self._counted, self._total = now, {}, 0
         counted = self._counted
-        if caller not in counted and len(counted) >= MAX_CALLERS:
+        if caller not in counted and len(counted) >= MAX_SHARING_CALLERS:
             caller = _OTHERS
         own = counted.get(caller, 0)
         if self._was_shared or len(counted) > (caller in counted):

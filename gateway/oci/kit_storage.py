@@ -20,11 +20,12 @@ from pydantic import Field, TypeAdapter
 from gateway.errors import NotFound, RegistryError
 from gateway.oci.content import BlobStream, Descriptor
 from gateway.oci.documents import DescriptorDocument, read_json
-from gateway.oci.layout import join_names
+from gateway.oci.layout import NAMES_SHOWN
 from gateway.oci.layout_content import MAX_ENTRIES, LayoutContent
 from gateway.oci.layout_files import DirectoryFiles
 from gateway.oci.options import kit_home
 from gateway.oci.reference import LOCAL, Digest, LocalReference
+from gateway.wording import listed
 
 _TAGS = "-tags.json"
 _INDEXES = "indexes"
@@ -105,7 +106,7 @@ class KitStorageSource:
                 "registry, write HOST/REPOSITORY:TAG"
             )
         return NotFound(
-            f"{problem}; it has {join_names(self._names())}; for a kit in a registry, "
+            f"{problem}; it has {listed(self._names(), NAMES_SHOWN)}; for a kit in a registry, "
             "write HOST/REPOSITORY:TAG"
         )
 

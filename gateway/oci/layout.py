@@ -15,8 +15,10 @@ from gateway.oci.documents import DescriptorDocument
 from gateway.oci.layout_content import LayoutContent
 from gateway.oci.layout_files import LayoutFiles
 from gateway.oci.reference import Digest, LayoutReference
+from gateway.wording import listed
 
-_NAMES_SHOWN = 20
+NAMES_SHOWN = 20
+"""So many names that are there are told where one is not."""
 
 
 class LayoutSource:
@@ -24,9 +26,10 @@ class LayoutSource:
 
     def __init__(self, reference: LayoutReference) -> None:
         self.reference = reference
+        self._label = reference.written
         self._content = LayoutContent(
-            LayoutFiles(reference.path, str(reference)),
-            str(reference),
+            LayoutFiles(reference.path, self._label),
+            self._label,
             str(reference.path),
             "export it again",
         )
@@ -39,10 +42,9 @@ class LayoutSource:
         tag = self.reference.label
         descriptor = self._find(entries, tag)
         if descriptor is None:
-            raise NotFound(
-                f"{self.reference}: {self.reference.path} has no {self.reference.name}:{tag}; "
-                f"it has {join_names(_names(entries))}"
-            )
+            wanted = self.reference.name if tag == "latest" else f"{self.reference.name}:{tag}"
+            there = listed(_names(entries), NAMES_SHOWN)
+            raise NotFound(f"{self._label}: {self.reference.path} has no {wanted}; it has {there}")
         return descriptor
 
     def manifest(self, descriptor: Descriptor) -> bytes:
@@ -67,17 +69,11 @@ class LayoutSource:
             matches = {entry.digest: entry for entry in entries if candidate and _name(entry) == candidate}
             if len(matches) > 1:
                 raise RegistryError(
-                    f"{self.reference}: {self.reference.path} has the name {candidate} twice; use a digest"
+                    f"{self._label}: {self.reference.path} has the name {candidate} twice; use a digest"
                 )
             if matches:
                 return next(iter(matches.values())).descriptor()
         return None
-
-
-def join_names(names: list[str]) -> str:
-    """Join names for an error message, the first twenty of them."""
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return (", ".join(names[:_NAMES_SHOWN]) or "nothing") + more
 
 
 def _names(entries: list[DescriptorDocument]) -> list[str]:

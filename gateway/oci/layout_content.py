@@ -1,5 +1,6 @@
 """The index, manifests and blobs of an OCI image layout (OCI image spec, "Image Layout")."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -72,9 +73,10 @@ class LayoutContent:
                     raise self.unusable_error(f"{name} has {extent.size} bytes; 4 MiB are allowed")
                 return extent.read()
         except OSError as error:
-            raise _error_type(error)(
-                f"{self._label}: {self._location} is no OCI image layout: {name}: {error.strerror or error}"
-            ) from error
+            reason = f"is no OCI image layout: {name}: {error.strerror or error}"
+            if not os.path.lexists(self._location):
+                reason = "does not exist"
+            raise _error_type(error)(f"{self._label}: {self._location} {reason}") from error
 
     def unusable_error(self, reason: object) -> RegistryError:
         """Return the error for a layout whose documents cannot be used."""

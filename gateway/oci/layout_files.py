@@ -12,19 +12,13 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from gateway.errors import RegistryError, UnsafeArchive
-from gateway.files import open_regular
+from gateway.files import compression_of, open_regular
 from gateway.oci.content import CHUNK
 from gateway.oci.tar import read_tar
 
 _MAX_MEMBERS = 100_000
 # The files of a layout (OCI image spec, "Image Layout Specification"); tar writes "./" before them.
 _MEMBER = re.compile(r"(?:\./)?(oci-layout|index\.json|blobs/sha256/[0-9a-f]{64})")
-_COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +102,7 @@ class ArchiveFiles:
 
     def _scan_archive(self, file: FileIO) -> dict[str, tuple[int, int]]:
         head = file.read(8)
-        compression = next((name for magic, name in _COMPRESSED.items() if head.startswith(magic)), None)
-        if compression is not None:
+        if compression := compression_of(head):
             raise RegistryError(
                 f"{self._label}: {self._path} is compressed with {compression}; uncompress it"
             )

@@ -157,6 +157,13 @@ class LayoutReference:
     def __str__(self) -> str:
         return f"{_LAYOUT}{self.path}:{_format_name(self.name, self.tag, self.digest, self.variant)}"
 
+    @property
+    def written(self) -> str:
+        """The same as people write it: without the usual tag, as the name may have been meant as one."""
+        is_usual = self.tag == _DEFAULT_TAG and self.digest is None
+        tag = None if is_usual else self.tag
+        return f"{_LAYOUT}{self.path}:{_format_name(self.name, tag, self.digest, self.variant)}"
+
 
 @dataclass(frozen=True, slots=True)
 class LocalReference:

@@ -25,6 +25,7 @@ from gateway.foreign_text import foreign_text
 from gateway.oci.connection_errors import permanent_failure, transient_failure
 from gateway.oci.connections import Limits
 from gateway.oci.content import CHUNK
+from gateway.wording import counted
 
 ATTEMPTS = 6
 _CONNECT_TIMEOUT = 10.0  # seconds
@@ -184,7 +185,7 @@ class Transport:
             if attempt == self.attempts or wait >= self.limits.seconds_left():
                 break
             time.sleep(wait)
-        message = f"{label}: {failure}, {attempt} time(s); try again later"
+        message = f"{label}: {failure}, {counted(attempt, 'time')}; try again later"
         away_host = self.limits.host if is_away else ""
         raise RegistryUnavailable(message, away_host=away_host, retry_after=retry_after)
 

@@ -21,7 +21,8 @@ from gateway.rollout.pair_checks import count_pair_checks, judge_pairs
 from gateway.rollout.plan import Agreement, Checks, Metric, Plan
 from gateway.rollout.sequential import LogEvidence, Rate, weigh
 from gateway.rollout.trial import Trial
-from gateway.rollout.verdict import Outcome, Verdict, decide, duration, percent, times, unknown
+from gateway.rollout.verdict import TOO_LITTLE, Outcome, Verdict, decide, duration, percent, times, unknown
+from gateway.wording import counted
 
 FALSE_ALARM = 0.01
 
@@ -85,14 +86,13 @@ def _requests(checks: Checks, evidence: Evidence, is_live: bool) -> Verdict:
     calls = evidence.canary.calls if is_live else evidence.mirrored.compared
     verb = "answered" if is_live else "was mirrored"
     outcome = Outcome.SUCCESSFUL if calls >= checks.min_requests else Outcome.INCONCLUSIVE
-    message = f"canary {verb} {calls:,} of at least {checks.min_requests:,} calls"
+    message = f"canary {verb} {calls:,} of at least {counted(checks.min_requests, 'call')}"
     numbers = {"canary_calls": calls, "minimum": checks.min_requests}
     pairs = evidence.pairs
     if pairs is not None and pairs.greedy:
         # Told, but not judged: the same weights in another precision answer otherwise.
-        message += (
-            f"; {pairs.identical:,} of {pairs.greedy:,} answers without chance are word for word the same"
-        )
+        greedy = counted(pairs.greedy, "answer")
+        message += f"; {pairs.identical:,} of {greedy} without chance word for word the same"
         numbers |= {"greedy": pairs.greedy, "identical": pairs.identical}
     return Verdict("requests", outcome, message, numbers)
 
@@ -110,15 +110,13 @@ def _error_rate(limit: float, evidence: Evidence, decider: Decider, is_alone: bo
     }
     if not canary.trials:
         return unknown("error_rate", "canary has answered no call yet", numbers)
+    fact = f"canary fails {percent(canary.share)} of {counted(canary.trials, 'call')}"
     if is_alone:
-        fact = f"canary fails {percent(canary.share)} of {canary.trials:,} calls (limit {percent(limit)})"
+        fact = f"{fact} (limit {percent(limit)})"
         return decider.decide("error_rate", fact, log_evidence, numbers)
     if not stable.trials:
         return unknown("error_rate", "stable has answered no call to compare with", numbers)
-    fact = (
-        f"canary fails {percent(canary.share)} of {canary.trials:,} calls, stable "
-        f"{percent(stable.share)} of {stable.trials:,} (limit {percent(limit)} more)"
-    )
+    fact = f"{fact}, stable {percent(stable.share)} of {stable.trials:,} (limit {percent(limit)} more)"
     return decider.decide("error_rate", fact, log_evidence, numbers)
 
 
@@ -163,7 +161,7 @@ def _slower(
         "stable_calls": stable.total,
     }
     fact = (
-        f"canary's p{share * 100:g}{subject} is {duration(seconds)} over {canary.total:,} calls, "
+        f"canary's p{share * 100:g}{subject} is {duration(seconds)} over {counted(canary.total, 'call')}, "
         f"{times(seconds / base)} stable's {duration(base)} (limit {limit:g} times)"
     )
     return decider.decide(check, fact, log_evidence, numbers)
@@ -184,7 +182,7 @@ def _agreement(agreement: Agreement, mirrored: MirroredCalls, decider: Decider) 
     if not mirrored.compared:
         return unknown("agreement", "no call has been mirrored yet", numbers)
     fact = (
-        f"canary disagrees on {percent(differing.share)} of {mirrored.compared:,} mirrored calls "
+        f"canary disagrees on {percent(differing.share)} of {counted(mirrored.compared, 'mirrored call')} "
         f"(limit {percent(limit)})"
     )
     if mirrored.failed:
@@ -219,7 +217,7 @@ def _shift(limit: float, mirrored: MirroredCalls, alarm: float) -> Verdict:
         return decide("agreement", fact, LogEvidence(_log_difference(mirrored), 0.0), alarm, numbers)
     if index + noise < limit:
         return Verdict("agreement", Outcome.SUCCESSFUL, f"{fact}; it keeps the limit", numbers)
-    return unknown("agreement", f"{fact}; too little evidence yet", numbers)
+    return unknown("agreement", f"{fact}; {TOO_LITTLE}", numbers)
 
 
 def stability_index(base: Mapping[str, int], other: Mapping[str, int]) -> float:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from gateway.rollout.blocks import LONG_BLOCK, LONG_GAP, Capital, Spacing
 from gateway.rollout.evidence import Durations, Side
 from gateway.rollout.plan import Checks
-from gateway.rollout.units import HISTORY_WINDOWS, History
+from gateway.rollout.units import HISTORY_WINDOWS, WINDOW_SECONDS, History
 
 Shares = NDArray[np.float64]
 """Shares by worker and window; NaN where a worker had no call."""
@@ -34,14 +34,23 @@ LONGEST_BLOCK = 60
 ERROR_CALLS, OTHER_CALLS = 10, 5
 """How many calls a unit has at least, where it is shorter than a long block: few failures among many."""
 ERROR_CAP, OTHER_CAP = 5.0, 3.5
+"""The most that a window alone gains, in stakes: no first spell of 2.5 s decides anything."""
+STEADY_ERRORS, STEADY_OTHERS = Spacing(1, 0, ERROR_CAP, ERROR_CALLS), Spacing(1, 0, OTHER_CAP, OTHER_CALLS)
+"""Where it is known that workers have no spells: each window is a unit."""
 UNKNOWN_ERRORS, UNKNOWN_OTHERS = Spacing(2, 6, minimum=ERROR_CALLS), Spacing(minimum=OTHER_CALLS)
 """Where little is known and no spell shows. Failures do not wait as long: 1 s counts, and 3 s do not."""
-_MIN_DURATIONS = 200
-_DEVIATIONS = 4.0
-_GAP_FACTOR = 1.5
-_STRETCH_UNITS = 6
-_MANY_STRETCHES = 20
-_STRETCH = 60
+_HISTORY_DURATIONS = 200
+"""Of fewer durations, a quantile near the end is chance: ten of them are beyond p95."""
+_SEEN_DEVIATIONS = 4.0
+"""An autocorrelation shows where it is so many of its standard deviations: chance gives that at no lag."""
+_GAP_PER_BLOCK = 1.5
+"""A gap is so much longer than a block, as some spells are longer than most: each touches one block alone."""
+_TRY_UNITS = 6
+"""A stretch that is tried has so many units at least, as a few are never enough to fail."""
+_TRY_WINDOWS = 60
+"""And so many windows: 30 s."""
+_FEW_TRIES = 20
+"""Of more stretches than this, one may fail by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,29 +85,27 @@ class Calibration:
 def calibrate(checks: Checks, is_text: bool, history: History, hold: float, alarm: float) -> Calibration:
     """Learn from the stable version's past; `hold` is the step's length in seconds."""
     spacings, bases, unsteady = {}, {}, []
-    # A replay's step has no end.
-    stretch = max(_STRETCH, int(min(HISTORY_WINDOWS // 2, 2 * hold)))
+    # As long as the step, which in a replay has no end; the history has two such stretches at least.
+    stretch = max(_TRY_WINDOWS, int(min(HISTORY_WINDOWS // 2, hold / WINDOW_SECONDS)))
     measured: list[tuple[str, Shares, Shares, float, Spacing]] = []
     if checks.max_error_rate is not None:
         shares = _matrix(history, lambda side: (side.errors, side.calls))
-        spacing = Spacing(1, 0, ERROR_CAP, ERROR_CALLS)
-        measured.append(
-            ("error_rate", shares, shares + checks.max_error_rate, checks.max_error_rate, spacing)
-        )
+        limit = checks.max_error_rate
+        measured.append(("error_rate", shares, shares + limit, limit, STEADY_ERRORS))
     for timing in timings(checks, is_text):
         counts = [timing.durations(window.side).counts for window in history.windows]
         sums = np.array(counts).sum(axis=0) if counts else np.zeros(1)
-        if sums.sum() < _MIN_DURATIONS:
+        if sums.sum() < _HISTORY_DURATIONS:
             spacings[timing.check] = UNKNOWN_OTHERS
             continue
         bounds = timing.durations(Side()).bounds
         base = Durations(tuple(int(count) for count in sums), bounds).quantile(checks.latency_quantile)
         bases[timing.check] = base
         slow, usual = slow_parts(bounds, base * timing.limit), slow_parts(bounds, base)
-        spacing, floor = Spacing(1, 0, OTHER_CAP, OTHER_CALLS), 1 - checks.latency_quantile
+        floor = 1 - checks.latency_quantile
         shares = _matrix(history, _slow_share(timing, slow))
         above = _matrix(history, _slow_share(timing, usual))
-        measured.append((timing.check, shares, above, floor, spacing))
+        measured.append((timing.check, shares, above, floor, STEADY_OTHERS))
     for check, shares, others, floor, spacing in measured:
         spacing = _spaced(shares, spacing, UNKNOWN_ERRORS if check == "error_rate" else UNKNOWN_OTHERS)
         steady = _tried(shares, np.maximum(_mean_of_others(others), floor), spacing, stretch, alarm)
@@ -170,14 +177,14 @@ def _spaced(shares: Shares, spacing: Spacing, unknown: Spacing) -> Spacing:
         lag = longest + 1
         pairs = int((known[:, lag:] & known[:, :-lag]).sum())
         products = float((excess[:, lag:] * excess[:, :-lag]).sum())
-        if not pairs or products / pairs / variance < _DEVIATIONS / math.sqrt(pairs):
+        if not pairs or products / pairs / variance < _SEEN_DEVIATIONS / math.sqrt(pairs):
             break
         longest = lag
     if longest == LONGEST_BLOCK:
         # Longer than blocks can be: what matters is whether a worker fails in it, see `_tried`.
         spacing = replace(spacing, block=LONG_BLOCK, gap=LONG_GAP, cap=0.0)
     elif longest:
-        spacing = replace(spacing, block=longest, gap=math.ceil(_GAP_FACTOR * longest), cap=0.0)
+        spacing = replace(spacing, block=longest, gap=math.ceil(_GAP_PER_BLOCK * longest), cap=0.0)
     if total < ENOUGH_WINDOWS and not longest:
         return unknown
     if total < ENOUGH_WINDOWS:
@@ -193,9 +200,9 @@ def _tried(shares: Shares, bounds: Shares, spacing: Spacing, stretch: int, alarm
     """
     while True:
         # Long blocks need longer stretches: a few units are never enough.
-        length = max(stretch, _STRETCH_UNITS * (spacing.block + spacing.gap))
+        length = max(stretch, _TRY_UNITS * (spacing.block + spacing.gap))
         stretches = list(_stretches(shares.shape, length))
-        allowed = 1 if len(stretches) > _MANY_STRETCHES else 0
+        allowed = 1 if len(stretches) > _FEW_TRIES else 0
         if _false_failures(shares, bounds, spacing, stretches, alarm) <= allowed:
             return spacing
         block, gap = 2 * spacing.block, max(LONG_GAP, 2 * spacing.gap)

@@ -17,13 +17,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from gateway.rollout.blocks import STAKES, log_mean
-from gateway.rollout.units import MAX_CALLERS, CallerCounts
+from gateway.rollout.units import MAX_TRIAL_CALLERS, CallerCounts
 
 FIRST_LOOK_SECONDS = 5.0
 MAX_LOOKS = 20
 """Beside the first one; the last is after two months."""
 _CONTROL_CALLS = 5
+"""A caller with fewer calls before the step is not compared with itself."""
 _SLOW_SHARE = 0.05
+"""So many callers may always be slow: none need be among the stable version's, and a bound is not 0."""
 
 Table = Mapping[str, CallerCounts]
 _Share = Callable[[str, CallerCounts], float]
@@ -43,7 +45,7 @@ class Callers:
     """The same, that they wait longer."""
 
     def with_counts(self, stable: Table, canary: Table) -> Callers:
-        """Return the same with more calls; of callers beyond `MAX_CALLERS`, none count."""
+        """Return the same with more calls; of callers beyond `MAX_TRIAL_CALLERS`, none count."""
         return replace(self, stable=_added(self.stable, stable), canary=_added(self.canary, canary))
 
     def look(self, seconds: float, error_limit: float | None, ratio: float | None) -> Callers:
@@ -104,7 +106,7 @@ def _added(table: Table, counts: Table) -> Table:
     for caller, new in counts.items():
         if caller in sums:
             sums[caller] = sums[caller] + new
-        elif len(sums) < MAX_CALLERS:
+        elif len(sums) < MAX_TRIAL_CALLERS:
             sums[caller] = new
     return sums
 

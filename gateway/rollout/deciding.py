@@ -15,6 +15,10 @@ from gateway.rollout.evidence import Durations, Evidence
 from gateway.rollout.sequential import LogEvidence, Rate, weigh, weigh_difference
 from gateway.rollout.trial import Trial
 from gateway.rollout.verdict import Outcome, Verdict, decide
+from gateway.wording import counted
+
+_UNITS = {"callers": "caller", "worker_seconds": "worker-second", "pairs": "pair"}
+"""How people call one unit, by its kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class Decider:
             return Verdict(check, Outcome.ERROR, message, numbers)
         units = trial.units(check)
         evidence = LogEvidence(trial.evidence(check, self.is_mirrored), calls.below)
-        counts = ", ".join(f"{count:,.0f} {_name(unit, count)}" for unit, count in units.items())
+        counts = ", ".join(counted(count, _UNITS[unit]) for unit, count in units.items())
         fact = f"{fact}; judged by {counts}" if counts else fact
         return decide(check, fact, evidence, self.alarm, {**numbers, **units})
 
@@ -71,9 +75,3 @@ class Decider:
 def _failures(callers: Callers, table: Table) -> Rate:
     """Return how many calls of a table failed, beyond what its callers met before."""
     return Rate(callers.failures_beyond_own(table), sum(counts.calls for counts in table.values()))
-
-
-def _name(unit: str, count: float) -> str:
-    """Return how people call so many units: "worker-seconds", and of one "pair"."""
-    name = unit.replace("_", "-")
-    return name.removesuffix("s") if count == 1 else name

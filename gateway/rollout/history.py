@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 
-from gateway.rollout.units import HISTORY_WINDOWS, MAX_CALLERS, CallerCounts, History, Window
+from gateway.rollout.units import HISTORY_WINDOWS, MAX_TRIAL_CALLERS, CallerCounts, History, Window
 
 
 class Recent:
@@ -28,7 +28,7 @@ class Recent:
             # The last place is the most recent caller's.
             before = self._callers.pop(caller, CallerCounts())
             self._callers[caller] = before + counts
-            if len(self._callers) > MAX_CALLERS:
+            if len(self._callers) > MAX_TRIAL_CALLERS:
                 del self._callers[next(iter(self._callers))]
 
     def history(self) -> History:

@@ -23,6 +23,7 @@ Rules, each proved by a test:
 A revision is an opaque string (in Kitserve, a kit's reference with its digest). Stages group into the
 phases of Argo Rollouts: Progressing (loading, gating, stepping), Paused, Degraded, Healthy. The docstring
 of a handler is its cell of the table in docs/rollouts.md.
+What becomes of a rollout as time passes is in `ticks`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from gateway.rollout.analysis import false_alarm, judge
 from gateway.rollout.events import (
     Abort,
     CanaryFailed,
@@ -50,12 +50,11 @@ from gateway.rollout.events import (
     Target,
     Tick,
 )
-from gateway.rollout.evidence import Evidence
 from gateway.rollout.plan import Plan
 from gateway.rollout.state import LIVE, ON_THE_WAY, Reason, Rollout, Stage
+from gateway.rollout.ticks import check_deadline, is_waiting, tick_pause, tick_step
 from gateway.rollout.transitions import Next, begin, degrade, enter, go_to, promote
-from gateway.rollout.trial import Trial, begin_trial, observe
-from gateway.rollout.verdict import Outcome, overall
+from gateway.wording import counted
 
 
 def advance(state: Rollout, event: Event, now: float) -> Next:
@@ -67,7 +66,7 @@ def advance(state: Rollout, event: Event, now: float) -> Next:
     state = replace(
         state,
         clock=max(now, state.clock),
-        held=state.held + (0.0 if is_down or _is_waiting(event) else passed),
+        held=state.held + (0.0 if is_down or is_waiting(event) else passed),
         down=state.down + (passed if is_down else 0.0),
         workers=event.workers if isinstance(event, Tick) else state.workers,
     )
@@ -181,7 +180,9 @@ def _canary_lost(state: Rollout, event: Event) -> Next:
     state = replace(state, restarts=state.restarts + 1)
     if state.restarts <= state.plan.max_restarts:
         return state, ()
-    return degrade(state, Reason.CANARY_LOST, f"{event.message}; its workers died {state.restarts} times")
+    return degrade(
+        state, Reason.CANARY_LOST, f"{event.message}; its workers died {counted(state.restarts, 'time')}"
+    )
 
 
 def _gates_passed(state: Rollout, event: Event) -> Next:
@@ -194,89 +195,6 @@ def _gate_failed(state: Rollout, event: Event) -> Next:
     """Degraded (its reason)."""
     assert isinstance(event, GateFailed)
     return degrade(state, event.reason, event.message)
-
-
-# Time.
-
-
-def _check_deadline(state: Rollout, _event: Event) -> Next:
-    """Degraded (ProgressDeadlineExceeded) once too late."""
-    if state.held <= state.plan.progress_deadline:
-        return state, ()
-    message = f"the canary was not {_DEADLINE_WORDS[state.stage]} within {state.plan.progress_deadline:g} s"
-    return degrade(state, Reason.DEADLINE, message)
-
-
-_DEADLINE_WORDS = {Stage.LOADING: "ready", Stage.GATING: "through its gates"}
-
-
-def _tick_step(state: Rollout, event: Event) -> Next:
-    """Failed or down for too long: degraded; Successful and held long enough: next step; too late: paused."""
-    state, outcome = _judge(state, event)
-    if outcome is Outcome.FAILED:
-        return _fail_checks(state)
-    deadline = state.plan.progress_deadline
-    if state.down > deadline:
-        return _give_up(state)
-    if _is_waiting(event):
-        return state, ()
-    hold = state.plan.steps[state.step].hold
-    if outcome is Outcome.SUCCESSFUL and state.held >= hold:
-        return go_to(state, state.step + 1)
-    if state.held < hold + deadline:
-        return state, ()
-    reason = Reason.ANALYSIS_ERROR if outcome is Outcome.ERROR else Reason.INCONCLUSIVE
-    return enter(state, Stage.PAUSED, reason, _messages(state, outcome))
-
-
-def _tick_pause(state: Rollout, event: Event) -> Next:
-    """Failed or down for too long: degraded; Successful after a pause for lack of evidence: next step."""
-    state, outcome = _judge(state, event)
-    if outcome is Outcome.FAILED:
-        return _fail_checks(state)
-    if state.down > state.plan.progress_deadline:
-        return _give_up(state)
-    if outcome is Outcome.SUCCESSFUL and state.reason is not Reason.PAUSE_STEP and not _is_waiting(event):
-        return go_to(state, state.step + 1)
-    return state, ()
-
-
-def _judge(state: Rollout, event: Event) -> tuple[Rollout, Outcome]:
-    assert isinstance(event, Tick)
-    # What a canary does that stands in for the stable version compares with nothing.
-    evidence = state.evidence if event.is_waiting else state.evidence + event.evidence
-    trial = state.trial if event.is_waiting else _observe(state, event, evidence)
-    verdicts = judge(state.plan, state.step, evidence, trial)
-    return replace(state, evidence=evidence, trial=trial, verdicts=verdicts), overall(verdicts)
-
-
-def _observe(state: Rollout, event: Tick, evidence: Evidence) -> Trial | None:
-    """Return the step's trial with what the tick tells; it begins with the first units."""
-    trial = state.trial
-    if event.units is None:
-        return trial
-    if trial is None:
-        alarm = false_alarm(state.plan, evidence.is_text)
-        workers = state.canary_workers
-        trial = begin_trial(state.plan, state.step, evidence.is_text, event.history, workers, alarm)
-    return observe(trial, state.plan, evidence, event.units)
-
-
-def _is_waiting(event: Event) -> bool:
-    return isinstance(event, Tick) and event.is_waiting
-
-
-def _give_up(state: Rollout) -> Next:
-    message = f"the canary has not been up for {state.plan.progress_deadline:g} s"
-    return degrade(state, Reason.CANARY_LOST, message)
-
-
-def _fail_checks(state: Rollout) -> Next:
-    return degrade(state, Reason.ANALYSIS_FAILED, _messages(state, Outcome.FAILED))
-
-
-def _messages(state: Rollout, outcome: Outcome) -> str:
-    return "; ".join(verdict.message for verdict in state.verdicts if verdict.outcome is outcome)
 
 
 # What people order.
@@ -349,7 +267,7 @@ TABLE = _table(
     (CanaryLost, _ignore, _ignore, _canary_lost, _canary_lost, _canary_lost, _ignore),
     (GatesPassed, _ignore, _ignore, _gates_passed, _ignore, _ignore, _ignore),
     (GateFailed, _ignore, _ignore, _gate_failed, _ignore, _ignore, _ignore),
-    (Tick, _ignore, _check_deadline, _check_deadline, _tick_step, _tick_pause, _ignore),
+    (Tick, _ignore, check_deadline, check_deadline, tick_step, tick_pause, _ignore),
     (Promote, _IDLE, _TOO_EARLY, _promote_past_gates, _promote_by_order, _promote_by_order, _OVER),
     (Abort, _IDLE, _abort, _abort, _abort, _abort, _IDLE),
     (Retry, _retry, _RUNNING, _RUNNING, _RUNNING, _RUNNING, _retry),

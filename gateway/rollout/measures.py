@@ -14,10 +14,14 @@ Share = tuple[float, float, int]
 """Bad calls, which share of the calls may be bad, and all calls."""
 
 _NOTHING: Share = (0.0, 1.0, 0)
-_GROSS = 3.0
+_GROSS_SLOWNESS = 3.0
+"""A call of a fresh worker is bad where it takes so many times what the limit allows."""
 _GROSS_ERRORS = 0.5
-_MIN_DURATIONS = 50
+"""So large a share of a fresh worker's calls may fail."""
+_STEP_DURATIONS = 50
+"""Where the history has no quantile, so many of the stable version's durations in the step give one."""
 _LOWEST_DIFFERENCE = 0.005
+"""What a limit of 0 is taken for: a bet needs a bound that is not 0."""
 
 
 class Measure:
@@ -59,7 +63,7 @@ class _Slow(Measure):
         bounds = timing.durations(Side()).bounds
         self._durations = timing.durations
         self._slow = slow_parts(bounds, base * timing.limit)
-        self._gross = slow_parts(bounds, base * timing.limit * _GROSS)
+        self._gross = slow_parts(bounds, base * timing.limit * _GROSS_SLOWNESS)
         self._usual = slow_parts(bounds, base)
         self._floor = floor
         self._by_index = by_index
@@ -114,7 +118,7 @@ def measures(
         yield "error_rate", _Errors(checks.max_error_rate, usual, by_index)
     for timing in timings(checks, evidence.is_text):
         base = calibration.bases.get(timing.check)
-        if base is None and timing.durations(stable).total >= _MIN_DURATIONS:
+        if base is None and timing.durations(stable).total >= _STEP_DURATIONS:
             base = timing.durations(stable).quantile(checks.latency_quantile)
         if base is not None:
             yield timing.check, _Slow(timing, base, 1 - checks.latency_quantile, by_index)

@@ -18,6 +18,7 @@ from gateway.rollout.betting import Signs, Sums, interval, weigh_distance, weigh
 from gateway.rollout.plan import AnswerChecks
 from gateway.rollout.sequential import LogEvidence
 from gateway.rollout.verdict import MISS, Outcome, Verdict, decide, percent, unknown
+from gateway.wording import counted
 
 LOSS = "loss"
 
@@ -78,7 +79,8 @@ def _judge_fault(
     evidence = LogEvidence(weigh(asked, limit).above, weigh(every, limit).below if is_kept else 0.0)
     fact = (
         f"canary {_WORDS[fault]} {percent((counts.canary + counts.both) / counts.asked)} of "
-        f"{counts.asked:,} mirrored calls, stable {percent((counts.stable + counts.both) / counts.asked)} "
+        f"{counted(counts.asked, 'mirrored call')}, stable "
+        f"{percent((counts.stable + counts.both) / counts.asked)} "
         f"(limit {percent(limit)} {'apart' if fault in SHAPES else 'more'})"
     )
     return decide(fault, fact, evidence, alarm, numbers)
@@ -101,8 +103,8 @@ def _judge_loss(limit: float, losses: Losses, alarm: float) -> Verdict:
         "limit": limit,
     }
     fact = (
-        f"canary finds stable's answers less likely by {sums.mean:.2g} nats per token over {losses.pairs:,} "
-        f"mirrored calls (between {lower:.2g} and {upper:.2g}, limit {limit:g})"
+        f"canary finds stable's answers less likely by {sums.mean:.2g} nats per token over "
+        f"{counted(losses.pairs, 'mirrored call')} (between {lower:.2g} and {upper:.2g}, limit {limit:g})"
     )
     return decide(LOSS, fact, weigh_mean(sums, limit), alarm, numbers)
 
@@ -111,5 +113,5 @@ def _held_back(verdict: Verdict, minimum: int, pairs: int) -> Verdict:
     """Return the verdict, but no Successful of too few pairs."""
     if verdict.outcome is not Outcome.SUCCESSFUL or pairs >= minimum:
         return verdict
-    message = f"{verdict.message}; at least {minimum:,} calls must be mirrored"
+    message = f"{verdict.message}; it needs {counted(minimum, 'mirrored call')} at least"
     return Verdict(verdict.check, Outcome.INCONCLUSIVE, message, verdict.numbers)

@@ -62,7 +62,7 @@ def promote(state: Rollout, message: str, reason: Reason = Reason.COMPLETED) -> 
 def go_to(state: Rollout, number: int, note: str = "") -> Next:
     """Go to a step, counted from 0; beyond the last one is the promotion."""
     if number == len(state.plan.steps):
-        return promote(state, f"all {number} steps passed")
+        return promote(state, "its only step passed" if number == 1 else f"all {number} steps passed")
     step = state.plan.steps[number]
     before = state.evidence if state.stage in LIVE else Evidence()
     # With every call at the canary, the stable version has no numbers but those of the step before.

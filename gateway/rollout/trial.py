@@ -13,23 +13,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from gateway.rollout.blocks import Capital, Spacing, log_mean
-from gateway.rollout.calibration import OTHER_CALLS, OTHER_CAP, Calibration, calibrate
+from gateway.rollout.calibration import STEADY_OTHERS, Calibration, calibrate
 from gateway.rollout.callers import Callers
 from gateway.rollout.evidence import Evidence
 from gateway.rollout.measures import Share, measures
 from gateway.rollout.plan import Plan
-from gateway.rollout.units import WINDOW_SECONDS, History, PairCounts, Units, Window
+from gateway.rollout.units import WARMUP_SECONDS, WINDOW_SECONDS, History, PairCounts, Units, Window
 
 MAX_WORKERS = 16
 """So many workers of the canary have capitals of their own in a step; those beyond are not bet on."""
-RESTART_SECONDS = 10.0
-"""How long a worker that began while the canary took calls is not judged, where the plan does not say."""
-
 UNITS = ("callers", "worker_seconds", "pairs")
 """The kinds of units, as the numbers of verdicts call them."""
 
 _BEGIN_SECONDS = 2.0
-_AGREEMENT = Spacing(1, 0, OTHER_CAP, OTHER_CALLS)
+"""Workers whose first calls are so close to the first of all have begun together."""
+_WORKERS_KNOWN = 4 * MAX_WORKERS
+"""Of so many workers the beginning is known; those that ended count too."""
 
 Capitals = Mapping[str, Capital]
 """By worker."""
@@ -100,7 +99,7 @@ def observe(trial: Trial, plan: Plan, evidence: Evidence, units: Units) -> Trial
     first = min(window.index for window in windows) if trial.first is None else trial.first
     workers = dict(trial.workers)
     for window in units.canary:
-        if window.side.calls and len(workers) < 4 * MAX_WORKERS:
+        if window.side.calls and len(workers) < _WORKERS_KNOWN:
             workers.setdefault(window.worker, window.index)
     trial = replace(
         trial,
@@ -114,7 +113,7 @@ def observe(trial: Trial, plan: Plan, evidence: Evidence, units: Units) -> Trial
     bound = {check: dict(capitals) for check, capitals in trial.bound.items()}
     pairs = {check: dict(capitals) for check, capitals in trial.pairs.items()}
     for check, measure in measures(plan.checks, trial.calibration, evidence, units.stable):
-        spacing = trial.calibration.spacings.get(check, _AGREEMENT if check == "agreement" else Spacing())
+        spacing = trial.calibration.spacings.get(check, STEADY_OTHERS if check == "agreement" else Spacing())
         for window in units.canary:
             is_fresh = _is_fresh(trial, plan, window)
             name = _capital_name(window, is_fresh)
@@ -146,7 +145,8 @@ def _is_fresh(trial: Trial, plan: Plan, window: Window) -> bool:
     if begin is None:
         return False
     is_first = begin - min(trial.workers.values()) <= _BEGIN_SECONDS / WINDOW_SECONDS
-    usual = 0.0 if is_first else RESTART_SECONDS
+    # Where the plan does not say. Workers that the step begins with have been tried before.
+    usual = 0.0 if is_first else WARMUP_SECONDS
     warmup = usual if plan.warmup is None else plan.warmup
     return (window.index - begin) * WINDOW_SECONDS < warmup
 

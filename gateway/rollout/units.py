@@ -19,8 +19,13 @@ WINDOW_SECONDS = EVIDENCE_SECONDS
 """How long a window is: as workers count."""
 HISTORY_WINDOWS = 1200
 """So many windows of each stable worker are remembered: ten minutes."""
-MAX_CALLERS = 2048
-"""So many callers of each version are told apart in a step, and so many are remembered of the time before."""
+MAX_TRIAL_CALLERS = 2048
+"""So many callers of each version are told apart in a step, and so many are remembered of the time before.
+
+Fewer than a worker tells apart, as these are stored at each tick.
+"""
+WARMUP_SECONDS = 10.0
+"""What a worker does so long after it began says little of how it does later."""
 
 _NO_LATENCIES = (0,) * (len(BUCKETS) + 1)
 

@@ -11,6 +11,9 @@ from gateway.rollout.sequential import LogEvidence, p_value
 MISS = 0.01
 """The chance, at most, that a step passes a canary that is over a limit."""
 
+TOO_LITTLE = "too little evidence yet: it takes more calls"
+"""What is said of a check that is neither Failed nor Successful by what it has seen."""
+
 
 class Outcome(StrEnum):
     """How a check ends; the words are Argo Rollouts'."""
@@ -50,7 +53,7 @@ def decide(
         return Verdict(check, Outcome.FAILED, f"{fact}; p {_p(above)}", numbers)
     if below <= MISS:
         return Verdict(check, Outcome.SUCCESSFUL, f"{fact}; it keeps the limit, p {_p(below)}", numbers)
-    return unknown(check, f"{fact}; too little evidence yet", numbers)
+    return unknown(check, f"{fact}; {TOO_LITTLE}", numbers)
 
 
 def unknown(check: str, message: str, numbers: Mapping[str, float]) -> Verdict:

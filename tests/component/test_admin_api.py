@@ -25,6 +25,7 @@ from gateway.control.web.errors import error_body
 from gateway.control.web.server import WebServer
 from gateway.metrics.exposition import KitserveCollector, Scrape
 from gateway.wire.server import tcp_socket
+from gateway.wording import counted
 from tests.support.gate import HOLDER, TOKEN, call, gate
 from tests.support.overview import FixedOverview
 
@@ -205,7 +206,7 @@ def test_a_faulty_config_is_refused_with_all_its_faults(api: Api, body: Any, fau
     reported = answer.json()["faults"]
     assert len(reported) == len(faults)
     assert all(any(fault in line for line in reported) for fault in faults), reported
-    assert answer.json()["error"].startswith(f"config: {len(faults)} fault(s)")
+    assert answer.json()["error"].startswith(f"config: {counted(len(faults), 'fault')}")
     assert api.state.desired().generation == 0
     assert api.changes == []
 

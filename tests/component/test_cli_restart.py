@@ -111,9 +111,9 @@ def test_it_says_how_it_goes_on_and_when_it_is_done(
 def test_a_version_has_several_names(world: World, cli: Cli, name: str) -> None:
     world.worker(1)
     text, _ = cli("restart", f"iris:{name}" if name else "iris", "--no-wait")
-    assert text == "iris v1: 0 of 1 workers replaced\n"
+    assert text == "iris v1: 0 of 1 worker replaced\n"
     _, error = cli("restart", "iris", code=1)
-    assert "iris v1 is being restarted already: 1 workers are left" in error
+    assert "iris v1 is being restarted already: 1 worker left" in error
 
 
 def test_what_cannot_be_restarted_is_said(world: World, cli: Cli) -> None:
@@ -136,7 +136,7 @@ def test_one_that_fails_or_is_forgotten_ends_with_why(
 
     monkeypatch.setattr("gateway.cli.restart.time.sleep", give_up)
     text, _ = cli("restart", "iris", code=1)
-    assert "iris v1: 0 of 1 workers replaced, then failed: no new worker was ready within" in text
+    assert "iris v1: 0 of 1 worker replaced, then failed: no new worker was ready within" in text
 
     monkeypatch.setattr("gateway.cli.restart.time.sleep", lambda _: world.restarts._restarts.clear())
     _, error = cli("restart", "iris", code=1)

@@ -187,8 +187,8 @@ def test_prompts(serving: Serving) -> None:
     [
         ({"input": None}, "input", "the member 'input' is missing"),
         ({"input": ""}, "input", "input is empty"),
-        ({"input": []}, "input", "input has 0 entries; it must have 1 to 2048"),
-        ({"input": ["a"] * 2049}, "input", "input has 2049 entries"),
+        ({"input": []}, "input", "input has 0 entries; it must have 1 to 2,048"),
+        ({"input": ["a"] * 2049}, "input", "input has 2,049 entries"),
         ({"input": ["a", ""]}, "input", "input[1] is empty"),
         ({"input": ["a", 7]}, "input", "input[1] must be a string"),
         ({"input": {"text": "a"}}, "input", "input must be a string, tokens, or a list of these"),

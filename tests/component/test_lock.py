@@ -65,7 +65,7 @@ def test_a_lock_keeps_what_tags_meant_until_it_is_upgraded(place: Workplace) -> 
     child = place.push("locked/child", "v1", f"{host}/locked/base:v1".encode())
     place.write(f"{host}/locked/child:v1")
     assert place.run("--check", code=1) == f"there is no {place.lock}; run `kitserve lock {place.file}`\n"
-    assert place.run().endswith(f"{place.lock} is written: 1 kit(s)\n")
+    assert place.run().endswith(f"{place.lock} is written: 1 kit\n")
     entry = f"    digest: {child}\n    parents:\n    - {host}/locked/base:v1@{base}\n"
     assert place.lock.read_text().endswith(f"kits:\n  {host}/locked/child:v1:\n{entry}")
 
@@ -115,6 +115,20 @@ def test_parents_that_the_kitfile_does_not_name_are_refused(place: Workplace) ->
     for parents in ([foreign], [foreign, foreign]):
         with pytest.raises(InvalidKitfile, match=r"by its Kitfile, .* has the parent .*/base:v1"):
             library.describe(reference, parents=parents)
+
+
+def test_what_contradicts_a_digest_of_the_config_is_named_and_then_locked_anew(place: Workplace) -> None:
+    host = place.registry.host
+    digest = place.push("pinned/kit", "v1", b"one")
+    other = place.push("pinned/kit", "v2", b"two")
+    place.write(f"{host}/pinned/kit:v1@{digest}")
+    place.run()
+    place.lock.write_text(place.lock.read_text().replace(f"    digest: {digest}", f"    digest: {other}"))
+    said = place.run("--check", code=1)
+    assert f"{host}/pinned/kit:v1@{digest} is pinned by the config" in said
+    assert f"the lock has another digest for it: {other}" in said
+    assert f" -> {digest[7:19]}" in place.run()
+    assert "fits" in place.run("--check")
 
 
 def test_a_lock_that_cannot_be_made_leaves_the_one_before(place: Workplace) -> None:

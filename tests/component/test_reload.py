@@ -134,7 +134,7 @@ def test_a_lock_is_watched_with_its_file(
     assert str(admin.world.state.desired().models[0].kit).endswith(str(digest))
     lock.chmod(0o666)
     write_lock(file, Digest.of(b"v3"), "v2")
-    assert f"not applied, and what was in force stays: {lock}: 1 fault(s)\n  every user may" in check(reload)
+    assert f"not applied, and what was in force stays: {lock}: 1 fault\n  every user may" in check(reload)
 
 
 def write_lock(file: Path, digest: Digest, tag: str) -> None:

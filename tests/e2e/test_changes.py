@@ -185,7 +185,7 @@ def test_a_restart_replaces_each_worker_and_no_call_fails(kitserve: Running, lay
         done = kitserve.run("restart", "renewed:v1")
         load.forget()
         load.wait_for("v1")
-    assert "renewed v1: 1 of 1 workers replaced" in done.stdout
+    assert "renewed v1: 1 of 1 worker replaced" in done.stdout
     kitserve.wait(lambda _: len(kitserve.workers("renewed")) == 1, 30)
     assert not set(kitserve.workers("renewed")) & set(before)
     assert load.failures == {}

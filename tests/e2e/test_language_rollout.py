@@ -58,7 +58,7 @@ def test_a_good_prompt_goes_through_and_a_bad_model_is_stopped_by_its_answers(
         talk["kit"] = f"{kits}:silent"
         kitserve.apply(check=False)
         shown = kitserve.wait_for_rollout("talk", reason="GoldenDatasetFailed")
-        assert "0 of 1 rows of golden.jsonl are answered as expected" in shown["message"]
+        assert "0 of 1 row of golden.jsonl answered as expected" in shown["message"]
         assert set(load.versions) == {"v2"}
     assert load.failures == {}
     lines = [line for line in kitserve.metrics().splitlines() if line.startswith("kitserve_tokens_total{")]

@@ -94,7 +94,7 @@ def test_calls_run_together_wait_in_bounds_or_are_refused(kitserve: Running, lay
     assert set(statuses) == {200, 503}
     refused = next(answer for answer in answers if answer[0] == 503)
     assert refused[1] == "1"
-    assert json.loads(refused[2])["error"].startswith("too many calls wait for the model: 1 calls, ")
+    assert json.loads(refused[2])["error"].startswith("too many calls wait for the model: 1 call, ")
     rejected = {"model": "bounded", "reason": "rejected"}
     number = statuses[503]
     total = "kitserve_requests_dropped_total"

@@ -57,7 +57,7 @@ def test_what_a_registry_could_not_give_is_fetched_once_it_can(
             assert shown["state"] == "failed", shown
             assert "404" in shown["message"]
         printed = kitserve.run("status", "--admin", kitserve.admin).stdout
-        assert "time(s); " in " ".join(printed.split())
+        assert "(tried " in " ".join(printed.split())
         # The registry is away while they are tried again.
         filled.stop()
         kitserve.wait(lambda status: "cannot be reached" in json.dumps(status), SECONDS)

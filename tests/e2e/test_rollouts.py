@@ -271,7 +271,7 @@ def test_a_golden_dataset_stops_a_wrong_version_before_any_call(kitserve: Runnin
         assert kitserve.apply(check=False).returncode == 1
         shown = kitserve.wait_for_rollout("gold", phase="Degraded")
         assert shown["reason"] == "GoldenDatasetFailed"
-        assert "rows of data/iris.csv are answered as expected" in shown["message"]
+        assert "rows of data/iris.csv answered as expected" in shown["message"]
         kitserve.models["gold"]["kit"] = kit(layout, "v2")
         kitserve.apply()
         kitserve.wait_for_rollout("gold", phase="Healthy")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.metrics.evidence import FREE_CALLS, MAX_CALLERS, SHARE_SECONDS, CallerShares
+from gateway.metrics.evidence import FREE_CALLS, MAX_SHARING_CALLERS, SHARE_SECONDS, CallerShares
 from gateway.metrics.tally import Tally
 from gateway.metrics.tokens import Tokens
 
@@ -36,10 +36,13 @@ def test_whoever_was_alone_first_drowns_nobody_later() -> None:
 
 def test_names_without_end_are_one_caller() -> None:
     shares = CallerShares()
-    for caller in range(MAX_CALLERS):
+    for caller in range(MAX_SHARING_CALLERS):
         shares.take(b"%d" % caller, 0.0)
-    assert sum(shares.take(b"x%d" % caller, 0.0, 10) for caller in range(5000)) <= MAX_CALLERS + FREE_CALLS
-    assert len(shares._counted) == MAX_CALLERS + 1
+    assert (
+        sum(shares.take(b"x%d" % caller, 0.0, 10) for caller in range(5000))
+        <= MAX_SHARING_CALLERS + FREE_CALLS
+    )
+    assert len(shares._counted) == MAX_SHARING_CALLERS + 1
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from gateway.codec.openai.text_members import (
     rows_of_text,
     text_of,
 )
+from gateway.wording import counted
 from runtimes.base import Array
 from runtimes.errors import InputError
 from runtimes.text_model import EMBEDDING, PROMPT_NAME, TEXT, TOKENS, TextModel
@@ -116,7 +117,7 @@ def _dimensions(members: Mapping[str, Any], model: TextModel) -> int:
     dimensions = count_of(members["dimensions"], "dimensions")
     if dimensions != model.dimensions and not model.may_shorten(dimensions):
         raise RefusedCall(
-            f"the model's embeddings have {model.dimensions} dimensions, and it does not say that "
+            f"the model's embeddings have {counted(model.dimensions, 'dimension')}, and it does not say that "
             f"{dimensions} of them would do (is_matryoshka or matryoshka_dimensions in its config.json)",
             "dimensions",
         )

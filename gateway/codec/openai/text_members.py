@@ -10,6 +10,7 @@ import orjson
 
 from gateway.codec.json_structure import check_objects, structure_of
 from gateway.codec.openai.errors import RefusedCall
+from gateway.wording import counted
 from runtimes.base import Array
 from runtimes.errors import InputError
 
@@ -75,7 +76,9 @@ def count_of(value: Any, name: str) -> int:
 def bounded(values: Sequence[Any], name: str) -> Sequence[Any]:
     """Return a list that is neither empty nor too long. Raises RefusedCall for another."""
     if not 1 <= len(values) <= MAX_TEXTS:
-        raise RefusedCall(f"{name} has {len(values)} entries; it must have 1 to {MAX_TEXTS}", name)
+        raise RefusedCall(
+            f"{name} has {counted(len(values), 'entry', 'entries')}; it must have 1 to {MAX_TEXTS:,}", name
+        )
     return values
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from gateway.codec.elements import ELEMENTS, FLOATS
 from gateway.codec.predict.layout import Layout
 from gateway.codec.predict.values import place, shaped, shown
+from gateway.wording import counted
 from runtimes.base import Array, Datatype, TensorSpec
 from runtimes.errors import InputError
 from runtimes.tables import cast
@@ -157,7 +158,9 @@ def _cells(body: bytes, encoding: str) -> list[list[str]]:
         raise InputError(f"line {reader.line_num} is not CSV: {error}") from None
     if rows and len(set(map(len, rows))) > 1:
         odd = next(index for index, row in enumerate(rows) if len(row) != len(rows[0]))
-        raise InputError(f"line {odd + 1} has {len(rows[odd])} values, and line 1 has {len(rows[0])}")
+        raise InputError(
+            f"line {odd + 1} has {counted(len(rows[odd]), 'value')}, and line 1 has {len(rows[0])}"
+        )
     return rows
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from gateway.codec.predict.image_settings import CHANNELS, ImageSettings
 from gateway.foreign_text import foreign_text
+from gateway.wording import counted
 from runtimes.base import Array, Datatype, Signature, TensorSpec
 from runtimes.errors import InputError
 
@@ -105,7 +106,7 @@ class _Target:
 def _target(signature: Signature, settings: ImageSettings) -> _Target:
     """Return what an image is to become. Raises InputError where the model takes none."""
     if len(signature.inputs) != 1:
-        raise InputError(f"the model takes {len(signature.inputs)} inputs, and no image alone")
+        raise InputError(f"the model takes {counted(len(signature.inputs), 'input')}, and no image alone")
     (spec,) = signature.inputs
     datatype = spec.usual
     if datatype is not Datatype.UINT8 and datatype.numpy.kind not in "fV":
@@ -120,7 +121,7 @@ def _target(signature: Signature, settings: ImageSettings) -> _Target:
         raise InputError(f"{where} does not say how many channels an image has; {_ADVICE}.channels")
     if count not in (-1, CHANNELS[channels]):
         raise InputError(
-            f"the Kitfile says that an image is {channels}, but {spec.name!r} has {count} channels"
+            f"the Kitfile says that an image is {channels}, but {spec.name!r} has {counted(count, 'channel')}"
         )
     size = settings.size
     if height > 0 and width > 0:
@@ -143,7 +144,7 @@ def _target(signature: Signature, settings: ImageSettings) -> _Target:
         raise InputError(f"{where} is UINT8, but the Kitfile scales images; leave that out")
     for name, numbers in (("mean", settings.mean), ("std", settings.std)):
         if numbers is not None and len(numbers) not in (1, CHANNELS[channels]):
-            raise InputError(f"the Kitfile's {name} has {len(numbers)} numbers, for {channels}")
+            raise InputError(f"the Kitfile's {name} has {counted(len(numbers), 'number')}, for {channels}")
     is_first = channel_axis == 0
     return _Target(spec.name, datatype, size, channels, is_first, channel_axis is not None, has_batch)
 

@@ -28,6 +28,7 @@ from gateway.codec.json_structure import check_objects, structure_of
 from gateway.codec.non_finite import parse_json
 from gateway.codec.predict.layout import Layout, check_lengths, listed
 from gateway.codec.predict.values import tensor
+from gateway.wording import counted
 from runtimes.base import Array
 from runtimes.errors import InputError
 
@@ -143,7 +144,7 @@ def _rows(rows: list[Any], layout: Layout) -> dict[str, Array]:
         if len(widths) > 1:
             width = len(rows[0])
             odd = next(index for index, row in enumerate(rows) if len(row) != width)
-            raise InputError(f"row {odd + 1} has {len(rows[odd])} values, and row 1 has {width}")
+            raise InputError(f"row {odd + 1} has {counted(len(rows[odd]), 'value')}, and row 1 has {width}")
         if layout.single is None or len(rows[0]) == len(layout.names):
             names = layout.placed(len(rows[0]))
             return layout.tensors(dict(zip(names, zip(*rows, strict=True), strict=True)))
@@ -209,7 +210,9 @@ def _split(value: Any, layout: Layout) -> dict[str, Array]:
         raise InputError("'columns' must be a list of different names")
     odd = next((index for index, row in enumerate(data) if len(row) != len(names)), None)
     if odd is not None:
-        raise InputError(f"row {odd + 1} has {len(data[odd])} values, and there are {len(names)} columns")
+        raise InputError(
+            f"row {odd + 1} has {counted(len(data[odd]), 'value')} for {counted(len(names), 'column')}"
+        )
     if layout.single is not None and not layout.is_table and names != [layout.single.name]:
         # The model knows no names of its columns.
         return {layout.single.name: tensor(layout.single, data)}

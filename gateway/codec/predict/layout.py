@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from gateway import wording
 from gateway.codec.predict.values import tensor
 from runtimes.base import Array, Signature, TensorSpec
 from runtimes.errors import InputError
@@ -59,9 +60,7 @@ def check_lengths(lengths: Iterable[tuple[str, int]]) -> None:
 
 def listed(names: Sequence[str]) -> str:
     """Return names as errors list them."""
-    more = len(names) - _SHOWN_NAMES
-    text = ", ".join(repr(name) for name in names[:_SHOWN_NAMES]) or "no inputs"
-    return f"{text} and {more} more" if more > 0 else text
+    return wording.listed([repr(name) for name in names], _SHOWN_NAMES, "no inputs")
 
 
 def _is_column(spec: TensorSpec) -> bool:

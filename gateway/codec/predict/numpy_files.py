@@ -18,6 +18,7 @@ from gateway.codec.predict.layout import Layout, check_lengths, listed
 from gateway.codec.predict.values import shaped
 from gateway.foreign_text import foreign_text
 from gateway.wire.codings import MAX_RATIO, is_inflated
+from gateway.wording import counted
 from runtimes.base import Array, Datatype, TensorSpec
 from runtimes.errors import InputError
 from runtimes.tables import cast
@@ -92,7 +93,9 @@ def read_npz(body: bytes | memoryview, layout: Layout, max_bytes: int) -> dict[s
 def _members(archive: zipfile.ZipFile, layout: Layout, max_bytes: int) -> Mapping[str, Array]:
     entries = archive.infolist()
     if len(entries) > len(layout.names):
-        raise InputError(f"the file has {len(entries)} arrays; the model takes {listed(layout.names)}")
+        raise InputError(
+            f"the file has {counted(len(entries), 'array')}; the model takes {listed(layout.names)}"
+        )
     names = [entry.filename.removesuffix(_SUFFIX) for entry in entries]
     if len(set(names)) != len(names):
         raise InputError("the file has an array twice")

@@ -16,6 +16,7 @@ import numpy as np
 
 from gateway.codec.elements import ELEMENTS, FLOAT_ELEMENTS, FLOATS, Elements, type_names
 from gateway.codec.non_finite import TEXTS, are_numbers, to_floats
+from gateway.wording import counted
 from runtimes.base import Array, TensorSpec
 from runtimes.errors import InputError
 from runtimes.input_check import shape_text
@@ -56,8 +57,7 @@ def shaped(spec: TensorSpec, array: Array, shape: Sequence[int]) -> Array:
         return array.reshape(shape)
     rows, rest = shape[0], expected[1:]
     if expected and expected[0] not in (-1, rows):
-        counted = "one row" if expected[0] == 1 else f"{expected[0]} rows"
-        raise InputError(f"the model takes {counted} in a call, and this has {rows}")
+        raise InputError(f"the model takes {counted(expected[0], 'row')} in a call, and this has {rows}")
     size = math.prod(shape[1:])
     is_flat = len(shape) <= 2 or [length for length in shape[1:] if length != 1] == [
         length for length in rest if length != 1
@@ -92,7 +92,7 @@ def _ragged(name: str, values: list[Any], data: list[Any]) -> InputError:
     if odd is None:
         return InputError(f"{place(0, name)}: lists are nested too deep")
     row = odd * len(values) // len(data)
-    first, other = ("one value" if size < 0 else f"{size} values" for size in (sizes[0], sizes[odd]))
+    first, other = ("one value" if size < 0 else counted(size, "value") for size in (sizes[0], sizes[odd]))
     return InputError(f"{place(row, name)}: {other} where {first} came before")
 
 

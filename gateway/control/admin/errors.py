@@ -6,12 +6,13 @@ from collections.abc import Iterable
 
 from starlette.exceptions import HTTPException
 
+from gateway.wording import listed
+
 _NAMED = 20
 
 
 def no_such_model(name: str, names: Iterable[str], status: int = 404) -> HTTPException:
     """Return the error for a model that is not there; it names the models that are."""
     models = sorted(names)
-    others = f" and {len(models) - _NAMED} more" if len(models) > _NAMED else ""
-    listed = f"the models are {', '.join(models[:_NAMED])}{others}" if models else "there are none"
-    return HTTPException(status, f"no model is named {name}; {listed}")
+    others = f"the models are {listed(models, _NAMED)}" if models else "there are none"
+    return HTTPException(status, f"no model is named {name}; {others}")

@@ -9,6 +9,7 @@ from gateway.oci.pinned import PinnedReference
 from gateway.rollout.plan import Metric, Plan
 from gateway.rollout.state import Rollout
 from gateway.rollout.transitions import describe
+from gateway.wording import counted
 
 
 def rollout_plan(before: Rollout | None, after: Rollout | None) -> RolloutPlan | None:
@@ -56,7 +57,7 @@ def _checks(plan: Plan) -> Iterator[str]:
         yield f"psi at most {checks.agreement.max:g}" if is_psi else f"agreement {checks.agreement.min:g}"
     if checks.answers is not None:
         yield f"of generated text, faults at most {checks.answers.max_faults:g}"
-    yield f"at least {checks.min_requests} calls in each step"
+    yield f"at least {counted(checks.min_requests, 'call')} in each step"
     if plan.golden is not None:
         yield f"golden dataset {plan.golden.dataset}, at least {plan.golden.min:g}"
     if not plan.allow_signature_change:

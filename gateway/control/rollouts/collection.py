@@ -23,12 +23,11 @@ from gateway.metrics.evidence_windows import (
 )
 from gateway.metrics.sticky_callers import MAX_STICKY_CALLERS, StickyCaller
 from gateway.rollout.history import Recent
-from gateway.rollout.units import HISTORY_WINDOWS, CallerCounts, History
+from gateway.rollout.units import HISTORY_WINDOWS, WARMUP_SECONDS, CallerCounts, History
 
 # Evidence of a moment waits so long for the other workers' of the same moment.
 _PATIENCE_SECONDS = 3.0
-# What a worker does first says little of how it does later.
-_WARMUP = round(10.0 / EVIDENCE_SECONDS)
+_WARMUP_WINDOWS = round(WARMUP_SECONDS / EVIDENCE_SECONDS)
 # A clock that differs by less is not told from a report that came late.
 _MAX_SKEW = round(_PATIENCE_SECONDS / EVIDENCE_SECONDS)
 _WORKERS_KEPT = 4096
@@ -179,7 +178,7 @@ class EvidenceCollection:
     def _warm(self, worker: str) -> int:
         """Return the first window of a worker that is history."""
         told = self._workers.get(worker)
-        return 0 if told is None else told.ready + _WARMUP
+        return 0 if told is None else told.ready + _WARMUP_WINDOWS
 
 
 def _increment(before: StickyCaller | None, now: StickyCaller) -> CallerCounts:

@@ -18,6 +18,7 @@ from gateway.kits.library import Library
 from gateway.rollout.events import GateFailed, GatesPassed
 from gateway.rollout.plan import Golden
 from gateway.rollout.state import Reason
+from gateway.wording import counted
 from runtimes.base import Signature
 
 _THREADS = 4
@@ -96,7 +97,7 @@ class GoldenGate:
                 log.exception("golden.failed", extra={"app": canary.app})
             return GateFailed(Reason.GOLDEN_FAILED, reason_of(error))
         message = (
-            f"{result.right:g} of {result.rows} rows of {dataset.path} are answered as expected "
+            f"{result.right:g} of {counted(result.rows, 'row')} of {dataset.path} answered as expected "
             f"({result.share * 100:.3g} %, at least {golden.min * 100:g} % are required)"
         )
         log.info("golden.checked", extra={"app": canary.app, "right": result.right, "rows": result.rows})

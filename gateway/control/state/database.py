@@ -1,29 +1,19 @@
 """What the gateway must not forget, in SQLite: the config, what its tags meant, what is routed.
 
-Everything else is read anew from Serve and from the workers. Each method is one transaction, and safe to
-call from several threads. Values are stored in forms of their own, see `stored`; a database that an earlier
-release wrote is migrated when it is opened, see `migrations`.
+Everything else is read anew from Serve and from the workers. Each method is one transaction on the file of
+`state_file`, and safe to call from several threads. Values are stored in forms of their own, see `stored`.
 """
 
 from __future__ import annotations
 
 import sqlite3
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway.contract import AppName, Description
 from gateway.control.state.desired import Desired
-from gateway.control.state.migrations import (
-    SCHEMA,
-    TABLES,
-    check_schema,
-    keep_copy,
-    migrate,
-    read_schema,
-)
+from gateway.control.state.state_file import StateFile, about, set_about
 from gateway.control.state.stored import (
     description_from_json,
     description_to_json,
@@ -33,10 +23,9 @@ from gateway.control.state.stored import (
     version_to_json,
 )
 from gateway.control.state.versions import Kind, Version
-from gateway.errors import StoreError
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import Digest, Reference, parse_reference
-from gateway.rollout.documents import FAULTS, explain, reading
+from gateway.rollout.documents import reading
 
 STATE_FILE = "state.db"
 """The name of the database in a home."""
@@ -45,8 +34,6 @@ NO_CONFIG = "{}"
 _EVENTS_KEPT = 500
 _EARLIER_KEPT = 5
 _MEASURED_KEPT = 1000
-_UNUSABLE = (sqlite3.Error, OSError, *FAULTS)
-_FULL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,48 +58,24 @@ class State:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self.errors = 0
-        """How often the file could not be read or written."""
+        self._file = StateFile(path)
         self.generation = 0
         """That of the config in force, as of the last time that it was read or written."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # A file of a newer release is not even opened for writing.
-            check_schema(path)
-            self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        except _UNUSABLE as error:
-            raise _unusable(path, error) from error
-        try:
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            with self._transaction() as database:
-                # Another process may have migrated it since; none can from here on.
-                schema = read_schema(path, database)
-                if schema is not None and schema < SCHEMA:
-                    keep_copy(path, schema)
-                    migrate(database, schema)
-                for table in TABLES:
-                    database.execute(table)
-                self._set_about("schema", str(SCHEMA))
-        except BaseException as error:
-            self._database.close()
-            if isinstance(error, _UNUSABLE):
-                raise _unusable(path, error) from error
-            raise
+
+    @property
+    def errors(self) -> int:
+        """How often the file could not be read or written."""
+        return self._file.errors
 
     def close(self) -> None:
         """Close the file; what other threads still want of it then raises StoreError."""
-        # Not amid another thread's statement: SQLite would crash the process.
-        with self._lock:
-            self._database.close()
+        self._file.close()
 
     def begin(self, instance: str) -> bool:
         """Note which start of Kitserve this is; returns whether the gateway is new in it."""
-        with self._transaction():
-            new = self._about("instance") != instance
-            self._set_about("instance", instance)
+        with self._file.transaction() as database:
+            new = about(database, "instance") != instance
+            set_about(database, "instance", instance)
         return new
 
     def apply(self, desired: Desired, document: str) -> int:
@@ -122,25 +85,25 @@ class State:
             desired: what it asks for.
             document: the config as its user wrote it, in JSON; kept to be shown, and never read here.
         """
-        with self._transaction() as database:
-            generation = self._generation() + 1
+        with self._file.transaction() as database:
+            generation = _generation(database) + 1
             database.execute("DELETE FROM config")
             row = (generation, document, desired_to_json(replace(desired, generation=generation)))
             database.execute("INSERT INTO config (generation, document, desired) VALUES (?, ?, ?)", row)
             database.execute("DELETE FROM kit_failures")
             database.execute("DELETE FROM version_failures")
-            self._set_about("configured", self._about("instance") or "")
+            set_about(database, "configured", about(database, "instance") or "")
         self.generation = generation
         return generation
 
     def is_configured(self) -> bool:
         """Whether a config was applied since Kitserve was started."""
-        with self._transaction():
-            return self._about("configured") == self._about("instance")
+        with self._file.transaction() as database:
+            return about(database, "configured") == about(database, "instance")
 
     def desired(self) -> Desired:
         """Return what the config in force asks for."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             row = database.execute("SELECT generation, desired FROM config").fetchone()
         if row is None:
             return Desired()
@@ -149,13 +112,13 @@ class State:
 
     def document(self) -> tuple[int, str]:
         """Return the generation of the config in force, and the config as its user wrote it, in JSON."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             row = database.execute("SELECT generation, document FROM config").fetchone()
         return (0, NO_CONFIG) if row is None else (row[0], row[1])
 
     def pin(self, reference: Reference, digest: Digest, generation: int, note: str = "") -> None:
         """Note what a reference meant when a config was applied; a later config's answer stays."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             database.execute(
                 "INSERT INTO pins VALUES (?, ?, ?, ?) ON CONFLICT (reference) DO UPDATE"
                 " SET digest = excluded.digest, generation = excluded.generation, note = excluded.note"
@@ -165,7 +128,7 @@ class State:
 
     def last_pin(self, reference: Reference) -> Digest | None:
         """Return the digest that a reference last meant, under whatever config."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             query = "SELECT digest FROM pins WHERE reference = ?"
             row = database.execute(query, (str(reference),)).fetchone()
         with reading("a pin"):
@@ -173,7 +136,7 @@ class State:
 
     def pins(self, generation: int) -> dict[Reference, Digest]:
         """Return the digest of each reference, as resolved for one config."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             query = "SELECT reference, digest FROM pins WHERE generation = ?"
             rows = database.execute(query, (generation,)).fetchall()
         with reading("a pin"):
@@ -181,7 +144,7 @@ class State:
 
     def notes(self, generation: int) -> dict[Reference, str]:
         """Return what a person should know of how each reference was resolved; "" where that is nothing."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             query = "SELECT reference, note FROM pins WHERE generation = ?"
             rows = database.execute(query, (generation,)).fetchall()
         with reading("a pin"):
@@ -189,8 +152,8 @@ class State:
 
     def fail(self, subject: Reference | Kind, generation: int, reason: str) -> None:
         """Note why a reference or a kind of version failed; it is not tried again before the next apply."""
-        with self._transaction() as database:
-            if generation != self._generation():
+        with self._file.transaction() as database:
+            if generation != _generation(database):
                 return
             if isinstance(subject, Kind):
                 row = (subject.model, subject.label, str(subject.digest), subject.fingerprint, reason)
@@ -200,7 +163,7 @@ class State:
 
     def failures(self) -> dict[Reference | Kind, str]:
         """Return why each reference and kind of version failed that did."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             kits = database.execute("SELECT reference, reason FROM kit_failures").fetchall()
             query = "SELECT model, label, digest, fingerprint, reason FROM version_failures"
             kinds = database.execute(query).fetchall()
@@ -212,7 +175,7 @@ class State:
 
     def forgive(self, model: str, reference: PinnedReference) -> None:
         """Have a model's versions of a kit be tried again."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             database.execute(
                 "DELETE FROM version_failures WHERE model = ? AND label = ? AND digest = ?",
                 (model, reference.label, str(reference.digest)),
@@ -220,45 +183,45 @@ class State:
 
     def keep_version(self, version: Version) -> None:
         """Remember a version before it is deployed."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             row = (version.app, version_to_json(version))
             database.execute("INSERT OR REPLACE INTO versions (app, document) VALUES (?, ?)", row)
 
     def condemn_version(self, app: AppName) -> None:
         """Note that a version is about to be removed, and can never be used again."""
-        with self._transaction() as database:
-            self._keep_earlier(app)
+        with self._file.transaction() as database:
+            _keep_earlier(database, app)
             database.execute("UPDATE versions SET condemned = 1 WHERE app = ?", (app,))
 
     def condemned(self) -> frozenset[AppName]:
         """The apps that are about to be removed."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             rows = database.execute("SELECT app FROM versions WHERE condemned").fetchall()
         return frozenset(AppName(app) for (app,) in rows)
 
     def drop_version(self, app: AppName) -> None:
         """Forget a version that is gone."""
-        with self._transaction() as database:
-            self._keep_earlier(app)
+        with self._file.transaction() as database:
+            _keep_earlier(database, app)
             database.execute("DELETE FROM versions WHERE app = ?", (app,))
             database.execute("DELETE FROM descriptions WHERE app = ?", (app,))
 
     def versions(self) -> dict[AppName, Version]:
         """Every version that may be deployed, by app."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             rows = database.execute("SELECT app, document FROM versions").fetchall()
         return {AppName(app): version_from_json(document) for app, document in rows}
 
     def earlier_versions(self) -> dict[tuple[str, PinnedReference], Version]:
         """Return how each model's last kits were run that are removed, or about to be."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             rows = database.execute("SELECT document FROM earlier_versions").fetchall()
         versions = [version_from_json(document) for (document,) in rows]
         return {(version.model, version.reference): version for version in versions}
 
     def describe_version(self, app: AppName, description: Description) -> None:
         """Note what a version's model takes and gives; nothing is noted of one that is not deployed."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             database.execute(
                 "INSERT OR REPLACE INTO descriptions SELECT app, ? FROM versions WHERE app = ?",
                 (description_to_json(description), app),
@@ -266,7 +229,7 @@ class State:
 
     def descriptions(self) -> dict[AppName, Description]:
         """What the models of versions take and give, by app, for each that was ready once."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             rows = database.execute("SELECT app, document FROM descriptions").fetchall()
         return {AppName(app): description_from_json(document) for app, document in rows}
 
@@ -275,7 +238,7 @@ class State:
 
         Those that were measured last are kept, `_MEASURED_KEPT` at most.
         """
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             database.execute("INSERT OR REPLACE INTO gpu_memory VALUES (?, ?)", (kit, size))
             database.execute(
                 "DELETE FROM gpu_memory WHERE rowid <= (SELECT max(rowid) FROM gpu_memory) - ?",
@@ -284,98 +247,50 @@ class State:
 
     def gpu_memory(self) -> dict[str, int]:
         """How many bytes of GPUs' memory kits took, by their `memory_key`."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             return dict(database.execute("SELECT kit, bytes FROM gpu_memory").fetchall())
 
     def save_routes(self, routes: Mapping[str, AppRoute]) -> None:
         """Replace all routes, by model."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             database.execute("DELETE FROM routes")
             rows = [(model, route.stable, route.canary, route.weight) for model, route in routes.items()]
             database.executemany("INSERT INTO routes VALUES (?, ?, ?, ?)", rows)
 
     def routes(self) -> dict[str, AppRoute]:
         """What each model's calls go to."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             rows = database.execute("SELECT model, stable, canary, weight FROM routes").fetchall()
         return {model: AppRoute(stable, canary, weight) for model, stable, canary, weight in rows}
 
     def rollouts(self) -> dict[str, str]:
         """The document of each model's rollout."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             return dict(database.execute("SELECT model, document FROM rollouts").fetchall())
 
     def save_rollout(self, model: str, document: str, events: Sequence[str] = ()) -> None:
         """Replace a model's rollout, and note what happened to it; the last of a model's events are kept."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             database.execute("INSERT OR REPLACE INTO rollouts VALUES (?, ?)", (model, document))
             _add_events(database, model, events)
 
     def add_rollout_events(self, model: str, events: Sequence[str]) -> None:
         """Note what happened to a model that has no rollout; the last of a model's events are kept."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             _add_events(database, model, events)
 
     def drop_rollout(self, model: str) -> None:
         """Forget a model's rollout, but not what happened."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             database.execute("DELETE FROM rollouts WHERE model = ?", (model,))
 
     def rollout_events(self, model: str) -> list[str]:
         """What happened to a model's rollouts, the latest first."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             rows = database.execute(
                 "SELECT document FROM rollout_events WHERE model = ? ORDER BY id DESC", (model,)
             )
             return [str(document) for (document,) in rows.fetchall()]
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                self._database.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._database
-                    self._database.execute("COMMIT")
-                except BaseException:
-                    # SQLite has ended it by itself after some faults.
-                    if self._database.in_transaction:
-                        self._database.execute("ROLLBACK")
-                    raise
-            except sqlite3.Error as error:
-                self.errors += 1
-                is_full = getattr(error, "sqlite_errorcode", 0) & 0xFF in _FULL_CODES
-                raise StoreError(
-                    f"{self._path}: {error}{'; is the disk full?' if is_full else ''}"
-                ) from error
-
-    def _keep_earlier(self, app: AppName) -> None:
-        """Remember how a version was run: its model may return to its kit."""
-        self._database.execute(
-            "INSERT OR REPLACE INTO earlier_versions SELECT json_extract(document, '$.model'),"
-            " json_extract(document, '$.reference'), document FROM versions WHERE app = ?",
-            (app,),
-        )
-        self._database.execute(
-            "DELETE FROM earlier_versions WHERE rowid IN (SELECT rowid FROM (SELECT rowid, row_number()"
-            " OVER (PARTITION BY model ORDER BY rowid DESC) AS place FROM earlier_versions) WHERE place > ?)",
-            (_EARLIER_KEPT,),
-        )
-
-    def _generation(self) -> int:
-        row = self._database.execute("SELECT max(generation) FROM config").fetchone()
-        return int(row[0] or 0)
-
-    def _about(self, key: str) -> str | None:
-        row = self._database.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
-
-    def _set_about(self, key: str, value: str) -> None:
-        self._database.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
-
-
-def _unusable(path: Path, error: Exception) -> StoreError:
-    return StoreError(f"{path} cannot be used as the gateway's state: {explain(error)}")
 
 
 def _add_events(database: sqlite3.Connection, model: str, events: Sequence[str]) -> None:
@@ -387,3 +302,22 @@ def _add_events(database: sqlite3.Connection, model: str, events: Sequence[str])
             " (SELECT id FROM rollout_events WHERE model = ? ORDER BY id DESC LIMIT ?)",
             (model, model, _EVENTS_KEPT),
         )
+
+
+def _keep_earlier(database: sqlite3.Connection, app: AppName) -> None:
+    """Remember how a version was run: its model may return to its kit."""
+    database.execute(
+        "INSERT OR REPLACE INTO earlier_versions SELECT json_extract(document, '$.model'),"
+        " json_extract(document, '$.reference'), document FROM versions WHERE app = ?",
+        (app,),
+    )
+    database.execute(
+        "DELETE FROM earlier_versions WHERE rowid IN (SELECT rowid FROM (SELECT rowid, row_number()"
+        " OVER (PARTITION BY model ORDER BY rowid DESC) AS place FROM earlier_versions) WHERE place > ?)",
+        (_EARLIER_KEPT,),
+    )
+
+
+def _generation(database: sqlite3.Connection) -> int:
+    row = database.execute("SELECT max(generation) FROM config").fetchone()
+    return int(row[0] or 0)

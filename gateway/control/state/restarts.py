@@ -30,6 +30,7 @@ from gateway.control.state.versions import Version
 from gateway.control.state.workers import ready_workers
 from gateway.errors import ControlError
 from gateway.serving import Scaling
+from gateway.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,9 @@ class Restarts:
         with self._lock:
             current = self._restarts.get(version.app)
             if current is not None and current.state is RestartState.UNDER_WAY:
-                raise ControlError(f"{name} is being restarted already: {len(current.left)} workers are left")
+                raise ControlError(
+                    f"{name} is being restarted already: {counted(len(current.left), 'worker')} left"
+                )
             if not ready:
                 raise ControlError(f"{name} has no worker that is ready: there is nothing to restart")
             restart = self._restarts[version.app] = Restart(

@@ -40,6 +40,14 @@ def test_a_call_becomes_a_record_that_can_be_read() -> None:
     assert not skipped
 
 
+def test_lines_that_another_program_wrote_anew_are_read_and_other_events_passed_over() -> None:
+    converter = Converter("iris")
+    lines = [_LINE, {**_LINE, "event": "kit.pulled", "kind": "access"}]
+    (record,) = converter.convert([json.dumps(line, indent=None).encode() for line in lines])
+    assert record["status"] == 200
+    assert not converter.skipped
+
+
 def test_the_time_is_as_fine_as_the_line_has_it() -> None:
     (record,), _ = _convert({**_LINE, "ended_us": 1795953601250000})
     assert record["time"] == 1795953601.25

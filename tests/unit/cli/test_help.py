@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import typer
 
 from gateway.cli.lazy import LazyCommand
@@ -22,3 +25,21 @@ def test_the_line_of_each_command_is_the_first_of_its_own_help() -> None:
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
         assert isinstance(command, LazyCommand), f"{name} is imported for the help of another command"
         assert command.help == command.loaded.help.split("\n\n")[0].replace("\n", " ")
+
+
+def _all_commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:
+    yield name, command
+    for part, below in getattr(command, "commands", {}).items():
+        yield from _all_commands(f"{name} {part}", below)
+
+
+def test_paragraphs_are_wrapped_by_the_terminal_and_not_as_in_the_source() -> None:
+    shown = [
+        entry
+        for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+        for entry in _all_commands(name, command.loaded)
+    ]
+    assert {"lock", "rollout replay", "cache verify"} <= {name for name, _ in shown}
+    for name, command in shown:
+        paragraphs = (command.help or "").split("\n\n")
+        assert not [paragraph for paragraph in paragraphs if "\n" in paragraph], name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import json
 import sys
@@ -152,6 +154,58 @@ def test_records_that_cannot_be_read_are_an_error(
     if content is not None:
         file.write_text(content)
     _, error = cli("rollout", "replay", str(file), "--plan", plan(_PLAN), code=4)
+    assert fault in " ".join(error.split())
+
+
+_LOG = b'{"time":"2026-11-29T12:00:01+00:00","level":"info","process":"edge","event":"%s","model":"iris"}\n'
+_HOW = "`kitserve rollout records LOG --model NAME` makes records of calls out of an access log"
+_HAPROXY = b"<134>Nov 29 12:00:01 haproxy[7]: 192.0.2.7:4000 [29/Nov/2026:12:00:01.000] front back/w1 200\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "calls.jsonl is empty"),
+        (b"\n \n", "calls.jsonl is empty"),
+        (_LOG % b"kit.pulled", f"line 1: this is a line of Kitserve's log; {_HOW}"),
+        (_LOG % b"access", f"line 1: this is a line of the access log; {_HOW}"),
+        (_HAPROXY, f"line 1: this is text, and no JSON; {_HOW} of JSON lines"),
+        (b'{"schema":1,"digest":"sha256:12"}\n', "of the payload log, which `kitserve replay` sends"),
+        (gzip.compress(_LOG), "line 1: the file is compressed (gzip); read it by `gzip -dc FILE |"),
+        (bz2.compress(_LOG), "line 1: the file is compressed (bzip2)"),
+        (b"\x7fELF\x02\x01\x01\0\0", "line 1: this is binary"),
+        (bytes(range(128, 256)) * 1000, "line 1: this is binary"),
+        ("é".encode() * 40_000, "line 1: this is text, and no JSON"),
+    ],
+)
+def test_a_file_that_has_no_records_is_told_by_what_it_is(
+    cli: Cli, plan: Callable[[str], str], tmp_path: Path, content: bytes, fault: str
+) -> None:
+    file = tmp_path / "calls.jsonl"
+    file.write_bytes(content)
+    _, error = cli("rollout", "replay", str(file), "--plan", plan(_PLAN), code=4)
+    assert fault in " ".join(error.split())
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "access.jsonl is empty"),
+        (gzip.compress(_LOG), "(line 1: the file is compressed (gzip);"),
+        (b"\0" * 9, "(line 1: this is binary, and no JSON); it must be an access log"),
+        (_HAPROXY, "(line 1: this is text, and no JSON); it must be an access log"),
+        (
+            b'{"time":1,"version":"stable","worker":"a","status":200,"seconds":1}\n',
+            "has records already",
+        ),
+    ],
+)
+def test_a_file_that_is_no_access_log_is_told_by_what_it_is(
+    cli: Cli, tmp_path: Path, content: bytes, fault: str
+) -> None:
+    log = tmp_path / "access.jsonl"
+    log.write_bytes(content)
+    _, error = cli("rollout", "records", str(log), "--model", "iris", code=1)
     assert fault in " ".join(error.split())
 
 

@@ -84,9 +84,9 @@ def test_a_model_fits_a_line() -> None:
 def test_a_model_that_is_tried_again_says_how_often_it_was_and_when_the_next_try_is() -> None:
     retry = {"reason": "no answer", "tries": 3, "seconds": 39.2, "is_trying": False, "has_failed": True}
     model = {**LILAC, "state": "failed", "message": "no answer", "retry": retry}
-    assert message_line(model) == "lilac: no answer (tried 3 time(s); next try in 40 s)"
+    assert message_line(model) == "lilac: no answer (tried 3 times; next try in 40 s)"
     retry["is_trying"] = True
-    assert message_line(model) == "lilac: no answer (tried 3 time(s); tried now)"
+    assert message_line(model) == "lilac: no answer (tried 3 times; tried now)"
     assert message_line(LILAC) == "lilac: 12 of 90 MB"
     assert model_line(model) == "lilac: failed  no answer  (is tried again)"
 

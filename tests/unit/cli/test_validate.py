@@ -24,7 +24,7 @@ def test_all_faults_of_several_files_are_named_with_their_lines(cli: Cli, tmp_pa
     good.write_text("models:\n- {name: iris, kit: r.io/iris:v1}\n")
     bad.write_text("models:\n- name: iris\n  kit: r.io/iris:v1\n  runtime: onxx\n")
     worse.write_text("models:\n- name: iris\n  kitt: r.io/iris:v1\nlisten: 80\n")
-    assert cli("validate", str(good)) == ("1 file(s) without a fault\n", "")
+    assert cli("validate", str(good)) == ("1 file without a fault\n", "")
     _, error = cli("validate", str(good), str(bad), str(worse), str(tmp_path / "none.yaml"), code=2)
     lines = error.splitlines()
     assert lines[0].startswith(

@@ -119,7 +119,7 @@ def output(message: Request) -> Any:
         (twice, "input 'x' is there twice"),
         (
             lambda message: message.raw_input_contents.append(b""),
-            "an entry for each of the 1 inputs, it has 2",
+            "an entry for each input: it has 2, for 1 input",
         ),
         (both, "input 'x': send contents or raw_input_contents, not both"),
         (

@@ -166,7 +166,7 @@ def test_errors_of_large_bodies_name_the_field() -> None:
         ("UINT8", [1] * 999 + [-1], "a value is outside UINT8 (0 to 255)"),
         ("INT64", [1] * 999 + [1.5], "INT64 cannot be made of fractions (data[999])"),
         ("FP32", [1] * 999 + [True], "FP32 cannot be made of booleans (data[999])"),
-        ("FP32", [1] * 998, "shape [1000] needs 1000 elements, data has 998"),
+        ("FP32", [1] * 998, "shape [1000] needs 1,000 elements, data has 998"),
         ("FP32", [1] * 998 + [[1, 2]], "data is ragged"),
     ]:
         with pytest.raises(InputError) as caught:

@@ -198,7 +198,7 @@ def test_optional_inputs_may_be_left_out() -> None:
         ([ROW, {"age": 1}], "row 2: 'height', 'city', 'is_new' are missing"),
         ({"age": 1, "town": "x"}, "'town' is no column, and 'height', 'city', 'is_new' are missing"),
         ([ROW, 3], "row 2 is no object, but others are"),
-        ([[1, 2.0, "x", True], [1]], "row 2 has 1 values, and row 1 has 4"),
+        ([[1, 2.0, "x", True], [1]], "row 2 has 1 value, and row 1 has 4"),
         ([[1, 2]], "a row has 2 values; the model takes 4"),
         ([1, 2], "a row must be an object, or a list of values"),
         ({"rows": []}, "there are no rows"),
@@ -216,7 +216,7 @@ def test_optional_inputs_may_be_left_out() -> None:
         ({"inputs": dict.fromkeys(NAMES, 1)}, "column 'age' must be a list"),
         (
             {"dataframe_split": {"columns": ["age"], "data": [[1], [2, 3]]}},
-            "row 2 has 2 values, and there are 1 columns",
+            "row 2 has 2 values for 1 column",
         ),
         ({"dataframe_split": []}, "must be an object with 'columns'"),
         ({"rows": [ROW], "outputs": [1]}, "'outputs' must be a list"),

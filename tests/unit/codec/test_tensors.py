@@ -270,7 +270,7 @@ def test_shapes_whose_product_overflows_are_refused(shape: list[int], datatype: 
     text = refused(*body(tensor(datatype, shape), data=TWO_FLOATS))
     count = math.prod(shape)
     assert text.startswith(f"input 'x': shape {shape} of {datatype} needs ")
-    assert str(count * (1 if datatype == "UINT8" else 4)) in text
+    assert f"{count * (1 if datatype == 'UINT8' else 4):,} byte" in text
 
 
 @pytest.mark.parametrize("shape", [[0, 10**18, 10**18], [2**63, 0]])
@@ -291,7 +291,7 @@ def test_a_boolean_is_0_or_1() -> None:
         (b"\x09\0\0\0" + b"a" * 8, "element 0 of BYTES goes beyond the data"),
         (b"\x05\0\0\0" + b"a" * 8, "element 1 of BYTES goes beyond the data"),
         (b"\x08\0\0\0" + b"a" * 8, "element 1 of BYTES goes beyond the data"),
-        (b"\0\0\0\0\0\0\0\0abcd", "4 bytes follow the last of the 2 elements of BYTES"),
+        (b"\0\0\0\0\0\0\0\0abcd", "4 bytes behind the last of 2 elements of BYTES"),
         (b"\0\0\0\0\0\0\0", "shape [2] of BYTES needs 8 bytes for lengths alone, its data has 7"),
     ],
 )

@@ -9,6 +9,7 @@ from gateway.config.config import Address, GatewayConfig, load_config, parse_con
 from gateway.config.models import Replicas, Resources
 from gateway.errors import ConfigError
 from gateway.oci.options import RegistryOptions
+from gateway.wording import counted
 
 IRIS = """\
 models:
@@ -50,7 +51,7 @@ def faults(text: str, needs_models: bool = False) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         parse_config(text, "kitserve.yaml", needs_models)
     assert str(caught.value).splitlines() == [
-        f"kitserve.yaml: {len(caught.value.faults)} fault(s)",
+        f"kitserve.yaml: {counted(len(caught.value.faults), 'fault')}",
         *(f"  {fault}" for fault in caught.value.faults),
     ]
     return caught.value.faults
@@ -419,7 +420,7 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path, content: bytes | 
     path = tmp_path / "kitserve.yaml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"kitserve\.yaml: 1 fault\(s\)\n  cannot be read: (?!\[Errno)"):
+    with pytest.raises(ConfigError, match=r"kitserve\.yaml: 1 fault\n  cannot be read: (?!\[Errno)"):
         load_config(path)
 
 

@@ -77,6 +77,44 @@ def test_a_lock_fits_a_config_with_the_same_kits_however_they_are_run() -> None:
     ]
 
 
+def test_a_lock_that_contradicts_a_digest_of_the_config_is_refused_with_both(tmp_path: Path) -> None:
+    text = f"r.io/iris:v1@{FIRST}"
+    reference = parse_reference(text)
+    fault = f"{text} is pinned by the config, and the lock has another digest for it: {SECOND}"
+    assert Lock({reference: LockedKit(FIRST)}).differences(config(kit=text)) == []
+    assert Lock({reference: LockedKit(SECOND)}).differences(config(kit=text)) == [fault]
+    canary = config(canary={"kit": text, "weight": 5})
+    lock = Lock({IRIS: LockedKit(FIRST), reference: LockedKit(SECOND)})
+    assert lock.differences(canary) == [fault]
+    file = tmp_path / "kitserve.yaml"
+    file.write_text(f"models: [{{name: iris, kit: '{text}'}}]\n")
+    lock_path(file).write_text(lock_text(Lock({reference: LockedKit(SECOND)}), file))
+    with pytest.raises(ConfigError) as caught:
+        load_locked(file)
+    assert caught.value.faults == [fault]
+
+
+def test_a_lock_that_contradicts_the_parents_in_the_config_is_refused() -> None:
+    text = f"r.io/iris:v1@{FIRST}"
+    written = config(kit=text, parents=[str(PARENT)])
+    assert Lock({parse_reference(text): LockedKit(FIRST, (PARENT,))}).differences(written) == []
+    assert Lock({parse_reference(text): LockedKit(FIRST)}).differences(written) == [
+        f"{text} has the parents {PARENT} in the config, and others in the lock"
+    ]
+
+
+def test_of_an_index_that_is_pinned_the_lock_has_the_kit_that_is_meant(tmp_path: Path) -> None:
+    path = tmp_path / "kitserve.lock"
+    reference = parse_reference(f"r.io/iris@{FIRST}[auto]")
+    lock = Lock({reference: LockedKit(SECOND, index=FIRST)})
+    path.write_text(lock_text(lock, Path("kitserve.yaml")))
+    assert f"    index: {FIRST}\n" in path.read_text()
+    assert read_lock(path, Path("kitserve.yaml")) == lock
+    pinned = config(kit=f"r.io/iris@{FIRST}", variant="auto")
+    assert lock.differences(pinned) == []
+    assert len(Lock({reference: LockedKit(SECOND, index=BASE)}).differences(pinned)) == 1
+
+
 def test_a_locked_kit_is_pinned_with_its_parents_and_its_tag_is_not_followed() -> None:
     lock = Lock({IRIS: LockedKit(FIRST, (PARENT,)), parse_reference("r.io/iris:v2"): LockedKit(SECOND)})
     plain = config(track="5m", canary={"kit": "r.io/iris:v2", "weight": 5})
@@ -145,4 +183,4 @@ def test_a_locked_file_has_absolute_paths_and_a_lock_relative_ones(
         ConfigError, match=r"bring it up to date with `kitserve lock kitserve.yaml`"
     ) as caught:
         load_locked(file)
-    assert str(caught.value).startswith("kitserve.lock: 2 fault(s)"), "what to do is no fault"
+    assert str(caught.value).startswith("kitserve.lock: 2 faults"), "what to do is no fault"

@@ -105,7 +105,7 @@ def test_a_good_version_answers_a_dataset_of_its_kit_as_expected(
     for tag in ("v1", "v2"):
         outcome = check(library, workers[tag], Golden(dataset, 0.9))
         assert isinstance(outcome, GatesPassed), outcome
-        assert "of 150 rows of data/iris.csv are answered as expected" in outcome.message
+        assert "of 150 rows of data/iris.csv answered as expected" in outcome.message
 
 
 def test_a_version_that_answers_wrongly_is_stopped_before_any_call(

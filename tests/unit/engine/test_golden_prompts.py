@@ -229,7 +229,7 @@ class _Library:
 @pytest.mark.parametrize(
     ("minimum", "outcome", "words"),
     [
-        (0.5, GatesPassed, "1 of 2 rows of golden.jsonl are answered as expected"),
+        (0.5, GatesPassed, "1 of 2 rows of golden.jsonl answered as expected"),
         (0.9, GateFailed, "(50 %, at least 90 % are required)"),
     ],
 )

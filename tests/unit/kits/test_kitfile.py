@@ -390,7 +390,7 @@ def test_a_modelpack_says_what_its_layers_hold(name: str) -> None:
     layers = (_layer(MODEL, ONE, "m"), _layer(DOCS, TWO, "d"))
     kit = _kit({"modelfs": {name: [str(THREE), str(FOUR)]}}, *layers, form=Format.MODELPACK)
     assert [layer.diff_id for layer in kit.layers] == [THREE, FOUR]
-    with pytest.raises(InvalidKitfile, match=r"modelfs\.diffIds: 1 digests for 2 layers"):
+    with pytest.raises(InvalidKitfile, match=r"modelfs\.diffIds: 1 digest for 2 layers"):
         _kit({"modelfs": {name: [str(THREE)]}}, *layers, form=Format.MODELPACK)
     empty: list[dict[str, Any]] = [{}, {"modelfs": None}, {"modelfs": {name: None}}, {"modelfs": {name: []}}]
     for nothing in empty:

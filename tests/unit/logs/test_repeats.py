@@ -53,7 +53,7 @@ def test_a_registry_that_fails_each_second_is_a_line_and_one_a_minute_with_a_cou
     repeats = Repeats(60.0, clock)
     written = []
     for second in range(300):
-        reason = f"https://r.io answered 503 (id {second:032x}, at 06:{second:02}), {second} time(s)"
+        reason = f"https://r.io answered 503 (id {second:032x}, at 06:{second:02}), {second} times"
         written += ["new"] if is_new(repeats, kit="r.io/team/iris:v1", reason=reason) else []
         written += [str(count) for _, count in repeats.take_due()]
         clock.now += 1

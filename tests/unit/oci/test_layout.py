@@ -155,6 +155,17 @@ def test_names_are_matched_whole_and_then_by_their_tag(
         assert (name or f"@{entry['digest']}") in str(caught.value)
 
 
+def test_an_error_shows_no_tag_that_nobody_wrote(own: LayoutBuilder, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nosuch"
+    with pytest.raises(NotFound) as caught:
+        LayoutSource(parse_layout(nowhere, "v1")).resolve()
+    assert str(caught.value) == f"oci-layout:{nowhere}:v1: {nowhere} does not exist"
+    with pytest.raises(NotFound, match=f"^oci-layout:{own.directory}:v9: {own.directory} has no v9; it has"):
+        LayoutSource(parse_layout(own.directory, "v9")).resolve()
+    with pytest.raises(NotFound, match=f"^oci-layout:{own.directory}:x:v9: {own.directory} has no x:v9;"):
+        LayoutSource(parse_layout(own.directory, "x:v9")).resolve()
+
+
 def parse_layout(directory: Path, name: str) -> LayoutReference:
     reference = parse_reference(f"oci-layout:{directory}:{name}")
     assert isinstance(reference, LayoutReference)
@@ -253,7 +264,7 @@ def test_documents_are_bounded(own: LayoutBuilder) -> None:
     entry = {"mediaType": OCI_MANIFEST, "digest": str(V1), "size": 1}
     path = own.directory / "index.json"
     path.write_text(json.dumps({"manifests": [entry] * 10_000}))
-    with pytest.raises(NotFound, match=f"it has @{V1}, .* and 9980 more"):
+    with pytest.raises(NotFound, match=f"it has @{V1}, .* and 9,980 more"):
         _source(own.directory).resolve()
     path.write_text(json.dumps({"manifests": [entry] * 10_001}))
     with pytest.raises(RegistryError, match="no usable OCI image layout"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gateway.rollout.callers import MAX_LOOKS, Callers
-from gateway.rollout.units import MAX_CALLERS, CallerCounts
+from gateway.rollout.units import MAX_TRIAL_CALLERS, CallerCounts
 
 NUMBER = 60
 
@@ -64,8 +64,8 @@ def test_callers_who_all_fail_are_clear_after_five_seconds_and_no_chance_is_spen
 
 
 def test_callers_beyond_the_bound_are_not_kept() -> None:
-    callers = Callers().with_counts({}, table(set(), range(MAX_CALLERS + 5)))
-    assert len(callers.canary) == MAX_CALLERS
+    callers = Callers().with_counts({}, table(set(), range(MAX_TRIAL_CALLERS + 5)))
+    assert len(callers.canary) == MAX_TRIAL_CALLERS
     more = callers.with_counts({}, table(set(), range(1)))
     assert more.canary["c0"].calls == 40
 

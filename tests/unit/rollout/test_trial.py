@@ -12,8 +12,9 @@ from gateway.rollout.evidence import Evidence, Side
 from gateway.rollout.machine import advance
 from gateway.rollout.plan import Agreement, Checks, Plan, Step
 from gateway.rollout.state import Rollout, Stage
+from gateway.rollout.transitions import go_to
 from gateway.rollout.units import CallerCounts, History, PairCounts, Units, Window
-from gateway.rollout.verdict import Outcome
+from gateway.rollout.verdict import TOO_LITTLE, Outcome
 
 CHECKS = Checks(max_latency_ratio=1.5, agreement=Agreement())
 PLAN = Plan(steps=(Step(50, hold=30), Step(100, hold=30)), checks=CHECKS)
@@ -104,6 +105,22 @@ def test_verdicts_say_by_which_units_they_were_made_and_by_how_many() -> None:
     assert "; judged by 24 pairs; " in messages["agreement"]
     numbers = next(verdict.numbers for verdict in rollout.verdicts if verdict.check == "error_rate")
     assert (numbers["worker_seconds"], numbers["pairs"]) == (4, 24)
+
+
+@pytest.mark.parametrize(
+    ("ticks", "units"), [(1, "0.5 worker-seconds"), (2, "1 worker-second"), (4, "2 worker-seconds")]
+)
+def test_after_the_first_calls_a_verdict_says_that_it_takes_more(ticks: int, units: str) -> None:
+    rollout = ticked(begun(), ticks, side())
+    messages = {verdict.check: verdict.message for verdict in rollout.verdicts}
+    assert messages["error_rate"].endswith(f"; judged by {units}; {TOO_LITTLE}")
+
+
+@pytest.mark.parametrize(("steps", "message"), [(1, "its only step passed"), (2, "all 2 steps passed")])
+def test_the_promotion_says_how_many_steps_passed(steps: int, message: str) -> None:
+    plan = Plan(steps=(Step(50, hold=1),) * steps)
+    rollout, _ = go_to(begun(plan), steps)
+    assert rollout.message == message
 
 
 def test_a_gateway_that_starts_again_goes_on_with_the_same_capitals() -> None:

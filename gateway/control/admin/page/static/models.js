@@ -238,7 +238,7 @@ function digest(text) {
 function tokens(generation) {
   const speed = generation.tokens_per_second && `${generation.tokens_per_second.toFixed(1)} tokens/s`;
   const first = generation.first_token_seconds && `first token after ${duration(generation.first_token_seconds)}`;
-  return [`${count(generation.input_tokens)} in, ${count(generation.output_tokens)} out`, speed, first, `${generation.generating} calls now`].filter(Boolean).join("; ");
+  return [`${count(generation.input_tokens)} in, ${count(generation.output_tokens)} out`, speed, first, `${plural(generation.generating, "call")} now`].filter(Boolean).join("; ");
 }
 
 const missing = (workers) => [...new Set(workers.flatMap((worker) => worker.not_contained))].join(", ");

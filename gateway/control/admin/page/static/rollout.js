@@ -1,7 +1,7 @@
 // A rollout: its steps, what its checks have found so far, what may be ordered, and what happened before.
 
 import { element, foreign, shape, unseen } from "./dom.js";
-import { ago, clock, count, duration, none, percent } from "./format.js";
+import { ago, clock, count, duration, none, percent, plural } from "./format.js";
 
 const ORDERS = [
   ["promote", "Promote"],
@@ -83,7 +83,7 @@ function progress(rollout) {
     { class: "progress" },
     rollout.hold > 0 && element("progress", { max: rollout.hold, value: Math.min(rollout.held, rollout.hold), "aria-label": "Time at this step" }),
     `${words}${mirrored}`,
-    rollout.restarts > 0 && `; the canary's workers died ${count(rollout.restarts)} times`,
+    rollout.restarts > 0 && `; the canary's workers died ${plural(rollout.restarts, "time")}`,
   );
 }
 

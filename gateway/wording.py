@@ -1,0 +1,31 @@
+"""How messages write numbers of things, and many names: "1 call", "1,024 calls"; "a, b and 7 more"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def counted(count: float, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, which is in the plural unless the number is 1.
+
+    Thousands are set apart by commas; of a number that is not whole, ten digits are written.
+
+    Args:
+        count: how many; not negative.
+        noun: what is counted, in the singular.
+        plural: the plural, where it is not the singular with an s.
+    """
+    number = f"{count:,}" if isinstance(count, int) else f"{count:,.10g}"
+    return f"{number} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+def listed(texts: Sequence[str], most: int, nothing: str = "nothing") -> str:
+    """Return the first of some texts, `most` at most, and how many more there are.
+
+    Args:
+        texts: what is listed, as it is to be read.
+        most: how many of them are written.
+        nothing: what is written where there are none.
+    """
+    shown = ", ".join(texts[:most]) or nothing
+    return f"{shown} and {len(texts) - most:,} more" if len(texts) > most else shown
