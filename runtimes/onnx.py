@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from runtimes import cuda, onnx_advice, onnx_bf16, onnx_binding, onnx_file, onnx_providers
+from runtimes import cuda, onnx_activations, onnx_advice, onnx_bf16, onnx_binding, onnx_file, onnx_providers
 from runtimes.base import Array, Datatype, Resources, Signature
 from runtimes.device_errors import device_failure
 from runtimes.errors import (
@@ -68,6 +68,10 @@ class OnnxRuntime:
     def signature(self, path: Path) -> Signature:
         """Return what the file declares. Raises LoadError."""
         return onnx_file.read(path).signature
+
+    def activations(self, path: Path, rows: int, length: int) -> int | None:
+        """Return the bytes of a call beside weights; see `EstimatingRuntime`."""
+        return onnx_activations.activations(path, rows, length)
 
 
 class OnnxModel:

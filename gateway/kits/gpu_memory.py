@@ -12,14 +12,15 @@ from gateway.kits.library import UnpackedKit
 from gateway.kits.memory import Need, need_of, size
 from gateway.kits.model import naming
 from gateway.serving import Serving
-from runtimes.base import Datatype, Resources, Signature, TensorSpec
+from runtimes.base import Datatype, EstimatingRuntime, Resources, Signature, TensorSpec
 from runtimes.cuda import CONTEXT_BYTES
 from runtimes.engines.base import EngineRuntime, Memory
 from runtimes.select import Choice
 
 _ALIVE = 14
-"""How many times the size of a call's tensors an arena takes beside weights: loadtests/gpu_estimates.py."""
-_LENGTH = 128  # of an axis whose length only calls tell, but for that of the batch
+"""How many times the size of a call's tensors an engine takes, where its runtime does not tell."""
+LENGTH = 128
+"""Of an axis whose length only calls tell, but for that of the batch."""
 _TEXT_BYTES = 64  # of a text
 _WIDE = 8  # bytes of a number whose datatype is the caller's
 
@@ -39,7 +40,11 @@ def gpu_need(kit: UnpackedKit, choice: Choice, language: LanguageModel, serving:
     with naming(kit):
         signature = choice.runtime.signature(choice.path)
     rows = 1 if serving.batching is None else serving.batching.max_batch_size
-    activations = 0 if signature is None else activation_bytes(signature, rows)
+    activations = None
+    if isinstance(choice.runtime, EstimatingRuntime):
+        activations = choice.runtime.activations(choice.path, rows, LENGTH)
+    if activations is None:
+        activations = 0 if signature is None else activation_bytes(signature, rows)
     return Need(Memory(weight_bytes(choice.path), 0, activations + CONTEXT_BYTES))
 
 
@@ -96,9 +101,9 @@ def _total(tensors: Iterable[TensorSpec], rows: int) -> int:
 def _bytes(spec: TensorSpec, rows: int) -> int:
     shape = spec.shape if spec.shape is not None else spec.likely_shape
     if shape is None:
-        shape = (-1, _LENGTH)
+        shape = (-1, LENGTH)
     first, others = (shape[0], shape[1:]) if shape else (1, ())
-    count = (rows if first < 0 else max(first, 1)) * math.prod(_LENGTH if n < 0 else n for n in others)
+    count = (rows if first < 0 else max(first, 1)) * math.prod(LENGTH if n < 0 else n for n in others)
     usual = spec.usual
     width = _TEXT_BYTES if usual is Datatype.BYTES else usual.numpy.itemsize or _WIDE
     return count * width
