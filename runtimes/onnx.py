@@ -24,6 +24,7 @@ from runtimes.errors import (
 from runtimes.formats import Format
 from runtimes.input_check import InputCheck, unknown_output
 from runtimes.onnx_outputs import source_of
+from runtimes.signature import CPU_ADVICE
 
 _LOG_ERRORS = 3  # onnxruntime's severity "error"
 _RUNS_AT_ONCE = 2
@@ -211,7 +212,7 @@ def _run_options() -> Any:
 
 
 def _without_gpu(path: Path, trouble: str, needed: str) -> LoadError:
-    return LoadError(f"{path} is to run on a GPU, and {trouble}; install {needed}, or set `gpus: 0`")
+    return LoadError(f"{path} is to run on a GPU, and {trouble}; install {needed}, or {CPU_ADVICE}")
 
 
 def _is_built_in(domain: str) -> bool:

@@ -12,6 +12,7 @@ import typer
 
 from gateway.cli.config_files import read_file
 from gateway.cli.options import FAILED, Home, Output, OutputFormat, out, print_json
+from gateway.quantities import size
 
 FORMAT = 1
 
@@ -94,6 +95,4 @@ def _lines(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _memory(device: dict[str, Any]) -> str:
-    from gateway.gpus.placement import size
-
     return f"{size(device['free'])} free of {size(device['total'])}"

@@ -9,8 +9,9 @@ from pathlib import Path
 from gateway.gpus.placement import Demand
 from gateway.kits.language import LanguageModel
 from gateway.kits.library import UnpackedKit
-from gateway.kits.memory import Need, need_of, size
+from gateway.kits.memory import Need, need_of
 from gateway.kits.model import naming
+from gateway.quantities import size
 from gateway.serving import Serving
 from runtimes.base import Datatype, EstimatingRuntime, Resources, Signature, TensorSpec
 from runtimes.cuda import CONTEXT_BYTES
