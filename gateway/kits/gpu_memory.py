@@ -49,6 +49,17 @@ def gpu_need(kit: UnpackedKit, choice: Choice, language: LanguageModel, serving:
     return Need(Memory(weight_bytes(choice.path), 0, activations + CONTEXT_BYTES))
 
 
+def believed(measured: int | None, weights: int, room: int) -> int | None:
+    """Return what a worker said that it took, as far as that can be; a kit's code may have said it.
+
+    Args:
+        measured: what it said, in bytes, on all its GPUs.
+        weights: the least that the model takes, in bytes.
+        room: what so many of the largest GPUs here have, in bytes; what is above that is no measurement.
+    """
+    return None if measured is None or measured > room else max(measured, weights)
+
+
 def gpu_demand(resources: Resources, need: Need | None, measured: int | None) -> Demand:
     """Return what a worker is to get: what its config says, or what was measured, or what its files tell.
 
@@ -57,7 +68,7 @@ def gpu_demand(resources: Resources, need: Need | None, measured: int | None) ->
         need: what its files tell; None where they do not.
         measured: what a worker with the same kit and settings took, in bytes, on all its GPUs.
     """
-    number = max(1, len(resources.pinned), math.ceil(resources.reserved_gpus))
+    number = gpu_count(resources)
     whole = resources.gpus >= 1 and resources.gpu_memory is None
     if resources.gpu_memory is not None:
         terms = f"{size(resources.gpu_memory)} (`gpu_memory`)"
@@ -68,6 +79,19 @@ def gpu_demand(resources: Resources, need: Need | None, measured: int | None) ->
     if need is None:
         return Demand(None, "a GPU of its own, as nobody knows its need", resources.pinned, whole)
     return Demand(need.memory.total // number, str(need), resources.pinned, whole)
+
+
+def gpu_count(resources: Resources) -> int:
+    """Return how many GPUs a worker gets."""
+    return max(1, len(resources.pinned), math.ceil(resources.reserved_gpus))
+
+
+def least_bytes(choice: Choice) -> int:
+    """Return the least that a model takes of GPUs, whatever is said of it: its weights.
+
+    An engine of language models may leave weights in the main memory, or load fewer bits of each.
+    """
+    return 0 if isinstance(choice.runtime, EngineRuntime) else weight_bytes(choice.path)
 
 
 def weight_bytes(path: Path) -> int:

@@ -11,6 +11,8 @@ from gateway.contract import AppName, NodeSettings, WorkerSpec
 from gateway.errors import KitserveError, UnusableModel
 from gateway.gpus import nvml
 from gateway.gpus.nvml import Nvml
+from gateway.gpus.placement import Demand
+from gateway.kits.memory import Need
 from gateway.kits.model import load
 from gateway.kits.policy import ANYTHING
 from gateway.metrics.tally import Tally
@@ -18,7 +20,7 @@ from gateway.oci.options import SourceOptions
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import parse_reference
 from gateway.serving import Serving
-from gateway.worker import loading
+from gateway.worker import gpu_loading, loading
 from gateway.worker.load_limit import LoadLimit
 from gateway.worker.loading import Loader
 from runtimes.signature import CPU, Resources
@@ -103,8 +105,28 @@ def test_what_does_not_fit_is_refused_with_the_sum(node: Node) -> None:
         match=r"iris:v1.*: needs 512 MiB: .* \+ 512 MiB buffers; GPU 0 has 256 MiB free of 256 MiB$",
     ):
         node.load(Resources(device="gpu"))
-    with pytest.raises(UnusableModel, match=r"needs 2\.0 GiB \(as measured\)"):
+    # What no GPU here has was never taken here.
+    with pytest.raises(UnusableModel, match="needs 512 MiB: "):
         node.load(Resources(device="gpu"), measured=2 * GIB)
+
+
+@pytest.mark.parametrize(("said", "believed"), [(1 << 50, None), (1, "weights"), (GIB, GIB)])
+def test_what_a_worker_said_that_it_took_is_no_more_than_a_gpu_has_and_no_less_than_the_weights(
+    node: Node, monkeypatch: pytest.MonkeyPatch, said: int, believed: int | str | None
+) -> None:
+    demands: list[int | None] = []
+    write_gpus(node.file, [gpu("GPU-0", 2 * GIB), gpu("GPU-1", 4 * GIB)])
+
+    def gpu_demand(resources: Resources, need: Need | None, measured: int | None) -> Demand:
+        demands.append(measured)
+        assert (need is None) == (measured is not None)
+        return Demand(100 * GIB, "too much")
+
+    monkeypatch.setattr(gpu_loading, "gpu_demand", gpu_demand)
+    with pytest.raises(UnusableModel, match="too much"):
+        node.load(Resources(device="gpu"), measured=said)
+    (model,) = node.directory.rglob("*.onnx")
+    assert demands == [model.stat().st_size if believed == "weights" else believed]
 
 
 def test_a_model_on_a_gpu_is_told_with_what_it_took(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
