@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +146,30 @@ def test_a_model_on_a_gpu_is_told_with_what_it_took(node: Node, monkeypatch: pyt
     assert (node.notes["gpus"], node.notes["gpu_bytes"]) == ("GPU 1 (L4)", 3 * GIB)
     (claim,) = node.claims
     assert f'"size": {3 * GIB}' in claim.read_text()
+
+
+def test_several_gpus_are_given_together_and_the_engine_is_told_how_many(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gpus(node.file, [gpu("GPU-0"), gpu("GPU-1"), gpu("GPU-2")])
+    seen: list[tuple[float, int | None, str]] = []
+
+    def load_there(kit: Any, choice: Any, resources: Resources, *others: Any) -> Any:
+        seen.append((resources.gpus, resources.gpu_memory, os.environ["CUDA_VISIBLE_DEVICES"]))
+        return load(kit, choice, Resources(device=CPU), *others)
+
+    monkeypatch.setattr(loading, "load", load_there)
+    node.load(Resources(gpu_memory=6 * GIB, device="2,0"))
+    assert seen == [(2.0, 6 * GIB, "2,0")]
+    (claim,) = node.claims
+    document = json.loads(claim.read_text())
+    assert document["devices"] == ["GPU-2", "GPU-0"]
+    assert node.notes["gpus"] == "GPU 2, GPU 0"
+
+
+def test_of_several_gpus_the_one_without_room_is_named(node: Node) -> None:
+    write_gpus(node.file, [gpu("GPU-0"), gpu("GPU-1", 4 * GIB)])
+    with pytest.raises(
+        UnusableModel, match=r"needs 6\.0 GiB \(`gpu_memory`\); GPU 1 has 4\.0 GiB free of 4\.0 GiB$"
+    ):
+        node.load(Resources(gpu_memory=6 * GIB, device="0,1"))
