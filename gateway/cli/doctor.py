@@ -65,8 +65,8 @@ def doctor(
     if output is Output.JSON:
         print_json(document)
     else:
-        for line, style in _lines(document):
-            out.print(line, style=style, markup=False, highlight=False)
+        for text, style in _lines(document):
+            out.print(text, style=style, markup=False, highlight=False)
     if faults:
         raise typer.Exit(FAILED)
 

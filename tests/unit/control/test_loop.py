@@ -513,8 +513,11 @@ def test_the_version_before_a_swap_comes_back_where_the_next_one_cannot_be_loade
     assert set(plane.serve.running) == {back}, "the one that failed is tried again"
     assert len(plane.rollouts.announced) == 3
     assert old not in plane.serve.running
-    state, message = plane.shown()
-    assert (state, "no answer" in message) == (ModelState.FAILED, True), "the config is not what is served"
+    shown = plane.shown()
+    assert shown is not None
+    assert (shown[0], "no answer" in shown[1]) == (ModelState.FAILED, True), (
+        "the config is not what is served"
+    )
 
 
 @pytest.mark.usefixtures("soon")
