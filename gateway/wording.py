@@ -1,8 +1,10 @@
-"""How messages write numbers of things, and many names: "1 call", "1,024 calls"; "a, b and 7 more"."""
+"""How messages write numbers of things, bytes and many names: "1 call", "3.0 GiB", "a, b and 7 more"."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+_GIB, _MIB = 1024**3, 1024**2
 
 
 def counted(count: float, noun: str, plural: str = "") -> str:
@@ -29,3 +31,10 @@ def listed(texts: Sequence[str], most: int, nothing: str = "nothing") -> str:
     """
     shown = ", ".join(texts[:most]) or nothing
     return f"{shown} and {len(texts) - most:,} more" if len(texts) > most else shown
+
+
+def size(number: int | None) -> str:
+    """Return a number of bytes: "3.0 GiB", "512 MiB"; None is one that nobody knows."""
+    if number is None:
+        return "an unknown part"
+    return f"{number / _GIB:.1f} GiB" if number >= _GIB else f"{number / _MIB:.0f} MiB"

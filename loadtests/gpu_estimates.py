@@ -1,9 +1,10 @@
 """What models are estimated to take of a GPU beside CUDA's own part, against what ONNX Runtime's arena takes.
 
-`python -m loadtests.gpu_estimates` prints a table of ten models, a child process for each. The arena is that
-of the CPU, which extends as a bounded one on a GPU does, and weights are not packed anew for CPUs: so it
-takes what one on a GPU takes, but for the workspaces of cuDNN. Nine models are the networks by which the
-package `onnx` tests backends, with weights that are made here; the tenth is all-MiniLM-L6-v2.
+`python -m loadtests.gpu_estimates` prints a table of ten models with 1 and with 32 rows a call, a child
+process for each. The arena is that of the CPU, which extends as a bounded one on a GPU does. Weights are
+packed in no way that CPUs alone have, and inputs are added, as a GPU has a copy of them: so it takes what one
+on a GPU takes, but for the workspaces of cuDNN. Nine models are the networks by which the package `onnx`
+tests backends, with weights that are made here; the tenth is all-MiniLM-L6-v2. Other files can be named.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gateway.kits.gpu_memory import activation_bytes, weight_bytes
+from gateway.kits.gpu_memory import LENGTH, weight_bytes
 from loadtests.table import markdown
 from runtimes import onnx_file
-from runtimes.base import Datatype
+from runtimes.base import Array, Datatype
+from runtimes.onnx import OnnxRuntime
 
 NETWORKS = (
     "bvlc_alexnet",
@@ -38,7 +41,7 @@ NETWORKS = (
 )
 MINILM = "minilm"
 _MEASURE = "--measure"
-_LENGTH = 128  # of an axis whose length only calls tell, as the estimate has it
+_ROWS = (1, 32)
 _RUNS = 3
 _TAKEN = re.compile(rb"(?:Extended allocation by|Reserving memory in BFCArena for Cpu size:) (\d+)")
 _MIB = 1024 * 1024
@@ -64,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(_MEASURE, type=Path, help="print nothing but the arena's log for this file")
     parser.add_argument("--rows", type=int, default=1)
+    parser.add_argument("files", type=Path, nargs="*", help="ONNX files in place of the ten models")
     parser.add_argument("--minilm", type=Path, help="the directory of all-MiniLM-L6-v2")
     arguments = parser.parse_args()
     if arguments.measure is not None:
@@ -72,21 +76,27 @@ def main() -> None:
     lines = []
     with tempfile.TemporaryDirectory(prefix="kitserve-estimates-") as directory:
         path = Path(directory) / "model.onnx"
-        for name in NETWORKS:
+        for name in () if arguments.files else NETWORKS:
             write_network(name, path)
-            lines.append(_row(compare(name, path)))
+            lines += [_row(compare(name, path, rows)) for rows in _ROWS]
         if arguments.minilm is not None:
             _write_minilm(arguments.minilm, path)
-            lines += [_row(compare(MINILM, path, rows)) for rows in (1, 32)]
+            lines += [_row(compare(MINILM, path, rows)) for rows in _ROWS]
+        for file in arguments.files:
+            lines += [_row(compare(file.stem, file, rows)) for rows in _ROWS]
     print(markdown(lines, ["model", "rows", "estimated MiB", "measured MiB", "off by"]))
 
 
 def compare(name: str, path: Path, rows: int = 1) -> Comparison:
     """Estimate and measure a model that is an ONNX file."""
-    estimated = weight_bytes(path) + activation_bytes(onnx_file.read(path).signature, rows)
+    activations = OnnxRuntime().activations(path, rows, LENGTH)
+    if activations is None:
+        raise SystemExit(f"{path} does not tell the shapes of its tensors")
     command = [sys.executable, "-m", "loadtests.gpu_estimates", _MEASURE, str(path), "--rows", str(rows)]
     log = subprocess.run(command, check=True, stderr=subprocess.PIPE).stderr
-    return Comparison(name, rows, estimated, sum(map(int, _TAKEN.findall(log))))
+    inputs = sum(array.nbytes for array in _inputs(path, rows).values())
+    measured = inputs + sum(map(int, _TAKEN.findall(log)))
+    return Comparison(name, rows, weight_bytes(path) + activations, measured)
 
 
 def write_network(name: str, path: Path) -> None:
@@ -114,7 +124,23 @@ def write_network(name: str, path: Path) -> None:
         del field[:]
         field.extend(content)
     model.ir_version = max(model.ir_version, 4)  # before, weights had to be inputs as well
+    _open_batch(model)
     onnx.save(model, path)
+
+
+def _open_batch(model: Any) -> None:
+    """Have a network take any number of rows, where it was written for one."""
+    from onnx import numpy_helper
+
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "rows"
+    shapes = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
+    for tensor in model.graph.initializer:
+        if tensor.name in shapes:
+            sizes = numpy_helper.to_array(tensor).copy()
+            if sizes[0] == 1:
+                sizes[0] = 0 if -1 in sizes else -1
+                tensor.CopyFrom(numpy_helper.from_array(sizes, tensor.name))
 
 
 def _write_minilm(directory: Path, path: Path) -> None:
@@ -134,7 +160,7 @@ def _write_minilm(directory: Path, path: Path) -> None:
             return result[0]  # type: ignore[no-any-return]
 
     names = ["input_ids", "attention_mask"]
-    tokens = torch.ones(2, _LENGTH, dtype=torch.long)
+    tokens = torch.ones(2, LENGTH, dtype=torch.long)
     # The exporter that needs no further package is deprecated.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -160,19 +186,26 @@ def _use_arena(path: Path, rows: int) -> None:
     options = ort.SessionOptions()
     options.log_severity_level = 0
     options.intra_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.add_session_config_entry("session.disable_prepacking", "1")
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    inputs = {}
-    for spec in onnx_file.read(path).signature.inputs:
-        first, *others = spec.shape or ()
-        shape = (rows if first < 0 else first, *(_LENGTH if size < 0 else size for size in others))
-        inputs[spec.name] = np.ones(shape, Datatype(spec.datatype).numpy)
+    inputs = _inputs(path, rows)
     for _ in range(_RUNS):
         session.run(None, inputs)
     # The engine's threads may log still while Python ends.
     sys.stderr.flush()
     os._exit(0)
+
+
+def _inputs(path: Path, rows: int) -> dict[str, Array]:
+    """Return inputs of a model, all ones."""
+    inputs = {}
+    for spec in onnx_file.read(path).signature.inputs:
+        first, *others = spec.shape or (1,)
+        shape = (rows if first < 0 else first, *(LENGTH if size < 0 else size for size in others))
+        inputs[spec.name] = np.ones(shape, Datatype(spec.datatype).numpy)
+    return inputs
 
 
 def _row(comparison: Comparison) -> list[str]:

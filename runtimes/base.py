@@ -190,6 +190,18 @@ class CheckingRuntime(Runtime, Protocol):
 
 
 @runtime_checkable
+class EstimatingRuntime(Runtime, Protocol):
+    """A runtime that can tell what its engine takes for a call beside weights, before a file is loaded."""
+
+    def activations(self, path: Path, rows: int, length: int) -> int | None:
+        """Return the bytes for a call of so many rows; None where the file does not tell.
+
+        Axes that the file leaves open are `length` long, but for the first one.
+        """
+        ...
+
+
+@runtime_checkable
 class DelegatingRuntime(Runtime, Protocol):
     """A runtime that leaves some models to another one, unless the config names it."""
 

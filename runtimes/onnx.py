@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from runtimes import cuda, onnx_advice, onnx_bf16, onnx_binding, onnx_file, onnx_providers
+from runtimes import cuda, onnx_activations, onnx_advice, onnx_bf16, onnx_binding, onnx_file, onnx_providers
 from runtimes.base import Array, Datatype, Resources, Signature
 from runtimes.device_errors import device_failure
 from runtimes.errors import (
@@ -24,6 +24,7 @@ from runtimes.errors import (
 from runtimes.formats import Format
 from runtimes.input_check import InputCheck, unknown_output
 from runtimes.onnx_outputs import source_of
+from runtimes.signature import CPU_ADVICE
 
 _LOG_ERRORS = 3  # onnxruntime's severity "error"
 _RUNS_AT_ONCE = 2
@@ -68,6 +69,10 @@ class OnnxRuntime:
     def signature(self, path: Path) -> Signature:
         """Return what the file declares. Raises LoadError."""
         return onnx_file.read(path).signature
+
+    def activations(self, path: Path, rows: int, length: int) -> int | None:
+        """Return the bytes of a call beside weights; see `EstimatingRuntime`."""
+        return onnx_activations.activations(path, rows, length)
 
 
 class OnnxModel:
@@ -207,7 +212,7 @@ def _run_options() -> Any:
 
 
 def _without_gpu(path: Path, trouble: str, needed: str) -> LoadError:
-    return LoadError(f"{path} is to run on a GPU, and {trouble}; install {needed}, or set `gpus: 0`")
+    return LoadError(f"{path} is to run on a GPU, and {trouble}; install {needed}, or {CPU_ADVICE}")
 
 
 def _is_built_in(domain: str) -> bool:

@@ -113,6 +113,8 @@ class Signature:
 
 CPU = "cpu"
 PREFER_GPU = "prefer-gpu"
+CPU_ADVICE = f"let the CPU compute with `device: {PREFER_GPU}`"
+"""What to write where a GPU was asked for and cannot be used, however it was asked for."""
 DEVICE_WORDS = (CPU, "gpu", PREFER_GPU)
 """What `Resources.device` may say besides the names of GPUs."""
 

@@ -13,6 +13,7 @@ from runtimes.base import Array, Datatype, Resources
 from runtimes.errors import ExecutionError, InputError, LoadError, Unsupported
 from runtimes.gpu_libraries import cudnn_version, wanted_and_found
 from runtimes.input_check import unknown_output
+from runtimes.signature import CPU_ADVICE
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,7 @@ def prepare(resources: Resources) -> str:
     if not torch.cuda.is_available():
         raise LoadError(
             f"the model is to run on a GPU, and PyTorch {torch.__version__} can use none "
-            f"({_cuda_trouble()}); mend that, or set `gpus: 0`"
+            f"({_cuda_trouble()}); mend that, or {CPU_ADVICE}"
         )
     _bound_memory(resources)
     return "cuda:0"

@@ -1,7 +1,7 @@
 """A trial of a model file in a child process, for engines that end their process over a damaged file.
 
-The child reads paths, one a line, and answers each with a line of JSON: null, or why the file cannot be
-loaded. Its own standard output is kept free for that.
+The child reads requests, one a line of JSON, and answers each with such a line: what came out, or why the
+file cannot be loaded. Its own standard output is kept free for that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import runtimes
 from runtimes.containment import places
@@ -36,16 +36,26 @@ _VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV"
 class Trial:
     """A child process that tries one file after the other; a context manager, which ends it."""
 
-    def __init__(self, engine: str, rehearsal: str, bytes_to_use: int, directory: Path | None = None) -> None:
+    def __init__(
+        self,
+        engine: str,
+        rehearsal: str,
+        bytes_to_use: int,
+        directory: Path | None = None,
+        seconds: float = _SECONDS,
+    ) -> None:
         """Start the child, which imports its libraries beside what the caller does meanwhile.
 
         Args:
             engine: what the messages call it.
-            rehearsal: `module:function`; the function takes a path, and raises LoadError.
+            rehearsal: `module:function`; the function takes a request, for `check` a path, and raises
+                LoadError.
             bytes_to_use: the most address space that the child may use.
             directory: the only one, beside those of Python, that the child may read; None: any.
+            seconds: how long it may take for one file, with more for a large one.
         """
         self._engine = engine
+        self._seconds = seconds
         root = str(Path(runtimes.__file__).parent.parent)
         paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
@@ -67,10 +77,17 @@ class Trial:
 
     def check(self, path: Path) -> None:
         """Raise LoadError where the file cannot be loaded, or ended the child."""
+        patience = self._seconds + _SECONDS_PER_GIB * path.stat().st_size / _GIB
+        self._request(str(path.absolute()), f"loaded {path} and predicted", patience)
+
+    def ask(self, request: list[Any]) -> Any:
+        """Return what the function returns for a request that JSON has. Raises LoadError as `check` does."""
+        return self._request(request, f"looked at {request[0]}", self._seconds)
+
+    def _request(self, request: Any, task: str, patience: float) -> Any:
         assert self._process.stdin is not None
-        patience = _SECONDS + _SECONDS_PER_GIB * path.stat().st_size / _GIB
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(str(path.absolute())).encode() + b"\n")
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
         line = self._answer(patience)
         if not line.endswith(b"\n"):
@@ -81,11 +98,12 @@ class Trial:
             code = self._process.returncode
             reason = f"took longer than {patience:.0f} s" if is_late else _ending(code)
             raise LoadError(
-                f"{self._engine} {reason} when it loaded {path} and predicted: the file is damaged; copy or "
-                "save the model again"
+                f"{self._engine} {reason} when it {task}: the file is damaged; copy or save the model again"
             )
-        if (reason := json.loads(line)) is not None:
-            raise LoadError(reason)
+        answer = json.loads(line)
+        if answer["refused"] is not None:
+            raise LoadError(answer["refused"])
+        return answer["result"]
 
     def close(self) -> None:
         """End the child."""
@@ -144,14 +162,15 @@ def _main(rehearsal: str, bytes_to_use: int, directory: Path | None) -> None:
         files = Files(readable, devices=places.devices())
     contain(Rules(files, Sockets.NONE))
     for line in sys.stdin:
-        reason = None
+        reason, result, request = None, None, json.loads(line)
         try:
-            rehearse(Path(json.loads(line)))
+            result = rehearse(Path(request) if isinstance(request, str) else request)
         except ModelError as error:
             reason = str(error)
         except MemoryError:
-            reason = f"{json.loads(line)} needs more memory than a model of its size: the file is damaged"
-        print(json.dumps(reason), file=answers, flush=True)
+            path = request if isinstance(request, str) else request[0]
+            reason = f"{path} needs more memory than a model of its size: the file is damaged"
+        print(json.dumps({"refused": reason, "result": result}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

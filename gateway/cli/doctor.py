@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.config_files import read_file
-from gateway.cli.options import FAILED, Home, Output, OutputFormat, out, print_json
+from gateway.cli.options import FAILED, Home, Output, OutputFormat, err, out, print_json
+from gateway.wording import size
 
 FORMAT = 1
 
@@ -35,12 +36,17 @@ def doctor(
     from runtimes.gpu_libraries import engines, libraries
 
     config = None if file is None else read_file(file, is_locked=False)
-    gpus, installed, brought = read_gpus(), engines(), libraries()
     models = []
-    if config is not None:
-        from gateway.cli.model_demands import model_demands
+    # A line on a terminal, and nothing elsewhere.
+    with err.status("asking the driver", spinner="line") as line:
+        gpus = read_gpus()
+        line.update("importing ONNX Runtime and PyTorch")
+        installed, brought = engines(), libraries()
+        if config is not None:
+            line.update("reading the models' files")
+            from gateway.cli.model_demands import model_demands
 
-        models = list(model_demands(config, home))
+            models = list(model_demands(config, home))
     judged = list(verdicts(models, gpus, os.environ.get("CUDA_VISIBLE_DEVICES")))
     of_machine = list(machine_faults(gpus, installed, brought))
     matters = config is None or any(model.wants_gpu and not model.may_use_cpu for model in models)
@@ -59,8 +65,8 @@ def doctor(
     if output is Output.JSON:
         print_json(document)
     else:
-        for line, style in _lines(document):
-            out.print(line, style=style, markup=False, highlight=False)
+        for text, style in _lines(document):
+            out.print(text, style=style, markup=False, highlight=False)
     if faults:
         raise typer.Exit(FAILED)
 
@@ -94,6 +100,4 @@ def _lines(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _memory(device: dict[str, Any]) -> str:
-    from gateway.gpus.placement import size
-
     return f"{size(device['free'])} free of {size(device['total'])}"

@@ -20,6 +20,8 @@ from gateway.cli.serve import LogFormat, in_foreground, serve_config
 from gateway.config.config import GatewayConfig, parse_config
 from gateway.oci.reference import RegistryReference
 
+_ANY_KIT = "registry.example.com/any:v1"
+
 
 def run(
     reference: KitReference,
@@ -46,6 +48,20 @@ def run(
     gpus: Annotated[
         float, typer.Option(help="GPUs for the model: whole ones, or a share of one.", min=0)
     ] = 0,
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="What the model may take of a GPU's memory, such as 6GiB; the GPU is shared.",
+            show_default="as much as the GPU has, or none without one",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="What computes: cpu, gpu, prefer-gpu, or GPUs by index or UUID, such as 0,1.",
+            show_default="a GPU where one is asked for",
+        ),
+    ] = None,
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Let this kit run code of its own, as many pickles do.")
     ] = False,
@@ -66,6 +82,10 @@ def run(
     def work(reporter: Reporter) -> None:
         kit_wanted = wanted(reference, variant, runtime=runtime, file=file, may_run_code=allow_code)
         settings: dict[str, Any] = {}
+        asked = {"gpus": gpus, "gpu_memory": gpu_memory, "device": device}
+        resources = {option: value for option, value in asked.items() if value is not None}
+        # What cannot be is said before anything is pulled.
+        _config({"models": [{"name": "model", "kit": _ANY_KIT, "resources": resources}]})
         if plain_http and isinstance(kit_wanted.reference, RegistryReference):
             settings["registries"] = {kit_wanted.reference.host: {"plain_http": True}}
         with run_place(home.absolute(), port) as place:
@@ -74,7 +94,7 @@ def run(
             kit = pull_wanted(kit_wanted, _config(settings).source_options(), home.absolute())
             # What was pulled is what is served, wherever the tag points by now.
             model: dict[str, Any] = {"name": name or kit_wanted.name, "kit": str(kit.reference)}
-            model |= {"resources": {"gpus": gpus}, "file": file}
+            model |= {"resources": resources, "file": file}
             if runtime is not None:
                 model["runtime"] = runtime
             if allow_code:

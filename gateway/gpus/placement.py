@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gateway.gpus.devices import Gpu, Gpus, MigSlice
+from gateway.wording import size
 
 Device = Gpu | MigSlice
-_GIB, _MIB = 1024**3, 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +92,6 @@ def cuda_environment(devices: Sequence[Device], gpus: Gpus) -> dict[str, str]:
         str(device.index) if isinstance(device, Gpu) and not has_mig else device.uuid for device in devices
     ]
     return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(names)}
-
-
-def size(number: int | None) -> str:
-    """Return bytes of a GPU's memory as people read them."""
-    if number is None:
-        return "an unknown part"
-    return f"{number / _GIB:.1f} GiB" if number >= _GIB else f"{number / _MIB:.0f} MiB"
 
 
 def _named(name: str, gpus: Gpus) -> Device:

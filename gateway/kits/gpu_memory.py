@@ -9,17 +9,19 @@ from pathlib import Path
 from gateway.gpus.placement import Demand
 from gateway.kits.language import LanguageModel
 from gateway.kits.library import UnpackedKit
-from gateway.kits.memory import Need, need_of, size
+from gateway.kits.memory import Need, need_of
 from gateway.kits.model import naming
 from gateway.serving import Serving
-from runtimes.base import Datatype, Resources, Signature, TensorSpec
+from gateway.wording import size
+from runtimes.base import Datatype, EstimatingRuntime, Resources, Signature, TensorSpec
 from runtimes.cuda import CONTEXT_BYTES
 from runtimes.engines.base import EngineRuntime, Memory
 from runtimes.select import Choice
 
 _ALIVE = 14
-"""How many times the size of a call's tensors an arena takes beside weights: loadtests/gpu_estimates.py."""
-_LENGTH = 128  # of an axis whose length only calls tell, but for that of the batch
+"""How many times the size of a call's tensors an engine takes, where its runtime does not tell."""
+LENGTH = 128
+"""Of an axis whose length only calls tell, but for that of the batch."""
 _TEXT_BYTES = 64  # of a text
 _WIDE = 8  # bytes of a number whose datatype is the caller's
 
@@ -39,8 +41,23 @@ def gpu_need(kit: UnpackedKit, choice: Choice, language: LanguageModel, serving:
     with naming(kit):
         signature = choice.runtime.signature(choice.path)
     rows = 1 if serving.batching is None else serving.batching.max_batch_size
-    activations = 0 if signature is None else activation_bytes(signature, rows)
+    activations = None
+    if isinstance(choice.runtime, EstimatingRuntime):
+        activations = choice.runtime.activations(choice.path, rows, LENGTH)
+    if activations is None:
+        activations = 0 if signature is None else activation_bytes(signature, rows)
     return Need(Memory(weight_bytes(choice.path), 0, activations + CONTEXT_BYTES))
+
+
+def believed(measured: int | None, weights: int, room: int) -> int | None:
+    """Return what a worker said that it took, as far as that can be; a kit's code may have said it.
+
+    Args:
+        measured: what it said, in bytes, on all its GPUs.
+        weights: the least that the model takes, in bytes.
+        room: what so many of the largest GPUs here have, in bytes; what is above that is no measurement.
+    """
+    return None if measured is None or measured > room else max(measured, weights)
 
 
 def gpu_demand(resources: Resources, need: Need | None, measured: int | None) -> Demand:
@@ -51,7 +68,7 @@ def gpu_demand(resources: Resources, need: Need | None, measured: int | None) ->
         need: what its files tell; None where they do not.
         measured: what a worker with the same kit and settings took, in bytes, on all its GPUs.
     """
-    number = max(1, len(resources.pinned), math.ceil(resources.reserved_gpus))
+    number = gpu_count(resources)
     whole = resources.gpus >= 1 and resources.gpu_memory is None
     if resources.gpu_memory is not None:
         terms = f"{size(resources.gpu_memory)} (`gpu_memory`)"
@@ -62,6 +79,19 @@ def gpu_demand(resources: Resources, need: Need | None, measured: int | None) ->
     if need is None:
         return Demand(None, "a GPU of its own, as nobody knows its need", resources.pinned, whole)
     return Demand(need.memory.total // number, str(need), resources.pinned, whole)
+
+
+def gpu_count(resources: Resources) -> int:
+    """Return how many GPUs a worker gets."""
+    return max(1, len(resources.pinned), math.ceil(resources.reserved_gpus))
+
+
+def least_bytes(choice: Choice) -> int:
+    """Return the least that a model takes of GPUs, whatever is said of it: its weights.
+
+    An engine of language models may leave weights in the main memory, or load fewer bits of each.
+    """
+    return 0 if isinstance(choice.runtime, EngineRuntime) else weight_bytes(choice.path)
 
 
 def weight_bytes(path: Path) -> int:
@@ -96,9 +126,9 @@ def _total(tensors: Iterable[TensorSpec], rows: int) -> int:
 def _bytes(spec: TensorSpec, rows: int) -> int:
     shape = spec.shape if spec.shape is not None else spec.likely_shape
     if shape is None:
-        shape = (-1, _LENGTH)
+        shape = (-1, LENGTH)
     first, others = (shape[0], shape[1:]) if shape else (1, ())
-    count = (rows if first < 0 else max(first, 1)) * math.prod(_LENGTH if n < 0 else n for n in others)
+    count = (rows if first < 0 else max(first, 1)) * math.prod(LENGTH if n < 0 else n for n in others)
     usual = spec.usual
     width = _TEXT_BYTES if usual is Datatype.BYTES else usual.numpy.itemsize or _WIDE
     return count * width

@@ -9,12 +9,11 @@ from gateway.kits.language import LanguageModel
 from gateway.kits.library import UnpackedKit
 from gateway.kits.model import naming
 from gateway.metrics.machine import MachineMemory
-from gateway.wording import counted
+from gateway.wording import counted, size
 from runtimes.engines.base import EngineRuntime, MeasuringRuntime, Memory, OutliningRuntime
 from runtimes.engines.task import Task
 from runtimes.select import Choice
 
-_GIB, _MIB = 1024**3, 1024**2
 _ADVICE = (
     "set a smaller `context` or fewer `slots` in the model's `engine`, take a kit with fewer bits per weight"
 )
@@ -89,8 +88,3 @@ def no_memory(kit: UnpackedKit, need: Need, machine: MachineMemory) -> NoMemory:
 def free(machine: MachineMemory) -> str:
     """Return how much memory is free: "6.1 GiB are free of 23.7 GiB"."""
     return f"{size(machine.free)} are free of {size(machine.total)}"
-
-
-def size(number: int) -> str:
-    """Return a number of bytes as people read it."""
-    return f"{number / _GIB:.1f} GiB" if number >= _GIB else f"{number / _MIB:.0f} MiB"

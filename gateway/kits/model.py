@@ -22,6 +22,7 @@ from runtimes.python.runtime import DEFAULT_OPTIONS as PYTHON_OPTIONS
 from runtimes.python.runtime import NAME as PYTHON
 from runtimes.python.runtime import PythonOptions, PythonRuntime
 from runtimes.select import Choice
+from runtimes.signature import CPU_ADVICE
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def load(
             model.close()
             raise LoadError(
                 f"the model asks for {counted(resources.gpus, 'GPU')}, and the "
-                f"runtime {choice.runtime.name} computes on CPUs; set `gpus: 0`, or use a "
+                f"runtime {choice.runtime.name} computes on CPUs; {CPU_ADVICE}, or use a "
                 "format whose runtime takes GPUs"
             )
         return model

@@ -57,6 +57,7 @@ class Reason(StrEnum):
     STABLE_LOST = "StableLost"
     SWAPPING = "Swapping"
     SWAP_FAILED = "SwapFailed"
+    SWAPPED_BACK = "SwappedBack"
 
 
 _PHASES: Mapping[Stage, Phase] = {

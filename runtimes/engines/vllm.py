@@ -13,6 +13,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from runtimes import cuda
 from runtimes.base import Resources
 from runtimes.engines.base import Adapter, EngineOptions
 from runtimes.engines.openai_child import OpenAIChild
@@ -121,10 +122,12 @@ def start(
 
 
 def _gpu(resources: Resources) -> list[str]:
-    """Return the flags for a share of a GPU, or for several."""
-    if 0 < resources.gpus < 1:
-        return ["--gpu-memory-utilization", f"{_GPU_SHARE * resources.gpus:.3f}"]
-    return ["--tensor-parallel-size", str(int(resources.gpus))] if resources.gpus > 1 else []
+    """Return the flags for a share of a GPU, and for several: vLLM uses those that its process sees."""
+    flags = ["--tensor-parallel-size", str(int(resources.gpus))] if resources.gpus > 1 else []
+    part = _GPU_SHARE * min(1.0, resources.gpus)
+    if resources.gpus > 0 and resources.gpu_memory is not None and (total := cuda.total_bytes()):
+        part = min(_GPU_SHARE, resources.gpu_memory / total)
+    return flags if part in (0, _GPU_SHARE) else [*flags, "--gpu-memory-utilization", f"{part:.3f}"]
 
 
 def _name(options: EngineOptions) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 from runtimes.base import Array, Resources
 from runtimes.errors import ExecutionError, InputError, LoadError
 from runtimes.extras import missing_library
+from runtimes.signature import CPU_ADVICE
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def prepare(path: Path, resources: Resources) -> tuple[Any, str]:
     if resources.gpus > 0 and not gpus:
         raise LoadError(
             f"{path} is to run on a GPU, and TensorFlow {tf.__version__} finds none; install "
-            "tensorflow[and-cuda] in place of tensorflow-cpu, or set `gpus: 0`"
+            f"tensorflow[and-cuda] in place of tensorflow-cpu, or {CPU_ADVICE}"
         )
     try:
         tf.config.threading.set_intra_op_parallelism_threads(resources.threads)

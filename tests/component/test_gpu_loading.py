@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from gateway.contract import AppName, NodeSettings, WorkerSpec
 from gateway.errors import KitserveError, UnusableModel
 from gateway.gpus import nvml
 from gateway.gpus.nvml import Nvml
+from gateway.gpus.placement import Demand
+from gateway.kits.memory import Need
 from gateway.kits.model import load
 from gateway.kits.policy import ANYTHING
 from gateway.metrics.tally import Tally
@@ -18,7 +22,7 @@ from gateway.oci.options import SourceOptions
 from gateway.oci.pinned import PinnedReference
 from gateway.oci.reference import parse_reference
 from gateway.serving import Serving
-from gateway.worker import loading
+from gateway.worker import gpu_loading, loading
 from gateway.worker.load_limit import LoadLimit
 from gateway.worker.loading import Loader
 from runtimes.signature import CPU, Resources
@@ -103,8 +107,28 @@ def test_what_does_not_fit_is_refused_with_the_sum(node: Node) -> None:
         match=r"iris:v1.*: needs 512 MiB: .* \+ 512 MiB buffers; GPU 0 has 256 MiB free of 256 MiB$",
     ):
         node.load(Resources(device="gpu"))
-    with pytest.raises(UnusableModel, match=r"needs 2\.0 GiB \(as measured\)"):
+    # What no GPU here has was never taken here.
+    with pytest.raises(UnusableModel, match="needs 512 MiB: "):
         node.load(Resources(device="gpu"), measured=2 * GIB)
+
+
+@pytest.mark.parametrize(("said", "believed"), [(1 << 50, None), (1, "weights"), (GIB, GIB)])
+def test_what_a_worker_said_that_it_took_is_no_more_than_a_gpu_has_and_no_less_than_the_weights(
+    node: Node, monkeypatch: pytest.MonkeyPatch, said: int, believed: int | str | None
+) -> None:
+    demands: list[int | None] = []
+    write_gpus(node.file, [gpu("GPU-0", 2 * GIB), gpu("GPU-1", 4 * GIB)])
+
+    def gpu_demand(resources: Resources, need: Need | None, measured: int | None) -> Demand:
+        demands.append(measured)
+        assert (need is None) == (measured is not None)
+        return Demand(100 * GIB, "too much")
+
+    monkeypatch.setattr(gpu_loading, "gpu_demand", gpu_demand)
+    with pytest.raises(UnusableModel, match="too much"):
+        node.load(Resources(device="gpu"), measured=said)
+    (model,) = node.directory.rglob("*.onnx")
+    assert demands == [model.stat().st_size if believed == "weights" else believed]
 
 
 def test_a_model_on_a_gpu_is_told_with_what_it_took(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,3 +146,30 @@ def test_a_model_on_a_gpu_is_told_with_what_it_took(node: Node, monkeypatch: pyt
     assert (node.notes["gpus"], node.notes["gpu_bytes"]) == ("GPU 1 (L4)", 3 * GIB)
     (claim,) = node.claims
     assert f'"size": {3 * GIB}' in claim.read_text()
+
+
+def test_several_gpus_are_given_together_and_the_engine_is_told_how_many(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gpus(node.file, [gpu("GPU-0"), gpu("GPU-1"), gpu("GPU-2")])
+    seen: list[tuple[float, int | None, str]] = []
+
+    def load_there(kit: Any, choice: Any, resources: Resources, *others: Any) -> Any:
+        seen.append((resources.gpus, resources.gpu_memory, os.environ["CUDA_VISIBLE_DEVICES"]))
+        return load(kit, choice, Resources(device=CPU), *others)
+
+    monkeypatch.setattr(loading, "load", load_there)
+    node.load(Resources(gpu_memory=6 * GIB, device="2,0"))
+    assert seen == [(2.0, 6 * GIB, "2,0")]
+    (claim,) = node.claims
+    document = json.loads(claim.read_text())
+    assert document["devices"] == ["GPU-2", "GPU-0"]
+    assert node.notes["gpus"] == "GPU 2, GPU 0"
+
+
+def test_of_several_gpus_the_one_without_room_is_named(node: Node) -> None:
+    write_gpus(node.file, [gpu("GPU-0"), gpu("GPU-1", 4 * GIB)])
+    with pytest.raises(
+        UnusableModel, match=r"needs 6\.0 GiB \(`gpu_memory`\); GPU 1 has 4\.0 GiB free of 4\.0 GiB$"
+    ):
+        node.load(Resources(gpu_memory=6 * GIB, device="0,1"))

@@ -59,5 +59,8 @@ class TestOnnx(TensorContract, ProcessContract):
     ) -> None:
         # One that is there is not.
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-        with pytest.raises(LoadError, match=r"is to run on a GPU, and ONNX Runtime .* or set `gpus: 0`"):
+        with pytest.raises(
+            LoadError,
+            match=r"is to run on a GPU, and ONNX Runtime .* or let the CPU compute with `device: prefer-gpu`",
+        ):
             runtime.load(model_path, Resources(gpus=1))

@@ -174,6 +174,7 @@ class ReconcileLoop:
             return
         late = frozenset(worker.app for worker in self._workers.late())
         recorded = replace(recorded, rollouts=self._rollouts.tick(recorded, observed, late))
+        recorded = replace(recorded, fallbacks=self._rollouts.swaps.fallbacks(recorded))
         self.view = (recorded, observed)
         plan = reconcile(recorded, observed)
         if plan.routes != recorded.routes:

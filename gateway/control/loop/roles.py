@@ -8,6 +8,7 @@ A role names a kit:
     a kit and a canary of fixed share    the kit                the canary's kit       as the config says
     a rollout, no kit on trial           the rollout's stable   -                      -
     a rollout, a kit on trial            the rollout's stable   the rollout's canary   the rollout's weight
+    a kit, and a swap to it has failed   the kit before it      -                      -
 
 Where a model has a rollout, and its kit is not resolved, the kit has a role too, in which it gets no calls:
 `unresolved`. What runs goes on meanwhile.
@@ -84,6 +85,11 @@ def roles_of(model: DesiredModel, situation: Situation) -> Roles:
     rollout = situation.recorded.rollouts.get(model.name)
     if rollout is None:
         stable = _role(model, model.kit, situation)
+        fallback = situation.recorded.fallbacks.get(model.name)
+        if fallback is not None and stable.has_failed:
+            # Without a version: it is not to be tried beside the one that is back.
+            failed = Role(model.kit, None, ModelState.FAILED, stable.message)
+            return Roles(_role(model, parse_reference(fallback), situation), unresolved=failed)
         if model.canary is None:
             return Roles(stable)
         return Roles(stable, _role(model, model.canary.kit, situation), model.canary.weight)

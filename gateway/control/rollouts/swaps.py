@@ -1,7 +1,8 @@
 """Swaps: with `surge: 0`, nothing answers between the end of one version and the start of the next.
 
 A swap has no rollout and no trial. What happens in it is told as events, in the model's history and to
-webhooks: that the gap began, and that it ended or that the next version failed.
+webhooks: that the gap began, and that it ended or that the next version failed. Where it failed, the version
+before it comes back, and the next one is not tried again until another config is applied.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from gateway.control.state.snapshot import Recorded
 from gateway.control.state.versions import Kind, Version
 from gateway.oci.pinned import PinnedReference
 from gateway.rollout.state import Phase, Reason
+
+_PATIENT_TRIES = 3
+"""How often a version may fail for reasons that may pass, before the one before it comes back."""
 
 
 class Swaps:
@@ -64,10 +68,34 @@ class Swaps:
             if version is not None and app not in recorded.condemned:
                 self._end(last, version)
             elif last.reason == Reason.SWAPPING and (failure := _failure(last, recorded)):
-                message = f"nothing answers until it can be loaded, or another config is applied: {failure}"
-                self._save(_next(last, Phase.DEGRADED, Reason.SWAP_FAILED, message))
+                self._give_up(last, *failure, recorded.desired.generation)
+
+    def fallbacks(self, recorded: Recorded) -> dict[str, str]:
+        """Return the kit that served before, by model, where the kit of the config failed in a swap."""
+        return {
+            last.model: last.stable
+            for model in recorded.desired.models
+            if not model.surge
+            and (last := self._last_event(model.name)) is not None
+            and last.reason in (Reason.SWAP_FAILED, Reason.SWAPPED_BACK)
+            and last.stable != last.canary
+            and recorded.pins.get(model.kit) == PinnedReference.parse(last.canary).digest
+        }
+
+    def _give_up(self, last: RolloutEvent, kind: Kind, reason: str, generation: int) -> None:
+        """Have the version before a swap come back, unless it is of the same kit: then its settings fail."""
+        message = f"nothing answers until it can be loaded, or another config is applied: {reason}"
+        if last.stable != last.canary:
+            message = f"the version before it is loaded again: {reason}"
+            # A version that is tried again would take the place of the one that is back.
+            self._state.fail(kind, generation, reason)
+        self._save(_next(last, Phase.DEGRADED, Reason.SWAP_FAILED, message))
 
     def _end(self, last: RolloutEvent, version: Version) -> None:
+        if last.reason == Reason.SWAP_FAILED and str(version.reference) == last.stable != last.canary:
+            message = f"the version before it answers again; {last.canary} could not be loaded"
+            self._save(_next(last, Phase.DEGRADED, Reason.SWAPPED_BACK, message))
+            return
         event = _next(last, Phase.HEALTHY, Reason.COMPLETED, "the next version answers")
         self._save(replace(event, stable=str(version.reference), canary=""))
 
@@ -88,12 +116,13 @@ def _next(last: RolloutEvent, phase: Phase, reason: Reason, message: str) -> Rol
     return replace(last, time=time.time(), phase=phase.value, reason=reason.value, message=message)
 
 
-def _failure(last: RolloutEvent, recorded: Recorded) -> str:
-    """Return why the next version of a swap was given up; "" where it was not."""
+def _failure(last: RolloutEvent, recorded: Recorded) -> tuple[Kind, str] | None:
+    """Return the kind of the next version of a swap and why it was given up; None where it was not."""
     digest = PinnedReference.parse(last.canary).digest
-    reasons = [
-        reason
-        for kind, reason in recorded.failures.items()
-        if isinstance(kind, Kind) and (kind.model, kind.digest) == (last.model, digest)
-    ]
-    return reasons[0] if reasons else ""
+    for kind, reason in recorded.failures.items():
+        if not isinstance(kind, Kind) or (kind.model, kind.digest) != (last.model, digest):
+            continue
+        retry = recorded.retries.get(kind)
+        if retry is None or retry.tries >= _PATIENT_TRIES:
+            return kind, reason
+    return None

@@ -38,6 +38,8 @@ class Recorded:
     """How each kit was run for a model before its version was removed."""
     retries: Mapping[Hashable, RetryStatus] = field(default_factory=dict)
     """Those of references and kinds of version that failed for a reason that may pass."""
+    fallbacks: Mapping[str, str] = field(default_factory=dict)
+    """By model, the revision that served before a swap whose next version cannot be loaded, as text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,13 @@ class Observed:
 def version_for(model: DesiredModel, kit: Reference, recorded: Recorded) -> Version | None:
     """Return the version that a kit's reference means for a model now; None before it is resolved.
 
-    A revision of the model's rollout carries its digest, whatever its tag means by now. One that the config
-    does not ask for is the version that is, or was, deployed for it: settings that are meant for another kit
-    are not tried on it.
+    A revision of the model's rollout, or of before a swap that failed, carries its digest, whatever its tag
+    means by now. One that the config does not ask for is the version that is, or was, deployed for it:
+    settings that are meant for another kit are not tried on it.
     """
     rollout = recorded.rollouts.get(model.name)
-    is_revision = rollout is not None and str(kit) in (rollout.stable, rollout.canary, rollout.previous)
+    revisions = () if rollout is None else (rollout.stable, rollout.canary, rollout.previous)
+    is_revision = str(kit) in (*revisions, recorded.fallbacks.get(model.name))
     digest = kit.digest if is_revision else recorded.pins.get(kit)
     if digest is None:
         return None

@@ -487,6 +487,59 @@ def test_the_gap_of_a_swap_is_told_from_its_beginning_to_its_end(
     assert len(plane.state.rollout_events("iris")) == 2
 
 
+def come_back(plane: Plane, failed: AppName) -> AppName:
+    """Wait until Serve runs the version before one that failed, and have it answer; return its app."""
+    wait(lambda: len(plane.serve.running) == 1 and failed not in plane.serve.running)
+    back = next(iter(plane.serve.running))
+    plane.workers.hear(report(back, port=3))
+    wait(lambda: plane.state.routes()["iris"].stable == back)
+    return back
+
+
+def test_the_version_before_a_swap_comes_back_where_the_next_one_cannot_be_loaded(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = swap(plane, monkeypatch)
+    before = plane.serve.deployments[0][0]
+    fail(plane, new, passing=None, port=2)
+    back = come_back(plane, new)
+    returned = plane.serve.deployments[-1][0]
+    assert (returned.reference, returned.kind) == (before.reference, before.kind)
+    wait(lambda: len(plane.rollouts.announced) == 3)
+    assert events(plane)[1:] == [("Degraded", "SwapFailed"), ("Degraded", "SwappedBack")]
+    assert plane.rollouts.announced[2].message.startswith("the version before it answers again; ")
+    plane.loop.wake()
+    time.sleep(0.3)
+    assert set(plane.serve.running) == {back}, "the one that failed is tried again"
+    assert len(plane.rollouts.announced) == 3
+    assert old not in plane.serve.running
+    shown = plane.shown()
+    assert shown is not None
+    assert (shown[0], "no answer" in shown[1]) == (ModelState.FAILED, True), (
+        "the config is not what is served"
+    )
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_swap_whose_next_version_fails_for_what_may_pass_is_tried_again_and_then_undone(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, new = swap(plane, monkeypatch)
+    tried = [new]
+    for tries in range(3):
+        fail(plane, tried[-1], Passing(), port=2 + tries)
+        assert len(plane.rollouts.announced) == 1 or tries == 2
+        wait(
+            lambda: (
+                not {tried[-1]} & set(plane.serve.running) or len(plane.serve.deployments) > len(tried) + 1
+            )
+        )
+        wait(lambda: len(plane.serve.running) == 1)
+        tried.append(next(iter(plane.serve.running)))
+    assert plane.serve.deployments[-1][0].reference == plane.serve.deployments[0][0].reference
+    assert ("Degraded", "SwapFailed") in events(plane)
+
+
 def test_a_swap_to_a_version_that_cannot_be_loaded_is_told(
     plane: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -494,8 +547,7 @@ def test_a_swap_to_a_version_that_cannot_be_loaded_is_told(
     fail(plane, new, passing=None, port=2)
     wait(lambda: len(plane.rollouts.announced) == 2)
     assert events(plane)[1] == ("Degraded", "SwapFailed")
-    message = plane.rollouts.announced[1].message
-    assert message.startswith("nothing answers until it can be loaded, or another config is applied: ")
+    assert plane.rollouts.announced[1].message.startswith("the version before it is loaded again: ")
     plane.apply()
     wait(lambda: len(plane.serve.running) == 1 and new not in plane.serve.running)
     plane.workers.hear(report(next(iter(plane.serve.running)), port=3))

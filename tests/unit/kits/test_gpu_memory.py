@@ -55,9 +55,10 @@ def test_several_gpus_share_a_model_and_whole_ones_are_nobody_elses() -> None:
     assert (whole.size, whole.is_whole) == (4.5 * GIB, True)
 
 
-@pytest.mark.parametrize("name", ["shufflenet", "squeezenet"])
-def test_real_models_take_about_what_is_estimated(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [1, 32])
+@pytest.mark.parametrize("name", ["densenet121", "shufflenet", "squeezenet"])
+def test_real_models_take_about_what_is_estimated(name: str, rows: int, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     write_network(name, path)
-    comparison = compare(name, path)
+    comparison = compare(name, path, rows)
     assert abs(comparison.error) < 0.2, comparison

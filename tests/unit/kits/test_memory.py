@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.kits.memory import Need, free, size
+from gateway.kits.memory import Need, free
 from gateway.metrics import machine
 from gateway.metrics.machine import MachineMemory, usable_memory
+from gateway.wording import size
 from runtimes.engines.base import Memory
 
 GIB = 1024**3

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runtimes import cuda
 from runtimes.base import Resources
 from runtimes.engines import vllm
 from runtimes.engines.base import Adapter, EngineOptions
@@ -78,6 +79,18 @@ def test_a_share_of_a_gpu_and_several(model: HuggingFaceModel) -> None:
     assert flags(model, EngineOptions(), Resources(gpus=0.5))["--gpu-memory-utilization"] == "0.450"
     assert flags(model, EngineOptions(), Resources(gpus=2))["--tensor-parallel-size"] == "2"
     assert "--tensor-parallel-size" not in flags(model, EngineOptions())
+
+
+def test_a_share_in_bytes_is_a_part_of_each_gpu(
+    model: HuggingFaceModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "total_bytes", lambda: 24 << 30)
+    several = flags(model, EngineOptions(), Resources(gpus=2, gpu_memory=6 << 30))
+    assert several["--gpu-memory-utilization"] == "0.250"
+    assert several["--tensor-parallel-size"] == "2"
+    all_of_it = flags(model, EngineOptions(), Resources(gpus=1, gpu_memory=24 << 30))
+    assert "--gpu-memory-utilization" not in all_of_it
+    assert "--gpu-memory-utilization" not in flags(model, EngineOptions(), Resources(gpu_memory=6 << 30))
 
 
 def test_an_adapter_takes_the_name_that_calls_use(model: HuggingFaceModel, adapter: Path) -> None:
