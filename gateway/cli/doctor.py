@@ -12,7 +12,7 @@ import typer
 
 from gateway.cli.config_files import read_file
 from gateway.cli.options import FAILED, Home, Output, OutputFormat, err, out, print_json
-from gateway.wording import size
+from gateway.wording import counted, size
 
 FORMAT = 1
 
@@ -76,7 +76,7 @@ def _lines(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     driver = f"{document['driver']}, for CUDA {document['cuda']} at most" if document["driver"] else "none"
     yield f"driver: {driver}", ""
     for gpu in document["gpus"]:
-        mig = f", MIG with {len(gpu['slices'])} slice(s)" if gpu["is_mig"] else ""
+        mig = f", MIG with {counted(len(gpu['slices']), 'slice')}" if gpu["is_mig"] else ""
         yield f"GPU {gpu['index']}: {gpu['name'] or 'no name'} {gpu['uuid']}, {_memory(gpu)}{mig}", ""
         for part in gpu["slices"]:
             yield f"  slice: {part['name']} {part['uuid']}, {_memory(part)}", ""
