@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from runtimes.errors import InputError
 
@@ -14,6 +14,8 @@ MAX_RATIO = 200
 """How many bytes of content each byte of a compressed body may have, beyond the first `_FREE_BYTES`."""
 _FREE_BYTES = 4 * 1024 * 1024
 _STEP_BYTES = 1024 * 1024
+# So much is given to zlib at a time: after each step it copies what it has not read yet.
+_SLICE_BYTES = 64 * 1024
 # A smaller answer fits one packet as it is.
 _MIN_BYTES = 1400
 
@@ -52,8 +54,7 @@ def decompress(
     allowed = min(limit, max(_FREE_BYTES, received * MAX_RATIO))
     size = 0
     try:
-        for piece in pieces:
-            rest: bytes | memoryview = piece
+        for rest in _slices(pieces):
             while True:
                 reserve(received + min(size + _STEP_BYTES, allowed))
                 # with one byte more than there is room for, a body of just the limit is not too large
@@ -79,6 +80,12 @@ def decompress(
     if reader.unused_data:
         raise InputError(f"the body goes on after the end of its {coding} stream")
     return content
+
+
+def _slices(pieces: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    for piece in pieces:
+        for start in range(0, len(piece), _SLICE_BYTES):
+            yield memoryview(piece)[start : start + _SLICE_BYTES]
 
 
 def is_inflated(received: int, size: int) -> bool:

@@ -16,6 +16,8 @@ from gateway.wire.limits import HEAD_BYTES
 
 # With so much missing of a body, the rest is read straight to where it stays.
 _DIRECT_BYTES = 32768
+# So much of it is read at a time; with less, a body costs more of the CPU.
+_SLICE_BYTES = 256 * 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _JSON = ((b"content-type", b"application/json"),)
 _FAILED = b'{"error":"the server failed on this call; its log says why"}'
@@ -47,7 +49,7 @@ class Connection(FlowControl):
     1. What the parser calls only takes notes. Handlers are called from `_advance` alone, which is never
        entered twice: an answer that is given at once must not nest the next call in this one.
     2. Only the first call in `_waiting` is handled, so answers leave in the order of the requests.
-    3. No more is read while a second call waits, see `FlowControl`.
+    3. No more is read while a second call waits, nor much in one turn of the loop, see `FlowControl`.
     4. What cannot be read as a request becomes a call with a `refusal`, which is answered in its turn. The
        connection drops what still comes, and closes behind the answer.
     5. It closes behind an answer too if the client asked for it, or if the request's end is not here yet.
@@ -74,9 +76,11 @@ class Connection(FlowControl):
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         direct = self._direct
-        return self._scratch if direct is None else direct[self._filled :]
+        return self._scratch if direct is None else direct[self._filled : self._filled + _SLICE_BYTES]
 
     def buffer_updated(self, nbytes: int) -> None:
+        if nbytes >= HEAD_BYTES:
+            self._note_long_read(nbytes)
         if self._is_dropping:
             return
         self._active_tick = self._shared.tick
@@ -259,7 +263,7 @@ class Connection(FlowControl):
         if exchange is None or exchange.reservation is None or exchange.is_complete:
             return
         received = exchange.size if self._direct is None else self._filled
-        if self._is_paused:
+        if self._is_paused and not self._is_resting:
             exchange.reservation.restart(received)
         elif exchange.reservation.is_slow(received, now):
             self._reading = exchange

@@ -56,6 +56,29 @@ def test_a_bomb_takes_no_more_than_the_limit() -> None:
     tracemalloc.stop()
 
 
+def test_zlib_copies_little_of_a_long_piece_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives back what it has not read yet at each step, and keeps the interpreter while it copies that."""
+    given, decompressobj = 0, zlib.decompressobj
+
+    class Reader:
+        def __init__(self, wbits: int) -> None:
+            self._reader = decompressobj(wbits)
+
+        def decompress(self, data: bytes, max_length: int) -> bytes:
+            nonlocal given
+            given += len(data)
+            return self._reader.decompress(data, max_length)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._reader, name)
+
+    content = random.Random(1).randbytes(8 * MIB)
+    packed = gzip.compress(content, 1)
+    monkeypatch.setattr(zlib, "decompressobj", Reader)
+    assert b"".join(decompress([packed], "gzip", 8 * MIB)) == content
+    assert given < 1.1 * len(packed)
+
+
 @pytest.mark.parametrize("coding", CODINGS)
 def test_what_is_cut_off_goes_on_or_is_something_else_is_refused(coding: str) -> None:
     packed = CODINGS[coding](TEXT)
