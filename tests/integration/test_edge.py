@@ -206,7 +206,9 @@ def test_with_few_open_files_many_models_are_taken_at_the_cost_of_connections(
             edge.control.apply(RoutingTable(tuple(routes)))
             assert edge.get(f"/v2/models/m{models - 1}/infer")[0] == 200
             info = dict(
-                line.split(": ", 1) for line in ask(edge.files.runtime_socket, "show info").split("\n") if line
+                line.split(": ", 1)
+                for line in ask(edge.files.runtime_socket, "show info").split("\n")
+                if line
             )
             # HAProxy does not load what it counts more files for than it may have open.
             assert int(info["Maxsock"]) <= MIN_FILES
@@ -223,7 +225,9 @@ def test_more_models_than_the_open_files_allow_change_nothing(tmp_path: Path, wo
     try:
         routes = [Route(f"m{n}", Backend(f"m{n}.v1", ("v1",), (server,))) for n in range(800)]
         edge.control.apply(RoutingTable(tuple(routes[:2])))
-        before = {path: path.read_bytes() for path in (edge.files.config, edge.files.routes, edge.files.slots)}
+        before = {
+            path: path.read_bytes() for path in (edge.files.config, edge.files.routes, edge.files.slots)
+        }
         with pytest.raises(EdgeError, match="raise the limit"):
             edge.control.apply(RoutingTable(tuple(routes)))
         assert all(path.read_bytes() == content for path, content in before.items())

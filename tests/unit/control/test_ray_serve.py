@@ -108,7 +108,9 @@ def test_each_status_of_an_application(
 ) -> None:
     others = (replace(shown, name=name) for name in (ray_serve.GATEWAY_APP, "somebody's"))
     controller = Controller(monkeypatch, shown, *others)
-    monkeypatch.setattr(serve, "status", lambda: pytest.fail("it takes long where there are many applications"))
+    monkeypatch.setattr(
+        serve, "status", lambda: pytest.fail("it takes long where there are many applications")
+    )
     names = (f"SERVE_REPLICA::{APP}#worker#a", f"SERVE_REPLICA::{APP}#worker#b")
     others = (f"SERVE_REPLICA::{APP}1#worker#c", "SERVE_CONTROLLER_ACTOR", f"{APP}#worker#d")
     named = [{"name": name, "namespace": "serve"} for name in (*names, *others)]
