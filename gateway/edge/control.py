@@ -186,7 +186,7 @@ class EdgeControl:
     def _write_files(
         self, table: RoutingTable, slots: Mapping[str, int], pool: Pool, placement: Placement
     ) -> None:
-        """Write the files from which an HAProxy would start with this table; none where there cannot be one."""
+        """Write the files from which an HAProxy would start with this table, or none of them."""
         config = render(self._settings, self._files, pool, placement, watched(table))
         replace_private(self._files.slots, json.dumps(slots))
         replace_private(self._files.routes, "".join(write_entries(map_entries(table, slots))))

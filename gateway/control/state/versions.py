@@ -88,7 +88,7 @@ class Version:
 def version_of(model: DesiredModel, reference: PinnedReference, number: int) -> Version:
     """Return the version that a pinned reference means for a model, as application `number` of its kind.
 
-    Each tick asks for the version of each model again, and a fingerprint takes longer than all else of a tick.
+    Each tick asks for the version of each model again, and a fingerprint takes longer than all else.
     """
     policy = "" if model.policy == ANYTHING else model.policy.fingerprint
     version = Version(
