@@ -57,8 +57,8 @@ from gateway.contract import Announcement, AppName, Passing
 from gateway.control.loop import ray_serve
 from gateway.control.loop.deployer import Deployer, DeploySettings
 from gateway.control.loop.judge import Judge
-from gateway.control.loop.ray_serve import Application
 from gateway.control.loop.model_status import unreachable
+from gateway.control.loop.ray_serve import Application
 from gateway.control.loop.reconcile import Plan, reconcile
 from gateway.control.loop.resolver import Resolver
 from gateway.control.loop.retries import Retries, failures_among, host_of

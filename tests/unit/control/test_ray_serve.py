@@ -43,6 +43,11 @@ def overview(status: str, message: str = "", of_workers: str = "") -> StatusOver
     return StatusOverview(ApplicationStatusInfo(ApplicationStatus(status), message), APP, [deployment])
 
 
+def _bytes(overview: StatusOverview) -> bytes:
+    content: bytes = overview.to_proto().SerializeToString()  # type: ignore[no-untyped-call]
+    return content
+
+
 class Controller:
     """Says of applications what Serve's controller would, in the bytes that it sends."""
 
@@ -59,10 +64,10 @@ class Controller:
         def remote(name: str | None = None) -> bytes | list[bytes]:
             self.asked.append(method)
             if method == "list_serve_statuses":
-                return [overview.to_proto().SerializeToString() for overview in self.overviews.values()]
+                return [_bytes(overview) for overview in self.overviews.values()]
             assert method == "get_serve_status", method
             missing = StatusOverview(ApplicationStatusInfo(ApplicationStatus.NOT_STARTED))
-            return self.overviews.get(name or "", missing).to_proto().SerializeToString()
+            return _bytes(self.overviews.get(name or "", missing))
 
         return SimpleNamespace(remote=remote)
 
@@ -112,8 +117,8 @@ def test_each_status_of_an_application(
         serve, "status", lambda: pytest.fail("it takes long where there are many applications")
     )
     names = (f"SERVE_REPLICA::{APP}#worker#a", f"SERVE_REPLICA::{APP}#worker#b")
-    others = (f"SERVE_REPLICA::{APP}1#worker#c", "SERVE_CONTROLLER_ACTOR", f"{APP}#worker#d")
-    named = [{"name": name, "namespace": "serve"} for name in (*names, *others)]
+    foreign = (f"SERVE_REPLICA::{APP}1#worker#c", "SERVE_CONTROLLER_ACTOR", f"{APP}#worker#d")
+    named = [{"name": name, "namespace": "serve"} for name in (*names, *foreign)]
     monkeypatch.setattr(ray.util, "list_named_actors", lambda **_: named)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "memory": 1e9})
     assert ray_serve.applications() == {APP: application}
