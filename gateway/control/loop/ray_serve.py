@@ -50,8 +50,6 @@ _MAX_ONGOING = 1024
 _HEALTH_PERIOD_SECONDS = 5
 _HEALTH_TIMEOUT_SECONDS = 15
 _STATS_SECONDS = 1.0
-# Where there is nothing to scale.
-_FIXED_STATS_SECONDS = 5.0
 # Serve's configs cannot be made in two threads at once (2.60: they share a registration of cloudpickle's).
 _CONFIGS = threading.Lock()
 # States of an application (Ray Serve, ApplicationStatus).
@@ -183,7 +181,6 @@ def autoscaling(scaling: Scaling, is_running: bool = False) -> dict[str, Any]:
     One worker at least starts, which proves that the version loads; one that is running keeps its workers,
     as far as they are within the bounds.
     """
-    is_fixed = scaling.min == scaling.max
     return {
         "min_replicas": scaling.min,
         "initial_replicas": None if is_running else scaling.first,
@@ -193,9 +190,9 @@ def autoscaling(scaling: Scaling, is_running: bool = False) -> dict[str, Any]:
             "policy_function": f"{ByOngoingCalls.__module__}:{ByOngoingCalls.__name__}",
             "policy_kwargs": {"idle_seconds": scaling.downscale_to_zero_delay},
         },
-        "metrics_interval_s": _FIXED_STATS_SECONDS if is_fixed else _STATS_SECONDS,
-        # Serve asks a worker five times in it.
-        "look_back_period_s": 5 * _FIXED_STATS_SECONDS if is_fixed else LOOK_BACK_SECONDS,
+        # A worker keeps those that it started with, so they are the same for a fixed number.
+        "metrics_interval_s": _STATS_SECONDS,
+        "look_back_period_s": LOOK_BACK_SECONDS,
         "upscale_delay_s": scaling.upscale_delay,
         "downscale_delay_s": scaling.downscale_delay,
         # The policy has waited for this by then: it knows when each worker was last called.

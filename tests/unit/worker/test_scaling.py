@@ -174,10 +174,9 @@ def test_a_worker_that_never_comes_is_given_up() -> None:
     assert serve.decide() == 0
 
 
-def test_workers_report_each_second_where_there_is_something_to_scale() -> None:
+def test_workers_report_each_second() -> None:
     """Serve means to replace this field by environment variables, which nothing in Ray 2.60 reads."""
-    assert scaled(min=0, max=1).config.metrics_interval_s == scaled(max=2).config.metrics_interval_s == 1
-    assert scaled(min=2, max=2).config.metrics_interval_s == 5
+    assert scaled().config.metrics_interval_s == 1
 
 
 def test_serve_asks_a_worker_on_its_own_loop() -> None:
