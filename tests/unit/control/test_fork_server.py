@@ -309,11 +309,15 @@ def test_one_that_ends_before_its_raylet_is_told_of(
 IMPORTS = """
 import sys
 from gateway.control.loop import fork_server
-fork_server._import(fork_server.WITHOUT_RAY)
+fork_server.import_without_ray()
 assert "ray" not in sys.modules, "it would have no raylet"
 assert all(name in sys.modules for name in fork_server.WITHOUT_RAY)
 fork_server.import_ray()
 assert all(name in sys.modules for name in fork_server.WITH_RAY)
+from runtimes.select import installed
+before = set(sys.modules)
+assert installed()
+assert set(sys.modules) == before, "each worker would import them again"
 assert not fork_server.has_threads()
 assert fork_server.have_ids_of_their_own()
 unused = {"torch", "sklearn", "scipy", "onnxruntime", "xgboost", "transformers"} & set(sys.modules)
