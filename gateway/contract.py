@@ -27,6 +27,8 @@ from gateway.wire.worker_tls import WorkerTls
 from runtimes.signature import Signature
 
 _PORTS = 65_536
+MAX_REST_SECONDS = 4.0
+"""For so much longer than a second a worker that rests says nothing."""
 AppName = NewType("AppName", str)
 """The name of the Serve application that runs one version."""
 
@@ -147,6 +149,8 @@ class Instructions:
     """Whether another worker takes its place: it is to answer the calls that it has, and end."""
     must_sleep: bool = False
     """Whether it is to make room for another model, as it may sleep and nobody calls it."""
+    may_rest: bool = False
+    """Whether nobody waits for its next reports: it may send few while nobody calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +183,7 @@ class Passing:
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a worker reports every second, and at each change of state."""
+    """What a worker reports every second, or less often while it rests, and at each change of state."""
 
     worker: str
     app: AppName
@@ -230,6 +234,8 @@ class Announcement:
     """Sent only when the gateway asks for it."""
     number: int = 0
     """Counts a worker's reports: a later one may arrive first."""
+    rest_seconds: float = 0.0
+    """For so much longer than a second it says nothing, if nothing happens."""
     passing: Passing | None = None
     """Set where it failed for a reason that may pass."""
     spans: tuple[Span, ...] = ()
@@ -264,6 +270,7 @@ class Announcement:
             first_call=foreign_text(self.first_call),
             spans=tuple(_checked(self.spans[:MAX_SPANS])),
             evidence=self.evidence.bounded(),
+            rest_seconds=min(max(self.rest_seconds, 0.0), MAX_REST_SECONDS),
         )
 
 

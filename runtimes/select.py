@@ -85,6 +85,11 @@ def installed() -> dict[str, Runtime]:
     return {name: _instance(entry) for name, entry in entries.items()}
 
 
+def built_in_modules() -> list[str]:
+    """Return the modules of the runtimes that are here; they import their engines only to load a model."""
+    return [entry.module for entry in _BUILT_IN]
+
+
 def names() -> list[str]:
     """Return the name of every runtime, built-in ones first; nothing is imported for that."""
     return list(dict.fromkeys(entry.name for entry in (*_BUILT_IN, *entry_points(group=GROUP))))

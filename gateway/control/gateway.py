@@ -167,13 +167,16 @@ class Gateway:
             self._loop.wake()
             self._measured.hear(announcement)
         app = announcement.app
+        must_sleep = app == self._loop.making_room
+        is_awaited = must_sleep or self._restarts.is_under_way(app)
         return Instructions(
             self._descriptions.hear(announcement),
             self._rollouts.mirroring(app),
             self._payload_log.rules(app),
             told_until,
             self._restarts.must_end(announcement.worker),
-            must_sleep=app == self._loop.making_room,
+            must_sleep=must_sleep,
+            may_rest=self._rollouts.is_unwatched(app) and not is_awaited,
         )
 
     async def record(self, batch: PayloadBatch) -> None:

@@ -5,13 +5,18 @@ call that runs, and those that are kept for the next call. A client that opens m
 connections would use them up, so calls and kept connections are bounded as well. With these numbers the sum
 never exceeds `files`:
 
-    files = _OWN_FILES + 2 * all_connections
+    files = _OWN_FILES + checks + 2 * all_connections
     2 * all_connections >= connections + requests + kept * keeping + 2 * routed + HEALTH_CONNECTIONS
+
+HAProxy counts one file for each server whose health it checks, and does not start with more than it may have
+open. What a pool of few models has of them is set aside from the beginning (`FIRST_CHECKS`); a larger pool
+takes from the callers (`EdgeBounds.beside`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from gateway.errors import EdgeError
 from gateway.wire.limits import CONNECTION_STREAMS
@@ -39,8 +44,14 @@ ALL_STREAMS = 512
 RAISE_THE_LIMIT = (
     "raise the limit (`LimitNOFILE=` in systemd, `--ulimit nofile=65536` in Docker, or limits.conf)"
 )
-# Of HAProxy: listeners, sockets for control, threads, health checks.
-_OWN_FILES = 512
+FIRST_CHECKS = 256
+"""For so many servers' health checks there are files, whatever callers take."""
+# Of HAProxy: listeners, sockets for control, threads.
+_OWN_FILES = 256
+# Connections that are neither clients' nor those of calls to workers: routed ones, and health's.
+_OTHER_CONNECTIONS = 256
+# With fewer, what serves many models would not serve many callers.
+_MIN_CONNECTIONS = 512
 _MAX_ROUTED = 400
 _MIN_KEEPING = 256
 
@@ -62,6 +73,10 @@ class EdgeBounds:
 
     files: int
     """How many files HAProxy may have open."""
+    limits: CallerLimits
+    """What the config says."""
+    cores: int
+    """On how many HAProxy runs."""
     all_connections: int
     """`maxconn` of the process, from which HAProxy sizes its table of files: two for each."""
     connections: int
@@ -82,6 +97,23 @@ class EdgeBounds:
     """How many calls one caller may have in work."""
     caller_upload: int
     """How many bytes of one caller's large bodies are taken in a second, while it has many calls."""
+
+    def beside(self, checks: int) -> EdgeBounds:
+        """Return the same with so many health checks; limits of the config become lower where they must.
+
+        Raises:
+            EdgeError: when too little is left for callers.
+        """
+        if checks <= FIRST_CHECKS:
+            return self
+        left = _connections(self.files, checks) - _OTHER_CONNECTIONS
+        if left < _MIN_CONNECTIONS:
+            needed = 2 * (_MIN_CONNECTIONS + _OTHER_CONNECTIONS) + _OWN_FILES + checks
+            raise EdgeError(
+                f"for so many models and workers the edge needs {needed} open files, and it may have "
+                f"{self.files} (ulimit -Hn): {RAISE_THE_LIMIT}, or serve fewer models"
+            )
+        return _bounds(self.files, checks, self.limits, self.cores, may_lower=True)
 
     @property
     def crowded(self) -> int:
@@ -110,24 +142,36 @@ def edge_bounds(files: int, limits: CallerLimits | None = None, cores: int = 2) 
     Raises:
         EdgeError: when a limit of the config needs more files, or more than there is of all callers.
     """
-    limits = limits or CallerLimits()
-    all_connections = (files - _OWN_FILES) // 2
-    possible = (files - 2 * _OWN_FILES) // 2
+    return _bounds(files, FIRST_CHECKS, limits or CallerLimits(), cores, may_lower=False)
+
+
+def _connections(files: int, checks: int) -> int:
+    """Return for how many connections, of two files each, there is room beside HAProxy's own files."""
+    return (files - _OWN_FILES - checks) // 2
+
+
+def _bounds(files: int, checks: int, limits: CallerLimits, cores: int, *, may_lower: bool) -> EdgeBounds:
+    all_connections = _connections(files, checks)
+    possible = all_connections - _OTHER_CONNECTIONS
     connections = min(MAX_CONNECTIONS, possible) if limits.max_connections is None else limits.max_connections
-    if connections > possible:
-        needed = 2 * (connections + _OWN_FILES)
+    if connections > possible and not may_lower:
+        needed = 2 * (connections + _OTHER_CONNECTIONS) + _OWN_FILES + checks
         raise EdgeError(
             f"callers.max_connections is {connections}, for which {needed} open files are needed, and this "
             f"process may have {files} (ulimit -Hn): write {possible} at most, or {RAISE_THE_LIMIT}"
         )
+    connections = min(connections, possible)
     # What is possible leaves 192 of these.
     routed = min(_MAX_ROUTED, all_connections - connections - HEALTH_CONNECTIONS)
     to_workers = 2 * all_connections - connections - 2 * routed - HEALTH_CONNECTIONS
     # To keep fewer than a burst of calls needs costs more than to run fewer at a time.
     requests = min(max(connections, MAX_CONNECTIONS), to_workers * 2 // 5)
     kept = max(1, min(limits.max_streams_per_connection, (to_workers - requests) // _MIN_KEEPING))
+    of_one = partial(_of_one, may_lower=may_lower)
     return EdgeBounds(
         files=files,
+        limits=limits,
+        cores=cores,
         all_connections=all_connections,
         connections=connections,
         routed=routed,
@@ -135,20 +179,20 @@ def edge_bounds(files: int, limits: CallerLimits | None = None, cores: int = 2) 
         streams=limits.max_streams_per_connection,
         keeping=(to_workers - requests) // kept,
         kept=kept,
-        caller_connections=_of_one(
+        caller_connections=of_one(
             "max_connections_each", limits.max_connections_each, max(1, connections // 4), connections
         ),
-        caller_requests=_of_one(
+        caller_requests=of_one(
             "max_requests_each", limits.max_requests_each, min(CALLER_REQUESTS, requests // 2), requests
         ),
         caller_upload=limits.max_upload_each or UPLOAD_BYTES * cores,
     )
 
 
-def _of_one(field: str, wanted: int | None, default: int, of_all: int) -> int:
-    if wanted is not None and wanted > of_all:
+def _of_one(field: str, wanted: int | None, default: int, of_all: int, *, may_lower: bool) -> int:
+    if wanted is not None and wanted > of_all and not may_lower:
         raise EdgeError(
             f"callers.{field} is {wanted}, and the edge takes {of_all} of all callers together: write less, "
             "or raise callers.max_connections and the limit of open files (ulimit -Hn)"
         )
-    return default if wanted is None else wanted
+    return min(default if wanted is None else wanted, of_all)

@@ -98,6 +98,8 @@ class EdgeControl:
         """Held while HAProxy is changed."""
         self._table: RoutingTable | None = None
         """The last table, for a change of the settings: the next `apply` brings it again in any case."""
+        self._max_connections = settings.bounds.connections
+        """How many the last config has it take, for the metrics."""
 
     def write_first(self, table: RoutingTable) -> None:
         """Write the files for a first start, where no worker runs yet."""
@@ -184,13 +186,13 @@ class EdgeControl:
     def _write_files(
         self, table: RoutingTable, slots: Mapping[str, int], pool: Pool, placement: Placement
     ) -> None:
-        """Write the files from which an HAProxy would start with this table."""
+        """Write the files from which an HAProxy would start with this table, or none of them."""
+        config = render(self._settings, self._files, pool, placement, watched(table))
         replace_private(self._files.slots, json.dumps(slots))
         replace_private(self._files.routes, "".join(write_entries(map_entries(table, slots))))
         replace_private(self._files.errors, "".join(write_entries(error_entries() | refusal_entries())))
-        replace_private(
-            self._files.config, render(self._settings, self._files, pool, placement, watched(table))
-        )
+        replace_private(self._files.config, config)
+        self._max_connections = self._settings.bounds.beside(pool.size).connections
 
     def end_canary(self, model: str) -> None:
         """Give a model's canary no more unversioned calls, and leave all else as it is.
@@ -243,7 +245,7 @@ class EdgeControl:
             return EdgeStatistics(self._counters.versions(), self._sample(is_up=True), memory)
 
     def _sample(self, *, is_up: bool) -> EdgeSample:
-        return replace(self._counters.edge(is_up), max_connections=self._settings.bounds.connections)
+        return replace(self._counters.edge(is_up), max_connections=self._max_connections)
 
     def _count_if_possible(self) -> None:
         """Add up what HAProxy has counted; calls must find their way also where that fails."""

@@ -220,7 +220,7 @@ def read_servers(state: str) -> tuple[Placement, Pool]:
     """Return who takes calls where and how large the pool is, by the answer to `show servers state`."""
     workers: dict[int, dict[int, Server]] = {}
     activator: set[int] = set()
-    slots = servers = 0
+    servers: dict[int, int] = {}
     for line in state.splitlines():
         fields = line.split()
         slot = slot_of(fields[1]) if len(fields) >= _STATE_FIELDS else None
@@ -228,15 +228,16 @@ def read_servers(state: str) -> tuple[Placement, Pool]:
             continue
         name, host, port = fields[3], fields[4], fields[18]
         is_up = not int(fields[6]) & _IN_MAINTENANCE
-        slots = max(slots, slot + 1)
+        servers.setdefault(slot, 0)
         if name == ACTIVATOR:
             activator |= {slot} if is_up else set()
             continue
         number = number_of(name)
-        servers = max(servers, number + 1)
+        servers[slot] = max(servers[slot], number + 1)
         if is_up:
             workers.setdefault(slot, {})[number] = Server("", host, int(port))
-    return Placement(workers, frozenset(activator)), Pool(slots, servers)
+    sizes = (servers.get(slot, 0) for slot in range(max(servers, default=-1) + 1))
+    return Placement(workers, frozenset(activator)), Pool(tuple(sizes))
 
 
 def differs(live: Placement, wanted: Placement) -> bool:

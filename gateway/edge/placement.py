@@ -1,7 +1,7 @@
 """Which version has which of HAProxy's backends, and which worker which server in it. Pure.
 
 HAProxy can change servers and maps while it runs, but not add a backend. So it has a *pool* of empty
-backends, each with a number of empty servers, and a version is given one backend (its *slot*) for as long
+backends, each with some empty servers, and a version is given one backend (its *slot*) for as long
 as it is served.
 """
 
@@ -16,7 +16,8 @@ from gateway.edge.routes import RoutingTable, Server
 ACTIVATOR = "activator"
 """The server of each backend that stands for the gateway's activator."""
 _FIRST_SLOTS = 32
-_FIRST_SERVERS = 8
+# How many servers new slots get while so many slots are there: with many models, few have many workers.
+_FIRST_SERVERS, _MIN_SERVERS, _FIRST_OF_ALL = 8, 2, 512
 
 Places = Mapping[int, Mapping[int, Server]]
 """Workers by slot, and in it by the server's number."""
@@ -32,19 +33,26 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """How many backends HAProxy has, and how many servers each of them."""
+    """The backends that HAProxy has: how many servers each of them has, by slot."""
 
-    slots: int = _FIRST_SLOTS
-    servers: int = _FIRST_SERVERS
+    servers: tuple[int, ...] = (_FIRST_SERVERS,) * _FIRST_SLOTS
+
+    @property
+    def size(self) -> int:
+        """How many servers there are, each of which has its health checked."""
+        return sum(self.servers)
 
     def grown_for(self, places: Places) -> Pool:
-        """Return the same pool, or one doubled until it has all these places."""
-        slots, servers = self.slots, self.servers
+        """Return the same pool, or one with twice the slots, or twice the servers in some, until all fit."""
+        slots = len(self.servers)
         while slots <= max(places, default=-1):
             slots = slots * 2 or _FIRST_SLOTS
-        while servers <= max((max(numbers, default=-1) for numbers in places.values()), default=-1):
-            servers = servers * 2 or _FIRST_SERVERS
-        return Pool(slots, servers)
+        first = min(_FIRST_SERVERS, max(_MIN_SERVERS, _FIRST_OF_ALL // max(slots, 1)))
+        servers = [*self.servers, *[first] * (slots - len(self.servers))]
+        for slot, numbers in places.items():
+            while servers[slot] <= max(numbers, default=-1):
+                servers[slot] = servers[slot] * 2 or first
+        return Pool(tuple(servers))
 
 
 def backend_name(slot: int) -> str:

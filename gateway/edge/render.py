@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -33,12 +34,17 @@ def render(
 ) -> str:
     """Return the configuration, with each worker at its server and the rest of the pool empty.
 
+    What the edge takes at a time is as much as the pool leaves, see `bounds`.
+
     `watched` is what of a call decides where it goes, see `routes.Rules`.
+
+    Raises:
+        EdgeError: when the pool leaves too little.
     """
     return _template().render(
-        settings=settings,
+        settings=replace(settings, bounds=settings.bounds.beside(pool.size)),
         files=files,
-        slots=[_slot(number, pool, placement) for number in range(pool.slots)],
+        slots=[_slot(number, servers, placement) for number, servers in enumerate(pool.servers)],
         activator=ACTIVATOR,
         watched=watched,
         lookup=partial(route_map.lookup, files.routes),
@@ -79,12 +85,12 @@ def _template() -> jinja2.Template:
     return environment.get_template("haproxy.cfg.j2")
 
 
-def _slot(slot: int, pool: Pool, placement: Placement) -> dict[str, Any]:
+def _slot(slot: int, servers: int, placement: Placement) -> dict[str, Any]:
     workers = placement.workers.get(slot, {})
     return {
         "name": backend_name(slot),
         "prefix_name": prefix_backend_name(slot),
-        "servers": [_server(number, workers.get(number)) for number in range(pool.servers)],
+        "servers": [_server(number, workers.get(number)) for number in range(servers)],
         "has_activator": slot in placement.activator,
     }
 

@@ -37,9 +37,12 @@ ALL = (*containment.ALL, ENVIRONMENT)
 _DIRECTORY = "kitserve-worker-"
 _WRITTEN = (MEMORY_DIRECTORY, GPU_DIRECTORY, HUNG_DIRECTORY)  # below the home
 _MIN_AGE = 30.0  # seconds: between making and locking one passes less
-# What the libraries in a worker read, besides what its children get. Ray's token is known to Ray by then.
+# What the libraries in a worker read, besides what its children get.
 _PREFIXES = ("RAY_", "SERVE_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "ORT_", "TF_", "PYTHON", "MALLOC_")
 _VARIABLES = ("USER", "LOGNAME", "SHELL", "PWD", "KERAS_BACKEND", "TOKENIZERS_PARALLELISM")
+
+# Ray has read it by then, and a kit that had it could call Ray as Kitserve does.
+_SECRETS = ("RAY_AUTH_TOKEN",)
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +140,8 @@ def without_tls_key(spec: WorkerSpec) -> WorkerSpec:
 
 
 def _may_stay(name: str) -> bool:
+    if name in _SECRETS:
+        return False
     return is_passed(name) or name.startswith(_PREFIXES) or name in _VARIABLES
 
 

@@ -26,8 +26,11 @@ class Worker:
         """Raise if this worker cannot answer; Serve calls this."""
         await self._replica.check_health()
 
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """Return how many calls are inside, and for how long there were none; for Serve's autoscaling."""
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return how many calls are inside, and for how long there were none; for Serve's autoscaling.
+
+        Serve would call what is no coroutine in a thread of its own, twice a second.
+        """
         return self._replica.autoscaling_stats()
 
     async def is_awake(self) -> bool:

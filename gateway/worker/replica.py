@@ -47,6 +47,7 @@ from gateway.worker.load_limit import LoadLimit
 from gateway.worker.loading import Loader, OpenedKit, ServableModel, closed_on_failure
 from gateway.worker.memory_limit import MemoryLimit
 from gateway.worker.payload_delivery import PayloadDelivery
+from gateway.worker.resting import News, Rest
 from gateway.worker.scaling import IDLE, ONGOING
 from gateway.worker.stuck import stuck
 from gateway.worker.version import Identity
@@ -105,6 +106,7 @@ class Replica:
         self._description: Description | None = None
         self._must_describe = False
         self._must_sleep = False
+        self._rest = Rest()
         self._engine_numbers: EngineNumbers | None = None
         self._tracer: Tracer | None = None
         self._watching: list[asyncio.Task[None]] = []
@@ -253,6 +255,12 @@ class Replica:
         while True:
             await self._announce()
             await asyncio.sleep(ANNOUNCE_SECONDS)
+            while self._rest.goes_on(self._news()):
+                await asyncio.sleep(ANNOUNCE_SECONDS)
+
+    def _news(self) -> News:
+        """Return what changes with each thing that the gateway is to hear of within a second."""
+        return self._announcement, self._tally.ongoing, self._tally.last_call
 
     async def _end_with(self, engine: ModelInChild) -> None:
         """End this process once its engine has ended, or hangs: Serve starts another worker in its place."""
@@ -336,6 +344,7 @@ class Replica:
             evidence=self._tally.told_windows(self._told_until),
             description=self._description if self._must_describe else None,
             number=next(self._numbers),
+            rest_seconds=self._rest.begin(self._news()),
         )
         if self._tracer is not None:
             recorder = self._tracer.recorder
@@ -347,6 +356,7 @@ class Replica:
         except Exception as error:
             # A gateway that is being restarted gets the next announcement.
             self._delivery.failed(error)
+            self._rest.allow(False)
             if self._tracer is not None:
                 self._tracer.recorder.drop(len(announcement.spans))
             return
@@ -354,6 +364,8 @@ class Replica:
         self._must_describe = instructions.describe
         self._told_until = instructions.told_until
         self._must_sleep = instructions.must_sleep
+        is_ready = self._announcement.state is WorkerState.READY
+        self._rest.allow(instructions.may_rest and is_ready and not instructions.describe)
         if instructions.must_end and self._announcement.state is WorkerState.READY:
             self._note(state=WorkerState.DRAINING)
             self._watching.append(asyncio.create_task(self._end_replaced()))

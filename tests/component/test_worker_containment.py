@@ -42,6 +42,7 @@ print(json.dumps({
     "home": os.environ["HOME"],
     "temporary": tempfile.mkdtemp(),
     "secret": os.environ.get("REGISTRY_PASSWORD"),
+    "token": os.environ.get("RAY_AUTH_TOKEN") or "of-ray" in open("/proc/self/environ").read(),
 }))
 sys.stdout.flush()
 os._exit(0)
@@ -63,6 +64,7 @@ def test_a_worker_reads_its_kit_and_writes_the_log(tmp_path: Path) -> None:
         "PYTHONPATH": str(ROOT),
         "TMPDIR": str(temporary),
         "REGISTRY_PASSWORD": "x",
+        "RAY_AUTH_TOKEN": "of-ray",
         "PATH": "/bin",
     }
     command = [sys.executable, "-c", WORKER, str(home), str(home / "cache" / "kit")]
@@ -70,6 +72,7 @@ def test_a_worker_reads_its_kit_and_writes_the_log(tmp_path: Path) -> None:
     results = json.loads(output.stdout)
     assert set(results["on"]) == set(ALL)
     assert (results["kit"], results["log"], results["secret"]) == ("done", "done", None)
+    assert results["token"] is False
     assert (results["other kit"], results["state"]) == ("PermissionError", "PermissionError")
     # What others read or write there is no link to what the worker may not read, and nothing that waits.
     assert results["traps"] == ["PermissionError"] * 3

@@ -16,6 +16,7 @@ import pytest
 
 import gateway
 from gateway.call_records.access_log import Converter
+from gateway.edge.bounds import MIN_FILES, edge_bounds
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.haproxy import ask
@@ -192,6 +193,47 @@ def test_the_pool_grows_by_a_reload_that_loses_no_call(edge: RunningEdge, worker
             time.sleep(0.3)
     assert load.failures == {}
     assert load.outcomes["200"] > 100
+
+
+def test_with_few_open_files_many_models_are_taken_at_the_cost_of_connections(
+    tmp_path: Path, workers: Workers
+) -> None:
+    edge = RunningEdge(tmp_path, bounds=edge_bounds(MIN_FILES))
+    server, taken = workers.start("v1"), []
+    try:
+        for models in (1, 40, 150, 400):
+            routes = [Route(f"m{n}", Backend(f"m{n}.v1", ("v1",), (server,))) for n in range(models)]
+            edge.control.apply(RoutingTable(tuple(routes)))
+            assert edge.get(f"/v2/models/m{models - 1}/infer")[0] == 200
+            info = dict(
+                line.split(": ", 1)
+                for line in ask(edge.files.runtime_socket, "show info").split("\n")
+                if line
+            )
+            # HAProxy does not load what it counts more files for than it may have open.
+            assert int(info["Maxsock"]) <= MIN_FILES
+            taken.append(edge.control.statistics().whole.max_connections)
+    finally:
+        edge.stop()
+    assert taken == sorted(taken, reverse=True)
+    assert taken[0] > taken[-1] > 512
+
+
+def test_more_models_than_the_open_files_allow_change_nothing(tmp_path: Path, workers: Workers) -> None:
+    edge = RunningEdge(tmp_path, bounds=edge_bounds(2600))
+    server = workers.start("v1")
+    try:
+        routes = [Route(f"m{n}", Backend(f"m{n}.v1", ("v1",), (server,))) for n in range(800)]
+        edge.control.apply(RoutingTable(tuple(routes[:2])))
+        before = {
+            path: path.read_bytes() for path in (edge.files.config, edge.files.routes, edge.files.slots)
+        }
+        with pytest.raises(EdgeError, match="raise the limit"):
+            edge.control.apply(RoutingTable(tuple(routes)))
+        assert all(path.read_bytes() == content for path, content in before.items())
+        assert edge.get("/v2/models/m1/infer")[0] == 200
+    finally:
+        edge.stop()
 
 
 def test_a_killed_worker_costs_no_call(edge: RunningEdge, workers: Workers) -> None:

@@ -13,7 +13,9 @@ from gateway.edge.bounds import edge_bounds
 from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.haproxy_program import find_haproxy
-from gateway.edge.routes import RoutingTable
+from gateway.edge.placement import Placement, Pool
+from gateway.edge.render import render
+from gateway.edge.routes import RoutingTable, Server
 from tests.support.ports import free_port
 
 
@@ -83,10 +85,18 @@ def test_too_few_open_files(config: Path, tmp_path: Path) -> None:
     assert "may have 1024 files open (ulimit -Hn), and Kitserve needs 4096" in line
 
 
-def test_with_as_many_open_files_as_it_needs_haproxy_starts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("models", [0, 33, 130, 500])
+def test_with_as_many_open_files_as_it_needs_haproxy_starts(tmp_path: Path, models: int) -> None:
     files = EdgeFiles(tmp_path)
     settings = EdgeSettings(f"127.0.0.1:{free_port()}", bounds=edge_bounds(4096))
+    server = Server("", "127.0.0.1", 9)
+    places = Placement({model: {0: server, 1: server} for model in range(models)})
     EdgeControl(settings, files).write_first(RoutingTable())
+    files.config.write_text(render(settings, files, Pool().grown_for(places.workers), places))
+    check = subprocess.run(
+        [find_haproxy().path, "-c", "-f", files.config], capture_output=True, text=True, check=False
+    )
+    assert (check.returncode, check.stderr) == (0, "")
     command = shlex.join([str(find_haproxy().path), "-W", "-db", "-f", str(files.config)])
     done = subprocess.run(
         ["bash", "-c", f"ulimit -n 4096; timeout -s INT 2 {command}"],

@@ -97,7 +97,7 @@ def main(listener: socket.socket) -> None:
     # Else numpy starts threads. Ray has its processes compute with one, where the user asks for no more.
     if "OMP_NUM_THREADS" not in os.environ:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    _import(WITHOUT_RAY)
+    import_without_ray()
     raylet = sys.stdin.readline().strip()
     if not raylet or os.getppid() != parent:
         return
@@ -112,6 +112,16 @@ def main(listener: socket.socket) -> None:
     gc.collect()
     gc.freeze()
     become(serve(listener, os.environ.get(TOKEN, "")))
+
+
+def import_without_ray() -> None:
+    """Import what does not import Ray: `WITHOUT_RAY`, and the runtimes, without their engines."""
+    _import(WITHOUT_RAY)
+    # Each worker asks all of them which reads its model: to import them is half of what its start computes.
+    # Not above: numpy, which comes with them, reads the environment.
+    from runtimes.select import built_in_modules
+
+    _import(tuple(built_in_modules()))
 
 
 def import_ray() -> None:

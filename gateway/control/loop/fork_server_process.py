@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 _IMPORT_SECONDS = 30.0
+# Where all ends, the raylet has ended so long after it.
+_ENDING_SECONDS = 2.0
 PLAIN_VARIABLE = "KITSERVE_PLAIN_RAY"
 """The environment variable by which Ray starts as it is: any value but "" and "0"."""
 
@@ -19,6 +24,9 @@ PLAIN_VARIABLE = "KITSERVE_PLAIN_RAY"
 def is_wanted() -> bool:
     """Tell whether the environment allows a fork server, and a Ray without what is not used."""
     return os.environ.get(PLAIN_VARIABLE, "") in ("", "0")
+
+
+log = logging.getLogger(__name__)
 
 
 class ForkServer:
@@ -55,6 +63,14 @@ class ForkServer:
         with contextlib.suppress(OSError):
             self._process.stdin.write(f"{raylet}\n".encode())
             self._process.stdin.flush()
+            threading.Thread(target=self._watch, args=(raylet,), name="fork-server", daemon=True).start()
+
+    def _watch(self, raylet: int) -> None:
+        """Say when it ends before its raylet: from then on, Ray starts its processes itself."""
+        code = self._process.wait()
+        time.sleep(_ENDING_SECONDS)
+        if Path(f"/proc/{raylet}").exists():
+            log.warning("fork_server.ended", extra={"code": code})
 
     def wait(self, seconds: float = _IMPORT_SECONDS) -> None:
         """Wait until it forks, or has ended: what asks for no process is hung up on then."""

@@ -57,6 +57,7 @@ from gateway.contract import Announcement, AppName, Passing
 from gateway.control.loop import ray_serve
 from gateway.control.loop.deployer import Deployer, DeploySettings
 from gateway.control.loop.judge import Judge
+from gateway.control.loop.model_status import unreachable
 from gateway.control.loop.ray_serve import Application
 from gateway.control.loop.reconcile import Plan, reconcile
 from gateway.control.loop.resolver import Resolver
@@ -127,6 +128,8 @@ class ReconcileLoop:
         self._asleep: frozenset[AppName] = frozenset()
         self._applied: RoutingTable | None = None
         self._applied_at = float("-inf")
+        self._routed: RoutingTable | None = None
+        """The last table that the edge took, also where it takes no later one."""
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self.status = Status()
@@ -184,7 +187,8 @@ class ReconcileLoop:
         self._restarts.advance(observed.workers, recorded.versions, observed.apps)
         self._make_room(recorded, observed)
         self._begin(plan, recorded)
-        self.status = Status(recorded.desired.generation, plan.models, edge_trouble)
+        models = unreachable(plan.models, self._routed, edge_trouble) if edge_trouble else plan.models
+        self.status = Status(recorded.desired.generation, models, edge_trouble)
         self._watch.is_quiet = not edge_trouble and _is_quiet(plan, recorded)
 
     def _run(self) -> None:
@@ -310,7 +314,8 @@ class ReconcileLoop:
         # A table also changes with each worker that comes or goes, which is logged as that.
         if self._applied is None or weights != _weights(self._applied):
             log.info("routes.applied", extra={"routes": weights})
-        self._applied, self._applied_at = table, now
+        self._applied = self._routed = table
+        self._applied_at = now
         return ""
 
     def _begin(self, plan: Plan, recorded: Recorded) -> None:

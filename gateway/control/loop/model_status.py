@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from gateway.contract import Announcement, WorkerState
 from gateway.control.loop.roles import Role, Roles
@@ -18,6 +19,7 @@ from gateway.control.state.status import (
     WorkerStatus,
 )
 from gateway.control.state.versions import Version
+from gateway.edge.routes import RoutingTable
 from gateway.metrics.tokens import Tokens
 from gateway.rollout.state import Phase, Stage
 
@@ -55,6 +57,26 @@ def model_status(name: str, roles: Roles, route: AppRoute, situation: Situation)
         ),
         rollout=None if rollout is None else rollout_status(rollout),
         retry=next((retry for role in deciding if (retry := _retry(role, situation))), None),
+    )
+
+
+def unreachable(
+    models: Iterable[ModelStatus], routed: RoutingTable | None, trouble: str
+) -> tuple[ModelStatus, ...]:
+    """Return the same models where the edge could not be told of all: those that it has no way to load yet.
+
+    Args:
+        models: as they are apart from that.
+        routed: the last table that the edge has taken; None before the first one.
+        trouble: why it took no later one.
+    """
+    known = {route.model for route in (() if routed is None else routed.routes) if route.backends()}
+    message = f"its workers are ready, but the edge does not route to them: {trouble}"
+    return tuple(
+        replace(model, state=ModelState.LOADING, message=message)
+        if model.state in (ModelState.READY, ModelState.ASLEEP) and model.name not in known
+        else model
+        for model in models
     )
 
 

@@ -7,6 +7,8 @@ What of Ray is used that is not public and stable is here too (but for `ray_star
 - `serve.delete(_blocking=False)`, which returns before an application is gone;
 - a `DeploymentHandle` made by its constructor, as `serve.get_app_handle` keeps each that it gives out, and
   its `shutdown_async`;
+- `list_serve_statuses` and `get_serve_status` of Serve's own client: `serve.status` makes all details of all
+  applications, for which Serve's controller and this process compute longer with each application;
 - the names of replicas' actors, `SERVE_REPLICA::<application>#<deployment>#<id>`;
 - `ray.util.get_node_ip_address`;
 - what Serve says of a replica that cannot be scheduled, or takes long to start: it is put into our own words;
@@ -20,13 +22,15 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Mapping, Set
+from collections import Counter
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray import serve
 from ray.serve.api import RunTarget
+from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from gateway.contract import AppName, WorkerSpec
@@ -49,6 +53,7 @@ _STATS_SECONDS = 1.0
 # Serve's configs cannot be made in two threads at once (2.60: they share a registration of cloudpickle's).
 _CONFIGS = threading.Lock()
 # States of an application (Ray Serve, ApplicationStatus).
+_RUNS = "RUNNING"
 _GAVE_UP = "DEPLOY_FAILED"
 _WAS_READY = ("RUNNING", "UNHEALTHY")
 _HAS_TROUBLE = ("DEPLOYING", "UNHEALTHY")
@@ -63,8 +68,6 @@ _UNSCHEDULED = re.compile(
 _LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 # How the names of replicas' actors begin (Ray Serve, ReplicaID).
 _REPLICAS = "SERVE_REPLICA::"
-# State of a replica (Ray Serve, ReplicaState).
-_RUNNING = "RUNNING"
 
 
 def start_serve() -> None:
@@ -126,12 +129,13 @@ def deploy_gateway(deployment: Any, settings: Any, is_awaited: bool) -> None:
 
 def gateway_failure() -> str:
     """Return why Serve starts the gateway no more; "" while it does."""
-    overview = serve.status().applications.get(GATEWAY_APP)
-    if overview is None or overview.status != _GAVE_UP:
+    client: Any = _get_global_client(raise_if_no_controller_running=False)
+    overview = None if client is None else client.get_serve_status(GATEWAY_APP)
+    if overview is None or overview.app_status.status != _GAVE_UP:
         return ""
-    messages = [deployment.message.strip() for deployment in overview.deployments.values()]
+    messages = [deployment.message.strip() for deployment in overview.deployment_statuses]
     # The last line of a traceback.
-    reason = next((message.splitlines()[-1] for message in messages if message), overview.message)
+    reason = next((message.splitlines()[-1] for message in messages if message), overview.app_status.message)
     return foreign_text(reason) or "it could not be started"
 
 
@@ -186,6 +190,7 @@ def autoscaling(scaling: Scaling, is_running: bool = False) -> dict[str, Any]:
             "policy_function": f"{ByOngoingCalls.__module__}:{ByOngoingCalls.__name__}",
             "policy_kwargs": {"idle_seconds": scaling.downscale_to_zero_delay},
         },
+        # A worker keeps those that it started with, so they are the same for a fixed number.
         "metrics_interval_s": _STATS_SECONDS,
         "look_back_period_s": LOOK_BACK_SECONDS,
         "upscale_delay_s": scaling.upscale_delay,
@@ -221,13 +226,23 @@ def kill_starting(app: AppName, started: Set[str]) -> None:
 
     One that still loads hears nothing of Serve, and may load for ever.
     """
-    prefix = f"{_REPLICAS}{app}#"
-    for actor in ray.util.list_named_actors(all_namespaces=True):
+    for actor in _replicas():
         name = actor["name"]
-        if name.startswith(prefix) and name.rpartition("#")[2] not in started:
+        if _app_of(name) == app and name.rpartition("#")[2] not in started:
             # It may be gone since.
             with contextlib.suppress(ValueError):
                 ray.kill(ray.get_actor(name, namespace=actor["namespace"]))
+
+
+def _replicas() -> Iterable[dict[str, str]]:
+    """Return the name and the namespace of each replica's actor, those that start included."""
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    return [actor for actor in actors if actor["name"].startswith(_REPLICAS)]
+
+
+def _app_of(name: str) -> str:
+    """Return the application of a replica, by the name of its actor."""
+    return name.removeprefix(_REPLICAS).partition("#")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,28 +256,26 @@ class Application:
     gave_up: bool = False
     """Whether Serve starts no more workers, because they die while they start."""
     running: int = 0
-    """How many workers run, as Serve sees it; whether they take calls, they report themselves."""
+    """How many workers run, once Serve has all it wants; whether they take calls, they report themselves."""
 
 
 def applications() -> Mapping[AppName, Application]:
     """Return the versions that Serve runs, by app."""
-    with _CONFIGS:
-        overviews = serve.status().applications
-    return {
-        AppName(name): Application(
-            trouble=_trouble(overview),
-            was_ready=overview.status in _WAS_READY,
-            gave_up=overview.status == _GAVE_UP,
-            running=sum(
-                count
-                for deployment in overview.deployments.values()
-                for state, count in deployment.replica_states.items()
-                if state == _RUNNING
-            ),
-        )
-        for name, overview in overviews.items()
-        if is_version(name)
-    }
+    client: Any = _get_global_client()
+    overviews = [overview for overview in client.list_serve_statuses() if is_version(overview.name)]
+    workers = Counter(_app_of(actor["name"]) for actor in _replicas())
+    return {AppName(overview.name): _application(overview, workers[overview.name]) for overview in overviews}
+
+
+def _application(overview: Any, workers: int) -> Application:
+    """Return what Serve says of an application that has so many workers."""
+    status = overview.app_status.status
+    return Application(
+        trouble=_trouble(overview),
+        was_ready=status in _WAS_READY,
+        gave_up=status == _GAVE_UP,
+        running=workers if status == _RUNS else 0,
+    )
 
 
 def gpus() -> float:
@@ -299,11 +312,12 @@ def _run(application: Any, name: str, route_prefix: str) -> None:
 
 def _trouble(overview: Any) -> str:
     """Return what is wrong with an application, of which Serve gave this overview; "" for nothing."""
-    messages = [deployment.message for deployment in overview.deployments.values() if deployment.message]
-    text = " ".join((messages[0] if messages else overview.message).split())
-    if overview.status == _GAVE_UP:
+    status = overview.app_status.status
+    messages = [deployment.message for deployment in overview.deployment_statuses if deployment.message]
+    text = " ".join((messages[0] if messages else overview.app_status.message).split())
+    if status == _GAVE_UP:
         return f"its workers die while they start: {foreign_text(text)}"
-    if overview.status not in _HAS_TROUBLE or _STARTS_SLOWLY in text:
+    if status not in _HAS_TROUBLE or _STARTS_SLOWLY in text:
         return ""
     if _LOST in text:
         return "a worker died or does not answer; another one is started"

@@ -64,6 +64,7 @@ class Rollouts:
         self._clock = clock
         self._lock = threading.Lock()
         self._mirroring: Mapping[AppName, Mirroring] = {}
+        self._unwatched: frozenset[AppName] = frozenset()
         self._rollouts: dict[str, Rollout] = {}
         for model, saved in self._journal.load().items():
             rollout, _ = advance(saved, Resumed(is_new_start), clock())
@@ -79,7 +80,9 @@ class Rollouts:
         """
         with self._lock:
             planned = _planned(recorded)
-            activity = self._collection.look(observed.workers, _models(planned, recorded))
+            watched = _models(planned, recorded)
+            self._unwatched = frozenset(recorded.versions.keys() - watched.keys())
+            activity = self._collection.look(observed.workers, watched)
             for name in self._rollouts.keys() - planned.keys():
                 del self._rollouts[name]
                 self._journal.drop(name)
@@ -103,6 +106,10 @@ class Rollouts:
     def mirroring(self, app: AppName) -> Mirroring | None:
         """Return which of an app's calls are to be mirrored, and where."""
         return self._mirroring.get(app)
+
+    def is_unwatched(self, app: AppName) -> bool:
+        """Tell whether an app is known, and is compared with no other."""
+        return app in self._unwatched
 
     def order(self, model: str, order: Order) -> Rollout:
         """Do what a person orders.

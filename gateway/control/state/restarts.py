@@ -150,6 +150,11 @@ class Restarts:
             restarts = self._restarts.values()
             return any(restart.ending == worker and worker in restart.left for restart in restarts)
 
+    def is_under_way(self, app: AppName) -> bool:
+        """Tell whether an app's workers are being replaced."""
+        with self._lock:
+            return app in self._under_way()
+
     def advance(
         self,
         workers: Sequence[Announcement],

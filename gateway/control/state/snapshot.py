@@ -40,6 +40,18 @@ class Recorded:
     """Those of references and kinds of version that failed for a reason that may pass."""
     fallbacks: Mapping[str, str] = field(default_factory=dict)
     """By model, the revision that served before a swap whose next version cannot be loaded, as text."""
+    _deployed: Mapping[str, Sequence[Version]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        deployed: dict[str, list[Version]] = {}
+        for app, version in self.versions.items():
+            if app not in self.condemned:
+                deployed.setdefault(version.model, []).append(version)
+        object.__setattr__(self, "_deployed", deployed)
+
+    def deployed(self, model: str) -> Sequence[Version]:
+        """Return a model's versions that are not being removed."""
+        return self._deployed.get(model, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +91,15 @@ def version_for(model: DesiredModel, kit: Reference, recorded: Recorded) -> Vers
     if digest is None:
         return None
     version = version_of(model, PinnedReference.of(kit, digest), recorded.desired.generation)
-    deployed = [earlier for app, earlier in recorded.versions.items() if app not in recorded.condemned]
+    deployed = recorded.deployed(model.name)
     for earlier in deployed:
         if earlier.kind == version.kind:
             # The application of an earlier config, run as this one says.
-            version = replace(earlier, serving=version.serving)
+            is_same = earlier.serving == version.serving
+            version = earlier if is_same else replace(earlier, serving=version.serving)
     if not is_revision or version.reference == _reference_asked_for(model, recorded):
         return version
-    same_kit = [
-        earlier
-        for earlier in deployed
-        if (earlier.model, earlier.reference) == (version.model, version.reference)
-    ]
+    same_kit = [earlier for earlier in deployed if earlier.reference == version.reference]
     route = recorded.routes.get(model.name, AppRoute())
     # Of several, the one that takes calls.
     same_kit.sort(key=lambda earlier: earlier.app not in (route.stable, route.canary))

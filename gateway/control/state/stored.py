@@ -7,6 +7,7 @@ another release of the same schema wrote can be read. What needs more than that 
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from gateway.rollout.plan import Plan
 from gateway.serving import Serving
 from runtimes.python.requirements import Sources
 
+# As many versions as these take no time at each tick.
+_REMEMBERED = 4096
 _SERVING = TypeAdapter(Serving)
 _PLAN = TypeAdapter(Plan)
 _PAYLOADS = TypeAdapter(PayloadRules)
@@ -50,6 +53,7 @@ def version_to_json(version: Version) -> str:
     )
 
 
+@lru_cache(_REMEMBERED)
 def version_from_json(text: str) -> Version:
     """Read what `version_to_json` wrote."""
     with reading("a version"):
@@ -83,8 +87,9 @@ def desired_to_json(desired: Desired) -> str:
     )
 
 
+@lru_cache(2)
 def desired_from_json(text: str, generation: int) -> Desired:
-    """Read what `desired_to_json` wrote."""
+    """Read what `desired_to_json` wrote; the same text again gives the same object."""
     with reading("the config"):
         document = json.loads(text)
         registries = document.get("registries", {})

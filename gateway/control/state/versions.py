@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from gateway.contract import AppName
@@ -23,6 +24,8 @@ from gateway.serving import (
     Serving,
 )
 
+# So many models and versions at least take no time while they stay as they are.
+_REMEMBERED = 4096
 _APP_NAME = re.compile(r".+\.[0-9a-f]{12}\.[0-9a-f]{8}\.[0-9]+")
 
 
@@ -81,8 +84,12 @@ class Version:
         return tuple(parent.reference for parent in self.parents)
 
 
+@lru_cache(_REMEMBERED)
 def version_of(model: DesiredModel, reference: PinnedReference, number: int) -> Version:
-    """Return the version that a pinned reference means for a model, as application `number` of its kind."""
+    """Return the version that a pinned reference means for a model, as application `number` of its kind.
+
+    Each tick asks for the version of each model again, and a fingerprint takes longer than all else.
+    """
     policy = "" if model.policy == ANYTHING else model.policy.fingerprint
     version = Version(
         AppName(""),

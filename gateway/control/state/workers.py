@@ -24,6 +24,11 @@ class _Heard:
     announcement: Announcement
     moment: float
 
+    @property
+    def due(self) -> float:
+        """From when on its silence counts."""
+        return self.moment + self.announcement.rest_seconds
+
 
 @dataclass(frozen=True, slots=True)
 class AppNumbers:
@@ -74,7 +79,7 @@ class Workers:
         """The last report of every worker that was heard of late."""
         with self._lock:
             oldest = self._clock() - SILENCE_SECONDS
-            for worker in [name for name, heard in self._heard.items() if heard.moment < oldest]:
+            for worker in [name for name, heard in self._heard.items() if heard.due < oldest]:
                 self._forget(worker)
             return tuple(heard.announcement for heard in self._heard.values())
 
@@ -89,7 +94,7 @@ class Workers:
             return tuple(
                 heard.announcement
                 for heard in self._heard.values()
-                if heard.moment < oldest and heard.announcement.port
+                if heard.due < oldest and heard.announcement.port
             )
 
     def drop(self, worker: str) -> None:

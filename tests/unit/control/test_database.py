@@ -131,6 +131,16 @@ def test_versions_are_kept_condemned_and_dropped(state: State) -> None:
     assert state.condemned() == frozenset()
 
 
+def test_what_stays_is_read_once_however_often_a_tick_asks_for_it(state: State) -> None:
+    apply(state, "iris")
+    state.keep_version(version())
+    wanted, deployed = state.desired(), state.versions()
+    assert state.desired() is wanted
+    assert state.versions()[version().app] is deployed[version().app]
+    apply(state, "iris", "lily")
+    assert [model.name for model in state.desired().models] == ["iris", "lily"]
+
+
 def test_how_the_last_kits_of_a_model_were_run_outlives_their_versions(state: State) -> None:
     versions = [
         version_of(

@@ -8,13 +8,14 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from gateway.control.loop import fork_request, fork_server
+from gateway.control.loop import fork_request, fork_server, fork_server_process
 from gateway.control.loop.fork_request import TOKEN, ask
 from gateway.control.loop.fork_server import Request
 from tests.support.waiting import wait
@@ -290,14 +291,33 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     assert server.process.returncode == 0, "no raylet was started"
 
 
+def test_one_that_ends_before_its_raylet_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fork_server_process, "_ENDING_SECONDS", 0.1)
+    with subprocess.Popen(["sleep", "60"]) as raylet:
+        for has_raylet in (False, True):
+            server = fork_server_process.ForkServer(tmp_path / str(has_raylet))
+            server.serve(raylet.pid if has_raylet else 2**22)
+            server._process.kill()
+            server.close()
+            wait(lambda: not any(thread.name == "fork-server" for thread in threading.enumerate()))
+            assert ("fork_server.ended" in caplog.messages) is has_raylet
+        raylet.kill()
+
+
 IMPORTS = """
 import sys
 from gateway.control.loop import fork_server
-fork_server._import(fork_server.WITHOUT_RAY)
+fork_server.import_without_ray()
 assert "ray" not in sys.modules, "it would have no raylet"
 assert all(name in sys.modules for name in fork_server.WITHOUT_RAY)
 fork_server.import_ray()
 assert all(name in sys.modules for name in fork_server.WITH_RAY)
+from runtimes.select import installed
+before = set(sys.modules)
+assert installed()
+assert set(sys.modules) == before, "each worker would import them again"
 assert not fork_server.has_threads()
 assert fork_server.have_ids_of_their_own()
 unused = {"torch", "sklearn", "scipy", "onnxruntime", "xgboost", "transformers"} & set(sys.modules)

@@ -262,6 +262,19 @@ def test_what_is_wrong_at_the_edge_is_told_and_tried_again(plane: Plane) -> None
     assert [server.port for server in servers] == [1, 2]
 
 
+def test_a_model_that_the_edge_was_never_told_of_is_not_ready(plane: Plane) -> None:
+    plane.edge.error = EdgeError("it needs more files")
+    plane.workers.hear(report(plane.start()))
+    message = "its workers are ready, but the edge does not route to them: it needs more files"
+    wait(lambda: plane.shown() == (ModelState.LOADING, message))
+    plane.edge.error = None
+    wait(lambda: plane.shown() == (ModelState.READY, ""))
+    plane.edge.error = EdgeError("it is being started again")
+    plane.workers.hear(report(next(iter(plane.serve.running)), port=2))
+    wait(lambda: plane.loop.status.edge != "")
+    assert plane.shown() == (ModelState.READY, ""), "callers have a way to it"
+
+
 def test_a_tick_that_raises_is_told_and_ends_nothing(plane: Plane) -> None:
     plane.apply()
     plane.serve.error = ConnectionError("the controller is gone")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import ray
 from ray import serve
 from ray.serve._private import deployment_state
-from ray.serve._private.common import ReplicaState
+from ray.serve._private.application_state import ApplicationStatusInfo, StatusOverview
+from ray.serve._private.client import ServeControllerClient
+from ray.serve._private.common import DeploymentStatus, DeploymentStatusInfo, DeploymentStatusTrigger
 from ray.serve.api import RunTarget
 from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus
 
 from gateway.control.loop import ray_serve
 from gateway.control.loop.ray_serve import Application, autoscaling
@@ -32,12 +35,41 @@ UNSCHEDULED = (
 APP = "iris.v1.0123456789ab.01234567.1"
 
 
-def overview(
-    status: str, message: str = "", of_workers: str = "", replicas: Mapping[ReplicaState, int] | None = None
-) -> SimpleNamespace:
-    """Return an application as `serve.status()` has it, with one deployment."""
-    deployment = SimpleNamespace(message=of_workers, replica_states=replicas or {})
-    return SimpleNamespace(status=status, message=message, deployments={"worker": deployment})
+def overview(status: str, message: str = "", of_workers: str = "") -> StatusOverview:
+    """Return an application with one deployment, as Serve's controller has it."""
+    deployment = DeploymentStatusInfo(
+        "worker", DeploymentStatus.HEALTHY, DeploymentStatusTrigger.UNSPECIFIED, of_workers
+    )
+    return StatusOverview(ApplicationStatusInfo(ApplicationStatus(status), message), APP, [deployment])
+
+
+def _bytes(overview: StatusOverview) -> bytes:
+    content: bytes = overview.to_proto().SerializeToString()  # type: ignore[no-untyped-call]
+    return content
+
+
+class Controller:
+    """Says of applications what Serve's controller would, in the bytes that it sends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *overviews: StatusOverview) -> None:
+        self.overviews = {overview.name: overview for overview in overviews}
+        self.asked: list[str] = []
+        client = ServeControllerClient.__new__(ServeControllerClient)
+        client._shutdown = False
+        client._controller = self
+        monkeypatch.setattr(ray_serve, "_get_global_client", lambda **_: client)
+        monkeypatch.setattr(ray, "get", lambda answer: answer)
+
+    def __getattr__(self, method: str) -> SimpleNamespace:
+        def remote(name: str | None = None) -> bytes | list[bytes]:
+            self.asked.append(method)
+            if method == "list_serve_statuses":
+                return [_bytes(overview) for overview in self.overviews.values()]
+            assert method == "get_serve_status", method
+            missing = StatusOverview(ApplicationStatusInfo(ApplicationStatus.NOT_STARTED))
+            return _bytes(self.overviews.get(name or "", missing))
+
+        return SimpleNamespace(remote=remote)
 
 
 @pytest.mark.parametrize(
@@ -45,11 +77,7 @@ def overview(
     [
         (overview("DEPLOYING", "a\n b"), Application("a b")),
         (overview("DEPLOYING", "a", "no node has 8 CPUs"), Application("no node has 8 CPUs")),
-        (overview("RUNNING", "a"), Application(was_ready=True)),
-        (
-            overview("RUNNING", replicas={ReplicaState.RUNNING: 2, ReplicaState.STARTING: 1}),
-            Application(was_ready=True, running=2),
-        ),
+        (overview("RUNNING", "a"), Application(was_ready=True, running=2)),
         (overview("UNHEALTHY", "", "a replica died"), Application("a replica died", was_ready=True)),
         (
             overview(
@@ -78,15 +106,23 @@ def overview(
             ),
         ),
     ],
-    ids=lambda value: value.status if isinstance(value, SimpleNamespace) else "",
+    ids=lambda value: value.app_status.status.value if isinstance(value, StatusOverview) else "",
 )
 def test_each_status_of_an_application(
-    shown: SimpleNamespace, application: Application, monkeypatch: pytest.MonkeyPatch
+    shown: StatusOverview, application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running = {APP: shown, ray_serve.GATEWAY_APP: shown, "somebody's": shown}
-    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications=running))
+    others = (replace(shown, name=name) for name in (ray_serve.GATEWAY_APP, "somebody's"))
+    controller = Controller(monkeypatch, shown, *others)
+    monkeypatch.setattr(
+        serve, "status", lambda: pytest.fail("it takes long where there are many applications")
+    )
+    names = (f"SERVE_REPLICA::{APP}#worker#a", f"SERVE_REPLICA::{APP}#worker#b")
+    foreign = (f"SERVE_REPLICA::{APP}1#worker#c", "SERVE_CONTROLLER_ACTOR", f"{APP}#worker#d")
+    named = [{"name": name, "namespace": "serve"} for name in (*names, *foreign)]
+    monkeypatch.setattr(ray.util, "list_named_actors", lambda **_: named)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "memory": 1e9})
     assert ray_serve.applications() == {APP: application}
+    assert controller.asked == ["list_serve_statuses"]
 
 
 @pytest.mark.parametrize(
@@ -100,19 +136,21 @@ def test_each_status_of_an_application(
     ],
 )
 def test_why_the_gateway_never_runs(
-    shown: SimpleNamespace, failure: str, monkeypatch: pytest.MonkeyPatch
+    shown: StatusOverview, failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications={ray_serve.GATEWAY_APP: shown}))
+    Controller(monkeypatch, replace(shown, name=ray_serve.GATEWAY_APP))
     assert ray_serve.gateway_failure() == failure
 
 
 def test_a_gateway_that_serve_does_not_know_yet_has_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications={}))
+    Controller(monkeypatch)
+    assert ray_serve.gateway_failure() == ""
+    monkeypatch.setattr(ray_serve, "_get_global_client", lambda **_: None)
     assert ray_serve.gateway_failure() == ""
 
 
 def test_to_delete_all_starts_no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "status", lambda: pytest.fail("it would start one"))
+    monkeypatch.setattr(ray_serve, "_get_global_client", lambda **_: pytest.fail("it would start one"))
     ray_serve.delete_all()
     assert not ray.is_initialized()
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.config.config import GatewayConfig
+from gateway.config.config import GatewayConfig, load_config
+from gateway.control.state import versions as versions_module
 from gateway.control.state.desired import desired_from
 from gateway.control.state.stored import (
     desired_from_json,
@@ -164,6 +166,22 @@ def test_files_are_stored_and_a_state_of_before_there_were_any_is_read() -> None
 
 def test_a_version_without_a_file_keeps_the_name_that_it_had() -> None:
     assert str(version().kind) == f"iris.v1.{SHORT}.a1fcb2d5"
+
+
+@pytest.mark.parametrize("config", ["quickstart", "canary", "chat", "gpu", "rollout"])
+def test_what_a_kit_means_for_a_model_is_worked_out_once(
+    config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tick asks it of each model, and there may be hundreds."""
+    kit = PinnedReference.of(parse_reference("oci-layout:/nowhere:iris:v1"), Digest.of(b"v1"))
+
+    def versions() -> list[Version]:
+        wanted = desired_from(load_config(Path(f"configs/{config}.yaml")))
+        return [version_of(model, kit, 7) for model in wanted.models]
+
+    before = versions()
+    monkeypatch.setattr(versions_module, "_fingerprint", lambda version: pytest.fail(f"again for {version}"))
+    assert versions() == before != []
 
 
 def test_a_number_makes_another_app_of_the_same_kind() -> None:

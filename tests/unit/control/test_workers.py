@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.contract import Announcement, AppName, WorkerState
+from gateway.contract import MAX_REST_SECONDS, Announcement, AppName, WorkerState
 from gateway.control.state.workers import SILENCE_SECONDS, Workers
 from gateway.metrics.tally import Numbers
 from tests.support.clock import Clock
@@ -91,6 +91,20 @@ def test_callable_workers_are_late_before_they_are_gone(
     clock.now += silent
     assert who(workers.late()) == (["w1"] if late else [])
     assert workers.present()
+
+
+def test_the_silence_of_a_worker_that_rests_counts_from_the_end_of_its_rest(
+    workers: Workers, clock: Clock
+) -> None:
+    workers.hear(replace(news(), rest_seconds=MAX_REST_SECONDS))
+    clock.now += MAX_REST_SECONDS + 2.4
+    assert workers.late() == ()
+    clock.now += 0.2
+    assert who(workers.late()) == ["w1"]
+    clock.now += SILENCE_SECONDS - 2.6
+    assert who(workers.present()) == ["w1"]
+    clock.now += 0.1
+    assert workers.present() == ()
 
 
 def test_a_dropped_worker_is_gone_at_once_and_may_be_dropped_twice(workers: Workers) -> None:

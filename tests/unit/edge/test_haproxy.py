@@ -22,8 +22,8 @@ STATE = """\
 
 def test_servers_that_are_not_in_maintenance_take_calls_and_a_failed_check_is_not_maintenance() -> None:
     workers = {0: {0: Server("", "10.0.0.1", 8001)}, 1: {1: Server("", "10.0.0.2", 8002)}}
-    assert read_servers(STATE) == (Placement(workers, frozenset({0})), Pool(2, 2))
+    assert read_servers(STATE) == (Placement(workers, frozenset({0})), Pool((2, 2)))
 
 
 def test_an_answer_without_servers_is_an_empty_pool() -> None:
-    assert read_servers("1\n# be_id\n\n") == (Placement({}), Pool(0, 0))
+    assert read_servers("1\n# be_id\n\n") == (Placement({}), Pool(()))

@@ -74,18 +74,30 @@ def test_the_activator_is_on_in_the_slots_of_versions_that_may_sleep() -> None:
     ("pool", "places", "grown"),
     [
         (Pool(), {}, Pool()),
-        (Pool(4, 2), {3: {1: server(1)}, 0: {}}, Pool(4, 2)),
-        (Pool(4, 2), {4: {}}, Pool(8, 2)),
-        (Pool(4, 2), {0: {7: server(1)}}, Pool(4, 8)),
-        (Pool(4, 2), {40: {2: server(1)}}, Pool(64, 4)),
-        (Pool(0, 0), {0: {0: server(1)}}, Pool()),
+        (Pool((2,) * 4), {3: {1: server(1)}, 0: {}}, Pool((2,) * 4)),
+        (Pool((2,) * 4), {4: {}}, Pool((2,) * 4 + (8,) * 4)),
+        (Pool((2,) * 4), {1: {7: server(1)}}, Pool((2, 8, 2, 2))),
+        (Pool((2,) * 4), {40: {8: server(1)}}, Pool((2,) * 4 + (8,) * 36 + (16,) + (8,) * 23)),
+        (Pool(()), {0: {0: server(1)}}, Pool()),
+        (Pool((0,) * 32), {0: {0: server(1)}}, Pool((8,) + (0,) * 31)),
     ],
-    ids=["nothing", "fits", "one slot more", "many servers", "both", "no pool at all"],
+    ids=["nothing", "fits", "one slot more", "many servers", "both", "no pool at all", "empty slots"],
 )
 def test_a_pool_doubles_until_all_have_room(
     pool: Pool, places: dict[int, dict[int, Server]], grown: Pool
 ) -> None:
     assert pool.grown_for(places) == grown
+
+
+@pytest.mark.parametrize("models", [100, 200, 500, 1000])
+def test_a_pool_of_many_models_has_few_servers_for_each(models: int) -> None:
+    pool = Pool()
+    for model in range(models):
+        pool = pool.grown_for({model: {0: server(1)}})
+    assert len(pool.servers) < 2 * models
+    assert pool.size < 512 + 4 * models
+    # Workers of one model alone do not make the pool of all others larger.
+    assert pool.grown_for({0: {99: server(1)}}).size == pool.size - pool.servers[0] + 128
 
 
 def test_names_of_backends_are_read_back() -> None:

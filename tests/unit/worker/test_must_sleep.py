@@ -15,6 +15,7 @@ from gateway.contract import Announcement, AppName, Instructions, WorkerState
 from gateway.metrics.tally import Tally
 from gateway.worker.delivery import Delivery
 from gateway.worker.replica import Replica
+from gateway.worker.resting import Rest
 from gateway.worker.scaling import IDLE, ONGOING
 from tests.unit.worker.test_scaling import scaled
 
@@ -50,6 +51,7 @@ def replica(gateway: Gateway) -> Any:
         _description=None,
         _must_describe=False,
         _must_sleep=False,
+        _rest=Rest(),
         _numbers=itertools.count(1),
         _tracer=None,
         _delivery=Delivery({}),
