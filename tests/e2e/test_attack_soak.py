@@ -57,6 +57,7 @@ def test_a_neighbour_of_an_attacker_is_served(kitserve: Running, layout: Path) -
         time.sleep(0.2)
     attacked = client.stop()
     said = json.loads(attack.communicate()[0])
+    assert attack.returncode == 0
 
     time.sleep(10)
     client = SteadyClient(kitserve.port)

@@ -41,7 +41,8 @@ class Attack:
     def __init__(self, port: int, seconds: float) -> None:
         self._port = port
         self._end = time.monotonic() + seconds
-        self.rounds: Counter[str] = Counter()
+        self.rounds: dict[str, int] = {}
+        """How often each kind of attack that was chosen came to its end, 0 where it never did."""
         self.answers: Counter[str] = Counter()
 
     def run(self, names: Sequence[str]) -> None:
@@ -56,6 +57,9 @@ class Attack:
             self.tiny_values,
         )
         chosen = [kind for kind in kinds if not names or kind.__name__ in names]
+        if unknown := set(names) - {kind.__name__ for kind in chosen}:
+            raise ValueError(f"no kind of attack: {', '.join(sorted(unknown))}")
+        self.rounds = {kind.__name__: 0 for kind in chosen}
         threads = [threading.Thread(target=self._repeat, args=(kind,)) for kind in chosen]
         for thread in threads:
             thread.start()
