@@ -270,7 +270,8 @@ class Announcement:
             first_call=foreign_text(self.first_call),
             spans=tuple(_checked(self.spans[:MAX_SPANS])),
             evidence=self.evidence.bounded(),
-            rest_seconds=min(max(self.rest_seconds, 0.0), MAX_REST_SECONDS),
+            # In this order, 0 stays where it is no number.
+            rest_seconds=min(max(0.0, self.rest_seconds), MAX_REST_SECONDS),
         )
 
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import math
 import pickle
 from dataclasses import replace
 
 import pytest
 
 from gateway.codec.statuses import explain
-from gateway.contract import Announcement, AppName, WorkerState
+from gateway.contract import MAX_REST_SECONDS, Announcement, AppName, WorkerState
 from gateway.errors import ControlError, RegistryUnavailable, UnusableModel, reason_of
 from gateway.foreign_text import MAX_CHARACTERS, MAX_MESSAGE_CHARACTERS, foreign_text, message_text
 from gateway.wire.grpc_status import message_value
@@ -65,6 +66,14 @@ def test_a_report_of_a_worker_is_cut_and_made_printable() -> None:
     assert len(checked.detail) <= MAX_MESSAGE_CHARACTERS
     assert checked.number == report.number
     assert replace(report, host="fd00:0::0:1", port=1).checked().host == "fd00::1"
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"), [(1.0, 1.0), (math.inf, MAX_REST_SECONDS), (-1.0, 0.0), (math.nan, 0.0)]
+)
+def test_no_worker_is_awaited_for_ever(told: float, seconds: float) -> None:
+    report = Announcement("w", AppName("iris.v1"), WorkerState.READY, rest_seconds=told)
+    assert report.checked().rest_seconds == seconds
 
 
 @pytest.mark.parametrize(
