@@ -57,6 +57,8 @@ _RUNS = "RUNNING"
 _GAVE_UP = "DEPLOY_FAILED"
 _WAS_READY = ("RUNNING", "UNHEALTHY")
 _HAS_TROUBLE = ("DEPLOYING", "UNHEALTHY")
+# State of a deployment that has all its replicas (Ray Serve, DeploymentStatus).
+_HAS_ALL = "HEALTHY"
 # What the message of a deployment says (Ray Serve, DeploymentState).
 _STARTS_SLOWLY = "s to initialize."
 _LOST = "replica's health check failed"
@@ -270,11 +272,13 @@ def applications() -> Mapping[AppName, Application]:
 def _application(overview: Any, workers: int) -> Application:
     """Return what Serve says of an application that has so many workers."""
     status = overview.app_status.status
+    # It is said to run, too, while workers that its calls ask for wait for room, or start.
+    has_all = all(deployment.status == _HAS_ALL for deployment in overview.deployment_statuses)
     return Application(
         trouble=_trouble(overview),
         was_ready=status in _WAS_READY,
         gave_up=status == _GAVE_UP,
-        running=workers if status == _RUNS else 0,
+        running=workers if status == _RUNS and has_all else 0,
     )
 
 

@@ -35,11 +35,15 @@ UNSCHEDULED = (
 APP = "iris.v1.0123456789ab.01234567.1"
 
 
-def overview(status: str, message: str = "", of_workers: str = "") -> StatusOverview:
+def overview(
+    status: str,
+    message: str = "",
+    of_workers: str = "",
+    deployment_status: DeploymentStatus = DeploymentStatus.HEALTHY,
+) -> StatusOverview:
     """Return an application with one deployment, as Serve's controller has it."""
-    deployment = DeploymentStatusInfo(
-        "worker", DeploymentStatus.HEALTHY, DeploymentStatusTrigger.UNSPECIFIED, of_workers
-    )
+    trigger = DeploymentStatusTrigger.AUTOSCALING
+    deployment = DeploymentStatusInfo("worker", deployment_status, trigger, of_workers)
     return StatusOverview(ApplicationStatusInfo(ApplicationStatus(status), message), APP, [deployment])
 
 
@@ -78,6 +82,9 @@ class Controller:
         (overview("DEPLOYING", "a\n b"), Application("a b")),
         (overview("DEPLOYING", "a", "no node has 8 CPUs"), Application("no node has 8 CPUs")),
         (overview("RUNNING", "a"), Application(was_ready=True, running=2)),
+        # One that wakes has a worker that may wait for long until there is room for it.
+        (overview("RUNNING", "", UNSCHEDULED, DeploymentStatus.UPSCALING), Application(was_ready=True)),
+        (overview("RUNNING", deployment_status=DeploymentStatus.DOWNSCALING), Application(was_ready=True)),
         (overview("UNHEALTHY", "", "a replica died"), Application("a replica died", was_ready=True)),
         (
             overview(
