@@ -365,8 +365,10 @@ class Replica:
         self._told_until = instructions.told_until
         self._must_sleep = instructions.must_sleep
         is_ready = self._announcement.state is WorkerState.READY
-        self._rest.allow(instructions.may_rest and is_ready and not instructions.describe)
-        if instructions.must_end and self._announcement.state is WorkerState.READY:
+        # Of a long call, such as a stream of tokens, nothing else changes until it ends.
+        is_idle = is_ready and not self._tally.ongoing
+        self._rest.allow(instructions.may_rest and is_idle and not instructions.describe)
+        if instructions.must_end and is_ready:
             self._note(state=WorkerState.DRAINING)
             self._watching.append(asyncio.create_task(self._end_replaced()))
         if announcement.port:
