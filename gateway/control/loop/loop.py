@@ -53,7 +53,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from gateway.contract import Announcement, AppName, Passing
+from gateway.contract import MAX_REST_SECONDS, Announcement, AppName, Passing
 from gateway.control.loop import ray_serve
 from gateway.control.loop.deployer import Deployer, DeploySettings
 from gateway.control.loop.judge import Judge
@@ -84,8 +84,9 @@ _QUIET_TICK_SECONDS = 1.0
 _AT_REST = (ModelState.READY, ModelState.ASLEEP, ModelState.FAILED)
 # The edge is given its table again now and then: HAProxy may have been started again.
 _EDGE_SECONDS = 5.0
-# After a restart the workers report within a second or two; one that died meanwhile never does.
-_MIN_HEARING_SECONDS = 3.0
+# After a restart the workers report within a second or two, or when their rest is over; one that died
+# meanwhile never does.
+_MIN_HEARING_SECONDS = MAX_REST_SECONDS + 2.0
 _MAX_HEARING_SECONDS = 15.0
 _STOP_SECONDS = 10.0
 

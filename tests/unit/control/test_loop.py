@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gateway.config.config import GatewayConfig
-from gateway.contract import AppName, NodeSettings, Passing, WorkerState
+from gateway.contract import MAX_REST_SECONDS, AppName, NodeSettings, Passing, WorkerState
 from gateway.control.loop import judge as judge_module
 from gateway.control.loop import loop as loop_module
 from gateway.control.loop import resolver as resolver_module
@@ -30,6 +31,7 @@ from gateway.control.state.workers import Workers
 from gateway.edge.routes import RoutingTable, Server
 from gateway.errors import EdgeError, NotFound, UnusableModel
 from gateway.oci.reference import Digest
+from tests.support.clock import Clock
 from tests.support.control_plane import FakeEdge, FakeRollouts, FakeServe, report, wait_for_tasks
 from tests.support.waiting import wait
 
@@ -319,6 +321,26 @@ def test_after_a_restart_it_acts_once_the_workers_were_heard_or_are_silent_for_l
     else:
         monkeypatch.setattr(loop_module, "_MAX_HEARING_SECONDS", 0.0)
     wait(lambda: len(plane.edge.tables) > 0)
+
+
+def test_after_a_restart_it_acts_no_sooner_than_a_worker_that_rests_has_reported(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(loop_module, "time", SimpleNamespace(monotonic=clock, time=time.time))
+    plane.loop._started = clock.now
+    plane.apply()
+    app = AppName("iris.v1.0123456789ab.01234567.1")
+    plane.state.save_routes({"iris": AppRoute(app)})
+    plane.workers.hear(report(app))
+    clock.now += 1.0 + MAX_REST_SECONDS
+    plane.loop.tick()
+    assert plane.edge.tables == [], "another worker of the version may rest still, and would lose its calls"
+    clock.now += 1.1
+    plane.loop.tick()
+    assert len(plane.edge.tables) == 1
+    # What has not begun cannot be stopped.
+    plane.loop.start(has_workers=False)
 
 
 def test_only_a_canary_whose_rollout_was_aborted_ends_before_the_workers_were_heard(plane: Plane) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.contract import Description, Mirroring
+from gateway.contract import AppName, Description, Mirroring
 from gateway.control.state.desired import Desired
 from gateway.control.state.status import ModelState, RetryStatus
 from gateway.errors import ControlError, StoreError
@@ -30,6 +30,24 @@ def world(tmp_path: Path) -> Iterator[World]:
 def test_the_first_version_serves_without_a_rollout(world: World) -> None:
     assert world.position() == (Stage.HEALTHY, Reason.NONE, 0)
     assert world.route() == ("v1", None, 0)
+
+
+def test_workers_are_awaited_as_soon_as_their_model_may_have_a_rollout_and_after_a_restart(
+    world: World,
+) -> None:
+    app = world.app("v1")
+    assert not world.rollouts.is_unwatched(app)
+    world.apply("v1", rollout=None)
+    world.tick()
+    assert world.rollouts.is_unwatched(app)
+    assert not world.rollouts.is_unwatched(AppName("iris.v2.0123456789ab.01234567.1")), "it is not known yet"
+    world.die()
+    assert not world.rollouts.is_unwatched(app)
+    world.tick()
+    assert world.rollouts.is_unwatched(app)
+    world.apply("v1")
+    world.tick()
+    assert not world.rollouts.is_unwatched(app)
 
 
 def test_another_kit_walks_the_steps_and_is_promoted_without_a_new_worker(world: World) -> None:
