@@ -112,7 +112,8 @@ class EdgeControl:
         """Have HAProxy route by `table`.
 
         Raises:
-            EdgeError: when HAProxy does not answer or refuses; the files are right even then.
+            EdgeError: when HAProxy does not answer or refuses; the files are right even then. Or when the
+                table needs more files than HAProxy may have open: then all stays as it was.
         """
         with self._changing:
             self._table = table
@@ -186,7 +187,7 @@ class EdgeControl:
     def _write_files(
         self, table: RoutingTable, slots: Mapping[str, int], pool: Pool, placement: Placement
     ) -> None:
-        """Write the files from which an HAProxy would start with this table, or none of them."""
+        """Write the files from which an HAProxy would start with this table; none, where it is too large."""
         config = render(self._settings, self._files, pool, placement, watched(table))
         replace_private(self._files.slots, json.dumps(slots))
         replace_private(self._files.routes, "".join(write_entries(map_entries(table, slots))))

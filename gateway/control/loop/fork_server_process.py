@@ -20,13 +20,12 @@ _ENDING_SECONDS = 2.0
 PLAIN_VARIABLE = "KITSERVE_PLAIN_RAY"
 """The environment variable by which Ray starts as it is: any value but "" and "0"."""
 
+log = logging.getLogger(__name__)
+
 
 def is_wanted() -> bool:
     """Tell whether the environment allows a fork server, and a Ray without what is not used."""
     return os.environ.get(PLAIN_VARIABLE, "") in ("", "0")
-
-
-log = logging.getLogger(__name__)
 
 
 class ForkServer:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from gateway.contract import Announcement, AppName
 from gateway.control.loop.ray_serve import Application
 
-# Workers report every second, and a node of a busy machine may be late.
+# Workers report every few seconds at least, and a node of a busy machine may be late.
 _SILENCE_SECONDS = 30.0
 
 

@@ -9,7 +9,7 @@ from gateway.control.state.database import State
 class Descriptions:
     """The descriptions of all versions, by app.
 
-    A worker reports every second, so its description comes only when it is asked for: by the answer to
+    A worker reports often, so its description comes only when it is asked for: by the answer to
     a report that has none, while none is known.
     """
 
