@@ -50,6 +50,7 @@ import logging
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -86,7 +87,8 @@ _AT_REST = (ModelState.READY, ModelState.ASLEEP, ModelState.FAILED)
 _EDGE_SECONDS = 5.0
 # After a restart the workers report within a second or two, or when their rest is over; one that died
 # meanwhile never does.
-_MIN_HEARING_SECONDS = MAX_REST_SECONDS + 2.0
+_MIN_HEARING_SECONDS = 3.0
+_RESTED_SECONDS = MAX_REST_SECONDS + 2.0
 _MAX_HEARING_SECONDS = 15.0
 _STOP_SECONDS = 10.0
 
@@ -173,7 +175,7 @@ class ReconcileLoop:
         observed = self._observe(applications, reports)
         self._give_up_failed(applications, observed, reports)
         recorded = self._remember()
-        if not self._may_act(recorded, observed):
+        if not self._may_act(recorded, observed, applications):
             self._end_aborted_canaries(recorded)
             return
         late = frozenset(worker.app for worker in self._workers.late())
@@ -277,16 +279,20 @@ class ReconcileLoop:
             retries=retries,
         )
 
-    def _may_act(self, recorded: Recorded, observed: Observed) -> bool:
+    def _may_act(
+        self, recorded: Recorded, observed: Observed, applications: Mapping[AppName, Application]
+    ) -> bool:
         """Tell whether a config was applied in this start of Kitserve, and workers were heard (rule 7)."""
         if not self._state.is_configured():
             return False
         if not self._has_heard_workers:
             routed = routed_apps(recorded.routes.values())
-            ready = {worker.app for worker in ready_workers(observed.workers)}
-            silent = {app for app in routed - ready if not self._can_be_woken(app, observed)}
+            ready = Counter(worker.app for worker in ready_workers(observed.workers))
+            silent = {app for app in routed - ready.keys() if not self._can_be_woken(app, observed)}
+            may_rest = any(applications[app].running > ready[app] for app in routed & applications.keys())
             seconds = time.monotonic() - self._started
-            self._has_heard_workers = seconds > (_MAX_HEARING_SECONDS if silent else _MIN_HEARING_SECONDS)
+            least = _RESTED_SECONDS if may_rest else _MIN_HEARING_SECONDS
+            self._has_heard_workers = seconds > (_MAX_HEARING_SECONDS if silent else least)
         return self._has_heard_workers
 
     def _end_aborted_canaries(self, recorded: Recorded) -> None:

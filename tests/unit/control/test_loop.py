@@ -323,8 +323,9 @@ def test_after_a_restart_it_acts_once_the_workers_were_heard_or_are_silent_for_l
     wait(lambda: len(plane.edge.tables) > 0)
 
 
-def test_after_a_restart_it_acts_no_sooner_than_a_worker_that_rests_has_reported(
-    plane: Plane, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("running", "seconds"), [(1, 3.0), (2, MAX_REST_SECONDS + 2.0)])
+def test_after_a_restart_a_worker_is_awaited_that_runs_and_may_rest(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch, running: int, seconds: float
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(loop_module, "time", SimpleNamespace(monotonic=clock, time=time.time))
@@ -332,11 +333,12 @@ def test_after_a_restart_it_acts_no_sooner_than_a_worker_that_rests_has_reported
     plane.apply()
     app = AppName("iris.v1.0123456789ab.01234567.1")
     plane.state.save_routes({"iris": AppRoute(app)})
+    plane.serve.run(app, running)
     plane.workers.hear(report(app))
-    clock.now += 1.0 + MAX_REST_SECONDS
+    clock.now += seconds - 0.1
     plane.loop.tick()
-    assert plane.edge.tables == [], "another worker of the version may rest still, and would lose its calls"
-    clock.now += 1.1
+    assert plane.edge.tables == []
+    clock.now += 0.2
     plane.loop.tick()
     assert len(plane.edge.tables) == 1
     # What has not begun cannot be stopped.
