@@ -6,6 +6,7 @@ made so that this takes long, or more memory than there is.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,8 @@ from runtimes.onnx_plan import activation_bytes
 from runtimes.onnx_skeleton import skeleton, with_outputs, with_questions
 from runtimes.protobuf import Malformed
 from runtimes.trial import Trial
+
+log = logging.getLogger(__name__)
 
 _ELEMENT_BYTES = {
     "tensor(bool)": 1,
@@ -44,6 +47,8 @@ _BYTES = 4 << 30
 def activations(path: Path, rows: int, length: int) -> int | None:
     """Return the bytes of a call of so many rows beside the weights; None where the file does not tell.
 
+    Why it does not is logged.
+
     Args:
         path: the model's file.
         rows: the length of the first axis of each input, where the file leaves it open.
@@ -53,8 +58,9 @@ def activations(path: Path, rows: int, length: int) -> int | None:
     with Trial("ONNX Runtime", f"{__name__}:estimate", size, path.parent, _SECONDS) as trial:
         try:
             answer = trial.ask([str(path.absolute()), rows, length])
-        except LoadError:
-            # What is wrong with the model is told when it is loaded.
+        except LoadError as error:
+            # What is wrong with the model, if anything is, is told when it is loaded.
+            log.info("activations.not_told", extra={"path": str(path), "reason": str(error)})
             return None
     return answer if isinstance(answer, int) else None
 

@@ -44,9 +44,11 @@ def gpu_need(kit: UnpackedKit, choice: Choice, language: LanguageModel, serving:
     activations = None
     if isinstance(choice.runtime, EstimatingRuntime):
         activations = choice.runtime.activations(choice.path, rows, LENGTH)
+    is_guess = activations is None
     if activations is None:
         activations = 0 if signature is None else activation_bytes(signature, rows)
-    return Need(Memory(weight_bytes(choice.path), 0, activations + CONTEXT_BYTES))
+    memory = Memory(weight_bytes(choice.path), 0, activations + CONTEXT_BYTES)
+    return Need(memory, is_guess=is_guess)
 
 
 def believed(measured: int | None, weights: int, room: int) -> int | None:

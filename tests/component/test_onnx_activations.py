@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -65,12 +66,20 @@ def test_what_asks_for_more_than_there_is_ends_nobody_but_the_child(tmp_path: Pa
     )
 
 
-def test_what_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_takes_too_long_is_given_up_and_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "runtimes")
     nodes = [helper.make_node("Erf", ["x"], ["y"])]
     path = write(tmp_path / "model.onnx", nodes, {}, ["rows", 64])
     assert activations(path) is not None
+    assert not caplog.records
     monkeypatch.setattr(onnx_activations, "_SECONDS", 0.0)
     assert activations(path) is None
+    (record,) = caplog.records
+    assert record.message == "activations.not_told"
+    assert vars(record)["path"] == str(path)
+    assert "took longer than 0 s" in vars(record)["reason"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08\x08", b"\x3a\xff\xff\xff\xff\x0f"])

@@ -23,6 +23,7 @@ GIB = 1024**3
         (Need(Memory(GIB, GIB), 1), "2.0 GiB: 1.0 GiB weights + 1.0 GiB key-value cache (1 slot)"),
         (Need(Memory(GIB // 2), 4, 512), "512 MiB: 512 MiB weights"),
         (Need(Memory(GIB // 2, other=GIB // 4)), "768 MiB: 512 MiB weights + 256 MiB buffers"),
+        (Need(Memory(0, other=GIB), is_guess=True), "1.0 GiB: 1.0 GiB buffers (a guess)"),
     ],
 )
 def test_a_need_is_a_sum(need: Need, text: str) -> None:
