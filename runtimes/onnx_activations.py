@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import resource
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,8 @@ _COPY = "kitserve: copy "
 _SECONDS = 30.0
 _BYTES = 4 << 30
 """Of address space, beside that of the file; ONNX Runtime's libraries take half of it."""
+_WRITTEN_BYTES = 256 << 20
+"""Of a model as ONNX Runtime writes it, with the constants that it made of others."""
 
 
 def activations(path: Path, rows: int, length: int) -> int | None:
@@ -68,6 +71,8 @@ def activations(path: Path, rows: int, length: int) -> int | None:
 def estimate(request: list[Any]) -> int:
     """Return the bytes for a path, rows and length; what the child process runs. Raises LoadError."""
     path, rows, length = request
+    # The address space does not bound what is written to memory.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_WRITTEN_BYTES, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     bare = skeleton(Path(path))
     model = bare.model
     try:
