@@ -122,6 +122,13 @@ def test_a_need_is_called_a_guess_where_the_shapes_cannot_be_told(
         node.load(Resources(device="gpu"))
 
 
+def test_a_need_without_measure_is_refused_as_one(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gpus(node.file, [gpu("GPU-0")])
+    monkeypatch.setattr(onnx_activations, "activations", lambda *_: 1 << 5000)
+    with pytest.raises(UnusableModel, match=r"needs more than an EiB: .* \+ more than an EiB buffers; GPU 0"):
+        node.load(Resources(device="gpu"))
+
+
 @pytest.mark.parametrize(("said", "believed"), [(1 << 50, None), (1, "weights"), (GIB, GIB)])
 def test_what_a_worker_said_that_it_took_is_no_more_than_a_gpu_has_and_no_less_than_the_weights(
     node: Node, monkeypatch: pytest.MonkeyPatch, said: int, believed: int | str | None

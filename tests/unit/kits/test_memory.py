@@ -32,6 +32,7 @@ def test_a_need_is_a_sum(need: Need, text: str) -> None:
 
 def test_sizes() -> None:
     assert (size(0), size(GIB - 1), size(23 * GIB)) == ("0 MiB", "1024 MiB", "23.0 GiB")
+    assert size(1 << 2000) == "more than an EiB"
     assert free(MachineMemory(4 * GIB, GIB)) == "1.0 GiB are free of 4.0 GiB"
 
 
