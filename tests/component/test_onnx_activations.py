@@ -89,7 +89,7 @@ def test_what_is_written_with_constants_that_others_became_is_bounded(tmp_path: 
         helper.make_node("Expand", ["one", "many"], ["ones"]),
         helper.make_node("Add", ["x", "ones"], ["y"]),
     ]
-    constants = {"one": np.ones(1, np.float32), "many": np.array([1 << 20], np.int64)}
+    constants: dict[str, np.ndarray] = {"one": np.ones(1, np.float32), "many": np.array([1 << 20], np.int64)}
     path = write(tmp_path / "model.onnx", nodes, constants, [1])
     assert activations(path) is not None
     program = (
