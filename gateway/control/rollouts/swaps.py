@@ -83,17 +83,22 @@ class Swaps:
             and last.reason in (Reason.SWAP_FAILED, Reason.SWAPPED_BACK)
             and last.stable != last.canary
             and recorded.pins.get(model.kit) == PinnedReference.parse(last.canary).digest
+            and _failure(last, recorded)
         }
 
     def _look_for_failure(self, model: DesiredModel, last: RolloutEvent, recorded: Recorded) -> None:
         """Give up the kit that the config asks for, where it failed and nothing answers."""
         # Before anything answered, a later config may have asked for another one.
-        wanted = _wanted(model, last, recorded)
-        if last.reason == Reason.SWAP_FAILED and wanted == last.canary:
+        wanted = replace(last, canary=_wanted(model, last, recorded))
+        failure = _failure(wanted, recorded)
+        if failure is None:
             return
-        last = replace(last, canary=wanted)
-        if failure := _failure(last, recorded):
-            self._give_up(last, *failure, recorded.desired.generation)
+        kind, reason = failure
+        if last.reason == Reason.SWAPPING or wanted != last:
+            self._give_up(wanted, kind, reason, recorded.desired.generation)
+        elif kind in recorded.retries and last.stable != last.canary:
+            # Tried again, as it was applied again: that it fails has been told.
+            self._state.fail(kind, recorded.desired.generation, reason)
 
     def _give_up(self, last: RolloutEvent, kind: Kind, reason: str, generation: int) -> None:
         """Have the version before a swap come back, unless it is of the same kit: then its settings fail."""

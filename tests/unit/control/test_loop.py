@@ -560,6 +560,30 @@ def test_the_version_before_comes_back_too_where_a_later_config_in_the_gap_canno
     assert ":v3@" in plane.rollouts.announced[2].canary
 
 
+@pytest.mark.usefixtures("soon")
+def test_a_swap_that_failed_and_is_applied_again_is_tried_as_patiently_as_before(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, new = swap(plane, monkeypatch)
+    fail(plane, new, passing=None, port=2)
+    wait(lambda: ("Degraded", "SwapFailed") in events(plane))
+    wait(lambda: len(plane.serve.running) == 1 and new not in plane.serve.running)
+    before = plane.serve.deployments[0][0].reference
+    apply_swap(plane, "v2")
+    for tries in range(3):
+        wait(lambda: plane.serve.deployments[-1][0].reference != before)
+        wait(lambda: set(plane.serve.running) == {plane.serve.deployments[-1][0].app})
+        count = len(plane.serve.deployments)
+        fail(plane, plane.serve.deployments[-1][0].app, Passing(), port=3 + tries)
+        wait(lambda count=count: len(plane.serve.deployments) > count)  # type: ignore[misc]
+    assert plane.serve.deployments[-1][0].reference == before
+    back = plane.serve.deployments[-1][0].app
+    wait(lambda: set(plane.serve.running) == {back})
+    plane.ticks(10)
+    assert set(plane.serve.running) == {back}
+    assert len(events(plane)) == 2
+
+
 def test_what_a_config_asks_for_again_after_a_swap_has_failed_has_not_come_back_but_is_healthy(
     plane: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
