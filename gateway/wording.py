@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_GIB, _MIB = 1024**3, 1024**2
+_EIB, _GIB, _MIB = 1024**6, 1024**3, 1024**2
 
 
 def counted(count: float, noun: str, plural: str = "") -> str:
@@ -37,4 +37,7 @@ def size(number: int | None) -> str:
     """Return a number of bytes: "3.0 GiB", "512 MiB"; None is one that nobody knows."""
     if number is None:
         return "an unknown part"
+    if number >= _EIB:
+        # Axes that a file states may be of any length, and their product more than a float holds.
+        return "more than an EiB"
     return f"{number / _GIB:.1f} GiB" if number >= _GIB else f"{number / _MIB:.0f} MiB"

@@ -10,7 +10,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from runtimes import cuda, onnx_activations, onnx_advice, onnx_bf16, onnx_binding, onnx_file, onnx_providers
+from runtimes import (
+    cuda,
+    onnx_activations,
+    onnx_advice,
+    onnx_bf16,
+    onnx_binding,
+    onnx_external,
+    onnx_file,
+    onnx_providers,
+)
 from runtimes.base import Array, Datatype, Resources, Signature
 from runtimes.device_errors import device_failure
 from runtimes.errors import (
@@ -49,7 +58,7 @@ class OnnxRuntime:
         """Return what the file declares. Raises LoadError where it cannot be served, whatever the engine."""
         onnx_advice.check(path)
         file = onnx_file.read(path)
-        onnx_file.check_external(path, file)
+        onnx_external.check_external(path, file.external)
         custom = sorted(domain for domain in file.foreign_domains if not _is_built_in(domain))
         if custom:
             raise LoadError(f"{path} uses custom operators of {', '.join(custom)}; export it without them")

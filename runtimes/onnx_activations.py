@@ -6,8 +6,10 @@ made so that this takes long, or more memory than there is.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import resource
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,8 @@ from runtimes.onnx_plan import activation_bytes
 from runtimes.onnx_skeleton import skeleton, with_outputs, with_questions
 from runtimes.protobuf import Malformed
 from runtimes.trial import Trial
+
+log = logging.getLogger(__name__)
 
 _ELEMENT_BYTES = {
     "tensor(bool)": 1,
@@ -39,10 +43,14 @@ _COPY = "kitserve: copy "
 _SECONDS = 30.0
 _BYTES = 4 << 30
 """Of address space, beside that of the file; ONNX Runtime's libraries take half of it."""
+_WRITTEN_BYTES = 256 << 20
+"""Of a model as ONNX Runtime writes it, with the constants that it made of others."""
 
 
 def activations(path: Path, rows: int, length: int) -> int | None:
     """Return the bytes of a call of so many rows beside the weights; None where the file does not tell.
+
+    Why it does not is logged.
 
     Args:
         path: the model's file.
@@ -53,8 +61,9 @@ def activations(path: Path, rows: int, length: int) -> int | None:
     with Trial("ONNX Runtime", f"{__name__}:estimate", size, path.parent, _SECONDS) as trial:
         try:
             answer = trial.ask([str(path.absolute()), rows, length])
-        except LoadError:
-            # What is wrong with the model is told when it is loaded.
+        except LoadError as error:
+            # What is wrong with the model, if anything is, is told when it is loaded.
+            log.info("activations.not_told", extra={"path": str(path), "reason": str(error)})
             return None
     return answer if isinstance(answer, int) else None
 
@@ -62,6 +71,8 @@ def activations(path: Path, rows: int, length: int) -> int | None:
 def estimate(request: list[Any]) -> int:
     """Return the bytes for a path, rows and length; what the child process runs. Raises LoadError."""
     path, rows, length = request
+    # The address space does not bound what is written to memory.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_WRITTEN_BYTES, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     bare = skeleton(Path(path))
     model = bare.model
     try:

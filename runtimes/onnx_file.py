@@ -6,14 +6,13 @@ Field numbers are those of onnx.proto3 (https://github.com/onnx/onnx/blob/main/o
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from runtimes.base import MAX_TENSORS, Datatype, Signature, TensorSpec
 from runtimes.errors import LoadError
-from runtimes.formats import Format, identify
+from runtimes.onnx_external import External
 from runtimes.onnx_outputs import Composed, Form
 from runtimes.protobuf import BYTES, Malformed, Reader, Span, mapped
-from runtimes.refusals import DAMAGED
 
 _NESTING = 32
 # From this IR version on, an initializer that is an input too is a default that callers may replace.
@@ -39,15 +38,6 @@ _DATATYPES = {
     13: "UINT64",
     16: "BF16",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class External:
-    """Tensor data in another file: a path relative to the model's directory; offset and length in bytes."""
-
-    location: str
-    offset: int = 0
-    length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,27 +77,6 @@ def external_files(path: Path) -> frozenset[str]:
     except Malformed as error:
         raise LoadError(f"{path} is not a usable ONNX model: {error}") from error
     return frozenset(external.location for external in contents.external)
-
-
-def check_external(path: Path, file: OnnxFile) -> None:
-    """Raise LoadError unless all external data of `path` is in regular files below its directory."""
-    root = path.parent.resolve()
-    for external in file.external:
-        location = external.location
-        name = PurePosixPath(location)
-        if not location or name.is_absolute() or ".." in name.parts or "\\" in location or "\0" in location:
-            raise LoadError(f"{path} keeps weights in {location!r}; they must be below its own directory")
-        target = path.parent / name
-        if target.is_symlink() or not target.is_file() or not target.resolve().is_relative_to(root):
-            raise LoadError(
-                f"{path} keeps weights in {location!r}, which is no regular file beside it; pack it, too"
-            )
-        if min(external.offset, external.length) < 0:
-            raise LoadError(f"{path} keeps weights in {location!r} at a negative offset; export it again")
-        if external.offset + external.length > target.stat().st_size:
-            if identify(target) is Format.LFS_POINTER:
-                raise LoadError(f"{path} keeps weights in {location!r}, which {DAMAGED[Format.LFS_POINTER]}")
-            raise LoadError(f"{path} keeps weights in {location!r}, which is too short; pack it again")
 
 
 def _model(reader: Reader) -> OnnxFile:

@@ -1,7 +1,7 @@
 """A trial of a model file in a child process, for engines that end their process over a damaged file.
 
-The child reads requests, one a line of JSON, and answers each with such a line: what came out, or why the
-file cannot be loaded. Its own standard output is kept free for that.
+The child reads requests, one a line of JSON, each with the seconds that it may take, and answers each with
+such a line: what came out, or why the file cannot be loaded. Its own standard output is kept free for that.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from runtimes.errors import LoadError, ModelError
 _SECONDS = 120.0
 _SECONDS_PER_GIB = 120.0
 _GIB = 1 << 30
+_GRACE_SECONDS = 10.0
+"""So much later than its parent the child ends itself: where the parent has died, nobody else does."""
 _VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONHOME")
 
 
@@ -87,7 +89,8 @@ class Trial:
     def _request(self, request: Any, task: str, patience: float) -> Any:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            order = {"request": request, "seconds": patience + _GRACE_SECONDS}
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
             self._process.stdin.flush()
         line = self._answer(patience)
         if not line.endswith(b"\n"):
@@ -152,6 +155,8 @@ def _ending(code: int) -> str:
 
 def _main(rehearsal: str, bytes_to_use: int, directory: Path | None) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (bytes_to_use, bytes_to_use))
+    # A crash writes no core file.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     module, _, name = rehearsal.partition(":")
@@ -162,7 +167,9 @@ def _main(rehearsal: str, bytes_to_use: int, directory: Path | None) -> None:
         files = Files(readable, devices=places.devices())
     contain(Rules(files, Sockets.NONE))
     for line in sys.stdin:
-        reason, result, request = None, None, json.loads(line)
+        order = json.loads(line)
+        reason, result, request = None, None, order["request"]
+        signal.setitimer(signal.ITIMER_REAL, order["seconds"])
         try:
             result = rehearse(Path(request) if isinstance(request, str) else request)
         except ModelError as error:
@@ -170,6 +177,7 @@ def _main(rehearsal: str, bytes_to_use: int, directory: Path | None) -> None:
         except MemoryError:
             path = request if isinstance(request, str) else request[0]
             reason = f"{path} needs more memory than a model of its size: the file is damaged"
+        signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps({"refused": reason, "result": result}), file=answers, flush=True)
 
 

@@ -78,7 +78,7 @@ def _locked(config: GatewayConfig, kept: Lock) -> Lock:
 
     rooted = config.rooted(Path.cwd())
     absolute = dict(zip(references(config), references(rooted), strict=True))
-    fitting = {reference: entry for reference, entry in kept.kits.items() if entry.is_of(reference)}
+    fitting = kept.fitting(config)
     missing = [reference for reference in absolute if reference not in fitting]
     desired = desired_from(rooted)
     # A directory of its own: what this machine remembers of parents is of before.

@@ -80,6 +80,10 @@ class LockedKit:
         """Tell whether it is what a reference pins, or the reference pins nothing."""
         return reference.digest in (None, self.digest, self.index)
 
+    def has_parents(self, parents: Sequence[str]) -> bool:
+        """Tell whether its parents are those that a config has, or the config has none."""
+        return not parents or tuple(parents) == tuple(map(str, self.parents))
+
 
 @dataclass(frozen=True, slots=True)
 class Lock:
@@ -99,12 +103,20 @@ class Lock:
             ),
             *(
                 f"{kit} has the parents {', '.join(parents)} in the config, and others in the lock"
-                for model in config.models
-                for kit, parents in _kits(model)
-                if parents and kit in self.kits and parents != tuple(map(str, self.kits[kit].parents))
+                for kit, parents in _uses(config)
+                if kit in self.kits and not self.kits[kit].has_parents(parents)
             ),
             *(f"{kit} is in the lock, and no longer in the config" for kit in self.kits if kit not in kits),
         ]
+
+    def fitting(self, config: GatewayConfig) -> dict[Reference, LockedKit]:
+        """Return the kits that contradict nothing in a config, by their references as it has them."""
+        uses = list(_uses(config))
+        return {
+            kit: entry
+            for kit, entry in self.kits.items()
+            if entry.is_of(kit) and all(entry.has_parents(parents) for used, parents in uses if used == kit)
+        }
 
 
 def lock_path(config: Path) -> Path:
@@ -114,7 +126,7 @@ def lock_path(config: Path) -> Path:
 
 def references(config: GatewayConfig) -> tuple[Reference, ...]:
     """Return the references of all kits that a config names, each once."""
-    return tuple(dict.fromkeys(reference for model in config.models for reference, _ in _kits(model)))
+    return tuple(dict.fromkeys(reference for reference, _ in _uses(config)))
 
 
 def read_lock(path: Path, config: Path) -> Lock:
@@ -207,9 +219,10 @@ def _pins(reference: Reference, lock: Lock) -> dict[str, Any]:
     }
 
 
-def _kits(model: Model) -> Iterator[tuple[Reference, tuple[str, ...]]]:
-    """Yield the references of a model's kits, each with the parents that the config has of it."""
-    yield model.reference(), model.parents
-    canary_kit = model.canary_reference()
-    if model.canary is not None and canary_kit is not None:
-        yield canary_kit, model.canary.parents
+def _uses(config: GatewayConfig) -> Iterator[tuple[Reference, tuple[str, ...]]]:
+    """Yield the references of all models' kits, each with the parents that the config has of it."""
+    for model in config.models:
+        yield model.reference(), model.parents
+        canary_kit = model.canary_reference()
+        if model.canary is not None and canary_kit is not None:
+            yield canary_kit, model.canary.parents

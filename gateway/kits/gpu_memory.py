@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from gateway.gpus.placement import Demand
@@ -13,9 +14,12 @@ from gateway.kits.memory import Need, need_of
 from gateway.kits.model import naming
 from gateway.serving import Serving
 from gateway.wording import size
+from runtimes import onnx_external, onnx_file
 from runtimes.base import Datatype, EstimatingRuntime, Resources, Signature, TensorSpec
 from runtimes.cuda import CONTEXT_BYTES
 from runtimes.engines.base import EngineRuntime, Memory
+from runtimes.errors import LoadError
+from runtimes.formats import Format, identify
 from runtimes.select import Choice
 
 _ALIVE = 14
@@ -44,9 +48,11 @@ def gpu_need(kit: UnpackedKit, choice: Choice, language: LanguageModel, serving:
     activations = None
     if isinstance(choice.runtime, EstimatingRuntime):
         activations = choice.runtime.activations(choice.path, rows, LENGTH)
+    is_guess = activations is None
     if activations is None:
         activations = 0 if signature is None else activation_bytes(signature, rows)
-    return Need(Memory(weight_bytes(choice.path), 0, activations + CONTEXT_BYTES))
+    memory = Memory(weight_bytes(choice.path), 0, activations + CONTEXT_BYTES)
+    return Need(memory, is_guess=is_guess)
 
 
 def believed(measured: int | None, weights: int, room: int) -> int | None:
@@ -101,8 +107,7 @@ def weight_bytes(path: Path) -> int:
     """
     if path.is_dir():
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    beside = (file for file in path.parent.iterdir() if _is_data(file, path))
-    return path.stat().st_size + sum(file.stat().st_size for file in beside)
+    return path.stat().st_size + sum(file.stat().st_size for file in _beside(path))
 
 
 def activation_bytes(signature: Signature, rows: int) -> int:
@@ -110,13 +115,16 @@ def activation_bytes(signature: Signature, rows: int) -> int:
     return _ALIVE * (_total(signature.inputs, rows) + _total(signature.outputs, rows))
 
 
-def _is_data(file: Path, model: Path) -> bool:
-    """Whether a file is external data of an ONNX model, or another part of its weights."""
-    if file == model or not file.is_file():
-        return False
-    if model.suffix == ".safetensors" or model.name.endswith(".safetensors.index.json"):
-        return file.suffix == ".safetensors"
-    return file.name.startswith(f"{model.name}") or file.suffix == ".data"
+def _beside(model: Path) -> Iterable[Path]:
+    """Return the files that hold weights of an ONNX model, or the other parts of a model in safetensors."""
+    if model.name.endswith((".safetensors", ".safetensors.index.json")):
+        return [file for file in model.parent.glob("*.safetensors") if file != model and file.is_file()]
+    if identify(model) is not Format.ONNX:
+        return []
+    with suppress(LoadError):
+        return onnx_external.present(model, onnx_file.external_files(model))
+    # What is wrong with it is told when it is loaded.
+    return []
 
 
 def _total(tensors: Iterable[TensorSpec], rows: int) -> int:

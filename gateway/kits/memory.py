@@ -30,6 +30,8 @@ class Need:
     """How many tokens each slot has; None where that is known only once it is loaded, or there are none."""
     tasks: tuple[Task, ...] = ()
     """What it can be asked for, as far as that is known."""
+    is_guess: bool = False
+    """Whether the buffers are guessed, as no shapes within the model are known."""
 
     @property
     def advice(self) -> str:
@@ -43,7 +45,7 @@ class Need:
         parts = [
             (self.memory.weights, "weights"),
             (self.memory.cache, f"key-value cache ({slots}{tokens})"),
-            (self.memory.other, "buffers"),
+            (self.memory.other, "buffers (a guess)" if self.is_guess else "buffers"),
         ]
         terms = [f"{size(number)} {name}" for number, name in parts if number]
         return f"{size(self.memory.total)}: {' + '.join(terms)}"

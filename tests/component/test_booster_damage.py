@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -103,6 +106,15 @@ def test_a_crash_is_told(tmp_path: Path) -> None:
         pytest.raises(LoadError, match=r"CatBoost crashed \(SIGSEGV\) when it loaded .*m\.cbm.* damaged"),
     ):
         trial.check(tmp_path / "m.cbm")
+
+
+def test_a_trial_whose_parent_has_died_ends_by_itself() -> None:
+    command = [sys.executable, "-m", "runtimes.trial", "time:sleep", str(1 << 40)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as child:
+        assert child.stdin is not None
+        child.stdin.write(b'{"request": 3600, "seconds": 0.1}\n')
+        child.stdin.close()
+        assert child.wait(30) == -signal.SIGALRM
 
 
 def _check(refusals: Mapping[Path, str]) -> None:

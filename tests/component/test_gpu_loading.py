@@ -25,6 +25,7 @@ from gateway.serving import Serving
 from gateway.worker import gpu_loading, loading
 from gateway.worker.load_limit import LoadLimit
 from gateway.worker.loading import Loader
+from runtimes import onnx_activations
 from runtimes.signature import CPU, Resources
 from tests.support.fake_nvml import GIB, gpu, library, write_gpus
 
@@ -110,6 +111,22 @@ def test_what_does_not_fit_is_refused_with_the_sum(node: Node) -> None:
     # What no GPU here has was never taken here.
     with pytest.raises(UnusableModel, match="needs 512 MiB: "):
         node.load(Resources(device="gpu"), measured=2 * GIB)
+
+
+def test_a_need_is_called_a_guess_where_the_shapes_cannot_be_told(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gpus(node.file, [gpu("GPU-0", GIB // 4)])
+    monkeypatch.setattr(onnx_activations, "_SECONDS", 0.0)
+    with pytest.raises(UnusableModel, match=r"\+ 512 MiB buffers \(a guess\); GPU 0 has"):
+        node.load(Resources(device="gpu"))
+
+
+def test_a_need_without_measure_is_refused_as_one(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gpus(node.file, [gpu("GPU-0")])
+    monkeypatch.setattr(onnx_activations, "activations", lambda *_: 1 << 5000)
+    with pytest.raises(UnusableModel, match=r"needs more than an EiB: .* \+ more than an EiB buffers; GPU 0"):
+        node.load(Resources(device="gpu"))
 
 
 @pytest.mark.parametrize(("said", "believed"), [(1 << 50, None), (1, "weights"), (GIB, GIB)])

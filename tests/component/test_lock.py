@@ -131,6 +131,24 @@ def test_what_contradicts_a_digest_of_the_config_is_named_and_then_locked_anew(p
     assert "fits" in place.run("--check")
 
 
+def test_what_contradicts_the_parents_in_the_config_is_named_and_then_locked_anew(place: Workplace) -> None:
+    host = place.registry.host
+    first = place.push("stated/base", "v1", b"one")
+    child = place.push("stated/child", "v1", f"{host}/stated/base:v1".encode())
+    place.write(f"{host}/stated/child:v1@{child}")
+    place.run()
+    second = place.push("stated/base", "v1", b"two")
+    parents = f"parents: ['{host}/stated/base:v1@{second}']"
+    place.file.write_text(place.file.read_text().replace(f"{child}'", f"{child}', {parents}"))
+    said = place.run("--check", code=1)
+    assert (
+        f"child:v1@{child} has the parents {host}/stated/base:v1@{second} in the config, and others" in said
+    )
+    assert first in place.lock.read_text()
+    assert f"with parents v1@{second[7:19]}" in place.run()
+    assert "fits" in place.run("--check")
+
+
 def test_a_lock_that_cannot_be_made_leaves_the_one_before(place: Workplace) -> None:
     host = place.registry.host
     place.push("gone/kit", "v1", b"one")

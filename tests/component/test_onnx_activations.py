@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -65,12 +68,37 @@ def test_what_asks_for_more_than_there_is_ends_nobody_but_the_child(tmp_path: Pa
     )
 
 
-def test_what_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_takes_too_long_is_given_up_and_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "runtimes")
     nodes = [helper.make_node("Erf", ["x"], ["y"])]
     path = write(tmp_path / "model.onnx", nodes, {}, ["rows", 64])
     assert activations(path) is not None
+    assert not caplog.records
     monkeypatch.setattr(onnx_activations, "_SECONDS", 0.0)
     assert activations(path) is None
+    (record,) = caplog.records
+    assert record.message == "activations.not_told"
+    assert vars(record)["path"] == str(path)
+    assert "took longer than 0 s" in vars(record)["reason"]
+
+
+def test_what_is_written_with_constants_that_others_became_is_bounded(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Expand", ["one", "many"], ["ones"]),
+        helper.make_node("Add", ["x", "ones"], ["y"]),
+    ]
+    constants: dict[str, np.ndarray] = {"one": np.ones(1, np.float32), "many": np.array([1 << 20], np.int64)}
+    path = write(tmp_path / "model.onnx", nodes, constants, [1])
+    assert activations(path) is not None
+    program = (
+        "import sys; from runtimes import onnx_activations as o; o._WRITTEN_BYTES = 1 << 20\n"
+        "try: o.estimate([sys.argv[1], 1, 1])\n"
+        "except o.LoadError as error: print(error)"
+    )
+    child = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True)
+    assert "ONNX Runtime" in child.stdout, child.stderr
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08\x08", b"\x3a\xff\xff\xff\xff\x0f"])

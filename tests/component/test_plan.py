@@ -17,7 +17,7 @@ from gateway.cli.admin_client import TOKEN_VARIABLE
 from gateway.config.config import parse_config
 from gateway.contract import Announcement, AppName, Description, WorkerState
 from gateway.control.admin.proposal import read_proposal
-from gateway.control.planning import planner
+from gateway.control.planning import kit_facts, planner
 from gateway.control.planning.api import PlanApi
 from gateway.control.planning.hypothesis import serving
 from gateway.control.state.database import State
@@ -375,3 +375,17 @@ def test_a_lock_is_planned_as_it_would_be_applied(running: Running) -> None:
     assert {"field": "track", "before": 60.0, "after": None} in model["changes"]
     moved = running.plan({"iris": {"kit": kit, "track": "1m"}})
     assert moved["models"][0]["kits"][0]["has_moved"]
+
+
+@pytest.mark.parametrize(("resources", "estimates"), [({"gpu_memory": "6GiB"}, 0), ({"device": "gpu"}, 1)])
+def test_what_a_model_takes_of_a_gpu_is_estimated_only_where_its_config_does_not_say_it(
+    running: Running, monkeypatch: pytest.MonkeyPatch, resources: dict[str, Any], estimates: int
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(kit_facts, "gpu_need", lambda *arguments: asked.append(arguments))
+    running.push("iris:v1")
+    running.apply({})
+    model = {"kit": f"{running.registry.host}/iris:v1", "resources": resources}
+    plan = running.plan({"iris": model}, "--pull")
+    assert plan["models"][0]["action"] == "new"
+    assert len(asked) == estimates

@@ -96,13 +96,17 @@ def reconcile(recorded: Recorded, observed: Observed) -> Plan:
         if app in in_use and after.may_run(version)
     }
     swaps = _swaps(roles, situation)
+    # A version that is about to end is not started before.
+    ending = {routes[version.model].stable for version in swaps} - observed.apps.keys()
     surplus = tuple(sorted({*observed.apps, *recorded.versions} - wanted.keys()))
     return Plan(
         resolve=_unresolved(roles.values(), situation),
         deploy=tuple(
             version
             for version in wanted.values()
-            if _must_deploy(version, situation) and not situation.must_wait(version)
+            if _must_deploy(version, situation)
+            and not situation.must_wait(version)
+            and version.app not in ending
         ),
         surplus=surplus,
         routes=routes,

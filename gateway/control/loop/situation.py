@@ -58,6 +58,10 @@ class Situation:
         model = self.recorded.desired.model(version.model)
         if model is None or model.surge or version.app in self.observed.apps:
             return False
+        stable = self.route(version.model).stable
+        if stable != version.app and self.may_be_routed(stable):
+            # Also where nothing runs, as after a start: else both would load at once.
+            return True
         return any(
             other.model == version.model and app != version.app
             for app, other in self.recorded.versions.items()

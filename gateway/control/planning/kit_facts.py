@@ -45,7 +45,7 @@ class Judged:
     signature: Signature | None = None
     """What it takes and gives, where its files tell it."""
     gpu: Need | None = None
-    """What it takes of GPUs, where it wants one and its files are here."""
+    """What it takes of GPUs, where it wants one, its config does not say it, and its files are here."""
 
 
 def judge_kit(
@@ -77,7 +77,9 @@ def judge_kit(
     choice = examined.choice
     facts = replace(facts, hazard=choice.format.hazard.value, runtime=choice.runtime.name)
     gpu = None
-    if version.serving.resources.wants_gpu:
+    resources = version.serving.resources
+    # The estimate takes a process of its own, and seconds.
+    if resources.wants_gpu and resources.gpu_memory is None:
         gpu = gpu_need(examined.unpacked, choice, examined.language, version.serving)
     total = None if need is None else need.memory.total
     return Judged(facts, missing, "", total, examined.signature, gpu)

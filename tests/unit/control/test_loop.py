@@ -492,16 +492,19 @@ def test_a_version_that_is_restarted_has_one_worker_more_until_all_are_replaced(
 
 def swap(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> tuple[AppName, AppName]:
     """Serve a version, and apply another with `surge: 0`; return their apps once Serve runs the second."""
-    meaning = {"v1": Digest.of(b"v1"), "v2": Digest.of(b"v2")}
-    monkeypatch.setattr(resolver_module, "resolve", lambda kit, *_: Meaning(meaning[kit.tag]))
+    monkeypatch.setattr(resolver_module, "resolve", lambda kit, *_: Meaning(Digest.of(kit.tag.encode())))
     old = plane.start_and_serve()
     plane.serve.run(old)
-    model = {"name": "iris", "kit": KIT.replace("v1", "v2"), "rollout": {"surge": 0}}
-    plane.state.apply(desired_from(GatewayConfig.model_validate({"models": [model]})), "{}")
+    apply_swap(plane, "v2")
     wait(lambda: old in plane.serve.deleted)
     plane.workers.drop(f"{old}#1")
     wait(lambda: len(plane.serve.running) == 1 and old not in plane.serve.running)
     return old, next(iter(plane.serve.running))
+
+
+def apply_swap(plane: Plane, tag: str) -> None:
+    model = {"name": "iris", "kit": KIT.replace("v1", tag), "rollout": {"surge": 0}}
+    plane.state.apply(desired_from(GatewayConfig.model_validate({"models": [model]})), "{}")
 
 
 def events(plane: Plane) -> list[tuple[str, str]]:
@@ -555,6 +558,67 @@ def test_the_version_before_a_swap_comes_back_where_the_next_one_cannot_be_loade
     assert (shown[0], "no answer" in shown[1]) == (ModelState.FAILED, True), (
         "the config is not what is served"
     )
+    apply_swap(plane, "v1")
+    wait(lambda: len(plane.rollouts.announced) == 4)
+    last = plane.rollouts.announced[3]
+    assert (last.phase, last.stable, last.canary) == ("Healthy", str(before.reference), "")
+    assert set(plane.serve.running) == {back}
+
+
+def test_the_version_before_comes_back_too_where_a_later_config_in_the_gap_cannot_be_loaded_either(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, new = swap(plane, monkeypatch)
+    apply_swap(plane, "v3")
+    wait(lambda: len(plane.serve.running) == 1 and new not in plane.serve.running)
+    newer = next(iter(plane.serve.running))
+    fail(plane, newer, passing=None, port=2)
+    come_back(plane, newer)
+    assert plane.serve.deployments[-1][0].reference == plane.serve.deployments[0][0].reference
+    wait(lambda: len(plane.rollouts.announced) == 3)
+    assert events(plane) == [
+        ("Progressing", "Swapping"),
+        ("Degraded", "SwapFailed"),
+        ("Degraded", "SwappedBack"),
+    ]
+    assert ":v3@" in plane.rollouts.announced[2].canary
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_swap_that_failed_and_is_applied_again_is_tried_as_patiently_as_before(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, new = swap(plane, monkeypatch)
+    fail(plane, new, passing=None, port=2)
+    wait(lambda: ("Degraded", "SwapFailed") in events(plane))
+    wait(lambda: len(plane.serve.running) == 1 and new not in plane.serve.running)
+    before = plane.serve.deployments[0][0].reference
+    apply_swap(plane, "v2")
+    for tries in range(3):
+        wait(lambda: plane.serve.deployments[-1][0].reference != before)
+        wait(lambda: set(plane.serve.running) == {plane.serve.deployments[-1][0].app})
+        count = len(plane.serve.deployments)
+        fail(plane, plane.serve.deployments[-1][0].app, Passing(), port=3 + tries)
+        wait(lambda count=count: len(plane.serve.deployments) > count)  # type: ignore[misc]
+    assert plane.serve.deployments[-1][0].reference == before
+    back = plane.serve.deployments[-1][0].app
+    wait(lambda: set(plane.serve.running) == {back})
+    plane.ticks(10)
+    assert set(plane.serve.running) == {back}
+    assert len(events(plane)) == 2
+
+
+def test_what_a_config_asks_for_again_after_a_swap_has_failed_has_not_come_back_but_is_healthy(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, new = swap(plane, monkeypatch)
+    fail(plane, new, passing=None, port=2)
+    wait(lambda: ("Degraded", "SwapFailed") in events(plane))
+    apply_swap(plane, "v1")
+    plane.ticks()
+    come_back(plane, new)
+    wait(lambda: len(plane.rollouts.announced) == 3)
+    assert events(plane)[2] == ("Healthy", "RolloutCompleted")
 
 
 @pytest.mark.usefixtures("soon")

@@ -66,6 +66,17 @@ def test_the_next_version_loads_once_the_other_is_gone_and_takes_the_calls_when_
     assert (plan.deploy, plan.swaps, plan.surplus) == ((), (), ())
 
 
+def test_where_nothing_runs_as_after_a_start_the_next_version_loads_alone() -> None:
+    plan = reconcile(BEFORE, Observed({}, ()))
+    assert (plan.deploy, plan.swaps) == ((), (V2,)), "neither beside the other"
+    condemned = replace(BEFORE, condemned=frozenset({V1.app}))
+    plan = reconcile(condemned, Observed({}, ()))
+    assert (plan.deploy, plan.surplus) == ((V2,), (V1.app,))
+    failed = replace(BEFORE, failures={V2.kind: "cannot be loaded"})
+    plan = reconcile(failed, Observed({}, ()))
+    assert (plan.deploy, plan.swaps) == ((V1,), ())
+
+
 def test_a_version_that_failed_takes_nobodys_place() -> None:
     failed = replace(BEFORE, failures={V2.kind: "cannot be loaded"})
     plan = reconcile(failed, Observed({V1.app: ""}, (OLD,)))

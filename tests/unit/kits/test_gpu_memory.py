@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from gateway.kits.gpu_memory import activation_bytes, gpu_demand, weight_bytes
 from gateway.kits.memory import Need
@@ -16,10 +19,48 @@ GIB = 1 << 30
 NEED = Need(Memory(8 * GIB, GIB), slots=4, context=8192)
 
 
+def write_external(path: Path, location: str) -> None:
+    """Write an ONNX model with 100 numbers in another file."""
+    numbers = numpy_helper.from_array(np.zeros(100, np.float32), "w")
+    given = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [100]) for name in "xy"]
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])], "graph", given[:1], given[1:], [numbers]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path, save_as_external_data=True, location=location, size_threshold=0)
+
+
+def stating(path: Path, location: str) -> bytes:
+    """Return a model that says that its numbers are elsewhere."""
+    model = onnx.load(path, load_external_data=False)
+    for entry in model.graph.initializer[0].external_data:
+        if entry.key == "location":
+            entry.value = location
+    content: bytes = model.SerializeToString()
+    return content
+
+
+@pytest.mark.parametrize("location", ["m.onnx.data", "weights", "parts/w.bin"])
+def test_weights_of_an_onnx_model_are_also_where_it_says_that_they_are(location: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    (tmp_path / "parts").mkdir()
+    write_external(path, location)
+    for name in ("m.onnx.txt", "other.data", "parts/other"):
+        (tmp_path / name).write_bytes(bytes(1000))
+    assert weight_bytes(path) == path.stat().st_size + 4 * 100
+
+
+@pytest.mark.parametrize("location", ["../outside", "gone", "", "parts", "x" * 5000])
+def test_what_is_no_file_below_the_model_counts_nothing(location: str, tmp_path: Path) -> None:
+    path = tmp_path / "kit" / "m.onnx"
+    (tmp_path / "kit" / "parts").mkdir(parents=True)
+    (tmp_path / "outside").write_bytes(bytes(1000))
+    write_external(path, "w")
+    path.write_bytes(stating(path, location))
+    assert weight_bytes(path) == path.stat().st_size
+
+
 def test_weights_are_those_of_the_files(tmp_path: Path) -> None:
-    for name, size in (("m.onnx", 10), ("m.onnx.data", 100), ("other.txt", 1000)):
-        (tmp_path / name).write_bytes(bytes(size))
-    assert weight_bytes(tmp_path / "m.onnx") == 110
     parts = tmp_path / "parts"
     parts.mkdir()
     for name in ("model-1.safetensors", "model-2.safetensors", "config.json"):

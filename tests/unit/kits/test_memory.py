@@ -23,6 +23,7 @@ GIB = 1024**3
         (Need(Memory(GIB, GIB), 1), "2.0 GiB: 1.0 GiB weights + 1.0 GiB key-value cache (1 slot)"),
         (Need(Memory(GIB // 2), 4, 512), "512 MiB: 512 MiB weights"),
         (Need(Memory(GIB // 2, other=GIB // 4)), "768 MiB: 512 MiB weights + 256 MiB buffers"),
+        (Need(Memory(0, other=GIB), is_guess=True), "1.0 GiB: 1.0 GiB buffers (a guess)"),
     ],
 )
 def test_a_need_is_a_sum(need: Need, text: str) -> None:
@@ -31,6 +32,7 @@ def test_a_need_is_a_sum(need: Need, text: str) -> None:
 
 def test_sizes() -> None:
     assert (size(0), size(GIB - 1), size(23 * GIB)) == ("0 MiB", "1024 MiB", "23.0 GiB")
+    assert size(1 << 2000) == "more than an EiB"
     assert free(MachineMemory(4 * GIB, GIB)) == "1.0 GiB are free of 4.0 GiB"
 
 

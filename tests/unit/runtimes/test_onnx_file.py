@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtimes import onnx_file
+from runtimes import onnx_external, onnx_file
 from runtimes.base import Datatype, Resources, Signature, TensorSpec
 from runtimes.errors import ExecutionError, InputError, LoadError
 from runtimes.formats import Format, identify
 from runtimes.onnx import OnnxRuntime
+from runtimes.onnx_external import External
 from runtimes.onnx_outputs import Composed, Form
 from tests.support.model_files import (
     chunk,
@@ -455,7 +456,12 @@ def read_or_refuse(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     identify(path)
     with contextlib.suppress(LoadError):
-        onnx_file.check_external(path, onnx_file.read(path))
+        onnx_external.check_external(path, onnx_file.read(path).external)
+
+
+def test_a_name_that_no_file_can_have_is_a_load_error(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="no regular file beside it"):
+        onnx_external.check_external(tmp_path / "model.onnx", [External("x" * 5000)])
 
 
 def test_time_is_bounded_by_the_number_of_fields(written: Callable[[bytes], Path]) -> None:
