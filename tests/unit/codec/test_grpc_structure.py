@@ -76,7 +76,7 @@ def test_the_shape_is_checked_before_contents_are_converted(monkeypatch: pytest.
     message = request()
     message.inputs.add(name="x", datatype="FP32", shape=[7]).contents.fp32_contents.extend([1.5] * 100_000)
     monkeypatch.setattr("numpy.fromiter", None)
-    with pytest.raises(InputError, match=r"shape \[7\] needs 7 elements, contents has 100000"):
+    with pytest.raises(InputError, match=r"shape \[7\] needs 7 elements, contents has 100,000"):
         decode(*read([message.SerializeToString()]), "iris")
 
 
