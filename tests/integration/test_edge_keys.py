@@ -498,7 +498,9 @@ def test_the_log_names_the_key_and_never_shows_it(
         guarded.stop()
     logged = capfd.readouterr().err
     lines = [json.loads(line) for line in logged.splitlines() if '"event":"access"' in line]
-    assert [(line["key"], line["status"]) for line in lines] == [("iris", 200), ("people", 200), ("-", 401)]
+    # Each thread of HAProxy writes its own lines when it comes to it.
+    named = sorted((line["key"], line["status"]) for line in lines)
+    assert named == [("-", 401), ("iris", 200), ("people", 200)]
     everything = logged + "".join(
         path.read_text(errors="replace") for path in (tmp_path / "edge").iterdir() if path.is_file()
     )
