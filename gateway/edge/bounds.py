@@ -29,6 +29,8 @@ HEALTH_CONNECTIONS = 64
 """How many connections its own listener for health takes, whatever the others do."""
 CALLER_REQUESTS = 1024
 """How many calls one caller may have at a time, where nothing else is said."""
+FULL_CALLER_CONNECTIONS = 32
+"""How many connections a caller may open in a second while it has as many calls in work as it may."""
 CALLER_STREAMS = 64
 """How many streams of health and reflection one caller may have at a time."""
 LARGE_BYTES = 1024 * 1024

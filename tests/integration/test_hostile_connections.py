@@ -17,7 +17,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway.edge.bounds import CALLER_STREAMS, LARGE_BYTES, UPLOADS, CallerLimits, edge_bounds
+from gateway.edge.bounds import (
+    CALLER_STREAMS,
+    FULL_CALLER_CONNECTIONS,
+    LARGE_BYTES,
+    UPLOADS,
+    CallerLimits,
+    edge_bounds,
+)
 from gateway.edge.haproxy import ask
 from gateway.edge.routes import Backend, Route, RoutingTable
 from gateway.metrics.memory import total_resident_bytes
@@ -215,6 +222,23 @@ def test_a_caller_with_too_many_calls_is_told_so(attacked: Attacked) -> None:
         close(connections)
     time.sleep(0.3)
     assert attacked.call(ATTACKER)[0] == 200
+
+
+def test_a_caller_with_all_its_calls_in_work_opens_few_connections(attacked: Attacked) -> None:
+    streams = [request(1 + 2 * number, HOLD) for number in range(BOUNDS.caller_requests // 2)]
+    full = attacked.attack(2, ATTACKER, streams)
+    before = attacked.rejected("connection")
+    try:
+        time.sleep(1.2)
+        more = attacked.attack(2 * FULL_CALLER_CONNECTIONS, ATTACKER, [request(1, HOLD)])
+        close(more)
+        assert attacked.rejected("connection") - before >= FULL_CALLER_CONNECTIONS // 2
+        assert attacked.call()[0] == 200
+        time.sleep(2)
+        # It is told once it opens fewer.
+        assert attacked.call(ATTACKER)[0] == 429
+    finally:
+        close(full)
 
 
 @pytest.mark.parametrize(
