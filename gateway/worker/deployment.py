@@ -26,10 +26,10 @@ class Worker:
         """Raise if this worker cannot answer; Serve calls this."""
         await self._replica.check_health()
 
-    async def record_autoscaling_stats(self) -> dict[str, float]:
+    def record_autoscaling_stats(self) -> dict[str, float]:
         """Return how many calls are inside, and for how long there were none; for Serve's autoscaling.
 
-        Serve would call what is no coroutine in a thread of its own, twice a second.
+        Serve calls this in a thread, so that it also sees calls that the event loop is busy with.
         """
         return self._replica.autoscaling_stats()
 

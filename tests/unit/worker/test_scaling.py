@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Mapping
 
@@ -21,7 +20,6 @@ from ray.serve.config import AutoscalingConfig
 
 from gateway.config.models import Replicas
 from gateway.control.loop.ray_serve import autoscaling
-from gateway.worker.deployment import Worker
 from gateway.worker.scaling import IDLE, ONGOING
 
 ID = DeploymentID("worker", "iris")
@@ -177,8 +175,3 @@ def test_a_worker_that_never_comes_is_given_up() -> None:
 def test_workers_report_each_second() -> None:
     """Serve means to replace this field by environment variables, which nothing in Ray 2.60 reads."""
     assert scaled().config.metrics_interval_s == 1
-
-
-def test_serve_asks_a_worker_on_its_own_loop() -> None:
-    """What is no coroutine, Serve calls in a thread of its own, which costs more than all else of it."""
-    assert inspect.iscoroutinefunction(Worker.record_autoscaling_stats)
