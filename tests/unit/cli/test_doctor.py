@@ -23,12 +23,6 @@ IRIS = "oci-layout:configs/samples:samples/iris:v1"
 
 
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    monkeypatch.setenv("COLUMNS", "300")
-    return Cli(tmp_path / "home", monkeypatch, capsys)
-
-
-@pytest.fixture
 def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file from which NVML tells; there is no driver before it is written."""
     file = tmp_path / "gpus.json"

@@ -17,12 +17,6 @@ IRIS = "oci-layout:configs/samples:samples/iris:v1"
 
 
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    monkeypatch.setenv("COLUMNS", "300")
-    return Cli(tmp_path / "home", monkeypatch, capsys)
-
-
-@pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[GatewayConfig]:
     """The configs that would be served."""
     configs: list[GatewayConfig] = []

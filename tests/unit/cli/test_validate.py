@@ -5,18 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from gateway.config.lock import Lock, LockedKit, lock_text
 from gateway.config.schema import config_schema
 from gateway.oci.reference import Digest, parse_reference
 from tests.support.cli import Cli
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    monkeypatch.setenv("COLUMNS", "300")
-    return Cli(tmp_path / "home", monkeypatch, capsys)
 
 
 def test_all_faults_of_several_files_are_named_with_their_lines(cli: Cli, tmp_path: Path) -> None:
