@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,8 @@ QUICK_CALLS = 40
 class Worker:
     """A worker's app and server, and what becomes of it once a call cannot be ended."""
 
-    def __init__(self, model: TensorModel, batching: Batching | None = None) -> None:
-        limits = QueueLimits(timeout=SECONDS, compute_timeout=LIMIT)
+    def __init__(self, model: TensorModel, batching: Batching | None = None, limit: float = LIMIT) -> None:
+        limits = QueueLimits(timeout=SECONDS, compute_timeout=limit)
         options = AppOptions(limits=limits, batching=batching)
         self.tally = Tally()
         self.app = build_app(Identity("m", "v1", "sha256:" + "ab" * 32), model, self.tally, options)
@@ -77,6 +77,12 @@ class Worker:
         document = json.loads(answer.read())
         connection.close()
         return answer.status, document
+
+    def begun(self, pool: ThreadPoolExecutor, rounds: int) -> Future[tuple[int, dict[str, Any]]]:
+        """Send a call in another thread; it is the model's once this returns."""
+        call = pool.submit(self.call, rounds)
+        wait(lambda: self.tally.ongoing == 1 and not self.app.queued)
+        return call
 
     def given_up(self) -> str:
         """Why the worker is to be killed, "" where it is not."""
@@ -112,8 +118,7 @@ class TestAnEndlessLoopOfOnnx:
     def test_who_waits_behind_it_is_answered(self, endless_onnx: Path) -> None:
         worker = Worker(OnnxRuntime().load(endless_onnx, Resources()))
         with ThreadPoolExecutor(2) as pool:
-            endless = pool.submit(worker.call, FOR_EVER)
-            time.sleep(0.2)
+            endless = worker.begun(pool, FOR_EVER)
             assert pool.submit(worker.call, 3).result()[0] == 200
             assert endless.result()[0] == 504
 
@@ -136,8 +141,7 @@ class TestAnEndlessLoopOfTorchScript:
     def test_in_the_thread(self, tmp_path: Path) -> None:
         worker = Worker(TorchScriptRuntime().load(looping_torchscript(tmp_path), Resources()))
         with ThreadPoolExecutor(2) as pool:
-            endless = pool.submit(worker.call, FOR_A_WHILE)
-            time.sleep(0.2)
+            endless = worker.begun(pool, FOR_A_WHILE)
             waiting = pool.submit(worker.call, 1)
             assert endless.result()[0] == 504
             assert waiting.result()[0] == 503
@@ -155,7 +159,10 @@ class TestAnEndlessLoopOfTorchScript:
 
 
 class Batched:
-    """A model of rows that takes for ever over a row of -1, until it is interrupted."""
+    """A model of rows that takes for ever over a row of -1, until it is interrupted.
+
+    Others take until `others_wait` is set.
+    """
 
     signature = Signature(
         (TensorSpec("rounds", "INT64", (-1,)), TensorSpec("x", "FP32", (-1,))),
@@ -166,6 +173,7 @@ class Batched:
 
     def __init__(self) -> None:
         self.rows: list[int] = []
+        self.others_wait = threading.Event()
         self._interrupted = threading.Event()
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
@@ -178,7 +186,7 @@ class Batched:
             self._interrupted.wait(SECONDS)
             self._interrupted.clear()
             raise Interrupted("told to end")
-        time.sleep(0.2)
+        self.others_wait.wait(SECONDS)
         return {"y": inputs["x"]}
 
     def interrupt(self) -> None:
@@ -190,11 +198,12 @@ class Batched:
 
 def test_calls_that_run_together_with_an_endless_one_end_with_it() -> None:
     model = Batched()
-    worker = Worker(model, Batching(max_batch_size=8, max_delay=0.1))
+    worker = Worker(model, Batching(max_batch_size=8, max_delay=0.1), limit=2.0)
     with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(worker.call, 1)
-        time.sleep(0.05)
+        first = worker.begun(pool, 1)
         others = [pool.submit(worker.call, rounds) for rounds in (1, -1, 1)]
+        wait(lambda: worker.app.queued == len(others))
+        model.others_wait.set()
         assert first.result()[0] == 200
         assert [other.result()[0] for other in others] == [504, 504, 504]
     assert model.rows == [1, 3]
@@ -203,6 +212,7 @@ def test_calls_that_run_together_with_an_endless_one_end_with_it() -> None:
 
 def test_an_interrupt_that_comes_too_late_ends_no_other_call() -> None:
     model = Batched()
+    model.others_wait.set()
     worker = Worker(model)
     model.interrupt()
     assert worker.call(1)[0] == 200

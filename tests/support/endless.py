@@ -13,8 +13,9 @@ _TENSOR, _GRAPH = 4, 5
 
 FOR_EVER = 10**12
 """A number of rounds that takes hours."""
-FOR_A_WHILE = 25_000_000
-"""A number of rounds that takes PyTorch's interpreter several seconds, so that no test leaves it running."""
+FOR_A_WHILE = 100_000_000
+"""A number of rounds that takes PyTorch's interpreter at least five seconds, and no minute: no test leaves it
+running."""
 
 
 def looping_onnx() -> bytes:
