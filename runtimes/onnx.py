@@ -131,7 +131,7 @@ class OnnxModel:
             self._run_options = _run_options()
         for name in self._strings.intersection(names):
             results[name] = _to_bytes(results[name])
-        if self._composed or any(value is None for value in results.values()):
+        if self._composed or [None for value in results.values() if value is None]:
             return self._flat(results, outputs)
         return results
 

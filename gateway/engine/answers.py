@@ -105,22 +105,22 @@ class Answers:
                 log.exception("answer.failed", extra={"request_id": job.request_id, **self._names_of(job)})
             job.body = ()  # an idle thread still refers to its last job
             self._tally.ongoing -= 1
+            seconds = time.perf_counter() - job.began
             if job.decode_seconds:
                 self._tally.answered(
                     job.role,
                     job.status,
-                    request=time.perf_counter() - job.began,
-                    queue=job.queue_seconds,
-                    compute=job.decode_seconds + job.infer_seconds + job.encode_seconds,
-                    infer=job.infer_seconds,
-                    encode=job.encode_seconds,
-                    is_unfit=job.is_unfit,
+                    seconds,
+                    job.queue_seconds,
+                    job.decode_seconds + job.infer_seconds + job.encode_seconds,
+                    job.infer_seconds,
+                    job.encode_seconds,
+                    job.is_unfit,
                 )
             else:
                 self._tally.refused(job.role, job.status)
             if job.is_placed and not job.is_blameless:
-                seconds = time.perf_counter() - job.began
-                self._tally.judged(job.source, job.status, seconds, job.is_unfit, sticky=job.sticky)
+                self._tally.judged(job.source, job.status, seconds, job.is_unfit, None, job.sticky)
             if job.trace is not None:
                 record_job(job, self._names.get("model", ""))
 

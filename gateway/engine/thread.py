@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from contextvars import copy_context
 from queue import Empty
 
 import numpy as np
@@ -106,6 +107,10 @@ class ComputeThread:
         self._batcher = None if batching is None else Batcher(batching)
         self._pace = Pace()
         self._model_is_free = threading.Lock()
+        # Whoever has the model may enter it. numpy keeps in a context what it tells of, and to set that for
+        # each call takes longer than to enter one.
+        self._on_loop = copy_context()
+        self._on_loop.run(np.seterr, over="ignore")
         self._submitted: Rounds[Job] = Rounds()
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
         self._thread.start()
@@ -194,8 +199,7 @@ class ComputeThread:
         try:
             began = job.arrived = time.perf_counter()
             job.deadline = job.began + job.timeout
-            with np.errstate(over="ignore"):
-                self._pace.note(self._run_single(job) - began)
+            self._pace.note(self._on_loop.run(self._run_single, job) - began)
             if batcher is not None:
                 batcher.note_single(began, 0, job.infer_seconds)
         finally:
