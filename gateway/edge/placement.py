@@ -85,7 +85,8 @@ def assign_slots(versions: Iterable[str], current: Mapping[str, int]) -> dict[st
     """Give each version a slot: the one it has, else the lowest free one."""
     distinct = list(dict.fromkeys(versions))
     slots = {version: current[version] for version in distinct if version in current}
-    free = (number for number in range(len(distinct)) if number not in set(slots.values()))
+    taken = set(slots.values())
+    free = (number for number in range(len(distinct)) if number not in taken)
     return slots | {version: next(free) for version in distinct if version not in slots}
 
 
