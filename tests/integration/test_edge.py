@@ -249,7 +249,7 @@ def test_of_more_models_than_the_open_files_allow_the_first_are_routed(
         # Workers of the others come and go as ever.
         with pytest.raises(EdgeFull):
             edge.control.apply(table(800, other))
-        assert json.loads(edge.get(path(0))[2])["version"] == "v2"
+        assert edge.get(path(0))[1]["ModelKit-Version"] == "v2"
         # Once there is room, all are.
         edge.control.apply(table(held, other))
         assert edge.get(path(held))[0] == 404
