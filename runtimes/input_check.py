@@ -9,6 +9,7 @@ import numpy as np
 
 from runtimes.base import ANY, Array, Datatype, Signature
 from runtimes.errors import InputError
+from runtimes.signature import has_shape
 
 _NUMBERS = frozenset(datatype.numpy for datatype in Datatype if datatype is not Datatype.BYTES)
 
@@ -83,7 +84,7 @@ class InputCheck:
         fits = datatype != Datatype.BYTES if spec.datatype == ANY else datatype == spec.datatype
         if fits and spec.shape is not None:
             return InputError(f"input {name!r} must have shape {shape_text(spec.shape)}, not {shape}")
-        if spec.shape is None or _has_shape(shape, spec.shape):
+        if spec.shape is None or has_shape(shape, spec.shape):
             return InputError(f"input {name!r} must be {expected}, not {datatype}")
         expected = f"{expected} of shape {shape_text(spec.shape)}"
         return InputError(f"input {name!r} must be {expected}, not {datatype} of shape {shape}")
@@ -101,12 +102,6 @@ def unknown_output(name: str, outputs: Sequence[str]) -> InputError:
 
 def _listed(names: Sequence[str]) -> str:
     return f"{'input' if len(names) == 1 else 'inputs'} {', '.join(map(repr, names))}"
-
-
-def _has_shape(shape: Sequence[int], expected: Sequence[int]) -> bool:
-    return len(shape) == len(expected) and all(
-        free < 0 or size == free for size, free in zip(shape, expected, strict=True)
-    )
 
 
 def shape_text(expected: Sequence[int]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtimes.errors import LoadError
-from runtimes.protobuf import BYTES, VARINT, Malformed, Reader, Span, mapped
+from runtimes.protobuf import BYTES, VARINT, Malformed, Reader, Span, mapped, varint
 
 _SMALL = 64 * 1024
 """Bytes of a constant that is kept: the shapes of others may be made of it."""
@@ -129,35 +129,26 @@ class _Writer:
 
     def _copied(self, number: int, wire: int, value: int, inner: Span) -> bytes:
         if wire == VARINT:
-            return _varint(number << 3) + _varint(value)
+            return varint(number << 3) + varint(value)
         self._size += inner[1] - inner[0]
         if self._size > _MAX_BYTES:
             raise Malformed(f"it has more than {_MAX_BYTES >> 20} MiB beside its weights")
         content = self._data[inner[0] : inner[1]]
-        return _message(number, content) if wire == BYTES else _varint(number << 3 | wire) + content
+        return _message(number, content) if wire == BYTES else varint(number << 3 | wire) + content
 
 
 def _value(name: str, element: int, axes: Iterable[int | str]) -> bytes:
     """Return a ValueInfoProto of a tensor."""
     shape = b"".join(_message(1, _axis(axis)) for axis in axes)
-    tensor = _varint(1 << 3) + _varint(element) + _message(2, shape)
+    tensor = varint(1 << 3) + varint(element) + _message(2, shape)
     return _message(1, name.encode()) + _message(2, _message(1, tensor))
 
 
 def _axis(axis: int | str) -> bytes:
     if isinstance(axis, str):
         return _message(2, axis.encode())
-    return _varint(1 << 3) + _varint(axis & 0xFFFF_FFFF_FFFF_FFFF)
+    return varint(1 << 3) + varint(axis & 0xFFFF_FFFF_FFFF_FFFF)
 
 
 def _message(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | BYTES) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    pieces = bytearray()
-    while value >= 0x80:
-        pieces.append(value & 0x7F | 0x80)
-        value >>= 7
-    pieces.append(value)
-    return bytes(pieces)
+    return varint(number << 3 | BYTES) + varint(len(content)) + content

@@ -1,4 +1,4 @@
-"""A reader of protobuf's wire format, in place and without a schema.
+"""Protobuf's wire format, without a schema: a reader in place, and how numbers are written.
 
 See https://protobuf.dev/programming-guides/encoding. A message is a span of the file, (start, end). Its
 fields are iterated over; values that are skipped are not read. The number of fields is bounded.
@@ -132,3 +132,15 @@ def mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
     finally:
         if isinstance(data, mmap.mmap):
             data.close()
+
+
+def varint(value: int) -> bytes:
+    """Return a number that is not negative, seven bits a byte, the lowest first."""
+    if value < 0x80:
+        return b"%c" % value
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

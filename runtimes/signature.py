@@ -7,6 +7,7 @@ Datatypes carry the names of the Open Inference Protocol, version 2
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -109,6 +110,13 @@ class Signature:
     def all_outputs(self) -> tuple[TensorSpec, ...]:
         """The outputs of both kinds, those of a call that names none first."""
         return self.outputs + self.on_request
+
+
+def has_shape(shape: Sequence[int], expected: Sequence[int]) -> bool:
+    """Tell whether a shape is as expected, where -1 stands for any length."""
+    return len(shape) == len(expected) and all(
+        length in (-1, size) for size, length in zip(shape, expected, strict=True)
+    )
 
 
 CPU = "cpu"

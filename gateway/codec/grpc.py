@@ -20,10 +20,11 @@ from gateway.codec.grpc_structure import check_structure
 from gateway.codec.tensors import from_bytes, to_bytes
 from gateway.wire.body import BodyReader
 from gateway.wire.grpc_messages import message
-from gateway.wire.protobuf import Parts, field, plain_field, take_apart, varint
+from gateway.wire.protobuf import Parts, field, plain_field, take_apart
 from gateway.wording import counted
 from runtimes.base import Array, Datatype
 from runtimes.errors import ExecutionError, InputError
+from runtimes.protobuf import varint
 
 _MAX_RANK = 16
 # A smaller message is parsed faster whole than in parts.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from google.protobuf.message import DecodeError
 
 from gateway.wire.body import BodyReader
+from runtimes.protobuf import varint
 
 Parts = list[bytes | memoryview]
 
@@ -67,15 +68,3 @@ def field(number: int, parts: Sequence[bytes | memoryview]) -> Parts:
 def plain_field(number: int, data: bytes) -> bytes:
     """Return such a field in one piece; nothing where it is empty, as proto3 has it."""
     return b"".join(field(number, [data])) if data else b""
-
-
-def varint(value: int) -> bytes:
-    """Return a number that is not negative, seven bits a byte, the lowest first."""
-    if value < 0x80:
-        return b"%c" % value
-    encoded = bytearray()
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)

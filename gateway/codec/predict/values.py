@@ -20,6 +20,7 @@ from gateway.wording import counted
 from runtimes.base import Array, TensorSpec
 from runtimes.errors import InputError
 from runtimes.input_check import shape_text
+from runtimes.signature import has_shape
 
 _MAX_RANK = 16
 _SHOWN_CHARACTERS = 40
@@ -53,7 +54,7 @@ def shaped(spec: TensorSpec, array: Array, shape: Sequence[int]) -> Array:
     Axes of length 1 may be missing or too many, and a row may be flat where an input is of a fixed size.
     """
     expected = spec.shape
-    if expected is None or _fits(shape, expected):
+    if expected is None or has_shape(shape, expected):
         return array.reshape(shape)
     rows, rest = shape[0], expected[1:]
     if expected and expected[0] not in (-1, rows):
@@ -164,9 +165,3 @@ def _refusal(spec: TensorSpec, item: Any, row: int, elements: Elements) -> Input
     names = type_names({type(item)})
     example = "" if type(item) is dict else f", such as {shown(item)}"
     return InputError(f"{place(row, spec.name)}: {elements.datatype} cannot be made of {names}{example}")
-
-
-def _fits(shape: Sequence[int], expected: Sequence[int]) -> bool:
-    return len(shape) == len(expected) and all(
-        length in (-1, size) for size, length in zip(shape, expected, strict=True)
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from runtimes.base import ANY, Signature, TensorSpec
+from runtimes.signature import has_shape
 
 
 def signature_faults(stable: Signature, canary: Signature) -> list[str]:
@@ -42,9 +43,7 @@ def _takes(general: TensorSpec, special: TensorSpec) -> bool:
         return False
     if general.shape is None:
         return True
-    if special.shape is None or len(general.shape) != len(special.shape):
-        return False
-    return all(size in (-1, other) for size, other in zip(general.shape, special.shape, strict=True))
+    return special.shape is not None and has_shape(special.shape, general.shape)
 
 
 def _describe(spec: TensorSpec) -> str:

@@ -18,10 +18,10 @@ from gateway.engine.jobs import Job
 from gateway.wire.codings import BodyTooLarge, UnknownCoding
 from gateway.wire.grpc_frames import Unframer, framed, single_message
 from gateway.wire.grpc_status import CODES, Code, message_value, trailers
-from gateway.wire.protobuf import varint
 from gateway.worker.grpc_job import GrpcCodec
 from runtimes.base import Array
 from runtimes.errors import ExecutionError, InputError
+from runtimes.protobuf import varint
 
 Request = Any
 

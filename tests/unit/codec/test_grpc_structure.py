@@ -12,8 +12,9 @@ from tritonclient.grpc import service_pb2
 from gateway.codec import grpc_structure
 from gateway.codec.grpc import decode, read
 from gateway.codec.grpc_structure import check_structure
-from gateway.wire.protobuf import field, varint
+from gateway.wire.protobuf import field
 from runtimes.errors import InputError
+from runtimes.protobuf import varint
 
 MIB = 1024 * 1024
 NAMED = b"".join([*field(1, [b"iris"])])
