@@ -32,6 +32,8 @@ class BodyBudget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._used = 0
+        self._most = 0
+        """The most that was reserved at a time since `settled`."""
         self.refusals = 0
         """How often there was no room."""
         self._lock = threading.Lock()
@@ -49,6 +51,13 @@ class BodyBudget:
     def is_tight(self) -> bool:
         """Whether more than half of it is reserved."""
         return self.used * 2 > self.limit
+
+    def settled(self) -> int:
+        """Return how much was reserved at a time since this last told so; 0 while anything is."""
+        if self.used:
+            return 0
+        most, self._most = self._most, 0
+        return most
 
     def reserve(self, size: int, received: int = 0) -> Reservation:
         """Reserve bytes for a body, of which `received` bytes came before its pace counts.
@@ -68,6 +77,7 @@ class BodyBudget:
                 self.refusals += 1
                 raise BudgetFull(f"the bodies of other calls take {self._used} bytes now; ask again")
             self._used += size
+            self._most = max(self._most, self._used)
 
     def give_back(self, size: int) -> None:
         """Make room; may be called from `__del__`."""

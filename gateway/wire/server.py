@@ -17,6 +17,7 @@ from gateway.wire.budget import BodyBudget
 from gateway.wire.connection import Connection
 from gateway.wire.exchange import Handler
 from gateway.wire.flow import Shared
+from gateway.wire.heap import LARGE_BYTES, give_back_memory
 from gateway.wire.limits import ARRIVING_BYTES
 from gateway.wire.tls_connection import TlsOpening
 
@@ -110,7 +111,10 @@ class HttpServer:
         return Connection(self._shared) if self._tls is None else TlsOpening(self._shared, self._tls)
 
     def _tick(self) -> None:
-        """Close the connections whose client has been quiet for long, or sends a body too slowly."""
+        """Close the connections whose client has been quiet for long, or sends a body too slowly.
+
+        Once large bodies are gone, give back what they took.
+        """
         shared, now = self._shared, time.monotonic()
         shared.tick += 1
         for connection in list(shared.connections):
@@ -118,6 +122,8 @@ class HttpServer:
                 connection.abort()
             else:
                 connection.end_if_slow(now)
+        if shared.budget.settled() > LARGE_BYTES:
+            asyncio.get_running_loop().run_in_executor(None, give_back_memory)
 
     async def _finish(self) -> None:
         shared = self._shared

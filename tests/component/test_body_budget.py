@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
@@ -218,6 +221,43 @@ def test_bodies_must_hurry_while_room_is_scarce(monkeypatch: pytest.MonkeyPatch)
     assert not body.is_slow(6 * MB, 107)
     others.release()
     assert not body.is_slow(4 * MB, 107)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_once_large_bodies_are_gone_their_memory_is_given_back(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[float] = []
+    monkeypatch.setattr(server_module, "LARGE_BYTES", 3 * MB)
+    monkeypatch.setattr(server_module, "give_back_memory", lambda: given_back.append(time.monotonic()))
+    with closing(served.connect()) as client, closing(served.connect()) as other:
+        client.sendall(head(2 * MB) + bytes(2 * MB))
+        assert status_of(client) == 200
+        client.sendall(head(4 * MB))
+        wait(lambda: served.budget.used == 4 * MB)
+        time.sleep(0.3)
+        assert not given_back
+        client.sendall(bytes(4 * MB))
+        assert status_of(client) == 200
+        wait(lambda: bool(given_back))
+        other.sendall(head(2 * MB) + bytes(2 * MB))
+        assert status_of(other) == 200
+        time.sleep(0.3)
+    assert len(given_back) == 1
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library is not glibc")
+def test_memory_that_was_freed_can_be_given_back() -> None:
+    program = (
+        "import os\n"
+        "from gateway.metrics.memory import total_resident_bytes\n"
+        "from gateway.wire.heap import give_back_memory\n"
+        "pieces = [bytes(100_000) for _ in range(2000)]; last = bytes(100_000)\n"
+        "del pieces; before = total_resident_bytes([os.getpid()])\n"
+        "give_back_memory(); print(before - total_resident_bytes([os.getpid()]))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(result.stdout) > 64 * MB
 
 
 @pytest.mark.usefixtures("hurried")
