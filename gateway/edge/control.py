@@ -54,9 +54,8 @@ from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 
-from gateway.edge.bounds import RAISE_THE_LIMIT
 from gateway.edge.counters import EdgeCounters
-from gateway.edge.edge import EdgeFull, EdgeStatistics
+from gateway.edge.edge import EdgeStatistics
 from gateway.edge.error_map import error_entries
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.haproxy import ChangeRefused, HAProxy, differs
@@ -72,7 +71,6 @@ from gateway.edge.placement import (
 )
 from gateway.edge.refusals import refusal_entries
 from gateway.edge.render import render
-from gateway.edge.room import fitting
 from gateway.edge.route_map import WATCHED, Key, map_entries, map_key, watched, without_canary
 from gateway.edge.routes import RoutingTable
 from gateway.edge.stats import Processes
@@ -82,10 +80,6 @@ from gateway.logs.limits import Logged
 from gateway.metrics.memory import total_resident_bytes
 from gateway.metrics.system import EdgeSample
 from gateway.wire.server import check_free, listen_fault
-from gateway.wording import counted, listed
-
-# So many versions are named for which there is no room.
-_NAMES = 5
 
 log = logging.getLogger(__name__)
 
@@ -118,20 +112,12 @@ class EdgeControl:
         """Have HAProxy route by `table`.
 
         Raises:
-            EdgeFull: when HAProxy may have too few files open for all of it; the rest is routed.
-            EdgeError: when HAProxy does not answer or refuses; the files are right even then. Or when there
-                are too few open files for the workers of versions that it has: then all stays as it was.
+            EdgeError: when HAProxy does not answer or refuses; the files are right even then. Or when the
+                table needs more files than HAProxy may have open: then all stays as it was.
         """
         with self._changing:
             self._table = table
-            routed, left_out = self._apply(table, must_reload=False)
-        if left_out:
-            files, names = counted(self._settings.bounds.files, "open file"), listed(left_out, _NAMES)
-            raise EdgeFull(
-                f"the edge may have {files} (ulimit -Hn), too few to route to {names} as well: "
-                f"{RAISE_THE_LIMIT}, or serve fewer models",
-                routed,
-            )
+            self._apply(table, must_reload=False)
 
     def configure(self, listen: str, access_log: Logged) -> None:
         """Take calls at another address, and log others, by a reload.
@@ -171,13 +157,10 @@ class EdgeControl:
         except OSError as error:
             raise EdgeError(f"cannot listen on {listen} ({listen_fault(error)})") from error
 
-    def _apply(self, table: RoutingTable, must_reload: bool) -> tuple[RoutingTable, tuple[str, ...]]:
-        """Have HAProxy route by what it has room for; returns that, and the versions that are left out."""
+    def _apply(self, table: RoutingTable, must_reload: bool) -> None:
         before = self._slots()
-        live, live_pool = self._haproxy.servers()
-        most = self._settings.bounds.max_checks
-        table, left_out = fitting(table, before, live.workers, live_pool, most)
         slots = assign_slots([backend.version for backend in table.backends()], before)
+        live, live_pool = self._haproxy.servers()
         placement = Placement(place(table, slots, live.workers), slots_with_activator(table, slots))
         pool = live_pool.grown_for(placement.workers)
         entries, live_entries = map_entries(table, slots), self._haproxy.routes()
@@ -189,18 +172,9 @@ class EdgeControl:
             self._write_files(table, slots, pool, placement)
         if must_reload:
             self._haproxy.reload()
-        elif live_entries != entries or differs(live, placement):
-            self._change(live, placement, live_entries, entries)
-        return table, left_out
-
-    def _change(
-        self,
-        live: Placement,
-        placement: Placement,
-        live_entries: Mapping[str, str],
-        entries: Mapping[str, str],
-    ) -> None:
-        """Change the servers and the map of the HAProxy that runs; reload it where it refuses that."""
+            return
+        if live_entries == entries and not differs(live, placement):
+            return
         try:
             self._haproxy.bring_up(live, placement)
             if live_entries != entries:

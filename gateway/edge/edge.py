@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.edge.routes import RoutingTable
-from gateway.errors import EdgeError
 from gateway.logs.limits import Logged
 from gateway.metrics.edge_numbers import EdgeNumbers
 from gateway.metrics.system import EdgeSample
@@ -24,14 +23,6 @@ class EdgeStatistics:
     """The resident memory of its processes."""
 
 
-class EdgeFull(EdgeError):
-    """The edge has no room for all of a routing table; by `routed`, the rest of it, it routes."""
-
-    def __init__(self, text: str, routed: RoutingTable) -> None:
-        super().__init__(text)
-        self.routed = routed
-
-
 class Edge(Protocol):
     """What takes the calls of clients and gives them to workers, as `EdgeControl` does with one HAProxy.
 
@@ -40,11 +31,7 @@ class Edge(Protocol):
     """
 
     def apply(self, table: RoutingTable) -> None:
-        """Route by this table; when it returns, new calls do. The same table again changes nothing.
-
-        Raises:
-            EdgeFull: when there is room for a part of it alone.
-        """
+        """Route by this table; when it returns, new calls do. The same table again changes nothing."""
 
     def configure(self, listen: str, access_log: Logged) -> None:
         """Take calls at `listen`, `HOST:PORT`, and log these; where that cannot be, all stays as it was."""

@@ -85,8 +85,7 @@ def assign_slots(versions: Iterable[str], current: Mapping[str, int]) -> dict[st
     """Give each version a slot: the one it has, else the lowest free one."""
     distinct = list(dict.fromkeys(versions))
     slots = {version: current[version] for version in distinct if version in current}
-    taken = set(slots.values())
-    free = (number for number in range(len(distinct)) if number not in taken)
+    free = (number for number in range(len(distinct)) if number not in set(slots.values()))
     return slots | {version: next(free) for version in distinct if version not in slots}
 
 

@@ -18,11 +18,10 @@ import gateway
 from gateway.call_records.access_log import Converter
 from gateway.edge.bounds import MIN_FILES, edge_bounds
 from gateway.edge.control import EdgeControl
-from gateway.edge.edge import EdgeFull
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.haproxy import ask
 from gateway.edge.process import EdgeProcess
-from gateway.edge.routes import Backend, Route, RouteState, RoutingTable, Server
+from gateway.edge.routes import Backend, Route, RouteState, RoutingTable
 from gateway.errors import EdgeError
 from gateway.wire.texts import EXTENSIONS
 from tests.support.edge import RunningEdge, Workers, backend
@@ -220,55 +219,19 @@ def test_with_few_open_files_many_models_are_taken_at_the_cost_of_connections(
     assert taken[0] > taken[-1] > 512
 
 
-def test_of_more_models_than_the_open_files_allow_the_first_are_routed(
-    tmp_path: Path, workers: Workers
-) -> None:
+def test_more_models_than_the_open_files_allow_change_nothing(tmp_path: Path, workers: Workers) -> None:
     edge = RunningEdge(tmp_path, bounds=edge_bounds(2600))
-    server, other = workers.start("v1"), workers.start("v2")
-
-    def path(number: int) -> str:
-        return f"/v2/models/m{number}/infer"
-
-    def table(models: int, server: Server) -> RoutingTable:
-        backends = [Backend(f"m{number}.v1", ("v1",), (server,)) for number in range(models)]
-        return RoutingTable(tuple(Route(f"m{n}", backend) for n, backend in enumerate(backends)))
-
+    server = workers.start("v1")
     try:
-        edge.control.apply(table(2, server))
-        with pytest.raises(
-            EdgeFull, match=r"may have 2,600 open files .* and 539 more as well: raise the limit"
-        ) as full:
-            edge.control.apply(table(800, server))
-        routed = [route.backends() != () for route in full.value.routed.routes]
-        held = sum(routed)
-        assert routed == [True] * held + [False] * (800 - held)
-        assert 2 < held < 800
-        assert edge.get(path(held - 1))[0] == 200
-        status, _, body = edge.get(path(held))
-        assert (status, json.loads(body)["code"]) == (503, "model_not_ready")
-        # Workers of the others come and go as ever.
-        with pytest.raises(EdgeFull):
-            edge.control.apply(table(800, other))
-        assert edge.get(path(0))[1]["ModelKit-Version"] == "v2"
-        # Once there is room, all are.
-        edge.control.apply(table(held, other))
-        assert edge.get(path(held))[0] == 404
-    finally:
-        edge.stop()
-
-
-def test_more_workers_than_the_open_files_allow_change_nothing(tmp_path: Path) -> None:
-    edge = RunningEdge(tmp_path, bounds=edge_bounds(2600))
-    try:
-        edge.control.apply(RoutingTable((Route("iris", backend("v1", Server("", "127.0.0.1", 1))),)))
+        routes = [Route(f"m{n}", Backend(f"m{n}.v1", ("v1",), (server,))) for n in range(800)]
+        edge.control.apply(RoutingTable(tuple(routes[:2])))
         before = {
             path: path.read_bytes() for path in (edge.files.config, edge.files.routes, edge.files.slots)
         }
-        servers = [Server("", "127.0.0.1", port) for port in range(1, 1000)]
-        with pytest.raises(EdgeError, match="raise the limit") as refusal:
-            edge.control.apply(RoutingTable((Route("iris", backend("v1", *servers)),)))
-        assert not isinstance(refusal.value, EdgeFull)
+        with pytest.raises(EdgeError, match="raise the limit"):
+            edge.control.apply(RoutingTable(tuple(routes)))
         assert all(path.read_bytes() == content for path, content in before.items())
+        assert edge.get("/v2/models/m1/infer")[0] == 200
     finally:
         edge.stop()
 

@@ -74,7 +74,7 @@ from gateway.control.state.snapshot import Observed, Recorded
 from gateway.control.state.status import ModelState, Status
 from gateway.control.state.versions import Kind, Version
 from gateway.control.state.workers import Workers, ready_workers
-from gateway.edge.edge import Edge, EdgeFull
+from gateway.edge.edge import Edge
 from gateway.edge.routes import RoutingTable
 from gateway.errors import EdgeError
 from gateway.foreign_text import foreign_text
@@ -313,10 +313,6 @@ class ReconcileLoop:
             return ""
         try:
             self._edge.apply(table)
-        except EdgeFull as error:
-            log.warning("edge.full", extra={"reason": str(error)})
-            self._applied, self._routed = None, error.routed
-            return str(error)
         except (EdgeError, OSError) as error:
             log.warning("edge.failed", extra={"reason": str(error)})
             self._applied = None

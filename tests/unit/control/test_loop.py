@@ -28,13 +28,11 @@ from gateway.control.state.desired import desired_from
 from gateway.control.state.restarts import Restarts, RestartState
 from gateway.control.state.status import ModelState
 from gateway.control.state.workers import Workers
-from gateway.edge.edge import EdgeFull
-from gateway.edge.routes import Route, RoutingTable, Server
+from gateway.edge.routes import RoutingTable, Server
 from gateway.errors import EdgeError, NotFound, UnusableModel
 from gateway.oci.reference import Digest
 from tests.support.clock import Clock
 from tests.support.control_plane import FakeEdge, FakeRollouts, FakeServe, report, wait_for_tasks
-from tests.support.routing import backend
 from tests.support.waiting import wait
 
 KIT = "oci-layout:/nowhere:iris:v1"
@@ -277,18 +275,6 @@ def test_a_model_that_the_edge_was_never_told_of_is_not_ready(plane: Plane) -> N
     plane.workers.hear(report(next(iter(plane.serve.running)), port=2))
     wait(lambda: plane.loop.status.edge != "")
     assert plane.shown() == (ModelState.READY, ""), "callers have a way to it"
-
-
-def test_only_what_the_edge_has_no_room_for_is_not_ready(plane: Plane) -> None:
-    full = "too few open files"
-    app = plane.start_and_serve()
-    plane.edge.error = EdgeFull(full, RoutingTable((Route("iris"),)))
-    plane.workers.hear(report(app, port=2))
-    message = f"its workers are ready, but the edge does not route to them: {full}"
-    wait(lambda: plane.shown() == (ModelState.LOADING, message))
-    plane.edge.error = EdgeFull(full, RoutingTable((Route("iris", backend("v1", 1)),)))
-    wait(lambda: plane.shown() == (ModelState.READY, ""))
-    assert plane.loop.status.edge == full
 
 
 def test_a_tick_that_raises_is_told_and_ends_nothing(plane: Plane) -> None:
