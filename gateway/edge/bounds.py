@@ -54,6 +54,8 @@ _OWN_FILES = 256
 _OTHER_CONNECTIONS = 256
 # With fewer, what serves many models would not serve many callers.
 _MIN_CONNECTIONS = 512
+# How many files must be left beside the health checks.
+_FOR_CALLERS = 2 * (_MIN_CONNECTIONS + _OTHER_CONNECTIONS) + _OWN_FILES
 _MAX_ROUTED = 400
 _MIN_KEEPING = 256
 
@@ -108,14 +110,17 @@ class EdgeBounds:
         """
         if checks <= FIRST_CHECKS:
             return self
-        left = _connections(self.files, checks) - _OTHER_CONNECTIONS
-        if left < _MIN_CONNECTIONS:
-            needed = 2 * (_MIN_CONNECTIONS + _OTHER_CONNECTIONS) + _OWN_FILES + checks
+        if checks > self.max_checks:
             raise EdgeError(
-                f"for so many models and workers the edge needs {needed} open files, and it may have "
-                f"{self.files} (ulimit -Hn): {RAISE_THE_LIMIT}, or serve fewer models"
+                f"for so many models and workers the edge needs {_FOR_CALLERS + checks} open files, and it "
+                f"may have {self.files} (ulimit -Hn): {RAISE_THE_LIMIT}, or serve fewer models"
             )
         return _bounds(self.files, checks, self.limits, self.cores, may_lower=True)
+
+    @property
+    def max_checks(self) -> int:
+        """How many health checks leave enough for callers."""
+        return self.files - _FOR_CALLERS
 
     @property
     def crowded(self) -> int:

@@ -31,8 +31,9 @@ Rules:
    down. The map is replaced in one step. No call is sent where nobody is, and a worker finishes the calls
    that it has.
 4. A reload is only for what cannot change while HAProxy runs: a pool that is too small, what its rules look
-   at of a call, where it listens and what it logs. It brings the whole change. The pool doubles and never
-   shrinks, and what a rollout's later steps look at is there from its start, so no step reloads.
+   at of a call, where it listens and what it logs. It brings the whole change. The pool doubles, or where
+   HAProxy may have too few files for that, it becomes as large as is needed. It does not shrink otherwise.
+   What a rollout's later steps look at is there from its start, so no step reloads.
 5. While a version is in the table it keeps its slot, and each of its workers its server, and so their
    connections and health. A version in no table loses its slot.
 6. Each answer of HAProxy is read, and so is what it has after a change. Where that is not what it was told,
@@ -162,7 +163,7 @@ class EdgeControl:
         slots = assign_slots([backend.version for backend in table.backends()], before)
         live, live_pool = self._haproxy.servers()
         placement = Placement(place(table, slots, live.workers), slots_with_activator(table, slots))
-        pool = live_pool.grown_for(placement.workers)
+        pool = live_pool.grown_for(placement.workers, self._settings.bounds.max_checks)
         entries, live_entries = map_entries(table, slots), self._haproxy.routes()
         must_reload = must_reload or pool != live_pool or live_entries.get(WATCHED) != entries[WATCHED]
         with self._counting:

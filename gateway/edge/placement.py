@@ -42,8 +42,15 @@ class Pool:
         """How many servers there are, each of which has its health checked."""
         return sum(self.servers)
 
-    def grown_for(self, places: Places) -> Pool:
-        """Return the same pool, or one with twice the slots, or twice the servers in some, until all fit."""
+    def grown_for(self, places: Places, most: int) -> Pool:
+        """Return the same pool, or one with twice the slots, or twice the servers in some, until all fit.
+
+        Where that would be more than `most` servers, it has those alone that are needed.
+        """
+        pool = self._doubled_for(places)
+        return pool if pool.size <= most else _least_pool(places)
+
+    def _doubled_for(self, places: Places) -> Pool:
         slots = len(self.servers)
         while slots <= max(places, default=-1):
             slots = slots * 2 or _FIRST_SLOTS
@@ -53,6 +60,12 @@ class Pool:
             while servers[slot] <= max(numbers, default=-1):
                 servers[slot] = servers[slot] * 2 or first
         return Pool(tuple(servers))
+
+
+def _least_pool(places: Places) -> Pool:
+    """Return the smallest pool in which all fit."""
+    slots = max(places, default=-1) + 1
+    return Pool(tuple(max(places.get(slot, ()), default=0) + 1 for slot in range(slots)))
 
 
 def backend_name(slot: int) -> str:
@@ -85,7 +98,8 @@ def assign_slots(versions: Iterable[str], current: Mapping[str, int]) -> dict[st
     """Give each version a slot: the one it has, else the lowest free one."""
     distinct = list(dict.fromkeys(versions))
     slots = {version: current[version] for version in distinct if version in current}
-    free = (number for number in range(len(distinct)) if number not in set(slots.values()))
+    taken = set(slots.values())
+    free = (number for number in range(len(distinct)) if number not in taken)
     return slots | {version: next(free) for version in distinct if version not in slots}
 
 

@@ -54,10 +54,12 @@ class BodyBudget:
 
     def settled(self) -> int:
         """Return how much was reserved at a time since this last told so; 0 while anything is."""
-        if self.used:
-            return 0
-        most, self._most = self._most, 0
-        return most
+        with self._lock:
+            self._settle()
+            if self._used:
+                return 0
+            most, self._most = self._most, 0
+            return most
 
     def reserve(self, size: int, received: int = 0) -> Reservation:
         """Reserve bytes for a body, of which `received` bytes came before its pace counts.

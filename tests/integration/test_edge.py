@@ -21,7 +21,7 @@ from gateway.edge.control import EdgeControl
 from gateway.edge.files import EdgeFiles, EdgeSettings
 from gateway.edge.haproxy import ask
 from gateway.edge.process import EdgeProcess
-from gateway.edge.routes import Backend, Route, RouteState, RoutingTable
+from gateway.edge.routes import Backend, Route, RouteState, RoutingTable, Server
 from gateway.errors import EdgeError
 from gateway.wire.texts import EXTENSIONS
 from tests.support.edge import RunningEdge, Workers, backend
@@ -219,18 +219,34 @@ def test_with_few_open_files_many_models_are_taken_at_the_cost_of_connections(
     assert taken[0] > taken[-1] > 512
 
 
-def test_more_models_than_the_open_files_allow_change_nothing(tmp_path: Path, workers: Workers) -> None:
-    edge = RunningEdge(tmp_path, bounds=edge_bounds(2600))
-    server = workers.start("v1")
+def test_as_many_models_are_taken_as_the_open_files_allow_and_more_change_nothing(
+    tmp_path: Path, workers: Workers
+) -> None:
+    bounds = edge_bounds(2600)
+    most = bounds.max_checks
+    edge = RunningEdge(tmp_path, bounds=bounds)
+    first, second = workers.start("v1"), workers.start("v1")
+
+    def table(models: int, *servers: Server) -> RoutingTable:
+        backends = [Backend(f"m{number}.v1", ("v1",), servers) for number in range(models)]
+        return RoutingTable(tuple(Route(f"m{n}", backend) for n, backend in enumerate(backends)))
+
     try:
-        routes = [Route(f"m{n}", Backend(f"m{n}.v1", ("v1",), (server,))) for n in range(800)]
-        edge.control.apply(RoutingTable(tuple(routes[:2])))
+        # One after the other, as they get ready.
+        for models in (2, 130, 300, most - 1, most):
+            edge.control.apply(table(models, first))
+            assert edge.get(f"/v2/models/m{models - 1}/infer")[0] == 200
         before = {
             path: path.read_bytes() for path in (edge.files.config, edge.files.routes, edge.files.slots)
         }
-        with pytest.raises(EdgeError, match="raise the limit"):
-            edge.control.apply(RoutingTable(tuple(routes)))
-        assert all(path.read_bytes() == content for path, content in before.items())
+        for too_many in (table(most + 1, first), table(most // 2 + 1, first, second)):
+            with pytest.raises(EdgeError, match="raise the limit"):
+                edge.control.apply(too_many)
+            assert all(path.read_bytes() == content for path, content in before.items())
+            assert edge.get(f"/v2/models/m{most - 1}/infer")[0] == 200
+        # A worker takes the place of another, and with fewer models each may have two.
+        edge.control.apply(table(most, second))
+        edge.control.apply(table(most // 2, first, second))
         assert edge.get("/v2/models/m1/infer")[0] == 200
     finally:
         edge.stop()

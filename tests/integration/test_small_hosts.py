@@ -85,14 +85,15 @@ def test_too_few_open_files(config: Path, tmp_path: Path) -> None:
     assert "may have 1024 files open (ulimit -Hn), and Kitserve needs 4096" in line
 
 
-@pytest.mark.parametrize("models", [0, 33, 130, 500])
+@pytest.mark.parametrize("models", [0, 33, 130, 500, 1000])
 def test_with_as_many_open_files_as_it_needs_haproxy_starts(tmp_path: Path, models: int) -> None:
     files = EdgeFiles(tmp_path)
     settings = EdgeSettings(f"127.0.0.1:{free_port()}", bounds=edge_bounds(4096))
     server = Server("", "127.0.0.1", 9)
     places = Placement({model: {0: server, 1: server} for model in range(models)})
     EdgeControl(settings, files).write_first(RoutingTable())
-    files.config.write_text(render(settings, files, Pool().grown_for(places.workers), places))
+    pool = Pool().grown_for(places.workers, settings.bounds.max_checks)
+    files.config.write_text(render(settings, files, pool, places))
     check = subprocess.run(
         [find_haproxy().path, "-c", "-f", files.config], capture_output=True, text=True, check=False
     )

@@ -16,6 +16,8 @@ from gateway.edge.placement import (
 from gateway.edge.routes import Backend, Route, RoutingTable, Server
 from tests.support.routing import backend, server
 
+MOST = 100_000
+
 
 @pytest.mark.parametrize(
     ("versions", "held", "slots"),
@@ -86,18 +88,27 @@ def test_the_activator_is_on_in_the_slots_of_versions_that_may_sleep() -> None:
 def test_a_pool_doubles_until_all_have_room(
     pool: Pool, places: dict[int, dict[int, Server]], grown: Pool
 ) -> None:
-    assert pool.grown_for(places) == grown
+    assert pool.grown_for(places, MOST) == grown
 
 
 @pytest.mark.parametrize("models", [100, 200, 500, 1000])
 def test_a_pool_of_many_models_has_few_servers_for_each(models: int) -> None:
     pool = Pool()
     for model in range(models):
-        pool = pool.grown_for({model: {0: server(1)}})
+        pool = pool.grown_for({model: {0: server(1)}}, MOST)
     assert len(pool.servers) < 2 * models
     assert pool.size < 512 + 4 * models
     # Workers of one model alone do not make the pool of all others larger.
-    assert pool.grown_for({0: {99: server(1)}}).size == pool.size - pool.servers[0] + 128
+    assert pool.grown_for({0: {99: server(1)}}, MOST).size == pool.size - pool.servers[0] + 128
+
+
+def test_where_twice_as_many_are_too_many_a_pool_has_what_is_needed() -> None:
+    places = {slot: {0: server(1)} for slot in range(300)} | {7: {2: server(2)}}
+    assert Pool().grown_for(places, 301).servers == (1,) * 7 + (3,) + (1,) * 292
+    full = Pool().grown_for(places, 302)
+    assert full.grown_for(places, 302) == full
+    assert full.grown_for({**places, 300: {}}, 400).servers == (*full.servers, 1)
+    assert full.grown_for({0: {1: server(1)}}, 1000).servers == (2, *full.servers[1:])
 
 
 def test_names_of_backends_are_read_back() -> None:
