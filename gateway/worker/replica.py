@@ -7,7 +7,6 @@ straight from the edge, to the replica's own HTTP server.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import math
 import os
@@ -20,7 +19,7 @@ from typing import Any, Self
 import ray
 from ray import serve
 
-from gateway.contract import Announcement, Description, Instructions, Passing, WorkerSpec, WorkerState
+from gateway.contract import Announcement, Instructions, Passing, WorkerSpec, WorkerState
 from gateway.errors import KitserveError, UnusableModel, reason_of
 from gateway.foreign_text import foreign_text
 from gateway.gpus.watch import GpuWatch
@@ -29,7 +28,6 @@ from gateway.logs.events import configure_logging
 from gateway.metrics.memory import family_gpu_bytes, family_resident_bytes, resident_bytes
 from gateway.metrics.tally import Tally
 from gateway.proxies import bypass_proxies
-from gateway.tracing.call_trace import Tracer
 from gateway.wire.server import HttpServer
 from gateway.worker.assembly import build_app
 from gateway.worker.containment import (
@@ -38,7 +36,6 @@ from gateway.worker.containment import (
     without_credentials,
     without_tls_key,
 )
-from gateway.worker.delivery import Delivery
 from gateway.worker.engine_numbers import EngineNumbers
 from gateway.worker.engine_watch import end_of, ended
 from gateway.worker.handle_port import keep_on_loopback
@@ -47,15 +44,13 @@ from gateway.worker.load_limit import LoadLimit
 from gateway.worker.loading import Loader, OpenedKit, ServableModel, closed_on_failure
 from gateway.worker.memory_limit import MemoryLimit
 from gateway.worker.payload_delivery import PayloadDelivery
-from gateway.worker.resting import News, Rest
+from gateway.worker.reports import Reports
 from gateway.worker.scaling import IDLE, ONGOING
 from gateway.worker.stuck import stuck
 from gateway.worker.version import Identity
 from runtimes.base import ModelInChild, TensorModel, provider_of
 from runtimes.engines.base import OpenAIModel
 
-ANNOUNCE_SECONDS = 1.0
-_GATEWAY_SECONDS = 5.0
 _HEALTH_SECONDS = 5.0
 # So long after it is told, the edge sends no more calls to this worker.
 _EDGE_SECONDS = 0.5
@@ -89,12 +84,15 @@ class Replica:
         self._spec = spec = without_tls_key(spec)
         self._tally = Tally()
         self._gateway = serve.get_app_handle(spec.node.gateway)
-        self._announcement = Announcement(
-            worker=serve.get_replica_context().replica_id.unique_id, app=spec.app, state=WorkerState.PULLING
+        worker = serve.get_replica_context().replica_id.unique_id
+        self._reports = Reports(
+            Announcement(worker=worker, app=spec.app, state=WorkerState.PULLING),
+            spec.names,
+            self._tally,
+            lambda report: self._gateway.announce.remote(report),
+            self._present,
+            self._follow,
         )
-        self._numbers = itertools.count(1)
-        self._told_until = 0
-        self._delivery = Delivery(spec.names)
         resources = spec.serving.resources
         self._memory = (
             None if resources.memory is None else MemoryLimit(resources.memory, resources.wants_gpu)
@@ -102,15 +100,11 @@ class Replica:
         self._gpus = GpuWatch() if resources.wants_gpu else None
         self._overdue = asyncio.get_running_loop().create_future()
         limit = LoadLimit(spec.node.home, spec.app, spec.serving.load_timeout, self._give_up_load)
-        self._loader = Loader(spec, self._tally, self._note, limit)
-        self._description: Description | None = None
-        self._must_describe = False
+        self._loader = Loader(spec, self._tally, self._reports.note, limit)
         self._must_sleep = False
-        self._rest = Rest()
         self._engine_numbers: EngineNumbers | None = None
-        self._tracer: Tracer | None = None
         self._watching: list[asyncio.Task[None]] = []
-        self._announcing = asyncio.create_task(self._announce_for_ever())
+        self._reporting = asyncio.create_task(self._reports.run())
 
     async def _open(self) -> None:
         """Load the model, and take calls."""
@@ -119,16 +113,17 @@ class Replica:
         node_address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         try:
             servable = await self._load()
-            self._model, self._description, self._lease = servable.model, servable.description, servable.lease
+            self._model, self._lease = servable.model, servable.lease
+            self._reports.description = servable.description
             identity = Identity(spec.model, spec.reference.label, str(spec.reference.digest))
             with closed_on_failure(self._model):
                 if self._memory is not None:
                     self._memory.check_loaded(spec.reference)
-                self._tracer = servable.options.tracer
+                self._reports.tracer = servable.options.tracer
                 self._app = build_app(identity, self._model, self._tally, servable.options)
         except Exception as error:
             await self._tell_failure(error)
-            self._announcing.cancel()
+            self._reporting.cancel()
             if self._overdue.done():
                 # The thread that loads cannot be ended otherwise.
                 os._exit(1)
@@ -138,9 +133,9 @@ class Replica:
     async def _tell_failure(self, error: Exception) -> None:
         """Tell the gateway and the log why the model cannot answer."""
         is_expected, reason = isinstance(error, KitserveError), reason_of(error)
-        self._note(passing=Passing.of(error))
-        self._tally.failed_to("pull" if self._announcement.state is WorkerState.PULLING else "load")
-        await self._report(WorkerState.FAILED, reason)
+        self._reports.note(passing=Passing.of(error))
+        self._tally.failed_to("pull" if self._reports.state is WorkerState.PULLING else "load")
+        await self._reports.change(WorkerState.FAILED, reason)
         log.log(
             logging.WARNING if is_expected else logging.ERROR,
             "worker.failed",
@@ -153,7 +148,7 @@ class Replica:
         spec = self._spec
         self._server = HttpServer(self._app, host, tls=self._tls)
         self._server.start()
-        self._note(
+        self._reports.note(
             host=self._server.host,
             port=self._server.port,
             runtime=servable.runtime,
@@ -163,7 +158,7 @@ class Replica:
         self._payload_delivery = PayloadDelivery(spec.app, self._app.payloads, self._gateway.record.remote)
         self._watching.append(asyncio.create_task(self._payload_delivery.run()))
         self._ready_at = time.time()
-        self._note(ready_since=self._ready_at)
+        self._reports.note(ready_since=self._ready_at)
         if isinstance(self._model, OpenAIModel):
             self._engine_numbers = EngineNumbers(self._model.socket)
         if servable.child is not None:
@@ -178,7 +173,7 @@ class Replica:
         self._hang.keep(spec.serving.queue.compute_seconds + _HANG_SECONDS)
         ready = {"port": self._server.port, "runtime": servable.runtime}
         log.info("worker.ready", extra={**spec.names, **ready})
-        await self._report(WorkerState.READY)
+        await self._reports.change(WorkerState.READY)
 
     async def _load(self) -> ServableModel:
         """Bring the kit here, and load it once this process is contained."""
@@ -199,7 +194,7 @@ class Replica:
             if opened.tries_first:
                 contained.seal()
         self._contained = contained
-        self._note(contained=contained.on, not_contained=contained.off)
+        self._reports.note(contained=contained.on, not_contained=contained.off)
         return servable
 
     async def check_health(self) -> None:
@@ -225,15 +220,9 @@ class Replica:
 
     async def stop(self) -> None:
         """Leave the edge, answer the calls inside, close."""
-        await self._report(WorkerState.DRAINING)
-        await asyncio.sleep(_EDGE_SECONDS)
-        deadline = time.monotonic() + self._spec.node.drain_seconds
-        while self._tally.ongoing and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
-        if self._tally.ongoing:
-            log.warning("worker.abandoned", extra={**self._spec.names, "calls": self._tally.ongoing})
-        await self._report(WorkerState.DRAINING)
-        self._announcing.cancel()
+        await self._drain(self._spec.node.drain_seconds)
+        await self._reports.change(WorkerState.DRAINING)
+        self._reporting.cancel()
         for task in self._watching:
             task.cancel()
         await self._payload_delivery.deliver()
@@ -241,26 +230,21 @@ class Replica:
         await asyncio.to_thread(self._close)
         log.info("worker.stopped", extra=self._spec.names)
 
-    def _note(self, **changes: Any) -> None:
-        """Change what is announced next."""
-        self._announcement = replace(self._announcement, **changes)
+    async def _drain(self, seconds: float, detail: str = "") -> None:
+        """Leave the edge, and answer the calls inside, as far as that takes no longer than `seconds`."""
+        await self._reports.change(WorkerState.DRAINING, detail)
+        await asyncio.sleep(_EDGE_SECONDS)
+        deadline = time.monotonic() + seconds
+        while self._tally.ongoing and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        if self._tally.ongoing:
+            log.warning("worker.abandoned", extra={**self._spec.names, "calls": self._tally.ongoing})
 
     def _close(self) -> None:
         self._server.stop()
         self._app.stop()
         self._model.close()
         self._contained.close()
-
-    async def _announce_for_ever(self) -> None:
-        while True:
-            await self._announce()
-            await asyncio.sleep(ANNOUNCE_SECONDS)
-            while self._rest.goes_on(self._news()):
-                await asyncio.sleep(ANNOUNCE_SECONDS)
-
-    def _news(self) -> News:
-        """Return what changes with each thing that the gateway is to hear of within a second."""
-        return self._announcement, self._tally.ongoing, self._tally.last_call
 
     async def _end_with(self, engine: ModelInChild) -> None:
         """End this process once its engine has ended, or hangs: Serve starts another worker in its place."""
@@ -289,7 +273,7 @@ class Replica:
         """End this process once a call cannot be ended: Serve starts another worker in its place."""
         reason = await stuck(self._app, self._server)
         log.error("worker.stuck", extra={**self._spec.names, "reason": reason})
-        await self._report(WorkerState.DRAINING, reason)
+        await self._reports.change(WorkerState.DRAINING, reason)
         # The answers are on their way, and the edge sends no more calls.
         await asyncio.sleep(_EDGE_SECONDS)
         os._exit(1)
@@ -298,79 +282,45 @@ class Replica:
         """End this process once its memory is used up, after the calls that it has."""
         reason = await memory.used_up()
         log.error("worker.memory_used_up", extra={**self._spec.names, "reason": reason})
-        await self._report(WorkerState.DRAINING, reason)
-        deadline = time.monotonic() + _LAST_CALLS_SECONDS
-        await asyncio.sleep(_EDGE_SECONDS)
-        while self._tally.ongoing and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
+        await self._drain(_LAST_CALLS_SECONDS, reason)
         os._exit(1)
 
     async def _end_replaced(self) -> None:
         """End this process as another worker takes its place, after the calls that it has."""
         log.info("worker.replaced", extra=self._spec.names)
-        await self._report(WorkerState.DRAINING)
-        deadline = time.monotonic() + self._spec.node.drain_seconds
-        await asyncio.sleep(_EDGE_SECONDS)
-        while self._tally.ongoing and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
-        if self._tally.ongoing:
-            log.warning("worker.abandoned", extra={**self._spec.names, "calls": self._tally.ongoing})
+        await self._drain(self._spec.node.drain_seconds)
         # What it counted last is the gateway's by now or never.
-        await self._report(WorkerState.DRAINING)
+        await self._reports.change(WorkerState.DRAINING)
         await asyncio.to_thread(self._close)
         os._exit(0)
 
-    async def _report(self, state: WorkerState, detail: str = "") -> None:
-        """Change this worker's state and report it at once."""
-        self._note(state=state, detail=detail)
-        await self._announce()
-
-    async def _announce(self) -> None:
+    def _present(self, report: Announcement) -> Announcement:
+        """Return a report with what is the case now."""
         engine, generating = self._engine_numbers, self._tally.generating
+        has_port = bool(report.port)
         numbers = self._tally.numbers()
         numbers.log_lines = self._log_counts.totals()
-        numbers.refused_bodies = self._server.refused_bodies if self._announcement.port else 0
-        announcement = replace(
-            self._announcement,
+        numbers.refused_bodies = self._server.refused_bodies if has_port else 0
+        return replace(
+            report,
             ongoing=self._tally.ongoing,
             generating=generating,
             kv_cache_usage=None if engine is None else engine.kv_cache_usage(generating),
-            idle_seconds=self._idle_seconds() if self._announcement.port else 0.0,
-            queued=self._app.queued if self._announcement.port else 0,
-            not_batched=self._app.not_batched if self._announcement.port else "",
+            idle_seconds=self._idle_seconds() if has_port else 0.0,
+            queued=self._app.queued if has_port else 0,
+            not_batched=self._app.not_batched if has_port else "",
             memory_bytes=family_resident_bytes() if self._loader.has_child else resident_bytes(),
             gpu_memory_bytes=None if self._gpus is None else family_gpu_bytes(self._gpus.latest()),
             numbers=numbers,
-            evidence=self._tally.told_windows(self._told_until),
-            description=self._description if self._must_describe else None,
-            number=next(self._numbers),
-            rest_seconds=self._rest.begin(self._news()),
         )
-        if self._tracer is not None:
-            recorder = self._tracer.recorder
-            announcement = replace(announcement, spans=recorder.take(), dropped_spans=recorder.dropped)
-        try:
-            instructions: Instructions = await asyncio.wait_for(
-                self._gateway.announce.remote(announcement), _GATEWAY_SECONDS
-            )
-        except Exception as error:
-            # A gateway that is being restarted gets the next announcement.
-            self._delivery.failed(error)
-            self._rest.allow(False)
-            if self._tracer is not None:
-                self._tracer.recorder.drop(len(announcement.spans))
-            return
-        self._delivery.succeeded()
-        self._must_describe = instructions.describe
-        self._told_until = instructions.told_until
+
+    def _follow(self, instructions: Instructions) -> None:
+        """Do what the gateway answers."""
+        reports = self._reports
         self._must_sleep = instructions.must_sleep
-        is_ready = self._announcement.state is WorkerState.READY
-        # Of a long call, such as a stream of tokens, nothing else changes until it ends.
-        is_idle = is_ready and not self._tally.ongoing
-        self._rest.allow(instructions.may_rest and is_idle and not instructions.describe)
-        if instructions.must_end and is_ready:
-            self._note(state=WorkerState.DRAINING)
+        if instructions.must_end and reports.state is WorkerState.READY:
+            reports.note(state=WorkerState.DRAINING)
             self._watching.append(asyncio.create_task(self._end_replaced()))
-        if announcement.port:
+        if reports.announcement.port:
             self._app.mirror(instructions.mirroring)
             self._app.payloads.set_rules(instructions.payloads)
