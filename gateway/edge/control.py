@@ -31,11 +31,12 @@ Rules:
    down. The map is replaced in one step. No call is sent where nobody is, and a worker finishes the calls
    that it has.
 4. A reload is only for what cannot change while HAProxy runs: a pool that is too small, what its rules look
-   at of a call, where it listens and what it logs. It brings the whole change. The pool doubles, or where
-   HAProxy may have too few files for that, it becomes as large as is needed. It does not shrink otherwise.
+   at of a call, where it listens and what it logs. It brings the whole change. The pool doubles and never
+   shrinks, as long as HAProxy may have enough files for it; see `Pool.grown_for`.
    What a rollout's later steps look at is there from its start, so no step reloads.
 5. While a version is in the table it keeps its slot, and each of its workers its server, and so their
-   connections and health. A version in no table loses its slot.
+   connections and health; where files are short, a worker may get another. A version in no table loses its
+   slot.
 6. Each answer of HAProxy is read, and so is what it has after a change. Where that is not what it was told,
    it is reloaded.
 7. Ending a canary is a change of its own, because the whole table is not known while workers have still to
@@ -162,8 +163,13 @@ class EdgeControl:
         before = self._slots()
         slots = assign_slots([backend.version for backend in table.backends()], before)
         live, live_pool = self._haproxy.servers()
-        placement = Placement(place(table, slots, live.workers), slots_with_activator(table, slots))
-        pool = live_pool.grown_for(placement.workers, self._settings.bounds.max_checks)
+        workers, most = place(table, slots, live.workers), self._settings.bounds.max_checks
+        pool = live_pool.grown_for(workers, most)
+        if pool.size > most:
+            # Workers that have gone left servers free below those that stay.
+            workers = place(table, slots, {})
+            pool = live_pool.grown_for(workers, most)
+        placement = Placement(workers, slots_with_activator(table, slots))
         entries, live_entries = map_entries(table, slots), self._haproxy.routes()
         must_reload = must_reload or pool != live_pool or live_entries.get(WATCHED) != entries[WATCHED]
         with self._counting:

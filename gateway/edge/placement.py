@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from gateway.edge.routes import RoutingTable, Server
 
@@ -45,10 +46,16 @@ class Pool:
     def grown_for(self, places: Places, most: int) -> Pool:
         """Return the same pool, or one with twice the slots, or twice the servers in some, until all fit.
 
-        Where that would be more than `most` servers, it has those alone that are needed.
+        Where that would be more than `most` servers, it grows by what is needed and by half of what is left;
+        where even that is too much, it has what is needed and no more, which may be over `most`.
         """
         pool = self._doubled_for(places)
-        return pool if pool.size <= most else _least_pool(places)
+        if pool.size <= most:
+            return pool
+        least = _least_pool(places)
+        larger = Pool(tuple(map(max, zip_longest(self.servers, least.servers, fillvalue=0))))
+        pool = larger if larger.size <= most else least
+        return Pool(pool.servers + (1,) * (max(0, most - pool.size) // 2))
 
     def _doubled_for(self, places: Places) -> Pool:
         slots = len(self.servers)

@@ -16,7 +16,7 @@ A body's way from the socket to the runtime and back enters ten files:
 The answer goes back through 7, 6, 4, 2 and 1. For gRPC, worker/grpc.py and codec/grpc.py stand in place of
 4, 8 and 10; for the OpenAI API on a model of texts, worker/embeddings.py and codec/openai/ in place of
 worker/rest.py, 8 and 10; for calls as people write them, worker/predict.py and codec/predict/. Where calls
-run together, engine/batching.py stands between 6 and 7.
+run together, engine/batch_work.py takes them in step 6, and engine/batching.py cuts the batches.
 
 For a language model, worker/openai_relay.py stands in place of 4 and codec/openai/request.py in place of 8.
 The call waits in engine/generation.py and goes to the model's own process by wire/upstream.py; its answer

@@ -231,7 +231,7 @@ class Replica:
         log.info("worker.stopped", extra=self._spec.names)
 
     async def _drain(self, seconds: float, detail: str = "") -> None:
-        """Leave the edge, and answer the calls inside, as far as that takes no longer than `seconds`."""
+        """Leave the edge, and answer the calls inside for `seconds` at most from then on."""
         await self._reports.change(WorkerState.DRAINING, detail)
         await asyncio.sleep(_EDGE_SECONDS)
         deadline = time.monotonic() + seconds
@@ -314,13 +314,13 @@ class Replica:
             numbers=numbers,
         )
 
-    def _follow(self, instructions: Instructions) -> None:
-        """Do what the gateway answers."""
+    def _follow(self, report: Announcement, instructions: Instructions) -> None:
+        """Do what the gateway answers to a report."""
         reports = self._reports
         self._must_sleep = instructions.must_sleep
         if instructions.must_end and reports.state is WorkerState.READY:
             reports.note(state=WorkerState.DRAINING)
             self._watching.append(asyncio.create_task(self._end_replaced()))
-        if reports.announcement.port:
+        if report.port:
             self._app.mirror(instructions.mirroring)
             self._app.payloads.set_rules(instructions.payloads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -27,7 +28,7 @@ class Reports:
         tally: what it counts.
         send: gives a report to the gateway, and returns its answer.
         present: returns a report with what is the case now.
-        follow: does what the gateway answers.
+        follow: does what the gateway answers to a report.
         rest: when a report may be left out.
     """
 
@@ -38,7 +39,7 @@ class Reports:
         tally: Tally,
         send: Callable[[Announcement], Awaitable[Instructions]],
         present: Callable[[Announcement], Announcement],
-        follow: Callable[[Instructions], None],
+        follow: Callable[[Announcement, Instructions], None],
         rest: Rest | None = None,
     ) -> None:
         self.announcement = first
@@ -47,6 +48,7 @@ class Reports:
         """What the model takes and gives, once it is loaded."""
         self.tracer: Tracer | None = None
         """What has the spans of traced calls."""
+        self._changing = threading.Lock()
         self._tally = tally
         self._send = send
         self._present = present
@@ -63,8 +65,9 @@ class Reports:
         return self.announcement.state
 
     def note(self, **changes: Any) -> None:
-        """Change what is told next."""
-        self.announcement = replace(self.announcement, **changes)
+        """Change what is told next; from any thread."""
+        with self._changing:
+            self.announcement = replace(self.announcement, **changes)
 
     async def run(self) -> None:
         """Tell each second what there is, or seldom, without end."""
@@ -106,7 +109,7 @@ class Reports:
         # Of a long call, such as a stream of tokens, nothing else changes until it ends.
         is_idle = self.state is WorkerState.READY and not self._tally.ongoing
         self._rest.allow(instructions.may_rest and is_idle and not instructions.describe)
-        self._follow(instructions)
+        self._follow(report, instructions)
 
     def _news(self) -> News:
         """Return what changes with each thing that the gateway is to hear of within a second."""

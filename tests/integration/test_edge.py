@@ -248,6 +248,10 @@ def test_as_many_models_are_taken_as_the_open_files_allow_and_more_change_nothin
         edge.control.apply(table(most, second))
         edge.control.apply(table(most // 2, first, second))
         assert edge.get("/v2/models/m1/infer")[0] == 200
+        # Those that stay have the second server of their slots, until the first is needed.
+        edge.control.apply(table(most // 2, second))
+        edge.control.apply(table(most, second))
+        assert edge.get(f"/v2/models/m{most - 1}/infer")[0] == 200
     finally:
         edge.stop()
 

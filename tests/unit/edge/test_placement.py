@@ -104,11 +104,22 @@ def test_a_pool_of_many_models_has_few_servers_for_each(models: int) -> None:
 
 def test_where_twice_as_many_are_too_many_a_pool_has_what_is_needed() -> None:
     places = {slot: {0: server(1)} for slot in range(300)} | {7: {2: server(2)}}
-    assert Pool().grown_for(places, 301).servers == (1,) * 7 + (3,) + (1,) * 292
-    full = Pool().grown_for(places, 302)
-    assert full.grown_for(places, 302) == full
-    assert full.grown_for({**places, 300: {}}, 400).servers == (*full.servers, 1)
-    assert full.grown_for({0: {1: server(1)}}, 1000).servers == (2, *full.servers[1:])
+    needed = (1,) * 7 + (3,) + (1,) * 292
+    assert Pool().grown_for(places, 301).servers == Pool().grown_for(places, 302).servers == needed
+    # Half of what is left is for those that come next.
+    assert Pool().grown_for(places, 322).servers == needed + (1,) * 10
+    # With room for what was there before as well, that stays.
+    assert Pool().grown_for(places, 540).servers == (8,) * 32 + (1,) * (268 + 8)
+
+
+def test_up_to_what_there_are_files_for_a_pool_grows_seldom() -> None:
+    most, pool, reloads = 2304, Pool(), 0
+    for models in range(1, most + 1):
+        grown = pool.grown_for({model: {0: server(1)} for model in range(models)}, most)
+        assert grown.size <= most
+        reloads += grown != pool
+        pool = grown
+    assert reloads < 40
 
 
 def test_names_of_backends_are_read_back() -> None:

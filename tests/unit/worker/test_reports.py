@@ -33,10 +33,9 @@ class Reporting:
         self.is_gateway_gone = False
         self._events: Mapping[int, Callable[[], None]] = {}
         self.tally = Tally()
-        self.followed: list[Instructions] = []
         rest = Rest(self.clock)
         self.reports = Reports(
-            FIRST, {}, self.tally, self._hear, lambda report: report, self.followed.append, rest
+            FIRST, {}, self.tally, self._hear, lambda report: report, lambda _report, _answer: None, rest
         )
         self.reports.note(state=WorkerState.READY)
         monkeypatch.setattr(asyncio, "sleep", self._sleep)
