@@ -15,6 +15,7 @@ from runtimes.base import Signature, TensorSpec
 from runtimes.errors import LoadError
 from runtimes.formats import zip_names
 from runtimes.pt2_safety import check_program
+from runtimes.zip_members import DAMAGE
 
 MODEL = "models/model.json"
 
@@ -59,7 +60,7 @@ def read(path: Path, *, any_operator: bool = False) -> Signature:
             with zipfile.ZipFile(file) as archive:
                 is_usable = len(members) == 1 and archive.getinfo(members[0]).file_size <= _MAX_MODEL
                 text = archive.read(members[0]) if is_usable else None
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except DAMAGE as error:
         raise LoadError(f"{path} is not a usable exported program: {error}") from error
     if text is None:
         raise LoadError(f"{path} has no {MODEL} of a usable size; export it again with torch 2.9 or later")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +18,7 @@ from runtimes.torchscript_data import check_pickle
 from runtimes.torchscript_graph import check_functions
 from runtimes.torchscript_outputs import name_outputs
 from runtimes.torchscript_signature import NUMBERS, signature_of
-from runtimes.zip_members import check_members
+from runtimes.zip_members import DAMAGE, check_members
 
 # The pickles of an archive that PyTorch reads, each with the tensors below its name.
 _PICKLES = ("constants.pkl", "data.pkl")
@@ -161,14 +160,7 @@ def _check(path: Path) -> None:
                     if name in members:
                         text = archive.read(members[name])
                         check_pickle(text, name, lambda record: members[record].file_size, path)
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        NotImplementedError,
-        RuntimeError,
-        EOFError,
-        zlib.error,
-    ) as error:
+    except DAMAGE as error:
         raise LoadError(f"{path} is not a usable TorchScript archive: {error}; save it again") from error
 
 

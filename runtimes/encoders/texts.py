@@ -157,10 +157,13 @@ def require_as_many(first: str, rows: int, second: str, others: int) -> None:
 def max_length_of(tokenizer: Any, config: Any) -> int | None:
     """Return how many tokens a text may have, by the tokenizer and the model; None where neither says it."""
     limits = []
-    if 0 < tokenizer.model_max_length < _NO_LIMIT:
-        limits.append(int(tokenizer.model_max_length))
+    # Whatever a file has in place of these numbers, the libraries take.
+    length = tokenizer.model_max_length
+    if isinstance(length, int | float) and 0 < length < _NO_LIMIT:
+        limits.append(int(length))
     positions = getattr(config, "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
         is_offset = config.model_type in _OFFSET_POSITIONS
-        limits.append(positions - (config.pad_token_id or 0) - 1 if is_offset else positions)
+        padding = config.pad_token_id if isinstance(config.pad_token_id, int) else 0
+        limits.append(positions - padding - 1 if is_offset else positions)
     return min(limits, default=None)
