@@ -153,13 +153,13 @@ def history(kitserve: Running, model: str, number: int) -> list[str]:
 def test_every_rollout_ends_as_it_should_whatever_dies(kitserve: Running, layout: Path) -> None:
     count, seed = int(os.environ.get("KITSERVE_ROLLOUTS", "50")), int(os.environ.get("KITSERVE_SEED", "7"))
     chance = random.Random(seed)
-    killer = Killer(kitserve, "soak", chance)
+    killer = Killer(kitserve, "rolled", chance)
 
     def kit(tag: str) -> str:
         return f"oci-layout:{layout}:samples/iris:{tag}"
 
     def settled(status: dict[str, Any], tag: str, number: int) -> bool:
-        model = next((model for model in status["models"] if model["name"] == "soak"), None)
+        model = next((model for model in status["models"] if model["name"] == "rolled"), None)
         if model is None or model["rollout"] is None:
             return False
         rollout = model["rollout"]
@@ -167,18 +167,18 @@ def test_every_rollout_ends_as_it_should_whatever_dies(kitserve: Running, layout
         ended = rollout["number"] == number and rollout["phase"] in ("Healthy", "Degraded")
         return ended and stable is not None and stable["tag"] == tag and stable["replicas"] == 2
 
-    kitserve.models = {"soak": {"kit": kit("v1"), "replicas": 2, "rollout": ROLLOUT}}
+    kitserve.models = {"rolled": {"kit": kit("v1"), "replicas": 2, "rollout": ROLLOUT}}
     kitserve.apply()
     kitserve.wait(lambda status: settled(status, "v1", 0))
     stable, target = "v1", "v1"
     report: list[str] = []
     ends: Counter[str] = Counter()
-    url = f"{kitserve.url}/v2/models/soak/infer"
+    url = f"{kitserve.url}/v2/models/rolled/infer"
     with Load(url, clients=4, pause=0.005, seconds=count * ROUND_SECONDS) as load:
         for number in range(1, count + 1):
             choices = [tag for tag in ("v1", "v2", "bad") if tag not in (stable, target)]
             target = chance.choice([*choices, *(tag for tag in choices if tag != "bad")])
-            kitserve.models["soak"]["kit"] = kit(target)
+            kitserve.models["rolled"]["kit"] = kit(target)
             apply(kitserve)
             deaths = []
             for pause in sorted(chance.uniform(0, KILLS_WITHIN_SECONDS) for _ in range(MAX_KILLS)):
@@ -189,7 +189,7 @@ def test_every_rollout_ends_as_it_should_whatever_dies(kitserve: Running, layout
             kitserve.wait(
                 lambda status, tag=stable, number=number: settled(status, tag, number), ROUND_SECONDS
             )
-            reasons = history(kitserve, "soak", number)
+            reasons = history(kitserve, "rolled", number)
             report.append(
                 f"{number}: {target}, killed {', '.join(filter(None, deaths)) or 'nobody'}: {reasons[-1]}"
             )

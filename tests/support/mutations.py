@@ -163,12 +163,13 @@ def mutated(request: Request, others: Sequence[Request], chance: random.Random) 
 def _change_json(request: Request, others: Sequence[Request], chance: random.Random) -> Request:
     try:
         document, end = json.JSONDecoder().raw_decode(request.body.decode("latin-1"))
-    except ValueError:
+        if not isinstance(document, (dict, list)):
+            return _change_bytes(request, others, chance)
+        _change_node(document, chance)
+        text = json.dumps(document).encode()
+    # Bodies that nest too deep for Python's json are among those that are sent.
+    except (ValueError, RecursionError):
         return _change_bytes(request, others, chance)
-    if not isinstance(document, (dict, list)):
-        return _change_bytes(request, others, chance)
-    _change_node(document, chance)
-    text = json.dumps(document).encode()
     if chance.random() < 0.1:
         text = text.replace(b"0", chance.choice((b"NaN", b"Infinity", b"1e999", b"00", b"-")), 1)
     rest = request.body[end:]
