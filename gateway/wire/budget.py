@@ -33,7 +33,7 @@ class BodyBudget:
         self.limit = limit
         self._used = 0
         self._most = 0
-        """The most that was reserved at a time since `settled`."""
+        """The most that was reserved at a time since `take_peak` last told it."""
         self.refusals = 0
         """How often there was no room."""
         self._lock = threading.Lock()
@@ -52,8 +52,8 @@ class BodyBudget:
         """Whether more than half of it is reserved."""
         return self.used * 2 > self.limit
 
-    def settled(self) -> int:
-        """Return how much was reserved at a time since this last told so; 0 while anything is."""
+    def take_peak(self) -> int:
+        """Return the most that was reserved at a time since this last told it; 0 while anything is."""
         with self._lock:
             self._settle()
             if self._used:

@@ -122,7 +122,7 @@ class HttpServer:
                 connection.abort()
             else:
                 connection.end_if_slow(now)
-        if shared.budget.settled() > LARGE_BYTES:
+        if shared.budget.take_peak() > LARGE_BYTES:
             asyncio.get_running_loop().run_in_executor(None, give_back_memory)
 
     async def _finish(self) -> None:
